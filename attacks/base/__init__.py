@@ -1,0 +1,1 @@
+"""What every attack is built from; the attacks themselves stand one folder up, one file each."""

@@ -1,0 +1,206 @@
+"""The two kinds of attack: inside a fixed radius, and for the smallest radius; and what their loops share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.losses import expected_margin
+from robustbench_cli.attacks.base.method import Method
+from robustbench_cli.attacks.base.model import frozen, is_randomized
+from robustbench_cli.attacks.base.random import Random
+from robustbench_cli.attacks.base.source import GradientSource, gradient_source
+from robustbench_cli.attacks.base.threat import Norm, Threat, per_image, project_exactly
+
+__all__ = ["Attack", "BestIterates", "FixedRadiusAttack", "MinimalNormAttack", "Streak"]
+
+
+class Attack(Method, ABC):
+    """Searches an input that the model gets wrong.
+
+    Attributes:
+        norms: The norms that the attack knows, its own first.
+        minimal_norm: Whether it looks for the smallest perturbation rather than inside a given radius.
+    """
+
+    norms: ClassVar[tuple[Norm, ...]]
+    minimal_norm: ClassVar[bool]
+
+    @abstractmethod
+    def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
+        """Runs the attack.
+
+        Args:
+            source: Gives logits and gradients; the attack asks nothing else of the model.
+            images: ``(N, C, H, W)`` in [0, 1].
+            labels: ``(N,)``, the classes to leave, or to reach if the threat is targeted.
+            threat: Its radii are infinite for a minimal-norm attack.
+            random: Random numbers for each image.
+
+        Returns:
+            Perturbed images ``(N, C, H, W)``. They are projected and scored by the caller, on other draws.
+        """
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        norm: Norm | None = None,
+        eps: float | Tensor | None = None,
+        targeted: bool = False,
+        eot: int | Literal["exact"] = 1,
+        seed: int = 0,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """Attacks a model from Python.
+
+        Args:
+            model: Images in [0, 1] to logits, normalisation inside; left as it was.
+            images: ``(N, C, H, W)`` in [0, 1].
+            labels: ``(N,)``, the classes to leave, or to reach if ``targeted``.
+            norm: One of the attack's norms; its own where not given.
+            eps: The radius, for all or ``(N,)``. Needed for a fixed-radius attack. What a minimal-norm attack finds
+                beyond it is replaced by the image itself.
+            targeted: Whether the labels are the classes to reach.
+            eot: The draws over which a randomized model's gradient is averaged, or ``"exact"``.
+            seed: For the attack's own random numbers.
+            batch_size: Rows that pass through the model at once; all where not given.
+
+        Returns:
+            Perturbed images ``(N, C, H, W)``, inside the ball and the box to the last bit.
+
+        Raises:
+            UserError: The norm is not one of the attack's, the radius is missing or negative, or an image leaves [0, 1].
+        """
+        threat = self.threat(images, norm=norm, eps=eps, targeted=targeted)
+        with frozen(model):
+            source = gradient_source(
+                model,
+                eot=eot,
+                randomized=is_randomized(model, images[:2]),
+                targeted=targeted,
+                batch_size=batch_size,
+            )
+            perturbed = self.run(source, images, labels, threat, Random.of(seed, images))
+        if not self.minimal_norm:
+            return project_exactly(perturbed, images, threat)
+        found = project_exactly(perturbed, images, Threat(norm=threat.norm, eps=torch.full_like(threat.eps, torch.inf)))
+        within = project_exactly(found, images, threat)
+        return torch.where(per_image((within == found).flatten(1).all(1), images), found, images)
+
+    def threat(self, images: Tensor, *, norm: Norm | None, eps: float | Tensor | None, targeted: bool) -> Threat:
+        """The threat for a batch, after a check of what the caller gave; see :meth:`__call__`."""
+        name = type(self).__name__
+        norm = norm or self.norms[0]
+        if norm not in self.norms:
+            raise UserError(f"{name} does not know the norm {norm}: it knows {', '.join(self.norms)}")
+        if eps is None and not self.minimal_norm:
+            raise UserError(f"{name} needs a radius: give eps")
+        radii = torch.as_tensor(torch.inf if eps is None else eps, dtype=torch.float64, device=images.device)
+        if not bool((radii >= 0).all()):
+            raise UserError(f"eps must not be negative: it is {radii.min().item():g}")
+        if not bool(((images >= 0) & (images <= 1)).all()):
+            raise UserError("images must lie in [0, 1]: put the normalisation inside the model")
+        return Threat(norm=norm, eps=radii.expand(len(images)).clone(), targeted=targeted)
+
+
+class FixedRadiusAttack(Attack):
+    """An attack that looks for an adversarial image inside a given radius."""
+
+    minimal_norm: ClassVar[bool] = False
+
+
+class MinimalNormAttack(Attack):
+    """An attack that looks for the smallest perturbation that succeeds.
+
+    It returns the image itself where it finds none. Of a randomized model only what fools every draw is a success: a
+    perturbation that fools half of the draws is no answer to how large it must be. Where the draws are a sample, the
+    smallest of many iterates that fooled one sample would be one that was lucky; so the goal must have been reached in
+    every draw of several steps in a row, see :class:`Streak`.
+    """
+
+    minimal_norm: ClassVar[bool] = True
+
+
+class Streak:
+    """For how many steps in a row every draw has been fooled, for each image.
+
+    Args:
+        source: One step is enough if its draws are all there are, else :attr:`steps`.
+        images: ``(N, C, H, W)``.
+    """
+
+    steps: ClassVar[int] = 5
+
+    def __init__(self, source: GradientSource, images: Tensor) -> None:
+        self._needed = 1 if source.exhaustive else self.steps
+        self._length = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+
+    def offer(self, fooled: Tensor, rows: Tensor) -> Tensor:
+        """Takes whether every draw ``(n,)`` of the images ``rows`` was fooled; returns where that is now a success."""
+        self._length[rows] = torch.where(fooled, self._length[rows] + 1, 0)
+        return self._length[rows] >= self._needed
+
+
+class BestIterates:
+    """The best iterate of every image so far, by expected margin; and which images an attack may let go.
+
+    An attack's loop offers every iterate with the logits that it has computed anyway, and goes on with the rows that
+    are handed back. An image that no draw gets right any more leaves the batch, if these are all draws that there are.
+
+    Args:
+        source: The source that the logits come from.
+        images: ``(N, C, H, W)``, the first candidates.
+        labels: ``(N,)``.
+        threat: Only its goal is used.
+    """
+
+    def __init__(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat) -> None:
+        self._exhaustive = source.exhaustive
+        self._targeted = threat.targeted
+        self._labels = labels
+        self._margin = torch.full((len(images),), torch.inf, device=images.device)
+        self._offers = 0
+        self.images = images.clone()
+        self.rows = torch.arange(len(images), device=images.device)
+
+    def offer(self, iterates: Tensor, logits: Tensor) -> Tensor | None:
+        """Keeps the iterates that are better than the best so far.
+
+        Args:
+            iterates: ``(n, C, H, W)``, of the images ``self.rows``.
+            logits: ``(D, n, K)`` at them.
+
+        Returns:
+            Positions in the batch of the images to go on with (``self.rows`` is narrowed to them), or ``None`` for all.
+        """
+        labels = self._labels[self.rows]
+        value = expected_margin(logits, labels, targeted=self._targeted, exhaustive=self._exhaustive)
+        better = value < self._margin[self.rows]
+        self._margin[self.rows] = torch.where(better, value, self._margin[self.rows])
+        self.images[self.rows] = torch.where(per_image(better, iterates), iterates, self.images[self.rows])
+        if not self._exhaustive:
+            return None
+        self._offers += 1
+        # Asking a GPU how many images still stand makes it wait: ask only at offers 1, 2, 4, 8, ...
+        if value.is_cuda and self._offers & (self._offers - 1):
+            return None
+        standing = self._margin[self.rows] > 0
+        if bool(standing.all()):
+            return None
+        positions = standing.nonzero().squeeze(1)
+        self.rows = self.rows[positions]
+        return positions
+
+    def begin(self) -> Tensor:
+        """Begins a restart: the images ``(n,)`` that it has to attack, which are those that still stand."""
+        self._offers = 0
+        if self._exhaustive:
+            self.rows = (self._margin > 0).nonzero().squeeze(1)
+        return self.rows

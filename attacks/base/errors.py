@@ -1,0 +1,30 @@
+"""The one exception that tells a user of a mistake of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["UserError", "did_you_mean"]
+
+
+class UserError(ValueError):
+    """The words or an input are wrong.
+
+    Its message is one line that says what is wrong, where, and what would be right. The command line prints that line
+    and exits with 2.
+    """
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Ends a message about an unknown word with the nearest known one, or with all of them where none is near.
+
+    Args:
+        word: What the user wrote.
+        words: What would have been understood.
+    """
+    known = sorted(words)
+    near = get_close_matches(word, known, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return f"known: {', '.join(known)}" if known else "there are none"

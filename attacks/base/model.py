@@ -1,0 +1,65 @@
+"""What the attacks ask of a model, and how it is kept still while it is attacked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["EnumerableDraws", "cost_of_all_draws", "frozen", "is_randomized"]
+
+
+@runtime_checkable
+class EnumerableDraws(Protocol):
+    """A randomized model whose draws can be counted: D of them, all equally likely.
+
+    Attributes:
+        number_of_draws: D.
+        cost_of_all_draws: What :meth:`all_draws` costs an image, in forward passes of one draw; less than D where draws
+            share work.
+    """
+
+    number_of_draws: int
+    cost_of_all_draws: float
+
+    def all_draws(self, images: Tensor) -> Tensor:
+        """Logits ``(D, N, K)`` of every draw on images ``(N, C, H, W)``."""
+        ...
+
+
+def cost_of_all_draws(model: nn.Module) -> float | None:
+    """What all draws of a model cost an image, in forward passes of one draw; ``None`` where they cannot be counted."""
+    return model.cost_of_all_draws if isinstance(model, EnumerableDraws) else None
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
+    """Puts a model into ``eval()`` mode with parameters that need no gradient, and restores both afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    needs = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.eval()
+    model.requires_grad_(False)
+    try:
+        yield model
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for parameter, needed in needs.items():
+            parameter.requires_grad_(needed)
+
+
+@torch.no_grad()
+def is_randomized(model: nn.Module, images: Tensor) -> bool:
+    """Whether two forward passes over the same images give different logits, by more than float rounding explains.
+
+    Randomness is measured, not declared, so that a defense cannot hide it by mistake.
+
+    Args:
+        model: In ``eval()`` mode.
+        images: ``(N, C, H, W)`` in [0, 1]; a few are enough.
+    """
+    first, second = model(images), model(images)
+    return not torch.allclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True)

@@ -1,0 +1,87 @@
+"""Random numbers that belong to an image, not to its place in a batch."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["Random", "seed_from"]
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+_FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_SECOND = -7723592293110705685  # 0x94D049BB133111EB
+
+
+class Random:
+    """A stream of random numbers for each of N images.
+
+    An image's numbers are a function of its own seed and of how many draws came before, computed by the SplitMix64
+    generator (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014) in integer arithmetic.
+    So they are the same whatever the batch size, the batch mates, the order and the device.
+
+    Args:
+        seeds: ``(N,)`` int64, one an image.
+    """
+
+    def __init__(self, seeds: Tensor) -> None:
+        self._seeds = seeds
+        self._draws = 0
+
+    @classmethod
+    def of(cls, seed: int, images: Tensor) -> Random:
+        """Streams for a batch whose images are told apart by their place in it."""
+        return cls(seed_from(seed, "attack") + torch.arange(len(images), device=images.device))
+
+    def select(self, rows: Tensor) -> Random:
+        """The streams of the images ``rows`` (int64 indices or a mask), where they stand now."""
+        chosen = Random(self._seeds[rows])
+        chosen._draws = self._draws
+        return chosen
+
+    def _bits(self, count: int) -> Tensor:
+        """``(N, count)`` int64 whose 64 bits are all random."""
+        self._draws += 1
+        state = _mix(self._seeds * _GOLDEN + _signed(self._draws * 0xD1342543DE82EF95))
+        place = torch.arange(1, count + 1, device=self._seeds.device) * _GOLDEN
+        return _mix(state[:, None] + place)
+
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """``(N, *shape)`` float32, uniform in [0, 1)."""
+        bits = _shift(self._bits(math.prod(shape)), 40)
+        return (bits.to(torch.float32) * 2.0**-24).view(-1, *shape)
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """``(N, *shape)`` float32, standard normal (Box and Muller, 1958)."""
+        radius = (-2 * (1 - self.uniform(shape)).log()).sqrt()
+        return radius * (2 * math.pi * self.uniform(shape)).cos()
+
+    def integers(self, high: int, shape: Sequence[int] = ()) -> Tensor:
+        """``(N, *shape)`` int64, uniform in [0, high) for a ``high`` far below 2**40."""
+        return (_shift(self._bits(math.prod(shape)), 24) % high).view(-1, *shape)
+
+
+def seed_from(*parts: int | str) -> int:
+    """A seed in [0, 2**62) that is a function of the parts, and unlike that of any other parts."""
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 2
+
+
+def _signed(number: int) -> int:
+    """A non-negative integer's lowest 64 bits, read as a signed integer."""
+    low = number & 0xFFFFFFFFFFFFFFFF
+    return low - (1 << 64) if low >> 63 else low
+
+
+def _shift(bits: Tensor, count: int) -> Tensor:
+    """The logical right shift, which torch's arithmetic one becomes when the sign's copies are masked away."""
+    return (bits >> count) & ((1 << (64 - count)) - 1)
+
+
+def _mix(state: Tensor) -> Tensor:
+    state = (state ^ _shift(state, 30)) * _FIRST
+    state = (state ^ _shift(state, 27)) * _SECOND
+    return state ^ _shift(state, 31)

@@ -1,0 +1,136 @@
+"""Finds attacks, defenses, models and data sets by the name that a user types."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from robustbench_cli.attacks.base.errors import UserError, did_you_mean
+
+__all__ = ["Registry"]
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The named objects of one kind.
+
+    A name is looked up, in this order, as
+
+    1. a file of ``package``: ``cw-pgd`` is the one name in ``__all__`` of ``cw_pgd.py``; adding a file adds a name;
+    2. an entry point of the group ``advdef.<kind>s`` of any installed distribution;
+    3. ``package.module:object``;
+    4. ``path/to/file.py:object``.
+
+    Nothing is imported before it is loaded, and a user's file or module only when its name is given.
+
+    Attributes:
+        kind: What the objects are, in the singular, for messages and for the entry points' group.
+        package: The dotted name of the package whose files are the project's own objects of this kind.
+        not_named: Files of that package that are not themselves such an object.
+    """
+
+    kind: str
+    package: str
+    not_named: frozenset[str] = field(default=frozenset())
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        path = importlib.import_module(self.package).__path__
+        return {
+            module.name.replace("_", "-"): f"{self.package}.{module.name}"
+            for module in pkgutil.iter_modules(path)
+            if not module.ispkg and module.name not in self.not_named
+        }
+
+    @cached_property
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=f"advdef.{self.kind}s")}
+
+    def names(self) -> list[str]:
+        """The names that need no path: the project's own and those of installed entry points, sorted."""
+        return sorted({*self._files, *self._entry_points})
+
+    def knows(self, name: str) -> bool:
+        """Whether ``name``, up to an argument after a colon, is one of :meth:`names` rather than a path to a user's code."""
+        return name.partition(":")[0] in {*self._files, *self._entry_points}
+
+    def name_of(self, thing: type) -> str:
+        """The name under which ``thing`` is loaded again: its file's name, an entry point's, or ``module:object``."""
+        for name, module in self._files.items():
+            if thing.__module__ == module:
+                return name
+        for name, point in self._entry_points.items():
+            if point.value == f"{thing.__module__}:{thing.__qualname__}":
+                return name
+        return f"{thing.__module__}:{thing.__qualname__}"
+
+    def source_of(self, name: str) -> str | None:
+        """The sha256 of a user's own source file behind ``name``, for telling its versions apart; ``None`` for our own.
+
+        Raises:
+            UserError: As for :meth:`load`.
+        """
+        if name.partition(":")[0] in self._files:
+            return None
+        thing = self.load(name)
+        try:
+            file = inspect.getsourcefile(thing if inspect.isclass(thing) or callable(thing) else type(thing))
+        except TypeError:
+            return None
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else None
+
+    def load(self, name: str) -> Any:
+        """Imports and returns the object that ``name`` stands for.
+
+        Raises:
+            UserError: The name is unknown, or its module or file cannot be imported.
+        """
+        if name in self._files:
+            module = importlib.import_module(self._files[name])
+            return getattr(module, module.__all__[0])
+        if name in self._entry_points:
+            return self._entry_points[name].load()
+        place, colon, attribute = name.rpartition(":")
+        if not colon:
+            raise UserError(f"unknown {self.kind} '{name}': {did_you_mean(name, self.names())}")
+        module = _module_of_file(Path(place)) if place.endswith(".py") else _module(place, name)
+        try:
+            return getattr(module, attribute)
+        except AttributeError:
+            public = [word for word in vars(module) if not word.startswith("_")]
+            raise UserError(f"{place} has no '{attribute}': {did_you_mean(attribute, public)}") from None
+
+
+def _module(place: str, name: str) -> Any:
+    try:
+        return importlib.import_module(place)
+    except ImportError as error:
+        raise UserError(f"'{name}' cannot be imported ({error}): give package.module:object or path/to/file.py:object") from None
+
+
+def _module_of_file(path: Path) -> Any:
+    """The module of a user's file, executed once; a stable name lets a second load find the same classes."""
+    if not path.is_file():
+        raise UserError(f"no file {path}: give package.module:object or path/to/file.py:object")
+    name = f"advdef_file_{path.resolve().as_posix().replace('/', '_').removesuffix('.py')}"
+    if name in sys.modules:
+        return sys.modules[name]
+    specification = importlib.util.spec_from_file_location(name, path)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    try:
+        specification.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module

@@ -1,0 +1,199 @@
+"""Gradient sources: where an attack gets its logits and gradients, so that any attack adapts to any defense."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.losses import Loss, margin
+from robustbench_cli.attacks.base.model import EnumerableDraws
+
+__all__ = ["EOT", "Exact", "GradientSource", "gradient_source"]
+
+
+class GradientSource(ABC):
+    """Logits and input gradients of a model, over ``draws`` draws at a time.
+
+    Args:
+        model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``, in ``eval()`` mode with frozen parameters (see
+            :func:`~robustbench_cli.attacks.base.model.frozen`).
+        targeted: Whether the labels that :meth:`gradient` is given are the classes to reach.
+        batch_size: Rows (images times draws) that pass through the model at once; ``None`` for all.
+
+    Attributes:
+        draws: D, the draws that every answer holds.
+        exhaustive: Whether these are all the draws that the model can make.
+        forwards: Images passed through the model so far, in passes of one draw.
+        backwards: The same for passes back to the input.
+    """
+
+    draws: int
+    exhaustive: bool
+
+    def __init__(self, model: nn.Module, *, targeted: bool = False, batch_size: int | None = None) -> None:
+        self.model = model
+        self.targeted = targeted
+        self.batch_size = batch_size
+        self.forwards = 0.0
+        self.backwards = 0.0
+        self._without_gradient: Tensor | None = None
+
+    @property
+    def cost(self) -> float:
+        """Forward passes that one image costs."""
+        return float(self.draws)
+
+    @property
+    def share_without_gradient(self) -> float:
+        """The share of all gradients so far that were zero in every pixel although the goal was not reached in every draw."""
+        if self._without_gradient is None or not self.backwards:
+            return 0.0
+        return float(self._without_gradient) * self.cost / self.backwards
+
+    @abstractmethod
+    def _logits(self, images: Tensor, draws: int) -> Tensor:
+        """Logits ``(draws, N, K)``, differentiable in the images."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits ``(D, N, K)`` of images ``(N, C, H, W)``, without a graph."""
+        self.forwards += self.cost * len(images)
+        with torch.no_grad():
+            return torch.cat(
+                [torch.cat([self._logits(images[rows], draws) for draws in parts]) for rows, parts in self._cuts(images)],
+                dim=1,
+            )
+
+    def gradient(self, images: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+        """Logits and the gradient of the mean loss over the draws.
+
+        Args:
+            images: ``(N, C, H, W)``.
+            labels: ``(N,)``.
+            loss: The loss of one draw.
+
+        Returns:
+            Logits ``(D, N, K)`` without a graph, and the gradient ``(N, C, H, W)`` of ``mean_d loss(logits_d, labels)``,
+            each image's by itself.
+        """
+        self.forwards += self.cost * len(images)
+        self.backwards += self.cost * len(images)
+        all_logits, gradients = [], []
+        for rows, parts in self._cuts(images):
+            leaf = images[rows].detach().requires_grad_()
+            total = torch.zeros_like(leaf)
+            pieces = []
+            for draws in parts:
+                with torch.enable_grad():
+                    logits = self._logits(leaf, draws)
+                    value = loss(logits.flatten(0, 1), labels[rows].repeat(draws)).sum() / self.draws
+                (part,) = torch.autograd.grad(value, leaf)
+                total = part if len(parts) == 1 else total + part
+                pieces.append(logits.detach())
+            all_logits.append(torch.cat(pieces) if len(pieces) > 1 else pieces[0])
+            gradients.append(total)
+        logits = all_logits[0] if len(all_logits) == 1 else torch.cat(all_logits, dim=1)
+        gradient = gradients[0] if len(gradients) == 1 else torch.cat(gradients)
+        margins = margin(logits, labels.expand(len(logits), -1))
+        unfinished = ((margins <= 0) if self.targeted else (margins >= 0)).any(0)
+        without = (unfinished & (gradient.flatten(1).abs().amax(1) == 0)).sum()
+        self._without_gradient = without if self._without_gradient is None else self._without_gradient + without
+        return logits, gradient
+
+    def _cuts(self, images: Tensor) -> Iterator[tuple[slice, list[int]]]:
+        """Slices of the images that fit ``batch_size``, each with the numbers of draws to take of it at once."""
+        if self.batch_size is None:
+            yield slice(0, len(images)), [self.draws]
+            return
+        at_once = max(1, int(self.batch_size // self.cost))
+        parts = [self.draws] if self.exhaustive else _parts(self.draws, self.batch_size)
+        # Equal slices: a small rest would cost nearly as much as a whole one.
+        slices = max(1, math.ceil(len(images) / at_once))
+        for index in range(slices):
+            yield slice(index * len(images) // slices, (index + 1) * len(images) // slices), parts
+
+
+def _parts(total: int, most: int) -> list[int]:
+    return [min(most, total - start) for start in range(0, total, most)]
+
+
+class EOT(GradientSource):
+    """Expectation over transformation (Athalye, Engstrom, Ilyas, Kwok, ICML 2018): the mean over K draws.
+
+    The draws are one batch in which every image stands K times, since each row of a batch draws for itself. One draw is
+    the plain backward pass; of a deterministic model it is all there is.
+
+    Args:
+        draws: K.
+        randomized: Whether the model is; see :func:`~robustbench_cli.attacks.base.model.is_randomized`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        draws: int = 1,
+        randomized: bool = False,
+        targeted: bool = False,
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__(model, targeted=targeted, batch_size=batch_size)
+        self.draws = draws
+        self.exhaustive = not randomized
+
+    def _logits(self, images: Tensor, draws: int) -> Tensor:
+        rows = images if draws == 1 else images.expand(draws, *images.shape).flatten(0, 1)
+        logits: Tensor = self.model(rows)
+        return logits.view(draws, len(images), -1)
+
+
+class Exact(GradientSource):
+    """The exact expectation over all draws of a model that can enumerate them."""
+
+    exhaustive = True
+
+    def __init__(self, model: nn.Module, *, targeted: bool = False, batch_size: int | None = None) -> None:
+        super().__init__(model, targeted=targeted, batch_size=batch_size)
+        if not isinstance(model, EnumerableDraws):
+            raise UserError("--eot exact: the draws of this defense cannot be counted; give a number of draws: --eot 10")
+        self._enumerable = model
+        self.draws = model.number_of_draws
+
+    @property
+    def cost(self) -> float:
+        return self._enumerable.cost_of_all_draws
+
+    def _logits(self, images: Tensor, draws: int) -> Tensor:
+        return self._enumerable.all_draws(images)
+
+
+def gradient_source(
+    model: nn.Module,
+    *,
+    eot: int | Literal["exact"] = 1,
+    randomized: bool,
+    targeted: bool = False,
+    batch_size: int | None = None,
+) -> GradientSource:
+    """The source for ``--eot``: the exact expectation, or the mean over a number of draws.
+
+    Args:
+        model: See :class:`GradientSource`.
+        eot: ``"exact"`` or K >= 1. A deterministic model is asked once whatever K is.
+        randomized: Whether two passes of the model differ.
+        targeted: See :class:`GradientSource`.
+        batch_size: See :class:`GradientSource`.
+
+    Raises:
+        UserError: ``"exact"`` for a randomized model whose draws cannot be counted.
+    """
+    if not randomized:
+        return EOT(model, targeted=targeted, batch_size=batch_size)
+    if eot == "exact":
+        return Exact(model, targeted=targeted, batch_size=batch_size)
+    return EOT(model, draws=eot, randomized=True, targeted=targeted, batch_size=batch_size)

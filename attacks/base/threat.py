@@ -1,0 +1,130 @@
+"""Threat models: the norm, the radius, the goal; and the geometry of their balls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from robustbench_cli.attacks.base.random import Random
+
+__all__ = ["NORMS", "Norm", "Threat", "distance", "per_image", "project", "project_exactly", "random_in_ball", "steepest_ascent"]
+
+Norm = Literal["linf", "l2", "l1", "l0"]
+NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threat:
+    """What the adversary may do, for each of N images.
+
+    Attributes:
+        norm: The norm of the perturbation.
+        eps: ``(N,)`` radii >= 0 on the [0, 1] pixel scale; infinite for an attack that looks for the smallest one.
+        targeted: Whether an image's label is the class to reach rather than the class to leave.
+    """
+
+    norm: Norm
+    eps: Tensor
+    targeted: bool = False
+
+    def select(self, rows: Tensor) -> Threat:
+        """The threat for the images ``rows`` (int64 indices or a mask)."""
+        return Threat(norm=self.norm, eps=self.eps[rows], targeted=self.targeted)
+
+
+def per_image(values: Tensor, images: Tensor) -> Tensor:
+    """``(N,)`` values in the shape that broadcasts against images ``(N, ...)``."""
+    return values.view(-1, *[1] * (images.dim() - 1))
+
+
+def distance(perturbed: Tensor, images: Tensor, norm: Norm) -> Tensor:
+    """``(N,)`` float64 norms of ``perturbed - images``, each ``(N, C, H, W)``; l0 counts changed pixels, not channels."""
+    difference = perturbed.double() - images.double()
+    if norm == "l0":
+        return difference.ne(0).any(dim=1).flatten(1).sum(1).double()
+    flat = difference.flatten(1)
+    if norm == "linf":
+        return flat.abs().amax(1)
+    return flat.norm(p=2 if norm == "l2" else 1, dim=1)
+
+
+def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
+    """The perturbation of norm 1 along which a function of this gradient grows fastest; zero where the gradient is.
+
+    Args:
+        gradient: ``(N, C, H, W)``.
+        norm: ``linf`` gives the sign, ``l2`` the normalised gradient, ``l1`` the coordinate of the largest slope.
+    """
+    if norm == "linf":
+        return gradient.sign()
+    flat = gradient.flatten(1)
+    if norm == "l2":
+        # A gradient far below 1e-19 would vanish when squared: scale by its largest entry first.
+        scaled = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
+        return (scaled / scaled.norm(dim=1, keepdim=True).clamp_min(1e-12)).view_as(gradient)
+    if norm == "l1":
+        largest = flat.abs().argmax(1, keepdim=True)
+        step = torch.zeros_like(flat).scatter_(1, largest, flat.gather(1, largest).sign())
+        return step.view_as(gradient)
+    raise ValueError(f"no direction of steepest ascent in {norm}")
+
+
+def random_in_ball(images: Tensor, threat: Threat, random: Random) -> Tensor:
+    """A perturbation ``(N, C, H, W)`` for each image, uniform in the threat's ball (before any cut with the box)."""
+    shape = images.shape[1:]
+    eps = per_image(threat.eps, images).to(images.dtype)
+    if threat.norm == "linf":
+        return (2 * random.uniform(shape) - 1) * eps
+    if threat.norm == "l2":
+        direction = steepest_ascent(random.normal(shape), "l2")
+        return direction * eps * per_image(random.uniform(()), images) ** (1 / images[0].numel())
+    raise ValueError(f"no random point in the ball of {threat.norm}")
+
+
+def project(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor:
+    """The points of the threat's balls, cut with the box [0, 1], that stand in for ``perturbed``, to rounding.
+
+    In linf it is the nearest such point. In l2 the perturbation is shortened and then clipped to the box, which shortens
+    it further: a point inside both, not always the nearest.
+    """
+    eps = per_image(threat.eps, images).to(images.dtype)
+    if threat.norm == "linf":
+        return torch.minimum(torch.maximum(perturbed, images - eps), images + eps).clamp_(0, 1)
+    if threat.norm == "l2":
+        difference = perturbed - images
+        length = per_image(difference.flatten(1).norm(dim=1), images)
+        return (images + difference * (eps / length.clamp_min(1e-12)).clamp_max(1)).clamp_(0, 1)
+    raise ValueError(f"no projection onto the ball of {threat.norm}")
+
+
+def project_exactly(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor:
+    """Like :func:`project`, with the distance held to the last bit: ``distance(result, images) <= eps`` in float64.
+
+    A row with a value that is not a number becomes the image itself.
+    """
+    finite = per_image(perturbed.flatten(1).isfinite().all(1), images)
+    perturbed = torch.where(finite, perturbed, images).clamp(0, 1)
+    if threat.norm == "linf":
+        radius = per_image(threat.eps.double(), images)
+        lowest, highest = images.double() - radius, images.double() + radius
+        return torch.minimum(torch.maximum(perturbed, _rounded_up(lowest)), -_rounded_up(-highest))
+    inside = perturbed
+    for shrink in range(8):
+        length = distance(inside, images, threat.norm)
+        outside = length > threat.eps
+        if not bool(outside.any()):
+            return inside
+        # Rounding can leave a point that was moved onto the sphere just outside of it: aim a little deeper each time.
+        factor = per_image(threat.eps / length.clamp_min(1e-300) * (1 - shrink * 2.0**-22), images)
+        shorter = (images.double() + (inside.double() - images.double()) * factor).to(images.dtype).clamp(0, 1)
+        inside = torch.where(per_image(outside, images), shorter, inside)
+    return torch.where(per_image(distance(inside, images, threat.norm) > threat.eps, images), images, inside)
+
+
+def _rounded_up(values: Tensor) -> Tensor:
+    """The smallest float32 numbers that are not below the float64 ``values``."""
+    rounded = values.float()
+    return torch.where(rounded.double() < values, rounded.nextafter(torch.full_like(rounded, torch.inf)), rounded)

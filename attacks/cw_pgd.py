@@ -1,0 +1,24 @@
+"""Projected gradient descent on the margin of Carlini and Wagner."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from robustbench_cli.attacks.base.losses import Loss, negative_margin
+from robustbench_cli.attacks.pgd import PGD
+
+__all__ = ["CWPGD"]
+
+
+class CWPGD(PGD):
+    """Projected gradient descent on the C&W margin: the largest other logit minus the label's, without a hinge.
+
+    The margin's gradient does not vanish where the softmax saturates, so this attack breaks what only masks the
+    cross-entropy's (defensive distillation, for one). Run it beside ``pgd``: which of the two is stronger varies.
+    """
+
+    paper: ClassVar[str] = (
+        "Carlini, Wagner: Towards Evaluating the Robustness of Neural Networks. IEEE S&P 2017, arXiv 1608.04644 (the "
+        "loss f_6); inside PGD as in Madry et al., ICLR 2018, section 5, and Wang et al., IJCAI 2019, arXiv 1908.07116"
+    )
+    loss: ClassVar[Loss] = staticmethod(negative_margin)

@@ -1,0 +1,111 @@
+"""A cell: one model, defense, attack, threat, data slice and seed; and its identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from robustbench_cli.attacks.base.errors import UserError
+
+__all__ = ["TARGETS", "Cell", "Eps", "MethodSpec", "Targeted", "parse_eps"]
+
+Targeted = Literal["no", "next", "random", "least-likely", "all"]
+TARGETS: tuple[Targeted, ...] = ("no", "next", "random", "least-likely", "all")
+
+
+@dataclass(frozen=True)
+class Eps:
+    """A radius: the number, and the words it was given in (``8/255``)."""
+
+    text: str
+    value: float
+
+
+def parse_eps(text: str) -> Eps:
+    """Reads a radius >= 0 on the [0, 1] pixel scale, as a decimal number or a fraction.
+
+    Raises:
+        UserError: It is not a number, not finite, or negative.
+    """
+    words = str(text).strip()
+    try:
+        numerator, slash, denominator = words.partition("/")
+        value = float(Fraction(numerator.strip()) / Fraction(denominator.strip())) if slash else float(words)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise UserError(f"eps is '{words}': give a number or a fraction, such as 0.03 or 8/255") from None
+    if not math.isfinite(value) or value < 0:
+        raise UserError(f"eps is '{words}': it must be 0 or more, and finite")
+    return Eps(words, value)
+
+
+class MethodSpec(BaseModel):
+    """An attack or a defense as data: its name and all its parameters, defaults included.
+
+    Attributes:
+        name: As a user types it: registered, ``package.module:object`` or ``path.py:object``.
+        parameters: Every field of the method, as JSON values.
+        changed: The names of those that differ from the defaults; for the label only.
+        source: The sha256 of a user's own source file, since their edits make another method of it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    changed: tuple[str, ...] = ()
+    source: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name, with the parameters that differ from the defaults: ``hrs(channels=[10,10])``."""
+        if not self.changed:
+            return self.name
+        values = (f"{key}={json.dumps(self.parameters[key], separators=(',', ':'))}" for key in self.changed)
+        return f"{self.name}({','.join(values)})".replace('"', "")
+
+
+class Cell(BaseModel):
+    """The unit that is run, stored, resumed and distributed. Plain data; see contract for each word.
+
+    ``eps`` is ``None`` where a minimal-norm attack's successes count at any distance.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    data: str = Field(description="sha256 of the evaluated images and labels")
+    n: int
+    model: str
+    checkpoint: str = Field(description="sha256 of the checkpoint's content and of how it is loaded")
+    defenses: tuple[MethodSpec, ...]
+    attack: MethodSpec
+    norm: str
+    eps: float | None
+    targeted: Targeted
+    eot: int | Literal["exact"]
+    repeats: int
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """The content hash: 20 hexadecimal digits of the sha256 of the versioned canonical JSON.
+
+        Names that do not change what is computed are left out: how the data set and the model were called, and which
+        parameters differ from the defaults.
+        """
+        content = self.model_dump(mode="json", exclude={"dataset": True, "model": True})
+        for method in (content["attack"], *content["defenses"]):
+            del method["changed"]
+        canonical = json.dumps({"version": 1, **content}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:20]
+
+    @property
+    def defense(self) -> str:
+        """The label of the defenses, in order."""
+        return "+".join(method.label for method in self.defenses) or "none"

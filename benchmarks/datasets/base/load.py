@@ -1,0 +1,47 @@
+"""From the words that a user types to a data set."""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from pathlib import Path
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.datasets import registry
+from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
+
+__all__ = ["load_dataset"]
+
+
+def load_dataset(name: str, *, data_dir: Path | None = None) -> Dataset:
+    """Finds a data set; the same name gives the same object within a process, so its images are read once.
+
+    Args:
+        name: ``digits``, ``fashion-mnist``, …; ``imagefolder:PATH`` and ``npz:PATH``; or a user's own as
+            ``package.module:object`` or ``path/to/file.py:object``, where the object is a :class:`Dataset` subclass or a
+            function ``(argument, *, data_dir)`` that returns a :class:`Dataset`.
+        data_dir: The folder of downloaded data sets; without it, the user's cache folder.
+
+    Raises:
+        UserError: The name is unknown, its argument is wrong, or the object is no data set.
+    """
+    return _load(name, data_dir)
+
+
+@cache
+def _load(name: str, data_dir: Path | None) -> Dataset:
+    word, colon, rest = name.partition(":")
+    if colon and word in registry.names():
+        thing, argument = registry.load(word), rest
+    else:
+        thing, argument = registry.load(name), None
+    try:
+        inspect.signature(thing).bind(argument, data_dir=data_dir)
+    except TypeError:
+        raise UserError(
+            f"data set {name} cannot be built: give a Dataset subclass, or a function (argument, *, data_dir) that returns a Dataset"
+        ) from None
+    dataset = thing(argument, data_dir=data_dir)
+    if not isinstance(dataset, Dataset):
+        raise UserError(f"data set {name} is a {type(dataset).__name__}: it is to be a Dataset")
+    return dataset

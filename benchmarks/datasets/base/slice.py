@@ -1,0 +1,62 @@
+"""The evaluated images: always the first n of a split, and the hash that says which they were."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.datasets.base.split import Split, check_images
+
+__all__ = ["Slice", "first_examples"]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some examples of a split.
+
+    Attributes:
+        images: ``(n, C, H, W)``, float32 in [0, 1].
+        labels: ``(n,)``, int64.
+        indices: ``(n,)``, int64: where in the split they stand.
+        sha256: Of the images' shape, their float32 values and the labels; the same on every machine.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def first_examples(split: Split, n: int) -> Slice:
+    """The first ``n`` examples of a split, or all of them where it has fewer.
+
+    Args:
+        split: In its own, fixed order.
+        n: How many, at least 1.
+
+    Raises:
+        UserError: ``n`` is below 1, or an image is NaN somewhere or outside [0, 1].
+    """
+    if n < 1:
+        raise UserError(f"n is {n}: at least one image is needed")
+    indices = torch.arange(min(n, len(split)))
+    images, labels = split.batch(indices)
+    check_images(images, where="the images to be evaluated")
+    return Slice(images=images, labels=labels, indices=indices, sha256=_sha256(images, labels))
+
+
+def _sha256(images: Tensor, labels: Tensor) -> str:
+    digest = hashlib.sha256(json.dumps(list(images.shape)).encode())
+    # Little-endian whatever the machine, so that a cell has one identity everywhere.
+    digest.update(np.ascontiguousarray(images.numpy(), dtype="<f4").data)
+    digest.update(np.ascontiguousarray(labels.numpy(), dtype="<i8").data)
+    return digest.hexdigest()

@@ -1,0 +1,86 @@
+"""The examples of one split: images in [0, 1] and their labels, fetched by index."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from robustbench_cli.attacks.base.errors import UserError
+
+__all__ = ["Split", "TensorSplit", "check_images"]
+
+
+def check_images(images: Tensor, *, where: str) -> None:
+    """Holds images to what every model here expects.
+
+    Args:
+        images: Floats of any shape.
+        where: What the images are and where they come from: the beginning of the message.
+
+    Raises:
+        UserError: A pixel is NaN or outside [0, 1].
+    """
+    if images.isnan().any():
+        raise UserError(f"{where} hold NaN: every pixel is to be a number in [0, 1]")
+    low, high = images.min().item(), images.max().item()
+    if low < 0 or high > 1:
+        raise UserError(f"{where} reach from {low:.9g} to {high:.9g}: give uint8, or floats in [0, 1]")
+
+
+class Split(ABC):
+    """The examples of one split, in an order that never changes.
+
+    A subclass says where the images come from; it may read them only when they are asked for.
+
+    Attributes:
+        labels: ``(N,)``, int64, each in ``[0, classes)``.
+        classes: The number of classes of the data set.
+    """
+
+    def __init__(self, labels: Tensor, *, classes: int) -> None:
+        self.labels = labels
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def images(self, indices: Tensor) -> Tensor:
+        """The images ``(B, C, H, W)``, float32 in [0, 1], at ``indices`` ``(B,)``, int64 on the CPU."""
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The images ``(B, C, H, W)`` and labels ``(B,)`` at ``indices`` ``(B,)``, all on the CPU."""
+        return self.images(indices), self.labels[indices]
+
+
+class TensorSplit(Split):
+    """Examples that are held in memory.
+
+    Args:
+        images: ``(N, C, H, W)``: uint8, or floats in [0, 1].
+        labels: ``(N,)``, int64.
+        classes: The number of classes.
+        where: What the images are and where they come from, for messages.
+
+    Raises:
+        UserError: The images are of another type or shape, or a pixel is NaN or outside [0, 1].
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, *, classes: int, where: str = "the images") -> None:
+        super().__init__(labels, classes=classes)
+        if images.ndim != 4 or not len(images):
+            raise UserError(f"{where} have the shape {tuple(images.shape)}: give (N, C, H, W), N at least 1")
+        if len(images) != len(labels):
+            raise UserError(f"{where} are {len(images)}, their labels {len(labels)}: give as many of both")
+        if images.dtype != torch.uint8:
+            if not images.is_floating_point():
+                raise UserError(f"{where} are of type {images.dtype}: give uint8, or floats in [0, 1]")
+            check_images(images, where=where)
+            images = images.to(torch.float32)
+        self._images = images.contiguous()
+
+    def images(self, indices: Tensor) -> Tensor:
+        chosen = self._images[indices]
+        return chosen.to(torch.float32) / 255 if chosen.dtype == torch.uint8 else chosen

@@ -1,0 +1,26 @@
+"""CIFAR-100, as torchvision reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torchvision
+
+from robustbench_cli.benchmarks.datasets.base.dataset import SplitName
+from robustbench_cli.benchmarks.datasets.base.downloaded import Downloaded
+
+__all__ = ["Cifar100"]
+
+
+class Cifar100(Downloaded):
+    """CIFAR-100: 600 images of each of 100 classes, colour, 32 x 32; 50,000 train and 10,000 test."""
+
+    paper: ClassVar[str] = "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, technical report 2009"
+    epochs: ClassVar[int] = 30
+    files: ClassVar[str] = "cifar-100-python"
+    classes = 100
+    shape = (3, 32, 32)
+
+    def open(self, name: SplitName, *, root: Path, download: bool) -> torchvision.datasets.CIFAR100:
+        return torchvision.datasets.CIFAR100(root, train=name == "train", download=download)

@@ -1,0 +1,116 @@
+"""A user's own images: NumPy arrays in an ``.npz`` file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from robustbench_cli.attacks.base.errors import UserError, did_you_mean
+from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, SplitName
+from robustbench_cli.benchmarks.datasets.base.split import Split, TensorSplit
+
+__all__ = ["Npz"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Npz(Dataset):
+    """Arrays in an ``.npz`` file: ``images`` and ``labels``, and ``train_images`` and ``train_labels`` to train on.
+
+    ``PATH`` may also be a folder with ``test.npz`` and ``train.npz``, each with ``images`` and ``labels``. Images are
+    ``(N, C, H, W)``, ``(N, H, W, C)`` or ``(N, H, W)`` with C 1 or 3; uint8, or floats in [0, 1]. Labels are integers
+    ``(N,)``. The number of classes is ``classes`` where the (test) file has it, and the largest label plus one elsewhere.
+    """
+
+    argument_name: ClassVar[str | None] = "PATH"
+
+    def __init__(self, argument: str | None = None, *, data_dir: Path | None = None) -> None:
+        super().__init__(argument, data_dir=data_dir)
+        path = Path(argument or "").expanduser()
+        test = path / "test.npz" if path.is_dir() else path
+        arrays = _arrays(test)
+        self._images = {"test": _images(arrays, "images", test)}
+        self._labels = {"test": _labels(arrays, "labels", test)}
+        train = path / "train.npz"
+        if path.is_dir() and train.exists():
+            more = _arrays(train)
+            self._images["train"] = _images(more, "images", train)
+            self._labels["train"] = _labels(more, "labels", train)
+        elif "train_images" in arrays or "train_labels" in arrays:
+            self._images["train"] = _images(arrays, "train_images", test)
+            self._labels["train"] = _labels(arrays, "train_labels", test)
+        self.classes = _classes(arrays, list(self._labels.values()), test)
+        self.shape = self._images["test"].shape[1:]
+
+    def load(self, name: SplitName) -> Split:
+        if name not in self._images:
+            raise UserError(f"{self.argument} has nothing to train on: add the arrays train_images and train_labels")
+        return TensorSplit(
+            torch.as_tensor(self._images[name]),
+            torch.as_tensor(self._labels[name]),
+            classes=self.classes,
+            where=f"the {name} images of {self.argument}",
+        )
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    """All arrays of a file; what is pickled in it is never loaded."""
+    if not path.is_file():
+        raise UserError(f"no file {path}: give npz:PATH, where PATH is an .npz file with the arrays images and labels")
+    try:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.lib.npyio.NpzFile):
+                return {key: content[key] for key in content.files}
+    except Exception as error:  # noqa: BLE001 - a damaged file can end in any exception
+        if "pickle" in str(error):
+            raise UserError(
+                f"{path} holds pickled objects, which could run code and are not loaded: save plain arrays with numpy.savez"
+            ) from None
+        raise UserError(
+            f"{path} cannot be read as an .npz file ({type(error).__name__}): save it again with numpy.savez"
+        ) from None
+    raise UserError(f"{path} is a single array: save it with numpy.savez(path, images=..., labels=...)")
+
+
+def _array(arrays: dict[str, Array], key: str, path: Path) -> Array:
+    if key not in arrays:
+        raise UserError(f"{path} has no array '{key}': {did_you_mean(key, arrays)}")
+    return arrays[key]
+
+
+def _images(arrays: dict[str, Array], key: str, path: Path) -> Array:
+    """Images as ``(N, C, H, W)``, in their own type."""
+    images = _array(arrays, key, path)
+    if images.ndim == 3:
+        return images[:, None]
+    first, last = (images.ndim == 4 and images.shape[axis] in (1, 3) for axis in (1, 3))
+    if first == last:
+        raise UserError(
+            f"'{key}' of {path} has the shape {images.shape}: give (N, H, W), (N, C, H, W) or (N, H, W, C) with C 1 or 3"
+        )
+    return images if first else images.transpose(0, 3, 1, 2)
+
+
+def _labels(arrays: dict[str, Array], key: str, path: Path) -> Array:
+    labels = _array(arrays, key, path)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
+        raise UserError(
+            f"'{key}' of {path} is {labels.dtype} of shape {labels.shape}: give integers of shape (N,), N at least 1"
+        )
+    return labels.astype(np.int64)
+
+
+def _classes(arrays: dict[str, Array], labels: list[Array], path: Path) -> int:
+    if "classes" in arrays:
+        classes = arrays["classes"]
+        if classes.ndim or not np.issubdtype(classes.dtype, np.integer) or classes < 2:
+            raise UserError(f"'classes' of {path} is {classes}: give one whole number, at least 2")
+        return int(classes)
+    largest = max(int(one.max()) for one in labels)
+    if largest < 1:
+        raise UserError(f"the labels of {path} reach only to {largest}: add the array classes, the number of classes")
+    return largest + 1

@@ -1,0 +1,30 @@
+"""SVHN, as torchvision reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torchvision
+
+from robustbench_cli.benchmarks.datasets.base.dataset import SplitName
+from robustbench_cli.benchmarks.datasets.base.downloaded import Downloaded
+
+__all__ = ["Svhn"]
+
+
+class Svhn(Downloaded):
+    """SVHN: house numbers, cropped to one digit, colour, 32 x 32; 73,257 train and 26,032 test. Label 0 is the digit 0."""
+
+    paper: ClassVar[str] = (
+        "Y. Netzer, T. Wang, A. Coates, A. Bissacco, B. Wu, A. Y. Ng, Reading Digits in Natural Images with Unsupervised "
+        "Feature Learning, NIPS workshop 2011"
+    )
+    epochs: ClassVar[int] = 5
+    files: ClassVar[str] = "*_32x32.mat"
+    classes = 10
+    shape = (3, 32, 32)
+    class_names = tuple("0123456789")
+
+    def open(self, name: SplitName, *, root: Path, download: bool) -> torchvision.datasets.SVHN:
+        return torchvision.datasets.SVHN(root, split=name, download=download)

@@ -1,0 +1,165 @@
+"""Judges a table: limits for its figures, alone or against an earlier table."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from robustbench_cli.attacks.base.errors import UserError, did_you_mean
+from robustbench_cli.benchmarks.rows import COLUMNS
+
+__all__ = ["Limit", "Verdict", "fail_under", "max_drop", "parse_conditions", "parse_limit", "read_baseline", "select"]
+
+FIGURES = frozenset(
+    {
+        *(f"{kind}_accuracy{end}" for kind in ("clean", "robust") for end in ("", "_low", "_high")),
+        "robust_accuracy_vote",
+        "robust_accuracy_every_draw",
+        "attack_success_rate",
+        "mean_l2",
+        "mean_linf",
+        "des",
+    }
+)
+"""The columns that a gate can judge."""
+
+KEYS = ("dataset", "model", "defense", "attack", "norm", "eps", "targeted", "eot", "n", "repeats", "seed")
+"""The columns that say which rows of two tables are the same comparison; a checkpoint may have been trained anew."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A column and a number."""
+
+    column: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a gate says.
+
+    Attributes:
+        broken: A line for each row that breaks the limit.
+        missing: A line for each row that cannot be judged.
+    """
+
+    broken: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def parse_limit(words: str, *, option: str) -> Limit:
+    """Reads ``robust_accuracy=0.40``.
+
+    Raises:
+        UserError: The column is none that can be judged, or the value is no number.
+    """
+    column, equals, value = (part.strip() for part in words.partition("="))
+    if column not in FIGURES:
+        raise UserError(f"{option} '{words}': unknown column '{column}': {did_you_mean(column, FIGURES)}")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not equals or not math.isfinite(number):
+        raise UserError(f"{option} '{words}': give COLUMN=VALUE, such as robust_accuracy=0.40")
+    return Limit(column, number)
+
+
+def parse_conditions(conditions: Sequence[str]) -> dict[str, list[str]]:
+    """Reads ``KEY=VALUE`` conditions into the values allowed for each column.
+
+    Raises:
+        UserError: A key is no column, or there is no value.
+    """
+    wanted: dict[str, list[str]] = defaultdict(list)
+    for words in conditions:
+        key, equals, value = (part.strip() for part in words.partition("="))
+        if key not in COLUMNS:
+            raise UserError(f"--where '{words}': unknown column '{key}': {did_you_mean(key, COLUMNS)}")
+        if not equals:
+            raise UserError(f"--where '{words}': give KEY=VALUE, such as defense=hrs")
+        wanted[key].append(value)
+    return dict(wanted)
+
+
+def select(table: pd.DataFrame, wanted: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """The rows whose columns have one of the wanted values; ``hrs`` also stands for ``hrs(channels=[10,10])``."""
+    keep = pd.Series(True, index=table.index)
+    for column, values in wanted.items():
+        words = table[column].astype(str)
+        keep &= words.isin(values) | words.str.partition("(")[0].isin(values)
+    return table[keep]
+
+
+def read_baseline(path: Path) -> pd.DataFrame:
+    """An earlier table, as ``-o FILE.csv`` wrote it.
+
+    Raises:
+        UserError: The file cannot be read or lacks a column.
+    """
+    try:
+        table = pd.read_csv(path, dtype={key: str for key in KEYS}, keep_default_na=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--baseline {path} cannot be read ({error}): give a .csv file that 'advdef report -o' wrote") from None
+    missing = [column for column in (*KEYS, "robust_accuracy") if column not in table.columns]
+    if missing:
+        raise UserError(f"--baseline {path} has no column '{missing[0]}': give a .csv file that 'advdef report -o' wrote")
+    return table
+
+
+def fail_under(table: pd.DataFrame, limit: Limit) -> Verdict:
+    """Holds every row to a lower limit; compared unrounded."""
+    verdict = Verdict()
+    if table.empty:
+        verdict.missing.append(f"--fail-under {limit.column}={limit.value:g}: there is no row to judge")
+    for _, row in table.iterrows():
+        value = row[limit.column]
+        if pd.isna(value):
+            if limit.column != "des" or row["defense"] != "none":
+                verdict.missing.append(f"{_name(row)}: there is no {limit.column} to judge")
+        elif value < limit.value:
+            verdict.broken.append(f"{_name(row)}: {limit.column} {value:.6g} is below {limit.value:g}")
+    return verdict
+
+
+def max_drop(table: pd.DataFrame, baseline: pd.DataFrame, limit: Limit) -> Verdict:
+    """Holds every row to the baseline's row of the same comparison, less a drop; compared unrounded.
+
+    A row that the baseline does not have is not judged; a row of the baseline that the table does not have is missing.
+    """
+    verdict = Verdict()
+    if limit.column not in baseline.columns:
+        raise UserError(f"--max-drop {limit.column}: the baseline has no such column")
+    before = {_key(row): row[limit.column] for _, row in baseline.iterrows()}
+    seen = set()
+    for _, row in table.iterrows():
+        key = _key(row)
+        seen.add(key)
+        old, new = before.get(key), row[limit.column]
+        if old is None or (pd.isna(old) and pd.isna(new)):
+            continue
+        if pd.isna(old) or pd.isna(new):
+            verdict.missing.append(f"{_name(row)}: the {'baseline' if pd.isna(old) else 'table'} has no {limit.column} for it")
+        elif old - new > limit.value:
+            verdict.broken.append(
+                f"{_name(row)}: {limit.column} fell from {old:.6g} to {new:.6g}, by more than {limit.value:g}"
+            )
+    for _, row in baseline.iterrows():
+        if _key(row) not in seen:
+            verdict.missing.append(f"{_name(row)}: it is in the baseline, and not in the table")
+    return verdict
+
+
+def _key(row: pd.Series) -> tuple[str, ...]:
+    return tuple("" if pd.isna(row[key]) else str(row[key]) for key in KEYS)
+
+
+def _name(row: pd.Series) -> str:
+    radius = f" eps {row['eps']}" if not pd.isna(row["eps"]) and row["eps"] else ""
+    return f"{row['dataset']} {row['model']} {row['defense']} {row['attack']} {row['norm']}{radius}"

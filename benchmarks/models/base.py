@@ -1,0 +1,237 @@
+"""From the words that a user types to a model with its normalisation inside, and the test that it keeps the contract."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.model import frozen
+from robustbench_cli.benchmarks.models import registry
+
+__all__ = [
+    "Normalize",
+    "build_model",
+    "check_model",
+    "default_model",
+    "example_images",
+    "is_trained",
+    "normalized",
+]
+
+
+class Normalize(nn.Module):
+    """``(images - mean) / std``, channel by channel, as the first layer of a model.
+
+    Args:
+        mean: One number a channel, or one for all, on the [0, 1] pixel scale.
+        std: The same, each above 0.
+        channels: C.
+
+    Raises:
+        UserError: The numbers are neither one nor C, not finite, a mean is outside [0, 1], or a std is not above 0.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, *, mean: float | Sequence[float], std: float | Sequence[float], channels: int) -> None:
+        super().__init__()
+        means, stds = _channel_values(mean, "mean", channels), _channel_values(std, "std", channels)
+        for value in means:
+            if not 0 <= value <= 1:
+                raise UserError(
+                    f"mean is {value:g}: give it on the [0, 1] pixel scale (divided by 255 where pixels were)"
+                )
+        for value in stds:
+            if not 0 < value < math.inf:
+                raise UserError(f"std is {value:g}: give a number above 0, on the [0, 1] pixel scale")
+        self.register_buffer("mean", torch.tensor(means).reshape(1, channels, 1, 1))
+        self.register_buffer("std", torch.tensor(stds).reshape(1, channels, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``(N, C, H, W)`` in [0, 1] → normalised images of the same shape."""
+        return (images - self.mean) / self.std
+
+
+def _channel_values(values: float | Sequence[float], word: str, channels: int) -> list[float]:
+    numbers = [float(value) for value in values] if isinstance(values, Sequence) else [float(values)]
+    if len(numbers) not in (1, channels):
+        raise UserError(
+            f"{word} has {len(numbers)} numbers: the images have {channels} channels, give one or {channels}"
+        )
+    return numbers * (channels if len(numbers) == 1 else 1)
+
+
+def normalized(
+    network: nn.Module, *, mean: float | Sequence[float] | None, std: float | Sequence[float] | None, channels: int
+) -> nn.Module:
+    """Puts the normalisation into the model, so that nobody can get it wrong at attack time.
+
+    Args:
+        network: Takes normalised images.
+        mean: See :class:`Normalize`; ``None`` together with ``std``: the network takes [0, 1] images as they are.
+        std: See :class:`Normalize`.
+        channels: C.
+
+    Returns:
+        ``network`` itself, or a ``Sequential`` of ``normalize`` and ``network``.
+
+    Raises:
+        UserError: Only one of the two is given, or they are not what :class:`Normalize` takes.
+    """
+    if mean is None and std is None:
+        return network
+    if mean is None or std is None:
+        raise UserError(f"{'std' if mean is None else 'mean'} is given alone: mean and std belong together, give both")
+    normalize = Normalize(mean=mean, std=std, channels=channels)
+    return nn.Sequential(OrderedDict(normalize=normalize, network=network))
+
+
+def build_model(
+    spec: str,
+    *,
+    shape: tuple[int, int, int],
+    classes: int,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+) -> nn.Module:
+    """Builds a model with fresh weights, which come from torch's global generator.
+
+    Args:
+        spec: ``paper-cnn``, ``small-cnn``, ``torchvision:NAME``, or a user's own as ``package.module:object`` or
+            ``path/to/file.py:object``, where the object is a callable ``(*, shape, classes)`` that returns an ``nn.Module``.
+        shape: ``(C, H, W)`` of the images.
+        classes: K.
+        mean: Of the normalisation that the network expects; see :class:`Normalize`.
+        std: Of that normalisation.
+
+    Returns:
+        Images ``(N, C, H, W)`` in [0, 1] → logits ``(N, K)``.
+
+    Raises:
+        UserError: The model is unknown, cannot be built for this shape, or does not keep the contract of a model.
+    """
+    thing, argument = _find(spec)
+    options: dict[str, Any] = {"shape": shape, "classes": classes}
+    if argument is not None:
+        options["argument"] = argument
+    try:
+        inspect.signature(thing).bind(**options)
+    except (TypeError, ValueError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise UserError(f"model {spec} cannot be called with ({given}): {error}") from None
+    try:
+        network = thing(**options)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"model {spec} cannot be built: {_one_line(error)}") from error
+    if not isinstance(network, nn.Module):
+        raise UserError(f"model {spec} gives a {type(network).__name__}: it is to return an nn.Module")
+    model = normalized(network, mean=mean, std=std, channels=shape[0])
+    check_model(model, example_images(shape), classes=classes, name=f"model {spec}")
+    return model
+
+
+def default_model(shape: tuple[int, int, int]) -> str:
+    """The model that is trained on images ``(C, H, W)`` where the user names none.
+
+    Raises:
+        UserError: None is usual for such images.
+    """
+    if shape in ((1, 28, 28), (3, 32, 32)):
+        return "paper-cnn"
+    if shape[1] <= 64 and shape[2] <= 64:
+        return "small-cnn"
+    raise UserError(f"no model is usual for images of shape {shape}: give --model, such as torchvision:resnet18")
+
+
+def is_trained(spec: str) -> bool:
+    """Whether a model comes with trained weights: its callable says so by an attribute ``trained`` that is true.
+
+    Args:
+        spec: As :func:`build_model` takes it.
+
+    Raises:
+        UserError: The model is unknown.
+    """
+    thing, _ = _find(spec)
+    return bool(getattr(thing, "trained", False))
+
+
+def _find(spec: str) -> tuple[Any, str | None]:
+    """The callable that a spec names, and what follows the colon of a registered name."""
+    word, colon, argument = spec.partition(":")
+    if colon and word in registry.names():
+        return registry.load(word), argument
+    return registry.load(spec), None
+
+
+def example_images(shape: tuple[int, int, int]) -> Tensor:
+    """Two different images ``(2, C, H, W)`` in [0, 1], always the same, for a first look at a model."""
+    return torch.linspace(0, 1, 2 * math.prod(shape)).reshape(2, *shape)
+
+
+@torch.no_grad()
+def check_model(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    classes: int | None = None,
+    name: str = "the model",
+) -> int:
+    """Holds a model to its contract on some images: float logits ``(N, K)``.
+
+    Args:
+        model: Is put into ``eval()`` mode meanwhile.
+        images: ``(N, C, H, W)`` in [0, 1], on the model's device; a few are enough.
+        labels: That the model is to be judged by, any number of them.
+        classes: What K is to be.
+        name: The beginning of the message.
+
+    Returns:
+        K.
+
+    Raises:
+        UserError: The model fails on the images; gives anything but ``(N, K)`` finite floats, K at least 2; gives
+            probabilities; K is not ``classes``; or a label is outside [0, K).
+    """
+    with frozen(model):
+        try:
+            logits = model(images)
+        except (torch.OutOfMemoryError, UserError):
+            raise
+        except Exception as error:
+            raise UserError(f"{name} fails on images of shape {tuple(images.shape[1:])}: {_one_line(error)}") from error
+    if not isinstance(logits, Tensor):
+        raise UserError(f"{name} gives a {type(logits).__name__}: it is to return one tensor of logits (N, K)")
+    if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2 or not logits.is_floating_point():
+        raise UserError(
+            f"{name} gives {logits.dtype} of shape {tuple(logits.shape)} for {len(images)} images: "
+            f"it is to give float logits ({len(images)}, {classes or 'K'})"
+        )
+    given = logits.shape[1]
+    if classes is not None and given != classes:
+        raise UserError(f"{name} gives {given} logits an image, the data have {classes} classes: give it as many")
+    if not logits.isfinite().all():
+        raise UserError(f"{name} gives NaN or infinite logits: check its weights and its normalisation")
+    if (logits >= 0).all() and (logits <= 1).all() and ((logits.sum(dim=1) - 1).abs() < 1e-4).all():
+        raise UserError(f"{name} gives probabilities (each row sums to 1): give logits, remove the softmax")
+    if labels is not None and len(labels) and not (labels.min() >= 0 and labels.max() < given):
+        raise UserError(
+            f"the labels reach from {int(labels.min())} to {int(labels.max())}, and {name} gives {given} logits an image: "
+            f"labels are to be 0 to {given - 1}"
+        )
+    return given
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,0 +1,168 @@
+"""What became of every image: the raw result of a cell, from which every figure of its row is computed."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_cli.benchmarks.statistics import Floats, mean_interval
+
+__all__ = ["Outcomes", "summarise", "worst_case"]
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """Predictions and distances of N images, attacked towards T goals (1, or one for every wrong class), over R draws.
+
+    Every prediction is the deployed decision rule's. The clean and the perturbed image see the same draws, so that they
+    agree where they are equal; the draws of ``selection`` are others than those that are scored, and neither were seen
+    by the attack.
+
+    Attributes:
+        labels: ``(N,)`` the true classes.
+        targets: ``(T, N)`` the classes to reach; ``(0, N)`` for an untargeted attack.
+        clean: ``(R, N)`` predictions on the clean images.
+        clean_selection: ``(R, N)`` the same on other draws.
+        perturbed: ``(T, R, N)`` predictions on the perturbed images.
+        perturbed_selection: ``(T, R, N)`` the same on other draws.
+        distance: ``(T, N)`` in the norm of the cell.
+        l2: ``(T, N)``.
+        linf: ``(T, N)``.
+    """
+
+    labels: Integers
+    targets: Integers
+    clean: Integers
+    clean_selection: Integers
+    perturbed: Integers
+    perturbed_selection: Integers
+    distance: Floats
+    l2: Floats
+    linf: Floats
+
+    def within(self, eps: float) -> Outcomes:
+        """The outcomes for an adversary of radius ``eps``: what lies further away is replaced by the clean image."""
+        outside = self.distance > eps
+        return replace(
+            self,
+            perturbed=np.where(outside[:, None], self.clean, self.perturbed),
+            perturbed_selection=np.where(outside[:, None], self.clean_selection, self.perturbed_selection),
+            distance=np.where(outside, 0.0, self.distance),
+            l2=np.where(outside, 0.0, self.l2),
+            linf=np.where(outside, 0.0, self.linf),
+        )
+
+    @property
+    def clean_right(self) -> NDArray[np.bool_]:
+        """``(R, N)``: where the clean image is classified right."""
+        return self.clean == self.labels
+
+    def selection_share(self) -> Floats:
+        """``(1 + T, N)``: how often each candidate was right on the draws kept for choosing; the last is the clean image."""
+        candidates = np.concatenate([self.perturbed_selection, self.clean_selection[None]])
+        return np.asarray((candidates == self.labels).mean(axis=1), dtype=np.float64)
+
+    def worst(self) -> Integers:
+        """``(R, N)`` predictions on each image's worst candidate, of the perturbed images and the clean one."""
+        candidates = np.concatenate([self.perturbed, self.clean[None]])
+        chosen = self.selection_share().argmin(axis=0)
+        return candidates[chosen, :, np.arange(len(self.labels))].T
+
+    def success(self) -> tuple[Floats, Floats]:
+        """How often the attack succeeded and how often it could have, each ``(N,)``; their sums' quotient is the rate.
+
+        Untargeted: draws in which the clean image is right and the worst candidate is not, of those in which the clean
+        image is right. Targeted: draws and targets in which the target is reached, of all.
+        """
+        if len(self.targets):
+            reached = self.perturbed == self.targets[:, None]
+            return reached.mean(axis=(0, 1), dtype=np.float64), np.ones(len(self.labels))
+        right = self.clean_right
+        return (right & (self.worst() != self.labels)).mean(axis=0, dtype=np.float64), right.mean(axis=0, dtype=np.float64)
+
+    def to_bytes(self) -> bytes:
+        """The ``.npz`` file."""
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = vars(self)
+        np.savez_compressed(buffer, **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Outcomes:
+        """Reads what :meth:`to_bytes` wrote."""
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+
+
+def worst_case(attacks: list[Outcomes]) -> Outcomes:
+    """For each image, the outcomes of the attack that the deployed rule survives least, as chosen on the selection draws.
+
+    Args:
+        attacks: Untargeted outcomes of one model, slice and threat, or targeted ones with the same targets.
+    """
+    shares = np.stack([outcomes.selection_share().min(axis=0) for outcomes in attacks])
+    chosen = shares.argmin(axis=0)
+    columns = np.arange(len(chosen))
+
+    def pick(name: str) -> Any:
+        stacked = np.stack([getattr(outcomes, name) for outcomes in attacks])
+        return np.moveaxis(stacked[chosen, ..., columns], 0, -1)
+
+    per_attack = ("perturbed", "perturbed_selection", "distance", "l2", "linf")
+    return replace(attacks[0], **{name: pick(name) for name in per_attack})
+
+
+def summarise(outcomes: Outcomes) -> dict[str, float]:
+    """The figures of a row, as the contract names them; NaN where there is nothing to measure."""
+    labels = outcomes.labels
+    repeats = len(outcomes.clean)
+    worst = outcomes.worst()
+    clean = outcomes.clean_right.mean(axis=0, dtype=np.float64)
+    robust = (worst == labels).mean(axis=0, dtype=np.float64)
+    clean_low, clean_high = mean_interval(clean, draws=repeats)
+    robust_low, robust_high = mean_interval(robust, draws=repeats)
+    succeeded, possible = outcomes.success()
+    fell = _share_that_fell(outcomes)
+    return {
+        "clean_accuracy": float(clean.mean()),
+        "clean_accuracy_low": clean_low,
+        "clean_accuracy_high": clean_high,
+        "robust_accuracy": float(robust.mean()),
+        "robust_accuracy_low": robust_low,
+        "robust_accuracy_high": robust_high,
+        "robust_accuracy_vote": float(_most_votes(worst, labels).mean()),
+        "robust_accuracy_every_draw": float((worst == labels).all(axis=0).mean()),
+        "attack_success_rate": float(succeeded.sum() / possible.sum()) if possible.sum() else float("nan"),
+        "mean_l2": _weighted_mean(outcomes.l2, fell),
+        "mean_linf": _weighted_mean(outcomes.linf, fell),
+    }
+
+
+def _share_that_fell(outcomes: Outcomes) -> Floats:
+    """``(T, N)``: in how many draws the perturbation did what the clean image did not."""
+    if len(outcomes.targets):
+        goal = outcomes.targets[:, None]
+        fell = (outcomes.perturbed == goal) & (outcomes.clean[None] != goal)
+    else:
+        fell = (outcomes.perturbed != outcomes.labels) & outcomes.clean_right[None]
+    return np.asarray(fell.mean(axis=1), dtype=np.float64)
+
+
+def _most_votes(predictions: Integers, labels: Integers) -> NDArray[np.bool_]:
+    """``(N,)``: whether more draws voted for the label than for any other class; a tie is no majority."""
+    classes = max(int(predictions.max(initial=0)), int(labels.max(initial=0))) + 1
+    votes = (predictions[:, :, None] == np.arange(classes)).sum(axis=0)
+    own = votes[np.arange(len(labels)), labels]
+    votes[np.arange(len(labels)), labels] = -1
+    return np.asarray(own > votes.max(axis=1))
+
+
+def _weighted_mean(values: Floats, weights: Floats) -> float:
+    total = float(weights.sum())
+    return float((values * weights).sum() / total) if total else float("nan")

@@ -1,0 +1,121 @@
+"""From a user's words to defended models on the disk: loads what is there, trains what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.cell import MethodSpec
+from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
+from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+from robustbench_cli.benchmarks.datasets.base.slice import first_examples
+from robustbench_cli.benchmarks.models import registry as models
+from robustbench_cli.benchmarks.models.base import default_model
+from robustbench_cli.benchmarks.subject import Subject, open_subject
+from robustbench_cli.benchmarks.training import Training, cached_checkpoint, train
+from robustbench_cli.defenses.base.training import Recipe, TrainingProgress
+
+__all__ = ["Preparation"]
+
+HASHED_EXAMPLES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How defended models are come by.
+
+    Attributes:
+        dataset: As the user named it.
+        data_dir: The folder of downloaded data sets.
+        device: Where to train.
+        seed: Of trainings.
+        recipe: What the user set of the training recipe; the data set's usual number of epochs stands where they set none.
+        begin: Called with a label and a file before each training.
+        progress: Called after each epoch.
+    """
+
+    dataset: str
+    data_dir: Path | None
+    device: torch.device
+    seed: int
+    recipe: dict[str, Any]
+    begin: Callable[[str, Path], None] = lambda label, path: None
+    progress: Callable[[TrainingProgress], None] = lambda _: None
+
+    @property
+    def data(self) -> Dataset:
+        """The data set."""
+        return load_dataset(self.dataset, data_dir=self.data_dir)
+
+    def training(
+        self,
+        *,
+        model: str | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        base: Subject | None = None,
+        defenses: tuple[MethodSpec, ...] = (),
+    ) -> Training:
+        """The training of a defended model.
+
+        Args:
+            model: As the user named it; the base's or the data's usual one where not given.
+            mean: Of the normalisation inside the model.
+            std: Of that normalisation.
+            base: The checkpoint to start from.
+            defenses: In order; ``none`` among them is left out.
+
+        Raises:
+            UserError: No model is usual for the data, or a part of the recipe is unknown or not allowed.
+        """
+        data = self.data
+        if base is not None and (base.shape, base.classes) != (data.shape, data.classes):
+            raise UserError(
+                f"{base.path} takes images {base.shape} of {base.classes} classes, {self.dataset} has {data.shape} of "
+                f"{data.classes}: name the data set that it was trained on"
+            )
+        model = base.model if base is not None else model or default_model(data.shape)
+        recipe = Recipe.from_parameters({"epochs": data.epochs, **self.recipe}, name="train")
+        return Training(
+            dataset=self.dataset,
+            data=first_examples(data.split("train"), HASHED_EXAMPLES).sha256,
+            model=model,
+            model_source=models.source_of(model),
+            mean=mean,
+            std=std,
+            base=(base.path, base.identity) if base is not None else None,
+            defenses=tuple(each for each in defenses if each.name != "none"),
+            recipe=recipe.model_dump(mode="json"),
+            seed=self.seed,
+        )
+
+    def trained(self, training: Training, path: Path | None = None) -> Subject:
+        """A defended model, trained now unless its checkpoint is there already.
+
+        Args:
+            training: What to train.
+            path: The checkpoint; a file in the user's cache folder where not given.
+        """
+        path = path or cached_checkpoint(training)
+        named = {training.model, *(each.name for each in training.defenses)}
+        if path.is_file():
+            subject = open_subject(path, named=named)
+            if subject.training.get("key") == training.key:
+                return subject
+        self.begin(training.label, path)
+        train(training, path, device=self.device, data_dir=self.data_dir, progress=self.progress)
+        return open_subject(path, named=named)
+
+    @torch.no_grad()
+    def accuracy(self, subject: Subject, images: int = 1000) -> tuple[float, int]:
+        """The share of test images that one pass of a model gets right, and how many there were."""
+        examples = first_examples(self.data.split("test"), images)
+        model = subject.load().to(self.device)
+        batches = examples.images.split(256)
+        right = torch.cat([model(batch.to(self.device)).argmax(1).cpu() for batch in batches]) == examples.labels
+        return right.double().mean().item(), len(examples)

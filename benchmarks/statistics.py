@@ -1,0 +1,106 @@
+"""Intervals for accuracies over images and draws, and the Defense Efficiency Score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+__all__ = ["LOSS_FLOOR", "DefenseEfficiency", "defense_efficiency", "mean_interval"]
+
+Floats = NDArray[np.float64]
+
+LOSS_FLOOR = 0.1
+"""The smallest loss of clean accuracy, in points, by which a Defense Efficiency Score is divided."""
+
+
+def mean_interval(shares: Floats, *, draws: int = 1, confidence: float = 0.95) -> tuple[float, float]:
+    """The score interval of Wilson (1927) for the mean of shares that belong to images.
+
+    The images are the sample; the draws of one image are not independent of each other. So the number of trials is the
+    effective one: ``p (1 - p)`` over the variance of the mean across images, which holds the noise of the draws too
+    (Kish's design effect). For one draw it is the number of images, and the interval is Wilson's for a binomial share.
+
+    Args:
+        shares: ``(N,)`` in [0, 1], for each image the share of its draws that were right.
+        draws: How many draws each share stands for.
+        confidence: The interval's coverage.
+
+    Returns:
+        The lower and the upper end, in [0, 1]; NaN without images.
+    """
+    count = len(shares)
+    if not count:
+        return float("nan"), float("nan")
+    mean = float(shares.mean())
+    trials = float(count)
+    between = mean * (1 - mean)
+    if between > 0:
+        variance = float(shares.var()) / count
+        trials = min(between / variance, count * draws) if variance > 0 else count * draws
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    centre = (mean + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * float(np.sqrt(between / trials + z * z / (4 * trials * trials)))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class DefenseEfficiency:
+    """A Defense Efficiency Score with what it is made of; points are percentage points.
+
+    Attributes:
+        score: Points of attack success prevented over points of clean accuracy lost, the loss floored.
+        low: Lower end of the score's 95 % interval.
+        high: Upper end.
+        loss: Points of clean accuracy lost, not floored.
+        loss_within_interval: Whether the loss cannot be told from none: the 95 % interval of the loss holds 0.
+    """
+
+    score: float
+    low: float
+    high: float
+    loss: float
+    loss_within_interval: bool
+
+
+def defense_efficiency(
+    *,
+    undefended_success: tuple[Floats, Floats],
+    defended_success: tuple[Floats, Floats],
+    undefended_clean: Floats,
+    defended_clean: Floats,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> DefenseEfficiency:
+    """The Defense Efficiency Score (Wang et al., IJCAI 2019, section 4.1) with a paired bootstrap over the images.
+
+    Args:
+        undefended_success: For each image how often the attack succeeded on the undefended model and how often it could
+            have, each ``(N,)``; the success rate is the quotient of the sums.
+        defended_success: The same for the defended model, on the same images.
+        undefended_clean: ``(N,)`` shares of draws that classify the clean image right.
+        defended_clean: The same for the defended model.
+        resamples: Bootstrap samples.
+        seed: Seed of the bootstrap.
+    """
+    count = len(undefended_clean)
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    weights = np.vstack([np.ones(count), weights])
+
+    def rate(success: tuple[Floats, Floats]) -> Floats:
+        return np.asarray(100 * (weights @ success[0]) / np.maximum(weights @ success[1], 1e-12))
+
+    prevented = rate(undefended_success) - rate(defended_success)
+    loss = 100 * (weights @ (undefended_clean - defended_clean)) / count
+    scores = prevented / np.maximum(loss, LOSS_FLOOR)
+    low, high = np.quantile(scores[1:], [0.025, 0.975])
+    loss_low, loss_high = np.quantile(loss[1:], [0.025, 0.975])
+    return DefenseEfficiency(
+        score=float(scores[0]),
+        low=float(low),
+        high=float(high),
+        loss=float(loss[0]),
+        loss_within_interval=bool(loss_low <= 0 <= loss_high),
+    )

@@ -1,0 +1,172 @@
+"""A suite: the words of a comparison, and how they expand into cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.cell import Cell, Eps, MethodSpec, Targeted, parse_eps
+
+if TYPE_CHECKING:
+    from robustbench_cli.benchmarks.subject import Subject
+
+__all__ = ["AttackChoice", "Job", "Suite", "expand"]
+
+
+@dataclass(frozen=True)
+class AttackChoice:
+    """An attack of a suite.
+
+    Attributes:
+        spec: The attack and its parameters.
+        norms: The norms that it knows, its own first.
+        minimal_norm: Whether it looks for the smallest perturbation.
+        eot: Draws a gradient, ``"exact"``, or ``"auto"``.
+    """
+
+    spec: MethodSpec
+    norms: tuple[str, ...]
+    minimal_norm: bool
+    eot: int | Literal["exact", "auto"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What is attacked with what. Every sequence is a dimension of the grid.
+
+    Attributes:
+        dataset: As the user named it.
+        n: Images.
+        attacks: At least one.
+        norm: The norm of the radii; ``None`` is linf, or the norm that all the attacks know where linf is none of theirs.
+        eps: The radii; where there are none, the data set's usual one in linf.
+        targeted: How target classes are chosen.
+        repeats: Draws that score an image; ``None`` for 10 of a randomized model and 1 of another.
+        seeds: Of the attacks.
+    """
+
+    dataset: str
+    n: int
+    attacks: Sequence[AttackChoice]
+    norm: str | None = None
+    eps: Sequence[Eps] = ()
+    targeted: Targeted = "no"
+    repeats: int | None = None
+    seeds: Sequence[int] = (0,)
+
+
+class Job(BaseModel):
+    """A cell with what its worker needs to find and to compute it, which is no part of the cell's identity. Plain data.
+
+    Attributes:
+        cell: What to run.
+        eps: The radius as it was written.
+        checkpoint: The checkpoint's file.
+        loading: How a foreign checkpoint is loaded: keywords of ``load_checkpoint``.
+        store: The folder of the store.
+        data_dir: The folder of downloaded data sets.
+        device: A torch device.
+        batch_size: Rows that pass through the model at once; ``None`` chooses.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cell: Cell
+    eps: str
+    checkpoint: Path
+    loading: dict[str, Any]
+    store: Path
+    data_dir: Path | None
+    device: str
+    batch_size: int | None
+
+
+def expand(
+    suite: Suite,
+    subjects: Sequence[Subject],
+    *,
+    data_sha256: str,
+    n: int,
+    usual_eps: str,
+    store: Path,
+    data_dir: Path | None,
+    device: str,
+    batch_size: int | None,
+) -> list[Job]:
+    """The jobs of a suite, one for each different cell, in the order of its dimensions.
+
+    Args:
+        suite: The words.
+        subjects: The defended models.
+        data_sha256: Of the evaluated slice.
+        n: How many images it has.
+        usual_eps: The data set's usual radius in linf.
+        store: See :class:`Job`.
+        data_dir: See :class:`Job`.
+        device: See :class:`Job`.
+        batch_size: See :class:`Job`.
+
+    Raises:
+        UserError: A radius is missing, or an attack does not know the norm, or a defense not the gradient source.
+    """
+    norm = suite.norm or _norm_of(suite.attacks)
+    radii = list(suite.eps)
+    if not radii and any(not attack.minimal_norm for attack in suite.attacks):
+        if norm != "linf":
+            raise UserError(f"no radius is usual in {norm}: give --eps")
+        radii = [parse_eps(usual_eps)]
+    jobs: dict[str, Job] = {}
+    for subject in subjects:
+        for attack in suite.attacks:
+            for its_norm, eps in _threats(attack, norm, radii):
+                for seed in suite.seeds:
+                    cell = Cell(
+                        dataset=suite.dataset,
+                        data=data_sha256,
+                        n=n,
+                        model=subject.model,
+                        checkpoint=subject.identity,
+                        defenses=subject.defenses,
+                        attack=attack.spec,
+                        norm=its_norm,
+                        eps=None if eps is None else eps.value,
+                        targeted=suite.targeted,
+                        eot=subject.eot(attack.eot),
+                        repeats=subject.repeats(suite.repeats),
+                        seed=seed,
+                    )
+                    job = Job(
+                        cell=cell,
+                        eps="" if eps is None else eps.text,
+                        checkpoint=subject.path,
+                        loading=subject.loading,
+                        store=store,
+                        data_dir=data_dir,
+                        device=device,
+                        batch_size=batch_size,
+                    )
+                    jobs.setdefault(cell.id, job)
+    return list(jobs.values())
+
+
+def _norm_of(attacks: Sequence[AttackChoice]) -> str:
+    """linf if any attack knows it, else the first attack's own."""
+    return "linf" if any("linf" in attack.norms for attack in attacks) else attacks[0].norms[0]
+
+
+def _threats(attack: AttackChoice, norm: str, radii: Sequence[Eps]) -> list[tuple[str, Eps | None]]:
+    """The norms and radii that an attack of a suite runs at.
+
+    A minimal-norm attack that does not know the suite's norm runs in its own; the radii are none of that norm, so all its
+    successes count.
+    """
+    if norm in attack.norms:
+        return [(norm, eps) for eps in radii] or [(norm, None)]
+    if attack.minimal_norm:
+        return [(attack.norms[0], None)]
+    raise UserError(f"{attack.spec.name} does not know the norm {norm}: it knows {', '.join(attack.norms)}")

@@ -1,0 +1,7 @@
+"""Floor 2: the defenses, one file each with its training, and in ``base`` what they are built from."""
+
+from robustbench_cli.attacks.base.registry import Registry
+
+__all__ = ["registry"]
+
+registry = Registry(kind="defense", package=__name__)

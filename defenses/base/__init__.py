@@ -1,0 +1,1 @@
+"""What every defense is built from; the defenses themselves stand one folder up, one file each."""

@@ -1,0 +1,52 @@
+"""The base of every defense."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.method import Method
+from robustbench_cli.defenses.base.training import Trainer
+
+__all__ = ["Defense"]
+
+
+class Defense(Method, ABC):
+    """Turns a model into a defended one.
+
+    Whether the defended model is randomized is measured (:func:`~robustbench_cli.attacks.base.model.is_randomized`),
+    not declared. A randomized one draws from torch's global generators, for every row of a batch by itself, anew in each
+    forward pass, and in ``eval()`` as in ``train()``; where its draws can be counted it satisfies
+    :class:`~robustbench_cli.attacks.base.model.EnumerableDraws`.
+
+    Attributes:
+        trained: Whether :meth:`fit` has to follow :meth:`protect` before the defended model is of use.
+    """
+
+    trained: ClassVar[bool] = False
+
+    @abstractmethod
+    def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """Builds the defended model.
+
+        Its structure and the names in its state dict follow from the model's structure, the example's shape and the
+        defense's parameters alone, so that a checkpoint can be loaded into one built anew.
+
+        Args:
+            model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``. It is left as it is, and shares no parameter
+                with what is returned.
+            example: One image ``(1, C, H, W)`` in [0, 1], on the model's device.
+
+        Raises:
+            UserError: The model is not of the kind that the defense needs.
+        """
+
+    def fit(self, model: nn.Module, trainer: Trainer) -> None:
+        """Trains in place, by the defense's own procedure, what :meth:`protect` returned.
+
+        Args:
+            model: The protected model.
+            trainer: The examples, the recipe and the loop.
+        """

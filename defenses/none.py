@@ -1,0 +1,26 @@
+"""No defense: the reference that every defense is compared with."""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from robustbench_cli.defenses.base.defense import Defense
+from robustbench_cli.defenses.base.training import Trainer
+
+__all__ = ["Undefended"]
+
+
+class Undefended(Defense):
+    """The model as it is, with ordinary training."""
+
+    paper: ClassVar[str] = "none"
+    trained: ClassVar[bool] = True
+
+    def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
+        return copy.deepcopy(model)
+
+    def fit(self, model: nn.Module, trainer: Trainer) -> None:
+        trainer.fit(model, name="training")

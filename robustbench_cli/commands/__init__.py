@@ -1,0 +1,1 @@
+"""One file a command: ``main`` imports the file when its name is typed, and runs the click command of that name in it."""

@@ -1,0 +1,89 @@
+"""``advdef attack``: accuracy under attack of one or more defended models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from robustbench_cli import console
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.models_options import ModelWords, model_options
+from robustbench_cli.options import EOT, EPS, SETTING, Common, OneOf, Setting, command, computing
+
+if TYPE_CHECKING:
+    from robustbench_cli.benchmarks.cell import Eps, Targeted
+
+__all__ = ["attack"]
+
+NORMS = ("linf", "l2", "l1", "l0")
+TARGETS = ("next", "random", "least-likely", "all")
+
+
+@command("attack")
+@model_options(checkpoints=True)
+@click.option("--attack", "attacks", multiple=True, metavar="NAME", help="Attack with this; 'eot-NAME' is NAME with --eot 10.")
+@click.option("--set", "settings", type=SETTING, multiple=True, help="Set a parameter of an attack, a defense or the training.")
+@click.option("--norm", type=OneOf(NORMS), help="Measure the perturbation in this norm.  [default: linf]")
+@click.option("--eps", type=EPS, multiple=True, help="Allow perturbations up to this radius, as 0.1 or 8/255.")
+@click.option("--eot", type=EOT, help="Average gradients over K draws of a randomized defense, or over all.  [default: 10, or exact where that costs no more]")
+@click.option("--targeted", type=OneOf(TARGETS), help="Attack towards another class instead of just away from the right one.")
+@click.option("--n", type=click.IntRange(min=1), default=1000, show_default=True, help="Attack the first N test images.")
+@click.option("--repeats", type=click.IntRange(min=1), help="Score a randomized defense on so many fresh draws.  [default: 10]")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the table to a .csv, .json or .md file.")
+@computing
+def attack(
+    common: Common,
+    words: ModelWords,
+    attacks: tuple[str, ...],
+    settings: tuple[Setting, ...],
+    norm: str | None,
+    eps: tuple[Eps, ...],
+    eot: int | Literal["exact"] | None,
+    targeted: Targeted | None,
+    n: int,
+    repeats: int | None,
+    output: Path | None,
+) -> None:
+    """Attack a defended model and print what is left of its accuracy.
+
+    Without a checkpoint the model is trained first, once, and kept in the cache folder. Without --attack: pgd, cw-pgd
+    and cw, each adapted to the defense. What the store has already is not computed again.
+    """
+    from robustbench_cli.attacks import registry
+    from robustbench_cli.benchmarks.suite import Suite
+    from robustbench_cli.running import attack_all, preparation, raise_failures, table_of
+    from robustbench_cli.tables import for_terminal, form_of, write
+    from robustbench_cli.words import DEFAULT_ATTACKS, attack_choices, distribute, plain_name
+
+    if output is not None:
+        form_of(output)
+    names = attacks or DEFAULT_ATTACKS
+    kinds = {plain_name(name): registry.load(plain_name(name)) for name in names}
+    parameters = distribute(settings, kinds | words.kinds())
+    choices = attack_choices(names, eot, parameters)
+    with console.progress() as shown:
+        dataset = words.dataset_name()
+        prepare = preparation(common, dataset, words.recipe(parameters), shown)
+        subjects = words.subjects(prepare, parameters)
+        suite = Suite(
+            dataset=dataset,
+            n=n,
+            attacks=choices,
+            norm=norm,
+            eps=eps,
+            targeted=targeted or "no",
+            repeats=repeats,
+            seeds=(common.seed,),
+        )
+        results, failures = attack_all(common, suite, subjects, shown)
+    if not results:
+        raise_failures(failures)
+        raise UserError("there is nothing to attack: name at least one attack")
+    table = table_of(common.store, results)
+    console.report(for_terminal(table))
+    if output is not None:
+        write(table, output)
+        console.note(f"wrote {output}")
+    raise_failures(failures)

@@ -1,0 +1,99 @@
+"""``advdef report``: the table of what stores hold, and the gates of a CI pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from robustbench_cli import console, tables
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.exits import CellsFailed, GateFailed
+from robustbench_cli.options import command, output_format
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from robustbench_cli.benchmarks.store import Failure
+
+__all__ = ["report"]
+
+DEFAULT_STORE = Path("advdef-runs")
+
+
+@command("report")
+@click.argument("stores", nargs=-1, type=click.Path(path_type=Path), metavar="[STORE ...]")
+@click.option("--where", "conditions", multiple=True, metavar="KEY=VALUE", help="Keep rows whose column KEY is VALUE; all of several must hold, any of several values of one key.")
+@output_format(*tables.FORMATS)
+@click.option("-o", "--output", "outputs", multiple=True, type=click.Path(dir_okay=False, path_type=Path), help="Write the table to a .csv, .json or .md file too.")
+@click.option("--fail-under", "minima", multiple=True, metavar="COLUMN=VALUE", help="Exit with 1 if a row's COLUMN is below VALUE.")
+@click.option("--baseline", type=click.Path(dir_okay=False, path_type=Path), help="Compare with the rows of this .csv file.")
+@click.option("--max-drop", "drops", multiple=True, metavar="COLUMN=VALUE", help="Exit with 1 if a row's COLUMN is lower than the baseline's by more than VALUE.")
+def report(
+    stores: tuple[Path, ...],
+    conditions: tuple[str, ...],
+    output_format: str,
+    outputs: tuple[Path, ...],
+    minima: tuple[str, ...],
+    baseline: Path | None,
+    drops: tuple[str, ...],
+) -> None:
+    """Print the table of one or more stores (default: ./advdef-runs), and judge it.
+
+    Rows in which the reported figure is missing, and cells that failed, make a gate fail to be judged: exit code 3.
+    """
+    from robustbench_cli.benchmarks import gates
+    from robustbench_cli.benchmarks.rows import rows
+    from robustbench_cli.benchmarks.store import Store
+    from robustbench_cli.running import failure_line
+
+    for path in outputs:
+        tables.form_of(path)
+    floors = [gates.parse_limit(words, option="--fail-under") for words in minima]
+    allowed = [gates.parse_limit(words, option="--max-drop") for words in drops]
+    if bool(allowed) != (baseline is not None):
+        raise UserError("--baseline FILE.csv and --max-drop COLUMN=VALUE need each other: give both")
+    earlier = None if baseline is None else gates.read_baseline(baseline)
+    wanted = gates.parse_conditions(conditions)
+    opened = [Store(path) for path in stores or (DEFAULT_STORE,)]
+    results = {result.cell.id: (result, store) for store in opened for result in store.results()}
+    table = rows((result, lambda store=store, cell=cell: store.outcomes(cell)) for cell, (result, store) in results.items())  # type: ignore[misc]
+    table = gates.select(table, wanted)
+    failures = [failure for store in opened for failure in store.failures() if failure.cell.id not in results]
+    _show(table, output_format, outputs)
+    missing = [failure_line(failure) for failure in failures]
+    if floors or allowed:
+        verdicts = [gates.fail_under(table, limit) for limit in floors]
+        if earlier is not None:
+            verdicts += [gates.max_drop(table, gates.select(earlier, wanted), limit) for limit in allowed]
+        missing += [line for verdict in verdicts for line in verdict.missing]
+        broken = [line for verdict in verdicts for line in verdict.broken]
+        _judge(broken, missing)
+    elif failures:
+        _warn(failures)
+
+
+def _show(table: pd.DataFrame, form: str, outputs: Sequence[Path]) -> None:
+    if form == "table":
+        console.report(tables.for_terminal(table) if len(table) else "no rows")
+    else:
+        console.report(tables.as_text(table, form))
+    for path in outputs:
+        tables.write(table, path)
+        console.note(f"wrote {path}")
+
+
+def _judge(broken: Sequence[str], missing: Sequence[str]) -> None:
+    if missing:
+        raise CellsFailed([*missing, *broken])
+    if broken:
+        raise GateFailed(broken)
+
+
+def _warn(failures: Sequence[Failure]) -> None:
+    from robustbench_cli.running import failure_line
+
+    for failure in failures:
+        console.warn(failure_line(failure))

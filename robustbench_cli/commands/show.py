@@ -1,0 +1,68 @@
+"""``advdef show``: one attack, defense, data set or model in full."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from robustbench_cli import console
+from robustbench_cli.kinds import KINDS, card
+from robustbench_cli.options import OneOf, command, output_format
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@command("show")
+@click.argument("kind", type=OneOf(KINDS), metavar="|".join(KINDS))
+@click.argument("name")
+@output_format("table", "json")
+def show(kind: str, name: str, output_format: str) -> None:
+    """Show every parameter, its default, the norms and the source paper of NAME.
+
+    NAME is one that "advdef list" gives, package.module:object or path/to/file.py:object.
+    """
+    told = card(kind, name)
+    if output_format == "json":
+        console.report(json.dumps(told, indent=2))
+        return
+    parts = [f"{told['name']} ({told['kind']})\n{told['summary']}", told["description"], _facts(told)]
+    console.report("\n\n".join(part for part in parts if part))
+    if told.get("parameters"):
+        console.report("\n")
+        console.report(_table(told["parameters"]))
+
+
+def _facts(told: dict[str, Any]) -> str:
+    facts: dict[str, Any] = {key: told[key] for key in ("norms", "classes", "shape", "epochs", "paper") if key in told}
+    if "argument_name" in told:
+        facts["written"] = f"{told['name'].partition(':')[0]}:{told['argument_name']}"
+    if "minimal_norm" in told:
+        facts["searches"] = "the smallest perturbation" if told["minimal_norm"] else "inside a given radius"
+    if told.get("parameters") == []:
+        facts["parameters"] = "none"
+    width = max(map(len, facts), default=0)
+    return "\n".join(
+        f"{key:{width}}  {', '.join(map(str, value)) if isinstance(value, list) else value}"
+        for key, value in facts.items()
+    )
+
+
+def _table(parameters: list[dict[str, Any]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        "parameter", "type", "default", "allowed", "what it is", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
+    )
+    for each in parameters:
+        default = "(required)" if each["required"] else _written(each["default"])
+        table.add_row(each["name"], each["type"], default, ", ".join(each["constraints"]), each["description"])
+    return table
+
+
+def _written(value: Any) -> str:
+    """A default as ``--set`` would take it."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,36 @@
+"""``advdef train``: a defended model in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from robustbench_cli import console
+from robustbench_cli.models_options import ModelWords, model_options
+from robustbench_cli.options import SETTING, Common, Setting, command, computing
+
+__all__ = ["train"]
+
+
+@command("train")
+@model_options(checkpoints=False)
+@click.option("--set", "settings", type=SETTING, multiple=True, help="Set a parameter of a defense, or of the training: train.lr=0.01.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Write the checkpoint to this .safetensors file.")
+@computing
+def train(common: Common, words: ModelWords, settings: tuple[Setting, ...], output: Path) -> None:
+    """Train a defended model and write it to a checkpoint.
+
+    The same command again goes on with a training that was interrupted, and does nothing when it is done.
+    """
+    from robustbench_cli.running import preparation
+    from robustbench_cli.words import distribute
+
+    parameters = distribute(settings, words.kinds())
+    with console.progress() as shown:
+        prepare = preparation(common, words.dataset_name(), words.recipe(parameters), shown)
+        (training,) = words.trainings(prepare, parameters)
+        subject = prepare.trained(training, output)
+        right, images = prepare.accuracy(subject)
+    kind = "randomized" if subject.randomized else "deterministic"
+    console.report(f"{output}: {training.label}, {kind}, clean accuracy {100 * right:.1f} on {images:,} test images")

@@ -1,0 +1,196 @@
+"""What a person sees: the report on stdout; notes, warnings, errors and progress on stderr.
+
+Words are printed as they are (no markup, no emoji codes), lines are never broken or cut in a pipe, and colours follow
+the terminal and ``NO_COLOR``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import rich.progress
+    from rich.console import Console, RenderableType
+
+__all__ = [
+    "Progress",
+    "Task",
+    "begin",
+    "drop_the_rest",
+    "error",
+    "fault",
+    "note",
+    "progress",
+    "report",
+    "settings",
+    "warn",
+]
+
+# Nothing is as wide as this, so that nothing is cut. Rich pads a table only to the width of its own content.
+_WIDTH_OF_A_PIPE = 100_000
+
+
+@dataclass
+class _Settings:
+    """What ``-q`` and ``-v`` set, for the one command that this process runs."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+settings = _Settings()
+
+
+def begin() -> None:
+    """Forgets the settings and the streams of a command that ran before in the same process."""
+    settings.quiet = settings.verbose = False
+    _console.cache_clear()
+
+
+def report(content: RenderableType) -> None:
+    """Prints what was asked for on stdout: a string to the letter, anything else as rich draws it.
+
+    Where the reader has left (``| head``), the rest is dropped without a word, and the command goes on to its exit code.
+    """
+    if not isinstance(content, str):
+        _console("stdout").print(content)
+        return
+    try:
+        sys.stdout.write(content if content.endswith("\n") else f"{content}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_the_rest(sys.stdout)
+
+
+def note(line: str) -> None:
+    """Tells what is going on, on stderr, unless ``-q`` was given."""
+    if not settings.quiet:
+        _print(line)
+
+
+def warn(line: str) -> None:
+    """Tells what the user should know before they trust the result, on stderr, even with ``-q``."""
+    _print(f"advdef: warning: {_one_line(line)}", style="yellow")
+
+
+def error(line: str) -> None:
+    """Tells on stderr, in one line, why the command ends with another exit code than 0."""
+    _print(f"advdef: error: {_one_line(line)}", style="bold red")
+
+
+def fault(exception: BaseException) -> None:
+    """Tells of a fault of the project's own in one line, with the traceback before it where ``-v`` was given."""
+    if settings.verbose:
+        _print("".join(traceback.format_exception(exception)).rstrip("\n"))
+    what = _one_line(f"{type(exception).__name__}: {exception}")
+    way_on = "" if settings.verbose else " (the same command with -v shows the traceback)"
+    _print(f"advdef: internal error: {what}{way_on}", style="bold red")
+
+
+def drop_the_rest(stream: IO[str]) -> None:
+    """Sends what is still written to a stream whose reader has left to nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One bar of a :class:`Progress`."""
+
+    _bars: rich.progress.Progress | None
+    _id: rich.progress.TaskID | None
+
+    def advance(self, steps: float = 1) -> None:
+        """Moves the bar on by ``steps`` of its total."""
+        if self._bars is not None and self._id is not None:
+            self._bars.advance(self._id, steps)
+
+    def update(self, *, completed: float | None = None, total: float | None = None, text: str | None = None) -> None:
+        """Sets how far the bar is, its total, or its words."""
+        if self._bars is not None and self._id is not None:
+            self._bars.update(self._id, completed=completed, total=total, description=text)
+
+    def remove(self) -> None:
+        """Takes the bar off the terminal."""
+        if self._bars is not None and self._id is not None:
+            self._bars.remove_task(self._id)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Bars on a terminal; elsewhere the lines given to :meth:`finished`; nothing with ``-q``."""
+
+    _bars: rich.progress.Progress | None
+
+    def add(self, text: str, *, total: float | None = None) -> Task:
+        """Adds a bar below those there are.
+
+        Args:
+            text: What is being done.
+            total: How many steps it takes; without it the bar only pulses.
+        """
+        return Task(self._bars, None if self._bars is None else self._bars.add_task(text, total=total))
+
+    def finished(self, line: str) -> None:
+        """Tells of a finished cell or training in a line of its own, where there is no terminal to show bars on."""
+        if self._bars is None:
+            note(line)
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Shows on stderr how far a command is; the bars are gone when the block ends.
+
+    Example::
+
+        with console.progress() as shown:
+            cells = shown.add("cells", total=len(todo))
+            for cell in todo:
+                run(cell)
+                cells.advance()
+                shown.finished(f"{cell.defense} {cell.attack.label}: done")
+    """
+    if settings.quiet or not sys.stderr.isatty() or _console("stderr").is_dumb_terminal:
+        yield Progress(None)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    text = TextColumn("{task.description}", markup=False)
+    columns = (text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=_console("stderr"), transient=True) as bars:
+        yield Progress(bars)
+
+
+def _print(line: str, *, style: str | None = None) -> None:
+    _console("stderr").print(line, style=style, soft_wrap=True)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split("\n")).strip()
+
+
+@cache
+def _console(name: str) -> Console:
+    from rich.console import Console
+
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:
+            drop_the_rest(self.file)
+
+    stream = sys.stderr if name == "stderr" else sys.stdout
+    return Ours(
+        stderr=name == "stderr",
+        width=None if stream.isatty() else _WIDTH_OF_A_PIPE,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )

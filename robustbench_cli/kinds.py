@@ -1,0 +1,116 @@
+"""The kinds of named things, and what their classes tell about themselves: their docstrings, fields and attributes."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import types
+import typing
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from robustbench_cli.attacks.base.registry import Registry
+
+__all__ = ["KINDS", "card", "registry_of", "summary"]
+
+_PACKAGES = {
+    "attack": "robustbench_cli.attacks",
+    "defense": "robustbench_cli.defenses",
+    "dataset": "robustbench_cli.benchmarks.datasets",
+    "model": "robustbench_cli.benchmarks.models",
+}
+KINDS = tuple(_PACKAGES)
+
+_LIMITS = {
+    "gt": ">",
+    "ge": ">=",
+    "lt": "<",
+    "le": "<=",
+    "multiple_of": "a multiple of",
+    "min_length": "length >=",
+    "max_length": "length <=",
+}
+
+
+def registry_of(kind: str) -> Registry:
+    """The registry of one of :data:`KINDS`."""
+    registry: Registry = importlib.import_module(_PACKAGES[kind]).registry
+    return registry
+
+
+def summary(thing: Any) -> str:
+    """The first line of the docstring; nothing where there is only an inherited one."""
+    return _plain(thing.__doc__ or "").partition("\n")[0]
+
+
+def card(kind: str, name: str) -> dict[str, Any]:
+    """All that is known of an attack, a defense, a data set or a model, as JSON values.
+
+    Args:
+        kind: One of :data:`KINDS`.
+        name: As a user types it; what follows the colon of ``npz:PATH`` is of no account.
+
+    Raises:
+        UserError: There is no such thing.
+    """
+    registry = registry_of(kind)
+    word = name.partition(":")[0]
+    takes_argument = kind in {"dataset", "model"} and word in registry.names()
+    thing = registry.load(word if takes_argument else name)
+    told: dict[str, Any] = {"kind": kind, "name": name, "summary": summary(thing)}
+    described = _plain(thing.__doc__ or "").partition("\n")[2]
+    # What follows is for who calls the class from Python.
+    told["description"] = re.split(r"^(?:Args|Attributes|Raises|Returns):$", described, flags=re.MULTILINE)[0].strip()
+    for attribute in ("paper", "norms", "minimal_norm", "trained", "classes", "shape", "argument_name", "epochs"):
+        value = getattr(thing, attribute, None)
+        # On a class, a property is not yet a value.
+        if value is not None and value != "" and not callable(value) and not isinstance(value, property):
+            told[attribute] = list(value) if isinstance(value, tuple) else value
+    if hasattr(thing, "model_fields"):
+        told["parameters"] = [_parameter(key, field) for key, field in thing.model_fields.items()]
+    return told
+
+
+def _parameter(name: str, field: FieldInfo) -> dict[str, Any]:
+    from pydantic_core import to_jsonable_python
+
+    told = {"name": name, "type": _type(field.annotation), "required": field.is_required()}
+    if not field.is_required():
+        told["default"] = to_jsonable_python(field.get_default(call_default_factory=True, validated_data={}))
+    told["constraints"] = _limits(field.metadata)
+    told["description"] = field.description or ""
+    return told
+
+
+def _type(annotation: Any) -> str:
+    """A type as a user would write down what it allows: ``list[int >= 1]``, ``adam | sgd``, ``float | null``."""
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is type(None):
+        return "null"
+    if origin is typing.Annotated:
+        return " ".join([_type(parts[0]), *_limits(parts[1:])])
+    if origin is Literal:
+        return " | ".join(str(part) for part in parts)
+    if origin in {typing.Union, types.UnionType}:
+        return " | ".join(_type(part) for part in parts)
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join('...' if part is ... else _type(part) for part in parts)}]"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _limits(metadata: typing.Iterable[Any]) -> list[str]:
+    return [
+        f"{words} {getattr(each, key)}"
+        for each in metadata
+        for key, words in _LIMITS.items()
+        if getattr(each, key, None) is not None
+    ]
+
+
+def _plain(docstring: str) -> str:
+    """A docstring without the marks that are meant for a documentation page."""
+    text = re.sub(r":\w+:`~?([^`]*)`", r"\1", inspect.cleandoc(docstring))
+    return text.replace("``", "")

@@ -1,0 +1,162 @@
+"""The options that name models and defenses, shared by the commands that train and that attack."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from robustbench_cli.attacks.base.errors import UserError
+
+if TYPE_CHECKING:
+    from robustbench_cli.attacks.base.method import Method
+    from robustbench_cli.benchmarks.prepare import Preparation
+    from robustbench_cli.benchmarks.subject import Subject
+    from robustbench_cli.benchmarks.training import Training
+
+__all__ = ["DEFAULT_DATASET", "ModelWords", "model_options"]
+
+DEFAULT_DATASET = "digits"
+
+
+@dataclass(frozen=True)
+class ModelWords:
+    """What the command line says of the models.
+
+    Attributes:
+        checkpoints: Files to start from.
+        model: As the user named it.
+        classes: K, of a foreign checkpoint.
+        mean: Of the normalisation inside the model.
+        std: Of that normalisation.
+        dataset: As the user named it.
+        defenses: Names, in the order in which they are put around the model.
+        epochs: Of a training.
+    """
+
+    checkpoints: tuple[Path, ...]
+    model: str | None
+    classes: int | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    dataset: str | None
+    defenses: tuple[str, ...]
+    epochs: int | None
+
+    def kinds(self) -> dict[str, type[Method]]:
+        """The methods to which ``--set`` can give a parameter: the defenses, and the training as ``train``."""
+        from robustbench_cli.defenses import registry
+        from robustbench_cli.defenses.base.training import Recipe
+
+        return {name: registry.load(name) for name in self.defenses} | {"train": Recipe}
+
+    def recipe(self, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """What the user set of the training recipe, by ``--epochs`` and ``--set train.KEY=VALUE``."""
+        epochs = {} if self.epochs is None else {"epochs": self.epochs}
+        return {**parameters["train"], **epochs}
+
+    def dataset_name(self) -> str:
+        """The data set that was named, or the one that the first checkpoint was trained on, or the embedded one."""
+        from robustbench_cli.benchmarks.checkpoint import read_info
+
+        if self.dataset is not None:
+            return self.dataset
+        if not self.checkpoints:
+            return DEFAULT_DATASET
+        info = read_info(self.checkpoints[0])
+        if info is None or info.dataset is None:
+            raise UserError(f"{self.checkpoints[0]} does not say what it was trained on: give --dataset")
+        return info.dataset
+
+    def base(self, prepare: Preparation, path: Path) -> Subject:
+        """One of the checkpoints, loaded."""
+        from robustbench_cli.benchmarks.checkpoint import read_info
+        from robustbench_cli.benchmarks.subject import open_subject
+
+        named = {self.model, *self.defenses} - {None}
+        if read_info(path) is not None:
+            return open_subject(path, named=named, model=self.model, classes=self.classes, mean=self.mean, std=self.std)
+        data = prepare.data
+        return open_subject(
+            path,
+            named=named,
+            model=self.model,
+            classes=self.classes or data.classes,
+            mean=self.mean,
+            std=self.std,
+            shape=data.shape,
+        )
+
+    def trainings(self, prepare: Preparation, parameters: Mapping[str, Mapping[str, Any]]) -> list[Training]:
+        """One training for each checkpoint, or one from the beginning."""
+        from robustbench_cli.words import defense_specs
+
+        specs = defense_specs(self.defenses, parameters)
+        bases = [self.base(prepare, path) for path in self.checkpoints] or [None]
+        return [
+            prepare.training(model=self.model, mean=self.mean, std=self.std, base=base, defenses=specs) for base in bases
+        ]
+
+    def subjects(self, prepare: Preparation, parameters: Mapping[str, Mapping[str, Any]]) -> list[Subject]:
+        """The defended models: the checkpoints themselves where no defense is named, else what is made of them."""
+        if self.checkpoints and not self.defenses:
+            return [self.base(prepare, path) for path in self.checkpoints]
+        return [prepare.trained(training) for training in self.trainings(prepare, parameters)]
+
+
+def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> tuple[float, ...] | None:  # noqa: ARG001
+    """Reads ``0.5`` or ``0.49,0.48,0.45``."""
+    if value is None:
+        return None
+    try:
+        return tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is no list of numbers: give one, or one a channel, as 0.49,0.48,0.45") from None
+
+
+def model_options(*, checkpoints: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds the options that name models and defenses; they arrive as ``words``.
+
+    Args:
+        checkpoints: Whether several checkpoints may be given.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @click.option(
+            "--checkpoint",
+            type=click.Path(path_type=Path),
+            multiple=checkpoints,
+            metavar="FILE",
+            help="Start from the model in this file." if not checkpoints else "Attack the model in this file.",
+        )
+        @click.option("--model", metavar="SPEC", help="Build this model, as 'paper-cnn' or 'torchvision:resnet18'.")
+        @click.option("--classes", type=click.IntRange(min=2), help="Number of classes of a foreign checkpoint.")
+        @click.option("--mean", callback=_numbers, metavar="M[,M...]", help="Subtract this from each pixel, inside the model.")
+        @click.option("--std", callback=_numbers, metavar="S[,S...]", help="Then divide by this.")
+        @click.option("--dataset", metavar="NAME", help=f"Use this data set.  [default: the checkpoint's, or {DEFAULT_DATASET}]")
+        @click.option("--defense", "defenses", multiple=True, metavar="NAME", help="Put this defense around the model; several compose in order.")
+        @click.option("--epochs", type=click.IntRange(min=1), help="Train so many epochs.  [default: the data set's usual]")
+        @functools.wraps(function)
+        def with_words(
+            *args: Any,
+            checkpoint: Any,
+            model: str | None,
+            classes: int | None,
+            mean: tuple[float, ...] | None,
+            std: tuple[float, ...] | None,
+            dataset: str | None,
+            defenses: tuple[str, ...],
+            epochs: int | None,
+            **others: Any,
+        ) -> None:
+            files = checkpoint if checkpoints else (checkpoint,) if checkpoint else ()
+            words = ModelWords(files, model, classes, mean, std, dataset, defenses, epochs)
+            function(*args, words=words, **others)
+
+        return with_words
+
+    return decorate

@@ -1,0 +1,145 @@
+"""What the computing commands share: trains what is missing, runs jobs, shows both, and tells of failures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustbench_cli import console
+from robustbench_cli.exits import CellsFailed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from robustbench_cli.benchmarks.prepare import Preparation
+    from robustbench_cli.benchmarks.store import Failure, Result
+    from robustbench_cli.benchmarks.subject import Subject
+    from robustbench_cli.benchmarks.suite import Job, Suite
+    from robustbench_cli.defenses.base.training import TrainingProgress
+    from robustbench_cli.options import Common
+
+__all__ = ["attack_all", "failure_line", "preparation", "raise_failures", "table_of"]
+
+
+def preparation(common: Common, dataset: str, recipe: dict[str, Any], shown: console.Progress) -> Preparation:
+    """A :class:`Preparation` whose trainings are shown as bars, or as a line a network."""
+    from robustbench_cli.benchmarks.prepare import Preparation
+
+    bars: dict[str, console.Task] = {}
+
+    def begin(label: str, path: Path) -> None:
+        console.note(f"training {label}; kept in {path}")
+
+    def progress(now: TrainingProgress) -> None:
+        if now.name not in bars:
+            bars[now.name] = shown.add(now.name, total=now.epochs)
+        bars[now.name].update(completed=now.epoch)
+        if now.epoch == now.epochs:
+            bars.pop(now.name).remove()
+            shown.finished(f"{now.name}: {now.epochs} epochs, loss {now.loss:.4f}, {now.seconds:.1f} s")
+
+    return Preparation(
+        dataset=dataset,
+        data_dir=common.data_dir,
+        device=common.torch_device(),
+        seed=common.seed,
+        recipe=recipe,
+        begin=begin,
+        progress=progress,
+    )
+
+
+def attack_all(
+    common: Common, suite: Suite, subjects: Sequence[Subject], shown: console.Progress
+) -> tuple[list[Result], list[Failure]]:
+    """Runs every cell of a suite that the store does not have yet.
+
+    Returns:
+        The results in the order of the suite, and the failures.
+    """
+    from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+    from robustbench_cli.benchmarks.datasets.base.slice import first_examples
+    from robustbench_cli.benchmarks.engines import local
+    from robustbench_cli.benchmarks.store import Failure, Store
+    from robustbench_cli.benchmarks.suite import expand
+
+    dataset = load_dataset(suite.dataset, data_dir=common.data_dir)
+    examples = first_examples(dataset.split("test"), suite.n)
+    jobs = expand(
+        suite,
+        subjects,
+        data_sha256=examples.sha256,
+        n=len(examples),
+        usual_eps=dataset.eps,
+        store=common.store,
+        data_dir=common.data_dir,
+        device=str(common.torch_device()),
+        batch_size=common.batch_size,
+    )
+    store = Store(common.store)
+    store.ensure_writable()
+    todo = [job for job in jobs if job.cell not in store]
+    if len(todo) < len(jobs):
+        console.note(f"{len(jobs) - len(todo)} of {len(jobs)} cells are in {common.store} already")
+    cells = shown.add("cells", total=len(todo)) if todo else None
+    images = shown.add("images", total=len(examples)) if todo else None
+    failures: list[Failure] = []
+
+    def finished(job: Job, outcome: Result | Failure) -> None:
+        if cells is not None:
+            cells.advance()
+        if isinstance(outcome, Failure):
+            failures.append(outcome)
+            shown.finished(f"{cell_words(job)}: failed: {outcome.error}")
+            return
+        summary = outcome.summary
+        shown.finished(
+            f"{cell_words(job)}: clean {summary['clean_accuracy']:.3f}, robust {summary['robust_accuracy']:.3f}, "
+            f"{outcome.seconds:.1f} s"
+        )
+
+    def progress(job: Job, done: int) -> None:
+        if images is not None:
+            images.update(completed=done, text=cell_words(job))
+
+    local.run(todo, finished=finished, progress=progress)
+    failed = {failure.cell.id for failure in failures}
+    return [store.result(job.cell.id) for job in jobs if job.cell.id not in failed], failures
+
+
+def cell_words(job: Job) -> str:
+    """A cell in a few words, for lines of progress."""
+    cell = job.cell
+    radius = f" eps {job.eps}" if job.eps else ""
+    eot = f" eot {cell.eot}" if cell.eot != 1 else ""
+    return f"{cell.defense} {cell.attack.label} {cell.norm}{radius}{eot}"
+
+
+def table_of(store: Path, results: Sequence[Result]) -> pd.DataFrame:
+    """The table of results of one store."""
+    from robustbench_cli.benchmarks.rows import rows
+    from robustbench_cli.benchmarks.store import Store
+
+    stored = Store(store)
+    return rows((result, lambda cell=result.cell.id: stored.outcomes(cell)) for result in results)  # type: ignore[misc]
+
+
+def failure_line(failure: Failure) -> str:
+    """A failed cell in one line."""
+    cell = failure.cell
+    return f"cell {cell.id} ({cell.defense} {cell.attack.label}) failed: {failure.error}"
+
+
+def raise_failures(failures: Sequence[Failure]) -> None:
+    """Ends the command with exit code 3 where cells failed.
+
+    Raises:
+        CellsFailed: There is a failure.
+    """
+    if not failures:
+        return
+    if console.settings.verbose:
+        for failure in failures:
+            console.note(failure.traceback)
+    raise CellsFailed([failure_line(failure) for failure in failures])

@@ -1,0 +1,138 @@
+"""The table of results in the forms that people and programs read."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustbench_cli.attacks.base.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+__all__ = ["FORMATS", "as_text", "for_terminal", "write"]
+
+FORMATS = ("table", "csv", "json", "markdown")
+
+_ENDINGS = {".csv": "csv", ".json": "json", ".md": "markdown"}
+
+_COMMON = ("dataset", "model", "n", "norm", "targeted", "seed", "repeats")
+"""Columns that stand above the table where all rows agree on them."""
+
+
+def as_text(table: pd.DataFrame, form: str) -> str:
+    """The table as ``csv``, ``json`` (a list of objects, ``null`` for what there is not) or ``markdown``."""
+    if form == "csv":
+        return str(table.to_csv(index=False))
+    if form == "json":
+        return json.dumps(_records(table), indent=1) + "\n"
+    columns, lines = _readable(table)
+    rule = ["---" if numeric else ":--" for _, numeric in columns]
+    names = [name for name, _ in columns]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (names, rule, *lines))
+
+
+def write(table: pd.DataFrame, path: Path) -> None:
+    """Writes the table whole, in the form that the file's ending names.
+
+    Raises:
+        UserError: The ending is unknown or the place cannot be written.
+    """
+    from robustbench_cli.attacks.base.files import write_whole
+
+    write_whole(path, as_text(table, form_of(path)).encode())
+
+
+def form_of(path: Path) -> str:
+    """The form that a file's ending names."""
+    try:
+        return _ENDINGS[path.suffix.lower()]
+    except KeyError:
+        raise UserError(f"-o {path}: the ending names the form; give one of {', '.join(_ENDINGS)}") from None
+
+
+def for_terminal(table: pd.DataFrame) -> Table:
+    """The table as a person reads it: what all rows share stands above it, intervals behind their figures."""
+    from rich import box
+    from rich.table import Table
+
+    from robustbench_cli.benchmarks.evaluation import FLAGS
+
+    columns, lines = _readable(table)
+    raised = sorted({flag for flags in table["flags"] for flag in str(flags).split(";") if flag in FLAGS})
+    marked = table["clean_accuracy_loss_within_interval"].eq(True).any()
+    caption = [f"{flag}: {FLAGS[flag]}" for flag in raised]
+    if marked:
+        caption.append("~ the loss of clean accuracy that des divides by cannot be told from none")
+    drawn = Table(box=box.SIMPLE_HEAD, title=_shared(table), title_justify="left", caption="\n".join(caption) or None)
+    drawn.caption_justify = "left"
+    for name, numeric in columns:
+        drawn.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+    previous = None
+    for line, defense in zip(lines, table["defense"], strict=True):
+        if previous not in (None, defense):
+            drawn.add_section()
+        previous = defense
+        drawn.add_row(*line)
+    return drawn
+
+
+def _shared(table: pd.DataFrame) -> str:
+    shared = [(name, table[name].iloc[0]) for name in _COMMON if len(table) and table[name].nunique() == 1]
+    return ", ".join(f"{name} {value}" for name, value in shared if name != "targeted" or value != "no")
+
+
+def _readable(table: pd.DataFrame) -> tuple[list[tuple[str, bool]], list[list[str]]]:
+    """Columns as ``(name, whether it holds numbers)`` and the rows' words."""
+    columns: list[tuple[str, bool]] = [(name, False) for name in ("defense", "attack")]
+    columns += [(name, False) for name in _COMMON if table[name].nunique() > 1]
+    columns += [("eps", True), ("eot", True), ("clean", True), ("robust", True)]
+    randomized = bool((table["repeats"] > 1).any())
+    if randomized:
+        columns += [("vote", True), ("every draw", True)]
+    columns += [("success", True), ("mean l2", True), ("mean linf", True)]
+    if table["des"].notna().any():
+        columns.append(("des", True))
+    columns += [("passes", True), ("seconds", True)]
+    if table["flags"].astype(bool).any():
+        columns.append(("flags", False))
+    return columns, [[_word(row, name) for name, _ in columns] for row in _records(table)]
+
+
+def _word(row: dict[str, Any], column: str) -> str:
+    if column in ("clean", "robust"):
+        name = f"{column}_accuracy"
+        return f"{_share(row[name])} [{_share(row[f'{name}_low'])}, {_share(row[f'{name}_high'])}]"
+    if column in ("vote", "every draw"):
+        return _share(row[f"robust_accuracy_{column.replace(' ', '_')}"])
+    if column == "success":
+        return _share(row["attack_success_rate"])
+    if column in ("mean l2", "mean linf"):
+        return _number(row[column.replace(" ", "_")], 3)
+    if column == "des":
+        mark = "~" if row["clean_accuracy_loss_within_interval"] else ""
+        return f"{_number(row['des'], 1)}{mark}"
+    if column == "passes":
+        return f"{row['forwards'] + row['backwards']:,}"
+    if column == "seconds":
+        return _number(row["seconds"], 1)
+    return str(row[column])
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain data, ``None`` for what there is not."""
+    return [
+        {str(key): None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+        for row in table.to_dict(orient="records")
+    ]

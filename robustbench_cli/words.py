@@ -1,0 +1,94 @@
+"""From the words of the command line to attacks, defenses and their parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from robustbench_cli.attacks.base.errors import UserError, did_you_mean
+from robustbench_cli.options import Setting
+
+if TYPE_CHECKING:
+    from robustbench_cli.attacks.base.method import Method
+    from robustbench_cli.benchmarks.cell import MethodSpec
+    from robustbench_cli.benchmarks.suite import AttackChoice
+
+__all__ = ["DEFAULT_ATTACKS", "attack_choices", "defense_specs", "distribute"]
+
+DEFAULT_ATTACKS = ("pgd", "cw-pgd", "cw")
+
+_EOT = "eot-"
+
+
+def distribute(settings: Sequence[Setting], kinds: Mapping[str, type[Method]]) -> dict[str, dict[str, str]]:
+    """Gives each ``--set`` to the method that it is meant for.
+
+    Args:
+        settings: As the user wrote them.
+        kinds: Every method that the command names, by name.
+
+    Returns:
+        Parameters by the methods' names.
+
+    Raises:
+        UserError: A name was not given to the command, or a key without a name fits none of the methods, or several.
+    """
+    parameters: dict[str, dict[str, str]] = {name: {} for name in kinds}
+    for setting in settings:
+        name = setting.name
+        if name is None:
+            fitting = [each for each, kind in kinds.items() if setting.key in kind.model_fields]
+            if len(fitting) != 1:
+                known = sorted({key for kind in kinds.values() for key in kind.model_fields})
+                raise UserError(
+                    f"--set {setting.key}: " + did_you_mean(setting.key, known)
+                    if not fitting
+                    else f"--set {setting.key}: several have it, name one: "
+                    + " or ".join(f"{each}.{setting.key}" for each in fitting)
+                )
+            name = fitting[0]
+        elif name not in kinds:
+            raise UserError(f"--set {name}.{setting.key}: no '{name}' is used here; {did_you_mean(name, kinds)}")
+        parameters[name][setting.key] = setting.value
+    return parameters
+
+
+def plain_name(attack: str) -> str:
+    """The attack that a name stands for: ``eot-pgd`` is ``pgd`` with ``--eot 10``."""
+    from robustbench_cli.attacks import registry
+
+    return attack.removeprefix(_EOT) if attack not in registry.names() else attack
+
+
+def attack_choices(
+    names: Sequence[str],
+    eot: int | Literal["exact"] | None,
+    parameters: Mapping[str, Mapping[str, Any]],
+) -> list[AttackChoice]:
+    """The attacks of a command.
+
+    Args:
+        names: As the user wrote them.
+        eot: What ``--eot`` says.
+        parameters: By the attacks' plain names.
+    """
+    from robustbench_cli.attacks import registry
+    from robustbench_cli.benchmarks.evaluation import EOT_DRAWS
+    from robustbench_cli.benchmarks.subject import method_spec
+    from robustbench_cli.benchmarks.suite import AttackChoice
+
+    choices = []
+    for name in names:
+        plain = plain_name(name)
+        kind, spec = method_spec(registry, plain, dict(parameters.get(plain, {})))
+        draws = EOT_DRAWS if plain != name else eot or "auto"
+        choices.append(AttackChoice(spec=spec, norms=kind.norms, minimal_norm=kind.minimal_norm, eot=draws))  # type: ignore[attr-defined]
+    return choices
+
+
+def defense_specs(names: Iterable[str], parameters: Mapping[str, Mapping[str, Any]]) -> tuple[MethodSpec, ...]:
+    """The defenses of a command, in order."""
+    from robustbench_cli.benchmarks.subject import method_spec
+    from robustbench_cli.defenses import registry
+
+    return tuple(method_spec(registry, name, dict(parameters.get(name, {})))[1] for name in names)

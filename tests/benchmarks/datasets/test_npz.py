@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.datasets.npz import Npz
+
+PIXELS = np.arange(4 * 5 * 6, dtype=np.uint8).reshape(4, 5, 6)
+LABELS = np.array([2, 0, 1, 2])
+
+
+def save(path: Path, **arrays: Any) -> str:
+    """An ``.npz`` file; returns its path as a user types it."""
+    np.savez(path, **arrays)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("images", "shape"),
+    [
+        (PIXELS, (1, 5, 6)),
+        (PIXELS[..., None], (1, 5, 6)),
+        (PIXELS[:, None], (1, 5, 6)),
+        (np.stack([PIXELS] * 3, axis=1), (3, 5, 6)),
+        (np.stack([PIXELS] * 3, axis=3), (3, 5, 6)),
+        (PIXELS.astype(np.float64) / 255, (1, 5, 6)),
+    ],
+)
+def test_every_layout(tmp_path: Path, images: np.ndarray, shape: tuple[int, int, int]) -> None:
+    """Grey, channels first, channels last and floats all become (N, C, H, W) of the same values."""
+    dataset = Npz(save(tmp_path / "a.npz", images=images, labels=LABELS))
+    found, labels = dataset.split("test").batch(torch.arange(4))
+    assert (dataset.shape, dataset.classes) == (shape, 3)
+    for channel in range(shape[0]):
+        assert np.array_equal((found[:, channel] * 255).round().numpy(), PIXELS)
+    assert labels.tolist() == LABELS.tolist()
+
+
+def test_train_arrays_in_the_same_file(tmp_path: Path) -> None:
+    """Train arrays make the train split and count for the number of classes."""
+    name = save(
+        tmp_path / "a.npz", images=PIXELS, labels=LABELS, train_images=PIXELS[:2], train_labels=np.array([4, 3])
+    )
+    dataset = Npz(name)
+    assert dataset.classes == 5
+    assert dataset.split("train").labels.tolist() == [4, 3]
+    assert dataset.split("test").labels.tolist() == [2, 0, 1, 2]
+
+
+def test_two_files_in_a_folder(tmp_path: Path) -> None:
+    """A folder's test.npz and train.npz are its splits."""
+    save(tmp_path / "test.npz", images=PIXELS, labels=LABELS)
+    save(tmp_path / "train.npz", images=PIXELS[1:], labels=LABELS[1:])
+    dataset = Npz(str(tmp_path))
+    assert (len(dataset.split("train")), len(dataset.split("test"))) == (3, 4)
+
+
+def test_nothing_to_train_on(tmp_path: Path) -> None:
+    """Without train arrays the train split says which to add."""
+    with pytest.raises(UserError, match="add the arrays train_images and train_labels"):
+        Npz(save(tmp_path / "a.npz", images=PIXELS, labels=LABELS)).split("train")
+
+
+def test_classes_can_be_given(tmp_path: Path) -> None:
+    """Where the evaluated images lack the last classes, the file says how many there are."""
+    assert Npz(save(tmp_path / "a.npz", images=PIXELS, labels=LABELS, classes=10)).classes == 10
+
+
+FLOATS = PIXELS / 255
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": PIXELS / 1.0}, "reach from 0 to 119: give uint8, or floats in"),
+        ({"images": FLOATS - 0.1}, "reach from -0.1"),
+        ({"images": np.where(FLOATS > 0.1, np.nan, FLOATS)}, "hold NaN"),
+        ({"images": PIXELS.astype(np.int64)}, "of type torch.int64"),
+        ({"images": PIXELS[:3]}, "are 3, their labels 4"),
+        ({"images": PIXELS[:0]}, r"shape \(0, 1, 5, 6\)"),
+        ({"images": PIXELS[0]}, r"'images' of .* has the shape \(5, 6\)"),
+        ({"images": np.zeros((4, 7, 5, 6), np.uint8)}, r"has the shape \(4, 7, 5, 6\)"),
+        ({"images": np.zeros((4, 3, 5, 3), np.uint8)}, r"has the shape \(4, 3, 5, 3\)"),
+        ({"labels": LABELS.astype(np.float32)}, r"'labels' of .* is float32 of shape \(4,\): give integers"),
+        ({"labels": LABELS[:, None]}, r"of shape \(4, 1\)"),
+        ({"labels": LABELS[:0]}, r"of shape \(0,\)"),
+        ({"labels": np.array([0, 1, -1, 2])}, "has the label -1 at index 2"),
+        ({"labels": np.array([0, 0, 0, 0])}, "reach only to 0: add the array classes"),
+        ({"classes": 2}, "has the label 2 at index 0: with 2 classes"),
+        ({"classes": 2.5}, "'classes' of .* is 2.5"),
+        ({"images": None, "imgs": PIXELS}, "has no array 'images': did you mean 'imgs'"),
+    ],
+)
+def test_each_wrong_array_is_named(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    """What is wrong with an array is said in one line."""
+    given = {key: value for key, value in {"images": PIXELS, "labels": LABELS, **arrays}.items() if value is not None}
+    with pytest.raises(UserError, match=message) as caught:
+        Npz(save(tmp_path / "a.npz", **given)).split("test")
+    assert "\n" not in str(caught.value)
+
+
+def test_shapes_of_the_splits_must_agree(tmp_path: Path) -> None:
+    """Train images of another size than the test images are refused."""
+    name = save(tmp_path / "a.npz", images=PIXELS, labels=LABELS, train_images=PIXELS[:, 1:], train_labels=LABELS)
+    with pytest.raises(UserError, match=r"shape \(1, 4, 6\): it is to give torch.float32 and \(1, 5, 6\)"):
+        Npz(name).split("train")
+
+
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_pickled_objects_are_not_loaded(tmp_path: Path, bare: bool) -> None:
+    """A pickle, in an array or as the whole file, is refused and does not run."""
+    mark, file = tmp_path / "mark", tmp_path / "a.npz"
+    if bare:
+        file.write_bytes(pickle.dumps(Touch(mark)))
+    else:
+        save(file, images=np.array([Touch(mark)], dtype=object), labels=LABELS)
+    with pytest.raises(UserError, match="holds pickled objects, which could run code and are not loaded"):
+        Npz(str(file))
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"PK\x05\x06", b"<html></html>"])
+def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
+    """A file that is no archive is named in one line."""
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{tmp_path}/a.npz "):
+        Npz(str(tmp_path / "a.npz"))
+
+
+def test_a_single_array_is_refused(tmp_path: Path) -> None:
+    """An ``.npy`` file under another name is told from an archive."""
+    np.save(tmp_path / "a.npy", PIXELS)
+    with pytest.raises(UserError, match="is a single array"):
+        Npz(str(tmp_path / "a.npy"))
+
+
+def test_no_file(tmp_path: Path) -> None:
+    """A path that is no file is named."""
+    with pytest.raises(UserError, match=f"no file {tmp_path}/b.npz"):
+        Npz(str(tmp_path / "b.npz"))

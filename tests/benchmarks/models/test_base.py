@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.models.base import (
+    Normalize,
+    build_model,
+    check_model,
+    example_images,
+    is_trained,
+    normalized,
+)
+
+OWN = """
+import torch
+from torch import nn
+
+class Mine(nn.Module):
+    def __init__(self, *, shape, classes):
+        super().__init__()
+        self.fc = nn.Linear(shape[0] * shape[1] * shape[2], classes)
+
+    def forward(self, images):
+        return self.fc(images.flatten(1))
+
+class Ready(Mine):
+    trained = True
+
+class Bare(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+def number(*, shape, classes):
+    return 5
+
+def failing(*, shape, classes):
+    raise KeyError("no such width")
+
+def soft(*, shape, classes):
+    return nn.Sequential(Mine(shape=shape, classes=classes), nn.Softmax(dim=1))
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A user's file with models in it."""
+    file = tmp_path / "own_models.py"
+    file.write_text(OWN)
+    return file
+
+
+def test_normalisation_is_inside() -> None:
+    """The model on [0, 1] images is the network on (images - mean) / std."""
+    torch.manual_seed(0)
+    model = build_model("small-cnn", shape=(3, 8, 8), classes=4, mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.3))
+    torch.manual_seed(0)
+    network = build_model("small-cnn", shape=(3, 8, 8), classes=4)
+    images = torch.rand(5, 3, 8, 8)
+    mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.1, 0.2, 0.3])
+    expected = network((images - mean[:, None, None]) / std[:, None, None])
+    assert torch.equal(model(images), expected)
+    assert {"normalize.mean", "normalize.std", "network.conv1.weight"} <= model.state_dict().keys()
+
+
+def test_one_number_for_all_channels() -> None:
+    """A single mean and std hold for every channel."""
+    images = torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(Normalize(mean=0.5, std=(0.25,), channels=3)(images), (images - 0.5) * 4)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        (0.5, 0.0, "std is 0: give a number above 0"),
+        (0.5, (0.2, -0.1, 0.2), "std is -0.1"),
+        (0.5, float("nan"), "std is nan"),
+        (0.5, float("inf"), "std is inf"),
+        (float("nan"), 0.5, "mean is nan"),
+        (125.3, 63.0, r"mean is 125.3: give it on the \[0, 1\] pixel scale \(divided by 255"),
+        ((0.5, 0.5), 0.5, "mean has 2 numbers: the images have 3 channels, give one or 3"),
+        (0.5, (), "std has 0 numbers"),
+        (0.5, None, "mean is given alone"),
+        (None, 0.5, "std is given alone"),
+    ],
+)
+def test_wrong_normalisation(mean: float | None, std: float | None, message: str) -> None:
+    """Every wrong mean or std is named in one line."""
+    with pytest.raises(UserError, match=message):
+        normalized(nn.Identity(), mean=mean, std=std, channels=3)
+
+
+def test_a_users_own_model(own: Path) -> None:
+    """A class in a user's file is built with the images' shape and the number of classes."""
+    model = build_model(f"{own}:Mine", shape=(1, 8, 8), classes=4)
+    assert model.state_dict()["fc.weight"].shape == (4, 64)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("Bare", r"cannot be called with \(shape=\(1, 8, 8\), classes=4\)"),
+        ("number", "gives a int: it is to return an nn.Module"),
+        ("failing", "cannot be built: KeyError: 'no such width'"),
+        ("soft", "gives probabilities .* remove the softmax"),
+        ("Mime", "did you mean 'Mine'"),
+    ],
+)
+def test_what_is_no_model_is_refused(own: Path, word: str, message: str) -> None:
+    """An object that does not make a model is refused in one line."""
+    with pytest.raises(UserError, match=message) as caught:
+        build_model(f"{own}:{word}", shape=(1, 8, 8), classes=4)
+    assert "\n" not in str(caught.value)
+
+
+def test_trained_models_say_so(own: Path) -> None:
+    """A model comes with trained weights where its callable has a true attribute of that name."""
+    assert is_trained(f"{own}:Ready")
+    assert not is_trained(f"{own}:Mine")
+    assert not is_trained("torchvision:resnet18")
+
+
+def test_unknown_model_and_argument_where_none_is_taken() -> None:
+    """An unknown name gets the nearest known one; a name of ours that takes nothing after it says so."""
+    with pytest.raises(UserError, match="unknown model 'smal-cnn': did you mean 'small-cnn'"):
+        build_model("smal-cnn", shape=(1, 8, 8), classes=10)
+    with pytest.raises(UserError, match=r"model small-cnn:2 cannot be called with .*argument='2'"):
+        build_model("small-cnn:2", shape=(1, 8, 8), classes=10)
+
+
+class Answers(nn.Module):
+    """Gives the same answer to any images."""
+
+    def __init__(self, answer: object) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, images: Tensor) -> object:
+        return self.answer
+
+
+GOOD = torch.tensor([[1.0, -2.0, 3.0], [0.0, 5.0, 1.0]])
+
+
+def test_good_logits_pass_and_tell_the_classes() -> None:
+    """Logits (N, K) give K, and the mode and the parameters' needs are as before."""
+    model = nn.Sequential(Answers(GOOD), nn.Dropout(0.5), nn.Linear(3, 3))
+    assert check_model(model, example_images((1, 8, 8)), torch.tensor([0, 2, 1]), classes=3) == 3
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((GOOD, GOOD), "gives a tuple: it is to return one tensor of logits"),
+        (GOOD[0], r"gives torch.float32 of shape \(3,\) for 2 images: it is to give float logits \(2, 3\)"),
+        (GOOD[:1], r"shape \(1, 3\) for 2 images"),
+        (GOOD[:, :1], r"shape \(2, 1\)"),
+        (GOOD.long(), "gives torch.int64"),
+        (GOOD[:, :2], "gives 2 logits an image, the data have 3 classes"),
+        (GOOD.where(GOOD < 5, torch.nan), "NaN or infinite"),
+        (GOOD.where(GOOD < 5, torch.inf), "NaN or infinite"),
+        (GOOD.softmax(dim=1), "gives probabilities .* remove the softmax"),
+    ],
+)
+def test_what_is_no_logits_is_refused(answer: object, message: str) -> None:
+    """Each way to miss the contract of a model is named in one line."""
+    with pytest.raises(UserError, match=f"^the model .*{message}|^the model {message}"):
+        check_model(Answers(answer), example_images((1, 8, 8)), classes=3)
+
+
+def test_log_probabilities_and_one_row_of_probabilities_pass() -> None:
+    """Only what is a probability in every row is refused; log-probabilities attack as logits do."""
+    check_model(Answers(GOOD.log_softmax(dim=1)), example_images((1, 8, 8)), classes=3)
+    check_model(Answers(torch.stack([GOOD[0].softmax(dim=0), GOOD[1]])), example_images((1, 8, 8)), classes=3)
+
+
+def test_labels_beyond_the_logits_are_refused() -> None:
+    """Labels that the model can never give are refused."""
+    with pytest.raises(UserError, match="labels reach from 0 to 3, and the model gives 3 logits an image"):
+        check_model(Answers(GOOD), example_images((1, 8, 8)), torch.tensor([0, 3]))
+
+
+def test_a_failing_model_is_one_line() -> None:
+    """A model that does not take the images says which shape it failed on."""
+    with pytest.raises(UserError, match=r"the model fails on images of shape \(1, 8, 8\): RuntimeError: ") as caught:
+        check_model(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), example_images((1, 8, 8)))
+    assert "\n" not in str(caught.value)
+
+
+def test_example_images_differ_and_are_pixels() -> None:
+    """Two different images in [0, 1], the same each time."""
+    images = example_images((3, 4, 5))
+    assert images.shape == (2, 3, 4, 5)
+    assert (images.min(), images.max()) == (0, 1)
+    assert not torch.equal(images[0], images[1])
+    assert torch.equal(images, example_images((3, 4, 5)))

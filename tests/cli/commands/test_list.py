@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustbench_cli.kinds import KINDS, registry_of
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_name_is_listed_with_what_it_is(advdef: Callable[..., Any], kind: str) -> None:
+    """Both formats name everything that is registered, each with one line on what it is."""
+    names = registry_of(kind).names()
+    ended = advdef("list", f"{kind}s")
+    assert (ended.code, ended.err) == (0, "")
+    lines = [line.split(maxsplit=1) for line in ended.out.splitlines()]
+    ended = advdef("list", f"{kind}s", "--format", "json")
+    assert (ended.code, ended.err) == (0, "")
+    assert [name for name, _ in lines] == names
+    assert json.loads(ended.out) == [{"name": name, "summary": summary} for name, summary in lines]
+
+
+def test_one_that_is_broken_hides_no_other(
+    advdef: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry point that cannot be imported gets a warning, and the rest is listed."""
+    from robustbench_cli import attacks
+
+    (tmp_path / "broken.py").write_text("raise RuntimeError('broken')")
+    monkeypatch.setattr(attacks, "__path__", [*attacks.__path__, str(tmp_path)])
+    registry_of("attack").__dict__.pop("_files", None)
+    ended = advdef("list", "attacks")
+    registry_of("attack").__dict__.pop("_files", None)
+    assert ended.code == 0
+    assert ended.err == "advdef: warning: attack broken cannot be loaded: RuntimeError: broken\n"
+    assert "pgd" in ended.out.split()

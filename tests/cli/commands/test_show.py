@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from robustbench_cli.kinds import KINDS, registry_of
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in registry_of(kind).names()])
+def test_everything_that_is_registered_can_be_shown(advdef: Callable[..., Any], kind: str, name: str) -> None:
+    """Each card has the source paper and, for what has parameters, all of them with description and default."""
+    ended = advdef("show", kind, name, "--format", "json")
+    assert (ended.code, ended.err) == (0, "")
+    told = json.loads(ended.out)
+    assert told["summary"]
+    page = advdef("show", kind, name)
+    assert (page.code, page.err) == (0, "")
+    assert told["summary"] in page.out
+    if kind in {"attack", "defense"}:
+        assert told["paper"]
+        fields = registry_of(kind).load(name).model_fields
+        assert [each["name"] for each in told["parameters"]] == [*fields]
+        for each in told["parameters"]:
+            assert each["description"]
+            assert each["name"] in page.out
+    if kind == "attack":
+        assert told["norms"]
+
+
+OWN = """
+    from typing import Annotated, ClassVar, Literal
+    from annotated_types import Ge
+    from pydantic import Field
+    from robustbench_cli.attacks.base.method import Method
+
+    class Mine(Method):
+        '''Moves ``pixels``, as :class:`~a.b.Other` does.
+
+        More on it.
+
+        Attributes:
+            paper: Not for the page.
+        '''
+
+        paper: ClassVar[str] = "A. Author: Title. Place"
+        norms: ClassVar[tuple[str, ...]] = ("linf",)
+
+        must: int = Field(description="needed")
+        rate: float | None = Field(None, gt=0, lt=0.5, description="a rate")
+        counts: tuple[Annotated[int, Ge(1)], ...] = Field((5, 5), min_length=1, description="some counts")
+        order: Literal["up", "down"] = Field("up", description="which way")
+        flag: bool = Field(default=True, description="whether")
+"""
+
+
+def test_a_users_own_attack_is_shown_as_ours(advdef: Callable[..., Any], tmp_path: Path) -> None:
+    """Types, limits and defaults come from the fields; marks meant for a documentation page are left out."""
+    file = tmp_path / "own.py"
+    file.write_text(dedent(OWN))
+    ended = advdef("show", "attack", f"{file}:Mine", "--format", "json")
+    assert (ended.code, ended.err) == (0, "")
+    told = json.loads(ended.out)
+    parameters = told.pop("parameters")
+    assert told == {
+        "kind": "attack",
+        "name": f"{file}:Mine",
+        "summary": "Moves pixels, as a.b.Other does.",
+        "description": "More on it.",
+        "paper": "A. Author: Title. Place",
+        "norms": ["linf"],
+    }
+    optional = {"required": False, "constraints": []}
+    assert parameters == [
+        {"name": "must", "type": "int", "required": True, "constraints": [], "description": "needed"},
+        optional
+        | {"name": "rate", "type": "float | null", "default": None, "description": "a rate"}
+        | {"constraints": ["> 0", "< 0.5"]},
+        optional
+        | {"name": "counts", "type": "tuple[int >= 1, ...]", "default": [5, 5], "description": "some counts"}
+        | {"constraints": ["length >= 1"]},
+        optional | {"name": "order", "type": "up | down", "default": "up", "description": "which way"},
+        optional | {"name": "flag", "type": "bool", "default": True, "description": "whether"},
+    ]
+    rows = [line.split() for line in advdef("show", "attack", f"{file}:Mine").out.splitlines()]
+    assert ["must", "int", "(required)", "needed"] in rows
+    assert ["counts", "tuple[int", ">=", "1,", "...]", "[5,", "5]", "length", ">=", "1", "some", "counts"] in rows
+    assert ["flag", "bool", "true", "whether"] in rows
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["attack", "pgdd"], "unknown attack 'pgdd': did you mean 'pgd'?"),
+        (["defense", "hsr"], "unknown defense 'hsr': did you mean 'hrs'?"),
+        (["suite", "quick"], "advdef show: unknown word 'suite': known: attack, dataset, defense, model"),
+        (["attack"], "advdef show: give NAME"),
+    ],
+)
+def test_names_that_are_unknown(advdef: Callable[..., Any], words: list[str], line: str) -> None:
+    """An unknown kind or name gets one line with the nearest known one."""
+    ended = advdef("show", *words)
+    assert (ended.code, ended.out, ended.err) == (2, "", f"advdef: error: {line}\n")

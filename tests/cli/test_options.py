@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustbench_cli.main import advdef as group
+from robustbench_cli.options import long_name
+
+CODE = """
+import json, click
+from robustbench_cli import console
+from robustbench_cli.options import EOT, EPS, SETTING, command, computing
+@command("compute")
+@click.option("--eps", type=EPS, multiple=True)
+@click.option("--eot", type=EOT)
+@click.option("--set", "settings", type=SETTING, multiple=True)
+@click.option("--model", multiple=True)
+@click.option("--strict", is_flag=True)
+@click.option("-o", "--output")
+@computing
+def compute(common, eps, **rest):
+    got = {"eps": [[each.text, each.value] for each in eps], **rest, **vars(common)}
+    console.report(json.dumps(got, default=str))
+"""
+DEFAULTS: dict[str, object] = {
+    "eps": [],
+    "eot": None,
+    "settings": [],
+    "model": [],
+    "strict": False,
+    "output": None,
+    "store": "advdef-runs",
+    "device": "auto",
+    "seed": 0,
+    "data_dir": None,
+    "batch_size": None,
+}
+
+
+@pytest.fixture
+def compute(advdef: Callable[..., Any], add_command: Callable[[str, str], Path]) -> Callable[..., Any]:
+    """Runs a command with every kind of option."""
+    add_command("compute", CODE)
+    return lambda *words: advdef("compute", *words)
+
+
+def changed(ended: Any) -> dict[str, Any]:
+    """The options of a run that are not at their defaults."""
+    assert (ended.code, ended.err) == (0, "")
+    got = json.loads(ended.out)
+    assert got.keys() == DEFAULTS.keys()
+    return {key: value for key, value in got.items() if value != DEFAULTS[key]}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], {}),
+        (["--eps", "8/255", "--eps", "0.3"], {"eps": [["8/255", 8 / 255], ["0.3", 0.3]]}),
+        (["--eot", "10"], {"eot": 10}),
+        (["--eot", "exact"], {"eot": "exact"}),
+        (
+            ["--set", "steps=7", "--set", "hrs.channels=[5, 5]", "--set", "my.py:Mine.rate = a=b"],
+            {"settings": [[None, "steps", "7"], ["hrs", "channels", "[5, 5]"], ["my.py:Mine", "rate", "a=b"]]},
+        ),
+        (["--batch-size", "16"], {"batch_size": 16}),
+        (["--batch-size", "auto"], {}),
+        (["--device", "cuda:1"], {"device": "cuda:1"}),
+        (["--store", "x", "--data-dir", "y", "--seed", "5"], {"store": "x", "data_dir": "y", "seed": 5}),
+    ],
+)
+def test_values_are_read(compute: Callable[..., Any], words: list[str], expected: dict[str, Any]) -> None:
+    """Each type of option reads what the contract says it reads."""
+    assert changed(compute(*words)) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--eps", "-0.1"], "eps is '-0.1': it must be 0 or more, and finite"),
+        (["--eps", "8/0"], "eps is '8/0': give a number or a fraction, such as 0.03 or 8/255"),
+        (["--eot", "0"], "--eot: '0' is no number of draws: give 1, 10, ... or 'exact'"),
+        (["--eot", "exakt"], "--eot: 'exakt' is no number of draws: give 1, 10, ... or 'exact'"),
+        (
+            ["--set", "steps"],
+            "--set: 'steps' sets nothing: give KEY=VALUE or NAME.KEY=VALUE, such as pgd.steps=100",
+        ),
+        (["--set", ".a=1"], "--set: '.a=1' sets nothing: give KEY=VALUE or NAME.KEY=VALUE, such as pgd.steps=100"),
+        (["--batch-size", "0"], "--batch-size: '0' is no batch size: give 'auto' or the number of images"),
+        (["--device", "gpu"], "--device: 'gpu' is no device: give auto, cpu, cuda or cuda:N"),
+        (["--seed", "1.5"], "--seed: '1.5' is not a valid integer range"),
+        (["--seed", "-1"], "--seed: -1 is not in the range 0<=x<=4294967295"),
+        (["--config", "none.yaml"], "--config: file 'none.yaml' does not exist"),
+    ],
+)
+def test_values_that_cannot_be_read(compute: Callable[..., Any], words: list[str], line: str) -> None:
+    """A value that is not allowed gets one line that says which option and what would be right."""
+    ended = compute(*words)
+    assert (ended.code, ended.out, ended.err) == (2, "", f"advdef: error: {line}\n")
+
+
+def test_the_environment_sets_every_option(compute: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option's variable is ADVDEF_ and its long name; several values stand between spaces, settings between `;`."""
+    values = {
+        "ADVDEF_EPS": "2/255 0.1",
+        "ADVDEF_EOT": "exact",
+        "ADVDEF_SET": "hrs.channels=[5, 5];steps=3",
+        "ADVDEF_MODEL": "a b",
+        "ADVDEF_STRICT": "1",
+        "ADVDEF_OUTPUT": "o.csv",
+        "ADVDEF_STORE": "s",
+        "ADVDEF_DEVICE": "cpu",
+        "ADVDEF_SEED": "4",
+        "ADVDEF_DATA_DIR": "d",
+        "ADVDEF_BATCH_SIZE": "9",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    assert changed(compute()) == {
+        "eps": [["2/255", 2 / 255], ["0.1", 0.1]],
+        "eot": "exact",
+        "settings": [["hrs", "channels", "[5, 5]"], [None, "steps", "3"]],
+        "model": ["a", "b"],
+        "strict": True,
+        "output": "o.csv",
+        "store": "s",
+        "device": "cpu",
+        "seed": 4,
+        "data_dir": "d",
+        "batch_size": 9,
+    }
+
+
+def test_a_wrong_value_of_the_environment_names_the_variable(
+    compute: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line on a wrong value says that it came from the environment."""
+    monkeypatch.setenv("ADVDEF_DEVICE", "gpu")
+    assert compute().err == "advdef: error: ADVDEF_DEVICE: 'gpu' is no device: give auto, cpu, cuda or cuda:N\n"
+
+
+def test_the_command_line_wins_over_environment_file_and_default(
+    compute: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of the places that set an option the one nearest to the person counts."""
+    file = tmp_path / "options.yaml"
+    file.write_text("seed: 1\n")
+    assert changed(compute()) == {}
+    monkeypatch.setenv("ADVDEF_CONFIG", str(file))
+    assert changed(compute()) == {"seed": 1}
+    monkeypatch.setenv("ADVDEF_SEED", "2")
+    assert changed(compute()) == {"seed": 2}
+    assert changed(compute("--seed", "3")) == {"seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", {}),
+        ("eps: 8/255", {"eps": [["8/255", 8 / 255]]}),
+        ("eps: [2/255, 0.1]", {"eps": [["2/255", 2 / 255], ["0.1", 0.1]]}),
+        ("model: abc", {"model": ["abc"]}),
+        ("data-dir: d\nbatch_size: 8", {"data_dir": "d", "batch_size": 8}),
+        ("eot: 4\nstrict: true", {"eot": 4, "strict": True}),
+        ("strict: false", {}),
+        (
+            "set: {hrs.channels: [5, 5], steps: 3, optimizer: sgd}",
+            {"settings": [["hrs", "channels", "[5, 5]"], [None, "steps", "3"], [None, "optimizer", "sgd"]]},
+        ),
+        ("set: [steps=3]", {"settings": [[None, "steps", "3"]]}),
+    ],
+)
+def test_a_file_sets_options(
+    compute: Callable[..., Any], tmp_path: Path, content: str, expected: dict[str, Any]
+) -> None:
+    """A YAML file has the options' long names as keys; an option that may be given several times takes a list or one value."""
+    file = tmp_path / "options.yaml"
+    file.write_text(content)
+    assert changed(compute("--config", str(file))) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"sed: 1", ": unknown key 'sed': did you mean 'seed'?"),
+        (b"config: a.yaml", ": unknown key 'config': known: batch-size, "),
+        (b"seed: 1.5", ": seed: '1.5' is not a valid integer range"),
+        (b"seed: [1, 2]", ": seed: is [1, 2]: give one value"),
+        (b"seed:", ": seed: is null: give one value"),
+        (b"eps: [-1]", ": eps: eps is '-1': it must be 0 or more, and finite"),
+        (b"strict: 1", ": strict: is 1: give true or false"),
+        (b"device: gpu", ": device: 'gpu' is no device: give auto, cpu, cuda or cuda:N"),
+        (b"- seed", ": give a mapping of options, such as 'seed: 1', not a list"),
+        (b"seed: [1", ", line 1: not YAML: "),
+        (b"\xff\xfe\x00", " is not a text file in UTF-8 (invalid start byte at byte 0)"),
+    ],
+)
+def test_a_file_that_is_wrong(compute: Callable[..., Any], tmp_path: Path, content: bytes, line: str) -> None:
+    """A wrong file gets one line with the file, the key and what would be right."""
+    file = tmp_path / "options.yaml"
+    file.write_bytes(content)
+    ended = compute("--config", str(file))
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"advdef: error: {file}{line}")
+    assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", "cpu"), ("auto", "cpu")])
+def test_the_device_of_a_machine_without_cuda(monkeypatch: pytest.MonkeyPatch, device: str, expected: str) -> None:
+    """Where there is no CUDA device, auto is the CPU."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert common(device).torch_device() == torch.device(expected)
+
+
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CUDA device that the machine does not have is refused with what it has."""
+    import torch
+
+    from robustbench_cli.attacks.base.errors import UserError
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"^no device cuda: torch .* sees no CUDA device here$"):
+        common("cuda").torch_device()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert common("auto").torch_device() == torch.device("cuda")
+    assert common("cuda:1").torch_device() == torch.device("cuda:1")
+    with pytest.raises(UserError, match=r"^no device cuda:2: cuda:0 to cuda:1 and cpu are here$"):
+        common("cuda:2").torch_device()
+
+
+def common(device: str) -> Any:
+    """The shared options with a device."""
+    from robustbench_cli.options import Common
+
+    return Common(store=Path("s"), device=device, seed=0, data_dir=None, batch_size=None)
+
+
+def test_every_option_of_every_command_has_its_variable_in_the_help() -> None:
+    """One rule names the variables, and the help shows them."""
+    import click
+
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        text = command.get_help(click.Context(command, info_name=name))
+        for option in command.params:
+            if isinstance(option, click.Option):
+                expected = f"ADVDEF_{long_name(option).upper().replace('-', '_')}"
+                assert option.envvar == expected
+                assert expected in "".join(text.split())
+            else:
+                assert option.envvar is None
+
+
+def test_every_command_file_is_named_as_its_command() -> None:
+    """The name that is typed, the file's and the one in the help are the same."""
+    import click
+
+    context = click.Context(group)
+    names = group.list_commands(context)
+    assert {"env", "list", "show"} <= set(names)
+    assert [group.get_command(context, name).name for name in names] == names  # type: ignore[union-attr]

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from scipy import stats
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.model import is_randomized
+from robustbench_cli.defenses.base.training import Recipe, Trainer
+from robustbench_cli.defenses.gaussian_noise import GaussianNoise
+from robustbench_cli.defenses.hrs import hrs
+
+IMAGES = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def identity(count: int) -> nn.Sequential:
+    """Convolutions that change nothing."""
+    layers = [nn.Conv2d(3, 3, 1, bias=False, groups=3) for _ in range(count)]
+    for layer in layers:
+        nn.init.ones_(layer.weight)
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("count", "sigma"), [(1, 0.2), (2, (0.2**2 + 0.1**2) ** 0.5)])
+def test_noise_is_gaussian(count: int, sigma: float, layout: torch.memory_format) -> None:
+    """What identity convolutions add is normal with the sigmas' variances summed (Kolmogorov-Smirnov, level 0.001)."""
+    images = torch.rand(50, 3, 10, 10).to(memory_format=layout)
+    noisy = GaussianNoise().protect(identity(count), images[:1]).eval()
+    with torch.no_grad():
+        added = (noisy(images) - images).flatten()
+    assert stats.kstest(added.numpy(), "norm", args=(0, sigma)).pvalue > 0.001
+
+
+def test_each_row_and_pass_has_its_own_noise(normed: Callable[[], nn.Module]) -> None:
+    """Equal rows of a batch, and equal batches, get different noise, in eval() as in train()."""
+    images = IMAGES[:1].repeat(2, 1, 1, 1)
+    noisy = GaussianNoise().protect(normed(), images[:1])
+    for training in (False, True):
+        first, second = noisy.train(training)(images), noisy(images)
+        assert not torch.allclose(first[0], first[1])
+        assert not torch.allclose(first, second)
+
+
+def test_the_input_is_left_alone(normed: Callable[[], nn.Module]) -> None:
+    """No pass writes into the caller's images."""
+    images = IMAGES.clone()
+    GaussianNoise().protect(normed(), images[:1])(images)
+    assert torch.equal(images, IMAGES)
+
+
+def test_without_noise_it_is_the_model(normed: Callable[[], nn.Module]) -> None:
+    """Sigmas of 0 give bit for bit the model's logits."""
+    model = normed().eval()
+    noisy = GaussianNoise(sigma_init=0, sigma_inner=0).protect(model, IMAGES[:1])
+    assert torch.equal(noisy(IMAGES), model(IMAGES))
+    assert is_randomized(GaussianNoise(sigma_init=0).protect(model, IMAGES[:1]), IMAGES)
+
+
+def sigmas(noisy: nn.Module) -> dict[str, float]:
+    """The standard deviation of each noise layer, by its name."""
+    return {name: module.sigma for name, module in noisy.named_modules() if hasattr(module, "sigma")}
+
+
+class TwoStems(nn.Module):
+    """Two convolutions read the image, a third reads both, though it was declared before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.join = nn.Conv2d(2, 1, 3)
+        self.left = nn.Conv2d(1, 1, 1)
+        self.right = nn.Conv2d(1, 1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        joined: Tensor = self.join(torch.cat([self.left(images), self.right(1 - images)], 1))
+        return joined.flatten(1)
+
+
+def test_sigmas_by_place() -> None:
+    """Every convolution that reads the image has sigma_init, every other one sigma_inner, whatever the declared order."""
+    defense = GaussianNoise(sigma_init=0.3, sigma_inner=0.2)
+    assert sigmas(defense.protect(TwoStems(), IMAGES[:1])) == {"join": 0.2, "left": 0.3, "right": 0.3}
+    resnet = sigmas(defense.protect(torchvision.models.resnet18(num_classes=10), torch.rand(1, 3, 32, 32)))
+    assert len(resnet) == 20
+    assert {name for name, sigma in resnet.items() if sigma == 0.3} == {"conv1"}
+
+
+def test_noise_around_switching(normed: Callable[[], nn.Module]) -> None:
+    """In a switching model every channel's first convolution has sigma_init, drawn or not."""
+    noisy = GaussianNoise().protect(hrs(normed(), (1, 8, 8), channels=(6, 2)), IMAGES[:1])
+    found = sigmas(noisy)
+    assert sum(sigma == 0.2 for sigma in found.values()) == 6
+    assert sum(sigma == 0.1 for sigma in found.values()) == 6
+
+
+def test_bad_models_and_parameters() -> None:
+    """A model without convolutions and a sigma below 0 are refused in a line."""
+    with pytest.raises(UserError, match="noise before convolutions, and Sequential runs none"):
+        GaussianNoise().protect(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), IMAGES[:1])
+    with pytest.raises(
+        UserError, match=r"gaussian-noise.sigma_init is -0.1: input should be greater than or equal to 0"
+    ):
+        GaussianNoise.from_parameters({"sigma_init": "-0.1"}, name="gaussian-noise")
+
+
+def test_digits_are_learnt(digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]) -> None:
+    """Trained with its noise, one draw is right on more than 90 % of the digits, more than with noise put on afterwards."""
+    train, test = digits
+    defense, recipe, device = GaussianNoise(), Recipe(epochs=20), torch.device("cpu")
+    protected = defense.protect(network(), train.images[:1])
+    defense.fit(protected, Trainer(train, recipe, seed=0, device=device))
+    plain = network()
+    Trainer(train, recipe, seed=0, device=device).fit(plain, name="plain")
+    assert accuracy(protected, test) > 0.9
+    assert accuracy(protected, test) > accuracy(defense.protect(plain, train.images[:1]), test)

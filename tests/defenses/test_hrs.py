@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from scipy import stats
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.model import EnumerableDraws, is_randomized
+from robustbench_cli.defenses.base.training import Recipe, Trainer, TrainingProgress
+from robustbench_cli.defenses.gaussian_noise import GaussianNoise
+from robustbench_cli.defenses.hrs import HRS, HRSModel, SwitchingBlock, hrs
+
+CPU = torch.device("cpu")
+
+
+class Adds(nn.Module):
+    """A channel that can be told from others by what it adds."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows + self.number
+
+
+def switches() -> nn.Module:
+    """Two switching blocks whose output names the path: block 1 adds 0 to 2, block 2 adds 0, 10, 20 or 30."""
+    return nn.Sequential(
+        SwitchingBlock([Adds(number) for number in range(3)]),
+        SwitchingBlock([Adds(10 * number) for number in range(4)]),
+    )
+
+
+def paths_drawn(model: nn.Module, rows: int) -> Tensor:
+    """The index of each row's path, in [0, 12)."""
+    output = model(torch.zeros(rows, 1))[:, 0].long()
+    return output % 10 * 4 + output // 10
+
+
+@pytest.fixture
+def model(normed: Callable[[], nn.Module]) -> HRSModel:
+    """Three blocks of 2, 3 and 2 channels in float64, so that a path's rows are told apart beyond rounding."""
+    return hrs(normed(), (1, 8, 8), channels=(2, 3, 2), split=["3", "7"]).double().eval()
+
+
+IMAGES = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def explicit_paths(model: HRSModel, images: Tensor) -> Tensor:
+    """Every path by a loop over the channels."""
+    outputs = []
+    for choice in itertools.product(*(range(len(block.channels)) for block in model.switching_blocks)):
+        rows = images
+        for block, channel in zip(model.switching_blocks, choice, strict=True):
+            rows = block.channels[channel](rows)
+        outputs.append(rows)
+    return torch.stack(outputs)
+
+
+@torch.no_grad()
+def test_each_row_takes_one_path(model: HRSModel) -> None:
+    """Each row of a switching pass is what one path alone gives for that row, and every path is taken."""
+    paths = explicit_paths(model, IMAGES)
+    assert torch.cdist(paths.transpose(0, 1), paths.transpose(0, 1)).flatten(1).sort().values[:, 12].min() > 1e-3
+    taken: set[int] = set()
+    for _ in range(3):
+        distance = (model(IMAGES) - paths).abs().amax(2)
+        assert distance.min(0).values.max() < 1e-12
+        taken |= set(distance.argmin(0).tolist())
+    assert taken == set(range(12))
+
+
+@torch.no_grad()
+def test_the_channel_drawn_is_the_channel_run(model: HRSModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the draws given, each row's logits are those of the path that it drew."""
+    draws = [torch.randint(high, (64,), generator=torch.Generator().manual_seed(high)) for high in (2, 3, 2)]
+    waiting = iter(draws)
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: next(waiting))
+    output = model(IMAGES)
+    drawn = draws[0] * 6 + draws[1] * 2 + draws[2]
+    torch.testing.assert_close(output, explicit_paths(model, IMAGES)[drawn, torch.arange(64)], rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_all_draws(model: HRSModel) -> None:
+    """The enumeration with shared work, and each path run alone, are a loop over all paths."""
+    expected = explicit_paths(model, IMAGES)
+    assert isinstance(model, EnumerableDraws)
+    assert model.number_of_draws == 12
+    assert model.all_draws(IMAGES).shape == (12, 64, 10)
+    torch.testing.assert_close(model.all_draws(IMAGES), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.stack([model.path(i)(IMAGES) for i in range(12)]), expected, rtol=0, atol=1e-12)
+
+
+def test_gradients_of_all_draws(model: HRSModel) -> None:
+    """The gradient through the enumeration is the mean of the paths' own."""
+    images = IMAGES.clone().requires_grad_()
+    (shared,) = torch.autograd.grad(model.all_draws(images).logsumexp(2).mean(0).sum(), images)
+    (alone,) = torch.autograd.grad(explicit_paths(model, images).logsumexp(2).mean(0).sum(), images)
+    torch.testing.assert_close(shared, alone, rtol=1e-9, atol=1e-12)
+
+
+def test_cost_of_all_draws() -> None:
+    """Two blocks of 784 x 20 and 20 x 20 + 20 x 10 multiplications cost as their sizes say."""
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 10), nn.ReLU()
+    )
+    first, second = 784 * 20, 20 * 20 + 20 * 10
+    protected = hrs(model, (1, 28, 28), channels=(5, 4), split="2")
+    assert protected.cost_of_all_draws == pytest.approx((5 * first + 20 * second) / (first + second))
+    assert hrs(model, (1, 28, 28), channels=(7,)).cost_of_all_draws == 7
+
+
+def test_draws_are_uniform() -> None:
+    """12,000 rows spread evenly over the 12 paths (chi-square, level 0.001)."""
+    counts = paths_drawn(switches(), 12_000).bincount(minlength=12)
+    assert stats.chisquare(counts.numpy()).pvalue > 0.001
+
+
+def test_draws_are_independent() -> None:
+    """A row's path tells nothing of the next row's, nor of its own in the next pass (chi-square, level 0.001)."""
+    model = switches()
+    first, second = paths_drawn(model, 20_000), paths_drawn(model, 20_000)
+    for one, other in ((first[::2], first[1::2]), (first, second)):
+        table = (one * 12 + other).bincount(minlength=144).reshape(12, 12)
+        assert stats.chi2_contingency(table.numpy()).pvalue > 0.001
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 5])
+def test_few_rows(model: HRSModel, rows: int) -> None:
+    """Batches smaller than the number of channels, down to none, keep their shape."""
+    assert model(IMAGES[:rows]).shape == (rows, 10)
+    assert model.all_draws(IMAGES[:rows]).shape == (12, rows, 10)
+
+
+def test_channels_run_once_a_pass() -> None:
+    """A pass sends each row through one channel of a block, not through all."""
+    seen: list[int] = []
+    block = SwitchingBlock([nn.Linear(3, 3) for _ in range(10)])
+    for channel in block.channels:
+        channel.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    block(torch.rand(256, 3))
+    assert sum(seen) == 256
+    assert len(seen) == 10
+
+
+def test_channels_are_fresh(normed: Callable[[], nn.Module]) -> None:
+    """Channels start with weights of their own, none those of the model, which is left as it is."""
+    base = normed()
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    protected = hrs(base, (1, 8, 8), channels=(3, 3))
+    for block in protected.switching_blocks:
+        weights = [parameter for parameter in block.parameters() if parameter.dim() > 1]
+        kinds = {weight.shape for weight in weights}
+        for kind in kinds:
+            alike = [weight for weight in weights if weight.shape == kind]
+            alike += [weight for weight in base.parameters() if weight.shape == kind]
+            assert all(not torch.equal(one, other) for one, other in itertools.combinations(alike, 2))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+
+
+def test_any_model() -> None:
+    """A ResNet-18 is protected as it is, is randomized, and loads into one built anew."""
+    base = torchvision.models.resnet18(num_classes=10)
+    example = torch.rand(4, 3, 32, 32)
+    first, second = (HRS(channels=(2, 2)).protect(base, example[:1]).eval() for _ in range(2))
+    assert is_randomized(first, example)
+    second.load_state_dict(first.state_dict())
+    with torch.no_grad():
+        assert torch.equal(second.all_draws(example), first.all_draws(example))
+    assert "blocks.0.channels.1.layer3.1.bn2.running_var" in first.state_dict()
+
+
+def test_hierarchical_training(digits: Any, normed: Callable[[], nn.Module]) -> None:
+    """Each channel is trained in turn, alone; whatever is finished stays bit for bit as it is, with dropout off."""
+    train, _ = digits
+    defense = HRS(channels=(2, 1, 2), split=("3", "7"))
+    protected = defense.protect(normed(), train.images[:1])
+    previous = {name: tensor.clone() for name, tensor in protected.state_dict().items()}
+    names: list[str] = []
+
+    def look(progress: TrainingProgress) -> None:
+        names.append(progress.name)
+        now = {name: tensor.clone() for name, tensor in protected.state_dict().items()}
+        changed = {name.rsplit(".", 2)[0] for name in now if not torch.equal(now[name], previous[name])}
+        _, block, _, channel = progress.name.split()
+        assert changed == {f"blocks.{int(block) - 1}.channels.{int(channel) - 1}"}
+        assert not any(module.training for done in protected.blocks[: int(block) - 1] for module in done.modules())
+        previous.update(now)
+
+    defense.fit(protected, Trainer(train, Recipe(epochs=1), seed=0, device=CPU, progress=look))
+    assert names == [f"block {i} channel {j}" for i, j in ((1, 1), (1, 2), (2, 1), (3, 1), (3, 2))]
+    assert all(parameter.requires_grad for parameter in protected.parameters())
+    assert not any(module.training for module in protected.modules())
+
+
+def test_later_channels_meet_every_path(
+    digits: Any, normed: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a later block trains, the finished block before it switches row by row."""
+    train, _ = digits
+    protected = hrs(normed(), (1, 8, 8), channels=(3, 1))
+    rows: dict[int, int] = {}
+    for number, channel in enumerate(protected.switching_blocks[0].channels):
+        channel.register_forward_hook(
+            lambda module, inputs, _, number=number: rows.update({number: rows.get(number, 0) + len(inputs[0])})
+        )
+
+    def look(progress: TrainingProgress) -> None:
+        if progress.name.startswith("block 2"):
+            assert sum(rows.values()) == len(train)
+            assert min(rows.values()) > len(train) / 4
+        rows.clear()
+
+    HRS(channels=(3, 1)).fit(protected, Trainer(train, Recipe(epochs=1), seed=0, device=CPU, progress=look))
+
+
+def test_digits_are_learnt(digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]) -> None:
+    """Three by three channels trained for twenty epochs each are right on more than 90 % of the digits, on every path."""
+    train, test = digits
+    defense = HRS(channels=(3, 3))
+    protected = defense.protect(network(), train.images[:1])
+    defense.fit(protected, Trainer(train, Recipe(epochs=20), seed=0, device=CPU))
+    assert accuracy(protected, test) > 0.9
+    assert all(accuracy(protected.path(index), test) > 0.9 for index in range(9))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"channels": "[5, 0]"}, r"hrs.channels.1 is 0: "),
+        ({"channels": "[]"}, r"hrs.channels is \(\)|hrs.channels is \[\]"),
+        ({"channels": "[2, 2, 2]", "split": "conv4"}, r"hrs.split is 'conv4': 3 blocks need 2 names, and here are 1"),
+        ({"split": "1.10"}, r"hrs.split is 1.1: give auto, or names of modules, in quotes"),
+        ({"chanels": "[2, 2]"}, r"did you mean 'channels'\?"),
+    ],
+)
+def test_bad_parameters(parameters: dict[str, str], message: str) -> None:
+    """Parameters that cannot be are told by name."""
+    with pytest.raises(UserError, match=message):
+        HRS.from_parameters(parameters, name="hrs")
+
+
+def test_noise_inside_the_channels(normed: Callable[[], nn.Module]) -> None:
+    """A model with noise layers is cut like any other, and each path keeps its noise."""
+    noisy = GaussianNoise().protect(normed(), torch.rand(1, 1, 8, 8))
+    protected = hrs(noisy, (1, 8, 8), channels=(2, 2)).eval()
+    assert is_randomized(protected.path(0), torch.rand(2, 1, 8, 8))
