@@ -68,7 +68,6 @@ class HRS(Defense):
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
         assert isinstance(model, HRSModel)
         blocks = model.switching_blocks
-        model.requires_grad_(False)
         for number, block in enumerate(blocks):
             for channel_number, channel in enumerate(block.channels):
                 name = f"block {number + 1} channel {channel_number + 1}"
@@ -97,11 +96,12 @@ class SwitchingBlock(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         # Drawn on the CPU: the groups' sizes are then known without waiting for a device.
         drawn = torch.randint(len(self.channels), (len(rows),))
-        order = drawn.argsort()
+        order = drawn.argsort(stable=True)
         sizes = drawn.bincount(minlength=len(self.channels)).tolist()
         groups = torch.split(rows[order.to(rows.device, non_blocking=True)], sizes)
         parts = [channel(group) for channel, group in zip(self.channels, groups, strict=True) if len(group)]
         if len(parts) == 1:
+            # A stable order of equal draws is the order that they had.
             return cast("Tensor", parts[0])
         return torch.cat(parts or [self.channels[0](rows)])[order.argsort().to(rows.device, non_blocking=True)]
 
@@ -187,8 +187,10 @@ def hrs(
     """
     names = split if split == "auto" else [split] if isinstance(split, str) else list(split)
     parameters = {"channels": list(channels), "split": names}
-    images = example if isinstance(example, Tensor) else torch.zeros(1, *example)
-    return HRS.from_parameters(parameters, name="hrs").protect(model, images[:1])
+    defense = HRS.from_parameters(parameters, name="hrs")
+    if isinstance(example, Tensor):
+        return defense.protect(model, example[:1])
+    return defense.protect(model, next(model.parameters()).new_zeros(1, *example))
 
 
 def _fresh(module: nn.Module) -> nn.Module:

@@ -19,7 +19,7 @@ FORMATS = ("table", "csv", "json", "markdown")
 
 _ENDINGS = {".csv": "csv", ".json": "json", ".md": "markdown"}
 
-_COMMON = ("dataset", "model", "n", "norm", "targeted", "seed", "repeats")
+_COMMON = ("dataset", "model", "n", "targeted", "seed")
 """Columns that stand above the table where all rows agree on them."""
 
 
@@ -55,7 +55,7 @@ def form_of(path: Path) -> str:
 
 
 def for_terminal(table: pd.DataFrame) -> Table:
-    """The table as a person reads it: what all rows share stands above it, intervals behind their figures."""
+    """The table as a person reads it: what all rows share stands above it, half a 95 % interval behind its figure."""
     from rich import box
     from rich.table import Table
 
@@ -63,14 +63,15 @@ def for_terminal(table: pd.DataFrame) -> Table:
 
     columns, lines = _readable(table)
     raised = sorted({flag for flags in table["flags"] for flag in str(flags).split(";") if flag in FLAGS})
-    marked = table["clean_accuracy_loss_within_interval"].eq(True).any()
     caption = [f"{flag}: {FLAGS[flag]}" for flag in raised]
-    if marked:
-        caption.append("~ the loss of clean accuracy that des divides by cannot be told from none")
+    if table["clean_accuracy_loss_within_interval"].eq(True).any():
+        caption.append("~ in des: the loss of clean accuracy that it divides by cannot be told from none")
     drawn = Table(box=box.SIMPLE_HEAD, title=_shared(table), title_justify="left", caption="\n".join(caption) or None)
     drawn.caption_justify = "left"
+    drawn.pad_edge = drawn.collapse_padding = False
+    drawn.padding = (0, 1, 0, 0)
     for name, numeric in columns:
-        drawn.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+        drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
     previous = None
     for line, defense in zip(lines, table["defense"], strict=True):
         if previous not in (None, defense):
@@ -81,53 +82,62 @@ def for_terminal(table: pd.DataFrame) -> Table:
 
 
 def _shared(table: pd.DataFrame) -> str:
-    shared = [(name, table[name].iloc[0]) for name in _COMMON if len(table) and table[name].nunique() == 1]
-    return ", ".join(f"{name} {value}" for name, value in shared if name != "targeted" or value != "no")
+    shared = [(name, table[name].iloc[0]) for name in _COMMON if table[name].nunique() == 1]
+    return ", ".join(f"{name} {value}" for name, value in shared if (name, value) != ("targeted", "no"))
 
 
 def _readable(table: pd.DataFrame) -> tuple[list[tuple[str, bool]], list[list[str]]]:
     """Columns as ``(name, whether it holds numbers)`` and the rows' words."""
-    columns: list[tuple[str, bool]] = [(name, False) for name in ("defense", "attack")]
+    columns = [(name, False) for name in ("defense", "attack")]
     columns += [(name, False) for name in _COMMON if table[name].nunique() > 1]
-    columns += [("eps", True), ("eot", True), ("clean", True), ("robust", True)]
-    randomized = bool((table["repeats"] > 1).any())
-    if randomized:
-        columns += [("vote", True), ("every draw", True)]
-    columns += [("success", True), ("mean l2", True), ("mean linf", True)]
+    columns += [("threat", False), ("eot", True), ("clean", True), ("robust", True)]
+    if (table["repeats"] > 1).any():
+        columns += [("vote", True), ("every", True)]
+    columns += [("success", True), ("l2", True)]
     if table["des"].notna().any():
         columns.append(("des", True))
-    columns += [("passes", True), ("seconds", True)]
+    columns += [("passes", True), ("s", True)]
     if table["flags"].astype(bool).any():
         columns.append(("flags", False))
     return columns, [[_word(row, name) for name, _ in columns] for row in _records(table)]
 
 
 def _word(row: dict[str, Any], column: str) -> str:
+    """What stands in a column of the table for people; accuracies are percentages."""
     if column in ("clean", "robust"):
         name = f"{column}_accuracy"
-        return f"{_share(row[name])} [{_share(row[f'{name}_low'])}, {_share(row[f'{name}_high'])}]"
-    if column in ("vote", "every draw"):
-        return _share(row[f"robust_accuracy_{column.replace(' ', '_')}"])
-    if column == "success":
-        return _share(row["attack_success_rate"])
-    if column in ("mean l2", "mean linf"):
-        return _number(row[column.replace(" ", "_")], 3)
+        half = 50 * (row[f"{name}_high"] - row[f"{name}_low"])
+        return f"{_percent(row[name])} ±{half:.1f}"
+    shares = {"vote": "robust_accuracy_vote", "every": "robust_accuracy_every_draw", "success": "attack_success_rate"}
+    if column in shares:
+        return _percent(row[shares[column]])
+    if column == "threat":
+        return f"{row['norm']} {row['eps'] or 'any'}"
+    if column == "l2":
+        return _number(row["mean_l2"], 2)
     if column == "des":
-        mark = "~" if row["clean_accuracy_loss_within_interval"] else ""
-        return f"{_number(row['des'], 1)}{mark}"
+        return _number(row["des"], 1) + ("~" if row["clean_accuracy_loss_within_interval"] else "")
     if column == "passes":
-        return f"{row['forwards'] + row['backwards']:,}"
-    if column == "seconds":
+        return _short(row["forwards"] + row["backwards"])
+    if column == "s":
         return _number(row["seconds"], 1)
     return str(row[column])
 
 
-def _share(value: float | None) -> str:
+def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _short(count: int) -> str:
+    """A large number in four characters or so: 980, 36k, 1.1M."""
+    for unit, size in (("M", 1_000_000), ("k", 1_000)):
+        if count >= size:
+            return f"{count / size:.{1 if count < 10 * size else 0}f}{unit}"
+    return str(count)
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.cell import MethodSpec
     from robustbench_cli.benchmarks.suite import AttackChoice
 
-__all__ = ["DEFAULT_ATTACKS", "attack_choices", "defense_specs", "distribute"]
+__all__ = ["DEFAULT_ATTACKS", "attack_choice", "defense_specs", "distribute", "plain_name"]
 
 DEFAULT_ATTACKS = ("pgd", "cw-pgd", "cw")
 
@@ -60,30 +60,27 @@ def plain_name(attack: str) -> str:
     return attack.removeprefix(_EOT) if attack not in registry.names() else attack
 
 
-def attack_choices(
-    names: Sequence[str],
-    eot: int | Literal["exact"] | None,
-    parameters: Mapping[str, Mapping[str, Any]],
-) -> list[AttackChoice]:
-    """The attacks of a command.
+def attack_choice(name: str, parameters: Mapping[str, Any], eot: int | Literal["exact", "auto"]) -> AttackChoice:
+    """An attack of a command.
 
     Args:
-        names: As the user wrote them.
-        eot: What ``--eot`` says.
-        parameters: By the attacks' plain names.
+        name: As the user wrote it; ``eot-NAME`` draws :data:`~.evaluation.EOT_DRAWS` times a gradient, whatever ``eot`` is.
+        parameters: What the user set of it.
+        eot: Draws a gradient.
     """
     from robustbench_cli.attacks import registry
     from robustbench_cli.benchmarks.evaluation import EOT_DRAWS
     from robustbench_cli.benchmarks.subject import method_spec
     from robustbench_cli.benchmarks.suite import AttackChoice
 
-    choices = []
-    for name in names:
-        plain = plain_name(name)
-        kind, spec = method_spec(registry, plain, dict(parameters.get(plain, {})))
-        draws = EOT_DRAWS if plain != name else eot or "auto"
-        choices.append(AttackChoice(spec=spec, norms=kind.norms, minimal_norm=kind.minimal_norm, eot=draws))  # type: ignore[attr-defined]
-    return choices
+    plain = plain_name(name)
+    kind, spec = method_spec(registry, plain, dict(parameters))
+    return AttackChoice(
+        spec=spec,
+        norms=kind.norms,  # type: ignore[attr-defined]
+        minimal_norm=kind.minimal_norm,  # type: ignore[attr-defined]
+        eot=eot if plain == name else EOT_DRAWS,
+    )
 
 
 def defense_specs(names: Iterable[str], parameters: Mapping[str, Mapping[str, Any]]) -> tuple[MethodSpec, ...]:

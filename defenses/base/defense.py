@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.method import Method
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.training import Examples, Recipe, Trainer
 
-__all__ = ["Defense"]
+__all__ = ["Defense", "defend"]
 
 
 class Defense(Method, ABC):
@@ -50,3 +51,36 @@ class Defense(Method, ABC):
             model: The protected model.
             trainer: The examples, the recipe and the loop.
         """
+
+
+def defend(
+    model: nn.Module,
+    defense: Defense,
+    examples: Examples,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    **recipe: Any,
+) -> nn.Module:
+    """Protects a model and trains it where the defense needs training, from Python.
+
+    Args:
+        model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``; left as it is.
+        defense: The defense and its parameters.
+        examples: What to train on.
+        seed: Of the training.
+        device: Where to train.
+        **recipe: Fields of :class:`~.training.Recipe`, such as ``epochs``.
+
+    Returns:
+        The defended model, in ``eval()`` mode.
+
+    Raises:
+        UserError: The model is not of the kind that the defense needs, or a part of the recipe is unknown or not allowed.
+    """
+    trainer = Trainer(examples, Recipe.from_parameters(recipe, name="recipe"), seed=seed, device=torch.device(device))
+    image, _ = examples.batch(torch.zeros(1, dtype=torch.int64))
+    protected = defense.protect(model.to(device), image.to(device))
+    if defense.trained:
+        defense.fit(protected, trainer)
+    return protected.eval()

@@ -9,7 +9,7 @@ import click
 
 from robustbench_cli import console
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.models_options import ModelWords, model_options
+from robustbench_cli.model_options import ModelWords, model_options
 from robustbench_cli.options import EOT, EPS, SETTING, Common, OneOf, Setting, command, computing
 
 if TYPE_CHECKING:
@@ -23,15 +23,34 @@ TARGETS = ("next", "random", "least-likely", "all")
 
 @command("attack")
 @model_options(checkpoints=True)
-@click.option("--attack", "attacks", multiple=True, metavar="NAME", help="Attack with this; 'eot-NAME' is NAME with --eot 10.")
-@click.option("--set", "settings", type=SETTING, multiple=True, help="Set a parameter of an attack, a defense or the training.")
+@click.option(
+    "--attack", "attacks", multiple=True, metavar="NAME", help="Attack with this; 'eot-NAME' is NAME with --eot 10."
+)
+@click.option(
+    "--set", "settings", type=SETTING, multiple=True, help="Set a parameter of an attack, a defense or the training."
+)
 @click.option("--norm", type=OneOf(NORMS), help="Measure the perturbation in this norm.  [default: linf]")
 @click.option("--eps", type=EPS, multiple=True, help="Allow perturbations up to this radius, as 0.1 or 8/255.")
-@click.option("--eot", type=EOT, help="Average gradients over K draws of a randomized defense, or over all.  [default: 10, or exact where that costs no more]")
-@click.option("--targeted", type=OneOf(TARGETS), help="Attack towards another class instead of just away from the right one.")
-@click.option("--n", type=click.IntRange(min=1), default=1000, show_default=True, help="Attack the first N test images.")
-@click.option("--repeats", type=click.IntRange(min=1), help="Score a randomized defense on so many fresh draws.  [default: 10]")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the table to a .csv, .json or .md file.")
+@click.option(
+    "--eot",
+    type=EOT,
+    help="Average gradients over K draws of a randomized defense, or over all.  [default: 10, or exact where that costs no more]",
+)
+@click.option(
+    "--targeted", type=OneOf(TARGETS), help="Attack towards another class instead of just away from the right one."
+)
+@click.option(
+    "--n", type=click.IntRange(min=1), default=1000, show_default=True, help="Attack the first N test images."
+)
+@click.option(
+    "--repeats", type=click.IntRange(min=1), help="Score a randomized defense on so many fresh draws.  [default: 10]"
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the table to a .csv, .json or .md file.",
+)
 @computing
 def attack(
     common: Common,
@@ -55,14 +74,14 @@ def attack(
     from robustbench_cli.benchmarks.suite import Suite
     from robustbench_cli.running import attack_all, preparation, raise_failures, table_of
     from robustbench_cli.tables import for_terminal, form_of, write
-    from robustbench_cli.words import DEFAULT_ATTACKS, attack_choices, distribute, plain_name
+    from robustbench_cli.words import DEFAULT_ATTACKS, attack_choice, distribute, plain_name
 
     if output is not None:
         form_of(output)
     names = attacks or DEFAULT_ATTACKS
     kinds = {plain_name(name): registry.load(plain_name(name)) for name in names}
     parameters = distribute(settings, kinds | words.kinds())
-    choices = attack_choices(names, eot, parameters)
+    choices = [attack_choice(name, parameters[plain_name(name)], eot or "auto") for name in names]
     with console.progress() as shown:
         dataset = words.dataset_name()
         prepare = preparation(common, dataset, words.recipe(parameters), shown)

@@ -25,12 +25,39 @@ DEFAULT_STORE = Path("advdef-runs")
 
 @command("report")
 @click.argument("stores", nargs=-1, type=click.Path(path_type=Path), metavar="[STORE ...]")
-@click.option("--where", "conditions", multiple=True, metavar="KEY=VALUE", help="Keep rows whose column KEY is VALUE; all of several must hold, any of several values of one key.")
+@click.option(
+    "--where",
+    "conditions",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Keep rows whose column KEY is VALUE; all of several must hold, any of several values of one key.",
+)
 @output_format(*tables.FORMATS)
-@click.option("-o", "--output", "outputs", multiple=True, type=click.Path(dir_okay=False, path_type=Path), help="Write the table to a .csv, .json or .md file too.")
-@click.option("--fail-under", "minima", multiple=True, metavar="COLUMN=VALUE", help="Exit with 1 if a row's COLUMN is below VALUE.")
-@click.option("--baseline", type=click.Path(dir_okay=False, path_type=Path), help="Compare with the rows of this .csv file.")
-@click.option("--max-drop", "drops", multiple=True, metavar="COLUMN=VALUE", help="Exit with 1 if a row's COLUMN is lower than the baseline's by more than VALUE.")
+@click.option(
+    "-o",
+    "--output",
+    "outputs",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the table to a .csv, .json or .md file too.",
+)
+@click.option(
+    "--fail-under",
+    "minima",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    help="Exit with 1 if a row's COLUMN is below VALUE.",
+)
+@click.option(
+    "--baseline", type=click.Path(dir_okay=False, path_type=Path), help="Compare with the rows of this .csv file."
+)
+@click.option(
+    "--max-drop",
+    "drops",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    help="Exit with 1 if a row's COLUMN is lower than the baseline's by more than VALUE.",
+)
 def report(
     stores: tuple[Path, ...],
     conditions: tuple[str, ...],
@@ -59,7 +86,9 @@ def report(
     wanted = gates.parse_conditions(conditions)
     opened = [Store(path) for path in stores or (DEFAULT_STORE,)]
     results = {result.cell.id: (result, store) for store in opened for result in store.results()}
-    table = rows((result, lambda store=store, cell=cell: store.outcomes(cell)) for cell, (result, store) in results.items())  # type: ignore[misc]
+    table = rows(
+        (result, lambda store=store, cell=cell: store.outcomes(cell)) for cell, (result, store) in results.items()
+    )  # type: ignore[misc]
     table = gates.select(table, wanted)
     failures = [failure for store in opened for failure in store.failures() if failure.cell.id not in results]
     _show(table, output_format, outputs)

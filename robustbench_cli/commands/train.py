@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from robustbench_cli import console
-from robustbench_cli.models_options import ModelWords, model_options
+from robustbench_cli.model_options import ModelWords, model_options
 from robustbench_cli.options import SETTING, Common, Setting, command, computing
 
 __all__ = ["train"]
@@ -15,8 +15,20 @@ __all__ = ["train"]
 
 @command("train")
 @model_options(checkpoints=False)
-@click.option("--set", "settings", type=SETTING, multiple=True, help="Set a parameter of a defense, or of the training: train.lr=0.01.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Write the checkpoint to this .safetensors file.")
+@click.option(
+    "--set",
+    "settings",
+    type=SETTING,
+    multiple=True,
+    help="Set a parameter of a defense, or of the training: train.lr=0.01.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="Write the checkpoint to this .safetensors file.",
+)
 @computing
 def train(common: Common, words: ModelWords, settings: tuple[Setting, ...], output: Path) -> None:
     """Train a defended model and write it to a checkpoint.

@@ -77,7 +77,7 @@ class ModelWords:
         from robustbench_cli.benchmarks.checkpoint import read_info
         from robustbench_cli.benchmarks.subject import open_subject
 
-        named = {self.model, *self.defenses} - {None}
+        named = [name for name in (self.model, *self.defenses) if name is not None]
         if read_info(path) is not None:
             return open_subject(path, named=named, model=self.model, classes=self.classes, mean=self.mean, std=self.std)
         data = prepare.data
@@ -96,9 +96,10 @@ class ModelWords:
         from robustbench_cli.words import defense_specs
 
         specs = defense_specs(self.defenses, parameters)
-        bases = [self.base(prepare, path) for path in self.checkpoints] or [None]
+        bases: list[Subject | None] = [self.base(prepare, path) for path in self.checkpoints]
         return [
-            prepare.training(model=self.model, mean=self.mean, std=self.std, base=base, defenses=specs) for base in bases
+            prepare.training(model=self.model, mean=self.mean, std=self.std, base=base, defenses=specs)
+            for base in bases or [None]
         ]
 
     def subjects(self, prepare: Preparation, parameters: Mapping[str, Mapping[str, Any]]) -> list[Subject]:
@@ -108,14 +109,16 @@ class ModelWords:
         return [prepare.trained(training) for training in self.trainings(prepare, parameters)]
 
 
-def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> tuple[float, ...] | None:  # noqa: ARG001
+def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> tuple[float, ...] | None:
     """Reads ``0.5`` or ``0.49,0.48,0.45``."""
     if value is None:
         return None
     try:
         return tuple(float(part) for part in value.split(","))
     except ValueError:
-        raise click.BadParameter(f"'{value}' is no list of numbers: give one, or one a channel, as 0.49,0.48,0.45") from None
+        raise click.BadParameter(
+            f"'{value}' is no list of numbers: give one, or one a channel, as 0.49,0.48,0.45"
+        ) from None
 
 
 def model_options(*, checkpoints: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -135,11 +138,23 @@ def model_options(*, checkpoints: bool) -> Callable[[Callable[..., None]], Calla
         )
         @click.option("--model", metavar="SPEC", help="Build this model, as 'paper-cnn' or 'torchvision:resnet18'.")
         @click.option("--classes", type=click.IntRange(min=2), help="Number of classes of a foreign checkpoint.")
-        @click.option("--mean", callback=_numbers, metavar="M[,M...]", help="Subtract this from each pixel, inside the model.")
+        @click.option(
+            "--mean", callback=_numbers, metavar="M[,M...]", help="Subtract this from each pixel, inside the model."
+        )
         @click.option("--std", callback=_numbers, metavar="S[,S...]", help="Then divide by this.")
-        @click.option("--dataset", metavar="NAME", help=f"Use this data set.  [default: the checkpoint's, or {DEFAULT_DATASET}]")
-        @click.option("--defense", "defenses", multiple=True, metavar="NAME", help="Put this defense around the model; several compose in order.")
-        @click.option("--epochs", type=click.IntRange(min=1), help="Train so many epochs.  [default: the data set's usual]")
+        @click.option(
+            "--dataset", metavar="NAME", help=f"Use this data set.  [default: the checkpoint's, or {DEFAULT_DATASET}]"
+        )
+        @click.option(
+            "--defense",
+            "defenses",
+            multiple=True,
+            metavar="NAME",
+            help="Put this defense around the model; several compose in order.",
+        )
+        @click.option(
+            "--epochs", type=click.IntRange(min=1), help="Train so many epochs.  [default: the data set's usual]"
+        )
         @functools.wraps(function)
         def with_words(
             *args: Any,
