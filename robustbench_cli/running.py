@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +123,7 @@ def table_of(store: Path, results: Sequence[Result]) -> pd.DataFrame:
     from robustbench_cli.benchmarks.store import Store
 
     stored = Store(store)
-    return rows((result, lambda cell=result.cell.id: stored.outcomes(cell)) for result in results)  # type: ignore[misc]
+    return rows((result, partial(stored.outcomes, result.cell.id)) for result in results)
 
 
 def failure_line(failure: Failure) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +18,7 @@ from robustbench_cli.options import command, output_format
 if TYPE_CHECKING:
     import pandas as pd
 
+    from robustbench_cli.benchmarks.cell import Cell
     from robustbench_cli.benchmarks.store import Failure
 
 __all__ = ["report"]
@@ -86,9 +89,8 @@ def report(
     wanted = gates.parse_conditions(conditions)
     opened = [Store(path) for path in stores or (DEFAULT_STORE,)]
     results = {result.cell.id: (result, store) for store in opened for result in store.results()}
-    table = rows(
-        (result, lambda store=store, cell=cell: store.outcomes(cell)) for cell, (result, store) in results.items()
-    )  # type: ignore[misc]
+    ordered = sorted(results.values(), key=lambda each: _order(each[0].cell))
+    table = rows((result, partial(store.outcomes, result.cell.id)) for result, store in ordered)
     table = gates.select(table, wanted)
     failures = [failure for store in opened for failure in store.failures() if failure.cell.id not in results]
     _show(table, output_format, outputs)
@@ -102,6 +104,13 @@ def report(
         _judge(broken, missing)
     elif failures:
         _warn(failures)
+
+
+def _order(cell: Cell) -> tuple[Any, ...]:
+    """The undefended model first, the radii growing, and what can be compared beside each other."""
+    radius = math.inf if cell.eps is None else cell.eps
+    place = (cell.dataset, cell.model, bool(cell.defenses), cell.defense, cell.checkpoint, cell.norm, radius)
+    return (*place, cell.attack.label, str(cell.eot), cell.seed)
 
 
 def _show(table: pd.DataFrame, form: str, outputs: Sequence[Path]) -> None:
