@@ -17,7 +17,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED)  ## go the whole way, from training to the table, in about a minute
-	@$(BIN)/advdef demo
+	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(BIN)/advdef demo
 
 test: $(INSTALLED)  ## run the tests
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(TESTS)

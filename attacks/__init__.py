@@ -7,4 +7,4 @@ from robustbench_cli.attacks.base.registry import Registry
 
 __all__ = ["registry"]
 
-registry = Registry(kind="attack", package=__name__)
+registry = Registry(kind="attack", package=__name__, base=f"{__name__}.base.attack:Attack")

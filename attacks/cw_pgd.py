@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from robustbench_cli.attacks.base.losses import Loss, negative_margin
+from torch import Tensor
+
+from robustbench_cli.attacks.base.losses import margin
 from robustbench_cli.attacks.pgd import PGD
 
 __all__ = ["CWPGD"]
@@ -21,4 +23,7 @@ class CWPGD(PGD):
         "Carlini, Wagner: Towards Evaluating the Robustness of Neural Networks. IEEE S&P 2017, arXiv 1608.04644 (the "
         "loss f_6); inside PGD as in Madry et al., ICLR 2018, section 5, and Wang et al., IJCAI 2019, arXiv 1908.07116"
     )
-    loss: ClassVar[Loss] = staticmethod(negative_margin)
+
+    @staticmethod
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return -margin(logits, labels)

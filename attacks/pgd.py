@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustbench_cli.attacks.base.attack import BestIterates, FixedRadiusAttack
-from robustbench_cli.attacks.base.losses import Loss, cross_entropy
+from robustbench_cli.attacks.base.losses import cross_entropy
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.attacks.base.threat import Norm, Threat, per_image, project, random_in_ball, steepest_ascent
@@ -30,41 +30,48 @@ class PGD(FixedRadiusAttack):
         "ICLR 2018, arXiv 1706.06083"
     )
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
-    loss: ClassVar[Loss] = staticmethod(cross_entropy)
-
     steps: int = Field(40, ge=1, description="steps of each restart")
     step_size: float | None = Field(
-        None, gt=0, description="length of a step on the [0, 1] pixel scale; 2.5 eps / steps where not given"
+        None,
+        gt=0,
+        description="length of every step on the [0, 1] pixel scale; where not given, it falls evenly from 2 eps to 0",
     )
     restarts: int = Field(1, ge=1, description="runs from different random starts; only what still stands is run again")
     random_start: bool = Field(True, description="start uniformly inside the ball rather than at the image")
 
+    @staticmethod
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        """What the steps climb (descend, if targeted): ``(M,)`` of logits ``(M, K)`` and labels ``(M,)``."""
+        return cross_entropy(logits, labels)
+
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         best = BestIterates(source, images, labels, threat)
-        for _ in range(self.restarts):
+        # Every restart has its own numbers, and takes as many from `random` whether or not any image is left to it.
+        for stream in [random.split() for _ in range(self.restarts)]:
             rows = best.begin()
-            if not len(rows):
-                break
-            self._restart(source, images[rows], labels[rows], threat.select(rows), random.select(rows), best)
+            if len(rows):
+                self._restart(source, images[rows], labels[rows], threat.select(rows), stream.select(rows), best)
         return best.images
 
     def _restart(
         self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random, best: BestIterates
     ) -> None:
-        iterates = project(images + random_in_ball(images, threat, random), images, threat) if self.random_start else images
-        step_size = self._step_sizes(threat, images)
-        for _ in range(self.steps):
+        iterates = (
+            project(images + random_in_ball(images, threat, random), images, threat) if self.random_start else images
+        )
+        for step in range(self.steps):
             logits, gradient = source.gradient(iterates, labels, self.loss)
             going_on = best.offer(iterates, logits)
             if going_on is not None:
                 if not len(going_on):
                     return
                 images, labels, threat = images[going_on], labels[going_on], threat.select(going_on)
-                iterates, gradient, step_size = iterates[going_on], gradient[going_on], step_size[going_on]
-            step = steepest_ascent(gradient, threat.norm).mul_(step_size)
-            iterates = project(iterates - step if threat.targeted else iterates + step, images, threat)
+                iterates, gradient = iterates[going_on], gradient[going_on]
+            move = steepest_ascent(gradient, threat.norm) * self._step_sizes(step, threat, images)
+            iterates = project(iterates - move if threat.targeted else iterates + move, images, threat)
         best.offer(iterates, source.logits(iterates))
 
-    def _step_sizes(self, threat: Threat, images: Tensor) -> Tensor:
-        sizes = 2.5 * threat.eps / self.steps if self.step_size is None else torch.full_like(threat.eps, self.step_size)
+    def _step_sizes(self, step: int, threat: Threat, images: Tensor) -> Tensor:
+        falling = 2 * threat.eps * (1 - step / self.steps)
+        sizes = falling if self.step_size is None else torch.full_like(threat.eps, self.step_size)
         return per_image(sizes, images).to(images.dtype)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,14 +33,15 @@ def parse_eps(text: str) -> Eps:
         UserError: It is not a number, not finite, or negative.
     """
     words = str(text).strip()
+    numerator, slash, denominator = words.partition("/")
     try:
-        numerator, slash, denominator = words.partition("/")
-        value = float(Fraction(numerator.strip()) / Fraction(denominator.strip())) if slash else float(words)
-    except (ValueError, ZeroDivisionError, OverflowError):
+        value = float(numerator) / (float(denominator) if slash else 1)
+    except (ValueError, ZeroDivisionError):
         raise UserError(f"eps is '{words}': give a number or a fraction, such as 0.03 or 8/255") from None
     if not math.isfinite(value) or value < 0:
         raise UserError(f"eps is '{words}': it must be 0 or more, and finite")
-    return Eps(words, value)
+    # Not -0.0, which would be another cell.
+    return Eps(words, abs(value))
 
 
 class MethodSpec(BaseModel):
@@ -69,6 +69,12 @@ class MethodSpec(BaseModel):
         values = (f"{key}={json.dumps(self.parameters[key], separators=(',', ':'))}" for key in self.changed)
         return f"{self.name}({','.join(values)})".replace('"', "")
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes it this method: not the path of a user's source file, whose content counts."""
+        name = self.name if self.source is None else self.name.rpartition(":")[2]
+        return {"name": name, "parameters": self.parameters, "source": self.source}
+
 
 class Cell(BaseModel):
     """The unit that is run, stored, resumed and distributed. Plain data; see contract for each word.
@@ -82,7 +88,7 @@ class Cell(BaseModel):
     data: str = Field(description="sha256 of the evaluated images and labels")
     n: int
     model: str
-    checkpoint: str = Field(description="sha256 of the checkpoint's content and of how it is loaded")
+    checkpoint: str = Field(description="sha256 of the weights and of what model they are the weights of")
     defenses: tuple[MethodSpec, ...]
     attack: MethodSpec
     norm: str
@@ -96,12 +102,11 @@ class Cell(BaseModel):
     def id(self) -> str:
         """The content hash: 20 hexadecimal digits of the sha256 of the versioned canonical JSON.
 
-        Names that do not change what is computed are left out: how the data set and the model were called, and which
-        parameters differ from the defaults.
+        Names that do not change what is computed are left out: how the data set and the model were called, which
+        parameters differ from the defaults, and where a user's files lie.
         """
-        content = self.model_dump(mode="json", exclude={"dataset": True, "model": True})
-        for method in (content["attack"], *content["defenses"]):
-            del method["changed"]
+        content = self.model_dump(mode="json", exclude={"dataset", "model", "attack", "defenses"})
+        content |= {"attack": self.attack.identity, "defenses": [defense.identity for defense in self.defenses]}
         canonical = json.dumps({"version": 1, **content}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 

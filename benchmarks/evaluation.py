@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,19 +14,28 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.losses import expected_margin
 from robustbench_cli.attacks.base.model import cost_of_all_draws, frozen, is_randomized
 from robustbench_cli.attacks.base.random import Random, seed_from
 from robustbench_cli.attacks.base.source import GradientSource, gradient_source
-from robustbench_cli.attacks.base.threat import Norm, Threat, distance, project_exactly
+from robustbench_cli.attacks.base.threat import Norm, distance, per_image, project_exactly
 from robustbench_cli.benchmarks.cell import Targeted
+from robustbench_cli.benchmarks.datasets.base.split import check_images
 from robustbench_cli.benchmarks.devices import automatic_batch_size
 from robustbench_cli.benchmarks.models.base import check_model
-from robustbench_cli.benchmarks.outcomes import Outcomes
+from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
 
 __all__ = ["EOT_DRAWS", "FLAGS", "Evaluation", "evaluate", "resolve_eot", "resolve_repeats"]
 
 EOT_DRAWS = 10
 """Draws of a gradient where nothing else is asked for (Wang et al., appendix C.3: success saturates for more)."""
+
+SELECTION_DRAWS = 50
+"""Draws that judge which of several images survives least, where all the draws that there are cost more.
+
+They are forward passes only. With 10, the better of two attacks was mistaken so often that the worst case over both could
+come out above the better one alone.
+"""
 
 FLAGS = {
     "no-eot": "the attack followed one draw at a time although the defense is randomized: use --eot 10 or --eot exact",
@@ -48,7 +58,8 @@ class Evaluation:
         forwards: Images passed through the model by the attack and by the scoring, in passes of one draw.
         backwards: The same back to the input.
         seconds: Wall time.
-        perturbed: ``(T, N, C, H, W)`` the perturbed images, on the CPU.
+        perturbed: ``(N, C, H, W)``, on the CPU: what the attack made of each image; of several targets, the one that the
+            deployed rule survives least. The image itself where a minimal-norm attack found nothing within the radius.
     """
 
     outcomes: Outcomes
@@ -57,6 +68,11 @@ class Evaluation:
     backwards: int
     seconds: float
     perturbed: Tensor
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """The figures of the table's row, by column; see :func:`~.outcomes.summarise`."""
+        return summarise(self.outcomes)
 
 
 def resolve_eot(
@@ -99,7 +115,7 @@ def evaluate(
     eot: int | Literal["exact", "auto"] = "auto",
     repeats: int | None = None,
     seed: int = 0,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
@@ -112,7 +128,7 @@ def evaluate(
         model: Images in [0, 1] to logits, normalisation inside. It is moved to ``device``, laid out channels last there,
             and otherwise left as it was.
         images: ``(N, C, H, W)`` in [0, 1].
-        labels: ``(N,)`` in [0, K).
+        labels: ``(N,)`` int64 in [0, K).
         attack: The attack and its parameters.
         norm: One of the attack's norms; its own where not given.
         eps: The radius; ``None`` lets a minimal-norm attack's successes count at any distance.
@@ -120,14 +136,15 @@ def evaluate(
         eot: Draws a gradient, ``"exact"``, or ``"auto"``; see :func:`resolve_eot`.
         repeats: Draws that score an image; see :func:`resolve_repeats`.
         seed: Of the attack's random numbers and of all draws.
-        device: Where to compute.
+        device: Where to compute; where the model is, if not given.
         batch_size: Rows that pass through the model at once; chosen for the device where not given.
         progress: Called with the number of images done, after each slice.
 
     Raises:
-        UserError: The model's output or an input is not what it must be.
+        UserError: The model's output or an input is not what it must be, or the attack gives no images.
     """
-    device = torch.device(device)
+    _check_inputs(images, labels, attack)
+    device = torch.device(device) if device is not None else _device_of(model)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch_size = batch_size or automatic_batch_size(device, tuple(images.shape[1:]))
     started = time.perf_counter()
@@ -139,87 +156,158 @@ def evaluate(
         source = gradient_source(
             model, eot=draws, randomized=randomized, targeted=targeted != "no", batch_size=batch_size
         )
-        judge = _Judge(model, repeats=resolve_repeats(repeats, randomized=randomized), seed=seed, batch_size=batch_size)
+        judge = _Judge(
+            model,
+            randomized=randomized,
+            repeats=resolve_repeats(repeats, randomized=randomized),
+            seed=seed,
+            batch_size=batch_size,
+        )
         pieces, perturbed, left_the_ball = [], [], False
         for start in range(0, len(images), IMAGES_AT_ONCE):
             batch = images[start : start + IMAGES_AT_ONCE].to(device)
             truth = labels[start : start + IMAGES_AT_ONCE].to(device)
-            threat = attack.threat(batch, norm=norm, eps=None if attack.minimal_norm else eps, targeted=targeted != "no")
+            threat = attack.threat(
+                batch, norm=norm, eps=None if attack.minimal_norm else eps, targeted=targeted != "no"
+            )
             random = Random(seed_from(seed, "attack") + torch.arange(start, start + len(batch), device=device))
             torch.manual_seed(seed_from(seed, "draws of the attack", start))
             goals = _targets(source, batch, truth, classes, targeted, random)
-            found = []
-            for goal in goals if len(goals) else truth[None]:
-                proposed = attack.run(source, batch, goal, threat, random)
+            candidates = _Candidates(judge, start, batch, truth, goals, threat.norm)
+            for number, goal in enumerate(goals if len(goals) else truth[None]):
+                torch.manual_seed(seed_from(seed, "draws of the attack", start, number))
+                proposed = _images_of(attack.run(source, batch, goal, threat, random), batch, attack)
                 inside = project_exactly(proposed, batch, threat)
-                left_the_ball |= bool(distance(inside, proposed, "linf").max() > 1e-4)
-                found.append(inside)
-            pieces.append(judge.outcomes(start, batch, truth, goals, torch.stack(found), threat.norm))
-            perturbed.append(torch.stack(found).cpu())
+                # What is not a number is in no ball either.
+                left_the_ball |= not bool(distance(inside, proposed, "linf").max() <= 1e-4)
+                if attack.minimal_norm and eps is not None:
+                    within = distance(inside, batch, threat.norm) <= eps
+                    inside = torch.where(per_image(within, batch), inside, batch)
+                candidates.add(inside)
+            pieces.append(candidates.arrays())
+            perturbed.append(candidates.worst.cpu())
             if progress is not None:
                 progress(start + len(batch))
-        outcomes = Outcomes(**{name: np.concatenate([piece[name] for piece in pieces], axis=-1) for name in pieces[0]})
         flags = {
             "no-eot": randomized and draws == 1,
             "zero-gradient": source.share_without_gradient > 0.01,
             "left-the-ball": left_the_ball,
         }
-    if attack.minimal_norm and eps is not None:
-        outcomes = outcomes.within(eps)
     return Evaluation(
-        outcomes=outcomes,
+        outcomes=Outcomes(**{name: np.concatenate([piece[name] for piece in pieces], axis=-1) for name in pieces[0]}),
         flags=tuple(name for name, raised in flags.items() if raised),
-        forwards=round(source.forwards) + judge.forwards,
+        forwards=round(source.forwards + judge.forwards),
         backwards=round(source.backwards),
         seconds=time.perf_counter() - started,
-        perturbed=torch.cat(perturbed, dim=1),
+        perturbed=torch.cat(perturbed),
     )
 
 
+def _check_inputs(images: Tensor, labels: Tensor, attack: Attack) -> None:
+    if not isinstance(attack, Attack):
+        raise UserError(f"attack is {attack!r}: give an attack with its parameters, such as PGD(steps=40)")
+    if images.ndim != 4 or not len(images) or not images.is_floating_point():
+        raise UserError(
+            f"the images are {images.dtype} of shape {tuple(images.shape)}: give floats in [0, 1] of shape (N, C, H, W), "
+            "N at least 1"
+        )
+    check_images(images, where="the images")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"the labels are {labels.dtype} of shape {tuple(labels.shape)}: give int64 of shape ({len(images)},), one an image"
+        )
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    """Where a model's first parameter or buffer is."""
+    held = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if held is None else held.device
+
+
+def _images_of(proposed: object, images: Tensor, attack: Attack) -> Tensor:
+    """What an attack returned, in the images' own type.
+
+    Raises:
+        UserError: It is no batch of such images.
+    """
+    if not isinstance(proposed, Tensor) or proposed.shape != images.shape:
+        what = f"shape {tuple(proposed.shape)}" if isinstance(proposed, Tensor) else f"type {type(proposed).__name__}"
+        raise UserError(f"{type(attack).__name__} returned images of {what}: it is to return {tuple(images.shape)}")
+    return proposed.detach().to(images)
+
+
 class _Judge:
-    """The deployed decision rule, asked on its own draws: one set to select on, another to score on."""
+    """The deployed decision rule, asked on its own draws: some to score on, others to choose on."""
 
-    def __init__(self, model: nn.Module, *, repeats: int, seed: int, batch_size: int) -> None:
-        self._model = model
-        self._repeats = repeats
+    def __init__(self, model: nn.Module, *, randomized: bool, repeats: int, seed: int, batch_size: int) -> None:
         self._seed = seed
-        self._images_at_once = max(1, batch_size // repeats)
-        self.forwards = 0
+        self._scores = gradient_source(model, eot=repeats, randomized=randomized, batch_size=batch_size)
+        cost = cost_of_all_draws(model)
+        self._choices = gradient_source(
+            model,
+            eot="exact" if cost is not None and cost <= SELECTION_DRAWS else SELECTION_DRAWS,
+            randomized=randomized,
+            batch_size=batch_size,
+        )
+        self._randomized = randomized
 
-    @torch.no_grad()
-    def _predictions(self, images: Tensor, start: int, purpose: str) -> np.ndarray:
-        """``(R, N)`` predicted classes; the draws depend on the seed, the purpose and the place, not on the images."""
+    @property
+    def forwards(self) -> float:
+        """Images passed through the model, in passes of one draw."""
+        return self._scores.forwards + self._choices.forwards
+
+    def __call__(self, images: Tensor, labels: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Judges a batch; the draws depend on the seed and the batch's place, not on the images.
+
+        Returns:
+            Predictions ``(R, N)``, -1 where the model gives no number; and how well each image survives ``(N,)``.
+        """
+        scored = self._ask(self._scores, images, "score", start)
+        chosen_on = self._ask(self._choices, images, "choose", start) if self._randomized else scored
+        predictions = torch.where(scored.isnan().any(2), -1, scored.argmax(2))
+        survival = expected_margin(chosen_on, labels, targeted=False, exhaustive=True)
+        return predictions, survival.nan_to_num(-1.0)
+
+    def _ask(self, source: GradientSource, images: Tensor, purpose: str, start: int) -> Tensor:
         torch.manual_seed(seed_from(self._seed, purpose, start))
-        self.forwards += self._repeats * len(images)
-        parts = []
-        for part in images.split(self._images_at_once):
-            rows = part.expand(self._repeats, *part.shape).flatten(0, 1)
-            parts.append(self._model(rows).argmax(1).view(self._repeats, len(part)))
-        return torch.cat(parts, dim=1).cpu().numpy()
+        return source.logits(images)
 
-    def outcomes(
-        self, start: int, images: Tensor, labels: Tensor, targets: Tensor, perturbed: Tensor, norm: Norm
-    ) -> dict[str, np.ndarray]:
-        """The fields of :class:`Outcomes` for a batch; ``perturbed`` is ``(T, N, C, H, W)``."""
-        clean = self._predictions(images, start, "score")
-        selection = clean if self._repeats == 1 else self._predictions(images, start, "select")
-        scored = np.stack([self._predictions(each, start, "score") for each in perturbed])
-        chosen_on = scored if self._repeats == 1 else np.stack([self._predictions(each, start, "select") for each in perturbed])
 
-        def distances(norm: Norm) -> np.ndarray:
-            return torch.stack([distance(each, images, norm) for each in perturbed]).cpu().numpy()
+class _Candidates:
+    """What an attack makes of a batch, goal after goal, judged as it comes: only the worst images are kept."""
 
-        return {
-            "labels": labels.cpu().numpy(),
-            "targets": targets.cpu().numpy(),
-            "clean": clean,
-            "clean_selection": selection,
-            "perturbed": scored,
-            "perturbed_selection": chosen_on,
-            "distance": distances(norm),
-            "l2": distances("l2"),
-            "linf": distances("linf"),
+    def __init__(self, judge: _Judge, start: int, images: Tensor, labels: Tensor, goals: Tensor, norm: Norm) -> None:
+        self._judge = judge
+        self._start = start
+        self._images = images
+        self._labels = labels
+        self._norm = norm
+        predictions, survival = judge(images, labels, start)
+        self._alone = {"labels": labels, "targets": goals, "clean": predictions, "clean_survival": survival}
+        self._each: dict[str, list[Tensor]] = {name: [] for name in ("perturbed", "survival", "distance", "l2", "linf")}
+        self._least = torch.full_like(survival, torch.inf)
+        self.worst = images
+
+    def add(self, perturbed: Tensor) -> None:
+        """Takes the images of one goal."""
+        predictions, survival = self._judge(perturbed, self._labels, self._start)
+        figures = {
+            "perturbed": predictions,
+            "survival": survival,
+            "distance": distance(perturbed, self._images, self._norm),
+            "l2": distance(perturbed, self._images, "l2"),
+            "linf": distance(perturbed, self._images, "linf"),
         }
+        for name, figure in figures.items():
+            self._each[name].append(figure)
+        worse = survival < self._least
+        self._least = torch.where(worse, survival, self._least)
+        self.worst = torch.where(per_image(worse, perturbed), perturbed, self.worst)
+
+    def arrays(self) -> dict[str, Any]:
+        """The fields of :class:`Outcomes`."""
+        tensors = self._alone | {name: torch.stack(figures) for name, figures in self._each.items()}
+        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
 
 def _targets(

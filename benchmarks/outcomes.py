@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,17 +21,18 @@ Integers = NDArray[np.int64]
 class Outcomes:
     """Predictions and distances of N images, attacked towards T goals (1, or one for every wrong class), over R draws.
 
-    Every prediction is the deployed decision rule's. The clean and the perturbed image see the same draws, so that they
-    agree where they are equal; the draws of ``selection`` are others than those that are scored, and neither were seen
-    by the attack.
+    Every prediction is the deployed decision rule's, or -1 where it gives none. The clean and the perturbed image see the
+    same R draws, so that they agree where they are equal. How well an image survives is judged on other draws, kept for
+    choosing: no choice among images may lower a number that no attack lowered. The attack saw neither.
 
     Attributes:
         labels: ``(N,)`` the true classes.
         targets: ``(T, N)`` the classes to reach; ``(0, N)`` for an untargeted attack.
         clean: ``(R, N)`` predictions on the clean images.
-        clean_selection: ``(R, N)`` the same on other draws.
+        clean_survival: ``(N,)`` how well the clean image survives; smaller is worse, of any two the comparison is all that
+            counts (see :func:`~robustbench_cli.attacks.base.losses.expected_margin`).
         perturbed: ``(T, R, N)`` predictions on the perturbed images.
-        perturbed_selection: ``(T, R, N)`` the same on other draws.
+        survival: ``(T, N)`` how well the perturbed images survive.
         distance: ``(T, N)`` in the norm of the cell.
         l2: ``(T, N)``.
         linf: ``(T, N)``.
@@ -39,9 +41,9 @@ class Outcomes:
     labels: Integers
     targets: Integers
     clean: Integers
-    clean_selection: Integers
+    clean_survival: Floats
     perturbed: Integers
-    perturbed_selection: Integers
+    survival: Floats
     distance: Floats
     l2: Floats
     linf: Floats
@@ -52,7 +54,7 @@ class Outcomes:
         return replace(
             self,
             perturbed=np.where(outside[:, None], self.clean, self.perturbed),
-            perturbed_selection=np.where(outside[:, None], self.clean_selection, self.perturbed_selection),
+            survival=np.where(outside, self.clean_survival, self.survival),
             distance=np.where(outside, 0.0, self.distance),
             l2=np.where(outside, 0.0, self.l2),
             linf=np.where(outside, 0.0, self.linf),
@@ -61,17 +63,16 @@ class Outcomes:
     @property
     def clean_right(self) -> NDArray[np.bool_]:
         """``(R, N)``: where the clean image is classified right."""
-        return self.clean == self.labels
+        return np.equal(self.clean, self.labels)
 
-    def selection_share(self) -> Floats:
-        """``(1 + T, N)``: how often each candidate was right on the draws kept for choosing; the last is the clean image."""
-        candidates = np.concatenate([self.perturbed_selection, self.clean_selection[None]])
-        return np.asarray((candidates == self.labels).mean(axis=1), dtype=np.float64)
+    def least_survival(self) -> Floats:
+        """``(N,)``: how well each image's worst candidate survives."""
+        return np.asarray(np.minimum(self.survival.min(axis=0), self.clean_survival))
 
     def worst(self) -> Integers:
         """``(R, N)`` predictions on each image's worst candidate, of the perturbed images and the clean one."""
         candidates = np.concatenate([self.perturbed, self.clean[None]])
-        chosen = self.selection_share().argmin(axis=0)
+        chosen = np.concatenate([self.survival, self.clean_survival[None]]).argmin(axis=0)
         return candidates[chosen, :, np.arange(len(self.labels))].T
 
     def success(self) -> tuple[Floats, Floats]:
@@ -84,7 +85,9 @@ class Outcomes:
             reached = self.perturbed == self.targets[:, None]
             return reached.mean(axis=(0, 1), dtype=np.float64), np.ones(len(self.labels))
         right = self.clean_right
-        return (right & (self.worst() != self.labels)).mean(axis=0, dtype=np.float64), right.mean(axis=0, dtype=np.float64)
+        return (right & (self.worst() != self.labels)).mean(axis=0, dtype=np.float64), right.mean(
+            axis=0, dtype=np.float64
+        )
 
     def to_bytes(self) -> bytes:
         """The ``.npz`` file."""
@@ -97,36 +100,42 @@ class Outcomes:
     def from_bytes(cls, content: bytes) -> Outcomes:
         """Reads what :meth:`to_bytes` wrote."""
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+            return cls(**{field.name: arrays[field.name] for field in fields(cls)})
 
 
-def worst_case(attacks: list[Outcomes]) -> Outcomes:
-    """For each image, the outcomes of the attack that the deployed rule survives least, as chosen on the selection draws.
+def worst_case(attacks: Sequence[Outcomes], *, nearest: bool = False) -> Outcomes:
+    """For each image, the outcomes of the attack whose worst candidate survives least.
 
     Args:
-        attacks: Untargeted outcomes of one model, slice and threat, or targeted ones with the same targets.
+        attacks: Untargeted outcomes of one model, slice and threat, or targeted ones with as many targets.
+        nearest: Where any distance counts: take, of the attacks that the deployed rule survives less often than not, the
+            one with the smallest perturbation.
     """
-    shares = np.stack([outcomes.selection_share().min(axis=0) for outcomes in attacks])
-    chosen = shares.argmin(axis=0)
-    columns = np.arange(len(chosen))
+    badness = np.stack([_nearest_success(each) if nearest else each.least_survival() for each in attacks])
+    chosen = badness.argmin(axis=0)
+    images = np.arange(len(chosen))
 
     def pick(name: str) -> Any:
         stacked = np.stack([getattr(outcomes, name) for outcomes in attacks])
-        return np.moveaxis(stacked[chosen, ..., columns], 0, -1)
+        return np.moveaxis(stacked[chosen, ..., images], 0, -1)
 
-    per_attack = ("perturbed", "perturbed_selection", "distance", "l2", "linf")
-    return replace(attacks[0], **{name: pick(name) for name in per_attack})
+    # With an attack's perturbed images go its clean ones, which saw the same draws.
+    return Outcomes(**{field.name: pick(field.name) for field in fields(Outcomes)})
+
+
+def _nearest_success(outcomes: Outcomes) -> Floats:
+    """``(N,)``: the smallest distance at which an image fell, infinite where it did not."""
+    return np.asarray(np.where(outcomes.survival < 0.5, outcomes.distance, np.inf).min(axis=0), dtype=np.float64)
 
 
 def summarise(outcomes: Outcomes) -> dict[str, float]:
     """The figures of a row, as the contract names them; NaN where there is nothing to measure."""
     labels = outcomes.labels
-    repeats = len(outcomes.clean)
     worst = outcomes.worst()
     clean = outcomes.clean_right.mean(axis=0, dtype=np.float64)
     robust = (worst == labels).mean(axis=0, dtype=np.float64)
-    clean_low, clean_high = mean_interval(clean, draws=repeats)
-    robust_low, robust_high = mean_interval(robust, draws=repeats)
+    clean_low, clean_high = mean_interval(clean)
+    robust_low, robust_high = mean_interval(robust)
     succeeded, possible = outcomes.success()
     fell = _share_that_fell(outcomes)
     return {

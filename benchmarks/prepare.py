@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.cell import MethodSpec
+from robustbench_cli.benchmarks.checkpoint import read_info
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
@@ -22,7 +24,12 @@ from robustbench_cli.defenses.base.training import Recipe, TrainingProgress
 
 __all__ = ["Preparation"]
 
-HASHED_EXAMPLES = 1000
+HASHED_IMAGES = 1000
+"""How many of the training images are hashed; reading all that there are in a folder could take minutes."""
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +51,8 @@ class Preparation:
     device: torch.device
     seed: int
     recipe: dict[str, Any]
-    begin: Callable[[str, Path], None] = lambda label, path: None
-    progress: Callable[[TrainingProgress], None] = lambda _: None
+    begin: Callable[[str, Path], None] = _nothing
+    progress: Callable[[TrainingProgress], None] = _nothing
 
     @property
     def data(self) -> Dataset:
@@ -71,9 +78,13 @@ class Preparation:
             defenses: In order; ``none`` among them is left out.
 
         Raises:
-            UserError: No model is usual for the data, or a part of the recipe is unknown or not allowed.
+            UserError: No model is usual for the data, the base is of other data or there is nothing to make of it, or a part
+                of the recipe is unknown or not allowed.
         """
         data = self.data
+        protection = tuple(each for each in defenses if each.name != "none")
+        if base is not None and not protection:
+            raise UserError(f"there is nothing to make of {base.path}: give the --defense to put around it")
         if base is not None and (base.shape, base.classes) != (data.shape, data.classes):
             raise UserError(
                 f"{base.path} takes images {base.shape} of {base.classes} classes, {self.dataset} has {data.shape} of "
@@ -81,15 +92,17 @@ class Preparation:
             )
         model = base.model if base is not None else model or default_model(data.shape)
         recipe = Recipe.from_parameters({"epochs": data.epochs, **self.recipe}, name="train")
+        examples = data.split("train")
+        labels = hashlib.sha256(examples.labels.numpy().data).hexdigest()
         return Training(
             dataset=self.dataset,
-            data=first_examples(data.split("train"), HASHED_EXAMPLES).sha256,
+            data=f"{labels}-{first_examples(examples, HASHED_IMAGES).sha256}",
             model=model,
             model_source=models.source_of(model),
-            mean=mean,
-            std=std,
-            base=(base.path, base.identity) if base is not None else None,
-            defenses=tuple(each for each in defenses if each.name != "none"),
+            mean=mean if base is None else base.mean,
+            std=std if base is None else base.std,
+            base=base,
+            defenses=protection,
             recipe=recipe.model_dump(mode="json"),
             seed=self.seed,
         )
@@ -101,15 +114,21 @@ class Preparation:
             training: What to train.
             path: The checkpoint; a file in the user's cache folder where not given.
         """
-        path = path or cached_checkpoint(training)
-        named = {training.model, *(each.name for each in training.defenses)}
-        if path.is_file():
-            subject = open_subject(path, named=named)
-            if subject.training.get("key") == training.key:
-                return subject
-        self.begin(training.label, path)
-        train(training, path, device=self.device, data_dir=self.data_dir, progress=self.progress)
-        return open_subject(path, named=named)
+        kept = path or cached_checkpoint(training)
+        earlier = training.base.defenses if training.base is not None else ()
+        named = {training.model, *(each.name for each in (*earlier, *training.defenses))}
+        if kept.is_file():
+            try:
+                info = read_info(kept)
+                if info is not None and info.training.get("key") == training.key:
+                    return open_subject(kept, named=named)
+            except UserError:
+                # A file of the cache is ours to replace, whatever has become of it; a file that the user named is not.
+                if path is not None:
+                    raise
+        self.begin(training.label, kept)
+        train(training, kept, device=self.device, data_dir=self.data_dir, progress=self.progress)
+        return open_subject(kept, named=named)
 
     @torch.no_grad()
     def accuracy(self, subject: Subject, images: int = 1000) -> tuple[float, int]:
@@ -117,5 +136,7 @@ class Preparation:
         examples = first_examples(self.data.split("test"), images)
         model = subject.load().to(self.device)
         batches = examples.images.split(256)
-        right = torch.cat([model(batch.to(self.device)).argmax(1).cpu() for batch in batches]) == examples.labels
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
+            right = torch.cat([model(batch.to(self.device)).argmax(1).cpu() for batch in batches]) == examples.labels
         return right.double().mean().item(), len(examples)

@@ -6,15 +6,17 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
+from robustbench_cli.benchmarks.cell import Cell
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise, worst_case
 from robustbench_cli.benchmarks.statistics import defense_efficiency
-from robustbench_cli.benchmarks.store import Result
+from robustbench_cli.benchmarks.store import Failure, Result
 
-__all__ = ["COLUMNS", "WORST_CASE", "rows"]
+__all__ = ["COLUMNS", "WORST_CASE", "failed_rows", "rows"]
 
 COLUMNS = (
     "dataset",
@@ -71,64 +73,93 @@ def rows(results: Iterable[tuple[Result, Callable[[], Outcomes]]]) -> pd.DataFra
     for result, outcomes in results:
         row = _Row.of(result, outcomes)
         groups[row.subject_and_threat].append(row)
-    table = []
-    for group in groups.values():
-        table += group
-        if len(group) > 1:
-            table.append(_Row.worst_case(group))
+    table: list[_Row] = []
     undefended: dict[str, list[_Row]] = defaultdict(list)
-    for row in table:
-        if not row.result.cell.defenses:
-            undefended[row.comparison].append(row)
-    records = [row.record | _efficiency(row, undefended[row.comparison]) for row in table]
+    for group in groups.values():
+        worst = group[0] if len(group) == 1 else _Row.worst_case(group)
+        table += group if len(group) == 1 else [*group, worst]
+        if not worst.result.cell.defenses:
+            for row in group:
+                undefended[row.comparison(row.attack)].append(row)
+            undefended[worst.comparison(WORST_CASE)].append(worst)
+    records = [row.record | _efficiency(row, undefended[row.comparison(row.attack)]) for row in table]
     return pd.DataFrame.from_records(records, columns=list(COLUMNS))
+
+
+def failed_rows(failures: Sequence[Failure]) -> pd.DataFrame:
+    """What is known of cells that failed: one row each in the given order, with the columns that name a cell."""
+    return pd.DataFrame.from_records([_words(each.cell, each.eps) for each in failures], columns=list(COLUMNS))
+
+
+def _words(cell: Cell, eps: str) -> dict[str, Any]:
+    """The columns that name a cell."""
+    return {
+        "dataset": cell.dataset,
+        "model": cell.model,
+        "defense": cell.defense,
+        "attack": cell.attack.label,
+        "norm": cell.norm,
+        "eps": eps,
+        "targeted": cell.targeted,
+        "eot": str(cell.eot),
+        "n": cell.n,
+        "repeats": cell.repeats,
+        "seed": cell.seed,
+        "cell": cell.id,
+    }
 
 
 class _Row:
     """A row in the making: its figures, what it stems from, and with which others it can be compared."""
 
-    def __init__(self, record: dict[str, Any], result: Result, outcomes: Callable[[], Outcomes], attack: str) -> None:
+    def __init__(self, record: dict[str, Any], result: Result, read: Callable[[], Outcomes], attack: str) -> None:
         self.record = record
         self.result = result
-        self.outcomes = outcomes
-        cell = result.cell
-        threat = [cell.data, cell.norm, cell.eps, cell.targeted, cell.seed]
-        self.subject_and_threat = json.dumps([cell.checkpoint, cell.repeats, *threat])
-        self.comparison = json.dumps([cell.model, attack, *threat])
+        self.attack = attack
+        self._read = read
+
+    @property
+    def _threat(self) -> list[Any]:
+        cell = self.result.cell
+        return [cell.data, cell.norm, cell.eps, cell.targeted, cell.seed]
+
+    @property
+    def subject_and_threat(self) -> str:
+        """What the rows have in common that a worst case is taken over."""
+        return json.dumps([self.result.cell.checkpoint, self.result.cell.repeats, *self._threat])
+
+    def comparison(self, attack: str) -> str:
+        """What this row has in common, as a row of ``attack``, with those of the models that it can be compared with."""
+        return json.dumps([self.result.cell.model, attack, *self._threat])
+
+    @cached_property
+    def outcomes(self) -> Outcomes:
+        """Of every image; read when they are first needed."""
+        return self._read()
 
     @classmethod
-    def of(cls, result: Result, outcomes: Callable[[], Outcomes]) -> _Row:
+    def of(cls, result: Result, read: Callable[[], Outcomes]) -> _Row:
         cell = result.cell
         record = {
-            "dataset": cell.dataset,
-            "model": cell.model,
+            **_words(cell, result.eps),
             "checkpoint": result.checkpoint,
-            "defense": cell.defense,
-            "attack": cell.attack.label,
-            "norm": cell.norm,
-            "eps": result.eps,
-            "targeted": cell.targeted,
-            "eot": str(cell.eot),
-            "n": cell.n,
-            "repeats": cell.repeats,
-            "seed": cell.seed,
             **result.summary,
             "flags": ";".join(result.flags),
             "forwards": result.forwards,
             "backwards": result.backwards,
             "seconds": result.seconds,
             "device": result.device,
-            "cell": cell.id,
         }
-        return cls(record, result, outcomes, cell.attack.model_dump_json(exclude={"changed"}))
+        return cls(record, result, read, json.dumps(cell.attack.identity, sort_keys=True))
 
     @classmethod
     def worst_case(cls, group: Sequence[_Row]) -> _Row:
         """The row of the worst case over the attacks of one model and threat."""
-        outcomes = worst_case([row.outcomes() for row in group])
+        first = group[0]
+        outcomes = worst_case([row.outcomes for row in group], nearest=first.result.cell.eps is None)
         cells = "".join(sorted(row.record["cell"] for row in group))
         everywhere = set.intersection(*(set(row.result.flags) for row in group))
-        record = group[0].record | {
+        record = first.record | {
             "attack": WORST_CASE,
             "eot": "",
             **summarise(outcomes),
@@ -137,20 +168,22 @@ class _Row:
         }
         for cost in ("forwards", "backwards", "seconds"):
             record[cost] = sum(row.record[cost] for row in group)
-        return cls(record, group[0].result, lambda: outcomes, WORST_CASE)
+        return cls(record, first.result, lambda: outcomes, WORST_CASE)
 
 
 def _efficiency(row: _Row, undefended: Sequence[_Row]) -> dict[str, Any]:
     """The columns of the Defense Efficiency Score; none without exactly one undefended model to compare with."""
     if not row.result.cell.defenses or len({base.result.cell.checkpoint for base in undefended}) != 1:
         return {}
-    base, own = undefended[0].outcomes(), row.outcomes()
+    base, own = undefended[0].outcomes, row.outcomes
     score = defense_efficiency(
         undefended_success=base.success(),
         defended_success=own.success(),
         undefended_clean=base.clean_right.mean(axis=0),
         defended_clean=own.clean_right.mean(axis=0),
     )
+    if score is None:
+        return {}
     return {
         "des": score.score,
         "des_low": score.low,

@@ -16,34 +16,30 @@ LOSS_FLOOR = 0.1
 """The smallest loss of clean accuracy, in points, by which a Defense Efficiency Score is divided."""
 
 
-def mean_interval(shares: Floats, *, draws: int = 1, confidence: float = 0.95) -> tuple[float, float]:
+def mean_interval(shares: Floats, *, confidence: float = 0.95) -> tuple[float, float]:
     """The score interval of Wilson (1927) for the mean of shares that belong to images.
 
     The images are the sample; the draws of one image are not independent of each other. So the number of trials is the
-    effective one: ``p (1 - p)`` over the variance of the mean across images, which holds the noise of the draws too
-    (Kish's design effect). For one draw it is the number of images, and the interval is Wilson's for a binomial share.
+    effective one: the number of images over the design effect (Kish, Survey Sampling, 1965), which is the variance of the
+    shares over ``p (1 - p)``. It is estimated with one more image that is always right and one that never is: what only
+    one image in a thousand does, a few hundred need not show. For one draw the interval is Wilson's for a binomial share.
 
     Args:
-        shares: ``(N,)`` in [0, 1], for each image the share of its draws that were right.
-        draws: How many draws each share stands for.
+        shares: ``(N,)`` in [0, 1], N >= 1: for each image the share of its draws that were right.
         confidence: The interval's coverage.
 
     Returns:
-        The lower and the upper end, in [0, 1]; NaN without images.
+        The lower and the upper end, in [0, 1].
     """
-    count = len(shares)
-    if not count:
-        return float("nan"), float("nan")
     mean = float(shares.mean())
-    trials = float(count)
-    between = mean * (1 - mean)
-    if between > 0:
-        variance = float(shares.var()) / count
-        trials = min(between / variance, count * draws) if variance > 0 else count * draws
+    padded = np.concatenate([shares, [0.0, 1.0]])
+    design_effect = float(padded.var() / (padded.mean() * (1 - padded.mean())))
+    trials = len(shares) / design_effect
     z = float(stats.norm.ppf(0.5 + confidence / 2))
     centre = (mean + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * float(np.sqrt(between / trials + z * z / (4 * trials * trials)))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    half = z / (1 + z * z / trials) * float(np.sqrt(mean * (1 - mean) / trials + z * z / (4 * trials * trials)))
+    # Where nothing, or everything, was right, the end is exact and not rounding's.
+    return 0.0 if mean == 0 else max(0.0, centre - half), 1.0 if mean == 1 else min(1.0, centre + half)
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class DefenseEfficiency:
         low: Lower end of the score's 95 % interval.
         high: Upper end.
         loss: Points of clean accuracy lost, not floored.
-        loss_within_interval: Whether the loss cannot be told from none: the 95 % interval of the loss holds 0.
+        loss_within_interval: Whether the loss cannot be told from none: its 95 % interval reaches down to 0.
     """
 
     score: float
@@ -73,7 +69,7 @@ def defense_efficiency(
     defended_clean: Floats,
     resamples: int = 2000,
     seed: int = 0,
-) -> DefenseEfficiency:
+) -> DefenseEfficiency | None:
     """The Defense Efficiency Score (Wang et al., IJCAI 2019, section 4.1) with a paired bootstrap over the images.
 
     Args:
@@ -84,23 +80,28 @@ def defense_efficiency(
         defended_clean: The same for the defended model.
         resamples: Bootstrap samples.
         seed: Seed of the bootstrap.
+
+    Returns:
+        The score; ``None`` where one of the attacks could never have succeeded.
     """
+    if not undefended_success[1].any() or not defended_success[1].any():
+        return None
     count = len(undefended_clean)
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
     weights = np.vstack([np.ones(count), weights])
 
     def rate(success: tuple[Floats, Floats]) -> Floats:
-        return np.asarray(100 * (weights @ success[0]) / np.maximum(weights @ success[1], 1e-12))
+        possible = weights @ success[1]
+        return np.asarray(100 * (weights @ success[0]) / np.where(possible > 0, possible, np.nan))
 
     prevented = rate(undefended_success) - rate(defended_success)
     loss = 100 * (weights @ (undefended_clean - defended_clean)) / count
     scores = prevented / np.maximum(loss, LOSS_FLOOR)
-    low, high = np.quantile(scores[1:], [0.025, 0.975])
-    loss_low, loss_high = np.quantile(loss[1:], [0.025, 0.975])
+    low, high = np.nanquantile(scores[1:], [0.025, 0.975])
     return DefenseEfficiency(
         score=float(scores[0]),
         low=float(low),
         high=float(high),
         loss=float(loss[0]),
-        loss_within_interval=bool(loss_low <= 0 <= loss_high),
+        loss_within_interval=bool(np.quantile(loss[1:], 0.025) <= 0),
     )

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import zipfile
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.files import ensure_writable, write_whole
 from robustbench_cli.benchmarks.cell import Cell
-from robustbench_cli.attacks.base.files import write_whole
 
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.outcomes import Outcomes
 
 __all__ = ["Failure", "Result", "Store"]
-
-Content = TypeVar("Content", bound=BaseModel)
 
 
 class Result(BaseModel):
@@ -36,7 +35,7 @@ class Result(BaseModel):
         seconds: Wall time.
         device: The device's name.
         versions: Versions of what computed it.
-        outcomes_sha256: Of the ``.npz`` beside it.
+        outcomes_sha256: Of the ``.npz`` file with the outcomes of every image.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +58,7 @@ class Failure(BaseModel):
 
     Attributes:
         cell: What was to be run.
+        eps: The radius as it was written; empty where there is none.
         error: Why, in one line.
         traceback: Where in the code.
     """
@@ -66,15 +66,20 @@ class Failure(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cell: Cell
+    eps: str
     error: str
     traceback: str = ""
 
 
+Record = TypeVar("Record", Result, Failure)
+
+
 class Store:
-    """Results in ``DIR/cells``: ``<id>.json``, and ``<id>.npz`` with the outcomes of every image, written first.
+    """Results in ``DIR/cells``: ``<id>.json``, and first the outcomes of every image in ``<id>.<sha256>.npz``.
 
     A failure is a file of another name (``<id>.failed.json``), so that a cell is done if, and only if, its ``.json`` is
-    there. Nothing is ever changed in place.
+    there. Nothing is ever changed in place, and a result names its outcomes by their content: whoever else computes the
+    same cell at the same time, and wherever one is killed, a result always finds the outcomes that it was made of.
 
     Args:
         path: The folder; it is made when something is stored.
@@ -82,13 +87,16 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._cells = path / "cells"
 
-    @cached_property
-    def _cells(self) -> Path:
-        return self.path / "cells"
+    def _result_file(self, cell_id: str) -> Path:
+        return self._cells / f"{cell_id}.json"
 
-    def _file(self, cell_id: str, ending: str) -> Path:
-        return self._cells / f"{cell_id}{ending}"
+    def _failure_file(self, cell_id: str) -> Path:
+        return self._cells / f"{cell_id}.failed.json"
+
+    def _outcomes_file(self, result: Result) -> Path:
+        return self._cells / f"{result.cell.id}.{result.outcomes_sha256[:12]}.npz"
 
     def ensure_writable(self) -> None:
         """Fails now rather than after hours of computation.
@@ -96,31 +104,37 @@ class Store:
         Raises:
             UserError: The folder cannot be made or written.
         """
-        probe = self._cells / ".writable"
-        write_whole(probe, b"")
-        probe.unlink(missing_ok=True)
+        ensure_writable(self._cells)
 
     def __contains__(self, cell: Cell) -> bool:
-        return self._file(cell.id, ".json").is_file()
+        return self._result_file(cell.id).is_file()
 
     def publish(self, result: Result, outcomes: bytes) -> None:
-        """Stores a result with its outcomes; what an earlier try left as a failure goes."""
-        cell_id = result.cell.id
-        write_whole(self._file(cell_id, ".npz"), outcomes)
-        write_whole(self._file(cell_id, ".json"), _json(result))
-        self._file(cell_id, ".failed.json").unlink(missing_ok=True)
+        """Stores a result with its outcomes, unless the cell is there already; an earlier failure of it goes.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        if result.cell not in self:
+            write_whole(self._outcomes_file(result), outcomes)
+            write_whole(self._result_file(result.cell.id), _json(result))
+        self._failure_file(result.cell.id).unlink(missing_ok=True)
 
     def publish_failure(self, failure: Failure) -> None:
-        """Stores that a cell failed; it is tried again when it is asked for again."""
-        write_whole(self._file(failure.cell.id, ".failed.json"), _json(failure))
+        """Stores that a cell failed; it is tried again when it is asked for again.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        write_whole(self._failure_file(failure.cell.id), _json(failure))
 
     def result(self, cell_id: str) -> Result:
         """The result of a finished cell.
 
         Raises:
-            UserError: The file is missing or is not a result.
+            UserError: The file is missing or is not that result.
         """
-        return _read(self._file(cell_id, ".json"), Result)
+        return _read(self._result_file(cell_id), Result)
 
     def outcomes(self, cell_id: str) -> Outcomes:
         """The outcomes of every image of a finished cell.
@@ -130,41 +144,69 @@ class Store:
         """
         from robustbench_cli.benchmarks.outcomes import Outcomes
 
-        path = self._file(cell_id, ".npz")
+        result = self.result(cell_id)
+        path = self._outcomes_file(result)
+        way_out = f"remove {self._result_file(cell_id)} to run the cell again"
         try:
-            return Outcomes.from_bytes(path.read_bytes())
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise UserError(f"{path} cannot be read ({error}): remove {cell_id}.json and run the cell again") from None
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): {way_out}") from None
+        if hashlib.sha256(content).hexdigest() != result.outcomes_sha256:
+            raise UserError(f"{path} is damaged, its content is not what was stored: {way_out}")
+        try:
+            return Outcomes.from_bytes(content)
+        except (ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} was stored by another version of advdef ({error}): {way_out}") from None
 
     def results(self) -> Iterator[Result]:
-        """All finished cells, by identity.
+        """All finished cells, in the order of a table: by model, defense, threat and attack.
 
         Raises:
             UserError: The folder is no store, or a file in it is not a result.
         """
-        self._require()
-        for path in sorted(self._cells.glob("*.json")):
-            if not path.name.endswith(".failed.json"):
-                yield _read(path, Result)
+        files = [path for path in self._files("*.json") if not path.name.endswith(".failed.json")]
+        yield from sorted((_read(path, Result) for path in files), key=_place)
 
     def failures(self) -> Iterator[Failure]:
-        """All cells that failed and have not been finished since."""
-        self._require()
-        for path in sorted(self._cells.glob("*.failed.json")):
-            yield _read(path, Failure)
+        """All cells that failed and have not been finished since.
 
-    def _require(self) -> None:
+        Raises:
+            UserError: The folder is no store, or a file in it is not a failure.
+        """
+        for path in self._files("*.failed.json"):
+            failure = _read(path, Failure)
+            if failure.cell not in self:
+                yield failure
+
+    def _files(self, pattern: str) -> list[Path]:
         if not self._cells.is_dir():
             raise UserError(f"no store at {self.path}: run 'advdef attack --store {self.path}' first, or name another")
+        return sorted(self._cells.glob(pattern))
+
+
+def _place(result: Result) -> tuple[object, ...]:
+    """Where a result stands in a table: undefended models first, radii and draws by their size."""
+    cell = result.cell
+    model = (cell.dataset, cell.n, cell.model, bool(cell.defenses), cell.defense, result.checkpoint, cell.checkpoint)
+    threat = (cell.norm, cell.eps is None, cell.eps or 0.0, cell.targeted, cell.seed)
+    draws = (cell.eot == "exact", 0 if cell.eot == "exact" else cell.eot)
+    return (*model, *threat, cell.attack.label, *draws, cell.repeats, cell.id)
 
 
 def _json(content: BaseModel) -> bytes:
     return (content.model_dump_json(indent=1) + "\n").encode()
 
 
-def _read(path: Path, kind: type[Content]) -> Content:
+def _read(path: Path, kind: type[Record]) -> Record:
     try:
-        return kind.model_validate(json.loads(path.read_bytes()))
-    except (OSError, ValueError) as error:
+        record = kind.model_validate(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    except ValueError as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise UserError(f"{path} is not a {kind.__name__.lower()} of advdef ({reason}): remove it to run the cell again") from None
+        raise UserError(
+            f"{path} is not a {kind.__name__.lower()} of this version of advdef ({reason}): remove it to run the cell again"
+        ) from None
+    if record.cell.id != path.name.partition(".")[0]:
+        raise UserError(f"{path} holds the cell {record.cell.id}: remove it, or give it back its name")
+    return record

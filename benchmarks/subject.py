@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from robustbench_cli.attacks.base.errors import UserError
@@ -16,12 +17,13 @@ from robustbench_cli.attacks.base.method import Method
 from robustbench_cli.attacks.base.model import cost_of_all_draws, frozen, is_randomized
 from robustbench_cli.attacks.base.registry import Registry
 from robustbench_cli.benchmarks.cell import MethodSpec
-from robustbench_cli.benchmarks.checkpoint import load_checkpoint, read_info
+from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, load_checkpoint
 from robustbench_cli.benchmarks.evaluation import resolve_eot, resolve_repeats
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import example_images
+from robustbench_cli.defenses import registry as defenses
 
-__all__ = ["Subject", "method_spec", "open_subject"]
+__all__ = ["Subject", "load_subject", "method_spec", "open_subject"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +33,10 @@ class Subject:
     Attributes:
         path: Its file.
         loading: Keywords of ``load_checkpoint``.
-        identity: sha256 of the content, of how it is loaded, and of a user's own source files in it.
+        identity: sha256 of the weights and of what model they are the weights of: the same whatever file they came in.
         model: The model's name.
+        mean: Of the normalisation inside the model.
+        std: Of that normalisation.
         dataset: The data set that it was trained on, where the file says so.
         shape: ``(C, H, W)``.
         classes: K.
@@ -46,6 +50,8 @@ class Subject:
     loading: dict[str, Any]
     identity: str
     model: str
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
     dataset: str | None
     shape: tuple[int, int, int]
     classes: int
@@ -55,8 +61,8 @@ class Subject:
     training: dict[str, Any]
 
     def load(self) -> nn.Module:
-        """The model, in ``eval()`` mode."""
-        return load_checkpoint(self.path, **self.loading).model
+        """The model, in ``eval()`` mode; see :func:`load_subject`."""
+        return load_subject(self.path, self.loading, self.identity)
 
     def eot(self, asked: int | Literal["exact", "auto"]) -> int | Literal["exact"]:
         """What ``--eot`` means for this model; see :func:`~.evaluation.resolve_eot`."""
@@ -79,26 +85,63 @@ def open_subject(path: Path, *, named: Collection[str] = (), **loading: Any) -> 
         UserError: The file is not what it must be.
     """
     loading |= {"named": sorted(named)}
-    model, info, sha256 = load_checkpoint(path, **loading)
-    with frozen(model):
+    model, info, _ = load_checkpoint(path, **loading)
+    protection = _protection(info)
+    with frozen(model), torch.random.fork_rng(devices=[]):
         randomized = is_randomized(model, example_images(info.shape))
-    # What one of our own files says of itself is in its bytes already.
-    foreign = {} if read_info(path) else {key: loading[key] for key in ("model", "classes", "mean", "std", "shape") if key in loading}
-    sources = [models.source_of(info.model), *(each.source for each in info.defenses)]
-    identity = hashlib.sha256(json.dumps([sha256, foreign, sources], sort_keys=True).encode()).hexdigest()
     return Subject(
         path=path,
         loading=loading,
-        identity=identity,
+        identity=_identity(model, info, protection),
         model=info.model,
+        mean=info.mean,
+        std=info.std,
         dataset=info.dataset,
         shape=info.shape,
         classes=info.classes,
-        defenses=tuple(each for each in info.defenses if each.name != "none"),
+        defenses=protection,
         randomized=randomized,
         cost_of_all_draws=cost_of_all_draws(model),
         training=info.training,
     )
+
+
+def load_subject(path: Path, loading: dict[str, Any], identity: str) -> nn.Module:
+    """Loads the model of a subject again, and no other.
+
+    Args:
+        path: See :class:`Subject`.
+        loading: See :class:`Subject`.
+        identity: See :class:`Subject`.
+
+    Raises:
+        UserError: The file holds another model by now.
+    """
+    model, info, _ = load_checkpoint(path, **loading)
+    if _identity(model, info, _protection(info)) != identity:
+        raise UserError(f"{path} has changed since the command began: give the command again")
+    return model
+
+
+def _protection(info: CheckpointInfo) -> tuple[MethodSpec, ...]:
+    """The defenses of a checkpoint, with the source files of a user's own as they are now."""
+    return tuple(
+        each.model_copy(update={"source": defenses.source_of(each.name)})
+        for each in info.defenses
+        if each.name != "none"
+    )
+
+
+def _identity(model: nn.Module, info: CheckpointInfo, protection: Sequence[MethodSpec]) -> str:
+    """A hash of what the model computes; not of when, how long and by what versions it was trained."""
+    spec = MethodSpec(name=info.model, source=models.source_of(info.model))
+    said = info.model_dump(mode="json", include={"mean", "std", "shape", "classes"})
+    said |= {"model": spec.identity, "defenses": [each.identity for each in protection]}
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def method_spec(registry: Registry, name: str, parameters: dict[str, Any]) -> tuple[type[Method], MethodSpec]:
@@ -112,9 +155,7 @@ def method_spec(registry: Registry, name: str, parameters: dict[str, Any]) -> tu
     Raises:
         UserError: The name or a parameter is unknown, or a value not allowed.
     """
-    kind = registry.load(name)
-    if not (isinstance(kind, type) and issubclass(kind, Method)):
-        raise UserError(f"{name} is no {registry.kind}: give a class that is one, such as those of 'advdef list {registry.kind}s'")
+    kind: type[Method] = registry.load(name)
     method = kind.from_parameters(parameters, name=name)
     values = method.model_dump(mode="json")
     defaults = {key: field.get_default(call_default_factory=True) for key, field in kind.model_fields.items()}

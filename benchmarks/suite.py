@@ -43,7 +43,7 @@ class Suite:
         dataset: As the user named it.
         n: Images.
         attacks: At least one.
-        norm: The norm of the radii; ``None`` is linf, or the norm that all the attacks know where linf is none of theirs.
+        norm: The norm of the radii; ``None`` is linf, or the first attack's own where none of them knows linf.
         eps: The radii; where there are none, the data set's usual one in linf.
         targeted: How target classes are chosen.
         repeats: Draws that score an image; ``None`` for 10 of a randomized model and 1 of another.
@@ -155,7 +155,7 @@ def expand(
 
 
 def _norm_of(attacks: Sequence[AttackChoice]) -> str:
-    """linf if any attack knows it, else the first attack's own."""
+    """The norm of the radii where none is given: linf if any attack knows it, else the first attack's own."""
     return "linf" if any("linf" in attack.norms for attack in attacks) else attacks[0].norms[0]
 
 

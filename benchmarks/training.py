@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import re
@@ -13,11 +14,14 @@ import platformdirs
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.files import ensure_writable
 from robustbench_cli.attacks.base.random import seed_from
 from robustbench_cli.benchmarks.cell import MethodSpec
-from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint, versions
+from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, save_checkpoint, versions
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.models.base import build_model, example_images, is_trained
+from robustbench_cli.benchmarks.subject import Subject
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.training import Recipe, Trainer, TrainingProgress
@@ -31,13 +35,13 @@ class Training(BaseModel):
 
     Attributes:
         dataset: As the user named it.
-        data: sha256 of the training examples.
+        data: sha256 of the training examples' labels and of the first images.
         model: As the user named it.
         model_source: sha256 of a user's own source file of the model.
         mean: Of the normalisation inside the model.
         std: Of that normalisation.
-        base: The checkpoint to start from, as its file and its identity; ``None`` to train from the beginning.
-        defenses: In the order in which they are put around the model.
+        base: The checkpoint to start from; ``None`` to train from the beginning.
+        defenses: In the order in which they are put around the model, or around the base with its own.
         recipe: All fields of the training recipe.
         seed: Every draw follows from it.
     """
@@ -50,7 +54,7 @@ class Training(BaseModel):
     model_source: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    base: tuple[Path, str] | None = None
+    base: Subject | None = None
     defenses: tuple[MethodSpec, ...] = ()
     recipe: dict[str, Any]
     seed: int
@@ -58,16 +62,17 @@ class Training(BaseModel):
     @property
     def key(self) -> str:
         """A hash of what determines the weights: the base's identity counts, not where its file lies."""
-        content = self.model_dump(mode="json")
-        content["base"] = self.base[1] if self.base else None
-        for defense in content["defenses"]:
-            del defense["changed"]
+        content = self.model_dump(mode="json", exclude={"base", "defenses"})
+        content["base"] = self.base.identity if self.base is not None else None
+        content["defenses"] = [defense.identity for defense in self.defenses]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def label(self) -> str:
         """What is trained, for messages."""
-        return f"{self.model} with {'+'.join(each.label for each in self.defenses) or 'no defense'} on {self.dataset}"
+        protection = "+".join(each.label for each in self.defenses) or "no defense"
+        model = self.model if self.base is None else str(self.base.path)
+        return f"{model} with {protection} on {self.dataset}"
 
 
 def cached_checkpoint(training: Training) -> Path:
@@ -98,11 +103,16 @@ def train(
         progress: Called after each epoch.
 
     Raises:
-        UserError: The data, the model or a defense's parameters are not what they must be, or the loss diverges.
+        UserError: The data, the model or a defense's parameters are not what they must be, the loss diverges, or the place
+            cannot be written.
     """
+    if path.suffix != ".safetensors":
+        raise UserError(
+            f"a checkpoint is a .safetensors file, not {path.name}: give {path.with_suffix('.safetensors')}"
+        )
+    ensure_writable(path.parent)
     dataset = load_dataset(training.dataset, data_dir=data_dir)
     chain = [build_defense(each) for each in training.defenses]
-    path.parent.mkdir(parents=True, exist_ok=True)
     earlier: tuple[MethodSpec, ...] = ()
     record: dict[str, Any] = {"key": training.key}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -114,23 +124,21 @@ def train(
             if not is_trained(training.model) and not (chain and chain[0].trained):
                 chain.insert(0, Undefended())
         else:
-            model, info, _ = load_checkpoint(training.base[0])
-            earlier = info.defenses
-            record["base"] = {"key": training.base[1], **info.training}
+            model = training.base.load()
+            earlier = training.base.defenses
+            record["base"] = {"identity": training.base.identity, **training.base.training}
         model = model.to(device)
         example = example_images(dataset.shape)[:1].to(device)
-        partials = []
         for place, defense in enumerate(chain):
             model = defense.protect(model, example)
             if defense.trained:
-                partials.append(path.with_name(f"{path.name}.{training.key}.{place}.partial"))
                 trainer = Trainer(
                     dataset.split("train"),
                     Recipe.model_validate(training.recipe),
                     seed=seed_from(training.seed, "training", place),
                     device=device,
                     progress=progress,
-                    resume=partials[-1],
+                    resume=path.with_name(f"{path.name}.{training.key}.{place}.partial"),
                 )
                 defense.fit(model, trainer)
                 record.setdefault("stages", []).append(trainer.record)
@@ -149,7 +157,8 @@ def train(
             versions=versions(),
         ),
     )
-    for partial in partials:
+    # Also those of trainings to this file that were killed and then begun otherwise.
+    for partial in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
         partial.unlink(missing_ok=True)
 
 
@@ -157,4 +166,3 @@ def build_defense(spec: MethodSpec) -> Defense:
     """The defense that a specification stands for."""
     kind: type[Defense] = defenses.load(spec.name)
     return kind.from_parameters(spec.parameters, name=spec.name)
-

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,16 +17,23 @@ from torch import nn
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.benchmarks.checkpoint import load_checkpoint, versions
+from robustbench_cli.benchmarks.checkpoint import versions
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
 from robustbench_cli.benchmarks.devices import keep_freed_memory
 from robustbench_cli.benchmarks.evaluation import evaluate
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
 from robustbench_cli.benchmarks.store import Failure, Result, Store
+from robustbench_cli.benchmarks.subject import load_subject
 from robustbench_cli.benchmarks.suite import Job
 
 __all__ = ["work"]
+
+SEARCHES = "searches"
+"""The folder inside a store, itself a store, of what minimal-norm attacks found at any distance.
+
+That is no cell that anybody asked for, and so no row of a table, before it is read at a radius, or at none.
+"""
 
 
 def work(job: Job, *, progress: Callable[[int], None] = lambda _: None) -> Result | Failure:
@@ -37,23 +44,19 @@ def work(job: Job, *, progress: Callable[[int], None] = lambda _: None) -> Resul
     Args:
         job: What to run.
         progress: Called with the number of images done.
+
+    Raises:
+        UserError: The store cannot be read or written.
     """
     store = Store(job.store)
     if job.cell in store:
         return store.result(job.cell.id)
     try:
-        return _finish(job, store, progress)
-    except Exception as error:
-        failure = Failure(cell=job.cell, error=_one_line(error), traceback=traceback.format_exc())
+        computed = _compute(job, progress)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other jobs go on
+        failure = Failure(cell=job.cell, eps=job.eps, error=_one_line(error), traceback=traceback.format_exc())
         store.publish_failure(failure)
         return failure
-
-
-def _finish(job: Job, store: Store, progress: Callable[[int], None]) -> Result:
-    attack = attacks.load(job.cell.attack.name).from_parameters(job.cell.attack.parameters, name=job.cell.attack.name)
-    if attack.minimal_norm and job.cell.eps is not None:
-        return _read_at_radius(job, store, progress)
-    computed = _compute(job, attack, progress)
     return _publish(job, store, computed)
 
 
@@ -69,14 +72,37 @@ class _Computed:
     device: str
 
 
-def _compute(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed:
+def _compute(job: Job, progress: Callable[[int], None]) -> _Computed:
+    named = job.cell.attack
+    attack = attacks.load(named.name).from_parameters(named.parameters, name=named.name)
+    return (_search_once if attack.minimal_norm else _run)(job, attack, progress)
+
+
+def _search_once(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed:
+    """Reads what a minimal-norm attack found; it runs once for all radii."""
+    search = job.model_copy(update={"cell": job.cell.model_copy(update={"eps": None}), "eps": ""})
+    store = Store(job.store / SEARCHES)
+    cell = search.cell
+    found = store.result(cell.id) if cell in store else _publish(search, store, _run(search, attack, progress))
+    outcomes = store.outcomes(cell.id)
+    return _Computed(
+        outcomes=outcomes if job.cell.eps is None else outcomes.within(job.cell.eps),
+        flags=found.flags,
+        forwards=found.forwards,
+        backwards=found.backwards,
+        seconds=found.seconds,
+        device=found.device,
+    )
+
+
+def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed:
     keep_freed_memory()
     cell, device = job.cell, torch.device(job.device)
     examples = _examples(cell.dataset, job.data_dir, cell.n)
     if examples.sha256 != cell.data:
-        raise UserError(f"the images of {cell.dataset} have changed since the cell was planned: give the command again")
+        raise UserError(f"the images of {cell.dataset} have changed since the command began: give the command again")
     evaluation = evaluate(
-        _model(job.checkpoint, json.dumps(job.loading)),
+        _model(job.checkpoint, json.dumps(job.loading), cell.checkpoint),
         examples.images,
         examples.labels,
         attack=attack,
@@ -100,18 +126,6 @@ def _compute(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Comp
     )
 
 
-def _read_at_radius(job: Job, store: Store, progress: Callable[[int], None]) -> Result:
-    """Reads a minimal-norm attack at a radius: it runs once, as a cell of its own, for all radii."""
-    whole = job.model_copy(update={"cell": job.cell.model_copy(update={"eps": None}), "eps": ""})
-    found = work(whole, progress=progress)
-    if isinstance(found, Failure):
-        raise UserError(found.error)
-    assert job.cell.eps is not None
-    outcomes = store.outcomes(whole.cell.id).within(job.cell.eps)
-    costs = {name: getattr(found, name) for name in ("flags", "forwards", "backwards", "seconds", "device")}
-    return _publish(job, store, _Computed(outcomes=outcomes, **costs))
-
-
 def _publish(job: Job, store: Store, computed: _Computed) -> Result:
     content = computed.outcomes.to_bytes()
     summary = summarise(computed.outcomes)
@@ -129,20 +143,21 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
         outcomes_sha256=hashlib.sha256(content).hexdigest(),
     )
     store.publish(result, content)
-    return result
+    return store.result(job.cell.id)
 
 
 @lru_cache(maxsize=2)
-def _examples(dataset: str, data_dir: Any, n: int) -> Slice:
+def _examples(dataset: str, data_dir: Path | None, n: int) -> Slice:
     return first_examples(load_dataset(dataset, data_dir=data_dir).split("test"), n)
 
 
 @lru_cache(maxsize=1)
-def _model(checkpoint: Any, loading: str) -> nn.Module:
-    model, _, _ = load_checkpoint(checkpoint, **json.loads(loading))
-    return model
+def _model(checkpoint: Path, loading: str, identity: str) -> nn.Module:
+    return load_subject(checkpoint, json.loads(loading), identity)
 
 
 def _one_line(error: Exception) -> str:
     words = " ".join(str(error).split())[:300]
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"out of memory: give a smaller --batch-size ({words})"
     return words if isinstance(error, UserError) else f"{type(error).__name__}: {words}"

@@ -4,4 +4,4 @@ from robustbench_cli.attacks.base.registry import Registry
 
 __all__ = ["registry"]
 
-registry = Registry(kind="defense", package=__name__)
+registry = Registry(kind="defense", package=__name__, base=f"{__name__}.base.defense:Defense")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from inspect import isabstract
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from robustbench_cli.attacks.base.method import Method
 from robustbench_cli.attacks.base.model import frozen, is_randomized
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource, gradient_source
-from robustbench_cli.attacks.base.threat import Norm, Threat, per_image, project_exactly
+from robustbench_cli.attacks.base.threat import NORMS, Norm, Threat, distance, per_image, project_exactly
 
 __all__ = ["Attack", "BestIterates", "FixedRadiusAttack", "MinimalNormAttack", "Streak"]
 
@@ -29,6 +30,14 @@ class Attack(Method, ABC):
 
     norms: ClassVar[tuple[Norm, ...]]
     minimal_norm: ClassVar[bool]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        norms = getattr(cls, "norms", None)
+        if not isabstract(cls) and not (norms and {*norms} <= {*NORMS}):
+            raise TypeError(
+                f"{cls.__name__} must say which norms it knows, as norms: ClassVar[tuple[Norm, ...]] = ('linf',)"
+            )
 
     @abstractmethod
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
@@ -76,9 +85,12 @@ class Attack(Method, ABC):
             Perturbed images ``(N, C, H, W)``, inside the ball and the box to the last bit.
 
         Raises:
-            UserError: The norm is not one of the attack's, the radius is missing or negative, or an image leaves [0, 1].
+            UserError: The norm is not one of the attack's, the radius is missing or negative, an image leaves [0, 1], or
+                there is not one label for each image.
         """
         threat = self.threat(images, norm=norm, eps=eps, targeted=targeted)
+        if labels.shape != images.shape[:1]:
+            raise UserError(f"{len(images)} images need as many labels: these have the shape {tuple(labels.shape)}")
         with frozen(model):
             source = gradient_source(
                 model,
@@ -91,8 +103,8 @@ class Attack(Method, ABC):
         if not self.minimal_norm:
             return project_exactly(perturbed, images, threat)
         found = project_exactly(perturbed, images, Threat(norm=threat.norm, eps=torch.full_like(threat.eps, torch.inf)))
-        within = project_exactly(found, images, threat)
-        return torch.where(per_image((within == found).flatten(1).all(1), images), found, images)
+        within = distance(found, images, threat.norm) <= threat.eps
+        return torch.where(per_image(within, images), found, images)
 
     def threat(self, images: Tensor, *, norm: Norm | None, eps: float | Tensor | None, targeted: bool) -> Threat:
         """The threat for a batch, after a check of what the caller gave; see :meth:`__call__`."""
@@ -103,8 +115,10 @@ class Attack(Method, ABC):
         if eps is None and not self.minimal_norm:
             raise UserError(f"{name} needs a radius: give eps")
         radii = torch.as_tensor(torch.inf if eps is None else eps, dtype=torch.float64, device=images.device)
+        if radii.shape not in {torch.Size(), images.shape[:1]}:
+            raise UserError(f"{len(images)} images need one eps or as many: these have the shape {tuple(radii.shape)}")
         if not bool((radii >= 0).all()):
-            raise UserError(f"eps must not be negative: it is {radii.min().item():g}")
+            raise UserError(f"eps must be a number that is not negative: it is {radii.min().item():g}")
         if not bool(((images >= 0) & (images <= 1)).all()):
             raise UserError("images must lie in [0, 1]: put the normalisation inside the model")
         return Threat(norm=norm, eps=radii.expand(len(images)).clone(), targeted=targeted)
@@ -165,7 +179,7 @@ class BestIterates:
         self._exhaustive = source.exhaustive
         self._targeted = threat.targeted
         self._labels = labels
-        self._margin = torch.full((len(images),), torch.inf, device=images.device)
+        self._margin = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
         self._offers = 0
         self.images = images.clone()
         self.rows = torch.arange(len(images), device=images.device)

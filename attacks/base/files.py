@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from pathlib import Path
 
 from robustbench_cli.attacks.base.errors import UserError
 
-__all__ = ["write_whole"]
+__all__ = ["ensure_writable", "write_whole"]
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -19,27 +20,30 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         UserError: The place cannot be written.
     """
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; name a place that can be written") from None
+
+
+def ensure_writable(folder: Path) -> None:
+    """Makes a folder and tries whether it can be written, to fail now rather than after hours of computation.
+
+    Raises:
+        UserError: It cannot be made or written.
+    """
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}; name a place that can be written") from None
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        raise UserError(f"cannot write in {folder}: {error.strerror}; name a place that can be written") from None

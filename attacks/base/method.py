@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, ClassVar, Self
 
 import yaml
@@ -11,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
 
 __all__ = ["Method"]
+
+_FRACTION = re.compile(r"\d+/0*[1-9]\d*")
 
 
 class Method(BaseModel):
@@ -29,7 +33,8 @@ class Method(BaseModel):
         """Builds the method from words that a user wrote.
 
         Args:
-            parameters: Values by field name. A string is read as YAML, as ``--set`` gives them: ``"[5, 5]"``.
+            parameters: Values by field name. A string is read as ``--set`` gives it: as YAML, ``"[5, 5]"``, or as a
+                fraction, ``"2/255"``.
             name: How the user called the method, for the messages.
 
         Raises:
@@ -56,6 +61,8 @@ class Method(BaseModel):
 def _read(value: Any) -> Any:
     if not isinstance(value, str):
         return value
+    if _FRACTION.fullmatch(value):
+        return float(Fraction(value))
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError:

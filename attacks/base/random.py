@@ -42,6 +42,10 @@ class Random:
         chosen._draws = self._draws
         return chosen
 
+    def split(self) -> Random:
+        """New streams for the same images: what is drawn from them leaves these here where they stand."""
+        return Random(self._bits(1)[:, 0])
+
     def _bits(self, count: int) -> Tensor:
         """``(N, count)`` int64 whose 64 bits are all random."""
         self._draws += 1

@@ -35,11 +35,13 @@ class Registry:
     Attributes:
         kind: What the objects are, in the singular, for messages and for the entry points' group.
         package: The dotted name of the package whose files are the project's own objects of this kind.
+        base: The class that they all derive from, as ``package.module:class``; ``None`` where they need not be classes.
         not_named: Files of that package that are not themselves such an object.
     """
 
     kind: str
     package: str
+    base: str | None = None
     not_named: frozenset[str] = field(default=frozenset())
 
     @cached_property
@@ -83,7 +85,7 @@ class Registry:
             return None
         thing = self.load(name)
         try:
-            file = inspect.getsourcefile(thing if inspect.isclass(thing) or callable(thing) else type(thing))
+            file = inspect.getsourcefile(thing if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing))
         except TypeError:
             return None
         return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else None
@@ -92,45 +94,73 @@ class Registry:
         """Imports and returns the object that ``name`` stands for.
 
         Raises:
-            UserError: The name is unknown, or its module or file cannot be imported.
+            UserError: The name is unknown, its module or file cannot be imported, or the object is not of this kind.
         """
         if name in self._files:
             module = importlib.import_module(self._files[name])
             return getattr(module, module.__all__[0])
         if name in self._entry_points:
-            return self._entry_points[name].load()
-        place, colon, attribute = name.rpartition(":")
-        if not colon:
-            raise UserError(f"unknown {self.kind} '{name}': {did_you_mean(name, self.names())}")
-        module = _module_of_file(Path(place)) if place.endswith(".py") else _module(place, name)
+            place, attribute = self._entry_points[name].module, self._entry_points[name].attr
+        else:
+            place, colon, attribute = name.rpartition(":")
+            if not colon:
+                raise UserError(f"unknown {self.kind} '{name}': {did_you_mean(name, self.names())}")
+        module = _module_of_file(Path(place)) if place.endswith(".py") else _module(place)
         try:
-            return getattr(module, attribute)
+            thing = getattr(module, attribute)
         except AttributeError:
             public = [word for word in vars(module) if not word.startswith("_")]
             raise UserError(f"{place} has no '{attribute}': {did_you_mean(attribute, public)}") from None
+        self._check(thing, name)
+        return thing
+
+    def _check(self, thing: Any, name: str) -> None:
+        if self.base is None:
+            return
+        module, _, attribute = self.base.partition(":")
+        base = getattr(importlib.import_module(module), attribute)
+        if not (inspect.isclass(thing) and issubclass(thing, base)):
+            raise UserError(f"'{name}' is no {self.kind}: give a class that derives from {module}.{attribute}")
+        if missing := sorted(getattr(thing, "__abstractmethods__", ())):
+            raise UserError(f"'{name}' is no complete {self.kind}: its class lacks {', '.join(missing)}")
 
 
-def _module(place: str, name: str) -> Any:
+_FORMS = "give package.module:object or path/to/file.py:object"
+
+
+def _module(place: str) -> Any:
+    if not all(word.isidentifier() for word in place.split(".")):
+        raise UserError(f"'{place}' is no module: {_FORMS}")
     try:
         return importlib.import_module(place)
-    except ImportError as error:
-        raise UserError(f"'{name}' cannot be imported ({error}): give package.module:object or path/to/file.py:object") from None
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{place}.".startswith(f"{error.name}."):
+            raise UserError(f"no module {error.name}: {_FORMS}") from None
+        raise _import_failed(place, error) from error
+    except (Exception, SystemExit) as error:
+        raise _import_failed(place, error) from error
 
 
 def _module_of_file(path: Path) -> Any:
     """The module of a user's file, executed once; a stable name lets a second load find the same classes."""
     if not path.is_file():
-        raise UserError(f"no file {path}: give package.module:object or path/to/file.py:object")
+        raise UserError(f"no file {path}: {_FORMS}")
     name = f"advdef_file_{path.resolve().as_posix().replace('/', '_').removesuffix('.py')}"
     if name in sys.modules:
         return sys.modules[name]
     specification = importlib.util.spec_from_file_location(name, path)
-    assert specification is not None and specification.loader is not None
+    assert specification is not None
+    assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module
     try:
         specification.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise _import_failed(path, error) from error
     return module
+
+
+def _import_failed(place: object, error: BaseException) -> UserError:
+    """The error of a user's code, which can be of many lines, as one line."""
+    return UserError(f"{place} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}")

@@ -42,7 +42,8 @@ class GradientSource(ABC):
         self.batch_size = batch_size
         self.forwards = 0.0
         self.backwards = 0.0
-        self._without_gradient: Tensor | None = None
+        # A tensor once there are gradients: reading a number off a GPU makes it wait.
+        self._without_gradient: Tensor | int = 0
 
     @property
     def cost(self) -> float:
@@ -52,9 +53,7 @@ class GradientSource(ABC):
     @property
     def share_without_gradient(self) -> float:
         """The share of all gradients so far that were zero in every pixel although the goal was not reached in every draw."""
-        if self._without_gradient is None or not self.backwards:
-            return 0.0
-        return float(self._without_gradient) * self.cost / self.backwards
+        return float(self._without_gradient) * self.cost / self.backwards if self.backwards else 0.0
 
     @abstractmethod
     def _logits(self, images: Tensor, draws: int) -> Tensor:
@@ -63,11 +62,11 @@ class GradientSource(ABC):
     def logits(self, images: Tensor) -> Tensor:
         """Logits ``(D, N, K)`` of images ``(N, C, H, W)``, without a graph."""
         self.forwards += self.cost * len(images)
+        pieces = []
         with torch.no_grad():
-            return torch.cat(
-                [torch.cat([self._logits(images[rows], draws) for draws in parts]) for rows, parts in self._cuts(images)],
-                dim=1,
-            )
+            for rows, parts in self._cuts(images):
+                pieces.append(torch.cat([self._logits(images[rows], draws) for draws in parts]))
+        return torch.cat(pieces, dim=1)
 
     def gradient(self, images: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         """Logits and the gradient of the mean loss over the draws.
@@ -79,31 +78,39 @@ class GradientSource(ABC):
 
         Returns:
             Logits ``(D, N, K)`` without a graph, and the gradient ``(N, C, H, W)`` of ``mean_d loss(logits_d, labels)``,
-            each image's by itself.
+            each image's by itself; 0 where it is not finite.
+
+        Raises:
+            UserError: The model cuts its logits off from its input.
         """
         self.forwards += self.cost * len(images)
         self.backwards += self.cost * len(images)
-        all_logits, gradients = [], []
+        pieces, gradients = [], []
         for rows, parts in self._cuts(images):
             leaf = images[rows].detach().requires_grad_()
-            total = torch.zeros_like(leaf)
-            pieces = []
+            gradient = torch.zeros_like(leaf)
+            of_slice = []
             for draws in parts:
                 with torch.enable_grad():
                     logits = self._logits(leaf, draws)
+                    if not logits.requires_grad:
+                        raise UserError(
+                            "the model has no gradient: its logits are cut off from its input (detach, no_grad)"
+                        )
                     value = loss(logits.flatten(0, 1), labels[rows].repeat(draws)).sum() / self.draws
-                (part,) = torch.autograd.grad(value, leaf)
-                total = part if len(parts) == 1 else total + part
-                pieces.append(logits.detach())
-            all_logits.append(torch.cat(pieces) if len(pieces) > 1 else pieces[0])
-            gradients.append(total)
-        logits = all_logits[0] if len(all_logits) == 1 else torch.cat(all_logits, dim=1)
-        gradient = gradients[0] if len(gradients) == 1 else torch.cat(gradients)
+                gradient += torch.autograd.grad(value, leaf)[0]
+                of_slice.append(logits.detach())
+            pieces.append(torch.cat(of_slice))
+            # A root at 0 has no slope: its pixel stays where it is, and the other pixels go on.
+            gradients.append(gradient.nan_to_num_(0, 0, 0))
+        all_logits, gradient = torch.cat(pieces, dim=1), torch.cat(gradients)
+        self._without_gradient += self._count_without_gradient(all_logits, labels, gradient)
+        return all_logits, gradient
+
+    def _count_without_gradient(self, logits: Tensor, labels: Tensor, gradient: Tensor) -> Tensor:
         margins = margin(logits, labels.expand(len(logits), -1))
         unfinished = ((margins <= 0) if self.targeted else (margins >= 0)).any(0)
-        without = (unfinished & (gradient.flatten(1).abs().amax(1) == 0)).sum()
-        self._without_gradient = without if self._without_gradient is None else self._without_gradient + without
-        return logits, gradient
+        return (unfinished & (gradient.flatten(1).abs().amax(1) == 0)).sum()
 
     def _cuts(self, images: Tensor) -> Iterator[tuple[slice, list[int]]]:
         """Slices of the images that fit ``batch_size``, each with the numbers of draws to take of it at once."""
@@ -160,7 +167,9 @@ class Exact(GradientSource):
     def __init__(self, model: nn.Module, *, targeted: bool = False, batch_size: int | None = None) -> None:
         super().__init__(model, targeted=targeted, batch_size=batch_size)
         if not isinstance(model, EnumerableDraws):
-            raise UserError("--eot exact: the draws of this defense cannot be counted; give a number of draws: --eot 10")
+            raise UserError(
+                "--eot exact: the draws of this defense cannot be counted; give a number of draws: --eot 10"
+            )
         self._enumerable = model
         self.draws = model.number_of_draws
 

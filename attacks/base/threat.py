@@ -7,13 +7,25 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from robustbench_cli.attacks.base.random import Random
 
-__all__ = ["NORMS", "Norm", "Threat", "distance", "per_image", "project", "project_exactly", "random_in_ball", "steepest_ascent"]
+__all__ = [
+    "NORMS",
+    "Norm",
+    "Threat",
+    "distance",
+    "per_image",
+    "project",
+    "project_exactly",
+    "random_in_ball",
+    "steepest_ascent",
+]
 
 Norm = Literal["linf", "l2", "l1", "l0"]
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
+_ORDERS = {"linf": torch.inf, "l2": 2, "l1": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +57,8 @@ def distance(perturbed: Tensor, images: Tensor, norm: Norm) -> Tensor:
     difference = perturbed.double() - images.double()
     if norm == "l0":
         return difference.ne(0).any(dim=1).flatten(1).sum(1).double()
-    flat = difference.flatten(1)
-    if norm == "linf":
-        return flat.abs().amax(1)
-    return flat.norm(p=2 if norm == "l2" else 1, dim=1)
+    length: Tensor = torch.linalg.vector_norm(difference.flatten(1), ord=_ORDERS[norm], dim=1)
+    return length
 
 
 def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
@@ -64,7 +74,7 @@ def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
     if norm == "l2":
         # A gradient far below 1e-19 would vanish when squared: scale by its largest entry first.
         scaled = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
-        return (scaled / scaled.norm(dim=1, keepdim=True).clamp_min(1e-12)).view_as(gradient)
+        return functional.normalize(scaled, dim=1).view_as(gradient)
     if norm == "l1":
         largest = flat.abs().argmax(1, keepdim=True)
         step = torch.zeros_like(flat).scatter_(1, largest, flat.gather(1, largest).sign())
@@ -108,23 +118,18 @@ def project_exactly(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor
     finite = per_image(perturbed.flatten(1).isfinite().all(1), images)
     perturbed = torch.where(finite, perturbed, images).clamp(0, 1)
     if threat.norm == "linf":
-        radius = per_image(threat.eps.double(), images)
-        lowest, highest = images.double() - radius, images.double() + radius
-        return torch.minimum(torch.maximum(perturbed, _rounded_up(lowest)), -_rounded_up(-highest))
-    inside = perturbed
-    for shrink in range(8):
-        length = distance(inside, images, threat.norm)
-        outside = length > threat.eps
-        if not bool(outside.any()):
-            return inside
-        # Rounding can leave a point that was moved onto the sphere just outside of it: aim a little deeper each time.
-        factor = per_image(threat.eps / length.clamp_min(1e-300) * (1 - shrink * 2.0**-22), images)
-        shorter = (images.double() + (inside.double() - images.double()) * factor).to(images.dtype).clamp(0, 1)
-        inside = torch.where(per_image(outside, images), shorter, inside)
-    return torch.where(per_image(distance(inside, images, threat.norm) > threat.eps, images), images, inside)
-
-
-def _rounded_up(values: Tensor) -> Tensor:
-    """The smallest float32 numbers that are not below the float64 ``values``."""
-    rounded = values.float()
-    return torch.where(rounded.double() < values, rounded.nextafter(torch.full_like(rounded, torch.inf)), rounded)
+        centre, radius = images.double(), per_image(threat.eps, images)
+        nearest = perturbed.double().clamp(centre - radius, centre + radius).to(images.dtype)
+        # Rounding moves a pixel by half of what lies between two neighbours at most.
+        return torch.where((nearest.double() - centre).abs() > radius, nearest.nextafter(images), nearest)
+    length = distance(perturbed, images, threat.norm)
+    outside = length > threat.eps
+    if not bool(outside.any()):
+        return perturbed
+    if threat.norm == "l0":
+        raise ValueError("no projection onto the ball of l0")
+    # Aim inside by the length of a vector of rounding errors, so that no rounding of the pixels can lead out again.
+    slack = torch.finfo(images.dtype).eps / 2 * images[0].numel() ** (1 / _ORDERS[threat.norm])
+    factor = per_image((threat.eps - slack).clamp_min(0) / length.clamp_min(1e-300), images)
+    shorter = (images.double() + (perturbed.double() - images.double()) * factor).to(images.dtype)
+    return torch.where(per_image(outside, images), shorter, perturbed)

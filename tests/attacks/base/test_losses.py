@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from robustbench_cli.attacks.base.losses import cross_entropy, expected_margin, margin, rounding
+
+ARBITRARY = {
+    "seed": st.integers(0, 2**31),
+    "draws": st.integers(1, 6),
+    "classes": st.integers(2, 5),
+    "scale": st.sampled_from([1e-6, 1.0, 1e6]),
+    "shift": st.sampled_from([0.0, -100.0]),
+    "targeted": st.booleans(),
+}
+
+
+def logits_and_labels(seed: int, draws: int, classes: int, scale: float, shift: float) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(draws, 40, classes, generator=generator) * scale + shift
+    return logits, torch.randint(classes, (40,), generator=generator)
+
+
+def test_cross_entropy_is_the_logarithm_of_the_probability() -> None:
+    """Row by row, it is minus the logarithm of the softmax at the label."""
+    logits, labels = logits_and_labels(0, 1, 5, 1.0, 0.0)
+    expected = [-torch.tensor(row).softmax(0)[label].log() for row, label in zip(logits[0].tolist(), labels, strict=True)]
+    torch.testing.assert_close(cross_entropy(logits[0], labels), torch.stack(expected))
+
+
+@given(**{key: ARBITRARY[key] for key in ("seed", "draws", "classes", "scale", "shift")})
+def test_the_margin_is_what_sorting_gives(seed: int, draws: int, classes: int, scale: float, shift: float) -> None:
+    """The label's logit, less the largest of the others; its sign says whether the label is predicted."""
+    logits, labels = logits_and_labels(seed, draws, classes, scale, shift)
+    margins = margin(logits, labels.expand(draws, -1))
+    others = torch.stack([torch.cat([row[:, :k], row[:, k + 1 :]], 1) for row, k in zip(logits.unbind(1), labels)], 1)
+    expected = logits[:, torch.arange(40), labels] - others.sort(2).values[..., -1]
+    assert torch.equal(margins, expected)
+
+
+def test_the_margin_of_two_equal_logits_is_zero() -> None:
+    """A tie is neither won nor lost."""
+    assert margin(torch.tensor([[2.0, 2.0, 1.0]]), torch.tensor([1])).item() == 0
+
+
+@given(**ARBITRARY)
+def test_the_expected_margin_of_all_draws_is_negative_where_all_are_fooled(
+    seed: int, draws: int, classes: int, scale: float, shift: float, targeted: bool
+) -> None:
+    """Of exhaustive draws: negative if and only if every draw is fooled, and smaller where fewer draws resist."""
+    logits, labels = logits_and_labels(seed, draws, classes, scale, shift)
+    value = expected_margin(logits, labels, targeted=targeted, exhaustive=True)
+    margins = margin(logits, labels.expand(draws, -1)) * (-1 if targeted else 1)
+    resisting = (margins >= -rounding(logits)).sum(0)
+    assert torch.equal(value < 0, resisting == 0)
+    order = value.argsort()
+    assert (resisting[order].diff() >= 0).all()
+
+
+@given(**{key: ARBITRARY[key] for key in ("seed", "draws", "classes", "scale", "targeted")})
+def test_a_smaller_margin_in_every_draw_is_a_smaller_expected_margin(
+    seed: int, draws: int, classes: int, scale: float, targeted: bool
+) -> None:
+    """What is nearer to the goal in each draw is nearer in expectation, of a sample and of all draws."""
+    logits, labels = logits_and_labels(seed, draws, classes, scale, 0.0)
+    nearer = logits.clone()
+    nearer[:, torch.arange(40), labels] += scale if targeted else -scale
+    for exhaustive in (False, True):
+        before = expected_margin(logits, labels, targeted=targeted, exhaustive=exhaustive)
+        after = expected_margin(nearer, labels, targeted=targeted, exhaustive=exhaustive)
+        assert (after < before).all()
+
+
+def test_no_draw_outweighs_the_others() -> None:
+    """One draw that is fooled by far does not make up for two that resist."""
+    logits = torch.tensor([[[0.0, 1e9]], [[3.0, 0.0]], [[3.0, 0.0]]])
+    assert expected_margin(logits, torch.tensor([0]), targeted=False, exhaustive=False) > 0
+
+
+def test_a_margin_within_rounding_is_not_yet_a_success() -> None:
+    """A lead that another batch size could undo keeps the image in the attack; a clear one lets it go."""
+    label = torch.tensor([0])
+    for lead, fooled in ((1e-6, False), (1e-2, True)):
+        logits = torch.tensor([[[10.0, 10.0 + lead, 0.0]]])
+        assert (expected_margin(logits, label, targeted=False, exhaustive=True) < 0).item() is fooled
+
+
+def test_rounding_covers_what_another_batch_size_changes() -> None:
+    """The logits of a convolutional network, alone and in a batch, differ by less; and it scales with the logits."""
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 32, 3), torch.nn.Flatten(), torch.nn.Linear(4608, 10)
+    )
+    images = torch.rand(33, 3, 16, 16)
+    with torch.no_grad():
+        for shift in (0.0, 1e4):
+            together = network(images) + shift
+            alone = torch.cat([network(image[None]) for image in images]) + shift
+            assert ((together - alone).abs().amax(1) <= rounding(together)).all()
+    torch.testing.assert_close(rounding(8 * together), 8 * rounding(together))

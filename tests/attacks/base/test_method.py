@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import pytest
+from pydantic import Field, ValidationError, field_validator
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.method import Method
+
+
+class Example(Method):
+    """The first line.
+
+    More lines.
+    """
+
+    paper: ClassVar[str] = "none"
+
+    steps: int = Field(40, ge=1, description="steps")
+    size: float | None = Field(None, gt=0, description="a length")
+    start: bool = Field(True, description="a switch")
+    channels: tuple[Annotated[int, Field(ge=1)], ...] = Field((5, 5), description="numbers")
+    rule: Literal["vote", "mean"] = Field("vote", description="a word")
+    even: int = Field(2, description="an even number")
+
+    @field_validator("even")
+    @classmethod
+    def _even(cls, value: int) -> int:
+        if value % 2:
+            raise ValueError("Must be even")
+        return value
+
+
+def test_words_are_read_as_what_they_say() -> None:
+    """Strings as ``--set`` gives them become numbers, lists, switches and nothing; values of Python stay as they are."""
+    words = {"steps": "7", "size": "2/255", "start": "no", "channels": "[2, 3]", "rule": "mean"}
+    assert Example.from_parameters(words, name="example") == Example(
+        steps=7, size=2 / 255, start=False, channels=(2, 3), rule="mean"
+    )
+    assert Example.from_parameters({"size": "1e-3"}, name="example").size == 0.001
+    assert Example.from_parameters({"size": "null"}, name="example").size is None
+    assert Example.from_parameters({"channels": [4], "size": 0.5}, name="example") == Example(channels=(4,), size=0.5)
+    assert Example.from_parameters({}, name="example") == Example()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("step", "3", "x has no parameter 'step': did you mean 'steps'?"),
+        ("steps", "0", "x.steps is 0: input should be greater than or equal to 1"),
+        ("steps", "many", "x.steps is 'many': input should be a valid integer, unable to parse string as an integer"),
+        ("steps", "2.5", "x.steps is 2.5: input should be a valid integer, got a number with a fractional part"),
+        ("steps", "[1, 2]", "x.steps is [1, 2]: input should be a valid integer"),
+        ("size", ".nan", "x.size is nan: input should be a finite number"),
+        ("size", ".inf", "x.size is inf: input should be a finite number"),
+        ("size", "2/0", "x.size is '2/0': input should be a valid number, unable to parse string as a number"),
+        ("start", "[", "x.start is '[': input should be a valid boolean, unable to interpret input"),
+        ("channels", "[5, 0]", "x.channels.1 is 0: input should be greater than or equal to 1"),
+        ("rule", "votes", "x.rule is 'votes': input should be 'vote' or 'mean'"),
+        ("even", "3", "x.even is 3: must be even"),
+    ],
+)
+def test_a_wrong_parameter_is_one_line(key: str, value: str, line: str) -> None:
+    """The line says which parameter of what, what it is, and what would be right."""
+    with pytest.raises(UserError) as refusal:
+        Example.from_parameters({key: value}, name="x")
+    assert str(refusal.value) == line
+
+
+def test_a_method_is_frozen() -> None:
+    """Parameters cannot change after they were checked."""
+    with pytest.raises(ValidationError):
+        Example().steps = 3
+
+
+def test_the_summary_is_the_first_line() -> None:
+    """``advdef list`` shows the first line of the docstring."""
+    assert Example.summary() == "The first line."

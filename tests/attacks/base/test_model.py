@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.model import frozen, is_randomized
+
+IMAGES = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+class Switch(nn.Module):
+    """Each row, or the whole batch, draws one of two linear models, which are ``apart`` from each other."""
+
+    def __init__(self, *, apart: float = 1.0, scale: float = 1.0, shift: float = 0.0, whole_batch: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 16, generator=torch.Generator().manual_seed(1)))
+        self.apart, self.scale, self.shift, self.whole_batch = apart, scale, shift, whole_batch
+
+    def forward(self, images: Tensor) -> Tensor:
+        drawn = torch.rand(1 if self.whole_batch else len(images), 1).round()
+        logits = images.flatten(1) @ self.weight.T * (1 + self.apart * drawn)
+        return logits * self.scale + self.shift
+
+
+@pytest.mark.parametrize("images", [IMAGES[:1], IMAGES[:2], IMAGES])
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize("apart", [1.0, 0.01])
+def test_a_switch_between_two_is_noticed(images: Tensor, scale: float, apart: float) -> None:
+    """Even one image and two channels, whatever the range of the logits; never missed in 200 attempts."""
+    assert all(is_randomized(Switch(apart=apart, scale=scale), images) for _ in range(200))
+
+
+def test_a_draw_for_the_whole_batch_is_noticed() -> None:
+    """A model whose rows share their draw differs between two passes, half of the time."""
+    assert any(is_randomized(Switch(whole_batch=True), IMAGES) for _ in range(30))
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+def test_a_deterministic_model_is_not_taken_for_randomized(scale: float, shift: float) -> None:
+    """Rounding is no randomness, not even that of logits with a large part in common."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 10)).eval()
+    assert not is_randomized(lambda images: network(images) * scale + shift * scale, IMAGES)  # type: ignore[arg-type]
+    assert not is_randomized(Switch(apart=1e-7, scale=scale, shift=shift * scale), IMAGES)
+
+
+def test_a_frozen_model_is_still_and_comes_back() -> None:
+    """Inside, every module is in ``eval()`` and no parameter needs a gradient; outside, all is as it was, errors or not."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(), nn.Linear(2, 2)))
+    model[1].eval()
+    model[1][0].train()
+    model[0].weight.requires_grad_(False)
+    modes = [module.training for module in model.modules()]
+    needs = [parameter.requires_grad for parameter in model.parameters()]
+    with pytest.raises(KeyError), frozen(model) as still:
+        assert still is model
+        assert not any(module.training for module in model.modules())
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        raise KeyError
+    assert [module.training for module in model.modules()] == modes
+    assert [parameter.requires_grad for parameter in model.parameters()] == needs

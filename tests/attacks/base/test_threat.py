@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+
+from robustbench_cli.attacks.base.random import Random
+from robustbench_cli.attacks.base.threat import (
+    NORMS,
+    Norm,
+    Threat,
+    distance,
+    per_image,
+    project,
+    project_exactly,
+    random_in_ball,
+    steepest_ascent,
+)
+
+BALLS: tuple[Norm, ...] = ("linf", "l2")
+
+# Pixels near the edges of the box, near each other in binary, far below what is left when 1 is added, and plain ones.
+PIXELS = st.one_of(
+    st.floats(0, 1, width=32),
+    st.sampled_from([0.0, 1.0, 0.5, 1e-38, 1e-45, 1e-30, 1 - 2**-24, 0.7, 1 / 255, 254 / 255]),
+)
+RADII = st.one_of(
+    st.floats(0, 2),
+    st.sampled_from([0.0, 0.1, 0.15, 8 / 255, 2 / 255, 1e-8, 1e-40, math.inf, 0.125 - 2**-56, math.nextafter(0.25, 0)]),
+)
+STEPS = st.one_of(st.floats(-3, 3, width=32), st.sampled_from([0.0, 1e-8, -1e-8, 8 / 255, -8 / 255, 0.15]))
+
+
+def threat(norm: Norm, *radii: float) -> Threat:
+    return Threat(norm=norm, eps=torch.tensor(radii, dtype=torch.float64))
+
+
+def random_images(count: int, *shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_norms_are_those_of_the_type() -> None:
+    """The tuple for loops and the type for checkers agree."""
+    assert get_args(Norm) == NORMS
+
+
+@pytest.mark.parametrize("norm", BALLS)
+@given(pixels=st.lists(st.tuples(PIXELS, STEPS), min_size=4, max_size=12), radius=RADII)
+@settings(max_examples=400, deadline=None)
+def test_the_ball_and_the_box_are_held_to_the_last_bit(
+    norm: Norm, pixels: list[tuple[float, float]], radius: float
+) -> None:
+    """Whatever an attack returns, the projection lies in the box, and its float64 distance does not exceed eps."""
+    images, steps = torch.tensor(pixels, dtype=torch.float32).T.reshape(2, 1, 1, 1, -1)
+    inside = project_exactly(images + steps, images, threat(norm, radius))
+    assert inside.dtype == torch.float32
+    assert ((inside >= 0) & (inside <= 1)).all()
+    assert distance(inside, images, norm).item() <= radius
+    differences = [abs(a - b) for a, b in zip(inside.flatten().tolist(), images.flatten().tolist(), strict=True)]
+    assert (max(differences) if norm == "linf" else math.hypot(*differences)) <= radius * (1 + 1e-15)
+
+
+@pytest.mark.parametrize("norm", BALLS)
+def test_the_exact_projection_wastes_nothing(norm: Norm) -> None:
+    """Points on the ball's surface stay within rounding of it, so exactness costs an attack no strength."""
+    images = 0.3 + 0.4 * random_images(200, 3, 8, 8)
+    limits = threat(norm, *torch.linspace(0.001, 0.2, 200, dtype=torch.float64).tolist())
+    outside = images + 10 * torch.randn(images.shape)
+    reached = distance(project_exactly(outside.clamp(0, 1), images, limits), images, norm)
+    torch.testing.assert_close(reached, limits.eps, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", BALLS)
+def test_what_is_inside_stays_as_it_is(norm: Norm) -> None:
+    """A point of the ball and the box is returned bit by bit."""
+    images = random_images(50, 1, 5, 5)
+    inside = (images + 0.001 * torch.randn(images.shape)).clamp(0, 1)
+    assert torch.equal(project_exactly(inside, images, threat(norm, *[0.1] * 50)), inside)
+
+
+def test_a_row_that_is_no_number_becomes_the_image() -> None:
+    """An attack that diverged on one image has failed on that one only."""
+    images = random_images(3, 1, 4, 4)
+    perturbed = images + 0.01
+    perturbed[0, 0, 0, 0] = torch.nan
+    perturbed[1, 0, 0, 0] = torch.inf
+    inside = project_exactly(perturbed, images, threat("linf", 0.1, 0.1, 0.1))
+    assert torch.equal(inside[:2], images[:2])
+    assert not torch.equal(inside[2], images[2])
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_distances_are_those_of_a_list_of_numbers(norm: Norm) -> None:
+    """The four norms, added up in plain Python; l0 counts a pixel once however many of its channels have changed."""
+    images = random_images(3, 2, 4, 4)
+    perturbed = images.clone()
+    perturbed[0, :, 1, 2] += 0.25
+    perturbed[1, 1, :2] -= 0.125
+    for row, value in enumerate(distance(perturbed, images, norm).tolist()):
+        changes = (perturbed[row].double() - images[row].double()).abs().flatten(1).T.tolist()
+        flat = [change for pixel in changes for change in pixel]
+        expected = {
+            "linf": max(flat),
+            "l2": math.sqrt(math.fsum(change**2 for change in flat)),
+            "l1": math.fsum(flat),
+            "l0": sum(any(pixel) for pixel in changes),
+        }
+        assert value == pytest.approx(expected[norm], rel=1e-12)
+
+
+@pytest.mark.parametrize(("norm", "order"), [("linf", torch.inf), ("l2", 2), ("l1", 1)])
+def test_the_step_is_the_steepest_of_its_length(norm: Norm, order: float) -> None:
+    """It has norm 1 and its slope is the dual norm of the gradient, which by Hoelder's inequality no step exceeds."""
+    gradient = torch.randn(20, 2, 5, 5, dtype=torch.float64)
+    step = steepest_ascent(gradient, norm).flatten(1)
+    dual = {torch.inf: 1, 2: 2, 1: torch.inf}[order]
+    torch.testing.assert_close(step.norm(p=order, dim=1), torch.ones(20, dtype=torch.float64))
+    torch.testing.assert_close((step * gradient.flatten(1)).sum(1), gradient.flatten(1).norm(p=dual, dim=1))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("scale", [1e-44, 1e-25, 1e30])
+def test_the_step_does_not_depend_on_the_size_of_the_gradient(norm: Norm, scale: float) -> None:
+    """A gradient whose square is 0 or infinite in float32 still shows the way; one of zeros shows none."""
+    gradient = torch.tensor([[3.0, -4.0, 0.0]]).view(1, 1, 1, 3)
+    torch.testing.assert_close(steepest_ascent(gradient * scale, norm), steepest_ascent(gradient, norm), rtol=0.2, atol=0)
+    assert not steepest_ascent(torch.zeros(1, 1, 1, 3), norm).any()
+
+
+def test_random_points_are_uniform_in_the_ball() -> None:
+    """In linf every pixel is uniform; in l2 the share of the volume within the length is (test at level 1e-6)."""
+    images, count = torch.zeros(3000, 1, 2, 3), 3000
+    random = Random(torch.arange(count))
+    cube = random_in_ball(images, threat("linf", *[0.3] * count), random).flatten()
+    assert stats.kstest(cube.numpy(), stats.uniform(-0.3, 0.6).cdf).pvalue > 1e-6
+    ball = random_in_ball(images, threat("l2", *[2.0] * count), random).flatten(1)
+    length = ball.norm(dim=1)
+    assert stats.kstest(((length / 2) ** 6).numpy(), "uniform").pvalue > 1e-6
+    # A coordinate of a uniform direction in six dimensions, squared, is Beta(1/2, 5/2).
+    assert stats.kstest(((ball[:, 0] / length) ** 2).numpy(), stats.beta(0.5, 2.5).cdf).pvalue > 1e-6
+    assert stats.binomtest(int((ball[:, 0] > 0).sum()), count).pvalue > 1e-6
+
+
+@pytest.mark.parametrize("norm", BALLS)
+def test_the_loops_projection_agrees_with_the_exact_one(norm: Norm) -> None:
+    """To rounding, the projection of the attacks' loops is the one of the evaluation, with a radius for each image."""
+    images = random_images(30, 1, 6, 6)
+    perturbed = images + torch.randn(images.shape)
+    limits = threat(norm, *torch.linspace(0, 3, 30, dtype=torch.float64).tolist())
+    inside = project(perturbed, images, limits)
+    torch.testing.assert_close(project_exactly(inside, images, limits), inside, rtol=0, atol=1e-6)
+    assert (distance(inside, images, norm) <= limits.eps + 1e-6).all()
+    if norm == "linf":
+        nearest = images + (perturbed - images).clamp(-per_image(limits.eps, images), per_image(limits.eps, images))
+        torch.testing.assert_close(inside, nearest.clamp(0, 1).float(), rtol=0, atol=1e-6)
+
+
+def test_a_threat_is_narrowed_with_its_images() -> None:
+    """The radii follow the rows; the norm and the goal stay."""
+    chosen = Threat(norm="l2", eps=torch.tensor([1.0, 2.0, 3.0]), targeted=True).select(torch.tensor([2, 0]))
+    assert chosen.eps.tolist() == [3.0, 1.0]
+    assert (chosen.norm, chosen.targeted) == ("l2", True)
+
+
+@pytest.mark.parametrize("function", [project, random_in_ball])
+def test_a_ball_without_a_projection_is_an_error(function: object) -> None:
+    """No attack gets points of a ball that nobody has written down."""
+    images = torch.zeros(1, 1, 2, 2)
+    with pytest.raises(ValueError, match="l0"):
+        project(images, images, threat("l0", 1.0))
+    with pytest.raises(ValueError, match="l0"):
+        random_in_ball(images, threat("l0", 1.0), Random(torch.arange(1)))
+    with pytest.raises(ValueError, match="l0"):
+        steepest_ascent(images, "l0")

@@ -1,0 +1,130 @@
+"""Models whose weakest points are known: linear ones in closed form, and a small network trained on the digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Networks of this size gain nothing from a second thread, and lose much where another process needs the core."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test starts from the same random numbers."""
+    torch.manual_seed(0)
+
+
+class Linear(nn.Module):
+    """Logits ``scale * (W x + b) + shift``; each row is summed up by itself, so it does not depend on its batch."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, *, scale: float = 1.0, shift: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(bias)
+        self.scale = scale
+        self.shift = shift
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = images.flatten(1)[:, None, :] * self.weight
+        return self.scale * (rows.sum(2) + self.bias) + self.shift
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A model with images, and their labels."""
+
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+
+    def accuracy(self, images: Tensor) -> float:
+        """The share of ``images`` in the place of its own that is classified right."""
+        with torch.no_grad():
+            return (self.model(images).argmax(1) == self.labels).double().mean().item()
+
+
+@dataclass(frozen=True)
+class LinearVictim(Victim):
+    """A linear model with images in the middle of the box: their nearest adversarial images are known exactly."""
+
+    def radii(self, norm: str, *, targets: Tensor | None = None) -> Tensor:
+        """``(N,)`` distances to the class boundary, ``|margin| / |w_y - w_j|_dual`` for the nearest other class j.
+
+        Args:
+            norm: ``linf`` (its dual is l1) or ``l2``.
+            targets: The class j to reach, from that of all others which have to be passed; the nearest where not given.
+        """
+        model = self.model
+        assert isinstance(model, Linear)
+        with torch.no_grad():
+            logits = (model(self.images) - model.shift) / model.scale
+        order = 1 if norm == "linf" else 2
+        labels = self.labels[:, None]
+        differences = model.weight.detach()[labels] - model.weight.detach()[None]
+        distances = (logits.gather(1, labels) - logits) / differences.norm(p=order, dim=2)
+        distances.scatter_(1, labels, torch.inf)
+        return distances.amin(1) if targets is None else distances.gather(1, targets[:, None])[:, 0]
+
+
+def _linear_victim(classes: int, *, seed: int = 0, count: int = 24, **keywords: float) -> LinearVictim:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(classes, 36, generator=generator)
+    images = 0.5 + 0.02 * torch.randn(count, 1, 6, 6, generator=generator)
+    bias = -weight.sum(1) / 2
+    model = Linear(weight, bias, **keywords)
+    with torch.no_grad():
+        return LinearVictim(model, images, model(images).argmax(1))
+
+
+@pytest.fixture(scope="session")
+def linear_victim() -> Callable[..., LinearVictim]:
+    """Builds a linear model of a number of classes, whose images are all right and near the middle of the box."""
+    return _linear_victim
+
+
+def _digits_cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(256, 64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
+    )
+
+
+@pytest.fixture(scope="session")
+def digits_victim() -> Victim:
+    """A small network trained on the digits, with 60 test images that it gets right."""
+    pixels, targets = load_digits(return_X_y=True)
+    images = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    labels = torch.tensor(targets)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        order = torch.randperm(len(images))
+        images, labels = images[order], labels[order]
+        model = _digits_cnn()
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        for _ in range(12):
+            for rows in torch.randperm(1297).split(64):
+                optimizer.zero_grad()
+                F.cross_entropy(model(images[rows]), labels[rows]).backward()
+                optimizer.step()
+    model.eval()
+    images, labels = images[1297:], labels[1297:]
+    with torch.no_grad():
+        right = (model(images).argmax(1) == labels).nonzero()[:60, 0]
+    return Victim(model, images[right], labels[right])
