@@ -164,12 +164,11 @@ def _share_that_fell(outcomes: Outcomes) -> Floats:
 
 
 def _most_votes(predictions: Integers, labels: Integers) -> NDArray[np.bool_]:
-    """``(N,)``: whether more draws voted for the label than for any other class; a tie is no majority."""
-    classes = max(int(predictions.max(initial=0)), int(labels.max(initial=0))) + 1
-    votes = (predictions[:, :, None] == np.arange(classes)).sum(axis=0)
-    own = votes[np.arange(len(labels)), labels]
-    votes[np.arange(len(labels)), labels] = -1
-    return np.asarray(own > votes.max(axis=1))
+    """``(N,)``: whether more draws voted for the label than for any other answer, -1 among them; a tie is no majority."""
+    answers = np.arange(-1, max(int(predictions.max(initial=0)), int(labels.max(initial=0))) + 1)
+    votes = (predictions[:, :, None] == answers).sum(axis=0)
+    own = answers == labels[:, None]
+    return np.asarray(votes[own] > np.where(own, -1, votes).max(axis=1))
 
 
 def _weighted_mean(values: Floats, weights: Floats) -> float:

@@ -19,7 +19,7 @@ from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import default_model
 from robustbench_cli.benchmarks.subject import Subject, open_subject
-from robustbench_cli.benchmarks.training import Training, cached_checkpoint, train
+from robustbench_cli.benchmarks.training import Training, cached_checkpoint, require_place, train
 from robustbench_cli.defenses.base.training import Recipe, TrainingProgress
 
 __all__ = ["Preparation"]
@@ -126,6 +126,7 @@ class Preparation:
                 # A file of the cache is ours to replace, whatever has become of it; a file that the user named is not.
                 if path is not None:
                     raise
+        require_place(kept)
         self.begin(training.label, kept)
         train(training, kept, device=self.device, data_dir=self.data_dir, progress=self.progress)
         return open_subject(kept, named=named)

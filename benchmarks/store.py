@@ -159,13 +159,14 @@ class Store:
             raise UserError(f"{path} was stored by another version of advdef ({error}): {way_out}") from None
 
     def results(self) -> Iterator[Result]:
-        """All finished cells, in the order of a table: by model, defense, threat and attack.
+        """All finished cells, by identity.
 
         Raises:
             UserError: The folder is no store, or a file in it is not a result.
         """
-        files = [path for path in self._files("*.json") if not path.name.endswith(".failed.json")]
-        yield from sorted((_read(path, Result) for path in files), key=_place)
+        for path in self._files("*.json"):
+            if not path.name.endswith(".failed.json"):
+                yield _read(path, Result)
 
     def failures(self) -> Iterator[Failure]:
         """All cells that failed and have not been finished since.
@@ -182,15 +183,6 @@ class Store:
         if not self._cells.is_dir():
             raise UserError(f"no store at {self.path}: run 'advdef attack --store {self.path}' first, or name another")
         return sorted(self._cells.glob(pattern))
-
-
-def _place(result: Result) -> tuple[object, ...]:
-    """Where a result stands in a table: undefended models first, radii and draws by their size."""
-    cell = result.cell
-    model = (cell.dataset, cell.n, cell.model, bool(cell.defenses), cell.defense, result.checkpoint, cell.checkpoint)
-    threat = (cell.norm, cell.eps is None, cell.eps or 0.0, cell.targeted, cell.seed)
-    draws = (cell.eot == "exact", 0 if cell.eot == "exact" else cell.eot)
-    return (*model, *threat, cell.attack.label, *draws, cell.repeats, cell.id)
 
 
 def _json(content: BaseModel) -> bytes:

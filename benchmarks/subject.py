@@ -18,6 +18,7 @@ from robustbench_cli.attacks.base.model import cost_of_all_draws, frozen, is_ran
 from robustbench_cli.attacks.base.registry import Registry
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, load_checkpoint
+from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.evaluation import resolve_eot, resolve_repeats
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import example_images
@@ -60,9 +61,37 @@ class Subject:
     cost_of_all_draws: float | None
     training: dict[str, Any]
 
+    @property
+    def defense(self) -> str:
+        """The label of the defenses, in order."""
+        return "+".join(each.label for each in self.defenses) or "none"
+
     def load(self) -> nn.Module:
         """The model, in ``eval()`` mode; see :func:`load_subject`."""
         return load_subject(self.path, self.loading, self.identity)
+
+    def require_fit(self, examples: Slice, dataset: str) -> None:
+        """Makes sure that the model takes the examples and knows their classes.
+
+        Args:
+            examples: What is to be evaluated.
+            dataset: As the user named it.
+
+        Raises:
+            UserError: It does not.
+        """
+        shape = tuple(examples.images.shape[1:])
+        if shape != self.shape:
+            raise UserError(
+                f"{self.path} takes images of shape {self.shape}, those of {dataset} have {shape}: name the data set that it "
+                "was trained on"
+            )
+        low, high = int(examples.labels.min()), int(examples.labels.max())
+        if low < 0 or high >= self.classes:
+            raise UserError(
+                f"the labels of {dataset} reach from {low} to {high}, and {self.path} gives {self.classes} logits an image: "
+                f"labels are to be 0 to {self.classes - 1}"
+            )
 
     def eot(self, asked: int | Literal["exact", "auto"]) -> int | Literal["exact"]:
         """What ``--eot`` means for this model; see :func:`~.evaluation.resolve_eot`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.cell import Cell, Eps, MethodSpec, Targeted, parse_eps
 
 if TYPE_CHECKING:
+    from robustbench_cli.benchmarks.datasets.base.slice import Slice
     from robustbench_cli.benchmarks.subject import Subject
 
 __all__ = ["AttackChoice", "Job", "Suite", "expand"]
@@ -59,6 +61,35 @@ class Suite:
     repeats: int | None = None
     seeds: Sequence[int] = (0,)
 
+    def threats(self, *, usual_eps: str) -> list[tuple[AttackChoice, str, Eps | None]]:
+        """The attacks, each with every norm and radius that it runs at.
+
+        A minimal-norm attack that does not know the suite's norm runs in its own; the radii are none of that norm, so all
+        its successes count.
+
+        Args:
+            usual_eps: The data set's usual radius in linf.
+
+        Raises:
+            UserError: A radius is missing, or an attack does not know the norm.
+        """
+        any_knows_linf = any("linf" in attack.norms for attack in self.attacks)
+        norm = self.norm or ("linf" if any_knows_linf else self.attacks[0].norms[0])
+        radii: list[Eps | None] = [*self.eps]
+        if not radii and any(not attack.minimal_norm for attack in self.attacks):
+            if norm != "linf":
+                raise UserError(f"no radius is usual in {norm}: give --eps")
+            radii = [parse_eps(usual_eps)]
+        threats: list[tuple[AttackChoice, str, Eps | None]] = []
+        for attack in self.attacks:
+            if norm in attack.norms:
+                threats += [(attack, norm, eps) for eps in radii or [None]]
+            elif attack.minimal_norm:
+                threats.append((attack, attack.norms[0], None))
+            else:
+                raise UserError(f"{attack.spec.name} does not know the norm {norm}: it knows {', '.join(attack.norms)}")
+        return threats
+
 
 class Job(BaseModel):
     """A cell with what its worker needs to find and to compute it, which is no part of the cell's identity. Plain data.
@@ -90,8 +121,7 @@ def expand(
     suite: Suite,
     subjects: Sequence[Subject],
     *,
-    data_sha256: str,
-    n: int,
+    examples: Slice,
     usual_eps: str,
     store: Path,
     data_dir: Path | None,
@@ -103,8 +133,7 @@ def expand(
     Args:
         suite: The words.
         subjects: The defended models.
-        data_sha256: Of the evaluated slice.
-        n: How many images it has.
+        examples: The evaluated slice.
         usual_eps: The data set's usual radius in linf.
         store: See :class:`Job`.
         data_dir: See :class:`Job`.
@@ -112,61 +141,38 @@ def expand(
         batch_size: See :class:`Job`.
 
     Raises:
-        UserError: A radius is missing, or an attack does not know the norm, or a defense not the gradient source.
+        UserError: A radius is missing, an attack does not know the norm, a defense not the gradient source, or a model
+            does not take the images.
     """
-    norm = suite.norm or _norm_of(suite.attacks)
-    radii = list(suite.eps)
-    if not radii and any(not attack.minimal_norm for attack in suite.attacks):
-        if norm != "linf":
-            raise UserError(f"no radius is usual in {norm}: give --eps")
-        radii = [parse_eps(usual_eps)]
+    threats = suite.threats(usual_eps=usual_eps)
     jobs: dict[str, Job] = {}
     for subject in subjects:
-        for attack in suite.attacks:
-            for its_norm, eps in _threats(attack, norm, radii):
-                for seed in suite.seeds:
-                    cell = Cell(
-                        dataset=suite.dataset,
-                        data=data_sha256,
-                        n=n,
-                        model=subject.model,
-                        checkpoint=subject.identity,
-                        defenses=subject.defenses,
-                        attack=attack.spec,
-                        norm=its_norm,
-                        eps=None if eps is None else eps.value,
-                        targeted=suite.targeted,
-                        eot=subject.eot(attack.eot),
-                        repeats=subject.repeats(suite.repeats),
-                        seed=seed,
-                    )
-                    job = Job(
-                        cell=cell,
-                        eps="" if eps is None else eps.text,
-                        checkpoint=subject.path,
-                        loading=subject.loading,
-                        store=store,
-                        data_dir=data_dir,
-                        device=device,
-                        batch_size=batch_size,
-                    )
-                    jobs.setdefault(cell.id, job)
+        subject.require_fit(examples, suite.dataset)
+        for (attack, norm, eps), seed in itertools.product(threats, suite.seeds):
+            cell = Cell(
+                dataset=suite.dataset,
+                data=examples.sha256,
+                n=len(examples),
+                model=subject.model,
+                checkpoint=subject.identity,
+                defenses=subject.defenses,
+                attack=attack.spec,
+                norm=norm,
+                eps=None if eps is None else eps.value,
+                targeted=suite.targeted,
+                eot=subject.eot(attack.eot),
+                repeats=subject.repeats(suite.repeats),
+                seed=seed,
+            )
+            job = Job(
+                cell=cell,
+                eps="" if eps is None else eps.text,
+                checkpoint=subject.path,
+                loading=subject.loading,
+                store=store,
+                data_dir=data_dir,
+                device=device,
+                batch_size=batch_size,
+            )
+            jobs.setdefault(cell.id, job)
     return list(jobs.values())
-
-
-def _norm_of(attacks: Sequence[AttackChoice]) -> str:
-    """The norm of the radii where none is given: linf if any attack knows it, else the first attack's own."""
-    return "linf" if any("linf" in attack.norms for attack in attacks) else attacks[0].norms[0]
-
-
-def _threats(attack: AttackChoice, norm: str, radii: Sequence[Eps]) -> list[tuple[str, Eps | None]]:
-    """The norms and radii that an attack of a suite runs at.
-
-    A minimal-norm attack that does not know the suite's norm runs in its own; the radii are none of that norm, so all its
-    successes count.
-    """
-    if norm in attack.norms:
-        return [(norm, eps) for eps in radii] or [(norm, None)]
-    if attack.minimal_norm:
-        return [(attack.norms[0], None)]
-    raise UserError(f"{attack.spec.name} does not know the norm {norm}: it knows {', '.join(attack.norms)}")

@@ -27,7 +27,7 @@ from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.training import Recipe, Trainer, TrainingProgress
 from robustbench_cli.defenses.none import Undefended
 
-__all__ = ["Training", "cached_checkpoint", "train"]
+__all__ = ["Training", "cached_checkpoint", "require_place", "train"]
 
 
 class Training(BaseModel):
@@ -82,6 +82,19 @@ def cached_checkpoint(training: Training) -> Path:
     return platformdirs.user_cache_path("advdef") / "checkpoints" / f"{words[:80]}-{training.key}.safetensors"
 
 
+def require_place(path: Path) -> None:
+    """Makes sure, before hours of training, that a checkpoint can be written.
+
+    Raises:
+        UserError: The file's name does not end in ``.safetensors``, or its place cannot be written.
+    """
+    if path.suffix != ".safetensors":
+        raise UserError(
+            f"a checkpoint is a .safetensors file, not {path.name}: give {path.with_suffix('.safetensors')}"
+        )
+    ensure_writable(path.parent)
+
+
 def train(
     training: Training,
     path: Path,
@@ -103,14 +116,8 @@ def train(
         progress: Called after each epoch.
 
     Raises:
-        UserError: The data, the model or a defense's parameters are not what they must be, the loss diverges, or the place
-            cannot be written.
+        UserError: The data, the model or a defense's parameters are not what they must be, or the loss diverges.
     """
-    if path.suffix != ".safetensors":
-        raise UserError(
-            f"a checkpoint is a .safetensors file, not {path.name}: give {path.with_suffix('.safetensors')}"
-        )
-    ensure_writable(path.parent)
     dataset = load_dataset(training.dataset, data_dir=data_dir)
     chain = [build_defense(each) for each in training.defenses]
     earlier: tuple[MethodSpec, ...] = ()

@@ -62,14 +62,19 @@ class ModelWords:
     def dataset_name(self) -> str:
         """The data set that was named, or the one that the first checkpoint was trained on, or the embedded one."""
         from robustbench_cli.benchmarks.checkpoint import read_info
+        from robustbench_cli.benchmarks.weights import read_bytes, read_tensors
 
         if self.dataset is not None:
             return self.dataset
         if not self.checkpoints:
             return DEFAULT_DATASET
-        info = read_info(self.checkpoints[0])
+        path = self.checkpoints[0]
+        info = read_info(path)
+        if info is None:
+            # What is no checkpoint at all is better said at once.
+            read_tensors(read_bytes(path), path)
         if info is None or info.dataset is None:
-            raise UserError(f"{self.checkpoints[0]} does not say what it was trained on: give --dataset")
+            raise UserError(f"{path} does not say what it was trained on: give --dataset")
         return info.dataset
 
     def base(self, prepare: Preparation, path: Path) -> Subject:
@@ -91,22 +96,32 @@ class ModelWords:
             shape=data.shape,
         )
 
-    def trainings(self, prepare: Preparation, parameters: Mapping[str, Mapping[str, Any]]) -> list[Training]:
-        """One training for each checkpoint, or one from the beginning."""
+    def training(
+        self, prepare: Preparation, parameters: Mapping[str, Mapping[str, Any]], base: Subject | None
+    ) -> Training:
+        """The training that puts the defenses around a checkpoint's model, or around a fresh one."""
         from robustbench_cli.words import defense_specs
 
         specs = defense_specs(self.defenses, parameters)
-        bases: list[Subject | None] = [self.base(prepare, path) for path in self.checkpoints]
-        return [
-            prepare.training(model=self.model, mean=self.mean, std=self.std, base=base, defenses=specs)
-            for base in bases or [None]
-        ]
+        return prepare.training(model=self.model, mean=self.mean, std=self.std, base=base, defenses=specs)
 
     def subjects(self, prepare: Preparation, parameters: Mapping[str, Mapping[str, Any]]) -> list[Subject]:
-        """The defended models: the checkpoints themselves where no defense is named, else what is made of them."""
-        if self.checkpoints and not self.defenses:
-            return [self.base(prepare, path) for path in self.checkpoints]
-        return [prepare.trained(training) for training in self.trainings(prepare, parameters)]
+        """The defended models: what is made of each checkpoint, or of a fresh model.
+
+        A checkpoint is taken as it is where no defense is named, or just those that it has: naming them is how a user
+        allows the code of their own that it needs.
+        """
+        if not self.checkpoints:
+            return [prepare.trained(self.training(prepare, parameters, None))]
+        names = [name for name in self.defenses if name != "none"]
+        subjects = []
+        for path in self.checkpoints:
+            base = self.base(prepare, path)
+            as_it_is = names in ([], [each.name for each in base.defenses])
+            if as_it_is and any(parameters[name] for name in names):
+                raise UserError(f"{path} is trained with {base.defense} already: leave out --set for it")
+            subjects.append(base if as_it_is else prepare.trained(self.training(prepare, parameters, base)))
+        return subjects
 
 
 def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> tuple[float, ...] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,9 +52,16 @@ def preparation(common: Common, dataset: str, recipe: dict[str, Any], shown: con
 
 
 def attack_all(
-    common: Common, suite: Suite, subjects: Sequence[Subject], shown: console.Progress
+    common: Common, suite: Suite, subjects: Callable[[], Sequence[Subject]], shown: console.Progress
 ) -> tuple[list[Result], list[Failure]]:
     """Runs every cell of a suite that the store does not have yet.
+
+    Args:
+        common: The options of the command.
+        suite: What to run.
+        subjects: Gives the defended models; called when all that can be wrong with the suite has been looked at, since it
+            may have to train them.
+        shown: Where progress is shown.
 
     Returns:
         The results in the order of the suite, and the failures.
@@ -67,19 +74,19 @@ def attack_all(
 
     dataset = load_dataset(suite.dataset, data_dir=common.data_dir)
     examples = first_examples(dataset.split("test"), suite.n)
+    store = Store(common.store)
+    store.ensure_writable()
+    suite.threats(usual_eps=dataset.eps)
     jobs = expand(
         suite,
-        subjects,
-        data_sha256=examples.sha256,
-        n=len(examples),
+        subjects(),
+        examples=examples,
         usual_eps=dataset.eps,
         store=common.store,
         data_dir=common.data_dir,
         device=str(common.torch_device()),
         batch_size=common.batch_size,
     )
-    store = Store(common.store)
-    store.ensure_writable()
     todo = [job for job in jobs if job.cell not in store]
     if len(todo) < len(jobs):
         console.note(f"{len(jobs) - len(todo)} of {len(jobs)} cells are in {common.store} already")

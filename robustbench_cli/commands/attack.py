@@ -85,7 +85,6 @@ def attack(
     with console.progress() as shown:
         dataset = words.dataset_name()
         prepare = preparation(common, dataset, words.recipe(parameters), shown)
-        subjects = words.subjects(prepare, parameters)
         suite = Suite(
             dataset=dataset,
             n=n,
@@ -96,7 +95,7 @@ def attack(
             repeats=repeats,
             seeds=(common.seed,),
         )
-        results, failures = attack_all(common, suite, subjects, shown)
+        results, failures = attack_all(common, suite, lambda: words.subjects(prepare, parameters), shown)
     if not results:
         raise_failures(failures)
         raise UserError("there is nothing to attack: name at least one attack")

@@ -33,8 +33,9 @@ def demo(common: Common) -> None:
     choices = [attack_choice(name, {}, eot) for name, eot in ATTACKS]
     with console.progress() as shown:
         prepare = preparation(common, DATASET, {}, shown)
-        subjects = [prepare.trained(prepare.training(defenses=defense_specs([name], {}))) for name in DEFENSES]
-        results, failures = attack_all(common, Suite(dataset=DATASET, n=IMAGES, attacks=choices), subjects, shown)
+        trainings = [prepare.training(defenses=defense_specs([name], {})) for name in DEFENSES]
+        suite = Suite(dataset=DATASET, n=IMAGES, attacks=choices)
+        results, failures = attack_all(common, suite, lambda: [prepare.trained(each) for each in trainings], shown)
     console.report(for_terminal(table_of(common.store, results)))
     console.note(
         f"{time.perf_counter() - started:.0f} s; the results are in {common.store}: advdef report {common.store}"

@@ -75,7 +75,7 @@ def report(
     Rows in which the reported figure is missing, and cells that failed, make a gate fail to be judged: exit code 3.
     """
     from robustbench_cli.benchmarks import gates
-    from robustbench_cli.benchmarks.rows import rows
+    from robustbench_cli.benchmarks.rows import failed_rows, rows
     from robustbench_cli.benchmarks.store import Store
     from robustbench_cli.running import failure_line
 
@@ -93,6 +93,7 @@ def report(
     table = rows((result, partial(store.outcomes, result.cell.id)) for result, store in ordered)
     table = gates.select(table, wanted)
     failures = [failure for store in opened for failure in store.failures() if failure.cell.id not in results]
+    failures = [failures[place] for place in gates.select(failed_rows(failures), wanted).index]
     _show(table, output_format, outputs)
     missing = [failure_line(failure) for failure in failures]
     if floors or allowed:

@@ -41,7 +41,8 @@ def train(common: Common, words: ModelWords, settings: tuple[Setting, ...], outp
     parameters = distribute(settings, words.kinds())
     with console.progress() as shown:
         prepare = preparation(common, words.dataset_name(), words.recipe(parameters), shown)
-        (training,) = words.trainings(prepare, parameters)
+        base = words.base(prepare, words.checkpoints[0]) if words.checkpoints else None
+        training = words.training(prepare, parameters, base)
         subject = prepare.trained(training, output)
         right, images = prepare.accuracy(subject)
     kind = "randomized" if subject.randomized else "deterministic"

@@ -57,33 +57,41 @@ class Victim:
 class LinearVictim(Victim):
     """A linear model with images in the middle of the box: their nearest adversarial images are known exactly."""
 
-    def radii(self, norm: str, *, targets: Tensor | None = None) -> Tensor:
-        """``(N,)`` distances to the class boundary, ``|margin| / |w_y - w_j|_dual`` for the nearest other class j.
+    def distances(self, norm: str) -> Tensor:
+        """``(N, K)`` distances to where class j draws level with the label, ``(Z_y - Z_j) / |w_y - w_j|``; infinite for j = y.
 
         Args:
-            norm: ``linf`` (its dual is l1) or ``l2``.
-            targets: The class j to reach, from that of all others which have to be passed; the nearest where not given.
+            norm: ``linf`` or ``l2``; the norm of the formula is its dual, l1 or l2.
         """
         model = self.model
         assert isinstance(model, Linear)
+        labels = self.labels[:, None]
         with torch.no_grad():
             logits = (model(self.images) - model.shift) / model.scale
-        order = 1 if norm == "linf" else 2
-        labels = self.labels[:, None]
-        differences = model.weight.detach()[labels] - model.weight.detach()[None]
-        distances = (logits.gather(1, labels) - logits) / differences.norm(p=order, dim=2)
-        distances.scatter_(1, labels, torch.inf)
-        return distances.amin(1) if targets is None else distances.gather(1, targets[:, None])[:, 0]
+            differences = model.weight[labels] - model.weight[None]
+        distances = (logits.gather(1, labels) - logits) / differences.norm(p=1 if norm == "linf" else 2, dim=2)
+        return distances.scatter(1, labels, torch.inf)
+
+    def radii(self, norm: str) -> Tensor:
+        """``(N,)`` exact distances to the nearest image of another class."""
+        return self.distances(norm).amin(1)
+
+    def nearest(self, norm: str) -> Tensor:
+        """``(N,)`` the classes of these."""
+        return self.distances(norm).argmin(1)
 
 
-def _linear_victim(classes: int, *, seed: int = 0, count: int = 24, **keywords: float) -> LinearVictim:
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(classes, 36, generator=generator)
-    images = 0.5 + 0.02 * torch.randn(count, 1, 6, 6, generator=generator)
-    bias = -weight.sum(1) / 2
-    model = Linear(weight, bias, **keywords)
+def _linear_victim(classes: int, **keywords: float) -> LinearVictim:
+    generator = torch.Generator().manual_seed(classes)
+    # Large weights make a sharp softmax, whose cross-entropy points at the nearest class.
+    weight = 20 * torch.randn(classes, 36, generator=generator)
+    images = (0.5 + 0.1 * torch.randn(2000, 1, 6, 6, generator=generator)).clamp(0.2, 0.8)
+    model = Linear(weight, -weight.sum(1) / 2, **keywords)
     with torch.no_grad():
-        return LinearVictim(model, images, model(images).argmax(1))
+        victim = LinearVictim(model, images, model(images).argmax(1))
+    radii = victim.radii("linf")
+    rows = ((radii > 0.01) & (radii < 0.1)).nonzero()[:24, 0]
+    return LinearVictim(model, images[rows], victim.labels[rows])
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,12 @@ CASES = [(name, norm) for name in registry.names() for norm in registry.load(nam
 EPS: dict[Norm, float] = {"linf": 0.25, "l2": 1.5, "l1": 12.0, "l0": 12.0}
 """Radii at which the digits are easily told apart by eye, and hardly any is still classified right."""
 
+def quick(name: str) -> Attack:
+    """The attack with its defaults, but for the number of its steps."""
+    kind: type[Attack] = registry.load(name)
+    return kind(**({"steps": 25} if "steps" in kind.model_fields else {}))
+
+
 pytestmark = pytest.mark.parametrize(("name", "norm"), CASES)
 
 
@@ -52,7 +58,7 @@ def test_it_does_what_an_attack_is_for(
     name: str, norm: Norm, claim: Callable[[Attack, Norm, Victim], None], digits_victim: Victim
 ) -> None:
     """It lowers the accuracy and reaches targets; the same claim is false of an attack that does nothing."""
-    claim(registry.load(name)(), norm, digits_victim)
+    claim(quick(name), norm, digits_victim)
     with pytest.raises(AssertionError):
         claim(Nothing(), norm, digits_victim)
 
@@ -61,7 +67,7 @@ def test_it_keeps_to_the_ball_and_the_box(name: str, norm: Norm, digits_victim: 
     """Every image stays within its own radius and in [0, 1]; at radius 0 it is returned bit by bit."""
     eps = torch.linspace(0, EPS[norm], 60, dtype=torch.float64)
     images = digits_victim.images
-    perturbed = registry.load(name)()(digits_victim.model, images, digits_victim.labels, norm=norm, eps=eps)
+    perturbed = quick(name)(digits_victim.model, images, digits_victim.labels, norm=norm, eps=eps)
     assert (distance(perturbed, images, norm) <= eps).all()
     assert ((perturbed >= 0) & (perturbed <= 1)).all()
     assert torch.equal(perturbed[0], images[0])
@@ -76,7 +82,7 @@ def test_it_leaves_everything_as_it_was(name: str, norm: Norm, digits_victim: Vi
     weights = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     for parameter in model.parameters():
         parameter.grad = None
-    perturbed = registry.load(name)()(model, images, labels, norm=norm, eps=EPS[norm])
+    perturbed = quick(name)(model, images, labels, norm=norm, eps=EPS[norm])
     assert all(module.training for module in model.modules())
     assert [parameter.requires_grad for parameter in model.parameters()][:2] == [False, True]
     model.eval().requires_grad_(True)
@@ -91,7 +97,7 @@ def test_it_leaves_everything_as_it_was(name: str, norm: Norm, digits_victim: Vi
 def test_an_images_result_is_its_own(name: str, norm: Norm, linear_victim: Callable[..., LinearVictim]) -> None:
     """Whichever images stand beside it and however the batch is cut, an image's result is the same bit by bit."""
     victim = linear_victim(5)
-    attack: Attack = registry.load(name)()
+    attack: Attack = quick(name)
     radius = victim.radii("l2").double() if norm == "l2" else victim.radii("linf").double()
     # Some fall at once, some on the way, some not at all.
     threat = Threat(norm=norm, eps=radius * torch.linspace(0.5, 3, 24, dtype=torch.float64))
@@ -117,7 +123,7 @@ def test_it_works_on_few_classes(
     """Two and three classes are as good as ten: with half as much again as the distance needs, every image falls."""
     victim = linear_victim(classes)
     eps = 1.5 * victim.radii("l2" if norm == "l2" else "linf").amax()
-    attack: Attack = registry.load(name)()
+    attack: Attack = quick(name)
     perturbed = attack(victim.model, victim.images, victim.labels, norm=norm, eps=None if attack.minimal_norm else eps)
     assert victim.accuracy(perturbed) <= 0.05
 
@@ -144,7 +150,7 @@ class Jitter(nn.Module):
 def test_it_works_on_a_randomized_model(name: str, norm: Norm, eot: int, digits_victim: Victim) -> None:
     """With any source of gradients the share of all draws that is right falls, and equals that of the same seed again."""
     model, images, labels = Jitter(digits_victim.model), digits_victim.images[:20], digits_victim.labels[:20]
-    attack: Attack = registry.load(name)()
+    attack: Attack = quick(name)
 
     def share(images: Tensor) -> float:
         with torch.no_grad():

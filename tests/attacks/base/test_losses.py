@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
 from robustbench_cli.attacks.base.losses import cross_entropy, expected_margin, margin, rounding
 
@@ -24,11 +25,19 @@ def logits_and_labels(seed: int, draws: int, classes: int, scale: float, shift: 
     return logits, torch.randint(classes, (40,), generator=generator)
 
 
-def test_cross_entropy_is_the_logarithm_of_the_probability() -> None:
-    """Row by row, it is minus the logarithm of the softmax at the label."""
-    logits, labels = logits_and_labels(0, 1, 5, 1.0, 0.0)
-    expected = [-torch.tensor(row).softmax(0)[label].log() for row, label in zip(logits[0].tolist(), labels, strict=True)]
-    torch.testing.assert_close(cross_entropy(logits[0], labels), torch.stack(expected))
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 5.0, 80.0])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_cross_entropy_and_its_gradient_are_right_at_any_margin(classes: int, scale: float) -> None:
+    """Value and slopes are those of torch's own in float64, however small: each slope to its own last digits."""
+    logits, labels = logits_and_labels(0, 1, classes, scale, 0.0)
+    ours, theirs = logits[0].clone().requires_grad_(), logits[0].double().requires_grad_()
+    value, expected = cross_entropy(ours, labels), functional.cross_entropy(theirs, labels, reduction="none")
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-15)
+    probabilities = theirs.detach().softmax(1)
+    others = probabilities.scatter(1, labels[:, None], 0)
+    slopes = others.scatter(1, labels[:, None], -others.sum(1, keepdim=True))
+    (gradient,) = torch.autograd.grad(value.sum(), ours)
+    torch.testing.assert_close(gradient.double(), slopes, rtol=1e-4, atol=1e-37)
 
 
 @given(**{key: ARBITRARY[key] for key in ("seed", "draws", "classes", "scale", "shift")})

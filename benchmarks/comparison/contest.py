@@ -1,0 +1,123 @@
+"""Runs the same attack of several libraries, each in a process of its own, and scores what they give by one rule."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.threat import Threat, distance, project_exactly
+from robustbench_cli.benchmarks.comparison.peers import LIBRARIES, CWBudget, PGDBudget
+from robustbench_cli.benchmarks.subject import Subject
+
+__all__ = ["Contest", "Entry", "distances", "robust_accuracy"]
+
+# Arrays rather than tensors go to the processes: a tensor would be shared, and the processes are to have nothing in common.
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one library did.
+
+    Attributes:
+        perturbed: ``(N, C, H, W)`` its images of the last turn.
+        seconds: Of each turn.
+    """
+
+    perturbed: Tensor
+    seconds: tuple[float, ...]
+
+
+class Contest(ExitStack):
+    """Processes in which libraries run in turn, each alone with the settings that it makes or leaves as they are.
+
+    Args:
+        libraries: Names in :data:`LIBRARIES`.
+    """
+
+    def __init__(self, libraries: Sequence[str]) -> None:
+        super().__init__()
+        self._processes = {
+            name: self.enter_context(
+                ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin, initargs=(name,))
+            )
+            for name in libraries
+        }
+
+    def run(
+        self, subject: Subject, images: Tensor, labels: Tensor, budget: PGDBudget | CWBudget, *, turns: int
+    ) -> Mapping[str, Entry]:
+        """Runs one attack of every library.
+
+        Args:
+            subject: The model to attack.
+            images: ``(N, C, H, W)`` in [0, 1].
+            labels: ``(N,)``, the classes to leave.
+            budget: The attack and its parameters.
+            turns: Times that each library runs, after a run of a single step that is not counted.
+        """
+        seconds: dict[str, list[float]] = {name: [] for name in self._processes}
+        perturbed: dict[str, Array] = {}
+        for turn in range(-1, turns):
+            asked = replace(budget, steps=1) if turn < 0 else budget
+            for name, process in self._processes.items():
+                call = process.submit(_attack, name, subject, images.numpy(), labels.numpy(), asked)
+                perturbed[name], spent = call.result()
+                if turn >= 0:
+                    seconds[name].append(spent)
+        return {name: Entry(torch.from_numpy(perturbed[name]), tuple(seconds[name])) for name in self._processes}
+
+
+def robust_accuracy(
+    model: nn.Module, images: Tensor, labels: Tensor, perturbed: Tensor, budget: PGDBudget
+) -> float:
+    """The share of images that stand, after what left the ball or the box was projected back.
+
+    Args:
+        model: In ``eval()`` mode.
+        images: ``(N, C, H, W)`` in [0, 1].
+        labels: ``(N,)``.
+        perturbed: ``(N, C, H, W)``.
+        budget: Gives the norm and the radius.
+    """
+    eps = torch.full((len(images),), budget.eps, dtype=torch.float64)
+    inside = project_exactly(perturbed, images, Threat(norm=budget.norm, eps=eps))
+    return 1 - _fooled(model, inside, labels).double().mean().item()
+
+
+def distances(model: nn.Module, images: Tensor, labels: Tensor, perturbed: Tensor) -> Tensor:
+    """``(N,)`` L2 norms of the perturbations that fool the model, infinite where one does not; see :func:`robust_accuracy`."""
+    found = perturbed.clamp(0, 1)
+    return distance(found, images, "l2").where(_fooled(model, found, labels), torch.inf)
+
+
+@torch.no_grad()
+def _fooled(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return model(images).argmax(1) != labels
+
+
+def _begin(name: str) -> None:
+    LIBRARIES[name].begin()
+
+
+def _attack(
+    name: str, subject: Subject, images: Array, labels: Array, budget: PGDBudget | CWBudget
+) -> tuple[Array, float]:
+    """What a library gives, and the seconds that its attack took."""
+    library = LIBRARIES[name]
+    model = library.wrap(subject.load())
+    attack = library.pgd if isinstance(budget, PGDBudget) else library.cw
+    x, y = torch.from_numpy(images), torch.from_numpy(labels)
+    started = time.perf_counter()
+    found = attack(model, x, y, budget)
+    seconds = time.perf_counter() - started
+    return found.detach().contiguous().numpy(), seconds

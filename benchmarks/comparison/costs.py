@@ -1,0 +1,73 @@
+"""What our own attacks and defenses cost, as a multiple of the least that they could."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robustbench_cli.attacks.base.model import frozen
+from robustbench_cli.attacks.base.random import Random
+from robustbench_cli.attacks.base.source import gradient_source
+from robustbench_cli.attacks.base.threat import Norm, Threat
+from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.benchmarks.comparison.timing import Ratio, in_turn, ratio
+from robustbench_cli.benchmarks.devices import automatic_batch_size
+from robustbench_cli.benchmarks.models.base import build_model
+from robustbench_cli.defenses.hrs import hrs
+
+__all__ = ["hrs_forward", "pgd_overhead"]
+
+SHAPE = (1, 28, 28)
+STEPS = 40
+
+
+def pgd_overhead(model: nn.Module, images: Tensor, labels: Tensor, norm: Norm, *, turns: int) -> Ratio:
+    """PGD while no image falls, over as many forward and backward passes to the input as it has steps.
+
+    Args:
+        model: Channels last, as an evaluation lays it out.
+        images: ``(N, C, H, W)`` that the model gets right.
+        labels: ``(N,)``.
+        norm: Of the ball, which is too small for any image to fall.
+        turns: Times that both are run.
+
+    Raises:
+        RuntimeError: An image fell.
+    """
+    size = automatic_batch_size(images.device, SHAPE)
+    eps = torch.full((len(images),), 1e-6, dtype=torch.float64)
+
+    def least() -> None:
+        for _ in range(STEPS):
+            for x, y in zip(images.split(size), labels.split(size), strict=True):
+                leaf = x.detach().requires_grad_()
+                torch.autograd.grad(functional.cross_entropy(model(leaf), y, reduction="sum"), leaf)
+
+    def ours() -> None:
+        source = gradient_source(model, randomized=False, batch_size=size)
+        PGD(steps=STEPS).run(source, images, labels, Threat(norm=norm, eps=eps), Random.of(0, images))
+        if source.backwards != STEPS * len(images):
+            raise RuntimeError("an image fell: the attack did less than the passes that it is compared with")
+
+    with frozen(model):
+        seconds = in_turn({"ours": ours, "least": least}, turns=turns)
+    return ratio(seconds["ours"], seconds["least"])
+
+
+def hrs_forward(channels: tuple[int, ...], *, rows: int, turns: int) -> Ratio:
+    """A forward pass of HRS on the paper's network with fresh weights, over one of that network alone.
+
+    Args:
+        channels: N_i, of each block.
+        rows: Images in the batch.
+        turns: Times that both are run.
+    """
+    base = build_model("paper-cnn", shape=SHAPE, classes=10).eval()
+    switching = hrs(base, SHAPE, channels=channels).eval()
+    images = torch.rand(rows, *SHAPE)
+    for model in (base, switching):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.no_grad():
+        seconds = in_turn({"hrs": lambda: switching(images), "base": lambda: base(images)}, turns=turns)
+    return ratio(seconds["hrs"], seconds["base"])

@@ -1,0 +1,274 @@
+"""PGD and the C&W attack of other libraries, each called as its documentation says, with the same budget as ours."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.cw import CW
+from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.benchmarks.devices import automatic_batch_size, keep_freed_memory
+
+__all__ = ["LIBRARIES", "CWBudget", "Library", "PGDBudget"]
+
+BATCH = 250
+"""Images that are given to a peer at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGDBudget:
+    """One run of PGD on the cross-entropy from a random start, with steps of one length.
+
+    Attributes:
+        norm: Of the ball.
+        eps: Its radius.
+        steps: Gradients an image.
+    """
+
+    norm: Literal["linf", "l2"]
+    eps: float
+    steps: int = 40
+
+    @property
+    def step_size(self) -> float:
+        """Long enough to cross the ball and come back, as Madry et al. advise (ICLR 2018)."""
+        return 2.5 * self.eps / self.steps
+
+    def __str__(self) -> str:
+        return f"PGD {self.steps}, {self.norm} {self.eps:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CWBudget:
+    """One run of the C&W attack, with Adam and a binary search for the constant.
+
+    Attributes:
+        constants: That are tried, from ``initial_const`` on.
+        steps: Of Adam for each: at most ``constants * steps`` gradients an image.
+        initial_const: The first constant.
+        lr: Of Adam.
+    """
+
+    constants: int = 5
+    steps: int = 200
+    initial_const: float = 0.1
+    lr: float = 0.01
+
+    def __str__(self) -> str:
+        return f"C&W {self.constants} x {self.steps}, l2"
+
+
+class Library(ABC):
+    """A library of attacks.
+
+    Attributes:
+        distribution: Its name on the package index.
+    """
+
+    distribution: ClassVar[str]
+
+    def begin(self) -> None:
+        """Does to the process what a program of this library's users would."""
+
+    def wrap(self, model: nn.Module) -> Any:
+        """The model as the library wants it; not part of any time."""
+        return model
+
+    @abstractmethod
+    def pgd(self, model: Any, images: Tensor, labels: Tensor, budget: PGDBudget) -> Tensor:
+        """Runs PGD.
+
+        Args:
+            model: From :meth:`wrap`, in ``eval()`` mode.
+            images: ``(N, C, H, W)`` in [0, 1].
+            labels: ``(N,)``, the classes to leave.
+            budget: The parameters.
+
+        Returns:
+            Perturbed images ``(N, C, H, W)``.
+        """
+
+    @abstractmethod
+    def cw(self, model: Any, images: Tensor, labels: Tensor, budget: CWBudget) -> Tensor:
+        """Runs the C&W L2 attack; see :meth:`pgd`."""
+
+
+class Advdef(Library):
+    """This project, as its own evaluation calls it: channels last, automatic batches, freed memory kept."""
+
+    distribution = "advdef"
+
+    def begin(self) -> None:
+        keep_freed_memory()
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def pgd(self, model: Any, images: Tensor, labels: Tensor, budget: PGDBudget) -> Tensor:
+        attack = PGD(steps=budget.steps, step_size=budget.step_size)
+        size = automatic_batch_size(images.device, tuple(images.shape[1:]))
+        return attack(model, images, labels, norm=budget.norm, eps=budget.eps, batch_size=size)
+
+    def cw(self, model: Any, images: Tensor, labels: Tensor, budget: CWBudget) -> Tensor:
+        attack = CW(
+            steps=budget.steps, binary_search_steps=budget.constants, initial_const=budget.initial_const, lr=budget.lr
+        )
+        size = automatic_batch_size(images.device, tuple(images.shape[1:]))
+        return attack(model, images, labels, batch_size=size)
+
+
+class Foolbox(Library):
+    """Rauber, Zimmermann, Bethge, Brendel, JOSS 2020."""
+
+    distribution = "foolbox"
+
+    def wrap(self, model: nn.Module) -> Any:
+        import foolbox  # type: ignore[import-not-found]
+
+        return foolbox.PyTorchModel(model, bounds=(0, 1))
+
+    def pgd(self, model: Any, images: Tensor, labels: Tensor, budget: PGDBudget) -> Tensor:
+        from foolbox.attacks import L2PGD, LinfPGD  # type: ignore[import-not-found]
+
+        kind = LinfPGD if budget.norm == "linf" else L2PGD
+        attack = kind(abs_stepsize=budget.step_size, steps=budget.steps, random_start=True)
+        return _in_batches(lambda x, y: attack(model, x, y, epsilons=budget.eps)[0], images, labels)
+
+    def cw(self, model: Any, images: Tensor, labels: Tensor, budget: CWBudget) -> Tensor:
+        from foolbox.attacks import L2CarliniWagnerAttack
+
+        attack = L2CarliniWagnerAttack(
+            binary_search_steps=budget.constants,
+            steps=budget.steps,
+            stepsize=budget.lr,
+            initial_const=budget.initial_const,
+        )
+        return _in_batches(lambda x, y: attack(model, x, y, epsilons=None)[0], images, labels)
+
+
+class Torchattacks(Library):
+    """Kim, arXiv 2010.01950. Its C&W attack has one constant for all images; it is given all gradients at that one."""
+
+    distribution = "torchattacks"
+
+    def pgd(self, model: Any, images: Tensor, labels: Tensor, budget: PGDBudget) -> Tensor:
+        import torchattacks  # type: ignore[import-not-found]
+
+        kind = torchattacks.PGD if budget.norm == "linf" else torchattacks.PGDL2
+        attack = kind(model, eps=budget.eps, alpha=budget.step_size, steps=budget.steps, random_start=True)
+        return _in_batches(attack, images, labels)
+
+    def cw(self, model: Any, images: Tensor, labels: Tensor, budget: CWBudget) -> Tensor:
+        import torchattacks
+
+        return _in_batches(
+            torchattacks.CW(model, steps=budget.constants * budget.steps, lr=budget.lr), images, labels
+        )
+
+
+class ART(Library):
+    """The Adversarial Robustness Toolbox: Nicolae et al., arXiv 1807.01069.
+
+    Its C&W attack searches the length of every step, with up to ten forward passes more.
+    """
+
+    distribution = "adversarial-robustness-toolbox"
+
+    def wrap(self, model: nn.Module) -> Any:
+        from art.estimators.classification import PyTorchClassifier  # type: ignore[import-not-found]
+
+        return PyTorchClassifier(
+            model=model,
+            loss=nn.CrossEntropyLoss(),
+            input_shape=(1, 28, 28),
+            nb_classes=10,
+            clip_values=(0, 1),
+            device_type="cpu",
+        )
+
+    def pgd(self, model: Any, images: Tensor, labels: Tensor, budget: PGDBudget) -> Tensor:
+        from art.attacks.evasion import ProjectedGradientDescentPyTorch  # type: ignore[import-not-found]
+
+        attack = ProjectedGradientDescentPyTorch(
+            model,
+            norm=np.inf if budget.norm == "linf" else 2,
+            eps=budget.eps,
+            eps_step=budget.step_size,
+            max_iter=budget.steps,
+            num_random_init=1,
+            batch_size=BATCH,
+            verbose=False,
+        )
+        return torch.from_numpy(attack.generate(images.numpy(), labels.numpy()))
+
+    def cw(self, model: Any, images: Tensor, labels: Tensor, budget: CWBudget) -> Tensor:
+        from art.attacks.evasion import CarliniL2Method
+
+        attack = CarliniL2Method(
+            model,
+            learning_rate=budget.lr,
+            binary_search_steps=budget.constants,
+            max_iter=budget.steps,
+            initial_const=budget.initial_const,
+            batch_size=BATCH,
+            verbose=False,
+        )
+        return torch.from_numpy(attack.generate(images.numpy(), labels.numpy()))
+
+
+class CleverHans(Library):
+    """Papernot et al., arXiv 1610.00768. Its C&W attack adds up the constants of all images of a batch."""
+
+    distribution = "cleverhans"
+
+    def pgd(self, model: Any, images: Tensor, labels: Tensor, budget: PGDBudget) -> Tensor:
+        from cleverhans.torch.attacks.projected_gradient_descent import (  # type: ignore[import-not-found]
+            projected_gradient_descent,
+        )
+
+        norm = np.inf if budget.norm == "linf" else 2
+
+        def attack(x: Tensor, y: Tensor) -> Any:
+            return projected_gradient_descent(
+                model, x, budget.eps, budget.step_size, budget.steps, norm, clip_min=0, clip_max=1, y=y
+            )
+
+        return _in_batches(attack, images, labels)
+
+    def cw(self, model: Any, images: Tensor, labels: Tensor, budget: CWBudget) -> Tensor:
+        from cleverhans.torch.attacks.carlini_wagner_l2 import carlini_wagner_l2  # type: ignore[import-not-found]
+
+        def attack(x: Tensor, y: Tensor) -> Any:
+            return carlini_wagner_l2(
+                model,
+                x,
+                10,
+                y=y,
+                lr=budget.lr,
+                initial_const=budget.initial_const,
+                binary_search_steps=budget.constants,
+                max_iterations=budget.steps,
+            )
+
+        return _in_batches(attack, images, labels)
+
+
+LIBRARIES: dict[str, Library] = {
+    "advdef": Advdef(),
+    "Foolbox": Foolbox(),
+    "torchattacks": Torchattacks(),
+    "ART": ART(),
+    "CleverHans": CleverHans(),
+}
+"""By the name that a table shows; ours first."""
+
+
+def _in_batches(attack: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
+    pairs = zip(images.split(BATCH), labels.split(BATCH), strict=True)
+    return torch.cat([attack(x, y).detach() for x, y in pairs])

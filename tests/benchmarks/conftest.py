@@ -1,0 +1,98 @@
+"""Cells, outcomes and results made up for a test."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from robustbench_cli.benchmarks.cell import Cell, MethodSpec
+from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
+from robustbench_cli.benchmarks.store import Result
+
+MakeCell = Callable[..., Cell]
+MakeOutcomes = Callable[..., Outcomes]
+MakeResult = Callable[..., tuple[Result, bytes]]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test starts from the same random numbers."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def make_cell() -> MakeCell:
+    """A cell, of which a test says what matters to it."""
+
+    def make(**changes: Any) -> Cell:
+        usual: dict[str, Any] = {
+            "dataset": "digits",
+            "data": "d" * 64,
+            "n": 4,
+            "model": "small-cnn",
+            "checkpoint": "c" * 64,
+            "defenses": (),
+            "attack": MethodSpec(name="pgd", parameters={"steps": 40, "step_size": None}),
+            "norm": "linf",
+            "eps": 8 / 255,
+            "targeted": "no",
+            "eot": 1,
+            "repeats": 1,
+            "seed": 0,
+        }
+        return Cell(**usual | changes)
+
+    return make
+
+
+@pytest.fixture
+def make_outcomes() -> MakeOutcomes:
+    """Outcomes of one untargeted attack on images of class 0: shares of draws that were right, clean and attacked."""
+
+    def make(*, clean: list[int], robust: list[int], draws: int = 1, distance: float | list[float] = 0.1) -> Outcomes:
+        images = len(clean)
+        order = np.arange(draws)[:, None]
+        far = np.broadcast_to(np.asarray(distance, dtype=np.float64), (1, images)).copy()
+        return Outcomes(
+            labels=np.zeros(images, dtype=np.int64),
+            targets=np.zeros((0, images), dtype=np.int64),
+            clean=(order >= np.array(clean)).astype(np.int64),
+            clean_survival=np.array(clean) / draws,
+            perturbed=(order >= np.array(robust)).astype(np.int64)[None],
+            survival=np.array(robust)[None] / draws,
+            distance=far,
+            l2=2 * far,
+            linf=far,
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_result() -> MakeResult:
+    """The result of a cell, with the file of its outcomes."""
+
+    def make(cell: Cell, outcomes: Outcomes, **changes: Any) -> tuple[Result, bytes]:
+        content = outcomes.to_bytes()
+        summary = {key: None if np.isnan(value) else value for key, value in summarise(outcomes).items()}
+        usual: dict[str, Any] = {
+            "cell": cell,
+            "eps": "" if cell.eps is None else f"{cell.eps:g}",
+            "checkpoint": "model.safetensors",
+            "summary": summary,
+            "flags": (),
+            "forwards": 100,
+            "backwards": 50,
+            "seconds": 1.5,
+            "device": "cpu",
+            "versions": {"torch": "2.15.0"},
+            "outcomes_sha256": hashlib.sha256(content).hexdigest(),
+        }
+        return Result(**usual | changes), content
+
+    return make
