@@ -11,7 +11,13 @@ INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint format types wheel clean
+# The other libraries have an environment of their own; what is trained for the comparisons is kept beside the demo's.
+PEERS := .peers
+PEERS_INSTALLED := $(PEERS)/.installed
+LIBRARIES := foolbox torchattacks adversarial-robustness-toolbox cleverhans
+COMPARE := -m robustbench_cli.benchmarks.comparison
+
+.PHONY: help demo test lint format types wheel benchmark peers clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -38,12 +44,26 @@ wheel: $(INSTALLED)  ## build the wheel into dist/
 	@$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
 	@ls dist/*.whl
 
-clean:  ## remove the virtual environment and what was built
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+benchmark: $(INSTALLED)  ## measure what the attacks and defenses cost
+	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(BIN)/python $(COMPARE) costs
+
+peers: $(PEERS_INSTALLED)  ## measure them beside Foolbox, torchattacks, ART and CleverHans
+	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) peers
+
+clean:  ## remove the virtual environments and what was built
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# Makes the virtual environment $(1) and installs $(2) in it.
+define environment
+	@test -n "$(PYTHON)" || { echo "advdef: no Python >= 3.11 with venv found: install one (Debian: python3 python3-venv), or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "advdef: setting up $(1) with $$($(PYTHON) --version) (a few minutes, once)" >&2
+	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir --constraint constraints.txt $(2)
+	@touch $@
+endef
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "advdef: no Python >= 3.11 with venv found: install one (Debian: python3 python3-venv), or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
-	@echo "advdef: setting up $(VENV) with $$($(PYTHON) --version) (a few minutes, once)" >&2
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+	$(call environment,$(VENV),--editable '.[dev]')
+
+$(PEERS_INSTALLED): pyproject.toml constraints.txt peers.txt
+	$(call environment,$(PEERS),--constraint peers.txt --editable . $(LIBRARIES))

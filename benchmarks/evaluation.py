@@ -152,13 +152,15 @@ def evaluate(
         probe = images[:8].to(device)
         classes = check_model(model, probe, labels)
         randomized = is_randomized(model, probe)
-        draws = resolve_eot(eot, randomized=randomized, cost_of_all_draws=cost_of_all_draws(model))
+        cost = cost_of_all_draws(model, probe)
+        draws = resolve_eot(eot, randomized=randomized, cost_of_all_draws=cost)
         source = gradient_source(
             model, eot=draws, randomized=randomized, targeted=targeted != "no", batch_size=batch_size
         )
         judge = _Judge(
             model,
             randomized=randomized,
+            cost_of_all_draws=cost,
             repeats=resolve_repeats(repeats, randomized=randomized),
             seed=seed,
             batch_size=batch_size,
@@ -239,13 +241,22 @@ def _images_of(proposed: object, images: Tensor, attack: Attack) -> Tensor:
 class _Judge:
     """The deployed decision rule, asked on its own draws: some to score on, others to choose on."""
 
-    def __init__(self, model: nn.Module, *, randomized: bool, repeats: int, seed: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        randomized: bool,
+        cost_of_all_draws: float | None,
+        repeats: int,
+        seed: int,
+        batch_size: int,
+    ) -> None:
         self._seed = seed
         self._scores = gradient_source(model, eot=repeats, randomized=randomized, batch_size=batch_size)
-        cost = cost_of_all_draws(model)
+        few = cost_of_all_draws is not None and cost_of_all_draws <= SELECTION_DRAWS
         self._choices = gradient_source(
             model,
-            eot="exact" if cost is not None and cost <= SELECTION_DRAWS else SELECTION_DRAWS,
+            eot="exact" if few else SELECTION_DRAWS,
             randomized=randomized,
             batch_size=batch_size,
         )

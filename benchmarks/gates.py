@@ -112,7 +112,7 @@ def read_baseline(path: Path) -> pd.DataFrame:
         UserError: The file cannot be read or lacks a column.
     """
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(KEYS, str), float_precision="round_trip")
+        table = pd.read_csv(path, dtype=str)
     except (OSError, ValueError) as error:
         raise UserError(
             f"--baseline {path} cannot be read ({error}): give a .csv file that 'advdef report -o' wrote"
@@ -158,10 +158,10 @@ def max_drop(table: pd.DataFrame, baseline: pd.DataFrame, limit: Limit) -> Verdi
     seen = set()
     for _, row in table.iterrows():
         key = _key(row)
-        old, new = before.get(key), row[limit.column]
-        if old is None or key in seen:
+        if key not in before or key in seen:
             continue
         seen.add(key)
+        old, new = before[key], row[limit.column]
         if max(count[key] for count in counts) > 1:
             verdict.missing.append(
                 f"{_name(row)}: several rows are alike in all but the checkpoint: name one with --where"

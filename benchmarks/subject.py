@@ -116,8 +116,9 @@ def open_subject(path: Path, *, named: Collection[str] = (), **loading: Any) -> 
     loading |= {"named": sorted(named)}
     model, info, _ = load_checkpoint(path, **loading)
     protection = _protection(info)
-    with frozen(model), torch.random.fork_rng(devices=[]):
+    with frozen(model):
         randomized = is_randomized(model, example_images(info.shape))
+        cost = cost_of_all_draws(model, example_images(info.shape))
     return Subject(
         path=path,
         loading=loading,
@@ -130,7 +131,7 @@ def open_subject(path: Path, *, named: Collection[str] = (), **loading: Any) -> 
         classes=info.classes,
         defenses=protection,
         randomized=randomized,
-        cost_of_all_draws=cost_of_all_draws(model),
+        cost_of_all_draws=cost,
         training=info.training,
     )
 

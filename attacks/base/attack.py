@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.losses import expected_margin
 from robustbench_cli.attacks.base.method import Method
-from robustbench_cli.attacks.base.model import frozen, is_randomized
+from robustbench_cli.attacks.base.model import cost_of_all_draws, frozen, is_randomized
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource, gradient_source
 from robustbench_cli.attacks.base.threat import NORMS, Norm, Threat, distance, per_image, project_exactly
@@ -92,6 +92,8 @@ class Attack(Method, ABC):
         if labels.shape != images.shape[:1]:
             raise UserError(f"{len(images)} images need as many labels: these have the shape {tuple(labels.shape)}")
         with frozen(model):
+            if eot == "exact" and cost_of_all_draws(model, images) is None:
+                raise UserError("eot is 'exact', and the draws of this model cannot be counted: give a number of draws")
             source = gradient_source(
                 model,
                 eot=eot,

@@ -33,9 +33,22 @@ class EnumerableDraws(Protocol):
         ...
 
 
-def cost_of_all_draws(model: nn.Module) -> float | None:
-    """What all draws of a model cost an image, in forward passes of one draw; ``None`` where they cannot be counted."""
-    return model.cost_of_all_draws if isinstance(model, EnumerableDraws) else None
+@torch.no_grad()
+def cost_of_all_draws(model: nn.Module, images: Tensor) -> float | None:
+    """What all draws of a model cost an image, in forward passes of one draw; ``None`` where they cannot be counted.
+
+    They cannot be, whatever the model says, where a layer inside draws for itself too: then the draws that are counted
+    are not all there are, which is measured by counting them twice.
+
+    Args:
+        model: In ``eval()`` mode.
+        images: ``(N, C, H, W)`` in [0, 1], N >= 1; the first two are used.
+    """
+    if not isinstance(model, EnumerableDraws):
+        return None
+    first, second = (model.all_draws(images[:2]) for _ in range(2))
+    same = bool(((first - second).abs() <= rounding(first).unsqueeze(-1)).all())
+    return model.cost_of_all_draws if same else None
 
 
 @contextmanager

@@ -12,43 +12,127 @@ import torch
 
 from robustbench_cli.benchmarks.comparison.contest import Contest, Entry, distances, robust_accuracy
 from robustbench_cli.benchmarks.comparison.costs import hrs_forward, pgd_overhead
-from robustbench_cli.benchmarks.comparison.models import ADVERSARIAL, PLAIN, right, test_images, trained
+from robustbench_cli.benchmarks.comparison.models import (
+    ADVERSARIAL,
+    PLAIN,
+    Examples,
+    classified_right,
+    test_images,
+    trained,
+)
 from robustbench_cli.benchmarks.comparison.peers import BATCH, LIBRARIES, CWBudget, PGDBudget
 from robustbench_cli.benchmarks.comparison.tables import markdown
 from robustbench_cli.benchmarks.comparison.timing import ratio
-from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.devices import keep_freed_memory
 from robustbench_cli.benchmarks.subject import Subject
 
 OURS, *PEERS = LIBRARIES
 
-PGD_RUNS = (
-    (PLAIN, PGDBudget(norm="linf", eps=0.1)),
-    (ADVERSARIAL, PGDBudget(norm="linf", eps=0.1)),
+TIMED = ((PLAIN, PGDBudget(norm="linf", eps=0.1)), (ADVERSARIAL, PGDBudget(norm="linf", eps=0.1)))
+"""Runs of PGD whose time is compared."""
+
+SCORED = (
     (PLAIN, PGDBudget(norm="linf", eps=0.02)),
     (PLAIN, PGDBudget(norm="l2", eps=0.5)),
     (ADVERSARIAL, PGDBudget(norm="l2", eps=1.5)),
 )
+"""Runs of PGD at other radii, at which some images stand and some do not: made once, to compare what they find."""
 
 
 def main() -> None:
     """Reads the command line and prints what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m robustbench_cli.benchmarks.comparison", description=__doc__)
-    parser.add_argument("what", choices=("cost", "peers"), help="what our own cost, or how they stand beside others'")
-    parser.add_argument("--turns", type=int, default=3, help="times that everything is run (3)")
+    parser.add_argument(
+        "what", choices=("costs", "peers"), help="what ours cost; how they stand beside other libraries'"
+    )
+    parser.add_argument("--turns", type=int, default=3, help="times that a run is repeated whose time counts (3)")
     parser.add_argument("--images", type=int, default=500, help="test images for PGD (500)")
-    parser.add_argument("--cw-images", type=int, default=100, help="test images that are right, for C&W (100)")
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="the libraries to compare with (all)")
+    parser.add_argument(
+        "--cw-images", type=int, default=100, help="test images for C&W, of those classified right (100)"
+    )
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="the other libraries (all)")
     given = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), {platform.machine()}, {platform.system()}")
-    if given.what == "cost":
-        cost(turns=given.turns, images=given.images)
+    threads = torch.get_num_threads()
+    timed = "1 thread, processor seconds" if threads == 1 else f"{threads} threads, seconds of the clock"
+    print(f"torch {torch.__version__}, {platform.machine()}, {timed}; ratios: median (lowest to highest) of the turns")
+    if given.what == "costs":
+        compare_costs(images=given.images, turns=given.turns)
     else:
-        peers(given.peers, turns=given.turns, images=given.images, cw_images=given.cw_images)
+        compare_libraries(given.peers, images=given.images, cw_images=given.cw_images, turns=given.turns)
 
 
-def cost(*, turns: int, images: int) -> None:
-    """Prints what our own attacks and defenses cost."""
+def compare_costs(*, images: int, turns: int) -> None:
+    """Prints what our own attacks and defenses cost, beside the least that they could."""
     keep_freed_memory()
     subject = trained()[ADVERSARIAL]
-    ...
+    examples = classified_right(subject, test_images(images))
+    measured = [
+        (
+            f"PGD, {norm}, no image falls",
+            "as many forward and backward passes",
+            pgd_overhead(subject, examples, norm, turns=turns),
+        )
+        for norm in ("linf", "l2")
+    ]
+    measured += [
+        (f"HRS {label}, forward, 256 rows", "the network alone", hrs_forward(channels, rows=256, turns=10 * turns))
+        for label, channels in (("[5][5]", (5, 5)), ("[10][10]", (10, 10)))
+    ]
+    rows = [(what, beside, str(found)) for what, beside, found in measured]
+    print(f"\n{markdown(('what', 'over', 'ratio'), rows)}")
+
+
+def compare_libraries(peers: Sequence[str], *, images: int, cw_images: int, turns: int) -> None:
+    """Prints what our attacks and those of other libraries find, and how long they take."""
+    names = [OURS, *peers]
+    print(", ".join(f"{name} {version(LIBRARIES[name].distribution)}" for name in names))
+    print(f"The peers are given {BATCH} images at once; each library runs in a process of its own.", flush=True)
+    subjects, examples = trained(), test_images(images)
+    with Contest(names) as contest:
+        for runs, repeated in ((TIMED, turns), (SCORED, 1)):
+            for model, budget in runs:
+                entries = contest.run(subjects[model], examples, budget, turns=repeated)
+                print(f"\n{budget}, {model} model, {len(examples)} images\n")
+                print(pgd_table(entries, subjects[model], examples, budget), flush=True)
+        for model, subject in subjects.items():
+            right = classified_right(subject, examples, most=cw_images)
+            entries = contest.run(subject, right, CWBudget(), turns=1)
+            print(f"\n{CWBudget()}, {model} model, {len(right)} images that it classifies right\n")
+            print(cw_table(entries, subject, right), flush=True)
+
+
+def pgd_table(entries: Mapping[str, Entry], subject: Subject, examples: Examples, budget: PGDBudget) -> str:
+    """The robust accuracy that each library's PGD leaves, and its time."""
+    model = subject.load()
+    rows = [
+        (
+            name,
+            f"{100 * robust_accuracy(model, examples, entry.perturbed, budget):.1f} %",
+            f"{median(entry.seconds):.2f}",
+            str(ratio(entry.seconds, entries[OURS].seconds)),
+        )
+        for name, entry in entries.items()
+    ]
+    return markdown(("library", "robust accuracy", "seconds", f"over {OURS}"), rows)
+
+
+def cw_table(entries: Mapping[str, Entry], subject: Subject, examples: Examples) -> str:
+    """How many images each library's C&W attack fools, from how near, and its time."""
+    model = subject.load()
+    rows = []
+    for name, entry in entries.items():
+        found = distances(model, examples, entry.perturbed)
+        rows.append(
+            (
+                name,
+                f"{100 * found.isfinite().double().mean():.1f} %",
+                f"{found.median():.3f}",
+                f"{median(entry.seconds) / len(examples):.2f}",
+                str(ratio(entry.seconds, entries[OURS].seconds)),
+            )
+        )
+    return markdown(("library", "fooled", "median l2", "seconds an image", f"over {OURS}"), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -15,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.threat import Threat, distance, project_exactly
+from robustbench_cli.benchmarks.comparison.models import Examples
 from robustbench_cli.benchmarks.comparison.peers import LIBRARIES, CWBudget, PGDBudget
+from robustbench_cli.benchmarks.comparison.timing import clock
 from robustbench_cli.benchmarks.subject import Subject
 
 __all__ = ["Contest", "Entry", "distances", "robust_accuracy"]
@@ -54,14 +55,13 @@ class Contest(ExitStack):
         }
 
     def run(
-        self, subject: Subject, images: Tensor, labels: Tensor, budget: PGDBudget | CWBudget, *, turns: int
+        self, subject: Subject, examples: Examples, budget: PGDBudget | CWBudget, *, turns: int
     ) -> Mapping[str, Entry]:
         """Runs one attack of every library.
 
         Args:
             subject: The model to attack.
-            images: ``(N, C, H, W)`` in [0, 1].
-            labels: ``(N,)``, the classes to leave.
+            examples: N images, and the classes to leave.
             budget: The attack and its parameters.
             turns: Times that each library runs, after a run of a single step that is not counted.
         """
@@ -70,39 +70,37 @@ class Contest(ExitStack):
         for turn in range(-1, turns):
             asked = replace(budget, steps=1) if turn < 0 else budget
             for name, process in self._processes.items():
-                call = process.submit(_attack, name, subject, images.numpy(), labels.numpy(), asked)
+                call = process.submit(_attack, name, subject, examples.images.numpy(), examples.labels.numpy(), asked)
                 perturbed[name], spent = call.result()
                 if turn >= 0:
                     seconds[name].append(spent)
         return {name: Entry(torch.from_numpy(perturbed[name]), tuple(seconds[name])) for name in self._processes}
 
 
-def robust_accuracy(
-    model: nn.Module, images: Tensor, labels: Tensor, perturbed: Tensor, budget: PGDBudget
-) -> float:
+def robust_accuracy(model: nn.Module, examples: Examples, perturbed: Tensor, budget: PGDBudget) -> float:
     """The share of images that stand, after what left the ball or the box was projected back.
 
     Args:
         model: In ``eval()`` mode.
-        images: ``(N, C, H, W)`` in [0, 1].
-        labels: ``(N,)``.
+        examples: The N images.
         perturbed: ``(N, C, H, W)``.
         budget: Gives the norm and the radius.
     """
-    eps = torch.full((len(images),), budget.eps, dtype=torch.float64)
-    inside = project_exactly(perturbed, images, Threat(norm=budget.norm, eps=eps))
-    return 1 - _fooled(model, inside, labels).double().mean().item()
+    eps = torch.full((len(examples),), budget.eps, dtype=torch.float64)
+    inside = project_exactly(perturbed, examples.images, Threat(norm=budget.norm, eps=eps))
+    return 1 - _fooled(model, inside, examples.labels).double().mean().item()
 
 
-def distances(model: nn.Module, images: Tensor, labels: Tensor, perturbed: Tensor) -> Tensor:
+def distances(model: nn.Module, examples: Examples, perturbed: Tensor) -> Tensor:
     """``(N,)`` L2 norms of the perturbations that fool the model, infinite where one does not; see :func:`robust_accuracy`."""
     found = perturbed.clamp(0, 1)
-    return distance(found, images, "l2").where(_fooled(model, found, labels), torch.inf)
+    return distance(found, examples.images, "l2").where(_fooled(model, found, examples.labels), torch.inf)
 
 
 @torch.no_grad()
 def _fooled(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return model(images).argmax(1) != labels
+    fooled: Tensor = model(images).argmax(1) != labels
+    return fooled
 
 
 def _begin(name: str) -> None:
@@ -115,9 +113,8 @@ def _attack(
     """What a library gives, and the seconds that its attack took."""
     library = LIBRARIES[name]
     model = library.wrap(subject.load())
-    attack = library.pgd if isinstance(budget, PGDBudget) else library.cw
     x, y = torch.from_numpy(images), torch.from_numpy(labels)
-    started = time.perf_counter()
-    found = attack(model, x, y, budget)
-    seconds = time.perf_counter() - started
+    started = clock()
+    found = library.pgd(model, x, y, budget) if isinstance(budget, PGDBudget) else library.cw(model, x, y, budget)
+    seconds = clock() - started
     return found.detach().contiguous().numpy(), seconds

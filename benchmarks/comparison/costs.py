@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.attacks.base.model import frozen
@@ -11,9 +10,11 @@ from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import gradient_source
 from robustbench_cli.attacks.base.threat import Norm, Threat
 from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.benchmarks.comparison.models import Examples
 from robustbench_cli.benchmarks.comparison.timing import Ratio, in_turn, ratio
 from robustbench_cli.benchmarks.devices import automatic_batch_size
 from robustbench_cli.benchmarks.models.base import build_model
+from robustbench_cli.benchmarks.subject import Subject
 from robustbench_cli.defenses.hrs import hrs
 
 __all__ = ["hrs_forward", "pgd_overhead"]
@@ -22,21 +23,22 @@ SHAPE = (1, 28, 28)
 STEPS = 40
 
 
-def pgd_overhead(model: nn.Module, images: Tensor, labels: Tensor, norm: Norm, *, turns: int) -> Ratio:
+def pgd_overhead(subject: Subject, examples: Examples, norm: Norm, *, turns: int) -> Ratio:
     """PGD while no image falls, over as many forward and backward passes to the input as it has steps.
 
     Args:
-        model: Channels last, as an evaluation lays it out.
-        images: ``(N, C, H, W)`` that the model gets right.
-        labels: ``(N,)``.
+        subject: The model to attack.
+        examples: Images that it classifies right.
         norm: Of the ball, which is too small for any image to fall.
         turns: Times that both are run.
 
     Raises:
         RuntimeError: An image fell.
     """
+    images, labels = examples.images, examples.labels
     size = automatic_batch_size(images.device, SHAPE)
     eps = torch.full((len(images),), 1e-6, dtype=torch.float64)
+    model = subject.load().to(memory_format=torch.channels_last)
 
     def least() -> None:
         for _ in range(STEPS):
@@ -67,7 +69,7 @@ def hrs_forward(channels: tuple[int, ...], *, rows: int, turns: int) -> Ratio:
     switching = hrs(base, SHAPE, channels=channels).eval()
     images = torch.rand(rows, *SHAPE)
     for model in (base, switching):
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     with torch.no_grad():
         seconds = in_turn({"hrs": lambda: switching(images), "base": lambda: base(images)}, turns=turns)
     return ratio(seconds["hrs"], seconds["base"])

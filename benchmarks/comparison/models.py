@@ -2,58 +2,52 @@
 
 from __future__ import annotations
 
-import copy
 import sys
-from typing import ClassVar
+from dataclasses import dataclass
 
 import torch
-from pydantic import Field
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
+from robustbench_cli.benchmarks.comparison.noisy_fgsm import NoisyFGSM
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
-from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
+from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.prepare import Preparation
 from robustbench_cli.benchmarks.subject import Subject, method_spec
 from robustbench_cli.defenses import registry as defenses
-from robustbench_cli.defenses.base.defense import Defense
-from robustbench_cli.defenses.base.training import Trainer
 
-__all__ = ["DATASET", "NoisyFGSM", "test_images", "trained"]
+__all__ = ["ADVERSARIAL", "PLAIN", "Examples", "classified_right", "test_images", "trained"]
 
 DATASET = "fashion-mnist"
+PLAIN, ADVERSARIAL = "plain", "adversarially trained"
 
 
-class NoisyFGSM(Defense):
-    """Adversarial training by one signed gradient step from strong noise, at twice the cost of ordinary training.
+@dataclass(frozen=True)
+class Examples:
+    """Images and their classes.
 
-    Its networks stand against PGD whatever the step size. Without clipping and with noise beyond the radius, it is spared
-    the sudden collapse of FGSM training, after which an attack's result depends on its steps more than on the model.
+    Attributes:
+        images: ``(N, C, H, W)`` in [0, 1].
+        labels: ``(N,)``.
     """
 
-    paper: ClassVar[str] = (
-        "de Jorge, Bibi, Volpi, Sanyal, Torr, Rogez, Dokania: Make Some Noise: Reliable and Efficient Single-Step "
-        "Adversarial Training. NeurIPS 2022, arXiv 2202.01181"
-    )
-    trained: ClassVar[bool] = True
+    images: Tensor
+    labels: Tensor
 
-    eps: float = Field(0.1, gt=0, description="length of the step in linf; the noise is uniform in twice that")
-
-    def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
-        return copy.deepcopy(model)
-
-    def fit(self, model: nn.Module, trainer: Trainer) -> None:
-        trainer.fit(model, name="adversarial training", loss=self._loss)
-
-    def _loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        noisy = (images + torch.empty_like(images).uniform_(-2 * self.eps, 2 * self.eps)).requires_grad_()
-        (gradient,) = torch.autograd.grad(functional.cross_entropy(network(noisy), labels), noisy)
-        return functional.cross_entropy(network(noisy.detach() + self.eps * gradient.sign()), labels)
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
-def test_images(n: int) -> Slice:
+def test_images(n: int) -> Examples:
     """The first ``n`` test images of Fashion-MNIST."""
-    return first_examples(load_dataset(DATASET).split("test"), n)
+    first = first_examples(load_dataset(DATASET).split("test"), n)
+    return Examples(first.images, first.labels)
+
+
+@torch.no_grad()
+def classified_right(subject: Subject, examples: Examples, *, most: int | None = None) -> Examples:
+    """The examples that a model classifies right, or the first ``most`` of them."""
+    rows = (subject.load()(examples.images).argmax(1) == examples.labels).nonzero().squeeze(1)[:most]
+    return Examples(examples.images[rows], examples.labels[rows])
 
 
 def trained() -> dict[str, Subject]:
@@ -67,8 +61,8 @@ def trained() -> dict[str, Subject]:
         begin=lambda label, path: print(f"training {label}, once: {path}", file=sys.stderr),
         progress=lambda at: print(f"{at.name}: epoch {at.epoch} of {at.epochs}, {at.seconds:.0f} s", file=sys.stderr),
     )
-    _, adversarial = method_spec(defenses, f"{__name__}:{NoisyFGSM.__name__}", {})
+    _, adversarial = method_spec(defenses, defenses.name_of(NoisyFGSM), {})
     return {
-        "plain": prepare.trained(prepare.training()),
-        "adversarially trained": prepare.trained(prepare.training(defenses=(adversarial,))),
+        PLAIN: prepare.trained(prepare.training()),
+        ADVERSARIAL: prepare.trained(prepare.training(defenses=(adversarial,))),
     }

@@ -73,8 +73,8 @@ class Library(ABC):
 
     distribution: ClassVar[str]
 
-    def begin(self) -> None:
-        """Does to the process what a program of this library's users would."""
+    def begin(self) -> None:  # noqa: B027, most do nothing
+        """Does to the process what the library's own program does, where it has one."""
 
     def wrap(self, model: nn.Module) -> Any:
         """The model as the library wants it; not part of any time."""
@@ -108,7 +108,7 @@ class Advdef(Library):
         keep_freed_memory()
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return model.to(memory_format=torch.channels_last)
 
     def pgd(self, model: Any, images: Tensor, labels: Tensor, budget: PGDBudget) -> Tensor:
         attack = PGD(steps=budget.steps, step_size=budget.step_size)
@@ -129,12 +129,12 @@ class Foolbox(Library):
     distribution = "foolbox"
 
     def wrap(self, model: nn.Module) -> Any:
-        import foolbox  # type: ignore[import-not-found]
+        import foolbox
 
         return foolbox.PyTorchModel(model, bounds=(0, 1))
 
     def pgd(self, model: Any, images: Tensor, labels: Tensor, budget: PGDBudget) -> Tensor:
-        from foolbox.attacks import L2PGD, LinfPGD  # type: ignore[import-not-found]
+        from foolbox.attacks import L2PGD, LinfPGD
 
         kind = LinfPGD if budget.norm == "linf" else L2PGD
         attack = kind(abs_stepsize=budget.step_size, steps=budget.steps, random_start=True)
@@ -158,7 +158,7 @@ class Torchattacks(Library):
     distribution = "torchattacks"
 
     def pgd(self, model: Any, images: Tensor, labels: Tensor, budget: PGDBudget) -> Tensor:
-        import torchattacks  # type: ignore[import-not-found]
+        import torchattacks
 
         kind = torchattacks.PGD if budget.norm == "linf" else torchattacks.PGDL2
         attack = kind(model, eps=budget.eps, alpha=budget.step_size, steps=budget.steps, random_start=True)
@@ -167,9 +167,7 @@ class Torchattacks(Library):
     def cw(self, model: Any, images: Tensor, labels: Tensor, budget: CWBudget) -> Tensor:
         import torchattacks
 
-        return _in_batches(
-            torchattacks.CW(model, steps=budget.constants * budget.steps, lr=budget.lr), images, labels
-        )
+        return _in_batches(torchattacks.CW(model, steps=budget.constants * budget.steps, lr=budget.lr), images, labels)
 
 
 class ART(Library):
@@ -181,7 +179,7 @@ class ART(Library):
     distribution = "adversarial-robustness-toolbox"
 
     def wrap(self, model: nn.Module) -> Any:
-        from art.estimators.classification import PyTorchClassifier  # type: ignore[import-not-found]
+        from art.estimators.classification import PyTorchClassifier
 
         return PyTorchClassifier(
             model=model,
@@ -193,7 +191,7 @@ class ART(Library):
         )
 
     def pgd(self, model: Any, images: Tensor, labels: Tensor, budget: PGDBudget) -> Tensor:
-        from art.attacks.evasion import ProjectedGradientDescentPyTorch  # type: ignore[import-not-found]
+        from art.attacks.evasion import ProjectedGradientDescentPyTorch
 
         attack = ProjectedGradientDescentPyTorch(
             model,
@@ -228,7 +226,7 @@ class CleverHans(Library):
     distribution = "cleverhans"
 
     def pgd(self, model: Any, images: Tensor, labels: Tensor, budget: PGDBudget) -> Tensor:
-        from cleverhans.torch.attacks.projected_gradient_descent import (  # type: ignore[import-not-found]
+        from cleverhans.torch.attacks.projected_gradient_descent import (
             projected_gradient_descent,
         )
 
@@ -242,7 +240,7 @@ class CleverHans(Library):
         return _in_batches(attack, images, labels)
 
     def cw(self, model: Any, images: Tensor, labels: Tensor, budget: CWBudget) -> Tensor:
-        from cleverhans.torch.attacks.carlini_wagner_l2 import carlini_wagner_l2  # type: ignore[import-not-found]
+        from cleverhans.torch.attacks.carlini_wagner_l2 import carlini_wagner_l2
 
         def attack(x: Tensor, y: Tensor) -> Any:
             return carlini_wagner_l2(

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-__all__ = ["Ratio", "in_turn", "ratio"]
+import torch
+
+__all__ = ["Ratio", "clock", "in_turn", "ratio"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class Ratio:
         return f"{self.middle:.2f} ({self.lowest:.2f} to {self.highest:.2f})"
 
 
+def clock() -> float:
+    """Seconds: of the processor where torch uses one thread, so that other programs do not count, else of the wall."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
 def in_turn(runs: Mapping[str, Callable[[], object]], *, turns: int) -> dict[str, list[float]]:
     """Seconds of each run in every turn, after one turn that is not counted.
 
@@ -36,10 +43,10 @@ def in_turn(runs: Mapping[str, Callable[[], object]], *, turns: int) -> dict[str
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(-1, turns):
         for name, run in runs.items():
-            started = time.perf_counter()
+            started = clock()
             run()
             if turn >= 0:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return seconds
 
 

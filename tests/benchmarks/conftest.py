@@ -12,7 +12,10 @@ import torch
 
 from robustbench_cli.benchmarks.cell import Cell, MethodSpec
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
+from robustbench_cli.benchmarks.prepare import Preparation
 from robustbench_cli.benchmarks.store import Result
+from robustbench_cli.benchmarks.subject import method_spec
+from robustbench_cli.defenses import registry as defenses
 
 MakeCell = Callable[..., Cell]
 MakeOutcomes = Callable[..., Outcomes]
@@ -96,3 +99,25 @@ def make_result() -> MakeResult:
         return Result(**usual | changes), content
 
     return make
+
+
+@pytest.fixture
+def prepare() -> Callable[..., Preparation]:
+    """How models are come by, with a training of a second."""
+
+    def make(dataset: str = "digits", seed: int = 0, **recipe: Any) -> Preparation:
+        return Preparation(
+            dataset=dataset,
+            data_dir=None,
+            device=torch.device("cpu"),
+            seed=seed,
+            recipe={"epochs": 1} | recipe,
+        )
+
+    return make
+
+
+@pytest.fixture
+def hrs() -> MethodSpec:
+    """A small switching defense."""
+    return method_spec(defenses, "hrs", {"channels": [2, 2]})[1]

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import warnings
+from types import ModuleType
+
+import pytest
+import torch
+
+from robustbench_cli.attacks.base.threat import Norm, distance
+from robustbench_cli.attacks.cw import CW
+from robustbench_cli.attacks.cw_pgd import CWPGD
+from robustbench_cli.attacks.pgd import PGD
+
+from .conftest import Victim
+
+IMAGE = 1 / 60
+"""What one of the images is of the accuracy."""
+
+
+@pytest.fixture(scope="module")
+def foolbox() -> ModuleType:
+    """Foolbox, which needs a word to its git library where there is no git, and imports a name that scipy has moved."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setenv("GIT_PYTHON_REFRESH", "quiet")
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import foolbox
+    return foolbox
+
+
+@pytest.mark.parametrize(("norm", "radii"), [("linf", (0.05, 0.1, 0.15)), ("l2", (0.3, 0.6, 0.9))])
+def test_pgd_leaves_no_more_than_foolboxs(
+    norm: Norm, radii: tuple[float, ...], foolbox: ModuleType, digits_victim: Victim
+) -> None:
+    """With the same steps and step size, and the better for our own default, accuracy is no higher than Foolbox's."""
+    model, images, labels = digits_victim.model, digits_victim.images, digits_victim.labels
+    theirs = foolbox.PyTorchModel(model, bounds=(0, 1))
+    kind = foolbox.attacks.LinfPGD if norm == "linf" else foolbox.attacks.L2PGD
+    for eps in radii:
+        torch.manual_seed(0)
+        _, perturbed, _ = kind(abs_stepsize=eps / 10, steps=20)(theirs, images, labels, epsilons=eps)
+        peer = digits_victim.accuracy(perturbed)
+        same = digits_victim.accuracy(PGD(steps=20, step_size=eps / 10)(model, images, labels, norm=norm, eps=eps))
+        own = digits_victim.accuracy(PGD(steps=20)(model, images, labels, norm=norm, eps=eps))
+        margin = digits_victim.accuracy(CWPGD(steps=20)(model, images, labels, norm=norm, eps=eps))
+        assert 0 < peer < 1
+        assert same <= peer + IMAGE
+        assert own <= peer + IMAGE
+        assert margin <= peer + 2 * IMAGE
+
+
+def test_cw_finds_no_larger_perturbations_than_foolboxs(foolbox: ModuleType, digits_victim: Victim) -> None:
+    """With the same constants times steps all images fall, at a median L2 distance that is no larger."""
+    model, images, labels = digits_victim.model, digits_victim.images, digits_victim.labels
+    attack = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=5, steps=100)
+    _, perturbed, fooled = attack(foolbox.PyTorchModel(model, bounds=(0, 1)), images, labels, epsilons=None)
+    assert fooled.double().mean() > 0.9
+    ours = CW(binary_search_steps=5, steps=100)(model, images, labels)
+    assert digits_victim.accuracy(ours) == 0
+    assert distance(ours, images, "l2").median() <= distance(perturbed, images, "l2")[fooled].median()

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from robustbench_cli.attacks.base.threat import distance
+from robustbench_cli.benchmarks.comparison.contest import Contest, distances, robust_accuracy
+from robustbench_cli.benchmarks.comparison.models import Examples
+from robustbench_cli.benchmarks.comparison.peers import PGDBudget
+from robustbench_cli.benchmarks.subject import Subject
+
+BUDGET = PGDBudget(norm="linf", eps=0.1, steps=2)
+
+
+@pytest.fixture
+def threshold() -> nn.Module:
+    """Class 0 where the first of two pixels is above 0.5, else class 1."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        network[1].bias.copy_(torch.tensor([-0.5, 0.5]))
+    return network
+
+
+# Distances of 0.05, 0.2 and 0.05 from the threshold; the last is of class 1 and named as 0.
+EXAMPLES = Examples(torch.tensor([[0.55, 0.5], [0.7, 0.5], [0.45, 0.5]]).view(3, 1, 1, 2), torch.tensor([0, 0, 0]))
+
+
+def test_an_image_beyond_the_ball_is_projected_before_it_is_scored(threshold: nn.Module) -> None:
+    """Of three images moved across the threshold, one stands, since its ball does not reach so far."""
+    perturbed = EXAMPLES.images.clone()
+    perturbed[..., 0] = 0.1
+    assert robust_accuracy(threshold, EXAMPLES, perturbed, BUDGET) == pytest.approx(1 / 3)
+    assert robust_accuracy(threshold, EXAMPLES, perturbed, replace(BUDGET, eps=0.3)) == 0
+    assert robust_accuracy(threshold, EXAMPLES, EXAMPLES.images, BUDGET) == pytest.approx(2 / 3)
+
+
+def test_a_distance_counts_only_where_the_model_is_fooled(threshold: nn.Module) -> None:
+    """The L2 norm of what fools, after the cut with the box; infinite of what does not."""
+    perturbed = torch.tensor([[0.45, 0.5], [0.6, 0.5], [-3.0, 0.5]]).view(3, 1, 1, 2)
+    expected = torch.tensor([0.1, torch.inf, 0.45], dtype=torch.float64)
+    torch.testing.assert_close(distances(threshold, EXAMPLES, perturbed), expected, rtol=0, atol=1e-6)
+
+
+def test_a_library_runs_in_a_process_of_its_own(subject: Subject, examples: Examples) -> None:
+    """The images come back, with the seconds of as many turns as were asked for."""
+    with Contest(["advdef"]) as contest:
+        entries = contest.run(subject, examples, BUDGET, turns=2)
+    assert [*entries] == ["advdef"]
+    assert len(entries["advdef"].seconds) == 2
+    assert min(entries["advdef"].seconds) > 0
+    length = distance(entries["advdef"].perturbed, examples.images, "linf")
+    assert ((length > 0) & (length <= BUDGET.eps)).all()

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+
+from robustbench_cli.benchmarks.comparison.costs import hrs_forward, pgd_overhead
+from robustbench_cli.benchmarks.comparison.models import Examples
+from robustbench_cli.benchmarks.subject import Subject
+
+
+def test_the_cost_of_pgd_is_at_least_that_of_its_passes(subject: Subject, examples: Examples) -> None:
+    """A ratio is measured while every image stands."""
+    assert pgd_overhead(subject, examples, "linf", turns=1).middle > 0
+
+
+def test_an_image_that_falls_is_no_measure(subject: Subject, examples: Examples) -> None:
+    """An image that is wrong from the first would make the attack look cheaper than it is."""
+    wrong = Examples(examples.images, (examples.labels + 1) % 10)
+    with pytest.raises(RuntimeError, match="fell"):
+        pgd_overhead(subject, wrong, "linf", turns=1)
+
+
+def test_the_cost_of_switching_is_measured() -> None:
+    """A ratio for each number of channels."""
+    assert hrs_forward((2, 2), rows=4, turns=1).middle > 0

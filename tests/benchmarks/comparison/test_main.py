@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import torch
+
+from robustbench_cli.benchmarks.comparison.__main__ import cw_table, pgd_table
+from robustbench_cli.benchmarks.comparison.contest import Entry
+from robustbench_cli.benchmarks.comparison.models import Examples, classified_right
+from robustbench_cli.benchmarks.comparison.peers import PGDBudget
+from robustbench_cli.benchmarks.subject import Subject
+
+
+def cells(table: str) -> list[list[str]]:
+    """The cells of a table's rows, without its head."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_pgd_beside_a_library_that_did_nothing(subject: Subject, examples: Examples) -> None:
+    """Images as they were all stand, and three times the seconds are a ratio of three."""
+    entries = {
+        "advdef": Entry(examples.images, (1.0, 2.0, 1.5)),
+        "another": Entry(examples.images, (3.0, 6.0, 4.5)),
+    }
+    assert cells(pgd_table(entries, subject, examples, PGDBudget(norm="linf", eps=0.1))) == [
+        ["advdef", "100.0 %", "1.50", "1.00 (1.00 to 1.00)"],
+        ["another", "100.0 %", "4.50", "3.00 (3.00 to 3.00)"],
+    ]
+
+
+def test_cw_counts_what_it_did_not_fool(subject: Subject, examples: Examples) -> None:
+    """An image that is named wrong is fooled at distance 0; one that is not is infinitely far."""
+    labels = examples.labels.clone()
+    labels[:3] = (labels[:3] + 1) % 10
+    table = cw_table({"advdef": Entry(examples.images, (2.0,))}, subject, Examples(examples.images, labels))
+    assert cells(table) == [["advdef", "75.0 %", "0.000", "0.50", "1.00 (1.00 to 1.00)"]]
+    none = cw_table({"advdef": Entry(examples.images, (2.0,))}, subject, examples)
+    assert cells(none) == [["advdef", "0.0 %", "inf", "0.50", "1.00 (1.00 to 1.00)"]]
+
+
+def test_only_what_is_classified_right_is_kept(subject: Subject, examples: Examples) -> None:
+    """Of four images, two named wrong, the others stay; or as many of them as are asked for."""
+    labels = examples.labels.clone()
+    labels[[0, 2]] = (labels[[0, 2]] + 1) % 10
+    kept = classified_right(subject, Examples(examples.images, labels))
+    torch.testing.assert_close(kept.images, examples.images[[1, 3]], rtol=0, atol=0)
+    assert len(classified_right(subject, examples, most=3)) == 3

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from robustbench_cli.attacks.base.threat import distance
+from robustbench_cli.benchmarks.comparison.models import Examples
+from robustbench_cli.benchmarks.comparison.peers import LIBRARIES, Advdef, CWBudget, PGDBudget
+from robustbench_cli.benchmarks.subject import Subject
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_environment_holds_every_peer() -> None:
+    """What the Makefile installs and peers.txt pins are the libraries that are compared with."""
+    peers = {library.distribution for library in LIBRARIES.values()} - {"advdef"}
+    listed = re.search(r"^LIBRARIES := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert listed is not None
+    assert set(listed[1].split()) == peers
+    assert peers <= {line.partition("==")[0] for line in (ROOT / "peers.txt").read_text().splitlines()}
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_our_pgd_keeps_to_the_budget(subject: Subject, examples: Examples, norm: str) -> None:
+    """Our own adapter gives perturbed images of the budget's ball."""
+    budget = PGDBudget(norm=norm, eps=0.2, steps=2)  # type: ignore[arg-type]
+    perturbed = Advdef().pgd(Advdef().wrap(subject.load()), examples.images, examples.labels, budget)
+    length = distance(perturbed, examples.images, norm)  # type: ignore[arg-type]
+    assert ((length > 0) & (length <= 0.2)).all()
+
+
+def test_our_cw_takes_the_budget(examples: Examples) -> None:
+    """Our own adapter gives images that the model no longer gets right."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10))
+    with torch.no_grad():
+        labels = model(examples.images).argmax(1)
+        budget = CWBudget(constants=2, steps=50, initial_const=10)
+        perturbed = Advdef().cw(Advdef().wrap(model), examples.images, labels, budget)
+        assert (model(perturbed).argmax(1) != labels).all()
+
+
+def test_the_steps_cross_the_ball() -> None:
+    """The step size is that of Madry et al.: 2.5 times the radius, over the number of steps."""
+    assert PGDBudget(norm="linf", eps=0.1, steps=50).step_size == pytest.approx(0.005)

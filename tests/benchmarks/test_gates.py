@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.gates import (
+    Limit,
+    Verdict,
+    fail_under,
+    max_drop,
+    parse_conditions,
+    parse_limit,
+    read_baseline,
+    select,
+)
+from robustbench_cli.benchmarks.rows import COLUMNS
+
+
+def table(*rows: dict[str, Any]) -> pd.DataFrame:
+    """Rows of which a test says what matters to it."""
+    usual = dict.fromkeys(COLUMNS) | {
+        "dataset": "digits",
+        "model": "small-cnn",
+        "defense": "none",
+        "attack": "pgd",
+        "norm": "linf",
+        "eps": "8/255",
+        "targeted": "no",
+        "eot": "1",
+        "n": 500,
+        "repeats": 1,
+        "seed": 0,
+        "robust_accuracy": 0.5,
+        "flags": "",
+    }
+    return pd.DataFrame.from_records([usual | row for row in rows], columns=list(COLUMNS))
+
+
+def test_a_limit_is_read() -> None:
+    """A column and a number."""
+    assert parse_limit(" robust_accuracy = 0.40", option="--fail-under") == Limit("robust_accuracy", 0.4)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("robust=0.4", "unknown column 'robust': did you mean 'robust_accuracy'"),
+        ("flags=1", "unknown column 'flags'"),
+        ("robust_accuracy", "give COLUMN=VALUE, such as robust_accuracy=0.40"),
+        ("robust_accuracy=40%", "give COLUMN=VALUE"),
+        ("robust_accuracy=nan", "give COLUMN=VALUE"),
+        ("robust_accuracy=", "give COLUMN=VALUE"),
+    ],
+)
+def test_what_is_no_limit_is_named(words: str, told: str) -> None:
+    """The line repeats what was written and says what would be right."""
+    with pytest.raises(UserError, match=f"--fail-under '{words}': {told}"):
+        parse_limit(words, option="--fail-under")
+
+
+def test_values_are_compared_unrounded() -> None:
+    """0.3999 is below 0.4, although both are shown as 40.0; 0.4 is not, and neither is what differs by rounding alone."""
+    rows = table(
+        {"robust_accuracy": 0.3999}, {"robust_accuracy": 0.4}, {"robust_accuracy": 0.1 + 0.1 + 0.1 + 0.1 - 1e-16}
+    )
+    verdict = fail_under(rows, Limit("robust_accuracy", 0.4))
+    assert verdict.broken == ["digits small-cnn none pgd linf eps 8/255: robust_accuracy 0.3999 is below 0.4"]
+    assert verdict.missing == []
+
+
+def test_what_is_missing_cannot_be_judged() -> None:
+    """A row without the figure, or no row at all, is neither passed nor broken; an undefended model needs no des."""
+    assert fail_under(table({"mean_l2": None}), Limit("mean_l2", 1)).missing == [
+        "digits small-cnn none pgd linf eps 8/255: there is no mean_l2 to judge"
+    ]
+    rows = table({}, {"defense": "hrs", "des": 3.0}, {"defense": "hrs", "attack": "cw", "eps": ""})
+    assert fail_under(rows, Limit("des", 2)) == Verdict(
+        broken=[], missing=["digits small-cnn hrs cw linf: there is no des to judge"]
+    )
+    assert fail_under(table(), Limit("des", 2)).missing == ["--fail-under des=2: there is no row to judge"]
+
+
+def test_a_drop_is_compared_unrounded() -> None:
+    """From 0.8 to 0.78 is a drop by 0.02 and no more, whatever floating point says; to 0.7799 is more."""
+    before = table({"robust_accuracy": 0.8})
+    limit = Limit("robust_accuracy", 0.02)
+    assert max_drop(table({"robust_accuracy": 0.78}), before, limit) == Verdict()
+    assert max_drop(table({"robust_accuracy": 0.7799}), before, limit).broken == [
+        "digits small-cnn none pgd linf eps 8/255: robust_accuracy fell from 0.8 to 0.7799, by more than 0.02"
+    ]
+
+
+def test_rows_are_compared_with_their_like() -> None:
+    """The same comparison is found in any order and of any checkpoint; a new row is not judged; a lost one is missing."""
+    before = table(
+        {"attack": "cw", "robust_accuracy": 0.2, "checkpoint": "old.safetensors"}, {"robust_accuracy": 0.6}, {"seed": 1}
+    )
+    now = table({"robust_accuracy": 0.55}, {"attack": "cw", "robust_accuracy": 0.1}, {"defense": "hrs"})
+    verdict = max_drop(now, before, Limit("robust_accuracy", 0.07))
+    assert [line.partition(": ")[0] for line in verdict.broken] == ["digits small-cnn none cw linf eps 8/255"]
+    assert verdict.missing == ["digits small-cnn none pgd linf eps 8/255: it is in the baseline, and not in the table"]
+
+
+def test_ambiguous_rows_are_not_judged() -> None:
+    """Two checkpoints that are alike in all else cannot be told apart, on either side."""
+    one, two = table({"robust_accuracy": 0.6}), table({"checkpoint": "a"}, {"checkpoint": "b"})
+    for now, before in ((one, two), (two, one)):
+        verdict = max_drop(now, before, Limit("robust_accuracy", 0.5))
+        assert verdict.broken == []
+        assert len(verdict.missing) == 1
+        assert "several rows are alike in all but the checkpoint: name one with --where" in verdict.missing[0]
+
+
+def test_a_figure_on_one_side_only_is_missing() -> None:
+    """Where the baseline or the table lacks a figure there is no drop to judge; where both do, there is none."""
+    with_it, without = table({"des": 3.0}), table({"des": None})
+    assert "the table has no des" in max_drop(without, with_it, Limit("des", 1)).missing[0]
+    assert "the baseline has no des" in max_drop(with_it, without, Limit("des", 1)).missing[0]
+    assert max_drop(without, without, Limit("des", 1)) == Verdict()
+    assert max_drop(table(), table(), Limit("des", 1)).missing == ["--max-drop des=1: there is no row to judge"]
+
+
+def test_a_baseline_is_read_back_to_the_last_bit(tmp_path: Path) -> None:
+    """What was written as CSV compares as equal, with empty radii, odd numbers and words that look like numbers."""
+    rows = table(
+        {"eps": "", "robust_accuracy": 0.1 + 0.2, "eot": "exact"},
+        {"eps": "0.10", "robust_accuracy": 1 / 3, "des": 70 / 0.1},
+    )
+    rows.to_csv(tmp_path / "baseline.csv", index=False)
+    before = read_baseline(tmp_path / "baseline.csv")
+    assert before["robust_accuracy"].tolist() == [0.1 + 0.2, 1 / 3]
+    for column in ("robust_accuracy", "des"):
+        assert max_drop(rows, before, Limit(column, 0)) == Verdict()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "cannot be read"),
+        (b"", "cannot be read"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (b'a,b\n"', "cannot be read"),
+        (b"dataset,model\n1,2\n", "has no column 'defense'"),
+    ],
+)
+def test_what_is_no_baseline_is_named(tmp_path: Path, content: bytes | None, told: str) -> None:
+    """A file that is missing, damaged or another's is one line."""
+    path = tmp_path / "baseline.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(
+        UserError, match=f"--baseline {path} {told}.*: give a .csv file that 'advdef report -o' wrote"
+    ) as error:
+        read_baseline(path)
+    assert "\n" not in str(error.value)
+
+
+def test_words_among_figures_are_no_figures(tmp_path: Path) -> None:
+    """A figure that is no number is missing."""
+    rows = table({"robust_accuracy": "much"}, {"attack": "cw"})
+    rows.to_csv(tmp_path / "baseline.csv", index=False)
+    verdict = max_drop(
+        table({}, {"attack": "cw"}), read_baseline(tmp_path / "baseline.csv"), Limit("robust_accuracy", 0)
+    )
+    assert len(verdict.missing) == 1
+    assert verdict.broken == []
+
+
+def test_conditions_select_rows() -> None:
+    """All keys must hold, any of one key's values; a method's name stands for it with any parameters, and for no other."""
+    rows = table(
+        {"defense": "hrs(channels=[10,10])"},
+        {"defense": "hrs", "attack": "pgd(steps=100)"},
+        {"defense": "hrs(channels=[2,2])+jpeg", "attack": "cw"},
+        {"defense": "none", "attack": "cw", "n": 100},
+    )
+
+    def chosen(*conditions: str) -> list[int]:
+        return list(select(rows, parse_conditions(conditions)).index)
+
+    assert chosen() == [0, 1, 2, 3]
+    assert chosen("defense=hrs") == [0, 1]
+    assert chosen("defense=hrs+jpeg") == [2]
+    assert chosen("defense=hrs(channels=[10,10])") == [0]
+    assert chosen("attack=cw", "attack=pgd") == [0, 1, 2, 3]
+    assert chosen("attack=cw", "defense=none") == [3]
+    assert chosen("defense=hrs", "attack=pgd", "n=500") == [0, 1]
+    assert chosen("n=100") == [3]
+    assert chosen("eps=8/255", "defense=nothing") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [("atack=pgd", "unknown column 'atack': did you mean 'attack'"), ("attack", "give KEY=VALUE, such as defense=hrs")],
+)
+def test_what_is_no_condition_is_named(words: str, told: str) -> None:
+    """The line repeats what was written and says what would be right."""
+    with pytest.raises(UserError, match=rf"--where '{words}': {told}"):
+        parse_conditions([words])

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from robustbench_cli.attacks import registry as attacks
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.cell import MethodSpec
+from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, save_checkpoint
+from robustbench_cli.benchmarks.models.base import build_model
+from robustbench_cli.benchmarks.prepare import Preparation
+from robustbench_cli.benchmarks.subject import Subject, method_spec, open_subject
+from robustbench_cli.defenses import registry as defenses
+
+SHAPE = (1, 8, 8)
+
+OWN = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, *, shape, classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, classes))
+"""
+
+
+def saved(path: Path, *, seed: int = 0, **changes: Any) -> Path:
+    """A checkpoint of a fresh network."""
+    torch.manual_seed(seed)
+    info = CheckpointInfo(**{"model": "small-cnn", "shape": SHAPE, "classes": 10} | changes)
+    model = build_model(info.model, shape=SHAPE, classes=10, mean=info.mean, std=info.std)
+    save_checkpoint(path, model, info)
+    return path
+
+
+def test_the_identity_is_that_of_the_weights(tmp_path: Path) -> None:
+    """When and how a model was trained, and what file it lies in, make no other model of it; its weights do."""
+    first = open_subject(saved(tmp_path / "first.safetensors"))
+    later = saved(tmp_path / "later.safetensors", training={"seconds": 9}, versions={"torch": "3"}, dataset="digits")
+    assert open_subject(later).identity == first.identity
+    assert open_subject(saved(tmp_path / "other.safetensors", seed=1)).identity != first.identity
+    normalized = saved(tmp_path / "normalized.safetensors", mean=(0.5,), std=(0.5,))
+    assert open_subject(normalized).identity != first.identity
+
+
+def test_a_foreign_file_is_the_same_model_as_ours(tmp_path: Path) -> None:
+    """The same weights as a state dict, told what they are, have the same identity; told otherwise, another."""
+    ours = open_subject(saved(tmp_path / "ours.safetensors"))
+    state = ours.load().state_dict()
+    torch.save({"state_dict": state}, tmp_path / "theirs.pth")
+    save_file({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "theirs.safetensors")
+    loading = {"model": "small-cnn", "classes": 10, "shape": SHAPE}
+    for name in ("theirs.pth", "theirs.safetensors"):
+        assert open_subject(tmp_path / name, **loading).identity == ours.identity
+    other = open_subject(tmp_path / "theirs.pth", **loading, mean=(0.1,), std=(1.0,))
+    assert other.identity != ours.identity
+    assert other.loading["mean"] == (0.1,)
+
+
+def test_a_users_own_model_is_told_by_its_source(tmp_path: Path) -> None:
+    """The file's content counts, and not where it lies."""
+    identities = []
+    for name, content in (("one.py", OWN), ("two.py", OWN), ("three.py", OWN + "# edited\n")):
+        (tmp_path / name).write_text(content)
+        spec = f"{tmp_path / name}:Net"
+        path = saved(tmp_path / f"{name}.safetensors", model=spec)
+        identities.append(open_subject(path, named=[spec]).identity)
+    assert identities[0] == identities[1] != identities[2]
+
+
+def test_a_subject_says_what_it_is(tmp_path: Path, prepare: Callable[..., Preparation], hrs: MethodSpec) -> None:
+    """A switching model is randomized and can be counted; a plain one is neither."""
+    prepared = prepare()
+    plain = prepared.trained(prepared.training())
+    switching = prepared.trained(prepared.training(defenses=(hrs,)), tmp_path / "hrs.safetensors")
+    assert (plain.randomized, plain.cost_of_all_draws, plain.defense) == (False, None, "none")
+    assert switching.randomized
+    assert switching.cost_of_all_draws is not None
+    assert 2 < switching.cost_of_all_draws <= 4
+    assert switching.defense == "hrs(channels=[2,2])"
+    assert (plain.dataset, plain.shape, plain.classes) == ("digits", SHAPE, 10)
+    assert plain.identity != switching.identity
+
+
+def test_another_model_is_not_loaded_in_its_place(tmp_path: Path) -> None:
+    """A file that was changed since it was opened is refused rather than attacked under the old name."""
+    subject = open_subject(saved(tmp_path / "model.safetensors"))
+    assert isinstance(subject.load(), torch.nn.Module)
+    saved(subject.path, seed=1)
+    with pytest.raises(UserError, match=f"{subject.path} has changed since the command began: give the command again"):
+        subject.load()
+
+
+def test_a_method_is_data_with_all_its_parameters() -> None:
+    """Defaults included, strings read as YAML, and what differs from the defaults by name."""
+    kind, spec = method_spec(attacks, "pgd", {"steps": "7", "random_start": True})
+    assert kind.__name__ == "PGD"
+    assert spec.parameters == {"steps": 7, "step_size": None, "restarts": 1, "random_start": True}
+    assert spec.changed == ("steps",)
+    assert spec.source is None
+    assert spec.label == "pgd(steps=7)"
+    assert json.loads(spec.model_dump_json())["parameters"]["steps"] == 7
+    assert method_spec(defenses, "hrs", {"channels": (5, 5)})[1].changed == ()
+
+
+def test_a_users_own_method_brings_the_hash_of_its_source(tmp_path: Path) -> None:
+    """So that an edit makes another cell."""
+    file = tmp_path / "own.py"
+    file.write_text("from robustbench_cli.attacks.pgd import PGD\n\n\nclass Mine(PGD):\n    steps: int = 3\n")
+    _, spec = method_spec(attacks, f"{file}:Mine", {})
+    assert (spec.parameters["steps"], spec.changed) == (3, ())
+    assert spec.source is not None
+    assert len(spec.source) == 64
+
+
+@pytest.mark.parametrize(
+    ("registry", "code", "told"),
+    [
+        (attacks, "class Mine: pass", "is no attack: give a class that derives from"),
+        (defenses, "class Mine: pass", "is no defense: give a class that derives from"),
+        (defenses, "from robustbench_cli.attacks.pgd import PGD as Mine", "is no defense"),
+        (attacks, "from robustbench_cli.attacks.base.attack import FixedRadiusAttack as Mine", "lacks run"),
+        (attacks, "Mine = 3", "is no attack"),
+    ],
+)
+def test_what_is_no_method_is_named(tmp_path: Path, registry: Any, code: str, told: str) -> None:
+    """Another object under a path is one line."""
+    (tmp_path / "own.py").write_text(code)
+    with pytest.raises(UserError, match=told):
+        method_spec(registry, f"{tmp_path / 'own.py'}:Mine", {})
+
+
+def test_the_record_of_the_training_is_in_the_file(prepare: Callable[..., Preparation], tmp_path: Path) -> None:
+    """Data set, seed, recipe and versions are read from the metadata by any program."""
+    prepared = prepare(seed=3)
+    subject: Subject = prepared.trained(prepared.training(), tmp_path / "model.safetensors")
+    with safe_open(subject.path, "pt") as file:
+        told = json.loads(file.metadata()["advdef"])
+    assert told["dataset"] == "digits"
+    assert told["training"]["stages"][0]["recipe"]["epochs"] == 1
+    assert told["versions"]["torch"] == version("torch")

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.cell import MethodSpec, parse_eps
+from robustbench_cli.benchmarks.datasets.base.slice import Slice
+from robustbench_cli.benchmarks.subject import Subject
+from robustbench_cli.benchmarks.suite import AttackChoice, Job, Suite, expand
+
+PGD = AttackChoice(spec=MethodSpec(name="pgd"), norms=("linf", "l2"), minimal_norm=False)
+CW = AttackChoice(spec=MethodSpec(name="cw"), norms=("l2",), minimal_norm=True)
+FMN = AttackChoice(spec=MethodSpec(name="fmn"), norms=("l0", "l1", "l2", "linf"), minimal_norm=True)
+EOT_PGD = AttackChoice(spec=MethodSpec(name="pgd"), norms=("linf", "l2"), minimal_norm=False, eot=10)
+
+EXAMPLES = Slice(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 9]), torch.arange(3), "d" * 64)
+
+
+def subject(**changes: Any) -> Subject:
+    """A model on the disk."""
+    usual: dict[str, Any] = {
+        "path": Path("model.safetensors"),
+        "loading": {"named": []},
+        "identity": "c" * 64,
+        "model": "small-cnn",
+        "mean": None,
+        "std": None,
+        "dataset": "digits",
+        "shape": (1, 8, 8),
+        "classes": 10,
+        "defenses": (),
+        "randomized": False,
+        "cost_of_all_draws": None,
+        "training": {},
+    }
+    return Subject(**usual | changes)
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Callable[..., list[Job]]:
+    """The jobs of a suite of these attacks."""
+
+    def expanded(*attacks: AttackChoice, subjects: list[Subject] | None = None, **words: Any) -> list[Job]:
+        words["eps"] = [parse_eps(text) for text in words.get("eps", [])]
+        return expand(
+            Suite(dataset="digits", n=3, attacks=attacks, **words),
+            subjects or [subject()],
+            examples=EXAMPLES,
+            usual_eps="0.15",
+            store=tmp_path,
+            data_dir=None,
+            device="cpu",
+            batch_size=None,
+        )
+
+    return expanded
+
+
+def threats(jobs: list[Job]) -> list[tuple[str, str, str]]:
+    """Attack, norm and radius of each job."""
+    return [(job.cell.attack.name, job.cell.norm, job.eps) for job in jobs]
+
+
+def test_a_suite_is_a_grid(jobs: Callable[..., list[Job]]) -> None:
+    """Every model, attack, radius and seed is a cell of its own, in this order."""
+    other = subject(identity="o" * 64)
+    found = jobs(PGD, CW, subjects=[subject(), other], norm="l2", eps=["1/2", "1"], seeds=(0, 1))
+    assert len(found) == len({job.cell.id for job in found}) == 16
+    assert [job.cell.checkpoint[0] for job in found] == ["c"] * 8 + ["o"] * 8
+    assert threats(found)[:8:2] == [("pgd", "l2", "1/2"), ("pgd", "l2", "1"), ("cw", "l2", "1/2"), ("cw", "l2", "1")]
+    assert [job.cell.seed for job in found[:4]] == [0, 1, 0, 1]
+    assert found[0].cell.eps == 0.5
+    assert (found[0].cell.n, found[0].cell.data) == (3, "d" * 64)
+
+
+@pytest.mark.parametrize(
+    ("attacks", "words", "expected"),
+    [
+        ([PGD], {}, [("pgd", "linf", "0.15")]),
+        ([PGD, CW], {}, [("pgd", "linf", "0.15"), ("cw", "l2", "")]),
+        ([CW], {}, [("cw", "l2", "")]),
+        ([CW], {"eps": ["0.5"]}, [("cw", "l2", "0.5")]),
+        ([PGD, CW], {"eps": ["8/255"]}, [("pgd", "linf", "8/255"), ("cw", "l2", "")]),
+        ([PGD, CW], {"norm": "l2", "eps": ["1"]}, [("pgd", "l2", "1"), ("cw", "l2", "1")]),
+        ([FMN], {}, [("fmn", "linf", "")]),
+        ([FMN], {"norm": "l0"}, [("fmn", "l0", "")]),
+        ([PGD, FMN], {}, [("pgd", "linf", "0.15"), ("fmn", "linf", "0.15")]),
+        ([CW, CW], {}, [("cw", "l2", "")]),
+    ],
+)
+def test_radii_are_in_the_suites_norm(
+    jobs: Callable[..., list[Job]],
+    attacks: list[AttackChoice],
+    words: dict[str, Any],
+    expected: list[tuple[str, str, str]],
+) -> None:
+    """A minimal-norm attack of another norm counts at any distance; the usual radius is linf's; no cell comes twice."""
+    assert threats(jobs(*attacks, **words)) == expected
+
+
+@pytest.mark.parametrize(
+    ("attacks", "words", "told"),
+    [
+        ([PGD], {"norm": "l2"}, "no radius is usual in l2: give --eps"),
+        ([PGD], {"norm": "l1", "eps": ["1"]}, "pgd does not know the norm l1: it knows linf, l2"),
+    ],
+)
+def test_a_threat_that_makes_no_sense_is_named(
+    jobs: Callable[..., list[Job]], attacks: list[AttackChoice], words: dict[str, Any], told: str
+) -> None:
+    """A norm without a radius, or that an attack does not know, is one line."""
+    with pytest.raises(UserError, match=told):
+        jobs(*attacks, **words)
+
+
+def test_draws_adapt_to_each_model(jobs: Callable[..., list[Job]]) -> None:
+    """A deterministic model is asked and scored once whatever was asked for; a randomized one by ten draws, or exactly."""
+    noisy = subject(identity="n" * 64, randomized=True)
+    hrs = subject(identity="h" * 64, randomized=True, cost_of_all_draws=6.0)
+    found = jobs(PGD, EOT_PGD, subjects=[subject(), noisy, hrs])
+    assert [(job.cell.eot, job.cell.repeats) for job in found] == [(1, 1), (10, 10), ("exact", 10), (10, 10)]
+    found = jobs(PGD, subjects=[subject(), noisy], repeats=30)
+    assert [job.cell.repeats for job in found] == [1, 30]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"classes": 9},
+            "the labels of digits reach from 0 to 9, and model.safetensors gives 9 logits an image: labels are",
+        ),
+        (
+            {"shape": (3, 32, 32)},
+            r"takes images of shape \(3, 32, 32\), those of digits have \(1, 8, 8\): name the data set",
+        ),
+    ],
+)
+def test_a_model_of_other_data_is_named(jobs: Callable[..., list[Job]], changes: dict[str, Any], told: str) -> None:
+    """Before any cell is run, a model that does not take the images or their labels is one line."""
+    with pytest.raises(UserError, match=told):
+        jobs(PGD, subjects=[subject(**changes)])
+
+
+def test_a_job_is_plain_data(jobs: Callable[..., list[Job]]) -> None:
+    """It goes to another process as JSON and comes back the same."""
+    (job,) = jobs(PGD)
+    assert Job.model_validate(json.loads(job.model_dump_json())) == job

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+import pytest
+import torch
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.cell import MethodSpec
+from robustbench_cli.benchmarks.models.base import build_model
+from robustbench_cli.benchmarks.prepare import Preparation
+from robustbench_cli.benchmarks.subject import Subject, method_spec, open_subject
+from robustbench_cli.benchmarks.training import cached_checkpoint
+from robustbench_cli.defenses import registry as defenses
+
+Prepare = Callable[..., Preparation]
+
+NOISE = method_spec(defenses, "gaussian-noise", {})[1]
+
+OWN = """
+import copy
+from typing import ClassVar
+from torch import nn
+from robustbench_cli.defenses.base.defense import Defense
+
+class Darker(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = copy.deepcopy(model)
+
+    def forward(self, images):
+        return self.model(images / 2)
+
+class Dim(Defense):
+    '''Halves every pixel.'''
+
+    paper: ClassVar[str] = "none"
+
+    def protect(self, model, example):
+        return Darker(model)
+"""
+
+
+def tensors(subject: Subject) -> dict[str, torch.Tensor]:
+    """The weights of a model on the disk."""
+    return subject.load().state_dict()
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether the weights are equal to the last bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_same_words_train_the_same_weights(prepare: Prepare, tmp_path: Path, hrs: MethodSpec) -> None:
+    """Wherever the file lies, and whatever was drawn before."""
+    first = prepare().trained(prepare().training(defenses=(hrs,)), tmp_path / "first.safetensors")
+    torch.rand(7)
+    second = prepare().trained(prepare().training(defenses=(hrs,)), tmp_path / "second.safetensors")
+    assert same(tensors(first), tensors(second))
+    assert first.identity == second.identity
+    other = prepare(seed=1)
+    assert other.trained(other.training(defenses=(hrs,)), tmp_path / "other.safetensors").identity != first.identity
+
+
+def test_what_is_trained_is_not_trained_again(prepare: Prepare) -> None:
+    """In the cache, one file for one training, and a damaged one is replaced."""
+    begun: list[Path] = []
+    prepared = replace(prepare(), begin=lambda label, path: begun.append(path))
+    training = prepared.training(defenses=(NOISE,))
+    cached_checkpoint(training).unlink(missing_ok=True)
+    first = prepared.trained(training)
+    assert prepared.trained(training) == first
+    assert begun == [first.path] == [cached_checkpoint(training)]
+    assert platformdirs.user_cache_path("advdef") in first.path.parents
+    for damaged in (first.path.read_bytes()[:-100], b"", b"<html>"):
+        first.path.write_bytes(damaged)
+        assert prepared.trained(training).identity == first.identity
+    assert len(begun) == 4
+
+
+def test_a_file_that_the_user_named_is_not_replaced_blindly(prepare: Prepare, tmp_path: Path) -> None:
+    """Another training's checkpoint gives way to the one asked for; what is none stays."""
+    path = tmp_path / "model.safetensors"
+    prepared = prepare()
+    prepared.trained(prepared.training(), path)
+    noisy = prepared.trained(prepared.training(defenses=(NOISE,)), path)
+    assert open_subject(path).defense == noisy.defense == "gaussian-noise"
+    path.write_bytes(b"<html>")
+    with pytest.raises(UserError, match=f"{path} is a web page"):
+        prepared.trained(prepared.training(), path)
+    assert path.read_bytes() == b"<html>"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("model.pt", "a checkpoint is a .safetensors file, not model.pt"),
+        ("file/model.safetensors", "cannot write in .*file"),
+    ],
+)
+def test_a_place_is_tried_before_the_training(prepare: Prepare, tmp_path: Path, name: str, told: str) -> None:
+    """Nothing is trained for a file that cannot be written."""
+    (tmp_path / "file").write_text("")
+    begun: list[Any] = []
+    prepared = replace(prepare(), begin=lambda *told: begun.append(told), progress=begun.append)
+    with pytest.raises(UserError, match=told):
+        prepared.trained(prepared.training(), tmp_path / name)
+    assert begun == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"recipe": {"epochs": 2}},
+        {"model": "torchvision:resnet18"},
+        {"mean": (0.5,), "std": (0.5,)},
+        {"defenses": (NOISE,)},
+        {"data": "other"},
+    ],
+    ids=str,
+)
+def test_what_changes_the_weights_is_another_training(prepare: Prepare, change: dict[str, Any]) -> None:
+    """Seed, recipe, model, normalisation, defenses and data have a part in the key; marks of changed parameters have not."""
+    training = prepare().training()
+    assert training.model_copy(update=change).key != training.key
+    marked = NOISE.model_copy(update={"changed": ("sigma_init",)})
+    keys = {prepare().training(defenses=(each,)).key for each in (NOISE, marked)}
+    assert len(keys) == 1
+
+
+def test_other_data_of_the_same_name_are_trained_on_anew(prepare: Prepare, tmp_path: Path) -> None:
+    """A changed image among the first, or a changed label anywhere, is other data."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "images": rng.integers(0, 255, (20, 8, 8), dtype=np.uint8),
+        "labels": np.arange(20) % 3,
+        "train_images": rng.integers(0, 255, (1200, 8, 8), dtype=np.uint8),
+        "train_labels": np.arange(1200) % 3,
+    }
+    keys = set()
+    for number, (name, place) in enumerate([("train_images", 0), ("train_labels", 0), ("train_labels", 1199)]):
+        changed = {key: value.copy() for key, value in arrays.items()}
+        changed[name][place] = (changed[name][place] + 1) % 3
+        # The data set is kept by its name within a process.
+        path = tmp_path / str(number) / "data.npz"
+        path.parent.mkdir()
+        np.savez(path, **changed)
+        keys.add(prepare(f"npz:{path}").training().data)
+    assert len(keys) == 3
+
+
+def test_a_defense_goes_around_a_checkpoint(prepare: Prepare, tmp_path: Path) -> None:
+    """The base's normalisation and defenses stay, and its weights are where the training starts."""
+    prepared = prepare()
+    base = prepared.trained(
+        prepared.training(mean=(0.3,), std=(0.4,), defenses=(NOISE,)), tmp_path / "base.safetensors"
+    )
+    spec = _own(tmp_path)
+    around = prepared.trained(prepared.training(base=base, defenses=(spec,)), tmp_path / "around.safetensors")
+    assert [each.name for each in around.defenses] == ["gaussian-noise", spec.name]
+    assert (around.mean, around.std, around.model) == ((0.3,), (0.4,), "small-cnn")
+    assert same({name.removeprefix("model."): tensor for name, tensor in tensors(around).items()}, tensors(base))
+    assert around.training["base"]["identity"] == base.identity
+
+
+def test_a_foreign_checkpoint_is_a_base_too(prepare: Prepare, tmp_path: Path) -> None:
+    """A state dict with the words that tell what it is; what comes of it is a checkpoint of ours."""
+    model = build_model("small-cnn", shape=(1, 8, 8), classes=10)
+    torch.save(model.state_dict(), tmp_path / "theirs.pth")
+    base = open_subject(
+        tmp_path / "theirs.pth", model="small-cnn", classes=10, shape=(1, 8, 8), mean=(0.5,), std=(0.5,)
+    )
+    prepared = prepare()
+    noisy = prepared.trained(prepared.training(base=base, defenses=(NOISE,)), tmp_path / "noisy.safetensors")
+    assert open_subject(noisy.path).identity == noisy.identity
+    assert noisy.mean == (0.5,)
+    assert noisy.randomized
+
+
+def test_the_bases_key_is_its_content(prepare: Prepare, tmp_path: Path) -> None:
+    """Moved to another place, it is the same base."""
+    prepared = prepare()
+    base = prepared.trained(prepared.training(), tmp_path / "base.safetensors")
+    moved = open_subject(base.path.rename(tmp_path / "moved.safetensors"))
+    keys = {prepared.training(base=each, defenses=(NOISE,)).key for each in (base, moved)}
+    assert len(keys) == 1
+
+
+def test_a_base_must_fit(prepare: Prepare, tmp_path: Path) -> None:
+    """A checkpoint of other data, or with nothing to make of it, is one line."""
+    prepared = prepare()
+    base = prepared.trained(prepared.training())
+    with pytest.raises(
+        UserError, match=f"there is nothing to make of {base.path}: give the --defense to put around it"
+    ):
+        prepared.training(base=base)
+    rng = np.random.default_rng(0)
+    arrays = {"images": rng.random((9, 8, 8), dtype=np.float32), "labels": np.arange(9) % 3}
+    np.savez(tmp_path / "three.npz", **arrays, train_images=arrays["images"], train_labels=arrays["labels"])
+    with pytest.raises(UserError, match=r"takes images \(1, 8, 8\) of 10 classes, npz:.* has \(1, 8, 8\) of 3"):
+        prepare(f"npz:{tmp_path / 'three.npz'}").training(base=base, defenses=(NOISE,))
+
+
+def test_a_defense_that_needs_no_training_protects_a_trained_model(prepare: Prepare, tmp_path: Path) -> None:
+    """The model inside it is the one that is trained without a defense."""
+    prepared = prepare()
+    plain = prepared.trained(prepared.training())
+    dim = prepared.trained(prepared.training(defenses=(_own(tmp_path),)), tmp_path / "dim.safetensors")
+    assert same({name.removeprefix("model."): tensor for name, tensor in tensors(dim).items()}, tensors(plain))
+
+
+def test_nothing_is_left_beside_a_finished_checkpoint(prepare: Prepare, tmp_path: Path) -> None:
+    """The files for resuming are gone, also those of a training to the same file that was begun otherwise."""
+    path = tmp_path / "model.safetensors"
+    stopped = prepare(epochs=3)
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace(stopped, progress=stop).trained(stopped.training(), path)
+    assert [file.suffix for file in tmp_path.iterdir()] == [".partial"]
+    prepare().trained(prepare().training(), path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_accuracy_of_a_randomized_model_is_the_same_each_time(prepare: Prepare, hrs: MethodSpec) -> None:
+    """One pass over the test images, whose draws follow from the seed."""
+    prepared = prepare(epochs=2)
+    subject = prepared.trained(prepared.training(defenses=(hrs,)))
+    torch.manual_seed(1)
+    first = prepared.accuracy(subject)
+    torch.manual_seed(2)
+    assert prepared.accuracy(subject) == first
+    assert first[1] == 500
+    assert prepared.accuracy(subject, images=50)[1] == 50
+
+
+def _own(folder: Path) -> MethodSpec:
+    (folder / "own.py").write_text(OWN)
+    return method_spec(defenses, f"{folder / 'own.py'}:Dim", {})[1]

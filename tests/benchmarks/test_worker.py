@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robustbench_cli.attacks import registry as attacks
+from robustbench_cli.benchmarks import worker
+from robustbench_cli.benchmarks.cell import MethodSpec, parse_eps
+from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+from robustbench_cli.benchmarks.datasets.base.slice import first_examples
+from robustbench_cli.benchmarks.engines import local
+from robustbench_cli.benchmarks.evaluation import Evaluation, evaluate
+from robustbench_cli.benchmarks.outcomes import summarise
+from robustbench_cli.benchmarks.prepare import Preparation
+from robustbench_cli.benchmarks.store import Failure, Result, Store
+from robustbench_cli.benchmarks.subject import Subject, method_spec
+from robustbench_cli.benchmarks.suite import AttackChoice, Job, Suite, expand
+from robustbench_cli.benchmarks.worker import work
+
+N = 20
+
+BROKEN = """
+import os
+from typing import ClassVar
+from robustbench_cli.attacks.base.attack import FixedRadiusAttack
+
+class Broken(FixedRadiusAttack):
+    norms: ClassVar[tuple] = ("linf",)
+
+    def run(self, source, images, labels, threat, random):
+        if "MENDED" not in os.environ:
+            raise RuntimeError("no\\nway")
+        return images
+"""
+
+
+@pytest.fixture
+def subject(prepare: Callable[..., Preparation]) -> Subject:
+    """A network that has learned a little."""
+    prepared = prepare(epochs=8)
+    return prepared.trained(prepared.training())
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, subject: Subject) -> Callable[..., list[Job]]:
+    """The jobs of attacks on that network."""
+
+    def expanded(*specs: MethodSpec, eps: tuple[str, ...] = (), **changes: Any) -> list[Job]:
+        choices = []
+        for spec in specs:
+            kind: Any = attacks.load(spec.name)
+            choices.append(AttackChoice(spec=spec, norms=kind.norms, minimal_norm=kind.minimal_norm))
+        suite = Suite(dataset="digits", n=N, attacks=choices, eps=[parse_eps(words) for words in eps])
+        return expand(
+            suite,
+            [changes.get("subject", subject)],
+            examples=first_examples(load_dataset("digits").split("test"), N),
+            usual_eps="0.15",
+            store=tmp_path / "store",
+            data_dir=None,
+            device="cpu",
+            batch_size=changes.get("batch_size"),
+        )
+
+    return expanded
+
+
+@pytest.fixture
+def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The attacks that were really run, in order."""
+    run: list[Any] = []
+
+    def counted(*arguments: Any, **options: Any) -> Evaluation:
+        run.append(options["attack"])
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(worker, "evaluate", counted)
+    return run
+
+
+def spec(name: str, **parameters: Any) -> MethodSpec:
+    """An attack as data."""
+    return method_spec(attacks, name, parameters)[1]
+
+
+CW = {"steps": 20, "binary_search_steps": 2}
+
+
+def done(job: Job) -> Result:
+    """The result of a job that does not fail."""
+    result = work(job)
+    assert isinstance(result, Result), result
+    return result
+
+
+def test_a_job_is_run_once(jobs: Callable[..., list[Job]], evaluations: list[Any]) -> None:
+    """The second time its stored result comes back, to the last bit."""
+    (job,) = jobs(spec("pgd", steps=3))
+    first = done(job)
+    assert done(job) == first
+    assert len(evaluations) == 1
+
+
+def test_a_result_is_that_of_its_outcomes(jobs: Callable[..., list[Job]], subject: Subject) -> None:
+    """The stored figures are those of the stored outcomes, and both those of an evaluation in Python."""
+    (job,) = jobs(spec("pgd", steps=3))
+    result = done(job)
+    assert summarise(Store(job.store).outcomes(job.cell.id)) == pytest.approx(result.summary)
+    examples = first_examples(load_dataset("digits").split("test"), N)
+    attack = attacks.load("pgd")(steps=3)
+    direct = evaluate(subject.load(), examples.images, examples.labels, attack=attack, eps=0.15)
+    assert direct.summary == pytest.approx(result.summary)
+    assert (result.forwards, result.backwards) == (direct.forwards, direct.backwards)
+    assert (result.eps, result.device, result.checkpoint) == ("0.15", "cpu", str(subject.path))
+
+
+def test_the_same_cell_gives_the_same_row_anywhere(
+    jobs: Callable[..., list[Job]], tmp_path: Path, prepare: Callable[..., Preparation]
+) -> None:
+    """Into another store, from another file and with another batch size, a cell has one identity and one outcome."""
+    (job,) = jobs(spec("pgd", steps=3))
+    moved = prepare(epochs=8).trained(prepare(epochs=8).training(), tmp_path / "moved.safetensors")
+    (other,) = jobs(spec("pgd", steps=3), subject=moved, batch_size=7)
+    other = other.model_copy(update={"store": tmp_path / "other"})
+    assert other.cell == job.cell
+    assert done(other).summary == pytest.approx(done(job).summary)
+
+
+def test_a_minimal_norm_attack_runs_once_for_all_radii(
+    jobs: Callable[..., list[Job]], evaluations: list[Any], tmp_path: Path
+) -> None:
+    """Each radius is read off its distances, also later and at none, and only what was asked for is a result."""
+    found = [done(job) for job in jobs(spec("cw", **CW), eps=("0.3", "0.6", "0"))]
+    assert len(evaluations) == 1
+    store = Store(tmp_path / "store")
+    assert {result.cell.eps for result in store.results()} == {0, 0.3, 0.6}
+    left = [result.summary["robust_accuracy"] for result in found]
+    assert left[2] == found[2].summary["clean_accuracy"]
+    assert left[0] is not None
+    assert left[1] is not None
+    assert left[2] > left[0] > left[1]
+    (whole,) = jobs(spec("cw", **CW))
+    outcomes = store.outcomes(done(whole).cell.id)
+    assert len(evaluations) == 1
+    for result in found:
+        assert result.cell.eps is not None
+        read = summarise(outcomes.within(result.cell.eps))
+        for figure in ("clean_accuracy", "robust_accuracy", "robust_accuracy_low", "attack_success_rate"):
+            assert result.summary[figure] == read[figure]
+        assert result.forwards == done(whole).forwards
+    done(jobs(spec("cw", **CW), eps=("0.45",))[0])
+    assert len(evaluations) == 1
+
+
+def test_a_failure_is_stored_and_tried_again(
+    jobs: Callable[..., list[Job]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told in one line, stops no other job, and gives way to the result of a later try."""
+    (tmp_path / "broken.py").write_text(BROKEN)
+    planned = jobs(spec(f"{tmp_path / 'broken.py'}:Broken"), spec("fgsm"))
+    finished: list[tuple[str, Result | Failure]] = []
+    local.run(
+        planned, finished=lambda job, result: finished.append((job.cell.id, result)), progress=lambda job, done: None
+    )
+    assert [cell for cell, _ in finished] == [job.cell.id for job in planned]
+    failure, result = finished[0][1], finished[1][1]
+    assert isinstance(failure, Failure)
+    assert isinstance(result, Result)
+    assert failure.error == "RuntimeError: no way"
+    assert "broken.py" in failure.traceback
+    store = Store(tmp_path / "store")
+    assert list(store.failures()) == [failure]
+    monkeypatch.setenv("MENDED", "1")
+    mended = done(planned[0])
+    assert mended.flags == ()
+    assert list(store.failures()) == []
+    assert {each.cell.id for each in store.results()} == {job.cell.id for job in planned}
+
+
+def test_an_interruption_is_no_failure(
+    jobs: Callable[..., list[Job]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ctrl-C goes through, and leaves nothing of the cell behind."""
+    (job,) = jobs(spec("fgsm"))
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        work(job)
+    store = Store(tmp_path / "store")
+    store.ensure_writable()
+    assert list(store.failures()) == list(store.results()) == []
+
+
+def test_too_little_memory_says_what_helps(jobs: Callable[..., list[Job]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An accelerator's complaint names the option."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(worker, "evaluate", full)
+    failure = work(jobs(spec("fgsm"))[0])
+    assert isinstance(failure, Failure)
+    assert failure.error.startswith("out of memory: give a smaller --batch-size (CUDA out of memory")
+
+
+def test_what_has_changed_since_is_not_run(jobs: Callable[..., list[Job]], prepare: Callable[..., Preparation]) -> None:
+    """Other images, or another model under the checkpoint's name, are no longer the cell that was planned."""
+    (job,) = jobs(spec("fgsm"))
+    other_data = job.model_copy(update={"cell": job.cell.model_copy(update={"data": "0" * 64})})
+    other_model = job.model_copy(update={"cell": job.cell.model_copy(update={"checkpoint": "0" * 64})})
+    for changed, told in ((other_data, "the images of digits have changed"), (other_model, "safetensors has changed")):
+        failure = work(changed)
+        assert isinstance(failure, Failure)
+        assert told in failure.error
+        assert failure.error.endswith("since the command began: give the command again")
+
+
+def test_progress_is_told_for_each_job(jobs: Callable[..., list[Job]]) -> None:
+    """With the job that it is of."""
+    planned = jobs(spec("fgsm"), spec("pgd", steps=2))
+    told: list[tuple[str, int]] = []
+    local.run(
+        planned, finished=lambda job, result: None, progress=lambda job, done: told.append((job.cell.attack.name, done))
+    )
+    assert told == [("fgsm", N), ("pgd", N)]

@@ -1,0 +1,442 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from robustbench_cli.benchmarks import worker
+from robustbench_cli.benchmarks.evaluation import evaluate
+
+from .conftest import TINY
+
+Advdef = Callable[..., Any]
+
+FAST = ("--attack", "fgsm", *TINY)
+
+COLUMNS = (
+    "dataset,model,checkpoint,defense,attack,norm,eps,targeted,eot,n,repeats,seed,"
+    "clean_accuracy,clean_accuracy_low,clean_accuracy_high,robust_accuracy,robust_accuracy_low,robust_accuracy_high,"
+    "robust_accuracy_vote,robust_accuracy_every_draw,attack_success_rate,mean_l2,mean_linf,des,flags,"
+    "forwards,backwards,seconds,device,cell"
+)
+
+SLOW = """
+import os
+import signal
+import sys
+from robustbench_cli.attacks.fgsm import FGSM
+
+class Slow(FGSM):
+    def run(self, *given):
+        if "WAIT" in os.environ:
+            print("waiting", file=sys.stderr, flush=True)
+            signal.pause()
+        return super().run(*given)
+
+class Broken(FGSM):
+    def run(self, *given):
+        raise RuntimeError("no way")
+"""
+
+MODELS = """
+from torch import nn
+
+class Probabilities(nn.Sequential):
+    def __init__(self, *, shape, classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, classes), nn.Softmax(1))
+
+def no_module(*, shape, classes):
+    return 3
+
+class NoMethod:
+    pass
+"""
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def told(ended: Any) -> str:
+    """The one line of a command that was refused, with nothing on stdout."""
+    assert ended.code == 2, ended
+    assert ended.out == ""
+    lines = ended.err.splitlines()
+    assert lines[-1].startswith("advdef: error: ")
+    assert not [line for line in lines[:-1] if not line.startswith(("training ", "block "))]
+    return str(lines[-1].removeprefix("advdef: error: "))
+
+
+def test_one_defense_is_all_that_a_fresh_machine_needs(
+    advdef_process: Advdef, advdef: Advdef, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an empty folder with an empty cache: trained once, said so, attacked by the three default attacks."""
+    words = ("attack", "--defense", "hrs", "--epochs", "1", "--n", "10", "--set", "channels=[2,2]")
+    words = (*words, "--set", "cw.steps=3", "--set", "pgd.steps=3", "--set", "cw-pgd.steps=3")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+    first = advdef_process(*words, "-o", "table.csv")
+    assert first.code == 0, first.err
+    (kept,) = (here / "cache" / "advdef" / "checkpoints").iterdir()
+    assert f"training small-cnn with hrs(channels=[2,2]) on digits; kept in {kept}" in first.err.splitlines()
+    rows = table(here / "table.csv")
+    assert [(row["attack"], row["eot"]) for row in rows] == [
+        ("pgd(steps=3)", "exact"),
+        ("cw-pgd(steps=3)", "exact"),
+        ("worst-case", ""),
+        ("cw(steps=3)", "exact"),
+    ]
+    assert {row["repeats"] for row in rows} == {"10"}
+    second = advdef(*words)
+    assert second.out == first.out
+    assert second.err.splitlines() == ["3 of 3 cells are in advdef-runs already"]
+
+
+def test_the_table_is_all_of_stdout(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Progress and notes go to stderr; the same command again prints the same table, and computes nothing."""
+    ended = advdef("attack", "--checkpoint", "model.safetensors", *FAST)
+    assert ended.code == 0
+    lines = ended.out.splitlines()
+    assert lines[0].rstrip() == "dataset digits, model small-cnn, n 40, seed 0"
+    assert lines[2].split() == ["defense", "attack", "threat", "eot", "clean", "robust", "success", "l2", "passes", "s"]
+    assert lines[4].split()[:4] == ["none", "fgsm", "linf", "0.15"]
+    assert len(ended.err.splitlines()) == 1
+    assert ended.err.startswith("none fgsm linf eps 0.15: clean ")
+
+
+def test_the_csv_has_the_contracts_columns(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """In its order; JSON has the same names; a number in one is the number in the other."""
+    words = ("attack", "--checkpoint", "model.safetensors", "--eps", "8/255", *FAST, "--attack", "pgd")
+    assert advdef(*words, "-o", "table.csv").code == 0
+    assert advdef(*words, "-o", "table.json", "-q").err == ""
+    assert (here / "table.csv").read_text().startswith(f"{COLUMNS},")
+    rows, objects = table(here / "table.csv"), json.loads((here / "table.json").read_text())
+    assert [list(each) for each in objects] == [list(row) for row in rows]
+    assert [row["eps"] for row in rows] == ["8/255"] * 3
+    for row, each in zip(rows, objects, strict=True):
+        for column in ("clean_accuracy", "robust_accuracy", "mean_l2", "seconds", "forwards"):
+            assert float(row[column]) == each[column]
+        assert float(row["robust_accuracy"]) <= float(row["clean_accuracy"])
+        assert each["des"] is None
+
+
+def test_nothing_is_computed_twice(
+    advdef: Advdef, here: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a second command with one radius more, only that radius is run; another batch size or place changes nothing."""
+    run: list[float] = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        run.append(options["eps"])
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(worker, "evaluate", counted)
+    words = ("attack", "--checkpoint", "model.safetensors", *FAST, "--eps", "0.1")
+    first = advdef(*words)
+    again = advdef("attack", "--checkpoint", str(checkpoint), *FAST, "--eps", "0.1", "--batch-size", "7")
+    assert (first.code, again.code, again.out) == (0, 0, first.out)
+    advdef(*words, "--eps", "1/5")
+    assert run == [0.1, 0.2]
+    advdef(*words, "--seed", "1")
+    advdef(*words, "--n", "39")
+    assert run == [0.1, 0.2, 0.1, 0.1]
+
+
+def test_zero_radius_leaves_the_clean_accuracy(advdef: Advdef, here: Path) -> None:
+    """For a switching defense and any attack, robust equals clean where eps is 0, intervals too."""
+    words = ("--defense", "hrs", "--set", "channels=[2,2]", "--eps", "0", "--norm", "l2", "--epochs", "2", "--n", "30")
+    words = (
+        *words,
+        "--attack",
+        "pgd",
+        "--attack",
+        "eot-pgd",
+        "--attack",
+        "cw",
+        "--set",
+        "cw.steps=3",
+        "--set",
+        "pgd.steps=2",
+    )
+    assert advdef("attack", *words, "-o", "table.csv").code == 0
+    rows = table(here / "table.csv")
+    assert [row["attack"] for row in rows] == ["pgd(steps=2)", "pgd(steps=2)", "cw(steps=3)", "worst-case"]
+    assert [row["eot"] for row in rows] == ["exact", "10", "exact", ""]
+    for row in rows:
+        for end in ("", "_low", "_high"):
+            assert row[f"robust_accuracy{end}"] == row[f"clean_accuracy{end}"]
+        assert float(row["attack_success_rate"]) == 0
+
+
+def test_one_draw_at_a_time_is_flagged(advdef: Advdef, here: Path) -> None:
+    """A deterministic attack on a randomized defense runs when it is asked for, and the table says what is wrong with it."""
+    words = ("attack", "--defense", "hrs", "--set", "channels=[2,2]", "--epochs", "2", "--n", "20", "--attack", "fgsm")
+    flagged = advdef(*words, "--eot", "1", "-o", "table.csv")
+    assert flagged.code == 0
+    assert table(here / "table.csv")[0]["flags"] == "no-eot"
+    assert "no-eot: the attack followed one draw at a time" in flagged.out
+    assert "no-eot" not in advdef(*words).out
+
+
+def test_several_models_are_compared(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """A defense around a checkpoint, beside the checkpoint itself, is scored against it."""
+    base = ("--checkpoint", "model.safetensors", *FAST)
+    assert advdef("attack", *base).code == 0
+    assert advdef("attack", *base, "--defense", "gaussian-noise", "--repeats", "4").code == 0
+    assert advdef("report", "-o", "table.csv", "-q").code == 0
+    rows = table(here / "table.csv")
+    assert [(row["defense"], row["repeats"], row["des"] != "") for row in rows] == [
+        ("none", "1", False),
+        ("gaussian-noise", "4", True),
+    ]
+
+
+def test_a_checkpoint_is_attacked_as_it_is(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """``--defense none`` puts nothing around it, and a defense that it has already is not put around it again."""
+    plain = advdef("attack", "--checkpoint", "model.safetensors", *FAST)
+    named = advdef("attack", "--checkpoint", "model.safetensors", "--defense", "none", *FAST)
+    assert named.out == plain.out
+    noisy = ("--defense", "gaussian-noise", "--set", "sigma_init=0.1")
+    assert advdef("train", *noisy, "--epochs", "1", "-o", "noisy.safetensors").code == 0
+    ended = advdef(
+        "attack", "--checkpoint", "noisy.safetensors", "--defense", "gaussian-noise", *FAST, "-o", "table.csv"
+    )
+    assert ended.code == 0
+    assert table(here / "table.csv")[0]["defense"] == "gaussian-noise(sigma_init=0.1)"
+    refused = told(advdef("attack", "--checkpoint", "noisy.safetensors", *noisy, *FAST))
+    assert refused.startswith(
+        "noisy.safetensors is trained with gaussian-noise(sigma_init=0.1) already: leave out --set"
+    )
+
+
+@pytest.mark.parametrize("targeted", ["next", "random", "least-likely", "all"])
+def test_targeted_attacks_run(advdef: Advdef, here: Path, checkpoint: Path, targeted: str) -> None:
+    """The success rate is that of reaching the target."""
+    words = ("attack", "--checkpoint", "model.safetensors", *FAST, "--targeted", targeted)
+    assert advdef(*words, "-o", "table.csv").code == 0
+    (row,) = table(here / "table.csv")
+    assert row["targeted"] == targeted
+    assert 0 <= float(row["attack_success_rate"]) <= 1
+
+
+def test_cells_that_fail_leave_the_others(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Exit code 3 and a line for each, the table of the rest on stdout, the traceback with ``-v``."""
+    (here / "own.py").write_text(SLOW)
+    words = ("attack", "--checkpoint", "model.safetensors", "--attack", "own.py:Broken", *FAST)
+    ended = advdef(*words)
+    assert ended.code == 3
+    assert " fgsm " in ended.out
+    assert "Broken" not in ended.out
+    assert ended.err.splitlines()[-1].endswith("(none own.py:Broken) failed: RuntimeError: no way")
+    assert "Traceback" not in ended.err
+    assert "Traceback" in advdef(*words, "-v").err
+    alone = advdef("attack", "--checkpoint", "model.safetensors", "--attack", "own.py:Broken", *TINY)
+    assert (alone.code, alone.out) == (3, "")
+    assert "RuntimeError: no way" in advdef("report").err
+
+
+def test_an_interrupted_run_keeps_what_was_finished(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """SIGINT ends it with 130, nothing but whole results in the store, and the line that goes on from there."""
+    (here / "own.py").write_text(SLOW)
+    words = ["attack", "--checkpoint", "model.safetensors", "--attack", "fgsm", "--attack", "own.py:Slow", *TINY]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "robustbench_cli", *words],
+        env=os.environ | {"WAIT": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stderr is not None
+    lines = []
+    while "waiting" not in (line := running.stderr.readline()):
+        lines.append(line)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (130, "")
+    assert "interrupted: " in err
+    assert err.rstrip().endswith(f"the same command goes on: advdef {' '.join(words)}")
+    assert "Traceback" not in err
+    assert len([*(here / "advdef-runs" / "cells").glob("*.json")]) == 1
+    assert not [*(here / "advdef-runs").rglob(".*")]
+    ended = advdef(*words)
+    assert ended.code == 0
+    assert ended.err.splitlines()[0] == "1 of 2 cells are in advdef-runs already"
+    assert len(ended.err.splitlines()) == 2
+
+
+def test_unknown_names_are_met_with_the_nearest(advdef: Advdef, here: Path) -> None:
+    """Of attacks, defenses, data sets, models, options and parameters."""
+    for words, line in [
+        (("--defense", "hsr"), "unknown defense 'hsr': did you mean 'hrs'?"),
+        (("--attack", "pdg"), "unknown attack 'pdg': did you mean 'pgd'?"),
+        (("--attack", "eot-pdg"), "unknown attack 'pdg': did you mean 'pgd'?"),
+        (("--dataset", "digit"), "unknown dataset 'digit': did you mean 'digits'?"),
+        (("--model", "smal-cnn"), "unknown model 'smal-cnn': did you mean 'small-cnn'?"),
+        (("--norm", "l7"), "--norm: unknown word 'l7': did you mean 'l2'?"),
+        (("--epsilon", "1"), "advdef attack has no option --epsilon: did you mean '--eps'?"),
+        (("--set", "pgd.stepz=3", "--attack", "pgd"), "pgd has no parameter 'stepz': did you mean 'steps'?"),
+    ]:
+        assert told(advdef("attack", *words)) == line
+
+
+@pytest.mark.parametrize(
+    ("eps", "line"),
+    [
+        ("-1", "it must be 0 or more, and finite"),
+        ("-8/255", "it must be 0 or more, and finite"),
+        ("nan", "it must be 0 or more, and finite"),
+        ("abc", "give a number or a fraction, such as 0.03 or 8/255"),
+        ("8/0", "give a number or a fraction, such as 0.03 or 8/255"),
+        ("", "give a number or a fraction, such as 0.03 or 8/255"),
+    ],
+)
+def test_radii_that_make_no_sense_are_named(advdef: Advdef, here: Path, eps: str, line: str) -> None:
+    """A negative, infinite or unreadable radius, before anything is trained."""
+    assert told(advdef("attack", f"--eps={eps}", *FAST)) == f"eps is '{eps}': {line}"
+    assert list(here.iterdir()) == []
+
+
+def test_a_threat_is_looked_at_before_a_model_is_trained(advdef: Advdef, here: Path) -> None:
+    """A norm without a radius, a store that cannot be written or an odd file name cost no training."""
+    (here / "file").write_text("")
+    for words, line in [
+        (("--norm", "l2"), "no radius is usual in l2: give --eps"),
+        (("--norm", "l1", "--eps", "1"), "fgsm does not know the norm l1: it knows linf, l2"),
+        (("--store", "file"), "--store: directory 'file' is a file"),
+        (
+            ("--store", "file/runs"),
+            "cannot write in file/runs/cells: Not a directory; name a place that can be written",
+        ),
+        (("-o", "table.xlsx"), "-o table.xlsx: the ending names the form; give one of .csv, .json, .md"),
+    ]:
+        ended = advdef("attack", *words, *FAST, "--seed", "77")
+        assert told(ended) == line
+        assert len(ended.err.splitlines()) == 1
+
+
+class _Code:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch ran",)
+
+
+def test_files_that_are_no_checkpoint_are_refused(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Cut off, empty, a web page, of another architecture, with NaN, or with code in it, which does not run."""
+    whole = checkpoint.read_bytes()
+    (here / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    (here / "header.safetensors").write_bytes(whole[:50])
+    (here / "empty.safetensors").write_bytes(b"")
+    (here / "page.safetensors").write_text("<!DOCTYPE html><title>404</title>")
+    (here / "code.pt").write_bytes(pickle.dumps(_Code()))
+    torch.save({"state": _Code()}, here / "code.pth")
+    torch.save({"fc.weight": torch.zeros(3, 3)}, here / "other.pth")
+    with safe_open(checkpoint, "pt") as file:
+        metadata = file.metadata()
+    weights = load_file(checkpoint)
+    weights["conv1.bias"][0] = torch.nan
+    save_file(weights, here / "nan.safetensors", metadata)
+    foreign = ("--model", "small-cnn", "--classes", "10", "--dataset", "digits")
+    for words, line in [
+        (("gone.safetensors",), "no checkpoint gone.safetensors: did you mean "),
+        (("cut.safetensors",), "cut.safetensors is cut off or damaged (SafetensorError: "),
+        (("header.safetensors",), "header.safetensors is cut off or damaged (SafetensorError: "),
+        (("empty.safetensors",), "empty.safetensors is empty: save or download it again"),
+        (("page.safetensors",), "page.safetensors is a web page, not a checkpoint: download the file itself"),
+        (
+            ("code.pt",),
+            "code.pt holds more than tensors, and loading that could run code (posix.system): where you trust",
+        ),
+        (("code.pth",), "code.pth holds more than tensors, and loading that could run code (posix.system): where you"),
+        (("nan.safetensors",), "nan.safetensors holds NaN or infinity in conv1.bias: its training has failed"),
+        (("other.pth",), "other.pth does not say what it was trained on: give --dataset"),
+        (("other.pth", "--dataset", "digits"), "other.pth does not say what it holds: give its model, as in --model"),
+        (("other.pth", *foreign), "other.pth does not fit small-cnn: missing conv1.weight, conv1.bias, conv2.weight"),
+        (
+            ("model.safetensors", "--model", "paper-cnn"),
+            "model.safetensors was made with model small-cnn, not paper-cnn",
+        ),
+    ]:
+        assert told(advdef("attack", "--checkpoint", *words, "--attack", "fgsm")).startswith(line)
+    assert not (here / "ran").exists()
+    assert not (here / "advdef-runs").exists() or not [*(here / "advdef-runs").rglob("*.json")]
+
+
+def test_data_that_do_not_fit_are_named(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Missing, with labels out of range, with images outside [0, 1], or of another shape than the model's."""
+    grey, labels = np.zeros((4, 8, 8), np.uint8), np.arange(4)
+    np.savez("labels.npz", images=grey, labels=[0, 1, 2, 30], classes=10)
+    np.savez("classes.npz", images=grey, labels=[0, 1, 2, 15])
+    np.savez("bright.npz", images=np.linspace(0, 255, 256).reshape(4, 8, 8), labels=labels)
+    np.savez("large.npz", images=np.zeros((4, 9, 9), np.uint8), labels=labels)
+    for dataset, line in [
+        (
+            "npz:gone.npz",
+            "no file gone.npz: give npz:PATH, where PATH is an .npz file with the arrays images and labels",
+        ),
+        ("imagefolder:gone", "no folder gone: give imagefolder:PATH"),
+        (
+            "npz:labels.npz",
+            "the test split of npz:labels.npz has the label 30 at index 3: with 10 classes, labels are 0",
+        ),
+        ("npz:classes.npz", "the labels of npz:classes.npz reach from 0 to 15, and model.safetensors gives 10 logits"),
+        ("npz:bright.npz", "the test images of bright.npz reach from 0 to 255: give uint8, or floats in [0, 1]"),
+        ("npz:large.npz", "model.safetensors takes images of shape (1, 8, 8), those of npz:large.npz have (1, 9, 9)"),
+    ]:
+        words = ("attack", "--checkpoint", "model.safetensors", "--dataset", dataset, "--attack", "fgsm")
+        assert told(advdef(*words)).startswith(line)
+
+
+def test_models_and_methods_that_are_none_are_named(advdef: Advdef, here: Path) -> None:
+    """A model of probabilities, what is no model, no defense or no attack, and a name that is not in the file."""
+    (here / "own.py").write_text(MODELS)
+    for words, line in [
+        (
+            ("--model", "own.py:Probabilities"),
+            "model own.py:Probabilities gives probabilities (each row sums to 1): give log",
+        ),
+        (("--model", "own.py:no_module"), "model own.py:no_module gives a int: it is to return an nn.Module"),
+        (("--model", "own.py:Gone"), "own.py has no 'Gone': "),
+        (("--model", "gone.py:Net"), "no file gone.py: give package.module:object or path/to/file.py:object"),
+        (("--defense", "own.py:NoMethod"), "'own.py:NoMethod' is no defense: give a class that derives from "),
+        (("--attack", "own.py:NoMethod"), "'own.py:NoMethod' is no attack: give a class that derives from "),
+    ]:
+        assert told(advdef("attack", *words, *TINY)).startswith(line)
+
+
+def test_a_stored_result_that_is_damaged_is_named(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """The same command says which file to remove, and then runs the cell again."""
+    words = ("attack", "--checkpoint", "model.safetensors", *FAST)
+    first = advdef(*words)
+    (path,) = (here / "advdef-runs" / "cells").glob("*.json")
+    path.write_text("{")
+    assert told_after_notes(advdef(*words)).startswith(
+        f"{path.relative_to(here)} is not a result of this version of advdef"
+    )
+    path.unlink()
+    again = advdef(*words)
+    assert again.code == 0
+    assert figures(again.out) == figures(first.out)
+
+
+def told_after_notes(ended: Any) -> str:
+    """The error of a command that had said what it found in the store."""
+    assert (ended.code, ended.out) == (2, "")
+    return str(ended.err.splitlines()[-1].removeprefix("advdef: error: "))
+
+
+def figures(table: str) -> list[str]:
+    """A row of the table without its seconds."""
+    return StringIO(table).readlines()[4].split()[:-1]

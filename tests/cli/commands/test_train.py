@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+Advdef = Callable[..., Any]
+
+HRS = ("--defense", "hrs", "--set", "channels=[2,2]", "--epochs", "3")
+
+DYING = """
+import os
+import signal
+from robustbench_cli.benchmarks.datasets.base.split import Split
+from robustbench_cli.benchmarks.datasets.digits import Digits
+
+class Counting(Split):
+    def __init__(self, split):
+        super().__init__(split.labels, classes=split.classes)
+        self.split = split
+        self.batches = 0
+
+    def images(self, indices):
+        self.batches += 1
+        if str(self.batches) == os.environ.get("DIE_AT"):
+            os.kill(os.getpid(), getattr(signal, os.environ["DIE_BY"]))
+        return self.split.images(indices)
+
+class Dying(Digits):
+    def load(self, name):
+        split = super().load(name)
+        return Counting(split) if name == "train" else split
+"""
+
+
+def told(path: Path) -> Any:
+    """What a checkpoint says of itself, less the seconds that its training took."""
+    with safe_open(path, "pt") as file:
+        content = json.loads(file.metadata()["advdef"])
+    for stage in content["training"]["stages"]:
+        del stage["seconds"]
+        for part in stage["trained"].values():
+            del part["seconds"]
+    return content
+
+
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM"])
+def test_a_training_that_was_killed_goes_on(
+    advdef: Advdef, here: Path, monkeypatch: pytest.MonkeyPatch, signal_name: str
+) -> None:
+    """Killed in the middle of a channel, the same command ends with the very weights of a training that was not."""
+    (here / "dying.py").write_text(DYING)
+    words = ["train", "--dataset", "dying.py:Dying", *HRS, "-o", "killed.safetensors"]
+    # Each epoch has eleven batches, and the two channels before it three epochs each: the second of the third channel.
+    killed = subprocess.run(
+        [sys.executable, "-m", "robustbench_cli", *words],
+        env={**_environment(), "DIE_AT": "85", "DIE_BY": signal_name},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert killed.returncode == (-signal.SIGKILL if signal_name == "SIGKILL" else 130), killed.stderr
+    assert not (here / "killed.safetensors").exists()
+    if signal_name == "SIGTERM":
+        assert killed.stderr.rstrip().endswith(f"the same command goes on: advdef {' '.join(words)}")
+    resumed = advdef(*words)
+    assert resumed.code == 0
+    assert [line.partition(":")[0] for line in resumed.err.splitlines()[1:]] == [
+        "block 2 channel 1",
+        "block 2 channel 2",
+    ]
+    whole = advdef(*words[:-1], "whole.safetensors")
+    assert resumed.out.partition(":")[2] == whole.out.partition(":")[2]
+    first, second = load_file(here / "killed.safetensors"), load_file(here / "whole.safetensors")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert told(here / "killed.safetensors") == told(here / "whole.safetensors")
+    assert sorted(path.name for path in here.glob("*killed*")) == ["killed.safetensors"]
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_a_trained_model_is_told_in_a_line(advdef: Advdef, here: Path) -> None:
+    """What it is, whether it is randomized and how good, on stdout; the training on stderr; nothing the second time."""
+    words = ("train", *HRS, "-o", "folder/hrs.safetensors")
+    first = advdef(*words)
+    assert first.code == 0
+    start = "folder/hrs.safetensors: small-cnn with hrs(channels=[2,2]) on digits, randomized, clean accuracy "
+    assert first.out.startswith(start)
+    assert first.out.rstrip().endswith(" on 500 test images")
+    assert len(first.out.splitlines()) == 1
+    assert first.err.splitlines()[0] == (
+        "training small-cnn with hrs(channels=[2,2]) on digits; kept in folder/hrs.safetensors"
+    )
+    assert len(first.err.splitlines()) == 5
+    content = (here / "folder" / "hrs.safetensors").read_bytes()
+    again = advdef(*words)
+    assert (again.out, again.err) == (first.out, "")
+    assert (here / "folder" / "hrs.safetensors").read_bytes() == content
+    assert advdef(*words, "--seed", "1", "-q").err == ""
+    assert (here / "folder" / "hrs.safetensors").read_bytes() != content
+
+
+def test_a_checkpoint_is_all_that_an_attack_needs(advdef: Advdef, here: Path) -> None:
+    """Data set, model, normalisation and defense come from the file, wherever it lies."""
+    words = ("--mean", "0.3", "--std", "0.3", "--set", "train.lr=0.01", "--set", "gaussian-noise.sigma_init=0.1")
+    assert advdef("train", "--defense", "gaussian-noise", *words, "--epochs", "2", "-o", "noisy.safetensors").code == 0
+    (here / "noisy.safetensors").rename(here / "moved.safetensors")
+    ended = advdef("attack", "--checkpoint", "moved.safetensors", "--attack", "fgsm", "--n", "20")
+    assert ended.code == 0
+    assert "gaussian-noise(sigma_init=0.1)" in ended.out
+    more = ("--defense", "hrs", "--set", "channels=[2,1]", "--epochs", "1", "-o", "both.safetensors")
+    assert advdef("train", "--checkpoint", "moved.safetensors", *more).code == 0
+    ended = advdef("attack", "--checkpoint", "both.safetensors", "--attack", "fgsm", "--n", "20")
+    assert "gaussian-noise(sigma_init=0.1)+hrs(channels=[2,1])" in ended.out
+
+
+def test_a_foreign_checkpoint_is_a_start(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """A state dict with the words that it needs becomes a checkpoint of ours that needs none."""
+    torch.save({"state_dict": load_file(checkpoint)}, "theirs.pth")
+    words = ("--checkpoint", "theirs.pth", "--model", "small-cnn", "--classes", "10", "--dataset", "digits")
+    ended = advdef("train", *words, "--defense", "gaussian-noise", "--epochs", "1", "-o", "ours.safetensors")
+    assert ended.code == 0
+    assert advdef("attack", "--checkpoint", "ours.safetensors", "--attack", "fgsm", "--n", "20").code == 0
+
+
+def test_what_cannot_be_trained_is_named(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """A file of another kind, a place that cannot be written, nothing to make, a recipe that diverges or makes no sense."""
+    (here / "file").write_text("")
+    out = ("-o", "out.safetensors", "--epochs", "1")
+    for words, line in [
+        (("-o", "out.pt"), "a checkpoint is a .safetensors file, not out.pt: give out.safetensors"),
+        (("-o", "file/out.safetensors"), "cannot write in file: File exists; name a place that can be written"),
+        ((), "advdef train: give --output FILE"),
+        (
+            (*out, "--checkpoint", "model.safetensors"),
+            "there is nothing to make of model.safetensors: give the --defense",
+        ),
+        ((*out, "--set", "train.lr=-1"), "train.lr is -1: input should be greater than 0"),
+        ((*out, "--set", "lr=1e9"), "training diverged in epoch 1, its loss is "),
+        ((*out, "--set", "rate=1"), "--set rate: "),
+        ((*out, "--defense", "hrs", "--set", "channels=0"), "hrs.channels is 0: "),
+    ]:
+        ended = advdef("train", *words)
+        assert (ended.code, ended.out) == (2, "")
+        assert ended.err.splitlines()[-1].startswith(f"advdef: error: {line}")
+        assert not (here / "out.safetensors").exists()
