@@ -19,6 +19,7 @@ CASES = [(name, norm) for name in registry.names() for norm in registry.load(nam
 EPS: dict[Norm, float] = {"linf": 0.25, "l2": 1.5, "l1": 12.0, "l0": 12.0}
 """Radii at which the digits are easily told apart by eye, and hardly any is still classified right."""
 
+
 def quick(name: str) -> Attack:
     """The attack with its defaults, but for the number of its steps."""
     kind: type[Attack] = registry.load(name)
@@ -106,7 +107,9 @@ def test_an_images_result_is_its_own(name: str, norm: Norm, linear_victim: Calla
     def run(rows: Tensor, batch_size: int | None = None) -> Tensor:
         with torch.no_grad():
             source = gradient_source(victim.model.requires_grad_(False), randomized=False, batch_size=batch_size)
-            return attack.run(source, victim.images[rows], victim.labels[rows], threat.select(rows), random.select(rows))
+            return attack.run(
+                source, victim.images[rows], victim.labels[rows], threat.select(rows), random.select(rows)
+            )
 
     every = torch.arange(24)
     whole = run(every)

@@ -152,7 +152,7 @@ class Paths(nn.Module):
 
 
 def test_with_all_draws_known_every_one_is_fooled_where_that_is_possible(
-    linear_victim: Callable[..., LinearVictim]
+    linear_victim: Callable[..., LinearVictim],
 ) -> None:
     """Beyond the distance of the most robust draw no draw is right, and images leave the batch: the exact source pays less."""
     victim = linear_victim(2)

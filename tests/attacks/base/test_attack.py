@@ -96,7 +96,9 @@ def test_an_attack_without_known_norms_cannot_be_defined() -> None:
     """A class that says nothing, or nonsense, of its norms fails where it is written."""
     for norms in ((), ("l3",)):
         with pytest.raises(TypeError, match="Mine must say which norms it knows"):
-            type("Mine", (Far,), {"norms": norms, "__annotations__": {"norms": ClassVar[tuple]}, "__module__": __name__})
+            type(
+                "Mine", (Far,), {"norms": norms, "__annotations__": {"norms": ClassVar[tuple]}, "__module__": __name__}
+            )
 
 
 class Scripted(GradientSource):

@@ -33,7 +33,10 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest
     """A full disk is one line for the user, an interruption stays one, and neither costs the old content."""
     path = tmp_path / "file"
     write_whole(path, b"old")
-    for error, expected in ((OSError(28, "No space left on device"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)):
+    for error, expected in (
+        (OSError(28, "No space left on device"), UserError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ):
 
         def fail(_: int, error: BaseException = error) -> None:
             raise error

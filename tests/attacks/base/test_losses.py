@@ -45,7 +45,9 @@ def test_the_margin_is_what_sorting_gives(seed: int, draws: int, classes: int, s
     """The label's logit, less the largest of the others; its sign says whether the label is predicted."""
     logits, labels = logits_and_labels(seed, draws, classes, scale, shift)
     margins = margin(logits, labels.expand(draws, -1))
-    others = torch.stack([torch.cat([row[:, :k], row[:, k + 1 :]], 1) for row, k in zip(logits.unbind(1), labels)], 1)
+    others = torch.stack(
+        [torch.cat([row[:, :k], row[:, k + 1 :]], 1) for row, k in zip(logits.unbind(1), labels, strict=False)], 1
+    )
     expected = logits[:, torch.arange(40), labels] - others.sort(2).values[..., -1]
     assert torch.equal(margins, expected)
 
@@ -100,7 +102,11 @@ def test_a_margin_within_rounding_is_not_yet_a_success() -> None:
 def test_rounding_covers_what_another_batch_size_changes() -> None:
     """The logits of a convolutional network, alone and in a batch, differ by less; and it scales with the logits."""
     network = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 32, 3), torch.nn.Flatten(), torch.nn.Linear(4608, 10)
+        torch.nn.Conv2d(3, 32, 3),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(32, 32, 3),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4608, 10),
     )
     images = torch.rand(33, 3, 16, 16)
     with torch.no_grad():

@@ -12,7 +12,9 @@ IMAGES = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 class Switch(nn.Module):
     """Each row, or the whole batch, draws one of two linear models, which are ``apart`` from each other."""
 
-    def __init__(self, *, apart: float = 1.0, scale: float = 1.0, shift: float = 0.0, whole_batch: bool = False) -> None:
+    def __init__(
+        self, *, apart: float = 1.0, scale: float = 1.0, shift: float = 0.0, whole_batch: bool = False
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(5, 16, generator=torch.Generator().manual_seed(1)))
         self.apart, self.scale, self.shift, self.whole_batch = apart, scale, shift, whole_batch

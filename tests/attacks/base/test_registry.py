@@ -60,7 +60,12 @@ def test_a_new_file_is_a_new_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A file that is put into the package is found, one that is not named there is not, and sub-packages are not."""
     package = tmp_path / "some_attacks"
     (package / "base").mkdir(parents=True)
-    for file, text in {"__init__": "", "base/__init__": "", "a_b": "__all__ = ['thing']\nthing = 1", "tools": ""}.items():
+    for file, text in {
+        "__init__": "",
+        "base/__init__": "",
+        "a_b": "__all__ = ['thing']\nthing = 1",
+        "tools": "",
+    }.items():
         (package / f"{file}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     found = Registry(kind="thing", package="some_attacks", not_named=frozenset({"tools"}))
@@ -113,7 +118,9 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     assert refused("qqq") == f"unknown attack 'qqq': known: {', '.join(registry.names())}"
 
 
-@pytest.mark.parametrize("name", ["./foo:obj", ":obj", "..:obj", ".foo:obj", "a b:obj", "absent_module:obj", "json.absent:obj"])
+@pytest.mark.parametrize(
+    "name", ["./foo:obj", ":obj", "..:obj", ".foo:obj", "a b:obj", "absent_module:obj", "json.absent:obj"]
+)
 def test_what_is_no_module_is_one_line(name: str) -> None:
     """A place that cannot be a module, or is none, is answered with the two forms that can be given."""
     assert refused(name).endswith("give package.module:object or path/to/file.py:object")
@@ -133,7 +140,9 @@ def test_an_absent_object_is_answered_with_the_nearest(mine: Path) -> None:
 @pytest.mark.parametrize("name", ["number", "function", "ClassVar"])
 def test_what_is_no_attack_is_one_line(mine: Path, name: str) -> None:
     """An object of another kind is refused when it is loaded, not when it is run."""
-    expected = f"'{mine}:{name}' is no attack: give a class that derives from robustbench_cli.attacks.base.attack.Attack"
+    expected = (
+        f"'{mine}:{name}' is no attack: give a class that derives from robustbench_cli.attacks.base.attack.Attack"
+    )
     assert refused(f"{mine}:{name}") == expected
 
 
@@ -150,11 +159,16 @@ def test_a_class_with_parts_missing_is_one_line(mine: Path) -> None:
         ("import absent_module", "ModuleNotFoundError: No module named 'absent_module'"),
         ("raise SystemExit(0)", "SystemExit: 0"),
         ("raise ValueError('two\\nlines')", "ValueError: two lines"),
-        ("from robustbench_cli.attacks.pgd import PGD\nclass Mine(PGD):\n    speed = 3", "PydanticUserError: A non-annotated"),
         (
-            "from robustbench_cli.attacks.base.attack import FixedRadiusAttack\n"
-            "class Mine(FixedRadiusAttack):\n"
-            "    def run(self, *given): ...",
+            "from robustbench_cli.attacks.pgd import PGD\nclass Mine(PGD):\n    speed = 3",
+            "PydanticUserError: A non-annotated",
+        ),
+        (
+            (
+                "from robustbench_cli.attacks.base.attack import FixedRadiusAttack\n"
+                "class Mine(FixedRadiusAttack):\n"
+                "    def run(self, *given): ..."
+            ),
             "TypeError: Mine must say which norms it knows",
         ),
     ],

@@ -129,7 +129,9 @@ def test_the_step_is_the_steepest_of_its_length(norm: Norm, order: float) -> Non
 def test_the_step_does_not_depend_on_the_size_of_the_gradient(norm: Norm, scale: float) -> None:
     """A gradient whose square is 0 or infinite in float32 still shows the way; one of zeros shows none."""
     gradient = torch.tensor([[3.0, -4.0, 0.0]]).view(1, 1, 1, 3)
-    torch.testing.assert_close(steepest_ascent(gradient * scale, norm), steepest_ascent(gradient, norm), rtol=0.2, atol=0)
+    torch.testing.assert_close(
+        steepest_ascent(gradient * scale, norm), steepest_ascent(gradient, norm), rtol=0.2, atol=0
+    )
     assert not steepest_ascent(torch.zeros(1, 1, 1, 3), norm).any()
 
 
