@@ -80,6 +80,12 @@ class Suite:
             if norm != "linf":
                 raise UserError(f"no radius is usual in {norm}: give --eps")
             radii = [parse_eps(usual_eps)]
+        if norm == "linf":
+            for eps in radii:
+                if eps is not None and eps.value > 1:
+                    raise UserError(
+                        f"eps is {eps.text}: in linf it is at most 1, on the [0, 1] pixel scale, as in 8/255"
+                    )
         threats: list[tuple[AttackChoice, str, Eps | None]] = []
         for attack in self.attacks:
             if norm in attack.norms:

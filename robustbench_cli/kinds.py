@@ -64,7 +64,17 @@ def card(kind: str, name: str) -> dict[str, Any]:
     described = _plain(thing.__doc__ or "").partition("\n")[2]
     # What follows is for who calls the class from Python.
     told["description"] = re.split(r"^(?:Args|Attributes|Raises|Returns):$", described, flags=re.MULTILINE)[0].strip()
-    for attribute in ("paper", "norms", "minimal_norm", "trained", "classes", "shape", "argument_name", "epochs"):
+    for attribute in (
+        "paper",
+        "norms",
+        "minimal_norm",
+        "trained",
+        "classes",
+        "shape",
+        "argument_name",
+        "epochs",
+        "eps",
+    ):
         value = getattr(thing, attribute, None)
         # On a class, a property is not yet a value.
         if value is not None and value != "" and not callable(value) and not isinstance(value, property):

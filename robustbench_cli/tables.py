@@ -55,7 +55,7 @@ def form_of(path: Path) -> str:
 
 
 def for_terminal(table: pd.DataFrame) -> Table:
-    """The table as a person reads it: what all rows share stands above it, half a 95 % interval behind its figure."""
+    """The table as a person reads it: what all rows share stands above it, 95 % intervals behind their figures."""
     from rich import box
     from rich.table import Table
 
@@ -96,7 +96,7 @@ def _readable(table: pd.DataFrame) -> tuple[list[tuple[str, bool]], list[list[st
     columns += [("success", True), ("l2", True)]
     if table["des"].notna().any():
         columns.append(("des", True))
-    columns += [("passes", True), ("s", True)]
+    columns.append(("passes", True))
     if table["flags"].astype(bool).any():
         columns.append(("flags", False))
     return columns, [[_word(row, name) for name, _ in columns] for row in _records(table)]
@@ -106,8 +106,9 @@ def _word(row: dict[str, Any], column: str) -> str:
     """What stands in a column of the table for people; accuracies are percentages."""
     if column in ("clean", "robust"):
         name = f"{column}_accuracy"
-        half = 50 * (row[f"{name}_high"] - row[f"{name}_low"])
-        return f"{_percent(row[name])} ±{half:.1f}"
+        # Rounded outwards: an interval that is printed too narrow would speak for the defense.
+        low, high = math.floor(100 * row[f"{name}_low"]), math.ceil(100 * row[f"{name}_high"])
+        return f"{_percent(row[name])} [{low},{high}]"
     shares = {"vote": "robust_accuracy_vote", "every": "robust_accuracy_every_draw", "success": "attack_success_rate"}
     if column in shares:
         return _percent(row[shares[column]])
@@ -119,8 +120,6 @@ def _word(row: dict[str, Any], column: str) -> str:
         return _number(row["des"], 1) + ("~" if row["clean_accuracy_loss_within_interval"] else "")
     if column == "passes":
         return _short(row["forwards"] + row["backwards"])
-    if column == "s":
-        return _number(row["seconds"], 1)
     return str(row[column])
 
 

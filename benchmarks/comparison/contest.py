@@ -63,12 +63,12 @@ class Contest(ExitStack):
             subject: The model to attack.
             examples: N images, and the classes to leave.
             budget: The attack and its parameters.
-            turns: Times that each library runs, after a run of a single step that is not counted.
+            turns: Times that each library runs, after a run of three steps that is not counted.
         """
         seconds: dict[str, list[float]] = {name: [] for name in self._processes}
         perturbed: dict[str, Array] = {}
         for turn in range(-1, turns):
-            asked = replace(budget, steps=1) if turn < 0 else budget
+            asked = replace(budget, steps=3) if turn < 0 else budget
             for name, process in self._processes.items():
                 call = process.submit(_attack, name, subject, examples.images.numpy(), examples.labels.numpy(), asked)
                 perturbed[name], spent = call.result()

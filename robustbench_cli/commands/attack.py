@@ -30,7 +30,12 @@ TARGETS = ("next", "random", "least-likely", "all")
     "--set", "settings", type=SETTING, multiple=True, help="Set a parameter of an attack, a defense or the training."
 )
 @click.option("--norm", type=OneOf(NORMS), help="Measure the perturbation in this norm.  [default: linf]")
-@click.option("--eps", type=EPS, multiple=True, help="Allow perturbations up to this radius, as 0.1 or 8/255.")
+@click.option(
+    "--eps",
+    type=EPS,
+    multiple=True,
+    help="Allow perturbations up to this radius, as 0.1 or 8/255.  [default in linf: the data set's usual one]",
+)
 @click.option(
     "--eot",
     type=EOT,

@@ -13,7 +13,7 @@ __all__ = ["demo"]
 DATASET = "digits"
 DEFENSES = ("none", "gaussian-noise", "hrs")
 ATTACKS: tuple[tuple[str, int | Literal["auto"]], ...] = (("pgd", 1), ("pgd", "auto"), ("cw", "auto"))
-IMAGES = 200
+IMAGES = 100
 
 
 @command("demo")

@@ -222,5 +222,5 @@ def test_the_source_is_the_one_asked_for() -> None:
 
 def test_draws_that_cannot_be_counted_are_one_line() -> None:
     """``--eot exact`` for a model that cannot enumerate says what can be given instead."""
-    with pytest.raises(UserError, match="--eot exact: the draws of this defense cannot be counted; .* --eot 10"):
+    with pytest.raises(UserError, match=r"--eot exact: the draws of this defense cannot be counted; .* --eot 10"):
         gradient_source(nn.Flatten(), eot="exact", randomized=True)

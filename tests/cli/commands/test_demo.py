@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from robustbench_cli.benchmarks.datasets.digits import Digits
 from robustbench_cli.commands import demo
 
 
 def test_the_demo_goes_the_whole_way(advdef: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three models, the attacks on each, scores against the undefended one; the second time nothing is computed."""
     monkeypatch.setattr(demo, "IMAGES", 4)
+    monkeypatch.setattr(Digits, "epochs", 2)
     ended = advdef("demo")
     assert ended.code == 0
     words = [line.split() for line in ended.out.splitlines()]

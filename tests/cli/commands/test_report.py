@@ -158,12 +158,16 @@ def test_failed_cells_leave_a_gate_unjudged(advdef: Advdef, here: Path, store: P
 
 
 def test_a_figure_that_is_missing_leaves_a_gate_unjudged(advdef: Advdef, store: Path) -> None:
-    """No row, or a row without the figure, is 3."""
-    assert advdef("report", "--where", "attack=cw", "--fail-under", "robust_accuracy=0").code == 3
-    assert (
-        advdef("report", "--fail-under", "des=1").code == 3
-        or advdef("report", "--where", "defense=hrs").out == "no rows\n"
-    )
+    """No row at all, or no distance where nothing fell, is 3; no score of an undefended model is no fault."""
+    words = ("--attack", "fgsm", "--eps", "0", *TINY, "-q")
+    assert advdef("attack", "--checkpoint", "model.safetensors", *words).code == 0
+    for conditions, limit, code in [
+        ("attack=cw", "robust_accuracy=0", 3),
+        ("eps=0", "robust_accuracy=0", 0),
+        ("eps=0", "mean_l2=0", 3),
+        ("eps=0", "des=1", 0),
+    ]:
+        assert advdef("report", "--where", conditions, "--fail-under", limit).code == code
 
 
 def test_what_cannot_be_reported_is_named(advdef: Advdef, here: Path, store: Path) -> None:

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -53,25 +51,19 @@ def told(path: Path) -> Any:
     return content
 
 
-@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM"])
-def test_a_training_that_was_killed_goes_on(
-    advdef: Advdef, here: Path, monkeypatch: pytest.MonkeyPatch, signal_name: str
-) -> None:
-    """Killed in the middle of a channel, the same command ends with the very weights of a training that was not."""
+def test_a_training_that_was_killed_goes_on(advdef: Advdef, advdef_process: Advdef, here: Path) -> None:
+    """Stopped in one channel and killed in another, it ends with the very weights of a training that was not."""
     (here / "dying.py").write_text(DYING)
     words = ["train", "--dataset", "dying.py:Dying", *HRS, "-o", "killed.safetensors"]
-    # Each epoch has eleven batches, and the two channels before it three epochs each: the second of the third channel.
-    killed = subprocess.run(
-        [sys.executable, "-m", "robustbench_cli", *words],
-        env={**_environment(), "DIE_AT": "85", "DIE_BY": signal_name},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert killed.returncode == (-signal.SIGKILL if signal_name == "SIGKILL" else 130), killed.stderr
+    # An epoch has eleven batches, and a channel three epochs: in the last of the first channel, and then, from its begin,
+    # in the second of the third.
+    stopped = advdef_process(*words, DIE_AT="30", DIE_BY="SIGTERM")
+    assert stopped.code == 130
+    assert stopped.err.rstrip().endswith(f"the same command goes on: advdef {shlex.join(words)}")
+    killed = advdef_process(*words, DIE_AT="60", DIE_BY="SIGKILL")
+    assert killed.code == -signal.SIGKILL
+    assert "block 1 channel 2: 3 epochs" in killed.err
     assert not (here / "killed.safetensors").exists()
-    if signal_name == "SIGTERM":
-        assert killed.stderr.rstrip().endswith(f"the same command goes on: advdef {' '.join(words)}")
     resumed = advdef(*words)
     assert resumed.code == 0
     assert [line.partition(":")[0] for line in resumed.err.splitlines()[1:]] == [
@@ -85,12 +77,6 @@ def test_a_training_that_was_killed_goes_on(
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert told(here / "killed.safetensors") == told(here / "whole.safetensors")
     assert sorted(path.name for path in here.glob("*killed*")) == ["killed.safetensors"]
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def test_a_trained_model_is_told_in_a_line(advdef: Advdef, here: Path) -> None:
