@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -9,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustbench_cli.attacks.base.attack import MinimalNormAttack, Streak
-from robustbench_cli.attacks.base.losses import margin
+from robustbench_cli.attacks.base.losses import margin, rounding
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.attacks.base.threat import Norm, Threat, per_image
@@ -26,8 +28,10 @@ class CW(MinimalNormAttack):
 
     The box is held by projecting every step onto it ("projected gradient descent" of section V.B) and not by the change
     of variables to tanh, whose derivative vanishes at pixels of exactly 0 and 1: half of a Fashion-MNIST image could not
-    be moved. Every image has its own constant, its own Adam state and its own early stop, so that it is not touched by
-    its batch mates.
+    be moved. Each constant begins where the search so far ended, at the best perturbation yet, and its learning rate falls
+    to 0 along half a period of the cosine. Constants and learning rates are in units of the image's own margin and slope,
+    so the range of the logits does not matter. Every image has its own, and its own Adam state and early stop, so that it
+    is not touched by its batch mates.
     """
 
     paper: ClassVar[str] = (
@@ -37,83 +41,35 @@ class CW(MinimalNormAttack):
 
     steps: int = Field(200, ge=1, description="steps of Adam for each constant")
     binary_search_steps: int = Field(5, ge=1, description="constants that are tried")
-    initial_const: float = Field(0.1, gt=0, description="the first constant c")
+    initial_const: float | None = Field(
+        None,
+        gt=0,
+        description="the first constant c; where not given, twice what a linear model of the image's margin and slope needs",
+    )
     confidence: float = Field(0.0, ge=0, description="the margin, in logits, by which an image must be misclassified")
-    lr: float = Field(0.01, gt=0, description="learning rate of Adam")
-    abort_early: bool = Field(True, description="let an image go when a tenth of the steps has not lowered its loss")
+    lr: float | None = Field(
+        None,
+        gt=0,
+        description="learning rate of Adam at the first step of each constant; where not given, twice the root mean square "
+        "of the smallest perturbation known, which is at first a linear model's",
+    )
+    abort_early: bool = Field(True, description="let an image go when a constant has not brought it 1 % nearer")
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        search = _ConstantSearch(self.initial_const, images)
-        best = images.clone()
-        best_norm = torch.full((len(images),), torch.inf, device=images.device)
+        goal = _Goal(labels, self.confidence, targeted=threat.targeted)
+        logits, gradient = source.gradient(images, labels, goal.loss)
+        lacking = goal.lacking(logits, labels).mean(0)
+        slope = gradient.flatten(1).norm(dim=1).clamp_min(1e-30)
+        # No linear model is believed that calls for more than a tenth of the box's diagonal.
+        farthest = 0.1 * math.sqrt(images[0].numel())
+        length = (lacking / slope).clamp_max(farthest)
+        const = 4 * length / slope if self.initial_const is None else torch.full_like(slope, self.initial_const)
+        search = _ConstantSearch(const)
+        best, best_norm = images.clone(), torch.full_like(slope, torch.inf)
+        # Where nothing is lacking, the image itself is the answer.
+        rows = lacking.nonzero().squeeze(1)
         for _ in range(self.binary_search_steps):
-            found, norm = self._minimise(source, images, labels, threat.targeted, search.const)
-            smaller = norm < best_norm
-            best = torch.where(per_image(smaller, images), found, best)
-            best_norm = torch.where(smaller, norm, best_norm)
-            search.narrow(norm.isfinite())
-        return best
-
-    def _minimise(
-        self, source: GradientSource, images: Tensor, labels: Tensor, targeted: bool, const: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Runs Adam at fixed constants ``(N,)``.
-
-        Returns:
-            The smallest successful perturbed images ``(N, C, H, W)`` and their squared L2 norms ``(N,)``, infinite where
-            none succeeded.
-        """
-        found = images.clone()
-        found_norm = torch.full((len(images),), torch.inf, device=images.device)
-        rows = torch.arange(len(images), device=images.device)
-        sign = -1.0 if targeted else 1.0
-
-        def hinge(logits: Tensor, labels: Tensor) -> Tensor:
-            return (sign * margin(logits, labels) + self.confidence).clamp_min(0)
-
-        streak = Streak(source, images)
-        iterates = images.clone()
-        first, second = torch.zeros_like(images), torch.zeros_like(images)
-        window = max(1, self.steps // 10)
-        lowest = torch.full((len(images),), torch.inf, device=images.device)
-        lowest_before = lowest.clone()
-        for step in range(1, self.steps + 1):
-            logits, gradient = source.gradient(iterates, labels, hinge)
-            difference = iterates - images
-            norm = difference.square().flatten(1).sum(1)
-            margins = sign * margin(logits, labels.expand(len(logits), -1))
-            fooled = streak.offer((margins < -self.confidence).all(0), rows)
-            better = fooled & (norm < found_norm[rows])
-            found_norm[rows] = torch.where(better, norm, found_norm[rows])
-            found[rows] = torch.where(per_image(better, images), iterates, found[rows])
-            lowest = torch.minimum(lowest, norm + const * (margins + self.confidence).clamp_min(0).mean(0))
-            gradient = 2 * difference + per_image(const, images) * gradient
-            first = first.lerp_(gradient, 0.1)
-            second = second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-            scale = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
-            iterates = (iterates - self.lr / (1 - 0.9**step) * first / scale).clamp_(0, 1)
-            if self.abort_early and step % window == 0:
-                going_on = (lowest < 0.9999 * lowest_before).nonzero().squeeze(1)
-                if not len(going_on):
-                    break
-                rows, images, labels, const = rows[going_on], images[going_on], labels[going_on], const[going_on]
-                iterates, first, second = iterates[going_on], first[going_on], second[going_on]
-                lowest = lowest[going_on]
-                lowest_before = lowest.clone()
-        return found, found_norm
-
-
-class _ConstantSearch:
-    """The binary search for the constant, for each image by itself: tenfold until it succeeds, then halving."""
-
-    def __init__(self, initial: float, images: Tensor) -> None:
-        self.const = torch.full((len(images),), initial, device=images.device)
-        self._lower = torch.zeros_like(self.const)
-        self._upper = torch.full_like(self.const, torch.inf)
-
-    def narrow(self, succeeded: Tensor) -> None:
-        """Takes the outcome ``(N,)`` at the constants and sets the next ones."""
-        self._upper = torch.where(succeeded, self.const.minimum(self._upper), self._upper)
-        self._lower = torch.where(succeeded, self._lower, self.const.maximum(self._lower))
-        middle = (self._lower + self._upper) / 2
-        self.const = torch.where(self._upper.isinf(), self.const * 10, middle)
+            if not len(rows):
+                break
+            rates = 2 * length[rows] / math.sqrt(images[0].numel()) if self.lr is None else self.lr
+    def _minimise(self): ...

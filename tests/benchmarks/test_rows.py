@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,18 @@ def test_a_worst_case_follows_the_attacks_of_its_threat(add: Add) -> None:
     assert worst["clean_accuracy"] == 1
     assert worst["eps"] == table["eps"][0]
     assert worst["cell"] not in set(table["cell"].drop(2))
+
+
+def test_at_any_distance_a_worst_case_is_the_nearest(
+    make_cell: MakeCell, make_outcomes: MakeOutcomes, make_result: MakeResult
+) -> None:
+    """Without a radius every attack succeeds, and the smaller perturbation of each image is the worst."""
+    stored = []
+    for number, far in enumerate(([0.1, 0.4], [0.3, 0.2])):
+        outcomes = make_outcomes(clean=[1, 1], robust=[0, 0], distance=far)
+        result, _ = make_result(make_cell(eps=None, attack=MethodSpec(name=f"attack-{number}")), outcomes)
+        stored.append((result, partial(Outcomes, **vars(outcomes))))
+    assert rows(stored)["mean_linf"].tolist() == pytest.approx([0.25, 0.25, 0.15])
 
 
 @pytest.mark.parametrize(

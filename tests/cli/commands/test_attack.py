@@ -112,7 +112,7 @@ def test_the_table_is_all_of_stdout(advdef: Advdef, here: Path, checkpoint: Path
     assert ended.code == 0
     lines = ended.out.splitlines()
     assert lines[0].rstrip() == "dataset digits, model small-cnn, n 40, seed 0"
-    assert lines[2].split() == ["defense", "attack", "threat", "eot", "clean", "robust", "success", "l2", "passes", "s"]
+    assert lines[2].split() == ["defense", "attack", "threat", "eot", "clean", "robust", "success", "l2", "passes"]
     assert lines[4].split()[:4] == ["none", "fgsm", "linf", "0.15"]
     assert len(ended.err.splitlines()) == 1
     assert ended.err.startswith("none fgsm linf eps 0.15: clean ")
