@@ -28,10 +28,10 @@ class CW(MinimalNormAttack):
 
     The box is held by projecting every step onto it ("projected gradient descent" of section V.B) and not by the change
     of variables to tanh, whose derivative vanishes at pixels of exactly 0 and 1: half of a Fashion-MNIST image could not
-    be moved. Each constant begins where the search so far ended, at the best perturbation yet, and its learning rate falls
-    to 0 along half a period of the cosine. Constants and learning rates are in units of the image's own margin and slope,
-    so the range of the logits does not matter. Every image has its own, and its own Adam state and early stop, so that it
-    is not touched by its batch mates.
+    be moved. The steps of each constant begin at the best perturbation so far, and their learning rate falls to 0 along
+    half a period of the cosine. The first constant and the learning rates are in units of the image's own margin and
+    slope, so that the range of the logits does not matter. Every image has its own, as well as its own Adam state and its
+    own early stop, so that it is not touched by its batch mates.
     """
 
     paper: ClassVar[str] = (
@@ -51,25 +51,118 @@ class CW(MinimalNormAttack):
         None,
         gt=0,
         description="learning rate of Adam at the first step of each constant; where not given, twice the root mean square "
-        "of the smallest perturbation known, which is at first a linear model's",
+        "over the pixels of the smallest perturbation known, which is at first a linear model's",
     )
     abort_early: bool = Field(True, description="let an image go when a constant has not brought it 1 % nearer")
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        goal = _Goal(labels, self.confidence, targeted=threat.targeted)
-        logits, gradient = source.gradient(images, labels, goal.loss)
-        lacking = goal.lacking(logits, labels).mean(0)
+        goal = _Goal(confidence=self.confidence, targeted=threat.targeted)
+        logits, gradient = source.gradient(images, labels, goal.hinge)
+        hinge = goal.hinge(logits, labels.expand(len(logits), -1)).mean(0)
         slope = gradient.flatten(1).norm(dim=1).clamp_min(1e-30)
-        # No linear model is believed that calls for more than a tenth of the box's diagonal.
-        farthest = 0.1 * math.sqrt(images[0].numel())
-        length = (lacking / slope).clamp_max(farthest)
+        # A linear model that calls for more than a tenth of the box's diagonal is not believed.
+        diagonal = math.sqrt(images[0].numel())
+        length = (hinge / slope).clamp_max(0.1 * diagonal)
         const = 4 * length / slope if self.initial_const is None else torch.full_like(slope, self.initial_const)
         search = _ConstantSearch(const)
-        best, best_norm = images.clone(), torch.full_like(slope, torch.inf)
-        # Where nothing is lacking, the image itself is the answer.
-        rows = lacking.nonzero().squeeze(1)
+        best, best_length = images.clone(), torch.full_like(slope, torch.inf)
+        rows = hinge.nonzero().squeeze(1)
         for _ in range(self.binary_search_steps):
             if not len(rows):
                 break
-            rates = 2 * length[rows] / math.sqrt(images[0].numel()) if self.lr is None else self.lr
-    def _minimise(self): ...
+            rates = 2 * length[rows] / diagonal if self.lr is None else torch.full_like(length[rows], self.lr)
+            start, const = best[rows], search.const[rows]
+            found, found_length = self._minimise(source, start, images[rows], labels[rows], goal, const, rates)
+            before = best_length[rows]
+            shorter = found_length < before
+            best[rows] = torch.where(per_image(shorter, images), found, start)
+            best_length[rows] = torch.where(shorter, found_length, before)
+            search.narrow(rows, found_length.isfinite())
+            known = best_length[rows]
+            length[rows] = torch.where(known.isfinite(), known, 2 * length[rows]).clamp_max(0.1 * diagonal)
+            if self.abort_early:
+                rows = rows[~(known > 0.99 * before)]
+        return best
+
+    def _minimise(
+        self,
+        source: GradientSource,
+        start: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        goal: _Goal,
+        const: Tensor,
+        rates: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Runs Adam from ``start`` at fixed constants ``(N,)`` and with these learning rates ``(N,)`` at the first step.
+
+        Returns:
+            The smallest successful perturbed images ``(N, C, H, W)`` and their L2 distances ``(N,)``, infinite where none
+            succeeded.
+        """
+        streak = Streak(source, images)
+        found, found_length = images.clone(), torch.full_like(const, torch.inf)
+        iterates = start
+        first, second = torch.zeros_like(images), torch.zeros_like(images)
+        const, rates = per_image(const, images), per_image(rates, images)
+        for step in range(1, self.steps + 1):
+            logits, slope = source.gradient(iterates, labels, goal.hinge)
+            difference = iterates - images
+            length = difference.flatten(1).norm(dim=1)
+            success = streak.offer(goal.reached(logits, labels.expand(len(logits), -1)).all(0))
+            shorter = success & (length < found_length)
+            found = torch.where(per_image(shorter, images), iterates, found)
+            found_length = torch.where(shorter, length, found_length)
+            gradient = 2 * difference + const * slope
+            first = first.lerp_(gradient, 0.1)
+            second = second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+            scale = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
+            falling = 0.5 + 0.5 * math.cos(math.pi * (step - 1) / self.steps)
+            iterates = (iterates - falling * rates / (1 - 0.9**step) * first / scale).clamp_(0, 1)
+        return found, found_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Goal:
+    """What the logits have to be.
+
+    Attributes:
+        confidence: See :class:`CW`.
+        targeted: Whether the labels are the classes to reach.
+    """
+
+    confidence: float
+    targeted: bool
+
+    def _shortfall(self, logits: Tensor, labels: Tensor) -> Tensor:
+        margins = margin(logits, labels)
+        return (-margins if self.targeted else margins) + self.confidence
+
+    def reached(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Where it is reached by more than rounding."""
+        return self._shortfall(logits, labels) < -rounding(logits)
+
+    def hinge(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """By how much it is missed; it aims beyond what :meth:`reached` asks, so as to end there and not on the brink."""
+        return (self._shortfall(logits, labels) + 2 * rounding(logits.detach())).clamp_min(0)
+
+
+class _ConstantSearch:
+    """The binary search for the constant, for each image by itself: tenfold until it succeeds, then halving.
+
+    Args:
+        first: ``(N,)``, the constants to begin with.
+    """
+
+    def __init__(self, first: Tensor) -> None:
+        self.const = first
+        self._lower = torch.zeros_like(first)
+        self._upper = torch.full_like(first, torch.inf)
+
+    def narrow(self, rows: Tensor, succeeded: Tensor) -> None:
+        """Takes whether the constants of the images ``rows`` succeeded, and sets their next ones."""
+        const = self.const[rows]
+        self._upper[rows] = torch.where(succeeded, const.minimum(self._upper[rows]), self._upper[rows])
+        self._lower[rows] = torch.where(succeeded, self._lower[rows], const.maximum(self._lower[rows]))
+        middle = (self._lower[rows] + self._upper[rows]) / 2
+        self.const[rows] = torch.where(middle.isinf(), const * 10, middle)

@@ -20,7 +20,7 @@ __all__ = ["PGD"]
 class PGD(FixedRadiusAttack):
     """Projected gradient descent on the cross-entropy, from random starts.
 
-    ``x <- project(x + step_size * direction(grad))`` (equation 2.1 of the paper's section 2.1), with the sign of the
+    ``x <- project(x + step_size * direction(grad))`` (section 2.1 of the paper), with the sign of the
     gradient in linf and the normalised gradient in l2. Of all iterates of all restarts the one with the smallest expected
     margin is returned. An image that has fallen in every draw there is leaves the batch.
     """

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.registry import Registry
 
 __all__ = ["TARGETS", "Cell", "Eps", "MethodSpec", "Targeted", "parse_eps"]
 
@@ -60,6 +61,17 @@ class MethodSpec(BaseModel):
     parameters: dict[str, Any] = Field(default_factory=dict)
     changed: tuple[str, ...] = ()
     source: str | None = None
+
+    def build(self, registry: Registry) -> Any:
+        """The attack or the defense itself.
+
+        Args:
+            registry: That of its kind.
+
+        Raises:
+            UserError: The name or a parameter is unknown, or a value not allowed.
+        """
+        return registry.load(self.name).from_parameters(self.parameters, name=self.name)
 
     @property
     def label(self) -> str:

@@ -15,14 +15,22 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.files import write_whole
+from robustbench_cli.attacks.base.files import ensure_writable, write_whole
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import build_model, example_images, normalized
 from robustbench_cli.benchmarks.weights import fill, read_bytes, read_metadata, read_tensors
 from robustbench_cli.defenses import registry as defenses
 
-__all__ = ["Checkpoint", "CheckpointInfo", "load_checkpoint", "read_info", "save_checkpoint", "versions"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointInfo",
+    "load_checkpoint",
+    "read_info",
+    "require_place",
+    "save_checkpoint",
+    "versions",
+]
 
 _KEY = "advdef"
 _VERSION = 1
@@ -69,6 +77,19 @@ class Checkpoint(NamedTuple):
     sha256: str
 
 
+def require_place(path: Path) -> None:
+    """Makes sure, before hours of training, that a checkpoint can be written; its folder is made where there is none.
+
+    Raises:
+        UserError: The file's name does not end in ``.safetensors``, or its place cannot be written.
+    """
+    if path.suffix != ".safetensors":
+        raise UserError(
+            f"a checkpoint is a .safetensors file, not {path.name}: give {path.with_suffix('.safetensors')}"
+        )
+    ensure_writable(path.parent)
+
+
 def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo) -> None:
     """Writes a checkpoint: the whole file or none.
 
@@ -80,10 +101,7 @@ def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo) -> None:
     Raises:
         UserError: The file's name does not end in ``.safetensors``, or its place cannot be written.
     """
-    if path.suffix != ".safetensors":
-        raise UserError(
-            f"a checkpoint is a .safetensors file, not {path.name}: give {path.with_suffix('.safetensors')}"
-        )
+    require_place(path)
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     write_whole(path, save_tensors(tensors, metadata={_KEY: info.model_dump_json()}))
@@ -172,8 +190,7 @@ def _fresh(info: CheckpointInfo) -> nn.Module:
     """The defended model that ``info`` describes, before it is given its weights."""
     model = build_model(info.model, shape=info.shape, classes=info.classes, mean=info.mean, std=info.std)
     for spec in info.defenses:
-        defense = defenses.load(spec.name).from_parameters(spec.parameters, name=spec.name)
-        model = defense.protect(model, example_images(info.shape)[:1])
+        model = spec.build(defenses).protect(model, example_images(info.shape)[:1])
     return model
 
 

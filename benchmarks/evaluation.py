@@ -18,7 +18,7 @@ from robustbench_cli.attacks.base.losses import expected_margin
 from robustbench_cli.attacks.base.model import cost_of_all_draws, frozen, is_randomized
 from robustbench_cli.attacks.base.random import Random, seed_from
 from robustbench_cli.attacks.base.source import GradientSource, gradient_source
-from robustbench_cli.attacks.base.threat import Norm, distance, per_image, project_exactly
+from robustbench_cli.attacks.base.threat import Norm, distance, per_image, project_exactly, within
 from robustbench_cli.benchmarks.cell import Targeted
 from robustbench_cli.benchmarks.datasets.base.split import check_images
 from robustbench_cli.benchmarks.devices import automatic_batch_size
@@ -169,23 +169,19 @@ def evaluate(
         for start in range(0, len(images), IMAGES_AT_ONCE):
             batch = images[start : start + IMAGES_AT_ONCE].to(device)
             truth = labels[start : start + IMAGES_AT_ONCE].to(device)
-            threat = attack.threat(
-                batch, norm=norm, eps=None if attack.minimal_norm else eps, targeted=targeted != "no"
-            )
-            random = Random(seed_from(seed, "attack") + torch.arange(start, start + len(batch), device=device))
+            threat = attack.threat(batch, norm=norm, eps=eps, targeted=targeted != "no")
+            searched = attack.searched(threat)
+            random = Random.of(seed, batch, start=start)
             torch.manual_seed(seed_from(seed, "draws of the attack", start))
             goals = _targets(source, batch, truth, classes, targeted, random)
             candidates = _Candidates(judge, start, batch, truth, goals, threat.norm)
             for number, goal in enumerate(goals if len(goals) else truth[None]):
                 torch.manual_seed(seed_from(seed, "draws of the attack", start, number))
-                proposed = _images_of(attack.run(source, batch, goal, threat, random), batch, attack)
-                inside = project_exactly(proposed, batch, threat)
+                proposed = _images_of(attack.run(source, batch, goal, searched, random), batch, attack)
+                inside = project_exactly(proposed, batch, searched)
                 # What is not a number is in no ball either.
                 left_the_ball |= not bool(distance(inside, proposed, "linf").max() <= 1e-4)
-                if attack.minimal_norm and eps is not None:
-                    within = distance(inside, batch, threat.norm) <= eps
-                    inside = torch.where(per_image(within, batch), inside, batch)
-                candidates.add(inside)
+                candidates.add(within(inside, batch, threat))
             pieces.append(candidates.arrays())
             perturbed.append(candidates.worst.cpu())
             if progress is not None:

@@ -12,14 +12,14 @@ import torch
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.cell import MethodSpec
-from robustbench_cli.benchmarks.checkpoint import read_info
+from robustbench_cli.benchmarks.checkpoint import read_info, require_place
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import default_model
 from robustbench_cli.benchmarks.subject import Subject, open_subject
-from robustbench_cli.benchmarks.training import Training, cached_checkpoint, require_place, train
+from robustbench_cli.benchmarks.training import Training, cached_checkpoint, train
 from robustbench_cli.defenses.base.training import Recipe, TrainingProgress
 
 __all__ = ["Preparation"]

@@ -70,7 +70,7 @@ def defense_efficiency(
     resamples: int = 2000,
     seed: int = 0,
 ) -> DefenseEfficiency | None:
-    """The Defense Efficiency Score (Wang et al., IJCAI 2019, section 4.1) with a paired bootstrap over the images.
+    """The Defense Efficiency Score (Wang et al., IJCAI 2019, abstract) with a paired bootstrap over the images.
 
     Args:
         undefended_success: For each image how often the attack succeeded on the undefended model and how often it could

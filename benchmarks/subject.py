@@ -180,7 +180,7 @@ def method_spec(registry: Registry, name: str, parameters: dict[str, Any]) -> tu
     Args:
         registry: Where the name is looked up.
         name: As the user typed it.
-        parameters: What the user set; strings are read as YAML.
+        parameters: What the user set.
 
     Raises:
         UserError: The name or a parameter is unknown, or a value not allowed.

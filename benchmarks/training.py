@@ -14,8 +14,6 @@ import platformdirs
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.files import ensure_writable
 from robustbench_cli.attacks.base.random import seed_from
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, save_checkpoint, versions
@@ -27,7 +25,7 @@ from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.training import Recipe, Trainer, TrainingProgress
 from robustbench_cli.defenses.none import Undefended
 
-__all__ = ["Training", "cached_checkpoint", "require_place", "train"]
+__all__ = ["Training", "cached_checkpoint", "train"]
 
 
 class Training(BaseModel):
@@ -82,19 +80,6 @@ def cached_checkpoint(training: Training) -> Path:
     return platformdirs.user_cache_path("advdef") / "checkpoints" / f"{words[:80]}-{training.key}.safetensors"
 
 
-def require_place(path: Path) -> None:
-    """Makes sure, before hours of training, that a checkpoint can be written.
-
-    Raises:
-        UserError: The file's name does not end in ``.safetensors``, or its place cannot be written.
-    """
-    if path.suffix != ".safetensors":
-        raise UserError(
-            f"a checkpoint is a .safetensors file, not {path.name}: give {path.with_suffix('.safetensors')}"
-        )
-    ensure_writable(path.parent)
-
-
 def train(
     training: Training,
     path: Path,
@@ -119,7 +104,7 @@ def train(
         UserError: The data, the model or a defense's parameters are not what they must be, or the loss diverges.
     """
     dataset = load_dataset(training.dataset, data_dir=data_dir)
-    chain = [build_defense(each) for each in training.defenses]
+    chain: list[Defense] = [each.build(defenses) for each in training.defenses]
     earlier: tuple[MethodSpec, ...] = ()
     record: dict[str, Any] = {"key": training.key}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -167,9 +152,3 @@ def train(
     # Also those of trainings to this file that were killed and then begun otherwise.
     for partial in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
         partial.unlink(missing_ok=True)
-
-
-def build_defense(spec: MethodSpec) -> Defense:
-    """The defense that a specification stands for."""
-    kind: type[Defense] = defenses.load(spec.name)
-    return kind.from_parameters(spec.parameters, name=spec.name)

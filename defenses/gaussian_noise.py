@@ -23,8 +23,8 @@ class GaussianNoise(Defense):
     """Gaussian noise before every convolution, in training and after (Random Self-Ensemble's noise layers).
 
     Each convolution's input h becomes ``h + sigma * N(0, I)``: ``sigma_init`` where h is the image, ``sigma_inner`` where
-    it comes from an earlier convolution. Trained with one draw a step; the paper's ensemble of many draws is the vote
-    over repeated passes.
+    it comes from an earlier convolution. Trained with one draw a step. The paper predicts by
+    the mean softmax of many draws; here one draw decides, and the vote over repeated passes stands beside it.
     """
 
     paper: ClassVar[str] = (

@@ -185,9 +185,7 @@ def hrs(
     Raises:
         UserError: The parameters are not allowed, or the model cannot be cut there.
     """
-    names = split if split == "auto" else [split] if isinstance(split, str) else list(split)
-    parameters = {"channels": list(channels), "split": names}
-    defense = HRS.from_parameters(parameters, name="hrs")
+    defense = HRS.from_parameters({"channels": tuple(channels), "split": split}, name="hrs")
     if isinstance(example, Tensor):
         return defense.protect(model, example[:1])
     return defense.protect(model, next(model.parameters()).new_zeros(1, *example))

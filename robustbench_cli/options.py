@@ -97,7 +97,7 @@ class Setting(NamedTuple):
     Attributes:
         name: The attack or defense, or ``None`` where only one of those named has such a parameter.
         key: The parameter.
-        value: Its value as written, for :meth:`Method.from_parameters` to read as YAML.
+        value: Its value as written, for :func:`~.method.read_value` to read.
     """
 
     name: str | None

@@ -20,7 +20,7 @@ DEFAULT_ATTACKS = ("pgd", "cw-pgd", "cw")
 _EOT = "eot-"
 
 
-def distribute(settings: Sequence[Setting], kinds: Mapping[str, type[Method]]) -> dict[str, dict[str, str]]:
+def distribute(settings: Sequence[Setting], kinds: Mapping[str, type[Method]]) -> dict[str, dict[str, Any]]:
     """Gives each ``--set`` to the method that it is meant for.
 
     Args:
@@ -33,7 +33,9 @@ def distribute(settings: Sequence[Setting], kinds: Mapping[str, type[Method]]) -
     Raises:
         UserError: A name was not given to the command, or a key without a name fits none of the methods, or several.
     """
-    parameters: dict[str, dict[str, str]] = {name: {} for name in kinds}
+    from robustbench_cli.attacks.base.method import read_value
+
+    parameters: dict[str, dict[str, Any]] = {name: {} for name in kinds}
     for setting in settings:
         name = setting.name
         if name is None:
@@ -49,7 +51,7 @@ def distribute(settings: Sequence[Setting], kinds: Mapping[str, type[Method]]) -
             name = fitting[0]
         elif name not in kinds:
             raise UserError(f"--set {name}.{setting.key}: no '{name}' is used here; {did_you_mean(name, kinds)}")
-        parameters[name][setting.key] = setting.value
+        parameters[name][setting.key] = read_value(setting.value)
     return parameters
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from inspect import isabstract
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +16,7 @@ from robustbench_cli.attacks.base.method import Method
 from robustbench_cli.attacks.base.model import cost_of_all_draws, frozen, is_randomized
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource, gradient_source
-from robustbench_cli.attacks.base.threat import NORMS, Norm, Threat, distance, per_image, project_exactly
+from robustbench_cli.attacks.base.threat import NORMS, Norm, Threat, per_image, project_exactly, within
 
 __all__ = ["Attack", "BestIterates", "FixedRadiusAttack", "MinimalNormAttack", "Streak"]
 
@@ -47,7 +48,7 @@ class Attack(Method, ABC):
             source: Gives logits and gradients; the attack asks nothing else of the model.
             images: ``(N, C, H, W)`` in [0, 1].
             labels: ``(N,)``, the classes to leave, or to reach if the threat is targeted.
-            threat: Its radii are infinite for a minimal-norm attack.
+            threat: Its radii are infinite for a minimal-norm attack; see :meth:`searched`.
             random: Random numbers for each image.
 
         Returns:
@@ -92,21 +93,22 @@ class Attack(Method, ABC):
         if labels.shape != images.shape[:1]:
             raise UserError(f"{len(images)} images need as many labels: these have the shape {tuple(labels.shape)}")
         with frozen(model):
-            if eot == "exact" and cost_of_all_draws(model, images) is None:
+            randomized = is_randomized(model, images)
+            if randomized and eot == "exact" and cost_of_all_draws(model, images) is None:
                 raise UserError("eot is 'exact', and the draws of this model cannot be counted: give a number of draws")
             source = gradient_source(
                 model,
                 eot=eot,
-                randomized=is_randomized(model, images[:2]),
+                randomized=randomized,
                 targeted=targeted,
                 batch_size=batch_size,
             )
-            perturbed = self.run(source, images, labels, threat, Random.of(seed, images))
-        if not self.minimal_norm:
-            return project_exactly(perturbed, images, threat)
-        found = project_exactly(perturbed, images, Threat(norm=threat.norm, eps=torch.full_like(threat.eps, torch.inf)))
-        within = distance(found, images, threat.norm) <= threat.eps
-        return torch.where(per_image(within, images), found, images)
+            perturbed = self.run(source, images, labels, self.searched(threat), Random.of(seed, images))
+        return within(project_exactly(perturbed, images, self.searched(threat)), images, threat)
+
+    def searched(self, threat: Threat) -> Threat:
+        """The threat inside which the attack searches: at any distance, if it looks for the smallest perturbation."""
+        return replace(threat, eps=torch.full_like(threat.eps, torch.inf)) if self.minimal_norm else threat
 
     def threat(self, images: Tensor, *, norm: Norm | None, eps: float | Tensor | None, targeted: bool) -> Threat:
         """The threat for a batch, after a check of what the caller gave; see :meth:`__call__`."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
 
-__all__ = ["Method"]
+__all__ = ["Method", "read_value"]
 
 _FRACTION = re.compile(r"\d+/0*[1-9]\d*")
 
@@ -30,11 +30,10 @@ class Method(BaseModel):
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any], *, name: str) -> Self:
-        """Builds the method from words that a user wrote.
+        """Builds the method from values that a user gave.
 
         Args:
-            parameters: Values by field name. A string is read as ``--set`` gives it: as YAML, ``"[5, 5]"``, or as a
-                fraction, ``"2/255"``.
+            parameters: Values by field name, as they are; what was written as words goes through :func:`read_value` first.
             name: How the user called the method, for the messages.
 
         Raises:
@@ -43,9 +42,8 @@ class Method(BaseModel):
         for key in parameters:
             if key not in cls.model_fields:
                 raise UserError(f"{name} has no parameter '{key}': {did_you_mean(key, cls.model_fields)}")
-        values = {key: _read(value) for key, value in parameters.items()}
         try:
-            return cls(**values)
+            return cls(**parameters)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in (name, *first["loc"]))
@@ -58,12 +56,11 @@ class Method(BaseModel):
         return (cls.__doc__ or "").strip().partition("\n")[0]
 
 
-def _read(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    if _FRACTION.fullmatch(value):
-        return float(Fraction(value))
+def read_value(words: str) -> Any:
+    """A value as ``--set`` gives it: YAML, ``[5, 5]``, or a fraction, ``2/255``; a string where it is neither."""
+    if _FRACTION.fullmatch(words):
+        return float(Fraction(words))
     try:
-        return yaml.safe_load(value)
+        return yaml.safe_load(words)
     except yaml.YAMLError:
-        return value
+        return words

@@ -32,9 +32,10 @@ class Random:
         self._draws = 0
 
     @classmethod
-    def of(cls, seed: int, images: Tensor) -> Random:
-        """Streams for a batch whose images are told apart by their place in it."""
-        return cls(seed_from(seed, "attack") + torch.arange(len(images), device=images.device))
+    def of(cls, seed: int, images: Tensor, *, start: int = 0) -> Random:
+        """Streams for a batch whose images are told apart by their places, the first one's being ``start``."""
+        places = torch.arange(start, start + len(images), device=images.device)
+        return cls(seed_from(seed, "attack") + places)
 
     def select(self, rows: Tensor) -> Random:
         """The streams of the images ``rows`` (int64 indices or a mask), where they stand now."""

@@ -90,6 +90,15 @@ class Registry:
             return None
         return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else None
 
+    def find(self, words: str) -> tuple[Any, str | None]:
+        """The object that ``words`` name, and its argument: what follows the colon of a name, as ``PATH`` in ``npz:PATH``.
+
+        Raises:
+            UserError: As for :meth:`load`.
+        """
+        word, colon, argument = words.partition(":")
+        return (self.load(word), argument) if colon and self.knows(word) else (self.load(words), None)
+
     def load(self, name: str) -> Any:
         """Imports and returns the object that ``name`` stands for.
 

@@ -21,6 +21,7 @@ __all__ = [
     "project_exactly",
     "random_in_ball",
     "steepest_ascent",
+    "within",
 ]
 
 Norm = Literal["linf", "l2", "l1", "l0"]
@@ -133,3 +134,9 @@ def project_exactly(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor
     factor = per_image((threat.eps - slack).clamp_min(0) / length.clamp_min(1e-300), images)
     shorter = (images.double() + (perturbed.double() - images.double()) * factor).to(images.dtype)
     return torch.where(per_image(outside, images), shorter, perturbed)
+
+
+def within(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor:
+    """``perturbed`` where it lies in its ball to the last bit, and the image itself elsewhere; all ``(N, C, H, W)``."""
+    inside = distance(perturbed, images, threat.norm) <= threat.eps
+    return torch.where(per_image(inside, images), perturbed, images)

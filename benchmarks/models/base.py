@@ -118,7 +118,7 @@ def build_model(
     Raises:
         UserError: The model is unknown, cannot be built for this shape, or does not keep the contract of a model.
     """
-    thing, argument = _find(spec)
+    thing, argument = registry.find(spec)
     options: dict[str, Any] = {"shape": shape, "classes": classes}
     if argument is not None:
         options["argument"] = argument
@@ -162,16 +162,8 @@ def is_trained(spec: str) -> bool:
     Raises:
         UserError: The model is unknown.
     """
-    thing, _ = _find(spec)
+    thing, _ = registry.find(spec)
     return bool(getattr(thing, "trained", False))
-
-
-def _find(spec: str) -> tuple[Any, str | None]:
-    """The callable that a spec names, and what follows the colon of a registered name."""
-    word, colon, argument = spec.partition(":")
-    if colon and word in registry.names():
-        return registry.load(word), argument
-    return registry.load(spec), None
 
 
 def example_images(shape: tuple[int, int, int]) -> Tensor:

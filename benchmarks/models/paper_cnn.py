@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from torch import Tensor, nn
+from torch import nn
 
 from robustbench_cli.attacks.base.errors import UserError
 
@@ -18,7 +18,7 @@ _PLANS: dict[tuple[int, int, int], tuple[int, int, int, int, float]] = {
 }
 
 
-class PaperCNN(nn.Module):
+class PaperCNN(nn.Sequential):
     """The networks of Wang et al. (IJCAI 2019, arXiv 1908.07116) for MNIST and CIFAR-10.
 
     Valid 3 x 3 convolutions: 32, 32, pool, 64, 64, pool, 200, 200, K for grey 28 x 28 images; 64, 64, pool, 128, 128, pool,
@@ -33,37 +33,30 @@ class PaperCNN(nn.Module):
     """
 
     def __init__(self, *, shape: tuple[int, int, int], classes: int) -> None:
-        super().__init__()
         if tuple(shape) not in _PLANS:
             raise UserError(
                 f"paper-cnn takes images of 1x28x28 or 3x32x32, not {'x'.join(map(str, shape))}: "
                 f"use small-cnn or torchvision:NAME"
             )
         first, second, features, width, dropout = _PLANS[shape]
-        layers = OrderedDict(
-            conv1=nn.Conv2d(shape[0], first, 3),
-            relu1=nn.ReLU(),
-            conv2=nn.Conv2d(first, first, 3),
-            relu2=nn.ReLU(),
-            pool1=nn.MaxPool2d(2),
-            conv3=nn.Conv2d(first, second, 3),
-            relu3=nn.ReLU(),
-            conv4=nn.Conv2d(second, second, 3),
-            relu4=nn.ReLU(),
-            pool2=nn.MaxPool2d(2),
-            flatten=nn.Flatten(),
-            fc1=nn.Linear(features, width),
-            relu5=nn.ReLU(),
-            dropout=nn.Dropout(dropout),
-            fc2=nn.Linear(width, width),
-            relu6=nn.ReLU(),
-            fc3=nn.Linear(width, classes),
+        super().__init__(
+            OrderedDict(
+                conv1=nn.Conv2d(shape[0], first, 3),
+                relu1=nn.ReLU(),
+                conv2=nn.Conv2d(first, first, 3),
+                relu2=nn.ReLU(),
+                pool1=nn.MaxPool2d(2),
+                conv3=nn.Conv2d(first, second, 3),
+                relu3=nn.ReLU(),
+                conv4=nn.Conv2d(second, second, 3),
+                relu4=nn.ReLU(),
+                pool2=nn.MaxPool2d(2),
+                flatten=nn.Flatten(),
+                fc1=nn.Linear(features, width),
+                relu5=nn.ReLU(),
+                dropout=nn.Dropout(dropout),
+                fc2=nn.Linear(width, width),
+                relu6=nn.ReLU(),
+                fc3=nn.Linear(width, classes),
+            )
         )
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images ``(N, C, H, W)`` → logits ``(N, K)``."""
-        for layer in self.children():
-            images = layer(images)
-        return images

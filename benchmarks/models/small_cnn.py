@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from torch import Tensor, nn
+from torch import nn
 
 from robustbench_cli.attacks.base.errors import UserError
 
 __all__ = ["SmallCNN"]
 
 
-class SmallCNN(nn.Module):
+class SmallCNN(nn.Sequential):
     """Padded 3 x 3 convolutions 16, 16, pool, 32, pool; then 64 and K fully connected; ReLU throughout.
 
     Args:
@@ -23,29 +23,22 @@ class SmallCNN(nn.Module):
     """
 
     def __init__(self, *, shape: tuple[int, int, int], classes: int) -> None:
-        super().__init__()
         channels, height, width = shape
         if min(height, width) < 8:
             raise UserError(f"small-cnn takes images of 8x8 and larger, not {height}x{width}: give larger ones")
-        layers = OrderedDict(
-            conv1=nn.Conv2d(channels, 16, 3, padding=1),
-            relu1=nn.ReLU(),
-            conv2=nn.Conv2d(16, 16, 3, padding=1),
-            relu2=nn.ReLU(),
-            pool1=nn.MaxPool2d(2),
-            conv3=nn.Conv2d(16, 32, 3, padding=1),
-            relu3=nn.ReLU(),
-            pool2=nn.MaxPool2d(2),
-            flatten=nn.Flatten(),
-            fc1=nn.Linear(32 * (height // 2 // 2) * (width // 2 // 2), 64),
-            relu4=nn.ReLU(),
-            fc2=nn.Linear(64, classes),
+        super().__init__(
+            OrderedDict(
+                conv1=nn.Conv2d(channels, 16, 3, padding=1),
+                relu1=nn.ReLU(),
+                conv2=nn.Conv2d(16, 16, 3, padding=1),
+                relu2=nn.ReLU(),
+                pool1=nn.MaxPool2d(2),
+                conv3=nn.Conv2d(16, 32, 3, padding=1),
+                relu3=nn.ReLU(),
+                pool2=nn.MaxPool2d(2),
+                flatten=nn.Flatten(),
+                fc1=nn.Linear(32 * (height // 2 // 2) * (width // 2 // 2), 64),
+                relu4=nn.ReLU(),
+                fc2=nn.Linear(64, classes),
+            )
         )
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images ``(N, C, H, W)`` → logits ``(N, K)``."""
-        for layer in self.children():
-            images = layer(images)
-        return images

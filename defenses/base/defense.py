@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -68,7 +69,7 @@ def defend(
         model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``; left as it is.
         defense: The defense and its parameters.
         examples: What to train on.
-        seed: Of the training.
+        seed: Of the fresh weights and of the training.
         device: Where to train.
         **recipe: Fields of :class:`~.training.Recipe`, such as ``epochs``.
 
@@ -80,7 +81,8 @@ def defend(
     """
     trainer = Trainer(examples, Recipe.from_parameters(recipe, name="recipe"), seed=seed, device=torch.device(device))
     image, _ = examples.batch(torch.zeros(1, dtype=torch.int64))
-    protected = defense.protect(model.to(device), image.to(device))
+    with trainer.draws("weights"):
+        protected = defense.protect(copy.deepcopy(model).to(device), image.to(device))
     if defense.trained:
         defense.fit(protected, trainer)
     return protected.eval()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.files import write_whole
 from robustbench_cli.attacks.base.method import Method
+from robustbench_cli.attacks.base.random import seed_from
 
 __all__ = ["Examples", "Loss", "Recipe", "Trainer", "TrainingProgress"]
 
@@ -152,14 +153,13 @@ class Trainer:
         }
 
     @contextmanager
-    def draws(self, *of: object) -> Iterator[int]:
+    def draws(self, *of: int | str) -> Iterator[int]:
         """Within it, torch's random numbers follow from the trainer's seed and ``of`` alone; the caller's stay as they were.
 
         Yields:
             The seed that it set.
         """
-        digest = hashlib.sha256(json.dumps([self.seed, *map(str, of)]).encode()).digest()
-        seed = int.from_bytes(digest[:8]) >> 1
+        seed = seed_from(self.seed, *of)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             yield seed
@@ -177,7 +177,7 @@ class Trainer:
             loss: The mean cross entropy of the logits, unless given.
 
         Raises:
-            UserError: The loss is not finite, or the file for resuming is of another training.
+            UserError: The loss is not finite, or the file for resuming is of another training or cannot be written.
         """
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -266,12 +266,7 @@ class Trainer:
         }
         # Tensors of one storage are refused, and network's are keep's.
         content = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}, metadata)
-        temporary = self._resume.with_name(f".{self._resume.name}.{os.getpid()}")
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._resume)
+        write_whole(self._resume, content)
 
     def _restore(
         self, network: nn.Module, name: str, keep: nn.Module | None, optimizer: torch.optim.Optimizer

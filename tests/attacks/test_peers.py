@@ -27,21 +27,29 @@ def foolbox() -> ModuleType:
     return foolbox
 
 
+STARTS = 5
+
+
 @pytest.mark.parametrize(("norm", "radii"), [("linf", (0.05, 0.1, 0.15)), ("l2", (0.3, 0.6, 0.9))])
 def test_pgd_leaves_no_more_than_foolboxs(
     norm: Norm, radii: tuple[float, ...], foolbox: ModuleType, digits_victim: Victim
 ) -> None:
-    """With the same steps and step size, and the better for our own default, accuracy is no higher than Foolbox's."""
+    """With the same steps and step size, and with our own, accuracy is no higher than Foolbox's; means over five starts."""
     model, images, labels = digits_victim.model, digits_victim.images, digits_victim.labels
     theirs = foolbox.PyTorchModel(model, bounds=(0, 1))
     kind = foolbox.attacks.LinfPGD if norm == "linf" else foolbox.attacks.L2PGD
     for eps in radii:
-        torch.manual_seed(0)
-        _, perturbed, _ = kind(abs_stepsize=eps / 10, steps=20)(theirs, images, labels, epsilons=eps)
-        peer = digits_victim.accuracy(perturbed)
-        same = digits_victim.accuracy(PGD(steps=20, step_size=eps / 10)(model, images, labels, norm=norm, eps=eps))
-        own = digits_victim.accuracy(PGD(steps=20)(model, images, labels, norm=norm, eps=eps))
-        margin = digits_victim.accuracy(CWPGD(steps=20)(model, images, labels, norm=norm, eps=eps))
+        peer = same = own = margin = 0.0
+        for seed in range(STARTS):
+            torch.manual_seed(seed)
+            _, perturbed, _ = kind(abs_stepsize=eps / 10, steps=20)(theirs, images, labels, epsilons=eps)
+            peer += digits_victim.accuracy(perturbed) / STARTS
+            attacks = PGD(steps=20, step_size=eps / 10), PGD(steps=20), CWPGD(steps=20)
+            left = [
+                digits_victim.accuracy(attack(model, images, labels, norm=norm, eps=eps, seed=seed)) / STARTS
+                for attack in attacks
+            ]
+            same, own, margin = same + left[0], own + left[1], margin + left[2]
         assert 0 < peer < 1
         assert same <= peer + IMAGE
         assert own <= peer + IMAGE

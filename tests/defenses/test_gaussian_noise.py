@@ -105,7 +105,7 @@ def test_bad_models_and_parameters() -> None:
     with pytest.raises(
         UserError, match=r"gaussian-noise.sigma_init is -0.1: input should be greater than or equal to 0"
     ):
-        GaussianNoise.from_parameters({"sigma_init": "-0.1"}, name="gaussian-noise")
+        GaussianNoise.from_parameters({"sigma_init": -0.1}, name="gaussian-noise")
 
 
 def test_digits_are_learnt(digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]) -> None:

@@ -11,6 +11,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.method import read_value
 from robustbench_cli.attacks.base.model import EnumerableDraws, is_randomized
 from robustbench_cli.defenses.base.training import Recipe, Trainer, TrainingProgress
 from robustbench_cli.defenses.gaussian_noise import GaussianNoise
@@ -245,7 +246,7 @@ def test_digits_are_learnt(digits: Any, network: Callable[[], nn.Module], accura
 def test_bad_parameters(parameters: dict[str, str], message: str) -> None:
     """Parameters that cannot be are told by name."""
     with pytest.raises(UserError, match=message):
-        HRS.from_parameters(parameters, name="hrs")
+        HRS.from_parameters({key: read_value(value) for key, value in parameters.items()}, name="hrs")
 
 
 def test_noise_inside_the_channels(normed: Callable[[], nn.Module]) -> None:

@@ -30,11 +30,7 @@ def load_dataset(name: str, *, data_dir: Path | None = None) -> Dataset:
 
 @cache
 def _load(name: str, data_dir: Path | None) -> Dataset:
-    word, colon, rest = name.partition(":")
-    if colon and word in registry.names():
-        thing, argument = registry.load(word), rest
-    else:
-        thing, argument = registry.load(name), None
+    thing, argument = registry.find(name)
     try:
         inspect.signature(thing).bind(argument, data_dir=data_dir)
     except TypeError:

@@ -169,11 +169,11 @@ def test_an_iterate_without_numbers_is_never_the_best() -> None:
 def test_a_sample_must_be_fooled_several_times_in_a_row() -> None:
     """A draw that resists starts the count anew, for its image alone; of all draws one time is enough."""
     streak = Streak(Scripted(exhaustive=False), IMAGES)
-    rows = torch.tensor([0, 2])
     for step in range(1, 9):
-        success = streak.offer(torch.tensor([True, step != 3]), rows)
-        assert success.tolist() == [step >= 5, step >= 8]
-    assert Streak(Scripted(exhaustive=True), IMAGES).offer(torch.tensor([True, False]), rows).tolist() == [True, False]
+        success = streak.offer(torch.tensor([True, step != 3, False, True]))
+        assert success.tolist() == [step >= 5, step >= 8, False, step >= 5]
+    every = Streak(Scripted(exhaustive=True), IMAGES)
+    assert every.offer(torch.tensor([True, False, True, False])).tolist() == [True, False, True, False]
 
 
 def test_the_model_is_asked_whether_it_is_randomized() -> None:

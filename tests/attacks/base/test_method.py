@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field, ValidationError, field_validator
 
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.method import Method
+from robustbench_cli.attacks.base.method import Method, read_value
 
 
 class Example(Method):
@@ -35,11 +35,11 @@ class Example(Method):
 def test_words_are_read_as_what_they_say() -> None:
     """Strings as ``--set`` gives them become numbers, lists, switches and nothing; values of Python stay as they are."""
     words = {"steps": "7", "size": "2/255", "start": "no", "channels": "[2, 3]", "rule": "mean"}
-    assert Example.from_parameters(words, name="example") == Example(
+    assert Example.from_parameters({key: read_value(value) for key, value in words.items()}, name="example") == Example(
         steps=7, size=2 / 255, start=False, channels=(2, 3), rule="mean"
     )
-    assert Example.from_parameters({"size": "1e-3"}, name="example").size == 0.001
-    assert Example.from_parameters({"size": "null"}, name="example").size is None
+    assert Example.from_parameters({"size": read_value("1e-3")}, name="example").size == 0.001
+    assert Example.from_parameters({"size": read_value("null")}, name="example").size is None
     assert Example.from_parameters({"channels": [4], "size": 0.5}, name="example") == Example(channels=(4,), size=0.5)
     assert Example.from_parameters({}, name="example") == Example()
 
@@ -64,7 +64,7 @@ def test_words_are_read_as_what_they_say() -> None:
 def test_a_wrong_parameter_is_one_line(key: str, value: str, line: str) -> None:
     """The line says which parameter of what, what it is, and what would be right."""
     with pytest.raises(UserError) as refusal:
-        Example.from_parameters({key: value}, name="x")
+        Example.from_parameters({key: read_value(value)}, name="x")
     assert str(refusal.value) == line
 
 

@@ -36,9 +36,9 @@ OWN = """
     from typing import Annotated, ClassVar, Literal
     from annotated_types import Ge
     from pydantic import Field
-    from robustbench_cli.attacks.base.method import Method
+    from robustbench_cli.attacks.base.attack import FixedRadiusAttack
 
-    class Mine(Method):
+    class Mine(FixedRadiusAttack):
         '''Moves ``pixels``, as :class:`~a.b.Other` does.
 
         More on it.
@@ -55,6 +55,9 @@ OWN = """
         counts: tuple[Annotated[int, Ge(1)], ...] = Field((5, 5), min_length=1, description="some counts")
         order: Literal["up", "down"] = Field("up", description="which way")
         flag: bool = Field(default=True, description="whether")
+
+        def run(self, source, images, labels, threat, random):
+            return images
 """
 
 
@@ -73,6 +76,7 @@ def test_a_users_own_attack_is_shown_as_ours(advdef: Callable[..., Any], tmp_pat
         "description": "More on it.",
         "paper": "A. Author: Title. Place",
         "norms": ["linf"],
+        "minimal_norm": False,
     }
     optional = {"required": False, "constraints": []}
     assert parameters == [
