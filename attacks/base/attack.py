@@ -160,10 +160,10 @@ class Streak:
         self._needed = 1 if source.exhaustive else self.steps
         self._length = torch.zeros(len(images), dtype=torch.int64, device=images.device)
 
-    def offer(self, fooled: Tensor, rows: Tensor) -> Tensor:
-        """Takes whether every draw ``(n,)`` of the images ``rows`` was fooled; returns where that is now a success."""
-        self._length[rows] = torch.where(fooled, self._length[rows] + 1, 0)
-        return self._length[rows] >= self._needed
+    def offer(self, fooled: Tensor) -> Tensor:
+        """Takes whether every draw ``(N,)`` was fooled at this step; returns where that is now a success."""
+        self._length = torch.where(fooled, self._length + 1, 0)
+        return self._length >= self._needed
 
 
 class BestIterates:
