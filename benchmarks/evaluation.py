@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.losses import expected_margin
+from robustbench_cli.attacks.base.losses import margin
 from robustbench_cli.attacks.base.model import cost_of_all_draws, frozen, is_randomized
 from robustbench_cli.attacks.base.random import Random, seed_from
 from robustbench_cli.attacks.base.source import GradientSource, gradient_source
@@ -271,13 +271,26 @@ class _Judge:
         """
         scored = self._ask(self._scores, images, "score", start)
         chosen_on = self._ask(self._choices, images, "choose", start) if self._randomized else scored
-        predictions = torch.where(scored.isnan().any(2), -1, scored.argmax(2))
-        survival = expected_margin(chosen_on, labels, targeted=False, exhaustive=True)
-        return predictions, survival.nan_to_num(-1.0)
+        return _deployed(scored), _survival(chosen_on, labels)
 
     def _ask(self, source: GradientSource, images: Tensor, purpose: str, start: int) -> Tensor:
         torch.manual_seed(seed_from(self._seed, purpose, start))
         return source.logits(images)
+
+
+def _deployed(logits: Tensor) -> Tensor:
+    """The classes ``(D, N)`` that a user of the model would get from logits ``(D, N, K)``; -1 where one is no number."""
+    return torch.where(logits.isnan().any(2), -1, logits.argmax(2))
+
+
+def _survival(logits: Tensor, labels: Tensor) -> Tensor:
+    """How well images survive: the share of draws whose deployed prediction is right, and between equal shares the margin.
+
+    The prediction decides and not the margin's sign, which a tie or an infinite logit sets apart from it.
+    """
+    margins = margin(logits, labels.expand(len(logits), -1)).double().nan_to_num(0.0, posinf=1e300, neginf=-1e300)
+    bounded = (margins / (1 + margins.abs())).mean(0)
+    return (_deployed(logits) == labels).double().mean(0) + bounded / (2 * len(logits) + 1)
 
 
 class _Candidates:

@@ -149,8 +149,8 @@ def max_drop(table: pd.DataFrame, baseline: pd.DataFrame, limit: Limit) -> Verdi
     so is one that several rows of either stand for.
     """
     verdict = Verdict()
-    if table.empty and baseline.empty:
-        verdict.missing.append(f"--max-drop {limit.column}={limit.value:g}: there is no row to judge")
+    if baseline.empty:
+        verdict.missing.append(f"--max-drop {limit.column}={limit.value:g}: the baseline has no row to compare with")
     if limit.column not in baseline.columns:
         raise UserError(f"--max-drop {limit.column}: the baseline has no such column")
     before = {_key(row): row[limit.column] for _, row in baseline.iterrows()}

@@ -44,10 +44,13 @@ def _own_and_others(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def rounding(logits: Tensor) -> Tensor:
     """By how much logits ``(..., K)`` may differ where the same image passes the same model in another batch: ``(...)``.
 
-    Batches of different sizes are summed up in different orders. A margin smaller than this decides nothing.
+    Batches of different sizes are summed up in different orders. A margin smaller than this decides nothing. It is in
+    proportion to how far the largest logit stands above the median one, since a class that is masked by a logit of -1e9
+    would make a spread over all classes mean nothing.
     """
-    spread = logits.amax(-1) - logits.amin(-1)
-    return 1e-4 * spread + 16 * torch.finfo(logits.dtype).eps * logits.abs().amax(-1)
+    largest, middle = logits.amax(-1), logits.median(-1).values
+    magnitude = torch.maximum(largest.abs(), middle.abs())
+    return 1e-4 * (largest - middle) + 16 * torch.finfo(logits.dtype).eps * magnitude
 
 
 def expected_margin(logits: Tensor, labels: Tensor, *, targeted: bool, exhaustive: bool) -> Tensor:
