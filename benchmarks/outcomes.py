@@ -29,8 +29,8 @@ class Outcomes:
         labels: ``(N,)`` the true classes.
         targets: ``(T, N)`` the classes to reach; ``(0, N)`` for an untargeted attack.
         clean: ``(R, N)`` predictions on the clean images.
-        clean_survival: ``(N,)`` how well the clean image survives; smaller is worse, of any two the comparison is all that
-            counts (see :func:`~robustbench_cli.attacks.base.losses.expected_margin`).
+        clean_survival: ``(N,)`` how well the clean image survives: the share of draws that are right, with a little for the
+            margin between equal shares.
         perturbed: ``(T, R, N)`` predictions on the perturbed images.
         survival: ``(T, N)`` how well the perturbed images survive.
         distance: ``(T, N)`` in the norm of the cell.

@@ -47,9 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--turns", type=int, default=3, help="times that a run is repeated whose time counts (3)")
     parser.add_argument("--images", type=int, default=500, help="test images for PGD (500)")
-    parser.add_argument(
-        "--cw-images", type=int, default=100, help="test images for C&W, of those classified right (100)"
-    )
+    parser.add_argument("--cw-images", type=int, default=50, help="test images for C&W, of those classified right (50)")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="the other libraries (all)")
     given = parser.parse_args()
     threads = torch.get_num_threads()
