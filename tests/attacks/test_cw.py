@@ -84,7 +84,9 @@ def test_pixels_at_the_edge_of_the_box_are_moved() -> None:
     for image in images:
         # Away from the edge, each at a slope of its own: the class changes where the slope's length times d is 2.
         slope = (1 - 2 * image.flatten()) * (1 + 5 * torch.rand(36, generator=generator))
-        model = Linear(torch.stack([torch.zeros(36), slope]), torch.tensor([0.0, -2 - (slope @ image.flatten()).item()]))
+        model = Linear(
+            torch.stack([torch.zeros(36), slope]), torch.tensor([0.0, -2 - (slope @ image.flatten()).item()])
+        )
         perturbed = CW()(model, image[None], torch.tensor([0]))
         assert model(perturbed).argmax(1) == 1
         expected = image + 2 * (slope / slope.square().sum()).view(1, 6, 6)
@@ -139,7 +141,9 @@ def test_an_early_stop_is_an_images_own(digits_victim: Victim) -> None:
     try:
         attack = CW(steps=30)
         together = attack(model, images, labels)
-        alone = torch.cat([attack(model, image[None], label[None]) for image, label in zip(images, labels, strict=True)])
+        alone = torch.cat(
+            [attack(model, image[None], label[None]) for image, label in zip(images, labels, strict=True)]
+        )
         torch.testing.assert_close(alone, together, rtol=0, atol=1e-6)
     finally:
         model.float()

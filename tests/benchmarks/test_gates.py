@@ -121,7 +121,10 @@ def test_a_figure_on_one_side_only_is_missing() -> None:
     assert "the table has no des" in max_drop(without, with_it, Limit("des", 1)).missing[0]
     assert "the baseline has no des" in max_drop(with_it, without, Limit("des", 1)).missing[0]
     assert max_drop(without, without, Limit("des", 1)) == Verdict()
-    assert max_drop(table(), table(), Limit("des", 1)).missing == ["--max-drop des=1: the baseline has no row to compare with"]
+    for now in (table(), with_it):
+        assert max_drop(now, table(), Limit("des", 1)).missing == [
+            "--max-drop des=1: the baseline has no row to compare with"
+        ]
 
 
 def test_a_baseline_is_read_back_to_the_last_bit(tmp_path: Path) -> None:
