@@ -226,9 +226,7 @@ class CleverHans(Library):
     distribution = "cleverhans"
 
     def pgd(self, model: Any, images: Tensor, labels: Tensor, budget: PGDBudget) -> Tensor:
-        from cleverhans.torch.attacks.projected_gradient_descent import (
-            projected_gradient_descent,
-        )
+        from cleverhans.torch.attacks.projected_gradient_descent import projected_gradient_descent
 
         norm = np.inf if budget.norm == "linf" else 2
 

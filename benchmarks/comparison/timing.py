@@ -27,7 +27,8 @@ class Ratio:
     highest: float
 
     def __str__(self) -> str:
-        return f"{self.middle:.2f} ({self.lowest:.2f} to {self.highest:.2f})"
+        spread = f" ({self.lowest:.2f} to {self.highest:.2f})" if self.lowest < self.highest else ""
+        return f"{self.middle:.2f}{spread}"
 
 
 def clock() -> float:

@@ -21,8 +21,8 @@ def test_pgd_beside_a_library_that_did_nothing(subject: Subject, examples: Examp
         "another": Entry(examples.images, (3.0, 6.0, 4.5)),
     }
     assert cells(pgd_table(entries, subject, examples, PGDBudget(norm="linf", eps=0.1))) == [
-        ["advdef", "100.0 %", "1.50", "1.00 (1.00 to 1.00)"],
-        ["another", "100.0 %", "4.50", "3.00 (3.00 to 3.00)"],
+        ["advdef", "100.0 %", "1.50", "1.00"],
+        ["another", "100.0 %", "4.50", "3.00"],
     ]
 
 
@@ -31,9 +31,9 @@ def test_cw_counts_what_it_did_not_fool(subject: Subject, examples: Examples) ->
     labels = examples.labels.clone()
     labels[:3] = (labels[:3] + 1) % 10
     table = cw_table({"advdef": Entry(examples.images, (2.0,))}, subject, Examples(examples.images, labels))
-    assert cells(table) == [["advdef", "75.0 %", "0.000", "0.50", "1.00 (1.00 to 1.00)"]]
+    assert cells(table) == [["advdef", "75.0 %", "0.000", "0.50", "1.00"]]
     none = cw_table({"advdef": Entry(examples.images, (2.0,))}, subject, examples)
-    assert cells(none) == [["advdef", "0.0 %", "inf", "0.50", "1.00 (1.00 to 1.00)"]]
+    assert cells(none) == [["advdef", "0.0 %", "inf", "0.50", "1.00"]]
 
 
 def test_only_what_is_classified_right_is_kept(subject: Subject, examples: Examples) -> None:

@@ -14,6 +14,7 @@ def test_a_ratio_is_taken_within_each_turn() -> None:
     shorter = [2.0 * load for load in slowdown]
     assert ratio(longer, shorter) == Ratio(middle=2.75, lowest=2.0, highest=10.0)
     assert str(ratio(longer, shorter)) == "2.75 (2.00 to 10.00)"
+    assert str(ratio(longer[:1], shorter[:1])) == "2.00"
 
 
 def test_a_ratio_of_other_turns_is_refused() -> None:
