@@ -10,11 +10,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustbench_cli.attacks.base.attack import MinimalNormAttack, Streak
+from robustbench_cli.attacks.base.attack import MinimalNormAttack
+from robustbench_cli.attacks.base.iterates import Streak
 from robustbench_cli.attacks.base.losses import margin, rounding
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource
-from robustbench_cli.attacks.base.threat import Norm, Threat, per_image
+from robustbench_cli.attacks.base.threat import Threat, per_image
 
 __all__ = ["CW"]
 

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack
 from robustbench_cli.attacks.base.losses import cross_entropy
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource
-from robustbench_cli.attacks.base.threat import Norm, Threat, per_image, steepest_ascent
+from robustbench_cli.attacks.base.threat import Threat, per_image, steepest_ascent
 
 __all__ = ["FGSM"]
 

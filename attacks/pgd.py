@@ -8,11 +8,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustbench_cli.attacks.base.attack import BestIterates, FixedRadiusAttack
+from robustbench_cli.attacks.base.attack import FixedRadiusAttack
+from robustbench_cli.attacks.base.iterates import BestIterates
 from robustbench_cli.attacks.base.losses import cross_entropy
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource
-from robustbench_cli.attacks.base.threat import Norm, Threat, per_image, project, random_in_ball, steepest_ascent
+from robustbench_cli.attacks.base.threat import Threat, per_image, project, random_in_ball, steepest_ascent
 
 __all__ = ["PGD"]
 

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.losses import margin
-from robustbench_cli.attacks.base.model import cost_of_all_draws, frozen, is_randomized
+from robustbench_cli.attacks.base.model import cost_of_all_draws, frozen, is_randomized, rows_share_draws
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random, seed_from
 from robustbench_cli.attacks.base.source import GradientSource, gradient_source
-from robustbench_cli.attacks.base.threat import Norm, distance, per_image, project_exactly, within
+from robustbench_cli.attacks.base.threat import distance, per_image, project_exactly, within
 from robustbench_cli.benchmarks.cell import Targeted
 from robustbench_cli.benchmarks.datasets.base.split import check_images
 from robustbench_cli.benchmarks.devices import automatic_batch_size
@@ -152,14 +154,21 @@ def evaluate(
         probe = images[:8].to(device)
         classes = check_model(model, probe, labels)
         randomized = is_randomized(model, probe)
+        share = randomized and rows_share_draws(model, probe)
         cost = cost_of_all_draws(model, probe)
         draws = resolve_eot(eot, randomized=randomized, cost_of_all_draws=cost)
         source = gradient_source(
-            model, eot=draws, randomized=randomized, targeted=targeted != "no", batch_size=batch_size
+            model,
+            eot=draws,
+            randomized=randomized,
+            rows_share_draws=share,
+            targeted=targeted != "no",
+            batch_size=batch_size,
         )
         judge = _Judge(
             model,
             randomized=randomized,
+            rows_share_draws=share,
             cost_of_all_draws=cost,
             repeats=resolve_repeats(repeats, randomized=randomized),
             seed=seed,
@@ -242,20 +251,19 @@ class _Judge:
         model: nn.Module,
         *,
         randomized: bool,
+        rows_share_draws: bool,
         cost_of_all_draws: float | None,
         repeats: int,
         seed: int,
         batch_size: int,
     ) -> None:
         self._seed = seed
-        self._scores = gradient_source(model, eot=repeats, randomized=randomized, batch_size=batch_size)
-        few = cost_of_all_draws is not None and cost_of_all_draws <= SELECTION_DRAWS
-        self._choices = gradient_source(
-            model,
-            eot="exact" if few else SELECTION_DRAWS,
-            randomized=randomized,
-            batch_size=batch_size,
+        source = partial(
+            gradient_source, model, randomized=randomized, rows_share_draws=rows_share_draws, batch_size=batch_size
         )
+        few = cost_of_all_draws is not None and cost_of_all_draws <= SELECTION_DRAWS
+        self._scores = source(eot=repeats)
+        self._choices = source(eot="exact" if few else SELECTION_DRAWS)
         self._randomized = randomized
 
     @property

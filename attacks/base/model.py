@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.losses import rounding
 
-__all__ = ["EnumerableDraws", "cost_of_all_draws", "frozen", "is_randomized"]
+__all__ = ["EnumerableDraws", "cost_of_all_draws", "frozen", "is_randomized", "rows_share_draws"]
 
 
 @runtime_checkable
@@ -83,3 +83,24 @@ def is_randomized(model: nn.Module, images: Tensor) -> bool:
     rows = probe.repeat(copies, *[1] * (probe.dim() - 1))
     logits = torch.cat([model(rows), model(rows)]).unflatten(0, (2 * copies, len(probe)))
     return bool(((logits - logits[0]).abs() > rounding(logits).unsqueeze(-1)).any())
+
+
+@torch.no_grad()
+def rows_share_draws(model: nn.Module, images: Tensor) -> bool:
+    """Whether the rows of one pass of a randomized model share some of their randomness.
+
+    If so, K copies of an image in one batch are not K draws, and an expectation has to be taken over passes. Measured by
+    an analysis of variance: over 8 passes of 16 copies of an image, the means of the passes differ by more than the rows
+    inside a pass explain (F statistic of any logit above 15, which independent normal rows exceed with a chance below
+    1e-12).
+
+    Args:
+        model: In ``eval()`` mode.
+        images: ``(N, C, H, W)`` in [0, 1], N >= 1; the first two are used.
+    """
+    probe, copies = images[:2], 16
+    rows = probe.repeat(copies, *[1] * (probe.dim() - 1))
+    logits = torch.stack([model(rows).double().unflatten(0, (copies, len(probe))) for _ in range(8)])
+    between = copies * logits.mean(1).var(0)
+    inside = logits.var(1).mean(0) + rounding(logits).square().amax((0, 1)).unsqueeze(-1)
+    return bool((between > 15 * inside).any())

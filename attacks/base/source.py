@@ -112,32 +112,33 @@ class GradientSource(ABC):
         unfinished = ((margins <= 0) if self.targeted else (margins >= 0)).any(0)
         return (unfinished & (gradient.flatten(1).abs().amax(1) == 0)).sum()
 
+    def _parts(self) -> list[int]:
+        """The numbers of draws to take in each pass; they add up to all."""
+        return [self.draws]
+
     def _cuts(self, images: Tensor) -> Iterator[tuple[slice, list[int]]]:
-        """Slices of the images that fit ``batch_size``, each with the numbers of draws to take of it at once."""
+        """Slices of the images that fit ``batch_size``, each with the numbers of draws to take of it in each pass."""
+        parts = self._parts()
         if self.batch_size is None:
-            yield slice(0, len(images)), [self.draws]
+            yield slice(0, len(images)), parts
             return
-        at_once = max(1, int(self.batch_size // self.cost))
-        parts = [self.draws] if self.exhaustive else _parts(self.draws, self.batch_size)
+        at_once = max(1, int(self.batch_size // (self.cost * parts[0] / self.draws)))
         # Equal slices: a small rest would cost nearly as much as a whole one.
         slices = max(1, math.ceil(len(images) / at_once))
         for index in range(slices):
             yield slice(index * len(images) // slices, (index + 1) * len(images) // slices), parts
 
 
-def _parts(total: int, most: int) -> list[int]:
-    return [min(most, total - start) for start in range(0, total, most)]
-
-
 class EOT(GradientSource):
     """Expectation over transformation (Athalye, Engstrom, Ilyas, Kwok, ICML 2018): the mean over K draws.
 
-    The draws are one batch in which every image stands K times, since each row of a batch draws for itself. One draw is
-    the plain backward pass; of a deterministic model it is all there is.
+    The draws are one batch in which every image stands K times, if each row of a batch draws for itself; otherwise they
+    are K batches. One draw is the plain backward pass; of a deterministic model it is all there is.
 
     Args:
         draws: K.
         randomized: Whether the model is; see :func:`~robustbench_cli.attacks.base.model.is_randomized`.
+        rows_share_draws: See the function of this name in :mod:`~robustbench_cli.attacks.base.model`.
     """
 
     def __init__(
@@ -146,12 +147,18 @@ class EOT(GradientSource):
         *,
         draws: int = 1,
         randomized: bool = False,
+        rows_share_draws: bool = False,
         targeted: bool = False,
         batch_size: int | None = None,
     ) -> None:
         super().__init__(model, targeted=targeted, batch_size=batch_size)
         self.draws = draws
         self.exhaustive = not randomized
+        self._rows_share_draws = rows_share_draws
+
+    def _parts(self) -> list[int]:
+        most = 1 if self._rows_share_draws else self.batch_size or self.draws
+        return [min(most, self.draws - start) for start in range(0, self.draws, most)]
 
     def _logits(self, images: Tensor, draws: int) -> Tensor:
         rows = images if draws == 1 else images.expand(draws, *images.shape).flatten(0, 1)
@@ -186,6 +193,7 @@ def gradient_source(
     *,
     eot: int | Literal["exact"] = 1,
     randomized: bool,
+    rows_share_draws: bool = False,
     targeted: bool = False,
     batch_size: int | None = None,
 ) -> GradientSource:
@@ -195,6 +203,7 @@ def gradient_source(
         model: See :class:`GradientSource`.
         eot: ``"exact"`` or K >= 1. A deterministic model is asked once whatever K is.
         randomized: Whether two passes of the model differ.
+        rows_share_draws: See :class:`EOT`.
         targeted: See :class:`GradientSource`.
         batch_size: See :class:`GradientSource`.
 
@@ -205,4 +214,11 @@ def gradient_source(
         return EOT(model, targeted=targeted, batch_size=batch_size)
     if eot == "exact":
         return Exact(model, targeted=targeted, batch_size=batch_size)
-    return EOT(model, draws=eot, randomized=True, targeted=targeted, batch_size=batch_size)
+    return EOT(
+        model,
+        draws=eot,
+        randomized=True,
+        rows_share_draws=rows_share_draws,
+        targeted=targeted,
+        batch_size=batch_size,
+    )

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random
 
 __all__ = [
-    "NORMS",
-    "Norm",
     "Threat",
     "distance",
     "per_image",
@@ -24,8 +22,6 @@ __all__ = [
     "within",
 ]
 
-Norm = Literal["linf", "l2", "l1", "l0"]
-NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
 _ORDERS = {"linf": torch.inf, "l2": 2, "l1": 1}
 
 

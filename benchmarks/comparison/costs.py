@@ -6,9 +6,10 @@ import torch
 from torch.nn import functional
 
 from robustbench_cli.attacks.base.model import frozen
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import gradient_source
-from robustbench_cli.attacks.base.threat import Norm, Threat
+from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.comparison.models import Examples
 from robustbench_cli.benchmarks.comparison.timing import Ratio, in_turn, ratio

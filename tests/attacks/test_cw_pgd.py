@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.threat import Norm
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.cw_pgd import CWPGD
 from robustbench_cli.attacks.pgd import PGD
 

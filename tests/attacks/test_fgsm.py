@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import EOT
-from robustbench_cli.attacks.base.threat import Norm, Threat
+from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.fgsm import FGSM
 
 from .conftest import LinearVictim, Victim

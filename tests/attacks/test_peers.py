@@ -6,7 +6,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from robustbench_cli.attacks.base.threat import Norm, distance
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.attacks.base.threat import distance
 from robustbench_cli.attacks.cw import CW
 from robustbench_cli.attacks.cw_pgd import CWPGD
 from robustbench_cli.attacks.pgd import PGD

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack, MinimalNormAttack
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource
-from robustbench_cli.attacks.base.threat import Norm, Threat
+from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.cw import CW
 from robustbench_cli.attacks.fgsm import FGSM
 from robustbench_cli.attacks.pgd import PGD

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.model import frozen, is_randomized
+from robustbench_cli.attacks.base.model import frozen, is_randomized, rows_share_draws
 
 IMAGES = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -36,6 +37,24 @@ def test_a_switch_between_two_is_noticed(images: Tensor, scale: float, apart: fl
 def test_a_draw_for_the_whole_batch_is_noticed() -> None:
     """A model whose rows share their draw differs between two passes, half of the time."""
     assert any(is_randomized(Switch(whole_batch=True), IMAGES) for _ in range(30))
+
+
+def test_a_draw_for_the_whole_batch_is_told_from_draws_of_each_row() -> None:
+    """Of 300 measurements each, none takes one for the other, but for 8 passes that all drew the same (1 in 128)."""
+    torch.manual_seed(0)
+    shared = sum(rows_share_draws(Switch(whole_batch=True), IMAGES) for _ in range(300))
+    assert shared >= 300 - stats.binom.isf(1e-6, 300, 1 / 128)
+    assert not any(rows_share_draws(Switch(), IMAGES) for _ in range(300))
+
+
+def test_a_draw_that_rows_share_is_found_beside_one_of_their_own() -> None:
+    """Noise of each row does not hide noise of the same size that the whole pass has in common."""
+
+    def model(images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :4] + torch.randn(len(images), 4) + torch.randn(4)
+
+    torch.manual_seed(0)
+    assert all(rows_share_draws(model, IMAGES) for _ in range(100))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shift", [0.0, 1e4])

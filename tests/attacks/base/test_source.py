@@ -224,3 +224,17 @@ def test_draws_that_cannot_be_counted_are_one_line() -> None:
     """``--eot exact`` for a model that cannot enumerate says what can be given instead."""
     with pytest.raises(UserError, match=r"--eot exact: the draws of this defense cannot be counted; .* --eot 10"):
         gradient_source(nn.Flatten(), eot="exact", randomized=True)
+
+
+def test_draws_that_rows_share_are_taken_in_passes_of_their_own() -> None:
+    """Of a model that draws once a pass, the K logits of an image are K different draws, and a pass holds each image once."""
+    passes: list[int] = []
+
+    def model(images: Tensor) -> Tensor:
+        passes.append(len(images))
+        return images.flatten(1) * 0 + torch.rand(())
+
+    source = EOT(model, draws=6, randomized=True, rows_share_draws=True, batch_size=4)  # type: ignore[arg-type]
+    logits, _ = source.gradient(IMAGES, LABELS, margin)
+    assert all(len(logits[:, row, 0].unique()) == 6 for row in range(len(IMAGES)))
+    assert sorted(passes) == [3] * 6 + [4] * 6

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
+from robustbench_cli.attacks.base.norm import NORMS, Norm
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.threat import (
-    NORMS,
-    Norm,
     Threat,
     distance,
     per_image,

@@ -1,0 +1,92 @@
+"""What the loops of attacks share: which iterate is the best so far, and which images need no further steps."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robustbench_cli.attacks.base.losses import expected_margin
+from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.threat import Threat, per_image
+
+__all__ = ["BestIterates", "Streak"]
+
+
+class Streak:
+    """For how many steps in a row every draw has been fooled, for each image.
+
+    Args:
+        source: One step is enough if its draws are all there are, else :attr:`steps`.
+        images: ``(N, C, H, W)``.
+    """
+
+    steps: ClassVar[int] = 5
+
+    def __init__(self, source: GradientSource, images: Tensor) -> None:
+        self._needed = 1 if source.exhaustive else self.steps
+        self._length = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+
+    def offer(self, fooled: Tensor) -> Tensor:
+        """Takes whether every draw ``(N,)`` was fooled at this step; returns where that is now a success."""
+        self._length = torch.where(fooled, self._length + 1, 0)
+        return self._length >= self._needed
+
+
+class BestIterates:
+    """The best iterate of every image so far, by expected margin; and which images an attack may let go.
+
+    An attack's loop offers every iterate with the logits that it has computed anyway, and goes on with the rows that
+    are handed back. An image that no draw gets right any more leaves the batch, if these are all draws that there are.
+
+    Args:
+        source: The source that the logits come from.
+        images: ``(N, C, H, W)``, the first candidates.
+        labels: ``(N,)``.
+        threat: Only its goal is used.
+    """
+
+    def __init__(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat) -> None:
+        self._exhaustive = source.exhaustive
+        self._targeted = threat.targeted
+        self._labels = labels
+        self._margin = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
+        self._offers = 0
+        self.images = images.clone()
+        self.rows = torch.arange(len(images), device=images.device)
+
+    def offer(self, iterates: Tensor, logits: Tensor) -> Tensor | None:
+        """Keeps the iterates that are better than the best so far.
+
+        Args:
+            iterates: ``(n, C, H, W)``, of the images ``self.rows``.
+            logits: ``(D, n, K)`` at them.
+
+        Returns:
+            Positions in the batch of the images to go on with (``self.rows`` is narrowed to them), or ``None`` for all.
+        """
+        labels = self._labels[self.rows]
+        value = expected_margin(logits, labels, targeted=self._targeted, exhaustive=self._exhaustive)
+        better = value < self._margin[self.rows]
+        self._margin[self.rows] = torch.where(better, value, self._margin[self.rows])
+        self.images[self.rows] = torch.where(per_image(better, iterates), iterates, self.images[self.rows])
+        if not self._exhaustive:
+            return None
+        self._offers += 1
+        # Asking a GPU how many images still stand makes it wait: ask only at offers 1, 2, 4, 8, ...
+        if value.is_cuda and self._offers & (self._offers - 1):
+            return None
+        standing = self._margin[self.rows] > 0
+        if bool(standing.all()):
+            return None
+        positions = standing.nonzero().squeeze(1)
+        self.rows = self.rows[positions]
+        return positions
+
+    def begin(self) -> Tensor:
+        """Begins a restart: the images ``(n,)`` that it has to attack, which are those that still stand."""
+        self._offers = 0
+        if self._exhaustive:
+            self.rows = (self._margin > 0).nonzero().squeeze(1)
+        return self.rows
