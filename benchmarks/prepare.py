@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.random import seeded
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import read_info, require_place
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
@@ -20,7 +21,8 @@ from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import default_model
 from robustbench_cli.benchmarks.subject import Subject, open_subject
 from robustbench_cli.benchmarks.training import Training, cached_checkpoint, train
-from robustbench_cli.defenses.base.training import Recipe, TrainingProgress
+from robustbench_cli.defenses.base.recipe import Recipe
+from robustbench_cli.defenses.base.training import TrainingProgress
 
 __all__ = ["Preparation"]
 
@@ -137,7 +139,6 @@ class Preparation:
         examples = first_examples(self.data.split("test"), images)
         model = subject.load().to(self.device)
         batches = examples.images.split(256)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(self.seed)
+        with seeded(self.seed, self.device):
             right = torch.cat([model(batch.to(self.device)).argmax(1).cpu() for batch in batches]) == examples.labels
         return right.double().mean().item(), len(examples)

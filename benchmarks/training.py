@@ -14,7 +14,7 @@ import platformdirs
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from robustbench_cli.attacks.base.random import seed_from
+from robustbench_cli.attacks.base.random import seed_from, seeded
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, save_checkpoint, versions
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
@@ -22,7 +22,8 @@ from robustbench_cli.benchmarks.models.base import build_model, example_images, 
 from robustbench_cli.benchmarks.subject import Subject
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.defense import Defense
-from robustbench_cli.defenses.base.training import Recipe, Trainer, TrainingProgress
+from robustbench_cli.defenses.base.recipe import Recipe
+from robustbench_cli.defenses.base.training import Trainer, TrainingProgress
 from robustbench_cli.defenses.none import Undefended
 
 __all__ = ["Training", "cached_checkpoint", "train"]
@@ -107,8 +108,7 @@ def train(
     chain: list[Defense] = [each.build(defenses) for each in training.defenses]
     earlier: tuple[MethodSpec, ...] = ()
     record: dict[str, Any] = {"key": training.key}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed_from(training.seed, "weights"))
+    with seeded(seed_from(training.seed, "weights"), device):
         if training.base is None:
             model = build_model(
                 training.model, shape=dataset.shape, classes=dataset.classes, mean=training.mean, std=training.std

@@ -50,7 +50,7 @@ class ModelWords:
     def kinds(self) -> dict[str, type[Method]]:
         """The methods to which ``--set`` can give a parameter: the defenses, and the training as ``train``."""
         from robustbench_cli.defenses import registry
-        from robustbench_cli.defenses.base.training import Recipe
+        from robustbench_cli.defenses.base.recipe import Recipe
 
         return {name: registry.load(name) for name in self.defenses} | {"train": Recipe}
 

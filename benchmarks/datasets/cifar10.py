@@ -21,7 +21,6 @@ class Cifar10(Downloaded):
     files: ClassVar[str] = "cifar-10-batches-py"
     classes = 10
     shape = (3, 32, 32)
-    class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
     def open(self, name: SplitName, *, root: Path, download: bool) -> torchvision.datasets.CIFAR10:
         return torchvision.datasets.CIFAR10(root, train=name == "train", download=download)

@@ -26,7 +26,6 @@ class Digits(Dataset):
     eps: ClassVar[str] = "0.15"
     classes = 10
     shape = (1, 8, 8)
-    class_names = tuple("0123456789")
 
     def load(self, name: SplitName) -> Split:
         from sklearn.datasets import load_digits
@@ -36,4 +35,4 @@ class Digits(Dataset):
         order = np.random.RandomState(0).permutation(len(labels))
         chosen = order[:1297] if name == "train" else order[1297:]
         images = torch.as_tensor(pixels[chosen] / 16, dtype=torch.float32).reshape(-1, *self.shape)
-        return TensorSplit(images, torch.as_tensor(labels[chosen], dtype=torch.int64), classes=self.classes)
+        return TensorSplit(images, torch.as_tensor(labels[chosen], dtype=torch.int64))

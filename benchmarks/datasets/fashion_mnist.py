@@ -38,7 +38,6 @@ class FashionMnist(Downloaded):
     debian: ClassVar[Path] = Path("/usr/share/datasets/fashion-mnist")
     classes = 10
     shape = (1, 28, 28)
-    class_names = tuple(torchvision.datasets.FashionMNIST.classes)
 
     def open(self, name: SplitName, *, root: Path, download: bool) -> torchvision.datasets.FashionMNIST:
         return torchvision.datasets.FashionMNIST(root, train=name == "train", download=download)
@@ -52,7 +51,6 @@ class FashionMnist(Downloaded):
         return TensorSplit(
             _read_idx(images, dimensions=3).unsqueeze(1),
             _read_idx(labels, dimensions=1).to(torch.int64),
-            classes=self.classes,
             where=f"the images of {images}",
         )
 

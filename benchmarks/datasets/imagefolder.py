@@ -34,10 +34,10 @@ class ImageFolder(Dataset):
         super().__init__(argument, data_dir=data_dir)
         path = Path(argument or "").expanduser()
         self._folders = _folders(path)
-        self.class_names = _classes(self._folders["test"])
-        self.classes = len(self.class_names)
+        names = _classes(self._folders["test"])
+        self.classes = len(names)
         if "train" in self._folders:
-            differ = set(self.class_names) ^ set(_classes(self._folders["train"]))
+            differ = set(names) ^ set(_classes(self._folders["train"]))
             if differ:
                 raise UserError(
                     f"the class folders of {self._folders['train']} and {self._folders['test']} differ "
@@ -56,16 +56,14 @@ class ImageFolder(Dataset):
         samples = _files(self._folders[name]).samples
         # The files are sorted by class; the evaluated images, the first ones, are to be of all classes.
         order = np.random.RandomState(0).permutation(len(samples))
-        return _FileSplit(
-            [samples[index] for index in order], classes=self.classes, shape=self.shape, reference=self._reference
-        )
+        return _FileSplit([samples[index] for index in order], shape=self.shape, reference=self._reference)
 
 
 class _FileSplit(Split):
     """Image files, read when they are asked for."""
 
-    def __init__(self, samples: list[tuple[str, int]], *, classes: int, shape: tuple[int, ...], reference: str) -> None:
-        super().__init__(torch.tensor([label for _, label in samples]), classes=classes)
+    def __init__(self, samples: list[tuple[str, int]], *, shape: tuple[int, ...], reference: str) -> None:
+        super().__init__(torch.tensor([label for _, label in samples]))
         self._paths = [path for path, _ in samples]
         self._reference = reference
         self._shape = shape

@@ -24,7 +24,6 @@ class Mnist(Downloaded):
     files: ClassVar[str] = "MNIST/raw"
     classes = 10
     shape = (1, 28, 28)
-    class_names = tuple("0123456789")
 
     def open(self, name: SplitName, *, root: Path, download: bool) -> torchvision.datasets.MNIST:
         return torchvision.datasets.MNIST(root, train=name == "train", download=download)

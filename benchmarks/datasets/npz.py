@@ -51,7 +51,6 @@ class Npz(Dataset):
         return TensorSplit(
             torch.as_tensor(self._images[name]),
             torch.as_tensor(self._labels[name]),
-            classes=self.classes,
             where=f"the {name} images of {self.argument}",
         )
 

@@ -24,7 +24,6 @@ class Svhn(Downloaded):
     files: ClassVar[str] = "*_32x32.mat"
     classes = 10
     shape = (3, 32, 32)
-    class_names = tuple("0123456789")
 
     def open(self, name: SplitName, *, root: Path, download: bool) -> torchvision.datasets.SVHN:
         return torchvision.datasets.SVHN(root, split=name, download=download)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.method import Method
-from robustbench_cli.defenses.base.training import Examples, Recipe, Trainer
+from robustbench_cli.defenses.base.recipe import Recipe
+from robustbench_cli.defenses.base.training import Examples, Trainer
 
 __all__ = ["Defense", "defend"]
 
@@ -71,7 +72,7 @@ def defend(
         examples: What to train on.
         seed: Of the fresh weights and of the training.
         device: Where to train.
-        **recipe: Fields of :class:`~.training.Recipe`, such as ``epochs``.
+        **recipe: Fields of :class:`~.recipe.Recipe`, such as ``epochs``.
 
     Returns:
         The defended model, in ``eval()`` mode.

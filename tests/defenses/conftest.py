@@ -18,7 +18,6 @@ class InMemory:
 
     images: Tensor
     labels: Tensor
-    classes: int = 10
 
     def __len__(self) -> int:
         return len(self.images)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.model import is_randomized
-from robustbench_cli.defenses.base.training import Recipe, Trainer
+from robustbench_cli.defenses.base.recipe import Recipe
+from robustbench_cli.defenses.base.training import Trainer
 from robustbench_cli.defenses.gaussian_noise import GaussianNoise
 from robustbench_cli.defenses.hrs import hrs
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.method import read_value
 from robustbench_cli.attacks.base.model import EnumerableDraws, is_randomized
-from robustbench_cli.defenses.base.training import Recipe, Trainer, TrainingProgress
+from robustbench_cli.defenses.base.recipe import Recipe
+from robustbench_cli.defenses.base.training import Trainer, TrainingProgress
 from robustbench_cli.defenses.gaussian_noise import GaussianNoise
 from robustbench_cli.defenses.hrs import HRS, HRSModel, SwitchingBlock, hrs
 

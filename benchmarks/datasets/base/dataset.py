@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -32,7 +31,6 @@ class Dataset(ABC):
         eps: The radius in linf at which the literature usually attacks it.
         classes: The number of classes K.
         shape: ``(C, H, W)`` of every image.
-        class_names: K names, or ``None`` where the data do not say.
     """
 
     paper: ClassVar[str] = ""
@@ -42,7 +40,6 @@ class Dataset(ABC):
 
     classes: int
     shape: tuple[int, int, int]
-    class_names: Sequence[str] | None = None
 
     def __init__(self, argument: str | None = None, *, data_dir: Path | None = None) -> None:
         """Takes the data set's words, and reads no image yet.

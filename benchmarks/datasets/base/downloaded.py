@@ -46,7 +46,7 @@ class Downloaded(Dataset):
         except _UNREADABLE:
             raw = self._download(name)
         images, labels = _tensors(raw)
-        return TensorSplit(images, labels, classes=self.classes, where=f"the {name} images of {self.name}")
+        return TensorSplit(images, labels, where=f"the {name} images of {self.name}")
 
     def _download(self, name: SplitName) -> Any:
         # Into a folder of its own first: another process must never find half an archive's files in data_dir.

@@ -23,13 +23,11 @@ class Slice:
     Attributes:
         images: ``(n, C, H, W)``, float32 in [0, 1].
         labels: ``(n,)``, int64.
-        indices: ``(n,)``, int64: where in the split they stand.
         sha256: Of the images' shape, their float32 values and the labels; the same on every machine.
     """
 
     images: Tensor
     labels: Tensor
-    indices: Tensor
     sha256: str
 
     def __len__(self) -> int:
@@ -48,10 +46,9 @@ def first_examples(split: Split, n: int) -> Slice:
     """
     if n < 1:
         raise UserError(f"n is {n}: at least one image is needed")
-    indices = torch.arange(min(n, len(split)))
-    images, labels = split.batch(indices)
+    images, labels = split.batch(torch.arange(min(n, len(split))))
     check_images(images, where="the images to be evaluated")
-    return Slice(images=images, labels=labels, indices=indices, sha256=_sha256(images, labels))
+    return Slice(images=images, labels=labels, sha256=_sha256(images, labels))
 
 
 def _sha256(images: Tensor, labels: Tensor) -> str:

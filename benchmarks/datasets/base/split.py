@@ -35,13 +35,11 @@ class Split(ABC):
     A subclass says where the images come from; it may read them only when they are asked for.
 
     Attributes:
-        labels: ``(N,)``, int64, each in ``[0, classes)``.
-        classes: The number of classes of the data set.
+        labels: ``(N,)``, int64, each in ``[0, K)``.
     """
 
-    def __init__(self, labels: Tensor, *, classes: int) -> None:
+    def __init__(self, labels: Tensor) -> None:
         self.labels = labels
-        self.classes = classes
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -61,15 +59,14 @@ class TensorSplit(Split):
     Args:
         images: ``(N, C, H, W)``: uint8, or floats in [0, 1].
         labels: ``(N,)``, int64.
-        classes: The number of classes.
         where: What the images are and where they come from, for messages.
 
     Raises:
         UserError: The images are of another type or shape, or a pixel is NaN or outside [0, 1].
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, *, classes: int, where: str = "the images") -> None:
-        super().__init__(labels, classes=classes)
+    def __init__(self, images: Tensor, labels: Tensor, *, where: str = "the images") -> None:
+        super().__init__(labels)
         if images.ndim != 4 or not len(images):
             raise UserError(f"{where} have the shape {tuple(images.shape)}: give (N, C, H, W), N at least 1")
         if len(images) != len(labels):

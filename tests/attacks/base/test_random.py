@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 
 from robustbench_cli.attacks.base import random as module
-from robustbench_cli.attacks.base.random import Random, seed_from
+from robustbench_cli.attacks.base.random import Random, seed_from, seeded
 
 # A test at this level fails once in a million times of a right generator with other seeds; these seeds are fixed.
 LEVEL = 1e-6
@@ -101,3 +101,15 @@ def test_a_seed_depends_on_every_part_and_on_where_it_ends() -> None:
     seeds = [seed_from(*parts) for parts in [(0,), (1,), (0, 1), (1, 0), ("01",), (0, "", 1), (0, "a"), (0, "A")]]
     assert len({*seeds}) == len(seeds)
     assert all(0 <= seed < 2**62 for seed in seeds)
+
+
+def test_seeded_numbers_leave_the_callers_alone() -> None:
+    """Inside, the numbers are those of torch's generator with that seed; outside, the caller's go on, also after an error."""
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    with pytest.raises(RuntimeError), seeded(7, torch.device("cpu")):
+        inside = torch.rand(5)
+        raise RuntimeError
+    assert torch.equal(inside, torch.rand(5, generator=torch.Generator().manual_seed(7)))
+    assert torch.equal(torch.rand(2), expected)

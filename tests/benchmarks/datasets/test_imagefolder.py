@@ -31,7 +31,7 @@ def test_train_and_test(tmp_path: Path) -> None:
     fill(tmp_path / "train", each=6)
     fill(tmp_path / "test")
     dataset = ImageFolder(str(tmp_path))
-    assert (dataset.classes, dataset.shape, dataset.class_names) == (2, (3, 4, 6), ["cat", "dog"])
+    assert (dataset.classes, dataset.shape) == (2, (3, 4, 6))
     for split, each in (("train", 6), ("test", 10)):
         images, labels = dataset.split(split).batch(torch.arange(2 * each))
         assert images.shape == (2 * each, 3, 4, 6)

@@ -23,7 +23,7 @@ from robustbench_cli.benchmarks.datasets.digits import Digits
 
 class Counting(Split):
     def __init__(self, split):
-        super().__init__(split.labels, classes=split.classes)
+        super().__init__(split.labels)
         self.split = split
         self.batches = 0
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.defenses.base.defense import Defense
-from robustbench_cli.defenses.base.training import Recipe, Trainer, TrainingProgress
+from robustbench_cli.defenses.base.recipe import Recipe
+from robustbench_cli.defenses.base.training import Trainer, TrainingProgress
 from robustbench_cli.defenses.hrs import HRS
 from robustbench_cli.defenses.none import Undefended
 
@@ -42,8 +43,6 @@ def test_every_example_once_an_epoch(digits: Any, normed: Callable[[], nn.Module
     asked: list[Tensor] = []
 
     class Watched:
-        classes = 10
-
         def __len__(self) -> int:
             return len(train)
 

@@ -22,7 +22,7 @@ class Given(Dataset):
 def dataset(labels: torch.Tensor, images: torch.Tensor | None = None) -> Given:
     """A data set of three classes and shape (1, 2, 2)."""
     own = Given()
-    own.given = TensorSplit(torch.zeros(len(labels), 1, 2, 2) if images is None else images, labels, classes=3)
+    own.given = TensorSplit(torch.zeros(len(labels), 1, 2, 2) if images is None else images, labels)
     return own
 
 
