@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -88,14 +89,20 @@ def random_in_ball(images: Tensor, threat: Threat, random: Random) -> Tensor:
     if threat.norm == "l2":
         direction = steepest_ascent(random.normal(shape), "l2")
         return direction * eps * per_image(random.uniform(()), images) ** (1 / images[0].numel())
+    if threat.norm == "l1":
+        # Exponential numbers over their sum are uniform on a simplex of one dimension more, whose last one is what is
+        # left of eps (Calafiore, Dabbene, Tempo: Uniform Sample Generation in l_p Balls. CDC 1998).
+        sizes = -(1 - random.uniform((1 + math.prod(shape),))).log()
+        shares = (sizes / sizes.sum(1, keepdim=True))[:, 1:].view_as(images)
+        return shares * eps * (2.0 * random.integers(2, shape) - 1)
     raise ValueError(f"no random point in the ball of {threat.norm}")
 
 
 def project(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor:
     """The points of the threat's balls, cut with the box [0, 1], that stand in for ``perturbed``, to rounding.
 
-    In linf it is the nearest such point. In l2 the perturbation is shortened and then clipped to the box, which shortens
-    it further: a point inside both, not always the nearest.
+    In linf and l1 it is the nearest such point. In l2 the perturbation is shortened and then clipped to the box, which
+    shortens it further: a point inside both, not always the nearest.
     """
     eps = per_image(threat.eps, images).to(images.dtype)
     if threat.norm == "linf":
@@ -104,7 +111,37 @@ def project(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor:
         difference = perturbed - images
         length = per_image(difference.flatten(1).norm(dim=1), images)
         return (images + difference * (eps / length.clamp_min(1e-12)).clamp_max(1)).clamp_(0, 1)
+    if threat.norm == "l1":
+        return _project_l1(perturbed, images, eps)
     raise ValueError(f"no projection onto the ball of {threat.norm}")
+
+
+def _project_l1(perturbed: Tensor, images: Tensor, eps: Tensor) -> Tensor:
+    """The nearest point of the l1 ball cut with the box (Croce, Hein: Mind the Box. ICML 2021, section 2).
+
+    Every pixel's change is made smaller by one and the same amount, and then clipped to the box; the amount is the
+    smallest that leaves a length of eps. The length falls with it, linearly between two breakpoints. Halving an interval
+    24 times and dividing the last one in proportion costs a third of sorting the breakpoints (784 pixels, CPU).
+    """
+    difference = perturbed - images
+    sizes = difference.abs().flatten(1)
+    room = torch.minimum(sizes, torch.where(difference > 0, 1 - images, images).flatten(1))
+    radius = eps.flatten()
+
+    def length(less: Tensor) -> Tensor:
+        return torch.minimum((sizes - less[:, None]).clamp_min_(0), room).sum(1)
+
+    low, high = torch.zeros_like(radius), sizes.amax(1)
+    low_length, high_length = length(low), torch.zeros_like(radius)
+    for _ in range(24):
+        middle = (low + high) / 2
+        at_middle = length(middle)
+        over = at_middle > radius
+        low, low_length = torch.where(over, middle, low), torch.where(over, at_middle, low_length)
+        high, high_length = torch.where(over, high, middle), torch.where(over, high_length, at_middle)
+    share = (low_length - radius) / (low_length - high_length).clamp_min(torch.finfo(radius.dtype).tiny)
+    less = per_image(low + (high - low) * share.clamp(0, 1), images)
+    return (images + (difference.abs() - less).clamp_min_(0).copysign_(difference)).clamp_(0, 1)
 
 
 def project_exactly(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor:
@@ -125,8 +162,10 @@ def project_exactly(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor
         return perturbed
     if threat.norm == "l0":
         raise ValueError("no projection onto the ball of l0")
-    # Aim inside by the length of a vector of rounding errors, so that no rounding of the pixels can lead out again.
-    slack = torch.finfo(images.dtype).eps / 2 * images[0].numel() ** (1 / _ORDERS[threat.norm])
+    # Aim inside by the length of a vector of rounding errors, so that no rounding of the pixels can lead out again. A
+    # pixel that has not changed is not rounded.
+    changed = (perturbed != images).flatten(1).sum(1).double()
+    slack = torch.finfo(images.dtype).eps / 2 * changed ** (1 / _ORDERS[threat.norm])
     factor = per_image((threat.eps - slack).clamp_min(0) / length.clamp_min(1e-300), images)
     shorter = (images.double() + (perturbed.double() - images.double()) * factor).to(images.dtype)
     return torch.where(per_image(outside, images), shorter, perturbed)

@@ -61,7 +61,8 @@ class LinearVictim(Victim):
         """``(N, K)`` distances to where class j draws level with the label, ``(Z_y - Z_j) / |w_y - w_j|``; infinite for j = y.
 
         Args:
-            norm: ``linf`` or ``l2``; the norm of the formula is its dual, l1 or l2.
+            norm: ``linf`` or ``l2``; the norm of the formula is its dual, l1 or l2. In ``l1`` the largest weight alone
+                would do, but its pixel soon meets the box: pixel after pixel is spent to the box, the largest weight first.
         """
         model = self.model
         assert isinstance(model, Linear)
@@ -69,6 +70,14 @@ class LinearVictim(Victim):
         with torch.no_grad():
             logits = (model(self.images) - model.shift) / model.scale
             differences = model.weight[labels] - model.weight[None]
+        if norm == "l1":
+            weights, order = differences.abs().sort(2, descending=True)
+            pixels = self.images.flatten(1)[:, None]
+            room = torch.where(differences < 0, 1 - pixels, pixels).gather(2, order)
+            gained = (weights * room).cumsum(2) - weights * room
+            rest = (logits.gather(1, labels) - logits).unsqueeze(2) - gained
+            spent = torch.minimum((rest / weights).clamp_min(0), room)
+            return spent.sum(2).scatter(1, labels, torch.inf)
         distances = (logits.gather(1, labels) - logits) / differences.norm(p=1 if norm == "linf" else 2, dim=2)
         return distances.scatter(1, labels, torch.inf)
 

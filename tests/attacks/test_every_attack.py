@@ -100,7 +100,7 @@ def test_an_images_result_is_its_own(name: str, norm: Norm, linear_victim: Calla
     """Whichever images stand beside it and however the batch is cut, an image's result is the same bit by bit."""
     victim = linear_victim(5)
     attack: Attack = quick(name)
-    radius = victim.radii("l2").double() if norm == "l2" else victim.radii("linf").double()
+    radius = victim.radii("linf" if norm == "l0" else norm).double()
     # Some fall at once, some on the way, some not at all.
     threat = Threat(norm=norm, eps=radius * torch.linspace(0.5, 3, 24, dtype=torch.float64))
     random = Random.of(3, victim.images)
@@ -126,7 +126,7 @@ def test_it_works_on_few_classes(
 ) -> None:
     """Two and three classes are as good as ten: with half as much again as the distance needs, every image falls."""
     victim = linear_victim(classes)
-    eps = 1.5 * victim.radii("l2" if norm == "l2" else "linf").amax()
+    eps = 1.5 * victim.radii("linf" if norm == "l0" else norm).amax()
     attack: Attack = quick(name)
     perturbed = attack(victim.model, victim.images, victim.labels, norm=norm, eps=None if attack.minimal_norm else eps)
     assert victim.accuracy(perturbed) <= 0.05

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 from torch import Tensor
 
 from robustbench_cli.attacks.base.norm import NORMS, Norm
@@ -22,7 +22,7 @@ from robustbench_cli.attacks.base.threat import (
     steepest_ascent,
 )
 
-BALLS: tuple[Norm, ...] = ("linf", "l2")
+BALLS: tuple[Norm, ...] = ("linf", "l2", "l1")
 
 # Pixels near the edges of the box, near each other in binary, far below what is left when 1 is added, and plain ones.
 PIXELS = st.one_of(
@@ -62,7 +62,8 @@ def test_the_ball_and_the_box_are_held_to_the_last_bit(
     assert ((inside >= 0) & (inside <= 1)).all()
     assert distance(inside, images, norm).item() <= radius
     differences = [abs(a - b) for a, b in zip(inside.flatten().tolist(), images.flatten().tolist(), strict=True)]
-    assert (max(differences) if norm == "linf" else math.hypot(*differences)) <= radius * (1 + 1e-15)
+    expected = {"linf": max(differences), "l2": math.hypot(*differences), "l1": math.fsum(differences)}[norm]
+    assert expected <= radius * (1 + 1e-15)
 
 
 @pytest.mark.parametrize("norm", BALLS)
@@ -72,7 +73,8 @@ def test_the_exact_projection_wastes_nothing(norm: Norm) -> None:
     limits = threat(norm, *torch.linspace(0.001, 0.2, 200, dtype=torch.float64).tolist())
     outside = images + 10 * torch.randn(images.shape)
     reached = distance(project_exactly(outside.clamp(0, 1), images, limits), images, norm)
-    torch.testing.assert_close(reached, limits.eps, rtol=0, atol=1e-6)
+    # In l1 the rounding errors of 192 pixels add up: half a unit each in the last place, and as much kept in hand.
+    torch.testing.assert_close(reached, limits.eps, rtol=0, atol=192 * 2**-23 if norm == "l1" else 1e-6)
 
 
 @pytest.mark.parametrize("norm", BALLS)
@@ -135,7 +137,7 @@ def test_the_step_does_not_depend_on_the_size_of_the_gradient(norm: Norm, scale:
 
 
 def test_random_points_are_uniform_in_the_ball() -> None:
-    """In linf every pixel is uniform; in l2 the share of the volume within the length is (test at level 1e-6)."""
+    """In linf every pixel is uniform; in l2 and l1 the share of the volume within the length is (test at level 1e-6)."""
     images, count = torch.zeros(3000, 1, 2, 3), 3000
     random = Random(torch.arange(count))
     cube = random_in_ball(images, threat("linf", *[0.3] * count), random).flatten()
@@ -146,6 +148,13 @@ def test_random_points_are_uniform_in_the_ball() -> None:
     # A coordinate of a uniform direction in six dimensions, squared, is Beta(1/2, 5/2).
     assert stats.kstest(((ball[:, 0] / length) ** 2).numpy(), stats.beta(0.5, 2.5).cdf).pvalue > 1e-6
     assert stats.binomtest(int((ball[:, 0] > 0).sum()), count).pvalue > 1e-6
+    cross = random_in_ball(images, threat("l1", *[2.0] * count), random).flatten(1)
+    length = cross.abs().sum(1)
+    assert stats.kstest(((length / 2) ** 6).numpy(), "uniform").pvalue > 1e-6
+    # A coordinate's share of the length of a uniform point of a simplex in six dimensions is Beta(1, 5).
+    assert stats.kstest((cross[:, 3].abs() / length).numpy(), stats.beta(1, 5).cdf).pvalue > 1e-6
+    signs = (cross > 0).long() @ 2 ** torch.arange(6)
+    assert stats.chisquare(signs.bincount(minlength=64).numpy()).pvalue > 1e-6
 
 
 @pytest.mark.parametrize("norm", BALLS)
@@ -160,6 +169,50 @@ def test_the_loops_projection_agrees_with_the_exact_one(norm: Norm) -> None:
     if norm == "linf":
         nearest = images + (perturbed - images).clamp(-per_image(limits.eps, images), per_image(limits.eps, images))
         torch.testing.assert_close(inside, nearest.clamp(0, 1).float(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 12])
+def test_the_l1_projection_is_the_nearest_point(count: int) -> None:
+    """Scipy's constrained minimiser of the distance, inside the ball and the box, arrives at the same point."""
+    generator = torch.Generator().manual_seed(count)
+    for radius in (0.0, 0.05, 0.5, 3.0, math.inf):
+        # Some pixels at the edges of the box, as in black and white images.
+        images = (1.6 * torch.rand(8, 1, 1, count, generator=generator) - 0.3).clamp(0, 1)
+        perturbed = images + torch.randn(images.shape, generator=generator)
+        nearest = project(perturbed, images, threat("l1", *[radius] * 8))
+        for point, image, ours in zip(perturbed.view(8, -1), images.view(8, -1), nearest.view(8, -1), strict=True):
+            # The change's positive and negative parts are the unknowns, so that the ball's edge is a plane.
+            centre, aim = image.double().numpy(), point.double().numpy()
+            bounds = [(0, 1 - pixel) for pixel in centre] + [(0, pixel) for pixel in centre]
+            found = optimize.minimize(
+                lambda parts, centre=centre, aim=aim: ((centre + parts[:count] - parts[count:] - aim) ** 2).sum() / 2,
+                x0=[0.0] * 2 * count,
+                method="SLSQP",
+                bounds=bounds,
+                constraints={"type": "ineq", "fun": lambda parts, radius=radius: min(radius, 1e6) - parts.sum()},
+                options={"ftol": 1e-14, "maxiter": 500},
+            )
+            best = torch.from_numpy(centre + found.x[:count] - found.x[count:])
+            torch.testing.assert_close(ours.double(), best, rtol=0, atol=2e-5)
+
+
+def test_the_l1_projection_of_many_pixels_is_a_minimum() -> None:
+    """The conditions of Karush, Kuhn and Tucker: one threshold for all pixels that are neither untouched nor at the box."""
+    images = random_images(20, 3, 32, 32)
+    images[:, :, :8] = 0
+    perturbed = images + torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    limits = threat("l1", *torch.logspace(-1, 3, 20, dtype=torch.float64).tolist())
+    nearest = project(perturbed, images, limits)
+    torch.testing.assert_close(distance(nearest, images, "l1"), limits.eps, rtol=1e-5, atol=0)
+    for point, image, ours in zip(perturbed.flatten(1), images.flatten(1), nearest.flatten(1), strict=True):
+        wanted, got = point - image, ours - image
+        moved, free = got != 0, (got != 0) & (ours > 0) & (ours < 1)
+        threshold = (wanted.abs() - got.abs())[free]
+        torch.testing.assert_close(threshold, threshold.mean().expand_as(threshold), rtol=0, atol=1e-5)
+        assert (wanted.sign() == got.sign())[moved].all()
+        room = torch.where(wanted > 0, 1 - image, image)
+        assert (wanted.abs()[~moved & (room > 0)] <= threshold.mean() + 1e-5).all()
+        assert ((wanted.abs() - room)[moved & ~free] >= threshold.mean() - 1e-5).all()
 
 
 def test_a_threat_is_narrowed_with_its_images() -> None:
