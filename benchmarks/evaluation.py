@@ -6,8 +6,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,36 +14,23 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.losses import margin
 from robustbench_cli.attacks.base.model import cost_of_all_draws, frozen, is_randomized, rows_share_draws
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random, seed_from
 from robustbench_cli.attacks.base.source import GradientSource, gradient_source
-from robustbench_cli.attacks.base.threat import distance, per_image, project_exactly, within
+from robustbench_cli.attacks.base.threat import distance, project_exactly, within
 from robustbench_cli.benchmarks.cell import Targeted
+from robustbench_cli.benchmarks.checks import gradient_is_wrong, is_repeatable, is_unstable
 from robustbench_cli.benchmarks.datasets.base.split import check_images
 from robustbench_cli.benchmarks.devices import automatic_batch_size
+from robustbench_cli.benchmarks.judge import Candidates, Judge
 from robustbench_cli.benchmarks.models.base import check_model
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
 
-__all__ = ["EOT_DRAWS", "FLAGS", "Evaluation", "evaluate", "resolve_eot", "resolve_repeats"]
+__all__ = ["EOT_DRAWS", "Evaluation", "evaluate", "resolve_eot", "resolve_repeats"]
 
 EOT_DRAWS = 10
 """Draws of a gradient where nothing else is asked for (Wang et al., appendix C.3: success saturates for more)."""
-
-SELECTION_DRAWS = 50
-"""Draws that judge which of several images survives least, where all the draws that there are cost more.
-
-They are forward passes only. With 10, the better of two attacks was mistaken so often that the worst case over both could
-come out above the better one alone.
-"""
-
-FLAGS = {
-    "no-eot": "the attack followed one draw at a time although the defense is randomized: use --eot 10 or --eot exact",
-    "zero-gradient": "some gradients were zero in every pixel: the attack could not see the way",
-    "left-the-ball": "the attack returned images outside the threat model; they were projected back",
-}
-"""The audit checks that can speak against a row, and what each means."""
 
 IMAGES_AT_ONCE = 512
 """Images that an attack holds at once; the gradient source cuts them to the batches that pass through the model."""
@@ -56,7 +42,7 @@ class Evaluation:
 
     Attributes:
         outcomes: What became of every image.
-        flags: Names of the checks in :data:`FLAGS` that speak against the result.
+        flags: Names of the checks in :data:`~.checks.FLAGS` that speak against the result.
         forwards: Images passed through the model by the attack and by the scoring, in passes of one draw.
         backwards: The same back to the input.
         seconds: Wall time.
@@ -165,7 +151,7 @@ def evaluate(
             targeted=targeted != "no",
             batch_size=batch_size,
         )
-        judge = _Judge(
+        judge = Judge(
             model,
             randomized=randomized,
             rows_share_draws=share,
@@ -174,7 +160,7 @@ def evaluate(
             seed=seed,
             batch_size=batch_size,
         )
-        pieces, perturbed, left_the_ball = [], [], False
+        pieces, perturbed, left_the_ball, unstable = [], [], False, False
         for start in range(0, len(images), IMAGES_AT_ONCE):
             batch = images[start : start + IMAGES_AT_ONCE].to(device)
             truth = labels[start : start + IMAGES_AT_ONCE].to(device)
@@ -183,7 +169,7 @@ def evaluate(
             random = Random.of(seed, batch, start=start)
             torch.manual_seed(seed_from(seed, "draws of the attack", start))
             goals = _targets(source, batch, truth, classes, targeted, random)
-            candidates = _Candidates(judge, start, batch, truth, goals, threat.norm)
+            candidates = Candidates(judge, start, batch, truth, goals, threat.norm)
             for number, goal in enumerate(goals if len(goals) else truth[None]):
                 torch.manual_seed(seed_from(seed, "draws of the attack", start, number))
                 proposed = _images_of(attack.run(source, batch, goal, searched, random), batch, attack)
@@ -191,13 +177,20 @@ def evaluate(
                 # What is not a number is in no ball either.
                 left_the_ball |= not bool(distance(inside, proposed, "linf").max() <= 1e-4)
                 candidates.add(within(inside, batch, threat))
+            unstable |= not randomized and is_unstable(model, candidates.worst[:64], candidates.predictions[:64])
             pieces.append(candidates.arrays())
             perturbed.append(candidates.worst.cpu())
             if progress is not None:
                 progress(start + len(batch))
+        by_gradient = attack.uses == "gradients"
+        repeatable = is_repeatable(model, probe)
         flags = {
-            "no-eot": randomized and draws == 1,
+            "no-eot": by_gradient and randomized and draws == 1,
             "zero-gradient": source.share_without_gradient > 0.01,
+            "wrong-gradient": by_gradient and repeatable and gradient_is_wrong(model, probe),
+            "not-repeatable": not repeatable,
+            "unstable": unstable,
+            "every-draw": attack.minimal_norm and randomized,
             "left-the-ball": left_the_ball,
         }
     return Evaluation(
@@ -241,101 +234,6 @@ def _images_of(proposed: object, images: Tensor, attack: Attack) -> Tensor:
         what = f"shape {tuple(proposed.shape)}" if isinstance(proposed, Tensor) else f"type {type(proposed).__name__}"
         raise UserError(f"{type(attack).__name__} returned images of {what}: it is to return {tuple(images.shape)}")
     return proposed.detach().to(images)
-
-
-class _Judge:
-    """The deployed decision rule, asked on its own draws: some to score on, others to choose on."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        randomized: bool,
-        rows_share_draws: bool,
-        cost_of_all_draws: float | None,
-        repeats: int,
-        seed: int,
-        batch_size: int,
-    ) -> None:
-        self._seed = seed
-        source = partial(
-            gradient_source, model, randomized=randomized, rows_share_draws=rows_share_draws, batch_size=batch_size
-        )
-        few = cost_of_all_draws is not None and cost_of_all_draws <= SELECTION_DRAWS
-        self._scores = source(eot=repeats)
-        self._choices = source(eot="exact" if few else SELECTION_DRAWS)
-        self._randomized = randomized
-
-    @property
-    def forwards(self) -> float:
-        """Images passed through the model, in passes of one draw."""
-        return self._scores.forwards + self._choices.forwards
-
-    def __call__(self, images: Tensor, labels: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Judges a batch; the draws depend on the seed and the batch's place, not on the images.
-
-        Returns:
-            Predictions ``(R, N)``, -1 where the model gives no number; and how well each image survives ``(N,)``.
-        """
-        scored = self._ask(self._scores, images, "score", start)
-        chosen_on = self._ask(self._choices, images, "choose", start) if self._randomized else scored
-        return _deployed(scored), _survival(chosen_on, labels)
-
-    def _ask(self, source: GradientSource, images: Tensor, purpose: str, start: int) -> Tensor:
-        torch.manual_seed(seed_from(self._seed, purpose, start))
-        return source.logits(images)
-
-
-def _deployed(logits: Tensor) -> Tensor:
-    """The classes ``(D, N)`` that a user of the model would get from logits ``(D, N, K)``; -1 where one is no number."""
-    return torch.where(logits.isnan().any(2), -1, logits.argmax(2))
-
-
-def _survival(logits: Tensor, labels: Tensor) -> Tensor:
-    """How well images survive: the share of draws whose deployed prediction is right, and between equal shares the margin.
-
-    The prediction decides and not the margin's sign, which a tie or an infinite logit sets apart from it.
-    """
-    margins = margin(logits, labels.expand(len(logits), -1)).double().nan_to_num(0.0, posinf=1e300, neginf=-1e300)
-    bounded = (margins / (1 + margins.abs())).mean(0)
-    return (_deployed(logits) == labels).double().mean(0) + bounded / (2 * len(logits) + 1)
-
-
-class _Candidates:
-    """What an attack makes of a batch, goal after goal, judged as it comes: only the worst images are kept."""
-
-    def __init__(self, judge: _Judge, start: int, images: Tensor, labels: Tensor, goals: Tensor, norm: Norm) -> None:
-        self._judge = judge
-        self._start = start
-        self._images = images
-        self._labels = labels
-        self._norm = norm
-        predictions, survival = judge(images, labels, start)
-        self._alone = {"labels": labels, "targets": goals, "clean": predictions, "clean_survival": survival}
-        self._each: dict[str, list[Tensor]] = {name: [] for name in ("perturbed", "survival", "distance", "l2", "linf")}
-        self._least = torch.full_like(survival, torch.inf)
-        self.worst = images
-
-    def add(self, perturbed: Tensor) -> None:
-        """Takes the images of one goal."""
-        predictions, survival = self._judge(perturbed, self._labels, self._start)
-        figures = {
-            "perturbed": predictions,
-            "survival": survival,
-            "distance": distance(perturbed, self._images, self._norm),
-            "l2": distance(perturbed, self._images, "l2"),
-            "linf": distance(perturbed, self._images, "linf"),
-        }
-        for name, figure in figures.items():
-            self._each[name].append(figure)
-        worse = survival < self._least
-        self._least = torch.where(worse, survival, self._least)
-        self.worst = torch.where(per_image(worse, perturbed), perturbed, self.worst)
-
-    def arrays(self) -> dict[str, Any]:
-        """The fields of :class:`Outcomes`."""
-        tensors = self._alone | {name: torch.stack(figures) for name, figures in self._each.items()}
-        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
 
 def _targets(

@@ -59,7 +59,7 @@ def for_terminal(table: pd.DataFrame) -> Table:
     from rich import box
     from rich.table import Table
 
-    from robustbench_cli.benchmarks.evaluation import FLAGS
+    from robustbench_cli.benchmarks.checks import FLAGS
 
     columns, lines = _readable(table)
     raised = sorted({flag for flags in table["flags"] for flag in str(flags).split(";") if flag in FLAGS})

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.benchmarks.checks import gradient_is_wrong, is_repeatable, is_unstable
+from robustbench_cli.benchmarks.evaluation import evaluate
+
+IMAGES = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def network(seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(200, 32),
+            nn.ReLU(),
+            nn.Linear(32, 10),
+        )
+    return model.eval().requires_grad_(False)
+
+
+class Honest(nn.Module):
+    """A network whose logits are scaled and shifted, and whose input is noisy."""
+
+    def __init__(self, *, scale: float = 1.0, shift: float = 0.0, sigma: float = 0.0) -> None:
+        super().__init__()
+        self.network, self.scale, self.shift, self.sigma = network(), scale, shift, sigma
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images + self.sigma * torch.randn_like(images))
+        return self.scale * logits + self.shift
+
+
+class Quantized(nn.Module):
+    """Sees 9 grey values, but for a small share that goes straight by."""
+
+    def __init__(self, share: float = 0.01) -> None:
+        super().__init__()
+        self.network, self.share = network(), share
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network((1 - self.share) * (images * 8).round() / 8 + self.share * images)
+        return logits
+
+
+class TurnedAround(nn.Module):
+    """The right logits with the opposite gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = network()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        return 2 * logits.detach() - logits
+
+
+class TwoFaced(nn.Module):
+    """Another network where a gradient is wanted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.mask = network(), network(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = (self.mask if images.requires_grad else self.network)(images)
+        return logits
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("sigma", [0.0, 0.1])
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1e-8, 0.0), (1e8, 0.0), (1.0, 100.0)])
+def test_a_true_gradient_is_believed(scale: float, shift: float, sigma: float, seed: int) -> None:
+    """Whatever the range of the logits and the noise on the images."""
+    images = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(seed))
+    model = Honest(scale=scale, shift=shift, sigma=sigma)
+    assert is_repeatable(model, images)
+    assert not gradient_is_wrong(model, images)
+
+
+def test_the_gradient_of_a_large_network_is_believed() -> None:
+    """Torchvision's ResNet-18, untrained, on images of 3 x 64 x 64."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = resnet18(num_classes=10).eval()
+    assert not gradient_is_wrong(model, torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("model", [Quantized(), Quantized(0.05), TurnedAround(), TwoFaced()])
+def test_a_gradient_that_leads_astray_is_found(model: nn.Module, seed: int) -> None:
+    """Quantized with a small way around, turned around, or that of another network."""
+    assert gradient_is_wrong(model, torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_a_gradient_of_zero_where_nothing_changes_is_no_lie() -> None:
+    """Of constant logits there is nothing to say."""
+    assert not gradient_is_wrong(lambda images: images.flatten(1)[:, :5] * 0, IMAGES)  # type: ignore[arg-type]
+
+
+def test_draws_that_the_seed_does_not_rule_are_found() -> None:
+    """Python's own random numbers, against torch's."""
+    assert is_repeatable(Honest(sigma=0.1), IMAGES)
+    assert not is_repeatable(lambda images: images.flatten(1) * random.random(), IMAGES)  # type: ignore[arg-type]
+
+
+def test_a_model_that_takes_its_answer_back_is_unstable() -> None:
+    """Rows that are compared with the batch's first one depend on their order; those of a network do not."""
+    model = network()
+    assert not is_unstable(model, IMAGES, model(IMAGES).argmax(1))
+
+    def mixed(images: Tensor) -> Tensor:
+        return (images - images[:1]).flatten(1)[:, :5]
+
+    assert is_unstable(mixed, IMAGES, mixed(IMAGES).argmax(1))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("model", "flag"), [(Quantized(), "wrong-gradient"), (Honest(), None), (TurnedAround(), "wrong-gradient")]
+)
+def test_an_evaluation_raises_the_flag(model: nn.Module, flag: str | None) -> None:
+    """A row that followed a wrong gradient says so, and no other row does."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        labels = model(IMAGES).argmax(1)
+    flags = evaluate(model, IMAGES, labels, attack=PGD(steps=2), eps=0.01).flags
+    assert flags == ((flag,) if flag else ())
