@@ -1,4 +1,4 @@
-"""Random Self-Ensemble's noise layers, of which each forward pass is one draw."""
+"""Gaussian noise before every convolution."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.model import EnumerableDraws, frozen
-from robustbench_cli.defenses.base.defense import Defense
+from robustbench_cli.defenses.base.noise import Noisy
+from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.training import Trainer
 
 __all__ = ["GaussianNoise"]
 
 
-class GaussianNoise(Defense):
+class GaussianNoise(RandomizedDefense):
     """Gaussian noise before every convolution, in training and after (Random Self-Ensemble's noise layers).
 
     Each convolution's input h becomes ``h + sigma * N(0, I)``: ``sigma_init`` where h is the image, ``sigma_inner`` where
-    it comes from an earlier convolution. Trained with one draw a step. The paper predicts by
-    the mean softmax of many draws; here one draw decides, and the vote over repeated passes stands beside it.
+    it comes from an earlier convolution. Trained with one draw a step. The paper predicts by the mean softmax of many
+    draws, as ``rse`` does; here one draw decides unless told otherwise.
     """
 
     paper: ClassVar[str] = (
@@ -36,7 +37,7 @@ class GaussianNoise(Defense):
     sigma_init: float = Field(0.2, ge=0, description="standard deviation before the first convolution, in pixel values")
     sigma_inner: float = Field(0.1, ge=0, description="standard deviation before each later convolution")
 
-    def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
+    def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
         noisy = copy.deepcopy(model)
         first = _reads_the_image(noisy, example)
         if not first:
@@ -44,39 +45,11 @@ class GaussianNoise(Defense):
         for name, module in list(noisy.named_modules(remove_duplicate=False)):
             if isinstance(module, _ConvNd):
                 sigma = self.sigma_init if module in first else self.sigma_inner
-                noisy.set_submodule(name, _Noisy(module, sigma))
+                noisy.set_submodule(name, Noisy(module, sigma))
         return noisy
 
-    def fit(self, model: nn.Module, trainer: Trainer) -> None:
+    def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
         trainer.fit(model, name="training")
-
-
-class _Noisy(nn.Module):
-    """A layer whose input gets Gaussian noise, in ``eval()`` too."""
-
-    def __init__(self, layer: nn.Module, sigma: float) -> None:
-        super().__init__()
-        self.layer = layer
-        self.sigma = sigma
-
-    def forward(self, rows: Tensor) -> Tensor:
-        output: Tensor = self.layer(torch.add(rows, _noise_like(rows), alpha=self.sigma) if self.sigma else rows)
-        return output
-
-    def extra_repr(self) -> str:
-        return f"sigma={self.sigma}"
-
-
-@fx.wrap
-def _noise_like(rows: Tensor) -> Tensor:
-    """Standard normal noise of the shape of ``rows``, laid out in memory as they are.
-
-    On a CPU torch draws many numbers at once only where the last dimension is the innermost, eight times faster than
-    ``randn_like`` draws in the channels-last layout.
-    """
-    outer_first = sorted(range(rows.dim()), key=rows.stride, reverse=True)
-    noise = torch.randn([rows.shape[place] for place in outer_first], dtype=rows.dtype, device=rows.device)
-    return noise.permute([outer_first.index(place) for place in range(rows.dim())])
 
 
 def _reads_the_image(model: nn.Module, example: Tensor) -> set[nn.Module]:

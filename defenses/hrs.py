@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from robustbench_cli.attacks.base.model import frozen
-from robustbench_cli.defenses.base.defense import Defense
+from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.split import split
 from robustbench_cli.defenses.base.training import Trainer
 
 __all__ = ["HRS", "HRSModel", "SwitchingBlock", "hrs"]
 
 
-class HRS(Defense):
+class HRS(RandomizedDefense):
     """Hierarchical Random Switching: the model is cut into blocks, and each row runs through one random channel of each.
 
     Channels of a block have one architecture and separately trained weights. Any model that ``torch.fx`` can trace is cut
@@ -61,11 +61,11 @@ class HRS(Defense):
             raise ValueError(f"{cuts + 1} blocks need {cuts} names, and here are {len(names)}")
         return tuple(map(str, names))
 
-    def protect(self, model: nn.Module, example: Tensor) -> HRSModel:
+    def randomize(self, model: nn.Module, example: Tensor) -> HRSModel:
         blocks = split(model, example, at=len(self.channels) if self.split == "auto" else self.split)
         return HRSModel(blocks, self.channels, example)
 
-    def fit(self, model: nn.Module, trainer: Trainer) -> None:
+    def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
         assert isinstance(model, HRSModel)
         blocks = model.switching_blocks
         for number, block in enumerate(blocks):
@@ -187,8 +187,8 @@ def hrs(
     """
     defense = HRS.from_parameters({"channels": tuple(channels), "split": split}, name="hrs")
     if isinstance(example, Tensor):
-        return defense.protect(model, example[:1])
-    return defense.protect(model, next(model.parameters()).new_zeros(1, *example))
+        return defense.randomize(model, example[:1])
+    return defense.randomize(model, next(model.parameters()).new_zeros(1, *example))
 
 
 def _fresh(module: nn.Module) -> nn.Module:

@@ -1,0 +1,103 @@
+"""The base of the defenses that draw, and the rules by which their draws decide."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.model import EnumerableDraws, cost_of_all_draws, frozen
+from robustbench_cli.defenses.base.defense import Defense
+from robustbench_cli.defenses.base.training import Trainer
+
+__all__ = ["Decision", "DecisionRule", "RandomizedDefense"]
+
+DecisionRule = Literal["one-draw", "mean", "vote", "exact"]
+
+
+class RandomizedDefense(Defense):
+    """A defense whose model draws; its draws decide by one of several rules.
+
+    A subclass writes :meth:`randomize` and, if it is ``trained``, :meth:`train_draws`. The rule stands outside of what it
+    builds, so that an attack on the defended model is one on the deployed rule. Of several defenses around one model each
+    has a rule of its own; the last one's is the outermost.
+    """
+
+    decision: DecisionRule = Field(
+        "one-draw",
+        description="what decides: one draw, the mean softmax or the vote of several, or the exact mean over all there are",
+    )
+    draws: int = Field(10, ge=1, description="draws of a mean or a vote")
+
+    @abstractmethod
+    def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """Builds the model of which each forward pass is one draw; see :meth:`~.defense.Defense.protect`."""
+
+    def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
+        """Trains in place what :meth:`randomize` returned, which is one draw at each pass."""
+
+    def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
+        randomized = self.randomize(model, example)
+        if self.decision == "one-draw":
+            return randomized
+        if self.decision == "exact":
+            with frozen(randomized):
+                if cost_of_all_draws(randomized, example) is None:
+                    raise UserError(
+                        f"decision is exact, and the draws of {type(self).__name__} cannot be counted here: give mean or vote"
+                    )
+        return Decision(randomized, self.decision, self.draws)
+
+    def fit(self, model: nn.Module, trainer: Trainer) -> None:
+        self.train_draws(model.model if isinstance(model, Decision) else model, trainer)
+        model.eval()
+
+
+class Decision(nn.Module):
+    """The deployed rule over the draws of a model.
+
+    Its logits are logarithms: of the mean softmax, or of the share of the votes. A vote's share is
+    ``(votes + mean softmax) / (draws + 1)``, so that equal votes are decided by the mean, and no class by itself; since
+    votes have no slope, its gradient is the mean's.
+
+    Args:
+        model: Each forward pass is one draw; one whose draws can be counted for ``exact``.
+        rule: Which.
+        draws: Of ``mean`` and ``vote``. They are passes one after the other, so that a model whose rows share a draw gets
+            as many too.
+    """
+
+    def __init__(self, model: nn.Module, rule: Literal["mean", "vote", "exact"], draws: int) -> None:
+        super().__init__()
+        self.model = model
+        self.rule = rule
+        self.draws = draws
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(N, K)`` of images ``(N, C, H, W)``."""
+        if self.rule == "exact":
+            assert isinstance(self.model, EnumerableDraws)
+            return _mean(self.model.all_draws(images))
+        logits = torch.stack([self.model(images) for _ in range(self.draws)])
+        mean = _mean(logits)
+        return mean if self.rule == "mean" else mean + (_shares(logits, mean) - mean).detach()
+
+    def extra_repr(self) -> str:
+        return self.rule if self.rule == "exact" else f"{self.rule}, draws={self.draws}"
+
+
+def _mean(logits: Tensor) -> Tensor:
+    """The logarithm ``(N, K)`` of the mean softmax of logits ``(D, N, K)``."""
+    return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))
+
+
+def _shares(logits: Tensor, mean: Tensor) -> Tensor:
+    """The logarithm of the votes' shares."""
+    votes = nn.functional.one_hot(logits.argmax(2), logits.shape[2]).sum(0)
+    shares = (votes + mean.exp()) / (len(logits) + 1)
+    return shares.clamp_min(torch.finfo(shares.dtype).tiny).log()

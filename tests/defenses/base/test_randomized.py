@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.model import is_randomized
+from robustbench_cli.defenses.base.randomized import Decision, DecisionRule, RandomizedDefense
+from robustbench_cli.defenses.base.recipe import Recipe
+from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.gaussian_noise import GaussianNoise
+from robustbench_cli.defenses.hrs import HRS
+from robustbench_cli.defenses.noise_injection import NoiseInjection
+
+IMAGES = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Coin(nn.Module):
+    """Says class 0 with probability 0.3 and class 1 otherwise, surer of 0 than of 1; each row throws by itself."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        heads = torch.rand(len(images), 1) < 0.3
+        zeros = images.flatten(1).sum(1, keepdim=True) * 0
+        return zeros + torch.where(heads, torch.tensor([4.0, 0.0]), torch.tensor([0.0, 1.0]))
+
+
+class Thrown(RandomizedDefense):
+    """Puts a coin in the model's place."""
+
+    paper: ClassVar[str] = "none"
+
+    def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
+        return Coin()
+
+
+def thrown(decision: DecisionRule, draws: int) -> nn.Module:
+    """A coin's model with a rule."""
+    return Thrown(decision=decision, draws=draws).protect(nn.Identity(), IMAGES[:1]).eval()
+
+
+@pytest.mark.parametrize("draws", [1, 3, 5])
+def test_a_vote_is_binomial(draws: int) -> None:
+    """Class 0 wins as often as a binomial variable exceeds half of the draws (exact test, level 0.001)."""
+    chance = stats.binom.sf(draws // 2, draws, 0.3)
+    wins = int((thrown("vote", draws)(torch.zeros(4000, 1, 1, 1)).argmax(1) == 0).sum())
+    assert stats.binomtest(wins, 4000, chance).pvalue > 0.001
+
+
+def test_the_shares_of_a_vote_and_its_ties() -> None:
+    """Logits are ``log((votes + mean softmax) / (draws + 1))``; of two draws that differ, the surer one decides."""
+    logits = thrown("vote", 2)(torch.zeros(200, 1, 1, 1))
+    sure, unsure = 1 / (1 + math.exp(-4)), 1 / (1 + math.exp(-1))
+    expected = {
+        (2 + sure) / 3,
+        (1 + (sure + 1 - unsure) / 2) / 3,
+        (0 + 1 - unsure) / 3,
+    }
+    assert {round(value, 5) for value in logits[:, 0].exp().tolist()} == {round(value, 5) for value in expected}
+    tied = (logits[:, 0].exp() - sorted(expected)[1]).abs() < 1e-5
+    assert tied.any()
+    assert (logits[tied].argmax(1) == 0).all()
+
+
+def test_the_mean_is_of_the_softmax(normed: Callable[[], nn.Module]) -> None:
+    """The rule's logits are the logarithm of the mean softmax of that many passes with the same numbers."""
+    defended = GaussianNoise(decision="mean", draws=4).protect(normed(), IMAGES[:1]).eval()
+    assert isinstance(defended, Decision)
+    torch.manual_seed(1)
+    logits = defended(IMAGES)
+    torch.manual_seed(1)
+    mean = torch.stack([defended.model(IMAGES).softmax(1) for _ in range(4)]).mean(0)
+    torch.testing.assert_close(logits.exp(), mean)
+
+
+def test_a_vote_has_the_slope_of_the_mean(normed: Callable[[], nn.Module]) -> None:
+    """With the same numbers the gradient of any class's logit is that of the mean rule."""
+    randomized = GaussianNoise().protect(normed(), IMAGES[:1]).eval()
+    gradients = []
+    for defended in (Decision(randomized, "mean", 3), Decision(randomized, "vote", 3)):
+        leaf = IMAGES.clone().requires_grad_()
+        torch.manual_seed(1)
+        gradients.append(torch.autograd.grad(defended(leaf)[:, 3].sum(), leaf)[0])
+    assert gradients[0].abs().sum() > 0
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_exact_mean_is_over_all_paths(normed: Callable[[], nn.Module]) -> None:
+    """It is the mean softmax over the paths taken one by one, and no longer random."""
+    defended = HRS(channels=(2, 3), decision="exact").protect(normed(), IMAGES[:1]).eval()
+    assert isinstance(defended, Decision)
+    paths: Any = defended.model
+    mean = torch.stack([paths.path(index)(IMAGES).softmax(1) for index in range(6)]).mean(0)
+    torch.testing.assert_close(defended(IMAGES).exp(), mean)
+    assert not is_randomized(defended, IMAGES)
+    assert is_randomized(paths, IMAGES)
+
+
+def test_what_cannot_be_counted_has_no_exact_mean(normed: Callable[[], nn.Module]) -> None:
+    """A rule that needs all draws is refused where they cannot be counted, also behind noise around a switching model."""
+    with pytest.raises(UserError, match="draws of GaussianNoise cannot be counted here: give mean or vote"):
+        GaussianNoise(decision="exact").protect(normed(), IMAGES[:1])
+    with pytest.raises(UserError, match="cannot be counted here"):
+        HRS(decision="exact").protect(GaussianNoise().protect(normed(), IMAGES[:1]), IMAGES[:1])
+
+
+def test_one_draw_is_trained(digits: Any, normed: Callable[[], nn.Module]) -> None:
+    """Whatever the rule, the training passes through one draw a step, and ends with the same weights."""
+    train, _ = digits
+    trained = []
+    for decision in ("one-draw", "mean", "vote"):
+        torch.manual_seed(0)
+        defense = GaussianNoise(decision=decision, draws=3)
+        defended = defense.protect(normed(), train.images[:1])
+        defense.fit(defended, Trainer(train, Recipe(epochs=1), seed=0, device=torch.device("cpu")))
+        assert not any(module.training for module in defended.modules())
+        trained.append([*defended.state_dict().values()])
+    assert all(torch.equal(first, other) for more in trained[1:] for first, other in zip(trained[0], more, strict=True))
+
+
+def test_defenses_are_stacked(normed: Callable[[], nn.Module]) -> None:
+    """Each keeps its own rule: noise before the exact mean of a switching model before a vote."""
+    inner = HRS(channels=(2, 2), decision="exact").protect(normed(), IMAGES[:1])
+    outer = NoiseInjection(sigma=0.3, decision="vote", draws=3).protect(inner, IMAGES[:1]).eval()
+    assert isinstance(outer, Decision)
+    assert [module.rule for module in outer.modules() if isinstance(module, Decision)] == ["vote", "exact"]
+    assert is_randomized(outer, IMAGES)
+    quiet = NoiseInjection(sigma=0, decision="mean", draws=3).protect(inner, IMAGES[:1]).eval()
+    torch.testing.assert_close(quiet(IMAGES), inner.eval()(IMAGES))
