@@ -64,7 +64,8 @@ def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
 
     Args:
         gradient: ``(N, C, H, W)``.
-        norm: ``linf`` gives the sign, ``l2`` the normalised gradient, ``l1`` the coordinate of the largest slope.
+        norm: ``linf`` gives the sign, ``l2`` the normalised gradient, ``l1`` the coordinate of the largest slope; l0, whose
+            balls have no bounds, has no such direction.
     """
     if norm == "linf":
         return gradient.sign()
@@ -81,7 +82,10 @@ def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
 
 
 def random_in_ball(images: Tensor, threat: Threat, random: Random) -> Tensor:
-    """A perturbation ``(N, C, H, W)`` for each image, uniform in the threat's ball (before any cut with the box)."""
+    """A perturbation ``(N, C, H, W)`` for each image, uniform in the threat's ball (before any cut with the box).
+
+    In l0, whose ball has no bounds, as many pixels as the radius allows are drawn, and each gets a colour of the box.
+    """
     shape = images.shape[1:]
     eps = per_image(threat.eps, images).to(images.dtype)
     if threat.norm == "linf":
@@ -95,14 +99,15 @@ def random_in_ball(images: Tensor, threat: Threat, random: Random) -> Tensor:
         sizes = -(1 - random.uniform((1 + math.prod(shape),))).log()
         shares = (sizes / sizes.sum(1, keepdim=True))[:, 1:].view_as(images)
         return shares * eps * (2.0 * random.integers(2, shape) - 1)
-    raise ValueError(f"no random point in the ball of {threat.norm}")
+    change = random.uniform(shape) - images
+    return change * _largest(random.uniform(shape[1:]), threat.eps).unsqueeze(1)
 
 
 def project(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor:
     """The points of the threat's balls, cut with the box [0, 1], that stand in for ``perturbed``, to rounding.
 
-    In linf and l1 it is the nearest such point. In l2 the perturbation is shortened and then clipped to the box, which
-    shortens it further: a point inside both, not always the nearest.
+    In linf, l1 and l0 it is the nearest such point. In l2 the perturbation is shortened and then clipped to the box, which
+    shortens it further: a point inside both, not always the nearest. In l0 the pixels of the largest change keep theirs.
     """
     eps = per_image(threat.eps, images).to(images.dtype)
     if threat.norm == "linf":
@@ -113,7 +118,18 @@ def project(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor:
         return (images + difference * (eps / length.clamp_min(1e-12)).clamp_max(1)).clamp_(0, 1)
     if threat.norm == "l1":
         return _project_l1(perturbed, images, eps)
-    raise ValueError(f"no projection onto the ball of {threat.norm}")
+    inside = perturbed.clamp(0, 1)
+    # By how much the squared distance to `perturbed` falls when a pixel follows it into the box.
+    gain = (inside - images) * (2 * perturbed - inside - images)
+    kept = _largest(gain.sum(1), threat.eps)
+    return torch.where(kept.unsqueeze(1), inside, images)
+
+
+def _largest(sizes: Tensor, count: Tensor) -> Tensor:
+    """Where the ``count`` ``(N,)`` largest of the sizes ``(N, H, W)`` of each image are; of equal ones, the first."""
+    order = sizes.flatten(1).argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order, places + 1 <= count[:, None]).view_as(sizes)
 
 
 def _project_l1(perturbed: Tensor, images: Tensor, eps: Tensor) -> Tensor:
@@ -156,12 +172,12 @@ def project_exactly(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor
         nearest = perturbed.double().clamp(centre - radius, centre + radius).to(images.dtype)
         # Rounding moves a pixel by half of what lies between two neighbours at most.
         return torch.where((nearest.double() - centre).abs() > radius, nearest.nextafter(images), nearest)
+    if threat.norm == "l0":
+        return project(perturbed, images, threat)
     length = distance(perturbed, images, threat.norm)
     outside = length > threat.eps
     if not bool(outside.any()):
         return perturbed
-    if threat.norm == "l0":
-        raise ValueError("no projection onto the ball of l0")
     # Aim inside by the length of a vector of rounding errors, so that no rounding of the pixels can lead out again. A
     # pixel that has not changed is not rounded.
     changed = (perturbed != images).flatten(1).sum(1).double()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from typing import get_args
 
@@ -222,13 +223,41 @@ def test_a_threat_is_narrowed_with_its_images() -> None:
     assert (chosen.norm, chosen.targeted) == ("l2", True)
 
 
-@pytest.mark.parametrize("function", [project, random_in_ball])
-def test_a_ball_without_a_projection_is_an_error(function: object) -> None:
-    """No attack gets points of a ball that nobody has written down."""
-    images = torch.zeros(1, 1, 2, 2)
+def test_l0_has_no_steepest_ascent() -> None:
+    """No attack gets a direction that nobody has written down."""
     with pytest.raises(ValueError, match="l0"):
-        project(images, images, threat("l0", 1.0))
-    with pytest.raises(ValueError, match="l0"):
-        random_in_ball(images, threat("l0", 1.0), Random(torch.arange(1)))
-    with pytest.raises(ValueError, match="l0"):
-        steepest_ascent(images, "l0")
+        steepest_ascent(torch.zeros(1, 1, 2, 2), "l0")
+
+
+def test_the_l0_projection_is_the_nearest_of_all_choices_of_pixels() -> None:
+    """No choice of as many pixels, all of them enumerated, is nearer in l2; a pixel has all its channels or none."""
+    images, perturbed = random_images(5, 3, 2, 3), 3 * random_images(5, 3, 2, 3, seed=1) - 1
+    for pixels in range(8):
+        found = project_exactly(perturbed, images, threat("l0", *[pixels + 0.5] * 5))
+        assert (distance(found, images, "l0") == min(pixels, 6)).all()
+        of_found = (found - perturbed).flatten(1).norm(dim=1)
+        for kept in itertools.combinations(range(6), min(pixels, 6)):
+            mask = torch.zeros(6, dtype=torch.bool)
+            mask[list(kept)] = True
+            other = torch.where(mask.view(2, 3), perturbed.clamp(0, 1), images)
+            assert (of_found <= (other - perturbed).flatten(1).norm(dim=1) + 1e-6).all()
+
+
+def test_equal_changes_do_not_let_more_pixels_into_the_l0_ball() -> None:
+    """Of changes of one size, and of none that float32 can square, no more are kept than the radius allows."""
+    images = torch.full((4, 1, 3, 3), 0.5)
+    for change in (0.25, 1e-38):
+        base = images if change > 1e-3 else torch.zeros_like(images)
+        found = project_exactly(base + change, base, threat("l0", 0, 1, 4, math.inf))
+        assert distance(found, base, "l0").tolist() == [0, 1, 4, 9]
+
+
+def test_random_points_in_the_l0_ball_take_every_pixel_equally_often() -> None:
+    """Exactly as many pixels are changed as the radius allows, everywhere alike (chi-square test at 1e-4), to colours of the box."""
+    images = torch.full((4000, 2, 3, 3), 0.25)
+    points = random_in_ball(images, threat("l0", *[2.9] * 4000), Random.of(0, images))
+    assert (distance(images + points, images, "l0") == 2).all()
+    changed = (points != 0).any(1).flatten(1)
+    assert stats.chisquare(changed.sum(0).numpy()).pvalue > 1e-4
+    colours = (images + points)[(points != 0).any(1, keepdim=True).expand_as(points)]
+    assert stats.kstest(colours.numpy(), "uniform").pvalue > 1e-4
