@@ -233,7 +233,7 @@ def test_the_l0_projection_is_the_nearest_of_all_choices_of_pixels() -> None:
     """No choice of as many pixels, all of them enumerated, is nearer in l2; a pixel has all its channels or none."""
     images, perturbed = random_images(5, 3, 2, 3), 3 * random_images(5, 3, 2, 3, seed=1) - 1
     for pixels in range(8):
-        found = project_exactly(perturbed, images, threat("l0", *[pixels + 0.5] * 5))
+        found = project(perturbed, images, threat("l0", *[pixels + 0.5] * 5))
         assert (distance(found, images, "l0") == min(pixels, 6)).all()
         of_found = (found - perturbed).flatten(1).norm(dim=1)
         for kept in itertools.combinations(range(6), min(pixels, 6)):
