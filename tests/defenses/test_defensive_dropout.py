@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from scipy import stats
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.model import is_randomized
+from robustbench_cli.benchmarks.models.paper_cnn import PaperCNN
+from robustbench_cli.defenses import defensive_dropout as module
+from robustbench_cli.defenses.base.recipe import Recipe
+from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.defensive_dropout import DefensiveDropout
+
+
+def identity() -> nn.Module:
+    """Dropout and a layer that changes nothing."""
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 4, bias=False))
+    nn.init.eye_(model[2].weight)
+    return model
+
+
+@torch.no_grad()
+def test_as_many_are_dropped_as_the_rate_says() -> None:
+    """Dropped are a binomial number (level 0.001), what is left is scaled to the same mean, in eval() and by the row."""
+    rows = torch.ones(5000, 1, 2, 2)
+    output = DefensiveDropout(rate=0.3).protect(identity(), rows[:1]).eval()(rows)
+    dropped = int((output == 0).sum())
+    assert stats.binomtest(dropped, output.numel(), 0.3).pvalue > 0.001
+    assert torch.allclose(output[output != 0], torch.tensor(1 / 0.7))
+    # All sixteen patterns of a row, as often as independent numbers have them.
+    pattern = ((output == 0).long() * torch.tensor([8, 4, 2, 1])).sum(1).bincount(minlength=16)
+    chances = [0.3 ** sum(bits) * 0.7 ** (4 - sum(bits)) for bits in itertools.product((0, 1), repeat=4)]
+    assert stats.chisquare(pattern.numpy(), 5000 * torch.tensor(chances).double().numpy()).pvalue > 0.001
+
+
+def test_training_has_a_rate_of_its_own() -> None:
+    """In train() the model's own rate rules, or the one given, whatever the rate afterwards."""
+    rows = torch.ones(5000, 1, 2, 2)
+    for given, expected in ((None, 0.5), (0.2, 0.2)):
+        defended = DefensiveDropout(rate=0.9, train_rate=given).protect(identity(), rows[:1]).train()
+        dropped = int((defended(rows) == 0).sum())
+        assert stats.binomtest(dropped, 20000, expected).pvalue > 0.001
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "place"),
+    [
+        (PaperCNN(shape=(1, 28, 28), classes=10), torch.rand(4, 1, 28, 28), "dropout"),
+        (torchvision.models.resnet18(num_classes=10), torch.rand(4, 3, 32, 32), "fc.0"),
+    ],
+    ids=["paper-cnn", "resnet18"],
+)
+def test_at_rate_0_it_is_the_model(model: nn.Module, images: Tensor, place: str) -> None:
+    """It stands where the model has dropout or before its last layer, and at rate 0 is the model bit for bit."""
+    model.eval()
+    quiet = DefensiveDropout(rate=0).protect(model, images[:1])
+    assert [name for name, part in quiet.named_modules() if hasattr(part, "train_rate")] == [place]
+    assert torch.equal(quiet(images), model(images))
+    assert is_randomized(DefensiveDropout(rate=0.3).protect(model, images[:1]), images)
+
+
+def test_the_choice_is_the_best_that_is_allowed() -> None:
+    """Against a search by hand: the least success within the bound, never more success where more loss is allowed."""
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        table = torch.rand(10, 2, generator=draw).tolist()
+        measured = [module._Measured(rate / 10, *figures) for rate, figures in enumerate(table)]
+        before = 1.0
+        for drop in (0.0, 0.1, 0.3, 1.0):
+            chosen = module._choose(measured, drop)
+            success = next(each.success for each in measured if each.rate == chosen)
+            assert all(each.success >= success or each.accuracy < measured[0].accuracy - drop for each in measured)
+            assert success <= before
+            before = success
+
+
+def test_a_rate_is_chosen_and_kept(digits: Any, normed: Callable[[], nn.Module]) -> None:
+    """Where none is given, training ends with one; a checkpoint loaded into a model built anew has it too."""
+    train, _ = digits
+    defense = DefensiveDropout(eps=0.15, accuracy_drop=0.1)
+    defended = defense.protect(normed(), train.images[:1])
+    trainer = Trainer(train, Recipe(epochs=8), seed=0, device=torch.device("cpu"))
+    defense.fit(defended, trainer)
+    assert 0 < defended.state_dict()["6.rate"] < 0.9
+    again = defense.protect(normed(), train.images[:1]).eval()
+    again.load_state_dict(defended.state_dict())
+    logits = []
+    for model in (defended, again):
+        torch.manual_seed(0)
+        logits.append(model(train.images[:50]))
+    torch.testing.assert_close(*logits)
+    strict = DefensiveDropout(eps=0.15, accuracy_drop=0.1, rate=0.2)
+    fixed = strict.protect(normed(), train.images[:1])
+    strict.fit(fixed, trainer)
+    assert fixed.state_dict()["6.rate"] == torch.tensor(0.2)
+
+
+def test_a_model_without_a_place() -> None:
+    """A model with neither dropout nor a fully connected layer is refused in a line."""
+    model = nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten())
+    with pytest.raises(UserError, match="stands before fully connected layers, and Sequential runs none"):
+        DefensiveDropout().protect(model, torch.rand(1, 1, 8, 8))
