@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.registry import Registry
@@ -36,13 +37,20 @@ def parse_eps(text: str) -> Eps:
     words = str(text).strip()
     numerator, slash, denominator = words.partition("/")
     try:
-        value = float(numerator) / (float(denominator) if slash else 1)
+        value = _number(numerator) / (_number(denominator) if slash else 1)
     except (ValueError, ZeroDivisionError):
         raise UserError(f"eps is '{words}': give a number or a fraction, such as 0.03 or 8/255") from None
     if not math.isfinite(value) or value < 0:
         raise UserError(f"eps is '{words}': it must be 0 or more, and finite")
     # Not -0.0, which would be another cell.
     return Eps(words, abs(value))
+
+
+def _number(words: str) -> float:
+    """Reads a decimal number; not 1_0 or other scripts' digits, which Python takes too and a reader of a table takes for else."""
+    if not re.fullmatch(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*|nan|inf", words):
+        raise ValueError(words)
+    return float(words)
 
 
 class MethodSpec(BaseModel):
@@ -61,6 +69,12 @@ class MethodSpec(BaseModel):
     parameters: dict[str, Any] = Field(default_factory=dict)
     changed: tuple[str, ...] = ()
     source: str | None = None
+
+    @model_validator(mode="after")
+    def _changed_are_parameters(self) -> Self:
+        if unknown := [key for key in self.changed if key not in self.parameters]:
+            raise ValueError(f"'{unknown[0]}' is called changed and is no parameter of {self.name}")
+        return self
 
     def build(self, registry: Registry) -> Any:
         """The attack or the defense itself.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from safetensors.torch import save as save_tensors
-from torch import nn
+from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.files import ensure_writable, write_whole
@@ -34,6 +35,7 @@ __all__ = [
 
 _KEY = "advdef"
 _VERSION = 1
+_MOST_PIXELS = 2**24
 
 
 def versions() -> dict[str, str]:
@@ -168,6 +170,7 @@ def load_checkpoint(
             if value is not None and value != getattr(info, word):
                 raise UserError(f"{path} was made with {word} {getattr(info, word)}, not {value}: leave {word} out")
         _refuse_unnamed_code(info, path, (model, *named))
+        _refuse_what_it_cannot_hold(info, tensors, path)
         loaded = _fresh(info)
         fill(loaded, tensors, path, spec=info.model)
     return Checkpoint(model=loaded.eval(), info=info, sha256=hashlib.sha256(data).hexdigest())
@@ -199,6 +202,25 @@ def _refuse_unnamed_code(info: CheckpointInfo, path: Path, named: Collection[str
     for option, registry, name in asked:
         if ":" in name and not registry.knows(name) and name not in named:
             raise UserError(f"{path} needs the code {name}: if you trust it, name it yourself with {option} {name}")
+
+
+def _refuse_what_it_cannot_hold(info: CheckpointInfo, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuses a file that describes more than is in it, before memory is taken for what it describes."""
+    weights = sum(tensor.numel() for tensor in tensors.values())
+    # A list of whole numbers counts parts, as the channels of HRS, and a part has a tensor of its own.
+    parts = sum(
+        sum(value)
+        for spec in info.defenses
+        for value in spec.parameters.values()
+        if isinstance(value, list) and all(isinstance(number, int) for number in value)
+    )
+    for what, number, most in (
+        ("pixels an image", math.prod(info.shape), _MOST_PIXELS),
+        ("classes", info.classes, max(weights, 1000)),
+        ("parts of a defense", parts, max(len(tensors), 100)),
+    ):
+        if number > most:
+            raise UserError(f"{path} speaks of more than {most} {what}, which it cannot hold: it is damaged")
 
 
 def _info(data: bytes, path: Path) -> CheckpointInfo | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from collections import Counter, defaultdict
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from robustbench_cli.attacks.base.errors import UserError, did_you_mean
+from robustbench_cli.attacks.base.errors import UserError, did_you_mean, one_line
 from robustbench_cli.benchmarks.rows import COLUMNS
 
 __all__ = ["Limit", "Verdict", "fail_under", "max_drop", "parse_conditions", "parse_limit", "read_baseline", "select"]
@@ -105,6 +106,9 @@ def select(table: pd.DataFrame, wanted: Mapping[str, Sequence[str]]) -> pd.DataF
     return table[keep]
 
 
+_WAY_OUT = "give a .csv file that 'advdef report -o' wrote"
+
+
 def read_baseline(path: Path) -> pd.DataFrame:
     """An earlier table, as ``-o FILE.csv`` wrote it.
 
@@ -112,19 +116,31 @@ def read_baseline(path: Path) -> pd.DataFrame:
         UserError: The file cannot be read or lacks a column.
     """
     try:
+        _require_whole_lines(path)
         table = pd.read_csv(path, dtype=str)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--baseline {path} cannot be read ({error}): give a .csv file that 'advdef report -o' wrote"
-        ) from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"--baseline {path} cannot be read ({one_line(error)}): {_WAY_OUT}") from None
     missing = [column for column in (*KEYS, "robust_accuracy") if column not in table.columns]
     if missing:
-        raise UserError(
-            f"--baseline {path} has no column '{missing[0]}': give a .csv file that 'advdef report -o' wrote"
-        )
-    for column in FIGURES & {*table.columns}:
-        table[column] = pd.to_numeric(table[column], errors="coerce")
+        raise UserError(f"--baseline {path} has no column '{missing[0]}': {_WAY_OUT}")
+    for column in sorted(FIGURES & {*table.columns}):
+        try:
+            table[column] = pd.to_numeric(table[column])
+        except ValueError as error:
+            raise UserError(f"--baseline {path}: {column}: {one_line(error)}: {_WAY_OUT}") from None
     return table
+
+
+def _require_whole_lines(path: Path) -> None:
+    """Refuses a table that was cut off or damaged: pandas fills up a line that is too short, and shifts one too long."""
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = csv.reader(file, strict=True)
+        columns = len(next(lines, []))
+        for line in lines:
+            if line and len(line) != columns:
+                raise csv.Error(
+                    f"line {lines.line_num} has {len(line)} values for {columns} columns: it is cut off or damaged"
+                )
 
 
 def fail_under(table: pd.DataFrame, limit: Limit) -> Verdict:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic_core import PydanticSerializationError
 from torch import nn
 
 from robustbench_cli.attacks.base.errors import UserError
@@ -187,7 +188,12 @@ def method_spec(registry: Registry, name: str, parameters: dict[str, Any]) -> tu
     """
     kind: type[Method] = registry.load(name)
     method = kind.from_parameters(parameters, name=name)
-    values = method.model_dump(mode="json")
+    try:
+        values = method.model_dump(mode="json")
+    except PydanticSerializationError as error:
+        raise UserError(
+            f"{name} has a parameter that JSON cannot hold, so it has no name to store it by: {error}"
+        ) from None
     defaults = {key: field.get_default(call_default_factory=True) for key, field in kind.model_fields.items()}
     changed = tuple(key for key in values if getattr(method, key) != defaults[key])
     return kind, MethodSpec(name=name, parameters=values, changed=changed, source=registry.source_of(name))

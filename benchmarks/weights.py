@@ -19,7 +19,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from robustbench_cli.attacks.base.errors import UserError, did_you_mean
+from robustbench_cli.attacks.base.errors import UserError, did_you_mean, one_line
 
 __all__ = ["fill", "read_bytes", "read_metadata", "read_tensors"]
 
@@ -60,7 +60,7 @@ def read_metadata(data: bytes) -> dict[str, str] | None:
         return None
     try:
         header = json.loads(data[8 : 8 + length])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     metadata = header.get("__metadata__", {})
     return metadata if isinstance(metadata, dict) else {}
@@ -80,7 +80,7 @@ def read_tensors(data: bytes, path: Path) -> dict[str, Tensor]:
         try:
             tensors = load_safetensors(data)
         except SafetensorError as error:
-            raise UserError(f"{path} is cut off or damaged ({_one_line(error)}): save or download it again") from None
+            raise UserError(f"{path} is cut off or damaged ({one_line(error)}): save or download it again") from None
     elif data.startswith(b"PK"):
         tensors = _state_dict(_load_zip(data, path), path)
     elif data.startswith(b"\x80"):
@@ -152,7 +152,7 @@ def _load_zip(data: bytes, path: Path) -> Any:
         if not blocked:
             return _load_tensors(data)
     except Exception as error:  # noqa: BLE001 - a damaged file can end in any exception
-        raise UserError(f"{path} cannot be read ({_one_line(error)}): save or download it again") from None
+        raise UserError(f"{path} cannot be read ({one_line(error)}): save or download it again") from None
     raise _would_run_code(path, blocked)
 
 
@@ -166,7 +166,7 @@ def _load_pickle(data: bytes, path: Path) -> Any:
             raise _would_run_code(path, blocked) from None
         raise UserError(f"{path} cannot be read as a PyTorch file: save or download it again") from None
     except Exception as error:  # noqa: BLE001 - a damaged file can end in any exception
-        raise UserError(f"{path} is cut off or damaged ({_one_line(error)}): save or download it again") from None
+        raise UserError(f"{path} is cut off or damaged ({one_line(error)}): save or download it again") from None
 
 
 def _load_tensors(data: bytes) -> Any:
@@ -217,7 +217,3 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
 
 def _some(words: list[str]) -> str:
     return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

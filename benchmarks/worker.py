@@ -16,7 +16,7 @@ from torch import nn
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.errors import UserError, one_line
 from robustbench_cli.benchmarks.checkpoint import versions
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
@@ -53,8 +53,8 @@ def work(job: Job, *, progress: Callable[[int], None] = lambda _: None) -> Resul
         return store.result(job.cell.id)
     try:
         computed = _compute(job, progress)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other jobs go on
-        failure = Failure(cell=job.cell, eps=job.eps, error=_one_line(error), traceback=traceback.format_exc())
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the other jobs go on
+        failure = Failure(cell=job.cell, eps=job.eps, error=_reason(error), traceback=traceback.format_exc())
         store.publish_failure(failure)
         return failure
     return _publish(job, store, computed)
@@ -73,8 +73,7 @@ class _Computed:
 
 
 def _compute(job: Job, progress: Callable[[int], None]) -> _Computed:
-    named = job.cell.attack
-    attack = attacks.load(named.name).from_parameters(named.parameters, name=named.name)
+    attack = job.cell.attack.build(attacks)
     return (_search_once if attack.minimal_norm else _run)(job, attack, progress)
 
 
@@ -156,8 +155,6 @@ def _model(checkpoint: Path, loading: str, identity: str) -> nn.Module:
     return load_subject(checkpoint, json.loads(loading), identity)
 
 
-def _one_line(error: Exception) -> str:
-    words = " ".join(str(error).split())[:300]
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"out of memory: give a smaller --batch-size ({words})"
-    return words if isinstance(error, UserError) else f"{type(error).__name__}: {words}"
+def _reason(error: BaseException) -> str:
+    out_of_memory = isinstance(error, torch.OutOfMemoryError)
+    return f"out of memory: give a smaller --batch-size ({one_line(error)})" if out_of_memory else one_line(error)

@@ -10,10 +10,12 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import IO, TYPE_CHECKING
+
+from robustbench_cli.attacks.base.errors import UserError
 
 if TYPE_CHECKING:
     import rich.progress
@@ -29,6 +31,7 @@ __all__ = [
     "note",
     "progress",
     "report",
+    "require_stdout",
     "settings",
     "warn",
 ]
@@ -52,6 +55,23 @@ def begin() -> None:
     """Forgets the settings and the streams of a command that ran before in the same process."""
     settings.quiet = settings.verbose = False
     _console.cache_clear()
+
+
+def require_stdout() -> None:
+    """Makes sure that there is a stdout to report on; where stdin or stderr is closed, it leads nowhere from now on.
+
+    Otherwise the first files that are opened would get their numbers, and with them what libraries print.
+
+    Raises:
+        UserError: The process was started without a stdout.
+    """
+    without = sys.stdout is None
+    # The lowest free number is taken first.
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
+    if without:
+        raise UserError("stdout is closed, and the report goes there: open it, with >/dev/null to see nothing of it")
 
 
 def report(content: RenderableType) -> None:
@@ -171,7 +191,9 @@ def progress() -> Iterator[Progress]:
 
 
 def _print(line: str, *, style: str | None = None) -> None:
-    _console("stderr").print(line, style=style, soft_wrap=True)
+    # A stderr that takes no more is no reason to end otherwise than the command would.
+    with suppress(OSError):
+        _console("stderr").print(line, style=style, soft_wrap=True)
 
 
 def _one_line(text: str) -> str:

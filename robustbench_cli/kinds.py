@@ -89,7 +89,9 @@ def _parameter(name: str, field: FieldInfo) -> dict[str, Any]:
 
     told = {"name": name, "type": _type(field.annotation), "required": field.is_required()}
     if not field.is_required():
-        told["default"] = to_jsonable_python(field.get_default(call_default_factory=True, validated_data={}))
+        told["default"] = to_jsonable_python(
+            field.get_default(call_default_factory=True, validated_data={}), fallback=repr
+        )
     told["constraints"] = _limits(field.metadata)
     told["description"] = field.description or ""
     return told

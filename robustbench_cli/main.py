@@ -27,7 +27,10 @@ from robustbench_cli.options import PAGE, all_words, long_name
 __all__ = ["main"]
 
 # Of these, an input or the machine is the cause and its message tells all there is to tell.
-_OF_THE_MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR}
+_OF_THE_MACHINE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
+}
 
 
 class _Commands(click.Group):
@@ -74,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     console.begin()
     try:
+        console.require_stdout()
         if hasattr(sys.stdout, "reconfigure"):
             # A file's name that stdout cannot encode must not end a command.
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -113,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 4
         console.error(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
         return 2
-    except Exception as error:  # noqa: BLE001 - whatever it is, the user gets one line
+    except BaseException as error:  # noqa: BLE001 - whatever it is, also an exit that a user's code asks for
         console.fault(error)
         return 4
     return 0

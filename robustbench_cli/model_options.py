@@ -62,6 +62,7 @@ class ModelWords:
     def dataset_name(self) -> str:
         """The data set that was named, or the one that the first checkpoint was trained on, or the embedded one."""
         from robustbench_cli.benchmarks.checkpoint import read_info
+        from robustbench_cli.benchmarks.datasets import registry as datasets
         from robustbench_cli.benchmarks.weights import read_bytes, read_tensors
 
         if self.dataset is not None:
@@ -75,6 +76,11 @@ class ModelWords:
             read_tensors(read_bytes(path), path)
         if info is None or info.dataset is None:
             raise UserError(f"{path} does not say what it was trained on: give --dataset")
+        if ":" in info.dataset and not datasets.knows(info.dataset):
+            # Whoever made the file may not choose what code runs.
+            raise UserError(
+                f"{path} needs the code {info.dataset}: if you trust it, name it yourself with --dataset {info.dataset}"
+            )
         return info.dataset
 
     def base(self, prepare: Preparation, path: Path) -> Subject:

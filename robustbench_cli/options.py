@@ -330,6 +330,8 @@ def _read_config(context: click.Context, config: click.Parameter, path: Path | N
             raise UserError(f"{path}: unknown key '{written}': {did_you_mean(key, options)}")
         option = options[key]
         assert option.name is not None
+        if option.name in values:
+            raise UserError(f"{path}: {written}: '{key}' is given twice, with '_' and with '-': give it once")
         try:
             values[option.name] = _words_of(option, value)
             option.type_cast_value(context, values[option.name])
@@ -343,8 +345,12 @@ def _read_config(context: click.Context, config: click.Parameter, path: Path | N
 def _mapping_of(path: Path) -> dict[Any, Any]:
     import yaml
 
+    from robustbench_cli.attacks.base.plain_yaml import read_yaml
+
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text file in UTF-8 ({error.reason} at byte {error.start})") from None
     except yaml.YAMLError as error:
@@ -378,6 +384,8 @@ def _word(value: Any) -> str:
 
 
 def _as_written(value: Any) -> str:
+    if isinstance(value, str) and "\0" in value:
+        raise UserError(f"is {value!r}, which has a zero byte in it: leave it out")
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 

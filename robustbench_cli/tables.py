@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-__all__ = ["FORMATS", "as_text", "for_terminal", "write"]
+__all__ = ["FORMATS", "as_text", "for_terminal", "require_place", "write"]
 
 FORMATS = ("table", "csv", "json", "markdown")
 
@@ -44,6 +44,18 @@ def write(table: pd.DataFrame, path: Path) -> None:
     from robustbench_cli.attacks.base.files import write_whole
 
     write_whole(path, as_text(table, form_of(path)).encode())
+
+
+def require_place(path: Path) -> None:
+    """Makes sure, before anything is computed, that the table can be written; its folder is made where there is none.
+
+    Raises:
+        UserError: The ending is unknown or the place cannot be written.
+    """
+    from robustbench_cli.attacks.base.files import ensure_writable
+
+    form_of(path)
+    ensure_writable(path.parent)
 
 
 def form_of(path: Path) -> str:

@@ -51,7 +51,10 @@ def distribute(settings: Sequence[Setting], kinds: Mapping[str, type[Method]]) -
             name = fitting[0]
         elif name not in kinds:
             raise UserError(f"--set {name}.{setting.key}: no '{name}' is used here; {did_you_mean(name, kinds)}")
-        parameters[name][setting.key] = read_value(setting.value)
+        try:
+            parameters[name][setting.key] = read_value(setting.value)
+        except UserError as error:
+            raise UserError(f"--set {name}.{setting.key}: {error}") from None
     return parameters
 
 

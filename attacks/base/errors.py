@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["UserError", "did_you_mean"]
+__all__ = ["UserError", "did_you_mean", "one_line"]
 
 
 class UserError(ValueError):
@@ -28,3 +28,13 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     if near:
         return f"did you mean '{near[0]}'?"
     return f"known: {', '.join(known)}" if known else "there are none"
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of other people's code says, which can be of many lines, as one line of some 300 characters.
+
+    The kind of the error stands before its words, except for a :class:`UserError`, whose words say all.
+    """
+    words = " ".join(str(error).split())
+    told = words if isinstance(error, UserError) else f"{type(error).__name__}: {words}".removesuffix(": ")
+    return told if len(told) <= 300 else f"{told[:299]}…"

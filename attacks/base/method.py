@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from fractions import Fraction
@@ -9,12 +10,14 @@ from typing import Any, ClassVar, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
+from robustbench_cli.attacks.base.plain_yaml import read_yaml
 
 __all__ = ["Method", "read_value"]
 
-_FRACTION = re.compile(r"\d+/0*[1-9]\d*")
+_FRACTION = re.compile(r"[0-9]{1,300}/0*[1-9][0-9]{,300}")
 
 
 class Method(BaseModel):
@@ -47,20 +50,32 @@ class Method(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in (name, *first["loc"]))
-            message = first["msg"].removeprefix("Value error, ")
-            raise UserError(f"{where} is {first['input']!r}: {message[:1].lower()}{message[1:]}") from None
+            raise UserError(f"{where} is {_shown(first['input'])}: {cls._wanted(first)}") from None
 
     @classmethod
-    def summary(cls) -> str:
-        """The first line of the docstring."""
-        return (cls.__doc__ or "").strip().partition("\n")[0]
+    def _wanted(cls, error: ErrorDetails) -> str:
+        """What would be right, in a user's words where pydantic speaks of Python's types."""
+        if error["type"] == "tuple_type" and len(error["loc"]) == 1:
+            default = cls.model_fields[str(error["loc"][0])].default
+            return f"give a list, such as {json.dumps(default if isinstance(default, tuple) else [error['input']])}"
+        message = error["msg"].removeprefix("Value error, ")
+        return f"{message[:1].lower()}{message[1:]}"
 
 
 def read_value(words: str) -> Any:
-    """A value as ``--set`` gives it: YAML, ``[5, 5]``, or a fraction, ``2/255``; a string where it is neither."""
+    """A value as ``--set`` gives it: YAML, ``[5, 5]``, or a fraction, ``2/255``; a string where it is neither.
+
+    Raises:
+        UserError: It is YAML that is not to be read; see :func:`~.plain_yaml.read_yaml`.
+    """
     if _FRACTION.fullmatch(words):
         return float(Fraction(words))
     try:
-        return yaml.safe_load(words)
+        return read_yaml(words)
     except yaml.YAMLError:
         return words
+
+
+def _shown(value: Any) -> str:
+    words = repr(value)
+    return words if len(words) <= 80 else f"{words[:79]}…"

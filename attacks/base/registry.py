@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from robustbench_cli.attacks.base.errors import UserError, did_you_mean
+from robustbench_cli.attacks.base.errors import UserError, did_you_mean, one_line
 
 __all__ = ["Registry"]
 
@@ -146,7 +146,9 @@ def _module(place: str) -> Any:
         if error.name is not None and f"{place}.".startswith(f"{error.name}."):
             raise UserError(f"no module {error.name}: {_FORMS}") from None
         raise _import_failed(place, error) from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise _import_failed(place, error) from error
 
 
@@ -164,12 +166,13 @@ def _module_of_file(path: Path) -> Any:
     sys.modules[name] = module
     try:
         specification.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         del sys.modules[name]
+        if isinstance(error, KeyboardInterrupt):
+            raise
         raise _import_failed(path, error) from error
     return module
 
 
 def _import_failed(place: object, error: BaseException) -> UserError:
-    """The error of a user's code, which can be of many lines, as one line."""
-    return UserError(f"{place} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}")
+    return UserError(f"{place} cannot be imported: {one_line(error)}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.datasets.folder import find_classes
 from torchvision.transforms.functional import pil_to_tensor
 
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.errors import UserError, one_line
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, SplitName
 from robustbench_cli.benchmarks.datasets.base.split import Split
 
@@ -109,7 +109,7 @@ def _files(folder: Path) -> torchvision.datasets.ImageFolder:
     try:
         return torchvision.datasets.ImageFolder(str(folder))
     except FileNotFoundError as error:
-        raise UserError(f"{folder} cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"{folder} cannot be read: {one_line(error)}") from None
 
 
 def _read(path: str) -> Tensor:

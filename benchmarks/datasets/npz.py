@@ -84,6 +84,10 @@ def _array(arrays: dict[str, Array], key: str, path: Path) -> Array:
 def _images(arrays: dict[str, Array], key: str, path: Path) -> Array:
     """Images as ``(N, C, H, W)``, in their own type."""
     images = _array(arrays, key, path)
+    if images.dtype.kind not in "buifc" or images.dtype.char in "gG":
+        raise UserError(f"'{key}' of {path} is {images.dtype}: give uint8, or float32 in [0, 1]")
+    # PyTorch takes the machine's own byte order only.
+    images = images.astype(images.dtype.newbyteorder("="), copy=False)
     if images.ndim == 3:
         return images[:, None]
     first, last = (images.ndim == 4 and images.shape[axis] in (1, 3) for axis in (1, 3))

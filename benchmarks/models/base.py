@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.errors import UserError, one_line
 from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.benchmarks.models import registry
 
@@ -132,7 +132,7 @@ def build_model(
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"model {spec} cannot be built: {_one_line(error)}") from error
+        raise UserError(f"model {spec} cannot be built: {one_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise UserError(f"model {spec} gives a {type(network).__name__}: it is to return an nn.Module")
     model = normalized(network, mean=mean, std=std, channels=shape[0])
@@ -202,7 +202,7 @@ def check_model(
         except (torch.OutOfMemoryError, UserError):
             raise
         except Exception as error:
-            raise UserError(f"{name} fails on images of shape {tuple(images.shape[1:])}: {_one_line(error)}") from error
+            raise UserError(f"{name} fails on images of shape {tuple(images.shape[1:])}: {one_line(error)}") from error
     if not isinstance(logits, Tensor):
         raise UserError(f"{name} gives a {type(logits).__name__}: it is to return one tensor of logits (N, K)")
     if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2 or not logits.is_floating_point():
@@ -223,7 +223,3 @@ def check_model(
             f"labels are to be 0 to {given - 1}"
         )
     return given
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from robustbench_cli import console
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.model_options import ModelWords, model_options
 from robustbench_cli.options import EOT, EPS, SETTING, Common, OneOf, Setting, command, computing
 
@@ -78,11 +77,11 @@ def attack(
     from robustbench_cli.attacks import registry
     from robustbench_cli.benchmarks.suite import Suite
     from robustbench_cli.running import attack_all, preparation, raise_failures, table_of
-    from robustbench_cli.tables import for_terminal, form_of, write
+    from robustbench_cli.tables import for_terminal, require_place, write
     from robustbench_cli.words import DEFAULT_ATTACKS, attack_choice, distribute, plain_name
 
     if output is not None:
-        form_of(output)
+        require_place(output)
     names = attacks or DEFAULT_ATTACKS
     kinds = {plain_name(name): registry.load(plain_name(name)) for name in names}
     parameters = distribute(settings, kinds | words.kinds())
@@ -103,7 +102,6 @@ def attack(
         results, failures = attack_all(common, suite, lambda: words.subjects(prepare, parameters), shown)
     if not results:
         raise_failures(failures)
-        raise UserError("there is nothing to attack: name at least one attack")
     table = table_of(common.store, results)
     console.report(for_terminal(table))
     if output is not None:

@@ -80,7 +80,7 @@ def report(
     from robustbench_cli.running import failure_line
 
     for path in outputs:
-        tables.form_of(path)
+        tables.require_place(path)
     floors = [gates.parse_limit(words, option="--fail-under") for words in minima]
     allowed = [gates.parse_limit(words, option="--max-drop") for words in drops]
     if bool(allowed) != (baseline is not None):

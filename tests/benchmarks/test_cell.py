@@ -108,3 +108,10 @@ def test_what_no_perturbation_can_have_is_refused(words: str) -> None:
     """A negative or infinite radius, or none, is a mistake."""
     with pytest.raises(UserError, match=f"eps is '{words}': it must be 0 or more, and finite"):
         parse_eps(words)
+
+
+@pytest.mark.parametrize("words", ["1_0", "0x10", "\u0661", "8/2_5", "1e1_0", "1 0", "0.1.0", "."])
+def test_numbers_that_only_a_program_would_write_are_refused(words: str) -> None:
+    """What Python reads and a person misreads is no radius: underscores, hexadecimals, digits of other scripts."""
+    with pytest.raises(UserError, match="give a number or a fraction"):
+        parse_eps(words)

@@ -270,3 +270,28 @@ def test_a_foreign_file_of_which_too_little_is_said(foreign: Path, options: dict
     """What is missing or does not fit is named; nothing is guessed."""
     with pytest.raises(UserError, match=message):
         load_checkpoint(foreign, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ({"shape": [3, 10**5, 10**5]}, "speaks of more than 16777216 pixels an image"),
+        ({"classes": 10**12}, "speaks of more than [0-9]+ classes"),
+        ({"defenses": [{"name": "hrs", "parameters": {"channels": [10**6, 5]}}]}, "more than 100 parts of a defense"),
+        ({"defenses": [{"name": "hrs", "changed": ["zzz"]}]}, "'zzz' is called changed and is no parameter of hrs"),
+    ],
+)
+def test_a_file_cannot_describe_more_than_it_holds(own: Path, said: dict[str, object], line: str) -> None:
+    """A small file that speaks of a huge model is refused before memory is taken for it."""
+    info = json.loads(INFO.model_dump_json()) | said
+    safetensors.torch.save_file(safetensors.torch.load_file(own), own, metadata={"advdef": json.dumps(info)})
+    with pytest.raises(UserError, match=line):
+        load_checkpoint(own)
+
+
+def test_a_header_of_too_many_brackets_is_damaged(tmp_path: Path) -> None:
+    """A header that no parser can follow is no fault of ours."""
+    header = b'{"__metadata__":' + b"[" * 10**5 + b"]" * 10**5 + b"}"
+    (tmp_path / "deep.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(UserError, match="is cut off or damaged"):
+        load_checkpoint(tmp_path / "deep.safetensors")

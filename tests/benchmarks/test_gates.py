@@ -162,15 +162,26 @@ def test_what_is_no_baseline_is_named(tmp_path: Path, content: bytes | None, tol
     assert "\n" not in str(error.value)
 
 
-def test_words_among_figures_are_no_figures(tmp_path: Path) -> None:
-    """A figure that is no number is missing."""
+def test_words_among_figures_are_refused(tmp_path: Path) -> None:
+    """A figure that is no number is a mistake in the file, and not a figure that is missing."""
     rows = table({"robust_accuracy": "much"}, {"attack": "cw"})
     rows.to_csv(tmp_path / "baseline.csv", index=False)
-    verdict = max_drop(
-        table({}, {"attack": "cw"}), read_baseline(tmp_path / "baseline.csv"), Limit("robust_accuracy", 0)
-    )
-    assert len(verdict.missing) == 1
-    assert verdict.broken == []
+    with pytest.raises(UserError, match=r"baseline.csv: robust_accuracy: .*much"):
+        read_baseline(tmp_path / "baseline.csv")
+
+
+def test_a_baseline_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    """Wherever in its last row a table is cut off but at the end of its line, the line is named."""
+    table({}, {"attack": "cw"}).to_csv(tmp_path / "whole.csv", index=False)
+    whole = (tmp_path / "whole.csv").read_text()
+    columns = whole.partition("\n")[0].count(",")
+    last = whole.rstrip("\n").rindex("\n") + 1
+    cuts = [place for place in range(last + 1, len(whole)) if whole[last:place].count(",") < columns]
+    assert len(cuts) > 50
+    for cut in cuts:
+        (tmp_path / "cut.csv").write_text(whole[:cut])
+        with pytest.raises(UserError, match=r"cut.csv cannot be read .*line 3 has .* values.*cut off"):
+            read_baseline(tmp_path / "cut.csv")
 
 
 def test_conditions_select_rows() -> None:

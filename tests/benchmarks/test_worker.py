@@ -207,7 +207,7 @@ def test_too_little_memory_says_what_helps(jobs: Callable[..., list[Job]], monke
     monkeypatch.setattr(worker, "evaluate", full)
     failure = work(jobs(spec("fgsm"))[0])
     assert isinstance(failure, Failure)
-    assert failure.error.startswith("out of memory: give a smaller --batch-size (CUDA out of memory")
+    assert failure.error.startswith("out of memory: give a smaller --batch-size (OutOfMemoryError: CUDA out of memory")
 
 
 def test_what_has_changed_since_is_not_run(jobs: Callable[..., list[Job]], prepare: Callable[..., Preparation]) -> None:

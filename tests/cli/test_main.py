@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -51,6 +52,8 @@ ENDING = """
             ["error: interrupted: 3 of 4 cells are stored; the same command goes on: advdef ending --store 'a folder'"],
         ),
         ("raise PermissionError(errno.EACCES, 'Permission denied', 'x.csv')", 2, ["error: x.csv: Permission denied"]),
+        ("raise SystemExit(0)", 4, ["internal error: SystemExit: 0 (the same command with -v shows the traceback)"]),
+        ("raise OSError(errno.ENAMETOOLONG, 'File name too long', 'aa')", 2, ["error: aa: File name too long"]),
         ("raise OSError(errno.ENOSPC, 'No space left on device')", 2, ["error: No space left on device"]),
     ],
 )
@@ -175,6 +178,8 @@ def test_a_signal_interrupts_in_good_order(add_command: Callable[[str, str], Pat
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Tests that run in the background are deaf to it, and their children with them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads start here
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "begun\n"
@@ -235,3 +240,34 @@ def test_completion_of_a_shell_is_answered(advdef_process: Callable[..., Any]) -
     """A shell that asks for what may follow gets the commands."""
     ended = advdef_process(_ADVDEF_COMPLETE="bash_complete", COMP_WORDS="advdef li", COMP_CWORD="1")
     assert (ended.code, ended.out, ended.err) == (0, "plain,list\n", "")
+
+
+@pytest.mark.parametrize("words", [["list", "attacks"], ["--help"]])
+def test_a_closed_stdout_is_one_line(words: list[str]) -> None:
+    """Where there is nothing to report on, the command says so and ends as for any other wrong input."""
+    done = shell(*words, redirect=">&-")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "advdef: error: stdout is closed, and the report goes there: open it, with >/dev/null to see nothing of it\n"
+    )
+
+
+@pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full"])
+def test_a_stderr_that_takes_nothing_changes_no_exit_code(redirect: str) -> None:
+    """What cannot be told is left untold: a wrong word is still 2, and what was asked for is still on stdout."""
+    wrong = shell("lst", redirect=redirect)
+    assert (wrong.returncode, wrong.stdout, wrong.stderr) == (2, "", "")
+    right = shell("--version", redirect=redirect)
+    assert (right.returncode, right.stdout) == (0, f"advdef {__version__}\n")
+
+
+def test_a_full_disk_under_stdout_is_one_line() -> None:
+    """A report that could not be written whole is no success."""
+    done = shell("--version", redirect=">/dev/full")
+    assert (done.returncode, done.stderr) == (2, "advdef: error: No space left on device\n")
+
+
+def shell(*words: str, redirect: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command line as a shell does with its streams redirected."""
+    line = shlex.join([sys.executable, "-m", "robustbench_cli", *words])
+    return subprocess.run(["sh", "-c", f"{line} {redirect}"], capture_output=True, text=True, check=False)

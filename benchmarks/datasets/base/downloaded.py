@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.errors import UserError, one_line
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, SplitName
 from robustbench_cli.benchmarks.datasets.base.split import Split, TensorSplit
 
@@ -62,11 +62,10 @@ class Downloaded(Dataset):
                         file.replace(place)
             return self.open(name, root=self.data_dir, download=False)
         except _UNREADABLE as error:
-            reason = " ".join(str(error).split())
             other = f", or {self.other_source}" if self.other_source else ""
             raise UserError(
                 f"{self.name} is missing or damaged in {self.data_dir / self.files}, and its download failed "
-                f"({type(error).__name__}: {reason[:120]}): give --data-dir DIR where DIR/{self.files} is torchvision's copy{other}"
+                f"({one_line(error)}): give --data-dir DIR where DIR/{self.files} is torchvision's copy{other}"
             ) from None
 
 

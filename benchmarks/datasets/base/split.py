@@ -67,8 +67,8 @@ class TensorSplit(Split):
 
     def __init__(self, images: Tensor, labels: Tensor, *, where: str = "the images") -> None:
         super().__init__(labels)
-        if images.ndim != 4 or not len(images):
-            raise UserError(f"{where} have the shape {tuple(images.shape)}: give (N, C, H, W), N at least 1")
+        if images.ndim != 4 or not images.numel():
+            raise UserError(f"{where} have the shape {tuple(images.shape)}: give (N, C, H, W), each at least 1")
         if len(images) != len(labels):
             raise UserError(f"{where} are {len(images)}, their labels {len(labels)}: give as many of both")
         if images.dtype != torch.uint8:

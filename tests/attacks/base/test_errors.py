@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from robustbench_cli.attacks.base.errors import did_you_mean
+from robustbench_cli.attacks.base.errors import UserError, did_you_mean, one_line
 
 
 def test_the_nearest_word_is_suggested() -> None:
@@ -12,3 +12,11 @@ def test_all_words_are_listed_where_none_is_near() -> None:
     """A word like no other is answered with all of them, sorted; and with a word of its own where there are none."""
     assert did_you_mean("zzz", ["pgd", "cw"]) == "known: cw, pgd"
     assert did_you_mean("zzz", []) == "there are none"
+
+
+def test_an_error_is_told_in_one_line() -> None:
+    """Many lines become one, of bounded length, with the kind of the error before; a user's error tells all by itself."""
+    assert one_line(ValueError("a\n  b\tc")) == "ValueError: a b c"
+    assert one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
+    assert one_line(UserError("give 3")) == "give 3"
+    assert len(one_line(ValueError("x" * 5000))) == 300

@@ -57,6 +57,12 @@ def test_words_are_read_as_what_they_say() -> None:
         ("size", "2/0", "x.size is '2/0': input should be a valid number, unable to parse string as a number"),
         ("start", "[", "x.start is '[': input should be a valid boolean, unable to interpret input"),
         ("channels", "[5, 0]", "x.channels.1 is 0: input should be greater than or equal to 1"),
+        ("channels", "5", "x.channels is 5: give a list, such as [5, 5]"),
+        (
+            "steps",
+            "x" * 100,
+            f"x.steps is '{'x' * 78}…: input should be a valid integer, unable to parse string as an integer",
+        ),
         ("rule", "votes", "x.rule is 'votes': input should be 'vote' or 'mean'"),
         ("even", "3", "x.even is 3: must be even"),
     ],
@@ -72,8 +78,3 @@ def test_a_method_is_frozen() -> None:
     """Parameters cannot change after they were checked."""
     with pytest.raises(ValidationError):
         Example().steps = 3
-
-
-def test_the_summary_is_the_first_line() -> None:
-    """``advdef list`` shows the first line of the docstring."""
-    assert Example.summary() == "The first line."

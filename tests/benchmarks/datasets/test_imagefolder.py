@@ -97,7 +97,7 @@ def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
         ([], "holds no folders: give one for each class"),
         (["train/cat"], "has a folder train and neither test nor val"),
         (["test"], "test holds no folders"),
-        (["cat"], "cannot be read: Found no valid file for the classes cat"),
+        (["cat"], "cannot be read: FileNotFoundError: Found no valid file for the classes cat"),
     ],
 )
 def test_folders_without_images(tmp_path: Path, folders: list[str], message: str) -> None:

@@ -82,6 +82,10 @@ FLOATS = PIXELS / 255
         ({"images": FLOATS - 0.1}, "reach from -0.1"),
         ({"images": np.where(FLOATS > 0.1, np.nan, FLOATS)}, "hold NaN"),
         ({"images": PIXELS.astype(np.int64)}, "of type torch.int64"),
+        ({"images": FLOATS.astype(np.longdouble)}, "'images' of .* is float128: give uint8, or float32"),
+        ({"images": FLOATS.astype("U4")}, "'images' of .* is <U4: give uint8, or float32"),
+        ({"images": np.zeros(PIXELS.shape, [("red", "u1")])}, "'images' of .* is .*: give uint8, or float32"),
+        ({"images": np.zeros((4, 1, 0, 6), np.uint8)}, r"shape \(4, 1, 0, 6\): give"),
         ({"images": PIXELS[:3]}, "are 3, their labels 4"),
         ({"images": PIXELS[:0]}, r"shape \(0, 1, 5, 6\)"),
         ({"images": PIXELS[0]}, r"'images' of .* has the shape \(5, 6\)"),
@@ -103,6 +107,15 @@ def test_each_wrong_array_is_named(tmp_path: Path, arrays: dict[str, Any], messa
     with pytest.raises(UserError, match=message) as caught:
         Npz(save(tmp_path / "a.npz", **given)).split("test")
     assert "\n" not in str(caught.value)
+
+
+def test_arrays_of_another_machine_are_read(tmp_path: Path) -> None:
+    """An array whose bytes stand in the other order gives the same images and labels."""
+    swapped = save(tmp_path / "a.npz", images=FLOATS.astype(">f4"), labels=LABELS.astype(">i8"))
+    native = save(tmp_path / "b.npz", images=FLOATS.astype("<f4"), labels=LABELS.astype("<i8"))
+    one, other = (Npz(name).split("test").batch(torch.arange(4)) for name in (swapped, native))
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
 
 
 def test_shapes_of_the_splits_must_agree(tmp_path: Path) -> None:

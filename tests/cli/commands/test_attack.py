@@ -259,6 +259,8 @@ def test_an_interrupted_run_keeps_what_was_finished(advdef: Advdef, here: Path, 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Tests that run in the background are deaf to it, and their children with them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads start here
     )
     assert running.stderr is not None
     lines = []
@@ -397,6 +399,48 @@ def test_data_that_do_not_fit_are_named(advdef: Advdef, here: Path, checkpoint: 
     ]:
         words = ("attack", "--checkpoint", "model.safetensors", "--dataset", dataset, "--attack", "fgsm")
         assert told(advdef(*words)).startswith(line)
+
+
+def test_a_checkpoint_chooses_no_code(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Where a file says that it was trained on a data set of somebody's code, that code runs only if the user names it."""
+    (here / "data.py").write_text("raise RuntimeError('it ran')")
+    with safe_open(checkpoint, framework="pt") as file:
+        info = json.loads(file.metadata()["advdef"]) | {"dataset": "data.py:X"}
+    save_file(load_file(checkpoint), checkpoint, metadata={"advdef": json.dumps(info)})
+    line = "needs the code data.py:X: if you trust it, name it yourself with --dataset data.py:X"
+    assert told(advdef("attack", "--checkpoint", "model.safetensors", *FAST)).endswith(line)
+    assert "it ran" in told(advdef("attack", "--checkpoint", "model.safetensors", "--dataset", "data.py:X", *FAST))
+
+
+def test_the_place_of_the_table_is_looked_at_first(advdef: Advdef, here: Path) -> None:
+    """Before anything is trained or computed, for either command that writes a table."""
+    (here / "file").write_text("")
+    for words in (("attack", *FAST), ("report", "advdef-runs")):
+        for place in ("file/table.csv", "table.xls"):
+            line = told(advdef(*words, "-o", place))
+            assert place.partition("/")[0] in line
+    assert [*here.iterdir()] == [here / "file"]
+
+
+def test_values_that_cannot_be_read_are_named(advdef: Advdef, here: Path) -> None:
+    """Numbers of thousands of digits and brackets of thousands, in a word and in a file; keys given twice; zero bytes."""
+    many, deep = "9" * 5000, "[" * 5000
+    for value in (many, deep):
+        assert told(advdef("attack", "--attack", "pgd", "--set", f"steps={value}")).startswith("--set pgd.steps: ")
+    for content, line in [
+        (f"seed: {many}", "x.yaml: a number that cannot be read"),
+        (f"seed: {deep}", "x.yaml: brackets inside brackets"),
+        ("seed: 1\nn: 3\nseed: 2", "x.yaml: line 3: 'seed' is given twice: give it once"),
+        (
+            "data-dir: a\ndata_dir: b",
+            "x.yaml: data_dir: 'data-dir' is given twice, with '_' and with '-': give it once",
+        ),
+        ('store: "a\\0b"', "x.yaml: store: is 'a\\x00b', which has a zero byte in it: leave it out"),
+    ]:
+        (here / "x.yaml").write_text(content)
+        assert told(advdef("attack", "--config", "x.yaml")).startswith(line)
+    for words in (("--checkpoint", "c" * 300), ("--dataset", f"npz:{'c' * 300}"), ("--attack", f"{'c' * 300}.py:X")):
+        assert told(advdef("attack", *words)).endswith(": File name too long")
 
 
 def test_models_and_methods_that_are_none_are_named(advdef: Advdef, here: Path) -> None:

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.plain_yaml import read_yaml
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "3", "1.5", "1e-3", "yes", "null", "word", "[5, 5]", "{a: 1, b: [x, {c: null}]}", "a: 1\nb:\n  - 2\n", "é"],
+)
+def test_values_are_those_of_pyyaml(text: str) -> None:
+    """What is plain is read as PyYAML's safe loader reads it."""
+    assert read_yaml(text) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("text", ["2001-12-14", "2001-13-45", "2001-12-14t21:59:43.10-05:00"])
+def test_dates_stay_words(text: str) -> None:
+    """No parameter is a date."""
+    assert read_yaml(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\nb: 2\na: 3", "line 3: 'a' is given twice: give it once"),
+        ("x: {a: 1, a: 1}", "line 1: 'a' is given twice: give it once"),
+        ("a: &b [1]\nc: *b", "line 2: *b is an alias: write out what it stands for"),
+        ("&a [*a]", "line 1: *a is an alias: write out what it stands for"),
+        ("[" * 5000, "brackets inside brackets, too many to read: give a value that is nested less deeply"),
+        ("{a: " * 5000, "brackets inside brackets, too many to read: give a value that is nested less deeply"),
+    ],
+)
+def test_what_could_be_misread_is_refused(text: str, line: str) -> None:
+    """Keys given twice, aliases and too many brackets get a line of their own."""
+    with pytest.raises(UserError) as refusal:
+        read_yaml(text)
+    assert str(refusal.value) == line
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, f"[1, {'9' * 5000}]"])
+def test_a_number_that_is_too_long_is_refused(text: str) -> None:
+    """More digits than Python reads are the user's mistake."""
+    with pytest.raises(UserError, match=r"a number that cannot be read: .*5000 digits"):
+        read_yaml(text)
+
+
+def test_a_key_may_stand_in_several_mappings_and_types() -> None:
+    """Only the same key of the same mapping is given twice."""
+    text = "[{a: 1}, {a: 2}, {1: x, '1': y}]"
+    assert read_yaml(text) == [{"a": 1}, {"a": 2}, {1: "x", "1": "y"}]
+
+
+def test_what_is_no_yaml_is_pyyamls_error() -> None:
+    """So that who reads words can take them as they are."""
+    with pytest.raises(yaml.YAMLError):
+        read_yaml("[1, 2")
