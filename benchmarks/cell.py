@@ -123,15 +123,20 @@ class Cell(BaseModel):
     eot: int | Literal["exact"]
     repeats: int
     seed: int
+    after: str | None = Field(None, description="the cell whose fallen images are not attacked again")
+    cascade: bool = Field(False, description="whether that cell is of another attack, which leaves its images to this one")
 
     @property
     def id(self) -> str:
         """The content hash: 20 hexadecimal digits of the sha256 of the versioned canonical JSON.
 
         Names that do not change what is computed are left out: how the data set and the model were called, which
-        parameters differ from the defaults, and where a user's files lie.
+        parameters differ from the defaults, and where a user's files lie. A field that a cell does not use is left out too,
+        so that a new one makes no other cells of the old ones.
         """
-        content = self.model_dump(mode="json", exclude={"dataset", "model", "attack", "defenses"})
+        content = self.model_dump(mode="json", exclude={"dataset", "model", "attack", "defenses", "after", "cascade"})
+        if self.after is not None:
+            content["after"] = self.after
         content |= {"attack": self.attack.identity, "defenses": [defense.identity for defense in self.defenses]}
         canonical = json.dumps({"version": 1, **content}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:20]

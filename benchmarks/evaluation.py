@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,7 +47,8 @@ class Evaluation:
         backwards: The same back to the input.
         seconds: Wall time.
         perturbed: ``(N, C, H, W)``, on the CPU: what the attack made of each image; of several targets, the one that the
-            deployed rule survives least. The image itself where a minimal-norm attack found nothing within the radius.
+            deployed rule survives least. The image itself where a minimal-norm attack found nothing within the radius,
+            and where an earlier attack had done it.
     """
 
     outcomes: Outcomes
@@ -105,6 +106,7 @@ def evaluate(
     seed: int = 0,
     device: torch.device | str | None = None,
     batch_size: int | None = None,
+    before: Outcomes | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Measures what is left of a model's accuracy under an attack.
@@ -126,6 +128,8 @@ def evaluate(
         seed: Of the attack's random numbers and of all draws.
         device: Where to compute; where the model is, if not given.
         batch_size: Rows that pass through the model at once; chosen for the device where not given.
+        before: Of an earlier untargeted attack on the same model and images, at this radius or a smaller one: what fell
+            then is not attacked again, and counts as it fell.
         progress: Called with the number of images done, after each slice.
 
     Raises:
@@ -160,13 +164,14 @@ def evaluate(
             seed=seed,
             batch_size=batch_size,
         )
-        pieces, perturbed, left_the_ball, unstable = [], [], False, False
-        for start in range(0, len(images), IMAGES_AT_ONCE):
-            batch = images[start : start + IMAGES_AT_ONCE].to(device)
-            truth = labels[start : start + IMAGES_AT_ONCE].to(device)
+        pieces, perturbed, left_the_ball, unstable = [], images.cpu().clone(), False, False
+        standing = torch.arange(len(images)) if before is None else torch.from_numpy(~before.fell()).nonzero()[:, 0]
+        for start in range(0, len(standing), IMAGES_AT_ONCE):
+            places = standing[start : start + IMAGES_AT_ONCE]
+            batch, truth = images[places].to(device), labels[places].to(device)
             threat = attack.threat(batch, norm=norm, eps=eps, targeted=targeted != "no")
             searched = attack.searched(threat)
-            random = Random.of(seed, batch, start=start)
+            random = Random.of(seed, batch, places=places)
             torch.manual_seed(seed_from(seed, "draws of the attack", start))
             goals = _targets(source, batch, truth, classes, targeted, random)
             candidates = Candidates(judge, start, batch, truth, goals, threat.norm)
@@ -179,9 +184,9 @@ def evaluate(
                 candidates.add(within(inside, batch, threat))
             unstable |= not randomized and is_unstable(model, candidates.worst[:64], candidates.predictions[:64])
             pieces.append(candidates.arrays())
-            perturbed.append(candidates.worst.cpu())
+            perturbed[places] = candidates.worst.cpu()
             if progress is not None:
-                progress(start + len(batch))
+                progress(len(images) - len(standing) + start + len(batch))
         by_gradient = attack.uses == "gradients"
         repeatable = is_repeatable(model, probe)
         flags = {
@@ -194,13 +199,21 @@ def evaluate(
             "left-the-ball": left_the_ball,
         }
     return Evaluation(
-        outcomes=Outcomes(**{name: np.concatenate([piece[name] for piece in pieces], axis=-1) for name in pieces[0]}),
+        outcomes=_joined(before, standing, pieces),
         flags=tuple(name for name, raised in flags.items() if raised),
         forwards=round(source.forwards + judge.forwards),
         backwards=round(source.backwards),
         seconds=time.perf_counter() - started,
-        perturbed=torch.cat(perturbed),
+        perturbed=perturbed,
     )
+
+
+def _joined(before: Outcomes | None, standing: Tensor, pieces: list[dict[str, Any]]) -> Outcomes:
+    """The outcomes of all images, from those of an earlier attack and the pieces of this one, on what stood then."""
+    if before is not None and not pieces:
+        return before
+    own = Outcomes(**{name: np.concatenate([piece[name] for piece in pieces], axis=-1) for name in pieces[0]})
+    return own if before is None else before.joined(standing.numpy(), own)
 
 
 def _check_inputs(images: Tensor, labels: Tensor, attack: Attack) -> None:

@@ -60,6 +60,18 @@ class Outcomes:
             linf=np.where(outside, 0.0, self.linf),
         )
 
+    def fell(self) -> NDArray[np.bool_]:
+        """``(N,)``: whose worst candidate was classified wrong in every draw, of those to score and those to choose on."""
+        return np.asarray((self.worst() != self.labels).all(axis=0) & (self.least_survival() <= 0))
+
+    def joined(self, rows: Integers, later: Outcomes) -> Outcomes:
+        """These outcomes after a later attack on the images ``rows`` alone, of which each image's worst is kept."""
+        worse = worst_case([_select(self, rows), later])
+        arrays = {field.name: getattr(self, field.name).copy() for field in fields(self)}
+        for name, array in arrays.items():
+            array[..., rows] = getattr(worse, name)
+        return Outcomes(**arrays)
+
     @property
     def clean_right(self) -> NDArray[np.bool_]:
         """``(R, N)``: where the clean image is classified right."""
@@ -121,6 +133,10 @@ def worst_case(attacks: Sequence[Outcomes], *, nearest: bool = False) -> Outcome
 
     # With an attack's perturbed images go its clean ones, which saw the same draws.
     return Outcomes(**{field.name: pick(field.name) for field in fields(Outcomes)})
+
+
+def _select(outcomes: Outcomes, rows: Integers) -> Outcomes:
+    return Outcomes(**{field.name: getattr(outcomes, field.name)[..., rows] for field in fields(outcomes)})
 
 
 def _nearest_success(outcomes: Outcomes) -> Floats:

@@ -50,6 +50,7 @@ class Suite:
         targeted: How target classes are chosen.
         repeats: Draws that score an image; ``None`` for 10 of a randomized model and 1 of another.
         seeds: Of the attacks.
+        cascade: Whether an attack goes on where those before it have failed, and is not run on what they have broken.
     """
 
     dataset: str
@@ -60,9 +61,10 @@ class Suite:
     targeted: Targeted = "no"
     repeats: int | None = None
     seeds: Sequence[int] = (0,)
+    cascade: bool = False
 
     def threats(self, *, usual_eps: str) -> list[tuple[AttackChoice, str, Eps | None]]:
-        """The attacks, each with every norm and radius that it runs at.
+        """The attacks, each with every norm and radius that it runs at, from the smallest radius to the largest.
 
         A minimal-norm attack that does not know the suite's norm runs in its own; the radii are none of that norm, so all
         its successes count.
@@ -75,7 +77,7 @@ class Suite:
         """
         any_knows_linf = any("linf" in attack.norms for attack in self.attacks)
         norm = self.norm or ("linf" if any_knows_linf else self.attacks[0].norms[0])
-        radii: list[Eps | None] = [*self.eps]
+        radii: list[Eps | None] = [*sorted(self.eps, key=lambda eps: eps.value)]
         if not radii and any(not attack.minimal_norm for attack in self.attacks):
             if norm != "linf":
                 raise UserError(f"no radius is usual in {norm}: give --eps")
@@ -94,7 +96,22 @@ class Suite:
                 threats.append((attack, attack.norms[0], None))
             else:
                 raise UserError(f"{attack.spec.name} does not know the norm {norm}: it knows {', '.join(attack.norms)}")
+        if self.cascade:
+            threats.sort(key=lambda threat: 0.0 if threat[2] is None else threat[2].value)
         return threats
+
+    def chain(self, attack: AttackChoice, eps: Eps | None, subject: Subject) -> str | None:
+        """Names the cells of a subject of which each leaves what it has broken to the next, or ``None`` where none does.
+
+        What an untargeted attack has broken in every draw there is stays broken at a larger radius, and in a cascade for
+        all later attacks. A minimal-norm attack searches once for all radii.
+        """
+        eot = subject.eot(attack.eot)
+        if self.targeted != "no" or eps is None or (subject.randomized and eot != "exact"):
+            return None
+        if self.cascade:
+            return "cascade"
+        return None if attack.minimal_norm else f"{attack.spec.model_dump_json()} {eot}"
 
 
 class Job(BaseModel):
@@ -103,6 +120,7 @@ class Job(BaseModel):
     Attributes:
         cell: What to run.
         eps: The radius as it was written.
+        before: The job of ``cell.after``.
         checkpoint: The checkpoint's file.
         loading: How a foreign checkpoint is loaded: keywords of ``load_checkpoint``.
         store: The folder of the store.
@@ -115,6 +133,7 @@ class Job(BaseModel):
 
     cell: Cell
     eps: str
+    before: Job | None = None
     checkpoint: Path
     loading: dict[str, Any]
     store: Path
@@ -154,7 +173,10 @@ def expand(
     jobs: dict[str, Job] = {}
     for subject in subjects:
         subject.require_fit(examples, suite.dataset)
+        latest: dict[tuple[str, int], Job] = {}
+        known: set[str] = set()
         for (attack, norm, eps), seed in itertools.product(threats, suite.seeds):
+            chain = suite.chain(attack, eps, subject)
             cell = Cell(
                 dataset=suite.dataset,
                 data=examples.sha256,
@@ -170,9 +192,18 @@ def expand(
                 repeats=subject.repeats(suite.repeats),
                 seed=seed,
             )
+            # The same attack twice, in other words or with a gradient source that comes to the same, is one cell.
+            if cell.id in known:
+                continue
+            known.add(cell.id)
+            before = None if chain is None else latest.get((chain, seed))
+            if before is not None:
+                passed_on = before.cell.attack != attack.spec
+                cell = cell.model_copy(update={"after": before.cell.id, "cascade": passed_on})
             job = Job(
                 cell=cell,
                 eps="" if eps is None else eps.text,
+                before=before,
                 checkpoint=subject.path,
                 loading=subject.loading,
                 store=store,
@@ -181,4 +212,6 @@ def expand(
                 batch_size=batch_size,
             )
             jobs.setdefault(cell.id, job)
+            if chain is not None:
+                latest[chain, seed] = job
     return list(jobs.values())

@@ -100,6 +100,7 @@ def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed
     examples = _examples(cell.dataset, job.data_dir, cell.n)
     if examples.sha256 != cell.data:
         raise UserError(f"the images of {cell.dataset} have changed since the command began: give the command again")
+    before = None if job.before is None else _outcomes_of(job.before)
     evaluation = evaluate(
         _model(job.checkpoint, json.dumps(job.loading), cell.checkpoint),
         examples.images,
@@ -113,6 +114,7 @@ def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed
         seed=cell.seed,
         device=device,
         batch_size=job.batch_size,
+        before=before,
         progress=progress,
     )
     return _Computed(
@@ -123,6 +125,18 @@ def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed
         seconds=evaluation.seconds,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     )
+
+
+def _outcomes_of(job: Job) -> Outcomes:
+    """The outcomes of a job that another one builds on, which is run where nobody has run it yet.
+
+    Raises:
+        UserError: It failed.
+    """
+    done = work(job)
+    if isinstance(done, Failure):
+        raise UserError(f"the cell {done.cell.id} ({done.cell.attack.label}), which goes first, failed: {done.error}")
+    return Store(job.store).outcomes(job.cell.id)
 
 
 def _publish(job: Job, store: Store, computed: _Computed) -> Result:

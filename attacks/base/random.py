@@ -33,10 +33,10 @@ class Random:
         self._draws = 0
 
     @classmethod
-    def of(cls, seed: int, images: Tensor, *, start: int = 0) -> Random:
-        """Streams for a batch whose images are told apart by their places, the first one's being ``start``."""
-        places = torch.arange(start, start + len(images), device=images.device)
-        return cls(seed_from(seed, "attack") + places)
+    def of(cls, seed: int, images: Tensor, *, places: Tensor | None = None) -> Random:
+        """Streams for a batch whose images are told apart by their places ``(N,)``, 0 to N - 1 where not given."""
+        places = torch.arange(len(images)) if places is None else places
+        return cls(seed_from(seed, "attack") + places.to(images.device))
 
     def select(self, rows: Tensor) -> Random:
         """The streams of the images ``rows`` (int64 indices or a mask), where they stand now."""

@@ -15,11 +15,12 @@ from robustbench_cli.benchmarks.subject import Subject
 from robustbench_cli.benchmarks.suite import AttackChoice, Job, Suite, expand
 
 PGD = AttackChoice(spec=MethodSpec(name="pgd"), norms=("linf", "l2"), minimal_norm=False)
+OTHER = AttackChoice(spec=MethodSpec(name="fgsm"), norms=("linf", "l2"), minimal_norm=False)
 CW = AttackChoice(spec=MethodSpec(name="cw"), norms=("l2",), minimal_norm=True)
 FMN = AttackChoice(spec=MethodSpec(name="fmn"), norms=("l0", "l1", "l2", "linf"), minimal_norm=True)
 EOT_PGD = AttackChoice(spec=MethodSpec(name="pgd"), norms=("linf", "l2"), minimal_norm=False, eot=10)
 
-EXAMPLES = Slice(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 9]), torch.arange(3), "d" * 64)
+EXAMPLES = Slice(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 9]), "d" * 64)
 
 
 def subject(**changes: Any) -> Subject:
@@ -152,3 +153,47 @@ def test_a_job_is_plain_data(jobs: Callable[..., list[Job]]) -> None:
     """It goes to another process as JSON and comes back the same."""
     (job,) = jobs(PGD)
     assert Job.model_validate(json.loads(job.model_dump_json())) == job
+
+
+def names(found: list[Job]) -> list[tuple[str, str, str | None]]:
+    """Attack, radius, and the attack and radius before it."""
+    by_id = {job.cell.id: f"{job.cell.attack.name} {job.eps}" for job in found}
+    return [(job.cell.attack.name, job.eps, by_id.get(job.cell.after or "")) for job in found]
+
+
+def test_each_attack_goes_on_from_its_own_smaller_radius(jobs: Callable[..., list[Job]]) -> None:
+    """Radii rise whatever their order in the words, and one that is given twice is one cell."""
+    found = jobs(PGD, OTHER, eps=["0.2", "0.1", "1/10"])
+    assert names(found) == [
+        ("pgd", "0.1", None),
+        ("pgd", "0.2", "pgd 0.1"),
+        ("fgsm", "0.1", None),
+        ("fgsm", "0.2", "fgsm 0.1"),
+    ]
+    assert not any(job.cell.cascade for job in found)
+    for job in found:
+        assert (job.before is None) == (job.cell.after is None)
+        assert job.before is None or job.before.cell.id == job.cell.after
+
+
+def test_in_a_cascade_every_attack_goes_on_from_the_one_before(jobs: Callable[..., list[Job]]) -> None:
+    """All attacks at the smallest radius, and then from there at the next."""
+    found = jobs(PGD, FMN, eps=["0.2", "0.1"], cascade=True)
+    assert names(found) == [
+        ("pgd", "0.1", None),
+        ("fmn", "0.1", "pgd 0.1"),
+        ("pgd", "0.2", "fmn 0.1"),
+        ("fmn", "0.2", "pgd 0.2"),
+    ]
+    assert [job.cell.cascade for job in found] == [False, True, True, True]
+
+
+def test_nothing_is_passed_on_where_a_fall_is_not_certain(jobs: Callable[..., list[Job]]) -> None:
+    """Towards targets, and of randomized models unless all draws are counted, every cell stands alone."""
+    sampled = subject(randomized=True)
+    counted = subject(randomized=True, cost_of_all_draws=4.0)
+    radii = ["0.1", "0.2"]
+    assert not any(job.before for job in jobs(PGD, FMN, eps=radii, cascade=True, subjects=[sampled]))
+    assert not any(job.before for job in jobs(PGD, FMN, eps=radii, cascade=True, targeted="next"))
+    assert sum(job.before is not None for job in jobs(PGD, FMN, eps=radii, cascade=True, subjects=[counted])) == 3
+    assert not any(job.before for job in jobs(EOT_PGD, eps=radii, subjects=[counted]))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,10 +140,8 @@ def test_a_minimal_norm_attack_runs_once_for_all_radii(
     store = Store(tmp_path / "store")
     assert {result.cell.eps for result in store.results()} == {0, 0.3, 0.6}
     left = [result.summary["robust_accuracy"] for result in found]
-    assert left[2] == found[2].summary["clean_accuracy"]
-    assert left[0] is not None
-    assert left[1] is not None
-    assert left[2] > left[0] > left[1]
+    assert left[0] == found[0].summary["clean_accuracy"]
+    assert left[0] > left[1] > left[2]  # type: ignore[operator]
     (whole,) = jobs(spec("cw", **CW))
     outcomes = store.outcomes(done(whole).cell.id)
     assert len(evaluations) == 1
@@ -230,3 +229,25 @@ def test_progress_is_told_for_each_job(jobs: Callable[..., list[Job]]) -> None:
         planned, finished=lambda job, result: None, progress=lambda job, done: told.append((job.cell.attack.name, done))
     )
     assert told == [("fgsm", N), ("pgd", N)]
+
+
+def test_what_fell_at_a_smaller_radius_is_not_attacked_again(jobs: Callable[..., list[Job]], tmp_path: Path) -> None:
+    """At each radius of a curve only what stands is attacked; no accuracy rises with the radius, nor above a lone attack's."""
+    chain = jobs(spec("pgd", steps=5), eps=("0.3", "0.05", "0.15"))
+    results = [done(job) for job in reversed(chain)][::-1]
+    assert [result.cell.eps for result in results] == [0.05, 0.15, 0.3]
+    store = Store(tmp_path / "store")
+    for smaller, larger in itertools.pairwise(results):
+        fell = store.outcomes(smaller.cell.id).fell()
+        standing = int((~fell).sum())
+        assert 0 < standing < len(fell)
+        before, after = store.outcomes(smaller.cell.id), store.outcomes(larger.cell.id)
+        assert (after.distance[:, fell] == before.distance[:, fell]).all()
+        assert after.fell()[fell].all()
+        # The clean image, five steps and the last iterate; the scoring and the second look.
+        assert larger.backwards <= 5 * standing
+        (alone,) = jobs(spec("pgd", steps=5), eps=(str(larger.cell.eps),))
+        lone = done(alone)
+        assert alone.cell.id != larger.cell.id
+        assert larger.summary["robust_accuracy"] <= lone.summary["robust_accuracy"]  # type: ignore[operator]
+        assert larger.backwards < lone.backwards
