@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.errors import UserError, one_line
 from robustbench_cli.attacks.base.files import ensure_writable, write_whole
 from robustbench_cli.benchmarks.cell import Cell
 
@@ -79,7 +79,8 @@ class Store:
 
     A failure is a file of another name (``<id>.failed.json``), so that a cell is done if, and only if, its ``.json`` is
     there. Nothing is ever changed in place, and a result names its outcomes by their content: whoever else computes the
-    same cell at the same time, and wherever one is killed, a result always finds the outcomes that it was made of.
+    same cell at the same time, and wherever one is killed, the outcomes that a result was made of are there before it is.
+    Every file carries the sha256 of its content, and a result is read only where its outcomes are whole too.
 
     Args:
         path: The folder; it is made when something is stored.
@@ -95,8 +96,8 @@ class Store:
     def _failure_file(self, cell_id: str) -> Path:
         return self._cells / f"{cell_id}.failed.json"
 
-    def _outcomes_file(self, result: Result) -> Path:
-        return self._cells / f"{result.cell.id}.{result.outcomes_sha256[:12]}.npz"
+    def _outcomes_file(self, cell_id: str, result: Result) -> Path:
+        return self._cells / f"{cell_id}.{result.outcomes_sha256[:12]}.npz"
 
     def ensure_writable(self) -> None:
         """Fails now rather than after hours of computation.
@@ -107,7 +108,8 @@ class Store:
         ensure_writable(self._cells)
 
     def __contains__(self, cell: Cell) -> bool:
-        return self._result_file(cell.id).is_file()
+        # Whatever stands there: it is to be read, or complained of, before anything is computed.
+        return self._result_file(cell.id).exists()
 
     def publish(self, result: Result, outcomes: bytes) -> None:
         """Stores a result with its outcomes, unless the cell is there already; an earlier failure of it goes.
@@ -116,7 +118,7 @@ class Store:
             UserError: The folder cannot be written.
         """
         if result.cell not in self:
-            write_whole(self._outcomes_file(result), outcomes)
+            write_whole(self._outcomes_file(result.cell.id, result), outcomes)
             write_whole(self._result_file(result.cell.id), _json(result))
         self._failure_file(result.cell.id).unlink(missing_ok=True)
 
@@ -132,9 +134,9 @@ class Store:
         """The result of a finished cell.
 
         Raises:
-            UserError: The file is missing or is not that result.
+            UserError: The file is missing, is not that result, or is not as it was stored; or its outcomes are not.
         """
-        return _read(self._result_file(cell_id), Result)
+        return self._read_result(self._result_file(cell_id))[0]
 
     def outcomes(self, cell_id: str) -> Outcomes:
         """The outcomes of every image of a finished cell.
@@ -144,29 +146,36 @@ class Store:
         """
         from robustbench_cli.benchmarks.outcomes import Outcomes
 
-        result = self.result(cell_id)
-        path = self._outcomes_file(result)
-        way_out = f"remove {self._result_file(cell_id)} to run the cell again"
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}): {way_out}") from None
-        if hashlib.sha256(content).hexdigest() != result.outcomes_sha256:
-            raise UserError(f"{path} is damaged, its content is not what was stored: {way_out}")
+        path = self._result_file(cell_id)
+        result, content = self._read_result(path)
         try:
             return Outcomes.from_bytes(content)
         except (ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} was stored by another version of advdef ({error}): {way_out}") from None
+            raise UserError(
+                f"{self._outcomes_file(cell_id, result)} was stored by another version of advdef ({one_line(error)}): {_again(path)}"
+            ) from None
+
+    def _read_result(self, path: Path) -> tuple[Result, bytes]:
+        """A result and the content of its outcomes, both as they were stored."""
+        result = _read(path, Result)
+        file = self._outcomes_file(path.stem, result)
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise UserError(f"{file} cannot be read ({error.strerror}): {_again(path)}") from None
+        if _sha256(content) != result.outcomes_sha256:
+            raise UserError(f"{file} is damaged, its content is not what was stored: {_again(path)}")
+        return result, content
 
     def results(self) -> Iterator[Result]:
         """All finished cells, by identity.
 
         Raises:
-            UserError: The folder is no store, or a file in it is not a result.
+            UserError: The folder is no store, or a file in it is not a result, or not as it was stored.
         """
         for path in self._files("*.json"):
             if not path.name.endswith(".failed.json"):
-                yield _read(path, Result)
+                yield self._read_result(path)[0]
 
     def failures(self) -> Iterator[Failure]:
         """All cells that failed and have not been finished since.
@@ -185,20 +194,36 @@ class Store:
         return sorted(self._cells.glob(pattern))
 
 
-def _json(content: BaseModel) -> bytes:
-    return (content.model_dump_json(indent=1) + "\n").encode()
+def _json(record: BaseModel) -> bytes:
+    """The content of a file: JSON whose first line holds the sha256 of the lines after it."""
+    body = f"{record.model_dump_json(indent=1)}\n".encode().removeprefix(b"{\n")
+    return b'{"sha256": "%s",\n%s' % (_sha256(body).encode(), body)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _again(path: Path) -> str:
+    return f"remove {path} to run the cell again"
 
 
 def _read(path: Path, kind: type[Record]) -> Record:
+    word = kind.__name__.lower()
     try:
-        record = kind.model_validate(json.loads(path.read_bytes()))
+        data = path.read_bytes()
+        content = json.loads(data)
+        seal = content.pop("sha256", None) if isinstance(content, dict) else None
+        record = kind.model_validate(content)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise UserError(f"{path} cannot be read ({error.strerror}): remove it to run the cell again") from None
+    except (ValueError, RecursionError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else one_line(error)
         raise UserError(
-            f"{path} is not a {kind.__name__.lower()} of this version of advdef ({reason}): remove it to run the cell again"
+            f"{path} is not a {word} of this version of advdef ({reason}): remove it to run the cell again"
         ) from None
+    if seal != _sha256(data.partition(b"\n")[2]):
+        raise UserError(f"{path} is damaged, its content is not what was stored: remove it to run the cell again")
     if record.cell.id != path.name.partition(".")[0]:
         raise UserError(f"{path} holds the cell {record.cell.id}: remove it, or give it back its name")
     return record

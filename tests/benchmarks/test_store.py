@@ -189,9 +189,51 @@ def test_outcomes_that_are_gone_or_damaged_are_named(filled: Filled) -> None:
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=f"{path} is damaged, its content is not what was stored: {way_out}"):
             store.outcomes(result.cell.id)
+        with pytest.raises(UserError, match=f"{path} is damaged"):
+            list(store.results())
     path.unlink()
-    with pytest.raises(UserError, match=rf"{path} cannot be read \(No such file or directory\): {way_out}"):
-        store.outcomes(result.cell.id)
+    for read in (store.outcomes, store.result):
+        with pytest.raises(UserError, match=rf"{path} cannot be read \(No such file or directory\): {way_out}"):
+            read(result.cell.id)
+
+
+@pytest.mark.parametrize(
+    ("written", "instead"),
+    [
+        ('"robust_accuracy": 0.25', '"robust_accuracy": 0.75'),
+        ('"flags": [],', '"flags": ["no-eot"],'),
+        ('"sha256"', '"sha1"'),
+    ],
+)
+def test_figures_that_were_changed_are_not_believed(filled: Filled, written: str, instead: str) -> None:
+    """A result that reads well and is not the one that was stored is named, with the way out."""
+    store, result, _ = filled()
+    path = store.path / "cells" / f"{result.cell.id}.json"
+    content = path.read_text()
+    assert written in content
+    path.write_text(content.replace(written, instead))
+    with pytest.raises(UserError, match=rf"{path} is .*: remove it to run the cell again"):
+        store.result(result.cell.id)
+
+
+def test_a_summary_that_was_emptied_is_not_believed(filled: Filled) -> None:
+    """Nor is one whose figures were taken out."""
+    store, result, _ = filled()
+    path = store.path / "cells" / f"{result.cell.id}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"summary": {}}))
+    with pytest.raises(UserError, match=f"{path} is damaged"):
+        list(store.results())
+
+
+def test_a_folder_in_the_place_of_a_result_is_named(filled: Filled) -> None:
+    """It is found before anything is computed for its cell."""
+    store, result, _ = filled()
+    path = store.path / "cells" / f"{result.cell.id}.json"
+    path.unlink()
+    path.mkdir()
+    assert result.cell in store
+    with pytest.raises(UserError, match=rf"{path} cannot be read \(Is a directory\): remove it"):
+        store.result(result.cell.id)
 
 
 def test_outcomes_of_another_version_are_named(
