@@ -142,6 +142,11 @@ class Cell(BaseModel):
         return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 
     @property
+    def attack_label(self) -> str:
+        """The attack's label, after a plus sign where earlier attacks have left it what they could not break."""
+        return f"+{self.attack.label}" if self.cascade else self.attack.label
+
+    @property
     def defense(self) -> str:
         """The label of the defenses, in order."""
         return "+".join(method.label for method in self.defenses) or "none"

@@ -97,7 +97,7 @@ def _words(cell: Cell, eps: str) -> dict[str, Any]:
         "dataset": cell.dataset,
         "model": cell.model,
         "defense": cell.defense,
-        "attack": cell.attack.label,
+        "attack": cell.attack_label,
         "norm": cell.norm,
         "eps": eps,
         "targeted": cell.targeted,
@@ -150,7 +150,7 @@ class _Row:
             "seconds": result.seconds,
             "device": result.device,
         }
-        return cls(record, result, read, json.dumps(cell.attack.identity, sort_keys=True))
+        return cls(record, result, read, json.dumps([cell.cascade, cell.attack.identity], sort_keys=True))
 
     @classmethod
     def worst_case(cls, group: Sequence[_Row]) -> _Row:

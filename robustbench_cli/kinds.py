@@ -7,14 +7,17 @@ import inspect
 import re
 import types
 import typing
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
+
+from robustbench_cli import console
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from robustbench_cli.attacks.base.registry import Registry
 
-__all__ = ["KINDS", "card", "registry_of", "summary"]
+__all__ = ["KINDS", "card", "summaries"]
 
 _PACKAGES = {
     "attack": "robustbench_cli.attacks",
@@ -22,7 +25,7 @@ _PACKAGES = {
     "dataset": "robustbench_cli.benchmarks.datasets",
     "model": "robustbench_cli.benchmarks.models",
 }
-KINDS = tuple(_PACKAGES)
+KINDS = (*_PACKAGES, "suite")
 
 _LIMITS = {
     "gt": ">",
@@ -35,19 +38,55 @@ _LIMITS = {
 }
 
 
-def registry_of(kind: str) -> Registry:
-    """The registry of one of :data:`KINDS`."""
+def summaries(kind: str) -> Iterator[tuple[str, str]]:
+    """The names of a kind, one of :data:`KINDS`, each with a line on what it is.
+
+    One that is broken is warned of and left out: it must not hide the others.
+    """
+    if kind == "suite":
+        from robustbench_cli.benchmarks.suites.read import read_suite, suite_names
+
+        yield from ((name, _first_sentence(read_suite(name).description)) for name in suite_names())
+        return
+    registry = _registry_of(kind)
+    for name in registry.names():
+        try:
+            yield name, _summary(registry.load(name))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others can be named
+            console.warn(f"{kind} {name} cannot be loaded: {type(error).__name__}: {error}")
+
+
+def _registry_of(kind: str) -> Registry:
     registry: Registry = importlib.import_module(_PACKAGES[kind]).registry
     return registry
 
 
-def summary(thing: Any) -> str:
+def _summary(thing: Any) -> str:
     """The first line of the docstring; nothing where there is only an inherited one."""
     return _plain(thing.__doc__ or "").partition("\n")[0]
 
 
+def _first_sentence(text: str) -> str:
+    return text.partition(". ")[0].rstrip(".") + "."
+
+
+def _suite_card(name: str) -> dict[str, Any]:
+    from robustbench_cli.benchmarks.suites.read import read_suite
+
+    suite = read_suite(name)
+    attacks = [member.model_dump(exclude_none=True) for member in suite.attacks]
+    return {
+        "kind": "suite",
+        "name": name,
+        "summary": _first_sentence(suite.description),
+        "description": suite.description.partition(". ")[2],
+        "cascade": suite.cascade,
+        "attacks": attacks,
+    }
+
+
 def card(kind: str, name: str) -> dict[str, Any]:
-    """All that is known of an attack, a defense, a data set or a model, as JSON values.
+    """All that is known of an attack, a defense, a data set, a model or a suite, as JSON values.
 
     Args:
         kind: One of :data:`KINDS`.
@@ -56,11 +95,13 @@ def card(kind: str, name: str) -> dict[str, Any]:
     Raises:
         UserError: There is no such thing.
     """
-    registry = registry_of(kind)
+    if kind == "suite":
+        return _suite_card(name)
+    registry = _registry_of(kind)
     word = name.partition(":")[0]
     takes_argument = kind in {"dataset", "model"} and word in registry.names()
     thing = registry.load(word if takes_argument else name)
-    told: dict[str, Any] = {"kind": kind, "name": name, "summary": summary(thing)}
+    told: dict[str, Any] = {"kind": kind, "name": name, "summary": _summary(thing)}
     described = _plain(thing.__doc__ or "").partition("\n")[2]
     # What follows is for who calls the class from Python.
     told["description"] = re.split(r"^(?:Args|Attributes|Raises|Returns):$", described, flags=re.MULTILINE)[0].strip()

@@ -121,7 +121,7 @@ def cell_words(job: Job) -> str:
     cell = job.cell
     radius = f" eps {job.eps}" if job.eps else ""
     eot = f" eot {cell.eot}" if cell.eot != 1 else ""
-    return f"{cell.defense} {cell.attack.label} {cell.norm}{radius}{eot}"
+    return f"{cell.defense} {cell.attack_label} {cell.norm}{radius}{eot}"
 
 
 def table_of(store: Path, results: Sequence[Result]) -> pd.DataFrame:
@@ -136,7 +136,7 @@ def table_of(store: Path, results: Sequence[Result]) -> pd.DataFrame:
 def failure_line(failure: Failure) -> str:
     """A failed cell in one line."""
     cell = failure.cell
-    return f"cell {cell.id} ({cell.defense} {cell.attack.label}) failed: {failure.error}"
+    return f"cell {cell.id} ({cell.defense} {cell.attack_label}) failed: {failure.error}"
 
 
 def raise_failures(failures: Sequence[Failure]) -> None:

@@ -76,6 +76,8 @@ def for_terminal(table: pd.DataFrame) -> Table:
     columns, lines = _readable(table)
     raised = sorted({flag for flags in table["flags"] for flag in str(flags).split(";") if flag in FLAGS})
     caption = [f"{flag}: {FLAGS[flag]}" for flag in raised]
+    if table["attack"].str.startswith("+").any():
+        caption.append("+ before an attack: run on what the attacks above it have not broken, and counted with it")
     if table["clean_accuracy_loss_within_interval"].eq(True).any():
         caption.append("~ in des: the loss of clean accuracy that it divides by cannot be told from none")
     drawn = Table(box=box.SIMPLE_HEAD, title=_shared(table), title_justify="left", caption="\n".join(caption) or None)

@@ -9,11 +9,13 @@ from robustbench_cli.attacks.base.errors import UserError, did_you_mean
 from robustbench_cli.options import Setting
 
 if TYPE_CHECKING:
+    from robustbench_cli.attacks.base.attack import Attack
     from robustbench_cli.attacks.base.method import Method
     from robustbench_cli.benchmarks.cell import MethodSpec
     from robustbench_cli.benchmarks.suite import AttackChoice
+    from robustbench_cli.benchmarks.suites.read import Member
 
-__all__ = ["DEFAULT_ATTACKS", "attack_choice", "defense_specs", "distribute", "plain_name"]
+__all__ = ["DEFAULT_ATTACKS", "attack_choice", "attack_kinds", "defense_specs", "distribute", "members_named"]
 
 DEFAULT_ATTACKS = ("pgd", "cw-pgd", "cw")
 
@@ -58,33 +60,51 @@ def distribute(settings: Sequence[Setting], kinds: Mapping[str, type[Method]]) -
     return parameters
 
 
-def plain_name(attack: str) -> str:
-    """The attack that a name stands for: ``eot-pgd`` is ``pgd`` with ``--eot 10``."""
+def members_named(names: Iterable[str]) -> list[Member]:
+    """The attacks of ``--attack``: ``eot-pgd`` is ``pgd`` with ``--eot 10``."""
+    from robustbench_cli.attacks import registry
+    from robustbench_cli.benchmarks.evaluation import EOT_DRAWS
+    from robustbench_cli.benchmarks.suites.read import Member
+
+    return [
+        Member(name=name)
+        if name in registry.names() or not name.startswith(_EOT)
+        else Member(name=name.removeprefix(_EOT), eot=EOT_DRAWS)
+        for name in names
+    ]
+
+
+def attack_kinds(members: Iterable[Member]) -> dict[str, type[Attack]]:
+    """The classes of attacks, by name.
+
+    Raises:
+        UserError: A name is unknown.
+    """
     from robustbench_cli.attacks import registry
 
-    return attack.removeprefix(_EOT) if attack not in registry.names() else attack
+    return {member.name: registry.load(member.name) for member in members if member.name is not None}
 
 
-def attack_choice(name: str, parameters: Mapping[str, Any], eot: int | Literal["exact", "auto"]) -> AttackChoice:
-    """An attack of a command.
+def attack_choice(
+    member: Member, parameters: Mapping[str, Any], eot: int | Literal["exact", "auto"] | None
+) -> AttackChoice:
+    """An attack of a command or a suite.
 
     Args:
-        name: As the user wrote it; ``eot-NAME`` draws :data:`~.evaluation.EOT_DRAWS` times a gradient, whatever ``eot`` is.
-        parameters: What the user set of it.
+        member: The attack; what it says of ``eot`` goes before the command's word.
+        parameters: What the user set of it, which goes before what the member says.
         eot: Draws a gradient.
     """
     from robustbench_cli.attacks import registry
-    from robustbench_cli.benchmarks.evaluation import EOT_DRAWS
     from robustbench_cli.benchmarks.subject import method_spec
     from robustbench_cli.benchmarks.suite import AttackChoice
 
-    plain = plain_name(name)
-    kind, spec = method_spec(registry, plain, dict(parameters))
+    kind, spec = method_spec(registry, member.name or "", {**member.parameters, **parameters})
     return AttackChoice(
         spec=spec,
         norms=kind.norms,  # type: ignore[attr-defined]
         minimal_norm=kind.minimal_norm,  # type: ignore[attr-defined]
-        eot=eot if plain == name else EOT_DRAWS,
+        eot=member.eot or eot or "auto",
     )
 
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from robustbench_cli import console
+from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.model_options import ModelWords, model_options
 from robustbench_cli.options import EOT, EPS, SETTING, Common, OneOf, Setting, command, computing
 
 if TYPE_CHECKING:
+    from robustbench_cli.attacks.base.norm import Norm
     from robustbench_cli.benchmarks.cell import Eps, Targeted
 
 __all__ = ["attack"]
@@ -25,6 +27,7 @@ TARGETS = ("next", "random", "least-likely", "all")
 @click.option(
     "--attack", "attacks", multiple=True, metavar="NAME", help="Attack with this; 'eot-NAME' is NAME with --eot 10."
 )
+@click.option("--suite", "suite_name", metavar="NAME", help="Attack with these: 'advdef list suites', or a .yaml file.")
 @click.option(
     "--set", "settings", type=SETTING, multiple=True, help="Set a parameter of an attack, a defense or the training."
 )
@@ -60,8 +63,9 @@ def attack(
     common: Common,
     words: ModelWords,
     attacks: tuple[str, ...],
+    suite_name: str | None,
     settings: tuple[Setting, ...],
-    norm: str | None,
+    norm: Norm | None,
     eps: tuple[Eps, ...],
     eot: int | Literal["exact"] | None,
     targeted: Targeted | None,
@@ -74,18 +78,26 @@ def attack(
     Without a checkpoint the model is trained first, once, and kept in the cache folder. Without --attack: pgd, cw-pgd
     and cw, each adapted to the defense. What the store has already is not computed again.
     """
-    from robustbench_cli.attacks import registry
     from robustbench_cli.benchmarks.suite import Suite
+    from robustbench_cli.benchmarks.suites.read import SuiteOfAttacks, read_suite
     from robustbench_cli.running import attack_all, preparation, raise_failures, table_of
     from robustbench_cli.tables import for_terminal, require_place, write
-    from robustbench_cli.words import DEFAULT_ATTACKS, attack_choice, distribute, plain_name
+    from robustbench_cli.words import DEFAULT_ATTACKS, attack_choice, attack_kinds, distribute, members_named
 
     if output is not None:
         require_place(output)
-    names = attacks or DEFAULT_ATTACKS
-    kinds = {plain_name(name): registry.load(plain_name(name)) for name in names}
-    parameters = distribute(settings, kinds | words.kinds())
-    choices = [attack_choice(name, parameters[plain_name(name)], eot or "auto") for name in names]
+    if attacks and suite_name:
+        raise UserError("--attack and --suite name attacks both: give one of them")
+    named = (
+        read_suite(suite_name)
+        if suite_name
+        else SuiteOfAttacks(attacks=tuple(members_named(attacks or DEFAULT_ATTACKS)))
+    )
+    kinds = attack_kinds(named.attacks)
+    if suite_name:
+        named = named.knowing(norm or "linf", {name: kind.norms for name, kind in kinds.items()})
+    parameters = distribute(settings, {**kinds, **words.kinds()})
+    choices = [attack_choice(member, parameters[str(member.name)], eot) for member in named.attacks]
     with console.progress() as shown:
         dataset = words.dataset_name()
         prepare = preparation(common, dataset, words.recipe(parameters), shown)
@@ -98,6 +110,7 @@ def attack(
             targeted=targeted or "no",
             repeats=repeats,
             seeds=(common.seed,),
+            cascade=named.cascade,
         )
         results, failures = attack_all(common, suite, lambda: words.subjects(prepare, parameters), shown)
     if not results:

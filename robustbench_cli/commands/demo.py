@@ -25,12 +25,13 @@ def demo(common: Common) -> None:
     defense (the expectation over draws).
     """
     from robustbench_cli.benchmarks.suite import Suite
+    from robustbench_cli.benchmarks.suites.read import Member
     from robustbench_cli.running import attack_all, preparation, raise_failures, table_of
     from robustbench_cli.tables import for_terminal
     from robustbench_cli.words import attack_choice, defense_specs
 
     started = time.perf_counter()
-    choices = [attack_choice(name, {}, eot) for name, eot in ATTACKS]
+    choices = [attack_choice(Member(name=name, eot=eot), {}, None) for name, eot in ATTACKS]
     with console.progress() as shown:
         prepare = preparation(common, DATASET, {}, shown)
         trainings = [prepare.training(defenses=defense_specs([name], {})) for name in DEFENSES]

@@ -1,4 +1,4 @@
-"""``advdef show``: one attack, defense, data set or model in full."""
+"""``advdef show``: one attack, defense, data set, model or suite in full."""
 
 from __future__ import annotations
 
@@ -41,6 +41,11 @@ def _facts(told: dict[str, Any]) -> str:
         facts["written"] = f"{told['name'].partition(':')[0]}:{told['argument_name']}"
     if "minimal_norm" in told:
         facts["searches"] = "the smallest perturbation" if told["minimal_norm"] else "inside a given radius"
+    if "attacks" in told:
+        facts["attacks"] = [_member(each) for each in told["attacks"]]
+        facts["order"] = (
+            "each runs on what those before it have not broken" if told["cascade"] else "each runs on all images"
+        )
     if told.get("parameters") == []:
         facts["parameters"] = "none"
     width = max(map(len, facts), default=0)
@@ -48,6 +53,11 @@ def _facts(told: dict[str, Any]) -> str:
         f"{key:{width}}  {', '.join(map(str, value)) if isinstance(value, list) else value}"
         for key, value in facts.items()
     )
+
+
+def _member(attack: dict[str, Any]) -> str:
+    parameters = ", ".join(f"{key}={_written(value)}" for key, value in attack.items() if key != "name")
+    return f"{attack['name']}({parameters})" if parameters else str(attack["name"])
 
 
 def _table(parameters: list[dict[str, Any]]) -> Table:

@@ -484,3 +484,21 @@ def told_after_notes(ended: Any) -> str:
 def figures(table: str) -> list[str]:
     """A row of the table without its seconds."""
     return StringIO(table).readlines()[4].split()[:-1]
+
+
+def test_a_suite_is_a_cascade(advdef: Advdef, here: Path) -> None:
+    """Each attack of ``--suite quick`` goes on from the one before it; beside ``--attack`` it is a mistake."""
+    ended = advdef("attack", "--suite", "quick", *TINY, "-o", "t.csv")
+    assert ended.code == 0
+    rows = list(csv.DictReader(StringIO(Path("t.csv").read_text(encoding="utf-8"))))
+    assert [row["attack"] for row in rows] == ["cw-pgd(steps=20)", "+pgd(steps=20)", "worst-case"]
+    first, second, worst = (float(row["robust_accuracy"]) for row in rows)
+    assert first >= second == worst
+    ended = advdef("attack", "--suite", "quick", "--attack", "pgd", *TINY)
+    assert ended.code == 2
+    assert "--suite" in ended.err
+    ended = advdef("attack", "--suite", "quik", *TINY)
+    assert (ended.code, ended.err) == (
+        2,
+        "advdef: error: unknown suite 'quik': did you mean 'quick'? Or the path of a .yaml file\n",
+    )

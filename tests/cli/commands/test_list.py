@@ -7,13 +7,23 @@ from typing import Any
 
 import pytest
 
-from robustbench_cli.kinds import KINDS, registry_of
+from robustbench_cli import attacks, defenses
+from robustbench_cli.benchmarks import datasets, models
+from robustbench_cli.benchmarks.suites.read import suite_names
+
+NAMES = {
+    "attack": attacks.registry.names,
+    "defense": defenses.registry.names,
+    "dataset": datasets.registry.names,
+    "model": models.registry.names,
+    "suite": suite_names,
+}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NAMES)
 def test_every_name_is_listed_with_what_it_is(advdef: Callable[..., Any], kind: str) -> None:
     """Both formats name everything that is registered, each with one line on what it is."""
-    names = registry_of(kind).names()
+    names = NAMES[kind]()
     ended = advdef("list", f"{kind}s")
     assert (ended.code, ended.err) == (0, "")
     lines = [line.split(maxsplit=1) for line in ended.out.splitlines()]
@@ -27,13 +37,11 @@ def test_one_that_is_broken_hides_no_other(
     advdef: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An entry point that cannot be imported gets a warning, and the rest is listed."""
-    from robustbench_cli import attacks
-
     (tmp_path / "broken.py").write_text("raise RuntimeError('broken')")
     monkeypatch.setattr(attacks, "__path__", [*attacks.__path__, str(tmp_path)])
-    registry_of("attack").__dict__.pop("_files", None)
+    attacks.registry.__dict__.pop("_files", None)
     ended = advdef("list", "attacks")
-    registry_of("attack").__dict__.pop("_files", None)
+    attacks.registry.__dict__.pop("_files", None)
     assert ended.code == 0
     assert ended.err == "advdef: warning: attack broken cannot be loaded: RuntimeError: broken\n"
     assert "pgd" in ended.out.split()

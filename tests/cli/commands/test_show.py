@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from robustbench_cli.kinds import KINDS, registry_of
+from robustbench_cli import attacks, defenses
+from robustbench_cli.kinds import KINDS, summaries
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in registry_of(kind).names()])
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name, _ in summaries(kind)])
 def test_everything_that_is_registered_can_be_shown(advdef: Callable[..., Any], kind: str, name: str) -> None:
     """Each card has the source paper and, for what has parameters, all of them with description and default."""
     ended = advdef("show", kind, name, "--format", "json")
@@ -23,7 +24,8 @@ def test_everything_that_is_registered_can_be_shown(advdef: Callable[..., Any], 
     assert told["summary"] in page.out
     if kind in {"attack", "defense"}:
         assert told["paper"]
-        fields = registry_of(kind).load(name).model_fields
+        registry = attacks.registry if kind == "attack" else defenses.registry
+        fields = registry.load(name).model_fields
         assert [each["name"] for each in told["parameters"]] == [*fields]
         for each in told["parameters"]:
             assert each["description"]
@@ -101,7 +103,7 @@ def test_a_users_own_attack_is_shown_as_ours(advdef: Callable[..., Any], tmp_pat
     [
         (["attack", "pgdd"], "unknown attack 'pgdd': did you mean 'pgd'?"),
         (["defense", "hsr"], "unknown defense 'hsr': did you mean 'hrs'?"),
-        (["suite", "quick"], "advdef show: unknown word 'suite': known: attack, dataset, defense, model"),
+        (["paper", "quick"], "advdef show: unknown word 'paper': known: attack, dataset, defense, model, suite"),
         (["attack"], "advdef show: give NAME"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Suites of attacks, one YAML file each."""

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from robustbench_cli.attacks import registry
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.suites.read import Member, SuiteOfAttacks, read_suite, suite_names
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_every_suite_can_be_run(name: str) -> None:
+    """Its attacks are there and take the parameters that it gives them, and it says what it is for."""
+    suite = read_suite(name)
+    assert suite.description
+    for member in suite.attacks:
+        registry.load(str(member.name)).from_parameters(member.parameters, name=str(member.name))
+
+
+def test_a_file_of_ones_own_may_build_on_other_suites(tmp_path: Path) -> None:
+    """A name alone is short for an entry, and a suite stands for its attacks."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("attacks: [pgd, {name: cw, steps: 5, eot: exact}, {suite: quick}]")
+    suite = read_suite(str(path))
+    assert suite.attacks[0] == Member(name="pgd")
+    assert suite.attacks[1].parameters == {"steps": 5}
+    assert suite.attacks[1].eot == "exact"
+    assert suite.attacks[2:] == read_suite("quick").attacks
+    assert not suite.cascade
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("attacks: [pgd", "not YAML"),
+        ("[pgd]", "holds no suite"),
+        ("{}", "attacks: field required"),
+        ("attacks: []", "attacks"),
+        ("attacks: [3]", "attacks.0"),
+        ("atacks: [pgd]", "did you mean 'attacks'"),
+        ("attacks: [{steps: 3}]", "needs a name or a suite"),
+        ("attacks: [{name: pgd, suite: quick}]", "needs a name or a suite"),
+        ("attacks: [{suite: quik}]", "did you mean 'quick'"),
+        ("attacks: [{name: pgd, eot: many}]", "attacks.0.eot"),
+        ("attacks: [pgd]\nattacks: [cw]", "given twice"),
+        ("attacks: [{suite: SELF}]", "contains itself"),
+    ],
+)
+def test_a_mistake_is_named(content: str, message: str, tmp_path: Path) -> None:
+    """One line that says where and what."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(content.replace("SELF", str(path)))
+    with pytest.raises(UserError, match=message) as raised:
+        read_suite(str(path))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["no-such", "no/such.yaml"])
+def test_a_suite_that_is_not_there_is_named(name: str) -> None:
+    """Neither a built-in one nor a file."""
+    with pytest.raises(UserError, match=name):
+        read_suite(name)
+
+
+def test_only_attacks_that_know_the_norm_are_run() -> None:
+    """The others are left out; a suite without any is a mistake."""
+    suite = SuiteOfAttacks(attacks=(Member(name="a"), Member(name="b")))
+    assert suite.knowing("l2", {"a": ("linf",), "b": ("linf", "l2")}).attacks == (Member(name="b"),)
+    with pytest.raises(UserError, match="linf"):
+        suite.knowing("l0", {"a": ("linf",), "b": ("linf", "l2")})
