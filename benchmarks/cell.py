@@ -60,7 +60,7 @@ class MethodSpec(BaseModel):
         name: As a user types it: registered, ``package.module:object`` or ``path.py:object``.
         parameters: Every field of the method, as JSON values.
         changed: The names of those that differ from the defaults; for the label only.
-        source: The sha256 of a user's own source file, since their edits make another method of it.
+        source: The sha256 of a user's own code, since their edits make another method of it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

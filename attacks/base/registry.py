@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import inspect
 import pkgutil
 import sys
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean, one_line
+from robustbench_cli.attacks.base.own_code import hash_of_code
 
 __all__ = ["Registry"]
 
@@ -76,19 +77,21 @@ class Registry:
         return f"{thing.__module__}:{thing.__qualname__}"
 
     def source_of(self, name: str) -> str | None:
-        """The sha256 of a user's own source file behind ``name``, for telling its versions apart; ``None`` for our own.
+        """The sha256 of a user's own code behind ``name``, for telling its versions apart; ``None`` for our own.
+
+        It covers the file that the name leads to, the one that the object is written in, and what these import from their
+        own folders.
 
         Raises:
             UserError: As for :meth:`load`.
         """
         if name.partition(":")[0] in self._files:
             return None
-        thing = self.load(name)
-        try:
-            file = inspect.getsourcefile(thing if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing))
-        except TypeError:
-            return None
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else None
+        module, thing = self._found(name)
+        while isinstance(thing, partial):
+            thing = thing.func
+        written_in = thing.__module__ if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing).__module__
+        return hash_of_code(module.__name__, written_in)
 
     def find(self, words: str) -> tuple[Any, str | None]:
         """The object that ``words`` name, and its argument: what follows the colon of a name, as ``PATH`` in ``npz:PATH``.
@@ -105,9 +108,13 @@ class Registry:
         Raises:
             UserError: The name is unknown, its module or file cannot be imported, or the object is not of this kind.
         """
+        return self._found(name)[1]
+
+    def _found(self, name: str) -> tuple[ModuleType, Any]:
+        """The module that ``name`` leads to, and the object in it; see :meth:`load`."""
         if name in self._files:
             module = importlib.import_module(self._files[name])
-            return getattr(module, module.__all__[0])
+            return module, getattr(module, module.__all__[0])
         if name in self._entry_points:
             place, attribute = self._entry_points[name].module, self._entry_points[name].attr
         else:
@@ -121,7 +128,7 @@ class Registry:
             public = [word for word in vars(module) if not word.startswith("_")]
             raise UserError(f"{place} has no '{attribute}': {did_you_mean(attribute, public)}") from None
         self._check(thing, name)
-        return thing
+        return module, thing
 
     def _check(self, thing: Any, name: str) -> None:
         if self.base is None:
@@ -137,7 +144,7 @@ class Registry:
 _FORMS = "give package.module:object or path/to/file.py:object"
 
 
-def _module(place: str) -> Any:
+def _module(place: str) -> ModuleType:
     if not all(word.isidentifier() for word in place.split(".")):
         raise UserError(f"'{place}' is no module: {_FORMS}")
     try:
@@ -152,7 +159,7 @@ def _module(place: str) -> Any:
         raise _import_failed(place, error) from error
 
 
-def _module_of_file(path: Path) -> Any:
+def _module_of_file(path: Path) -> ModuleType:
     """The module of a user's file, executed once; a stable name lets a second load find the same classes."""
     if not path.is_file():
         raise UserError(f"no file {path}: {_FORMS}")
