@@ -10,24 +10,25 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.model import cost_of_all_draws, frozen, is_randomized, rows_share_draws
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import Random, seed_from
+from robustbench_cli.attacks.base.random import Random, seed_from, seeded
 from robustbench_cli.attacks.base.source import GradientSource, gradient_source
 from robustbench_cli.attacks.base.threat import distance, project_exactly, within
 from robustbench_cli.benchmarks.cell import Targeted
 from robustbench_cli.benchmarks.checks import gradient_is_wrong, is_repeatable, is_unstable
 from robustbench_cli.benchmarks.datasets.base.split import check_images
 from robustbench_cli.benchmarks.devices import automatic_batch_size
-from robustbench_cli.benchmarks.judge import Candidates, Judge
+from robustbench_cli.benchmarks.judge import Candidates, Judge, deployed
 from robustbench_cli.benchmarks.models.base import check_model
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
 
-__all__ = ["EOT_DRAWS", "Evaluation", "evaluate", "resolve_eot", "resolve_repeats"]
+__all__ = ["EOT_DRAWS", "Evaluation", "evaluate", "predict", "resolve_eot", "resolve_repeats"]
 
 EOT_DRAWS = 10
 """Draws of a gradient where nothing else is asked for (Wang et al., appendix C.3: success saturates for more)."""
@@ -206,6 +207,44 @@ def evaluate(
         seconds=time.perf_counter() - started,
         perturbed=perturbed,
     )
+
+
+def predict(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    repeats: int,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    batch_size: int | None = None,
+) -> NDArray[np.int64]:
+    """What the deployed rule says of images.
+
+    Args:
+        model: See :func:`evaluate`.
+        images: ``(N, C, H, W)`` in [0, 1].
+        repeats: R, the draws of a randomized model.
+        seed: Of the draws.
+        device: See :func:`evaluate`.
+        batch_size: See :func:`evaluate`.
+
+    Returns:
+        ``(R, N)`` classes, -1 where the model gives none; of a deterministic model ``(1, N)``.
+    """
+    device = torch.device(device) if device is not None else _device_of(model)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with frozen(model), seeded(seed_from(seed, "predict"), device):
+        probe = images[:8].to(device)
+        randomized = is_randomized(model, probe)
+        source = gradient_source(
+            model,
+            eot=repeats,
+            randomized=randomized,
+            rows_share_draws=randomized and rows_share_draws(model, probe),
+            batch_size=batch_size or automatic_batch_size(device, tuple(images.shape[1:])),
+        )
+        pieces = [deployed(source.logits(part.to(device))).cpu() for part in images.split(IMAGES_AT_ONCE)]
+    return np.asarray(torch.cat(pieces, dim=1).numpy())
 
 
 def _joined(before: Outcomes | None, standing: Tensor, pieces: list[dict[str, Any]]) -> Outcomes:

@@ -124,6 +124,7 @@ class Job(BaseModel):
         checkpoint: The checkpoint's file.
         loading: How a foreign checkpoint is loaded: keywords of ``load_checkpoint``.
         store: The folder of the store.
+        images: The folder where the adversarial images are to be saved; ``None`` for nowhere.
         data_dir: The folder of downloaded data sets.
         device: A torch device.
         batch_size: Rows that pass through the model at once; ``None`` chooses.
@@ -137,6 +138,7 @@ class Job(BaseModel):
     checkpoint: Path
     loading: dict[str, Any]
     store: Path
+    images: Path | None = None
     data_dir: Path | None
     device: str
     batch_size: int | None
@@ -149,6 +151,7 @@ def expand(
     examples: Slice,
     usual_eps: str,
     store: Path,
+    images: Path | None = None,
     data_dir: Path | None,
     device: str,
     batch_size: int | None,
@@ -161,6 +164,7 @@ def expand(
         examples: The evaluated slice.
         usual_eps: The data set's usual radius in linf.
         store: See :class:`Job`.
+        images: See :class:`Job`.
         data_dir: See :class:`Job`.
         device: See :class:`Job`.
         batch_size: See :class:`Job`.
@@ -207,6 +211,7 @@ def expand(
                 checkpoint=subject.path,
                 loading=subject.loading,
                 store=store,
+                images=images,
                 data_dir=data_dir,
                 device=device,
                 batch_size=batch_size,

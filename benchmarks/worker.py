@@ -12,22 +12,24 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.errors import UserError, one_line
+from robustbench_cli.attacks.base.threat import distance, per_image
 from robustbench_cli.benchmarks.checkpoint import versions
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
 from robustbench_cli.benchmarks.devices import keep_freed_memory
-from robustbench_cli.benchmarks.evaluation import evaluate
+from robustbench_cli.benchmarks.evaluation import evaluate, predict
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
+from robustbench_cli.benchmarks.saved_images import SavedImages, levels, rounded
 from robustbench_cli.benchmarks.store import Failure, Result, Store
 from robustbench_cli.benchmarks.subject import load_subject
 from robustbench_cli.benchmarks.suite import Job
 
-__all__ = ["work"]
+__all__ = ["is_done", "work"]
 
 SEARCHES = "searches"
 """The folder inside a store, itself a store, of what minimal-norm attacks found at any distance.
@@ -49,7 +51,7 @@ def work(job: Job, *, progress: Callable[[int], None] = lambda _: None) -> Resul
         UserError: The store cannot be read or written.
     """
     store = Store(job.store)
-    if job.cell in store:
+    if is_done(job):
         return store.result(job.cell.id)
     try:
         computed = _compute(job, progress)
@@ -70,6 +72,16 @@ class _Computed:
     backwards: int
     seconds: float
     device: str
+    perturbed: Tensor | None = None
+
+
+def is_done(job: Job) -> bool:
+    """Whether the store has the cell, and its images are where they are to be saved."""
+    return job.cell in Store(job.store) and _has_images(job)
+
+
+def _has_images(job: Job) -> bool:
+    return job.images is None or (job.images / f"{job.cell.id}.npz").is_file()
 
 
 def _compute(job: Job, progress: Callable[[int], None]) -> _Computed:
@@ -79,10 +91,12 @@ def _compute(job: Job, progress: Callable[[int], None]) -> _Computed:
 
 def _search_once(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed:
     """Reads what a minimal-norm attack found; it runs once for all radii."""
-    search = job.model_copy(update={"cell": job.cell.model_copy(update={"eps": None}), "eps": ""})
+    search = _search(job)
     store = Store(job.store / SEARCHES)
     cell = search.cell
-    found = store.result(cell.id) if cell in store else _publish(search, store, _run(search, attack, progress))
+    if cell not in store or not _has_images(search):
+        _publish(search, store, _run(search, attack, progress))
+    found = store.result(cell.id)
     outcomes = store.outcomes(cell.id)
     return _Computed(
         outcomes=outcomes if job.cell.eps is None else outcomes.within(job.cell.eps),
@@ -92,6 +106,11 @@ def _search_once(job: Job, attack: Attack, progress: Callable[[int], None]) -> _
         seconds=found.seconds,
         device=found.device,
     )
+
+
+def _search(job: Job) -> Job:
+    """The job of a minimal-norm attack at any distance."""
+    return job.model_copy(update={"cell": job.cell.model_copy(update={"eps": None}), "eps": ""})
 
 
 def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed:
@@ -124,7 +143,42 @@ def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed
         backwards=evaluation.backwards,
         seconds=evaluation.seconds,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        perturbed=evaluation.perturbed,
     )
+
+
+def _save_images(job: Job, folder: Path, computed: _Computed) -> None:
+    cell = job.cell
+    examples = _examples(cell.dataset, job.data_dir, cell.n)
+    clean = levels(examples.images)
+    if computed.perturbed is not None:
+        perturbed = rounded(computed.perturbed, examples.images, norm=cell.norm, eps=cell.eps)  # type: ignore[arg-type]
+    else:
+        found = SavedImages.read(folder, _search(job).cell.id)
+        perturbed = torch.from_numpy(found.perturbed).permute(0, 3, 1, 2)
+    if cell.eps is not None:
+        outside = distance(perturbed.double() / 255, clean.double() / 255, cell.norm) > cell.eps + 1e-9  # type: ignore[arg-type]
+        perturbed = torch.where(per_image(outside, clean), clean, perturbed)
+    if job.before is not None:
+        earlier = SavedImages.read(folder, job.before.cell.id)
+        fell = torch.from_numpy(_outcomes_of(job.before).fell())
+        perturbed = torch.where(
+            per_image(fell, clean), torch.from_numpy(earlier.perturbed).permute(0, 3, 1, 2), perturbed
+        )
+    predictions = predict(
+        _model(job.checkpoint, json.dumps(job.loading), cell.checkpoint),
+        perturbed / 255,
+        repeats=cell.repeats,
+        seed=cell.seed,
+        device=job.device,
+        batch_size=job.batch_size,
+    )
+    SavedImages(
+        images=clean.permute(0, 2, 3, 1).numpy(),
+        perturbed=perturbed.permute(0, 2, 3, 1).numpy(),
+        labels=examples.labels.numpy(),
+        predictions=predictions,
+    ).write(folder, cell.id)
 
 
 def _outcomes_of(job: Job) -> Outcomes:
@@ -140,6 +194,9 @@ def _outcomes_of(job: Job) -> Outcomes:
 
 
 def _publish(job: Job, store: Store, computed: _Computed) -> Result:
+    """Stores what was computed, the images first, so that a cell with images to save is done when they are."""
+    if job.images is not None:
+        _save_images(job, job.images, computed)
     content = computed.outcomes.to_bytes()
     summary = summarise(computed.outcomes)
     result = Result(

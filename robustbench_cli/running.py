@@ -52,7 +52,12 @@ def preparation(common: Common, dataset: str, recipe: dict[str, Any], shown: con
 
 
 def attack_all(
-    common: Common, suite: Suite, subjects: Callable[[], Sequence[Subject]], shown: console.Progress
+    common: Common,
+    suite: Suite,
+    subjects: Callable[[], Sequence[Subject]],
+    shown: console.Progress,
+    *,
+    save_images: Path | None = None,
 ) -> tuple[list[Result], list[Failure]]:
     """Runs every cell of a suite that the store does not have yet.
 
@@ -62,20 +67,26 @@ def attack_all(
         subjects: Gives the defended models; called when all that can be wrong with the suite has been looked at, since it
             may have to train them.
         shown: Where progress is shown.
+        save_images: The folder where the adversarial images are to be saved.
 
     Returns:
         The results in the order of the suite, and the failures.
     """
+    from robustbench_cli.attacks.base.files import ensure_writable
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset
     from robustbench_cli.benchmarks.datasets.base.slice import first_examples
     from robustbench_cli.benchmarks.engines import local
+    from robustbench_cli.benchmarks.saved_images import SavedImages
     from robustbench_cli.benchmarks.store import Failure, Store
     from robustbench_cli.benchmarks.suite import expand
+    from robustbench_cli.benchmarks.worker import is_done
 
     dataset = load_dataset(suite.dataset, data_dir=common.data_dir)
     examples = first_examples(dataset.split("test"), suite.n)
     store = Store(common.store)
     store.ensure_writable()
+    if save_images is not None:
+        ensure_writable(save_images)
     suite.threats(usual_eps=dataset.eps)
     jobs = expand(
         suite,
@@ -83,11 +94,12 @@ def attack_all(
         examples=examples,
         usual_eps=dataset.eps,
         store=common.store,
+        images=save_images,
         data_dir=common.data_dir,
         device=str(common.torch_device()),
         batch_size=common.batch_size,
     )
-    todo = [job for job in jobs if job.cell not in store]
+    todo = [job for job in jobs if not is_done(job)]
     if len(todo) < len(jobs):
         console.note(f"{len(jobs) - len(todo)} of {len(jobs)} cells are in {common.store} already")
     cells = shown.add("cells", total=len(todo)) if todo else None
@@ -113,6 +125,11 @@ def attack_all(
 
     local.run(todo, finished=finished, progress=progress)
     failed = {failure.cell.id for failure in failures}
+    if save_images is not None:
+        for job in jobs:
+            if job.cell.id not in failed:
+                accuracy = SavedImages.read(save_images, job.cell.id).robust_accuracy
+                console.note(f"{save_images / job.cell.id}.npz: {cell_words(job)}: robust {accuracy:.3f} in 8 bits")
     return [store.result(job.cell.id) for job in jobs if job.cell.id not in failed], failures
 
 

@@ -58,6 +58,11 @@ TARGETS = ("next", "random", "least-likely", "all")
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the table to a .csv, .json or .md file.",
 )
+@click.option(
+    "--save-images",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Save the adversarial images in this folder, in 8 bits as .npz and .png, and score them again as they are there.",
+)
 @computing
 def attack(
     common: Common,
@@ -72,6 +77,7 @@ def attack(
     n: int,
     repeats: int | None,
     output: Path | None,
+    save_images: Path | None,
 ) -> None:
     """Attack a defended model and print what is left of its accuracy.
 
@@ -112,7 +118,9 @@ def attack(
             seeds=(common.seed,),
             cascade=named.cascade,
         )
-        results, failures = attack_all(common, suite, lambda: words.subjects(prepare, parameters), shown)
+        results, failures = attack_all(
+            common, suite, lambda: words.subjects(prepare, parameters), shown, save_images=save_images
+        )
     if not results:
         raise_failures(failures)
     table = table_of(common.store, results)

@@ -449,7 +449,7 @@ def test_progress_is_told_in_images(network: Network, monkeypatch: pytest.Monkey
         ({"labels": torch.full((40,), 4)}, "the labels reach from 4 to 4, and the model gives 4 logits an image"),
         ({"eps": -0.1}, "eps must be a number that is not negative"),
         ({"eps": None}, "PGD needs a radius: give eps"),
-        ({"norm": "l1"}, "PGD does not know the norm l1: it knows linf, l2"),
+        ({"norm": "l0"}, "PGD does not know the norm l0: it knows linf, l2, l1"),
     ],
     ids=str,
 )

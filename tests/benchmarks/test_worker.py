@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from robustbench_cli.attacks import registry as attacks
+from robustbench_cli.attacks.base.threat import distance
 from robustbench_cli.benchmarks import worker
 from robustbench_cli.benchmarks.cell import MethodSpec, parse_eps
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
@@ -17,8 +19,9 @@ from robustbench_cli.benchmarks.engines import local
 from robustbench_cli.benchmarks.evaluation import Evaluation, evaluate
 from robustbench_cli.benchmarks.outcomes import summarise
 from robustbench_cli.benchmarks.prepare import Preparation
+from robustbench_cli.benchmarks.saved_images import SavedImages
 from robustbench_cli.benchmarks.store import Failure, Result, Store
-from robustbench_cli.benchmarks.subject import Subject, method_spec
+from robustbench_cli.benchmarks.subject import Subject, load_subject, method_spec
 from robustbench_cli.benchmarks.suite import AttackChoice, Job, Suite, expand
 from robustbench_cli.benchmarks.worker import work
 
@@ -251,3 +254,27 @@ def test_what_fell_at_a_smaller_radius_is_not_attacked_again(jobs: Callable[...,
         assert alone.cell.id != larger.cell.id
         assert larger.summary["robust_accuracy"] <= lone.summary["robust_accuracy"]  # type: ignore[operator]
         assert larger.backwards < lone.backwards
+
+
+@pytest.mark.parametrize("attack", [spec("pgd", steps=5), spec("cw", **CW)])
+def test_saved_images_are_what_was_scored(attack: MethodSpec, jobs: Callable[..., list[Job]], tmp_path: Path) -> None:
+    """The files of every radius hold images in the ball on which the model, asked again, says what is written there."""
+    folder = tmp_path / "images"
+    plain = jobs(attack, eps=("0.3", "0.6"))
+    results = [done(job) for job in plain]
+    chain = [job.model_copy(update={"images": folder, "before": None}) for job in plain[:1]]
+    chain += [job.model_copy(update={"images": folder, "before": job.before and chain[0]}) for job in plain[1:]]
+    for job, result in zip(chain, results, strict=True):
+        assert done(job) == result
+        saved = SavedImages.read(folder, job.cell.id)
+        moved = torch.from_numpy(saved.perturbed).double() - torch.from_numpy(saved.images).double()
+        assert job.cell.eps is not None
+        radii = distance(moved.permute(0, 3, 1, 2), torch.zeros_like(moved).permute(0, 3, 1, 2), job.cell.norm)  # type: ignore[arg-type]
+        assert (radii <= 255 * job.cell.eps * (1 + 1e-9)).all()
+        model = load_subject(job.checkpoint, job.loading, job.cell.checkpoint)
+        with torch.no_grad():
+            images = torch.from_numpy(saved.perturbed).permute(0, 3, 1, 2) / 255
+            assert np.array_equal(model(images).argmax(1), saved.predictions[0])
+        clean = result.summary["clean_accuracy"]
+        assert clean is not None
+        assert saved.robust_accuracy < clean
