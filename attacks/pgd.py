@@ -14,7 +14,14 @@ from robustbench_cli.attacks.base.losses import cross_entropy
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource
-from robustbench_cli.attacks.base.threat import Threat, per_image, project, random_in_ball, steepest_ascent
+from robustbench_cli.attacks.base.threat import (
+    Threat,
+    per_image,
+    project,
+    random_in_ball,
+    sparse_ascent,
+    steepest_ascent,
+)
 
 __all__ = ["PGD"]
 
@@ -23,7 +30,8 @@ class PGD(FixedRadiusAttack):
     """Projected gradient descent on the cross-entropy, from random starts.
 
     ``x <- project(x + step_size * direction(grad))`` (section 2.1 of the paper), with the sign of the
-    gradient in linf and the normalised gradient in l2. Of all iterates of all restarts the one with the smallest expected
+    gradient in linf, the normalised gradient in l2, and in l1 a step that is spread evenly over the pixels of the largest
+    slopes (Tramer, Boneh, NeurIPS 2019, section 2.2). Of all iterates of all restarts the one with the smallest expected
     margin is returned. An image that has fallen in every draw there is leaves the batch.
     """
 
@@ -31,7 +39,8 @@ class PGD(FixedRadiusAttack):
         "Madry, Makelov, Schmidt, Tsipras, Vladu: Towards Deep Learning Models Resistant to Adversarial Attacks. "
         "ICLR 2018, arXiv 1706.06083"
     )
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+
     steps: int = Field(40, ge=1, description="steps of each restart")
     step_size: float | None = Field(
         None,
@@ -40,6 +49,7 @@ class PGD(FixedRadiusAttack):
     )
     restarts: int = Field(1, ge=1, description="runs from different random starts; only what still stands is run again")
     random_start: bool = Field(True, description="start uniformly inside the ball rather than at the image")
+    moved: float = Field(0.05, gt=0, le=1, description="share of the pixels that a step moves, in l1")
 
     @staticmethod
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -69,9 +79,14 @@ class PGD(FixedRadiusAttack):
                     return
                 images, labels, threat = images[going_on], labels[going_on], threat.select(going_on)
                 iterates, gradient = iterates[going_on], gradient[going_on]
-            move = steepest_ascent(gradient, threat.norm) * self._step_sizes(step, threat, images)
-            iterates = project(iterates - move if threat.targeted else iterates + move, images, threat)
+            move = self._direction(-gradient if threat.targeted else gradient, iterates, threat)
+            iterates = project(iterates + move * self._step_sizes(step, threat, images), images, threat)
         best.offer(iterates, source.logits(iterates))
+
+    def _direction(self, gradient: Tensor, iterates: Tensor, threat: Threat) -> Tensor:
+        if threat.norm == "l1":
+            return sparse_ascent(gradient, iterates, torch.full_like(threat.eps, self.moved * gradient[0].numel()))
+        return steepest_ascent(gradient, threat.norm)
 
     def _step_sizes(self, step: int, threat: Threat, images: Tensor) -> Tensor:
         falling = 2 * threat.eps * (1 - step / self.steps)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Loss", "cross_entropy", "expected_margin", "margin", "rounding"]
+__all__ = ["Loss", "cross_entropy", "dlr", "expected_margin", "margin", "rounding", "targeted_dlr"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From logits ``(M, K)`` and labels ``(M,)`` to ``(M,)`` values that are large where the label is not predicted."""
@@ -33,6 +33,44 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """
     own, others = _own_and_others(logits, labels)
     return own - others.amax(-1)
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """The difference of logits ratio ``-(Z_y - max_{j != y} Z_j) / (Z_(1) - Z_(3))``, with ``Z_(i)`` the i-th largest logit.
+
+    It does not change when the logits are shifted or scaled (Croce, Hein, ICML 2020, equation 6).
+
+    Args:
+        logits: ``(M, K)``; of two classes there is no third logit, and the value is the numerator alone.
+        labels: ``(M,)``.
+    """
+    if logits.shape[1] < 3:
+        return -margin(logits, labels)
+    largest = logits.topk(3, dim=1).values
+    return -margin(logits, labels) / _spread(largest[:, 0], largest[:, 2])
+
+
+def targeted_dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """The targeted difference of logits ratio ``(max_{j != t} Z_j - Z_t) / (Z_(1) - (Z_(3) + Z_(4)) / 2)``.
+
+    The paper has the label's logit where here is the largest of all but the target's (Croce, Hein, ICML 2020, equation 7,
+    with the other sign): the same for as long as the label is predicted, and known where only the target is.
+
+    Args:
+        logits: ``(M, K)``; of three classes the second and the third take the places of the third and the fourth, or the
+            ratio to a target in the third place would be 1 whatever the image; of two the value is the numerator alone.
+        labels: ``(M,)``, the targets t.
+    """
+    if logits.shape[1] < 3:
+        return -margin(logits, labels)
+    largest = logits.topk(min(4, logits.shape[1]), dim=1).values
+    return -margin(logits, labels) / _spread(largest[:, 0], largest[:, -2:].mean(1))
+
+
+def _spread(largest: Tensor, smaller: Tensor) -> Tensor:
+    """``largest - smaller``, kept above what rounding makes of 0."""
+    least = torch.finfo(largest.dtype).eps * largest.detach().abs()
+    return (largest - smaller).maximum(least.clamp_min(1e-30))
 
 
 def _own_and_others(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.errors import UserError, is_out_of_memory
 from robustbench_cli.attacks.base.losses import Loss, margin
 from robustbench_cli.attacks.base.model import EnumerableDraws
 
-__all__ = ["EOT", "Exact", "GradientSource", "gradient_source"]
+__all__ = ["EOT", "Exact", "GradientSource", "Precision", "gradient_source"]
+
+Precision = Literal["float32", "bf16"]
+"""In which floating point the passes of a gradient are computed."""
+
+
+Answer = TypeVar("Answer")
 
 
 class GradientSource(ABC):
@@ -24,7 +30,12 @@ class GradientSource(ABC):
         model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``, in ``eval()`` mode with frozen parameters (see
             :func:`~robustbench_cli.attacks.base.model.frozen`).
         targeted: Whether the labels that :meth:`gradient` is given are the classes to reach.
-        batch_size: Rows (images times draws) that pass through the model at once; ``None`` for all.
+        batch_size: Rows (images times draws) that pass through the model at once; ``None`` for all. It is halved where
+            they do not fit the memory.
+        precision: With ``"bf16"``, gradients and the logits that come with them are computed in bfloat16 where that pays
+            (autocast). Their margins are then rounded more coarsely (see
+            :func:`~robustbench_cli.attacks.base.losses.rounding`), and what they decide is to be confirmed by
+            :meth:`logits`, which are always in float32.
 
     Attributes:
         draws: D, the draws that every answer holds.
@@ -36,10 +47,18 @@ class GradientSource(ABC):
     draws: int
     exhaustive: bool
 
-    def __init__(self, model: nn.Module, *, targeted: bool = False, batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        targeted: bool = False,
+        batch_size: int | None = None,
+        precision: Precision = "float32",
+    ) -> None:
         self.model = model
         self.targeted = targeted
         self.batch_size = batch_size
+        self.precision = precision
         self.forwards = 0.0
         self.backwards = 0.0
         # A tensor once there are gradients: reading a number off a GPU makes it wait.
@@ -62,18 +81,38 @@ class GradientSource(ABC):
     def logits(self, images: Tensor) -> Tensor:
         """Logits ``(D, N, K)`` of images ``(N, C, H, W)``, without a graph."""
         self.forwards += self.cost * len(images)
-        pieces = []
         with torch.no_grad():
-            for rows, parts in self._cuts(images):
-                pieces.append(torch.cat([self._logits(images[rows], draws) for draws in parts]))
+            return self._fitting_memory(images, lambda: self._logits_in_pieces(images))
+
+    def _logits_in_pieces(self, images: Tensor) -> Tensor:
+        pieces = [
+            torch.cat([self._logits(images[rows], draws) for draws in parts]) for rows, parts in self._cuts(images)
+        ]
         return torch.cat(pieces, dim=1)
+
+    def _fitting_memory(self, images: Tensor, compute: Callable[[], Answer]) -> Answer:
+        """Computes, with half the batch as often as the memory does not hold it."""
+        while True:
+            try:
+                return compute()
+            except RuntimeError as error:
+                rows = self.batch_size or round(len(images) * self.cost)
+                if not is_out_of_memory(error) or rows <= 1:
+                    raise
+            self.batch_size = rows // 2
+            torch.cuda.empty_cache()
+
+    def decisions(self, images: Tensor) -> Tensor:
+        """Predicted classes ``(D, N)`` of images ``(N, C, H, W)``, and no more; -1 where a logit is no number."""
+        logits = self.logits(images)
+        return torch.where(logits.isnan().any(2), -1, logits.argmax(2))
 
     def gradient(self, images: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         """Logits and the gradient of the mean loss over the draws.
 
         Args:
             images: ``(N, C, H, W)``.
-            labels: ``(N,)``.
+            labels: ``(N,)``, or ``(N, m)`` if the loss needs to know more: the first column is the labels then.
             loss: The loss of one draw.
 
         Returns:
@@ -85,6 +124,12 @@ class GradientSource(ABC):
         """
         self.forwards += self.cost * len(images)
         self.backwards += self.cost * len(images)
+        logits, gradient = self._fitting_memory(images, lambda: self._gradient_in_pieces(images, labels, loss))
+        self._without_gradient += self._count_without_gradient(logits, labels, gradient)
+        return logits, gradient
+
+    def _gradient_in_pieces(self, images: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+        low = self.precision == "bf16"
         pieces, gradients = [], []
         for rows, parts in self._cuts(images):
             leaf = images[rows].detach().requires_grad_()
@@ -92,23 +137,25 @@ class GradientSource(ABC):
             of_slice = []
             for draws in parts:
                 with torch.enable_grad():
-                    logits = self._logits(leaf, draws)
+                    with torch.autocast(leaf.device.type, torch.bfloat16, enabled=low):
+                        logits = self._logits(leaf, draws)
                     if not logits.requires_grad:
                         raise UserError(
-                            "the model has no gradient: its logits are cut off from its input (detach, no_grad)"
+                            "the model has no gradient: its logits are cut off from its input (detach, no_grad); use an "
+                            "attack on its scores (square, nes, spsa) or on its decisions (hopskipjump)"
                         )
-                    value = loss(logits.flatten(0, 1), labels[rows].repeat(draws)).sum() / self.draws
+                    told = labels[rows].repeat(draws, *[1] * (labels.dim() - 1))
+                    value = loss(logits.flatten(0, 1).to(leaf.dtype), told).sum() / self.draws
                 gradient += torch.autograd.grad(value, leaf)[0]
                 of_slice.append(logits.detach())
             pieces.append(torch.cat(of_slice))
             # A root at 0 has no slope: its pixel stays where it is, and the other pixels go on.
             gradients.append(gradient.nan_to_num_(0, 0, 0))
-        all_logits, gradient = torch.cat(pieces, dim=1), torch.cat(gradients)
-        self._without_gradient += self._count_without_gradient(all_logits, labels, gradient)
-        return all_logits, gradient
+        return torch.cat(pieces, dim=1), torch.cat(gradients)
 
     def _count_without_gradient(self, logits: Tensor, labels: Tensor, gradient: Tensor) -> Tensor:
-        margins = margin(logits, labels.expand(len(logits), -1))
+        classes = labels if labels.dim() == 1 else labels[:, 0]
+        margins = margin(logits, classes.expand(len(logits), -1))
         unfinished = ((margins <= 0) if self.targeted else (margins >= 0)).any(0)
         return (unfinished & (gradient.flatten(1).abs().amax(1) == 0)).sum()
 
@@ -150,8 +197,9 @@ class EOT(GradientSource):
         rows_share_draws: bool = False,
         targeted: bool = False,
         batch_size: int | None = None,
+        precision: Precision = "float32",
     ) -> None:
-        super().__init__(model, targeted=targeted, batch_size=batch_size)
+        super().__init__(model, targeted=targeted, batch_size=batch_size, precision=precision)
         self.draws = draws
         self.exhaustive = not randomized
         self._rows_share_draws = rows_share_draws
@@ -171,8 +219,15 @@ class Exact(GradientSource):
 
     exhaustive = True
 
-    def __init__(self, model: nn.Module, *, targeted: bool = False, batch_size: int | None = None) -> None:
-        super().__init__(model, targeted=targeted, batch_size=batch_size)
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        targeted: bool = False,
+        batch_size: int | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        super().__init__(model, targeted=targeted, batch_size=batch_size, precision=precision)
         if not isinstance(model, EnumerableDraws):
             raise UserError(
                 "--eot exact: the draws of this defense cannot be counted; give a number of draws: --eot 10"
@@ -196,6 +251,7 @@ def gradient_source(
     rows_share_draws: bool = False,
     targeted: bool = False,
     batch_size: int | None = None,
+    precision: Precision = "float32",
 ) -> GradientSource:
     """The source for ``--eot``: the exact expectation, or the mean over a number of draws.
 
@@ -206,14 +262,15 @@ def gradient_source(
         rows_share_draws: See :class:`EOT`.
         targeted: See :class:`GradientSource`.
         batch_size: See :class:`GradientSource`.
+        precision: See :class:`GradientSource`.
 
     Raises:
         UserError: ``"exact"`` for a randomized model whose draws cannot be counted.
     """
     if not randomized:
-        return EOT(model, targeted=targeted, batch_size=batch_size)
+        return EOT(model, targeted=targeted, batch_size=batch_size, precision=precision)
     if eot == "exact":
-        return Exact(model, targeted=targeted, batch_size=batch_size)
+        return Exact(model, targeted=targeted, batch_size=batch_size, precision=precision)
     return EOT(
         model,
         draws=eot,
@@ -221,4 +278,5 @@ def gradient_source(
         rows_share_draws=rows_share_draws,
         targeted=targeted,
         batch_size=batch_size,
+        precision=precision,
     )

@@ -19,6 +19,7 @@ __all__ = [
     "project",
     "project_exactly",
     "random_in_ball",
+    "sparse_ascent",
     "steepest_ascent",
     "within",
 ]
@@ -79,6 +80,24 @@ def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
         step = torch.zeros_like(flat).scatter_(1, largest, flat.gather(1, largest).sign())
         return step.view_as(gradient)
     raise ValueError(f"no direction of steepest ascent in {norm}")
+
+
+def sparse_ascent(gradient: Tensor, iterates: Tensor, pixels: Tensor) -> Tensor:
+    """A perturbation of l1 norm 1 that moves several pixels by the same amount: those of the largest slopes that have room.
+
+    The direction of steepest ascent in l1 moves one pixel only, which soon meets the edge of the box.
+
+    Args:
+        gradient: ``(N, C, H, W)``.
+        iterates: ``(N, C, H, W)`` in [0, 1]; a pixel at the edge of the box has no room beyond it.
+        pixels: ``(N,)``, how many to move (channels counted by themselves), at least 1; fewer where fewer have a slope.
+    """
+    room = torch.where(gradient > 0, iterates < 1, iterates > 0)
+    slopes = torch.where(room, gradient, 0).flatten(1)
+    ordered = slopes.abs().sort(1, descending=True).values
+    last = (pixels.ceil().long() - 1).clamp(0, ordered.shape[1] - 1)
+    moved = slopes.sign() * (slopes.abs() >= ordered.gather(1, last[:, None]))
+    return (moved / moved.abs().sum(1, keepdim=True).clamp_min(1)).view_as(gradient)
 
 
 def random_in_ball(images: Tensor, threat: Threat, random: Random) -> Tensor:

@@ -1,0 +1,51 @@
+"""Auto-PGD towards one class after the other."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustbench_cli.attacks.base.apgd import APGD
+from robustbench_cli.attacks.base.iterates import BestIterates
+from robustbench_cli.attacks.base.losses import targeted_dlr
+from robustbench_cli.attacks.base.random import Random
+from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.threat import Threat
+
+__all__ = ["APGDT"]
+
+
+class APGDT(APGD):
+    """Auto-PGD on the targeted difference of logits ratio, towards one likely class after the other.
+
+    The targets are the classes that the clean image is most like, by the mean of the logits over the draws; each begins
+    with the images that still stand. Where the threat itself is targeted, its target is the only one. Of fewer classes
+    there are fewer targets; of three the ratio is to the mean of the second and the third logit, of two the loss is the
+    margin.
+    """
+
+    targets: int = Field(9, ge=1, description="how many of the other classes are aimed at, the likeliest first")
+
+    @staticmethod
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        """Of a targeted threat's target ``(M,)``; or of labels ``(M, 2)``, the class to leave and the one to aim at."""
+        return targeted_dlr(logits, labels) if labels.dim() == 1 else -targeted_dlr(logits, labels[:, 1])
+
+    def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
+        if threat.targeted:
+            return super().run(source, images, labels, threat, random)
+        best = BestIterates(source, images, labels, threat)
+        logits = source.logits(images)
+        best.offer(images, logits)
+        # The label comes first of all, and the classes after it by their logits.
+        order = logits.mean(0).scatter(1, labels[:, None], torch.inf).sort(dim=1, descending=True, stable=True).indices
+        targets = order[:, 1 : 1 + self.targets]
+        for stream in [random.split() for _ in range(self.restarts)]:
+            for target in targets.unbind(1):
+                own = stream.split()
+                rows = best.begin()
+                if len(rows):
+                    goals = torch.stack([labels, target], 1)[rows]
+                    self.climb(source, images[rows], goals, threat.select(rows), own.select(rows), best)
+        return best.images

@@ -1,0 +1,28 @@
+"""The Nesterov iterative fast gradient sign method."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from robustbench_cli.attacks.base.threat import Threat
+from robustbench_cli.attacks.mi_fgsm import MIFGSM
+
+__all__ = ["NIFGSM"]
+
+
+class NIFGSM(MIFGSM):
+    """MI-FGSM with the gradient taken one step ahead, where the sum of the gradients so far would lead.
+
+    ``x + step_size decay g`` is that point (equation 6 of the paper), clipped to the box.
+    """
+
+    paper: ClassVar[str] = (
+        "Lin, Song, He, Wang, Hopcroft: Nesterov Accelerated Gradient and Scale Invariance for Adversarial Attacks. "
+        "ICLR 2020, arXiv 1908.06281"
+    )
+
+    def look_ahead(self, iterates: Tensor, move: Tensor, threat: Threat) -> Tensor:
+        move = self.decay * move
+        return (iterates - move if threat.targeted else iterates + move).clamp(0, 1)
