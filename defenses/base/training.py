@@ -64,6 +64,13 @@ def _cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor
     return F.cross_entropy(network(images), labels)
 
 
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient in the memory layout of the parameter: fused optimizers pair their numbers as they lie, unchecked."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
 class Trainer:
     """Trains networks on examples by one recipe.
 
@@ -186,7 +193,7 @@ class Trainer:
             # Only these: a loss may ask for gradients of its own, and .grad of frozen parameters costs time.
             gradients = torch.autograd.grad(value, parameters, allow_unused=True)
             for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient
+                parameter.grad = gradient if gradient is None else _laid_out_as(parameter, gradient)
             optimizer.step()
             total += value.detach() * len(indices)
         optimizer.zero_grad()

@@ -37,6 +37,36 @@ def test_step_of_sgd(digits: Any) -> None:
     assert trainer.record["trained"]["linear"]["loss"] == pytest.approx(2.302585, rel=1e-5)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_gradient_in_another_memory_layout(digits: Any, optimizer: str) -> None:
+    """A step is torch's own, element by element, where the loss reads the weights across their layout."""
+    train, _ = digits
+    target = torch.rand(4, 2, 3, 3)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Linear(5, 3))
+    goals = (target, torch.rand(3, 5))
+    start = [layer.weight.detach().clone() for layer in model]
+
+    def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        weights = [layer.weight for layer in network]  # type: ignore[union-attr]
+        return sum(
+            (weight.contiguous().mT.contiguous() - goal.mT).pow(2).sum()
+            for weight, goal in zip(weights, goals, strict=True)
+        )
+
+    recipe = Recipe.from_parameters(
+        {"epochs": 1, "batch_size": 2000, "optimizer": optimizer, "schedule": "constant"}, name="train"
+    )
+    Trainer(train, recipe, seed=0, device=CPU).fit(model, name="layout", loss=loss)
+    for layer, before, goal in zip(model, start, goals, strict=True):
+        parameter = nn.Parameter(before.clone())
+        kind = torch.optim.AdamW if optimizer == "adam" else torch.optim.SGD
+        options = {} if optimizer == "adam" else {"momentum": recipe.momentum, "nesterov": True}
+        theirs = kind([parameter], lr=recipe.lr, weight_decay=recipe.weight_decay, **options)
+        (parameter - goal).pow(2).sum().backward()
+        theirs.step()
+        torch.testing.assert_close(layer.weight.detach(), parameter.detach().clone())
+
+
 def test_every_example_once_an_epoch(digits: Any, normed: Callable[[], nn.Module]) -> None:
     """An epoch's batches hold each example once, in another order each time, and differ in size by one at most."""
     train, _ = digits
