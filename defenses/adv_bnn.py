@@ -1,0 +1,90 @@
+"""Adv-BNN: an adversarially trained Bayesian network."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.defenses.base.adversarial import adversarial
+from robustbench_cli.defenses.base.randomized import DecisionRule, RandomizedDefense
+from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.weights import RandomWeights, shared_draws, with_random_weights
+
+__all__ = ["AdvBNN"]
+
+
+class AdvBNN(RandomizedDefense):
+    """Adv-BNN: every weight is normal with a mean and a deviation that adversarial training learns; the mean draw decides.
+
+    Weights and biases of fully connected layers and convolutions are ``N(mu, exp(s)^2)``, with the prior
+    ``N(0, prior^2)``. The loss is the cross-entropy on PGD's images plus ``kl_weight / N`` times the Kullback-Leibler
+    divergence from the prior, over N training images. Each step of PGD, which begins at the image, follows another draw. In
+    training a batch shares a draw, afterwards every row has its own. Unlike in the authors' code, the scales of batch norm
+    are not drawn.
+    """
+
+    paper: ClassVar[str] = (
+        "Xuanqing Liu, Yao Li, Chongruo Wu, Cho-Jui Hsieh, Adv-BNN: Improved Adversarial Defense through Robust Bayesian Neural "
+        "Network, ICLR 2019, arXiv 1810.01279"
+    )
+    trained: ClassVar[bool] = True
+
+    decision: DecisionRule = Field("mean", description="what decides; the paper's rule is the mean softmax")
+    sigma: float = Field(0.02, gt=0, description="standard deviation of all weights when training begins")
+    prior: float = Field(0.1, gt=0, description="standard deviation of the prior")
+    kl_weight: float = Field(0.02, ge=0, description="weight of the divergence from the prior; 1 is the evidence bound")
+    eps: float = Field(8 / 255, gt=0, le=1, description="radius in linf of the attack in training")
+    steps: int = Field(10, ge=1, description="steps of that attack")
+    step_size: float | None = Field(None, gt=0, description="of that attack; 2.5 eps / steps where not given")
+
+    def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
+        return with_random_weights(model, partial(_Layer, sigma=self.sigma), name="adv-bnn")
+
+    def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
+        attack = PGD(steps=self.steps, step_size=self.step_size or 2.5 * self.eps / self.steps, random_start=False)
+        weight = self.kl_weight / len(trainer.examples)
+
+        def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+            perturbed = adversarial(network, images, labels, attack=attack, eps=self.eps)
+            return functional.cross_entropy(network(perturbed), labels) + weight * _divergence(network, self.prior)
+
+        with shared_draws(model):
+            trainer.fit(model, name="adversarial training", loss=loss)
+
+
+class _Layer(RandomWeights):
+    """A layer whose weights and bias have deviations of their own, kept as logarithms."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, *, sigma: float) -> None:
+        super().__init__(layer)
+        self.log_sigma = nn.Parameter(torch.full_like(layer.weight, math.log(sigma)))
+        self.log_bias_sigma = None if layer.bias is None else nn.Parameter(torch.full_like(layer.bias, math.log(sigma)))
+
+    def sigma(self) -> Tensor:
+        return self.log_sigma.exp()
+
+    def bias_sigma(self) -> Tensor | None:
+        return None if self.log_bias_sigma is None else self.log_bias_sigma.exp()
+
+
+def _divergence(network: nn.Module, prior: float) -> Tensor:
+    """The Kullback-Leibler divergence of all weights from the prior, summed: 0 where mu is 0 and exp(s) is ``prior``."""
+    parts = []
+    for module in network.modules():
+        if isinstance(module, _Layer):
+            parts.append(_from_prior(module.layer.weight, module.log_sigma, prior))
+            if module.layer.bias is not None and module.log_bias_sigma is not None:
+                parts.append(_from_prior(module.layer.bias, module.log_bias_sigma, prior))
+    return torch.stack(parts).sum()
+
+
+def _from_prior(mean: Tensor, log_sigma: Tensor, prior: float) -> Tensor:
+    spread = ((2 * log_sigma).exp() + mean.square()) / (2 * prior**2)
+    return (math.log(prior) - log_sigma + spread - 0.5).sum()

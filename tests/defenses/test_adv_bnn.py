@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, distributions, nn
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.models.paper_cnn import PaperCNN
+from robustbench_cli.defenses import adv_bnn as module
+from robustbench_cli.defenses.adv_bnn import AdvBNN
+from robustbench_cli.defenses.base.recipe import Recipe
+from robustbench_cli.defenses.base.training import Trainer
+
+
+def test_the_divergence_is_that_of_normal_distributions() -> None:
+    """Summed over all weights and biases it is torch's own, and 0 for the prior itself."""
+    model = AdvBNN(sigma=0.3, decision="one-draw").protect(
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3, bias=False)), torch.rand(1, 1, 4, 4)
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "log" in name:
+                parameter.add_(torch.randn_like(parameter), alpha=0.5)
+    prior = distributions.Normal(0, 0.2)
+    pairs = [
+        (model[0].layer.weight, model[0].log_sigma),
+        (model[0].layer.bias, model[0].log_bias_sigma),
+        (model[2].layer.weight, model[2].log_sigma),
+    ]
+    expected = sum(
+        distributions.kl_divergence(distributions.Normal(mean, spread.exp()), prior).sum() for mean, spread in pairs
+    )
+    torch.testing.assert_close(module._divergence(model, 0.2), expected)
+    with torch.no_grad():
+        for mean, spread in pairs:
+            mean.zero_()
+            spread.fill_(torch.tensor(0.2).log())
+    assert module._divergence(model, 0.2).abs() < 1e-5
+
+
+@torch.no_grad()
+def test_weights_and_biases_are_drawn() -> None:
+    """For a unit vector the output's deviation is that of a weight and a bias together, about their means."""
+    layer = nn.Linear(5, 4)
+    noisy = AdvBNN(sigma=0.2, decision="one-draw").protect(layer, torch.zeros(1, 5)).eval()
+    outputs = noisy(torch.eye(5)[2].expand(20000, 5))
+    deviation = 0.2 * 2**0.5
+    assert ((outputs.mean(0) - layer.weight[:, 2] - layer.bias).abs() < 4 * deviation / 20000**0.5).all()
+    assert ((outputs.std(0) / deviation - 1).abs() < 4 / 40000**0.5).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("model", "images"),
+    [
+        (PaperCNN(shape=(1, 28, 28), classes=10), torch.rand(1, 1, 28, 28)),
+        (torchvision.models.resnet18(num_classes=10), torch.rand(1, 3, 32, 32)),
+    ],
+    ids=["paper-cnn", "resnet18"],
+)
+def test_without_deviations_it_is_the_model(model: nn.Module, images: Tensor) -> None:
+    """Deviations far below a weight's rounding give bit for bit the model's logits, the default ones do not."""
+    model.eval()
+    quiet = AdvBNN(sigma=1e-30, decision="one-draw").protect(model, images[:1])
+    assert torch.equal(quiet(images), model(images))
+    first, second = AdvBNN(decision="one-draw").protect(model, images)(images.repeat(2, 1, 1, 1))
+    assert not torch.allclose(first, second)
+
+
+def test_digits_are_learnt(digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]) -> None:
+    """Far more digits are right than by chance, the deviations are learned, and a heavier divergence ends nearer to the prior."""
+    train, test = digits
+    ends = []
+    for weight in (0.02, 1.0):
+        torch.manual_seed(0)
+        defense = AdvBNN(eps=0.02, steps=1, draws=3, kl_weight=weight)
+        model = defense.protect(network(), train.images[:1])
+        defense.fit(model, Trainer(train, Recipe(epochs=6), seed=0, device=torch.device("cpu")))
+        ends.append((accuracy(model, test), module._divergence(model, 0.1).item()))
+        deviations = [value.exp() for name, value in model.named_parameters() if name.endswith("log_sigma")]
+        assert all((value - 0.02).abs().mean() > 1e-4 for value in deviations)
+    assert ends[0][0] > 0.3
+    assert ends[1][1] < ends[0][1]
+
+
+def test_bad_parameters() -> None:
+    """A prior without a deviation is refused in a line."""
+    with pytest.raises(UserError, match=r"adv-bnn.sigma is 0: input should be greater than 0"):
+        AdvBNN.from_parameters({"sigma": 0}, name="adv-bnn")

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.benchmarks.models.paper_cnn import PaperCNN
+from robustbench_cli.defenses.base.recipe import Recipe
+from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.none import Undefended
+from robustbench_cli.defenses.pni import PNI
+
+
+@torch.no_grad()
+def test_the_noise_is_in_proportion_to_the_weights() -> None:
+    """A layer's output for a unit vector is its column of weights with alpha standard deviations of all weights."""
+    layer = nn.Linear(5, 4, bias=False)
+    noisy = PNI(alpha=0.5).protect(layer, torch.zeros(1, 5)).eval()
+    outputs = noisy(torch.eye(5)[2].expand(20000, 5))
+    deviation = 0.5 * layer.weight.std()
+    assert ((outputs.mean(0) - layer.weight[:, 2]).abs() < 4 * deviation / 20000**0.5).all()
+    # The relative standard error of a standard deviation of n normal numbers is 1 / sqrt(2 n).
+    assert ((outputs.std(0) / deviation - 1).abs() < 4 / 40000**0.5).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("model", "images"),
+    [
+        (PaperCNN(shape=(1, 28, 28), classes=10), torch.rand(1, 1, 28, 28)),
+        (torchvision.models.resnet18(num_classes=10), torch.rand(1, 3, 32, 32)),
+    ],
+    ids=["paper-cnn", "resnet18"],
+)
+def test_without_noise_it_is_the_model(model: nn.Module, images: Tensor) -> None:
+    """An alpha of 0 gives bit for bit the model's logits, by default it is randomized."""
+    model.eval()
+    assert torch.equal(PNI(alpha=0).protect(model, images[:1])(images), model(images))
+    first, second = PNI().protect(model, images)(images.repeat(2, 1, 1, 1))
+    assert not torch.allclose(first, second)
+
+
+@pytest.mark.parametrize(("per", "numbers"), [("layer", 1), ("channel", 7), ("element", 35)])
+def test_what_has_a_strength_of_its_own(per: str, numbers: int) -> None:
+    """One for a layer, for each output or for each weight, each learned: all have a slope."""
+    noisy = PNI.from_parameters({"per": per}, name="pni").protect(nn.Linear(5, 7), torch.zeros(1, 5))
+    alpha = dict(noisy.named_parameters())["alpha"]
+    assert alpha.numel() == numbers
+    (slope,) = torch.autograd.grad(noisy(torch.rand(3, 5)).square().sum(), alpha)
+    assert (slope != 0).all()
+
+
+def test_training_makes_it_robust(digits: Any, network: Callable[[], nn.Module]) -> None:
+    """It learns the strengths, and of its digits PGD leaves more right than of an undefended network's."""
+    train, test = digits
+    recipe, left = Recipe(epochs=10), []
+    for defense in (PNI(eps=0.1, steps=2), Undefended()):
+        torch.manual_seed(0)
+        model = defense.protect(network(), train.images[:1])
+        defense.fit(model, Trainer(train, recipe, seed=0, device=torch.device("cpu")))
+        images, labels = test.images[:200], test.labels[:200]
+        perturbed = PGD(steps=10)(model, images, labels, eps=0.15)
+        left.append((model(perturbed).argmax(1) == labels).double().mean().item())
+        if isinstance(defense, PNI):
+            strengths = [value.item() for name, value in model.named_parameters() if name.endswith("alpha")]
+    assert left[0] > left[1] + 0.1
+    assert len(strengths) == 5
+    assert all(abs(strength) < 0.25 for strength in strengths)
+
+
+def test_bad_parameters() -> None:
+    """A strength below 0 and a place that there is not are refused in a line."""
+    with pytest.raises(UserError, match=r"pni.alpha is -1: input should be greater than or equal to 0"):
+        PNI.from_parameters({"alpha": -1}, name="pni")
+    with pytest.raises(UserError, match=r"pni.per is 'row': input should be 'layer', 'channel' or 'element'"):
+        PNI.from_parameters({"per": "row"}, name="pni")
