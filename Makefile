@@ -24,6 +24,7 @@ help:  ## list the targets
 
 demo: $(INSTALLED)  ## go the whole way, from training to the table, in about a minute
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(BIN)/advdef demo
+	@echo "the command is $(BIN)/advdef: try $(BIN)/advdef --help" >&2
 
 test: $(INSTALLED)  ## run the tests
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(TESTS)

@@ -103,7 +103,7 @@ class MethodSpec(BaseModel):
 
 
 class Cell(BaseModel):
-    """The unit that is run, stored, resumed and distributed. Plain data; see contract for each word.
+    """The unit that is run, stored, resumed and distributed. Plain data.
 
     ``eps`` is ``None`` where a minimal-norm attack's successes count at any distance.
     """
@@ -124,7 +124,9 @@ class Cell(BaseModel):
     repeats: int
     seed: int
     after: str | None = Field(None, description="the cell whose fallen images are not attacked again")
-    cascade: bool = Field(False, description="whether that cell is of another attack, which leaves its images to this one")
+    cascade: bool = Field(
+        False, description="whether that cell is of another attack, which leaves its images to this one"
+    )
 
     @property
     def id(self) -> str:

@@ -17,17 +17,15 @@ from robustbench_cli.benchmarks.rows import COLUMNS
 
 __all__ = ["Limit", "Verdict", "fail_under", "max_drop", "parse_conditions", "parse_limit", "read_baseline", "select"]
 
-FIGURES = frozenset(
+SHARES = frozenset(
     {
         *(f"{kind}_accuracy{end}" for kind in ("clean", "robust") for end in ("", "_low", "_high")),
         "robust_accuracy_vote",
         "robust_accuracy_every_draw",
         "attack_success_rate",
-        "mean_l2",
-        "mean_linf",
-        "des",
     }
 )
+FIGURES = SHARES | {"mean_l2", "mean_linf", "des"}
 """The columns that a gate can judge."""
 
 KEYS = ("dataset", "model", "defense", "attack", "norm", "eps", "targeted", "eot", "n", "repeats", "seed")
@@ -74,6 +72,9 @@ def parse_limit(words: str, *, option: str) -> Limit:
         number = math.nan
     if not equals or not math.isfinite(number):
         raise UserError(f"{option} '{words}': give COLUMN=VALUE, such as robust_accuracy=0.40")
+    if column in SHARES and number > 1:
+        meant = f"did you mean {number / 100:g}?" if number <= 100 else "give a number up to 1"
+        raise UserError(f"{option} '{words}': {column} is a share, from 0 to 1: {meant}")
     return Limit(column, number)
 
 

@@ -17,6 +17,7 @@ from robustbench_cli.benchmarks.checkpoint import read_info, require_place
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
+from robustbench_cli.benchmarks.devices import limit_threads
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import default_model
 from robustbench_cli.benchmarks.subject import Subject, open_subject
@@ -129,6 +130,7 @@ class Preparation:
                 if path is not None:
                     raise
         require_place(kept)
+        limit_threads(self.data.shape)
         self.begin(training.label, kept)
         train(training, kept, device=self.device, data_dir=self.data_dir, progress=self.progress)
         return open_subject(kept, named=named)

@@ -21,7 +21,7 @@ from robustbench_cli.attacks.base.threat import distance, per_image
 from robustbench_cli.benchmarks.checkpoint import versions
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
-from robustbench_cli.benchmarks.devices import keep_freed_memory
+from robustbench_cli.benchmarks.devices import keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.evaluation import evaluate, predict
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
 from robustbench_cli.benchmarks.saved_images import SavedImages, levels, rounded
@@ -117,6 +117,7 @@ def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed
     keep_freed_memory()
     cell, device = job.cell, torch.device(job.device)
     examples = _examples(cell.dataset, job.data_dir, cell.n)
+    limit_threads(tuple(examples.images.shape[1:]))
     if examples.sha256 != cell.data:
         raise UserError(f"the images of {cell.dataset} have changed since the command began: give the command again")
     before = None if job.before is None else _outcomes_of(job.before)

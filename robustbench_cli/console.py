@@ -34,6 +34,7 @@ __all__ = [
     "require_stdout",
     "settings",
     "warn",
+    "width",
 ]
 
 # Nothing is as wide as this, so that nothing is cut. Rich pads a table only to the width of its own content.
@@ -80,13 +81,23 @@ def report(content: RenderableType) -> None:
     Where the reader has left (``| head``), the rest is dropped without a word, and the command goes on to its exit code.
     """
     if not isinstance(content, str):
-        _console("stdout").print(content)
-        return
+        if sys.stdout.isatty():
+            _console("stdout").print(content, crop=False)
+            return
+        with _console("stdout").capture() as drawn:
+            _console("stdout").print(content)
+        # Rich fills up every line to the same width.
+        content = "".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines())
     try:
         sys.stdout.write(content if content.endswith("\n") else f"{content}\n")
         sys.stdout.flush()
     except BrokenPipeError:
         drop_the_rest(sys.stdout)
+
+
+def width() -> int | None:
+    """How many characters the terminal behind stdout has in a line; ``None`` in a pipe, where a line has no end."""
+    return _console("stdout").width if sys.stdout.isatty() else None
 
 
 def note(line: str) -> None:

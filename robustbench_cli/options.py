@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.cell import Eps
 
 __all__ = [
+    "DEFAULT_STORE",
     "EOT",
     "EPS",
     "PAGE",
@@ -44,12 +45,20 @@ __all__ = [
 P = ParamSpec("P")
 T = TypeVar("T")
 
+DEFAULT_STORE = "./advdef-runs"
+"""The folder of results where none is named."""
+
 PAGE = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 """How every page of help is asked for, and its largest width."""
 
 
 class OneOf(click.Choice[str]):
     """One of a few words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Takes a word in the other number too: ``attack`` where ``attacks`` is meant, and the other way round."""
+        words = (str(value), f"{value}s", str(value).removesuffix("s"))
+        return super().convert(next((word for word in words if word in self.choices), value), param, ctx)
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         """The message for any other word."""
@@ -242,7 +251,7 @@ def computing(function: Callable[Concatenate[Common, P], None]) -> Callable[...,
     @click.option(
         "--store",
         type=click.Path(file_okay=False, path_type=Path),
-        default="./advdef-runs",
+        default=DEFAULT_STORE,
         show_default=True,
         help="Keep results in this folder; what is there already is not computed again.",
     )

@@ -88,9 +88,10 @@ def attack_all(
     if save_images is not None:
         ensure_writable(save_images)
     suite.threats(usual_eps=dataset.eps)
+    defended = subjects()
     jobs = expand(
         suite,
-        subjects(),
+        defended,
         examples=examples,
         usual_eps=dataset.eps,
         store=common.store,
@@ -130,7 +131,21 @@ def attack_all(
             if job.cell.id not in failed:
                 accuracy = SavedImages.read(save_images, job.cell.id).robust_accuracy
                 console.note(f"{save_images / job.cell.id}.npz: {cell_words(job)}: robust {accuracy:.3f} in 8 bits")
-    return [store.result(job.cell.id) for job in jobs if job.cell.id not in failed], failures
+    results = [store.result(job.cell.id) for job in jobs if job.cell.id not in failed]
+    _warn_of_chance(results, defended)
+    return results, failures
+
+
+def _warn_of_chance(results: Sequence[Result], subjects: Sequence[Subject]) -> None:
+    """Tells of models that do no better on clean images than guessing does, whose robustness says nothing."""
+    for subject in subjects:
+        own = [result for result in results if result.cell.checkpoint == subject.identity]
+        clean = own[0].summary["clean_accuracy"] if own else None
+        if clean is not None and clean <= 1.5 / subject.classes:
+            console.warn(
+                f"{subject.model} with {subject.defense if subject.defenses else 'no defense'} does no better on clean images "
+                f"than guessing one of {subject.classes} classes: train it longer, or check its data set and normalisation"
+            )
 
 
 def cell_words(job: Job) -> str:

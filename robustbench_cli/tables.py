@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustbench_cli import console
 from robustbench_cli.attacks.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ FORMATS = ("table", "csv", "json", "markdown")
 
 _ENDINGS = {".csv": "csv", ".json": "json", ".md": "markdown"}
 
+_HIDDEN_FIRST = ("passes", "l2", "every", "vote", "success", "des", "eot", "seed", "n")
+"""Columns that a narrow terminal goes without, the first of them first."""
+
 _COMMON = ("dataset", "model", "n", "targeted", "seed")
 """Columns that stand above the table where all rows agree on them."""
 
@@ -26,13 +31,18 @@ _COMMON = ("dataset", "model", "n", "targeted", "seed")
 def as_text(table: pd.DataFrame, form: str) -> str:
     """The table as ``csv``, ``json`` (a list of objects, ``null`` for what there is not) or ``markdown``."""
     if form == "csv":
-        return str(table.to_csv(index=False))
+        return str(table.map(_without_noise).to_csv(index=False))
     if form == "json":
-        return json.dumps(_records(table), indent=1) + "\n"
+        return json.dumps(_records(table.map(_without_noise)), indent=1) + "\n"
     columns, lines = _readable(table)
     rule = ["---" if numeric else ":--" for _, numeric in columns]
     names = [name for name, _ in columns]
     return "".join(f"| {' | '.join(line)} |\n" for line in (names, rule, *lines))
+
+
+def _without_noise(value: Any) -> Any:
+    """A figure to 12 digits, the same in every file: 0.928 rather than 0.9279999999999999."""
+    return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
@@ -67,25 +77,44 @@ def form_of(path: Path) -> str:
 
 
 def for_terminal(table: pd.DataFrame) -> Table:
-    """The table as a person reads it: what all rows share stands above it, 95 % intervals behind their figures."""
+    """The table as a person reads it: what all rows share stands above it, 95 % intervals behind their figures.
+
+    On a terminal that is too narrow columns are left out, the least needed first, and named below; in a pipe none is.
+    """
+    columns, lines = _readable(table)
+    width = console.width()
+    hidden: list[str] = []
+    drawn = _drawn(table, columns, lines, hidden)
+    for name in _HIDDEN_FIRST:
+        if width is None or (drawn.width or 0) <= width:
+            break
+        place = next((place for place, (column, _) in enumerate(columns) if column == name), None)
+        if place is not None:
+            hidden.append(name)
+            columns = columns[:place] + columns[place + 1 :]
+            lines = [line[:place] + line[place + 1 :] for line in lines]
+            drawn = _drawn(table, columns, lines, hidden)
+    return drawn
+
+
+def _drawn(
+    table: pd.DataFrame, columns: Sequence[tuple[str, bool]], lines: Sequence[list[str]], hidden: list[str]
+) -> Table:
+    """The table with its legend, as wide as its content."""
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
 
-    from robustbench_cli.benchmarks.checks import FLAGS
-
-    columns, lines = _readable(table)
-    raised = sorted({flag for flags in table["flags"] for flag in str(flags).split(";") if flag in FLAGS})
-    caption = [f"{flag}: {FLAGS[flag]}" for flag in raised]
-    if table["attack"].str.startswith("+").any():
-        caption.append("+ before an attack: run on what the attacks above it have not broken, and counted with it")
-    if table["clean_accuracy_loss_within_interval"].eq(True).any():
-        caption.append("~ in des: the loss of clean accuracy that it divides by cannot be told from none")
-    drawn = Table(box=box.SIMPLE_HEAD, title=_shared(table), title_justify="left", caption="\n".join(caption) or None)
+    widths = [max(map(cell_len, column)) for column in zip([name for name, _ in columns], *lines, strict=True)]
+    # Two blanks stand between columns, one on each side.
+    total = sum(widths) + 2 * len(widths)
+    drawn = Table(box=box.SIMPLE_HEAD, title=_shared(table), title_justify="left", width=total)
+    drawn.caption = "\n".join(_legend(table, hidden)) or None
     drawn.caption_justify = "left"
     drawn.pad_edge = drawn.collapse_padding = False
     drawn.padding = (0, 1, 0, 0)
     for name, numeric in columns:
-        drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        drawn.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     previous = None
     for line, defense in zip(lines, table["defense"], strict=True):
         if previous not in (None, defense):
@@ -93,6 +122,22 @@ def for_terminal(table: pd.DataFrame) -> Table:
         previous = defense
         drawn.add_row(*line)
     return drawn
+
+
+def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
+    """The lines below the table: what the signs in it mean, unless ``-q`` was given, and which columns are not shown."""
+    from robustbench_cli.benchmarks.checks import FLAGS
+
+    without = [f"not shown, for want of width: {', '.join(hidden)}"] if hidden else []
+    if console.settings.quiet:
+        return without
+    raised = sorted({flag for flags in table["flags"] for flag in str(flags).split(";") if flag in FLAGS})
+    caption = [f"{flag}: {FLAGS[flag]}" for flag in raised]
+    if table["attack"].str.startswith("+").any():
+        caption.append("+ before an attack: run on what the attacks above it have not broken, and counted with it")
+    if table["clean_accuracy_loss_within_interval"].eq(True).any():
+        caption.append("~ in des: the loss of clean accuracy that it divides by cannot be told from none")
+    return caption + without
 
 
 def _shared(table: pd.DataFrame) -> str:

@@ -52,6 +52,9 @@ def distribute(settings: Sequence[Setting], kinds: Mapping[str, type[Method]]) -
                 )
             name = fitting[0]
         elif name not in kinds:
+            # A user's own goes by path.py:Class, of which the class is enough.
+            name = next((each for each in kinds if each.rpartition(":")[2] == name), name)
+        if name not in kinds:
             raise UserError(f"--set {name}.{setting.key}: no '{name}' is used here; {did_you_mean(name, kinds)}")
         try:
             parameters[name][setting.key] = read_value(setting.value)

@@ -12,6 +12,8 @@ from typing import Any
 from robustbench_cli import __version__, console
 from robustbench_cli.options import command, output_format
 
+__all__ = ["env"]
+
 _LIBRARIES = (
     "torch",
     "torchvision",
@@ -48,6 +50,8 @@ def _told() -> dict[str, Any]:
     import platformdirs
     import torch
 
+    from robustbench_cli.benchmarks.devices import threads
+
     cuda = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     cache = platformdirs.user_cache_path("advdef")
     return {
@@ -57,9 +61,9 @@ def _told() -> dict[str, Any]:
         "platform": platform.platform(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
         "devices": ["cpu", *(f"cuda:{index} {torch.cuda.get_device_name(index)}" for index in cuda)],
-        "cuda": torch.version.cuda or "none",
+        "cuda": f"{torch.version.cuda or 'none'} in torch, {len(cuda) or 'no'} device{'' if len(cuda) == 1 else 's'} here",
         "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": threads(),
         "cache folder": str(cache),
         "data folder": os.environ.get("ADVDEF_DATA_DIR", str(cache / "datasets")),
         "environment": {

@@ -10,6 +10,8 @@ from robustbench_cli import console
 from robustbench_cli.kinds import KINDS, summaries
 from robustbench_cli.options import OneOf, command, output_format
 
+__all__ = ["list_command"]
+
 
 @command("list")
 @click.argument("kind", type=OneOf([f"{kind}s" for kind in KINDS]), metavar="|".join(f"{kind}s" for kind in KINDS))

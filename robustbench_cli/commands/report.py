@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import click
 from robustbench_cli import console, tables
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.exits import CellsFailed, GateFailed
-from robustbench_cli.options import command, output_format
+from robustbench_cli.options import DEFAULT_STORE, command, output_format
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.store import Failure
 
 __all__ = ["report"]
-
-DEFAULT_STORE = Path("advdef-runs")
 
 
 @command("report")
@@ -70,7 +69,7 @@ def report(
     baseline: Path | None,
     drops: tuple[str, ...],
 ) -> None:
-    """Print the table of one or more stores (default: ./advdef-runs), and judge it.
+    """Print the table of one or more stores (default: ADVDEF_STORE, or ./advdef-runs), and judge it.
 
     Rows in which the reported figure is missing, and cells that failed, make a gate fail to be judged: exit code 3.
     """
@@ -87,7 +86,7 @@ def report(
         raise UserError("--baseline FILE.csv and --max-drop COLUMN=VALUE need each other: give both")
     earlier = None if baseline is None else gates.read_baseline(baseline)
     wanted = gates.parse_conditions(conditions)
-    opened = [Store(path) for path in stores or (DEFAULT_STORE,)]
+    opened = [Store(path) for path in stores or (Path(os.environ.get("ADVDEF_STORE") or DEFAULT_STORE),)]
     results = {result.cell.id: (result, store) for store in opened for result in store.results()}
     ordered = sorted(results.values(), key=lambda each: _order(each[0].cell))
     table = rows((result, partial(store.outcomes, result.cell.id)) for result, store in ordered)
@@ -103,6 +102,9 @@ def report(
         missing += [line for verdict in verdicts for line in verdict.missing]
         broken = [line for verdict in verdicts for line in verdict.broken]
         _judge(broken, missing)
+        console.note(
+            f"passed: {', '.join([*(f'--fail-under {one}' for one in minima), *(f'--max-drop {one}' for one in drops)])}"
+        )
     elif failures:
         _warn(failures)
 

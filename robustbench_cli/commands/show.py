@@ -14,6 +14,8 @@ from robustbench_cli.options import OneOf, command, output_format
 if TYPE_CHECKING:
     from rich.table import Table
 
+__all__ = ["show"]
+
 
 @command("show")
 @click.argument("kind", type=OneOf(KINDS), metavar="|".join(KINDS))

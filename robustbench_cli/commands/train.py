@@ -45,5 +45,6 @@ def train(common: Common, words: ModelWords, settings: tuple[Setting, ...], outp
         training = words.training(prepare, parameters, base)
         subject = prepare.trained(training, output)
         right, images = prepare.accuracy(subject)
-    kind = "randomized" if subject.randomized else "deterministic"
-    console.report(f"{output}: {training.label}, {kind}, clean accuracy {100 * right:.1f} on {images:,} test images")
+    kind, draws = ("randomized", " in one draw each") if subject.randomized else ("deterministic", "")
+    accuracy = f"clean accuracy {100 * right:.1f}{draws} on {images:,} test images"
+    console.report(f"{output}: {training.label}, {kind}, {accuracy}")

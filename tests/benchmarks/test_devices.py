@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from robustbench_cli.benchmarks.devices import automatic_batch_size, keep_freed_memory
+from robustbench_cli.benchmarks.devices import automatic_batch_size, keep_freed_memory, limit_threads, threads
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
@@ -27,3 +27,24 @@ def test_keeping_memory_changes_no_result() -> None:
     keep_freed_memory()
     keep_freed_memory()
     assert torch.equal(torch.arange(1e6).sum(), before)
+
+
+@pytest.mark.parametrize(
+    ("shape", "chosen", "expected"), [((1, 28, 28), None, 1), ((3, 32, 32), None, 3), ((1, 8, 8), "OMP_NUM_THREADS", 3)]
+)
+def test_small_images_take_one_thread(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], chosen: str | None, expected: int
+) -> None:
+    """Unless the user has said how many; larger images take as many as torch chose."""
+    before = torch.get_num_threads()
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    if chosen is not None:
+        monkeypatch.setenv(chosen, "3")
+    torch.set_num_threads(3)
+    try:
+        limit_threads(shape)
+        assert torch.get_num_threads() == expected
+        assert threads().startswith(f"{expected}, by {chosen}" if chosen else f"{expected}; 1 for images")
+    finally:
+        torch.set_num_threads(before)

@@ -162,6 +162,22 @@ def test_what_is_no_baseline_is_named(tmp_path: Path, content: bytes | None, tol
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("robust_accuracy=40", "robust_accuracy is a share, from 0 to 1: did you mean 0.4?"),
+        ("clean_accuracy=1.5", "did you mean 0.015?"),
+        ("attack_success_rate=4000", "give a number up to 1"),
+    ],
+)
+def test_a_percentage_is_not_a_share(words: str, told: str) -> None:
+    """A limit that no row could keep is a mistake; a score of efficiency may be any number."""
+    with pytest.raises(UserError) as refusal:
+        parse_limit(words, option="--fail-under")
+    assert str(refusal.value).endswith(told)
+    assert parse_limit("des=40", option="--fail-under") == Limit("des", 40)
+
+
 def test_words_among_figures_are_refused(tmp_path: Path) -> None:
     """A figure that is no number is a mistake in the file, and not a figure that is missing."""
     rows = table({"robust_accuracy": "much"}, {"attack": "cw"})

@@ -96,9 +96,9 @@ def test_verbose_shows_the_traceback_of_a_fault(
         (["list", "attacks", "--fromat", "json"], "advdef list has no option --fromat: did you mean '--format'?"),
         (["--versoin"], "advdef has no option --versoin: did you mean '--version'?"),
         (["list", "attacks", "--format", "jsn"], "--format: unknown word 'jsn': did you mean 'json'?"),
-        (["list", "attack"], "advdef list: unknown word 'attack': did you mean 'attacks'?"),
-        (["list", "suites"], "advdef list: unknown word 'suites': known: attacks, datasets, defenses, models"),
-        (["list"], "advdef list: give attacks|defenses|datasets|models"),
+        (["list", "atacks"], "advdef list: unknown word 'atacks': did you mean 'attacks'?"),
+        (["list", "xyz"], "advdef list: unknown word 'xyz': known: attacks, datasets, defenses, models, suites"),
+        (["list"], "advdef list: give attacks|defenses|datasets|models|suites"),
         (["env", "now"], "advdef env: got unexpected extra argument (now)"),
         (["env", "--format"], "option '--format' requires an argument"),
     ],
@@ -108,6 +108,12 @@ def test_wrong_words_get_one_line(advdef: Callable[..., Any], words: list[str], 
     ended = advdef(*words)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == f"advdef: error: {line}\n"
+
+
+def test_one_or_many_of_a_kind_is_one_word(advdef: Callable[..., Any]) -> None:
+    """Singular and plural name the same kind, for list as for show."""
+    assert advdef("list", "attack") == advdef("list", "attacks")
+    assert advdef("show", "attacks", "pgd") == advdef("show", "attack", "pgd")
 
 
 def test_version(advdef: Callable[..., Any]) -> None:

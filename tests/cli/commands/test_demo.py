@@ -26,4 +26,5 @@ def test_the_demo_goes_the_whole_way(advdef: Callable[..., Any], here: Path, mon
     assert "the results are in advdef-runs: advdef report advdef-runs" in ended.err.splitlines()[-1]
     again = advdef("demo")
     assert again.out == ended.out
-    assert len(again.err.splitlines()) == 2
+    # Networks of two epochs may be no better than guessing, which is warned of.
+    assert len([line for line in again.err.splitlines() if "warning: " not in line]) == 2

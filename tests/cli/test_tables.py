@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from robustbench_cli import console, tables
+
+ROW: dict[str, Any] = {
+    "dataset": "digits",
+    "model": "small-cnn",
+    "defense": "gaussian-noise",
+    "attack": "worst-case",
+    "norm": "linf",
+    "eps": "0.15",
+    "targeted": "no",
+    "eot": "exact",
+    "n": 500,
+    "repeats": 10,
+    "seed": 0,
+    "des": 7.5,
+    "mean_l2": 1.02,
+    "clean_accuracy": 0.938,
+    "clean_accuracy_low": 0.8951,
+    "clean_accuracy_high": 0.9623,
+    "robust_accuracy": 0.2787,
+    "robust_accuracy_low": 0.22,
+    "robust_accuracy_high": 0.33,
+    "robust_accuracy_vote": 0.22,
+    "robust_accuracy_every_draw": 0.0,
+    "attack_success_rate": 0.70,
+    "forwards": 50_000,
+    "backwards": 43_000,
+    "flags": "no-eot",
+    "clean_accuracy_loss_within_interval": True,
+}
+TABLE = pd.DataFrame([ROW])
+WORDS = ("gaussian-noise", "worst-case", "linf 0.15", "93.8 [89,97]", "27.9 [22,33]")
+
+
+def drawn(width: int | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of the table on a terminal of a width, or in a pipe."""
+    monkeypatch.setattr(console, "width", lambda: width)
+    on = Console(width=width or 1000, legacy_windows=False)
+    with on.capture() as captured:
+        on.print(tables.for_terminal(TABLE), crop=False)
+    return captured.get().splitlines()
+
+
+@pytest.mark.parametrize("width", [20, 60, 80, 100, 120, 200, None])
+def test_no_word_is_broken_at_any_width(width: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column is there with whole words or is not there, and is named below then; what matters most always is."""
+    lines = drawn(width, monkeypatch)
+    text = "\n".join(lines)
+    assert "…" not in text
+    assert all(word in text for word in WORDS)
+    (named,) = re.findall(r"not shown, for want of width: ([a-z0-9,\s]+)", text) or [""]
+    hidden = named.replace("\n", " ").replace(",", " ").split()
+    shown = lines[2].split()
+    assert {"passes", "l2", "every", "vote", "success", "des", "eot"} == {*hidden} | {*shown} - {
+        "defense",
+        "attack",
+        "threat",
+        "clean",
+        "robust",
+        "flags",
+    }
+    if width is None or width >= 140:
+        assert hidden == []
+    if width == 80:
+        assert max(map(len, lines)) <= 80
+
+
+def test_quiet_leaves_the_legend_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With -q the table stands alone."""
+    assert any("no-eot:" in line for line in drawn(None, monkeypatch))
+    monkeypatch.setattr(console.settings, "quiet", True)
+    assert not any("no-eot:" in line or "~ in des" in line for line in drawn(None, monkeypatch))
+
+
+def test_files_have_no_noise_of_floating_point() -> None:
+    """A sum of tenths is written as a person would write it, and read back it is within 1e-12 of what was computed."""
+    table = TABLE.assign(robust_accuracy=0.1 + 0.2, seed=3)
+    assert ",0.3," in tables.as_text(table, "csv")
+    assert '"robust_accuracy": 0.3,' in tables.as_text(table, "json")
+    assert '"seed": 3' in tables.as_text(table, "json")
