@@ -83,7 +83,7 @@ def test_digits_are_learnt(digits: Any, network: Callable[[], nn.Module], accura
         ends.append((accuracy(model, test), module._divergence(model, 0.1).item()))
         deviations = [value.exp() for name, value in model.named_parameters() if name.endswith("log_sigma")]
         assert all((value - 0.02).abs().mean() > 1e-4 for value in deviations)
-    assert ends[0][0] > 0.3
+    assert ends[0][0] > 0.6
     assert ends[1][1] < ends[0][1]
 
 
