@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["UserError", "did_you_mean", "one_line"]
+__all__ = ["UserError", "did_you_mean", "is_out_of_memory", "one_line"]
 
 
 class UserError(ValueError):
@@ -38,3 +38,10 @@ def one_line(error: BaseException) -> str:
     words = " ".join(str(error).split())
     told = words if isinstance(error, UserError) else f"{type(error).__name__}: {words}".removesuffix(": ")
     return told if len(told) <= 300 else f"{told[:299]}…"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch could not allocate what it needed, on a GPU or on the CPU, where it raises a plain RuntimeError."""
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
+    )
