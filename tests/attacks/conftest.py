@@ -63,6 +63,7 @@ class LinearVictim(Victim):
         Args:
             norm: ``linf`` or ``l2``; the norm of the formula is its dual, l1 or l2. In ``l1`` the largest weight alone
                 would do, but its pixel soon meets the box: pixel after pixel is spent to the box, the largest weight first.
+                In ``l0`` too, the largest gain first; it is the number of pixels that carries class j past the label.
         """
         model = self.model
         assert isinstance(model, Linear)
@@ -70,6 +71,12 @@ class LinearVictim(Victim):
         with torch.no_grad():
             logits = (model(self.images) - model.shift) / model.scale
             differences = model.weight[labels] - model.weight[None]
+        if norm == "l0":
+            pixels = self.images.flatten(1)[:, None]
+            gains = differences.abs() * torch.where(differences < 0, 1 - pixels, pixels)
+            reached = gains.sort(2, descending=True).values.cumsum(2)
+            needed = (reached <= (logits.gather(1, labels) - logits).unsqueeze(2)).sum(2) + 1.0
+            return needed.scatter(1, labels, torch.inf)
         if norm == "l1":
             weights, order = differences.abs().sort(2, descending=True)
             pixels = self.images.flatten(1)[:, None]

@@ -20,11 +20,13 @@ CASES = [(name, norm) for name in registry.names() for norm in registry.load(nam
 EPS: dict[Norm, float] = {"linf": 0.25, "l2": 1.5, "l1": 12.0, "l0": 12.0}
 """Radii at which the digits are easily told apart by eye, and hardly any is still classified right."""
 
+QUICK = {"steps": 25, "queries": 250, "pairs": 4}
+
 
 def quick(name: str) -> Attack:
-    """The attack with its defaults, but for the number of its steps."""
+    """The attack with its defaults, but for what it costs: the number of its steps, or of what it asks the model."""
     kind: type[Attack] = registry.load(name)
-    return kind(**({"steps": 25} if "steps" in kind.model_fields else {}))
+    return kind(**{key: value for key, value in QUICK.items() if key in kind.model_fields})
 
 
 pytestmark = pytest.mark.parametrize(("name", "norm"), CASES)
@@ -100,7 +102,7 @@ def test_an_images_result_is_its_own(name: str, norm: Norm, linear_victim: Calla
     """Whichever images stand beside it and however the batch is cut, an image's result is the same bit by bit."""
     victim = linear_victim(5)
     attack: Attack = quick(name)
-    radius = victim.radii("linf" if norm == "l0" else norm).double()
+    radius = victim.radii(norm).double()
     # Some fall at once, some on the way, some not at all.
     threat = Threat(norm=norm, eps=radius * torch.linspace(0.5, 3, 24, dtype=torch.float64))
     random = Random.of(3, victim.images)
@@ -126,7 +128,7 @@ def test_it_works_on_few_classes(
 ) -> None:
     """Two and three classes are as good as ten: with half as much again as the distance needs, every image falls."""
     victim = linear_victim(classes)
-    eps = 1.5 * victim.radii("linf" if norm == "l0" else norm).amax()
+    eps = 1.5 * victim.radii(norm).amax()
     attack: Attack = quick(name)
     perturbed = attack(victim.model, victim.images, victim.labels, norm=norm, eps=None if attack.minimal_norm else eps)
     assert victim.accuracy(perturbed) <= 0.05

@@ -1,0 +1,143 @@
+"""Random search: proposals that are kept where they lower the score, for every image by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robustbench_cli.attacks.base.iterates import BestIterates
+from robustbench_cli.attacks.base.losses import cross_entropy, margin
+from robustbench_cli.attacks.base.random import Random
+from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.threat import Threat, per_image
+
+__all__ = ["Propose", "Start", "random_search"]
+
+Start = Callable[[Tensor, Threat, Random], Tensor]
+"""From images ``(n, C, H, W)``, their threat and random numbers to the first incumbents ``(n, C, H, W)``."""
+
+Propose = Callable[[float, Tensor, Tensor, Threat, Random], Tensor]
+"""From the share of the search that is over, incumbents and images ``(n, C, H, W)``, their threat and random numbers to
+candidates ``(n, C, H, W)`` inside the balls and the box."""
+
+_STANDARD_ERRORS = 1.0
+"""By how many standard errors of its mean score a candidate has to be better where the draws are a sample."""
+
+
+def random_search(
+    source: GradientSource,
+    images: Tensor,
+    labels: Tensor,
+    threat: Threat,
+    random: Random,
+    *,
+    start: Start,
+    propose: Propose,
+    queries: int,
+    restarts: int,
+) -> Tensor:
+    """Searches the image of the smallest score: the margin, or the cross-entropy with the class to reach.
+
+    A randomized model's score is the mean over the source's draws. A candidate that was lucky with its draws would stay
+    for good if its score were kept, so the incumbent is asked again with each candidate and judged by all that was drawn
+    since it was taken; and a candidate has to be better by :data:`_STANDARD_ERRORS`.
+
+    Args:
+        source: Gives the scores.
+        images: ``(N, C, H, W)``.
+        labels: ``(N,)``.
+        threat: The balls, and the goal.
+        random: Random numbers for each image.
+        start: Gives the first incumbents of each restart.
+        propose: Gives the candidates.
+        queries: Images that each restart may ask the source about, for each image; half of them are incumbents where the
+            draws are a sample.
+        restarts: Searches from different starts; only what still stands is searched again.
+
+    Returns:
+        The best images ``(N, C, H, W)``.
+    """
+    if source.exhaustive:
+        best = BestIterates(source, images, labels, threat)
+        for stream in [random.split() for _ in range(restarts)]:
+            rows = best.begin()
+            if len(rows):
+                part = images[rows], labels[rows], threat.select(rows), stream.select(rows)
+                _search(source, *part, best, start, propose, queries)
+        return best.images
+    found, lowest = images.clone(), torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
+    for stream in [random.split() for _ in range(restarts)]:
+        incumbents, score = _search_samples(source, images, labels, threat, stream, start, propose, queries)
+        better = score < lowest
+        found = torch.where(per_image(better, images), incumbents, found)
+        lowest = torch.where(better, score, lowest)
+    return found
+
+
+def _scores(logits: Tensor, labels: Tensor, threat: Threat) -> Tensor:
+    """``(D, n)`` float64 scores of logits ``(D, n, K)``, each draw's by itself; small near the goal."""
+    labels = labels.expand(len(logits), -1)
+    if threat.targeted:
+        return cross_entropy(logits, labels).double()
+    margins = margin(logits, labels).double()
+    return margins / (1 + margins.abs())
+
+
+def _search(
+    source: GradientSource,
+    images: Tensor,
+    labels: Tensor,
+    threat: Threat,
+    random: Random,
+    best: BestIterates,
+    start: Start,
+    propose: Propose,
+    queries: int,
+) -> None:
+    """One search with all the draws that there are: scores have no error, and images that have fallen leave."""
+    incumbents = candidates = start(images, threat, random)
+    lowest = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
+    for query in range(queries):
+        if query:
+            candidates = propose(query / queries, incumbents, images, threat, random)
+        logits = source.logits(candidates)
+        score = _scores(logits, labels, threat).mean(0)
+        better = score < lowest
+        incumbents = torch.where(per_image(better, images), candidates, incumbents)
+        lowest = torch.where(better, score, lowest)
+        going_on = best.offer(candidates, logits)
+        if going_on is not None:
+            if not len(going_on):
+                return
+            images, labels, threat = images[going_on], labels[going_on], threat.select(going_on)
+            incumbents, lowest, random = incumbents[going_on], lowest[going_on], random.select(going_on)
+
+
+def _search_samples(
+    source: GradientSource,
+    images: Tensor,
+    labels: Tensor,
+    threat: Threat,
+    random: Random,
+    start: Start,
+    propose: Propose,
+    queries: int,
+) -> tuple[Tensor, Tensor]:
+    """One search with a sample of the draws; returns the incumbents ``(N, C, H, W)`` and their scores ``(N,)``."""
+    incumbents = start(images, threat, random)
+    sums = torch.zeros(3, len(images), dtype=torch.float64, device=images.device)
+    steps = max(1, queries // 2)
+    for step in range(steps):
+        candidates = propose(step / steps, incumbents, images, threat, random)
+        scores = _scores(source.logits(torch.cat([incumbents, candidates])), labels.repeat(2), threat)
+        again, new = scores.unflatten(1, (2, len(images))).unbind(1)
+        sums = sums + torch.stack([torch.ones_like(again), again, again.square()]).sum(1)
+        mean = sums[1] / sums[0]
+        error = ((sums[2] / sums[0] - mean.square()).clamp_min(0) / source.draws).sqrt()
+        better = new.mean(0) < mean - _STANDARD_ERRORS * error
+        incumbents = torch.where(per_image(better, images), candidates, incumbents)
+        sums = torch.where(better, 0, sums)
+    scores = _scores(source.logits(incumbents), labels, threat)
+    return incumbents, (sums[1] + scores.sum(0)) / (sums[0] + len(scores))

@@ -1,0 +1,28 @@
+"""Ascent along gradients that natural evolution strategies estimate."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from robustbench_cli.attacks.base.finite_differences import FiniteDifferences
+from robustbench_cli.attacks.base.random import Random
+
+__all__ = ["NES"]
+
+
+class NES(FiniteDifferences):
+    """Projected ascent along gradients from scores at normally distributed points, by natural evolution strategies.
+
+    The points come in pairs on opposite sides of the image (Algorithm 1). The loss is the margin, which does not saturate
+    as the class probabilities of the paper do.
+    """
+
+    paper: ClassVar[str] = (
+        "Ilyas, Engstrom, Athalye, Lin: Black-box Adversarial Attacks with Limited Queries and Information. ICML 2018, "
+        "arXiv 1804.08598"
+    )
+
+    def directions(self, shape: tuple[int, ...], random: Random) -> Tensor:
+        return random.normal(shape)

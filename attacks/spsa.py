@@ -1,0 +1,27 @@
+"""Ascent along gradients that simultaneous perturbations estimate."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from robustbench_cli.attacks.base.finite_differences import FiniteDifferences
+from robustbench_cli.attacks.base.random import Random
+
+__all__ = ["SPSA"]
+
+
+class SPSA(FiniteDifferences):
+    """Projected ascent along gradients from scores at points where every pixel is moved by the same length either way.
+
+    Simultaneous perturbation stochastic approximation on the margin (section 4.2 of the paper).
+    """
+
+    paper: ClassVar[str] = (
+        "Uesato, O'Donoghue, van den Oord, Kohli: Adversarial Risk and the Dangers of Evaluating Against Weak Attacks. "
+        "ICML 2018, arXiv 1802.05666"
+    )
+
+    def directions(self, shape: tuple[int, ...], random: Random) -> Tensor:
+        return 2.0 * random.integers(2, shape) - 1

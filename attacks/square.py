@@ -1,0 +1,187 @@
+"""The Square attack."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustbench_cli.attacks.base.attack import FixedRadiusAttack
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.attacks.base.random import Random
+from robustbench_cli.attacks.base.random_search import random_search
+from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.threat import Threat, per_image
+
+__all__ = ["Square"]
+
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""After how many of 10,000 queries the window's area is halved (section 3.2 of the paper)."""
+
+_ROUNDS = 3
+"""How often what the box has taken from the length of a perturbation is given to its other pixels."""
+
+
+class Square(FixedRadiusAttack):
+    """Random search over squares of pixels that are moved as far as the ball allows; it needs scores, not gradients.
+
+    A candidate differs from the best image so far in one square window, whose place and signs are random and whose area
+    shrinks on a schedule. In linf the window's pixels go to a corner of the ball, a sign for each channel (Algorithm 2),
+    from vertical stripes as the start; a window that stands there already takes the other corner. In l2 a window takes the
+    length of another one, in the shape of two neighbouring hills of opposite sign (Algorithm 3).
+    """
+
+    paper: ClassVar[str] = (
+        "Andriushchenko, Croce, Flammarion, Hein: Square Attack: a query-efficient black-box adversarial attack via random "
+        "search. ECCV 2020, arXiv 1912.00049"
+    )
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    uses: ClassVar[Literal["scores"]] = "scores"
+
+    queries: int = Field(5000, ge=1, description="images that each restart asks the model about, for each image")
+    p_init: float = Field(0.8, gt=0, le=1, description="share of the pixels in the first windows")
+    restarts: int = Field(
+        1, ge=1, description="searches from different starts; only what still stands is searched again"
+    )
+
+    def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
+        return random_search(
+            source,
+            images,
+            labels,
+            threat,
+            random,
+            start=_stripes if threat.norm == "linf" else _hills,
+            propose=self._corners if threat.norm == "linf" else self._moved_hill,
+            queries=self.queries,
+            restarts=self.restarts,
+        )
+
+    def _side(self, over: float, images: Tensor) -> int:
+        """The side of a window when the share ``over`` of the search is."""
+        height, width = images.shape[2:]
+        halvings = sum(10_000 * over > query for query in _HALVINGS)
+        return min(max(1, round(math.sqrt(self.p_init / 2**halvings * height * width))), height, width)
+
+    def _corners(self, over: float, incumbents: Tensor, images: Tensor, threat: Threat, random: Random) -> Tensor:
+        window = _windows(self._side(over, images), images, random)
+        signs = _signs(random, (images.shape[1], 1, 1))
+        eps = per_image(threat.eps, images).to(images.dtype)
+        candidates = torch.where(window, (images + eps * signs).clamp_(0, 1), incumbents)
+        idle = per_image((candidates == incumbents).flatten(1).all(1), images)
+        return torch.where(idle & window, (images - eps * signs).clamp_(0, 1), candidates)
+
+    def _moved_hill(self, over: float, incumbents: Tensor, images: Tensor, threat: Threat, random: Random) -> Tensor:
+        channels, height, width = images.shape[1:]
+        side = min(max(3, self._side(over, images) // 2 * 2 + 1), height, width)
+        top, left = random.integers(height - side + 1), random.integers(width - side + 1)
+        window, emptied = _window(top, left, side, images), _windows(side, images, random)
+        difference = incumbents - images
+        old = difference * window
+        hill = _placed(_hill(side, images), top, left, images, turned=random.integers(2) == 1)
+        shape = hill * _signs(random, (channels, 1, 1)) + old / _length(old, (1, 2, 3))
+        free = (
+            per_image(threat.eps, images).to(images.dtype).square() - _length(difference, (1, 2, 3)).square()
+        ).clamp_min(0)
+        budget = (free + _length(difference * (window | emptied), (1, 2, 3)).square()) / channels
+        new = shape / _length(shape, (2, 3)) * budget.sqrt()
+        moved = torch.where(window, new, difference * ~emptied)
+        return _to_radius(moved, images, threat)
+
+
+def _stripes(images: Tensor, threat: Threat, random: Random) -> Tensor:
+    """Vertical stripes one pixel wide, in corners of the ball."""
+    signs = _signs(random, (images.shape[1], 1, images.shape[3]))
+    return (images + per_image(threat.eps, images).to(images.dtype) * signs).clamp_(0, 1)
+
+
+def _hills(images: Tensor, threat: Threat, random: Random) -> Tensor:
+    """A grid of five by five hills, or more where that leaves a rest, each with a sign for each channel."""
+    channels, height, width = images.shape[1:]
+    side = max(1, min(height, width) // 5)
+    tile = _hill(side, images)
+    down, across = height // side, width // side
+    signs = _signs(random, (channels, down, across))
+    grid = torch.einsum("ncij,ab->nciajb", signs, tile).reshape(len(images), channels, down * side, across * side)
+    above, before = (height - down * side) // 2, (width - across * side) // 2
+    perturbation = torch.zeros_like(images)
+    perturbation[:, :, above : above + down * side, before : before + across * side] = grid
+    return _to_radius(perturbation, images, threat)
+
+
+def _to_radius(perturbation: Tensor, images: Tensor, threat: Threat) -> Tensor:
+    """Images whose perturbation has this direction and the length of the radius, as far as the box lets it.
+
+    What the box takes from some pixels goes to the others. Without that, half of the length would be lost on an image
+    whose pixels are mostly black.
+    """
+    eps = per_image(threat.eps, images).to(images.dtype)
+    for _ in range(_ROUNDS):
+        perturbed = (images + perturbation / _length(perturbation, (1, 2, 3)) * eps).clamp_(0, 1)
+        perturbation = perturbed - images
+    return perturbed
+
+
+def _length(perturbation: Tensor, dimensions: tuple[int, ...]) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(perturbation, dim=dimensions, keepdim=True)
+    return length.clamp_min(1e-12)
+
+
+def _signs(random: Random, shape: tuple[int, ...]) -> Tensor:
+    return 2.0 * random.integers(2, shape) - 1
+
+
+def _windows(side: int, images: Tensor, random: Random) -> Tensor:
+    """``(n, 1, H, W)``, where a square window at a random place is."""
+    height, width = images.shape[2:]
+    return _window(random.integers(height - side + 1), random.integers(width - side + 1), side, images)
+
+
+def _window(top: Tensor, left: Tensor, side: int, images: Tensor) -> Tensor:
+    """``(n, 1, H, W)``, where the windows with these upper left corners ``(n,)`` are."""
+    rows, columns = _offsets(top, left, images)
+    return (_covers(rows, side)[:, :, None] & _covers(columns, side)[:, None, :]).unsqueeze(1)
+
+
+def _covers(offsets: Tensor, side: int) -> Tensor:
+    return (offsets >= 0) & (offsets < side)
+
+
+def _offsets(top: Tensor, left: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """How far every row ``(n, H)`` and column ``(n, W)`` lies from a window's upper left corner."""
+    rows = torch.arange(images.shape[2], device=images.device) - top[:, None]
+    columns = torch.arange(images.shape[3], device=images.device) - left[:, None]
+    return rows, columns
+
+
+def _placed(tile: Tensor, top: Tensor, left: Tensor, images: Tensor, *, turned: Tensor) -> Tensor:
+    """``(n, 1, H, W)``, a square tile at each image's place, transposed where ``turned`` ``(n,)``; 0 elsewhere."""
+    side = len(tile)
+    rows, columns = (each.clamp(0, side - 1) for each in _offsets(top, left, images))
+    upright, across = tile[rows[:, :, None], columns[:, None, :]], tile[columns[:, None, :], rows[:, :, None]]
+    chosen = torch.where(turned[:, None, None], across, upright).unsqueeze(1)
+    return chosen * _window(top, left, side, images)
+
+
+def _hill(side: int, images: Tensor) -> Tensor:
+    """``(side, side)`` of length 1: two hills one above the other, of opposite sign (equation 2 of the paper)."""
+    upper = _single_hill(side // 2, side, images)
+    lower = _single_hill(side - side // 2, side, images)
+    both = torch.cat([upper, -lower])
+    return _unit(both)
+
+
+def _single_hill(height: int, width: int, images: Tensor) -> Tensor:
+    """``(height, width)`` of length 1: the sum over k of rectangles that grow from the middle, each of height ``1 / k**2``."""
+    hill = torch.zeros(height, width, dtype=images.dtype, device=images.device)
+    for k in range(max(height, width) // 2 + 1):
+        top, left = height // 2 - k, width // 2 - k
+        hill[max(top, 0) : top + 2 * k + 1, max(left, 0) : left + 2 * k + 1] += 1 / (k + 1) ** 2
+    return _unit(hill)
+
+
+def _unit(tile: Tensor) -> Tensor:
+    return tile / _length(tile, (0, 1))
