@@ -123,6 +123,7 @@ class Cell(BaseModel):
     eot: int | Literal["exact"]
     repeats: int
     seed: int
+    precision: Literal["float32", "bf16"] = "float32"
     after: str | None = Field(None, description="the cell whose fallen images are not attacked again")
     cascade: bool = Field(
         False, description="whether that cell is of another attack, which leaves its images to this one"
@@ -136,9 +137,10 @@ class Cell(BaseModel):
         parameters differ from the defaults, and where a user's files lie. A field that a cell does not use is left out too,
         so that a new one makes no other cells of the old ones.
         """
-        content = self.model_dump(mode="json", exclude={"dataset", "model", "attack", "defenses", "after", "cascade"})
-        if self.after is not None:
-            content["after"] = self.after
+        content = self.model_dump(mode="json", exclude={"dataset", "model", "attack", "defenses", "cascade"})
+        for name, unused in (("after", None), ("precision", "float32")):
+            if content[name] == unused:
+                del content[name]
         content |= {"attack": self.attack.identity, "defenses": [defense.identity for defense in self.defenses]}
         canonical = json.dumps({"version": 1, **content}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:20]

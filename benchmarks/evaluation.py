@@ -18,7 +18,7 @@ from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.model import cost_of_all_draws, frozen, is_randomized, rows_share_draws
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random, seed_from, seeded
-from robustbench_cli.attacks.base.source import GradientSource, gradient_source
+from robustbench_cli.attacks.base.source import GradientSource, Precision, gradient_source
 from robustbench_cli.attacks.base.threat import distance, project_exactly, within
 from robustbench_cli.benchmarks.cell import Targeted
 from robustbench_cli.benchmarks.checks import gradient_is_wrong, is_repeatable, is_unstable
@@ -107,6 +107,7 @@ def evaluate(
     seed: int = 0,
     device: torch.device | str | None = None,
     batch_size: int | None = None,
+    precision: Precision = "float32",
     before: Outcomes | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
@@ -129,6 +130,7 @@ def evaluate(
         seed: Of the attack's random numbers and of all draws.
         device: Where to compute; where the model is, if not given.
         batch_size: Rows that pass through the model at once; chosen for the device where not given.
+        precision: Of the gradients; every image is judged in float32.
         before: Of an earlier untargeted attack on the same model and images, at this radius or a smaller one: what fell
             then is not attacked again, and counts as it fell.
         progress: Called with the number of images done, after each slice.
@@ -155,6 +157,7 @@ def evaluate(
             rows_share_draws=share,
             targeted=targeted != "no",
             batch_size=batch_size,
+            precision=precision,
         )
         judge = Judge(
             model,

@@ -29,12 +29,14 @@ class AttackChoice:
         norms: The norms that it knows, its own first.
         minimal_norm: Whether it looks for the smallest perturbation.
         eot: Draws a gradient, ``"exact"``, or ``"auto"``.
+        in_bf16: Whether it may follow gradients in bf16: not where its own decisions say how small a perturbation may be.
     """
 
     spec: MethodSpec
     norms: tuple[str, ...]
     minimal_norm: bool
     eot: int | Literal["exact", "auto"] = "auto"
+    in_bf16: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,7 @@ class Suite:
         targeted: How target classes are chosen.
         repeats: Draws that score an image; ``None`` for 10 of a randomized model and 1 of another.
         seeds: Of the attacks.
+        precision: Of the gradients of the attacks that may follow them in bf16; every image is judged in float32.
         cascade: Whether an attack goes on where those before it have failed, and is not run on what they have broken.
     """
 
@@ -61,6 +64,7 @@ class Suite:
     targeted: Targeted = "no"
     repeats: int | None = None
     seeds: Sequence[int] = (0,)
+    precision: Literal["float32", "bf16"] = "float32"
     cascade: bool = False
 
     def threats(self, *, usual_eps: str) -> list[tuple[AttackChoice, str, Eps | None]]:
@@ -195,6 +199,7 @@ def expand(
                 eot=subject.eot(attack.eot),
                 repeats=subject.repeats(suite.repeats),
                 seed=seed,
+                precision=suite.precision if attack.in_bf16 else "float32",
             )
             # The same attack twice, in other words or with a gradient source that comes to the same, is one cell.
             if cell.id in known:

@@ -134,6 +134,7 @@ def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed
         seed=cell.seed,
         device=device,
         batch_size=job.batch_size,
+        precision=cell.precision,
         before=before,
         progress=progress,
     )

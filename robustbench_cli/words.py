@@ -108,6 +108,7 @@ def attack_choice(
         norms=kind.norms,  # type: ignore[attr-defined]
         minimal_norm=kind.minimal_norm,  # type: ignore[attr-defined]
         eot=member.eot or eot or "auto",
+        in_bf16=kind.uses == "gradients" and not kind.minimal_norm,  # type: ignore[attr-defined]
     )
 
 

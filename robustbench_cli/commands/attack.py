@@ -44,6 +44,13 @@ TARGETS = ("next", "random", "least-likely", "all")
     help="Average gradients over K draws of a randomized defense, or over all.  [default: 10, or exact where that costs no more]",
 )
 @click.option(
+    "--precision",
+    type=OneOf(("float32", "bf16")),
+    default="float32",
+    show_default=True,
+    help="Compute the gradients of fixed-radius attacks in this; every image is judged in float32.",
+)
+@click.option(
     "--targeted", type=OneOf(TARGETS), help="Attack towards another class instead of just away from the right one."
 )
 @click.option(
@@ -73,6 +80,7 @@ def attack(
     norm: Norm | None,
     eps: tuple[Eps, ...],
     eot: int | Literal["exact"] | None,
+    precision: Literal["float32", "bf16"],
     targeted: Targeted | None,
     n: int,
     repeats: int | None,
@@ -116,6 +124,7 @@ def attack(
             targeted=targeted or "no",
             repeats=repeats,
             seeds=(common.seed,),
+            precision=precision,
             cascade=named.cascade,
         )
         results, failures = attack_all(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,13 @@ def test_nothing_is_passed_on_where_a_fall_is_not_certain(jobs: Callable[..., li
     assert not any(job.before for job in jobs(PGD, FMN, eps=radii, cascade=True, targeted="next"))
     assert sum(job.before is not None for job in jobs(PGD, FMN, eps=radii, cascade=True, subjects=[counted])) == 3
     assert not any(job.before for job in jobs(EOT_PGD, eps=radii, subjects=[counted]))
+
+
+def test_only_attacks_that_may_follow_gradients_in_bf16_do(jobs: Callable[..., list[Job]]) -> None:
+    """The others run in float32, and a cell in float32 is the same cell as without a word on it."""
+    low = replace(PGD, in_bf16=True)
+    found = jobs(low, OTHER, precision="bf16")
+    assert [job.cell.precision for job in found] == ["bf16", "float32"]
+    plain = jobs(low, OTHER)
+    assert found[0].cell.id != plain[0].cell.id
+    assert found[1].cell.id == plain[1].cell.id

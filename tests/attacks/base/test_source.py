@@ -238,3 +238,38 @@ def test_draws_that_rows_share_are_taken_in_passes_of_their_own() -> None:
     logits, _ = source.gradient(IMAGES, LABELS, margin)
     assert all(len(logits[:, row, 0].unique()) == 6 for row in range(len(IMAGES)))
     assert sorted(passes) == [3] * 6 + [4] * 6
+
+
+def test_memory_that_does_not_suffice_halves_the_batch() -> None:
+    """A model that holds 2 rows at most gives, after some attempts, what it gives row by row; one that holds none fails."""
+    weight = torch.randn(9, 4, generator=torch.Generator().manual_seed(5))
+
+    def model(images: Tensor, most: int = 2) -> Tensor:
+        if len(images) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (images.flatten(1) @ weight).tanh()
+
+    source = EOT(model)  # type: ignore[arg-type]
+    logits, gradient = source.gradient(IMAGES, LABELS, margin)
+    alone = [EOT(model).gradient(IMAGES[row : row + 1], LABELS[row : row + 1], margin) for row in range(7)]  # type: ignore[arg-type]
+    torch.testing.assert_close(logits, torch.cat([each[0] for each in alone], dim=1))
+    torch.testing.assert_close(gradient, torch.cat([each[1] for each in alone]))
+    assert source.batch_size is not None
+    assert source.batch_size <= 3
+    with pytest.raises(torch.OutOfMemoryError):
+        EOT(lambda images: model(images, 0)).logits(IMAGES)  # type: ignore[arg-type, return-value]
+
+
+def test_gradients_in_bf16_point_the_same_way_and_decisions_are_in_float32() -> None:
+    """Of a network, nearly all signs agree, and the logits asked for by themselves are those of float32."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4))
+    exact, low = EOT(model), EOT(model, precision="bf16")
+    _, expected = exact.gradient(IMAGES, LABELS, margin)
+    logits, gradient = low.gradient(IMAGES, LABELS, margin)
+    assert logits.dtype == torch.bfloat16
+    assert gradient.dtype == torch.float32
+    assert (gradient.sign() == expected.sign()).double().mean() > 0.95
+    assert not torch.equal(gradient, expected)
+    assert torch.equal(low.logits(IMAGES), exact.logits(IMAGES))
