@@ -23,7 +23,10 @@ Propose = Callable[[float, Tensor, Tensor, Threat, Random], Tensor]
 candidates ``(n, C, H, W)`` inside the balls and the box."""
 
 _STANDARD_ERRORS = 1.0
-"""By how many standard errors of its mean score a candidate has to be better where the draws are a sample."""
+"""By how many standard errors of its mean score a candidate has to be better where the draws are a sample.
+
+Of 0, 0.5, 1 and 2 this lowered the true margin most (Square on the digits, logits with noise of 0.3 and of 1).
+"""
 
 
 def random_search(
