@@ -102,7 +102,7 @@ def test_a_method_is_data_with_all_its_parameters() -> None:
     """Defaults included, strings read as YAML, and what differs from the defaults by name."""
     kind, spec = method_spec(attacks, "pgd", {"steps": "7", "random_start": True})
     assert kind.__name__ == "PGD"
-    assert spec.parameters == {"steps": 7, "step_size": None, "restarts": 1, "random_start": True}
+    assert spec.parameters == {name: field.default for name, field in kind.model_fields.items()} | {"steps": 7}
     assert spec.changed == ("steps",)
     assert spec.source is None
     assert spec.label == "pgd(steps=7)"
