@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.iterates import Streak
-from robustbench_cli.attacks.base.losses import margin, rounding
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random
+from robustbench_cli.attacks.base.smallest import Goal, Smallest
 from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
@@ -33,7 +32,8 @@ class CW(MinimalNormAttack):
     be moved. The steps of each constant begin at the best perturbation so far, and their learning rate falls to 0 along
     half a period of the cosine. The first constant and the learning rates are in units of the image's own margin and
     slope, so that the range of the logits does not matter. Every image has its own, as well as its own Adam state and its
-    own early stop, so that it is not touched by its batch mates.
+    own early stop, so that it is not touched by its batch mates. What is found is shortened along the line to its image; of a
+    randomized model, it is lengthened until it fools fresh draws.
     """
 
     paper: ClassVar[str] = (
@@ -58,7 +58,7 @@ class CW(MinimalNormAttack):
     abort_early: bool = Field(True, description="let an image go when a constant has not brought it 1 % nearer")
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        goal = _Goal(confidence=self.confidence, targeted=threat.targeted)
+        goal = Goal(confidence=self.confidence, targeted=threat.targeted)
         logits, gradient = source.gradient(images, labels, goal.hinge)
         hinge = goal.hinge(logits, labels.expand(len(logits), -1)).mean(0)
         slope = gradient.flatten(1).norm(dim=1).clamp_min(1e-30)
@@ -84,7 +84,10 @@ class CW(MinimalNormAttack):
             length[rows] = torch.where(known.isfinite(), known, 2 * length[rows]).clamp_max(0.1 * diagonal)
             if self.abort_early:
                 rows = rows[~(known > 0.99 * before)]
-        return best
+        smallest = Smallest(source, images, labels, "l2", goal)
+        smallest.start_from(best, best_length.isfinite())
+        smallest.shorten()
+        return smallest.images
 
     def _minimise(
         self,
@@ -92,7 +95,7 @@ class CW(MinimalNormAttack):
         start: Tensor,
         images: Tensor,
         labels: Tensor,
-        goal: _Goal,
+        goal: Goal,
         const: Tensor,
         rates: Tensor,
     ) -> tuple[Tensor, Tensor]:
@@ -111,7 +114,7 @@ class CW(MinimalNormAttack):
             logits, slope = source.gradient(iterates, labels, goal.hinge)
             difference = iterates - images
             length = difference.flatten(1).norm(dim=1)
-            success = streak.offer(goal.reached(logits, labels.expand(len(logits), -1)).all(0))
+            success = streak.offer(goal.reached(logits, labels))
             shorter = success & (length < found_length)
             found = torch.where(per_image(shorter, images), iterates, found)
             found_length = torch.where(shorter, length, found_length)
@@ -122,31 +125,6 @@ class CW(MinimalNormAttack):
             falling = 0.5 + 0.5 * math.cos(math.pi * (step - 1) / self.steps)
             iterates = (iterates - falling * rates / (1 - 0.9**step) * first / scale).clamp_(0, 1)
         return found, found_length
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Goal:
-    """What the logits have to be.
-
-    Attributes:
-        confidence: See :class:`CW`.
-        targeted: Whether the labels are the classes to reach.
-    """
-
-    confidence: float
-    targeted: bool
-
-    def _shortfall(self, logits: Tensor, labels: Tensor) -> Tensor:
-        margins = margin(logits, labels)
-        return (-margins if self.targeted else margins) + self.confidence
-
-    def reached(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Where it is reached by more than rounding."""
-        return self._shortfall(logits, labels) < -rounding(logits)
-
-    def hinge(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """By how much it is missed; it aims beyond what :meth:`reached` asks, so as to end there and not on the brink."""
-        return (self._shortfall(logits, labels) + 2 * rounding(logits.detach())).clamp_min(0)
 
 
 class _ConstantSearch:

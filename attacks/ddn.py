@@ -1,0 +1,67 @@
+"""The attack that decouples direction and norm."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustbench_cli.attacks.base.attack import MinimalNormAttack
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.attacks.base.random import Random
+from robustbench_cli.attacks.base.smallest import Goal, Smallest, free, linear_distance
+from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.threat import Threat, per_image, steepest_ascent
+
+__all__ = ["DDN"]
+
+
+class DDN(MinimalNormAttack):
+    """Decoupled direction and norm: gradient steps, each followed by a rescaling to a length that the outcome decides.
+
+    The length shrinks by a share gamma where the image is misclassified and grows by it where it is not (algorithm 1); the
+    steps fall along half a period of the cosine. They descend the margin rather than the cross-entropy and are in
+    proportion to the length, which begins where a linear model of the margin ends, so that the scale of the logits does not
+    matter. Pixels at the edge of the box that the gradient would push out of it are left out. What is found is shortened
+    along the line to its image.
+    """
+
+    paper: ClassVar[str] = (
+        "Rony, Hafemann, Oliveira, Ben Ayed, Sabourin, Granger: Decoupling Direction and Norm for Efficient "
+        "Gradient-Based L2 Adversarial Attacks and Defenses. CVPR 2019, arXiv 1811.09600"
+    )
+    norms: ClassVar[tuple[Norm, ...]] = ("l2",)
+
+    steps: int = Field(100, ge=1, description="gradients an image")
+    gamma: float = Field(0.05, gt=0, lt=1, description="share by which the length changes at every step")
+    step_size: float = Field(
+        0.5, gt=0, description="length of the first step over that of the perturbation; it falls to a hundredth"
+    )
+
+    def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
+        goal = Goal(targeted=threat.targeted)
+        best = Smallest(source, images, labels, "l2", goal)
+        # A linear model that calls for more than a tenth of the box's diagonal is not believed.
+        diagonal = math.sqrt(images[0].numel())
+        length = torch.zeros_like(best.distance)
+        iterates = images
+        for step in range(self.steps):
+            logits, gradient = source.gradient(iterates, labels, goal.shortfall)
+            fooled, success = best.offer(iterates, logits)
+            gradient = free(gradient, iterates)
+            if step == 0:
+                away = linear_distance(goal.mean_shortfall(logits, labels), gradient, "l2")
+                length = torch.where(success, 0, away.clamp_max(0.1 * diagonal))
+            else:
+                change = torch.where(success, 1 - self.gamma, torch.where(fooled, 1, 1 + self.gamma))
+                length = (length * change).clamp_max(diagonal)
+            falling = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * step / self.steps))
+            step_length = per_image(self.step_size * falling * length, images).to(images.dtype)
+            direction = steepest_ascent(iterates - steepest_ascent(gradient, "l2") * step_length - images, "l2")
+            iterates = (images + direction * per_image(length, images).to(images.dtype)).clamp_(0, 1)
+        best.offer(iterates, source.logits(iterates))
+        best.shorten()
+        return best.images
