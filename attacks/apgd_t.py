@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.apgd import APGD
 from robustbench_cli.attacks.base.iterates import BestIterates
-from robustbench_cli.attacks.base.losses import targeted_dlr
+from robustbench_cli.attacks.base.losses import Loss, targeted_dlr
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.attacks.base.threat import Threat
@@ -27,10 +27,8 @@ class APGDT(APGD):
 
     targets: int = Field(9, ge=1, description="how many of the other classes are aimed at, the likeliest first")
 
-    @staticmethod
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        """Of a targeted threat's target ``(M,)``; or of labels ``(M, 2)``, the class to leave and the one to aim at."""
-        return targeted_dlr(logits, labels) if labels.dim() == 1 else -targeted_dlr(logits, labels[:, 1])
+    def loss(self, threat: Threat) -> Loss:
+        return targeted_dlr if threat.targeted else _towards_target
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         if threat.targeted:
@@ -49,3 +47,8 @@ class APGDT(APGD):
                     goals = torch.stack([labels, target], 1)[rows]
                     self.climb(source, images[rows], goals, threat.select(rows), own.select(rows), best)
         return best.images
+
+
+def _towards_target(logits: Tensor, labels: Tensor) -> Tensor:
+    """Large where the target is near: ``(M,)`` of labels ``(M, 2)``, the class to leave and the target."""
+    return -targeted_dlr(logits, labels[:, 1])

@@ -49,7 +49,7 @@ class PGD(FixedRadiusAttack):
     )
     restarts: int = Field(1, ge=1, description="runs from different random starts; only what still stands is run again")
     random_start: bool = Field(True, description="start uniformly inside the ball rather than at the image")
-    moved: float = Field(0.05, gt=0, le=1, description="share of the pixels that a step moves, in l1")
+    moved: float = Field(0.03, gt=0, le=1, description="share of the pixels that a step moves, in l1")
 
     @staticmethod
     def loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from copy import copy
+from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar, Self
 
@@ -36,7 +37,8 @@ class APGD(FixedRadiusAttack):
     In linf and l2 it is Algorithm 1 of Croce and Hein (ICML 2020): momentum, and a step size that begins at twice the
     radius and is halved at checkpoints where too few steps have increased the loss, or nothing has changed since the last
     one; the search then goes on from the best point. In l1 it is their algorithm for the ball cut with the box (ICML
-    2021): a step is spread over the pixels of the largest slopes, whose number follows how many the best point has changed.
+    2021): a step is spread over the pixels of the largest slopes, whose number follows how many the best point has
+    changed, and the first six tenths of the steps are taken in balls of three times and twice the radius.
 
     Of all iterates of all restarts the one with the smallest expected margin is returned. An image that has fallen in
     every draw there is leaves the batch.
@@ -59,10 +61,9 @@ class APGD(FixedRadiusAttack):
         "halved; in linf and l2",
     )
 
-    @staticmethod
     @abstractmethod
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        """What the steps climb (descend, if targeted): ``(M,)`` of logits ``(M, K)`` and what :meth:`climb` has as labels."""
+    def loss(self, threat: Threat) -> Loss:
+        """What the steps climb (descend, if the threat is targeted), of logits and what :meth:`climb` has as labels."""
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         best = BestIterates(source, images, labels, threat)
@@ -81,19 +82,29 @@ class APGD(FixedRadiusAttack):
         Args:
             source: Where the gradients come from.
             images: ``(n, C, H, W)``, those of ``best.rows``.
-            labels: ``(n,)``, or ``(n, m)`` if the loss needs to know more; see
+            labels: ``(n,)``, or ``(n, m)`` if :meth:`loss` needs to know more; see
                 :meth:`~robustbench_cli.attacks.base.source.GradientSource.gradient`.
             threat: Of these images.
             random: Of these images.
             best: Is offered every iterate.
         """
-        start = project(images + random_in_ball(images, threat, random), images, threat)
-        climb = (_SparseClimb if threat.norm == "l1" else _DenseClimb)(start, images, labels, threat)
-        checkpoints = climb.checkpoints(self.steps)
-        for step in range(self.steps):
-            logits, gradient = source.gradient(climb.iterates, climb.labels, self.loss)
-            climb.take(_mean_loss(self.loss, logits, climb.labels), gradient)
-            going_on = best.offer(climb.iterates, logits)
+        kind = _SparseClimb if threat.norm == "l1" else _DenseClimb
+        stages = kind.stages(self.steps)
+        widest = replace(threat, eps=stages[0][0] * threat.eps)
+        point = images + random_in_ball(images, widest, random)
+        for radii, steps in stages:
+            ball = replace(threat, eps=radii * threat.eps)
+            climb = kind(project(point, images, ball), images, labels, ball)
+            # Outside the threat's own ball there is nothing to be kept, and nothing has fallen.
+            self._take_steps(climb, steps, source, best if radii == 1 else None)
+            point = climb.top
+
+    def _take_steps(self, climb: _Climb, steps: int, source: GradientSource, best: BestIterates | None) -> None:
+        loss, checkpoints = self.loss(climb.threat), climb.checkpoints(steps)
+        for step in range(steps):
+            logits, gradient = source.gradient(climb.iterates, climb.labels, loss)
+            climb.take(_mean_loss(loss, logits, climb.labels), gradient)
+            going_on = best.offer(climb.iterates, logits) if best else None
             if going_on is not None:
                 if not len(going_on):
                     return
@@ -101,7 +112,8 @@ class APGD(FixedRadiusAttack):
             if step in checkpoints:
                 climb.adapt(self.rho * checkpoints[step])
             climb.move()
-        best.offer(climb.iterates, source.logits(climb.iterates))
+        if best:
+            best.offer(climb.iterates, source.logits(climb.iterates))
 
 
 def _mean_loss(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
@@ -128,6 +140,11 @@ class _Climb(ABC):
         radii = threat.eps.to(images.dtype)
         self.value, self.top_value = torch.full_like(radii, torch.inf), torch.full_like(radii, -torch.inf)
         self.step_size = step_size * radii
+
+    @staticmethod
+    def stages(steps: int) -> list[tuple[int, int]]:
+        """The balls of a run, the threat's own last: each in its radii, with the number of steps inside it."""
+        return [(1, steps)]
 
     @staticmethod
     @abstractmethod
@@ -215,14 +232,18 @@ class _DenseClimb(_Climb):
 
 
 class _SparseClimb(_Climb):
-    """The l1 version (Croce, Hein: Mind the Box. ICML 2021, section 3), without its first steps in larger balls."""
+    """The l1 version of Croce and Hein (ICML 2021, section 3), whose first steps are taken in larger balls."""
 
     def __init__(self, start: Tensor, images: Tensor, labels: Tensor, threat: Threat) -> None:
         super().__init__(start, images, labels, threat, step_size=1)
-        self.pixels = images[0].numel()
         self.longest = self.step_size
-        self.changed = torch.full_like(self.step_size, self.pixels)
-        self.moved = self.changed / 5
+        self.changed = self.count_changed(start)
+        self.moved = (self.changed / 1.5).clamp_max(images[0].numel() / 5)
+
+    @staticmethod
+    def stages(steps: int) -> list[tuple[int, int]]:
+        wide = 3 * steps // 10
+        return [(3, wide), (2, wide), (1, steps - 2 * wide)]
 
     @staticmethod
     def checkpoints(steps: int) -> dict[int, int]:
@@ -230,12 +251,16 @@ class _SparseClimb(_Climb):
         return dict.fromkeys(range(length, steps, length), length)
 
     def adapt(self, needed: float) -> None:
-        changed = (self.top != self.images).flatten(1).sum(1).to(self.changed)
+        changed = self.count_changed(self.top)
         sparser = changed < 0.95 * self.changed
         shorter = torch.maximum(self.step_size / 1.5, self.longest / 10)
         self.step_size = torch.where(sparser, self.longest, shorter)
         self.return_to_top(sparser)
         self.changed, self.moved = changed, changed / 1.5
+
+    def count_changed(self, perturbed: Tensor) -> Tensor:
+        """``(n,)`` pixels, channels counted by themselves, that are not the images'."""
+        return (perturbed != self.images).flatten(1).sum(1).to(self.images.dtype)
 
     def move(self) -> None:
         direction = sparse_ascent(self.gradient, self.iterates, self.moved)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Loss", "cross_entropy", "dlr", "expected_margin", "margin", "rounding", "targeted_dlr"]
+__all__ = ["Loss", "cross_entropy", "dlr", "expected_margin", "log_odds", "margin", "rounding", "targeted_dlr"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From logits ``(M, K)`` and labels ``(M,)`` to ``(M,)`` values that are large where the label is not predicted."""
@@ -20,8 +20,17 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     By way of the softmax, the slope at the label is ``p_y - 1``: in float32 it becomes 0 from a margin of 17 on, while the
     other slopes do not, and the gradient points elsewhere. Here it is the sum of the others by construction.
     """
+    return functional.softplus(log_odds(logits, labels))
+
+
+def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
+    """The log-odds ``log((1 - p_y) / p_y)`` against the label, ``(M,)`` of logits ``(M, K)`` and labels ``(M,)``.
+
+    The cross-entropy is its softplus, so that both grow fastest in the same direction; but its slope does not vanish where
+    the label's probability is 1, as the cross-entropy's does in float32 from a margin of about 100 on.
+    """
     own, others = _own_and_others(logits, labels)
-    return functional.softplus(others.logsumexp(-1) - own)
+    return others.logsumexp(-1) - own
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:

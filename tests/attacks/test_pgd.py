@@ -45,6 +45,19 @@ def test_the_nearest_class_is_reached_just_beyond_the_closed_form_distance(
         assert (victim.model(perturbed).argmax(1) == targets).double().mean() == reached
 
 
+@pytest.mark.parametrize("random_start", [True, False])
+def test_in_l1_two_classes_fall_beyond_the_closed_form_distance(
+    linear_victim: Callable[..., LinearVictim], *, random_start: bool
+) -> None:
+    """With the largest weights first and each to the box, every image is right below its distance, and wrong a tenth above."""
+    victim = linear_victim(2)
+    attack = PGD(random_start=random_start)
+    for factor, accuracy in ((0.999, 1), (1.1, 0)):
+        eps = factor * victim.radii("l1")
+        perturbed = attack(victim.model, victim.images, victim.labels, norm="l1", eps=eps)
+        assert victim.accuracy(perturbed) == accuracy
+
+
 def test_passes_are_paid_for_standing_images_only(linear_victim: Callable[..., LinearVictim]) -> None:
     """An image that cannot fall costs a gradient a step and a last pass; one that falls at the start costs one gradient."""
     victim = linear_victim(2)

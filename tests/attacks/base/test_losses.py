@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.losses import cross_entropy, expected_margin, margin, rounding
+from robustbench_cli.attacks.base.losses import (
+    Loss,
+    cross_entropy,
+    dlr,
+    expected_margin,
+    log_odds,
+    margin,
+    rounding,
+    targeted_dlr,
+)
 
 ARBITRARY = {
     "seed": st.integers(0, 2**31),
@@ -38,6 +47,62 @@ def test_cross_entropy_and_its_gradient_are_right_at_any_margin(classes: int, sc
     slopes = others.scatter(1, labels[:, None], -others.sum(1, keepdim=True))
     (gradient,) = torch.autograd.grad(value.sum(), ours)
     torch.testing.assert_close(gradient.double(), slopes, rtol=1e-4, atol=1e-37)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_the_log_odds_are_those_of_the_softmax(classes: int) -> None:
+    """Value as by float64 probabilities; the slope lives on where float32 has no cross-entropy left."""
+    logits, labels = logits_and_labels(0, 1, classes, 5.0, 0.0)
+    probability = logits[0].double().softmax(1).gather(1, labels[:, None])[:, 0]
+    expected = torch.log((1 - probability) / probability)
+    torch.testing.assert_close(log_odds(logits[0], labels).double(), expected, rtol=1e-4, atol=1e-5)
+    far = torch.tensor([[1e4, 0.0]]).requires_grad_()
+    (gradient,) = torch.autograd.grad(log_odds(far, torch.tensor([0])).sum(), far)
+    assert gradient.tolist() == [[-1.0, 1.0]]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 10])
+def test_the_difference_of_logits_ratios_are_the_papers(classes: int) -> None:
+    """By sorted lists of float64: (Z_y - max Z_j) over Z_1 - Z_3, or over Z_1 - (Z_3 + Z_4) / 2 for a target."""
+    logits, labels = logits_and_labels(1, 1, classes, 3.0, 1.0)
+    for row, label, plain, aimed in zip(
+        logits[0].double().tolist(),
+        labels.tolist(),
+        dlr(logits[0], labels).tolist(),
+        targeted_dlr(logits[0], labels).tolist(),
+        strict=True,
+    ):
+        first, *rest = sorted(row, reverse=True)
+        lead = row[label] - max(value for place, value in enumerate(row) if place != label)
+        if classes == 2:
+            third = mean = first - 1
+        else:
+            third = rest[1]
+            mean = (rest[0] + rest[1]) / 2 if classes == 3 else (rest[1] + rest[2]) / 2
+        assert plain == pytest.approx(-lead / (first - third), rel=1e-4)
+        assert aimed == pytest.approx(-lead / (first - mean), rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", [dlr, targeted_dlr])
+@given(**{key: ARBITRARY[key] for key in ("seed", "classes")})
+def test_the_ratios_know_no_scale(loss: Loss, seed: int, classes: int) -> None:
+    """From three classes on, logits that are a million times larger or smaller have the same ratio."""
+    logits, labels = logits_and_labels(seed, 1, max(3, classes), 1.0, 0.0)
+    value = loss(logits[0], labels)
+    for scale in (2.0**-20, 2.0**20):
+        torch.testing.assert_close(loss(logits[0] * scale, labels), value)
+
+
+@pytest.mark.parametrize("classes", [3, 4, 10])
+def test_a_target_in_the_last_place_has_a_slope(classes: int) -> None:
+    """However small the target's logit, raising it lowers the targeted ratio; of equal logits all slopes are numbers."""
+    logits = torch.linspace(1, -1, classes)[None].requires_grad_()
+    (gradient,) = torch.autograd.grad(targeted_dlr(logits, torch.tensor([classes - 1])).sum(), logits)
+    assert gradient[0, -1] < 0
+    for loss in (dlr, targeted_dlr):
+        equal = torch.zeros(1, classes, requires_grad=True)
+        (gradient,) = torch.autograd.grad(loss(equal, torch.tensor([0])).sum(), equal)
+        assert not gradient.isnan().any()
 
 
 @given(**{key: ARBITRARY[key] for key in ("seed", "draws", "classes", "scale", "shift")})
