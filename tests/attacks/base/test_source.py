@@ -179,6 +179,18 @@ def test_vanished_gradients_are_counted() -> None:
     assert targeted.share_without_gradient == 0.75
 
 
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_a_loss_can_be_told_more_than_the_labels(batch_size: int | None) -> None:
+    """Of two columns the loss gets both, row by row; the first says whether an image still resists."""
+    images = torch.tensor([0.9, 0.8, 0.5, 0.2]).view(4, 1, 1, 1).expand(4, 1, 2, 2)
+    told = torch.tensor([[0, 7], [0, 5], [0, 3], [0, 1]])
+    source = EOT(Saturated(), batch_size=batch_size)
+    _, gradient = source.gradient(images, told, lambda logits, told: told[:, 1] * cross_entropy(logits, told[:, 0]))
+    _, plain = source.gradient(images, told[:, 0], cross_entropy)
+    torch.testing.assert_close(gradient, plain * told[:, 1].view(4, 1, 1, 1))
+    assert source.share_without_gradient == 0.5
+
+
 class Roots(nn.Module):
     """Logits of square roots, whose slope at a pixel of 0 is infinite, and times 0 is no number."""
 

@@ -20,6 +20,7 @@ from robustbench_cli.attacks.base.threat import (
     project,
     project_exactly,
     random_in_ball,
+    sparse_ascent,
     steepest_ascent,
 )
 
@@ -135,6 +136,24 @@ def test_the_step_does_not_depend_on_the_size_of_the_gradient(norm: Norm, scale:
         steepest_ascent(gradient * scale, norm), steepest_ascent(gradient, norm), rtol=0.2, atol=0
     )
     assert not steepest_ascent(torch.zeros(1, 1, 1, 3), norm).any()
+
+
+def test_the_sparse_step_moves_the_largest_slopes_that_have_room() -> None:
+    """By sorting in plain Python: as many pixels as asked for, all by the same amount, none beyond the box."""
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.randn(9, 2, 4, 4, generator=generator)
+    iterates = torch.randint(3, (9, 2, 4, 4), generator=generator) / 2
+    counts = torch.tensor([1, 2, 3, 5, 8, 13, 20, 32, 100])
+    steps = sparse_ascent(gradient, iterates, counts)
+    for slopes, pixels, count, step in zip(
+        gradient.flatten(1).tolist(), iterates.flatten(1).tolist(), counts.tolist(), steps.flatten(1), strict=True
+    ):
+        free = [place for place in range(32) if 0 <= pixels[place] + 0.1 * math.copysign(1, slopes[place]) <= 1]
+        chosen = sorted(free, key=lambda place, slopes=slopes: -abs(slopes[place]))[:count]
+        assert sorted(step.nonzero().squeeze(1).tolist()) == sorted(chosen)
+        expected = [math.copysign(1 / len(chosen), slopes[place]) for place in chosen]
+        assert step[chosen].tolist() == pytest.approx(expected)
+    assert not sparse_ascent(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5), torch.tensor([2])).any()
 
 
 def test_random_points_are_uniform_in_the_ball() -> None:
