@@ -1,0 +1,130 @@
+"""The boundary of a class as linear models see it, and the shortest way to it inside the box."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustbench_cli.attacks.base.losses import rounding
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.attacks.base.smallest import Goal
+from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.threat import distance, per_image
+
+__all__ = ["Plane", "nearest_plane", "step_to_plane"]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where a linear model of each image's shortfall is 0.
+
+    Attributes:
+        slope: ``(N, C, H, W)``, of the mean shortfall over the draws.
+        value: ``(N,)`` float64, the largest shortfall of any draw at the point where the model was made: every draw has to
+            be fooled.
+    """
+
+    slope: Tensor
+    value: Tensor
+
+    def value_at(self, points: Tensor, made_at: Tensor) -> Tensor:
+        """The linear model's value ``(N,)`` at points ``(N, C, H, W)``."""
+        return self.value + (self.slope.double() * (points.double() - made_at.double())).flatten(1).sum(1)
+
+
+def nearest_plane(
+    source: GradientSource, points: Tensor, labels: Tensor, goal: Goal, *, classes: int, norm: Norm
+) -> tuple[Tensor, Plane]:
+    """Of the planes between a label and the likeliest other classes, the one that is the shortest step away.
+
+    Args:
+        source: Asked for a gradient for each class; for one, if the goal is a target.
+        points: ``(N, C, H, W)`` in [0, 1].
+        labels: ``(N,)``.
+        goal: What has to be reached.
+        classes: The number of classes besides the label, the largest logits first.
+        norm: In which steps are measured.
+
+    Returns:
+        Logits ``(D, N, K)``, and the planes.
+    """
+    logits, plane = _plane(source, points, labels, goal.shortfall)
+    if goal.targeted:
+        return logits, plane
+    length = distance(points + step_to_plane(points, plane.slope, plane.value, norm), points, norm)
+    for rank in range(1, min(classes, logits.shape[-1] - 1)):
+        _, other = _plane(source, points, labels, _lead_over(rank))
+        step = step_to_plane(points, other.slope, other.value, norm)
+        of_other = distance(points + step, points, norm)
+        # A class that the box does not let the image reach is not near, however short the step.
+        at_end = other.value + (other.slope.double() * step.double()).flatten(1).sum(1)
+        nearer = (of_other < length) & (at_end.abs() <= 1e-3 * other.value.abs())
+        length = torch.where(nearer, of_other, length)
+        plane = Plane(
+            torch.where(per_image(nearer, points), other.slope, plane.slope),
+            torch.where(nearer, other.value, plane.value),
+        )
+    return logits, plane
+
+
+def _plane(
+    source: GradientSource, points: Tensor, labels: Tensor, shortfall: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Plane]:
+    logits, slope = source.gradient(points, labels, shortfall)
+    draws = len(logits)
+    value = shortfall(logits.flatten(0, 1), labels.repeat(draws)).view(draws, -1) + 2 * rounding(logits)
+    return logits, Plane(slope, value.double().amax(0))
+
+
+def _lead_over(rank: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The lead ``(M,)`` of the label over the class of this rank among the others, 0 being the largest."""
+
+    def lead(logits: Tensor, labels: Tensor) -> Tensor:
+        index = labels.unsqueeze(1)
+        others = logits.scatter(1, index, -torch.inf).sort(dim=1, descending=True).values
+        return logits.gather(1, index).squeeze(1) - others[:, rank]
+
+    return lead
+
+
+def step_to_plane(points: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> Tensor:
+    """The shortest step inside the box to where a linear function is 0, or as near to that as the box allows.
+
+    The box-constrained projection of Croce and Hein (ICML 2020, section 2.2), by sorting the ways to the box's edges.
+
+    Args:
+        points: ``(N, C, H, W)`` in [0, 1].
+        slope: ``(N, C, H, W)``, of the function.
+        value: ``(N,)``, of the function at the points.
+        norm: ``linf``, ``l2`` or ``l1``.
+
+    Returns:
+        Steps ``(N, C, H, W)``.
+    """
+    flat, at = slope.flatten(1).double(), points.flatten(1).double()
+    largest = flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    # What is more than the box allows in any case is as good as infinite, and can be multiplied.
+    flat, gap = flat / largest, (value.double()[:, None].abs() / largest).clamp_max(2.0 * flat.shape[1])
+    way = -flat.sign() * value.double().sign()[:, None]
+    rate, room = flat.abs(), torch.where(way > 0, 1 - at, at)
+    if norm == "l1":
+        order = rate.argsort(dim=1, descending=True, stable=True)
+        gained = (rate * room).gather(1, order)
+        rest = gap - (gained.cumsum(1) - gained)
+        spent = rest.clamp_min(0) / rate.gather(1, order).clamp_min(1e-200)
+        sizes = torch.zeros_like(room).scatter_(1, order, torch.minimum(spent, room.gather(1, order)))
+        return (way * sizes).to(points.dtype).view_as(points)
+    # Each pixel moves at its speed until the box stops it: what is gained grows piecewise linearly in the time.
+    speed = rate if norm == "l2" else torch.ones_like(rate)
+    until, order = (room / speed.clamp_min(1e-200)).sort(dim=1)
+    stopped = (rate * room).gather(1, order)
+    growth = (rate * speed).gather(1, order).flip(1).cumsum(1).flip(1)
+    before = stopped.cumsum(1) - stopped
+    # Pixels that do not matter never stop; they gain nothing.
+    reached = (before + (growth * until).nan_to_num(0, 0)) >= gap
+    first = torch.where(reached.any(1), reached.int().argmax(1), reached.shape[1] - 1)[:, None]
+    time = (gap - before.gather(1, first)).clamp_min(0) / growth.gather(1, first).clamp_min(1e-200)
+    return (way * torch.minimum(speed * time, room)).to(points.dtype).view_as(points)

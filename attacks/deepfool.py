@@ -1,0 +1,54 @@
+"""DeepFool."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustbench_cli.attacks.base.attack import MinimalNormAttack
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.attacks.base.planes import nearest_plane, step_to_plane
+from robustbench_cli.attacks.base.random import Random
+from robustbench_cli.attacks.base.smallest import Goal, Smallest
+from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.threat import Threat, per_image
+
+__all__ = ["DeepFool"]
+
+
+class DeepFool(MinimalNormAttack):
+    """DeepFool: steps to the nearest of the planes that stand for the class boundaries, until one is crossed.
+
+    A quick first estimate rather than the smallest perturbation (algorithm 2). The steps are the shortest that stay inside
+    the box, and what is found is shortened along the line to its image. An image that has fallen takes no more steps.
+    """
+
+    paper: ClassVar[str] = (
+        "Moosavi-Dezfooli, Fawzi, Frossard: DeepFool: A Simple and Accurate Method to Fool Deep Neural Networks. "
+        "CVPR 2016, arXiv 1511.04599"
+    )
+    norms: ClassVar[tuple[Norm, ...]] = ("l2", "linf")
+
+    steps: int = Field(50, ge=1, description="steps at most; each takes a gradient for each class")
+    overshoot: float = Field(0.02, ge=0, description="share by which every step goes beyond the plane")
+    classes: int = Field(9, ge=1, description="classes besides the label, the likeliest first, whose boundaries count")
+
+    def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
+        goal = Goal(targeted=threat.targeted)
+        best = Smallest(source, images, labels, threat.norm, goal)
+        iterates = images
+        for _ in range(self.steps):
+            logits, plane = nearest_plane(source, iterates, labels, goal, classes=self.classes, norm=threat.norm)
+            fooled, _ = best.offer(iterates, logits)
+            # Asked once for all the gradients of a step; it ends the search where the last image has fallen.
+            if bool(best.found().all()):
+                break
+            step = step_to_plane(iterates, plane.slope, plane.value, threat.norm)
+            ahead = (iterates + (1 + self.overshoot) * step).clamp_(0, 1)
+            iterates = torch.where(per_image(fooled, images), iterates, ahead)
+        best.offer(iterates, source.logits(iterates))
+        best.shorten()
+        return best.images

@@ -1,0 +1,34 @@
+"""The targeted version of the fast adaptive boundary attack."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustbench_cli.attacks.base.random import Random
+from robustbench_cli.attacks.base.smallest import Goal, Smallest
+from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.threat import Threat
+from robustbench_cli.attacks.fab import FAB
+
+__all__ = ["FABT"]
+
+
+class FABT(FAB):
+    """FAB with all its steps towards one class after another: a gradient a step, however many classes there are.
+
+    The classes are the likeliest ones of the image besides its label, as many as ``classes`` says. What leaves the label for
+    any class counts. Where the threat has a target of its own, that is the only one.
+    """
+
+    def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
+        if threat.targeted:
+            return super().run(source, images, labels, threat, random)
+        best = Smallest(source, images, labels, threat.norm, Goal(targeted=False))
+        logits = source.logits(images).mean(0)
+        others = logits.scatter(1, labels[:, None], -torch.inf).sort(dim=1, descending=True).indices
+        for start in self._starts(images, best, threat.norm, random):
+            for target in others[:, : min(self.classes, logits.shape[1] - 1)].unbind(1):
+                self._search(source, images, start, target, Goal(targeted=True), threat.norm, best)
+        best.shorten()
+        return best.images
