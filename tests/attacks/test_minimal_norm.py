@@ -45,7 +45,7 @@ def test_it_finds_the_closed_form_distance(
     to_class = victim.distances(norm).gather(1, reached(victim.model, perturbed))[:, 0]
     assert (length <= (to_class + 1 if norm == "l0" else 1.05 * to_class)).all()
     assert (length >= (1 - 1e-5) * victim.radii(norm)).all()
-    assert (length <= 1.05 * victim.radii(norm)).double().mean() >= (0.95 if classes == 2 else 0.75)
+    assert (length <= 1.05 * victim.radii(norm)).double().mean() >= (0.9 if classes == 2 else 0.75)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e12])
