@@ -21,8 +21,9 @@ from click.core import ParameterSource
 
 from robustbench_cli import __version__, commands, console
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
+from robustbench_cli.config_file import long_name
 from robustbench_cli.exits import CellsFailed, GateFailed, Interrupted
-from robustbench_cli.options import PAGE, all_words, long_name
+from robustbench_cli.options import PAGE, all_words
 
 __all__ = ["main"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
-from robustbench_cli.options import Setting
+from robustbench_cli.values import Setting
 
 if TYPE_CHECKING:
     from robustbench_cli.attacks.base.attack import Attack

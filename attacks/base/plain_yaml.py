@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from robustbench_cli.attacks.base.errors import UserError
 
-__all__ = ["read_yaml"]
+__all__ = ["read_yaml", "read_yaml_file"]
 
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
@@ -57,3 +58,23 @@ def read_yaml(text: str) -> Any:
         raise
     except ValueError as error:
         raise UserError(f"a number that cannot be read: {str(error).partition(';')[0]}") from None
+
+
+def read_yaml_file(path: Path) -> Any:
+    """The value that a YAML file stands for; see :func:`read_yaml`.
+
+    Raises:
+        UserError: It cannot be read, or is not UTF-8, or is not YAML.
+    """
+    try:
+        return read_yaml(path.read_text(encoding="utf-8"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file in UTF-8 ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise UserError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None

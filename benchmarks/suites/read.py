@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.plain_yaml import read_yaml
+from robustbench_cli.attacks.base.plain_yaml import read_yaml_file
 
 __all__ = ["Member", "SuiteOfAttacks", "read_suite", "suite_names"]
 
@@ -94,12 +93,7 @@ def _read(name: str, within: tuple[str, ...]) -> SuiteOfAttacks:
     path = Path(name) if name.endswith((".yaml", ".yml")) else _FOLDER / f"{name}.yaml"
     if path.parent == _FOLDER and path.stem not in suite_names():
         raise UserError(f"unknown suite '{name}': {did_you_mean(name, suite_names())} Or the path of a .yaml file")
-    try:
-        content = read_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    except (yaml.YAMLError, UserError) as error:
-        raise UserError(f"{path} is not YAML that can be read: {' '.join(str(error).split())}") from None
+    content = read_yaml_file(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no suite: give 'attacks: [pgd, cw]'")
     for key in content:

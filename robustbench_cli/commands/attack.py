@@ -9,8 +9,10 @@ import click
 
 from robustbench_cli import console
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.norm import NORMS
 from robustbench_cli.model_options import ModelWords, model_options
-from robustbench_cli.options import EOT, EPS, SETTING, Common, OneOf, Setting, command, computing
+from robustbench_cli.options import Common, command, computing
+from robustbench_cli.values import EOT, EPS, SETTING, OneOf, Setting
 
 if TYPE_CHECKING:
     from robustbench_cli.attacks.base.norm import Norm
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["attack"]
 
-NORMS = ("linf", "l2", "l1", "l0")
 TARGETS = ("next", "random", "least-likely", "all")
 
 

@@ -8,7 +8,8 @@ import click
 
 from robustbench_cli import console
 from robustbench_cli.kinds import KINDS, summaries
-from robustbench_cli.options import OneOf, command, output_format
+from robustbench_cli.options import command, output_format
+from robustbench_cli.values import OneOf
 
 __all__ = ["list_command"]
 

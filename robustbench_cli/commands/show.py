@@ -9,7 +9,8 @@ import click
 
 from robustbench_cli import console
 from robustbench_cli.kinds import KINDS, card
-from robustbench_cli.options import OneOf, command, output_format
+from robustbench_cli.options import command, output_format
+from robustbench_cli.values import OneOf
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,7 +8,8 @@ import click
 
 from robustbench_cli import console
 from robustbench_cli.model_options import ModelWords, model_options
-from robustbench_cli.options import SETTING, Common, Setting, command, computing
+from robustbench_cli.options import Common, command, computing
+from robustbench_cli.values import SETTING, Setting
 
 __all__ = ["train"]
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from robustbench_cli.config_file import long_name
 from robustbench_cli.main import advdef as group
-from robustbench_cli.options import long_name
 
 CODE = """
 import json, click
 from robustbench_cli import console
-from robustbench_cli.options import EOT, EPS, SETTING, command, computing
+from robustbench_cli.options import command, computing
+from robustbench_cli.values import EOT, EPS, SETTING
 @command("compute")
 @click.option("--eps", type=EPS, multiple=True)
 @click.option("--eot", type=EOT)

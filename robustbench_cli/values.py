@@ -1,0 +1,127 @@
+"""The types of the options' values."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+import click
+
+from robustbench_cli.attacks.base.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from robustbench_cli.benchmarks.cell import Eps
+
+__all__ = ["BATCH_SIZE", "DEVICE", "EOT", "EPS", "SETTING", "OneOf", "Setting"]
+
+T = TypeVar("T")
+
+
+class OneOf(click.Choice[str]):
+    """One of a few words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Takes a word in the other number too: ``attack`` where ``attacks`` is meant, and the other way round."""
+        words = (str(value), f"{value}s", str(value).removesuffix("s"))
+        return super().convert(next((word for word in words if word in self.choices), value), param, ctx)
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """The message for any other word."""
+        return f"unknown word '{value}': {did_you_mean(str(value), self.choices)}"
+
+
+class _AsNamed(click.ParamType[T]):
+    """A type that the help shows by its name as it is, where click would put it in capitals."""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return self.name
+
+
+class _EpsType(_AsNamed["Eps"]):
+    """A radius on the [0, 1] pixel scale, which keeps the words it was written in."""
+
+    name = "RADIUS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Eps:
+        from robustbench_cli.benchmarks.cell import Eps, parse_eps
+
+        return value if isinstance(value, Eps) else parse_eps(value)
+
+
+class _EotType(_AsNamed[int | Literal["exact"]]):
+    """The number of draws that an expectation over a defense's randomness is taken over, or all there are."""
+
+    name = "K|exact"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["exact"]:
+        if value == "exact":
+            return "exact"
+        try:
+            draws = int(value)
+        except ValueError:
+            draws = 0
+        if draws < 1:
+            self.fail(f"'{value}' is no number of draws: give 1, 10, ... or 'exact'", param, ctx)
+        return draws
+
+
+class Setting(NamedTuple):
+    """What ``--set`` gives: ``hrs.channels=[5, 5]`` is ``("hrs", "channels", "[5, 5]")``.
+
+    Attributes:
+        name: The attack or defense, or ``None`` where only one of those named has such a parameter.
+        key: The parameter.
+        value: Its value as written, for :func:`~.method.read_value` to read.
+    """
+
+    name: str | None
+    key: str
+    value: str
+
+
+class _SettingType(_AsNamed[Setting]):
+    name = "[NAME.]KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Setting:
+        if isinstance(value, Setting):
+            return value
+        place, equals, written = str(value).partition("=")
+        name, dot, key = place.strip().rpartition(".")
+        if not equals or not key.isidentifier() or (dot and not name):
+            self.fail(f"'{value}' sets nothing: give KEY=VALUE or NAME.KEY=VALUE, such as pgd.steps=100", param, ctx)
+        return Setting(name or None, key, written.strip())
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """``;`` separates the settings of an environment variable, since a value may have spaces in it."""
+        return [part for part in rv.split(";") if part.strip()]
+
+
+class _BatchSizeType(_AsNamed["int | None"]):
+    name = "auto|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value == "auto":
+            return None
+        try:
+            size = int(value)
+        except ValueError:
+            size = 0
+        if size < 1:
+            self.fail(f"'{value}' is no batch size: give 'auto' or the number of images", param, ctx)
+        return size
+
+
+class _DeviceType(_AsNamed[str]):
+    name = "auto|cpu|cuda|cuda:N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value)):
+            self.fail(f"'{value}' is no device: give auto, cpu, cuda or cuda:N", param, ctx)
+        return str(value)
+
+
+EPS = _EpsType()
+EOT = _EotType()
+SETTING = _SettingType()
+BATCH_SIZE = _BatchSizeType()
+DEVICE = _DeviceType()
