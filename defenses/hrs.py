@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, cast
 
@@ -25,11 +26,11 @@ class HRS(RandomizedDefense):
     """Hierarchical Random Switching: the model is cut into blocks, and each row runs through one random channel of each.
 
     Channels of a block have one architecture and separately trained weights. Any model that ``torch.fx`` can trace is cut
-    as it is. Training goes block by block (the paper's Algorithm 1): a channel is trained together with fresh single
-    channels of all later blocks, which are then thrown away, behind the finished earlier blocks, which stay frozen and
-    switch; so it learns to take what any path before it gives. That makes one training for each channel, not for each path.
-    Here each row of a batch switches by itself and dropout is off in the finished blocks; the authors' code draws one path
-    for a whole batch and leaves dropout on.
+    as it is; the automatic cut of the paper's networks into two blocks is that of the authors' code. Training goes block by
+    block (the paper's Algorithm 1): a channel is trained together with fresh single channels of all later blocks, which are
+    then thrown away, behind the finished earlier blocks, which stay frozen and switch; so it learns to take what any path
+    before it gives. That makes one training for each channel, not for each path. Here each row of a batch switches by itself
+    and dropout is off in the finished blocks; the authors' code draws one path for a whole batch and leaves dropout on.
     """
 
     paper: ClassVar[str] = (
@@ -39,13 +40,23 @@ class HRS(RandomizedDefense):
     trained: ClassVar[bool] = True
 
     channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (5, 5), min_length=1, description="channels of each block, from the first to the last"
+        (5, 5),
+        min_length=1,
+        description="channels of each block, from the first to the last; also in the paper's form, whose networks are "
+        "[10][10], [20][20] and [30][30]",
     )
     split: Literal["auto"] | tuple[str, ...] = Field(
         "auto",
         description="the modules after which to cut, one fewer than blocks; auto: at the narrowest tensors, with two layers "
         "with weights or more in each block",
     )
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _counts(cls, value: object) -> object:
+        if isinstance(value, str) and re.fullmatch(r"(\[[0-9]{1,6}\])+", value):
+            return tuple(map(int, value[1:-1].split("][")))
+        return value
 
     @field_validator("split", mode="before")
     @classmethod

@@ -235,9 +235,23 @@ def test_digits_are_learnt(digits: Any, network: Callable[[], nn.Module], accura
 
 
 @pytest.mark.parametrize(
+    ("words", "paths", "blocks"),
+    [("[10][10]", 100, 2), ("[20][20]", 400, 2), ("[30][30]", 900, 2), ("[5]", 5, 1), ("[5][5][5]", 125, 3)],
+)
+def test_the_papers_names(words: str, paths: int, blocks: int) -> None:
+    """The paper's way to write a network gives as many blocks as it has brackets, and the product of its numbers in paths."""
+    defense = HRS.from_parameters({"channels": read_value(words)}, name="hrs")
+    assert defense == HRS(channels=tuple(map(int, words.strip("[]").split("]["))))
+    protected = defense.randomize(nn.Sequential(*[nn.Linear(4, 4) for _ in range(6)]), torch.rand(1, 4))
+    assert (protected.number_of_draws, len(protected.switching_blocks)) == (paths, blocks)
+
+
+@pytest.mark.parametrize(
     ("parameters", "message"),
     [
         ({"channels": "[5, 0]"}, r"hrs.channels.1 is 0: "),
+        ({"channels": "[5][0]"}, r"hrs.channels.1 is 0: "),
+        ({"channels": "[5][a]"}, r"hrs.channels is '\[5\]\[a\]': give a list, such as \[5, 5\]"),
         ({"channels": "[]"}, r"hrs.channels is \(\)|hrs.channels is \[\]"),
         ({"channels": "[2, 2, 2]", "split": "conv4"}, r"hrs.split is 'conv4': 3 blocks need 2 names, and here are 1"),
         ({"split": "1.10"}, r"hrs.split is 1.1: give auto, or names of modules, in quotes"),
