@@ -9,6 +9,7 @@ import torch
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import distance
 from robustbench_cli.attacks.cw import CW
+from robustbench_cli.attacks.cw_linf import CWLinf
 from robustbench_cli.attacks.cw_pgd import CWPGD
 from robustbench_cli.attacks.pgd import PGD
 
@@ -66,3 +67,14 @@ def test_cw_finds_no_larger_perturbations_than_foolboxs(foolbox: ModuleType, dig
     ours = CW(binary_search_steps=5, steps=100)(model, images, labels)
     assert digits_victim.accuracy(ours) == 0
     assert distance(ours, images, "l2").median() <= distance(perturbed, images, "l2")[fooled].median()
+
+
+def test_cw_linf_finds_no_larger_perturbations_than_foolboxs_fmn(foolbox: ModuleType, digits_victim: Victim) -> None:
+    """Its median linf distance is at most 1 % above that of the best linf search there after five times as many gradients."""
+    model, images, labels = digits_victim.model, digits_victim.images, digits_victim.labels
+    attack = foolbox.attacks.LInfFMNAttack(steps=500)
+    _, perturbed, fooled = attack(foolbox.PyTorchModel(model, bounds=(0, 1)), images, labels, epsilons=None)
+    assert fooled.all()
+    ours = CWLinf(steps=100)(model, images, labels)
+    assert digits_victim.accuracy(ours) == 0
+    assert distance(ours, images, "linf").median() <= 1.01 * distance(perturbed, images, "linf").median()
