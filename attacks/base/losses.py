@@ -13,6 +13,9 @@ __all__ = ["Loss", "cross_entropy", "dlr", "expected_margin", "log_odds", "margi
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From logits ``(M, K)`` and labels ``(M,)`` to ``(M,)`` values that are large where the label is not predicted."""
 
+_GAP = 1e5
+"""Between the logits of the open classes and those of masked ones, in parts of the largest logit of an open one."""
+
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """The cross-entropy ``(M,)`` of logits ``(M, K)`` and labels ``(M,)``, with a gradient that is right at any margin.
@@ -92,12 +95,25 @@ def rounding(logits: Tensor) -> Tensor:
     """By how much logits ``(..., K)`` may differ where the same image passes the same model in another batch: ``(...)``.
 
     Batches of different sizes are summed up in different orders. A margin smaller than this decides nothing. It is in
-    proportion to how far the largest logit stands above the median one, since a class that is masked by a logit of -1e9
-    would make a spread over all classes mean nothing.
+    proportion to how far the largest logit stands above the median of those classes that are open: a class that is masked
+    by a logit of -1e9 says nothing of the others' scale, however many such there are.
     """
-    largest, middle = logits.amax(-1), logits.median(-1).values
+    ordered = logits.sort(-1, descending=True).values
+    largest = ordered[..., 0]
+    middle = ordered.gather(-1, _number_open(ordered.detach()).unsqueeze(-1) // 2).squeeze(-1)
     magnitude = torch.maximum(largest.abs(), middle.abs())
     return 1e-4 * (largest - middle) + 16 * torch.finfo(logits.dtype).eps * magnitude
+
+
+def _number_open(ordered: Tensor) -> Tensor:
+    """How many classes ``(...)`` stand above the first gap that is :data:`_GAP` times the logits above it, at least two.
+
+    Args:
+        ordered: Logits ``(..., K)``, the largest first.
+    """
+    size = torch.maximum(ordered[..., :1].abs(), ordered[..., 1:-1].abs())
+    closed = ordered[..., 1:-1] - ordered[..., 2:] > _GAP * size
+    return 2 + (closed.cumsum(-1) == 0).sum(-1)
 
 
 def expected_margin(logits: Tensor, labels: Tensor, *, targeted: bool, exhaustive: bool) -> Tensor:

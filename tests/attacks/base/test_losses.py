@@ -180,3 +180,13 @@ def test_rounding_covers_what_another_batch_size_changes() -> None:
             alone = torch.cat([network(image[None]) for image in images]) + shift
             assert ((together - alone).abs().amax(1) <= rounding(together)).all()
     torch.testing.assert_close(rounding(8 * together), 8 * rounding(together))
+
+
+@pytest.mark.parametrize("masked", [1, 8, 90])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+def test_masked_classes_do_not_change_rounding(masked: int, scale: float) -> None:
+    """A head of which most classes are closed is judged as the open ones alone are."""
+    logits = logits_and_labels(0, 3, 4, scale, 0.0)[0]
+    for mask in (-1e9, torch.finfo(torch.float32).min, -torch.inf):
+        closed = torch.full((*logits.shape[:2], masked), mask)
+        torch.testing.assert_close(rounding(torch.cat([closed, logits], 2)), rounding(logits))
