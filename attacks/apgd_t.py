@@ -27,6 +27,9 @@ class APGDT(APGD):
 
     targets: int = Field(9, ge=1, description="how many of the other classes are aimed at, the likeliest first")
 
+    def fewest_classes(self, *, targeted: bool) -> int:
+        return 4 if targeted else max(4, self.targets + 1)
+
     def loss(self, threat: Threat) -> Loss:
         return targeted_dlr if threat.targeted else _towards_target
 

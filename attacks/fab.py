@@ -44,6 +44,9 @@ class FAB(MinimalNormAttack):
     backward: float = Field(0.9, gt=0, lt=1, description="what is kept of a perturbation that succeeded (beta)")
     classes: int = Field(9, ge=1, description="classes besides the label, the likeliest first, whose boundaries count")
 
+    def fewest_classes(self, *, targeted: bool) -> int:
+        return 2 if targeted else self.classes + 1
+
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         best = Smallest(source, images, labels, threat.norm, Goal(targeted=threat.targeted))
         for start in self._starts(images, best, threat.norm, random):

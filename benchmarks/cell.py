@@ -14,10 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.registry import Registry
 
-__all__ = ["TARGETS", "Cell", "Eps", "MethodSpec", "Targeted", "parse_eps"]
+__all__ = ["TARGETS", "Accounting", "Cell", "Eps", "MethodSpec", "Targeted", "parse_eps"]
 
 Targeted = Literal["no", "next", "random", "least-likely", "all"]
 TARGETS: tuple[Targeted, ...] = ("no", "next", "random", "least-likely", "all")
+
+Accounting = Literal["expected", "single-draw"]
+"""What counts of a randomized model: its expected accuracy over fresh draws, or one draw on the clean image and one after
+each attack, any of which makes the image fall. The latter is how AutoAttack counts: it takes an unlucky draw for an attack's
+success, and is there to compare with figures that were counted so.
+"""
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ class Cell(BaseModel):
     repeats: int
     seed: int
     precision: Literal["float32", "bf16"] = "float32"
+    accounting: Accounting = "expected"
     after: str | None = Field(None, description="the cell whose fallen images are not attacked again")
     cascade: bool = Field(
         False, description="whether that cell is of another attack, which leaves its images to this one"
@@ -138,7 +145,7 @@ class Cell(BaseModel):
         so that a new one makes no other cells of the old ones.
         """
         content = self.model_dump(mode="json", exclude={"dataset", "model", "attack", "defenses", "cascade"})
-        for name, unused in (("after", None), ("precision", "float32")):
+        for name, unused in (("after", None), ("precision", "float32"), ("accounting", "expected")):
             if content[name] == unused:
                 del content[name]
         content |= {"attack": self.attack.identity, "defenses": [defense.identity for defense in self.defenses]}

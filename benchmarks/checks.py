@@ -18,6 +18,10 @@ FLAGS = {
     "unstable": "asked a second time, in the opposite order, a model that draws nothing classified some images otherwise",
     "every-draw": "the attack looks for what fools every draw, and gives nothing where that is not to be had: a fixed-radius "
     "attack beside it may leave less",
+    "single-draw": "not the expected accuracy: an image counts as fallen once one draw misclassifies it, the clean image's "
+    "draw among them, as AutoAttack counts",
+    "few-classes": "with so few classes the attack has fewer targets than it asks for, or the margin in the place of a ratio "
+    "of more logits",
     "left-the-ball": "the attack returned images outside the threat model; they were projected back",
 }
 """The names of all checks, and what each means."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random, seed_from, seeded
 from robustbench_cli.attacks.base.source import GradientSource, Precision, gradient_source
 from robustbench_cli.attacks.base.threat import distance, project_exactly, within
-from robustbench_cli.benchmarks.cell import Targeted
+from robustbench_cli.benchmarks.cell import Accounting, Targeted
 from robustbench_cli.benchmarks.checks import gradient_is_wrong, is_repeatable, is_unstable
 from robustbench_cli.benchmarks.datasets.base.split import check_images
 from robustbench_cli.benchmarks.devices import automatic_batch_size
@@ -108,6 +108,7 @@ def evaluate(
     device: torch.device | str | None = None,
     batch_size: int | None = None,
     precision: Precision = "float32",
+    accounting: Accounting = "expected",
     before: Outcomes | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
@@ -131,6 +132,7 @@ def evaluate(
         device: Where to compute; where the model is, if not given.
         batch_size: Rows that pass through the model at once; chosen for the device where not given.
         precision: Of the gradients; every image is judged in float32.
+        accounting: What of a randomized model counts; ``"single-draw"`` is meant for one repeat.
         before: Of an earlier untargeted attack on the same model and images, at this radius or a smaller one: what fell
             then is not attacked again, and counts as it fell.
         progress: Called with the number of images done, after each slice.
@@ -149,6 +151,7 @@ def evaluate(
         randomized = is_randomized(model, probe)
         share = randomized and rows_share_draws(model, probe)
         cost = cost_of_all_draws(model, probe)
+        single_draw = randomized and accounting == "single-draw"
         draws = resolve_eot(eot, randomized=randomized, cost_of_all_draws=cost)
         source = gradient_source(
             model,
@@ -165,8 +168,10 @@ def evaluate(
             rows_share_draws=share,
             cost_of_all_draws=cost,
             repeats=resolve_repeats(repeats, randomized=randomized),
-            seed=seed,
+            # Each attack is to be judged on draws of its own, whatever images it is run on.
+            seed=seed_from(seed, repr(attack)) if single_draw else seed,
             batch_size=batch_size,
+            accounting=accounting if randomized else "expected",
         )
         pieces, perturbed, left_the_ball, unstable = [], images.cpu().clone(), False, False
         standing = torch.arange(len(images)) if before is None else torch.from_numpy(~before.fell()).nonzero()[:, 0]
@@ -201,9 +206,11 @@ def evaluate(
             "unstable": unstable,
             "every-draw": attack.minimal_norm and randomized,
             "left-the-ball": left_the_ball,
+            "single-draw": single_draw,
+            "few-classes": classes < attack.fewest_classes(targeted=targeted != "no"),
         }
     return Evaluation(
-        outcomes=_joined(before, standing, pieces),
+        outcomes=_joined(before, standing, pieces, single_draw=single_draw),
         flags=tuple(name for name, raised in flags.items() if raised),
         forwards=round(source.forwards + judge.forwards),
         backwards=round(source.backwards),
@@ -250,12 +257,18 @@ def predict(
     return np.asarray(torch.cat(pieces, dim=1).numpy())
 
 
-def _joined(before: Outcomes | None, standing: Tensor, pieces: list[dict[str, Any]]) -> Outcomes:
+def _joined(before: Outcomes | None, standing: Tensor, pieces: list[dict[str, Any]], *, single_draw: bool) -> Outcomes:
     """The outcomes of all images, from those of an earlier attack and the pieces of this one, on what stood then."""
     if before is not None and not pieces:
         return before
     own = Outcomes(**{name: np.concatenate([piece[name] for piece in pieces], axis=-1) for name in pieces[0]})
-    return own if before is None else before.joined(standing.numpy(), own)
+    if before is None:
+        return own
+    rows = standing.numpy()
+    if single_draw:
+        # The clean image has had its draw.
+        own = replace(own, clean=before.clean[:, rows], clean_survival=before.clean_survival[rows])
+    return before.joined(rows, own)
 
 
 def _check_inputs(images: Tensor, labels: Tensor, attack: Attack) -> None:

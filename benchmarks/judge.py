@@ -13,6 +13,7 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import seed_from
 from robustbench_cli.attacks.base.source import GradientSource, gradient_source
 from robustbench_cli.attacks.base.threat import distance, per_image
+from robustbench_cli.benchmarks.cell import Accounting
 
 __all__ = ["SELECTION_DRAWS", "Candidates", "Judge", "deployed"]
 
@@ -35,6 +36,7 @@ class Judge:
         repeats: R, the draws to score on.
         seed: Of all draws.
         batch_size: Rows that pass through the model at once.
+        accounting: With ``"single-draw"`` every batch is judged on draws of its own, which are scored and chosen on.
     """
 
     def __init__(
@@ -47,8 +49,11 @@ class Judge:
         repeats: int,
         seed: int,
         batch_size: int,
+        accounting: Accounting = "expected",
     ) -> None:
         self._seed = seed
+        self._single_draw = accounting == "single-draw"
+        self._judged = 0
         source = partial(
             gradient_source, model, randomized=randomized, rows_share_draws=rows_share_draws, batch_size=batch_size
         )
@@ -65,9 +70,15 @@ class Judge:
     def __call__(self, images: Tensor, labels: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """Judges a batch; the draws depend on the seed and the batch's place, not on the images.
 
+        Those of single draws depend also on how many batches were judged before.
+
         Returns:
             Predictions ``(R, N)``, -1 where the model gives no number; and how well each image survives ``(N,)``.
         """
+        if self._single_draw:
+            self._judged += 1
+            scored = self._ask(self._scores, images, f"score {self._judged}", start)
+            return deployed(scored), _survival(scored, labels)
         scored = self._ask(self._scores, images, "score", start)
         chosen_on = self._ask(self._choices, images, "choose", start) if self._randomized else scored
         return deployed(scored), _survival(chosen_on, labels)

@@ -126,7 +126,8 @@ class _Row:
     @property
     def subject_and_threat(self) -> str:
         """What the rows have in common that a worst case is taken over."""
-        return json.dumps([self.result.cell.checkpoint, self.result.cell.repeats, *self._threat])
+        cell = self.result.cell
+        return json.dumps([cell.checkpoint, cell.repeats, cell.accounting, *self._threat])
 
     def comparison(self, attack: str) -> str:
         """What this row has in common, as a row of ``attack``, with those of the models that it can be compared with."""

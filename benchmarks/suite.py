@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.benchmarks.cell import Cell, Eps, MethodSpec, Targeted, parse_eps
+from robustbench_cli.benchmarks.cell import Accounting, Cell, Eps, MethodSpec, Targeted, parse_eps
 
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.datasets.base.slice import Slice
@@ -54,6 +54,7 @@ class Suite:
         seeds: Of the attacks.
         precision: Of the gradients of the attacks that may follow them in bf16; every image is judged in float32.
         cascade: Whether an attack goes on where those before it have failed, and is not run on what they have broken.
+        accounting: What of a randomized model counts; one draw is what ``"single-draw"`` scores by, so it takes no ``repeats``.
     """
 
     dataset: str
@@ -66,6 +67,7 @@ class Suite:
     seeds: Sequence[int] = (0,)
     precision: Literal["float32", "bf16"] = "float32"
     cascade: bool = False
+    accounting: Accounting = "expected"
 
     def threats(self, *, usual_eps: str) -> list[tuple[AttackChoice, str, Eps | None]]:
         """The attacks, each with every norm and radius that it runs at, from the smallest radius to the largest.
@@ -77,8 +79,10 @@ class Suite:
             usual_eps: The data set's usual radius in linf.
 
         Raises:
-            UserError: A radius is missing, or an attack does not know the norm.
+            UserError: A radius is missing, an attack does not know the norm, or there are repeats of a single draw.
         """
+        if self.accounting == "single-draw" and self.repeats is not None:
+            raise UserError("this suite counts single draws, as AutoAttack does: leave --repeats out")
         any_knows_linf = any("linf" in attack.norms for attack in self.attacks)
         norm = self.norm or ("linf" if any_knows_linf else self.attacks[0].norms[0])
         radii: list[Eps | None] = [*sorted(self.eps, key=lambda eps: eps.value)]
@@ -111,7 +115,12 @@ class Suite:
         all later attacks. A minimal-norm attack searches once for all radii.
         """
         eot = subject.eot(attack.eot)
-        if self.targeted != "no" or eps is None or (subject.randomized and eot != "exact"):
+        if self.targeted != "no" or eps is None:
+            return None
+        if subject.randomized and self.accounting == "single-draw":
+            # One draw has made it fall at this radius; at another one, draws are drawn again.
+            return f"cascade {eps.value}" if self.cascade else None
+        if subject.randomized and eot != "exact":
             return None
         if self.cascade:
             return "cascade"
@@ -197,9 +206,10 @@ def expand(
                 eps=None if eps is None else eps.value,
                 targeted=suite.targeted,
                 eot=subject.eot(attack.eot),
-                repeats=subject.repeats(suite.repeats),
+                repeats=subject.repeats(1 if suite.accounting == "single-draw" else suite.repeats),
                 seed=seed,
                 precision=suite.precision if attack.in_bf16 else "float32",
+                accounting=suite.accounting if subject.randomized else "expected",
             )
             # The same attack twice, in other words or with a gradient source that comes to the same, is one cell.
             if cell.id in known:

@@ -135,6 +135,7 @@ def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed
         device=device,
         batch_size=job.batch_size,
         precision=cell.precision,
+        accounting=cell.accounting,
         before=before,
         progress=progress,
     )

@@ -109,6 +109,14 @@ class Attack(Method, ABC):
             perturbed = self.run(source, images, labels, self.searched(threat), Random.of(seed, images))
         return within(project_exactly(perturbed, images, self.searched(threat)), images, threat)
 
+    def fewest_classes(self, *, targeted: bool) -> int:
+        """From how many classes on the attack is what its parameters and its paper say; of fewer it makes do with them.
+
+        Args:
+            targeted: Whether the threat has a target of its own.
+        """
+        return 2
+
     def searched(self, threat: Threat) -> Threat:
         """The threat inside which the attack searches: at any distance, if it looks for the smallest perturbation."""
         return replace(threat, eps=torch.full_like(threat.eps, torch.inf)) if self.minimal_norm else threat

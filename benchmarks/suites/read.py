@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.plain_yaml import read_yaml_file
+from robustbench_cli.benchmarks.cell import Accounting
 
 __all__ = ["Member", "SuiteOfAttacks", "read_suite", "suite_names"]
 
@@ -45,6 +46,7 @@ class SuiteOfAttacks(BaseModel):
         attacks: In this order.
         cascade: Whether each attack is run only on what those before it have not broken; see
             :class:`~robustbench_cli.benchmarks.suite.Suite`.
+        accounting: What of a randomized defense counts; see :data:`~robustbench_cli.benchmarks.cell.Accounting`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +54,7 @@ class SuiteOfAttacks(BaseModel):
     description: str = ""
     attacks: tuple[Member, ...] = Field(min_length=1)
     cascade: bool = False
+    accounting: Accounting = "expected"
 
     def knowing(self, norm: Norm, norms: Mapping[str, Sequence[Norm]]) -> SuiteOfAttacks:
         """The suite without the attacks that do not know a norm.

@@ -127,6 +127,7 @@ def attack(
             seeds=(common.seed,),
             precision=precision,
             cascade=named.cascade,
+            accounting=named.accounting,
         )
         results, failures = attack_all(
             common, suite, lambda: words.subjects(prepare, parameters), shown, save_images=save_images

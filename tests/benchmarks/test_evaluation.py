@@ -9,6 +9,8 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.apgd_dlr import APGDDLR
+from robustbench_cli.attacks.apgd_t import APGDT
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack, MinimalNormAttack
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.norm import Norm
@@ -16,6 +18,7 @@ from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.cw import CW
+from robustbench_cli.attacks.fab_t import FABT
 from robustbench_cli.attacks.fgsm import FGSM
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks import evaluation
@@ -513,3 +516,63 @@ def test_nothing_found_is_nothing_lost(network: Network) -> None:
     assert found["robust_accuracy"] == 1
     assert found["attack_success_rate"] == 0
     assert np.isnan(found["mean_l2"])
+
+
+def test_single_draws_are_counted_as_autoattack_counts_them() -> None:
+    """Of a model that is right with 0.7 whatever the image, 0.7**2 stand after one attack and 0.7**3 after two.
+
+    The expected accuracy is 0.7 after both. Binomial tests at a level of 0.001.
+    """
+    model, n = Coin(0.7), 3000
+    images, labels = (
+        torch.rand(n, 1, 2, 2, generator=torch.Generator().manual_seed(0)),
+        torch.zeros(n, dtype=torch.int64),
+    )
+
+    def attacked(attack: FixedRadiusAttack, **words: Any) -> Evaluation:
+        return evaluate(model, images, labels, attack=attack, eps=1e-9, eot=1, repeats=1, **words)
+
+    first = attacked(PGD(steps=1), accounting="single-draw")
+    second = attacked(PGD(steps=2), accounting="single-draw", before=first.outcomes)
+    for found, power in ((first, 2), (second, 3)):
+        standing = round(found.summary["robust_accuracy"] * n)
+        assert stats.binomtest(standing, n, 0.7**power).pvalue > 0.001
+        assert "single-draw" in found.flags
+    assert first.summary["clean_accuracy"] == second.summary["clean_accuracy"]
+    honest = attacked(PGD(steps=1))
+    assert honest.summary["robust_accuracy"] == honest.summary["clean_accuracy"]
+    assert "single-draw" not in honest.flags
+
+
+def test_of_a_deterministic_model_both_accounts_agree() -> None:
+    """There is only one draw, and no flag."""
+    images = torch.rand(8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(8) % 4
+    found = evaluate(Network(), images, labels, attack=PGD(steps=2), eps=0.1, accounting="single-draw")
+    assert "single-draw" not in found.flags
+
+
+@pytest.mark.parametrize(
+    ("attack", "classes", "few"),
+    [
+        (APGDDLR(steps=2), 2, True),
+        (APGDDLR(steps=2), 3, False),
+        (APGDT(steps=2), 3, True),
+        (APGDT(steps=2, targets=2), 3, True),
+        (APGDT(steps=2), 9, True),
+        (APGDT(steps=2), 10, False),
+        (FABT(steps=2), 3, True),
+        (FABT(steps=2, classes=2), 3, False),
+        (PGD(steps=2), 2, False),
+    ],
+    ids=str,
+)
+def test_a_row_says_that_its_attack_made_do_with_few_classes(attack: Any, classes: int, few: bool) -> None:
+    """Where the ratio of logits has too few of them, or the attack too few targets, it runs all the same and says so."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, classes))
+    images = torch.rand(5, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(5) % classes
+    found = evaluate(model, images, labels, attack=attack, norm="linf", eps=1.0)
+    assert ("few-classes" in found.flags) == few
+    assert found.summary["robust_accuracy"] < 1

@@ -208,3 +208,19 @@ def test_only_attacks_that_may_follow_gradients_in_bf16_do(jobs: Callable[..., l
     plain = jobs(low, OTHER)
     assert found[0].cell.id != plain[0].cell.id
     assert found[1].cell.id == plain[1].cell.id
+
+
+def test_single_draws_are_counted_in_a_cascade_of_each_radius(jobs: Callable[..., list[Job]]) -> None:
+    """Whatever the draws, what has fallen leaves the later attacks of its radius; a deterministic model has no such cells."""
+    words: dict[str, Any] = {"eps": ["0.2", "0.1"], "cascade": True, "accounting": "single-draw"}
+    found = jobs(PGD, OTHER, subjects=[subject(randomized=True)], **words)
+    assert names(found) == [
+        ("pgd", "0.1", None),
+        ("fgsm", "0.1", "pgd 0.1"),
+        ("pgd", "0.2", None),
+        ("fgsm", "0.2", "pgd 0.2"),
+    ]
+    assert {(job.cell.accounting, job.cell.repeats) for job in found} == {("single-draw", 1)}
+    assert {job.cell.accounting for job in jobs(PGD, OTHER, **words)} == {"expected"}
+    with pytest.raises(UserError, match="leave --repeats out"):
+        jobs(PGD, repeats=3, **words)

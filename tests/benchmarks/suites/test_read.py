@@ -63,6 +63,29 @@ def test_a_suite_that_is_not_there_is_named(name: str) -> None:
         read_suite(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "attacks"),
+    [
+        (
+            "autoattack-compat",
+            [("apgd-ce", 100, 1), ("apgd-t", 100, 1), ("fab-t", 100, 1), ("square", 5000, 1)],
+        ),
+        ("autoattack-rand-compat", [("apgd-ce", 100, 20), ("apgd-dlr", 100, 20)]),
+    ],
+)
+def test_autoattacks_own_composition(name: str, attacks: list[tuple[str, int, int]]) -> None:
+    """Attacks, steps or queries, and draws a gradient are those of AutoAttack (Croce, Hein, ICML 2020), and its count."""
+    suite = read_suite(name)
+    found = []
+    for member in suite.attacks:
+        budget = member.parameters.get("steps") or member.parameters["queries"]
+        found.append((member.name, budget, member.eot))
+    assert found == attacks
+    assert suite.cascade
+    assert suite.accounting == "single-draw"
+    assert "published figures" in suite.description
+
+
 def test_only_attacks_that_know_the_norm_are_run() -> None:
     """The others are left out; a suite without any is a mistake."""
     suite = SuiteOfAttacks(attacks=(Member(name="a"), Member(name="b")))
