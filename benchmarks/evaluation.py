@@ -201,7 +201,9 @@ def evaluate(
         flags = {
             "no-eot": by_gradient and randomized and draws == 1,
             "zero-gradient": source.share_without_gradient > 0.01,
-            "wrong-gradient": by_gradient and repeatable and gradient_is_wrong(model, probe),
+            "wrong-gradient": by_gradient
+            and repeatable
+            and gradient_is_wrong(model, probe, randomized=randomized),
             "not-repeatable": not repeatable,
             "unstable": unstable,
             "every-draw": attack.minimal_norm and randomized,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -66,6 +67,31 @@ class TurnedAround(nn.Module):
         return 2 * logits.detach() - logits
 
 
+class Noisy(nn.Module):
+    """A model on noisy images."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images + 0.1 * torch.randn_like(images))
+        return logits
+
+
+class Jumpy(nn.Module):
+    """A model that sees each pixel rounded up or down to one of 33 grey values, on average as it is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        rounded = (images * 32 + torch.rand_like(images) - 0.5).round() / 32
+        logits: Tensor = self.model(images + (rounded - images).detach())
+        return logits
+
+
 class TwoFaced(nn.Module):
     """Another network where a gradient is wanted."""
 
@@ -86,7 +112,7 @@ def test_a_true_gradient_is_believed(scale: float, shift: float, sigma: float, s
     images = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(seed))
     model = Honest(scale=scale, shift=shift, sigma=sigma)
     assert is_repeatable(model, images)
-    assert not gradient_is_wrong(model, images)
+    assert not gradient_is_wrong(model, images, randomized=sigma > 0)
 
 
 def test_the_gradient_of_a_large_network_is_believed() -> None:
@@ -94,19 +120,34 @@ def test_the_gradient_of_a_large_network_is_believed() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = resnet18(num_classes=10).eval()
-    assert not gradient_is_wrong(model, torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    assert not gradient_is_wrong(
+        model, torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)), randomized=False
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("model", [Quantized(), Quantized(0.05), TurnedAround(), TwoFaced()])
 def test_a_gradient_that_leads_astray_is_found(model: nn.Module, seed: int) -> None:
     """Quantized with a small way around, turned around, or that of another network."""
-    assert gradient_is_wrong(model, torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(seed)))
+    images = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(seed))
+    assert gradient_is_wrong(model, images, randomized=False)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("randomize", [Noisy, Jumpy])
+def test_only_the_mean_of_a_randomized_model_has_to_have_a_true_gradient(
+    randomize: Callable[[nn.Module], nn.Module], seed: int
+) -> None:
+    """Noise, and draws that jump where their mean is smooth, around a true gradient and around one that is turned."""
+    images = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(seed))
+    assert not gradient_is_wrong(randomize(Honest()), images, randomized=True)
+    assert gradient_is_wrong(randomize(TurnedAround()), images, randomized=True)
 
 
 def test_a_gradient_of_zero_where_nothing_changes_is_no_lie() -> None:
     """Of constant logits there is nothing to say."""
-    assert not gradient_is_wrong(lambda images: images.flatten(1)[:, :5] * 0, IMAGES)  # type: ignore[arg-type]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(IMAGES[0].numel(), 5), nn.Threshold(1e9, 0))
+    assert not gradient_is_wrong(model, IMAGES, randomized=False)
 
 
 def test_draws_that_the_seed_does_not_rule_are_found() -> None:
