@@ -15,6 +15,7 @@ from torch.nn import functional
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.defenses.base.drawing import Drawing
 from robustbench_cli.defenses.base.noise import uniform_like
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.training import Trainer
@@ -109,7 +110,7 @@ def _choose(measured: Sequence[_Measured], drop: float) -> float:
     return min(allowed, key=lambda each: each.success).rate
 
 
-class _Dropout(nn.Module):
+class _Dropout(Drawing):
     """Dropout of single numbers, at one rate in training and another, kept with the weights, after it."""
 
     rate: Tensor
@@ -122,6 +123,8 @@ class _Dropout(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         if self.training:
             return functional.dropout(rows, self.train_rate)
+        if not self.drawing:
+            return rows
         return rows * ((uniform_like(rows) >= self.rate) / (1 - self.rate)).to(rows.dtype)
 
     def extra_repr(self) -> str:

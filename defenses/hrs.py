@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from robustbench_cli.attacks.base.model import frozen
-from robustbench_cli.defenses.base.randomized import RandomizedDefense
+from robustbench_cli.defenses.base.drawing import Drawing
+from robustbench_cli.defenses.base.randomized import RandomizedDefense, mean_softmax
 from robustbench_cli.defenses.base.split import split
 from robustbench_cli.defenses.base.training import Trainer
 
@@ -117,8 +118,8 @@ class SwitchingBlock(nn.Module):
         return torch.cat(parts or [self.channels[0](rows)])[order.argsort().to(rows.device, non_blocking=True)]
 
 
-class HRSModel(nn.Module):
-    """Switching blocks in a row.
+class HRSModel(Drawing):
+    """Switching blocks in a row; without draws, the mean of all paths.
 
     Args:
         blocks: Modules that follow one another; each becomes a block of fresh copies of itself. They are left as they are.
@@ -146,7 +147,9 @@ class HRSModel(nn.Module):
         return [cast("SwitchingBlock", block) for block in self.blocks]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(N, K)`` of images ``(N, C, H, W)``, each by a path drawn for it."""
+        """Logits ``(N, K)`` of images ``(N, C, H, W)``, each by a path drawn for it, or the logarithm of the mean softmax."""
+        if not self.drawing:
+            return mean_softmax(self.all_draws(images))
         for block in self.blocks:
             images = block(images)
         return images

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.model import frozen
+from robustbench_cli.defenses.base.drawing import Drawing
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 
 __all__ = ["RandomResizePad"]
@@ -50,8 +51,8 @@ class RandomResizePad(RandomizedDefense):
         return randomized
 
 
-class _ResizePad(nn.Module):
-    """Resizes and pads every image ``(N, C, H, W)`` by itself before the model."""
+class _ResizePad(Drawing):
+    """Resizes and pads every image ``(N, C, H, W)`` by itself before the model; without draws, to the whole padded side."""
 
     def __init__(self, model: nn.Module, size: float, smallest: float) -> None:
         super().__init__()
@@ -62,7 +63,7 @@ class _ResizePad(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         count, channels, height, width = images.shape
         # One number for both sides, so that the image keeps its proportions.
-        share = torch.rand(count, 1, device=images.device)
+        share = (torch.rand if self.drawing else torch.ones)(count, 1, device=images.device)
         rows, high = self._sources(share, height)
         columns, wide = self._sources(share, width)
         resized = images.gather(2, rows[:, None, :, None].expand(-1, channels, -1, width))

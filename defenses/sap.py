@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from robustbench_cli.defenses.base.activations import AfterActivations
+from robustbench_cli.defenses.base.drawing import Drawing
 from robustbench_cli.defenses.base.noise import uniform_like
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 
@@ -40,7 +41,7 @@ class SAP(RandomizedDefense):
         return AfterActivations(copy.deepcopy(model), _Pruning(self.ratio))
 
 
-class _Pruning(nn.Module):
+class _Pruning(Drawing):
     """Keeps some of the activations ``(N, ...)``, each row's by themselves."""
 
     def __init__(self, ratio: float) -> None:
@@ -48,7 +49,7 @@ class _Pruning(nn.Module):
         self.ratio = ratio
 
     def forward(self, activations: Tensor) -> Tensor:
-        return activations * self._scales(activations)
+        return activations * self._scales(activations) if self.drawing else activations
 
     @torch.no_grad()
     def _scales(self, activations: Tensor) -> Tensor:

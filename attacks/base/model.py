@@ -9,10 +9,12 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
 
 from robustbench_cli.attacks.base.losses import rounding
+from robustbench_cli.attacks.base.random import seeded
 
-__all__ = ["EnumerableDraws", "cost_of_all_draws", "frozen", "is_randomized", "rows_share_draws"]
+__all__ = ["EnumerableDraws", "OneDraw", "cost_of_all_draws", "frozen", "is_randomized", "rows_share_draws"]
 
 
 @runtime_checkable
@@ -31,6 +33,29 @@ class EnumerableDraws(Protocol):
     def all_draws(self, images: Tensor) -> Tensor:
         """Logits ``(D, N, K)`` of every draw on images ``(N, C, H, W)``."""
         ...
+
+
+class OneDraw(nn.Module):
+    """A randomized model that has drawn once, for all images and all passes, and so is deterministic.
+
+    Each row is drawn for as if it were alone in its batch, with the same random numbers: what a row gets is independent of
+    where it stands and of what stands beside it.
+
+    Args:
+        model: Draws from torch's global generators; it is held as it is. Its operations must be known to ``torch.func.vmap``.
+        seed: Of the draw.
+    """
+
+    def __init__(self, model: nn.Module, *, seed: int) -> None:
+        super().__init__()
+        self.model = model
+        self.seed = seed
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(N, K)`` of images ``(N, C, H, W)``."""
+        with seeded(self.seed, images.device):
+            logits: Tensor = vmap(lambda image: self.model(image[None])[0], randomness="same")(images)
+        return logits
 
 
 @torch.no_grad()

@@ -7,10 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 
+from robustbench_cli.defenses.base.drawing import Drawing
+
 __all__ = ["Noisy", "normal_like", "uniform_like"]
 
 
-class Noisy(nn.Module):
+class Noisy(Drawing):
     """A layer whose input gets Gaussian noise, in ``eval()`` too.
 
     Args:
@@ -25,7 +27,8 @@ class Noisy(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """The layer's output for ``rows + sigma * N(0, I)``; rows are left as they are."""
-        output: Tensor = self.layer(torch.add(rows, normal_like(rows), alpha=self.sigma) if self.sigma else rows)
+        noisy = torch.add(rows, normal_like(rows), alpha=self.sigma) if self.sigma and self.drawing else rows
+        output: Tensor = self.layer(noisy)
         return output
 
     def extra_repr(self) -> str:

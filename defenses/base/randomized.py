@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.model import EnumerableDraws, cost_of_all_draws, frozen
+from robustbench_cli.attacks.base.model import EnumerableDraws, OneDraw, cost_of_all_draws, frozen, is_randomized
 from robustbench_cli.defenses.base.defense import Defense
+from robustbench_cli.defenses.base.drawing import without_draws
 from robustbench_cli.defenses.base.training import Trainer
 
-__all__ = ["Decision", "DecisionRule", "RandomizedDefense"]
+__all__ = ["Decision", "DecisionRule", "RandomizedDefense", "decided", "mean_softmax"]
 
-DecisionRule = Literal["one-draw", "mean", "vote", "exact"]
+DecisionRule = Literal["one-draw", "mean", "vote", "exact", "deterministic", "frozen"]
+"""How the draws of a model decide.
+
+One draw, anew at each pass; the mean softmax, or the vote, of several; the exact mean over all there are. Then two that tell
+what the randomness is worth: ``deterministic`` draws nothing, so that noise is away, nothing is dropped, and switches give
+the mean of all their paths; ``frozen`` has made one draw, for all images, and keeps it.
+"""
 
 
 class RandomizedDefense(Defense):
@@ -30,7 +37,8 @@ class RandomizedDefense(Defense):
 
     decision: DecisionRule = Field(
         "one-draw",
-        description="what decides: one draw, the mean softmax or the vote of several, or the exact mean over all there are",
+        description="what decides: one draw, the mean softmax or the vote of several, the exact mean over all there are, "
+        "the deterministic counterpart that draws nothing, or one frozen draw",
     )
     draws: int = Field(10, ge=1, description="draws of a mean or a vote")
 
@@ -42,16 +50,7 @@ class RandomizedDefense(Defense):
         """Trains in place what :meth:`randomize` returned, which is one draw at each pass."""
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
-        randomized = self.randomize(model, example)
-        if self.decision == "one-draw":
-            return randomized
-        if self.decision == "exact":
-            with frozen(randomized):
-                if cost_of_all_draws(randomized, example) is None:
-                    raise UserError(
-                        f"decision is exact, and the draws of {type(self).__name__} cannot be counted here: give mean or vote"
-                    )
-        return Decision(randomized, self.decision, self.draws)
+        return decided(self.randomize(model, example), self.decision, draws=self.draws, example=example)
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
         self.train_draws(model.model if isinstance(model, Decision) else model, trainer)
@@ -72,7 +71,7 @@ class Decision(nn.Module):
             as many too.
     """
 
-    def __init__(self, model: nn.Module, rule: Literal["mean", "vote", "exact"], draws: int) -> None:
+    def __init__(self, model: nn.Module, rule: DecisionRule, draws: int) -> None:
         super().__init__()
         self.model = model
         self.rule = rule
@@ -82,16 +81,47 @@ class Decision(nn.Module):
         """Logits ``(N, K)`` of images ``(N, C, H, W)``."""
         if self.rule == "exact":
             assert isinstance(self.model, EnumerableDraws)
-            return _mean(self.model.all_draws(images))
+            return mean_softmax(self.model.all_draws(images))
+        if self.rule == "deterministic":
+            with without_draws(self.model):
+                return cast("Tensor", self.model(images))
+        if self.rule == "frozen":
+            return cast("Tensor", OneDraw(self.model, seed=0)(images))
         logits = torch.stack([self.model(images) for _ in range(self.draws)])
-        mean = _mean(logits)
+        mean = mean_softmax(logits)
         return mean if self.rule == "mean" else mean + (_shares(logits, mean) - mean).detach()
 
     def extra_repr(self) -> str:
-        return self.rule if self.rule == "exact" else f"{self.rule}, draws={self.draws}"
+        return f"{self.rule}, draws={self.draws}" if self.rule in ("mean", "vote") else self.rule
 
 
-def _mean(logits: Tensor) -> Tensor:
+def decided(model: nn.Module, rule: DecisionRule, *, draws: int, example: Tensor) -> nn.Module:
+    """A model whose draws decide by a rule.
+
+    Args:
+        model: Each forward pass is one draw; or such a model with another rule, which is taken off.
+        rule: Which.
+        draws: Of ``mean`` and ``vote``.
+        example: One image ``(1, C, H, W)`` in [0, 1].
+
+    Raises:
+        UserError: The rule needs to count the draws, or to do without them, and cannot.
+    """
+    inner = model.model if isinstance(model, Decision) else model
+    if rule == "one-draw":
+        return inner
+    deciding = Decision(inner, rule, draws)
+    with frozen(deciding):
+        if rule == "exact" and cost_of_all_draws(inner, example) is None:
+            raise UserError("decision is exact, and the draws of this defense cannot be counted: give mean or vote")
+        if rule == "deterministic" and is_randomized(deciding, example):
+            raise UserError(
+                "decision is deterministic, and some layer draws nevertheless: give mean, or make the layer a Drawing"
+            )
+    return deciding
+
+
+def mean_softmax(logits: Tensor) -> Tensor:
     """The logarithm ``(N, K)`` of the mean softmax of logits ``(D, N, K)``."""
     return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))
 

@@ -15,6 +15,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
 from robustbench_cli.attacks.base.model import frozen
+from robustbench_cli.defenses.base.drawing import Drawing
 
 __all__ = ["CutPoint", "cut_points", "narrowest", "split"]
 
@@ -113,11 +114,15 @@ def split(model: nn.Module, example: Tensor, *, at: Sequence[str] | int) -> list
 
 
 class _Tracer(fx.Tracer):
-    """Records which node each module's output is, and keeps a submodule whole that cannot be traced."""
+    """Records which node each module's output is, and keeps a submodule whole that cannot be traced, or draws."""
 
     def __init__(self) -> None:
         super().__init__()
         self.outputs: dict[str, list[Any]] = {}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        # A trace would hold on to whether it draws now.
+        return isinstance(m, Drawing) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -13,11 +13,12 @@ from torch.nn import functional
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.defenses.base.drawing import Drawing
 
 __all__ = ["RandomWeights", "shared_draws", "with_random_weights"]
 
 
-class RandomWeights(nn.Module):
+class RandomWeights(Drawing):
     """A fully connected layer or a convolution whose weights get Gaussian noise.
 
     Every row draws for itself, unless :func:`shared_draws` rules. A convolution draws weights for each row and runs all rows as groups of one convolution, beside the pass
@@ -56,6 +57,9 @@ class RandomWeights(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """The layer's output for ``rows`` with weights drawn anew."""
+        if not self.drawing:
+            mean: Tensor = self.layer(rows)
+            return mean
         sigma, bias_sigma = self.sigma(), self.bias_sigma()
         if self.shared:
             return self._one_for_all(rows, sigma, bias_sigma)

@@ -10,8 +10,9 @@ from scipy import stats
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.model import is_randomized
-from robustbench_cli.defenses.base.randomized import Decision, DecisionRule, RandomizedDefense
+from robustbench_cli.attacks.base.model import OneDraw, is_randomized
+from robustbench_cli.defenses import registry
+from robustbench_cli.defenses.base.randomized import Decision, DecisionRule, RandomizedDefense, decided
 from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.training import Trainer
 from robustbench_cli.defenses.gaussian_noise import GaussianNoise
@@ -103,10 +104,80 @@ def test_the_exact_mean_is_over_all_paths(normed: Callable[[], nn.Module]) -> No
 
 def test_what_cannot_be_counted_has_no_exact_mean(normed: Callable[[], nn.Module]) -> None:
     """A rule that needs all draws is refused where they cannot be counted, also behind noise around a switching model."""
-    with pytest.raises(UserError, match="draws of GaussianNoise cannot be counted here: give mean or vote"):
+    with pytest.raises(UserError, match="draws of this defense cannot be counted: give mean or vote"):
         GaussianNoise(decision="exact").protect(normed(), IMAGES[:1])
-    with pytest.raises(UserError, match="cannot be counted here"):
+    with pytest.raises(UserError, match="cannot be counted"):
         HRS(decision="exact").protect(GaussianNoise().protect(normed(), IMAGES[:1]), IMAGES[:1])
+
+
+RANDOMIZED = [name for name in registry.names() if name != "hrs" and issubclass(registry.load(name), RandomizedDefense)]
+
+
+@pytest.mark.parametrize("name", RANDOMIZED)
+def test_the_deterministic_counterpart_is_the_model_itself(name: str, normed: Callable[[], nn.Module]) -> None:
+    """Noise of all kinds, dropout, pruning and resizing leave nothing but the model when they do not draw."""
+    model = normed().eval()
+    defense = registry.load(name).from_parameters({"decision": "deterministic"}, name=name)
+    defended = defense.protect(model, IMAGES[:1]).eval()
+    torch.testing.assert_close(defended(IMAGES), model(IMAGES))
+    torch.manual_seed(0)
+    drawn = registry.load(name)(**{"decision": "one-draw"} | ({"rate": 0.5} if name == "defensive-dropout" else {}))
+    assert is_randomized(decided(drawn.protect(model, IMAGES[:1]).eval(), "one-draw", draws=1, example=IMAGES), IMAGES)
+
+
+def test_the_deterministic_counterpart_of_switching(normed: Callable[[], nn.Module]) -> None:
+    """It is the ensemble of all paths, without the noise in their layers, and another defense around it changes nothing."""
+    noisy = HRS(channels=(2, 3)).protect(GaussianNoise().protect(normed(), IMAGES[:1]), IMAGES[:1]).eval()
+    silent = HRS(channels=(2, 3)).protect(
+        GaussianNoise(sigma_init=0, sigma_inner=0).protect(normed(), IMAGES[:1]), IMAGES[:1]
+    )
+    silent.load_state_dict(noisy.state_dict())
+    paths: Any = silent.eval()
+    mean = torch.stack([paths.path(index)(IMAGES).softmax(1) for index in range(6)]).mean(0)
+    for defended in (noisy, NoiseInjection().protect(noisy, IMAGES[:1]).eval()):
+        deterministic = decided(defended, "deterministic", draws=1, example=IMAGES[:1])
+        torch.testing.assert_close(deterministic(IMAGES).softmax(1), mean)
+        assert is_randomized(defended, IMAGES)
+
+
+def test_what_draws_nevertheless(normed: Callable[[], nn.Module]) -> None:
+    """A layer that cannot be told not to draw has no deterministic counterpart."""
+    with pytest.raises(UserError, match="decision is deterministic, and some layer draws nevertheless"):
+        thrown("deterministic", 1)
+
+
+def test_a_frozen_draw_is_one_path(normed: Callable[[], nn.Module]) -> None:
+    """All rows take the same path at every pass, whatever stands beside them, back to the images too."""
+    model: Any = HRS(channels=(3, 4)).protect(normed(), IMAGES[:1]).eval()
+    one = OneDraw(model, seed=5)
+    with torch.no_grad():
+        distance = (torch.stack([model.path(index)(IMAGES) for index in range(12)]) - one(IMAGES)).abs().amax((1, 2))
+    path = int(distance.argmin())
+    assert distance[path] < 1e-6
+    torch.testing.assert_close(one(IMAGES[2:4]), model.path(path)(IMAGES[2:4]))
+    gradients = []
+    for each in (one, model.path(path)):
+        leaf = IMAGES.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(each(leaf).logsumexp(1).sum(), leaf)[0])
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_frozen_draw_is_drawn_like_any_other() -> None:
+    """Over 2,000 seeds a coin falls as often as it does by itself (exact test, level 0.001), for all rows alike."""
+    images = torch.zeros(3, 1, 1, 1)
+    state = torch.get_rng_state()
+    heads = torch.stack([OneDraw(Coin(), seed=seed)(images).argmax(1) == 0 for seed in range(2000)])
+    assert (heads == heads[:, :1]).all()
+    assert stats.binomtest(int(heads[:, 0].sum()), 2000, 0.3).pvalue > 0.001
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", [*RANDOMIZED, "hrs"])
+def test_every_defense_can_be_frozen(name: str, normed: Callable[[], nn.Module]) -> None:
+    """The rule makes one deterministic model of it, in which rows are independent of each other."""
+    defended = registry.load(name)(decision="frozen").protect(normed(), IMAGES[:1]).eval()
+    assert not is_randomized(defended, IMAGES)
+    torch.testing.assert_close(defended(IMAGES)[[4, 1]], defended(IMAGES[[4, 1]]))
 
 
 def test_one_draw_is_trained(digits: Any, normed: Callable[[], nn.Module]) -> None:
