@@ -23,9 +23,14 @@ class APGDT(APGD):
     with the images that still stand. Where the threat itself is targeted, its target is the only one. Of fewer classes
     there are fewer targets; of three the ratio is to the mean of the second and the third logit, of two the loss is the
     margin.
+
+    With ``trial_steps`` every target is first tried with a few steps, and only the ``finalists`` that came nearest are aimed
+    at with all of them: the ranking of targets of the Minimum-Margin attack (Gao et al., ICML 2022).
     """
 
     targets: int = Field(9, ge=1, description="how many of the other classes are aimed at, the likeliest first")
+    trial_steps: int = Field(0, ge=0, description="steps of a trial towards each target; 0 for none")
+    finalists: int = Field(3, ge=1, description="how many targets are aimed at with all steps after a trial")
 
     def fewest_classes(self, *, targeted: bool) -> int:
         return 4 if targeted else max(4, self.targets + 1)
@@ -39,16 +44,28 @@ class APGDT(APGD):
         best = BestIterates(source, images, labels, threat)
         logits = source.logits(images)
         best.offer(images, logits)
-        # The label comes first of all, and the classes after it by their logits.
-        order = logits.mean(0).scatter(1, labels[:, None], torch.inf).sort(dim=1, descending=True, stable=True).indices
-        targets = order[:, 1 : 1 + self.targets]
-        for stream in [random.split() for _ in range(self.restarts)]:
+
+        def aim(attack: APGDT, targets: Tensor, stream: Random) -> Tensor:
+            """Aims at targets ``(N, T)`` one after the other; returns how near each came, small where it is near."""
+            margins = []
             for target in targets.unbind(1):
                 own = stream.split()
                 rows = best.begin()
                 if len(rows):
                     goals = torch.stack([labels, target], 1)[rows]
-                    self.climb(source, images[rows], goals, threat.select(rows), own.select(rows), best)
+                    attack.climb(source, images[rows], goals, threat.select(rows), own.select(rows), best)
+                margins.append(best.margins_of_run)
+            return torch.stack(margins, 1)
+
+        # The label comes first of all, and the classes after it by their logits.
+        order = logits.mean(0).scatter(1, labels[:, None], torch.inf).sort(dim=1, descending=True, stable=True).indices
+        for stream in [random.split() for _ in range(self.restarts)]:
+            targets = order[:, 1 : 1 + self.targets]
+            if self.trial_steps and targets.shape[1] > self.finalists:
+                margins = aim(self.model_copy(update={"steps": self.trial_steps}), targets, stream)
+                nearest = margins.argsort(dim=1, stable=True)[:, : self.finalists]
+                targets = targets.gather(1, nearest)
+            aim(self, targets, stream)
         return best.images
 
 

@@ -46,6 +46,11 @@ class Square(FixedRadiusAttack):
     restarts: int = Field(
         1, ge=1, description="searches from different starts; only what still stands is searched again"
     )
+    gives_up: bool = Field(
+        False,
+        description="whether an untargeted search leaves images whose margin has fallen too slowly of late to be lost in "
+        "the queries that are left",
+    )
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         return random_search(
@@ -58,6 +63,7 @@ class Square(FixedRadiusAttack):
             propose=self._corners if threat.norm == "linf" else self._moved_hill,
             queries=self.queries,
             restarts=self.restarts,
+            gives_up=self.gives_up,
         )
 
     def _side(self, over: float, images: Tensor) -> int:

@@ -45,6 +45,11 @@ class BestIterates:
         images: ``(N, C, H, W)``, the first candidates.
         labels: ``(N,)``.
         threat: Only its goal is used.
+
+    Attributes:
+        images: ``(N, C, H, W)``, the best iterates.
+        rows: ``(n,)``, which images the attack goes on with.
+        margins_of_run: ``(N,)``, the smallest expected margin of each image since the last :meth:`begin`.
     """
 
     def __init__(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat) -> None:
@@ -53,6 +58,7 @@ class BestIterates:
         self._labels = labels
         self._margin = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
         self._offers = 0
+        self.margins_of_run = self._margin.clone()
         self.images = images.clone()
         self.rows = torch.arange(len(images), device=images.device)
 
@@ -70,6 +76,7 @@ class BestIterates:
         value = expected_margin(logits, labels, targeted=self._targeted, exhaustive=self._exhaustive)
         better = value < self._margin[self.rows]
         self._margin[self.rows] = torch.where(better, value, self._margin[self.rows])
+        self.margins_of_run[self.rows] = torch.minimum(self.margins_of_run[self.rows], value)
         self.images[self.rows] = torch.where(per_image(better, iterates), iterates, self.images[self.rows])
         if not self._exhaustive:
             return None
@@ -87,6 +94,7 @@ class BestIterates:
     def begin(self) -> Tensor:
         """Begins a restart: the images ``(n,)`` that it has to attack, which are those that still stand."""
         self._offers = 0
+        self.margins_of_run = torch.full_like(self._margin, torch.inf)
         if self._exhaustive:
             self.rows = (self._margin > 0).nonzero().squeeze(1)
         return self.rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -28,6 +29,14 @@ _STANDARD_ERRORS = 1.0
 Of 0, 0.5, 1 and 2 this lowered the true margin most (Square on the digits, logits with noise of 0.3 and of 1).
 """
 
+_FASTER = 2.0
+"""How many times as fast as it fell of late the margin may have to fall for a search to go on.
+
+The margin falls about as the logarithm of the queries, and slower at the end. Of 78 Fashion-MNIST images that Square
+attacked with 5,000 queries (paper network, plainly trained at 0.025 in linf and adversarially at 0.12) none was left that
+it broke later, and 44 and 15 % of the queries were made; with 1.5, one was that fell at query 4,681.
+"""
+
 
 def random_search(
     source: GradientSource,
@@ -40,6 +49,7 @@ def random_search(
     propose: Propose,
     queries: int,
     restarts: int,
+    gives_up: bool = False,
 ) -> Tensor:
     """Searches the image of the smallest score: the margin, or the cross-entropy with the class to reach.
 
@@ -58,6 +68,10 @@ def random_search(
         queries: Images that each restart may ask the source about, for each image; half of them are incumbents where the
             draws are a sample.
         restarts: Searches from different starts; only what still stands is searched again.
+        gives_up: Whether an untargeted search leaves an image that it will not break: after a tenth of the queries, and
+            whenever they have doubled since, it does where :data:`_FASTER` times the margin that the last doubling took,
+            with every doubling that is to come, would not take all of it. Nothing is left whose score is a mean over
+            draws.
 
     Returns:
         The best images ``(N, C, H, W)``.
@@ -68,7 +82,8 @@ def random_search(
             rows = best.begin()
             if len(rows):
                 part = images[rows], labels[rows], threat.select(rows), stream.select(rows)
-                _search(source, *part, best, start, propose, queries)
+                leaves = gives_up and source.draws == 1 and not threat.targeted
+                _search(source, *part, best, start, propose, queries, gives_up=leaves)
         return best.images
     found, lowest = images.clone(), torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
     for stream in [random.split() for _ in range(restarts)]:
@@ -98,8 +113,11 @@ def _search(
     start: Start,
     propose: Propose,
     queries: int,
+    *,
+    gives_up: bool,
 ) -> None:
     """One search with all the draws that there are: scores have no error, and images that have fallen leave."""
+    marked, mark = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device), queries // 20
     incumbents = candidates = start(images, threat, random)
     lowest = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
     for query in range(queries):
@@ -111,11 +129,20 @@ def _search(
         incumbents = torch.where(per_image(better, images), candidates, incumbents)
         lowest = torch.where(better, score, lowest)
         going_on = best.offer(candidates, logits)
+        if gives_up and query + 1 == mark:
+            # Of the images that have not fallen in this very query.
+            rows = torch.arange(len(images), device=images.device) if going_on is None else going_on
+            margins = lowest / (1 - lowest)
+            needed = margins / (math.log2(queries / mark) * _FASTER)
+            hopeful = ((marked - margins) >= needed)[rows]
+            going_on, best.rows = rows[hopeful], best.rows[hopeful]
+            marked, mark = margins, 2 * mark
         if going_on is not None:
             if not len(going_on):
                 return
             images, labels, threat = images[going_on], labels[going_on], threat.select(going_on)
             incumbents, lowest, random = incumbents[going_on], lowest[going_on], random.select(going_on)
+            marked = marked[going_on]
 
 
 def _search_samples(

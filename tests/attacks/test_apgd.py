@@ -181,3 +181,26 @@ def test_steps_in_l1_change_few_pixels(digits_victim: Victim) -> None:
     torch.testing.assert_close(
         distance(perturbed, images, "l1").median(), torch.tensor(0.5, dtype=torch.float64), rtol=1e-3, atol=0
     )
+
+
+def test_a_trial_finds_the_target_that_the_logits_do_not_name(linear_victim: Callable[..., LinearVictim]) -> None:
+    """Of six classes the nearest is not the likeliest of every image; tried with ten steps, it is the one that is aimed at."""
+    victim = linear_victim(6)
+    words = {"norm": "linf", "eps": 1.02 * victim.radii("linf")}
+
+    def accuracy(attack: APGDT) -> float:
+        return victim.accuracy(attack(victim.model, victim.images, victim.labels, **words))
+
+    assert accuracy(APGDT(targets=1)) > 0
+    assert accuracy(APGDT(trial_steps=10, finalists=1)) == 0
+
+
+def test_only_finalists_are_paid_for_in_full(linear_victim: Callable[..., LinearVictim]) -> None:
+    """Five targets with two steps each, then two of them with ten; without a choice there is no trial."""
+    victim = linear_victim(6)
+    for finalists, expected in ((2, 5 * 2 + 2 * 10), (5, 5 * 10)):
+        source = EOT(victim.model.requires_grad_(False))
+        threat = Threat(norm="linf", eps=0.5 * victim.radii("linf").double())
+        attack = APGDT(steps=10, trial_steps=2, finalists=finalists)
+        attack.run(source, victim.images, victim.labels, threat, Random.of(0, victim.images))
+        assert source.backwards == len(victim.images) * expected

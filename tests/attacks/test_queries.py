@@ -135,3 +135,34 @@ def test_a_lucky_draw_does_not_end_the_search(digits_victim: Victim) -> None:
     plain = margins(Square(queries=300)(digits_victim.model, images, labels, eps=0.05))
     noisy = margins(Square(queries=600)(NoisyLogits(digits_victim.model, 0.3), images, labels, eps=0.05, eot=4))
     assert clean - noisy > 0.5 * (clean - plain)
+
+
+def test_square_leaves_what_it_will_not_break(linear_victim: Callable[..., LinearVictim]) -> None:
+    """Far below the distance it asks a fraction of its queries; just above it, it finds all that it finds otherwise."""
+    victim = linear_victim(2)
+
+    def attacked(attack: Square, factor: float) -> tuple[float, float]:
+        source = gradient_source(victim.model, randomized=False)
+        threat = Threat(norm="linf", eps=factor * victim.radii("linf").double())
+        with torch.no_grad():
+            perturbed = attack.run(source, victim.images, victim.labels, threat, Random.of(0, victim.images))
+        return victim.accuracy(perturbed), source.forwards / (len(victim.images) * attack.queries)
+
+    assert attacked(Square(queries=1500), 0.5) == (1, 1)
+    standing, asked = attacked(Square(queries=1500, gives_up=True), 0.5)
+    assert standing == 1
+    assert asked < 0.3
+    assert attacked(Square(queries=1500, gives_up=True), 1.03)[0] == 0
+
+
+def test_square_leaves_each_image_by_itself(digits_victim: Victim) -> None:
+    """Which image is left, and what was found for it by then, does not depend on the others."""
+    images, labels = digits_victim.images[:6], digits_victim.labels[:6]
+    attack, random = Square(queries=200, gives_up=True), Random.of(0, images)
+    source = gradient_source(digits_victim.model, randomized=False)
+    threat = Threat(norm="linf", eps=torch.full((6,), 0.05, dtype=torch.float64))
+    with torch.no_grad():
+        together = attack.run(source, images, labels, threat, random.select(torch.arange(6)))
+        for row in torch.arange(6)[:, None]:
+            alone = attack.run(source, images[row], labels[row], threat.select(row), random.select(row))
+            torch.testing.assert_close(alone, together[row], rtol=0, atol=1e-6)
