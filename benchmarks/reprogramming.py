@@ -1,0 +1,371 @@
+"""Adversarial reprogramming: a program in front of a model makes it do a task that it was not trained for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.files import write_whole
+from robustbench_cli.attacks.base.method import Method
+from robustbench_cli.attacks.base.model import frozen, is_randomized, rows_share_draws
+from robustbench_cli.attacks.base.random import seed_from
+from robustbench_cli.attacks.base.source import gradient_source
+from robustbench_cli.benchmarks.cell import MethodSpec
+from robustbench_cli.benchmarks.checkpoint import versions
+from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
+from robustbench_cli.benchmarks.datasets.base.slice import first_examples
+from robustbench_cli.benchmarks.evaluation import predict
+from robustbench_cli.benchmarks.statistics import mean_interval
+from robustbench_cli.benchmarks.subject import Subject
+from robustbench_cli.defenses.base.recipe import Recipe
+from robustbench_cli.defenses.base.training import Examples, Trainer, TrainingProgress
+
+__all__ = ["Program", "Reprogrammed", "ReprogrammedModel", "Reprogramming", "reprogram", "reprogrammed"]
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+class Reprogramming(Method):
+    """Adversarial reprogramming: what stands before a frozen model is trained until its answers solve another task.
+
+    The program is the locally connected layer of the HRS paper: the task's image, zero-padded, goes through a window that
+    has weights of its own at every place, and ``tanh(relu(...))`` makes pixels in [0, 1] of it. It is trained by the
+    cross-entropy of the model's logits with the task's labels; the model's class k stands for the task's class k. The paper
+    trains for 50 epochs by SGD; here it is Adam with a one-cycle rate.
+    """
+
+    paper: ClassVar[str] = (
+        "Gamaleldin F. Elsayed, Ian Goodfellow, Jascha Sohl-Dickstein, Adversarial Reprogramming of Neural Networks, ICLR 2019, "
+        "arXiv 1806.11146"
+    )
+
+    kernel: int = Field(3, ge=1, description="side of the window that a pixel of the model's input is made from")
+    shift: int = Field(0, ge=0, description="the task's class k is to be the model's class k + shift, counted around")
+    epochs: int = Field(20, ge=1, description="passes through the task's training images")
+    lr: float = Field(0.02, gt=0, description="learning rate, at its highest")
+    examples: int = Field(10_000, ge=1, description="how many of the task's training images are used at most")
+
+
+class Program(nn.Module):
+    """A locally connected layer from a task's images to a model's.
+
+    Args:
+        task: ``(c, h, w)`` of the task's images.
+        shape: ``(C, H, W)`` of the model's.
+        kernel: Side k of the window; images are zero-padded to ``(H + k - 1, W + k - 1)``, theirs in the middle.
+
+    Raises:
+        UserError: The task's images are larger than that.
+    """
+
+    def __init__(self, task: tuple[int, int, int], shape: tuple[int, int, int], *, kernel: int) -> None:
+        super().__init__()
+        spare = [shape[axis] + kernel - 1 - task[axis] for axis in (1, 2)]
+        if min(spare) < 0:
+            largest = f"{shape[1] + kernel - 1}x{shape[2] + kernel - 1}"
+            raise UserError(
+                f"images of {task[1]}x{task[2]} do not fit into {largest}, a window of {kernel} around the model's "
+                f"{shape[1]}x{shape[2]}: give a task of smaller images, or a larger reprogramming.kernel"
+            )
+        self.shape = shape
+        self.kernel = kernel
+        self.padding = (spare[1] // 2, spare[1] - spare[1] // 2, spare[0] // 2, spare[0] - spare[0] // 2)
+        places, inputs = shape[1] * shape[2], task[0] * kernel**2
+        # Biases too, since where the padding is they are all there is, and relu has no slope at 0.
+        bound = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(places, inputs, shape[0]).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(places, 1, shape[0]).uniform_(-bound, bound))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The model's input ``(N, C, H, W)`` in [0, 1] for images ``(N, c, h, w)`` of the task."""
+        windows = functional.unfold(functional.pad(images, self.padding), self.kernel)
+        pixels = torch.baddbmm(self.bias, windows.permute(2, 0, 1), self.weight)
+        return pixels.relu().tanh().permute(1, 2, 0).reshape(len(images), *self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reprogrammed:
+    """How well a model does a task that it was made to do.
+
+    Attributes:
+        program: What stands before it, trained.
+        right: ``(n,)``: of each test image, the share of draws in which the deployed rule gave the task's class.
+        forwards: Images passed through the model in training, in passes of one draw.
+        backwards: The same back to its input.
+        seconds: Wall time.
+    """
+
+    program: Program
+    right: NDArray[np.float64]
+    forwards: int
+    backwards: int
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over images and draws: low where the model is well protected."""
+        return float(self.right.mean())
+
+
+def reprogram(
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    classes: int,
+    *,
+    train: Examples,
+    images: Tensor,
+    labels: Tensor,
+    method: Reprogramming,
+    eot: int | Literal["exact"] = 1,
+    repeats: int = 1,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    batch_size: int | None = None,
+    progress: Callable[[TrainingProgress], None] = _nothing,
+) -> Reprogrammed:
+    """Trains a program for a model, and scores it on test images by the deployed rule, on fresh draws.
+
+    Args:
+        model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``; left as it is.
+        shape: ``(C, H, W)``.
+        classes: K.
+        train: Of the task.
+        images: ``(n, c, h, w)`` in [0, 1]: what it is tested on.
+        labels: ``(n,)``: the task's classes.
+        method: The parameters.
+        eot: The draws behind every gradient, or ``"exact"``.
+        repeats: Draws that score an image.
+        seed: Of the program's weights, of the order of training and of all draws.
+        device: Where to compute.
+        batch_size: Rows that pass through the model at once; all of a batch of 128 times the draws where not given.
+        progress: Called after each epoch.
+
+    Raises:
+        UserError: The task has more classes than the model, or images that are too large.
+    """
+    device = torch.device(device)
+    if int(labels.max()) >= classes:
+        raise UserError(f"the task has more classes than the model's {classes}: give a task of as many or fewer")
+    started = time.perf_counter()
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    recipe = Recipe(epochs=method.epochs, lr=method.lr, weight_decay=0)
+    trainer = Trainer(_First(train, method.examples), recipe, seed=seed, device=device, progress=progress)
+    with frozen(model):
+        probe = torch.linspace(0, 1, 8 * math.prod(shape), device=device).reshape(8, *shape)
+        randomized = is_randomized(model, probe)
+        source = gradient_source(
+            model,
+            eot=eot,
+            randomized=randomized,
+            rows_share_draws=randomized and rows_share_draws(model, probe),
+            batch_size=batch_size,
+        )
+
+        def loss(program: nn.Module, batch: Tensor, truth: Tensor) -> Tensor:
+            rows: Tensor = program(batch)
+            wanted = (truth + method.shift) % classes
+            logits, gradient = source.gradient(rows.detach(), wanted, _cross_entropy)
+            value = functional.cross_entropy(logits.flatten(0, 1), wanted.repeat(len(logits)))
+            # Its slope in the program is what the source's gradient at its output makes of it.
+            through = (rows * gradient).sum() / len(rows)
+            return value + through - through.detach()
+
+        with trainer.draws("program"):
+            program = Program(tuple(images.shape[1:]), shape, kernel=method.kernel)  # type: ignore[arg-type]
+        trainer.fit(program, name="program", loss=loss)
+        with torch.no_grad():
+            inputs = torch.cat([program(part.to(device)).cpu() for part in images.split(512)])
+    answers = predict(
+        model, inputs, repeats=repeats, seed=seed_from(seed, "test"), device=device, batch_size=batch_size
+    )
+    right = answers == ((labels + method.shift) % classes).numpy()
+    return Reprogrammed(
+        program=program.cpu(),
+        right=right.mean(0),
+        forwards=round(source.forwards),
+        backwards=round(source.backwards),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, labels, reduction="none")
+
+
+class _First:
+    """The first of some examples."""
+
+    def __init__(self, examples: Examples, most: int) -> None:
+        self._examples = examples
+        self._count = min(most, len(examples))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return self._examples.batch(indices)
+
+
+class ReprogrammedModel(BaseModel):
+    """The stored result of a reprogramming: a row of its table.
+
+    Attributes:
+        dataset: What the model was trained on.
+        model: Its name.
+        checkpoint: Its file.
+        defense: The label of its defenses.
+        task: The data set that it was made to classify.
+        reprogramming: The attack's label.
+        eot: Draws behind a gradient.
+        n: Test images of the task.
+        repeats: Draws that scored each.
+        seed: Of all that is random.
+        reprogrammed_accuracy: Share of test images and draws given the task's class: low is well defended.
+        reprogrammed_accuracy_low: Lower end of its 95 % interval.
+        reprogrammed_accuracy_high: Upper end.
+        commonest_class: Share of the test images that are of the commonest class, which asks for no skill.
+        forwards: Images passed through the model in training, in passes of one draw.
+        backwards: The same back to its input.
+        seconds: Wall time.
+        device: Where.
+        cell: The content hash.
+        versions: Of what computed it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str | None
+    model: str
+    checkpoint: str
+    defense: str
+    task: str
+    reprogramming: str
+    eot: int | Literal["exact"]
+    n: int
+    repeats: int
+    seed: int
+    reprogrammed_accuracy: float
+    reprogrammed_accuracy_low: float
+    reprogrammed_accuracy_high: float
+    commonest_class: float
+    forwards: int
+    backwards: int
+    seconds: float
+    device: str
+    cell: str
+    versions: dict[str, str]
+
+
+def reprogrammed(
+    subject: Subject,
+    task: Dataset,
+    method: Reprogramming,
+    spec: MethodSpec,
+    *,
+    eot: int | Literal["exact", "auto"],
+    n: int,
+    repeats: int | None,
+    seed: int,
+    store: Path,
+    device: torch.device,
+    batch_size: int | None,
+    progress: Callable[[TrainingProgress], None] = _nothing,
+) -> ReprogrammedModel:
+    """The result of a reprogramming, from the store where that has it already.
+
+    Args:
+        subject: The model.
+        task: The data set that it is to classify.
+        method: The parameters.
+        spec: The same as data.
+        eot: See :func:`~.evaluation.resolve_eot`.
+        n: Test images.
+        repeats: See :func:`~.evaluation.resolve_repeats`.
+        seed: See :func:`reprogram`.
+        store: The folder of the store; results of this kind lie in ``reprogramming`` in it.
+        device: See :func:`reprogram`.
+        batch_size: See :func:`reprogram`.
+        progress: See :func:`reprogram`.
+
+    Raises:
+        UserError: The task does not suit the model, or the store cannot be read or written.
+    """
+    if task.classes > subject.classes:
+        raise UserError(
+            f"{task.name} has {task.classes} classes, and {subject.path} only {subject.classes}: give a task of fewer"
+        )
+    test, train = first_examples(task.split("test"), n), task.split("train")
+    draws, times = subject.eot(eot), subject.repeats(repeats)
+    identity = {
+        "version": 1,
+        "checkpoint": subject.identity,
+        "reprogramming": spec.identity,
+        "test": test.sha256,
+        "train": first_examples(train, min(method.examples, len(train))).sha256,
+        "eot": draws,
+        "repeats": times,
+        "seed": seed,
+    }
+    cell = hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:20]
+    path = store / "reprogramming" / f"{cell}.json"
+    if path.is_file():
+        try:
+            return ReprogrammedModel.model_validate_json(path.read_bytes())
+        except ValueError:
+            raise UserError(f"{path} is no result of a reprogramming: delete it to compute it again") from None
+    result = reprogram(
+        subject.load(),
+        subject.shape,
+        subject.classes,
+        train=train,
+        images=test.images,
+        labels=test.labels,
+        method=method,
+        eot=draws,
+        repeats=times,
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    low, high = mean_interval(result.right)
+    row = ReprogrammedModel(
+        dataset=subject.dataset,
+        model=subject.model,
+        checkpoint=str(subject.path),
+        defense=subject.defense,
+        task=task.name,
+        reprogramming=spec.label,
+        eot=draws,
+        n=len(test),
+        repeats=times,
+        seed=seed,
+        reprogrammed_accuracy=result.accuracy,
+        reprogrammed_accuracy_low=low,
+        reprogrammed_accuracy_high=high,
+        commonest_class=float(test.labels.bincount().max()) / len(test),
+        forwards=result.forwards,
+        backwards=result.backwards,
+        seconds=result.seconds,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        cell=cell,
+        versions=versions(),
+    )
+    write_whole(path, row.model_dump_json(indent=1).encode())
+    return row

@@ -1,0 +1,139 @@
+"""``advdef reprogram``: how well a model can be made to do a task that it was not trained for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from robustbench_cli import console
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.model_options import ModelWords, model_options
+from robustbench_cli.options import Common, command, computing
+from robustbench_cli.values import EOT, SETTING, Setting
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from robustbench_cli.benchmarks.reprogramming import ReprogrammedModel
+
+__all__ = ["reprogram"]
+
+
+@command("reprogram")
+@model_options(checkpoints=True)
+@click.option("--task", metavar="NAME", required=True, help="Make the model classify this data set.")
+@click.option(
+    "--set",
+    "settings",
+    type=SETTING,
+    multiple=True,
+    help="Set a parameter of the reprogramming (reprogramming.kernel=5), a defense or the training.",
+)
+@click.option(
+    "--eot",
+    type=EOT,
+    help="Average gradients over K draws of a randomized defense, or over all.  [default: 10, or exact where that costs no more]",
+)
+@click.option(
+    "--n",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Score the first N test images of the task.",
+)
+@click.option(
+    "--repeats", type=click.IntRange(min=1), help="Score a randomized defense on so many fresh draws.  [default: 10]"
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the table to a .csv or .json file.",
+)
+@computing
+def reprogram(
+    common: Common,
+    words: ModelWords,
+    task: str,
+    settings: tuple[Setting, ...],
+    eot: int | Literal["exact"] | None,
+    n: int,
+    repeats: int | None,
+    output: Path | None,
+) -> None:
+    """Reprogram a defended model to another task and print how well it does it.
+
+    A program in front of the frozen model is trained until the model's answers solve the task: adversarial reprogramming.
+    The less accurate it gets, the better the model is protected.
+    """
+    from robustbench_cli.attacks.base.files import ensure_writable, write_whole
+    from robustbench_cli.benchmarks.cell import MethodSpec
+    from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+    from robustbench_cli.benchmarks.reprogramming import Reprogramming, reprogrammed
+    from robustbench_cli.running import preparation
+    from robustbench_cli.words import distribute
+
+    if output is not None:
+        if output.suffix.lower() not in (".csv", ".json"):
+            raise UserError(f"-o {output}: the ending names the form; give one of .csv, .json")
+        ensure_writable(output.parent)
+    ensure_writable(common.store)
+    parameters = distribute(settings, {"reprogramming": Reprogramming, **words.kinds()})
+    method = Reprogramming.from_parameters(parameters["reprogramming"], name="reprogramming")
+    values = method.model_dump(mode="json")
+    changed = tuple(key for key, field in Reprogramming.model_fields.items() if values[key] != field.default)
+    spec = MethodSpec(name="reprogramming", parameters=values, changed=changed)
+    data = load_dataset(task, data_dir=common.data_dir)
+    with console.progress() as shown:
+        prepare = preparation(common, words.dataset_name(), words.recipe(parameters), shown)
+        rows = [
+            reprogrammed(
+                subject,
+                data,
+                method,
+                spec,
+                eot=eot or "auto",
+                n=n,
+                repeats=repeats,
+                seed=common.seed,
+                store=common.store,
+                device=common.torch_device(),
+                batch_size=common.batch_size,
+                progress=prepare.progress,
+            )
+            for subject in words.subjects(prepare, parameters)
+        ]
+    console.report(_drawn(rows))
+    if output is not None:
+        write_whole(output, _written(rows, output.suffix.lower()).encode())
+        console.note(f"wrote {output}")
+
+
+def _drawn(rows: Sequence[ReprogrammedModel]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("model", "defense", "task", "attack"):
+        table.add_column(name, no_wrap=True)
+    for name in ("eot", "n", "reprogrammed", "commonest class"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        ends = (row.reprogrammed_accuracy_low, row.reprogrammed_accuracy_high)
+        accuracy, low, high = (f"{100 * share:.1f}" for share in (row.reprogrammed_accuracy, *ends))
+        words = (row.model, row.defense, row.task, row.reprogramming, str(row.eot), str(row.n))
+        table.add_row(*words, f"{accuracy} [{low},{high}]", f"{100 * row.commonest_class:.1f}")
+    return table
+
+
+def _written(rows: Sequence[ReprogrammedModel], ending: str) -> str:
+    import json
+
+    import pandas as pd
+
+    records: list[dict[str, Any]] = [row.model_dump(mode="json", exclude={"versions"}) for row in rows]
+    return json.dumps(records, indent=1) + "\n" if ending == ".json" else str(pd.DataFrame(records).to_csv(index=False))

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Advdef = Callable[..., Any]
+
+QUICK = ("--set", "reprogramming.epochs=2", "--set", "shift=3", "--n", "50", "--task", "digits")
+
+
+def test_a_row_a_checkpoint(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """The table and the file say how well the model does the task; the same command again computes nothing."""
+    words = ("reprogram", "--checkpoint", str(checkpoint), *QUICK, "-o", "table.csv")
+    ended = advdef(*words)
+    assert ended.code == 0, ended
+    assert "reprogramming(shift=3,epochs=2)" in ended.out
+    (row,) = csv.DictReader((here / "table.csv").read_text().splitlines())
+    assert (row["task"], row["eot"], row["n"], row["repeats"], row["defense"]) == ("digits", "1", "50", "1", "none")
+    assert 0 <= float(row["reprogrammed_accuracy_low"]) <= float(row["reprogrammed_accuracy"]) <= 1
+    again = advdef(*words[:-1], "table.json")
+    (same,) = json.loads((here / "table.json").read_text())
+    assert again.code == 0
+    assert str(same["seconds"]) == row["seconds"]
+    assert "program:" not in again.err
+
+
+def test_wrong_words(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """A parameter, an ending or a task that cannot be is told in one line."""
+    for words, message in (
+        (("--set", "reprogramming.kernal=5"), "did you mean 'kernel'?"),
+        (("-o", "table.md"), "-o table.md: the ending names the form; give one of .csv, .json"),
+        (("--task", "digitz"), "digits"),
+    ):
+        ended = advdef("reprogram", "--checkpoint", str(checkpoint), *QUICK, *words)
+        assert ended.code == 2
+        assert message in ended.err
