@@ -21,6 +21,9 @@ __all__ = ["Square"]
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After how many of 10,000 queries the window's area is halved (section 3.2 of the paper)."""
 
+_MANY = 1 << 32
+"""All random integers of a candidate are drawn below this at once; what is left over in a range of pixels is no matter."""
+
 _ROUNDS = 3
 """How often what the box has taken from the length of a perturbation is given to its other pixels."""
 
@@ -73,8 +76,10 @@ class Square(FixedRadiusAttack):
         return min(max(1, round(math.sqrt(self.p_init / 2**halvings * height * width))), height, width)
 
     def _corners(self, over: float, incumbents: Tensor, images: Tensor, threat: Threat, random: Random) -> Tensor:
-        window = _windows(self._side(over, images), images, random)
-        signs = _signs(random, (images.shape[1], 1, 1))
+        side = self._side(over, images)
+        drawn = random.integers(_MANY, (2 + images.shape[1],))
+        window = _window(*_corner(drawn, side, images), side, images)
+        signs = _as_signs(drawn[:, 2:])
         eps = per_image(threat.eps, images).to(images.dtype)
         candidates = torch.where(window, (images + eps * signs).clamp_(0, 1), incumbents)
         idle = per_image((candidates == incumbents).flatten(1).all(1), images)
@@ -83,12 +88,13 @@ class Square(FixedRadiusAttack):
     def _moved_hill(self, over: float, incumbents: Tensor, images: Tensor, threat: Threat, random: Random) -> Tensor:
         channels, height, width = images.shape[1:]
         side = min(max(3, self._side(over, images) // 2 * 2 + 1), height, width)
-        top, left = random.integers(height - side + 1), random.integers(width - side + 1)
-        window, emptied = _window(top, left, side, images), _windows(side, images, random)
+        drawn = random.integers(_MANY, (5 + channels,))
+        top, left = _corner(drawn, side, images)
+        window, emptied = _window(top, left, side, images), _window(*_corner(drawn[:, 2:], side, images), side, images)
         difference = incumbents - images
         old = difference * window
-        hill = _placed(_hill(side, images), top, left, images, turned=random.integers(2) == 1)
-        shape = hill * _signs(random, (channels, 1, 1)) + old / _length(old, (1, 2, 3))
+        hill = _placed(_hill(side, images), top, left, images, turned=drawn[:, 4] % 2 == 1)
+        shape = hill * _as_signs(drawn[:, 5:]) + old / _length(old, (1, 2, 3))
         free = (
             per_image(threat.eps, images).to(images.dtype).square() - _length(difference, (1, 2, 3)).square()
         ).clamp_min(0)
@@ -140,10 +146,15 @@ def _signs(random: Random, shape: tuple[int, ...]) -> Tensor:
     return 2.0 * random.integers(2, shape) - 1
 
 
-def _windows(side: int, images: Tensor, random: Random) -> Tensor:
-    """``(n, 1, H, W)``, where a square window at a random place is."""
+def _as_signs(drawn: Tensor) -> Tensor:
+    """``(n, C, 1, 1)``, 1 or -1 for each of the integers ``(n, C)``."""
+    return (2.0 * (drawn % 2) - 1)[:, :, None, None]
+
+
+def _corner(drawn: Tensor, side: int, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The upper left corner of a window inside the image, from the first two of the integers ``(n, 2 or more)``."""
     height, width = images.shape[2:]
-    return _window(random.integers(height - side + 1), random.integers(width - side + 1), side, images)
+    return drawn[:, 0] % (height - side + 1), drawn[:, 1] % (width - side + 1)
 
 
 def _window(top: Tensor, left: Tensor, side: int, images: Tensor) -> Tensor:

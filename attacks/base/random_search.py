@@ -118,19 +118,16 @@ def _search(
 ) -> None:
     """One search with all the draws that there are: scores have no error, and images that have fallen leave."""
     marked, mark = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device), queries // 20
-    incumbents = candidates = start(images, threat, random)
-    lowest = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
-    for query in range(queries):
-        if query:
-            candidates = propose(query / queries, incumbents, images, threat, random)
-        logits = source.logits(candidates)
-        score = _scores(logits, labels, threat).mean(0)
-        better = score < lowest
-        incumbents = torch.where(per_image(better, images), candidates, incumbents)
-        lowest = torch.where(better, score, lowest)
-        going_on = best.offer(candidates, logits)
-        if gives_up and query + 1 == mark:
-            # Of the images that have not fallen in this very query.
+    incumbents = start(images, threat, random)
+    logits = source.logits(incumbents)
+    lowest = _scores(logits, labels, threat).mean(0)
+    for query in range(1, queries + 1):
+        # What is kept is offered where something may have fallen, which a GPU cannot be asked without making it wait, and
+        # where the search ends. The mean of several scores does not tell.
+        going_on = None
+        if images.is_cuda or source.draws > 1 or query in {mark, queries} or bool((lowest <= 0).any()):
+            going_on = best.offer(incumbents, logits)
+        if gives_up and query == mark:
             rows = torch.arange(len(images), device=images.device) if going_on is None else going_on
             margins = lowest / (1 - lowest)
             needed = margins / (math.log2(queries / mark) * _FASTER)
@@ -142,7 +139,15 @@ def _search(
                 return
             images, labels, threat = images[going_on], labels[going_on], threat.select(going_on)
             incumbents, lowest, random = incumbents[going_on], lowest[going_on], random.select(going_on)
-            marked = marked[going_on]
+            logits, marked = logits[:, going_on], marked[going_on]
+        if query < queries:
+            candidates = propose(query / queries, incumbents, images, threat, random)
+            new_logits = source.logits(candidates)
+            score = _scores(new_logits, labels, threat).mean(0)
+            better = score < lowest
+            incumbents = torch.where(per_image(better, images), candidates, incumbents)
+            logits = torch.where(better[:, None], new_logits, logits)
+            lowest = torch.where(better, score, lowest)
 
 
 def _search_samples(
