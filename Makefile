@@ -17,7 +17,7 @@ PEERS_INSTALLED := $(PEERS)/.installed
 LIBRARIES := foolbox torchattacks adversarial-robustness-toolbox cleverhans
 COMPARE := -m robustbench_cli.benchmarks.comparison
 
-.PHONY: help demo test lint format types wheel benchmark peers clean
+.PHONY: help demo test lint format types wheel benchmark peers autoattack clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ benchmark: $(INSTALLED)  ## measure what the attacks and defenses cost
 
 peers: $(PEERS_INSTALLED)  ## measure them beside Foolbox, torchattacks, ART and CleverHans
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) peers
+
+autoattack: $(PEERS_INSTALLED)  ## measure the standard suite beside torchattacks' AutoAttack
+	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) autoattack
 
 clean:  ## remove the virtual environments and what was built
 	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -10,17 +10,20 @@ from statistics import median
 
 import torch
 
-from robustbench_cli.benchmarks.comparison.contest import Contest, Entry, distances, robust_accuracy
+from robustbench_cli.benchmarks.comparison.contest import Contest, Entry, distances, robust_accuracy, stands
 from robustbench_cli.benchmarks.comparison.costs import hrs_forward, pgd_overhead
 from robustbench_cli.benchmarks.comparison.models import (
     ADVERSARIAL,
+    DROPOUT,
+    NOISE,
     PLAIN,
+    SWITCHING,
     Examples,
     classified_right,
     test_images,
     trained,
 )
-from robustbench_cli.benchmarks.comparison.peers import BATCH, LIBRARIES, CWBudget, PGDBudget
+from robustbench_cli.benchmarks.comparison.peers import BATCH, LIBRARIES, AutoAttackBudget, CWBudget, PGDBudget
 from robustbench_cli.benchmarks.comparison.tables import markdown
 from robustbench_cli.benchmarks.comparison.timing import ratio
 from robustbench_cli.benchmarks.devices import keep_freed_memory
@@ -38,23 +41,33 @@ SCORED = (
 )
 """Runs of PGD at other radii, at which some images stand and some do not: made once, to compare what they find."""
 
+AUTOATTACKED = {PLAIN: 0.02, ADVERSARIAL: 0.1, SWITCHING: 0.02, NOISE: 0.05, DROPOUT: 0.02}
+"""Radii in linf at which the standard suite is compared with AutoAttack, of each model."""
+
 
 def main() -> None:
     """Reads the command line and prints what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m robustbench_cli.benchmarks.comparison", description=__doc__)
     parser.add_argument(
-        "what", choices=("costs", "peers"), help="what ours cost; how they stand beside other libraries'"
+        "what",
+        choices=("costs", "peers", "autoattack"),
+        help="what ours cost; how they stand beside other libraries'; the standard suite beside torchattacks' AutoAttack",
     )
     parser.add_argument("--turns", type=int, default=3, help="times that a run is repeated whose time counts (3)")
-    parser.add_argument("--images", type=int, default=500, help="test images for PGD (500)")
+    parser.add_argument("--images", type=int, default=500, help="test images for PGD and AutoAttack (500)")
     parser.add_argument("--cw-images", type=int, default=50, help="test images for C&W, of those classified right (50)")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="the other libraries (all)")
+    parser.add_argument(
+        "--models", nargs="+", choices=AUTOATTACKED, default=AUTOATTACKED, help="the models for AutoAttack (all)"
+    )
     given = parser.parse_args()
     threads = torch.get_num_threads()
     timed = "1 thread, processor seconds" if threads == 1 else f"{threads} threads, seconds of the clock"
     print(f"torch {torch.__version__}, {platform.machine()}, {timed}; ratios: median (lowest to highest) of the turns")
     if given.what == "costs":
         compare_costs(images=given.images, turns=given.turns)
+    elif given.what == "autoattack":
+        compare_autoattack(given.models, images=given.images)
     else:
         compare_libraries(given.peers, images=given.images, cw_images=given.cw_images, turns=given.turns)
 
@@ -97,6 +110,40 @@ def compare_libraries(peers: Sequence[str], *, images: int, cw_images: int, turn
             entries = contest.run(subject, right, CWBudget(), turns=1)
             print(f"\n{CWBudget()}, {model} model, {len(right)} images that it classifies right\n")
             print(cw_table(entries, subject, right), flush=True)
+
+
+def compare_autoattack(models: Sequence[str], *, images: int) -> None:
+    """Prints what the standard suite and torchattacks' AutoAttack break, and how long they take."""
+    names = [OURS, "torchattacks"]
+    print(", ".join(f"{name} {version(LIBRARIES[name].distribution)}" for name in names), flush=True)
+    subjects, examples = trained(models), test_images(images)
+    with Contest(names) as contest:
+        for model, subject in subjects.items():
+            budget = AutoAttackBudget(norm="linf", eps=AUTOATTACKED[model])
+            entries = contest.run(subject, examples, budget, turns=1)
+            print(f"\n{budget}, {model} model, {len(examples)} images\n")
+            print(autoattack_table(entries, subject, examples, budget), flush=True)
+
+
+def autoattack_table(
+    entries: Mapping[str, Entry], subject: Subject, examples: Examples, budget: AutoAttackBudget
+) -> str:
+    """The robust accuracy that each library leaves, how many images it alone breaks, and its time."""
+    model = subject.load()
+    standing = {name: stands(model, examples, entry.perturbed, budget) for name, entry in entries.items()}
+    rows = []
+    for name, entry in entries.items():
+        others = torch.stack([left for other, left in standing.items() if other != name])
+        rows.append(
+            (
+                name,
+                f"{100 * standing[name].double().mean():.1f} %",
+                str(int((~standing[name] & others.all(0)).sum())),
+                f"{median(entry.seconds):.1f}",
+                str(ratio(entry.seconds, entries[OURS].seconds)),
+            )
+        )
+    return markdown(("library", "robust accuracy", "broken by it alone", "seconds", f"over {OURS}"), rows)
 
 
 def pgd_table(entries: Mapping[str, Entry], subject: Subject, examples: Examples, budget: PGDBudget) -> str:

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.threat import Threat, distance, project_exactly
 from robustbench_cli.benchmarks.comparison.models import Examples
-from robustbench_cli.benchmarks.comparison.peers import LIBRARIES, CWBudget, PGDBudget
+from robustbench_cli.benchmarks.comparison.peers import LIBRARIES, AutoAttackBudget, CWBudget, PGDBudget
 from robustbench_cli.benchmarks.comparison.timing import clock
 from robustbench_cli.benchmarks.subject import Subject
 
-__all__ = ["Contest", "Entry", "distances", "robust_accuracy"]
+__all__ = ["Budget", "Contest", "Entry", "distances", "robust_accuracy", "stands"]
+
+Budget = PGDBudget | CWBudget | AutoAttackBudget
 
 # Arrays rather than tensors go to the processes: a tensor would be shared, and the processes are to have nothing in common.
 Array = np.ndarray[Any, Any]
@@ -54,9 +56,7 @@ class Contest(ExitStack):
             for name in libraries
         }
 
-    def run(
-        self, subject: Subject, examples: Examples, budget: PGDBudget | CWBudget, *, turns: int
-    ) -> Mapping[str, Entry]:
+    def run(self, subject: Subject, examples: Examples, budget: Budget, *, turns: int) -> Mapping[str, Entry]:
         """Runs one attack of every library.
 
         Args:
@@ -68,7 +68,7 @@ class Contest(ExitStack):
         seconds: dict[str, list[float]] = {name: [] for name in self._processes}
         perturbed: dict[str, Array] = {}
         for turn in range(-1, turns):
-            asked = replace(budget, steps=3) if turn < 0 else budget
+            asked = _short(budget) if turn < 0 else budget
             for name, process in self._processes.items():
                 call = process.submit(_attack, name, subject, examples.images.numpy(), examples.labels.numpy(), asked)
                 perturbed[name], spent = call.result()
@@ -77,8 +77,15 @@ class Contest(ExitStack):
         return {name: Entry(torch.from_numpy(perturbed[name]), tuple(seconds[name])) for name in self._processes}
 
 
-def robust_accuracy(model: nn.Module, examples: Examples, perturbed: Tensor, budget: PGDBudget) -> float:
-    """The share of images that stand, after what left the ball or the box was projected back.
+def robust_accuracy(
+    model: nn.Module, examples: Examples, perturbed: Tensor, budget: PGDBudget | AutoAttackBudget
+) -> float:
+    """The share of images that stand; see :func:`stands`."""
+    return stands(model, examples, perturbed, budget).double().mean().item()
+
+
+def stands(model: nn.Module, examples: Examples, perturbed: Tensor, budget: PGDBudget | AutoAttackBudget) -> Tensor:
+    """``(N,)``, which images are classified right, after what left the ball or the box was projected back.
 
     Args:
         model: In ``eval()`` mode.
@@ -88,7 +95,7 @@ def robust_accuracy(model: nn.Module, examples: Examples, perturbed: Tensor, bud
     """
     eps = torch.full((len(examples),), budget.eps, dtype=torch.float64)
     inside = project_exactly(perturbed, examples.images, Threat(norm=budget.norm, eps=eps))
-    return 1 - _fooled(model, inside, examples.labels).double().mean().item()
+    return ~_fooled(model, inside, examples.labels)
 
 
 def distances(model: nn.Module, examples: Examples, perturbed: Tensor) -> Tensor:
@@ -103,18 +110,28 @@ def _fooled(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return fooled
 
 
+def _short(budget: Budget) -> Budget:
+    """A run of three steps, to warm up."""
+    if isinstance(budget, AutoAttackBudget):
+        return PGDBudget(norm=budget.norm, eps=budget.eps, steps=3)
+    return replace(budget, steps=3)
+
+
 def _begin(name: str) -> None:
     LIBRARIES[name].begin()
 
 
-def _attack(
-    name: str, subject: Subject, images: Array, labels: Array, budget: PGDBudget | CWBudget
-) -> tuple[Array, float]:
+def _attack(name: str, subject: Subject, images: Array, labels: Array, budget: Budget) -> tuple[Array, float]:
     """What a library gives, and the seconds that its attack took."""
     library = LIBRARIES[name]
     model = library.wrap(subject.load())
     x, y = torch.from_numpy(images), torch.from_numpy(labels)
     started = clock()
-    found = library.pgd(model, x, y, budget) if isinstance(budget, PGDBudget) else library.cw(model, x, y, budget)
+    if isinstance(budget, PGDBudget):
+        found = library.pgd(model, x, y, budget)
+    elif isinstance(budget, CWBudget):
+        found = library.cw(model, x, y, budget)
+    else:
+        found = library.autoattack(model, x, y, budget)
     seconds = clock() - started
     return found.detach().contiguous().numpy(), seconds

@@ -1,9 +1,11 @@
-"""The images and the two trained models that the attacks are compared on."""
+"""The images and the trained models that the attacks are compared on."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +17,32 @@ from robustbench_cli.benchmarks.prepare import Preparation
 from robustbench_cli.benchmarks.subject import Subject, method_spec
 from robustbench_cli.defenses import registry as defenses
 
-__all__ = ["ADVERSARIAL", "PLAIN", "Examples", "classified_right", "test_images", "trained"]
+__all__ = [
+    "ADVERSARIAL",
+    "DROPOUT",
+    "NOISE",
+    "PLAIN",
+    "SWITCHING",
+    "Examples",
+    "classified_right",
+    "test_images",
+    "trained",
+]
 
 DATASET = "fashion-mnist"
 PLAIN, ADVERSARIAL = "plain", "adversarially trained"
+SWITCHING, NOISE, DROPOUT = "hrs", "gaussian-noise", "defensive-dropout"
+
+_DEFENSES: dict[str, tuple[str, dict[str, Any]]] = {
+    PLAIN: ("none", {}),
+    ADVERSARIAL: (defenses.name_of(NoisyFGSM), {}),
+    SWITCHING: ("hrs", {"channels": [5, 5], "decision": "deterministic"}),
+    NOISE: ("gaussian-noise", {"decision": "deterministic"}),
+    DROPOUT: ("defensive-dropout", {"decision": "deterministic"}),
+}
+"""The defense of each model. The randomized ones are taken without their draws, since attacks that count single draws,
+as AutoAttack does, are not to be compared with others on a model that draws.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,8 +74,13 @@ def classified_right(subject: Subject, examples: Examples, *, most: int | None =
     return Examples(examples.images[rows], examples.labels[rows])
 
 
-def trained() -> dict[str, Subject]:
-    """The paper's network, trained plainly and adversarially; trained once and kept in the user's cache folder."""
+def trained(names: Sequence[str] = (PLAIN, ADVERSARIAL)) -> dict[str, Subject]:
+    """The paper's network, trained in different ways; each once, and kept in the user's cache folder.
+
+    Args:
+        names: Which: :data:`PLAIN`, :data:`ADVERSARIAL` or, trained with a randomized defense of which only the
+            deterministic counterpart is left, :data:`SWITCHING`, :data:`NOISE`, :data:`DROPOUT`.
+    """
     prepare = Preparation(
         dataset=DATASET,
         data_dir=None,
@@ -61,8 +90,5 @@ def trained() -> dict[str, Subject]:
         begin=lambda label, path: print(f"training {label}, once: {path}", file=sys.stderr),
         progress=lambda at: print(f"{at.name}: epoch {at.epoch} of {at.epochs}, {at.seconds:.0f} s", file=sys.stderr),
     )
-    _, adversarial = method_spec(defenses, defenses.name_of(NoisyFGSM), {})
-    return {
-        PLAIN: prepare.trained(prepare.training()),
-        ADVERSARIAL: prepare.trained(prepare.training(defenses=(adversarial,))),
-    }
+    specs = {name: method_spec(defenses, *_DEFENSES[name])[1] for name in names}
+    return {name: prepare.trained(prepare.training(defenses=(spec,))) for name, spec in specs.items()}

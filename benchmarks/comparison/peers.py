@@ -1,4 +1,7 @@
-"""PGD and the C&W attack of other libraries, each called as its documentation says, with the same budget as ours."""
+"""PGD, the C&W attack and AutoAttack of other libraries, each called as its documentation says.
+
+PGD and C&W have the same budget as ours; AutoAttack and our suite have no parameters.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks import registry
+from robustbench_cli.attacks.base.threat import per_image
 from robustbench_cli.attacks.cw import CW
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.devices import automatic_batch_size, keep_freed_memory
+from robustbench_cli.benchmarks.evaluation import evaluate
+from robustbench_cli.benchmarks.outcomes import Outcomes
+from robustbench_cli.benchmarks.suites.read import read_suite
 
-__all__ = ["LIBRARIES", "CWBudget", "Library", "PGDBudget"]
+__all__ = ["LIBRARIES", "AutoAttackBudget", "CWBudget", "Library", "PGDBudget"]
 
 BATCH = 250
 """Images that are given to a peer at once."""
@@ -23,7 +31,7 @@ BATCH = 250
 
 @dataclass(frozen=True, kw_only=True)
 class PGDBudget:
-    """One run of PGD on the cross-entropy from a random start, with steps of one length.
+    """One run of PGD on the cross-entropy from a random start; the peers, which have no step size of their own, get one.
 
     Attributes:
         norm: Of the ball.
@@ -64,6 +72,22 @@ class CWBudget:
         return f"C&W {self.constants} x {self.steps}, l2"
 
 
+@dataclass(frozen=True, kw_only=True)
+class AutoAttackBudget:
+    """AutoAttack's standard version, or our standard suite in its place; neither has a parameter.
+
+    Attributes:
+        norm: Of the ball.
+        eps: Its radius.
+    """
+
+    norm: Literal["linf", "l2"]
+    eps: float
+
+    def __str__(self) -> str:
+        return f"AutoAttack, {self.norm} {self.eps:g}"
+
+
 class Library(ABC):
     """A library of attacks.
 
@@ -98,6 +122,14 @@ class Library(ABC):
     def cw(self, model: Any, images: Tensor, labels: Tensor, budget: CWBudget) -> Tensor:
         """Runs the C&W L2 attack; see :meth:`pgd`."""
 
+    def autoattack(self, model: Any, images: Tensor, labels: Tensor, budget: AutoAttackBudget) -> Tensor:
+        """Runs AutoAttack or what stands in its place; see :meth:`pgd`.
+
+        Raises:
+            NotImplementedError: The library has neither.
+        """
+        raise NotImplementedError(f"{self.distribution} has no AutoAttack")
+
 
 class Advdef(Library):
     """This project, as its own evaluation calls it: channels last, automatic batches, freed memory kept."""
@@ -111,7 +143,7 @@ class Advdef(Library):
         return model.to(memory_format=torch.channels_last)
 
     def pgd(self, model: Any, images: Tensor, labels: Tensor, budget: PGDBudget) -> Tensor:
-        attack = PGD(steps=budget.steps, step_size=budget.step_size)
+        attack = PGD(steps=budget.steps)
         size = automatic_batch_size(images.device, tuple(images.shape[1:]))
         return attack(model, images, labels, norm=budget.norm, eps=budget.eps, batch_size=size)
 
@@ -121,6 +153,15 @@ class Advdef(Library):
         )
         size = automatic_batch_size(images.device, tuple(images.shape[1:]))
         return attack(model, images, labels, batch_size=size)
+
+    def autoattack(self, model: Any, images: Tensor, labels: Tensor, budget: AutoAttackBudget) -> Tensor:
+        found, before = images.clone(), None
+        for member in read_suite("standard").attacks:
+            attack = registry.load(member.name or "").from_parameters(member.parameters, name=member.name or "")
+            evaluation = evaluate(model, images, labels, attack=attack, norm=budget.norm, eps=budget.eps, before=before)
+            found = torch.where(per_image(_broken(evaluation.outcomes, before), images), evaluation.perturbed, found)
+            before = evaluation.outcomes
+        return found
 
 
 class Foolbox(Library):
@@ -153,7 +194,10 @@ class Foolbox(Library):
 
 
 class Torchattacks(Library):
-    """Kim, arXiv 2010.01950. Its C&W attack has one constant for all images; it is given all gradients at that one."""
+    """Kim, arXiv 2010.01950. Its C&W attack has one constant for all images; it is given all gradients at that one.
+
+    Its AutoAttack is called as it comes: APGD and FAB take ten steps there, where the paper's take a hundred.
+    """
 
     distribution = "torchattacks"
 
@@ -168,6 +212,12 @@ class Torchattacks(Library):
         import torchattacks
 
         return _in_batches(torchattacks.CW(model, steps=budget.constants * budget.steps, lr=budget.lr), images, labels)
+
+    def autoattack(self, model: Any, images: Tensor, labels: Tensor, budget: AutoAttackBudget) -> Tensor:
+        import torchattacks
+
+        norm = {"linf": "Linf", "l2": "L2"}[budget.norm]
+        return _in_batches(torchattacks.AutoAttack(model, norm=norm, eps=budget.eps, seed=0), images, labels)
 
 
 class ART(Library):
@@ -263,6 +313,12 @@ LIBRARIES: dict[str, Library] = {
     "CleverHans": CleverHans(),
 }
 """By the name that a table shows; ours first."""
+
+
+def _broken(outcomes: Outcomes, before: Outcomes | None) -> Tensor:
+    """``(N,)``, whether an attack broke an image that the ones before it left, and that was right to begin with."""
+    fell = outcomes.fell() & outcomes.clean_right.all(0)
+    return torch.from_numpy(fell if before is None else fell & ~before.fell())
 
 
 def _in_batches(attack: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
-import torch
+from types import SimpleNamespace
+from typing import cast
 
-from robustbench_cli.benchmarks.comparison.__main__ import cw_table, pgd_table
+import torch
+from torch import nn
+
+from robustbench_cli.benchmarks.comparison.__main__ import autoattack_table, cw_table, pgd_table
 from robustbench_cli.benchmarks.comparison.contest import Entry
 from robustbench_cli.benchmarks.comparison.models import Examples, classified_right
-from robustbench_cli.benchmarks.comparison.peers import PGDBudget
+from robustbench_cli.benchmarks.comparison.peers import AutoAttackBudget, PGDBudget
 from robustbench_cli.benchmarks.subject import Subject
 
 
@@ -23,6 +27,20 @@ def test_pgd_beside_a_library_that_did_nothing(subject: Subject, examples: Examp
     assert cells(pgd_table(entries, subject, examples, PGDBudget(norm="linf", eps=0.1))) == [
         ["advdef", "100.0 %", "1.50", "1.00"],
         ["another", "100.0 %", "4.50", "3.00"],
+    ]
+
+
+def test_autoattack_tells_what_one_alone_has_broken() -> None:
+    """Of four images both libraries break the first, and each one other; the last stands."""
+    labels = torch.zeros(4, dtype=torch.int64)
+    right, wrong = torch.tensor([1.0, 0.0]).view(1, 1, 2), torch.tensor([0.0, 1.0]).view(1, 1, 2)
+    ours, others = torch.stack([wrong, wrong, right, right]), torch.stack([wrong, right, wrong, right])
+    entries = {"advdef": Entry(ours, (1.0,)), "another": Entry(others, (2.5,))}
+    subject = cast("Subject", SimpleNamespace(load=nn.Flatten))
+    table = autoattack_table(entries, subject, Examples(others, labels), AutoAttackBudget(norm="linf", eps=1))
+    assert cells(table) == [
+        ["advdef", "50.0 %", "1", "1.0", "1.00"],
+        ["another", "50.0 %", "1", "2.5", "2.50"],
     ]
 
 

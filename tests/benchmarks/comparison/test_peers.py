@@ -9,7 +9,7 @@ from torch import nn
 
 from robustbench_cli.attacks.base.threat import distance
 from robustbench_cli.benchmarks.comparison.models import Examples
-from robustbench_cli.benchmarks.comparison.peers import LIBRARIES, Advdef, CWBudget, PGDBudget
+from robustbench_cli.benchmarks.comparison.peers import LIBRARIES, Advdef, AutoAttackBudget, CWBudget, PGDBudget
 from robustbench_cli.benchmarks.subject import Subject
 
 ROOT = Path(__file__).parents[3]
@@ -42,6 +42,25 @@ def test_our_cw_takes_the_budget(examples: Examples) -> None:
         budget = CWBudget(constants=2, steps=50, initial_const=10)
         perturbed = Advdef().cw(Advdef().wrap(model), examples.images, labels, budget)
         assert (model(perturbed).argmax(1) != labels).all()
+
+
+def test_our_suite_gives_the_images_that_its_attacks_found(examples: Examples) -> None:
+    """Just beyond the closed-form distance of a linear model all images fall; an image that was wrong stays as it was."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 2))
+    images = 0.5 + 0.1 * (examples.images - 0.5)
+    weight = model[1].weight[0] - model[1].weight[1]
+    with torch.no_grad():
+        logits = model(images)
+        labels = logits.argmax(1)
+        radius = (logits[:, 0] - logits[:, 1]).abs() / weight.abs().sum()
+        wrong = torch.arange(4) == 3
+        labels = torch.where(wrong, 1 - labels, labels)
+        budget = AutoAttackBudget(norm="linf", eps=1.1 * radius.max().item())
+        perturbed = Advdef().autoattack(Advdef().wrap(model), images, labels, budget)
+        assert (model(perturbed).argmax(1) != labels).all()
+    assert (distance(perturbed, images, "linf") <= budget.eps).all()
+    torch.testing.assert_close(perturbed[wrong], images[wrong], rtol=0, atol=0)
 
 
 def test_the_steps_cross_the_ball() -> None:
