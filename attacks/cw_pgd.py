@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from robustbench_cli.attacks.base.losses import margin
@@ -12,11 +13,19 @@ from robustbench_cli.attacks.pgd import PGD
 __all__ = ["CWPGD"]
 
 
+_BREADTH = 0.15
+"""The margin at which a draw counts half as much, in parts of how far its largest logit stands above the mean one."""
+
+
 class CWPGD(PGD):
     """Projected gradient descent on the C&W margin: the largest other logit minus the label's, without a hinge.
 
     The margin's gradient does not vanish where the softmax saturates, so this attack breaks what only masks the
     cross-entropy's (defensive distillation, for one). Run it beside ``pgd``: which of the two is stronger varies.
+
+    Of a randomized model the mean is taken of margins m as ``m / (s + |m|)``, s being in proportion to the draw's own
+    logits: draws that are near the boundary decide where to go, not those that no step can turn, nor those that have
+    fallen long since. With one draw this leaves the margin's direction as it is.
     """
 
     paper: ClassVar[str] = (
@@ -26,4 +35,6 @@ class CWPGD(PGD):
 
     @staticmethod
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return -margin(logits, labels)
+        margins = margin(logits, labels)
+        spread = (logits.amax(1) - logits.mean(1)).detach()
+        return -margins / (_BREADTH * spread + margins.abs()).clamp_min(torch.finfo(logits.dtype).tiny)

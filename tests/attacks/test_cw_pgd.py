@@ -58,3 +58,31 @@ def test_a_saturated_softmax_does_not_stop_it(linear_victim: Callable[..., Linea
     moved = CWPGD(random_start=False)(Saturated(victim.model), victim.images, victim.labels, eps=eps)
     assert victim.accuracy(moved) == 0
     assert torch.equal(moved, CWPGD(random_start=False)(victim.model, victim.images, victim.labels, eps=eps))
+
+
+class ThreeDraws(nn.Module):
+    """Two classes and three draws, of margins ``100 + 30 t``, ``0.5 - 5 t`` and ``0.5 - 5 t``, t being the only pixel's lead."""
+
+    number_of_draws = 3
+    cost_of_all_draws = 3.0
+
+    def all_draws(self, images: Tensor) -> Tensor:
+        """All of them."""
+        lead = images.flatten(1).mean(1) - 0.5
+        margins = torch.stack([100 + 30 * lead, 0.5 - 5 * lead, 0.5 - 5 * lead])
+        return torch.stack([margins, torch.zeros_like(margins)], 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """One for each row."""
+        drawn = torch.randint(3, (len(images),))
+        return self.all_draws(images)[drawn, torch.arange(len(images))]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_draws_that_can_be_turned_decide_the_way(norm: Norm) -> None:
+    """The mean margin falls towards darkness, where all three draws resist; brightness fools two, as enumeration says."""
+    model, images = ThreeDraws(), torch.full((1, 1, 1, 1), 0.5)
+    shares = [(model.all_draws(images + t).argmax(2) == 0).double().mean() for t in torch.linspace(-0.4, 0.4, 9)]
+    attack = CWPGD(random_start=False)
+    perturbed = attack(model, images, torch.tensor([0]), norm=norm, eps=0.4, eot="exact")
+    assert (model.all_draws(perturbed).argmax(2) == 0).double().mean() == min(shares)
