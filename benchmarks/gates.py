@@ -120,7 +120,8 @@ def read_baseline(path: Path) -> pd.DataFrame:
         _require_whole_lines(path)
         table = pd.read_csv(path, dtype=str)
     except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"--baseline {path} cannot be read ({one_line(error)}): {_WAY_OUT}") from None
+        reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
+        raise UserError(f"--baseline {path} cannot be read ({reason}): {_WAY_OUT}") from None
     missing = [column for column in (*KEYS, "robust_accuracy") if column not in table.columns]
     if missing:
         raise UserError(f"--baseline {path} has no column '{missing[0]}': {_WAY_OUT}")

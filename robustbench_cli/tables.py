@@ -134,7 +134,9 @@ def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
     raised = sorted({flag for flags in table["flags"] for flag in str(flags).split(";") if flag in FLAGS})
     caption = [f"{flag}: {FLAGS[flag]}" for flag in raised]
     if table["attack"].str.startswith("+").any():
-        caption.append("+ before an attack: run on what the attacks above it have not broken, and counted with it")
+        caption.append(
+            "+ before an attack: run on what those before it in its suite have not broken, and counted with it"
+        )
     if table["clean_accuracy_loss_within_interval"].eq(True).any():
         caption.append("~ in des: the loss of clean accuracy that it divides by cannot be told from none")
     return caption + without

@@ -24,7 +24,7 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
         words: What would have been understood.
     """
     known = sorted(words)
-    near = get_close_matches(word, known, n=1, cutoff=0.5)
+    near = get_close_matches(word, known, n=1, cutoff=0.51)
     if near:
         return f"did you mean '{near[0]}'?"
     return f"known: {', '.join(known)}" if known else "there are none"

@@ -125,7 +125,11 @@ class Registry:
         try:
             thing = getattr(module, attribute)
         except AttributeError:
-            public = [word for word in vars(module) if not word.startswith("_")]
+            public = [
+                word
+                for word, value in vars(module).items()
+                if not (word.startswith("_") or isinstance(value, ModuleType))
+            ]
             raise UserError(f"{place} has no '{attribute}': {did_you_mean(attribute, public)}") from None
         self._check(thing, name)
         return module, thing

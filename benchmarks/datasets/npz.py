@@ -59,13 +59,17 @@ def _arrays(path: Path) -> dict[str, Array]:
     """All arrays of a file; what is pickled in it is never loaded."""
     if not path.is_file():
         raise UserError(f"no file {path}: give npz:PATH, where PATH is an .npz file with the arrays images and labels")
+    start = b""
     try:
         with path.open("rb") as file:
+            start = file.read(1)
+            file.seek(0)
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.lib.npyio.NpzFile):
                 return {key: content[key] for key in content.files}
     except Exception as error:  # noqa: BLE001 - a damaged file can end in any exception
-        if "pickle" in str(error):
+        # NumPy takes whatever does not begin like an array or an archive for a pickle: a web page is none.
+        if "pickle" in str(error) and start in {b"P", b"\x80", b"\x93"}:
             raise UserError(
                 f"{path} holds pickled objects, which could run code and are not loaded: save plain arrays with numpy.savez"
             ) from None

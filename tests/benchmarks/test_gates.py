@@ -143,7 +143,7 @@ def test_a_baseline_is_read_back_to_the_last_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (None, "cannot be read"),
+        (None, r"cannot be read \(No such file or directory\)"),
         (b"", "cannot be read"),
         (b"\xff\xfe\x00", "cannot be read"),
         (b'a,b\n"', "cannot be read"),

@@ -11,6 +11,7 @@ def test_the_nearest_word_is_suggested() -> None:
 def test_all_words_are_listed_where_none_is_near() -> None:
     """A word like no other is answered with all of them, sorted; and with a word of its own where there are none."""
     assert did_you_mean("zzz", ["pgd", "cw"]) == "known: cw, pgd"
+    assert did_you_mean("channels", ["schedule", "lr"]) == "known: lr, schedule"
     assert did_you_mean("zzz", []) == "there are none"
 
 

@@ -137,6 +137,12 @@ def test_an_absent_object_is_answered_with_the_nearest(mine: Path) -> None:
     assert refused(f"{mine}:").startswith(f"{mine} has no ''")
 
 
+def test_an_imported_module_is_no_suggestion(tmp_path: Path) -> None:
+    """What a file imports for its own use is not offered as what was meant."""
+    (tmp_path / "own.py").write_text("import json as near\nfar = 1\n")
+    assert refused(f"{tmp_path}/own.py:nearr") == f"{tmp_path}/own.py has no 'nearr': known: far"
+
+
 @pytest.mark.parametrize("name", ["number", "function", "ClassVar"])
 def test_what_is_no_attack_is_one_line(mine: Path, name: str) -> None:
     """An object of another kind is refused when it is loaded, not when it is run."""

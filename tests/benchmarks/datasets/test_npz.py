@@ -152,7 +152,7 @@ def test_pickled_objects_are_not_loaded(tmp_path: Path, bare: bool) -> None:
 def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
     """A file that is no archive is named in one line."""
     (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(UserError, match=rf"^{tmp_path}/a.npz "):
+    with pytest.raises(UserError, match=rf"^{tmp_path}/a.npz cannot be read as an .npz file"):
         Npz(str(tmp_path / "a.npz"))
 
 
