@@ -1,0 +1,140 @@
+"""Who computes what in a store at this moment, so that processes and machines that share it do not do the same twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from robustbench_cli.attacks.base.errors import UserError
+
+__all__ = ["Claims"]
+
+
+class Claims:
+    """Claims of cells: a file each in ``DIR/claims``, whose time its holder renews for as long as it lives.
+
+    A claim saves work and nothing else: where two hold the same one, after a clock jump or on a file system that lost a
+    file, both compute the same result and the store keeps one of them. A claim is lost that was not renewed for a while by
+    the file system's own clock, or whose process on this machine is gone.
+
+    Args:
+        store: The folder of the store.
+        renewed_every: Seconds between two renewals.
+        lost_after: Seconds without a renewal after which a claim counts as lost.
+    """
+
+    def __init__(self, store: Path, *, renewed_every: float = 10.0, lost_after: float = 90.0) -> None:
+        self._folder = store / "claims"
+        self._renewed_every = renewed_every
+        self._lost_after = lost_after
+
+    @contextmanager
+    def hold(self, cell_id: str) -> Iterator[bool]:
+        """Claims a cell for the body of a ``with``, and says whether it is ours: if not, a living process has it.
+
+        Raises:
+            UserError: The store cannot be written.
+        """
+        path = self._folder / cell_id
+        own = json.dumps({"host": socket.gethostname(), "process": os.getpid(), "token": secrets.token_hex(8)}).encode()
+        if not self._take(path, own):
+            yield False
+            return
+        ended = threading.Event()
+        renewing = threading.Thread(target=self._renew, args=(path, ended), daemon=True)
+        renewing.start()
+        try:
+            yield True
+        finally:
+            ended.set()
+            renewing.join()
+            # One that was taken over, because this process stood still for too long, is another's now.
+            if _read(path) == own:
+                path.unlink(missing_ok=True)
+
+    def _take(self, path: Path, own: bytes) -> bool:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if _create(path, own):
+                return True
+            holder = _read(path)
+            if holder is not None and not self._is_lost(path, holder):
+                return False
+            # Only one of several can move the lost claim out of the way.
+            aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+            try:
+                path.rename(aside)
+            except FileNotFoundError:
+                return _create(path, own)
+            if _read(aside) != holder:
+                # Another one was faster, and this is the claim that it has put there.
+                aside.rename(path)
+                return False
+            aside.unlink()
+            return _create(path, own)
+        except OSError as error:
+            raise UserError(
+                f"cannot write in {self._folder}: {error.strerror}; name a store that can be written"
+            ) from None
+
+    def _is_lost(self, path: Path, holder: bytes) -> bool:
+        if _process_is_gone(holder):
+            return True
+        probe = self._folder / f".{secrets.token_hex(8)}"
+        try:
+            probe.touch()
+            return probe.stat().st_mtime - path.stat().st_mtime > self._lost_after
+        except FileNotFoundError:
+            return True
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def _renew(self, path: Path, ended: threading.Event) -> None:
+        while not ended.wait(self._renewed_every):
+            try:
+                os.utime(path)
+            except OSError:
+                # Without its claim the work is done all the same.
+                continue
+
+
+def _create(path: Path, content: bytes) -> bool:
+    """Makes a file that was not there, with its content, or says that there is one."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        temporary.write_bytes(content)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _process_is_gone(holder: bytes) -> bool:
+    """Whether a claim's process was one of this machine and has ended."""
+    try:
+        who = json.loads(holder)
+        if who["host"] != socket.gethostname():
+            return False
+        os.kill(int(who["process"]), 0)
+    except (ValueError, KeyError, TypeError):
+        return False
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
