@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from robustbench_cli import console
+from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.model_options import ModelWords, model_options
 from robustbench_cli.options import Common, command, computing
 from robustbench_cli.values import SETTING, Setting
@@ -39,6 +40,8 @@ def train(common: Common, words: ModelWords, settings: tuple[Setting, ...], outp
     from robustbench_cli.running import preparation
     from robustbench_cli.words import distribute
 
+    if words.checkpoints and output.resolve() == words.checkpoints[0].resolve():
+        raise UserError(f"-o {output} is the checkpoint that the training starts from: give another file")
     parameters = distribute(settings, words.kinds())
     with console.progress() as shown:
         prepare = preparation(common, words.dataset_name(), words.recipe(parameters), shown)

@@ -135,6 +135,10 @@ def test_what_cannot_be_trained_is_named(advdef: Advdef, here: Path, checkpoint:
             (*out, "--checkpoint", "model.safetensors"),
             "there is nothing to make of model.safetensors: give the --defense",
         ),
+        (
+            ("-o", "./model.safetensors", "--checkpoint", "model.safetensors", "--defense", "gaussian-noise"),
+            "-o model.safetensors is the checkpoint that the training starts from: give another file",
+        ),
         ((*out, "--set", "train.lr=-1"), "train.lr is -1: input should be greater than 0"),
         ((*out, "--set", "lr=1e9"), "training diverged in epoch 1, its loss is "),
         ((*out, "--set", "rate=1"), "--set rate: "),
