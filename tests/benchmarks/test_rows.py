@@ -131,6 +131,7 @@ def test_at_any_distance_a_worst_case_is_the_nearest(
         {"targeted": "all"},
         {"seed": 1},
         {"repeats": 5},
+        {"accounting": "single-draw"},
     ],
     ids=str,
 )

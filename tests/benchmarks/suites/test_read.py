@@ -3,9 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from robustbench_cli.attacks import registry
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.evaluation import evaluate
 from robustbench_cli.benchmarks.suites.read import Member, SuiteOfAttacks, read_suite, suite_names
 
 
@@ -16,6 +19,23 @@ def test_every_suite_can_be_run(name: str) -> None:
     assert suite.description
     for member in suite.attacks:
         registry.load(str(member.name)).from_parameters(member.parameters, name=str(member.name))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 12])
+@pytest.mark.parametrize("name", suite_names())
+def test_every_suite_breaks_models_of_any_number_of_classes(name: str, classes: int) -> None:
+    """At a radius of the whole box no image of a linear model stands, whatever the losses and targets need."""
+    generator = torch.Generator().manual_seed(classes)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, classes)).requires_grad_(False)
+    model[1].weight.copy_(torch.randn(classes, 16, generator=generator))
+    images = 0.5 + 0.1 * torch.rand(6, 1, 4, 4, generator=generator)
+    labels = model(images).argmax(1)
+    for member in read_suite(name).attacks:
+        attack = registry.load(str(member.name)).from_parameters(member.parameters, name=str(member.name))
+        eps = None if attack.minimal_norm else {"linf": 1.0}.get(attack.norms[0], 4.0)
+        found = evaluate(model, images, labels, attack=attack, eps=eps, eot=member.eot or "auto")
+        assert found.summary["robust_accuracy"] == 0
+        assert ("few-classes" in found.flags) == (attack.fewest_classes(targeted=False) > classes)
 
 
 def test_a_file_of_ones_own_may_build_on_other_suites(tmp_path: Path) -> None:
