@@ -7,6 +7,8 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -65,8 +67,11 @@ class MethodSpec(BaseModel):
     Attributes:
         name: As a user types it: registered, ``package.module:object`` or ``path.py:object``.
         parameters: Every field of the method, as JSON values.
-        changed: The names of those that differ from the defaults; for the label only.
+        changed: The names of those that differ from the defaults, ``attack.steps`` for one of a parameter that is a method
+            itself; for the label only.
         source: The sha256 of a user's own code, since their edits make another method of it.
+        surrogates: By the names of the parameters that are files of checkpoints: what models these hold, as
+            :attr:`~.subject.Subject.identity` says it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,37 +80,41 @@ class MethodSpec(BaseModel):
     parameters: dict[str, Any] = Field(default_factory=dict)
     changed: tuple[str, ...] = ()
     source: str | None = None
+    surrogates: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _changed_are_parameters(self) -> Self:
-        if unknown := [key for key in self.changed if key not in self.parameters]:
-            raise ValueError(f"'{unknown[0]}' is called changed and is no parameter of {self.name}")
+    def _all_are_parameters(self) -> Self:
+        for what, keys in (("changed", self.changed), ("a surrogate", self.surrogates)):
+            if unknown := [key for key in keys if key.partition(".")[0] not in self.parameters]:
+                raise ValueError(f"'{unknown[0]}' is called {what} and is no parameter of {self.name}")
         return self
 
-    def build(self, registry: Registry) -> Any:
+    def build(self, registry: Registry, **loaded: Any) -> Any:
         """The attack or the defense itself.
 
         Args:
             registry: That of its kind.
+            **loaded: The models in the place of the files in :attr:`surrogates`.
 
         Raises:
             UserError: The name or a parameter is unknown, or a value not allowed.
         """
-        return registry.load(self.name).from_parameters(self.parameters, name=self.name)
+        return registry.load(self.name).from_parameters({**self.parameters, **loaded}, name=self.name)
 
     @property
     def label(self) -> str:
         """The name, with the parameters that differ from the defaults: ``hrs(channels=[10,10])``."""
         if not self.changed:
             return self.name
-        values = (f"{key}={json.dumps(self.parameters[key], separators=(',', ':'))}" for key in self.changed)
+        found = {key: reduce(getitem, key.split("."), self.parameters) for key in self.changed}
+        values = (f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in found.items())
         return f"{self.name}({','.join(values)})".replace('"', "")
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes it this method: not the path of a user's source file, whose content counts."""
+        """What makes it this method: not the paths of a user's files, whose content counts."""
         name = self.name if self.source is None else self.name.rpartition(":")[2]
-        return {"name": name, "parameters": self.parameters, "source": self.source}
+        return {"name": name, "parameters": {**self.parameters, **self.surrogates}, "source": self.source}
 
 
 class Cell(BaseModel):

@@ -44,7 +44,7 @@ class Evaluation:
     Attributes:
         outcomes: What became of every image.
         flags: Names of the checks in :data:`~.checks.FLAGS` that speak against the result.
-        forwards: Images passed through the model by the attack and by the scoring, in passes of one draw.
+        forwards: Images passed by the attack through the model that it asks, and by the scoring, in passes of one draw.
         backwards: The same back to the input.
         seconds: Wall time.
         perturbed: ``(N, C, H, W)``, on the CPU: what the attack made of each image; of several targets, the one that the
@@ -93,6 +93,23 @@ def resolve_repeats(asked: int | None, *, randomized: bool) -> int:
     return (asked or 10) if randomized else 1
 
 
+@dataclass(frozen=True)
+class _Randomness:
+    """What has been measured of a model's draws; see :mod:`~robustbench_cli.attacks.base.model`."""
+
+    randomized: bool
+    rows_share_draws: bool
+    cost_of_all_draws: float | None
+
+    @classmethod
+    def of(cls, model: nn.Module, images: Tensor) -> _Randomness:
+        randomized = is_randomized(model, images)
+        return cls(randomized, randomized and rows_share_draws(model, images), cost_of_all_draws(model, images))
+
+    def eot(self, asked: int | Literal["exact", "auto"]) -> int | Literal["exact"]:
+        return resolve_eot(asked, randomized=self.randomized, cost_of_all_draws=self.cost_of_all_draws)
+
+
 def evaluate(
     model: nn.Module,
     images: Tensor,
@@ -122,11 +139,11 @@ def evaluate(
             and otherwise left as it was.
         images: ``(N, C, H, W)`` in [0, 1].
         labels: ``(N,)`` int64 in [0, K).
-        attack: The attack and its parameters.
+        attack: The attack and its parameters. A surrogate that it has is moved and laid out like the model.
         norm: One of the attack's norms; its own where not given.
         eps: The radius; ``None`` lets a minimal-norm attack's successes count at any distance.
         targeted: How target classes are chosen, or ``"no"``.
-        eot: Draws a gradient, ``"exact"``, or ``"auto"``; see :func:`resolve_eot`.
+        eot: Draws a gradient, of the model that the attack asks: ``"exact"``, or ``"auto"``; see :func:`resolve_eot`.
         repeats: Draws that score an image; see :func:`resolve_repeats`.
         seed: Of the attack's random numbers and of all draws.
         device: Where to compute; where the model is, if not given.
@@ -142,22 +159,26 @@ def evaluate(
     """
     _check_inputs(images, labels, attack)
     device = torch.device(device) if device is not None else _device_of(model)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    asked = attack.asked(model)
+    for module in (model, asked):
+        module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch_size = batch_size or automatic_batch_size(device, tuple(images.shape[1:]))
     started = time.perf_counter()
-    with frozen(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with frozen(model), frozen(asked), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         probe = images[:8].to(device)
         classes = check_model(model, probe, labels)
-        randomized = is_randomized(model, probe)
-        share = randomized and rows_share_draws(model, probe)
-        cost = cost_of_all_draws(model, probe)
+        attacked = _Randomness.of(model, probe)
+        randomized, followed = attacked.randomized, attacked
+        if asked is not model:
+            check_model(asked, probe, labels, classes=classes, name="the surrogate")
+            followed = _Randomness.of(asked, probe)
         single_draw = randomized and accounting == "single-draw"
-        draws = resolve_eot(eot, randomized=randomized, cost_of_all_draws=cost)
+        draws = followed.eot(eot)
         source = gradient_source(
-            model,
+            asked,
             eot=draws,
-            randomized=randomized,
-            rows_share_draws=share,
+            randomized=followed.randomized,
+            rows_share_draws=followed.rows_share_draws,
             targeted=targeted != "no",
             batch_size=batch_size,
             precision=precision,
@@ -165,13 +186,25 @@ def evaluate(
         judge = Judge(
             model,
             randomized=randomized,
-            rows_share_draws=share,
-            cost_of_all_draws=cost,
+            rows_share_draws=attacked.rows_share_draws,
+            cost_of_all_draws=attacked.cost_of_all_draws,
             repeats=resolve_repeats(repeats, randomized=randomized),
             # Each attack is to be judged on draws of its own, whatever images it is run on.
             seed=seed_from(seed, repr(attack)) if single_draw else seed,
             batch_size=batch_size,
             accounting=accounting if randomized else "expected",
+        )
+        # Which classes are to be reached is a matter of the attacked model, whichever is asked how to reach them.
+        aim = (
+            source
+            if asked is model
+            else gradient_source(
+                model,
+                eot=attacked.eot("auto"),
+                randomized=randomized,
+                rows_share_draws=attacked.rows_share_draws,
+                batch_size=batch_size,
+            )
         )
         pieces, perturbed, left_the_ball, unstable = [], images.cpu().clone(), False, False
         standing = torch.arange(len(images)) if before is None else torch.from_numpy(~before.fell()).nonzero()[:, 0]
@@ -182,7 +215,7 @@ def evaluate(
             searched = attack.searched(threat)
             random = Random.of(seed, batch, places=places)
             torch.manual_seed(seed_from(seed, "draws of the attack", start))
-            goals = _targets(source, batch, truth, classes, targeted, random)
+            goals = _targets(aim, batch, truth, classes, targeted, random)
             candidates = Candidates(judge, start, batch, truth, goals, threat.norm)
             for number, goal in enumerate(goals if len(goals) else truth[None]):
                 torch.manual_seed(seed_from(seed, "draws of the attack", start, number))
@@ -197,14 +230,14 @@ def evaluate(
             if progress is not None:
                 progress(len(images) - len(standing) + start + len(batch))
         by_gradient = attack.uses == "gradients"
-        repeatable = is_repeatable(model, probe)
+        repeatable = is_repeatable(asked, probe)
         flags = {
-            "no-eot": by_gradient and randomized and draws == 1,
+            "no-eot": by_gradient and followed.randomized and draws == 1,
             "zero-gradient": source.share_without_gradient > 0.01,
             "wrong-gradient": by_gradient
             and repeatable
-            and gradient_is_wrong(model, probe, randomized=randomized),
-            "not-repeatable": not repeatable,
+            and gradient_is_wrong(asked, probe, randomized=followed.randomized),
+            "not-repeatable": not (repeatable and (asked is model or is_repeatable(model, probe))),
             "unstable": unstable,
             "every-draw": attack.minimal_norm and randomized,
             "left-the-ball": left_the_ball,
@@ -214,7 +247,7 @@ def evaluate(
     return Evaluation(
         outcomes=_joined(before, standing, pieces, single_draw=single_draw),
         flags=tuple(name for name, raised in flags.items() if raised),
-        forwards=round(source.forwards + judge.forwards),
+        forwards=round(source.forwards + judge.forwards + (aim.forwards if aim is not source else 0)),
         backwards=round(source.backwards),
         seconds=time.perf_counter() - started,
         perturbed=perturbed,

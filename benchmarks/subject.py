@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic_core import PydanticSerializationError
@@ -17,15 +17,17 @@ from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.method import Method
 from robustbench_cli.attacks.base.model import cost_of_all_draws, frozen, is_randomized
 from robustbench_cli.attacks.base.registry import Registry
+from robustbench_cli.attacks.base.surrogate import surrogate_parameters
 from robustbench_cli.benchmarks.cell import MethodSpec
-from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, load_checkpoint
+from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, load_checkpoint, read_info
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.evaluation import resolve_eot, resolve_repeats
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import example_images
+from robustbench_cli.benchmarks.weights import read_bytes, read_tensors
 from robustbench_cli.defenses import registry as defenses
 
-__all__ = ["Subject", "load_subject", "method_spec", "open_subject"]
+__all__ = ["SpecifiedMethod", "Subject", "load_subject", "load_surrogates", "method_spec", "open_subject"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,13 +177,30 @@ def _identity(model: nn.Module, info: CheckpointInfo, protection: Sequence[Metho
     return digest.hexdigest()
 
 
-def method_spec(registry: Registry, name: str, parameters: dict[str, Any]) -> tuple[type[Method], MethodSpec]:
+class SpecifiedMethod(NamedTuple):
+    """An attack or a defense as plain data, with what had to be looked at to make it.
+
+    Attributes:
+        kind: Its class.
+        spec: Itself.
+        surrogates: The models that are among its parameters, by name.
+    """
+
+    kind: type[Method]
+    spec: MethodSpec
+    surrogates: dict[str, Subject]
+
+
+def method_spec(
+    registry: Registry, name: str, parameters: dict[str, Any], *, named: Collection[str] = ()
+) -> SpecifiedMethod:
     """An attack or a defense as plain data, with all its parameters checked.
 
     Args:
         registry: Where the name is looked up.
         name: As the user typed it.
         parameters: What the user set.
+        named: Code of the user's own that the user has named, which the checkpoints among the parameters may need.
 
     Raises:
         UserError: The name or a parameter is unknown, or a value not allowed.
@@ -194,6 +213,59 @@ def method_spec(registry: Registry, name: str, parameters: dict[str, Any]) -> tu
         raise UserError(
             f"{name} has a parameter that JSON cannot hold, so it has no name to store it by: {error}"
         ) from None
-    defaults = {key: field.get_default(call_default_factory=True) for key, field in kind.model_fields.items()}
-    changed = tuple(key for key in values if getattr(method, key) != defaults[key])
-    return kind, MethodSpec(name=name, parameters=values, changed=changed, source=registry.source_of(name))
+    surrogates = {key: _open_surrogate(f"{name}.{key}", Path(values[key]), named) for key in surrogate_parameters(kind)}
+    spec = MethodSpec(
+        name=name,
+        parameters=values,
+        changed=tuple(_changed(method)),
+        source=registry.source_of(name),
+        surrogates={key: surrogate.identity for key, surrogate in surrogates.items()},
+    )
+    return SpecifiedMethod(kind, spec, surrogates)
+
+
+def _changed(method: Method) -> Iterator[str]:
+    """The names of the parameters that differ from the defaults; of a method that is one, those of its own after a dot."""
+    kind = type(method)
+    required = {key: getattr(method, key) for key, field in kind.model_fields.items() if field.is_required()}
+    usual = kind(**required)
+    for key in kind.model_fields:
+        value = getattr(method, key)
+        if key not in required and value == getattr(usual, key):
+            continue
+        if isinstance(value, Method):
+            yield f"{key}.name"
+            yield from (f"{key}.{each}" for each in _changed(value))
+        else:
+            yield key
+
+
+def _open_surrogate(parameter: str, path: Path, named: Collection[str]) -> Subject:
+    try:
+        _require_own(path)
+        return open_subject(path, named=named)
+    except UserError as error:
+        raise UserError(f"{parameter}: {error}") from None
+
+
+def _require_own(path: Path) -> None:
+    if read_info(path) is None:
+        # What is no checkpoint at all, or would run code, is better said at once.
+        read_tensors(read_bytes(path), path)
+        raise UserError(f"{path} does not say what it holds: give a checkpoint that 'advdef train' has made")
+
+
+def load_surrogates(spec: MethodSpec, named: Collection[str]) -> dict[str, nn.Module]:
+    """The models that are among a method's parameters, in ``eval()`` mode, by name.
+
+    Args:
+        spec: As :func:`method_spec` made it.
+        named: Code of the user's own that the user has named.
+
+    Raises:
+        UserError: A file holds another model by now.
+    """
+    return {
+        key: load_subject(Path(spec.parameters[key]), {"named": sorted(named)}, identity)
+        for key, identity in spec.surrogates.items()
+    }

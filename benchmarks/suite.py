@@ -30,6 +30,7 @@ class AttackChoice:
         minimal_norm: Whether it looks for the smallest perturbation.
         eot: Draws a gradient, ``"exact"``, or ``"auto"``.
         in_bf16: Whether it may follow gradients in bf16: not where its own decisions say how small a perturbation may be.
+        surrogate: The model that it asks in the place of the attacked one.
     """
 
     spec: MethodSpec
@@ -37,6 +38,11 @@ class AttackChoice:
     minimal_norm: bool
     eot: int | Literal["exact", "auto"] = "auto"
     in_bf16: bool = False
+    surrogate: Subject | None = None
+
+    def draws(self, subject: Subject) -> int | Literal["exact"]:
+        """The draws behind a gradient where this attacks a subject: of the model that it asks."""
+        return (self.surrogate or subject).eot(self.eot)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,19 +114,30 @@ class Suite:
             threats.sort(key=lambda threat: 0.0 if threat[2] is None else threat[2].value)
         return threats
 
+    def require_fit(self, examples: Slice) -> None:
+        """Makes sure that the surrogates of the attacks take the examples and know their classes.
+
+        Raises:
+            UserError: One does not.
+        """
+        for attack in self.attacks:
+            if attack.surrogate is not None:
+                attack.surrogate.require_fit(examples, self.dataset)
+
     def chain(self, attack: AttackChoice, eps: Eps | None, subject: Subject) -> str | None:
         """Names the cells of a subject of which each leaves what it has broken to the next, or ``None`` where none does.
 
         What an untargeted attack has broken in every draw there is stays broken at a larger radius, and in a cascade for
         all later attacks. A minimal-norm attack searches once for all radii.
         """
-        eot = subject.eot(attack.eot)
+        eot = attack.draws(subject)
         if self.targeted != "no" or eps is None:
             return None
         if subject.randomized and self.accounting == "single-draw":
             # One draw has made it fall at this radius; at another one, draws are drawn again.
             return f"cascade {eps.value}" if self.cascade else None
-        if subject.randomized and eot != "exact":
+        # What is found on all draws of a surrogate has been tried on none of the attacked model.
+        if subject.randomized and (eot != "exact" or attack.surrogate is not None):
             return None
         if self.cascade:
             return "cascade"
@@ -190,6 +207,12 @@ def expand(
     jobs: dict[str, Job] = {}
     for subject in subjects:
         subject.require_fit(examples, suite.dataset)
+        for attack in suite.attacks:
+            if attack.surrogate is not None and attack.surrogate.classes != subject.classes:
+                raise UserError(
+                    f"{attack.surrogate.path} knows {attack.surrogate.classes} classes, {subject.path} {subject.classes}: "
+                    "give a surrogate of the same classes"
+                )
         latest: dict[tuple[str, int], Job] = {}
         known: set[str] = set()
         for (attack, norm, eps), seed in itertools.product(threats, suite.seeds):
@@ -205,7 +228,7 @@ def expand(
                 norm=norm,
                 eps=None if eps is None else eps.value,
                 targeted=suite.targeted,
-                eot=subject.eot(attack.eot),
+                eot=attack.draws(subject),
                 repeats=subject.repeats(1 if suite.accounting == "single-draw" else suite.repeats),
                 seed=seed,
                 precision=suite.precision if attack.in_bf16 else "float32",

@@ -26,7 +26,7 @@ from robustbench_cli.benchmarks.evaluation import evaluate, predict
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
 from robustbench_cli.benchmarks.saved_images import SavedImages, levels, rounded
 from robustbench_cli.benchmarks.store import Failure, Result, Store
-from robustbench_cli.benchmarks.subject import load_subject
+from robustbench_cli.benchmarks.subject import load_subject, load_surrogates
 from robustbench_cli.benchmarks.suite import Job
 
 __all__ = ["is_done", "work"]
@@ -85,7 +85,7 @@ def _has_images(job: Job) -> bool:
 
 
 def _compute(job: Job, progress: Callable[[int], None]) -> _Computed:
-    attack = job.cell.attack.build(attacks)
+    attack = job.cell.attack.build(attacks, **load_surrogates(job.cell.attack, job.loading.get("named", ())))
     return (_search_once if attack.minimal_norm else _run)(job, attack, progress)
 
 

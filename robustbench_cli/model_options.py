@@ -83,12 +83,16 @@ class ModelWords:
             )
         return info.dataset
 
+    def named(self) -> list[str]:
+        """The models and defenses that were named, some of which may be code of the user's own."""
+        return [name for name in (self.model, *self.defenses) if name is not None]
+
     def base(self, prepare: Preparation, path: Path) -> Subject:
         """One of the checkpoints, loaded."""
         from robustbench_cli.benchmarks.checkpoint import read_info
         from robustbench_cli.benchmarks.subject import open_subject
 
-        named = [name for name in (self.model, *self.defenses) if name is not None]
+        named = self.named()
         if read_info(path) is not None:
             return open_subject(path, named=named, model=self.model, classes=self.classes, mean=self.mean, std=self.std)
         data = prepare.data

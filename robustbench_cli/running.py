@@ -88,6 +88,7 @@ def attack_all(
     if save_images is not None:
         ensure_writable(save_images)
     suite.threats(usual_eps=dataset.eps)
+    suite.require_fit(examples)
     defended = subjects()
     jobs = expand(
         suite,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
@@ -89,7 +89,11 @@ def attack_kinds(members: Iterable[Member]) -> dict[str, type[Attack]]:
 
 
 def attack_choice(
-    member: Member, parameters: Mapping[str, Any], eot: int | Literal["exact", "auto"] | None
+    member: Member,
+    parameters: Mapping[str, Any],
+    eot: int | Literal["exact", "auto"] | None,
+    *,
+    named: Collection[str] = (),
 ) -> AttackChoice:
     """An attack of a command or a suite.
 
@@ -97,18 +101,20 @@ def attack_choice(
         member: The attack; what it says of ``eot`` goes before the command's word.
         parameters: What the user set of it, which goes before what the member says.
         eot: Draws a gradient.
+        named: Code of the user's own that the user has named, which a surrogate may need.
     """
     from robustbench_cli.attacks import registry
     from robustbench_cli.benchmarks.subject import method_spec
     from robustbench_cli.benchmarks.suite import AttackChoice
 
-    kind, spec = method_spec(registry, member.name or "", {**member.parameters, **parameters})
+    kind, spec, surrogates = method_spec(registry, member.name or "", {**member.parameters, **parameters}, named=named)
     return AttackChoice(
         spec=spec,
         norms=kind.norms,  # type: ignore[attr-defined]
         minimal_norm=kind.minimal_norm,  # type: ignore[attr-defined]
         eot=member.eot or eot or "auto",
         in_bf16=kind.uses == "gradients" and not kind.minimal_norm,  # type: ignore[attr-defined]
+        surrogate=next(iter(surrogates.values()), None),
     )
 
 
@@ -117,4 +123,4 @@ def defense_specs(names: Iterable[str], parameters: Mapping[str, Mapping[str, An
     from robustbench_cli.benchmarks.subject import method_spec
     from robustbench_cli.defenses import registry
 
-    return tuple(method_spec(registry, name, dict(parameters.get(name, {})))[1] for name in names)
+    return tuple(method_spec(registry, name, dict(parameters.get(name, {}))).spec for name in names)

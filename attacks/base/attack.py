@@ -27,7 +27,8 @@ class Attack(Method, ABC):
     Attributes:
         norms: The norms that the attack knows, its own first.
         minimal_norm: Whether it looks for the smallest perturbation rather than inside a given radius.
-        uses: What it asks of the model: gradients, logits (``"scores"``), or no more than predicted classes.
+        uses: What it asks of the model (see :meth:`asked`): gradients, logits (``"scores"``), or no more than predicted
+            classes.
     """
 
     norms: ClassVar[tuple[Norm, ...]]
@@ -94,20 +95,29 @@ class Attack(Method, ABC):
         threat = self.threat(images, norm=norm, eps=eps, targeted=targeted)
         if labels.shape != images.shape[:1]:
             raise UserError(f"{len(images)} images need as many labels: these have the shape {tuple(labels.shape)}")
-        with frozen(model):
-            randomized = is_randomized(model, images)
-            if randomized and eot == "exact" and cost_of_all_draws(model, images) is None:
+        asked = self.asked(model)
+        with frozen(asked):
+            randomized = is_randomized(asked, images)
+            if randomized and eot == "exact" and cost_of_all_draws(asked, images) is None:
                 raise UserError("eot is 'exact', and the draws of this model cannot be counted: give a number of draws")
             source = gradient_source(
-                model,
+                asked,
                 eot=eot,
                 randomized=randomized,
-                rows_share_draws=randomized and rows_share_draws(model, images),
+                rows_share_draws=randomized and rows_share_draws(asked, images),
                 targeted=targeted,
                 batch_size=batch_size,
             )
             perturbed = self.run(source, images, labels, self.searched(threat), Random.of(seed, images))
         return within(project_exactly(perturbed, images, self.searched(threat)), images, threat)
+
+    def asked(self, model: nn.Module) -> nn.Module:
+        """The model that the attack asks for logits and gradients: the attacked one, unless it has a surrogate for it.
+
+        Args:
+            model: The attacked one.
+        """
+        return model
 
     def fewest_classes(self, *, targeted: bool) -> int:
         """From how many classes on the attack is what its parameters and its paper say; of fewer it makes do with them.

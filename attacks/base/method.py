@@ -49,6 +49,9 @@ class Method(BaseModel):
             return cls(**parameters)
         except ValidationError as error:
             first = error.errors()[0]
+            if first["type"] == "missing":
+                key = str(first["loc"][0])
+                raise UserError(f"{name} needs {name}.{key}: {cls.model_fields[key].description}") from None
             where = ".".join(str(part) for part in (name, *first["loc"]))
             raise UserError(f"{where} is {_shown(first['input'])}: {cls._wanted(first)}") from None
 

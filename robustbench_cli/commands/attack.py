@@ -112,7 +112,9 @@ def attack(
     if suite_name:
         named = named.knowing(norm or "linf", {name: kind.norms for name, kind in kinds.items()})
     parameters = distribute(settings, {**kinds, **words.kinds()})
-    choices = [attack_choice(member, parameters[str(member.name)], eot) for member in named.attacks]
+    choices = [
+        attack_choice(member, parameters[str(member.name)], eot, named=words.named()) for member in named.attacks
+    ]
     with console.progress() as shown:
         dataset = words.dataset_name()
         prepare = preparation(common, dataset, words.recipe(parameters), shown)

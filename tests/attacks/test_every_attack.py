@@ -12,6 +12,7 @@ from robustbench_cli.attacks.base.attack import Attack, FixedRadiusAttack
 from robustbench_cli.attacks.base.norm import NORMS, Norm
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource, gradient_source
+from robustbench_cli.attacks.base.surrogate import surrogate_parameters
 from robustbench_cli.attacks.base.threat import Threat, distance
 
 from .conftest import LinearVictim, Victim
@@ -23,10 +24,14 @@ EPS: dict[Norm, float] = {"linf": 0.25, "l2": 1.5, "l1": 12.0, "l0": 12.0}
 QUICK = {"steps": 25, "queries": 250, "pairs": 4}
 
 
-def quick(name: str) -> Attack:
-    """The attack with its defaults, but for what it costs: the number of its steps, or of what it asks the model."""
+def quick(name: str, model: nn.Module) -> Attack:
+    """The attack with its defaults, but for what it costs: the number of its steps, or of what it asks the model.
+
+    An attack that needs a surrogate has the model itself.
+    """
     kind: type[Attack] = registry.load(name)
-    return kind(**{key: value for key, value in QUICK.items() if key in kind.model_fields})
+    parameters = {**QUICK, **dict.fromkeys(surrogate_parameters(kind), model)}
+    return kind(**{key: value for key, value in parameters.items() if key in kind.model_fields})
 
 
 pytestmark = pytest.mark.parametrize(("name", "norm"), CASES)
@@ -62,7 +67,7 @@ def test_it_does_what_an_attack_is_for(
     name: str, norm: Norm, claim: Callable[[Attack, Norm, Victim], None], digits_victim: Victim
 ) -> None:
     """It lowers the accuracy and reaches targets; the same claim is false of an attack that does nothing."""
-    claim(quick(name), norm, digits_victim)
+    claim(quick(name, digits_victim.model), norm, digits_victim)
     with pytest.raises(AssertionError):
         claim(Nothing(), norm, digits_victim)
 
@@ -71,7 +76,7 @@ def test_it_keeps_to_the_ball_and_the_box(name: str, norm: Norm, digits_victim: 
     """Every image stays within its own radius and in [0, 1]; at radius 0 it is returned bit by bit."""
     eps = torch.linspace(0, EPS[norm], 60, dtype=torch.float64)
     images = digits_victim.images
-    perturbed = quick(name)(digits_victim.model, images, digits_victim.labels, norm=norm, eps=eps)
+    perturbed = quick(name, digits_victim.model)(digits_victim.model, images, digits_victim.labels, norm=norm, eps=eps)
     assert (distance(perturbed, images, norm) <= eps).all()
     assert ((perturbed >= 0) & (perturbed <= 1)).all()
     assert torch.equal(perturbed[0], images[0])
@@ -86,7 +91,7 @@ def test_it_leaves_everything_as_it_was(name: str, norm: Norm, digits_victim: Vi
     weights = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     for parameter in model.parameters():
         parameter.grad = None
-    perturbed = quick(name)(model, images, labels, norm=norm, eps=EPS[norm])
+    perturbed = quick(name, model)(model, images, labels, norm=norm, eps=EPS[norm])
     assert all(module.training for module in model.modules())
     assert [parameter.requires_grad for parameter in model.parameters()][:2] == [False, True]
     model.eval().requires_grad_(True)
@@ -101,7 +106,7 @@ def test_it_leaves_everything_as_it_was(name: str, norm: Norm, digits_victim: Vi
 def test_an_images_result_is_its_own(name: str, norm: Norm, linear_victim: Callable[..., LinearVictim]) -> None:
     """Whichever images stand beside it and however the batch is cut, an image's result is the same bit by bit."""
     victim = linear_victim(5)
-    attack: Attack = quick(name)
+    attack: Attack = quick(name, victim.model)
     radius = victim.radii(norm).double()
     # Some fall at once, some on the way, some not at all.
     threat = Threat(norm=norm, eps=radius * torch.linspace(0.5, 3, 24, dtype=torch.float64))
@@ -129,7 +134,7 @@ def test_it_works_on_few_classes(
     """Two and three classes are as good as ten: with half as much again as the distance needs, every image falls."""
     victim = linear_victim(classes)
     eps = 1.5 * victim.radii(norm).amax()
-    attack: Attack = quick(name)
+    attack: Attack = quick(name, victim.model)
     perturbed = attack(victim.model, victim.images, victim.labels, norm=norm, eps=None if attack.minimal_norm else eps)
     assert victim.accuracy(perturbed) <= 0.05
 
@@ -156,7 +161,7 @@ class Jitter(nn.Module):
 def test_it_works_on_a_randomized_model(name: str, norm: Norm, eot: int, digits_victim: Victim) -> None:
     """With any source of gradients the share of all draws that is right falls, and equals that of the same seed again."""
     model, images, labels = Jitter(digits_victim.model), digits_victim.images[:20], digits_victim.labels[:20]
-    attack: Attack = quick(name)
+    attack: Attack = quick(name, digits_victim.model)
 
     def share(images: Tensor) -> float:
         with torch.no_grad():

@@ -69,12 +69,31 @@ def test_a_users_own_method_is_told_by_its_source_and_not_by_its_path(make_cell:
         assert make_cell(attack=here, defenses=(other,)).id != cell.id
 
 
+def test_a_surrogate_is_told_by_its_model_and_not_by_its_path(make_cell: MakeCell) -> None:
+    """Another file with the same model is the same cell; another model in the same file, or in another parameter, is not."""
+    here = MethodSpec(name="transfer", parameters={"surrogate": "a", "next": "a"}, surrogates={"surrogate": "5" * 64})
+    moved = here.model_copy(update={"parameters": {"surrogate": "/there/b", "next": "a"}})
+    assert make_cell(attack=moved).id == make_cell(attack=here).id
+    for other in ({"surrogate": "6" * 64}, {"next": "5" * 64}, {}):
+        assert make_cell(attack=here.model_copy(update={"surrogates": other})).id != make_cell(attack=here).id
+    with pytest.raises(ValueError, match="'other' is called a surrogate and is no parameter of transfer"):
+        MethodSpec(name="transfer", parameters={"surrogate": "a"}, surrogates={"other": "5" * 64})
+
+
 def test_a_label_names_what_differs_from_the_defaults(make_cell: MakeCell) -> None:
     """A defense is called by its name with the changed parameters; several are joined; none is ``none``."""
     hrs = MethodSpec(name="hrs", parameters={"channels": [10, 10], "split": "auto"}, changed=("channels",))
     jpeg = MethodSpec(name="jpeg", parameters={"quality": 75, "mode": "fast"}, changed=("quality", "mode"))
     assert make_cell(defenses=(hrs, jpeg)).defense == "hrs(channels=[10,10])+jpeg(quality=75,mode=fast)"
     assert make_cell().defense == "none"
+    inner = {"name": "di-fgsm", "steps": 20, "decay": 1.0}
+    transfer = MethodSpec(
+        name="transfer",
+        parameters={"surrogate": "a.safetensors", "attack": inner},
+        changed=("surrogate", "attack.name", "attack.steps"),
+    )
+    label = "transfer(surrogate=a.safetensors,attack.name=di-fgsm,attack.steps=20)"
+    assert make_cell(attack=transfer).attack_label == label
 
 
 @given(st.integers(0, 10_000), st.integers(1, 10_000))

@@ -20,7 +20,9 @@ from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.cw import CW
 from robustbench_cli.attacks.fab_t import FABT
 from robustbench_cli.attacks.fgsm import FGSM
+from robustbench_cli.attacks.mi_fgsm import MIFGSM
 from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.attacks.transfer import Transfer
 from robustbench_cli.benchmarks import evaluation
 from robustbench_cli.benchmarks.cell import Targeted
 from robustbench_cli.benchmarks.evaluation import Evaluation, evaluate, resolve_eot, resolve_repeats
@@ -415,6 +417,71 @@ def test_flags_say_what_speaks_against_a_result(network: Network) -> None:
     coin = Coin(0.9, slope=0.8)
     assert evaluate(coin, *grey(20), attack=PGD(steps=3), eps=0.05, eot=1).flags == ("no-eot",)
     assert evaluate(coin, *grey(20), attack=PGD(steps=3), eps=0.05).flags == ()
+
+
+@pytest.mark.parametrize("targeted", ["no", "least-likely"])
+def test_transfer_from_the_attacked_model_is_the_attack_itself(network: Network, targeted: Targeted) -> None:
+    """The same outcomes for every image, at the same price."""
+    labels = labels_of(network)
+    words: dict[str, Any] = {"eps": 0.3, "targeted": targeted}
+    itself = evaluate(network, IMAGES, labels, attack=MIFGSM(), **words)
+    transfer = evaluate(network, IMAGES, labels, attack=Transfer(surrogate=network), **words)
+    assert transfer.summary == pytest.approx(itself.summary, rel=0, abs=0, nan_ok=True)
+    assert torch.equal(transfer.perturbed, itself.perturbed)
+    assert (transfer.backwards, transfer.forwards) == (itself.backwards, itself.forwards)
+
+
+def test_a_surrogate_sees_where_the_attacked_model_does_not(network: Network) -> None:
+    """A network that rounds has no gradients, and falls to images of the one inside it; no check speaks against that."""
+    rounded = Rounding(network)
+    labels = labels_of(rounded)
+    blind = evaluate(rounded, IMAGES, labels, attack=MIFGSM(), eps=0.3)
+    assert "zero-gradient" in blind.flags
+    seen = evaluate(rounded, IMAGES, labels, attack=Transfer(surrogate=network), eps=0.3)
+    assert seen.flags == ()
+    assert seen.summary["robust_accuracy"] < blind.summary["robust_accuracy"] - 0.2
+    turned = evaluate(network, IMAGES, labels_of(network), attack=Transfer(surrogate=rounded), eps=0.3)
+    assert turned.flags == ("zero-gradient",)
+
+
+def test_the_targets_of_a_transfer_are_the_attacked_models(network: Network) -> None:
+    """Those least likely by the attacked model, whatever a surrogate, here one whose classes are turned round, says."""
+
+    class Turned(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return cast("Tensor", -network(images))
+
+    with torch.no_grad():
+        least = network(IMAGES).argmin(1)
+    attack = Transfer(surrogate=Turned())
+    found = evaluate(network, IMAGES, labels_of(network), attack=attack, eps=0.05, targeted="least-likely")
+    assert np.array_equal(found.outcomes.targets[0], least.numpy())
+
+
+def test_a_surrogate_and_the_attacked_model_each_have_their_own_draws() -> None:
+    """Which of them is randomized decides on the draws that are followed, on the repeats and on the flags."""
+    coin, steady = Coin(0.9, slope=0.8), Coin(0.9, slope=0.8)
+    steady.forward = lambda images: torch.stack(  # type: ignore[method-assign]
+        [0.4 - 0.8 * images.flatten(1).mean(1), torch.zeros(len(images))], dim=1
+    )
+    attack = Transfer(surrogate=steady)
+    found = evaluate(coin, *grey(20), attack=attack, eps=0.05, repeats=7)
+    assert found.outcomes.perturbed.shape == (1, 7, 20)
+    assert found.backwards == 20 * 10
+    assert found.flags == ()
+    attack = Transfer(surrogate=coin)
+    for eot, draws, flags in ((1, 1, ("no-eot",)), ("auto", 10, ())):
+        found = evaluate(steady, *grey(20), attack=attack, eps=0.05, eot=eot, repeats=7)
+        assert found.outcomes.perturbed.shape == (1, 1, 20)
+        assert found.backwards == 20 * 10 * draws
+        assert found.flags == flags
+
+
+def test_a_surrogate_of_other_classes_is_named(network: Network) -> None:
+    """From Python too."""
+    three = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    with pytest.raises(UserError, match=r"^the surrogate .*4"):
+        evaluate(network, IMAGES, labels_of(network).clamp_max(2), attack=Transfer(surrogate=three), eps=0.05)
 
 
 def test_no_number_is_no_right_answer(monkeypatch: pytest.MonkeyPatch) -> None:

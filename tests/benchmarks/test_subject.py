@@ -17,7 +17,7 @@ from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, save_checkpoint
 from robustbench_cli.benchmarks.models.base import build_model
 from robustbench_cli.benchmarks.prepare import Preparation
-from robustbench_cli.benchmarks.subject import Subject, method_spec, open_subject
+from robustbench_cli.benchmarks.subject import Subject, load_surrogates, method_spec, open_subject
 from robustbench_cli.defenses import registry as defenses
 
 SHAPE = (1, 8, 8)
@@ -100,24 +100,82 @@ def test_another_model_is_not_loaded_in_its_place(tmp_path: Path) -> None:
 
 def test_a_method_is_data_with_all_its_parameters() -> None:
     """Defaults included, strings read as YAML, and what differs from the defaults by name."""
-    kind, spec = method_spec(attacks, "pgd", {"steps": "7", "random_start": True})
+    kind, spec, _ = method_spec(attacks, "pgd", {"steps": "7", "random_start": True})
     assert kind.__name__ == "PGD"
     assert spec.parameters == {name: field.default for name, field in kind.model_fields.items()} | {"steps": 7}
     assert spec.changed == ("steps",)
     assert spec.source is None
     assert spec.label == "pgd(steps=7)"
     assert json.loads(spec.model_dump_json())["parameters"]["steps"] == 7
-    assert method_spec(defenses, "hrs", {"channels": (5, 5)})[1].changed == ()
+    assert method_spec(defenses, "hrs", {"channels": (5, 5)}).spec.changed == ()
 
 
 def test_a_users_own_method_brings_the_hash_of_its_source(tmp_path: Path) -> None:
     """So that an edit makes another cell."""
     file = tmp_path / "own.py"
     file.write_text("from robustbench_cli.attacks.pgd import PGD\n\n\nclass Mine(PGD):\n    steps: int = 3\n")
-    _, spec = method_spec(attacks, f"{file}:Mine", {})
+    spec = method_spec(attacks, f"{file}:Mine", {}).spec
     assert (spec.parameters["steps"], spec.changed) == (3, ())
     assert spec.source is not None
     assert len(spec.source) == 64
+
+
+def test_a_surrogate_is_opened_and_its_identity_is_kept(tmp_path: Path) -> None:
+    """The same wherever the file lies; what was set is in the label, down to the parameters of the other attack."""
+    first = saved(tmp_path / "first.safetensors")
+    (tmp_path / "moved.safetensors").write_bytes(first.read_bytes())
+    saved(tmp_path / "other.safetensors", seed=1)
+    found = {}
+    for name in ("first", "moved", "other"):
+        parameters = {"surrogate": str(tmp_path / f"{name}.safetensors"), "attack": {"name": "di-fgsm", "steps": 4}}
+        found[name] = method_spec(attacks, "transfer", parameters)
+        assert found[name].surrogates["surrogate"].path == tmp_path / f"{name}.safetensors"
+    identities = [found[name].spec.identity for name in ("first", "moved", "other")]
+    assert identities[0] == identities[1] != identities[2]
+    assert found["first"].spec.surrogates == {"surrogate": open_subject(first).identity}
+    assert found["first"].spec.label == f"transfer(surrogate={first},attack.name=di-fgsm,attack.steps=4)"
+    assert method_spec(attacks, "transfer", {"surrogate": str(first)}).spec.label == f"transfer(surrogate={first})"
+    assert method_spec(attacks, "pgd", {}).surrogates == {}
+
+
+def test_a_surrogate_is_loaded_again_and_no_other(tmp_path: Path) -> None:
+    """The model that was opened, which gives the same logits; once the file holds another one it is refused."""
+    path = saved(tmp_path / "first.safetensors")
+    spec = method_spec(attacks, "transfer", {"surrogate": str(path)}).spec
+    images = torch.rand(3, *SHAPE)
+    with torch.no_grad():
+        assert torch.equal(load_surrogates(spec, ())["surrogate"](images), open_subject(path).load()(images))
+    saved(path, seed=1)
+    with pytest.raises(UserError, match="has changed since the command began"):
+        load_surrogates(spec, ())
+
+
+def test_a_surrogate_may_need_code_that_the_user_has_named(tmp_path: Path) -> None:
+    """And no other."""
+    (tmp_path / "own.py").write_text(OWN)
+    own = f"{tmp_path / 'own.py'}:Net"
+    path = saved(tmp_path / "own.safetensors", model=own)
+    with pytest.raises(UserError, match=f"transfer.surrogate: {path} needs the code {own}: if you trust it, name it"):
+        method_spec(attacks, "transfer", {"surrogate": str(path)})
+    spec = method_spec(attacks, "transfer", {"surrogate": str(path)}, named=[own]).spec
+    assert load_surrogates(spec, [own])["surrogate"](torch.rand(2, *SHAPE)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("missing.safetensors", "no checkpoint"),
+        ("", "is a folder"),
+        ("code.pt", "loading that could run code"),
+        ("weights.pt", "does not say what it holds: give a checkpoint that 'advdef train' has made"),
+    ],
+)
+def test_what_cannot_be_a_surrogate_is_named(tmp_path: Path, file: str, told: str) -> None:
+    """One line, which begins with the parameter."""
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "code.pt")
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(UserError, match=rf"^transfer\.surrogate: .*{told}"):
+        method_spec(attacks, "transfer", {"surrogate": str(tmp_path / file)})
 
 
 @pytest.mark.parametrize(

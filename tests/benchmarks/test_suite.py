@@ -224,3 +224,43 @@ def test_single_draws_are_counted_in_a_cascade_of_each_radius(jobs: Callable[...
     assert {job.cell.accounting for job in jobs(PGD, OTHER, **words)} == {"expected"}
     with pytest.raises(UserError, match="leave --repeats out"):
         jobs(PGD, repeats=3, **words)
+
+
+def transfer(**changes: Any) -> AttackChoice:
+    """Transfer from a model on the disk."""
+    spec = MethodSpec(name="transfer", parameters={"surrogate": "other"}, surrogates={"surrogate": "5" * 64})
+    surrogate = subject(path=Path("other.safetensors"), identity="5" * 64, **changes)
+    return AttackChoice(spec=spec, norms=("linf",), minimal_norm=False, surrogate=surrogate)
+
+
+def test_the_draws_of_a_transfer_are_its_surrogates(jobs: Callable[..., list[Job]]) -> None:
+    """Whether the attacked model is randomized decides on how it is scored, and not on what is followed."""
+    subjects = [subject(), subject(identity="n" * 64, randomized=True)]
+    counted = {"randomized": True, "cost_of_all_draws": 4.0}
+    for surrogate, draws in (({}, 1), ({"randomized": True}, 10), (counted, "exact")):
+        found = jobs(transfer(**surrogate), subjects=subjects)
+        assert [(job.cell.eot, job.cell.repeats) for job in found] == [(draws, 1), (draws, 10)]
+
+
+def test_all_draws_of_a_surrogate_are_none_of_the_attacked_model(jobs: Callable[..., list[Job]]) -> None:
+    """In a cascade on a randomized model its falls are passed on to no one, and on a deterministic one they are."""
+    counted = {"randomized": True, "cost_of_all_draws": 4.0}
+    attacks, words = (PGD, transfer(**counted), OTHER), {"eps": ["0.1"], "cascade": True}
+    found = jobs(*attacks, subjects=[subject(**counted)], **words)
+    assert names(found) == [("pgd", "0.1", None), ("transfer", "0.1", None), ("fgsm", "0.1", "pgd 0.1")]
+    assert names(jobs(*attacks, **words))[1:] == [("transfer", "0.1", "pgd 0.1"), ("fgsm", "0.1", "transfer 0.1")]
+
+
+def test_a_surrogate_of_other_data_is_named(jobs: Callable[..., list[Job]]) -> None:
+    """Of other images or too few classes before the attacked model is known, of other classes as soon as it is."""
+    for changes, told in (
+        ({"shape": (3, 32, 32)}, r"other\.safetensors takes images of shape \(3, 32, 32\)"),
+        ({"classes": 9}, r"the labels of digits reach from 0 to 9, and other\.safetensors gives 9 logits"),
+    ):
+        with pytest.raises(UserError, match=told):
+            Suite(dataset="digits", n=3, attacks=[PGD, transfer(**changes)]).require_fit(EXAMPLES)
+    with pytest.raises(
+        UserError, match=r"other\.safetensors knows 12 classes, model\.safetensors 10: give a surrogate"
+    ):
+        jobs(transfer(classes=12))
+    Suite(dataset="digits", n=3, attacks=[PGD, transfer()]).require_fit(EXAMPLES)

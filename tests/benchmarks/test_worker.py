@@ -11,6 +11,8 @@ import torch
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.threat import distance
+from robustbench_cli.attacks.di_fgsm import DIFGSM
+from robustbench_cli.attacks.transfer import Transfer
 from robustbench_cli.benchmarks import worker
 from robustbench_cli.benchmarks.cell import MethodSpec, parse_eps
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
@@ -222,6 +224,25 @@ def test_what_has_changed_since_is_not_run(jobs: Callable[..., list[Job]], prepa
         assert isinstance(failure, Failure)
         assert told in failure.error
         assert failure.error.endswith("since the command began: give the command again")
+
+
+def test_a_surrogate_is_loaded_where_the_job_is_done(
+    jobs: Callable[..., list[Job]], prepare: Callable[..., Preparation], subject: Subject, tmp_path: Path
+) -> None:
+    """The stored figures are those of the loaded model in Python; another model in its file is not taken for it."""
+    prepared = prepare(seed=1, epochs=8)
+    other = prepared.trained(prepared.training(), tmp_path / "other.safetensors")
+    (job,) = jobs(spec("transfer", surrogate=str(other.path), attack={"name": "di-fgsm", "steps": 3}))
+    examples = first_examples(load_dataset("digits").split("test"), N)
+    attack = Transfer(surrogate=other.load(), attack=DIFGSM(steps=3))
+    direct = evaluate(subject.load(), examples.images, examples.labels, attack=attack, eps=0.15)
+    assert done(job).summary == pytest.approx(direct.summary)
+    assert done(job).cell.attack_label == f"transfer(surrogate={other.path},attack.name=di-fgsm,attack.steps=3)"
+    (again,) = jobs(spec("transfer", surrogate=str(other.path)))
+    other.path.write_bytes(subject.path.read_bytes())
+    failure = work(again)
+    assert isinstance(failure, Failure)
+    assert failure.error == f"{other.path} has changed since the command began: give the command again"
 
 
 def test_progress_is_told_for_each_job(jobs: Callable[..., list[Job]]) -> None:

@@ -1,0 +1,84 @@
+"""Transfer from a surrogate."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from torch import Tensor, nn
+
+from robustbench_cli.attacks import registry
+from robustbench_cli.attacks.base.attack import Attack, FixedRadiusAttack
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.attacks.base.random import Random
+from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.surrogate import Surrogate
+from robustbench_cli.attacks.base.threat import Threat
+
+__all__ = ["Transfer"]
+
+
+def _built(value: Any) -> Any:
+    """The attack that words name, alone or with its parameters; what is no words stays as it is."""
+    words = {"name": value} if isinstance(value, str) else value
+    if not isinstance(words, dict):
+        return words
+    name = words.get("name")
+    if not isinstance(name, str):
+        raise UserError("give the name of an attack, alone or as in {name: di-fgsm, steps: 20}")
+    # What a user's own code is would be missing from the identity of a cell.
+    if ":" in name or registry.source_of(name) is not None:
+        raise UserError("give one of the project's own attacks, such as mi-fgsm")
+    parameters = {key: given for key, given in words.items() if key != "name"}
+    return registry.load(name).from_parameters(parameters, name=name)
+
+
+def _follows_gradients(attack: Attack) -> Attack:
+    if attack.minimal_norm or attack.uses != "gradients" or "linf" not in attack.norms or isinstance(attack, Transfer):
+        raise UserError("give an attack by gradients inside a fixed linf radius, such as mi-fgsm")
+    return attack
+
+
+def _as_words(attack: Attack) -> dict[str, Any]:
+    return {"name": registry.name_of(type(attack)), **attack.model_dump(mode="json")}
+
+
+_Inner = Annotated[
+    Attack, BeforeValidator(_built), AfterValidator(_follows_gradients), PlainSerializer(_as_words, when_used="json")
+]
+
+
+class Transfer(FixedRadiusAttack):
+    """Adversarial images of another model, the surrogate, which often fool the attacked model as well.
+
+    The attacked model is asked nothing: another attack runs on the surrogate alone, and what it makes there is judged on
+    the attacked model. So it needs no gradients of that model, and tells whether a defense only hides them: white-box
+    attacks should break at least what transfer does. A surrogate of the same data whose training is like that of the
+    attacked model is the strongest. The draws behind each gradient (``--eot``) are the surrogate's.
+    """
+
+    paper: ClassVar[str] = (
+        "Papernot, McDaniel, Goodfellow: Transferability in Machine Learning: from Phenomena to Black-Box Attacks using "
+        "Adversarial Samples. 2016, arXiv 1605.07277"
+    )
+    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+
+    surrogate: Surrogate = Field(
+        repr=False, description="checkpoint of the model that the images are made on, of the same images and classes"
+    )
+    attack: _Inner = Field(
+        "mi-fgsm",  # type: ignore[assignment]
+        description="what makes them: an attack's name, or {name: di-fgsm, steps: 20} with its parameters",
+    )
+
+    def asked(self, model: nn.Module) -> nn.Module:
+        if not isinstance(self.surrogate, nn.Module):
+            raise UserError(f"the surrogate is the file {self.surrogate}: give its model, load_checkpoint(path).model")
+        return self.surrogate
+
+    def fewest_classes(self, *, targeted: bool) -> int:
+        return self.attack.fewest_classes(targeted=targeted)
+
+    def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
+        return self.attack.run(source, images, labels, threat, random)
