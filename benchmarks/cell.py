@@ -135,7 +135,7 @@ class Cell(BaseModel):
     norm: str
     eps: float | None
     targeted: Targeted
-    eot: int | Literal["exact"]
+    eot: int | Literal["exact", "frozen"]
     repeats: int
     seed: int
     precision: Literal["float32", "bf16"] = "float32"

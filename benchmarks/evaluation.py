@@ -66,8 +66,8 @@ class Evaluation:
 
 
 def resolve_eot(
-    asked: int | Literal["exact", "auto"], *, randomized: bool, cost_of_all_draws: float | None
-) -> int | Literal["exact"]:
+    asked: int | Literal["exact", "frozen", "auto"], *, randomized: bool, cost_of_all_draws: float | None
+) -> int | Literal["exact", "frozen"]:
     """What ``--eot`` means for a model.
 
     Args:
@@ -106,7 +106,7 @@ class _Randomness:
         randomized = is_randomized(model, images)
         return cls(randomized, randomized and rows_share_draws(model, images), cost_of_all_draws(model, images))
 
-    def eot(self, asked: int | Literal["exact", "auto"]) -> int | Literal["exact"]:
+    def eot(self, asked: int | Literal["exact", "frozen", "auto"]) -> int | Literal["exact", "frozen"]:
         return resolve_eot(asked, randomized=self.randomized, cost_of_all_draws=self.cost_of_all_draws)
 
 
@@ -119,7 +119,7 @@ def evaluate(
     norm: Norm | None = None,
     eps: float | None = None,
     targeted: Targeted = "no",
-    eot: int | Literal["exact", "auto"] = "auto",
+    eot: int | Literal["exact", "frozen", "auto"] = "auto",
     repeats: int | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -178,6 +178,7 @@ def evaluate(
             asked,
             eot=draws,
             randomized=followed.randomized,
+            seed=seed,
             rows_share_draws=followed.rows_share_draws,
             targeted=targeted != "no",
             batch_size=batch_size,
@@ -232,7 +233,7 @@ def evaluate(
         by_gradient = attack.uses == "gradients"
         repeatable = is_repeatable(asked, probe)
         flags = {
-            "no-eot": by_gradient and followed.randomized and draws == 1,
+            "no-eot": by_gradient and followed.randomized and draws in (1, "frozen"),
             "zero-gradient": source.share_without_gradient > 0.01,
             "wrong-gradient": by_gradient
             and repeatable

@@ -132,7 +132,7 @@ def reprogram(
     images: Tensor,
     labels: Tensor,
     method: Reprogramming,
-    eot: int | Literal["exact"] = 1,
+    eot: int | Literal["exact", "frozen"] = 1,
     repeats: int = 1,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -149,7 +149,7 @@ def reprogram(
         images: ``(n, c, h, w)`` in [0, 1]: what it is tested on.
         labels: ``(n,)``: the task's classes.
         method: The parameters.
-        eot: The draws behind every gradient, or ``"exact"``.
+        eot: The draws behind every gradient, ``"exact"``, or ``"frozen"``.
         repeats: Draws that score an image.
         seed: Of the program's weights, of the order of training and of all draws.
         device: Where to compute.
@@ -173,6 +173,7 @@ def reprogram(
             model,
             eot=eot,
             randomized=randomized,
+            seed=seed,
             rows_share_draws=randomized and rows_share_draws(model, probe),
             batch_size=batch_size,
         )
@@ -256,7 +257,7 @@ class ReprogrammedModel(BaseModel):
     defense: str
     task: str
     reprogramming: str
-    eot: int | Literal["exact"]
+    eot: int | Literal["exact", "frozen"]
     n: int
     repeats: int
     seed: int
@@ -278,7 +279,7 @@ def reprogrammed(
     method: Reprogramming,
     spec: MethodSpec,
     *,
-    eot: int | Literal["exact", "auto"],
+    eot: int | Literal["exact", "frozen", "auto"],
     n: int,
     repeats: int | None,
     seed: int,

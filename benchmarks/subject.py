@@ -26,6 +26,7 @@ from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import example_images
 from robustbench_cli.benchmarks.weights import read_bytes, read_tensors
 from robustbench_cli.defenses import registry as defenses
+from robustbench_cli.defenses.base.randomized import DecisionRule, RandomizedDefense, decided
 
 __all__ = ["SpecifiedMethod", "Subject", "load_subject", "load_surrogates", "method_spec", "open_subject"]
 
@@ -73,6 +74,17 @@ class Subject:
         """The model, in ``eval()`` mode; see :func:`load_subject`."""
         return load_subject(self.path, self.loading, self.identity)
 
+    def deciding(self, rule: DecisionRule) -> Subject:
+        """The same weights with another rule by which the draws decide; the same model where it has no draws to decide by.
+
+        Args:
+            rule: Takes the place of the last randomized defense's own.
+
+        Raises:
+            UserError: The defense's draws cannot decide so.
+        """
+        return open_subject(self.path, **(self.loading | {"decision": rule}))
+
     def require_fit(self, examples: Slice, dataset: str) -> None:
         """Makes sure that the model takes the examples and knows their classes.
 
@@ -96,7 +108,7 @@ class Subject:
                 f"labels are to be 0 to {self.classes - 1}"
             )
 
-    def eot(self, asked: int | Literal["exact", "auto"]) -> int | Literal["exact"]:
+    def eot(self, asked: int | Literal["exact", "frozen", "auto"]) -> int | Literal["exact", "frozen"]:
         """What ``--eot`` means for this model; see :func:`~.evaluation.resolve_eot`."""
         return resolve_eot(asked, randomized=self.randomized, cost_of_all_draws=self.cost_of_all_draws)
 
@@ -111,13 +123,14 @@ def open_subject(path: Path, *, named: Collection[str] = (), **loading: Any) -> 
     Args:
         path: The file.
         named: Code of the user's own that the user has named.
-        **loading: Further keywords of ``load_checkpoint``, for a foreign file.
+        **loading: Further keywords of ``load_checkpoint``, for a foreign file; or ``decision``, the rule by which the draws
+            are to decide.
 
     Raises:
         UserError: The file is not what it must be.
     """
     loading |= {"named": sorted(named)}
-    model, info, _ = load_checkpoint(path, **loading)
+    model, info = _load(path, **loading)
     protection = _protection(info)
     with frozen(model):
         randomized = is_randomized(model, example_images(info.shape))
@@ -150,10 +163,23 @@ def load_subject(path: Path, loading: dict[str, Any], identity: str) -> nn.Modul
     Raises:
         UserError: The file holds another model by now.
     """
-    model, info, _ = load_checkpoint(path, **loading)
+    model, info = _load(path, **loading)
     if _identity(model, info, _protection(info)) != identity:
         raise UserError(f"{path} has changed since the command began: give the command again")
     return model
+
+
+def _load(path: Path, *, decision: DecisionRule | None = None, **loading: Any) -> tuple[nn.Module, CheckpointInfo]:
+    """A checkpoint's model and what is said of it, with another rule of decision where one is given."""
+    model, info, _ = load_checkpoint(path, **loading)
+    built = [each.build(defenses) for each in info.defenses] if decision is not None else []
+    places = [place for place, defense in enumerate(built) if isinstance(defense, RandomizedDefense)]
+    if decision is None or not places:
+        return model, info
+    last, chain = places[-1], list(info.defenses)
+    chain[last] = method_spec(defenses, chain[last].name, {**chain[last].parameters, "decision": decision}).spec
+    model = decided(model, decision, draws=built[last].draws, example=example_images(info.shape)[:1]).eval()
+    return model, info.model_copy(update={"defenses": tuple(chain)})
 
 
 def _protection(info: CheckpointInfo) -> tuple[MethodSpec, ...]:

@@ -36,11 +36,11 @@ class AttackChoice:
     spec: MethodSpec
     norms: tuple[str, ...]
     minimal_norm: bool
-    eot: int | Literal["exact", "auto"] = "auto"
+    eot: int | Literal["exact", "frozen", "auto"] = "auto"
     in_bf16: bool = False
     surrogate: Subject | None = None
 
-    def draws(self, subject: Subject) -> int | Literal["exact"]:
+    def draws(self, subject: Subject) -> int | Literal["exact", "frozen"]:
         """The draws behind a gradient where this attacks a subject: of the model that it asks."""
         return (self.surrogate or subject).eot(self.eot)
 

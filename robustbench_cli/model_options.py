@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.values import OneOf
 
 if TYPE_CHECKING:
     from robustbench_cli.attacks.base.method import Method
     from robustbench_cli.benchmarks.prepare import Preparation
     from robustbench_cli.benchmarks.subject import Subject
     from robustbench_cli.benchmarks.training import Training
+    from robustbench_cli.defenses.base.randomized import DecisionRule
 
 __all__ = ["DEFAULT_DATASET", "ModelWords", "model_options"]
 
 DEFAULT_DATASET = "digits"
+
+DECISIONS = ("one-draw", "mean", "vote", "exact", "deterministic", "frozen")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class ModelWords:
         dataset: As the user named it.
         defenses: Names, in the order in which they are put around the model.
         epochs: Of a training.
+        decisions: Rules by which the draws of a randomized model decide, each for a model of its own; its own rule where
+            there are none.
     """
 
     checkpoints: tuple[Path, ...]
@@ -46,6 +52,7 @@ class ModelWords:
     dataset: str | None
     defenses: tuple[str, ...]
     epochs: int | None
+    decisions: tuple[DecisionRule, ...] = ()
 
     def kinds(self) -> dict[str, type[Method]]:
         """The methods to which ``--set`` can give a parameter: the defenses, and the training as ``train``."""
@@ -116,11 +123,19 @@ class ModelWords:
         return prepare.training(model=self.model, mean=self.mean, std=self.std, base=base, defenses=specs)
 
     def subjects(self, prepare: Preparation, parameters: Mapping[str, Mapping[str, Any]]) -> list[Subject]:
-        """The defended models: what is made of each checkpoint, or of a fresh model.
+        """The defended models: what is made of each checkpoint, or of a fresh model, with each rule of decision.
 
         A checkpoint is taken as it is where no defense is named, or just those that it has: naming them is how a user
         allows the code of their own that it needs.
         """
+        trained = self._trained(prepare, parameters)
+        if not self.decisions:
+            return trained
+        # What has no draws is the same model by every rule.
+        deciding = [subject.deciding(rule) for subject in trained for rule in self.decisions]
+        return list({subject.identity: subject for subject in deciding}.values())
+
+    def _trained(self, prepare: Preparation, parameters: Mapping[str, Mapping[str, Any]]) -> list[Subject]:
         if not self.checkpoints:
             return [prepare.trained(self.training(prepare, parameters, None))]
         names = [name for name in self.defenses if name != "none"]
@@ -191,12 +206,22 @@ def model_options(*, checkpoints: bool) -> Callable[[Callable[..., None]], Calla
             dataset: str | None,
             defenses: tuple[str, ...],
             epochs: int | None,
+            decisions: tuple[DecisionRule, ...] = (),
             **others: Any,
         ) -> None:
             files = checkpoint if checkpoints else (checkpoint,) if checkpoint else ()
-            words = ModelWords(files, model, classes, mean, std, dataset, defenses, epochs)
+            words = ModelWords(files, model, classes, mean, std, dataset, defenses, epochs, decisions)
             function(*args, words=words, **others)
 
-        return with_words
+        if not checkpoints:
+            return with_words
+        return click.option(
+            "--decision",
+            "decisions",
+            type=OneOf(DECISIONS),
+            multiple=True,
+            help="Let the draws of a randomized defense decide by this rule, without training it again; 'deterministic' is its "
+            "counterpart that draws nothing.  [default: as it was trained]",
+        )(with_words)
 
     return decorate

@@ -48,20 +48,22 @@ class _EpsType(_AsNamed["Eps"]):
         return value if isinstance(value, Eps) else parse_eps(value)
 
 
-class _EotType(_AsNamed[int | Literal["exact"]]):
+class _EotType(_AsNamed[int | Literal["exact", "frozen"]]):
     """The number of draws that an expectation over a defense's randomness is taken over, or all there are."""
 
-    name = "K|exact"
+    name = "K|exact|frozen"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["exact"]:
-        if value == "exact":
-            return "exact"
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | Literal["exact", "frozen"]:
+        if value in ("exact", "frozen"):
+            return value  # type: ignore[no-any-return]
         try:
             draws = int(value)
         except ValueError:
             draws = 0
         if draws < 1:
-            self.fail(f"'{value}' is no number of draws: give 1, 10, ... or 'exact'", param, ctx)
+            self.fail(f"'{value}' is no number of draws: give 1, 10, ..., 'exact' or 'frozen'", param, ctx)
         return draws
 
 

@@ -91,7 +91,7 @@ def attack_kinds(members: Iterable[Member]) -> dict[str, type[Attack]]:
 def attack_choice(
     member: Member,
     parameters: Mapping[str, Any],
-    eot: int | Literal["exact", "auto"] | None,
+    eot: int | Literal["exact", "frozen", "auto"] | None,
     *,
     named: Collection[str] = (),
 ) -> AttackChoice:

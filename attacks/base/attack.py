@@ -67,7 +67,7 @@ class Attack(Method, ABC):
         norm: Norm | None = None,
         eps: float | Tensor | None = None,
         targeted: bool = False,
-        eot: int | Literal["exact"] = 1,
+        eot: int | Literal["exact", "frozen"] = 1,
         seed: int = 0,
         batch_size: int | None = None,
     ) -> Tensor:
@@ -81,8 +81,9 @@ class Attack(Method, ABC):
             eps: The radius, for all or ``(N,)``. Needed for a fixed-radius attack. What a minimal-norm attack finds
                 beyond it is replaced by the image itself.
             targeted: Whether the labels are the classes to reach.
-            eot: The draws over which a randomized model's gradient is averaged, or ``"exact"``.
-            seed: For the attack's own random numbers.
+            eot: The draws over which a randomized model's gradient is averaged, ``"exact"``, or ``"frozen"``:
+                one draw for all images and steps.
+            seed: For the attack's own random numbers, and of the frozen draw.
             batch_size: Rows that pass through the model at once; all where not given.
 
         Returns:
@@ -104,6 +105,7 @@ class Attack(Method, ABC):
                 asked,
                 eot=eot,
                 randomized=randomized,
+                seed=seed,
                 rows_share_draws=randomized and rows_share_draws(asked, images),
                 targeted=targeted,
                 batch_size=batch_size,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.errors import UserError, is_out_of_memory
 from robustbench_cli.attacks.base.losses import Loss, margin
-from robustbench_cli.attacks.base.model import EnumerableDraws
+from robustbench_cli.attacks.base.model import EnumerableDraws, OneDraw
 
 __all__ = ["EOT", "Exact", "GradientSource", "Precision", "gradient_source"]
 
@@ -246,19 +246,22 @@ class Exact(GradientSource):
 def gradient_source(
     model: nn.Module,
     *,
-    eot: int | Literal["exact"] = 1,
+    eot: int | Literal["exact", "frozen"] = 1,
     randomized: bool,
+    seed: int = 0,
     rows_share_draws: bool = False,
     targeted: bool = False,
     batch_size: int | None = None,
     precision: Precision = "float32",
 ) -> GradientSource:
-    """The source for ``--eot``: the exact expectation, or the mean over a number of draws.
+    """The source for ``--eot``: the exact expectation, the mean over a number of draws, or one frozen draw.
 
     Args:
         model: See :class:`GradientSource`.
-        eot: ``"exact"`` or K >= 1. A deterministic model is asked once whatever K is.
+        eot: ``"exact"``, K >= 1, or ``"frozen"``: one draw for all images and all questions. A deterministic model is asked
+            once whatever K is.
         randomized: Whether two passes of the model differ.
+        seed: Of the frozen draw.
         rows_share_draws: See :class:`EOT`.
         targeted: See :class:`GradientSource`.
         batch_size: See :class:`GradientSource`.
@@ -269,6 +272,8 @@ def gradient_source(
     """
     if not randomized:
         return EOT(model, targeted=targeted, batch_size=batch_size, precision=precision)
+    if eot == "frozen":
+        return EOT(OneDraw(model, seed=seed), targeted=targeted, batch_size=batch_size, precision=precision)
     if eot == "exact":
         return Exact(model, targeted=targeted, batch_size=batch_size, precision=precision)
     return EOT(

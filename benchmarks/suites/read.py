@@ -28,7 +28,7 @@ class Member(BaseModel):
 
     name: str | None = None
     suite: str | None = None
-    eot: int | Literal["exact", "auto"] | None = Field(
+    eot: int | Literal["exact", "frozen", "auto"] | None = Field(
         None, description="draws a gradient; as the command says otherwise"
     )
 

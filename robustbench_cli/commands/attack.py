@@ -42,7 +42,7 @@ TARGETS = ("next", "random", "least-likely", "all")
 @click.option(
     "--eot",
     type=EOT,
-    help="Average gradients over K draws of a randomized defense, or over all.  [default: 10, or exact where that costs no more]",
+    help="Average gradients over K draws of a randomized defense, or over all, or follow one frozen draw.  [default: 10, or exact where that costs no more]",
 )
 @click.option(
     "--precision",
@@ -80,7 +80,7 @@ def attack(
     settings: tuple[Setting, ...],
     norm: Norm | None,
     eps: tuple[Eps, ...],
-    eot: int | Literal["exact"] | None,
+    eot: int | Literal["exact", "frozen"] | None,
     precision: Literal["float32", "bf16"],
     targeted: Targeted | None,
     n: int,

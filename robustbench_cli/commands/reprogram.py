@@ -36,7 +36,7 @@ __all__ = ["reprogram"]
 @click.option(
     "--eot",
     type=EOT,
-    help="Average gradients over K draws of a randomized defense, or over all.  [default: 10, or exact where that costs no more]",
+    help="Average gradients over K draws of a randomized defense, or over all, or follow one frozen draw.  [default: 10, or exact where that costs no more]",
 )
 @click.option(
     "--n",
@@ -60,7 +60,7 @@ def reprogram(
     words: ModelWords,
     task: str,
     settings: tuple[Setting, ...],
-    eot: int | Literal["exact"] | None,
+    eot: int | Literal["exact", "frozen"] | None,
     n: int,
     repeats: int | None,
     output: Path | None,

@@ -19,6 +19,8 @@ from robustbench_cli.benchmarks.models.base import build_model
 from robustbench_cli.benchmarks.prepare import Preparation
 from robustbench_cli.benchmarks.subject import Subject, load_surrogates, method_spec, open_subject
 from robustbench_cli.defenses import registry as defenses
+from robustbench_cli.defenses.base.randomized import DecisionRule
+from robustbench_cli.defenses.hrs import HRS
 
 SHAPE = (1, 8, 8)
 
@@ -204,3 +206,32 @@ def test_the_record_of_the_training_is_in_the_file(prepare: Callable[..., Prepar
     assert told["dataset"] == "digits"
     assert told["training"]["stages"][0]["recipe"]["epochs"] == 1
     assert told["versions"]["torch"] == version("torch")
+
+
+@pytest.mark.parametrize("rule", ["mean", "exact", "deterministic", "frozen"])
+def test_another_rule_of_decision(
+    tmp_path: Path, prepare: Callable[..., Preparation], hrs: MethodSpec, rule: DecisionRule
+) -> None:
+    """The same weights, without another training, are what a model built with that rule is; it is a model of its own."""
+    prepared = prepare()
+    subject = prepared.trained(prepared.training(defenses=(hrs,)), tmp_path / "hrs.safetensors")
+    other = subject.deciding(rule)
+    assert other.defense == f"hrs(decision={rule},channels=[2,2])"
+    assert other.identity != subject.identity
+    assert other.randomized == (rule == "mean")
+    assert other.path == subject.path
+    images, model = torch.rand(5, *SHAPE), other.load()
+    built = HRS(channels=(2, 2), decision=rule).protect(build_model("small-cnn", shape=SHAPE, classes=10), images[:1])
+    built.eval().load_state_dict({f"model.{name}": tensor for name, tensor in subject.load().state_dict().items()})
+    answers = []
+    for each in (model, built):
+        torch.manual_seed(0)
+        answers.append(each(images))
+    assert torch.equal(*answers)
+    assert other.deciding("one-draw").identity == subject.identity
+
+
+def test_what_has_no_draws_is_the_same_by_every_rule(tmp_path: Path) -> None:
+    """An undefended model has nothing to decide."""
+    subject = open_subject(saved(tmp_path / "plain.safetensors"))
+    assert subject.deciding("deterministic").identity == subject.identity

@@ -64,6 +64,7 @@ def changed(ended: Any) -> dict[str, Any]:
         (["--eps", "8/255", "--eps", "0.3"], {"eps": [["8/255", 8 / 255], ["0.3", 0.3]]}),
         (["--eot", "10"], {"eot": 10}),
         (["--eot", "exact"], {"eot": "exact"}),
+        (["--eot", "frozen"], {"eot": "frozen"}),
         (
             ["--set", "steps=7", "--set", "hrs.channels=[5, 5]", "--set", "my.py:Mine.rate = a=b"],
             {"settings": [[None, "steps", "7"], ["hrs", "channels", "[5, 5]"], ["my.py:Mine", "rate", "a=b"]]},
@@ -84,8 +85,8 @@ def test_values_are_read(compute: Callable[..., Any], words: list[str], expected
     [
         (["--eps", "-0.1"], "eps is '-0.1': it must be 0 or more, and finite"),
         (["--eps", "8/0"], "eps is '8/0': give a number or a fraction, such as 0.03 or 8/255"),
-        (["--eot", "0"], "--eot: '0' is no number of draws: give 1, 10, ... or 'exact'"),
-        (["--eot", "exakt"], "--eot: 'exakt' is no number of draws: give 1, 10, ... or 'exact'"),
+        (["--eot", "0"], "--eot: '0' is no number of draws: give 1, 10, ..., 'exact' or 'frozen'"),
+        (["--eot", "exakt"], "--eot: 'exakt' is no number of draws: give 1, 10, ..., 'exact' or 'frozen'"),
         (
             ["--set", "steps"],
             "--set: 'steps' sets nothing: give KEY=VALUE or NAME.KEY=VALUE, such as pgd.steps=100",

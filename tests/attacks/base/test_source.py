@@ -285,3 +285,25 @@ def test_gradients_in_bf16_point_the_same_way_and_decisions_are_in_float32() -> 
     assert (gradient.sign() == expected.sign()).double().mean() > 0.95
     assert not torch.equal(gradient, expected)
     assert torch.equal(low.logits(IMAGES), exact.logits(IMAGES))
+
+
+def test_a_frozen_draw_is_one_draw_for_all_questions() -> None:
+    """Logits and slopes are those of one fixed offset, whatever is asked, in whatever order, and however it is cut."""
+
+    class Shifted(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return (images.flatten(1) + torch.randn(len(images), 9)).tanh() @ torch.eye(9)[:, :4]
+
+    frozen = gradient_source(Shifted(), eot="frozen", randomized=True, seed=3, batch_size=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        offset = torch.randn(1, 9)
+    leaf = IMAGES.clone().requires_grad_()
+    expected = (leaf.flatten(1) + offset).tanh()[:, :4]
+    (slope,) = torch.autograd.grad(margin(expected, LABELS).sum(), leaf)
+    logits, gradient = frozen.gradient(IMAGES, LABELS, margin)
+    assert (frozen.draws, frozen.exhaustive, logits.shape[0]) == (1, True, 1)
+    torch.testing.assert_close(logits[0], expected.detach())
+    torch.testing.assert_close(gradient, slope)
+    torch.testing.assert_close(frozen.logits(IMAGES[[3]])[0], expected.detach()[[3]])
+    assert frozen.forwards == len(IMAGES) + 1

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,6 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from robustbench_cli.benchmarks import worker
 from robustbench_cli.benchmarks.evaluation import evaluate
+from robustbench_cli.defenses.base.randomized import DecisionRule
+from robustbench_cli.model_options import DECISIONS
 
 from .conftest import TINY
 
@@ -505,3 +507,41 @@ def test_a_suite_is_a_cascade(advdef: Advdef, here: Path) -> None:
         2,
         "advdef: error: unknown suite 'quik': did you mean 'quick'? Or the path of a .yaml file\n",
     )
+
+
+def test_rules_of_decision_and_a_frozen_draw(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """One checkpoint gives a row a rule, the undefended one a single row; following one frozen draw is flagged."""
+    words = (
+        "--defense",
+        "noise-injection",
+        "--set",
+        "sigma=0.3",
+        "--attack",
+        "pgd",
+        "--set",
+        "pgd.steps=3",
+        "--n",
+        "20",
+    )
+    rules = ("--decision", "one-draw", "--decision", "deterministic", "--decision", "frozen")
+    base = ("--checkpoint", str(checkpoint))
+    assert advdef("attack", *base, *words, *rules, "--eps", "0.1", "-o", "rules.csv").code == 0
+    rows = table(here / "rules.csv")
+    assert [(row["defense"], row["eot"], row["repeats"]) for row in rows] == [
+        ("noise-injection(sigma=0.3)", "10", "10"),
+        ("noise-injection(decision=deterministic,sigma=0.3)", "1", "1"),
+        ("noise-injection(decision=frozen,sigma=0.3)", "1", "1"),
+    ]
+    assert len({row["cell"] for row in rows}) == 3
+    assert len({row["checkpoint"] for row in rows}) == 1
+    assert advdef("attack", *base, *words, "--eot", "frozen", "--eps", "0.1", "-o", "frozen.csv").code == 0
+    (row,) = table(here / "frozen.csv")
+    assert (row["eot"], row["repeats"], row["flags"]) == ("frozen", "10", "no-eot")
+    assert float(row["robust_accuracy"]) >= float(rows[0]["robust_accuracy"]) - 0.05
+    assert advdef("attack", *base, *FAST[:2], "--n", "20", *rules, "--eps", "0.1", "-o", "plain.csv").code == 0
+    assert [row["defense"] for row in table(here / "plain.csv")] == ["none"]
+
+
+def test_the_rules_are_those_of_the_defenses() -> None:
+    """The words of ``--decision`` are the values of the parameter."""
+    assert get_args(DecisionRule) == DECISIONS
