@@ -24,7 +24,9 @@ class FMN(MinimalNormAttack):
 
     Every step descends the margin and is projected onto a ball around the image (algorithm 1). Its radius shrinks by a
     share gamma where the image is misclassified and grows by it where it is not; before the first success it is where a
-    linear model of the margin ends. Step size and gamma fall along half a period of the cosine.
+    linear model of the margin ends, and in l2 three times as far: of a robust model, a boundary that is crossed far away
+    and followed inwards is nearer in the end than the first one on the way. Step size and gamma fall along half a period of
+    the cosine.
 
     The step is in proportion to the radius, so that neither the images' scale nor the logits' matters; in linf it is along
     the gradient's signs, otherwise along the gradient. Pixels at the edge of the box that the gradient would push out of
@@ -41,8 +43,8 @@ class FMN(MinimalNormAttack):
     step_size: float = Field(
         0.5,
         gt=0,
-        description="length of the first step over the radius; it falls to a twentieth. In l1 and l0, whose steps are "
-        "measured in l2, over two fifths of the radius and over its square root",
+        description="length of the first step over the radius, in l2 over twice the radius; it falls to a twentieth. In l1 "
+        "and l0, whose steps are measured in l2, over two fifths of the radius and over its square root",
     )
     gamma: float = Field(0.05, gt=0, lt=1, description="share by which the radius changes at the first step")
     gamma_final: float = Field(0.001, gt=0, lt=1, description="share by which the radius changes at the last step")
@@ -60,7 +62,8 @@ class FMN(MinimalNormAttack):
             gradient = free(gradient, iterates)
             away = linear_distance(goal.mean_shortfall(logits, labels), gradient, threat.norm)
             reach = distance(iterates, images, threat.norm) + away
-            wider = torch.where(best.found(), radius, reach) * (1 + gamma)
+            first = 3 * reach if threat.norm == "l2" else reach
+            wider = torch.where(best.found(), radius, first) * (1 + gamma)
             narrower = torch.minimum(best.distance, radius) * (1 - gamma)
             if threat.norm == "l0":
                 # Whole pixels: at least one more or one less at a time.
@@ -68,7 +71,7 @@ class FMN(MinimalNormAttack):
                 narrower = torch.minimum(narrower.floor(), best.distance - 1).clamp_min(0)
             radius = torch.where(success, narrower, torch.where(fooled, radius, torch.minimum(wider, best.distance)))
             radius = radius.clamp_max(_diameter(images, threat.norm))
-            size = self.step_size * (0.05 + 0.95 * falling) * _in_l2(radius, threat.norm)
+            size = self.step_size * (0.05 + 0.95 * falling) * _unit(radius, threat.norm)
             move = steepest_ascent(gradient, "linf" if threat.norm == "linf" else "l2")
             moved = iterates - move * per_image(size, images).to(images.dtype)
             iterates = project(moved, images, Threat(norm=threat.norm, eps=radius))
@@ -83,8 +86,8 @@ def _diameter(images: Tensor, norm: Norm) -> float:
     return {"linf": 1.0, "l2": math.sqrt(pixels), "l1": float(pixels), "l0": float(images[0, 0].numel())}[norm]
 
 
-def _in_l2(radius: Tensor, norm: Norm) -> Tensor:
-    """What a step's length is measured by; in l2 it is that of a few whole pixels where the norm makes few pixels change."""
+def _unit(radius: Tensor, norm: Norm) -> Tensor:
+    """What a step's length is measured by; it is an l2 length where the norm makes few pixels change."""
     if norm == "l0":
         return radius.sqrt()
-    return 0.4 * radius if norm == "l1" else radius
+    return {"linf": 1.0, "l2": 2.0, "l1": 0.4}[norm] * radius
