@@ -19,6 +19,7 @@ from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.errors import UserError, one_line
 from robustbench_cli.attacks.base.threat import distance, per_image
 from robustbench_cli.benchmarks.checkpoint import versions
+from robustbench_cli.benchmarks.claims import Claims
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
 from robustbench_cli.benchmarks.devices import keep_freed_memory, limit_threads
@@ -29,7 +30,7 @@ from robustbench_cli.benchmarks.store import Failure, Result, Store
 from robustbench_cli.benchmarks.subject import load_subject, load_surrogates
 from robustbench_cli.benchmarks.suite import Job
 
-__all__ = ["is_done", "work"]
+__all__ = ["is_done", "work", "work_if_free"]
 
 SEARCHES = "searches"
 """The folder inside a store, itself a store, of what minimal-norm attacks found at any distance.
@@ -60,6 +61,26 @@ def work(job: Job, *, progress: Callable[[int], None] = lambda _: None) -> Resul
         store.publish_failure(failure)
         return failure
     return _publish(job, store, computed)
+
+
+def work_if_free(job: Job, *, progress: Callable[[int], None] = lambda _: None) -> Result | Failure | None:
+    """Does :func:`work` unless a living process is at it already, here or on another machine that shares the store.
+
+    Args:
+        job: What to run.
+        progress: Called with the number of images done.
+
+    Returns:
+        ``None`` where another process is at it.
+
+    Raises:
+        UserError: The store cannot be read or written.
+    """
+    # A minimal-norm attack searches once for all radii.
+    kind: type[Attack] = attacks.load(job.cell.attack.name)
+    claimed = _search(job) if kind.minimal_norm else job
+    with Claims(job.store).hold(claimed.cell.id) as ours:
+        return work(job, progress=progress) if ours else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from robustbench_cli.benchmarks.cell import Cell, MethodSpec
+from robustbench_cli.attacks import registry as attacks
+from robustbench_cli.benchmarks.cell import Cell, MethodSpec, parse_eps
+from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
 from robustbench_cli.benchmarks.prepare import Preparation
 from robustbench_cli.benchmarks.store import Result
-from robustbench_cli.benchmarks.subject import method_spec
+from robustbench_cli.benchmarks.subject import Subject, method_spec
+from robustbench_cli.benchmarks.suite import AttackChoice, Job, Suite, expand
 from robustbench_cli.defenses import registry as defenses
+
+ATTACKED = 20
+"""Images that the jobs of :func:`jobs` attack."""
 
 MakeCell = Callable[..., Cell]
 MakeOutcomes = Callable[..., Outcomes]
@@ -121,3 +129,39 @@ def prepare() -> Callable[..., Preparation]:
 def hrs() -> MethodSpec:
     """A small switching defense."""
     return method_spec(defenses, "hrs", {"channels": [2, 2]})[1]
+
+
+@pytest.fixture
+def subject(prepare: Callable[..., Preparation]) -> Subject:
+    """A network that has learned a little."""
+    prepared = prepare(epochs=8)
+    return prepared.trained(prepared.training())
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, subject: Subject) -> Callable[..., list[Job]]:
+    """The jobs of attacks on that network."""
+
+    def expanded(*specs: MethodSpec, eps: tuple[str, ...] = (), **changes: Any) -> list[Job]:
+        choices = []
+        for spec in specs:
+            kind: Any = attacks.load(spec.name)
+            choices.append(AttackChoice(spec=spec, norms=kind.norms, minimal_norm=kind.minimal_norm))
+        suite = Suite(dataset="digits", n=ATTACKED, attacks=choices, eps=[parse_eps(words) for words in eps])
+        return expand(
+            suite,
+            [changes.get("subject", subject)],
+            examples=first_examples(load_dataset("digits").split("test"), ATTACKED),
+            usual_eps="0.15",
+            store=tmp_path / "store",
+            data_dir=None,
+            device="cpu",
+            batch_size=changes.get("batch_size"),
+        )
+
+    return expanded
+
+
+def spec(name: str, **parameters: Any) -> MethodSpec:
+    """An attack as data."""
+    return method_spec(attacks, name, parameters)[1]

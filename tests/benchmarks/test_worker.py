@@ -14,7 +14,7 @@ from robustbench_cli.attacks.base.threat import distance
 from robustbench_cli.attacks.di_fgsm import DIFGSM
 from robustbench_cli.attacks.transfer import Transfer
 from robustbench_cli.benchmarks import worker
-from robustbench_cli.benchmarks.cell import MethodSpec, parse_eps
+from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.engines import local
@@ -23,11 +23,12 @@ from robustbench_cli.benchmarks.outcomes import summarise
 from robustbench_cli.benchmarks.prepare import Preparation
 from robustbench_cli.benchmarks.saved_images import SavedImages
 from robustbench_cli.benchmarks.store import Failure, Result, Store
-from robustbench_cli.benchmarks.subject import Subject, load_subject, method_spec
-from robustbench_cli.benchmarks.suite import AttackChoice, Job, Suite, expand
+from robustbench_cli.benchmarks.subject import Subject, load_subject
+from robustbench_cli.benchmarks.suite import Job
 from robustbench_cli.benchmarks.worker import work
 
-N = 20
+from .conftest import ATTACKED as N
+from .conftest import spec
 
 BROKEN = """
 import os
@@ -45,37 +46,6 @@ class Broken(FixedRadiusAttack):
 
 
 @pytest.fixture
-def subject(prepare: Callable[..., Preparation]) -> Subject:
-    """A network that has learned a little."""
-    prepared = prepare(epochs=8)
-    return prepared.trained(prepared.training())
-
-
-@pytest.fixture
-def jobs(tmp_path: Path, subject: Subject) -> Callable[..., list[Job]]:
-    """The jobs of attacks on that network."""
-
-    def expanded(*specs: MethodSpec, eps: tuple[str, ...] = (), **changes: Any) -> list[Job]:
-        choices = []
-        for spec in specs:
-            kind: Any = attacks.load(spec.name)
-            choices.append(AttackChoice(spec=spec, norms=kind.norms, minimal_norm=kind.minimal_norm))
-        suite = Suite(dataset="digits", n=N, attacks=choices, eps=[parse_eps(words) for words in eps])
-        return expand(
-            suite,
-            [changes.get("subject", subject)],
-            examples=first_examples(load_dataset("digits").split("test"), N),
-            usual_eps="0.15",
-            store=tmp_path / "store",
-            data_dir=None,
-            device="cpu",
-            batch_size=changes.get("batch_size"),
-        )
-
-    return expanded
-
-
-@pytest.fixture
 def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The attacks that were really run, in order."""
     run: list[Any] = []
@@ -86,11 +56,6 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(worker, "evaluate", counted)
     return run
-
-
-def spec(name: str, **parameters: Any) -> MethodSpec:
-    """An attack as data."""
-    return method_spec(attacks, name, parameters)[1]
 
 
 CW = {"steps": 20, "binary_search_steps": 2}

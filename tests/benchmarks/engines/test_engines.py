@@ -1,0 +1,162 @@
+"""What every engine does with jobs."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.claims import Claims
+from robustbench_cli.benchmarks.engines import local, processes
+from robustbench_cli.benchmarks.store import Failure, Result, Store
+from robustbench_cli.benchmarks.suite import Job
+from robustbench_cli.benchmarks.worker import work
+from tests.benchmarks.conftest import spec
+
+MakeJobs = Callable[..., list[Job]]
+Engine = Callable[..., None]
+
+OWN = """
+import os, signal, time
+from typing import ClassVar
+from robustbench_cli.attacks.base.attack import FixedRadiusAttack
+
+class Own(FixedRadiusAttack):
+    norms: ClassVar[tuple] = ("linf",)
+
+class Raises(Own):
+    def run(self, source, images, labels, threat, random):
+        raise RuntimeError("no way")
+
+class Dies(Own):
+    def run(self, source, images, labels, threat, random):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class Hangs(Own):
+    def run(self, source, images, labels, threat, random):
+        time.sleep(600)
+"""
+
+
+@pytest.fixture(params=["local", "processes"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Every engine."""
+    return {"local": local.run, "processes": partial(processes.run, devices=["cpu", "cpu"])}[request.param]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Attacks of a user's own that do what no attack should."""
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    return lambda name: spec(f"own.py:{name}")
+
+
+def run(engine: Engine, jobs: list[Job], **options: Any) -> dict[str, Result | Failure]:
+    """What an engine says of each job, once."""
+    said: dict[str, Result | Failure] = {}
+
+    def finished(job: Job, outcome: Result | Failure) -> None:
+        assert job.cell.id not in said
+        said[job.cell.id] = outcome
+
+    engine(jobs, finished=finished, progress=lambda job, done: None, **options)
+    return said
+
+
+def test_every_job_is_done_and_stored(engine: Engine, jobs: MakeJobs, tmp_path: Path) -> None:
+    """A chain of radii and a search at two radii among them; the outcomes are those of a worker alone."""
+    asked = jobs(spec("pgd", steps=3), spec("fmn", steps=3), eps=("0.05", "0.15"))
+    said = run(engine, asked)
+    assert list(map(type, said.values())) == [Result] * 4
+    store = Store(asked[0].store)
+    assert {result.cell.id for result in store.results()} == {job.cell.id for job in asked} == set(said)
+    for job in asked:
+        elsewhere = job.model_copy(
+            update={"store": tmp_path / "alone", "before": job.before and alone(job.before, tmp_path)}
+        )
+        work(elsewhere)
+        ours, theirs = store.outcomes(job.cell.id), Store(tmp_path / "alone").outcomes(job.cell.id)
+        np.testing.assert_array_equal(ours.perturbed, theirs.perturbed)
+        np.testing.assert_array_equal(ours.l2, theirs.l2)
+
+
+def alone(job: Job, folder: Path) -> Job:
+    return job.model_copy(update={"store": folder / "alone"})
+
+
+def test_a_job_that_fails_does_not_stop_the_others(engine: Engine, jobs: MakeJobs, own: Callable[[str], Any]) -> None:
+    """It is told of, and stored as a failure."""
+    asked = jobs(own("Raises"), spec("fgsm"))
+    said = run(engine, asked)
+    assert isinstance(said[asked[1].cell.id], Result)
+    failure = said[asked[0].cell.id]
+    assert isinstance(failure, Failure)
+    assert failure.error == "RuntimeError: no way"
+    assert [each.error for each in Store(asked[0].store).failures()] == [failure.error]
+
+
+def test_a_process_that_is_killed_costs_its_job(jobs: MakeJobs, own: Callable[[str], Any]) -> None:
+    """The others are done by the processes that are left and by a new one."""
+    asked = jobs(own("Dies"), spec("fgsm"), spec("pgd", steps=2))
+    said = run(partial(processes.run, devices=["cpu"]), asked)
+    assert [type(said[job.cell.id]) for job in asked] == [Failure, Result, Result]
+    assert "was killed" in said[asked[0].cell.id].error  # type: ignore[union-attr]
+
+
+def test_a_job_that_hangs_is_given_up(jobs: MakeJobs, own: Callable[[str], Any]) -> None:
+    """After the time that was given to it, and stored as a failure."""
+    (job,) = jobs(own("Hangs"))
+    said = run(partial(processes.run, devices=["cpu"], timeout=1.0), [job])
+    assert "longer than 1 s" in said[job.cell.id].error  # type: ignore[union-attr]
+    assert len(list(Store(job.store).failures())) == 1
+
+
+def test_what_another_process_computes_is_waited_for(engine: Engine, jobs: MakeJobs) -> None:
+    """The job that is free comes first; the other one when its claim is given back."""
+    asked = jobs(spec("fgsm"), spec("pgd", steps=2))
+    claim = Claims(asked[0].store).hold(asked[0].cell.id)
+    assert claim.__enter__()
+    order = []
+
+    def finished(job: Job, outcome: Result | Failure) -> None:
+        order.append(job.cell.id)
+        claim.__exit__(None, None, None)
+
+    engine(asked, finished=finished, progress=lambda job, done: None)
+    assert order == [asked[1].cell.id, asked[0].cell.id]
+
+
+def test_progress_is_told(engine: Engine, jobs: MakeJobs) -> None:
+    """The number of images that are done."""
+    told: list[tuple[str, int]] = []
+    (job,) = jobs(spec("fgsm"))
+    engine([job], finished=lambda job, outcome: None, progress=lambda job, done: told.append((job.cell.id, done)))
+    assert told == [(job.cell.id, job.cell.n)]
+
+
+def test_a_store_that_cannot_be_used_ends_the_run(engine: Engine, jobs: MakeJobs) -> None:
+    """In one line: nothing of what follows could be kept."""
+    (job,) = jobs(spec("fgsm"))
+    job.store.parent.mkdir(exist_ok=True)
+    job.store.write_text("")
+    with pytest.raises(UserError, match="cannot write in"):
+        run(engine, [job])
+
+
+def test_no_process_is_left_behind(jobs: MakeJobs, own: Callable[[str], Any]) -> None:
+    """Also when the run is interrupted in the middle of a job."""
+    running = jobs(spec("fgsm"), own("Hangs"))
+
+    def interrupt(job: Job, outcome: Result | Failure) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        processes.run(running, devices=["cpu", "cpu"], finished=interrupt, progress=lambda job, done: None)
+    assert multiprocessing.active_children() == []
