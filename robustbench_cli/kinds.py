@@ -27,6 +27,9 @@ _PACKAGES = {
 }
 KINDS = (*_PACKAGES, "suite")
 
+_BY_OTHER_COMMANDS = {("attack", "reprogramming"): ("robustbench_cli.benchmarks.reprogramming", "Reprogramming")}
+"""What has no place in a registry, since a command of its own runs it: its module and class."""
+
 _LIMITS = {
     "gt": ">",
     "ge": ">=",
@@ -48,10 +51,10 @@ def summaries(kind: str) -> Iterator[tuple[str, str]]:
 
         yield from ((name, _first_sentence(read_suite(name).description)) for name in suite_names())
         return
-    registry = _registry_of(kind)
-    for name in registry.names():
+    names = [*_registry_of(kind).names(), *(name for other, name in _BY_OTHER_COMMANDS if other == kind)]
+    for name in sorted(names):
         try:
-            yield name, _summary(registry.load(name))
+            yield name, _summary(_load(kind, name))
         except Exception as error:  # noqa: BLE001 - whatever it is, the others can be named
             console.warn(f"{kind} {name} cannot be loaded: {type(error).__name__}: {error}")
 
@@ -59,6 +62,13 @@ def summaries(kind: str) -> Iterator[tuple[str, str]]:
 def _registry_of(kind: str) -> Registry:
     registry: Registry = importlib.import_module(_PACKAGES[kind]).registry
     return registry
+
+
+def _load(kind: str, name: str) -> Any:
+    if (kind, name) in _BY_OTHER_COMMANDS:
+        module, attribute = _BY_OTHER_COMMANDS[kind, name]
+        return getattr(importlib.import_module(module), attribute)
+    return _registry_of(kind).load(name)
 
 
 def _summary(thing: Any) -> str:
@@ -100,7 +110,7 @@ def card(kind: str, name: str) -> dict[str, Any]:
     registry = _registry_of(kind)
     word = name.partition(":")[0]
     takes_argument = kind in {"dataset", "model"} and word in registry.names()
-    thing = registry.load(word if takes_argument else name)
+    thing = _load(kind, word if takes_argument else name)
     told: dict[str, Any] = {"kind": kind, "name": name, "summary": _summary(thing)}
     described = _plain(thing.__doc__ or "").partition("\n")[2]
     # What follows is for who calls the class from Python.

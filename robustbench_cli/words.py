@@ -77,7 +77,7 @@ def members_named(names: Iterable[str]) -> list[Member]:
     ]
 
 
-def attack_kinds(members: Iterable[Member]) -> dict[str, type[Attack]]:
+def attack_kinds(members: Sequence[Member]) -> dict[str, type[Attack]]:
     """The classes of attacks, by name.
 
     Raises:
@@ -85,6 +85,8 @@ def attack_kinds(members: Iterable[Member]) -> dict[str, type[Attack]]:
     """
     from robustbench_cli.attacks import registry
 
+    if any(member.name == "reprogramming" for member in members):
+        raise UserError("reprogramming has a task and a command of its own: give advdef reprogram --task NAME")
     return {member.name: registry.load(member.name) for member in members if member.name is not None}
 
 

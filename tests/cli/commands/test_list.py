@@ -12,7 +12,8 @@ from robustbench_cli.benchmarks import datasets, models
 from robustbench_cli.benchmarks.suites.read import suite_names
 
 NAMES = {
-    "attack": attacks.registry.names,
+    # What a command of its own runs is an attack too.
+    "attack": lambda: sorted([*attacks.registry.names(), "reprogramming"]),
     "defense": defenses.registry.names,
     "dataset": datasets.registry.names,
     "model": models.registry.names,

@@ -37,3 +37,15 @@ def test_wrong_words(advdef: Advdef, here: Path, checkpoint: Path) -> None:
         ended = advdef("reprogram", "--checkpoint", str(checkpoint), *QUICK, *words)
         assert ended.code == 2
         assert message in ended.err
+
+
+def test_it_is_an_attack_among_others(advdef: Advdef, here: Path) -> None:
+    """It can be shown with all its parameters, and who gives it to another command is told whose it is."""
+    told = json.loads(advdef("show", "attack", "reprogramming", "--format", "json").out)
+    assert {each["name"] for each in told["parameters"]} == {"kernel", "shift", "epochs", "lr", "examples"}
+    assert "1806.11146" in told["paper"]
+    ended = advdef("attack", "--attack", "reprogramming")
+    assert ended.code == 2
+    assert ended.err == (
+        "advdef: error: reprogramming has a task and a command of its own: give advdef reprogram --task NAME\n"
+    )
