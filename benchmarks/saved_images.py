@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from robustbench_cli.attacks.base.errors import UserError, one_line
 from robustbench_cli.attacks.base.files import write_whole
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import Threat, distance, per_image, project_exactly
@@ -101,6 +104,16 @@ class SavedImages:
 
     @classmethod
     def read(cls, folder: Path, name: str) -> SavedImages:
-        """Reads ``NAME.npz``."""
-        with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
-            return cls(**arrays)
+        """Reads ``NAME.npz``.
+
+        Raises:
+            UserError: The file is missing, or is not as it was written.
+        """
+        path = folder / f"{name}.npz"
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return cls(**arrays)
+        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(
+                f"{path} is missing or damaged ({one_line(error)}): remove {folder} to save its images again"
+            ) from None

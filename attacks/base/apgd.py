@@ -243,7 +243,7 @@ class _SparseClimb(_Climb):
     @staticmethod
     def stages(steps: int) -> list[tuple[int, int]]:
         wide = 3 * steps // 10
-        return [(3, wide), (2, wide), (1, steps - 2 * wide)]
+        return [(3, wide), (2, wide), (1, steps - 2 * wide)] if wide else [(1, steps)]
 
     @staticmethod
     def checkpoints(steps: int) -> dict[int, int]:

@@ -204,3 +204,15 @@ def test_only_finalists_are_paid_for_in_full(linear_victim: Callable[..., Linear
         attack = APGDT(steps=10, trial_steps=2, finalists=finalists)
         attack.run(source, victim.images, victim.labels, threat, Random.of(0, victim.images))
         assert source.backwards == len(victim.images) * expected
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_few_steps_stay_within_the_closed_form_distance(
+    steps: int, norm: Norm, linear_victim: Callable[..., LinearVictim]
+) -> None:
+    """Of a linear model with two classes no image falls below its distance, and no number of steps is too small to run."""
+    victim = linear_victim(2)
+    eps = 0.999 * victim.radii(norm)
+    perturbed = APGDCE(steps=steps)(victim.model, victim.images, victim.labels, norm=norm, eps=eps)
+    assert victim.accuracy(perturbed) == 1

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import distance
 from robustbench_cli.benchmarks.saved_images import SavedImages, levels, rounded
@@ -54,3 +55,21 @@ def test_files_hold_what_was_scored(channels: int, tmp_path: Path) -> None:
     again = SavedImages.read(tmp_path, "cell")
     assert np.array_equal(again.perturbed, perturbed)
     assert again.robust_accuracy == pytest.approx(4 / 6)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", "half", "changed", None])
+def test_a_damaged_file_is_one_line(content: bytes | str | None, tmp_path: Path) -> None:
+    """A file that is cut short, overwritten, changed or gone is named, with the way out."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 5, 1), dtype=np.uint8)
+    answers = np.array([1, 2, 3])
+    SavedImages(images=pixels, perturbed=pixels, labels=answers, predictions=answers[None]).write(tmp_path, "cell")
+    path = tmp_path / "cell.npz"
+    whole = path.read_bytes()
+    if content is None:
+        path.unlink()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_bytes(whole[: len(whole) // 2] if content == "half" else whole[:60] + b"????" + whole[64:])
+    with pytest.raises(UserError, match=r"cell\.npz is missing or damaged"):
+        SavedImages.read(tmp_path, "cell")
