@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.planes import nearest_plane, step_to_plane
+from robustbench_cli.attacks.base.planes import nearest_plane, short_step_to_plane
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.smallest import Goal, Smallest
 from robustbench_cli.attacks.base.source import GradientSource
@@ -22,8 +22,9 @@ __all__ = ["DeepFool"]
 class DeepFool(MinimalNormAttack):
     """DeepFool: steps to the nearest of the planes that stand for the class boundaries, until one is crossed.
 
-    A quick first estimate rather than the smallest perturbation (algorithm 2). The steps are the shortest that stay inside
-    the box, and what is found is shortened along the line to its image. An image that has fallen takes no more steps.
+    A quick first estimate rather than the smallest perturbation (algorithm 2). The steps take the shortest way that stays
+    inside the box, no further than the plane would be away without it, and what is found is shortened along the line to its
+    image. An image that has fallen takes no more steps.
     """
 
     paper: ClassVar[str] = (
@@ -49,7 +50,7 @@ class DeepFool(MinimalNormAttack):
             # Asked once for all the gradients of a step; it ends the search where the last image has fallen.
             if bool(best.found().all()):
                 break
-            step = step_to_plane(iterates, plane.slope, plane.value, threat.norm)
+            step = short_step_to_plane(iterates, plane, threat.norm)
             ahead = (iterates + (1 + self.overshoot) * step).clamp_(0, 1)
             iterates = torch.where(per_image(fooled, images), iterates, ahead)
         best.offer(iterates, source.logits(iterates))

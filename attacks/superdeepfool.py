@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.planes import nearest_plane, step_to_plane
+from robustbench_cli.attacks.base.planes import nearest_plane, short_step_to_plane, step_to_plane
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.smallest import Goal, Smallest
 from robustbench_cli.attacks.base.source import GradientSource
@@ -47,7 +47,7 @@ class SuperDeepFool(MinimalNormAttack):
         for _ in range(self.steps):
             logits, plane = nearest_plane(source, iterates, labels, goal, classes=self.classes, norm="l2")
             fooled, success = best.offer(iterates, logits)
-            step = step_to_plane(iterates, plane.slope, plane.value, "l2")
+            step = short_step_to_plane(iterates, plane, "l2")
             ahead = iterates + (1 + self.overshoot) * step
             back = images + step_to_plane(images, plane.slope, plane.value_at(images, iterates), "l2")
             # Fooled by a sample of the draws, but not often enough in a row: the same point is asked again.

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.smallest import Goal
+from robustbench_cli.attacks.base.smallest import Goal, linear_distance
 from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.attacks.base.threat import distance, per_image
 
-__all__ = ["Plane", "nearest_plane", "step_to_plane"]
+__all__ = ["Plane", "nearest_plane", "short_step_to_plane", "step_to_plane"]
+
+_ORDERS = {"linf": torch.inf, "l2": 2, "l1": 1}
 
 
 @dataclass(frozen=True)
@@ -128,3 +130,23 @@ def step_to_plane(points: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> T
     first = torch.where(reached.any(1), reached.int().argmax(1), reached.shape[1] - 1)[:, None]
     time = (gap - before.gather(1, first)).clamp_min(0) / growth.gather(1, first).clamp_min(1e-200)
     return (way * torch.minimum(speed * time, room)).to(points.dtype).view_as(points)
+
+
+def short_step_to_plane(points: Tensor, plane: Plane, norm: Norm) -> Tensor:
+    """The way of :func:`step_to_plane`, but no further than the plane would be away if there were no box.
+
+    Where few pixels have room, the way to the plane is long, and on a model that is not linear it is wrong long before its
+    end: several steps, each with a plane of its own, come nearer.
+
+    Args:
+        points: ``(N, C, H, W)`` in [0, 1].
+        plane: Made at the points.
+        norm: ``linf``, ``l2`` or ``l1``.
+
+    Returns:
+        Steps ``(N, C, H, W)``.
+    """
+    step = step_to_plane(points, plane.slope, plane.value, norm)
+    length = torch.linalg.vector_norm(step.flatten(1).double(), ord=_ORDERS[norm], dim=1)
+    share = linear_distance(plane.value.abs(), plane.slope, norm) / length.clamp_min(torch.finfo(torch.float64).tiny)
+    return step * per_image(share.clamp_max(1), points).to(points.dtype)

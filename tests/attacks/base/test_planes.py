@@ -7,7 +7,7 @@ from scipy.optimize import linprog, minimize
 from torch import Tensor
 
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.planes import step_to_plane
+from robustbench_cli.attacks.base.planes import Plane, short_step_to_plane, step_to_plane
 
 
 def shortest(point: Tensor, slope: Tensor, value: float, norm: Norm) -> float:
@@ -56,3 +56,13 @@ def test_a_plane_outside_the_box_is_approached_as_far_as_the_box_allows(norm: No
     slopes = torch.tensor([[1.0, -2.0, 0.0], [0.0, 0.0, 0.0]]).view(2, 1, 1, 3)
     steps = step_to_plane(points, slopes, torch.tensor([9.0, 9.0]), norm)
     torch.testing.assert_close(points + steps, torch.tensor([[0, 1, 1], [0.25, 0.5, 1.0]]).view(2, 1, 1, 3))
+
+
+def test_the_short_step_goes_the_same_way_but_no_further_than_the_plane_is_away_without_a_box() -> None:
+    """With one of two pixels at the edge, it is cut to the closed-form distance; with room for both, it is the whole step."""
+    slope = torch.tensor([[3.0, 4.0]]).view(1, 1, 1, 2)
+    for pixel, expected in ((0.0, (0.2, 0.0)), (0.5, (0.12, 0.16))):
+        points = torch.tensor([[0.5, pixel]]).view(1, 1, 1, 2)
+        plane = Plane(slope, torch.tensor([1.0], dtype=torch.float64))
+        step = -short_step_to_plane(points, plane, "l2").flatten()
+        torch.testing.assert_close(step, torch.tensor(expected))
