@@ -41,7 +41,7 @@ class CWLinf(MinimalNormAttack):
     steps: int = Field(100, ge=1, description="steps of Adam, each a gradient an image")
     confidence: float = Field(0.0, ge=0, description="the margin, in logits, by which an image must be misclassified")
     lr: float = Field(
-        0.6, gt=0, description="learning rate of Adam at the first step, over tau; it falls to a twentieth"
+        1.0, gt=0, description="learning rate of Adam at the first step, over tau; it falls to a twentieth"
     )
     penalty: float = Field(
         2.0, gt=0, description="how far a step draws a pixel back that exceeds tau, over the learning rate: 1 / c"
@@ -79,14 +79,13 @@ class CWLinf(MinimalNormAttack):
 class _Adam:
     """Adam's directions (Kingma, Ba, ICLR 2015), of gradients whose entries have a mean size of 1 for every image.
 
-    Its memory is shorter than usual, 2 steps of the gradient and 100 of its square: tau is another one at every step.
+    Its memory is shorter than usual, none of the gradient and 2 steps of its square: tau is another one at every step.
 
     Args:
         images: ``(N, C, H, W)``.
     """
 
     def __init__(self, images: Tensor) -> None:
-        self._first = torch.zeros_like(images)
         self._second = torch.zeros_like(images)
         self._steps = 0
 
@@ -97,7 +96,5 @@ class _Adam:
         flat = gradient.flatten(1)
         flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
         scaled = (flat / flat.abs().mean(1, keepdim=True).clamp_min(1 / flat.shape[1])).view_as(gradient)
-        self._first = self._first.lerp_(scaled, 0.5)
-        self._second = self._second.lerp_(scaled.square(), 0.01)
-        scale = (self._second / (1 - 0.99**self._steps)).sqrt_().add_(1e-8)
-        return self._first / (1 - 0.5**self._steps) / scale
+        self._second = self._second.lerp_(scaled.square(), 0.5)
+        return scaled / (self._second / (1 - 0.5**self._steps)).sqrt_().add_(1e-8)

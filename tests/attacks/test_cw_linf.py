@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from scipy import stats
 
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import EOT
@@ -53,13 +54,17 @@ def test_pixels_at_the_edge_of_the_box_are_spent_on_nothing() -> None:
 
 
 def test_the_penalty_holds_the_largest_change_down(digits_victim: Victim) -> None:
-    """With next to no penalty, which leaves the margin alone to be minimised, the perturbations are larger."""
+    """With next to no penalty, which leaves the margin alone to be minimised, more perturbations are larger than smaller.
+
+    By a sign test of the images at a level of 1e-6.
+    """
     images, labels = digits_victim.images, digits_victim.labels
     free, held = (
         distance(CWLinf(steps=50, penalty=penalty)(digits_victim.model, images, labels), images, "linf")
         for penalty in (1e-6, 2.0)
     )
-    assert held.median() < 0.95 * free.median()
+    smaller = int((held < free).sum())
+    assert stats.binomtest(smaller, int((held != free).sum()), alternative="greater").pvalue < 1e-6
 
 
 def test_the_directions_are_adams() -> None:
@@ -69,7 +74,7 @@ def test_the_directions_are_adams() -> None:
     scales = torch.tensor([1e-30, 1.0, 1e30]).view(3, 1, 1, 1)
     ours = _Adam(images)
     parameter = torch.nn.Parameter(images.clone())
-    theirs = torch.optim.Adam([parameter], lr=1.0, betas=(0.5, 0.99), eps=1e-8)
+    theirs = torch.optim.Adam([parameter], lr=1.0, betas=(0.0, 0.5), eps=1e-8)
     for _ in range(5):
         gradient = torch.randn(images.shape, generator=generator)
         before = parameter.detach().clone()
