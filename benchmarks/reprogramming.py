@@ -28,6 +28,7 @@ from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import versions
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
+from robustbench_cli.benchmarks.devices import automatic_batch_size, keep_freed_memory
 from robustbench_cli.benchmarks.evaluation import predict
 from robustbench_cli.benchmarks.statistics import mean_interval
 from robustbench_cli.benchmarks.subject import Subject
@@ -142,7 +143,8 @@ def reprogram(
     """Trains a program for a model, and scores it on test images by the deployed rule, on fresh draws.
 
     Args:
-        model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``; left as it is.
+        model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``. It is moved to ``device``, laid out channels last there,
+            and otherwise left as it was.
         shape: ``(C, H, W)``.
         classes: K.
         train: Of the task.
@@ -153,7 +155,7 @@ def reprogram(
         repeats: Draws that score an image.
         seed: Of the program's weights, of the order of training and of all draws.
         device: Where to compute.
-        batch_size: Rows that pass through the model at once; all of a batch of 128 times the draws where not given.
+        batch_size: Rows that pass through the model at once; chosen for the device where not given.
         progress: Called after each epoch.
 
     Raises:
@@ -163,6 +165,7 @@ def reprogram(
     if int(labels.max()) >= classes:
         raise UserError(f"the task has more classes than the model's {classes}: give a task of as many or fewer")
     started = time.perf_counter()
+    keep_freed_memory()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     recipe = Recipe(epochs=method.epochs, lr=method.lr, weight_decay=0)
     trainer = Trainer(_First(train, method.examples), recipe, seed=seed, device=device, progress=progress)
@@ -175,7 +178,7 @@ def reprogram(
             randomized=randomized,
             seed=seed,
             rows_share_draws=randomized and rows_share_draws(model, probe),
-            batch_size=batch_size,
+            batch_size=batch_size or automatic_batch_size(device, shape),
         )
 
         def loss(program: nn.Module, batch: Tensor, truth: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
@@ -53,9 +54,22 @@ class OneDraw(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(N, K)`` of images ``(N, C, H, W)``."""
-        with seeded(self.seed, images.device):
+        with seeded(self.seed, images.device), _ready_for_vmap():
             logits: Tensor = vmap(lambda image: self.model(image[None])[0], randomness="same")(images)
         return logits
+
+
+@contextmanager
+def _ready_for_vmap() -> Iterator[None]:
+    """Within it, attention has a derivative under ``vmap``, and operations that it takes row by row are no matter."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @torch.no_grad()

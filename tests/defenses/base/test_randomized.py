@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+import torchvision
 from scipy import stats
 from torch import Tensor, nn
 
@@ -178,6 +179,22 @@ def test_every_defense_can_be_frozen(name: str, normed: Callable[[], nn.Module])
     defended = registry.load(name)(decision="frozen").protect(normed(), IMAGES[:1]).eval()
     assert not is_randomized(defended, IMAGES)
     torch.testing.assert_close(defended(IMAGES)[[4, 1]], defended(IMAGES[[4, 1]]))
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet18", {}), ("vit_b_16", {"image_size": 32}), ("swin_t", {})])
+def test_models_of_torchvision_can_be_frozen(name: str, size: dict[str, int], recwarn: pytest.WarningsRecorder) -> None:
+    """Batch norm, attention and shifted windows take one draw for all rows, back to the images, without a warning."""
+    model = getattr(torchvision.models, name)(num_classes=10, **size)
+    for parameter in model.parameters():
+        # The transformer's head begins at 0, behind which nothing has a slope.
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.02)
+    images = torch.rand(3, 3, 32, 32, requires_grad=True)
+    frozen = GaussianNoise(decision="frozen").protect(model, images[:1].detach()).eval().requires_grad_(False)
+    logits = frozen(images)
+    (slope,) = torch.autograd.grad(logits.logsumexp(1).sum(), images)
+    assert (slope.flatten(1).abs().amax(1) > 0).all()
+    torch.testing.assert_close(frozen(images[1:2]), logits[1:2], rtol=1e-3, atol=1e-4)
+    assert not recwarn.list
 
 
 def test_one_draw_is_trained(digits: Any, normed: Callable[[], nn.Module]) -> None:
