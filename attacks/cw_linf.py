@@ -27,7 +27,7 @@ class CWLinf(MinimalNormAttack):
     linear model of the margin ends before there is one; so that one run serves instead of one for every tau.
 
     The penalty, whose slope jumps at tau, is taken by its proximal step: a pixel that exceeds tau is drawn back by a
-    fixed part of a step, but not beyond it. The margin's gradient is divided by the mean size of its entries, so that
+    multiple of the learning rate, and not beyond it. The margin's gradient is divided by the mean size of its entries, so that
     neither the range of the logits nor c has to be searched for: where a pixel is drawn back by more than a step of Adam
     carries it on, the penalty is exact, and a heavier one would find the same. Pixels at the edge of the box that
     the gradient would push out of it are left out. What is found is shortened along the line to its image.
