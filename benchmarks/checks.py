@@ -15,7 +15,7 @@ FLAGS = {
     "zero-gradient": "some gradients were zero in every pixel: the attack could not see the way",
     "wrong-gradient": "the model's gradient is not the slope of its logits: an attack that follows it goes astray",
     "not-repeatable": "the model draws random numbers that torch's seed does not rule: its figures cannot be computed again",
-    "unstable": "asked a second time, in the opposite order, a model that draws nothing classified some images otherwise",
+    "unstable": "asked a second time, or among other images, a model that draws nothing said something else of an image",
     "every-draw": "the attack looks for what fools every draw, and gives nothing where that is not to be had: a fixed-radius "
     "attack beside it may leave less",
     "single-draw": "not the expected accuracy: an image counts as fallen once one draw misclassifies it, the clean image's "
@@ -105,18 +105,25 @@ def _disagree(differences: Tensor, predicted: Tensor) -> bool:
 
 
 def is_unstable(model: nn.Module, images: Tensor, predictions: Tensor) -> bool:
-    """Whether a deterministic model takes back its predictions when the images come again, in the opposite order.
+    """Whether a deterministic model takes back its predictions, or what it says of an image depends on the others.
+
+    The images come again in the opposite order, all together and then every other one.
 
     Args:
         model: In ``eval()`` mode.
         images: ``(N, C, H, W)`` in [0, 1].
         predictions: ``(N,)``, what it said before.
     """
+    again = images.flip(0)
     with torch.no_grad():
-        logits = model(images.flip(0)).flip(0)
+        logits = model(again)
+        among_fewer = model(again[::2])
+    tolerance = 2 * rounding(logits)
     leading = logits.topk(2).values
-    decided = leading[:, 0] - leading[:, 1] > 2 * rounding(logits)
-    return bool((decided & (logits.argmax(1) != predictions)).any())
+    decided = leading[:, 0] - leading[:, 1] > tolerance
+    taken_back = decided & (logits.argmax(1) != predictions.flip(0))
+    depends = (among_fewer - logits[::2]).abs() > tolerance[::2, None]
+    return bool(taken_back.any() | depends.any())
 
 
 def _seeded_logits(model: nn.Module, images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from robustbench_cli import console
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
+    from robustbench_cli.attacks.base.attack import Attack
     from robustbench_cli.attacks.base.registry import Registry
 
 __all__ = ["KINDS", "card", "summaries"]
@@ -130,9 +131,23 @@ def card(kind: str, name: str) -> dict[str, Any]:
         # On a class, a property is not yet a value.
         if value is not None and value != "" and not callable(value) and not isinstance(value, property):
             told[attribute] = list(value) if isinstance(value, tuple) else value
+    if kind == "attack" and (cost := _cost(thing)) is not None:
+        told["cost"] = cost
     if hasattr(thing, "model_fields"):
         told["parameters"] = [_parameter(key, field) for key, field in thing.model_fields.items()]
     return told
+
+
+def _cost(attack: type[Attack]) -> dict[str, int] | None:
+    """Passes for an image that stands, with the attack's defaults; ``None`` where it cannot do with those."""
+    from dataclasses import asdict
+
+    from robustbench_cli.attacks.base.attack import Attack
+    from robustbench_cli.benchmarks.cost import passes
+
+    if not issubclass(attack, Attack) or any(field.is_required() for field in attack.model_fields.values()):
+        return None
+    return asdict(passes(attack()))
 
 
 def _parameter(name: str, field: FieldInfo) -> dict[str, Any]:

@@ -44,6 +44,11 @@ def _facts(told: dict[str, Any]) -> str:
         facts["written"] = f"{told['name'].partition(':')[0]}:{told['argument_name']}"
     if "minimal_norm" in told:
         facts["searches"] = "the smallest perturbation" if told["minimal_norm"] else "inside a given radius"
+    if "cost" in told:
+        forwards, backwards = told["cost"]["forwards"], told["cost"]["backwards"]
+        facts["cost"] = (
+            f"{forwards} forward and {backwards} backward passes for an image that stands, as often with --eot"
+        )
     if "attacks" in told:
         facts["attacks"] = [_member(each) for each in told["attacks"]]
         facts["order"] = (

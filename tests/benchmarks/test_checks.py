@@ -167,6 +167,16 @@ def test_a_model_that_takes_its_answer_back_is_unstable() -> None:
     assert is_unstable(mixed, IMAGES, mixed(IMAGES).argmax(1))  # type: ignore[arg-type]
 
 
+def test_a_model_that_looks_at_the_batchs_statistics_is_unstable() -> None:
+    """Their order does not matter to it, but who they are does."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        images = torch.rand(64, 1, 12, 12)
+        model = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), network(), nn.Linear(10, 10)).eval()
+        with torch.no_grad():
+            assert is_unstable(model, images, model(images).argmax(1))
+
+
 @pytest.mark.parametrize(
     ("model", "flag"), [(Quantized(), "wrong-gradient"), (Honest(), None), (TurnedAround(), "wrong-gradient")]
 )

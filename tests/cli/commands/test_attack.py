@@ -293,7 +293,7 @@ def test_unknown_names_are_met_with_the_nearest(advdef: Advdef, here: Path) -> N
         (("--attack", "eot-pdg"), "unknown attack 'pdg': did you mean 'pgd'?"),
         (("--dataset", "digit"), "unknown dataset 'digit': did you mean 'digits'?"),
         (("--model", "smal-cnn"), "unknown model 'smal-cnn': did you mean 'small-cnn'?"),
-        (("--norm", "l7"), "--norm: unknown word 'l7': did you mean 'l2'?"),
+        (("--norm", "l7"), "--norm: unknown word 'l7': known: l0, l1, l2, linf"),
         (("--epsilon", "1"), "advdef attack has no option --epsilon: did you mean '--eps'?"),
         (("--set", "pgd.stepz=3", "--attack", "pgd"), "pgd has no parameter 'stepz': did you mean 'steps'?"),
     ]:
