@@ -24,7 +24,9 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
         words: What would have been understood.
     """
     known = sorted(words)
-    near = get_close_matches(word, known, n=1, cutoff=0.51)
+    # One that goes on where the other ends is nearer than one of like letters: --epsilon is --eps.
+    begun = [each for each in known if len(each.strip("-")) > 2 and (word.startswith(each) or each.startswith(word))]
+    near = get_close_matches(word, begun, n=1, cutoff=0) or get_close_matches(word, known, n=1, cutoff=0.51)
     if near:
         return f"did you mean '{near[0]}'?"
     return f"known: {', '.join(known)}" if known else "there are none"
