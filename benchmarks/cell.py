@@ -163,8 +163,15 @@ class Cell(BaseModel):
 
     @property
     def attack_label(self) -> str:
-        """The attack's label, after a plus sign where earlier attacks have left it what they could not break."""
-        return f"+{self.attack.label}" if self.cascade else self.attack.label
+        """The attack's label, after a plus sign where earlier attacks have left it what they could not break.
+
+        A precision that is not the usual one stands beside the attack's parameters.
+        """
+        method = self.attack
+        if self.precision != "float32":
+            named = {"parameters": {**method.parameters, "precision": self.precision}}
+            method = method.model_copy(update=named | {"changed": (*method.changed, "precision")})
+        return f"+{method.label}" if self.cascade else method.label
 
     @property
     def defense(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,7 @@ from robustbench_cli.values import EOT, EPS, SETTING, OneOf, Setting
 if TYPE_CHECKING:
     from robustbench_cli.attacks.base.norm import Norm
     from robustbench_cli.benchmarks.cell import Eps, Targeted
+    from robustbench_cli.benchmarks.suite import AttackChoice
 
 __all__ = ["attack"]
 
@@ -115,6 +117,8 @@ def attack(
     choices = [
         attack_choice(member, parameters[str(member.name)], eot, named=words.named()) for member in named.attacks
     ]
+    if norm is not None or eps:
+        _tell_of_other_norms(choices, norm or "linf")
     with console.progress() as shown:
         dataset = words.dataset_name()
         prepare = preparation(common, dataset, words.recipe(parameters), shown)
@@ -142,3 +146,10 @@ def attack(
         write(table, output)
         console.note(f"wrote {output}")
     raise_failures(failures)
+
+
+def _tell_of_other_norms(choices: Sequence[AttackChoice], norm: str) -> None:
+    """What the user said of the norm and the radius is not for those that do not know the norm."""
+    for choice in choices:
+        if choice.minimal_norm and norm not in choice.norms:
+            console.note(f"{choice.spec.name} does not know {norm}: it looks in {choice.norms[0]}, at any distance")

@@ -94,6 +94,8 @@ def test_a_label_names_what_differs_from_the_defaults(make_cell: MakeCell) -> No
     )
     label = "transfer(surrogate=a.safetensors,attack.name=di-fgsm,attack.steps=20)"
     assert make_cell(attack=transfer).attack_label == label
+    assert make_cell(precision="bf16").attack_label == "pgd(precision=bf16)"
+    assert make_cell(attack=transfer, precision="bf16", cascade=True).attack_label == f"+{label[:-1]},precision=bf16)"
 
 
 @given(st.integers(0, 10_000), st.integers(1, 10_000))

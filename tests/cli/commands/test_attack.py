@@ -228,6 +228,14 @@ def test_a_checkpoint_is_attacked_as_it_is(advdef: Advdef, here: Path, checkpoin
     )
 
 
+def test_an_attack_that_takes_no_radius_is_told_of(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """It does not know the norm that was asked for; where none was, it is nothing to tell of."""
+    words = ("attack", "--checkpoint", "model.safetensors", "--attack", "ddn", "--n", "5")
+    told = "ddn does not know linf: it looks in l2, at any distance"
+    assert told in advdef(*words, "--eps", "0.1").err
+    assert told not in advdef(*words).err
+
+
 @pytest.mark.parametrize("targeted", ["next", "random", "least-likely", "all"])
 def test_targeted_attacks_run(advdef: Advdef, here: Path, checkpoint: Path, targeted: str) -> None:
     """The success rate is that of reaching the target."""
