@@ -12,12 +12,16 @@ from torch import Tensor
 from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.iterates import Streak
 from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.attacks.base.planes import nearest_plane, step_to_plane
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.smallest import Goal, Smallest
 from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
 __all__ = ["CW"]
+
+_PATIENCE, _CUT, _LAST_RATE = 10, 0.3, 0.05
+_CORRECTIONS = 2
 
 
 class CW(MinimalNormAttack):
@@ -30,10 +34,12 @@ class CW(MinimalNormAttack):
     The box is held by projecting every step onto it ("projected gradient descent" of section V.B) and not by the change
     of variables to tanh, whose derivative vanishes at pixels of exactly 0 and 1: half of a Fashion-MNIST image could not
     be moved. The steps of each constant begin at the best perturbation so far, and their learning rate falls to 0 along
-    half a period of the cosine. The first constant and the learning rates are in units of the image's own margin and
-    slope, so that the range of the logits does not matter. Every image has its own, as well as its own Adam state and its
-    own early stop, so that it is not touched by its batch mates. What is found is shortened along the line to its image; of a
-    randomized model, it is lengthened until it fools fresh draws.
+    half a period of the cosine, and further where ten steps do not improve the objective by 1 %; an image leaves once it is
+    a twentieth of what it was. The first constant and the learning rates are in units of the image's own margin and slope,
+    so that the range of the logits does not matter. Every image has its own, as well as its own Adam state and its own early
+    stop, so that it is not touched by its batch mates. What is found is corrected by two steps from the image to the plane
+    that touches the boundary there, and shortened along the line to its image; of a randomized model, it is lengthened until
+    it fools fresh draws.
     """
 
     paper: ClassVar[str] = (
@@ -52,10 +58,13 @@ class CW(MinimalNormAttack):
     lr: float | None = Field(
         None,
         gt=0,
-        description="learning rate of Adam at the first step of each constant; where not given, twice the root mean square "
+        description="learning rate of Adam at the first step of each constant; where not given, four times the root mean square "
         "over the pixels of the smallest perturbation known, which is at first a linear model's",
     )
-    abort_early: bool = Field(True, description="let an image go when a constant has not brought it 1 % nearer")
+    abort_early: bool = Field(
+        True,
+        description="let an image go when its objective stands still, and when a constant has not brought it 1 % nearer",
+    )
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal(confidence=self.confidence, targeted=threat.targeted)
@@ -72,7 +81,7 @@ class CW(MinimalNormAttack):
         for _ in range(self.binary_search_steps):
             if not len(rows):
                 break
-            rates = 2 * length[rows] / diagonal if self.lr is None else torch.full_like(length[rows], self.lr)
+            rates = 4 * length[rows] / diagonal if self.lr is None else torch.full_like(length[rows], self.lr)
             start, const = best[rows], search.const[rows]
             found, found_length = self._minimise(source, start, images[rows], labels[rows], goal, const, rates)
             before = best_length[rows]
@@ -86,6 +95,14 @@ class CW(MinimalNormAttack):
                 rows = rows[~(known > 0.99 * before)]
         smallest = Smallest(source, images, labels, "l2", goal)
         smallest.start_from(best, best_length.isfinite())
+        if source.exhaustive and bool(smallest.found().any()):
+            # The shortest way from the image to the boundary, as linear as it is around what was found.
+            for _ in range(_CORRECTIONS):
+                points = smallest.images
+                _, plane = nearest_plane(source, points, labels, goal, classes=1, norm="l2")
+                # A little further, so that rounding does not leave it before the boundary.
+                ends = images + (1 + 1e-4) * step_to_plane(images, plane.slope, plane.value_at(images, points), "l2")
+                smallest.offer(ends.clamp_(0, 1), source.logits(ends))
         smallest.shorten()
         return smallest.images
 
@@ -105,25 +122,44 @@ class CW(MinimalNormAttack):
             The smallest successful perturbed images ``(N, C, H, W)`` and their L2 distances ``(N,)``, infinite where none
             succeeded.
         """
-        streak = Streak(source, images)
         found, found_length = images.clone(), torch.full_like(const, torch.inf)
-        iterates = start
-        first, second = torch.zeros_like(images), torch.zeros_like(images)
-        const, rates = per_image(const, images), per_image(rates, images)
+        rows = torch.arange(len(images), device=images.device)
+        streak = Streak(source, images)
+        iterates, first, second = start, torch.zeros_like(images), torch.zeros_like(images)
+        lowest = torch.full_like(const, torch.inf)
+        earlier, least_rates = lowest, rates * _LAST_RATE
         for step in range(1, self.steps + 1):
             logits, slope = source.gradient(iterates, labels, goal.hinge)
             difference = iterates - images
             length = difference.flatten(1).norm(dim=1)
-            success = streak.offer(goal.reached(logits, labels))
-            shorter = success & (length < found_length)
-            found = torch.where(per_image(shorter, images), iterates, found)
-            found_length = torch.where(shorter, length, found_length)
-            gradient = 2 * difference + const * slope
+            shorter = streak.offer(goal.reached(logits, labels)) & (length < found_length[rows])
+            found[rows] = torch.where(per_image(shorter, images), iterates, found[rows])
+            found_length[rows] = torch.where(shorter, length, found_length[rows])
+            hinge = goal.hinge(logits, labels.expand(len(logits), -1)).mean(0)
+            lowest = lowest.minimum(length.square() + const * hinge)
+            if self.abort_early and source.exhaustive and step % _PATIENCE == 0:
+                rates = torch.where(lowest > 0.99 * earlier, rates * _CUT, rates)
+                earlier = lowest
+                staying = (rates >= least_rates).nonzero().squeeze(1)
+                if not len(staying):
+                    break
+                if len(staying) < len(rows):
+                    rows, iterates, images, labels = rows[staying], iterates[staying], images[staying], labels[staying]
+                    first, second, difference, slope = (
+                        first[staying],
+                        second[staying],
+                        difference[staying],
+                        slope[staying],
+                    )
+                    const, rates, least_rates = const[staying], rates[staying], least_rates[staying]
+                    lowest, earlier, streak = lowest[staying], earlier[staying], Streak(source, images)
+            gradient = 2 * difference + per_image(const, images) * slope
             first = first.lerp_(gradient, 0.1)
             second = second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
             scale = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
             falling = 0.5 + 0.5 * math.cos(math.pi * (step - 1) / self.steps)
-            iterates = (iterates - falling * rates / (1 - 0.9**step) * first / scale).clamp_(0, 1)
+            sizes = per_image(falling * rates / (1 - 0.9**step), images)
+            iterates = (iterates - sizes * first / scale).clamp_(0, 1)
         return found, found_length
 
 
