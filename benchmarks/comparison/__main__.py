@@ -23,6 +23,7 @@ from robustbench_cli.benchmarks.comparison.models import (
     test_images,
     trained,
 )
+from robustbench_cli.benchmarks.comparison.optimality import compare_minimal_norm
 from robustbench_cli.benchmarks.comparison.peers import BATCH, LIBRARIES, AutoAttackBudget, CWBudget, PGDBudget
 from robustbench_cli.benchmarks.comparison.tables import markdown
 from robustbench_cli.benchmarks.comparison.timing import ratio
@@ -50,12 +51,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m robustbench_cli.benchmarks.comparison", description=__doc__)
     parser.add_argument(
         "what",
-        choices=("costs", "peers", "autoattack"),
-        help="what ours cost; how they stand beside other libraries'; the standard suite beside torchattacks' AutoAttack",
+        choices=("costs", "peers", "autoattack", "minimal-norm"),
+        help="what ours cost; how they stand beside other libraries'; the standard suite beside torchattacks' AutoAttack; "
+        "the minimal-norm attacks beside Foolbox's and torchattacks'",
     )
     parser.add_argument("--turns", type=int, default=3, help="times that a run is repeated whose time counts (3)")
     parser.add_argument("--images", type=int, default=500, help="test images for PGD and AutoAttack (500)")
-    parser.add_argument("--cw-images", type=int, default=50, help="test images for C&W, of those classified right (50)")
+    parser.add_argument(
+        "--cw-images", type=int, default=50, help="test images for minimal norms, of those classified right (50)"
+    )
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="the other libraries (all)")
     parser.add_argument(
         "--models", nargs="+", choices=AUTOATTACKED, default=AUTOATTACKED, help="the models for AutoAttack (all)"
@@ -68,6 +72,8 @@ def main() -> None:
         compare_costs(images=given.images, turns=given.turns)
     elif given.what == "autoattack":
         compare_autoattack(given.models, images=given.images)
+    elif given.what == "minimal-norm":
+        compare_minimal_norm(images=given.cw_images)
     else:
         compare_libraries(given.peers, images=given.images, cw_images=given.cw_images, turns=given.turns)
 

@@ -1,0 +1,128 @@
+"""How near the perturbations of the minimal-norm attacks are to the smallest that any attack of any library finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_cli.attacks import registry
+from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.threat import distance
+from robustbench_cli.benchmarks.comparison.models import Examples, classified_right, test_images, trained
+from robustbench_cli.benchmarks.comparison.tables import markdown
+
+__all__ = ["compare_minimal_norm", "local_optimality"]
+
+NORMS: tuple[Literal["l2", "linf"], ...] = ("l2", "linf")
+OURS = ("ddn", "fmn", "cw", "fab-t")
+"""Our attacks; those that have the norm are taken together, too."""
+
+STEPS = 100
+"""Gradients an image that the peers' DDN, FMN and FAB are given, FAB's for each class; ours have their defaults."""
+
+
+_Run = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def local_optimality(distances: Tensor, best: Tensor) -> float:
+    """How much of the area between the worst curve and the best one an attack's curve of accuracy against radius wins.
+
+    It is ``1 - (area - area_best) / (accuracy * radius - area_best)`` (Cinà, Rony, Pintor, Demetrio, Demontis, Biggio,
+    Ben Ayed, Roli: AttackBench. AAAI 2025, arXiv 2404.19460), up to the radius at which the best curve is 0; the worst
+    curve stays at the clean accuracy. The curves are taken as the steps that they are, so that an area is the mean of the
+    distances cut at the radius.
+
+    Args:
+        distances: ``(N,)``, of the attack; infinite where it failed.
+        best: ``(N,)``, the smallest of all attacks, finite.
+
+    Returns:
+        1 for an attack that is the best on every image, 0 for one that finds nothing inside the radius.
+
+    Raises:
+        ValueError: No attack has found anything for an image, or there is no distance to find.
+    """
+    radius = best.max()
+    if not 0 < float(radius) < torch.inf:
+        raise ValueError("the best distances must be finite, and not all of them 0")
+    area, least = distances.clamp_max(radius).mean(), best.mean()
+    accuracy = (best > 0).to(best.dtype).mean()
+    return float(1 - (area - least) / (accuracy * radius - least))
+
+
+def compare_minimal_norm(*, images: int) -> None:
+    """Prints the distances of our minimal-norm attacks and of other libraries', and the local optimality of each."""
+    examples = test_images(2 * images)
+    for label, subject in trained().items():
+        model, right = subject.load(), classified_right(subject, examples, most=images)
+        for norm in NORMS:
+            attacks = {**_ours(norm), **_peers(norm)}
+            found = {name: _distances(model, right, attack, norm) for name, attack in attacks.items()}
+            ours = [found[name] for name in _ours(norm)]
+            found["ours together"] = torch.stack(ours).amin(0)
+            print(f"\n{norm}, {label} model, {len(right)} images that it classifies right\n")
+            print(_table(found), flush=True)
+
+
+def _table(found: Mapping[str, Tensor]) -> str:
+    best = torch.stack(list(found.values())).amin(0)
+    known = best.isfinite()
+    rows = [
+        (
+            name,
+            f"{100 * lengths.isfinite().double().mean():.1f} %",
+            f"{lengths.median():.4f}",
+            f"{local_optimality(lengths[known], best[known]):.4f}",
+        )
+        for name, lengths in found.items()
+    ]
+    return markdown(("attack", "fooled", "median distance", "local optimality"), rows)
+
+
+@torch.no_grad()
+def _fooled(model: nn.Module, perturbed: Tensor, labels: Tensor) -> Tensor:
+    wrong: Tensor = model(perturbed).argmax(1) != labels
+    return wrong
+
+
+def _distances(model: nn.Module, examples: Examples, attack: _Run, norm: Literal["l2", "linf"]) -> Tensor:
+    torch.manual_seed(0)
+    perturbed = attack(model, examples.images, examples.labels).detach().clamp(0, 1)
+    lengths = distance(perturbed, examples.images, norm)
+    return lengths.where(_fooled(model, perturbed, examples.labels), torch.inf)
+
+
+def _ours(norm: Literal["l2", "linf"]) -> dict[str, _Run]:
+    def run(attack: Attack) -> _Run:
+        return lambda model, images, labels: attack(model, images, labels, norm=norm, batch_size=64)
+
+    return {name: run(registry.load(name)()) for name in OURS if norm in registry.load(name).norms}
+
+
+def _peers(norm: Literal["l2", "linf"]) -> dict[str, _Run]:
+    """The attacks of Foolbox and torchattacks on the same norm."""
+    import torchattacks
+    from foolbox import PyTorchModel
+    from foolbox.attacks import DDNAttack, L2DeepFoolAttack, L2FMNAttack, LinfDeepFoolAttack, LInfFMNAttack
+
+    def foolbox(attack: Any) -> _Run:
+        return lambda model, images, labels: attack(PyTorchModel(model, bounds=(0, 1)), images, labels, epsilons=None)[
+            0
+        ]
+
+    def fab(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        # Wide enough for any image to be kept.
+        attack = torchattacks.FAB(
+            model, norm={"l2": "L2", "linf": "Linf"}[norm], eps=100.0, steps=STEPS, multi_targeted=True, n_classes=10
+        )
+        found: Tensor = attack(images, labels)
+        return found
+
+    if norm == "linf":
+        named = {"FMN": LInfFMNAttack(steps=STEPS), "DeepFool": LinfDeepFoolAttack()}
+    else:
+        named = {"FMN": L2FMNAttack(steps=STEPS), "DeepFool": L2DeepFoolAttack(), "DDN": DDNAttack(steps=STEPS)}
+    return {**{f"Foolbox {name}": foolbox(attack) for name, attack in named.items()}, "torchattacks FAB-T": fab}
