@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from robustbench_cli.attacks.base.draws import Draws
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.registry import Registry
 
@@ -135,7 +136,7 @@ class Cell(BaseModel):
     norm: str
     eps: float | None
     targeted: Targeted
-    eot: int | Literal["exact", "frozen"]
+    eot: Draws
     repeats: int
     seed: int
     precision: Literal["float32", "bf16"] = "float32"

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,24 +14,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.draws import AskedDraws, Draws
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.model import cost_of_all_draws, frozen, is_randomized, rows_share_draws
+from robustbench_cli.attacks.base.measured import MeasuredModel
+from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random, seed_from, seeded
-from robustbench_cli.attacks.base.source import GradientSource, Precision, gradient_source
+from robustbench_cli.attacks.base.source import GradientSource, Precision
 from robustbench_cli.attacks.base.threat import distance, project_exactly, within
 from robustbench_cli.benchmarks.cell import Accounting, Targeted
-from robustbench_cli.benchmarks.checks import gradient_is_wrong, is_repeatable, is_unstable
+from robustbench_cli.benchmarks.checks import FLAGS, gradient_is_wrong, is_repeatable, is_unstable
 from robustbench_cli.benchmarks.datasets.base.split import check_images
 from robustbench_cli.benchmarks.devices import automatic_batch_size
 from robustbench_cli.benchmarks.judge import Candidates, Judge, deployed
 from robustbench_cli.benchmarks.models.base import check_model
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
 
-__all__ = ["EOT_DRAWS", "Evaluation", "evaluate", "predict", "resolve_eot", "resolve_repeats"]
-
-EOT_DRAWS = 10
-"""Draws of a gradient where nothing else is asked for (Wang et al., appendix C.3: success saturates for more)."""
+__all__ = ["Evaluation", "evaluate", "predict", "resolve_repeats"]
 
 IMAGES_AT_ONCE = 512
 """Images that an attack holds at once; the gradient source cuts them to the batches that pass through the model."""
@@ -65,49 +64,9 @@ class Evaluation:
         return summarise(self.outcomes)
 
 
-def resolve_eot(
-    asked: int | Literal["exact", "frozen", "auto"], *, randomized: bool, cost_of_all_draws: float | None
-) -> int | Literal["exact", "frozen"]:
-    """What ``--eot`` means for a model.
-
-    Args:
-        asked: Draws a gradient, all of them, or whichever is right for the model: 1 for a deterministic one; for a
-            randomized one the exact expectation where that costs no more than :data:`EOT_DRAWS` draws, else that many.
-        randomized: Whether the model is.
-        cost_of_all_draws: In forward passes of one draw; ``None`` where the draws cannot be counted.
-
-    Raises:
-        UserError: ``"exact"`` for a model whose draws cannot be counted.
-    """
-    if not randomized:
-        return 1
-    if asked == "exact" and cost_of_all_draws is None:
-        raise UserError("--eot exact: the draws of this defense cannot be counted; give a number of draws, as --eot 10")
-    if asked != "auto":
-        return asked
-    return "exact" if cost_of_all_draws is not None and cost_of_all_draws <= EOT_DRAWS else EOT_DRAWS
-
-
 def resolve_repeats(asked: int | None, *, randomized: bool) -> int:
     """The fresh draws that score an image: 1 for a deterministic model, 10 for a randomized one unless told otherwise."""
     return (asked or 10) if randomized else 1
-
-
-@dataclass(frozen=True)
-class _Randomness:
-    """What has been measured of a model's draws; see :mod:`~robustbench_cli.attacks.base.model`."""
-
-    randomized: bool
-    rows_share_draws: bool
-    cost_of_all_draws: float | None
-
-    @classmethod
-    def of(cls, model: nn.Module, images: Tensor) -> _Randomness:
-        randomized = is_randomized(model, images)
-        return cls(randomized, randomized and rows_share_draws(model, images), cost_of_all_draws(model, images))
-
-    def eot(self, asked: int | Literal["exact", "frozen", "auto"]) -> int | Literal["exact", "frozen"]:
-        return resolve_eot(asked, randomized=self.randomized, cost_of_all_draws=self.cost_of_all_draws)
 
 
 def evaluate(
@@ -119,7 +78,7 @@ def evaluate(
     norm: Norm | None = None,
     eps: float | None = None,
     targeted: Targeted = "no",
-    eot: int | Literal["exact", "frozen", "auto"] = "auto",
+    eot: AskedDraws = "auto",
     repeats: int | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -127,7 +86,7 @@ def evaluate(
     precision: Precision = "float32",
     accounting: Accounting = "expected",
     before: Outcomes | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
     """Measures what is left of a model's accuracy under an attack.
 
@@ -143,7 +102,8 @@ def evaluate(
         norm: One of the attack's norms; its own where not given.
         eps: The radius; ``None`` lets a minimal-norm attack's successes count at any distance.
         targeted: How target classes are chosen, or ``"no"``.
-        eot: Draws a gradient, of the model that the attack asks: ``"exact"``, or ``"auto"``; see :func:`resolve_eot`.
+        eot: The draws behind a gradient, of the model that the attack asks; see
+            :data:`~robustbench_cli.attacks.base.draws.AskedDraws`.
         repeats: Draws that score an image; see :func:`resolve_repeats`.
         seed: Of the attack's random numbers and of all draws.
         device: Where to compute; where the model is, if not given.
@@ -167,92 +127,132 @@ def evaluate(
     with frozen(model), frozen(asked), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         probe = images[:8].to(device)
         classes = check_model(model, probe, labels)
-        attacked = _Randomness.of(model, probe)
-        randomized, followed = attacked.randomized, attacked
+        attacked = followed = MeasuredModel(model, probe)
         if asked is not model:
             check_model(asked, probe, labels, classes=classes, name="the surrogate")
-            followed = _Randomness.of(asked, probe)
-        single_draw = randomized and accounting == "single-draw"
-        draws = followed.eot(eot)
-        source = gradient_source(
-            asked,
-            eot=draws,
-            randomized=followed.randomized,
-            seed=seed,
-            rows_share_draws=followed.rows_share_draws,
-            targeted=targeted != "no",
-            batch_size=batch_size,
-            precision=precision,
-        )
+            followed = MeasuredModel(asked, probe)
+        single_draw = attacked.randomized and accounting == "single-draw"
+        source = followed.source(eot, seed=seed, targeted=targeted != "no", batch_size=batch_size, precision=precision)
         judge = Judge(
-            model,
-            randomized=randomized,
-            rows_share_draws=attacked.rows_share_draws,
-            cost_of_all_draws=attacked.cost_of_all_draws,
-            repeats=resolve_repeats(repeats, randomized=randomized),
+            attacked,
+            repeats=resolve_repeats(repeats, randomized=attacked.randomized),
             # Each attack is to be judged on draws of its own, whatever images it is run on.
             seed=seed_from(seed, repr(attack)) if single_draw else seed,
             batch_size=batch_size,
-            accounting=accounting if randomized else "expected",
+            single_draw=single_draw,
         )
-        # Which classes are to be reached is a matter of the attacked model, whichever is asked how to reach them.
-        aim = (
-            source
-            if asked is model
-            else gradient_source(
-                model,
-                eot=attacked.eot("auto"),
-                randomized=randomized,
-                rows_share_draws=attacked.rows_share_draws,
-                batch_size=batch_size,
-            )
+        search = _Search(
+            attack=attack,
+            source=source,
+            # Which classes are to be reached is a matter of the attacked model, whichever is asked how to reach them.
+            aim=source if asked is model else attacked.source("auto", batch_size=batch_size),
+            judge=judge,
+            classes=classes,
+            norm=norm,
+            eps=eps,
+            targeted=targeted,
+            seed=seed,
         )
-        pieces, perturbed, left_the_ball, unstable = [], images.cpu().clone(), False, False
+        pieces, perturbed, unstable = [], images.cpu().clone(), False
         standing = torch.arange(len(images)) if before is None else torch.from_numpy(~before.fell()).nonzero()[:, 0]
         for start in range(0, len(standing), IMAGES_AT_ONCE):
             places = standing[start : start + IMAGES_AT_ONCE]
-            batch, truth = images[places].to(device), labels[places].to(device)
-            threat = attack.threat(batch, norm=norm, eps=eps, targeted=targeted != "no")
-            searched = attack.searched(threat)
-            random = Random.of(seed, batch, places=places)
-            torch.manual_seed(seed_from(seed, "draws of the attack", start))
-            goals = _targets(aim, batch, truth, classes, targeted, random)
-            candidates = Candidates(judge, start, batch, truth, goals, threat.norm)
-            for number, goal in enumerate(goals if len(goals) else truth[None]):
-                torch.manual_seed(seed_from(seed, "draws of the attack", start, number))
-                proposed = _images_of(attack.run(source, batch, goal, searched, random), batch, attack)
-                inside = project_exactly(proposed, batch, searched)
-                # What is not a number is in no ball either.
-                left_the_ball |= not bool(distance(inside, proposed, "linf").max() <= 1e-4)
-                candidates.add(within(inside, batch, threat))
-            unstable |= not randomized and is_unstable(model, candidates.worst[:64], candidates.predictions[:64])
+            candidates = search.candidates(start, places, images[places].to(device), labels[places].to(device))
+            if not attacked.randomized:
+                unstable |= is_unstable(model, candidates.worst[:64], candidates.predictions[:64])
             pieces.append(candidates.arrays())
             perturbed[places] = candidates.worst.cpu()
-            if progress is not None:
-                progress(len(images) - len(standing) + start + len(batch))
-        by_gradient = attack.uses == "gradients"
-        repeatable = is_repeatable(asked, probe)
+            progress(len(images) - len(standing) + start + len(places))
         flags = {
-            "no-eot": by_gradient and followed.randomized and draws in (1, "frozen"),
+            **_flags_of_models(attack, attacked, followed, draws=followed.eot(eot)),
             "zero-gradient": source.share_without_gradient > 0.01,
-            "wrong-gradient": by_gradient
-            and repeatable
-            and gradient_is_wrong(asked, probe, randomized=followed.randomized),
-            "not-repeatable": not (repeatable and (asked is model or is_repeatable(model, probe))),
             "unstable": unstable,
-            "every-draw": attack.minimal_norm and randomized,
-            "left-the-ball": left_the_ball,
+            "left-the-ball": search.left_the_ball,
             "single-draw": single_draw,
             "few-classes": classes < attack.fewest_classes(targeted=targeted != "no"),
         }
     return Evaluation(
         outcomes=_joined(before, standing, pieces, single_draw=single_draw),
-        flags=tuple(name for name, raised in flags.items() if raised),
-        forwards=round(source.forwards + judge.forwards + (aim.forwards if aim is not source else 0)),
+        flags=tuple(name for name in FLAGS if flags[name]),
+        forwards=round(search.forwards + judge.forwards),
         backwards=round(source.backwards),
         seconds=time.perf_counter() - started,
         perturbed=perturbed,
     )
+
+
+@dataclass(kw_only=True)
+class _Search:
+    """An attack on one batch after another.
+
+    Attributes:
+        attack: The attack and its parameters.
+        source: What it asks.
+        aim: What says which classes are to be reached.
+        judge: The deployed rule.
+        classes: K.
+        norm: See :func:`evaluate`.
+        eps: See :func:`evaluate`.
+        targeted: See :func:`evaluate`.
+        seed: See :func:`evaluate`.
+        left_the_ball: Whether any image that the attack returned lay outside the threat model.
+    """
+
+    attack: Attack
+    source: GradientSource
+    aim: GradientSource
+    judge: Judge
+    classes: int
+    norm: Norm | None
+    eps: float | None
+    targeted: Targeted
+    seed: int
+    left_the_ball: bool = False
+
+    @property
+    def forwards(self) -> float:
+        """Images passed through the model that is asked, and to choose targets, in passes of one draw."""
+        return self.source.forwards + (self.aim.forwards if self.aim is not self.source else 0)
+
+    def candidates(self, start: int, places: Tensor, images: Tensor, labels: Tensor) -> Candidates:
+        """Runs on images ``(N, C, H, W)`` with labels ``(N,)``, the first of them the ``start``-th to be attacked.
+
+        Args:
+            start: Sets the draws apart from those of the other batches.
+            places: ``(N,)``, of the images in the data slice; they set their random numbers apart.
+            images: ``(N, C, H, W)`` in [0, 1].
+            labels: ``(N,)``.
+        """
+        threat = self.attack.threat(images, norm=self.norm, eps=self.eps, targeted=self.targeted != "no")
+        searched = self.attack.searched(threat)
+        random = Random.of(self.seed, images, places=places)
+        torch.manual_seed(seed_from(self.seed, "draws of the attack", start))
+        goals = _targets(self.aim, images, labels, self.classes, self.targeted, random)
+        candidates = Candidates(self.judge, start, images, labels, goals, threat.norm)
+        for number, goal in enumerate(goals if len(goals) else labels[None]):
+            torch.manual_seed(seed_from(self.seed, "draws of the attack", start, number))
+            proposed = _images_of(self.attack.run(self.source, images, goal, searched, random), images, self.attack)
+            inside = project_exactly(proposed, images, searched)
+            # What is not a number is in no ball either.
+            self.left_the_ball |= not bool(distance(inside, proposed, "linf").max() <= 1e-4)
+            candidates.add(within(inside, images, threat))
+        return candidates
+
+
+def _flags_of_models(
+    attack: Attack, attacked: MeasuredModel, followed: MeasuredModel, *, draws: Draws
+) -> dict[str, bool]:
+    """What the attacked model, and the one that the attack follows, say against a result before the attack is run."""
+    repeatable = is_repeatable(followed.model, followed.images)
+    by_gradient = attack.uses == "gradients"
+    return {
+        "no-eot": by_gradient and followed.randomized and draws in (1, "frozen"),
+        "wrong-gradient": by_gradient
+        and repeatable
+        and gradient_is_wrong(followed.model, followed.images, randomized=followed.randomized),
+        "not-repeatable": not (repeatable and (followed is attacked or is_repeatable(attacked.model, attacked.images))),
+        "every-draw": attack.minimal_norm and attacked.randomized,
+    }
 
 
 def predict(
@@ -281,13 +281,8 @@ def predict(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with frozen(model), seeded(seed_from(seed, "predict"), device):
         probe = images[:8].to(device)
-        randomized = is_randomized(model, probe)
-        source = gradient_source(
-            model,
-            eot=repeats,
-            randomized=randomized,
-            rows_share_draws=randomized and rows_share_draws(model, probe),
-            batch_size=batch_size or automatic_batch_size(device, tuple(images.shape[1:])),
+        source = MeasuredModel(model, probe).source(
+            repeats, batch_size=batch_size or automatic_batch_size(device, tuple(images.shape[1:]))
         )
         pieces = [deployed(source.logits(part.to(device))).cpu() for part in images.split(IMAGES_AT_ONCE)]
     return np.asarray(torch.cat(pieces, dim=1).numpy())

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_cli.attacks.base.losses import margin
+from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import seed_from
-from robustbench_cli.attacks.base.source import GradientSource, gradient_source
+from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.attacks.base.threat import distance, per_image
-from robustbench_cli.benchmarks.cell import Accounting
 
 __all__ = ["SELECTION_DRAWS", "Candidates", "Judge", "deployed"]
 
@@ -29,38 +28,29 @@ class Judge:
     """The deployed decision rule, asked on its own draws: some to score on, others to choose on.
 
     Args:
-        model: Images in [0, 1] to logits.
-        randomized: Whether it is.
-        rows_share_draws: See :class:`~robustbench_cli.attacks.base.source.EOT`.
-        cost_of_all_draws: In forward passes of one draw; ``None`` where the draws cannot be counted.
+        model: The deployed one.
         repeats: R, the draws to score on.
         seed: Of all draws.
         batch_size: Rows that pass through the model at once.
-        accounting: With ``"single-draw"`` every batch is judged on draws of its own, which are scored and chosen on.
+        single_draw: Whether every batch is judged on draws of its own, which are scored and chosen on.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: MeasuredModel,
         *,
-        randomized: bool,
-        rows_share_draws: bool,
-        cost_of_all_draws: float | None,
         repeats: int,
         seed: int,
         batch_size: int,
-        accounting: Accounting = "expected",
+        single_draw: bool = False,
     ) -> None:
         self._seed = seed
-        self._single_draw = accounting == "single-draw"
+        self._single_draw = single_draw
         self._judged = 0
-        source = partial(
-            gradient_source, model, randomized=randomized, rows_share_draws=rows_share_draws, batch_size=batch_size
-        )
-        few = cost_of_all_draws is not None and cost_of_all_draws <= SELECTION_DRAWS
-        self._scores = source(eot=repeats)
-        self._choices = source(eot="exact" if few else SELECTION_DRAWS)
-        self._randomized = randomized
+        self._randomized = model.randomized
+        few = model.cost_of_all_draws is not None and model.cost_of_all_draws <= SELECTION_DRAWS
+        self._scores = model.source(repeats, batch_size=batch_size)
+        self._choices = model.source("exact" if few else SELECTION_DRAWS, batch_size=batch_size)
 
     @property
     def forwards(self) -> float:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,12 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robustbench_cli.attacks.base.draws import AskedDraws, Draws
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.files import write_whole
+from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.method import Method
-from robustbench_cli.attacks.base.model import frozen, is_randomized, rows_share_draws
+from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.attacks.base.random import seed_from
-from robustbench_cli.attacks.base.source import gradient_source
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import versions
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
@@ -36,10 +37,6 @@ from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.training import Examples, Trainer, TrainingProgress
 
 __all__ = ["Program", "Reprogrammed", "ReprogrammedModel", "Reprogramming", "reprogram", "reprogrammed"]
-
-
-def _nothing(*_: object) -> None:
-    pass
 
 
 class Reprogramming(Method):
@@ -133,12 +130,12 @@ def reprogram(
     images: Tensor,
     labels: Tensor,
     method: Reprogramming,
-    eot: int | Literal["exact", "frozen"] = 1,
+    eot: AskedDraws = 1,
     repeats: int = 1,
     seed: int = 0,
     device: torch.device | str = "cpu",
     batch_size: int | None = None,
-    progress: Callable[[TrainingProgress], None] = _nothing,
+    progress: Callable[[TrainingProgress], None] = lambda _: None,
 ) -> Reprogrammed:
     """Trains a program for a model, and scores it on test images by the deployed rule, on fresh draws.
 
@@ -151,7 +148,7 @@ def reprogram(
         images: ``(n, c, h, w)`` in [0, 1]: what it is tested on.
         labels: ``(n,)``: the task's classes.
         method: The parameters.
-        eot: The draws behind every gradient, ``"exact"``, or ``"frozen"``.
+        eot: The draws behind every gradient; see :data:`~robustbench_cli.attacks.base.draws.AskedDraws`.
         repeats: Draws that score an image.
         seed: Of the program's weights, of the order of training and of all draws.
         device: Where to compute.
@@ -171,14 +168,8 @@ def reprogram(
     trainer = Trainer(_First(train, method.examples), recipe, seed=seed, device=device, progress=progress)
     with frozen(model):
         probe = torch.linspace(0, 1, 8 * math.prod(shape), device=device).reshape(8, *shape)
-        randomized = is_randomized(model, probe)
-        source = gradient_source(
-            model,
-            eot=eot,
-            randomized=randomized,
-            seed=seed,
-            rows_share_draws=randomized and rows_share_draws(model, probe),
-            batch_size=batch_size or automatic_batch_size(device, shape),
+        source = MeasuredModel(model, probe).source(
+            eot, seed=seed, batch_size=batch_size or automatic_batch_size(device, shape)
         )
 
         def loss(program: nn.Module, batch: Tensor, truth: Tensor) -> Tensor:
@@ -260,7 +251,7 @@ class ReprogrammedModel(BaseModel):
     defense: str
     task: str
     reprogramming: str
-    eot: int | Literal["exact", "frozen"]
+    eot: Draws
     n: int
     repeats: int
     seed: int
@@ -282,14 +273,14 @@ def reprogrammed(
     method: Reprogramming,
     spec: MethodSpec,
     *,
-    eot: int | Literal["exact", "frozen", "auto"],
+    eot: AskedDraws,
     n: int,
     repeats: int | None,
     seed: int,
     store: Path,
     device: torch.device,
     batch_size: int | None,
-    progress: Callable[[TrainingProgress], None] = _nothing,
+    progress: Callable[[TrainingProgress], None] = lambda _: None,
 ) -> ReprogrammedModel:
     """The result of a reprogramming, from the store where that has it already.
 
@@ -298,7 +289,7 @@ def reprogrammed(
         task: The data set that it is to classify.
         method: The parameters.
         spec: The same as data.
-        eot: See :func:`~.evaluation.resolve_eot`.
+        eot: See :data:`~robustbench_cli.attacks.base.draws.AskedDraws`.
         n: Test images.
         repeats: See :func:`~.evaluation.resolve_repeats`.
         seed: See :func:`reprogram`.

@@ -7,21 +7,23 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pydantic_core import PydanticSerializationError
 from torch import nn
 
+from robustbench_cli.attacks.base.draws import AskedDraws, Draws, resolve_eot
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.method import Method
-from robustbench_cli.attacks.base.model import cost_of_all_draws, frozen, is_randomized
+from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.attacks.base.registry import Registry
 from robustbench_cli.attacks.base.surrogate import surrogate_parameters
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, load_checkpoint, read_info
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
-from robustbench_cli.benchmarks.evaluation import resolve_eot, resolve_repeats
+from robustbench_cli.benchmarks.evaluation import resolve_repeats
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import example_images
 from robustbench_cli.benchmarks.weights import read_bytes, read_tensors
@@ -108,8 +110,8 @@ class Subject:
                 f"labels are to be 0 to {self.classes - 1}"
             )
 
-    def eot(self, asked: int | Literal["exact", "frozen", "auto"]) -> int | Literal["exact", "frozen"]:
-        """What ``--eot`` means for this model; see :func:`~.evaluation.resolve_eot`."""
+    def eot(self, asked: AskedDraws) -> Draws:
+        """The draws behind a gradient of this model; see :func:`~robustbench_cli.attacks.base.draws.resolve_eot`."""
         return resolve_eot(asked, randomized=self.randomized, cost_of_all_draws=self.cost_of_all_draws)
 
     def repeats(self, asked: int | None) -> int:
@@ -133,8 +135,8 @@ def open_subject(path: Path, *, named: Collection[str] = (), **loading: Any) -> 
     model, info = _load(path, **loading)
     protection = _protection(info)
     with frozen(model):
-        randomized = is_randomized(model, example_images(info.shape))
-        cost = cost_of_all_draws(model, example_images(info.shape))
+        measured = MeasuredModel(model, example_images(info.shape))
+        randomized, cost = measured.randomized, measured.cost_of_all_draws
     return Subject(
         path=path,
         loading=loading,

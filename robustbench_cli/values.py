@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from robustbench_cli.attacks.base.draws import Draws
 from robustbench_cli.attacks.base.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -48,14 +49,12 @@ class _EpsType(_AsNamed["Eps"]):
         return value if isinstance(value, Eps) else parse_eps(value)
 
 
-class _EotType(_AsNamed[int | Literal["exact", "frozen"]]):
+class _EotType(_AsNamed[Draws]):
     """The number of draws that an expectation over a defense's randomness is taken over, or all there are."""
 
     name = "K|exact|frozen"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | Literal["exact", "frozen"]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Draws:
         if value in ("exact", "frozen"):
             return value  # type: ignore[no-any-return]
         try:

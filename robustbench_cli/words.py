@@ -66,7 +66,7 @@ def distribute(settings: Sequence[Setting], kinds: Mapping[str, type[Method]]) -
 def members_named(names: Iterable[str]) -> list[Member]:
     """The attacks of ``--attack``: ``eot-pgd`` is ``pgd`` with ``--eot 10``."""
     from robustbench_cli.attacks import registry
-    from robustbench_cli.benchmarks.evaluation import EOT_DRAWS
+    from robustbench_cli.attacks.base.draws import EOT_DRAWS
     from robustbench_cli.benchmarks.suites.read import Member
 
     return [

@@ -10,12 +10,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.draws import AskedDraws
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.method import Method
-from robustbench_cli.attacks.base.model import cost_of_all_draws, frozen, is_randomized, rows_share_draws
+from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.attacks.base.norm import NORMS, Norm
 from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import GradientSource, gradient_source
+from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.attacks.base.threat import Threat, project_exactly, within
 
 __all__ = ["Attack", "FixedRadiusAttack", "MinimalNormAttack"]
@@ -67,7 +69,7 @@ class Attack(Method, ABC):
         norm: Norm | None = None,
         eps: float | Tensor | None = None,
         targeted: bool = False,
-        eot: int | Literal["exact", "frozen"] = 1,
+        eot: AskedDraws = 1,
         seed: int = 0,
         batch_size: int | None = None,
     ) -> Tensor:
@@ -81,8 +83,7 @@ class Attack(Method, ABC):
             eps: The radius, for all or ``(N,)``. Needed for a fixed-radius attack. What a minimal-norm attack finds
                 beyond it is replaced by the image itself.
             targeted: Whether the labels are the classes to reach.
-            eot: The draws over which a randomized model's gradient is averaged, ``"exact"``, or ``"frozen"``:
-                one draw for all images and steps.
+            eot: The draws behind a randomized model's gradient; see :data:`~.draws.AskedDraws`.
             seed: For the attack's own random numbers, and of the frozen draw.
             batch_size: Rows that pass through the model at once; all where not given.
 
@@ -90,26 +91,15 @@ class Attack(Method, ABC):
             Perturbed images ``(N, C, H, W)``, inside the ball and the box to the last bit.
 
         Raises:
-            UserError: The norm is not one of the attack's, the radius is missing or negative, an image leaves [0, 1], or
-                there is not one label for each image.
+            UserError: The norm is not one of the attack's, the radius is missing or negative, an image leaves [0, 1],
+                there is not one label for each image, or the draws are to be all and cannot be counted.
         """
         threat = self.threat(images, norm=norm, eps=eps, targeted=targeted)
         if labels.shape != images.shape[:1]:
             raise UserError(f"{len(images)} images need as many labels: these have the shape {tuple(labels.shape)}")
         asked = self.asked(model)
         with frozen(asked):
-            randomized = is_randomized(asked, images)
-            if randomized and eot == "exact" and cost_of_all_draws(asked, images) is None:
-                raise UserError("eot is 'exact', and the draws of this model cannot be counted: give a number of draws")
-            source = gradient_source(
-                asked,
-                eot=eot,
-                randomized=randomized,
-                seed=seed,
-                rows_share_draws=randomized and rows_share_draws(asked, images),
-                targeted=targeted,
-                batch_size=batch_size,
-            )
+            source = MeasuredModel(asked, images).source(eot, seed=seed, targeted=targeted, batch_size=batch_size)
             perturbed = self.run(source, images, labels, self.searched(threat), Random.of(seed, images))
         return within(project_exactly(perturbed, images, self.searched(threat)), images, threat)
 

@@ -16,6 +16,7 @@ from robustbench_cli.options import Common, command, computing
 from robustbench_cli.values import EOT, EPS, SETTING, OneOf, Setting
 
 if TYPE_CHECKING:
+    from robustbench_cli.attacks.base.draws import Draws
     from robustbench_cli.attacks.base.norm import Norm
     from robustbench_cli.benchmarks.cell import Eps, Targeted
     from robustbench_cli.benchmarks.suite import AttackChoice
@@ -82,7 +83,7 @@ def attack(
     settings: tuple[Setting, ...],
     norm: Norm | None,
     eps: tuple[Eps, ...],
-    eot: int | Literal["exact", "frozen"] | None,
+    eot: Draws | None,
     precision: Literal["float32", "bf16"],
     targeted: Targeted | None,
     n: int,

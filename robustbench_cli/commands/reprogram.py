@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from robustbench_cli.attacks.base.draws import Draws
     from robustbench_cli.benchmarks.reprogramming import ReprogrammedModel
 
 __all__ = ["reprogram"]
@@ -60,7 +61,7 @@ def reprogram(
     words: ModelWords,
     task: str,
     settings: tuple[Setting, ...],
-    eot: int | Literal["exact", "frozen"] | None,
+    eot: Draws | None,
     n: int,
     repeats: int | None,
     output: Path | None,
@@ -116,6 +117,7 @@ def reprogram(
 def _drawn(rows: Sequence[ReprogrammedModel]) -> Table:
     from rich import box
     from rich.table import Table
+
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("model", "defense", "task", "attack"):

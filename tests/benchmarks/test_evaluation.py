@@ -25,7 +25,7 @@ from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.transfer import Transfer
 from robustbench_cli.benchmarks import evaluation
 from robustbench_cli.benchmarks.cell import Targeted
-from robustbench_cli.benchmarks.evaluation import Evaluation, evaluate, resolve_eot, resolve_repeats
+from robustbench_cli.benchmarks.evaluation import Evaluation, evaluate, resolve_repeats
 from robustbench_cli.benchmarks.outcomes import summarise
 
 
@@ -536,30 +536,6 @@ def test_probabilities_are_refused(network: Network) -> None:
     """A softmax at the end would hide the margins from every attack."""
     with pytest.raises(UserError, match="gives probabilities"):
         evaluate(nn.Sequential(network, nn.Softmax(1)), IMAGES, labels_of(network), attack=FGSM(), eps=0.1)
-
-
-@pytest.mark.parametrize(
-    ("asked", "randomized", "cost", "draws"),
-    [
-        ("auto", False, None, 1),
-        ("exact", False, None, 1),
-        (7, False, None, 1),
-        ("auto", True, None, 10),
-        ("auto", True, 10.0, "exact"),
-        ("auto", True, 10.1, 10),
-        ("exact", True, 1000.0, "exact"),
-        (1, True, 5.0, 1),
-    ],
-)
-def test_gradients_adapt_to_the_model(asked: Any, randomized: bool, cost: float | None, draws: Any) -> None:
-    """One draw for a deterministic model; exact where that costs no more than ten draws; what is asked for, if anything."""
-    assert resolve_eot(asked, randomized=randomized, cost_of_all_draws=cost) == draws
-
-
-def test_draws_that_cannot_be_counted_are_not_exact() -> None:
-    """``exact`` needs a model that can enumerate its draws."""
-    with pytest.raises(UserError, match="--eot exact: the draws of this defense cannot be counted; give a number"):
-        resolve_eot("exact", randomized=True, cost_of_all_draws=None)
 
 
 def test_repeats_are_for_randomized_models() -> None:
