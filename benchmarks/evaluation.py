@@ -115,7 +115,8 @@ def evaluate(
         progress: Called with the number of images done, after each slice.
 
     Raises:
-        UserError: The model's output or an input is not what it must be, or the attack gives no images.
+        UserError: The model's output or an input is not what it must be, the attack gives no images, or the draws are to be
+            all and cannot be counted.
     """
     _check_inputs(images, labels, attack)
     device = torch.device(device) if device is not None else _device_of(model)
@@ -242,7 +243,7 @@ class _Search:
 def _flags_of_models(
     attack: Attack, attacked: MeasuredModel, followed: MeasuredModel, *, draws: Draws
 ) -> dict[str, bool]:
-    """What the attacked model, and the one that the attack follows, say against a result before the attack is run."""
+    """What the attacked model, and the one that the attack follows, say against a result, whatever the attack found."""
     repeatable = is_repeatable(followed.model, followed.images)
     by_gradient = attack.uses == "gradients"
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -69,20 +69,20 @@ def rows(results: Iterable[tuple[Result, Callable[[], Outcomes]]]) -> pd.DataFra
         One row a cell in the given order, the worst case of a model and threat after its attacks; columns
         :data:`COLUMNS`. A figure that there is not is missing (NaN); ``eps`` is as it was written, empty where none is.
     """
-    groups: dict[str, list[_Row]] = defaultdict(list)
+    groups: dict[Hashable, list[_Row]] = defaultdict(list)
     for result, outcomes in results:
         row = _Row.of(result, outcomes)
-        groups[row.subject_and_threat].append(row)
+        groups[row.model_and_threat].append(row)
     table: list[_Row] = []
-    undefended: dict[str, list[_Row]] = defaultdict(list)
+    undefended: dict[Hashable, list[_Row]] = defaultdict(list)
     for group in groups.values():
         worst = group[0] if len(group) == 1 else _Row.worst_case(group)
         table += group if len(group) == 1 else [*group, worst]
         if not worst.result.cell.defenses:
             for row in group:
-                undefended[row.comparison(row.attack)].append(row)
-            undefended[worst.comparison(WORST_CASE)].append(worst)
-    records = [row.record | _efficiency(row, undefended[row.comparison(row.attack)]) for row in table]
+                undefended[row.counterparts(row.attack)].append(row)
+            undefended[worst.counterparts(WORST_CASE)].append(worst)
+    records = [row.record | _efficiency(row, undefended[row.counterparts(row.attack)]) for row in table]
     return pd.DataFrame.from_records(records, columns=list(COLUMNS))
 
 
@@ -110,28 +110,35 @@ def _words(cell: Cell, eps: str) -> dict[str, Any]:
 
 
 class _Row:
-    """A row in the making: its figures, what it stems from, and with which others it can be compared."""
+    """A row in the making: its figures, what it stems from, and with which others it can be compared.
 
-    def __init__(self, record: dict[str, Any], result: Result, read: Callable[[], Outcomes], attack: str) -> None:
+    Args:
+        record: Its columns, but for the Defense Efficiency Score.
+        result: The result that it stems from; the first of them for a worst case.
+        read: Reads the outcomes.
+        attack: Equal for rows of the same attack.
+    """
+
+    def __init__(self, record: dict[str, Any], result: Result, read: Callable[[], Outcomes], attack: Hashable) -> None:
         self.record = record
         self.result = result
         self.attack = attack
         self._read = read
 
     @property
-    def _threat(self) -> list[Any]:
+    def _threat(self) -> Hashable:
         cell = self.result.cell
-        return [cell.data, cell.norm, cell.eps, cell.targeted, cell.seed]
+        return cell.data, cell.norm, cell.eps, cell.targeted, cell.seed
 
     @property
-    def subject_and_threat(self) -> str:
-        """What the rows have in common that a worst case is taken over."""
+    def model_and_threat(self) -> Hashable:
+        """Equal for the rows over which one worst case is taken."""
         cell = self.result.cell
-        return json.dumps([cell.checkpoint, cell.repeats, cell.accounting, *self._threat])
+        return cell.checkpoint, cell.repeats, cell.accounting, self._threat
 
-    def comparison(self, attack: str) -> str:
-        """What this row has in common, as a row of ``attack``, with those of the models that it can be compared with."""
-        return json.dumps([self.result.cell.model, attack, *self._threat])
+    def counterparts(self, attack: Hashable) -> Hashable:
+        """Equal for the rows of a model, however it is defended, that are compared with this one as a row of ``attack``."""
+        return self.result.cell.model, attack, self._threat
 
     @cached_property
     def outcomes(self) -> Outcomes:
@@ -151,7 +158,7 @@ class _Row:
             "seconds": result.seconds,
             "device": result.device,
         }
-        return cls(record, result, read, json.dumps([cell.cascade, cell.attack.identity], sort_keys=True))
+        return cls(record, result, read, (cell.cascade, json.dumps(cell.attack.identity, sort_keys=True)))
 
     @classmethod
     def worst_case(cls, group: Sequence[_Row]) -> _Row:

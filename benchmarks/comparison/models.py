@@ -90,5 +90,5 @@ def trained(names: Sequence[str] = (PLAIN, ADVERSARIAL)) -> dict[str, Subject]:
         begin=lambda label, path: print(f"training {label}, once: {path}", file=sys.stderr),
         progress=lambda at: print(f"{at.name}: epoch {at.epoch} of {at.epochs}, {at.seconds:.0f} s", file=sys.stderr),
     )
-    specs = {name: method_spec(defenses, *_DEFENSES[name])[1] for name in names}
+    specs = {name: method_spec(defenses, *_DEFENSES[name]).spec for name in names}
     return {name: prepare.trained(prepare.training(defenses=(spec,))) for name, spec in specs.items()}

@@ -128,7 +128,7 @@ def prepare() -> Callable[..., Preparation]:
 @pytest.fixture
 def hrs() -> MethodSpec:
     """A small switching defense."""
-    return method_spec(defenses, "hrs", {"channels": [2, 2]})[1]
+    return method_spec(defenses, "hrs", {"channels": [2, 2]}).spec
 
 
 @pytest.fixture
@@ -164,4 +164,4 @@ def jobs(tmp_path: Path, subject: Subject) -> Callable[..., list[Job]]:
 
 def spec(name: str, **parameters: Any) -> MethodSpec:
     """An attack as data."""
-    return method_spec(attacks, name, parameters)[1]
+    return method_spec(attacks, name, parameters).spec

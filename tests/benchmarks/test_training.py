@@ -20,7 +20,7 @@ from robustbench_cli.defenses import registry as defenses
 
 Prepare = Callable[..., Preparation]
 
-NOISE = method_spec(defenses, "gaussian-noise", {})[1]
+NOISE = method_spec(defenses, "gaussian-noise", {}).spec
 
 OWN = """
 import copy
@@ -244,4 +244,4 @@ def test_the_accuracy_of_a_randomized_model_is_the_same_each_time(prepare: Prepa
 
 def _own(folder: Path) -> MethodSpec:
     (folder / "own.py").write_text(OWN)
-    return method_spec(defenses, f"{folder / 'own.py'}:Dim", {})[1]
+    return method_spec(defenses, f"{folder / 'own.py'}:Dim", {}).spec
