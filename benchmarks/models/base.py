@@ -172,6 +172,28 @@ def example_images(shape: tuple[int, int, int]) -> Tensor:
 
 
 @torch.no_grad()
+def _first_not_finite(model: nn.Module, images: Tensor) -> str:
+    """Which layer is the first to give NaN or infinite numbers, as the end of a message; empty where it is none of them."""
+    found: list[str] = []
+
+    def look(name: str, layer: nn.Module, output: object) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point() and not output.isfinite().all():
+            found.append(f", first in its layer {name} ({type(layer).__name__})")
+
+    hooks = [
+        layer.register_forward_hook(lambda layer, _, output, name=name: look(name, layer, output))
+        for name, layer in model.named_modules()
+        if name
+    ]
+    try:
+        with frozen(model), torch.no_grad():
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else ""
+
+
 def check_model(
     model: nn.Module,
     images: Tensor,
@@ -214,7 +236,11 @@ def check_model(
     if classes is not None and given != classes:
         raise UserError(f"{name} gives {given} logits an image, the data have {classes} classes: give it as many")
     if not logits.isfinite().all():
-        raise UserError(f"{name} gives NaN or infinite logits: check its weights and its normalisation")
+        number = int((~logits.isfinite()).any(dim=1).nonzero()[0])
+        raise UserError(
+            f"{name} gives NaN or infinite logits for image {number}{_first_not_finite(model, images[number, None])}: "
+            "check its weights and its normalisation"
+        )
     if (logits >= 0).all() and (logits <= 1).all() and ((logits.sum(dim=1) - 1).abs() < 1e-4).all():
         raise UserError(f"{name} gives probabilities (each row sums to 1): give logits, remove the softmax")
     if labels is not None and len(labels) and not (labels.min() >= 0 and labels.max() < given):

@@ -164,8 +164,8 @@ def test_good_logits_pass_and_tell_the_classes() -> None:
         (GOOD[:, :1], r"shape \(2, 1\)"),
         (GOOD.long(), "gives torch.int64"),
         (GOOD[:, :2], "gives 2 logits an image, the data have 3 classes"),
-        (GOOD.where(GOOD < 5, torch.nan), "NaN or infinite"),
-        (GOOD.where(GOOD < 5, torch.inf), "NaN or infinite"),
+        (GOOD.where(GOOD < 5, torch.nan), "NaN or infinite logits for image 1: "),
+        (GOOD.where(GOOD < 5, torch.inf), "NaN or infinite logits for image 1: "),
         (GOOD.softmax(dim=1), "gives probabilities .* remove the softmax"),
     ],
 )
@@ -173,6 +173,18 @@ def test_what_is_no_logits_is_refused(answer: object, message: str) -> None:
     """Each way to miss the contract of a model is named in one line."""
     with pytest.raises(UserError, match=f"^the model .*{message}|^the model {message}"):
         check_model(Answers(answer), example_images((1, 8, 8)), classes=3)
+
+
+def test_the_layer_that_is_the_first_to_give_nan_is_named() -> None:
+    """Of several that hand it on, with the image that it does so for."""
+    model = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(64, 5), nn.Threshold(0.0, torch.nan)), nn.Linear(5, 3))
+    nn.init.constant_(model[1][0].weight, 1.0)
+    nn.init.constant_(model[1][0].bias, -32.0)
+    images = torch.tensor([1.0, 1.0, 0.0]).view(3, 1, 1, 1).expand(3, 1, 8, 8)
+    with pytest.raises(
+        UserError, match=r"logits for image 2, first in its layer 1\.1 \(Threshold\): check its weights"
+    ):
+        check_model(model, images)
 
 
 def test_log_probabilities_and_one_row_of_probabilities_pass() -> None:
