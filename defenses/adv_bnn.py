@@ -56,7 +56,7 @@ class AdvBNN(RandomizedDefense):
             return functional.cross_entropy(network(perturbed), labels) + weight * _divergence(network, self.prior)
 
         with shared_draws(model):
-            trainer.fit(model, name="adversarial training", loss=loss)
+            trainer.fit(model, name="adversarial training", loss=loss, eps=self.eps)
 
 
 class _Layer(RandomWeights):

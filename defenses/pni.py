@@ -48,7 +48,7 @@ class PNI(RandomizedDefense):
 
     def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
         with shared_draws(model):
-            trainer.fit(model, name="adversarial training", loss=self._loss)
+            trainer.fit(model, name="adversarial training", loss=self._loss, eps=self.eps)
 
     def _loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         logits: Tensor = network(images)

@@ -38,7 +38,8 @@ def preparation(common: Common, dataset: str, recipe: dict[str, Any], shown: con
         bars[now.name].update(completed=now.epoch)
         if now.epoch == now.epochs:
             bars.pop(now.name).remove()
-            shown.finished(f"{now.name}: {now.epochs} epochs, loss {now.loss:.4f}, {now.seconds:.1f} s")
+            note = f"; {now.note}" if now.note else ""
+            shown.finished(f"{now.name}: {now.epochs} epochs, loss {now.loss:.4f}, {now.seconds:.1f} s{note}")
 
     return Preparation(
         dataset=dataset,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import PlainSerializer, PlainValidator
 from torch import nn
@@ -39,5 +39,9 @@ Python it is the model itself.
 
 
 def surrogate_parameters(kind: type[Method]) -> tuple[str, ...]:
-    """The names of a method's parameters that are models."""
-    return tuple(name for name, field in kind.model_fields.items() if field.annotation == Path | nn.Module)
+    """The names of a method's parameters that are models, or may be: ``Surrogate`` and ``Surrogate | None``."""
+    return tuple(
+        name
+        for name, field in kind.model_fields.items()
+        if field.annotation == Path | nn.Module or Surrogate in get_args(field.annotation)
+    )

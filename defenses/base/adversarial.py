@@ -1,9 +1,13 @@
-"""Adversarial images for training."""
+"""Adversarial images for training, and accuracy on them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack
 from robustbench_cli.attacks.base.model import frozen
@@ -11,7 +15,90 @@ from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import gradient_source
 from robustbench_cli.attacks.base.threat import project
 
-__all__ = ["adversarial"]
+__all__ = ["Start", "accuracy_under_pgd", "adversarial", "ascend", "nearby"]
+
+Start = Literal["ball", "near", "image"]
+"""Where the steps begin: uniformly in the ball, beside the image (a normal deviation of 0.001), or at the image."""
+
+
+def nearby(images: Tensor, *, eps: float, start: Start) -> Tensor:
+    """Where the steps of an attack in linf begin, by draws from torch's global generator; before any cut with the box.
+
+    Args:
+        images: ``(B, C, H, W)`` in [0, 1].
+        eps: The radius.
+        start: Which place.
+    """
+    if start == "ball":
+        return images + torch.empty_like(images).uniform_(-eps, eps)
+    return images + 0.001 * torch.randn_like(images) if start == "near" else images
+
+
+def ascend(
+    network: nn.Module,
+    images: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    *,
+    eps: float,
+    steps: int,
+    step_size: float,
+    start: Start = "ball",
+) -> Tensor:
+    """Signed gradient steps in linf, for a step of a training: the last iterate, whatever became of the image on the way.
+
+    The network is in ``eval()`` mode meanwhile: batch norm takes the statistics that it has and does not change them, and
+    nothing is dropped. No gradient of a parameter is computed.
+
+    Args:
+        network: In training.
+        images: ``(B, C, H, W)`` in [0, 1].
+        loss: From logits ``(B, K)`` to a scalar, summed over the rows, that the steps climb.
+        eps: The radius.
+        steps: How many.
+        step_size: Of each.
+        start: Where they begin.
+
+    Returns:
+        Images ``(B, C, H, W)`` inside the ball and the box, without a graph.
+    """
+    low, high = (images - eps).clamp_min_(0), (images + eps).clamp_max_(1)
+    iterates = nearby(images, eps=eps, start=start).clamp(low, high)
+    with frozen(network):
+        for _ in range(steps):
+            leaf = iterates.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(loss(network(leaf)), leaf)
+            iterates = leaf.detach().add(gradient.sign(), alpha=step_size).clamp_(low, high)
+    return iterates.detach()
+
+
+def accuracy_under_pgd(
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, eps: float, steps: int, step_size: float
+) -> float:
+    """The share of images that a network in training gets right after :func:`ascend` on the cross-entropy.
+
+    Args:
+        network: Its modes and its statistics are left as they are.
+        batches: Images ``(B, C, H, W)`` in [0, 1] and labels ``(B,)``.
+        eps: The radius; with 0 it is the accuracy on the images themselves.
+        steps: How many.
+        step_size: Of each.
+    """
+    right, number = torch.zeros((), dtype=torch.int64), 0
+    for images, labels in batches:
+        perturbed = images
+        if eps > 0:
+            perturbed = ascend(
+                network,
+                images,
+                lambda logits, labels=labels: functional.cross_entropy(logits, labels, reduction="sum"),  # type: ignore[misc]
+                eps=eps,
+                steps=steps,
+                step_size=step_size,
+            )
+        with frozen(network), torch.no_grad():
+            right = right.to(labels.device) + (network(perturbed).argmax(1) == labels).sum()
+        number += len(labels)
+    return right.item() / number
 
 
 def adversarial(network: nn.Module, images: Tensor, labels: Tensor, *, attack: FixedRadiusAttack, eps: float) -> Tensor:

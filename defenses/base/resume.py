@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,14 @@ class State:
         epoch: How many epochs of it are done.
         seconds: Spent on it.
         finished: The record of each network that is done, by name.
+        measured: What was measured of the network that is in training, by what it is.
     """
 
     name: str
     epoch: int
     seconds: float
     finished: dict[str, dict[str, float]]
+    measured: dict[str, float] = field(default_factory=dict)
 
 
 def write_state(
@@ -44,6 +46,7 @@ def write_state(
     whole: nn.Module,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
+    copies: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
     """Writes the whole file or none.
 
@@ -54,6 +57,7 @@ def write_state(
         whole: The model that ``network`` is a part of, or ``network`` itself.
         network: What is being trained; it and the optimizer are kept only while it is not finished.
         optimizer: Over the network's parameters.
+        copies: Other states of the network, such as a running mean, by name; kept as long as the network's own.
 
     Raises:
         UserError: The file cannot be written.
@@ -63,9 +67,11 @@ def write_state(
         tensors |= {f"network/{key}": tensor for key, tensor in network.state_dict().items()}
         for number, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{number}/{key}": tensor for key, tensor in values.items()}
+        for name, each in copies.items():
+            tensors |= {f"copies/{name}/{key}": tensor for key, tensor in each.items()}
     # Tensors of one storage are refused, and the network's are also those of the whole.
-    copies = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-    write_whole(path, save(copies, {**identity, "state": json.dumps(vars(state))}))
+    content = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+    write_whole(path, save(content, {**identity, "state": json.dumps(vars(state))}))
 
 
 def read_state(
@@ -76,6 +82,7 @@ def read_state(
     whole: nn.Module,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
+    copies: Mapping[str, dict[str, Tensor]],
 ) -> State:
     """Loads the weights of ``whole`` in place, and network and optimizer too if the file was written amid their training.
 
@@ -86,6 +93,7 @@ def read_state(
         whole: See :func:`write_state`.
         network: See :func:`write_state`.
         optimizer: See :func:`write_state`.
+        copies: See :func:`write_state`; filled in place.
 
     Raises:
         UserError: The file holds no such state, or one of another identity.
@@ -99,6 +107,9 @@ def read_state(
     if name == state.name and name not in state.finished:
         network.load_state_dict(_below("network/", tensors))
         _load_optimizer(optimizer, _below("optimizer/", tensors))
+        for each, copy in copies.items():
+            for key, tensor in _below(f"copies/{each}/", tensors).items():
+                copy[key].copy_(tensor)
     return state
 
 

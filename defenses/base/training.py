@@ -6,9 +6,10 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,13 +19,20 @@ from torch.nn import functional as F
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.random import seed_from, seeded
+from robustbench_cli.defenses.base.adversarial import accuracy_under_pgd
+from robustbench_cli.defenses.base.outcome import Collapse, Outcome
 from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.resume import State, read_state, write_state
 
-__all__ = ["Examples", "Trainer", "TrainingLoss", "TrainingProgress"]
+__all__ = ["Examples", "Gradients", "Trainer", "TrainingLoss", "TrainingProgress"]
 
 TrainingLoss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """From the network, images ``(B, C, H, W)`` and labels ``(B,)`` to the mean loss over the batch."""
+
+Gradients = Callable[[nn.Module, Tensor, Tensor, Sequence[nn.Parameter]], tuple[Tensor, Sequence[Tensor | None]]]
+"""From the network, images ``(B, C, H, W)``, labels ``(B,)`` and P parameters to the mean loss over the batch and its P
+gradients, ``None`` where a parameter has no part in it.
+"""
 
 
 class Examples(Protocol):
@@ -44,9 +52,10 @@ class TrainingProgress:
     Attributes:
         name: Of what is being trained.
         epoch: How many epochs are done.
-        epochs: Of how many.
+        epochs: Of how many; of no more than are done where the training has ended early.
         loss: The mean training loss of the last one.
         seconds: Spent on ``name`` so far.
+        note: When it is done, what else is to be said, in words: which epoch's weights stay, or why it has ended early.
     """
 
     name: str
@@ -54,6 +63,7 @@ class TrainingProgress:
     epochs: int
     loss: float
     seconds: float
+    note: str = ""
 
 
 def _ignore(progress: TrainingProgress) -> None:
@@ -62,6 +72,17 @@ def _ignore(progress: TrainingProgress) -> None:
 
 def _cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(network(images), labels)
+
+
+def _gradients_of(loss: TrainingLoss) -> Gradients:
+    def gradients(
+        network: nn.Module, images: Tensor, labels: Tensor, parameters: Sequence[nn.Parameter]
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        value = loss(network, images, labels)
+        # Only these: a loss may ask for gradients of its own, and .grad of frozen parameters costs time.
+        return value, torch.autograd.grad(value, parameters, allow_unused=True)
+
+    return gradients
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
@@ -82,6 +103,10 @@ class Trainer:
         progress: Called after each epoch, when the file at ``resume`` is already written.
         resume: A file that is kept while training and read by the next ``Trainer`` that is given it, which then goes on
             where this one stopped and ends with the very same weights (on a CPU). Delete it when all is trained.
+
+    Attributes:
+        training: The places ``(n,)`` of the examples that are trained on: all but for what the recipe holds out.
+        held_out: The places of the others.
     """
 
     def __init__(
@@ -102,6 +127,7 @@ class Trainer:
         self._resume = resume
         self._finished: dict[str, dict[str, float]] = {}
         self._saved = resume is not None and resume.exists()
+        self.training, self.held_out = self._divided()
 
     @property
     def record(self) -> dict[str, Any]:
@@ -125,7 +151,16 @@ class Trainer:
             yield seed
 
     def fit(
-        self, network: nn.Module, *, name: str, keep: nn.Module | None = None, loss: TrainingLoss = _cross_entropy
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        keep: nn.Module | None = None,
+        loss: TrainingLoss = _cross_entropy,
+        eps: float = 0,
+        gradients: Gradients | None = None,
+        replays: int = 1,
+        collapse: Collapse | None = None,
     ) -> None:
         """Trains in place the parameters of ``network`` that require a gradient.
 
@@ -137,6 +172,10 @@ class Trainer:
             name: Tells this training from others of the same trainer.
             keep: The whole model that ``network`` is a part of, if it is one; kept with it in the file for resuming.
             loss: The mean cross entropy of the logits, unless given.
+            eps: The radius in linf that the network is trained for, at which held-out images are attacked.
+            gradients: In the place of ``loss``, what gives the loss and its gradients in one.
+            replays: How often in a row each batch is trained on; the recipe's epochs are divided by it.
+            collapse: What ends the training early, if anything does.
 
         Raises:
             UserError: The loss is not finite, or the file for resuming is of another training or cannot be written.
@@ -144,60 +183,105 @@ class Trainer:
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         optimizer = self.recipe.build_optimizer(parameters)
+        gradients = gradients or _gradients_of(loss)
         whole = keep or network
-        first, seconds = self._restore(name, whole, network, optimizer)
+        held_out = partial(self._held_out_accuracy, eps=eps) if len(self.held_out) else None
+        outcome = Outcome(network, decay=self.recipe.ema, held_out=held_out, collapse=collapse)
+        epochs = math.ceil(self.recipe.epochs / replays)
+        first, seconds = self._restore(name, whole, network, optimizer, outcome)
+        if name in self._finished:
+            first = epochs
         network.train()
         for module in network.modules():
             own = list(module.parameters())
             if own and not any(parameter.requires_grad for parameter in own):
                 module.eval()
-        for epoch in range(first, self.recipe.epochs):
+        for epoch in range(first, epochs):
             started = time.perf_counter()
+            total = torch.zeros((), device=self.device)
             with self.draws(name, epoch) as seed:
-                value = self._epoch(network, parameters, optimizer, loss, epoch=epoch, seed=seed)
+                batches = self._batches(seed)
+                steps = len(batches) * replays
+                for number in range(steps):
+                    indices = batches[number // replays]
+                    step = epoch * steps + number
+                    for group in optimizer.param_groups:
+                        group["lr"] = self.recipe.rate(step, epochs * steps)
+                    total += self._step(network, parameters, optimizer, gradients, indices) * len(indices)
+                    outcome.after_step(step)
+            optimizer.zero_grad()
+            value = total.item() / (replays * len(self.training))
             if not math.isfinite(value):
                 raise UserError(f"{name} diverged in epoch {epoch + 1}, its loss is {value}: give a lower lr")
+            with self.draws(name, epoch, "measured"):
+                collapsed = outcome.after_epoch(epoch)
             seconds += time.perf_counter() - started
-            if epoch + 1 == self.recipe.epochs:
-                self._finished[name] = {"loss": value, "seconds": seconds}
+            ended, note = collapsed or epoch + 1 == epochs, ""
+            if ended:
+                note = outcome.settle()
+                self._finished[name] = {"loss": value, "seconds": seconds, **outcome.measured}
             if self._resume is not None:
-                state = State(name=name, epoch=epoch + 1, seconds=seconds, finished=self._finished)
-                identity = self._identity(whole)
-                write_state(self._resume, state, identity, whole=whole, network=network, optimizer=optimizer)
-            self._progress(TrainingProgress(name, epoch + 1, self.recipe.epochs, value, seconds))
+                write_state(
+                    self._resume,
+                    State(
+                        name=name, epoch=epoch + 1, seconds=seconds, finished=self._finished, measured=outcome.measured
+                    ),
+                    self._identity(whole),
+                    whole=whole,
+                    network=network,
+                    optimizer=optimizer,
+                    copies=outcome.copies,
+                )
+            self._progress(TrainingProgress(name, epoch + 1, epoch + 1 if ended else epochs, value, seconds, note))
+            if ended:
+                break
         network.eval()
 
-    def _epoch(
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images ``(B, C, H, W)`` and labels ``(B,)`` at places ``(B,)``, on the trainer's device, channels last."""
+        images, labels = self.examples.batch(indices)
+        return (
+            images.to(self.device, memory_format=torch.channels_last, non_blocking=True),
+            labels.to(self.device, non_blocking=True),
+        )
+
+    def _divided(self) -> tuple[Tensor, Tensor]:
+        """The places that are trained on, and those that are held out."""
+        number = len(self.examples)
+        if not self.recipe.held_out:
+            return torch.arange(number), torch.arange(0)
+        order = torch.randperm(number, generator=torch.Generator().manual_seed(seed_from(self.seed, "held out")))
+        held_out = min(max(round(self.recipe.held_out * number), 1), number - 1)
+        return order[held_out:], order[:held_out]
+
+    def _batches(self, seed: int) -> Sequence[Tensor]:
+        """An epoch's batches of places, in an order that follows from the seed."""
+        order = torch.randperm(len(self.training), generator=torch.Generator().manual_seed(seed))
+        return self.training[order].tensor_split(math.ceil(len(order) / self.recipe.batch_size))
+
+    def _step(
         self,
         network: nn.Module,
-        parameters: list[nn.Parameter],
+        parameters: Sequence[nn.Parameter],
         optimizer: torch.optim.Optimizer,
-        loss: TrainingLoss,
-        *,
-        epoch: int,
-        seed: int,
-    ) -> float:
-        """One pass through the examples; the mean loss."""
-        order = torch.randperm(len(self.examples), generator=torch.Generator().manual_seed(seed))
-        batches = order.tensor_split(math.ceil(len(order) / self.recipe.batch_size))
-        total = torch.zeros((), device=self.device)
-        for number, indices in enumerate(batches):
-            rate = self.recipe.rate(epoch * len(batches) + number, self.recipe.epochs * len(batches))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            images, labels = self.examples.batch(indices)
-            images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-            labels = labels.to(self.device, non_blocking=True)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-                value = loss(network, images, labels)
-            # Only these: a loss may ask for gradients of its own, and .grad of frozen parameters costs time.
-            gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient if gradient is None else _laid_out_as(parameter, gradient)
-            optimizer.step()
-            total += value.detach() * len(indices)
-        optimizer.zero_grad()
-        return total.item() / len(order)
+        gradients: Gradients,
+        indices: Tensor,
+    ) -> Tensor:
+        """One step of the optimizer; the mean loss before it."""
+        images, labels = self.batch(indices)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            value, slopes = gradients(network, images, labels, parameters)
+        for parameter, gradient in zip(parameters, slopes, strict=True):
+            parameter.grad = gradient if gradient is None else _laid_out_as(parameter, gradient)
+        optimizer.step()
+        return value.detach()
+
+    def _held_out_accuracy(self, network: nn.Module, *, eps: float) -> float:
+        """The share of the held-out images that a network gets right under PGD."""
+        eps = eps if self.recipe.held_out_eps is None else self.recipe.held_out_eps
+        steps = self.recipe.held_out_steps
+        batches = (self.batch(indices) for indices in self.held_out.split(self.recipe.batch_size))
+        return accuracy_under_pgd(network, batches, eps=eps, steps=steps, step_size=2.5 * eps / steps)
 
     def _identity(self, model: nn.Module) -> dict[str, str]:
         """What must be the same for a training to go on, by what it is called in a message."""
@@ -210,17 +294,29 @@ class Trainer:
         }
 
     def _restore(
-        self, name: str, whole: nn.Module, network: nn.Module, optimizer: torch.optim.Optimizer
+        self,
+        name: str,
+        whole: nn.Module,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        outcome: Outcome,
     ) -> tuple[int, float]:
         """Takes up what the file holds of this training; the epochs done and the seconds spent on them."""
         if self._saved:
             assert self._resume is not None
             state = read_state(
-                self._resume, self._identity(whole), name=name, whole=whole, network=network, optimizer=optimizer
+                self._resume,
+                self._identity(whole),
+                name=name,
+                whole=whole,
+                network=network,
+                optimizer=optimizer,
+                copies=outcome.copies,
             )
             self._finished = state.finished
             # Networks that are finished are passed by until the one comes that was not.
             self._saved = name in self._finished
             if name == state.name and not self._saved:
+                outcome.measured |= state.measured
                 return state.epoch, state.seconds
-        return (self.recipe.epochs, 0.0) if name in self._finished else (0, 0.0)
+        return 0, 0.0

@@ -20,12 +20,13 @@ class WithModel(Method):
 
     steps: int = Field(3, description="steps")
     other: Surrogate = Field(description="a model")
+    spare: Surrogate | None = Field(None, description="a model or none")
     folder: Path = Field(Path("here"), description="a path that is no model's")
 
 
 def test_the_parameters_that_are_models_are_known() -> None:
     """They are told from other parameters, paths among them, by their type."""
-    assert surrogate_parameters(WithModel) == ("other",)
+    assert surrogate_parameters(WithModel) == ("other", "spare")
 
 
 def test_words_are_a_file_and_a_module_is_itself() -> None:
@@ -36,6 +37,8 @@ def test_words_are_a_file_and_a_module_is_itself() -> None:
         method = WithModel(other=words)
         assert method.other == Path("a/b.safetensors")
         assert method.model_dump(mode="json")["other"] == "a/b.safetensors"
+        assert method.model_dump(mode="json")["spare"] is None
+        assert WithModel(other=words, spare=words).model_dump(mode="json")["spare"] == "a/b.safetensors"
     with pytest.raises(PydanticSerializationError, match="a model in memory, Linear, has no file"):
         WithModel(other=module).model_dump(mode="json")
 

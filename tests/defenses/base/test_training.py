@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.defenses.base.defense import Defense
+from robustbench_cli.defenses.base.outcome import Collapse
 from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.training import Trainer, TrainingProgress
 from robustbench_cli.defenses.hrs import HRS
@@ -274,3 +276,195 @@ def test_a_loss_of_ones_own(digits: Any, normed: Callable[[], nn.Module]) -> Non
     assert all(modes)
     assert not torch.equal(model[0].weight, before)
     assert trainer.record["seconds"] > 0
+
+
+def test_schedules() -> None:
+    """Each rate is that of torch's own scheduler, and the cyclic one numpy's interpolation between its three corners."""
+    steps = 40
+    parameter = [nn.Parameter(torch.zeros(()))]
+    schedulers = {
+        "cosine": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
+        "multistep": lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [20, 30]),
+    }
+    for schedule, build in schedulers.items():
+        recipe = Recipe.from_parameters({"schedule": schedule, "lr": 0.5}, name="train")
+        optimizer = torch.optim.SGD(parameter, lr=0.5)
+        scheduler = build(optimizer)
+        for step in range(steps):
+            assert recipe.rate(step, steps) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+            optimizer.step()
+            scheduler.step()
+    cyclic = Recipe(schedule="cyclic", lr=0.5)
+    expected = np.interp((np.arange(steps) + 1) / (steps + 1), [0, 0.4, 1], [0, 0.5, 0])
+    assert [cyclic.rate(step, steps) for step in range(steps)] == pytest.approx(list(expected))
+
+
+def test_what_is_not_used_is_no_part_of_a_recipe() -> None:
+    """A feature that is off makes no other recipe, one that is on does."""
+    plain = Recipe().in_effect
+    assert Recipe(held_out_steps=3, milestones=(0.1,)).in_effect == plain
+    assert not {"ema", "held_out", "held_out_eps", "held_out_steps", "milestones"} & set(plain)
+    assert Recipe(held_out=0.1, held_out_steps=3).in_effect["held_out_steps"] == 3
+    assert Recipe(ema=0.5, schedule="multistep").in_effect.keys() - plain.keys() == {"ema", "milestones"}
+
+
+def test_the_running_mean_of_the_weights(digits: Any, normed: Callable[[], nn.Module]) -> None:
+    """What is left is the weighted sum of the weights after all steps, batch statistics among them, computed afterwards."""
+    train, _ = digits
+    model = normed()
+    states = [{name: tensor.double() for name, tensor in model.state_dict().items()}]
+
+    def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        states.append({name: tensor.double() for name, tensor in network.state_dict().items()})
+        return nn.functional.cross_entropy(network(images), labels)
+
+    recipe = Recipe(epochs=2, batch_size=650, ema=0.3)
+    Trainer(train, recipe, seed=0, device=CPU).fit(model, name="averaged", loss=loss)
+    raw = normed()
+    raw.load_state_dict(states[0])
+    Trainer(train, Recipe(epochs=2, batch_size=650), seed=0, device=CPU).fit(raw, name="averaged")
+    # The loss sees the weights before each step: after the last, they are those of the training without a mean.
+    after = [*states[2:], {name: tensor.double() for name, tensor in raw.state_dict().items()}]
+    decays = [min(0.3, (1 + step) / (10 + step)) for step in range(4)]
+    for name, tensor in model.state_dict().items():
+        expected = states[0][name]
+        for decay, state in zip(decays, after, strict=True):
+            expected = decay * expected + (1 - decay) * state[name]
+        if name.endswith("num_batches_tracked"):
+            expected = after[-1][name]
+        torch.testing.assert_close(tensor.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_best_epoch_stays(digits: Any, normed: Callable[[], nn.Module], accuracy: Callable[..., float]) -> None:
+    """Of a training that forgets what it has learnt, the epoch that did best on images it never saw is what is left."""
+    train, _ = digits
+    model, seen, steps, after = normed(), set(), iter(range(1, 100)), []
+
+    class Watched:
+        def __len__(self) -> int:
+            return len(train)
+
+        def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+            seen.update(indices.tolist())
+            images, labels = train.batch(indices)
+            return images, labels
+
+    def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        assert not seen & set(trainer.held_out.tolist())
+        value = nn.functional.cross_entropy(network(images), labels)
+        return value if next(steps) <= 30 else -value
+
+    def look(progress: TrainingProgress) -> None:
+        seen.clear()
+        after.append((accuracy(model.eval(), held), progress.note))
+        model.train()
+
+    recipe = Recipe(epochs=6, batch_size=117, schedule="constant", held_out=0.1)
+    trainer = Trainer(Watched(), recipe, seed=0, device=CPU, progress=look)
+    held = type(train)(*train.batch(trainer.held_out))
+    assert len(trainer.held_out) == 130
+    assert torch.equal(torch.cat([trainer.held_out, trainer.training]).sort().values, torch.arange(1297))
+    trainer.fit(model, name="forgetful", loss=loss)
+    record = trainer.record["trained"]["forgetful"]
+    assert record["kept_epoch"] == 3
+    assert accuracy(model, held) == pytest.approx(record["held_out_accuracy"])
+    assert after[4][0] < after[5][0] == max(value for value, _ in after)
+    assert after[5][1] == f"epoch 3 stays, with {record['held_out_accuracy']:.1%} of the held-out images"
+
+
+def test_held_out_images_are_attacked(digits: Any, normed: Callable[[], nn.Module]) -> None:
+    """At the radius that the defense trains for, or at that of the recipe; the larger it is, the fewer survive."""
+    train, _ = digits
+
+    def held_out_accuracy(eps: float, **fields: Any) -> float:
+        trainer = Trainer(train, Recipe(epochs=10, held_out=0.2, **fields), seed=0, device=CPU)
+        torch.manual_seed(0)
+        trainer.fit(normed(), name="training", eps=eps)
+        return float(trainer.record["trained"]["training"]["held_out_accuracy"])
+
+    clean = held_out_accuracy(0)
+    assert clean > 0.3
+    assert held_out_accuracy(1.0, held_out_eps=0.0) == clean
+    assert held_out_accuracy(0, held_out_eps=1.0) < held_out_accuracy(0.1) < clean
+
+
+def test_a_collapse_ends_the_training(digits: Any, normed: Callable[[], nn.Module]) -> None:
+    """It ends at the first fall that is large enough, and the weights before it stay."""
+    train, _ = digits
+    model, values, states = normed(), iter([0.5, 0.4, 0.6, 0.39, 0.7]), []
+
+    def measured(network: nn.Module) -> float:
+        states.append(network[0].weight.detach().clone())  # type: ignore[index,union-attr,operator]
+        return next(values)
+
+    seen: list[TrainingProgress] = []
+    trainer = Trainer(train, Recipe(epochs=5), seed=0, device=CPU, progress=seen.append)
+    trainer.fit(model, name="training", collapse=Collapse(accuracy=measured, fall=0.2))
+    assert len(states) == 4
+    assert torch.equal(model[0].weight, states[2])
+    assert not torch.equal(states[3], states[2])
+    record = trainer.record["trained"]["training"]
+    assert (record["collapsed_epoch"], record["watched_accuracy"], record["collapsed_accuracy"]) == (4, 0.6, 0.39)
+    assert [(progress.epoch, progress.epochs) for progress in seen] == [(1, 5), (2, 5), (3, 5), (4, 4)]
+    assert "fell from 60.0% to 39.0%" in seen[-1].note
+
+
+def test_replays(digits: Any, normed: Callable[[], nn.Module]) -> None:
+    """Each batch comes several times in a row, in so many epochs fewer, and its gradients come from the caller."""
+    train, _ = digits
+    batches: list[Tensor] = []
+
+    def gradients(network: nn.Module, images: Tensor, labels: Tensor, parameters: Any) -> tuple[Tensor, list[Tensor]]:
+        batches.append(images)
+        return torch.ones(()), [torch.ones_like(parameter) for parameter in parameters]
+
+    recipe = Recipe(
+        epochs=5, batch_size=650, optimizer="sgd", lr=1e-3, weight_decay=0, schedule="constant", momentum=1e-9
+    )
+    model = normed()
+    before = model[0].weight.detach().clone()
+    trainer = Trainer(train, recipe, seed=0, device=CPU)
+    trainer.fit(model, name="training", gradients=gradients, replays=3)
+    assert len(batches) == 2 * 2 * 3
+    for start in range(0, 12, 3):
+        assert torch.equal(batches[start], batches[start + 1])
+        assert torch.equal(batches[start], batches[start + 2])
+    assert not torch.equal(batches[2][0], batches[3][0])
+    torch.testing.assert_close(model[0].weight.detach(), before - 0.012, rtol=1e-4, atol=1e-5)
+    assert trainer.record["trained"]["training"]["loss"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("fields", [{"ema": 0.9}, {"held_out": 0.1}, {"held_out": 0.1, "ema": 0.9}])
+def test_what_is_kept_beside_the_weights_survives(
+    digits: Any, normed: Callable[[], nn.Module], tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    """A killed training goes on with its running mean, its best weights and what it has measured."""
+    train, _ = digits
+
+    def kill(progress: TrainingProgress) -> None:
+        if progress.epoch == 2:
+            raise KilledError
+
+    def start(**options: Any) -> tuple[nn.Module, Trainer]:
+        torch.manual_seed(0)
+        return normed(), Trainer(train, Recipe(epochs=3, **fields), seed=3, device=CPU, **options)
+
+    whole, trainer = start()
+    trainer.fit(whole, name="training", eps=0.1)
+    expected = trainer.record["trained"]["training"]
+    killed, trainer = start(resume=tmp_path / "state.safetensors", progress=kill)
+    with pytest.raises(KilledError):
+        trainer.fit(killed, name="training", eps=0.1)
+    resumed, trainer = start(resume=tmp_path / "state.safetensors")
+    trainer.fit(resumed, name="training", eps=0.1)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+    record = trainer.record["trained"]["training"]
+    assert {**record, "seconds": 0} == {**expected, "seconds": 0}
+
+
+def test_recipes_that_cannot_be() -> None:
+    """A mean that never learns and a split that leaves less than half to train on are refused by name."""
+    for key, value in {"ema": 1, "held_out": 0.9, "held_out_eps": 2, "milestones": [2]}.items():
+        with pytest.raises(UserError, match=rf"train.{key}(.0)? is {value if key != 'milestones' else 2}: "):
+            Recipe.from_parameters({key: value}, name="train")
