@@ -241,7 +241,11 @@ def method_spec(
         raise UserError(
             f"{name} has a parameter that JSON cannot hold, so it has no name to store it by: {error}"
         ) from None
-    surrogates = {key: _open_surrogate(f"{name}.{key}", Path(values[key]), named) for key in surrogate_parameters(kind)}
+    surrogates = {
+        key: _open_surrogate(f"{name}.{key}", Path(values[key]), named)
+        for key in surrogate_parameters(kind)
+        if values[key] is not None
+    }
     spec = MethodSpec(
         name=name,
         parameters=values,

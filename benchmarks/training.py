@@ -19,7 +19,7 @@ from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, save_checkpoint, versions
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.models.base import build_model, example_images, is_trained
-from robustbench_cli.benchmarks.subject import Subject
+from robustbench_cli.benchmarks.subject import Subject, load_surrogates
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.recipe import Recipe
@@ -61,7 +61,8 @@ class Training(BaseModel):
     @property
     def key(self) -> str:
         """A hash of what determines the weights: the base's identity counts, not where its file lies."""
-        content = self.model_dump(mode="json", exclude={"base", "defenses"})
+        content = self.model_dump(mode="json", exclude={"base", "defenses", "recipe"})
+        content["recipe"] = Recipe.model_validate(self.recipe).in_effect
         content["base"] = self.base.identity if self.base is not None else None
         content["defenses"] = [defense.identity for defense in self.defenses]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
@@ -105,7 +106,9 @@ def train(
         UserError: The data, the model or a defense's parameters are not what they must be, or the loss diverges.
     """
     dataset = load_dataset(training.dataset, data_dir=data_dir)
-    chain: list[Defense] = [each.build(defenses) for each in training.defenses]
+    # What the user has named themselves: a teacher's checkpoint may need it too.
+    named = {training.model, *(each.name for each in training.defenses)}
+    chain: list[Defense] = [each.build(defenses, **load_surrogates(each, named)) for each in training.defenses]
     earlier: tuple[MethodSpec, ...] = ()
     record: dict[str, Any] = {"key": training.key}
     with seeded(seed_from(training.seed, "weights"), device):
