@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from robustbench_cli.attacks.base.errors import UserError
@@ -54,34 +55,35 @@ class Claims:
         finally:
             ended.set()
             renewing.join()
-            # One that was taken over, because this process stood still for too long, is another's now.
-            if _read(path) == own:
-                path.unlink(missing_ok=True)
+            self._give_back(path, own)
 
     def _take(self, path: Path, own: bytes) -> bool:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            if _create(path, own):
+            with self._alone():
+                holder = _read(path)
+                if holder is not None and not self._is_lost(path, holder):
+                    return False
+                path.write_bytes(own)
                 return True
-            holder = _read(path)
-            if holder is not None and not self._is_lost(path, holder):
-                return False
-            # Only one of several can move the lost claim out of the way.
-            aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-            try:
-                path.rename(aside)
-            except FileNotFoundError:
-                return _create(path, own)
-            if _read(aside) != holder:
-                # Another one was faster, and this is the claim that it has put there.
-                aside.rename(path)
-                return False
-            aside.unlink()
-            return _create(path, own)
         except OSError as error:
             raise UserError(
                 f"cannot write in {self._folder}: {error.strerror}; name a store that can be written"
             ) from None
+
+    def _give_back(self, path: Path, own: bytes) -> None:
+        with suppress(OSError), self._alone():
+            # One that was taken over, because this process stood still for too long, is another's now.
+            if _read(path) == own:
+                path.unlink()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps others from looking and taking at the same time, on file systems that know locks."""
+        with (self._folder / ".lock").open("a") as file:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _is_lost(self, path: Path, holder: bytes) -> bool:
         if _process_is_gone(holder):
@@ -102,19 +104,6 @@ class Claims:
             except OSError:
                 # Without its claim the work is done all the same.
                 continue
-
-
-def _create(path: Path, content: bytes) -> bool:
-    """Makes a file that was not there, with its content, or says that there is one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        temporary.write_bytes(content)
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
 
 
 def _read(path: Path) -> bytes | None:

@@ -24,12 +24,17 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
         words: What would have been understood.
     """
     known = sorted(words)
-    # One that goes on where the other ends is nearer than one of like letters: --epsilon is --eps.
-    begun = [each for each in known if len(each.strip("-")) > 2 and (word.startswith(each) or each.startswith(word))]
+    # One that only goes on is nearer than one of like letters: --epsilon is --eps.
+    begun = [each for each in known if _goes_on(each, word) or _goes_on(word, each)]
     near = get_close_matches(word, begun, n=1, cutoff=0) or get_close_matches(word, known, n=1, cutoff=0.51)
     if near:
         return f"did you mean '{near[0]}'?"
     return f"known: {', '.join(known)}" if known else "there are none"
+
+
+def _goes_on(begun: str, word: str) -> bool:
+    """Whether a word of some length is the beginning of another one, in the middle of a part of it."""
+    return len(begun.strip("-")) > 2 and word.startswith(begun) and word[len(begun) :][:1].isalpha()
 
 
 def one_line(error: BaseException) -> str:
