@@ -14,7 +14,7 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.smallest import Goal, Smallest, free, linear_distance
 from robustbench_cli.attacks.base.source import GradientSource
-from robustbench_cli.attacks.base.threat import Threat, distance, per_image
+from robustbench_cli.attacks.base.threat import Threat, distance, in_proportion, per_image
 
 __all__ = ["CWLinf"]
 
@@ -92,9 +92,8 @@ class _Adam:
     def direction(self, gradient: Tensor) -> Tensor:
         """Takes the gradient ``(N, C, H, W)`` of a step; returns by how many learning rates to go against it."""
         self._steps += 1
-        # A gradient far below what float32 holds when it is summed up or squared: scale by its largest entry first.
-        flat = gradient.flatten(1)
-        flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
-        scaled = (flat / flat.abs().mean(1, keepdim=True).clamp_min(1 / flat.shape[1])).view_as(gradient)
+        scaled = in_proportion(gradient)
+        size = scaled.flatten(1).abs().mean(1).clamp_min(1 / gradient[0].numel())
+        scaled = scaled / per_image(size, gradient)
         self._second = self._second.lerp_(scaled.square(), 0.5)
         return scaled / (self._second / (1 - 0.5**self._steps)).sqrt_().add_(1e-8)

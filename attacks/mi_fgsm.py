@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.losses import cross_entropy
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource
-from robustbench_cli.attacks.base.threat import Threat, per_image, project
+from robustbench_cli.attacks.base.threat import Threat, in_proportion, per_image, project
 
 __all__ = ["MIFGSM"]
 
@@ -43,11 +43,9 @@ class MIFGSM(FixedRadiusAttack):
         iterates, momentum = images, torch.zeros_like(images)
         for _ in range(self.steps):
             gradient = self.gradient(source, self.look_ahead(iterates, size * momentum, threat), labels, random)
-            # A gradient far below what float32 holds when it is summed up: scale by its largest entry first.
-            flat = gradient.flatten(1)
-            flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
-            flat = flat / flat.abs().sum(1, keepdim=True).clamp_min(1)
-            momentum = self.decay * momentum + flat.view_as(images)
+            scaled = in_proportion(gradient)
+            length = scaled.flatten(1).abs().sum(1).clamp_min(1)
+            momentum = self.decay * momentum + scaled / per_image(length, images)
             move = size * momentum.sign()
             iterates = project(iterates - move if threat.targeted else iterates + move, images, threat)
         return iterates

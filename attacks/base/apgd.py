@@ -67,11 +67,8 @@ class APGD(FixedRadiusAttack):
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         best = BestIterates(source, images, labels, threat)
-        # Every restart has its own numbers, and takes as many from `random` whether or not any image is left to it.
-        for stream in [random.split() for _ in range(self.restarts)]:
-            rows = best.begin()
-            if len(rows):
-                self.climb(source, images[rows], labels[rows], threat.select(rows), stream.select(rows), best)
+        for rows, stream in best.restarts(self.restarts, random):
+            self.climb(source, images[rows], labels[rows], threat.select(rows), stream, best)
         return best.images
 
     def climb(

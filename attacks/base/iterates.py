@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from robustbench_cli.attacks.base.losses import expected_margin
+from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
@@ -90,6 +92,21 @@ class BestIterates:
         positions = standing.nonzero().squeeze(1)
         self.rows = self.rows[positions]
         return positions
+
+    def restarts(self, count: int, random: Random) -> Iterator[tuple[Tensor, Random]]:
+        """Begins restarts, as long as any image is left to them.
+
+        Args:
+            count: How many at most.
+            random: Gives each its own numbers, and as many whether or not any image is left to it.
+
+        Yields:
+            The images ``(n,)`` that a restart has to attack, see :meth:`begin`, and their random numbers.
+        """
+        for stream in [random.split() for _ in range(count)]:
+            rows = self.begin()
+            if len(rows):
+                yield rows, stream.select(rows)
 
     def begin(self) -> Tensor:
         """Begins a restart: the images ``(n,)`` that it has to attack, which are those that still stand."""

@@ -78,12 +78,10 @@ def random_search(
     """
     if source.exhaustive:
         best = BestIterates(source, images, labels, threat)
-        for stream in [random.split() for _ in range(restarts)]:
-            rows = best.begin()
-            if len(rows):
-                part = images[rows], labels[rows], threat.select(rows), stream.select(rows)
-                leaves = gives_up and source.draws == 1 and not threat.targeted
-                _search(source, *part, best, start, propose, queries, gives_up=leaves)
+        leaves = gives_up and source.draws == 1 and not threat.targeted
+        for rows, stream in best.restarts(restarts, random):
+            part = images[rows], labels[rows], threat.select(rows), stream
+            _search(source, *part, best, start, propose, queries, gives_up=leaves)
         return best.images
     found, lowest = images.clone(), torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
     for stream in [random.split() for _ in range(restarts)]:

@@ -15,6 +15,7 @@ from robustbench_cli.attacks.base.random import Random
 __all__ = [
     "Threat",
     "distance",
+    "in_proportion",
     "per_image",
     "project",
     "project_exactly",
@@ -60,6 +61,15 @@ def distance(perturbed: Tensor, images: Tensor, norm: Norm) -> Tensor:
     return length
 
 
+def in_proportion(gradient: Tensor) -> Tensor:
+    """The gradient ``(N, ...)`` over each image's largest entry; zero where the gradient is.
+
+    One far below what float32 holds does not vanish when it is summed up or squared afterwards.
+    """
+    largest = gradient.flatten(1).abs().amax(1).clamp_min(torch.finfo(gradient.dtype).tiny)
+    return gradient / per_image(largest, gradient)
+
+
 def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
     """The perturbation of norm 1 along which a function of this gradient grows fastest; zero where the gradient is.
 
@@ -70,12 +80,10 @@ def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
     """
     if norm == "linf":
         return gradient.sign()
-    flat = gradient.flatten(1)
     if norm == "l2":
-        # A gradient far below 1e-19 would vanish when squared: scale by its largest entry first.
-        scaled = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
-        return functional.normalize(scaled, dim=1).view_as(gradient)
+        return functional.normalize(in_proportion(gradient).flatten(1), dim=1).view_as(gradient)
     if norm == "l1":
+        flat = gradient.flatten(1)
         largest = flat.abs().argmax(1, keepdim=True)
         step = torch.zeros_like(flat).scatter_(1, largest, flat.gather(1, largest).sign())
         return step.view_as(gradient)
