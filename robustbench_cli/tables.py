@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,27 +53,32 @@ def write(table: pd.DataFrame, path: Path) -> None:
     """
     from robustbench_cli.attacks.base.files import write_whole
 
-    write_whole(path, as_text(table, form_of(path)).encode())
+    write_whole(path, as_text(table, _form_of(path)).encode())
 
 
-def require_place(path: Path) -> None:
+def require_place(path: Path, *, forms: Collection[str] = FORMATS) -> None:
     """Makes sure, before anything is computed, that the table can be written; its folder is made where there is none.
+
+    Args:
+        path: Where the table goes.
+        forms: Those that the table can be written in.
 
     Raises:
         UserError: The ending is unknown or the place cannot be written.
     """
     from robustbench_cli.attacks.base.files import ensure_writable
 
-    form_of(path)
+    _form_of(path, forms)
     ensure_writable(path.parent)
 
 
-def form_of(path: Path) -> str:
+def _form_of(path: Path, forms: Collection[str] = FORMATS) -> str:
     """The form that a file's ending names."""
+    endings = {ending: form for ending, form in _ENDINGS.items() if form in forms}
     try:
-        return _ENDINGS[path.suffix.lower()]
+        return endings[path.suffix.lower()]
     except KeyError:
-        raise UserError(f"-o {path}: the ending names the form; give one of {', '.join(_ENDINGS)}") from None
+        raise UserError(f"-o {path}: the ending names the form; give one of {', '.join(endings)}") from None
 
 
 def for_terminal(table: pd.DataFrame) -> Table:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from robustbench_cli import console
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.model_options import ModelWords, model_options
 from robustbench_cli.options import Common, command, computing
 from robustbench_cli.values import EOT, SETTING, Setting
@@ -71,17 +70,18 @@ def reprogram(
     A program in front of the frozen model is trained until the model's answers solve the task: adversarial reprogramming.
     The less accurate it gets, the better the model is protected.
     """
-    from robustbench_cli.attacks.base.files import ensure_writable, write_whole
+    import pandas as pd
+
+    from robustbench_cli.attacks.base.files import ensure_writable
     from robustbench_cli.benchmarks.cell import MethodSpec
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset
     from robustbench_cli.benchmarks.reprogramming import Reprogramming, reprogrammed
     from robustbench_cli.running import preparation
+    from robustbench_cli.tables import require_place, write
     from robustbench_cli.words import distribute
 
     if output is not None:
-        if output.suffix.lower() not in (".csv", ".json"):
-            raise UserError(f"-o {output}: the ending names the form; give one of .csv, .json")
-        ensure_writable(output.parent)
+        require_place(output, forms=("csv", "json"))
     ensure_writable(common.store)
     parameters = distribute(settings, {"reprogramming": Reprogramming, **words.kinds()})
     method = Reprogramming.from_parameters(parameters["reprogramming"], name="reprogramming")
@@ -110,14 +110,13 @@ def reprogram(
         ]
     console.report(_drawn(rows))
     if output is not None:
-        write_whole(output, _written(rows, output.suffix.lower()).encode())
+        write(pd.DataFrame([row.model_dump(mode="json", exclude={"versions"}) for row in rows]), output)
         console.note(f"wrote {output}")
 
 
 def _drawn(rows: Sequence[ReprogrammedModel]) -> Table:
     from rich import box
     from rich.table import Table
-
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("model", "defense", "task", "attack"):
@@ -130,12 +129,3 @@ def _drawn(rows: Sequence[ReprogrammedModel]) -> Table:
         words = (row.model, row.defense, row.task, row.reprogramming, str(row.eot), str(row.n))
         table.add_row(*words, f"{accuracy} [{low},{high}]", f"{100 * row.commonest_class:.1f}")
     return table
-
-
-def _written(rows: Sequence[ReprogrammedModel], ending: str) -> str:
-    import json
-
-    import pandas as pd
-
-    records: list[dict[str, Any]] = [row.model_dump(mode="json", exclude={"versions"}) for row in rows]
-    return json.dumps(records, indent=1) + "\n" if ending == ".json" else str(pd.DataFrame(records).to_csv(index=False))
