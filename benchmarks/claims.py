@@ -57,6 +57,16 @@ class Claims:
             renewing.join()
             self._give_back(path, own)
 
+    def is_held(self, cell_id: str) -> bool:
+        """Whether a living process has a cell at this moment."""
+        path = self._folder / cell_id
+        holder = _read(path)
+        try:
+            return holder is not None and not self._is_lost(path, holder)
+        except OSError:
+            # Who may not write here cannot ask the file system for its time; the claim is there.
+            return True
+
     def _take(self, path: Path, own: bytes) -> bool:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,16 @@ from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.random import seeded
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import read_info, require_place
+from robustbench_cli.benchmarks.claims import Claims
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.devices import limit_threads
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import default_model
-from robustbench_cli.benchmarks.subject import Subject, open_subject
-from robustbench_cli.benchmarks.training import Training, cached_checkpoint, train
+from robustbench_cli.benchmarks.subject import Subject, decided_by, open_subject, subject_of
+from robustbench_cli.benchmarks.training import Training, cached_checkpoint, train, untrained
+from robustbench_cli.defenses.base.randomized import DecisionRule
 from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.training import TrainingProgress
 
@@ -29,6 +32,9 @@ __all__ = ["Preparation"]
 
 HASHED_IMAGES = 1000
 """How many of the training images are hashed; reading all that there are in a folder could take minutes."""
+
+PAUSE = 1.0
+"""Seconds until it is looked again whether another process has trained a model."""
 
 
 def _nothing(*_: object) -> None:
@@ -46,6 +52,7 @@ class Preparation:
         seed: Of trainings.
         recipe: What the user set of the training recipe; the data set's usual number of epochs stands where they set none.
         begin: Called with a label and a file before each training.
+        wait: Called with a label before waiting for another process that trains it.
         progress: Called after each epoch.
     """
 
@@ -55,6 +62,7 @@ class Preparation:
     seed: int
     recipe: dict[str, Any]
     begin: Callable[[str, Path], None] = _nothing
+    wait: Callable[[str], None] = _nothing
     progress: Callable[[TrainingProgress], None] = _nothing
 
     @property
@@ -111,29 +119,63 @@ class Preparation:
         )
 
     def trained(self, training: Training, path: Path | None = None) -> Subject:
-        """A defended model, trained now unless its checkpoint is there already.
+        """A defended model, trained now unless its checkpoint is there already, or another process is at it.
 
         Args:
             training: What to train.
             path: The checkpoint; a file in the user's cache folder where not given.
         """
-        kept = path or cached_checkpoint(training)
-        earlier = training.base.defenses if training.base is not None else ()
-        named = {training.model, *(each.name for each in (*earlier, *training.defenses))}
-        if kept.is_file():
-            try:
-                info = read_info(kept)
-                if info is not None and info.training.get("key") == training.key:
-                    return open_subject(kept, named=named)
-            except UserError:
-                # A file of the cache is ours to replace, whatever has become of it; a file that the user named is not.
-                if path is not None:
-                    raise
-        require_place(kept)
+        if path is not None:
+            if not _holds(path, training):
+                self._train(training, path)
+        elif not self.train_if_free(training):
+            self.wait(training.label)
+            while not self.train_if_free(training):
+                time.sleep(PAUSE)
+        return open_subject(path or cached_checkpoint(training), named=_names(training))
+
+    def is_trained(self, training: Training) -> bool:
+        """Whether the checkpoint of a training is in the user's cache folder."""
+        try:
+            return _holds(cached_checkpoint(training), training)
+        except UserError:
+            # A file of the cache is ours to replace, whatever has become of it; a file that the user named is not.
+            return False
+
+    def train_if_free(self, training: Training) -> bool:
+        """Trains a defended model for the user's cache folder, unless a living process that shares it is at it already.
+
+        Returns:
+            Whether its checkpoint is there now.
+        """
+        if self.is_trained(training):
+            return True
+        path = cached_checkpoint(training)
+        with Claims(path.parent.parent).hold(training.key) as ours:
+            if not ours:
+                return False
+            # It may have come while this process looked for it.
+            if not self.is_trained(training):
+                self._train(training, path)
+            return True
+
+    def untrained(self, training: Training, decision: DecisionRule | None = None) -> Subject:
+        """What a defended model will be, as far as that can be known before its training.
+
+        Args:
+            training: What will train it.
+            decision: The rule by which its draws are to decide; its own where not given.
+        """
+        model, info = untrained(training, data_dir=self.data_dir)
+        if decision is not None:
+            model, info = decided_by(decision, model, info)
+        return subject_of(model, info, cached_checkpoint(training), {}, identity=f"of training {training.key}")
+
+    def _train(self, training: Training, path: Path) -> None:
+        require_place(path)
         limit_threads(self.data.shape)
-        self.begin(training.label, kept)
-        train(training, kept, device=self.device, data_dir=self.data_dir, progress=self.progress)
-        return open_subject(kept, named=named)
+        self.begin(training.label, path)
+        train(training, path, device=self.device, data_dir=self.data_dir, progress=self.progress)
 
     @torch.no_grad()
     def accuracy(self, subject: Subject, images: int = 1000) -> tuple[float, int]:
@@ -144,3 +186,24 @@ class Preparation:
         with seeded(self.seed, self.device):
             right = torch.cat([model(batch.to(self.device)).argmax(1).cpu() for batch in batches]) == examples.labels
         return right.double().mean().item(), len(examples)
+
+
+def _names(training: Training) -> set[str]:
+    """What of a training may be code of the user's own, which the user has named."""
+    earlier = training.base.defenses if training.base is not None else ()
+    return {training.model, *(each.name for each in (*earlier, *training.defenses))}
+
+
+def _holds(path: Path, training: Training) -> bool:
+    """Whether a file is the checkpoint that a training gives.
+
+    Raises:
+        UserError: It is there and cannot be used.
+    """
+    if not path.is_file():
+        return False
+    info = read_info(path)
+    if info is None or info.training.get("key") != training.key:
+        return False
+    open_subject(path, named=_names(training))
+    return True

@@ -111,6 +111,23 @@ class Store:
         # Whatever stands there: it is to be read, or complained of, before anything is computed.
         return self._result_file(cell.id).exists()
 
+    def has_failed(self, cell: Cell) -> bool:
+        """Whether a cell failed, and has not been finished since."""
+        return self._failure_file(cell.id).exists() and cell not in self
+
+    def remove(self, cell_id: str) -> None:
+        """Takes a cell out of the store: its result, if there is one, before its outcomes; and its failure.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        try:
+            self._result_file(cell_id).unlink(missing_ok=True)
+            for path in (*self._cells.glob(f"{cell_id}.*.npz"), self._failure_file(cell_id)):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot remove {error.filename}: {error.strerror}") from None
+
     def publish(self, result: Result, outcomes: bytes) -> None:
         """Stores a result with its outcomes, unless the cell is there already; an earlier failure of it goes.
 

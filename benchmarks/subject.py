@@ -30,7 +30,16 @@ from robustbench_cli.benchmarks.weights import read_bytes, read_tensors
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.randomized import DecisionRule, RandomizedDefense, decided
 
-__all__ = ["SpecifiedMethod", "Subject", "load_subject", "load_surrogates", "method_spec", "open_subject"]
+__all__ = [
+    "SpecifiedMethod",
+    "Subject",
+    "decided_by",
+    "load_subject",
+    "load_surrogates",
+    "method_spec",
+    "open_subject",
+    "subject_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,14 +142,29 @@ def open_subject(path: Path, *, named: Collection[str] = (), **loading: Any) -> 
     """
     loading |= {"named": sorted(named)}
     model, info = _load(path, **loading)
+    return subject_of(model, info, path, loading)
+
+
+def subject_of(
+    model: nn.Module, info: CheckpointInfo, path: Path, loading: dict[str, Any], *, identity: str | None = None
+) -> Subject:
+    """What is to be known of a model, as a subject.
+
+    Args:
+        model: In ``eval()`` mode.
+        info: What its checkpoint says of it.
+        path: See :class:`Subject`.
+        loading: See :class:`Subject`.
+        identity: Stands for the hash of the model; computed where not given.
+    """
     protection = _protection(info)
+    measured = MeasuredModel(model, example_images(info.shape))
     with frozen(model):
-        measured = MeasuredModel(model, example_images(info.shape))
         randomized, cost = measured.randomized, measured.cost_of_all_draws
     return Subject(
         path=path,
         loading=loading,
-        identity=_identity(model, info, protection),
+        identity=identity or _identity(model, info, protection),
         model=info.model,
         mean=info.mean,
         std=info.std,
@@ -174,9 +198,18 @@ def load_subject(path: Path, loading: dict[str, Any], identity: str) -> nn.Modul
 def _load(path: Path, *, decision: DecisionRule | None = None, **loading: Any) -> tuple[nn.Module, CheckpointInfo]:
     """A checkpoint's model and what is said of it, with another rule of decision where one is given."""
     model, info, _ = load_checkpoint(path, **loading)
-    built = [each.build(defenses) for each in info.defenses] if decision is not None else []
+    return (model, info) if decision is None else decided_by(decision, model, info)
+
+
+def decided_by(decision: DecisionRule, model: nn.Module, info: CheckpointInfo) -> tuple[nn.Module, CheckpointInfo]:
+    """A model whose draws decide by another rule, and what is to be said of it; the same where it has no draws.
+
+    Raises:
+        UserError: The defense's draws cannot decide so.
+    """
+    built = [each.build(defenses) for each in info.defenses]
     places = [place for place, defense in enumerate(built) if isinstance(defense, RandomizedDefense)]
-    if decision is None or not places:
+    if not places:
         return model, info
     last, chain = places[-1], list(info.defenses)
     chain[last] = method_spec(defenses, chain[last].name, {**chain[last].parameters, "decision": decision}).spec

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.datasets.base.slice import Slice
     from robustbench_cli.benchmarks.subject import Subject
 
-__all__ = ["AttackChoice", "Job", "Suite", "expand"]
+__all__ = ["AttackChoice", "Job", "Selection", "Suite", "expand"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,52 @@ class AttackChoice:
         return (self.surrogate or subject).eot(self.eot)
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Which cells of a grid are wanted: those that fit one of ``include``, where there are any, and none of ``exclude``.
+
+    A condition gives for some words of a cell, as the table has them, the values that fit; all of its words have to.
+
+    Attributes:
+        include: By where each stands, for messages.
+        exclude: In the same way.
+    """
+
+    include: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
+    exclude: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
+    _met: set[str] = field(default_factory=set)
+
+    def wants(self, words: Mapping[str, Sequence[Any]]) -> bool:
+        """Whether a cell is wanted, of which each word may be said in several ways."""
+        fitting = {place for place, condition in {**self.include, **self.exclude}.items() if _fits(condition, words)}
+        self._met.update(fitting)
+        return (not self.include or not fitting.isdisjoint(self.include)) and fitting.isdisjoint(self.exclude)
+
+    def require_met(self) -> None:
+        """Makes sure that each condition has fitted a cell.
+
+        Raises:
+            UserError: One has not, so that it is a slip of the pen.
+        """
+        for place, condition in {**self.include, **self.exclude}.items():
+            if place not in self._met:
+                said = ", ".join(f"{key}: {' or '.join(map(str, values))}" for key, values in condition.items())
+                raise UserError(f"{place}: no cell has {said}: 'advdef sweep --dry-run' names the words of every cell")
+
+
+def _fits(condition: Mapping[str, Sequence[Any]], words: Mapping[str, Sequence[Any]]) -> bool:
+    return all(set(_as_words(key, values)) & set(_as_words(key, words[key])) for key, values in condition.items())
+
+
+def _as_words(key: str, values: Sequence[Any]) -> Iterator[str]:
+    for value in values:
+        if key == "eps" and value is not None:
+            yield str(parse_eps(str(value)).value)
+        else:
+            # YAML reads the word no as false.
+            yield "no" if value is False else str(value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Suite:
     """What is attacked with what. Every sequence is a dimension of the grid.
@@ -61,6 +107,7 @@ class Suite:
         precision: Of the gradients of the attacks that may follow them in bf16; every image is judged in float32.
         cascade: Whether an attack goes on where those before it have failed, and is not run on what they have broken.
         accounting: What of a randomized model counts; one draw is what ``"single-draw"`` scores by, so it takes no ``repeats``.
+        selection: Which cells of the grid are wanted.
     """
 
     dataset: str
@@ -74,6 +121,7 @@ class Suite:
     precision: Literal["float32", "bf16"] = "float32"
     cascade: bool = False
     accounting: Accounting = "expected"
+    selection: Selection = field(default_factory=Selection)
 
     def threats(self, *, usual_eps: str) -> list[tuple[AttackChoice, str, Eps | None]]:
         """The attacks, each with every norm and radius that it runs at, from the smallest radius to the largest.
@@ -123,6 +171,24 @@ class Suite:
         for attack in self.attacks:
             if attack.surrogate is not None:
                 attack.surrogate.require_fit(examples, self.dataset)
+
+    def wants(self, subject: Subject, attack: AttackChoice, norm: str, eps: Eps | None, seed: int) -> bool:
+        """Whether a cell of the grid is wanted."""
+        return self.selection.wants(
+            {
+                "dataset": [self.dataset],
+                "model": [subject.model],
+                "defense": [subject.defense, "+".join(each.name for each in subject.defenses) or "none"],
+                "attack": [attack.spec.label, attack.spec.name],
+                "norm": [norm],
+                "eps": [None if eps is None else eps.value],
+                "targeted": [self.targeted],
+                "n": [self.n],
+                "repeats": [self.repeats],
+                "seed": [seed],
+                "precision": [self.precision],
+            }
+        )
 
     def chain(self, attack: AttackChoice, eps: Eps | None, subject: Subject) -> str | None:
         """Names the cells of a subject of which each leaves what it has broken to the next, or ``None`` where none does.
@@ -216,6 +282,8 @@ def expand(
         latest: dict[tuple[str, int], Job] = {}
         known: set[str] = set()
         for (attack, norm, eps), seed in itertools.product(threats, suite.seeds):
+            if not suite.wants(subject, attack, norm, eps, seed):
+                continue
             chain = suite.chain(attack, eps, subject)
             cell = Cell(
                 dataset=suite.dataset,

@@ -13,10 +13,12 @@ from typing import Any
 import platformdirs
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch import nn
 
 from robustbench_cli.attacks.base.random import seed_from, seeded
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, save_checkpoint, versions
+from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.models.base import build_model, example_images, is_trained
 from robustbench_cli.benchmarks.subject import Subject, load_surrogates
@@ -26,7 +28,7 @@ from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.training import Trainer, TrainingProgress
 from robustbench_cli.defenses.none import Undefended
 
-__all__ = ["Training", "cached_checkpoint", "train"]
+__all__ = ["Training", "cached_checkpoint", "train", "untrained"]
 
 
 class Training(BaseModel):
@@ -106,22 +108,11 @@ def train(
         UserError: The data, the model or a defense's parameters are not what they must be, or the loss diverges.
     """
     dataset = load_dataset(training.dataset, data_dir=data_dir)
-    # What the user has named themselves: a teacher's checkpoint may need it too.
-    named = {training.model, *(each.name for each in training.defenses)}
-    chain: list[Defense] = [each.build(defenses, **load_surrogates(each, named)) for each in training.defenses]
-    earlier: tuple[MethodSpec, ...] = ()
     record: dict[str, Any] = {"key": training.key}
+    if training.base is not None:
+        record["base"] = {"identity": training.base.identity, **training.base.training}
     with seeded(seed_from(training.seed, "weights"), device):
-        if training.base is None:
-            model = build_model(
-                training.model, shape=dataset.shape, classes=dataset.classes, mean=training.mean, std=training.std
-            )
-            if not is_trained(training.model) and not (chain and chain[0].trained):
-                chain.insert(0, Undefended())
-        else:
-            model = training.base.load()
-            earlier = training.base.defenses
-            record["base"] = {"identity": training.base.identity, **training.base.training}
+        model, chain = _begin(training, dataset)
         model = model.to(device)
         example = example_images(dataset.shape)[:1].to(device)
         for place, defense in enumerate(chain):
@@ -137,21 +128,54 @@ def train(
                 )
                 defense.fit(model, trainer)
                 record.setdefault("stages", []).append(trainer.record)
-    save_checkpoint(
-        path,
-        model,
-        CheckpointInfo(
-            model=training.model,
-            mean=training.mean,
-            std=training.std,
-            dataset=training.dataset,
-            shape=dataset.shape,
-            classes=dataset.classes,
-            defenses=(*earlier, *training.defenses),
-            training=record,
-            versions=versions(),
-        ),
-    )
+    save_checkpoint(path, model, _info(training, dataset, record))
     # Also those of trainings to this file that were killed and then begun otherwise.
     for partial in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
         partial.unlink(missing_ok=True)
+
+
+def untrained(training: Training, *, data_dir: Path | None = None) -> tuple[nn.Module, CheckpointInfo]:
+    """The defended model before its training, which tells how it draws; and what its checkpoint will say.
+
+    Args:
+        training: What is to be trained.
+        data_dir: The folder of downloaded data sets.
+
+    Raises:
+        UserError: The data, the model or a defense's parameters are not what they must be.
+    """
+    dataset = load_dataset(training.dataset, data_dir=data_dir)
+    with seeded(0, torch.device("cpu")):
+        model, chain = _begin(training, dataset)
+        for defense in chain:
+            model = defense.protect(model, example_images(dataset.shape)[:1])
+    return model.eval(), _info(training, dataset, {})
+
+
+def _begin(training: Training, dataset: Dataset) -> tuple[nn.Module, list[Defense]]:
+    """The model that a training starts from, and the defenses that come around it."""
+    # What the user has named themselves: a teacher's checkpoint may need it too.
+    named = {training.model, *(each.name for each in training.defenses)}
+    chain: list[Defense] = [each.build(defenses, **load_surrogates(each, named)) for each in training.defenses]
+    if training.base is not None:
+        return training.base.load(), chain
+    model = build_model(
+        training.model, shape=dataset.shape, classes=dataset.classes, mean=training.mean, std=training.std
+    )
+    if not is_trained(training.model) and not (chain and chain[0].trained):
+        chain.insert(0, Undefended())
+    return model, chain
+
+
+def _info(training: Training, dataset: Dataset, record: dict[str, Any]) -> CheckpointInfo:
+    return CheckpointInfo(
+        model=training.model,
+        mean=training.mean,
+        std=training.std,
+        dataset=training.dataset,
+        shape=dataset.shape,
+        classes=dataset.classes,
+        defenses=(*(training.base.defenses if training.base is not None else ()), *training.defenses),
+        training=record,
+        versions=versions(),
+    )

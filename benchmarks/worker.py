@@ -30,7 +30,7 @@ from robustbench_cli.benchmarks.store import Failure, Result, Store
 from robustbench_cli.benchmarks.subject import load_subject, load_surrogates
 from robustbench_cli.benchmarks.suite import Job
 
-__all__ = ["is_done", "work", "work_if_free"]
+__all__ = ["SEARCHES", "claimed", "forget", "is_done", "work", "work_if_free"]
 
 SEARCHES = "searches"
 """The folder inside a store, itself a store, of what minimal-norm attacks found at any distance.
@@ -76,11 +76,27 @@ def work_if_free(job: Job, *, progress: Callable[[int], None] = lambda _: None) 
     Raises:
         UserError: The store cannot be read or written.
     """
-    # A minimal-norm attack searches once for all radii.
+    with Claims(job.store).hold(claimed(job)) as ours:
+        if not ours:
+            return None
+        progress(0)
+        return work(job, progress=progress)
+
+
+def claimed(job: Job) -> str:
+    """The name under which a process claims a job: a minimal-norm attack searches once for all radii."""
     kind: type[Attack] = attacks.load(job.cell.attack.name)
-    claimed = _search(job) if kind.minimal_norm else job
-    with Claims(job.store).hold(claimed.cell.id) as ours:
-        return work(job, progress=progress) if ours else None
+    return (_search(job) if kind.minimal_norm else job).cell.id
+
+
+def forget(job: Job) -> None:
+    """Takes a job's result out of the store, so that it is computed again, as is what a minimal-norm attack found.
+
+    Raises:
+        UserError: The store cannot be written.
+    """
+    Store(job.store).remove(job.cell.id)
+    Store(job.store / SEARCHES).remove(_search(job).cell.id)
 
 
 @dataclass(frozen=True, kw_only=True)

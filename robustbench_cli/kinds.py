@@ -85,7 +85,7 @@ def _suite_card(name: str) -> dict[str, Any]:
     from robustbench_cli.benchmarks.suites.read import read_suite
 
     suite = read_suite(name)
-    attacks = [member.model_dump(exclude_none=True) for member in suite.attacks]
+    attacks = [member.model_dump(exclude_none=True) for member in suite.members]
     return {
         "kind": "suite",
         "name": name,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
 from robustbench_cli.values import OneOf
 
 if TYPE_CHECKING:
@@ -20,9 +21,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.training import Training
     from robustbench_cli.defenses.base.randomized import DecisionRule
 
-__all__ = ["DEFAULT_DATASET", "ModelWords", "model_options"]
-
-DEFAULT_DATASET = "digits"
+__all__ = ["ModelWords", "model_options"]
 
 DECISIONS = ("one-draw", "mean", "vote", "exact", "deterministic", "frozen")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from robustbench_cli import console
 from robustbench_cli.exits import CellsFailed
@@ -16,15 +18,48 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.prepare import Preparation
     from robustbench_cli.benchmarks.store import Failure, Result
     from robustbench_cli.benchmarks.subject import Subject
-    from robustbench_cli.benchmarks.suite import Job, Suite
+    from robustbench_cli.benchmarks.suite import Job
+    from robustbench_cli.benchmarks.sweep import Part
     from robustbench_cli.defenses.base.training import TrainingProgress
     from robustbench_cli.options import Common
 
-__all__ = ["attack_all", "failure_line", "preparation", "raise_failures", "table_of"]
+__all__ = [
+    "Engine",
+    "attack_all",
+    "cell_words",
+    "duration",
+    "failure_line",
+    "preparation",
+    "raise_failures",
+    "table_of",
+]
 
 
-def preparation(common: Common, dataset: str, recipe: dict[str, Any], shown: console.Progress) -> Preparation:
-    """A :class:`Preparation` whose trainings are shown as bars, or as a line a network."""
+class Engine(Protocol):
+    """Runs jobs somewhere; see :mod:`robustbench_cli.benchmarks.engines`."""
+
+    def __call__(
+        self,
+        jobs: Iterable[Job],
+        *,
+        finished: Callable[[Job, Result | Failure], None],
+        progress: Callable[[Job, int], None],
+    ) -> None:
+        """Runs jobs; tells of each that has ended, and of the images that are done."""
+
+
+def preparation(
+    common: Common, dataset: str, recipe: dict[str, Any], shown: console.Progress, *, seed: int | None = None
+) -> Preparation:
+    """A :class:`Preparation` whose trainings are shown as bars, or as a line a network.
+
+    Args:
+        common: The options of the command.
+        dataset: As the user named it.
+        recipe: What the user set of the training recipe.
+        shown: Where progress is shown.
+        seed: Of trainings; the command's own where not given.
+    """
     from robustbench_cli.benchmarks.prepare import Preparation
 
     bars: dict[str, console.Task] = {}
@@ -45,88 +80,88 @@ def preparation(common: Common, dataset: str, recipe: dict[str, Any], shown: con
         dataset=dataset,
         data_dir=common.data_dir,
         device=common.torch_device(),
-        seed=common.seed,
+        seed=common.seed if seed is None else seed,
         recipe=recipe,
         begin=begin,
+        wait=lambda label: console.note(f"waiting for another process that trains {label}"),
         progress=progress,
     )
 
 
 def attack_all(
     common: Common,
-    suite: Suite,
-    subjects: Callable[[], Sequence[Subject]],
+    parts: Sequence[Part],
     shown: console.Progress,
     *,
     save_images: Path | None = None,
+    chosen: Callable[[list[Job]], list[Job]] = lambda jobs: jobs,
+    engine: Engine | None = None,
 ) -> tuple[list[Result], list[Failure]]:
-    """Runs every cell of a suite that the store does not have yet.
+    """Runs every cell of suites that the store does not have yet.
 
     Args:
         common: The options of the command.
-        suite: What to run.
-        subjects: Gives the defended models; called when all that can be wrong with the suite has been looked at, since it
-            may have to train them.
+        parts: What to run.
         shown: Where progress is shown.
         save_images: The folder where the adversarial images are to be saved.
+        chosen: Of all jobs, those that are asked for.
+        engine: Runs the jobs; in this process where not given.
 
     Returns:
-        The results in the order of the suite, and the failures.
+        The results in the order of the suites, and the failures.
     """
     from robustbench_cli.attacks.base.files import ensure_writable
-    from robustbench_cli.benchmarks.datasets.base.load import load_dataset
-    from robustbench_cli.benchmarks.datasets.base.slice import first_examples
     from robustbench_cli.benchmarks.engines import local
     from robustbench_cli.benchmarks.saved_images import SavedImages
     from robustbench_cli.benchmarks.store import Failure, Store
-    from robustbench_cli.benchmarks.suite import expand
+    from robustbench_cli.benchmarks.sweep import jobs_of
     from robustbench_cli.benchmarks.worker import is_done
 
-    dataset = load_dataset(suite.dataset, data_dir=common.data_dir)
-    examples = first_examples(dataset.split("test"), suite.n)
     store = Store(common.store)
     store.ensure_writable()
     if save_images is not None:
         ensure_writable(save_images)
-    suite.threats(usual_eps=dataset.eps)
-    suite.require_fit(examples)
-    defended = subjects()
-    jobs = expand(
-        suite,
-        defended,
-        examples=examples,
-        usual_eps=dataset.eps,
-        store=common.store,
-        images=save_images,
-        data_dir=common.data_dir,
-        device=str(common.torch_device()),
-        batch_size=common.batch_size,
+    jobs = chosen(
+        jobs_of(
+            parts,
+            store=common.store,
+            images=save_images,
+            data_dir=common.data_dir,
+            device=str(common.torch_device()),
+            batch_size=common.batch_size,
+        )
     )
     todo = [job for job in jobs if not is_done(job)]
     if len(todo) < len(jobs):
         console.note(f"{len(jobs) - len(todo)} of {len(jobs)} cells are in {common.store} already")
     cells = shown.add("cells", total=len(todo)) if todo else None
-    images = shown.add("images", total=len(examples)) if todo else None
+    running: dict[str, console.Task] = {}
+    left = _TimeLeft(todo)
     failures: list[Failure] = []
 
     def finished(job: Job, outcome: Result | Failure) -> None:
         if cells is not None:
             cells.advance()
+        if job.cell.id in running:
+            running.pop(job.cell.id).remove()
+        left.finished(job)
         if isinstance(outcome, Failure):
             failures.append(outcome)
-            shown.finished(f"{cell_words(job)}: failed: {outcome.error}")
+            shown.finished(f"{cell_words(job)}: failed: {outcome.error}{left}")
             return
         summary = outcome.summary
+        rate = (outcome.forwards + outcome.backwards) / max(outcome.seconds, 1e-3)
         shown.finished(
             f"{cell_words(job)}: clean {summary['clean_accuracy']:.3f}, robust {summary['robust_accuracy']:.3f}, "
-            f"{outcome.seconds:.1f} s"
+            f"{outcome.seconds:.1f} s, {rate:,.0f} passes/s{left}"
         )
 
     def progress(job: Job, done: int) -> None:
-        if images is not None:
-            images.update(completed=done, text=cell_words(job))
+        if job.cell.id not in running:
+            running[job.cell.id] = shown.add(cell_words(job), total=job.cell.n)
+        running[job.cell.id].update(completed=done)
 
-    local.run(todo, finished=finished, progress=progress)
+    (engine or local.run)(todo, finished=finished, progress=progress)
     failed = {failure.cell.id for failure in failures}
     if save_images is not None:
         for job in jobs:
@@ -134,8 +169,56 @@ def attack_all(
                 accuracy = SavedImages.read(save_images, job.cell.id).robust_accuracy
                 console.note(f"{save_images / job.cell.id}.npz: {cell_words(job)}: robust {accuracy:.3f} in 8 bits")
     results = [store.result(job.cell.id) for job in jobs if job.cell.id not in failed]
-    _warn_of_chance(results, defended)
+    subjects = {subject.identity: subject for part in parts for subject in part.subjects()}
+    _warn_of_chance(results, list(subjects.values()))
     return results, failures
+
+
+class _TimeLeft:
+    """How long the cells that are left will take, from those that are done: of the same attack, where there are any.
+
+    As text, the end of a line: how many are done, and that time.
+
+    Args:
+        jobs: All cells.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._all = len(jobs)
+        self._left = Counter(job.cell.attack.name for job in jobs)
+        self._done: Counter[str] = Counter()
+        self._seconds: Counter[str] = Counter()
+        self._began = self._latest = time.monotonic()
+
+    def finished(self, job: Job) -> None:
+        """One is done."""
+        now = time.monotonic()
+        name = job.cell.attack.name
+        self._left[name] -= 1
+        self._done[name] += 1
+        # Of several that run at once, each counts for its share.
+        self._seconds[name] += now - self._latest  # type: ignore[assignment]
+        self._latest = now
+
+    def __str__(self) -> str:
+        done = self._done.total()
+        usual = (self._latest - self._began) / max(done, 1)
+        seconds = sum(
+            count * (self._seconds[name] / self._done[name] if self._done[name] else usual)
+            for name, count in self._left.items()
+        )
+        about = f", about {duration(seconds)} left" if done < self._all else ""
+        return f"; {done} of {self._all}{about}"
+
+
+def duration(seconds: float) -> str:
+    """A time in the two units that say most: ``2 h 5 min``."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"
 
 
 def _warn_of_chance(results: Sequence[Result], subjects: Sequence[Subject]) -> None:

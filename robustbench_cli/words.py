@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
 from robustbench_cli.values import Setting
@@ -12,12 +12,9 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.base.attack import Attack
     from robustbench_cli.attacks.base.method import Method
     from robustbench_cli.benchmarks.cell import MethodSpec
-    from robustbench_cli.benchmarks.suite import AttackChoice
     from robustbench_cli.benchmarks.suites.read import Member
 
-__all__ = ["DEFAULT_ATTACKS", "attack_choice", "attack_kinds", "defense_specs", "distribute", "members_named"]
-
-DEFAULT_ATTACKS = ("pgd", "cw-pgd", "cw")
+__all__ = ["attack_kinds", "defense_specs", "distribute", "members_named"]
 
 _EOT = "eot-"
 
@@ -87,37 +84,7 @@ def attack_kinds(members: Sequence[Member]) -> dict[str, type[Attack]]:
 
     if any(member.name == "reprogramming" for member in members):
         raise UserError("reprogramming has a task and a command of its own: give advdef reprogram --task NAME")
-    return {member.name: registry.load(member.name) for member in members if member.name is not None}
-
-
-def attack_choice(
-    member: Member,
-    parameters: Mapping[str, Any],
-    eot: int | Literal["exact", "frozen", "auto"] | None,
-    *,
-    named: Collection[str] = (),
-) -> AttackChoice:
-    """An attack of a command or a suite.
-
-    Args:
-        member: The attack; what it says of ``eot`` goes before the command's word.
-        parameters: What the user set of it, which goes before what the member says.
-        eot: Draws a gradient.
-        named: Code of the user's own that the user has named, which a surrogate may need.
-    """
-    from robustbench_cli.attacks import registry
-    from robustbench_cli.benchmarks.subject import method_spec
-    from robustbench_cli.benchmarks.suite import AttackChoice
-
-    kind, spec, surrogates = method_spec(registry, member.name or "", {**member.parameters, **parameters}, named=named)
-    return AttackChoice(
-        spec=spec,
-        norms=kind.norms,  # type: ignore[attr-defined]
-        minimal_norm=kind.minimal_norm,  # type: ignore[attr-defined]
-        eot=member.eot or eot or "auto",
-        in_bf16=kind.uses == "gradients" and not kind.minimal_norm,  # type: ignore[attr-defined]
-        surrogate=next(iter(surrogates.values()), None),
-    )
+    return {member.name: registry.load(member.name) for member in members}
 
 
 def defense_specs(names: Iterable[str], parameters: Mapping[str, Mapping[str, Any]]) -> tuple[MethodSpec, ...]:

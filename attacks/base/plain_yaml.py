@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 
 from robustbench_cli.attacks.base.errors import UserError
 
-__all__ = ["read_yaml", "read_yaml_file"]
+__all__ = ["YamlFile", "open_yaml_file", "read_yaml", "read_yaml_file"]
 
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
@@ -50,24 +51,40 @@ def read_yaml(text: str) -> Any:
         UserError: A key is given twice, a value is nested too deeply or is too long a number, or there is an alias.
         yaml.YAMLError: It is not YAML.
     """
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506 - derives from the safe one
-    except RecursionError:
-        raise UserError("brackets inside brackets, too many to read: give a value that is nested less deeply") from None
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"a number that cannot be read: {str(error).partition(';')[0]}") from None
+    return _read(text)[0]
 
 
-def read_yaml_file(path: Path) -> Any:
-    """The value that a YAML file stands for; see :func:`read_yaml`.
+@dataclass(frozen=True)
+class YamlFile:
+    """What a YAML file stands for, and where in it.
+
+    Attributes:
+        path: The file.
+        value: See :func:`read_yaml`.
+    """
+
+    path: Path
+    value: Any
+    _root: yaml.Node | None
+
+    def place(self, *keys: object) -> str:
+        """The file and the line of a value, for a message.
+
+        Args:
+            *keys: The keys and the positions in lists that lead to it; what follows one that is not there is of no account.
+        """
+        found = _mark(self._root, keys)
+        return f"{self.path}, line {found.line + 1}" if found is not None else str(self.path)
+
+
+def open_yaml_file(path: Path) -> YamlFile:
+    """Reads a YAML file whose values can be found again by their lines; see :func:`read_yaml`.
 
     Raises:
         UserError: It cannot be read, or is not UTF-8, or is not YAML.
     """
     try:
-        return read_yaml(path.read_text(encoding="utf-8"))
+        return YamlFile(path, *_read(path.read_text(encoding="utf-8")))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except UnicodeDecodeError as error:
@@ -78,3 +95,48 @@ def read_yaml_file(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         raise UserError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
+    except ValueError:
+        raise UserError(f"{path!s:.80} cannot be the name of a file: it has a zero byte in it") from None
+
+
+def read_yaml_file(path: Path) -> Any:
+    """The value that a YAML file stands for; see :func:`open_yaml_file`.
+
+    Raises:
+        UserError: As there.
+    """
+    return open_yaml_file(path).value
+
+
+def _read(text: str) -> tuple[Any, yaml.Node | None]:
+    """The value of a text, and the nodes that it was made of."""
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            return (None if node is None else loader.construct_document(node)), node
+        finally:
+            loader.dispose()
+    except RecursionError:
+        raise UserError("brackets inside brackets, too many to read: give a value that is nested less deeply") from None
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"a number that cannot be read: {str(error).partition(';')[0]}") from None
+
+
+def _mark(node: yaml.Node | None, keys: tuple[object, ...]) -> yaml.Mark | None:
+    """Where a key stands, or an item of a list; or what leads there."""
+    mark = node.start_mark if node is not None else None
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            pair = next((pair for pair in node.value if pair[0].value == str(key)), None)
+            if pair is None:
+                break
+            mark, node = pair[0].start_mark, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            node = node.value[key]
+            mark = node.start_mark
+        else:
+            break
+    return mark

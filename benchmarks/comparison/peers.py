@@ -156,7 +156,7 @@ class Advdef(Library):
 
     def autoattack(self, model: Any, images: Tensor, labels: Tensor, budget: AutoAttackBudget) -> Tensor:
         found, before = images.clone(), None
-        for member in read_suite("standard").attacks:
+        for member in read_suite("standard").members:
             attack = registry.load(member.name or "").from_parameters(member.parameters, name=member.name or "")
             evaluation = evaluate(model, images, labels, attack=attack, norm=budget.norm, eps=budget.eps, before=before)
             found = torch.where(per_image(_broken(evaluation.outcomes, before), images), evaluation.perturbed, found)

@@ -2,6 +2,9 @@
 
 from robustbench_cli.attacks.base.registry import Registry
 
-__all__ = ["registry"]
+__all__ = ["DEFAULT_DATASET", "registry"]
 
 registry = Registry(kind="dataset", package=__name__)
+
+DEFAULT_DATASET = "digits"
+"""The one that is used where none is named: it needs no download."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -98,47 +99,61 @@ def attack(
     """
     from robustbench_cli.benchmarks.suite import Suite
     from robustbench_cli.benchmarks.suites.read import SuiteOfAttacks, read_suite
+    from robustbench_cli.benchmarks.sweep import DEFAULT_ATTACKS, Part, attack_choices
     from robustbench_cli.running import attack_all, preparation, raise_failures, table_of
     from robustbench_cli.tables import for_terminal, require_place, write
-    from robustbench_cli.words import DEFAULT_ATTACKS, attack_choice, attack_kinds, distribute, members_named
+    from robustbench_cli.words import attack_kinds, distribute, members_named
 
     if output is not None:
         require_place(output)
     if attacks and suite_name:
         raise UserError("--attack and --suite name attacks both: give one of them")
-    named = (
-        read_suite(suite_name)
-        if suite_name
-        else SuiteOfAttacks(attacks=tuple(members_named(attacks or DEFAULT_ATTACKS)))
-    )
-    kinds = attack_kinds(named.attacks)
+    groups: Sequence[SuiteOfAttacks]
     if suite_name:
-        named = named.knowing(norm or "linf", {name: kind.norms for name, kind in kinds.items()})
+        named = read_suite(suite_name)
+        named.require_attacks_only(suite_name)
+        groups = named.groups
+    else:
+        groups = [SuiteOfAttacks(attacks=tuple(members_named(attacks or DEFAULT_ATTACKS)))]
+    kinds = attack_kinds([member for group in groups for member in group.attacks])
+    if suite_name:
+        norms = {name: kind.norms for name, kind in kinds.items()}
+        groups = [group.knowing(norm or "linf", norms) for group in groups]
     parameters = distribute(settings, {**kinds, **words.kinds()})
     choices = [
-        attack_choice(member, parameters[str(member.name)], eot, named=words.named()) for member in named.attacks
+        [
+            choice
+            for member in group.attacks
+            for choice in attack_choices(member, parameters[member.name], eot, named=words.named())
+        ]
+        for group in groups
     ]
     if norm is not None or eps:
-        _tell_of_other_norms(choices, norm or "linf")
+        _tell_of_other_norms([choice for group in choices for choice in group], norm or "linf")
     with console.progress() as shown:
         dataset = words.dataset_name()
         prepare = preparation(common, dataset, words.recipe(parameters), shown)
-        suite = Suite(
-            dataset=dataset,
-            n=n,
-            attacks=choices,
-            norm=norm,
-            eps=eps,
-            targeted=targeted or "no",
-            repeats=repeats,
-            seeds=(common.seed,),
-            precision=precision,
-            cascade=named.cascade,
-            accounting=named.accounting,
-        )
-        results, failures = attack_all(
-            common, suite, lambda: words.subjects(prepare, parameters), shown, save_images=save_images
-        )
+        subjects = functools.cache(lambda: words.subjects(prepare, parameters))
+        parts = [
+            Part(
+                suite=Suite(
+                    dataset=dataset,
+                    n=n,
+                    attacks=attacking,
+                    norm=norm,
+                    eps=eps,
+                    targeted=targeted or "no",
+                    repeats=repeats,
+                    seeds=(common.seed,),
+                    precision=precision,
+                    cascade=group.cascade,
+                    accounting=group.accounting,
+                ),
+                subjects=subjects,
+            )
+            for group, attacking in zip(groups, choices, strict=True)
+        ]
+        results, failures = attack_all(common, parts, shown, save_images=save_images)
     if not results:
         raise_failures(failures)
     table = table_of(common.store, results)

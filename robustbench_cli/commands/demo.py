@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Literal
 
@@ -26,17 +27,19 @@ def demo(common: Common) -> None:
     """
     from robustbench_cli.benchmarks.suite import Suite
     from robustbench_cli.benchmarks.suites.read import Member
+    from robustbench_cli.benchmarks.sweep import Part, attack_choices
     from robustbench_cli.running import attack_all, preparation, raise_failures, table_of
     from robustbench_cli.tables import for_terminal
-    from robustbench_cli.words import attack_choice, defense_specs
+    from robustbench_cli.words import defense_specs
 
     started = time.perf_counter()
-    choices = [attack_choice(Member(name=name, eot=eot), {}, None) for name, eot in ATTACKS]
+    choices = [choice for name, eot in ATTACKS for choice in attack_choices(Member(name=name, eot=eot))]
     with console.progress() as shown:
         prepare = preparation(common, DATASET, {}, shown)
         trainings = [prepare.training(defenses=defense_specs([name], {})) for name in DEFENSES]
-        suite = Suite(dataset=DATASET, n=IMAGES, attacks=choices)
-        results, failures = attack_all(common, suite, lambda: [prepare.trained(each) for each in trainings], shown)
+        models = functools.cache(lambda: [prepare.trained(each) for each in trainings])
+        part = Part(suite=Suite(dataset=DATASET, n=IMAGES, attacks=choices), subjects=models)
+        results, failures = attack_all(common, [part], shown)
     console.report(for_terminal(table_of(common.store, results)))
     console.note(
         f"{time.perf_counter() - started:.0f} s; the results are in {common.store}: advdef report {common.store}"

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.plain_yaml import read_yaml
+from robustbench_cli.attacks.base.plain_yaml import open_yaml_file, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,14 @@ def test_what_is_no_yaml_is_pyyamls_error() -> None:
     """So that who reads words can take them as they are."""
     with pytest.raises(yaml.YAMLError):
         read_yaml("[1, 2")
+
+
+def test_a_value_is_found_by_its_line(tmp_path: Path) -> None:
+    """By the keys and positions that lead to it; what is not there leads to what comes before it."""
+    path = tmp_path / "a.yaml"
+    path.write_text("# a remark\na: 1\nb:\n  - c\n  - d: 2\n    e: [3,\n      4]\n")
+    file = open_yaml_file(path)
+    assert file.value == {"a": 1, "b": ["c", {"d": 2, "e": [3, 4]}]}
+    lines = {(): 2, ("a",): 2, ("b",): 3, ("b", 0): 4, ("b", 1, "e"): 6, ("b", 1, "e", 1): 7, ("b", 7): 3, ("a", 0): 2}
+    for keys, line in lines.items():
+        assert file.place(*keys) == f"{path}, line {line}"

@@ -17,7 +17,7 @@ def test_every_suite_can_be_run(name: str) -> None:
     """Its attacks are there and take the parameters that it gives them, and it says what it is for."""
     suite = read_suite(name)
     assert suite.description
-    for member in suite.attacks:
+    for member in suite.members:
         registry.load(str(member.name)).from_parameters(member.parameters, name=str(member.name))
 
 
@@ -30,7 +30,7 @@ def test_every_suite_breaks_models_of_any_number_of_classes(name: str, classes: 
     model[1].weight.copy_(torch.randn(classes, 16, generator=generator))
     images = 0.5 + 0.1 * torch.rand(6, 1, 4, 4, generator=generator)
     labels = model(images).argmax(1)
-    for member in read_suite(name).attacks:
+    for member in read_suite(name).members:
         attack = registry.load(str(member.name)).from_parameters(member.parameters, name=str(member.name))
         eps = None if attack.minimal_norm else {"linf": 1.0}.get(attack.norms[0], 4.0)
         found = evaluate(model, images, labels, attack=attack, eps=eps, eot=member.eot or "auto")
@@ -43,11 +43,17 @@ def test_a_file_of_ones_own_may_build_on_other_suites(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("attacks: [pgd, {name: cw, steps: 5, eot: exact}, {suite: quick}]")
     suite = read_suite(str(path))
-    assert suite.attacks[0] == Member(name="pgd")
-    assert suite.attacks[1].parameters == {"steps": 5}
-    assert suite.attacks[1].eot == "exact"
-    assert suite.attacks[2:] == read_suite("quick").attacks
-    assert not suite.cascade
+    own, quick = suite.groups
+    assert [(member.name, member.eot, member.parameters) for member in own.attacks] == [
+        ("pgd", None, {}),
+        ("cw", "exact", {"steps": 5}),
+    ]
+    assert (own.cascade, own.any_norm) == (False, False)
+    assert quick.attacks == read_suite("quick").members
+    assert (quick.cascade, quick.any_norm) == (True, True)
+    path.write_text("cascade: true\nattacks: [pgd, {suite: minimal-norm}]")
+    (both,) = read_suite(str(path)).groups
+    assert (both.cascade, len(both.attacks)) == (True, 1 + len(read_suite("minimal-norm").members))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +61,6 @@ def test_a_file_of_ones_own_may_build_on_other_suites(tmp_path: Path) -> None:
     [
         ("attacks: [pgd", "not YAML"),
         ("[pgd]", "holds no suite"),
-        ("{}", "attacks: field required"),
         ("attacks: []", "attacks"),
         ("attacks: [3]", "attacks.0"),
         ("atacks: [pgd]", "did you mean 'attacks'"),
@@ -97,7 +102,7 @@ def test_autoattacks_own_composition(name: str, attacks: list[tuple[str, int, in
     """Attacks, steps or queries, and draws a gradient are those of AutoAttack (Croce, Hein, ICML 2020), and its count."""
     suite = read_suite(name)
     found = []
-    for member in suite.attacks:
+    for member in suite.members:
         budget = member.parameters.get("steps") or member.parameters["queries"]
         found.append((member.name, budget, member.eot))
     assert found == attacks
@@ -112,3 +117,92 @@ def test_only_attacks_that_know_the_norm_are_run() -> None:
     assert suite.knowing("l2", {"a": ("linf",), "b": ("linf", "l2")}).attacks == (Member(name="b"),)
     with pytest.raises(UserError, match="linf"):
         suite.knowing("l0", {"a": ("linf",), "b": ("linf", "l2")})
+
+
+GRID = """
+dataset: digits
+n: [100, 200]
+defenses: [none, {name: hrs, channels: [5, 5]}, {checkpoint: a.safetensors}, [rse, jpeg]]
+attacks: [pgd, {name: pgd, eot: [1, exact]}]
+eps: [2/255, 0.1]
+targeted: no
+exclude: {defense: hrs, eps: 2/255}
+"""
+
+
+def test_a_sweep_is_a_grid(tmp_path: Path) -> None:
+    """Every list is a dimension, every single value a list of one, and what is composed is a list inside a list."""
+    path = tmp_path / "grid.yaml"
+    path.write_text(GRID)
+    words = read_suite(str(path))
+    assert (words.dataset, words.n, words.targeted) == (("digits",), (100, 200), ("no",))
+    assert [eps.text for eps in words.eps or ()] == ["2/255", "0.1"]
+    assert [[each.name or str(each.checkpoint) for each in chain] for chain in words.defenses] == [
+        ["none"],
+        ["hrs"],
+        ["a.safetensors"],
+        ["rse", "jpeg"],
+    ]
+    assert words.defenses[1][0].parameters == {"channels": [5, 5]}
+    assert [member.eot for member in words.members] == [None, 1, "exact"]
+    assert words.exclude == ({"defense": ("hrs",), "eps": ("2/255",)},)
+    assert [member.place for member in words.members] == [f"{path}, line 5"] * 3
+
+
+def test_a_file_that_extends_another_has_its_words_where_it_has_none(tmp_path: Path) -> None:
+    """Its own win; where each stands is known; what is beside a file is found from there."""
+    (tmp_path / "base.yaml").write_text(GRID)
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\n\nn: 5\nattacks: [{suite: quick}]")
+    words = read_suite(str(tmp_path / "mine.yaml"))
+    assert (words.dataset, words.n) == (("digits",), (5,))
+    assert [group.attacks for group in words.groups] == [read_suite("quick").members]
+    assert words.place("n") == f"{tmp_path / 'mine.yaml'}, line 3"
+    assert words.place("eps", 1) == f"{tmp_path / 'base.yaml'}, line 6"
+    (tmp_path / "short.yaml").write_text("extends: standard\ncascade: false")
+    (group,) = read_suite(str(tmp_path / "short.yaml")).groups
+    assert (group.attacks, group.cascade) == (read_suite("standard").members, False)
+
+
+def test_to_attack_with_a_suite_names_attacks_alone(tmp_path: Path) -> None:
+    """What is for a sweep is refused with its line, also inside another suite; so is a suite without attacks."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("attacks: [pgd]\nn: 5")
+    with pytest.raises(UserError, match="line 2: 'n' is not for a suite to attack with"):
+        read_suite(str(path)).require_attacks_only("mine.yaml")
+    (tmp_path / "outer.yaml").write_text("attacks: [{suite: mine.yaml}]")
+    with pytest.raises(UserError, match=r"mine.yaml, line 2: 'n'"):
+        read_suite(str(tmp_path / "outer.yaml"))
+    path.write_text("{}")
+    with pytest.raises(UserError, match="holds no attacks"):
+        read_suite(str(path)).require_attacks_only("mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("\nnorm: [linf, l22]", r"line 2: norm.1: unknown word 'l22': did you mean 'l2'\?"),
+        ("\n\nnorms: l2", r"line 3: unknown key 'norms': did you mean 'norm'\?"),
+        ("n: true", "line 1: n.0: input should be a valid integer"),
+        ("n: []", "line 1: n: is empty"),
+        ("seeds: -1", "line 1: seeds.0"),
+        ("eps: [1/4, a]", "line 1: eps.1: eps is 'a': give a number or a fraction"),
+        ("exclude:\n- {\n  atack: pgd}", r"line 3: exclude knows no 'atack': did you mean 'attack'\?"),
+        ("model: {name: a, meen: 2}", r"line 1: model.0.meen: unknown key: did you mean 'mean'\?"),
+        ("defenses: [[{name: a}, {checkpoint: b}]]", "line 1: a checkpoint goes first"),
+        ("defenses: [{name: a, checkpoint: b}]", "line 1: a defense needs a name or a checkpoint"),
+        ("defenses: [{checkpoint: b, clases: 3}]", r"line 1: a checkpoint has no 'clases': did you mean 'classes'\?"),
+        ("attacks:\n- pgd\n- {suite: quik}", r"line 3: unknown suite 'quik': did you mean 'quick'\?"),
+        ("attacks: [{suite: quick, cascade: true}]", "line 1: an entry of attacks needs a name or a suite"),
+        ("extends: quik", r"line 1: unknown suite 'quik': did you mean 'quick'\?"),
+        ('extends: "\\0.yaml"', "line 1: .* has a zero byte in it"),
+        ("extends: mine.yaml", "contains itself"),
+    ],
+)
+def test_a_slip_is_named_with_its_line(content: str, message: str, tmp_path: Path) -> None:
+    """And with the nearest right word where there is one."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as raised:
+        read_suite(str(path))
+    assert "\n" not in str(raised.value)
+    assert str(path) in str(raised.value)

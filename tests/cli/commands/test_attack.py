@@ -286,7 +286,7 @@ def test_an_interrupted_run_keeps_what_was_finished(advdef: Advdef, here: Path, 
     assert err.rstrip().endswith(f"the same command goes on: advdef {' '.join(words)}")
     assert "Traceback" not in err
     assert len([*(here / "advdef-runs" / "cells").glob("*.json")]) == 1
-    assert not [*(here / "advdef-runs").rglob(".*")]
+    assert not [*(here / "advdef-runs" / "cells").glob(".*")]
     ended = advdef(*words)
     assert ended.code == 0
     assert ended.err.splitlines()[0] == "1 of 2 cells are in advdef-runs already"
