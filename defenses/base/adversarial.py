@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -43,11 +44,11 @@ def ascend(
     steps: int,
     step_size: float,
     start: Start = "ball",
+    training: bool = False,
 ) -> Tensor:
     """Signed gradient steps in linf, for a step of a training: the last iterate, whatever became of the image on the way.
 
-    The network is in ``eval()`` mode meanwhile: batch norm takes the statistics that it has and does not change them, and
-    nothing is dropped. No gradient of a parameter is computed.
+    No gradient of a parameter is computed.
 
     Args:
         network: In training.
@@ -57,13 +58,16 @@ def ascend(
         steps: How many.
         step_size: Of each.
         start: Where they begin.
+        training: Whether the network stays in ``train()`` mode, in which batch norm takes the statistics of the perturbed
+            batch and learns from them too. Otherwise it is in ``eval()`` mode meanwhile: batch norm takes the statistics
+            that it has and leaves them as they are, and nothing is dropped.
 
     Returns:
         Images ``(B, C, H, W)`` inside the ball and the box, without a graph.
     """
     low, high = (images - eps).clamp_min_(0), (images + eps).clamp_max_(1)
     iterates = nearby(images, eps=eps, start=start).clamp(low, high)
-    with frozen(network):
+    with nullcontext() if training else frozen(network):
         for _ in range(steps):
             leaf = iterates.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(loss(network(leaf)), leaf)

@@ -67,7 +67,7 @@ def _network() -> nn.Module:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def network() -> Callable[[], nn.Module]:
     """Builds a small network for the digits, with fresh weights from torch's generator."""
     return _network

@@ -1,0 +1,85 @@
+"""Free adversarial training: weights and perturbation learn from one pass back."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import ClassVar, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robustbench_cli.defenses.base.defense import Defense
+from robustbench_cli.defenses.base.training import Trainer
+
+__all__ = ["FreeAT"]
+
+
+class FreeAT(Defense):
+    """Free adversarial training: each pass back moves the weights down and the images' perturbation up, at no extra cost.
+
+    Every batch is trained on ``replays`` times in a row, and of the recipe's epochs only that part is left, so that there
+    are as many steps as in ordinary training. The perturbation moves by ``eps`` times the sign of its gradient, is cut to
+    the ball, and is handed from a batch to the next, row by row. The network is in ``train()`` mode: batch norm takes and
+    learns the statistics of the perturbed images, since there are no other passes.
+    """
+
+    paper: ClassVar[str] = (
+        "Shafahi, Najibi, Ghiasi, Xu, Dickerson, Studer, Davis, Taylor, Goldstein: Adversarial Training for Free! "
+        "NeurIPS 2019, arXiv 1904.12843"
+    )
+    trained: ClassVar[bool] = True
+
+    eps: float = Field(8 / 255, gt=0, le=1, description="radius in linf of the perturbation, and length of its step")
+    replays: int = Field(4, ge=1, description="times that each batch is trained on in a row")
+
+    def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
+        return copy.deepcopy(model)
+
+    def fit(self, model: nn.Module, trainer: Trainer) -> None:
+        images, _ = trainer.batch(trainer.training[:1])
+        batches = math.ceil(len(trainer.training) / trainer.recipe.batch_size)
+        network = Perturbed(model, images.new_zeros(math.ceil(len(trainer.training) / batches), *images.shape[1:]))
+        trainer.fit(
+            network,
+            name="adversarial training",
+            keep=model,
+            eps=self.eps,
+            gradients=self.gradients,
+            replays=self.replays,
+        )
+
+    def gradients(
+        self, network: nn.Module, images: Tensor, labels: Tensor, parameters: Sequence[nn.Parameter]
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """The mean loss and its gradients at the present perturbation, which then moves; see :data:`~.training.Gradients`."""
+        present = cast("Perturbed", network).perturbation[: len(images)]
+        leaf = present.detach().clone().requires_grad_()
+        value = functional.cross_entropy(network((images + leaf).clamp(0, 1)), labels)
+        *gradients, slope = torch.autograd.grad(value, [*parameters, leaf], allow_unused=True)
+        with torch.no_grad():
+            present.add_(slope.sign(), alpha=self.eps).clamp_(-self.eps, self.eps)
+        return value, gradients
+
+
+class Perturbed(nn.Module):
+    """A model with the perturbation that is handed from batch to batch, so that a training that goes on has it too.
+
+    Args:
+        model: Is held as it is.
+        perturbation: ``(B, C, H, W)``, a row for each place in a batch.
+    """
+
+    perturbation: Tensor
+
+    def __init__(self, model: nn.Module, perturbation: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("perturbation", perturbation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(N, K)`` of images ``(N, C, H, W)`` as they are."""
+        return cast("Tensor", self.model(images))

@@ -1,0 +1,29 @@
+"""Adversarial training by projected gradient descent."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn import functional
+
+from robustbench_cli.defenses.base.adversarial_training import AdversarialTraining, Forward
+
+__all__ = ["PGDAT"]
+
+
+class PGDAT(AdversarialTraining):
+    """Adversarial training: the cross-entropy on PGD's images alone takes the place of that on the images.
+
+    PGD climbs the cross-entropy from a uniform start in the ball. The paper has 40 steps of 0.01 at a radius of 0.3 for
+    MNIST, and 7 steps of 2/255 at 8/255 for CIFAR-10. Images are made in ``eval()`` mode, with the running statistics of
+    batch norm.
+    """
+
+    paper: ClassVar[str] = (
+        "Madry, Makelov, Schmidt, Tsipras, Vladu: Towards Deep Learning Models Resistant to Adversarial Attacks. "
+        "ICLR 2018, arXiv 1706.06083"
+    )
+
+    def loss_on(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(forward(perturbed), labels)

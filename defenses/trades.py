@@ -1,0 +1,42 @@
+"""TRADES: accuracy against robustness by way of a divergence."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robustbench_cli.attacks.base.model import frozen
+from robustbench_cli.defenses.base.adversarial_training import AdversarialTraining, Forward, divergence
+
+__all__ = ["TRADES"]
+
+
+class TRADES(AdversarialTraining):
+    """TRADES: the cross-entropy on the images, plus ``beta`` times how far an attack moves the network's answer.
+
+    The loss is ``CE(f(x), y) + beta KL(p(x) || p(x'))``; both distributions have a part in its gradient. The attack climbs
+    the same divergence and knows no label. It begins beside the image, by normal noise of deviation 0.001, since at the
+    image itself the divergence has no slope. Images are made in ``eval()`` mode, as in the authors' code.
+    """
+
+    paper: ClassVar[str] = (
+        "Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan: Theoretically Principled Trade-off between Robustness and Accuracy. "
+        "ICML 2019, arXiv 1901.08573"
+    )
+
+    beta: float = Field(
+        6, ge=0, description="weight of the divergence: the larger, the more robust and the less accurate"
+    )
+
+    def perturbed(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        with frozen(network), torch.no_grad():
+            clean = network(images)
+        return self.climb(network, images, lambda logits: divergence(clean, logits).sum(), start="near")
+
+    def loss_on(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
+        clean = forward(images)
+        return functional.cross_entropy(clean, labels) + self.beta * divergence(clean, forward(perturbed)).mean()

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robustbench_cli.defenses.awp import AWP
+from robustbench_cli.defenses.mart import MART
+from robustbench_cli.defenses.pgd_at import PGDAT
+from robustbench_cli.defenses.trades import TRADES
+
+
+def seeded(value: Callable[[], Tensor]) -> Tensor:
+    torch.manual_seed(0)
+    return value()
+
+
+@pytest.mark.parametrize("on", ["pgd-at", "trades"])
+def test_a_step_done_in_place(normed: Callable[[], nn.Module], on: str) -> None:
+    """The gradient is what moving the weights of a copy, a pass back there and moving them home gives."""
+    network = normed().train()
+    network[6].p = 0.0
+    images, labels = torch.rand(30, 1, 8, 8), torch.randint(10, (30,))
+    defense = AWP.from_parameters({"on": on, "gamma": 0.02, "steps": 3}, name="awp")
+    inner = (TRADES if on == "trades" else PGDAT)(steps=3)
+    before = copy.deepcopy(network)
+
+    proxy = copy.deepcopy(network)
+    perturbed = seeded(lambda: inner.perturbed(proxy, images, labels))
+    start = [parameter.detach().clone() for parameter in proxy.parameters()]
+    statistics = proxy[1].running_mean.clone()
+    inner.loss_on(proxy, images, perturbed, labels).backward()
+    proxy[1].running_mean.copy_(statistics)
+    with torch.no_grad():
+        for parameter in proxy.parameters():
+            if parameter.dim() > 1:
+                parameter.add_(0.02 * parameter.norm() * parameter.grad / parameter.grad.norm())
+    assert max((now - then).abs().max() for now, then in zip(proxy.parameters(), start, strict=True)) > 0
+    expected = torch.autograd.grad(inner.loss_on(proxy, images, perturbed, labels), list(proxy.parameters()))
+
+    value = seeded(lambda: defense.loss(network, images, labels))
+    gradients = torch.autograd.grad(value, list(network.parameters()))
+    for ours, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    for now, then in zip(network.parameters(), before.parameters(), strict=True):
+        assert torch.equal(now, then)
+    torch.testing.assert_close(network[1].running_mean, proxy[1].running_mean)
+
+
+def test_the_weights_move_up_by_their_share(normed: Callable[[], nn.Module]) -> None:
+    """Each weight moves by gamma of its length, biases and scales stay, and the loss there is larger."""
+    network = normed().eval()
+    images, labels = torch.rand(30, 1, 8, 8), torch.randint(10, (30,))
+    defense = AWP(gamma=0.01)
+    moved = defense.moved(network, images, images, labels)
+    own = dict(network.named_parameters())
+    assert set(moved) == {f"{layer}.weight" for layer in (0, 3, 7, 9)}
+    for name, tensor in moved.items():
+        torch.testing.assert_close((tensor - own[name]).norm(), 0.01 * own[name].norm(), rtol=1e-4, atol=1e-6)
+    there = torch.func.functional_call(network, moved, (images,))
+    assert functional.cross_entropy(there, labels) > functional.cross_entropy(network(images), labels)
+
+
+@pytest.mark.parametrize(
+    ("fields", "inner"),
+    [
+        ({}, PGDAT(steps=4, eps=0.3)),
+        ({"on": "trades"}, TRADES(steps=4, eps=0.3)),
+        ({"on": "mart", "beta": 2}, MART(steps=4, eps=0.3, beta=2)),
+    ],
+)
+def test_what_it_is_put_on(fields: dict[str, Any], inner: object) -> None:
+    """The other training has its attack, and its own weights unless one is given."""
+    assert AWP.from_parameters({"steps": 4, "eps": 0.3, **fields}, name="awp").inner == inner

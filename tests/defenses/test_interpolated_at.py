@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from scipy.stats import beta, kstest
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robustbench_cli.defenses.interpolated_at import InterpolatedAT
+
+
+def test_the_loss_is_the_cross_entropy_to_mixed_labels(normed: Callable[[], nn.Module]) -> None:
+    """With the mixture that the network saw, it is torch's cross-entropy to the same mixture of one-hot labels."""
+    network = normed().eval()
+    images, perturbed = torch.rand(2, 20, 1, 8, 8)
+    labels = torch.randint(10, (20,))
+    seen: list[Tensor] = []
+
+    def forward(rows: Tensor) -> Tensor:
+        seen.append(rows)
+        logits: Tensor = network(rows)
+        return logits
+
+    value = InterpolatedAT().loss_on(forward, images, perturbed, labels)
+    expected = []
+    for rows, mixed in zip((images, perturbed), seen, strict=True):
+        # The mixture of each row by least squares over all pairs: the pair that leaves no residue.
+        shares = []
+        for place, row in enumerate(mixed):
+            differences = (rows[place] - rows).flatten(1)
+            offsets = (row - rows).flatten(1)
+            share = (offsets * differences).sum(1) / differences.square().sum(1)
+            residue = (offsets - share[:, None] * differences).norm(dim=1).nan_to_num(torch.inf)
+            best = int(residue.argmin())
+            alone = (row - rows[place]).norm() < 1e-5
+            shares.append((1.0, place) if alone else (share[best].item(), best))
+            assert alone or residue[best] < 1e-4
+        share = min(each for each, _ in shares)
+        order = torch.tensor([place for _, place in shares])
+        soft = share * functional.one_hot(labels, 10) + (1 - share) * functional.one_hot(labels[order], 10)
+        expected.append(functional.cross_entropy(network(mixed), soft))
+    torch.testing.assert_close(value, sum(expected) / 2, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [0.4, 1.0])
+def test_shares_are_drawn_from_the_beta_distribution(alpha: float) -> None:
+    """A Kolmogorov-Smirnov test at 0.1 % over 500 draws."""
+    seen: list[float] = []
+
+    def forward(rows: Tensor) -> Tensor:
+        seen.append(rows.max().item())
+        return torch.zeros(2, 3, requires_grad=True)
+
+    images = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
+    while len(seen) < 500:
+        rows = len(seen)
+        InterpolatedAT(alpha=alpha).mixed(forward, images, torch.zeros(2, dtype=torch.int64))
+        # Where nobody is mixed with another nothing is seen of the share; else the larger of l and 1 - l is.
+        if seen[rows] == 1.0:
+            seen.pop()
+    folded = [max(value, 1 - value) for value in seen]
+    distribution = beta(alpha, alpha)
+    assert kstest(folded, lambda x: 2 * distribution.cdf(x) - 1).pvalue > 0.001
