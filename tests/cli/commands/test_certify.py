@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Advdef = Callable[..., Any]
+
+QUICK = ("--sigma", "0.25", "--samples", "200", "--n", "30")
+
+
+def test_certified_accuracy_against_radius(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """A row a radius, in the table and in the file, with a warning for a model that saw no noise; then nothing is new."""
+    words = ("certify", "--checkpoint", str(checkpoint), *QUICK, "-o", "table.csv")
+    ended = advdef(*words)
+    assert ended.code == 0, ended
+    assert "sigma 0.25, n0 100, samples 200, alpha 0.001" in ended.out
+    assert "no-noise-training: the model was not trained with noise" in " ".join(ended.out.split())
+    rows = list(csv.DictReader((here / "table.csv").read_text().splitlines()))
+    # The largest radius is 0.25 times the normal quantile of 0.001 ** (1 / 200), 0.455.
+    assert [float(row["eps"]) for row in rows] == [0, 0.125, 0.25, 0.375]
+    accuracies = [float(row["certified_accuracy"]) for row in rows]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert {(row["norm"], row["flags"], row["n"], row["alpha"]) for row in rows} == {
+        ("l2", "no-noise-training", "30", "0.001")
+    }
+    assert "30 images, 30 of them sampled now" in ended.err
+    again = advdef(*words[:-1], "table.json", "--eps", "0.1", "--eps", "1/4", "--alpha", "0.05")
+    assert "30 images, 0 of them sampled now" in again.err
+    assert [row["eps"] for row in json.loads((here / "table.json").read_text())] == [0.1, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--sigma", "0"), "sigma is 0: give the noise's standard deviation, above 0, such as 0.25"),
+        (("--sigma", "-1"), "sigma is -1: "),
+        (("--alpha", "0"), "alpha is 0: give the chance of a wrong certificate, between 0 and 1, such as 0.001"),
+        (("--alpha", "1", "--eps", "0.1"), "alpha is 1: "),
+        (("--n0", "0"), "n0 is 0: give a number of draws, at least 1"),
+        (("--samples", "0"), "samples is 0: give a number of draws, at least 1"),
+        (("--n", "0"), "--n: 0 is not in the range"),
+        (("-o", "table.md"), "-o table.md: the ending names the form; give one of .csv, .json"),
+        (("--decision", "mean"), "what is certified is the vote of a smoothed model: leave out --decision"),
+    ],
+)
+def test_wrong_words(advdef: Advdef, here: Path, checkpoint: Path, words: tuple[str, ...], message: str) -> None:
+    """What cannot be is told in one line, and nothing is written."""
+    ended = advdef("certify", "--checkpoint", str(checkpoint), *QUICK, *words)
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert message in ended.err
+    assert not (here / "advdef-runs").exists()
+
+
+def test_too_few_samples_for_any_certificate(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Nine draws bound no probability above one half at a chance of a thousandth, and the user is told."""
+    ended = advdef("certify", "--checkpoint", str(checkpoint), *QUICK, "--samples", "9")
+    assert ended.code == 0
+    assert "warning: with 9 samples nothing can be certified at alpha 0.001" in ended.err
+    assert "100.0" in ended.out
+
+
+def test_sigma_is_needed(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Without a word on the noise there is no certificate."""
+    ended = advdef("certify", "--checkpoint", str(checkpoint))
+    assert ended.code == 2
+    assert "give --sigma SIGMA" in ended.err

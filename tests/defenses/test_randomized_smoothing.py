@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.defenses.base.recipe import Recipe
+from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.none import Undefended
+from robustbench_cli.defenses.pni import PNI
+from robustbench_cli.defenses.randomized_smoothing import RandomizedSmoothing, base_classifier
+
+
+def test_the_model_sees_noise() -> None:
+    """What reaches the model is the image plus normal numbers (Kolmogorov-Smirnov, level 0.001), uncut."""
+    images = torch.rand(50, 3, 8, 8)
+    seen = RandomizedSmoothing(sigma=0.4, decision="one-draw").protect(nn.Identity(), images[:1]).eval()(images)
+    assert stats.kstest((seen - images).flatten().numpy(), "norm", args=(0, 0.4)).pvalue > 0.001
+    assert seen.min() < 0
+    assert seen.max() > 1
+
+
+def test_the_vote_decides() -> None:
+    """Of a model that is right at a tenth of the draws and sure of it, the vote is wrong and the mean is right."""
+
+    class Sure(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            high = images[:, 0, 0, :1] > stats.norm.ppf(0.9)
+            return torch.where(high, torch.tensor([50.0, 0.0]), torch.tensor([0.0, 0.1]))
+
+    images = torch.zeros(200, 1, 1, 1)
+    decided = {
+        rule: RandomizedSmoothing(sigma=1, draws=100, decision=rule).protect(Sure(), images[:1])(images).argmax(1)
+        for rule in ("vote", "mean")
+    }
+    # 50 of 100 draws at a chance of 0.1 have a probability below 1e-20; the mean is 0.1 + 0.9 * 0.475 against 0.9 * 0.525.
+    assert (decided["vote"] == 1).all()
+    assert (decided["mean"] == 0).double().mean() > 0.5
+    assert RandomizedSmoothing().decision == "vote"
+
+
+@pytest.mark.parametrize("decision", ["vote", "one-draw", "deterministic"])
+def test_the_classifier_that_is_smoothed(decision: Any, network: Callable[[], nn.Module]) -> None:
+    """Without noise and vote, it gives the model's logits bit for bit; a model of another defense is left as it is."""
+    model, images = network().eval(), torch.rand(5, 1, 8, 8)
+    smoothed = RandomizedSmoothing(decision=decision).protect(model, images[:1]).eval()
+    assert torch.equal(base_classifier(smoothed)(images), model(images))
+    other = PNI().protect(model, images[:1])
+    assert base_classifier(other) is other
+
+
+def test_trained_with_noise_it_is_right_under_noise(
+    digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]
+) -> None:
+    """At a noise that takes much of what ordinary training has learnt, training with it keeps more."""
+    train, test = digits
+    found = []
+    for defense in (RandomizedSmoothing(sigma=1, decision="one-draw"), Undefended()):
+        defended = defense.protect(network(), train.images[:1])
+        defense.fit(defended, Trainer(train, Recipe(epochs=12), seed=0, device=torch.device("cpu")))
+        voting = RandomizedSmoothing(sigma=1, draws=10).protect(base_classifier(defended), test.images[:1])
+        found.append(accuracy(voting.eval(), test))
+    # The difference of two shares of 500 digits has a standard deviation of 3 % at most.
+    assert found[0] > found[1] + 0.09
+
+
+@pytest.mark.parametrize("sigma", [0, -1])
+def test_bad_parameters(sigma: float) -> None:
+    """There is nothing to smooth without noise."""
+    with pytest.raises(UserError, match=rf"randomized-smoothing.sigma is {sigma}: input should be greater than 0"):
+        RandomizedSmoothing.from_parameters({"sigma": sigma}, name="randomized-smoothing")
