@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.bpda import Approximated, approximated
 from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.random import Random, seed_from
 
@@ -13,7 +14,8 @@ __all__ = ["FLAGS", "gradient_is_wrong", "is_repeatable", "is_unstable"]
 FLAGS = {
     "no-eot": "the attack followed one draw at a time although the defense is randomized: use --eot 10 or --eot exact",
     "zero-gradient": "some gradients were zero in every pixel: the attack could not see the way",
-    "wrong-gradient": "the model's gradient is not the slope of its logits: an attack that follows it goes astray",
+    "wrong-gradient": "the model's gradient is not the slope of its logits, nor of what it says to stand for them: an attack "
+    "that follows it goes astray",
     "not-repeatable": "the model draws random numbers that torch's seed does not rule: its figures cannot be computed again",
     "unstable": "asked a second time, or among other images, a model that draws nothing said something else of an image",
     "every-draw": "the attack looks for what fools every draw, and gives nothing where that is not to be had: a fixed-radius "
@@ -51,6 +53,10 @@ def gradient_is_wrong(model: nn.Module, images: Tensor, *, randomized: bool) -> 
     noisily trained, have 0.9 to 1 and 0.87 to 1.07 at 0.01; a network behind a quantizer with a small straight way around
     it, or with its gradient turned around, at most 0.5 and at least 10, or -0.96.
 
+    A layer that passes gradients back as its surrogate does (:class:`~robustbench_cli.attacks.base.bpda.Approximated`) has
+    no slope to compare with. Such a model is measured with the surrogates in the layers' places; and each layer and its
+    surrogate have to change alike, by the same measures, as what they are given grows from zero to what images make of it.
+
     Of a randomized model both are means over two halves of draws. One draw may jump where the mean does not: which
     activations are pruned depends on the image. A product of one half with the other has no part of that noise in its
     mean, so sizes are taken from such products.
@@ -64,6 +70,36 @@ def gradient_is_wrong(model: nn.Module, images: Tensor, *, randomized: bool) -> 
         ``False`` also where nothing changes that could be told from noise, and where the gradient is zero too, which is
         another check's matter.
     """
+    if _a_surrogate_is_another(model, images):
+        return True
+    with approximated(model):
+        return _gradient_disagrees(model, images, randomized=randomized)
+
+
+def _a_surrogate_is_another(model: nn.Module, images: Tensor) -> bool:
+    """Whether any layer's surrogate changes otherwise than the layer from a zero input to what images make of it."""
+    given: list[tuple[Approximated, Tensor]] = []
+    layers = [module for module in model.modules() if isinstance(module, Approximated)]
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, inputs: given.append((layer, inputs[0]))) for layer in layers
+    ]
+    _seeded_logits(model, images)
+    for hook in hooks:
+        hook.remove()
+    with torch.no_grad():
+        return any(_disagree(*_changes(layer, inputs)) for layer, inputs in given)
+
+
+def _changes(layer: Approximated, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """How a layer's and its surrogate's results ``(1, n)`` differ from those at zero."""
+    nothing = torch.zeros_like(inputs)
+    exact, surrogate = (
+        (compute(inputs) - compute(nothing)).double().view(1, -1) for compute in (layer.exact, layer.surrogate)
+    )
+    return exact, surrogate
+
+
+def _gradient_disagrees(model: nn.Module, images: Tensor, *, randomized: bool) -> bool:
     halves, draws, directions = (2, _DRAWS, 1) if randomized else (1, 1, _DIRECTIONS)
     moved = images.repeat(directions, 1, 1, 1)
     rows = moved.repeat(halves * draws, 1, 1, 1)

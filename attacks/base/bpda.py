@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
 
-__all__ = ["Surrogate", "bpda", "identity"]
+__all__ = ["Approximated", "Surrogate", "approximated", "bpda", "identity"]
 
 Surrogate = Callable[[Tensor], Tensor]
 """From what a layer is given to something of the shape that it returns, differentiably."""
@@ -20,6 +21,45 @@ Surrogate = Callable[[Tensor], Tensor]
 def identity(given: Tensor) -> Tensor:
     """The surrogate of a layer that returns nearly what it is given, as a quantiser does."""
     return given
+
+
+class Approximated(nn.Module, ABC):
+    """A layer that passes gradients back as its surrogate does, so that every attack by gradients adapts to it.
+
+    Attributes:
+        approximating: Whether it gives the surrogate's results as well as its gradients.
+    """
+
+    approximating = False
+
+    @abstractmethod
+    def exact(self, given: Tensor) -> Tensor:
+        """What the layer computes of what it is given; asked without a graph, and need not be differentiable."""
+
+    def surrogate(self, given: Tensor) -> Tensor:
+        """The differentiable approximation; what it is given, unless a subclass knows better."""
+        return identity(given)
+
+    def forward(self, given: Tensor) -> Tensor:
+        """The result of :meth:`exact`, with the derivative of :meth:`surrogate`."""
+        if self.approximating:
+            return self.surrogate(given)
+        with torch.no_grad():
+            computed = self.exact(given.detach())
+        return _with_backward_of(self.surrogate, given, computed)
+
+
+@contextmanager
+def approximated(model: nn.Module) -> Iterator[None]:
+    """Within it, every :class:`Approximated` layer of a model gives what its surrogate does."""
+    layers = [module for module in model.modules() if isinstance(module, Approximated)]
+    for layer in layers:
+        layer.approximating = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.approximating = False
 
 
 @contextmanager
@@ -54,16 +94,7 @@ def _backward_of(layer: nn.Module, surrogate: Surrogate, name: str) -> Iterator[
         with torch.no_grad():
             # A copy, since a layer may work in place.
             computed = own(given.detach().clone())
-        if not torch.is_grad_enabled():
-            return computed
-        approximation = surrogate(given)
-        if approximation.shape != computed.shape:
-            raise UserError(
-                f"the surrogate of layer '{name}' gives the shape {tuple(approximation.shape)}, the layer "
-                f"{tuple(computed.shape)}: they must agree"
-            )
-        # Not the difference of the two results, which would be rounded: a zero with the surrogate's derivative.
-        return computed + (approximation - approximation.detach())
+        return _with_backward_of(surrogate, given, computed, where=f"layer '{name}'")
 
     set_before = vars(layer).get("forward")
     layer.forward = forward
@@ -73,3 +104,17 @@ def _backward_of(layer: nn.Module, surrogate: Surrogate, name: str) -> Iterator[
         del layer.forward
         if set_before is not None:
             layer.forward = set_before
+
+
+def _with_backward_of(surrogate: Surrogate, given: Tensor, computed: Tensor, *, where: str = "a layer") -> Tensor:
+    """What a layer has computed, with the derivative of a surrogate."""
+    if not torch.is_grad_enabled():
+        return computed
+    approximation = surrogate(given)
+    if approximation.shape != computed.shape:
+        raise UserError(
+            f"the surrogate of {where} gives the shape {tuple(approximation.shape)}, the layer {tuple(computed.shape)}: "
+            "they must agree"
+        )
+    # Not the difference of the two results, which would be rounded: a zero with the surrogate's derivative.
+    return computed + (approximation - approximation.detach())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from robustbench_cli.attacks.base.bpda import Approximated
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.checks import gradient_is_wrong, is_repeatable, is_unstable
 from robustbench_cli.benchmarks.evaluation import evaluate
@@ -131,6 +132,33 @@ def test_a_gradient_that_leads_astray_is_found(model: nn.Module, seed: int) -> N
     """Quantized with a small way around, turned around, or that of another network."""
     images = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(seed))
     assert gradient_is_wrong(model, images, randomized=False)
+
+
+class Levels(Approximated):
+    """Some grey values, with the slope of a share of the image, forwards or turned around."""
+
+    def __init__(self, levels: int, share: float) -> None:
+        super().__init__()
+        self.levels, self.share = levels, share
+
+    def exact(self, given: Tensor) -> Tensor:
+        return (given * self.levels).round() / self.levels
+
+    def surrogate(self, given: Tensor) -> Tensor:
+        return self.share * given
+
+
+@pytest.mark.parametrize("levels", [1, 8])
+@pytest.mark.parametrize(("share", "wrong"), [(1.0, False), (-1.0, True), (0.1, True), (10.0, True), (0.0, True)])
+def test_a_surrogate_is_believed_where_it_resembles_its_layer(levels: int, share: float, wrong: bool) -> None:
+    """The gradient of a surrogate is no slope of the logits, on purpose; but the surrogate has to be like the layer."""
+    assert gradient_is_wrong(nn.Sequential(Levels(levels, share), network()), IMAGES, randomized=False) == wrong
+
+
+def test_a_surrogate_does_not_cover_another_layers_lie() -> None:
+    """What is wrong behind a layer that has a surrogate is found as it is without it."""
+    assert gradient_is_wrong(nn.Sequential(Levels(8, 1.0), TurnedAround()), IMAGES, randomized=False)
+    assert gradient_is_wrong(nn.Sequential(Levels(8, 1.0), Quantized()), IMAGES, randomized=False)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.bpda import bpda, identity
+from robustbench_cli.attacks.base.bpda import Approximated, approximated, bpda, identity
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.pgd import PGD
 from tests.attacks.conftest import Victim
@@ -58,3 +58,26 @@ def test_what_does_not_fit_is_named() -> None:
         pass
     with pytest.raises(UserError, match="layer '1' gives the shape"), bpda(model, {"1": identity}):
         model(torch.zeros(1, 1, 2, 2, requires_grad=True))
+
+
+class Steps(Approximated):
+    """Whole numbers, with the slope of 2 sin."""
+
+    def exact(self, given: Tensor) -> Tensor:
+        return given.round()
+
+    def surrogate(self, given: Tensor) -> Tensor:
+        return 2 * given.sin()
+
+
+def test_a_layer_brings_its_surrogate_along() -> None:
+    """Forwards whole numbers to the bit, backwards 2 cos (closed form); told so, it gives 2 sin forwards too."""
+    model = nn.Sequential(Steps())
+    values = torch.tensor([0.2, 1.4, -2.6], requires_grad=True)
+    result = model(values)
+    assert torch.equal(result, torch.tensor([0.0, 1.0, -3.0]))
+    (gradient,) = torch.autograd.grad(result.sum(), values)
+    assert torch.allclose(gradient, 2 * values.detach().cos())
+    with approximated(model):
+        assert torch.equal(model(values), 2 * values.sin())
+    assert torch.equal(model(values), result)
