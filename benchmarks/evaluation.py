@@ -26,7 +26,7 @@ from robustbench_cli.benchmarks.cell import Accounting, Targeted
 from robustbench_cli.benchmarks.checks import FLAGS, gradient_is_wrong, is_repeatable, is_unstable
 from robustbench_cli.benchmarks.datasets.base.split import check_images
 from robustbench_cli.benchmarks.devices import automatic_batch_size
-from robustbench_cli.benchmarks.judge import Candidates, Judge, deployed
+from robustbench_cli.benchmarks.judge import Candidates, Judge
 from robustbench_cli.benchmarks.models.base import check_model
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
 
@@ -285,7 +285,7 @@ def predict(
         source = MeasuredModel(model, probe).source(
             repeats, batch_size=batch_size or automatic_batch_size(device, tuple(images.shape[1:]))
         )
-        pieces = [deployed(source.logits(part.to(device))).cpu() for part in images.split(IMAGES_AT_ONCE)]
+        pieces = [source.decisions(part.to(device)).cpu() for part in images.split(IMAGES_AT_ONCE)]
     return np.asarray(torch.cat(pieces, dim=1).numpy())
 
 

@@ -14,7 +14,7 @@ from robustbench_cli.attacks.base.random import seed_from
 from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.attacks.base.threat import distance, per_image
 
-__all__ = ["SELECTION_DRAWS", "Candidates", "Judge", "deployed"]
+__all__ = ["SELECTION_DRAWS", "Candidates", "Judge"]
 
 SELECTION_DRAWS = 50
 """Draws that judge which of several images survives least, where all the draws that there are cost more.
@@ -68,17 +68,17 @@ class Judge:
         if self._single_draw:
             self._judged += 1
             scored = self._ask(self._scores, images, f"score {self._judged}", start)
-            return deployed(scored), _survival(scored, labels)
+            return _deployed(scored), _survival(scored, labels)
         scored = self._ask(self._scores, images, "score", start)
         chosen_on = self._ask(self._choices, images, "choose", start) if self._randomized else scored
-        return deployed(scored), _survival(chosen_on, labels)
+        return _deployed(scored), _survival(chosen_on, labels)
 
     def _ask(self, source: GradientSource, images: Tensor, purpose: str, start: int) -> Tensor:
         torch.manual_seed(seed_from(self._seed, purpose, start))
         return source.logits(images)
 
 
-def deployed(logits: Tensor) -> Tensor:
+def _deployed(logits: Tensor) -> Tensor:
     """The classes ``(D, N)`` that a user of the model would get from logits ``(D, N, K)``; -1 where one is no number."""
     return torch.where(logits.isnan().any(2), -1, logits.argmax(2))
 
@@ -90,7 +90,7 @@ def _survival(logits: Tensor, labels: Tensor) -> Tensor:
     """
     margins = margin(logits, labels.expand(len(logits), -1)).double().nan_to_num(0.0, posinf=1e300, neginf=-1e300)
     bounded = (margins / (1 + margins.abs())).mean(0)
-    return (deployed(logits) == labels).double().mean(0) + bounded / (2 * len(logits) + 1)
+    return (_deployed(logits) == labels).double().mean(0) + bounded / (2 * len(logits) + 1)
 
 
 class Candidates:
