@@ -78,8 +78,10 @@ def gradient_is_wrong(model: nn.Module, images: Tensor, *, randomized: bool) -> 
 
 def _a_surrogate_is_another(model: nn.Module, images: Tensor) -> bool:
     """Whether any layer's surrogate changes otherwise than the layer from a zero input to what images make of it."""
-    given: list[tuple[Approximated, Tensor]] = []
     layers = [module for module in model.modules() if isinstance(module, Approximated)]
+    if not layers:
+        return False
+    given: list[tuple[Approximated, Tensor]] = []
     hooks = [
         layer.register_forward_pre_hook(lambda layer, inputs: given.append((layer, inputs[0]))) for layer in layers
     ]

@@ -186,7 +186,7 @@ def _first_not_finite(model: nn.Module, images: Tensor) -> str:
         if name
     ]
     try:
-        with frozen(model), torch.no_grad():
+        with frozen(model):
             model(images)
     finally:
         for hook in hooks:
@@ -194,6 +194,7 @@ def _first_not_finite(model: nn.Module, images: Tensor) -> str:
     return found[0] if found else ""
 
 
+@torch.no_grad()
 def check_model(
     model: nn.Module,
     images: Tensor,
