@@ -75,6 +75,21 @@ class SavedImages:
     labels: NDArray[np.int64]
     predictions: NDArray[np.int64]
 
+    @classmethod
+    def of(cls, images: Tensor, perturbed: Tensor, labels: Tensor, predictions: NDArray[np.int64]) -> SavedImages:
+        """From tensors: images ``(N, C, H, W)`` uint8 on the CPU, labels ``(N,)``."""
+        return cls(
+            images=images.permute(0, 2, 3, 1).numpy(),
+            perturbed=perturbed.permute(0, 2, 3, 1).numpy(),
+            labels=labels.numpy(),
+            predictions=predictions,
+        )
+
+    @property
+    def perturbed_levels(self) -> Tensor:
+        """``(N, C, H, W)`` uint8, as :func:`levels` gives them."""
+        return torch.from_numpy(self.perturbed).permute(0, 3, 1, 2)
+
     @property
     def robust_accuracy(self) -> float:
         """The share of images and draws that are right; a clean error counts as one."""

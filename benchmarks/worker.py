@@ -68,7 +68,7 @@ def work_if_free(job: Job, *, progress: Callable[[int], None] = lambda _: None) 
 
     Args:
         job: What to run.
-        progress: Called with the number of images done.
+        progress: Called with the number of images done, 0 as it begins.
 
     Returns:
         ``None`` where another process is at it.
@@ -191,20 +191,7 @@ def _save_images(job: Job, folder: Path, computed: _Computed) -> None:
     cell = job.cell
     examples = _examples(cell.dataset, job.data_dir, cell.n)
     clean = levels(examples.images)
-    if computed.perturbed is not None:
-        perturbed = rounded(computed.perturbed, examples.images, norm=cell.norm, eps=cell.eps)  # type: ignore[arg-type]
-    else:
-        found = SavedImages.read(folder, _search(job).cell.id)
-        perturbed = torch.from_numpy(found.perturbed).permute(0, 3, 1, 2)
-    if cell.eps is not None:
-        outside = distance(perturbed.double() / 255, clean.double() / 255, cell.norm) > cell.eps + 1e-9  # type: ignore[arg-type]
-        perturbed = torch.where(per_image(outside, clean), clean, perturbed)
-    if job.before is not None:
-        earlier = SavedImages.read(folder, job.before.cell.id)
-        fell = torch.from_numpy(_outcomes_of(job.before).fell())
-        perturbed = torch.where(
-            per_image(fell, clean), torch.from_numpy(earlier.perturbed).permute(0, 3, 1, 2), perturbed
-        )
+    perturbed = _images_to_save(job, folder, computed, examples.images, clean)
     predictions = predict(
         _model(job.checkpoint, json.dumps(job.loading), cell.checkpoint),
         perturbed / 255,
@@ -213,12 +200,35 @@ def _save_images(job: Job, folder: Path, computed: _Computed) -> None:
         device=job.device,
         batch_size=job.batch_size,
     )
-    SavedImages(
-        images=clean.permute(0, 2, 3, 1).numpy(),
-        perturbed=perturbed.permute(0, 2, 3, 1).numpy(),
-        labels=examples.labels.numpy(),
-        predictions=predictions,
-    ).write(folder, cell.id)
+    SavedImages.of(clean, perturbed, examples.labels, predictions).write(folder, cell.id)
+
+
+def _images_to_save(job: Job, folder: Path, computed: _Computed, images: Tensor, clean: Tensor) -> Tensor:
+    """What the attack, or an earlier one that left it nothing to do, made of each image, in 256 levels inside the ball.
+
+    Args:
+        job: Whose images they are.
+        folder: Where those of earlier jobs are.
+        computed: Has no images where a minimal-norm attack searched once for all radii.
+        images: ``(N, C, H, W)`` in [0, 1].
+        clean: The same in 256 levels.
+
+    Returns:
+        ``(N, C, H, W)`` uint8.
+    """
+    cell = job.cell
+    if computed.perturbed is not None:
+        perturbed = rounded(computed.perturbed, images, norm=cell.norm, eps=cell.eps)  # type: ignore[arg-type]
+    else:
+        perturbed = SavedImages.read(folder, _search(job).cell.id).perturbed_levels
+    if cell.eps is not None:
+        outside = distance(perturbed.double() / 255, clean.double() / 255, cell.norm) > cell.eps + 1e-9  # type: ignore[arg-type]
+        perturbed = torch.where(per_image(outside, clean), clean, perturbed)
+    if job.before is not None:
+        earlier = SavedImages.read(folder, job.before.cell.id).perturbed_levels
+        fell = torch.from_numpy(_outcomes_of(job.before).fell())
+        perturbed = torch.where(per_image(fell, clean), earlier, perturbed)
+    return perturbed
 
 
 def _outcomes_of(job: Job) -> Outcomes:

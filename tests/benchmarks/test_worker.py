@@ -211,13 +211,13 @@ def test_a_surrogate_is_loaded_where_the_job_is_done(
 
 
 def test_progress_is_told_for_each_job(jobs: Callable[..., list[Job]]) -> None:
-    """With the job that it is of."""
+    """With the job that it is of, from when it begins."""
     planned = jobs(spec("fgsm"), spec("pgd", steps=2))
     told: list[tuple[str, int]] = []
     local.run(
         planned, finished=lambda job, result: None, progress=lambda job, done: told.append((job.cell.attack.name, done))
     )
-    assert told == [("fgsm", N), ("pgd", N)]
+    assert told == [("fgsm", 0), ("fgsm", N), ("pgd", 0), ("pgd", N)]
 
 
 def test_what_fell_at_a_smaller_radius_is_not_attacked_again(jobs: Callable[..., list[Job]], tmp_path: Path) -> None:
