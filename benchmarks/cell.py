@@ -6,15 +6,18 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticSerializationError
 
 from robustbench_cli.attacks.base.draws import Draws
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.method import Method
 from robustbench_cli.attacks.base.registry import Registry
 
 __all__ = ["TARGETS", "Accounting", "Cell", "Eps", "MethodSpec", "Targeted", "parse_eps"]
@@ -90,6 +93,30 @@ class MethodSpec(BaseModel):
                 raise ValueError(f"'{unknown[0]}' is called {what} and is no parameter of {self.name}")
         return self
 
+    @classmethod
+    def of(
+        cls, method: Method, *, name: str, source: str | None = None, surrogates: Mapping[str, str] | None = None
+    ) -> MethodSpec:
+        """A method as plain data.
+
+        Args:
+            method: The method.
+            name: See :class:`MethodSpec`.
+            source: See :class:`MethodSpec`.
+            surrogates: See :class:`MethodSpec`.
+
+        Raises:
+            UserError: A parameter is nothing that JSON holds.
+        """
+        try:
+            values = method.model_dump(mode="json")
+        except PydanticSerializationError as error:
+            raise UserError(
+                f"{name} has a parameter that JSON cannot hold, so it has no name to store it by: {error}"
+            ) from None
+        changed = tuple(_changed(method))
+        return cls(name=name, parameters=values, changed=changed, source=source, surrogates=dict(surrogates or {}))
+
     def build(self, registry: Registry, **loaded: Any) -> Any:
         """The attack or the defense itself.
 
@@ -116,6 +143,22 @@ class MethodSpec(BaseModel):
         """What makes it this method: not the paths of a user's files, whose content counts."""
         name = self.name if self.source is None else self.name.rpartition(":")[2]
         return {"name": name, "parameters": {**self.parameters, **self.surrogates}, "source": self.source}
+
+
+def _changed(method: Method) -> Iterator[str]:
+    """The names of the parameters that differ from the defaults; of a method that is one, those of its own after a dot."""
+    kind = type(method)
+    required = {key: getattr(method, key) for key, field in kind.model_fields.items() if field.is_required()}
+    usual = kind(**required)
+    for key in kind.model_fields:
+        value = getattr(method, key)
+        if key not in required and value == getattr(usual, key):
+            continue
+        if isinstance(value, Method):
+            yield f"{key}.name"
+            yield from (f"{key}.{each}" for each in _changed(value))
+        else:
+            yield key
 
 
 class Cell(BaseModel):

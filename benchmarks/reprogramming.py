@@ -271,7 +271,6 @@ def reprogrammed(
     subject: Subject,
     task: Dataset,
     method: Reprogramming,
-    spec: MethodSpec,
     *,
     eot: AskedDraws,
     n: int,
@@ -288,7 +287,6 @@ def reprogrammed(
         subject: The model.
         task: The data set that it is to classify.
         method: The parameters.
-        spec: The same as data.
         eot: See :data:`~robustbench_cli.attacks.base.draws.AskedDraws`.
         n: Test images.
         repeats: See :func:`~.evaluation.resolve_repeats`.
@@ -305,6 +303,7 @@ def reprogrammed(
         raise UserError(
             f"{task.name} has {task.classes} classes, and {subject.path} only {subject.classes}: give a task of fewer"
         )
+    spec = MethodSpec.of(method, name="reprogramming")
     test, train = first_examples(task.split("test"), n), task.split("train")
     draws, times = subject.eot(eot), subject.repeats(repeats)
     identity = {

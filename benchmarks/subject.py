@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic_core import PydanticSerializationError
 from torch import nn
 
 from robustbench_cli.attacks.base.draws import AskedDraws, Draws, resolve_eot
@@ -268,41 +267,13 @@ def method_spec(
     """
     kind: type[Method] = registry.load(name)
     method = kind.from_parameters(parameters, name=name)
-    try:
-        values = method.model_dump(mode="json")
-    except PydanticSerializationError as error:
-        raise UserError(
-            f"{name} has a parameter that JSON cannot hold, so it has no name to store it by: {error}"
-        ) from None
+    files = {key: getattr(method, key) for key in surrogate_parameters(kind)}
     surrogates = {
-        key: _open_surrogate(f"{name}.{key}", Path(values[key]), named)
-        for key in surrogate_parameters(kind)
-        if values[key] is not None
+        key: _open_surrogate(f"{name}.{key}", file, named) for key, file in files.items() if isinstance(file, Path)
     }
-    spec = MethodSpec(
-        name=name,
-        parameters=values,
-        changed=tuple(_changed(method)),
-        source=registry.source_of(name),
-        surrogates={key: surrogate.identity for key, surrogate in surrogates.items()},
-    )
+    identities = {key: surrogate.identity for key, surrogate in surrogates.items()}
+    spec = MethodSpec.of(method, name=name, source=registry.source_of(name), surrogates=identities)
     return SpecifiedMethod(kind, spec, surrogates)
-
-
-def _changed(method: Method) -> Iterator[str]:
-    """The names of the parameters that differ from the defaults; of a method that is one, those of its own after a dot."""
-    kind = type(method)
-    required = {key: getattr(method, key) for key, field in kind.model_fields.items() if field.is_required()}
-    usual = kind(**required)
-    for key in kind.model_fields:
-        value = getattr(method, key)
-        if key not in required and value == getattr(usual, key):
-            continue
-        if isinstance(value, Method):
-            yield f"{key}.name"
-            yield from (f"{key}.{each}" for each in _changed(value))
-        else:
-            yield key
 
 
 def _open_surrogate(parameter: str, path: Path, named: Collection[str]) -> Subject:

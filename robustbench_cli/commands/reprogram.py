@@ -73,7 +73,6 @@ def reprogram(
     import pandas as pd
 
     from robustbench_cli.attacks.base.files import ensure_writable
-    from robustbench_cli.benchmarks.cell import MethodSpec
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset
     from robustbench_cli.benchmarks.reprogramming import Reprogramming, reprogrammed
     from robustbench_cli.running import preparation
@@ -85,9 +84,6 @@ def reprogram(
     ensure_writable(common.store)
     parameters = distribute(settings, {"reprogramming": Reprogramming, **words.kinds()})
     method = Reprogramming.from_parameters(parameters["reprogramming"], name="reprogramming")
-    values = method.model_dump(mode="json")
-    changed = tuple(key for key, field in Reprogramming.model_fields.items() if values[key] != field.default)
-    spec = MethodSpec(name="reprogramming", parameters=values, changed=changed)
     data = load_dataset(task, data_dir=common.data_dir)
     with console.progress() as shown:
         prepare = preparation(common, words.dataset_name(), words.recipe(parameters), shown)
@@ -96,7 +92,6 @@ def reprogram(
                 subject,
                 data,
                 method,
-                spec,
                 eot=eot or "auto",
                 n=n,
                 repeats=repeats,

@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.model import EnumerableDraws
-from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.models.small_cnn import SmallCNN
 from robustbench_cli.benchmarks.prepare import Preparation
@@ -23,10 +22,6 @@ from robustbench_cli.defenses.hrs import HRS
 SHAPE = (1, 8, 8)
 DIGITS = load_dataset("digits")
 TEST = DIGITS.split("test").batch(torch.arange(200))
-
-
-def spec_of(method: Reprogramming) -> MethodSpec:
-    return MethodSpec(name="reprogramming", parameters=method.model_dump(mode="json"))
 
 
 @pytest.mark.parametrize(("task", "shape", "kernel"), [((1, 28, 28), (3, 32, 32), 3), ((2, 5, 7), (1, 8, 8), 5)])
@@ -119,16 +114,16 @@ def test_a_model_without_defense_learns_a_new_task(tmp_path: Path) -> None:
         "device": torch.device("cpu"),
         "batch_size": None,
     }
-    row = reprogrammed(subject, DIGITS, method, spec_of(method), **options)
+    row = reprogrammed(subject, DIGITS, method, **options)
     assert row.reprogrammed_accuracy > 0.4 > 2 * row.commonest_class
     assert row.reprogrammed_accuracy_low < row.reprogrammed_accuracy < row.reprogrammed_accuracy_high
-    again = reprogrammed(subject, DIGITS, method, spec_of(method), **options)
+    again = reprogrammed(subject, DIGITS, method, **options)
     assert again == row
     (kept,) = (tmp_path / "runs" / "reprogramming").iterdir()
     assert json.loads(kept.read_text())["cell"] == row.cell == kept.stem
     kept.write_text("{}")
     with pytest.raises(UserError, match="is no result of a reprogramming: delete it"):
-        reprogrammed(subject, DIGITS, method, spec_of(method), **options)
+        reprogrammed(subject, DIGITS, method, **options)
 
 
 def test_a_task_of_more_classes() -> None:
