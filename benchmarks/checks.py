@@ -85,9 +85,11 @@ def _a_surrogate_is_another(model: nn.Module, images: Tensor) -> bool:
     hooks = [
         layer.register_forward_pre_hook(lambda layer, inputs: given.append((layer, inputs[0]))) for layer in layers
     ]
-    _seeded_logits(model, images)
-    for hook in hooks:
-        hook.remove()
+    try:
+        _seeded_logits(model, images)
+    finally:
+        for hook in hooks:
+            hook.remove()
     with torch.no_grad():
         return any(_disagree(*_changes(layer, inputs)) for layer, inputs in given)
 
