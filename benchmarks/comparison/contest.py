@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import Threat, distance, project_exactly
 from robustbench_cli.benchmarks.comparison.models import Examples
 from robustbench_cli.benchmarks.comparison.peers import LIBRARIES, AutoAttackBudget, CWBudget, PGDBudget
@@ -98,10 +99,10 @@ def stands(model: nn.Module, examples: Examples, perturbed: Tensor, budget: PGDB
     return ~_fooled(model, inside, examples.labels)
 
 
-def distances(model: nn.Module, examples: Examples, perturbed: Tensor) -> Tensor:
-    """``(N,)`` L2 norms of the perturbations that fool the model, infinite where one does not; see :func:`robust_accuracy`."""
+def distances(model: nn.Module, examples: Examples, perturbed: Tensor, norm: Norm = "l2") -> Tensor:
+    """``(N,)`` norms of the perturbations that fool the model, infinite where one does not; see :func:`stands`."""
     found = perturbed.clamp(0, 1)
-    return distance(found, examples.images, "l2").where(_fooled(model, found, examples.labels), torch.inf)
+    return distance(found, examples.images, norm).where(_fooled(model, found, examples.labels), torch.inf)
 
 
 @torch.no_grad()

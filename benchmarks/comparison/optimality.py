@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks import registry
 from robustbench_cli.attacks.base.attack import Attack
-from robustbench_cli.attacks.base.threat import distance
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.benchmarks.comparison.contest import distances
 from robustbench_cli.benchmarks.comparison.models import Examples, classified_right, test_images, trained
 from robustbench_cli.benchmarks.comparison.tables import markdown
 
 __all__ = ["compare_minimal_norm", "local_optimality"]
 
-NORMS: tuple[Literal["l2", "linf"], ...] = ("l2", "linf")
+NORMS: tuple[Norm, ...] = ("l2", "linf")
 OURS = ("ddn", "fmn", "cw", "fab-t")
 """Our attacks; those that have the norm are taken together, too."""
 
@@ -59,10 +60,10 @@ def compare_minimal_norm(*, images: int) -> None:
     for label, subject in trained().items():
         model, right = subject.load(), classified_right(subject, examples, most=images)
         for norm in NORMS:
-            attacks = {**_ours(norm), **_peers(norm)}
+            ours = _ours(norm)
+            attacks = {**ours, **_peers(norm)}
             found = {name: _distances(model, right, attack, norm) for name, attack in attacks.items()}
-            ours = [found[name] for name in _ours(norm)]
-            found["ours together"] = torch.stack(ours).amin(0)
+            found["ours together"] = torch.stack([found[name] for name in ours]).amin(0)
             print(f"\n{norm}, {label} model, {len(right)} images that it classifies right\n")
             print(_table(found), flush=True)
 
@@ -82,27 +83,20 @@ def _table(found: Mapping[str, Tensor]) -> str:
     return markdown(("attack", "fooled", "median distance", "local optimality"), rows)
 
 
-@torch.no_grad()
-def _fooled(model: nn.Module, perturbed: Tensor, labels: Tensor) -> Tensor:
-    wrong: Tensor = model(perturbed).argmax(1) != labels
-    return wrong
-
-
-def _distances(model: nn.Module, examples: Examples, attack: _Run, norm: Literal["l2", "linf"]) -> Tensor:
+def _distances(model: nn.Module, examples: Examples, attack: _Run, norm: Norm) -> Tensor:
     torch.manual_seed(0)
-    perturbed = attack(model, examples.images, examples.labels).detach().clamp(0, 1)
-    lengths = distance(perturbed, examples.images, norm)
-    return lengths.where(_fooled(model, perturbed, examples.labels), torch.inf)
+    perturbed = attack(model, examples.images, examples.labels).detach()
+    return distances(model, examples, perturbed, norm)
 
 
-def _ours(norm: Literal["l2", "linf"]) -> dict[str, _Run]:
+def _ours(norm: Norm) -> dict[str, _Run]:
     def run(attack: Attack) -> _Run:
         return lambda model, images, labels: attack(model, images, labels, norm=norm, batch_size=64)
 
     return {name: run(registry.load(name)()) for name in OURS if norm in registry.load(name).norms}
 
 
-def _peers(norm: Literal["l2", "linf"]) -> dict[str, _Run]:
+def _peers(norm: Norm) -> dict[str, _Run]:
     """The attacks of Foolbox and torchattacks on the same norm."""
     import torchattacks
     from foolbox import PyTorchModel
