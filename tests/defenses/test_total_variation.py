@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import optimize, stats
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.model import is_randomized
+from robustbench_cli.benchmarks.checks import gradient_is_wrong
+from robustbench_cli.defenses.total_variation import TotalVariation
+
+
+def seen(images: Tensor, **parameters: float) -> Tensor:
+    """What a model behind the defense is given."""
+    result: Tensor = TotalVariation(**parameters).protect(nn.Identity(), images[:1])(images)  # type: ignore[arg-type]
+    return result
+
+
+@pytest.mark.parametrize(("left", "right"), [(4, 8), (1, 3)])
+@pytest.mark.parametrize("along", [2, 3])
+def test_a_step_shrinks_as_it_should(along: int, left: int, right: int) -> None:
+    """Either side of a step moves towards the other by weight / (2 * its width), whatever the channel (closed form)."""
+    values = torch.cat([torch.full((left,), 0.2), torch.full((right,), 0.9)])
+    images = values.expand(2, 3, 5, -1)
+    expected = values + 0.06 / 2 * torch.cat([torch.full((left,), 1 / left), torch.full((right,), -1 / right)])
+    smooth = seen(images.transpose(along, 3), rate=0, weight=0.06, steps=800).transpose(along, 3)
+    assert torch.allclose(smooth, expected.expand_as(smooth), atol=2e-4)
+
+
+def test_much_weight_leaves_the_mean() -> None:
+    """Of an image whose variation costs more than it is worth, its mean is left; of another channel, that one's."""
+    images = torch.rand(3, 2, 4, 4)
+    smooth = seen(images, rate=0, weight=3.0, steps=3000)
+    assert torch.allclose(smooth, images.mean((2, 3), keepdim=True).expand_as(smooth), atol=1e-3)
+
+
+def test_the_minimum_is_scipys() -> None:
+    """With pixels dropped, the objective is within 1 % of what scipy's L-BFGS finds, from the draws that were made."""
+    weight, image = 0.1, torch.rand(1, 1, 6, 6, dtype=torch.float64)
+    torch.manual_seed(1)
+    kept = (torch.rand(1, 1, 6, 6, dtype=torch.float64) >= 0.5).numpy()[0, 0]
+    torch.manual_seed(1)
+    smooth = seen(image, weight=weight).numpy()[0, 0]
+    given = image.numpy()[0, 0]
+
+    def objective(flat: NDArray[np.float64]) -> float:
+        pixels = flat.reshape(6, 6)
+        below, right = np.diff(pixels, axis=0, append=pixels[-1:]), np.diff(pixels, axis=1, append=pixels[:, -1:])
+        return float((kept * (pixels - given) ** 2).sum() + weight * np.sqrt(below**2 + right**2 + 1e-12).sum())
+
+    found = optimize.minimize(objective, np.full(36, given.mean()), method="L-BFGS-B", options={"maxfun": 40000})
+    assert 0.99 * objective(smooth.ravel()) < found.fun < objective(given.ravel())
+
+
+def test_as_many_pixels_are_dropped_as_said() -> None:
+    """Pixels far from their neighbours stay near to themselves if and only if they are kept (binomial test, level 0.001)."""
+    images = torch.zeros(200, 1, 9, 9)
+    images[:, :, 4, 4] = 1
+    kept = int((seen(images, rate=0.3, weight=1e-3)[:, 0, 4, 4] > 0.5).sum())
+    assert stats.binomtest(kept, 200, 0.7).pvalue > 0.001
+
+
+def test_without_draws_no_pixel_is_dropped() -> None:
+    """The deterministic counterpart is the defense that drops nothing."""
+    images = torch.rand(4, 1, 8, 8)
+    assert is_randomized(TotalVariation().protect(nn.Flatten(), images[:1]), images)
+    deterministic = TotalVariation(decision="deterministic").protect(nn.Flatten(), images[:1])
+    assert not is_randomized(deterministic, images)
+    assert torch.equal(deterministic(images), seen(images, rate=0).flatten(1))
+
+
+def test_the_gradient_is_true() -> None:
+    """Against central differences in float64, at fixed draws; flat parts of the image included."""
+    images = torch.rand(2, 1, 8, 8, dtype=torch.float64)
+    images[0, 0, :4] = 0
+    weights, direction = torch.randn_like(images), torch.randn_like(images)
+
+    def value(at: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return (seen(at, weight=0.1) * weights).sum()
+
+    (gradient,) = torch.autograd.grad(value(images.requires_grad_()), images)
+    difference = (value(images + 1e-7 * direction) - value(images - 1e-7 * direction)) / 2e-7
+    assert gradient.isfinite().all()
+    assert (gradient * direction).sum().item() == pytest.approx(difference.item(), rel=1e-4)
+
+
+def test_no_flag_is_raised(network: type[nn.Module]) -> None:
+    """A network behind it has a true gradient, as the checks of a row find it."""
+    images = torch.rand(8, 1, 8, 8)
+    defended = TotalVariation().protect(network(), images[:1]).eval()
+    assert not gradient_is_wrong(defended, images, randomized=True)
+
+
+@pytest.mark.parametrize(("name", "value"), [("rate", 1), ("rate", -0.1), ("weight", 0), ("steps", 0)])
+def test_bad_parameters_are_refused(name: str, value: float) -> None:
+    """Each in one line that names it."""
+    with pytest.raises(UserError, match=f"total-variation.{name} is {value}: "):
+        TotalVariation.from_parameters({name: value}, name="total-variation")
