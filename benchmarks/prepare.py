@@ -169,7 +169,8 @@ class Preparation:
         model, info = untrained(training, data_dir=self.data_dir)
         if decision is not None:
             model, info = decided_by(decision, model, info)
-        return subject_of(model, info, cached_checkpoint(training), {}, identity=f"of training {training.key}")
+        identity = f"training {training.key}: {'+'.join(each.label for each in info.defenses)}"
+        return subject_of(model, info, cached_checkpoint(training), {}, identity=identity)
 
     def _train(self, training: Training, path: Path) -> None:
         require_place(path)

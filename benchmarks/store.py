@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -72,6 +72,10 @@ class Failure(BaseModel):
 
 
 Record = TypeVar("Record", Result, Failure)
+
+
+def _raise(error: UserError) -> None:
+    raise error
 
 
 class Store:
@@ -184,26 +188,42 @@ class Store:
             raise UserError(f"{file} is damaged, its content is not what was stored: {_again(path)}")
         return result, content
 
-    def results(self) -> Iterator[Result]:
+    def results(self, *, damaged: Callable[[UserError], None] = _raise) -> Iterator[Result]:
         """All finished cells, by identity.
 
+        Args:
+            damaged: Called with what is wrong with a file that is not a result, or not as it was stored, in the place of the
+                result; raises it where not given.
+
         Raises:
-            UserError: The folder is no store, or a file in it is not a result, or not as it was stored.
+            UserError: The folder is no store.
         """
         for path in self._files("*.json"):
             if not path.name.endswith(".failed.json"):
-                yield self._read_result(path)[0]
+                try:
+                    result = self._read_result(path)[0]
+                except UserError as error:
+                    damaged(error)
+                else:
+                    yield result
 
-    def failures(self) -> Iterator[Failure]:
+    def failures(self, *, damaged: Callable[[UserError], None] = _raise) -> Iterator[Failure]:
         """All cells that failed and have not been finished since.
 
+        Args:
+            damaged: As for :meth:`results`.
+
         Raises:
-            UserError: The folder is no store, or a file in it is not a failure.
+            UserError: The folder is no store.
         """
         for path in self._files("*.failed.json"):
-            failure = _read(path, Failure)
-            if failure.cell not in self:
-                yield failure
+            try:
+                failure = _read(path, Failure)
+            except UserError as error:
+                damaged(error)
+            else:
+                if failure.cell not in self:
+                    yield failure
 
     def _files(self, pattern: str) -> list[Path]:
         if not self._cells.is_dir():

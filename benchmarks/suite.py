@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.cell import Accounting, Cell, Eps, MethodSpec, Targeted, parse_eps
 
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.datasets.base.slice import Slice
     from robustbench_cli.benchmarks.subject import Subject
 
-__all__ = ["AttackChoice", "Job", "Selection", "Suite", "expand"]
+__all__ = ["AttackChoice", "Condition", "Job", "Selection", "Suite", "expand"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class AttackChoice:
     """
 
     spec: MethodSpec
-    norms: tuple[str, ...]
+    norms: tuple[Norm, ...]
     minimal_norm: bool
     eot: int | Literal["exact", "frozen", "auto"] = "auto"
     in_bf16: bool = False
@@ -46,25 +47,36 @@ class AttackChoice:
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Which cells of a grid are wanted: those that fit one of ``include``, where there are any, and none of ``exclude``.
-
-    A condition gives for some words of a cell, as the table has them, the values that fit; all of its words have to.
+class Condition:
+    """Some words of a cell, as the table has them, each with the values that fit.
 
     Attributes:
-        include: By where each stands, for messages.
-        exclude: In the same way.
+        values: By word; all of them have to fit.
+        place: Where it stands, for messages.
     """
 
-    include: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
-    exclude: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
-    _met: set[str] = field(default_factory=set)
+    values: Mapping[str, Sequence[Any]]
+    place: str
+
+    def fits(self, words: Mapping[str, Sequence[Any]]) -> bool:
+        """Whether a cell fits, of which each word may be said in several ways."""
+        return all(set(_as_words(key, values)) & set(_as_words(key, words[key])) for key, values in self.values.items())
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which cells of a grid are wanted: those that fit one of ``include``, where there are any, and none of ``exclude``."""
+
+    include: Sequence[Condition] = ()
+    exclude: Sequence[Condition] = ()
+    _met: set[int] = field(default_factory=set)
 
     def wants(self, words: Mapping[str, Sequence[Any]]) -> bool:
-        """Whether a cell is wanted, of which each word may be said in several ways."""
-        fitting = {place for place, condition in {**self.include, **self.exclude}.items() if _fits(condition, words)}
-        self._met.update(fitting)
-        return (not self.include or not fitting.isdisjoint(self.include)) and fitting.isdisjoint(self.exclude)
+        """Whether a cell is wanted; see :meth:`Condition.fits`."""
+        included = [condition for condition in self.include if condition.fits(words)]
+        excluded = [condition for condition in self.exclude if condition.fits(words)]
+        self._met.update(map(id, (*included, *excluded)))
+        return (not self.include or bool(included)) and not excluded
 
     def require_met(self) -> None:
         """Makes sure that each condition has fitted a cell.
@@ -72,14 +84,10 @@ class Selection:
         Raises:
             UserError: One has not, so that it is a slip of the pen.
         """
-        for place, condition in {**self.include, **self.exclude}.items():
-            if place not in self._met:
-                said = ", ".join(f"{key}: {' or '.join(map(str, values))}" for key, values in condition.items())
-                raise UserError(f"{place}: no cell has {said}: 'advdef sweep --dry-run' names the words of every cell")
-
-
-def _fits(condition: Mapping[str, Sequence[Any]], words: Mapping[str, Sequence[Any]]) -> bool:
-    return all(set(_as_words(key, values)) & set(_as_words(key, words[key])) for key, values in condition.items())
+        for condition in (*self.include, *self.exclude):
+            if id(condition) not in self._met:
+                said = ", ".join(f"{key}: {' or '.join(map(str, values))}" for key, values in condition.values.items())
+                raise UserError(f"{condition.place}: no cell has {said}: leave it out, or give words of the table")
 
 
 def _as_words(key: str, values: Sequence[Any]) -> Iterator[str]:

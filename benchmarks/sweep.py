@@ -16,6 +16,7 @@ from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.draws import AskedDraws
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
 from robustbench_cli.attacks.base.method import Method, read_value
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import read_info
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
@@ -23,7 +24,7 @@ from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.prepare import Preparation
 from robustbench_cli.benchmarks.subject import Subject, method_spec, open_subject
-from robustbench_cli.benchmarks.suite import AttackChoice, Job, Selection, Suite, expand
+from robustbench_cli.benchmarks.suite import AttackChoice, Condition, Job, Selection, Suite, expand
 from robustbench_cli.benchmarks.suites.read import DefenseWords, Member, ModelName, SuiteOfAttacks, SuiteWords
 from robustbench_cli.benchmarks.training import Training
 from robustbench_cli.defenses import registry as defenses
@@ -205,21 +206,22 @@ def plan(words: SuiteWords, *, prepare: Callable[[str, dict[str, Any], int], Pre
         UserError: A word is unknown, or something that it names is not what it must be.
     """
     selection = Selection(
-        include={words.place("include", number): each for number, each in enumerate(words.include)},
-        exclude={words.place("exclude", number): each for number, each in enumerate(words.exclude)},
+        include=[Condition(each, words.place("include", number)) for number, each in enumerate(words.include)],
+        exclude=[Condition(each, words.place("exclude", number)) for number, each in enumerate(words.exclude)],
     )
     named = _named(words)
     choices = [
         (group, [choice for member in group.attacks for choice in attack_choices(member, named=named)])
         for group in words.groups or (SuiteOfAttacks(attacks=tuple(Member(name=name) for name in DEFAULT_ATTACKS)),)
     ]
+    norms = words.norm or (_usual_norm([choice for _, members in choices for choice in members]),)
     grid: list[tuple[Suite, Sequence[PlannedModel]]] = []
     for dataset in words.dataset or (DEFAULT_DATASET,):
         with _placed(words.place("dataset")):
             usual_eps = load_dataset(dataset, data_dir=prepare(dataset, {}, seed).data_dir).eps
         models = _models(words, dataset, named, prepare, seed)
         for n, norm, targeted, repeats, precision in itertools.product(
-            words.n or (1000,), words.norm or (None,), words.targeted, words.repeats or (None,), words.precision
+            words.n or (1000,), norms, words.targeted, words.repeats or (None,), words.precision
         ):
             for group, members in choices:
                 attacking = _knowing(words, group, members, norm)
@@ -255,19 +257,22 @@ def plan(words: SuiteWords, *, prepare: Callable[[str, dict[str, Any], int], Pre
     return Sweep(grid, selection)
 
 
+def _usual_norm(choices: Sequence[AttackChoice]) -> Norm:
+    """The norm of a suite that names none."""
+    return "linf" if any("linf" in choice.norms for choice in choices) else choices[0].norms[0]
+
+
 def _knowing(
-    words: SuiteWords, group: SuiteOfAttacks, choices: Sequence[AttackChoice], norm: str | None
+    words: SuiteWords, group: SuiteOfAttacks, choices: Sequence[AttackChoice], norm: Norm
 ) -> list[AttackChoice]:
     """The attacks of a group that are to run in a norm; see :attr:`~.suites.read.SuiteOfAttacks.any_norm`.
 
     Of several norms, each attack runs in those that it knows.
     """
     if group.any_norm or not words.beside_attacks:
-        knowing = [choice for choice in choices if (norm or "linf") in choice.norms]
+        knowing = [choice for choice in choices if norm in choice.norms]
         if not knowing and len(words.norm or ()) < 2:
-            raise UserError(
-                f"{words.place('norm')}: no attack of a suite that is named here knows the norm {norm or 'linf'}"
-            )
+            raise UserError(f"{words.place('norm')}: no attack of a suite that is named here knows the norm {norm}")
         return knowing
     if len(words.norm or ()) < 2:
         return list(choices)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
@@ -51,6 +51,10 @@ class Common:
     seed: int
     data_dir: Path | None
     batch_size: int | None
+
+    def on(self, device: str) -> Common:
+        """The same options with another device."""
+        return replace(self, device=device)
 
     def torch_device(self) -> torch.device:
         """The device to compute on; ``auto`` is the first CUDA device, or the CPU where there is none.

@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.errors import did_you_mean
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.cell import Eps
 
-__all__ = ["BATCH_SIZE", "DEVICE", "EOT", "EPS", "SETTING", "OneOf", "Setting"]
+__all__ = ["BATCH_SIZE", "DEVICE", "EOT", "EPS", "GPUS", "SETTING", "SHARD", "OneOf", "Setting"]
 
 T = TypeVar("T")
 
@@ -121,8 +121,33 @@ class _DeviceType(_AsNamed[str]):
         return str(value)
 
 
+class _ShardType(_AsNamed[tuple[int, int]]):
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(value))
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            self.fail(f"'{value}' is no share: give I/N with I from 1 to N, such as 1/4", param, ctx)
+        return int(found[1]), int(found[2])
+
+
+class _GpusType(_AsNamed[tuple[int, ...]]):
+    name = "I[,I...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        if not re.fullmatch(r"[0-9]{1,4}(,[0-9]{1,4})*", str(value)):
+            self.fail(f"'{value}' names no GPUs: give their numbers, such as 0,1", param, ctx)
+        return tuple(dict.fromkeys(int(part) for part in str(value).split(",")))
+
+
 EPS = _EpsType()
 EOT = _EotType()
 SETTING = _SettingType()
 BATCH_SIZE = _BatchSizeType()
 DEVICE = _DeviceType()
+SHARD = _ShardType()
+GPUS = _GpusType()

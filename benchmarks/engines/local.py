@@ -25,7 +25,7 @@ def run(
     Args:
         jobs: In the order in which they are to run, as far as that is possible.
         finished: Called with each job's stored result or failure.
-        progress: Called during a job with the number of images done.
+        progress: Called during a job with the number of images done, when it begins with 0.
 
     Raises:
         UserError: The store cannot be read or written.

@@ -35,7 +35,7 @@ def run(
         jobs: In the order in which they are to run, as far as that is possible.
         devices: A torch device for each process; a device may be named several times.
         finished: Called with each job's stored result or failure.
-        progress: Called during a job with the number of images done.
+        progress: Called during a job with the number of images done, when it begins with 0.
         timeout: Seconds after which a job is given up.
 
     Raises:
@@ -149,8 +149,10 @@ class _Process:
 
 def _serve(connection: Connection[_Said, Job]) -> None:
     """Computes the jobs that come, until there are no more."""
-    # Ctrl-C reaches every process of the terminal; what is to become of this one, its parent decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches every process of the terminal, and a cluster's SIGTERM every process of a job; what is to become of this
+    # one, its parent decides.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     with suppress(EOFError, BrokenPipeError):
         while True:
             job = connection.recv()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.base.norm import Norm
     from robustbench_cli.benchmarks.cell import Eps, Targeted
     from robustbench_cli.benchmarks.suite import AttackChoice
+    from robustbench_cli.benchmarks.suites.read import SuiteOfAttacks
 
 __all__ = ["attack"]
 
@@ -118,7 +119,7 @@ def attack(
     kinds = attack_kinds([member for group in groups for member in group.attacks])
     if suite_name:
         norms = {name: kind.norms for name, kind in kinds.items()}
-        groups = [group.knowing(norm or "linf", norms) for group in groups]
+        groups = _knowing(groups, norm or "linf", norms)
     parameters = distribute(settings, {**kinds, **words.kinds()})
     choices = [
         [
@@ -162,6 +163,14 @@ def attack(
         write(table, output)
         console.note(f"wrote {output}")
     raise_failures(failures)
+
+
+def _knowing(
+    groups: Sequence[SuiteOfAttacks], norm: Norm, norms: Mapping[str, Sequence[Norm]]
+) -> Sequence[SuiteOfAttacks]:
+    """The attacks of a suite that know a norm."""
+    found = [group for group in groups if any(norm in norms[member.name] for member in group.attacks)]
+    return [group.knowing(norm, norms) for group in found or groups]
 
 
 def _tell_of_other_norms(choices: Sequence[AttackChoice], norm: str) -> None:

@@ -134,11 +134,11 @@ def test_what_another_process_computes_is_waited_for(engine: Engine, jobs: MakeJ
 
 
 def test_progress_is_told(engine: Engine, jobs: MakeJobs) -> None:
-    """The number of images that are done."""
+    """When it begins, and the number of images that are done."""
     told: list[tuple[str, int]] = []
     (job,) = jobs(spec("fgsm"))
     engine([job], finished=lambda job, outcome: None, progress=lambda job, done: told.append((job.cell.id, done)))
-    assert told == [(job.cell.id, job.cell.n)]
+    assert told == [(job.cell.id, 0), (job.cell.id, job.cell.n)]
 
 
 def test_a_store_that_cannot_be_used_ends_the_run(engine: Engine, jobs: MakeJobs) -> None:

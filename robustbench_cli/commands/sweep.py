@@ -1,0 +1,244 @@
+"""``advdef sweep``: every cell of a suite, on one machine or many."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from robustbench_cli import console
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.options import Common, command, computing
+from robustbench_cli.values import GPUS, SHARD, OneOf
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from robustbench_cli.benchmarks.overview import CellState
+    from robustbench_cli.benchmarks.suite import Job
+    from robustbench_cli.benchmarks.sweep import Sweep
+    from robustbench_cli.running import Engine
+
+__all__ = ["sweep"]
+
+
+@command("sweep")
+@click.argument("suite", metavar="SUITE|FILE.yaml")
+@click.option("--dry-run", is_flag=True, help="Print the cells, how far they are and what they cost, and do nothing.")
+@click.option("--status", is_flag=True, help="Print how many cells are done, running, failed and missing.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Run in so many processes.")
+@click.option("--gpus", type=GPUS, help="Run on these GPUs, as 0,1.")
+@click.option(
+    "--per-gpu", type=click.IntRange(min=1), default=1, show_default=True, help="Run so many processes on each GPU."
+)
+@click.option("--shard", type=SHARD, help="Run the I-th of N shares of the cells; the others are for other machines.")
+@click.option(
+    "--engine",
+    "engine_name",
+    type=OneOf(("local", "ray")),
+    default="local",
+    show_default=True,
+    help="Run on this machine, or on a Ray cluster (pip install 'advdef[ray]').",
+)
+@click.option(
+    "--existing",
+    type=OneOf(("skip", "rerun", "error")),
+    default="skip",
+    show_default=True,
+    help="Leave alone what the store has, compute it again, or refuse to go on.",
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give a cell up after this."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the table to a .csv, .json or .md file.",
+)
+@computing
+def sweep(
+    common: Common,
+    suite: str,
+    dry_run: bool,
+    status: bool,
+    jobs: int | None,
+    gpus: tuple[int, ...] | None,
+    per_gpu: int,
+    shard: tuple[int, int] | None,
+    engine_name: Literal["local", "ray"],
+    existing: Literal["skip", "rerun", "error"],
+    timeout: float | None,
+    output: Path | None,
+) -> None:
+    """Run every cell of a suite: models, defenses, attacks, radii and seeds.
+
+    What is to be trained is trained once. Several processes and machines may share a store: none computes what another
+    is at. The same command again goes on with what is missing.
+    """
+    from robustbench_cli.benchmarks.suites.read import read_suite
+    from robustbench_cli.benchmarks.sweep import plan
+    from robustbench_cli.running import attack_all, preparation, raise_failures, table_of
+    from robustbench_cli.tables import for_terminal, require_place, write
+
+    if output is not None:
+        require_place(output)
+    engine = _engine(common, engine_name, jobs, gpus, per_gpu, timeout)
+    words = read_suite(suite)
+    with console.progress() as shown:
+        planned = plan(
+            words,
+            prepare=lambda dataset, recipe, seed: preparation(common, dataset, recipe, shown, seed=seed),
+            seed=common.seed,
+        )
+        if dry_run or status:
+            cells = _states(common, planned, shard, costs=dry_run)
+        else:
+            results, failures = attack_all(
+                common, planned.parts(), shown, chosen=partial(_chosen, shard, existing, common.store), engine=engine
+            )
+    if dry_run or status:
+        if dry_run:
+            console.report(_drawn(cells))
+        console.report(_summary(common, planned, cells, costs=dry_run))
+        return
+    if not results:
+        raise_failures(failures)
+    table = table_of(common.store, results)
+    console.report(for_terminal(table))
+    if output is not None:
+        write(table, output)
+        console.note(f"wrote {output}")
+    raise_failures(failures)
+
+
+def _engine(
+    common: Common,
+    name: Literal["local", "ray"],
+    jobs: int | None,
+    gpus: tuple[int, ...] | None,
+    per_gpu: int,
+    timeout: float | None,
+) -> Engine | None:
+    """What runs the cells; ``None`` for this process."""
+    if jobs is not None and gpus is not None:
+        raise UserError(
+            "--jobs and --gpus both say how many processes there are: give one of them, or --gpus and --per-gpu"
+        )
+    if name == "ray":
+        raise UserError("--engine ray: not there yet")
+    if jobs is None and gpus is None and timeout is None:
+        return None
+    from robustbench_cli.benchmarks.engines import processes
+
+    if gpus is None:
+        devices = [str(common.torch_device())] * (jobs or 1)
+    else:
+        devices = [str(common.on(f"cuda:{gpu}").torch_device()) for _ in range(per_gpu) for gpu in gpus]
+    return partial(processes.run, devices=devices, timeout=timeout)
+
+
+def _chosen(
+    share: tuple[int, int] | None, existing: Literal["skip", "rerun", "error"], store: Path, jobs: list[Job]
+) -> list[Job]:
+    """The share of the cells that is asked for, when what is done of it has been dealt with."""
+    from robustbench_cli.benchmarks.engines.schedule import shard
+    from robustbench_cli.benchmarks.worker import forget, is_done
+
+    chosen = jobs if share is None else shard(jobs, *share)
+    if existing != "skip":
+        done = [job for job in chosen if is_done(job)]
+        if existing == "error" and done:
+            raise UserError(
+                f"{len(done)} of {len(chosen)} cells are in {store} already: give another --store, or --existing skip"
+            )
+        for job in done:
+            forget(job)
+    return chosen
+
+
+def _states(common: Common, planned: Sweep, share: tuple[int, int] | None, *, costs: bool) -> list[CellState]:
+    from robustbench_cli.benchmarks.overview import states
+    from robustbench_cli.benchmarks.sweep import jobs_of
+
+    jobs = jobs_of(
+        planned.expected(),
+        store=common.store,
+        data_dir=common.data_dir,
+        device=str(common.torch_device()),
+        batch_size=common.batch_size,
+    )
+    untrained = {model.expected.identity for model in planned.models if model.to_be_trained}
+    chosen = _chosen(share, "skip", common.store, jobs)
+    return states(chosen, [model.expected for model in planned.models], untrained=untrained, costs=costs)
+
+
+def _summary(common: Common, planned: Sweep, cells: Sequence[CellState], *, costs: bool) -> str:
+    """The cells in numbers, and what those that are left cost."""
+    from robustbench_cli.benchmarks.overview import STATES
+
+    counted = Counter(cell.state for cell in cells)
+    lines = [
+        f"{len(cells)} cells: {', '.join(f'{counted[state]} {state}' for state in STATES if counted[state]) or 'none'}"
+    ]
+    training = [model.training.label for model in planned.models if model.training is not None and model.to_be_trained]
+    lines += [f"to be trained: {label}" for label in dict.fromkeys(training)]
+    if costs:
+        lines.append(_left(common, [cell for cell in cells if cell.state != "done"]))
+    return "\n".join(lines)
+
+
+def _left(common: Common, cells: Sequence[CellState]) -> str:
+    """What cells cost, as far as it can be told."""
+    from robustbench_cli.benchmarks.overview import seconds_a_pass
+    from robustbench_cli.running import duration
+
+    if not cells:
+        return "left: nothing"
+    measured = seconds_a_pass(common.store)
+    times = [_seconds(cell, measured) for cell in cells]
+    told = [seconds for seconds in times if seconds is not None]
+    costs = [cell.passes for cell in cells if cell.passes is not None]
+
+    def but(number: int) -> str:
+        return f" and {number} cells of which that cannot be told" if number else ""
+
+    passes = f"at most {sum(costs):,} passes{but(len(cells) - len(costs))}" if costs else "unknown"
+    time = f"at most {duration(sum(told))} in one process{but(len(cells) - len(told))}" if told else "unknown"
+    return f"left: {passes}; time: {time}"
+
+
+def _seconds(cell: CellState, measured: dict[tuple[str, str], float]) -> float | None:
+    """What a cell takes at most, from what the store has measured of the same model."""
+    rate = measured.get((cell.job.cell.dataset, cell.job.cell.model))
+    return None if rate is None or cell.passes is None else rate * cell.passes
+
+
+def _drawn(cells: Sequence[CellState]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    columns: dict[str, Callable[[CellState], str]] = {
+        "dataset": lambda each: each.job.cell.dataset,
+        "model": lambda each: each.job.cell.model,
+        "n": lambda each: str(each.job.cell.n),
+        "defense": lambda each: each.job.cell.defense,
+        "attack": lambda each: each.job.cell.attack_label,
+        "norm": lambda each: each.job.cell.norm,
+        "eps": lambda each: each.job.eps or "any",
+        "targeted": lambda each: each.job.cell.targeted,
+        "eot": lambda each: str(each.job.cell.eot),
+        "seed": lambda each: str(each.job.cell.seed),
+        "passes": lambda each: "unknown" if each.passes is None else f"{each.passes:,}",
+        "state": lambda each: each.state,
+    }
+    for name in columns:
+        table.add_column(name, no_wrap=True, justify="right" if name in {"n", "eot", "seed", "passes"} else "left")
+    for cell in cells:
+        table.add_row(*(told(cell) for told in columns.values()))
+    return table

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks import prepare as preparing
+from robustbench_cli.benchmarks.claims import Claims
+from robustbench_cli.benchmarks.overview import seconds_a_pass, states
+from robustbench_cli.benchmarks.prepare import Preparation
+from robustbench_cli.benchmarks.store import Failure, Store
+from robustbench_cli.benchmarks.subject import Subject
+from robustbench_cli.benchmarks.suite import Job
+from robustbench_cli.benchmarks.suites.read import Member, read_suite
+from robustbench_cli.benchmarks.sweep import Sweep, attack_choices, jobs_of, plan
+from robustbench_cli.benchmarks.training import cached_checkpoint
+from robustbench_cli.benchmarks.worker import claimed, work
+
+
+@pytest.fixture
+def planned(tmp_path: Path, prepare: Callable[..., Preparation]) -> Callable[[str], Sweep]:
+    """What a suite of these words comes to, with trainings of an epoch."""
+
+    def make(words: str) -> Sweep:
+        (tmp_path / "suite.yaml").write_text(words)
+        return plan(
+            read_suite(str(tmp_path / "suite.yaml")),
+            prepare=lambda dataset, recipe, seed: prepare(dataset, seed, **recipe),
+            seed=3,
+        )
+
+    return make
+
+
+@pytest.fixture
+def expected(planned: Callable[[str], Sweep], tmp_path: Path) -> Callable[[str], list[Job]]:
+    """The cells of a suite before anything is trained."""
+    return lambda words: jobs_of(
+        planned(words).expected(), store=tmp_path / "store", data_dir=None, device="cpu", batch_size=None
+    )
+
+
+def test_every_list_is_a_dimension(expected: Callable[[str], list[Job]]) -> None:
+    """Of the suite and of what attacks and defenses take; a list that is itself a value is none."""
+    jobs = expected("""
+        n: [5, 6]
+        defenses: [none, {name: hrs, channels: [[2, 2], [3, 3]]}]
+        attacks: [{name: pgd, steps: [3, 4]}, {name: fgsm, eot: [1, 2]}]
+        eps: [1/10, 0.2]
+        seeds: [0, 1]
+    """)
+    cells = [job.cell for job in jobs]
+    assert len({cell.id for cell in cells}) == len(cells) == 2 * 2 * 2 * (3 + 4 + 4)
+    assert {cell.defense for cell in cells} == {"none", "hrs(channels=[2,2])", "hrs(channels=[3,3])"}
+    assert {cell.attack.label for cell in cells} == {"pgd(steps=3)", "pgd(steps=4)", "fgsm"}
+    assert {(cell.eps, job.eps) for cell, job in zip(cells, jobs, strict=True)} == {(0.1, "1/10"), (0.2, "0.2")}
+    assert {cell.seed for cell in cells} == {0, 1}
+
+
+def test_a_suite_in_a_suite_keeps_its_cascade(expected: Callable[[str], list[Job]]) -> None:
+    """The attacks beside it are no part of that, and run in their own norm; its own that do not know the norm do not run."""
+    jobs = expected("{n: 5, attacks: [cw, {suite: quick}, {suite: minimal-norm}], eps: 0.1}")
+    assert [(job.cell.attack_label, job.cell.norm, job.eps) for job in jobs] == [
+        ("cw", "l2", ""),
+        ("cw-pgd(steps=20)", "linf", "0.1"),
+        ("+pgd(steps=20)", "linf", "0.1"),
+        *((label, "linf", "0.1") for label in _minimal_norm_attacks("linf")),
+    ]
+
+
+def _minimal_norm_attacks(norm: str) -> list[str]:
+    choices = [choice for member in read_suite("minimal-norm").members for choice in attack_choices(member)]
+    return [choice.spec.label for choice in choices if norm in choice.norms]
+
+
+def test_of_several_norms_each_attack_runs_in_those_it_knows(expected: Callable[[str], list[Job]]) -> None:
+    """And in no other."""
+    jobs = expected("{n: 5, attacks: [pgd, cw], norm: [linf, l2], eps: 0.5}")
+    assert [(job.cell.attack.name, job.cell.norm) for job in jobs] == [("pgd", "linf"), ("pgd", "l2"), ("cw", "l2")]
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (
+            "exclude: {defense: hrs}",
+            {("none", "pgd", 0.1), ("none", "pgd", 0.2), ("none", "fgsm", 0.1), ("none", "fgsm", 0.2)},
+        ),
+        ("exclude: [{defense: none}, {attack: pgd, eps: 1/5}, {attack: [fgsm]}]", {("hrs", "pgd", 0.1)}),
+        ("include: {attack: pgd, eps: 0.1}", {("none", "pgd", 0.1), ("hrs", "pgd", 0.1)}),
+        ("include: {attack: pgd}, exclude: [{eps: 0.1}, {defense: hrs}]", {("none", "pgd", 0.2)}),
+    ],
+)
+def test_only_what_is_wanted_is_run_and_trained(
+    words: str, left: set[Any], planned: Callable[[str], Sweep], expected: Callable[[str], list[Job]]
+) -> None:
+    """Cells are told by the words of the table; a model that none of them attacks is not trained."""
+    suite = f"{{n: 5, defenses: [none, hrs], attacks: [pgd, fgsm], eps: [0.1, 0.2], {words}}}"
+    assert {(job.cell.defense, job.cell.attack.name, job.cell.eps) for job in expected(suite)} == left
+    assert len(planned(suite).models) == len({defense for defense, _, _ in left})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("attacks:\n- pgd\n- pdg", r"line 3: unknown attack 'pdg': did you mean 'pgd'\?"),
+        ("attacks: [{name: pgd, stepps: 3}]", r"line 1: pgd has no parameter 'stepps': did you mean 'steps'\?"),
+        ("attacks: [{name: pgd, steps: [3, 0]}]", "line 1: pgd.steps is 0"),
+        ("\ndefenses: [none, hsr]", r"line 2: unknown defense 'hsr': did you mean 'hrs'\?"),
+        ("defenses: [{name: hrs, chanels: [5, 5]}]", "did you mean 'channels'"),
+        ("defenses: {checkpoint: no.safetensors}", r"line 1: .*no.safetensors"),
+        ("dataset: digit", r"line 1: unknown dataset 'digit': did you mean 'digits'\?"),
+        ("model: smal-cnn", r"line 1: .*did you mean 'small-cnn'\?"),
+        ("decision: vot", r"line 1: unknown rule of decision 'vot': did you mean 'vote'\?"),
+        ("train: {epochs: 0}", "line 1: train.epochs is 0"),
+        ("train: {seed: x}", "line 1: train.seed is 'x'"),
+        ("exclude: {attack: pdg}", "line 1: no cell has attack: pdg"),
+        ("{norm: l0, attacks: [{suite: quick}]}", "line 1: no attack of a suite that is named here knows the norm l0"),
+        ("{attacks: [pgd], norm: l2}", "no radius is usual in l2"),
+    ],
+)
+def test_a_slip_is_named(words: str, message: str, expected: Callable[[str], list[Job]]) -> None:
+    """With its line, before anything is trained."""
+    with pytest.raises(UserError, match=message) as raised:
+        expected(words)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_checkpoint_stands_as_it_is_or_is_defended(
+    planned: Callable[[str], Sweep], subject: Subject, tmp_path: Path
+) -> None:
+    """With each rule of decision where draws decide; a defense around it is trained from it."""
+    shutil.copy(subject.path, tmp_path / "base.safetensors")
+    base = tmp_path / "base.safetensors"
+    sweep = planned(
+        f"{{n: 5, defenses: [{{checkpoint: {base}}}, [{{checkpoint: {base}}}, gaussian-noise]], decision: [one-draw, vote]}}"
+    )
+    plain = [model for model in sweep.models if model.training is None]
+    noisy = [model for model in sweep.models if model.training is not None]
+    assert [model.expected.identity for model in plain] == [subject.identity] * 2
+    assert [model.expected.defense for model in noisy] == ["gaussian-noise", "gaussian-noise(decision=vote)"]
+    assert [model.training.base for model in noisy if model.training] == [plain[0].base] * 2
+
+
+def test_what_is_expected_of_a_model_is_what_it_becomes(planned: Callable[[str], Sweep], tmp_path: Path) -> None:
+    """All but the weights; and every model is trained once for all that attacks it."""
+    sweep = planned(
+        "{n: 5, defenses: {name: hrs, channels: [2, 2]}, attacks: [fgsm, {suite: quick}], train: {epochs: 1}}"
+    )
+    (model,) = sweep.models
+    assert model.to_be_trained
+    before = {
+        job.eps for job in jobs_of(sweep.expected(), store=tmp_path, data_dir=None, device="cpu", batch_size=None)
+    }
+    jobs = jobs_of(sweep.parts(), store=tmp_path, data_dir=None, device="cpu", batch_size=None)
+    assert not model.to_be_trained
+    assert {job.eps for job in jobs} == before
+    assert len({job.cell.checkpoint for job in jobs}) == 1
+    now = model.subject()
+    for name in ("randomized", "cost_of_all_draws", "defense", "model", "shape", "classes"):
+        assert getattr(model.expected, name) == getattr(now, name)
+
+
+def test_two_processes_train_a_model_once(prepare: Callable[..., Preparation], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one waits, and takes what was trained."""
+    monkeypatch.setattr(preparing, "PAUSE", 0.01)
+    prepared = prepare(seed=77)
+    training = prepared.training()
+    path = cached_checkpoint(training)
+    claim = Claims(path.parent.parent).hold(training.key)
+    assert claim.__enter__()
+    found: list[Subject] = []
+    waiting = threading.Thread(target=lambda: found.append(prepared.trained(training)))
+    waiting.start()
+    waiting.join(0.2)
+    assert not found and not path.exists() and not prepared.train_if_free(training)
+    other = prepare(seed=78).trained(prepare(seed=78).training())
+    shutil.copy(other.path, path)  # no checkpoint of that training: it is trained again
+    claim.__exit__(None, None, None)
+    waiting.join(60)
+    assert [subject.training["key"] for subject in found] == [training.key]
+
+
+def test_the_state_of_every_cell(jobs: Callable[..., list[Job]]) -> None:
+    """Done, failed, at work, missing, or of a model that is not trained; what a search gives costs nothing once more."""
+    specs = [choice.spec for name in ("fgsm", "pgd", "cw-pgd", "fmn") for choice in attack_choices(Member(name=name))]
+    asked = jobs(*specs, eps=("0.1", "0.2"))
+    subjects = [_subject_of(asked[0])]
+    work(asked[0])
+    Store(asked[2].store).publish_failure(Failure(cell=asked[2].cell, eps="0.1", error="no way"))
+    with Claims(asked[0].store).hold(claimed(asked[-1])):
+        found = states(asked, subjects)
+    assert [each.state for each in found] == [
+        *("done", "missing", "failed", "missing", "missing", "missing"),
+        *("running", "running"),
+    ]
+    # An image costs a forward and a backward pass a step, one more to look at the last, and one each to judge it before and after.
+    assert [each.passes for each in found] == [20 * 4] * 2 + [20 * 83] * 4 + [20 * (201 + 2), 0]
+    assert {each.state for each in states(asked, subjects, untrained={asked[0].cell.checkpoint})} == {"to be trained"}
+    ((model, seconds),) = seconds_a_pass(asked[0].store).items()
+    assert model == ("digits", "small-cnn")
+    done = Store(asked[0].store).result(asked[0].cell.id)
+    assert seconds == pytest.approx(done.seconds / (done.forwards + done.backwards))
+
+
+def _subject_of(job: Job) -> Subject:
+    from robustbench_cli.benchmarks.subject import open_subject
+
+    return open_subject(job.checkpoint)

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustbench_cli.benchmarks.claims import Claims
+
+Advdef = Callable[..., Any]
+
+SUITE = """
+n: 20
+defenses: [{checkpoint: model.safetensors}, [{checkpoint: model.safetensors}, random-resize-pad]]
+attacks: [fgsm, {name: pgd, steps: [2, 3]}]
+eps: [0.1, 0.2]
+"""
+
+
+@pytest.fixture
+def suite(here: Path, checkpoint: Path) -> Path:
+    """Twelve cells, in the file ``suite.yaml``."""
+    path = here / "suite.yaml"
+    path.write_text(SUITE)
+    return path
+
+
+def cells(path: Path) -> list[tuple[str, str, str]]:
+    """The defense, the attack and the radius of each row of a CSV file that is a cell."""
+    rows = csv.DictReader(path.read_text().splitlines())
+    return [(row["defense"], row["attack"], row["eps"]) for row in rows if row["attack"] != "worst-case"]
+
+
+def test_a_sweep_runs_every_cell_once(advdef: Advdef, suite: Path, here: Path) -> None:
+    """What it would do, what it does, where it is, and nothing the second time; a line a cell tells how fast it goes."""
+    planned = advdef("sweep", "suite.yaml", "--dry-run")
+    assert planned.code == 0, planned
+    assert len([line for line in planned.out.splitlines() if line.startswith(" digits")]) == 12
+    left = planned.out.splitlines()[-3:]
+    assert left[0] == "12 cells: 6 missing, 6 to be trained"
+    assert left[1] == "to be trained: model.safetensors with random-resize-pad on digits"
+    assert left[2].startswith("left: at most ")
+    assert left[2].endswith("; time: unknown")
+    assert not [*here.rglob("*.failed.json")]
+    ended = advdef("sweep", "suite.yaml", "-o", "table.csv")
+    assert ended.code == 0, ended
+    assert len(set(cells(here / "table.csv"))) == 12
+    lines = [line for line in ended.err.splitlines() if "passes/s" in line]
+    assert len(lines) == 12
+    assert lines[0].startswith("none fgsm linf eps 0.1: clean ")
+    assert "; 1 of 12, about " in lines[0]
+    assert lines[-1].endswith("; 12 of 12")
+    assert advdef("sweep", "suite.yaml", "--status").out == "12 cells: 12 done\n"
+    again = advdef("sweep", "suite.yaml")
+    assert again.out == ended.out
+    assert "12 of 12 cells are in advdef-runs already" in again.err
+    assert advdef("sweep", "suite.yaml", "--dry-run").out.endswith("12 cells: 12 done\nleft: nothing\n")
+
+
+def test_shares_are_all_of_it(advdef: Advdef, suite: Path, here: Path) -> None:
+    """Each on its own machine with the same store; the time that is left is told from what is measured."""
+    for number in range(1, 4):
+        assert advdef("sweep", "suite.yaml", "--shard", f"{number}/3", "-o", f"{number}.csv").code == 0
+        if number == 1:
+            first = len(cells(here / "1.csv"))
+            planned = advdef("sweep", "suite.yaml", "--dry-run").out.splitlines()
+            assert f"12 cells: {first} done, {12 - first} missing" in planned
+            assert planned[-1].endswith(" s in one process")
+    shares = [cells(here / f"{number}.csv") for number in range(1, 4)]
+    assert all(shares)
+    assert sorted(cell for share in shares for cell in share) == sorted(set().union(*shares))
+    assert len(set().union(*shares)) == 12
+
+
+def test_what_is_there_is_left_computed_again_or_refused(advdef: Advdef, suite: Path, here: Path) -> None:
+    """As ``--existing`` says."""
+    suite.write_text("{n: 20, defenses: {checkpoint: model.safetensors}, attacks: fgsm, eps: 0.1, seeds: [0, 1]}")
+    first = advdef("sweep", "suite.yaml", "--shard", "1/2")
+    assert first.code == 0
+    kept = {path: path.stat().st_mtime_ns for path in (here / "advdef-runs" / "cells").iterdir()}
+    ended = advdef("sweep", "suite.yaml", "--existing", "error")
+    assert (ended.code, ended.out) == (2, "")
+    assert "1 of 2 cells are in advdef-runs already" in ended.err
+    assert advdef("sweep", "suite.yaml", "--existing", "rerun").code == 0
+    now = {path: path.stat().st_mtime_ns for path in (here / "advdef-runs" / "cells").iterdir()}
+    assert len(now) == 4
+    assert not set(kept.items()) & set(now.items())
+
+
+def test_what_runs_elsewhere_is_seen(advdef: Advdef, suite: Path, here: Path) -> None:
+    """``--status`` from another shell; the cells that a process has claimed are running."""
+    (here / "own.py").write_text(
+        "from robustbench_cli.attacks.fgsm import FGSM\nclass Broken(FGSM):\n    def run(self, *given):\n        raise RuntimeError('no way')\n"
+    )
+    suite.write_text(
+        "{n: 20, defenses: {checkpoint: model.safetensors}, attacks: [fgsm, 'own.py:Broken'], eps: [0.1, 0.2]}"
+    )
+    ended = advdef("sweep", "suite.yaml")
+    assert ended.code == 3
+    assert ended.err.count("no way") == 4
+    assert advdef("sweep", "suite.yaml", "--status").out == "4 cells: 2 done, 2 failed\n"
+    (failed, *_) = (here / "advdef-runs" / "cells").glob("*.failed.json")
+    with Claims(here / "advdef-runs").hold(failed.name.partition(".")[0]):
+        assert advdef("sweep", "suite.yaml", "--status").out == "4 cells: 2 done, 1 running, 1 failed\n"
+    assert advdef("sweep", "suite.yaml", "--dry-run").out.endswith("left: unknown; time: unknown\n")
+
+
+def test_processes_share_the_cells(advdef: Advdef, suite: Path, here: Path) -> None:
+    """Two of this machine; what they compute is what one computes."""
+    assert advdef("sweep", "suite.yaml", "--jobs", "2", "-o", "two.csv", "--store", "two").code == 0
+    assert advdef("sweep", "suite.yaml", "-o", "one.csv", "--store", "one").code == 0
+
+    def without_times(path: Path) -> list[dict[str, str]]:
+        rows = csv.DictReader(path.read_text().splitlines())
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+    assert without_times(here / "two.csv") == without_times(here / "one.csv")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["quik"], "unknown suite 'quik': did you mean 'quick'?"),
+        (["no.yaml"], "no.yaml cannot be read"),
+        (["suite.yaml", "--jobs", "2", "--gpus", "0"], "--jobs and --gpus both say how many processes there are"),
+        (["suite.yaml", "--gpus", "0-1"], "--gpus: '0-1' names no GPUs"),
+        (["suite.yaml", "--gpus", "9999"], "no device cuda:9999"),
+        (["suite.yaml", "--shard", "3/2"], "--shard: '3/2' is no share"),
+        (["suite.yaml", "--shard", "half"], "--shard: 'half' is no share"),
+        (["suite.yaml", "--existing", "reru"], "did you mean 'rerun'?"),
+        (["suite.yaml", "-o", "table.txt"], "the ending names the form"),
+        (["bad.yaml"], "bad.yaml, line 2: unknown attack 'pdg': did you mean 'pgd'?"),
+    ],
+)
+def test_a_mistake_is_named(advdef: Advdef, suite: Path, here: Path, words: list[str], message: str) -> None:
+    """In one line, with exit code 2, and nothing is computed."""
+    (here / "bad.yaml").write_text("n: 20\nattacks: [pdg]")
+    ended = advdef("sweep", *words)
+    assert (ended.code, ended.out) == (2, "")
+    assert message in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert not (here / "advdef-runs").exists()
+
+
+def test_attack_takes_the_same_files(advdef: Advdef, suite: Path, here: Path) -> None:
+    """Those that name nothing but attacks; suites inside them go on being cascades."""
+    ended = advdef("attack", "--checkpoint", "model.safetensors", "--suite", "suite.yaml", "--n", "20")
+    assert ended.code == 2
+    assert "suite.yaml, line 3: 'defenses' is not for a suite to attack with" in ended.err
+    suite.write_text("attacks: [cw, {name: fgsm, eot: [1, 1]}, {suite: quick}]")
+    ended = advdef("attack", "--checkpoint", "model.safetensors", "--suite", "suite.yaml", "--n", "20", "-o", "t.csv")
+    assert ended.code == 0, ended
+    assert [attack for _, attack, _ in cells(here / "t.csv")] == ["fgsm", "cw-pgd(steps=20)", "+pgd(steps=20)"]
