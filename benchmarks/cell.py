@@ -20,10 +20,9 @@ from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.method import Method
 from robustbench_cli.attacks.base.registry import Registry
 
-__all__ = ["TARGETS", "Accounting", "Cell", "Eps", "MethodSpec", "Targeted", "parse_eps"]
+__all__ = ["Accounting", "Cell", "Eps", "MethodSpec", "Targeted", "parse_eps"]
 
 Targeted = Literal["no", "next", "random", "least-likely", "all"]
-TARGETS: tuple[Targeted, ...] = ("no", "next", "random", "least-likely", "all")
 
 Accounting = Literal["expected", "single-draw"]
 """What counts of a randomized model: its expected accuracy over fresh draws, or one draw on the clean image and one after

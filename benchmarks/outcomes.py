@@ -97,9 +97,8 @@ class Outcomes:
             reached = self.perturbed == self.targets[:, None]
             return reached.mean(axis=(0, 1), dtype=np.float64), np.ones(len(self.labels))
         right = self.clean_right
-        return (right & (self.worst() != self.labels)).mean(axis=0, dtype=np.float64), right.mean(
-            axis=0, dtype=np.float64
-        )
+        broken = right & (self.worst() != self.labels)
+        return broken.mean(axis=0, dtype=np.float64), right.mean(axis=0, dtype=np.float64)
 
     def to_bytes(self) -> bytes:
         """The ``.npz`` file."""
