@@ -40,7 +40,8 @@ class DefensiveDistillation(Defense):
     teacher: Surrogate | None = Field(
         None,
         repr=False,
-        description="checkpoint of the teacher, of the same images and classes; one is trained where not given",
+        description="checkpoint of a teacher that was trained at this temperature, such as an earlier student, of the same images "
+        "and classes; one is trained where not given",
     )
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:

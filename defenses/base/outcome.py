@@ -105,7 +105,9 @@ class Outcome:
             )
         if "kept_epoch" in self.measured:
             accuracy = self.measured["held_out_accuracy"]
-            words.append(f"epoch {self.measured['kept_epoch']:.0f} stays, with {accuracy:.1%} of the held-out images")
+            words.append(
+                f"epoch {self.measured['kept_epoch']:.0f} stays: {accuracy:.1%} of the held-out images are right"
+            )
         return "; ".join(words)
 
     def _snapshot(self) -> dict[str, Tensor]:

@@ -242,6 +242,39 @@ def test_the_accuracy_of_a_randomized_model_is_the_same_each_time(prepare: Prepa
     assert prepared.accuracy(subject, images=50)[1] == 50
 
 
+def test_a_teacher_in_a_file(prepare: Prepare, tmp_path: Path) -> None:
+    """Its content, not its place, has a part in the key; the student's checkpoint loads without it."""
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    prepare().trained(prepare().training(), first)
+    second.write_bytes(first.read_bytes())
+
+    def distillation(teacher: Path) -> MethodSpec:
+        return method_spec(defenses, "defensive-distillation", {"temperature": 2, "teacher": str(teacher)}).spec
+
+    trainings = [prepare().training(defenses=(distillation(path),)) for path in (first, second)]
+    assert trainings[0].key == trainings[1].key
+    student = prepare().trained(trainings[0], tmp_path / "student.safetensors")
+    first.unlink()
+    second.unlink()
+    assert set(student.training["stages"][0]["trained"]) == {"student"}
+    assert all(name.startswith("student.") for name in tensors(student))
+    with pytest.raises(UserError, match=r"defensive-distillation.teacher: no checkpoint .*first.safetensors"):
+        distillation(first)
+
+
+def test_a_teacher_of_other_classes(prepare: Prepare, tmp_path: Path) -> None:
+    """It is refused in a line before anything is trained."""
+    parts = (("images", np.zeros((60, 8, 8), dtype=np.uint8)), ("labels", np.arange(60) % 3))
+    np.savez(tmp_path / "three.npz", **{f"{split}{part}": each for split in ("train_", "") for part, each in parts})
+    other = prepare(f"npz:{tmp_path / 'three.npz'}")
+    teacher = other.trained(other.training(model="small-cnn"), tmp_path / "teacher.safetensors").path
+    spec = method_spec(defenses, "defensive-distillation", {"teacher": str(teacher)}).spec
+    told = r"defensive-distillation.teacher knows 3 classes, the model has 10: give a teacher of the same data set"
+    with pytest.raises(UserError, match=told):
+        prepare().trained(prepare().training(defenses=(spec,)), tmp_path / "student.safetensors")
+    assert not (tmp_path / "student.safetensors").exists()
+
+
 def _own(folder: Path) -> MethodSpec:
     (folder / "own.py").write_text(OWN)
     return method_spec(defenses, f"{folder / 'own.py'}:Dim", {}).spec

@@ -369,7 +369,7 @@ def test_the_best_epoch_stays(digits: Any, normed: Callable[[], nn.Module], accu
     assert record["kept_epoch"] == 3
     assert accuracy(model, held) == pytest.approx(record["held_out_accuracy"])
     assert after[4][0] < after[5][0] == max(value for value, _ in after)
-    assert after[5][1] == f"epoch 3 stays, with {record['held_out_accuracy']:.1%} of the held-out images"
+    assert after[5][1] == f"epoch 3 stays: {record['held_out_accuracy']:.1%} of the held-out images are right"
 
 
 def test_held_out_images_are_attacked(digits: Any, normed: Callable[[], nn.Module]) -> None:
