@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -224,6 +226,55 @@ class Store:
             else:
                 if failure.cell not in self:
                     yield failure
+
+    def take(self, other: Store, *, damaged: Callable[[UserError], None] = _raise) -> int:
+        """Copies what another store has and this one has not: results with their outcomes, and failures.
+
+        Args:
+            other: It stays as it is.
+            damaged: As for :meth:`results`.
+
+        Returns:
+            How many results were copied.
+
+        Raises:
+            UserError: This store cannot be written, or the other one is none.
+        """
+        copied = 0
+        for result in other.results(damaged=damaged):
+            if result.cell not in self:
+                self.publish(result, other._outcomes_file(result.cell.id, result).read_bytes())
+                copied += 1
+        for failure in other.failures(damaged=damaged):
+            if failure.cell not in self:
+                self.publish_failure(failure)
+        return copied
+
+    def leftovers(self, *, older_than: float) -> list[Path]:
+        """Files that no result needs: what kills have left half-written, outcomes without a result, failures that were mended.
+
+        Args:
+            older_than: Seconds; what is younger may be in the making.
+
+        Raises:
+            UserError: The folder is no store.
+        """
+        names = {path.name for path in self._files("*.json")}
+        found = []
+        for path in sorted(self._cells.iterdir()):
+            cell_id = path.name.partition(".")[0]
+            whole = f"{cell_id}.json" in names
+            needed = path.name.endswith(".json") and not (whole and path.name.endswith(".failed.json"))
+            if path.suffix == ".npz" and whole:
+                # Of a result that cannot be read, nobody knows which outcomes are its own.
+                with suppress(UserError):
+                    result = _read(self._result_file(cell_id), Result)
+                    needed = path == self._outcomes_file(cell_id, result)
+                    whole = False
+                needed = needed or whole
+            if not needed and time.time() - path.stat().st_mtime >= older_than:
+                found.append(path)
+        return found
 
     def _files(self, pattern: str) -> list[Path]:
         if not self._cells.is_dir():

@@ -7,7 +7,8 @@ command line wins over the environment, that over the file of ``--config``, that
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
@@ -23,7 +24,17 @@ from robustbench_cli.values import BATCH_SIZE, DEVICE, OneOf
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DEFAULT_STORE", "PAGE", "Command", "Common", "all_words", "command", "computing", "output_format"]
+__all__ = [
+    "DEFAULT_STORE",
+    "PAGE",
+    "Command",
+    "Common",
+    "all_words",
+    "command",
+    "computing",
+    "output_format",
+    "stores_or_default",
+]
 
 P = ParamSpec("P")
 
@@ -174,6 +185,11 @@ def computing(function: Callable[Concatenate[Common, P], None]) -> Callable[...,
             raise Interrupted from interrupt
 
     return with_common
+
+
+def stores_or_default(stores: Sequence[Path]) -> Sequence[Path]:
+    """The folders of results that were named; where none was, the one of the environment, or the usual one."""
+    return stores or (Path(os.environ.get("ADVDEF_STORE") or DEFAULT_STORE),)
 
 
 def output_format(*formats: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from robustbench_cli import console
+from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.exits import CellsFailed
 
 if TYPE_CHECKING:
@@ -168,7 +169,15 @@ def attack_all(
             if job.cell.id not in failed:
                 accuracy = SavedImages.read(save_images, job.cell.id).robust_accuracy
                 console.note(f"{save_images / job.cell.id}.npz: {cell_words(job)}: robust {accuracy:.3f} in 8 bits")
-    results = [store.result(job.cell.id) for job in jobs if job.cell.id not in failed]
+    results = []
+    for job in jobs:
+        if job.cell.id in failed:
+            continue
+        try:
+            results.append(store.result(job.cell.id))
+        except UserError as error:
+            # One that was damaged must not hide the others.
+            failures.append(Failure(cell=job.cell, eps=job.eps, error=str(error)))
     subjects = {subject.identity: subject for part in parts for subject in part.subjects()}
     _warn_of_chance(results, list(subjects.values()))
     return results, failures

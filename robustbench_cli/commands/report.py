@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,13 +13,12 @@ import click
 from robustbench_cli import console, tables
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.exits import CellsFailed, GateFailed
-from robustbench_cli.options import DEFAULT_STORE, command, output_format
+from robustbench_cli.options import command, output_format, stores_or_default
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from robustbench_cli.benchmarks.cell import Cell
-    from robustbench_cli.benchmarks.store import Failure
 
 __all__ = ["report"]
 
@@ -71,7 +69,8 @@ def report(
 ) -> None:
     """Print the table of one or more stores (default: ADVDEF_STORE, or ./advdef-runs), and judge it.
 
-    Rows in which the reported figure is missing, and cells that failed, make a gate fail to be judged: exit code 3.
+    Rows in which the reported figure is missing, and cells that failed, make a gate fail to be judged: exit code 3. So does
+    a damaged file, of which a line tells below the rows that are whole.
     """
     from robustbench_cli.benchmarks import gates
     from robustbench_cli.benchmarks.rows import failed_rows, rows
@@ -86,15 +85,25 @@ def report(
         raise UserError("--baseline FILE.csv and --max-drop COLUMN=VALUE need each other: give both")
     earlier = None if baseline is None else gates.read_baseline(baseline)
     wanted = gates.parse_conditions(conditions)
-    opened = [Store(path) for path in stores or (Path(os.environ.get("ADVDEF_STORE") or DEFAULT_STORE),)]
-    results = {result.cell.id: (result, store) for store in opened for result in store.results()}
+    opened = [Store(path) for path in stores_or_default(stores)]
+    damaged: list[str] = []
+    results = {
+        result.cell.id: (result, store)
+        for store in opened
+        for result in store.results(damaged=lambda error: damaged.append(str(error)))
+    }
     ordered = sorted(results.values(), key=lambda each: _order(each[0].cell))
     table = rows((result, partial(store.outcomes, result.cell.id)) for result, store in ordered)
     table = gates.select(table, wanted)
-    failures = [failure for store in opened for failure in store.failures() if failure.cell.id not in results]
+    failures = [
+        failure
+        for store in opened
+        for failure in store.failures(damaged=lambda error: damaged.append(str(error)))
+        if failure.cell.id not in results
+    ]
     failures = [failures[place] for place in gates.select(failed_rows(failures), wanted).index]
     _show(table, output_format, outputs)
-    missing = [failure_line(failure) for failure in failures]
+    missing = [*damaged, *(failure_line(failure) for failure in failures)]
     if floors or allowed:
         verdicts = [gates.fail_under(table, limit) for limit in floors]
         if earlier is not None:
@@ -105,8 +114,11 @@ def report(
         console.note(
             f"passed: {', '.join([*(f'--fail-under {one}' for one in minima), *(f'--max-drop {one}' for one in drops)])}"
         )
-    elif failures:
-        _warn(failures)
+        return
+    for failure in failures:
+        console.warn(failure_line(failure))
+    if damaged:
+        raise CellsFailed(damaged)
 
 
 def _order(cell: Cell) -> tuple[Any, ...]:
@@ -131,10 +143,3 @@ def _judge(broken: Sequence[str], missing: Sequence[str]) -> None:
         raise CellsFailed([*missing, *broken])
     if broken:
         raise GateFailed(broken)
-
-
-def _warn(failures: Sequence[Failure]) -> None:
-    from robustbench_cli.running import failure_line
-
-    for failure in failures:
-        console.warn(failure_line(failure))

@@ -195,9 +195,12 @@ def test_what_cannot_be_reported_is_named(advdef: Advdef, here: Path, store: Pat
 
 
 def test_damaged_outcomes_are_named(advdef: Advdef, store: Path) -> None:
-    """A worst case needs the outcomes of every image, and says which are damaged."""
+    """And hide no row that is whole; a gate cannot be judged."""
     path = next((store / "cells").glob("*.npz"))
     path.write_bytes(path.read_bytes()[:-1])
-    ended = advdef("report")
-    assert (ended.code, ended.out) == (2, "")
+    ended = advdef("report", "--format", "csv")
+    assert ended.code == 3
+    assert len([row for row in rows(ended.out) if row["attack"] != "worst-case"]) == 3
     assert f"{path.relative_to(store.parent)} is damaged, its content is not what was stored: remove " in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert advdef("report", "--fail-under", "robust_accuracy=0").code == 3
