@@ -34,8 +34,8 @@ class CW(MinimalNormAttack):
     The box is held by projecting every step onto it ("projected gradient descent" of section V.B) and not by the change
     of variables to tanh, whose derivative vanishes at pixels of exactly 0 and 1: half of a Fashion-MNIST image could not
     be moved. The steps of each constant begin at the best perturbation so far, and their learning rate falls to 0 along
-    half a period of the cosine, and further where ten steps do not improve the objective by 1 %; an image leaves once it is
-    a twentieth of what it was. The first constant and the learning rates are in units of the image's own margin and slope,
+    half a period of the cosine, and for a deterministic model further where ten steps do not improve the objective by 1 %; an
+    image leaves once it is a twentieth of what it was. The first constant and the learning rates are in units of the image's own margin and slope,
     so that the range of the logits does not matter. Every image has its own, as well as its own Adam state and its own early
     stop, so that it is not touched by its batch mates. What is found is corrected by two steps from the image to the plane
     that touches the boundary there, and shortened along the line to its image; of a randomized model, it is lengthened until
@@ -59,7 +59,7 @@ class CW(MinimalNormAttack):
         None,
         gt=0,
         description="learning rate of Adam at the first step of each constant; where not given, four times the root mean square "
-        "over the pixels of the smallest perturbation known, which is at first a linear model's",
+        "over the pixels of the smallest perturbation known, at first a linear model's; twice for several draws",
     )
     abort_early: bool = Field(
         True,
@@ -81,7 +81,8 @@ class CW(MinimalNormAttack):
         for _ in range(self.binary_search_steps):
             if not len(rows):
                 break
-            rates = 4 * length[rows] / diagonal if self.lr is None else torch.full_like(length[rows], self.lr)
+            usual = (4 if len(logits) == 1 else 2) * length[rows] / diagonal
+            rates = usual if self.lr is None else torch.full_like(usual, self.lr)
             start, const = best[rows], search.const[rows]
             found, found_length = self._minimise(source, start, images[rows], labels[rows], goal, const, rates)
             before = best_length[rows]
@@ -137,7 +138,8 @@ class CW(MinimalNormAttack):
             found_length[rows] = torch.where(shorter, length, found_length[rows])
             hinge = goal.hinge(logits, labels.expand(len(logits), -1)).mean(0)
             lowest = lowest.minimum(length.square() + const * hinge)
-            if self.abort_early and source.exhaustive and step % _PATIENCE == 0:
+            # The objective of several draws has kinks, at which it stands still for a while.
+            if self.abort_early and source.exhaustive and len(logits) == 1 and step % _PATIENCE == 0:
                 rates = torch.where(lowest > 0.99 * earlier, rates * _CUT, rates)
                 earlier = lowest
                 staying = (rates >= least_rates).nonzero().squeeze(1)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.datasets.base.slice import Slice
     from robustbench_cli.benchmarks.subject import Subject
 
-__all__ = ["AttackChoice", "Condition", "Job", "Selection", "Suite", "expand"]
+__all__ = ["AttackChoice", "Condition", "Job", "Selection", "Suite", "expand", "usual_norm"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,11 @@ def _as_words(key: str, values: Sequence[Any]) -> Iterator[str]:
             yield "no" if value is False else str(value)
 
 
+def usual_norm(attacks: Sequence[AttackChoice]) -> str:
+    """The norm of the radii where nobody names one: linf, or the first attack's own where none of them knows linf."""
+    return "linf" if any("linf" in attack.norms for attack in attacks) else attacks[0].norms[0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Suite:
     """What is attacked with what. Every sequence is a dimension of the grid.
@@ -145,8 +150,7 @@ class Suite:
         """
         if self.accounting == "single-draw" and self.repeats is not None:
             raise UserError("this suite counts single draws, as AutoAttack does: leave --repeats out")
-        any_knows_linf = any("linf" in attack.norms for attack in self.attacks)
-        norm = self.norm or ("linf" if any_knows_linf else self.attacks[0].norms[0])
+        norm = self.norm or usual_norm(self.attacks)
         radii: list[Eps | None] = [*sorted(self.eps, key=lambda eps: eps.value)]
         if not radii and any(not attack.minimal_norm for attack in self.attacks):
             if norm != "linf":

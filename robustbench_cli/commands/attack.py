@@ -98,7 +98,7 @@ def attack(
     Without a checkpoint the model is trained first, once, and kept in the cache folder. Without --attack: pgd, cw-pgd
     and cw, each adapted to the defense. What the store has already is not computed again.
     """
-    from robustbench_cli.benchmarks.suite import Suite
+    from robustbench_cli.benchmarks.suite import Suite, usual_norm
     from robustbench_cli.benchmarks.suites.read import SuiteOfAttacks, read_suite
     from robustbench_cli.benchmarks.sweep import DEFAULT_ATTACKS, Part, attack_choices
     from robustbench_cli.running import attack_all, preparation, raise_failures, table_of
@@ -130,7 +130,8 @@ def attack(
         for group in groups
     ]
     if norm is not None or eps:
-        _tell_of_other_norms([choice for group in choices for choice in group], norm or "linf")
+        for group in choices:
+            _tell_of_other_norms(group, norm or usual_norm(group))
     with console.progress() as shown:
         dataset = words.dataset_name()
         prepare = preparation(common, dataset, words.recipe(parameters), shown)
