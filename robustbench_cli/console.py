@@ -208,7 +208,9 @@ def _print(line: str, *, style: str | None = None) -> None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split("\n")).strip()
+    line = " ".join(text.split("\n")).strip()
+    # What a file or a name holds must not break the line, nor tell the terminal what to do.
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
 
 
 @cache
