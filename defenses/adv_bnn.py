@@ -49,7 +49,7 @@ class AdvBNN(RandomizedDefense):
 
     def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
         attack = PGD(steps=self.steps, step_size=self.step_size or 2.5 * self.eps / self.steps, random_start=False)
-        weight = self.kl_weight / len(trainer.examples)
+        weight = self.kl_weight / len(trainer.training)
 
         def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
             perturbed = adversarial(network, images, labels, attack=attack, eps=self.eps)
