@@ -44,6 +44,7 @@ __all__ = [
     "certified",
     "lower_bound",
     "sampled",
+    "stored",
 ]
 
 Integers = NDArray[np.int64]
@@ -174,7 +175,7 @@ def sampled(
 
 def _decisions(source: GradientSource, batches: Iterator[Tensor]) -> Integers:
     """The classes of all rows, -1 where there is none; brought from the device at once, so that it need not wait."""
-    return np.asarray(torch.cat([source.decisions(rows)[0] for rows in batches]).cpu().numpy())
+    return np.asarray(torch.cat([source.decisions(rows)[0] for rows in batches]).clamp_min(-1).cpu().numpy())
 
 
 class _Noise:
@@ -306,12 +307,14 @@ class CertifiedModel:
     """What was sampled of a model on a data slice, as the store holds it.
 
     Attributes:
+        checkpoint: See :attr:`.subject.Subject.identity`.
         described: What it is, in the words of the table.
         smoothing: How it was sampled.
         labels: ``(N,)`` the true classes.
         images: The draws of all N images.
     """
 
+    checkpoint: str
     described: dict[str, Any]
     smoothing: Smoothing
     labels: Integers
@@ -388,8 +391,18 @@ def certified(
     images = {place: image for place, image in kept.images().items() if place < len(data)}
     missing = [place for place in range(len(data)) if place not in images]
     progress(len(images))
+    described = {
+        "dataset": dataset,
+        "model": subject.model,
+        "checkpoint": str(subject.path),
+        "defense": subject.defense,
+        "seed": seed,
+        "flags": ";".join(_flags(subject, smoothing)),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cell": cell,
+    }
     if missing:
-        kept.begin(identity, device)
+        kept.begin(_Said(identity=identity, described=described, labels=data.labels.tolist(), versions=versions()))
         limit_threads(subject.shape)
         rest = sampled(
             base_classifier(subject.load()),
@@ -405,20 +418,37 @@ def certified(
             images[image.place] = image
             progress(len(images))
     return CertifiedModel(
-        described={
-            "dataset": dataset,
-            "model": subject.model,
-            "checkpoint": str(subject.path),
-            "defense": subject.defense,
-            "seed": seed,
-            "flags": ";".join(_flags(subject, smoothing)),
-            "device": kept.device(),
-            "cell": cell,
-        },
+        checkpoint=subject.identity,
+        described=described | {"device": kept.said().described["device"]},
         smoothing=smoothing,
         labels=np.asarray(data.labels.numpy()),
         images=[images[place] for place in range(len(data))],
     )
+
+
+def stored(store: Path, *, damaged: Callable[[UserError], None]) -> Iterator[CertifiedModel]:
+    """What a store holds whole, by the content hash.
+
+    Args:
+        store: The folder of the store.
+        damaged: Called with what is to be said of each file that cannot be read, and is passed by.
+    """
+    for path in sorted((store / "certification").glob("*.json")):
+        kept = _Kept(path.parent, path.stem)
+        try:
+            said = kept.said()
+        except UserError as error:
+            damaged(error)
+            continue
+        images = kept.images()
+        if images.keys() >= set(range(len(said.labels))):
+            yield CertifiedModel(
+                checkpoint=said.identity["checkpoint"],
+                described=said.described,
+                smoothing=Smoothing(**said.identity["smoothing"]),
+                labels=np.array(said.labels),
+                images=[images[place] for place in range(len(said.labels))],
+            )
 
 
 def _flags(subject: Subject, smoothing: Smoothing) -> Iterator[str]:
@@ -436,6 +466,24 @@ def _flags(subject: Subject, smoothing: Smoothing) -> Iterator[str]:
         yield "other-noise"
 
 
+class _Said(BaseModel):
+    """What the draws of a cell's images are.
+
+    Attributes:
+        identity: What they follow from, which the cell is the hash of.
+        described: See :class:`CertifiedModel`; as it was when the first of them were made.
+        labels: Of the images.
+        versions: Of what computed the first of them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    identity: dict[str, Any]
+    described: dict[str, Any]
+    labels: list[int]
+    versions: dict[str, str]
+
+
 class _Kept:
     """The draws of a cell's images in a store: ``<cell>.json`` says what they are, ``<cell>.images.jsonl`` holds them.
 
@@ -449,26 +497,28 @@ class _Kept:
     """
 
     def __init__(self, folder: Path, cell: str) -> None:
-        self._said = folder / f"{cell}.json"
+        self._path = folder / f"{cell}.json"
         self._images = folder / f"{cell}.images.jsonl"
 
-    def begin(self, identity: dict[str, Any], device: torch.device) -> None:
+    def begin(self, said: _Said) -> None:
         """Says what the images are, unless that is said; makes sure that they can be written."""
-        ensure_writable(self._said.parent)
-        if not self._said.exists():
-            name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-            content = {"identity": identity, "device": name, "versions": versions()}
-            write_whole(self._said, f"{json.dumps(content, indent=1)}\n".encode())
+        ensure_writable(self._path.parent)
+        if not self._path.exists():
+            write_whole(self._path, f"{said.model_dump_json(indent=1)}\n".encode())
         if self._images.exists() and not self._images.read_bytes().endswith(b"\n"):
             self._append(b"\n")
 
-    def device(self) -> str:
-        """Where the first images were computed."""
+    def said(self) -> _Said:
+        """What the images are.
+
+        Raises:
+            UserError: The file is missing, or does not say it.
+        """
         try:
-            return str(json.loads(self._said.read_bytes())["device"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return _Said.model_validate_json(self._path.read_bytes())
+        except (OSError, ValueError):
             raise UserError(
-                f"{self._said} is missing or damaged: delete {self._images} to compute its images again"
+                f"{self._path} is missing or damaged: remove it and {self._images} to compute them again"
             ) from None
 
     def images(self) -> dict[int, Sampled]:

@@ -159,6 +159,8 @@ def _readable(table: pd.DataFrame) -> tuple[list[tuple[str, bool]], list[list[st
     columns += [("threat", False), ("eot", True), ("clean", True), ("robust", True)]
     if (table["repeats"] > 1).any():
         columns += [("vote", True), ("every", True)]
+    if "certified_accuracy" in table.columns:
+        columns.append(("certified", True))
     columns += [("success", True), ("l2", True)]
     if table["des"].notna().any():
         columns.append(("des", True))
@@ -175,7 +177,12 @@ def _word(row: dict[str, Any], column: str) -> str:
         # Rounded outwards: an interval that is printed too narrow would speak for the defense.
         low, high = math.floor(100 * row[f"{name}_low"]), math.ceil(100 * row[f"{name}_high"])
         return f"{_percent(row[name])} [{low},{high}]"
-    shares = {"vote": "robust_accuracy_vote", "every": "robust_accuracy_every_draw", "success": "attack_success_rate"}
+    shares = {
+        "vote": "robust_accuracy_vote",
+        "every": "robust_accuracy_every_draw",
+        "certified": "certified_accuracy",
+        "success": "attack_success_rate",
+    }
     if column in shares:
         return _percent(row[shares[column]])
     if column == "threat":

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from robustbench_cli.benchmarks.cell import Cell
+    from robustbench_cli.benchmarks.store import Result, Store
 
 __all__ = ["report"]
 
@@ -94,6 +95,7 @@ def report(
     }
     ordered = sorted(results.values(), key=lambda each: _order(each[0].cell))
     table = rows((result, partial(store.outcomes, result.cell.id)) for result, store in ordered)
+    contradictions = _set_beside_certificates(table, ordered, damaged)
     table = gates.select(table, wanted)
     failures = [
         failure
@@ -103,6 +105,9 @@ def report(
     ]
     failures = [failures[place] for place in gates.select(failed_rows(failures), wanted).index]
     _show(table, output_format, outputs)
+    for cell, line in contradictions.items():
+        if cell in set(table["cell"]):
+            console.warn(line)
     missing = [*damaged, *(failure_line(failure) for failure in failures)]
     if floors or allowed:
         verdicts = [gates.fail_under(table, limit) for limit in floors]
@@ -119,6 +124,42 @@ def report(
         console.warn(failure_line(failure))
     if damaged:
         raise CellsFailed(damaged)
+
+
+def _set_beside_certificates(
+    table: pd.DataFrame, results: Sequence[tuple[Result, Store]], damaged: list[str]
+) -> dict[str, str]:
+    """Adds the column ``certified_accuracy`` where a certificate in the same stores tells something of a row.
+
+    Returns:
+        By cell, in words, what attacks did and no certificate allows.
+    """
+    folders = {store.path for _, store in results if (store.path / "certification").is_dir()}
+    if not folders:
+        return {}
+    from robustbench_cli.benchmarks.certification import stored
+    from robustbench_cli.benchmarks.contradictions import certificate_of, certified_accuracy, contradiction
+
+    models = [
+        model
+        for folder in sorted(folders)
+        for model in stored(folder, damaged=lambda error: damaged.append(str(error)))
+    ]
+    accuracies, lines = {}, {}
+    for result, store in results:
+        cell = result.cell
+        model = certificate_of(cell, models)
+        if model is None:
+            continue
+        accuracies[result.checkpoint, cell.defense, cell.dataset, cell.norm, result.eps] = certified_accuracy(
+            cell, model
+        )
+        if line := contradiction(cell, store.outcomes(cell.id), model):
+            lines[cell.id] = line
+    if any(not math.isnan(accuracy) for accuracy in accuracies.values()):
+        keys = zip(*(table[name] for name in ("checkpoint", "defense", "dataset", "norm", "eps")), strict=True)
+        table["certified_accuracy"] = [accuracies.get(key, math.nan) for key in keys]
+    return lines
 
 
 def _order(cell: Cell) -> tuple[Any, ...]:

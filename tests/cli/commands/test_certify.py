@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -70,3 +71,32 @@ def test_sigma_is_needed(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     ended = advdef("certify", "--checkpoint", str(checkpoint))
     assert ended.code == 2
     assert "give --sigma SIGMA" in ended.err
+
+
+def test_the_report_has_certificates_beside_attacks(advdef: Advdef, here: Path) -> None:
+    """The accuracy certified at an attack's radius stands in its row, and an attack that a certificate excludes is a fault."""
+    smoothed = ("--defense", "randomized-smoothing", "--set", "decision=one-draw", "--epochs", "8", "-q")
+    assert advdef("certify", *smoothed, *QUICK, "-o", "certified.csv", "--eps", "0.2").code == 0
+    fast = ("--attack", "fgsm", "--eot", "1", "--norm", "l2", "--eps", "0.2", "--n", "40")
+    assert advdef("attack", *smoothed, *fast).code == 0
+    (row,) = csv.DictReader((here / "certified.csv").read_text().splitlines())
+    ended = advdef("report", "--format", "csv")
+    assert (ended.code, ended.err) == (0, "")
+    (beside,) = csv.DictReader(ended.out.splitlines())
+    assert float(beside["certified_accuracy"]) == pytest.approx(float(row["certified_accuracy"]))
+    assert "certified" in advdef("report").out
+    (path,) = (here / "advdef-runs" / "certification").glob("*.jsonl")
+    said = json.loads(path.with_name(path.name.replace(".images.jsonl", ".json")).read_text())
+    lines = []
+    for place, label in enumerate(said["labels"]):
+        body = json.dumps({"place": place, "top": (label + 1) % 10, "count": 200, "seconds": 0}).encode()
+        lines.append(hashlib.sha256(body).hexdigest()[:16].encode() + b" " + body + b"\n")
+    path.write_bytes(b"".join(lines))
+    ended = advdef("report")
+    assert ended.code == 0
+    assert "of 30 images fell nearer than the radius that is certified for them" in ended.err
+    assert beside["cell"] in ended.err
+    path.with_name(path.name.replace(".images.jsonl", ".json")).write_text("{")
+    ended = advdef("report")
+    assert ended.code == 3
+    assert "is missing or damaged: remove it" in ended.err

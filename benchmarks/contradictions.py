@@ -1,0 +1,85 @@
+"""Attacks beside certificates: the accuracy that is certified at a cell's radius, and what no certificate allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from robustbench_cli.benchmarks.cell import Cell
+from robustbench_cli.benchmarks.certification import CertifiedModel, certificates
+from robustbench_cli.benchmarks.outcomes import Outcomes
+from robustbench_cli.defenses import registry as defenses
+from robustbench_cli.defenses.randomized_smoothing import RandomizedSmoothing
+
+__all__ = ["ALPHA", "LEVEL", "certificate_of", "certified_accuracy", "contradiction"]
+
+ALPHA = 0.001
+"""The chance at most that a certificate beside an attack is wrong."""
+
+LEVEL = 0.001
+"""The chance at most that attacks are said to contradict a certificate where they do not."""
+
+
+def certificate_of(cell: Cell, models: Sequence[CertifiedModel]) -> CertifiedModel | None:
+    """The certified model that a cell attacks; of several, the one of most images.
+
+    The cell's defense must be the smoothing that is certified, deciding by one draw or by the vote: the certificate tells
+    nothing of another noise, or of the mean softmax.
+    """
+    last = cell.defenses[-1] if cell.defenses else None
+    if last is None or not issubclass(defenses.load(last.name), RandomizedSmoothing):
+        return None
+    if last.parameters["decision"] not in ("one-draw", "vote"):
+        return None
+    sigma = last.parameters["sigma"]
+    same = [
+        model
+        for model in models
+        if (model.checkpoint, model.described["dataset"], model.smoothing.sigma)
+        == (cell.checkpoint, cell.dataset, sigma)
+    ]
+    return max(same, key=lambda model: len(model.labels), default=None)
+
+
+def certified_accuracy(cell: Cell, model: CertifiedModel) -> float:
+    """The share of a model's certified images that are certified to be right at a cell's radius; NaN where it is none in l2."""
+    if cell.norm != "l2" or cell.eps is None:
+        return float("nan")
+    each = certificates(model.images, model.smoothing, alpha=ALPHA)
+    return float(each.certified(model.labels, cell.eps).mean())
+
+
+def contradiction(cell: Cell, outcomes: Outcomes, model: CertifiedModel) -> str | None:
+    """What an attack did inside of certified radii more often than can be, in words; ``None`` where there is nothing of it.
+
+    It counts the images that every one of R answers of the deployed rule takes for another class than the certified one,
+    although they are nearer to their clean image, in l2, than its radius. Where the certificate is right, a draw is of that
+    class with a chance of one half or more. So the chance of R such answers is at most ``q^R``, where q is that of no
+    majority among the rule's draws; and the certificate is wrong with the chance :data:`ALPHA`. The number of such images is
+    held against the binomial one at :data:`LEVEL`.
+
+    Args:
+        cell: See :func:`certificate_of`.
+        outcomes: Of the cell.
+        model: That it attacks.
+    """
+    common = min(len(outcomes.labels), len(model.labels))
+    if (outcomes.labels[:common] != model.labels[:common]).any():
+        return None
+    each = certificates(model.images[:common], model.smoothing, alpha=ALPHA)
+    inside = (each.predicted >= 0) & (outcomes.l2[:, :common] < each.radius * (1 - 1e-6))
+    fell = inside & (outcomes.perturbed[:, :, :common] != each.predicted).all(axis=1)
+    number, tried = int(fell.any(axis=0).sum()), int(inside.any(axis=0).sum())
+    last = cell.defenses[-1].parameters
+    draws = last["draws"] if last["decision"] == "vote" else 1
+    no_majority = float(stats.binom.cdf(draws // 2, draws, 0.5)) if draws > 1 else 0.5
+    chance = min(1.0, ALPHA + len(inside) * no_majority ** outcomes.clean.shape[0])
+    if not number or np.greater_equal(stats.binom.sf(number - 1, tried, chance), LEVEL):
+        return None
+    return (
+        f"cell {cell.id} ({cell.defense} {cell.attack_label}): {number} of {tried} images fell nearer than the radius that is "
+        f"certified for them in l2 at sigma {model.smoothing.sigma:g}, and no more than {chance * tried:.2g} can be expected to: "
+        "the certificate or the attack's row is at fault"
+    )
