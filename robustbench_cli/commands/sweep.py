@@ -130,7 +130,13 @@ def _engine(
             "--jobs and --gpus both say how many processes there are: give one of them, or --gpus and --per-gpu"
         )
     if name == "ray":
-        raise UserError("--engine ray: not there yet")
+        from robustbench_cli.benchmarks.engines import ray
+
+        if gpus is not None:
+            raise UserError(
+                "--gpus names those of this machine, and Ray hands out its own: give --device cuda and --per-gpu"
+            )
+        return partial(ray.run, processes=jobs, per_gpu=per_gpu, timeout=timeout)
     if jobs is None and gpus is None and timeout is None:
         return None
     from robustbench_cli.benchmarks.engines import processes
