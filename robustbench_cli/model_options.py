@@ -160,11 +160,12 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
         ) from None
 
 
-def model_options(*, checkpoints: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def model_options(*, checkpoints: bool, decisions: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Adds the options that name models and defenses; they arrive as ``words``.
 
     Args:
         checkpoints: Whether several checkpoints may be given.
+        decisions: Whether other rules of decision may be named for them.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -212,7 +213,7 @@ def model_options(*, checkpoints: bool) -> Callable[[Callable[..., None]], Calla
             words = ModelWords(files, model, classes, mean, std, dataset, defenses, epochs, decisions)
             function(*args, words=words, **others)
 
-        if not checkpoints:
+        if not (checkpoints and decisions):
             return with_words
         return click.option(
             "--decision",

@@ -26,7 +26,7 @@ __all__ = ["certify"]
 
 
 @command("certify")
-@model_options(checkpoints=True)
+@model_options(checkpoints=True, decisions=False)
 @click.option(
     "--set", "settings", type=SETTING, multiple=True, help="Set a parameter of a defense, or of the training."
 )
@@ -97,8 +97,6 @@ def certify(
     smoothing = Smoothing(sigma=sigma, n0=n0, samples=samples)
     usual = _usual_radii(smoothing, alpha)
     radii = [radius.value for radius in eps] or usual
-    if words.decisions:
-        raise UserError("what is certified is the vote of a smoothed model: leave out --decision")
     if output is not None:
         if output.suffix.lower() not in (".csv", ".json"):
             raise UserError(f"-o {output}: the ending names the form; give one of .csv, .json")

@@ -46,7 +46,7 @@ def test_certified_accuracy_against_radius(advdef: Advdef, here: Path, checkpoin
         (("--samples", "0"), "samples is 0: give a number of draws, at least 1"),
         (("--n", "0"), "--n: 0 is not in the range"),
         (("-o", "table.md"), "-o table.md: the ending names the form; give one of .csv, .json"),
-        (("--decision", "mean"), "what is certified is the vote of a smoothed model: leave out --decision"),
+        (("--decision", "mean"), "advdef certify has no option --decision"),
     ],
 )
 def test_wrong_words(advdef: Advdef, here: Path, checkpoint: Path, words: tuple[str, ...], message: str) -> None:
