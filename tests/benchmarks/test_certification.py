@@ -120,21 +120,25 @@ def test_the_certificate_of_a_linear_model() -> None:
     alpha, sigma, shape = 0.1, 0.5, (1, 4, 4)
     linear = nn.Linear(16, 2)
     model = nn.Sequential(nn.Flatten(), linear)
-    weight = linear.weight[0] - linear.weight[1]
+    weight = (linear.weight[0] - linear.weight[1]).detach()
+    with torch.no_grad():
+        # The middle of the images lies on the plane.
+        linear.bias.copy_(torch.stack([-weight.sum() / 2, torch.zeros(())]))
     images = torch.rand(600, *shape)
-    gaps = images.flatten(1) @ weight + linear.bias[0] - linear.bias[1]
-    exact = (gaps / weight.norm()).detach().double().numpy()
+    gaps = images.flatten(1) @ weight - weight.sum() / 2
+    exact = (gaps / weight.norm()).double().numpy()
     smoothing = Smoothing(sigma=sigma, n0=50, samples=1000)
     each = certificates(list(sampled(model, images, smoothing)), smoothing, alpha=alpha)
     side = np.where(each.predicted == 0, exact, -exact)
     wrong = int(((each.predicted >= 0) & (each.radius > side)).sum())
     assert stats.binomtest(wrong, 600, alpha, alternative="greater").pvalue > 0.001
     assert wrong > 0
+    # What the bound gives on the whole: 1.3 standard deviations, the normal quantile of 1 - alpha, below the probability.
     probability = stats.norm.cdf(np.abs(exact) / sigma)
     usual = sigma * stats.norm.ppf(
         np.clip(probability - 1.3 * np.sqrt(probability * (1 - probability) / 1000), 0.5, None)
     )
-    assert abs(np.mean(each.radius - usual)) < 0.02 * usual.mean()
+    assert abs(np.mean(each.radius - usual)) < 0.05 * usual.mean()
 
 
 def test_the_bound_covers() -> None:
