@@ -26,10 +26,11 @@ def certificate_of(cell: Cell, models: Sequence[CertifiedModel]) -> CertifiedMod
     """The certified model that a cell attacks; of several, the one of most images.
 
     The cell's defense must be the smoothing that is certified, deciding by one draw or by the vote: the certificate tells
-    nothing of another noise, or of the mean softmax.
+    nothing of another noise, or of the mean softmax. A defense of a user's own is passed by: a store may not say what code
+    runs.
     """
     last = cell.defenses[-1] if cell.defenses else None
-    if last is None or not issubclass(defenses.load(last.name), RandomizedSmoothing):
+    if last is None or not defenses.knows(last.name) or not issubclass(defenses.load(last.name), RandomizedSmoothing):
         return None
     if last.parameters["decision"] not in ("one-draw", "vote"):
         return None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from robustbench_cli.benchmarks.cell import Cell
+from robustbench_cli.benchmarks.cell import Cell, MethodSpec
 from robustbench_cli.benchmarks.certification import CertifiedModel, Sampled, Smoothing
 from robustbench_cli.benchmarks.contradictions import certificate_of, certified_accuracy, contradiction
 from robustbench_cli.benchmarks.outcomes import Outcomes
@@ -114,6 +114,7 @@ def test_which_certificate_speaks_of_a_cell(make_cell: Callable[..., Cell]) -> N
         {"dataset": "mnist"},
         {"defense": "noise-injection"},
         {"defenses": ()},
+        {"defenses": (MethodSpec(name="gone.py:Mine", parameters={"sigma": 0.25, "decision": "vote"}),)},
     ):
         assert certificate_of(cell_of(make_cell, **changes), [few]) is None
 
