@@ -29,6 +29,7 @@ from robustbench_cli.benchmarks.devices import automatic_batch_size
 from robustbench_cli.benchmarks.judge import Candidates, Judge
 from robustbench_cli.benchmarks.models.base import check_model
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
+from robustbench_cli.benchmarks.pieces import KeptPieces, Piece
 
 __all__ = ["Evaluation", "evaluate", "predict", "resolve_repeats"]
 
@@ -86,6 +87,7 @@ def evaluate(
     precision: Precision = "float32",
     accounting: Accounting = "expected",
     before: Outcomes | None = None,
+    kept: KeptPieces | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
     """Measures what is left of a model's accuracy under an attack.
@@ -112,6 +114,8 @@ def evaluate(
         accounting: What of a randomized model counts; ``"single-draw"`` is meant for one repeat.
         before: Of an earlier untargeted attack on the same model and images, at this radius or a smaller one: what fell
             then is not attacked again, and counts as it fell.
+        kept: Takes what is found on each of several batches, and gives what an earlier call with the same arguments, which
+            was cut off, has found.
         progress: Called with the number of images done, after each slice.
 
     Raises:
@@ -124,7 +128,7 @@ def evaluate(
     for module in (model, asked):
         module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch_size = batch_size or automatic_batch_size(device, tuple(images.shape[1:]))
-    started = time.perf_counter()
+    started, earlier = time.perf_counter(), 0.0
     with frozen(model), frozen(asked), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         probe = images[:8].to(device)
         classes = check_model(model, probe, labels)
@@ -148,36 +152,45 @@ def evaluate(
             # Which classes are to be reached is a matter of the attacked model, whichever is asked how to reach them.
             aim=source if asked is model else attacked.source("auto", batch_size=batch_size),
             judge=judge,
+            attacked=attacked,
             classes=classes,
             norm=norm,
             eps=eps,
             targeted=targeted,
             seed=seed,
         )
-        pieces, perturbed, unstable = [], images.cpu().clone(), False
+        pieces: list[Piece] = []
         standing = torch.arange(len(images)) if before is None else torch.from_numpy(~before.fell()).nonzero()[:, 0]
         for start in range(0, len(standing), IMAGES_AT_ONCE):
             places = standing[start : start + IMAGES_AT_ONCE]
-            candidates = search.candidates(start, places, images[places].to(device), labels[places].to(device))
-            if not attacked.randomized:
-                unstable |= is_unstable(model, candidates.worst[:64], candidates.predictions[:64])
-            pieces.append(candidates.arrays())
-            perturbed[places] = candidates.worst.cpu()
+            piece = kept.read(start, places, images[places].cpu()) if kept is not None else None
+            if piece is not None:
+                earlier += piece.seconds
+            else:
+                piece = search.piece(start, places, images[places].to(device), labels[places].to(device))
+                # One that is all would be kept for no longer than the moment until the evaluation is stored.
+                if kept is not None and len(standing) > len(places):
+                    kept.write(start, piece)
+            pieces.append(piece)
             progress(len(images) - len(standing) + start + len(places))
         flags = {
             **_flags_of_models(attack, attacked, followed, draws=followed.eot(eot)),
-            "zero-gradient": source.share_without_gradient > 0.01,
-            "unstable": unstable,
-            "left-the-ball": search.left_the_ball,
+            "zero-gradient": sum(piece.without_gradient for piece in pieces)
+            > 0.01 * sum(piece.backwards for piece in pieces),
+            "unstable": any("unstable" in piece.flags for piece in pieces),
+            "left-the-ball": any("left-the-ball" in piece.flags for piece in pieces),
             "single-draw": single_draw,
             "few-classes": classes < attack.fewest_classes(targeted=targeted != "no"),
         }
+    perturbed = images.cpu().clone()
+    for piece in pieces:
+        perturbed[piece.places] = piece.perturbed
     return Evaluation(
-        outcomes=_joined(before, standing, pieces, single_draw=single_draw),
+        outcomes=_joined(before, standing, [piece.outcomes for piece in pieces], single_draw=single_draw),
         flags=tuple(name for name in FLAGS if flags[name]),
-        forwards=round(search.forwards + judge.forwards),
-        backwards=round(source.backwards),
-        seconds=time.perf_counter() - started,
+        forwards=round(sum(piece.forwards for piece in pieces)),
+        backwards=round(sum(piece.backwards for piece in pieces)),
+        seconds=time.perf_counter() - started + earlier,
         perturbed=perturbed,
     )
 
@@ -191,6 +204,7 @@ class _Search:
         source: What it asks.
         aim: What says which classes are to be reached.
         judge: The deployed rule.
+        attacked: The model that it is the rule of.
         classes: K.
         norm: See :func:`evaluate`.
         eps: See :func:`evaluate`.
@@ -203,6 +217,7 @@ class _Search:
     source: GradientSource
     aim: GradientSource
     judge: Judge
+    attacked: MeasuredModel
     classes: int
     norm: Norm | None
     eps: float | None
@@ -210,10 +225,32 @@ class _Search:
     seed: int
     left_the_ball: bool = False
 
-    @property
-    def forwards(self) -> float:
-        """Images passed through the model that is asked, and to choose targets, in passes of one draw."""
-        return self.source.forwards + (self.aim.forwards if self.aim is not self.source else 0)
+    def piece(self, start: int, places: Tensor, images: Tensor, labels: Tensor) -> Piece:
+        """What it finds on images, and what that costs; see :meth:`candidates`."""
+        began, counted = time.perf_counter(), self._counted()
+        candidates = self.candidates(start, places, images, labels)
+        unstable = not self.attacked.randomized and is_unstable(
+            self.attacked.model, candidates.worst[:64], candidates.predictions[:64]
+        )
+        flags = {"unstable": unstable, "left-the-ball": self.left_the_ball}
+        forwards, backwards, without_gradient = self._counted() - counted
+        return Piece(
+            places=places,
+            outcomes=candidates.arrays(),
+            perturbed=candidates.worst.cpu(),
+            flags=frozenset(name for name, raised in flags.items() if raised),
+            forwards=float(forwards),
+            backwards=float(backwards),
+            without_gradient=float(without_gradient),
+            seconds=time.perf_counter() - began,
+        )
+
+    def _counted(self) -> NDArray[np.float64]:
+        """Passes so far: forwards, backwards, and those of the latter that came back empty."""
+        forwards = self.source.forwards + self.judge.forwards
+        if self.aim is not self.source:
+            forwards += self.aim.forwards
+        return np.array([forwards, self.source.backwards, self.source.share_without_gradient * self.source.backwards])
 
     def candidates(self, start: int, places: Tensor, images: Tensor, labels: Tensor) -> Candidates:
         """Runs on images ``(N, C, H, W)`` with labels ``(N,)``, the first of them the ``start``-th to be attacked.
@@ -276,7 +313,7 @@ def predict(
         batch_size: See :func:`evaluate`.
 
     Returns:
-        ``(R, N)`` classes, -1 where the model gives none; of a deterministic model ``(1, N)``.
+        ``(R, N)`` decisions, see :func:`~robustbench_cli.attacks.base.decision.decisions`; of a deterministic model ``(1, N)``.
     """
     device = torch.device(device) if device is not None else _device_of(model)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ class Judge:
     ) -> None:
         self._seed = seed
         self._single_draw = single_draw
-        self._judged = 0
+        self._judged: Counter[int] = Counter()
         self._randomized = model.randomized
         few = model.cost_of_all_draws is not None and model.cost_of_all_draws <= SELECTION_DRAWS
         self._scores = model.source(repeats, batch_size=batch_size)
@@ -66,8 +67,9 @@ class Judge:
             Predictions ``(R, N)``, -1 where the model gives no number; and how well each image survives ``(N,)``.
         """
         if self._single_draw:
-            self._judged += 1
-            scored = self._ask(self._scores, images, f"score {self._judged}", start)
+            # Each batch is counted for itself, so that its draws do not hang on which others this process has judged.
+            self._judged[start] += 1
+            scored = self._ask(self._scores, images, f"score {self._judged[start]}", start)
             return _deployed(scored), _survival(scored, labels)
         scored = self._ask(self._scores, images, "score", start)
         chosen_on = self._ask(self._choices, images, "choose", start) if self._randomized else scored

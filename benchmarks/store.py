@@ -20,7 +20,10 @@ from robustbench_cli.benchmarks.cell import Cell
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.outcomes import Outcomes
 
-__all__ = ["Failure", "Result", "Store"]
+__all__ = ["PIECES", "Failure", "Result", "Store"]
+
+PIECES = "pieces"
+"""The folder inside a store of what has been found of cells that are not done yet; see :mod:`.pieces`."""
 
 
 class Result(BaseModel):
@@ -274,7 +277,8 @@ class Store:
                 needed = needed or whole
             if not needed and time.time() - path.stat().st_mtime >= older_than:
                 found.append(path)
-        return found
+        pieces = sorted((self.path / PIECES).glob("*/*"))
+        return found + [path for path in pieces if f"{path.parent.name}.json" in names]
 
     def _files(self, pattern: str) -> list[Path]:
         if not self._cells.is_dir():

@@ -25,8 +25,9 @@ from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
 from robustbench_cli.benchmarks.devices import keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.evaluation import evaluate, predict
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
+from robustbench_cli.benchmarks.pieces import KeptPieces
 from robustbench_cli.benchmarks.saved_images import SavedImages, levels, rounded
-from robustbench_cli.benchmarks.store import Failure, Result, Store
+from robustbench_cli.benchmarks.store import PIECES, Failure, Result, Store
 from robustbench_cli.benchmarks.subject import load_subject, load_surrogates
 from robustbench_cli.benchmarks.suite import Job
 
@@ -174,6 +175,7 @@ def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed
         precision=cell.precision,
         accounting=cell.accounting,
         before=before,
+        kept=_kept(job, attack),
         progress=progress,
     )
     return _Computed(
@@ -185,6 +187,12 @@ def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         perturbed=evaluation.perturbed,
     )
+
+
+def _kept(job: Job, attack: Attack) -> KeptPieces:
+    """Where a run keeps what it has found so far, in the store that its result goes to."""
+    store = job.store / SEARCHES if attack.minimal_norm else job.store
+    return KeptPieces(store / PIECES / job.cell.id, images=job.images is not None)
 
 
 def _save_images(job: Job, folder: Path, computed: _Computed) -> None:
@@ -263,6 +271,7 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
         outcomes_sha256=hashlib.sha256(content).hexdigest(),
     )
     store.publish(result, content)
+    KeptPieces(store.path / PIECES / job.cell.id, images=False).remove()
     return store.result(job.cell.id)
 
 
