@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from robustbench_cli.attacks.base.attack import MinimalNormAttack
+from robustbench_cli.attacks.base.decision import REJECTED
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.iterates import Streak
 from robustbench_cli.attacks.base.norm import Norm
@@ -107,7 +108,8 @@ class _Boundary:
         self.queries += several
         decisions = self._source.decisions(points.flatten(0, 1))
         same = decisions == self._labels.repeat_interleave(several)
-        return (same if self._threat.targeted else ~same).double().mean(0).view(-1, several)
+        reached = same if self._threat.targeted else ~same & (decisions != REJECTED)
+        return reached.double().mean(0).view(-1, several)
 
     @property
     def cost_of_return(self) -> int:

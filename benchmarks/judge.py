@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustbench_cli.attacks.base.decision import REJECTED, decisions
 from robustbench_cli.attacks.base.losses import margin
 from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.norm import Norm
@@ -58,41 +59,48 @@ class Judge:
         """Images passed through the model, in passes of one draw."""
         return self._scores.forwards + self._choices.forwards
 
-    def __call__(self, images: Tensor, labels: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, labels: Tensor, start: int, *, perturbed: bool) -> tuple[Tensor, Tensor]:
         """Judges a batch; the draws depend on the seed and the batch's place, not on the images.
 
         Those of single draws depend also on how many batches were judged before.
 
+        Args:
+            images: ``(N, C, H, W)`` in [0, 1].
+            labels: ``(N,)``.
+            start: The batch's place.
+            perturbed: Whether an attack has made them, so that to reject them is as good as to see their classes.
+
         Returns:
-            Predictions ``(R, N)``, -1 where the model gives no number; and how well each image survives ``(N,)``.
+            Predictions ``(R, N)``, see :func:`~robustbench_cli.attacks.base.decision.decisions`; and how well each image
+            survives ``(N,)``.
         """
         if self._single_draw:
             # Each batch is counted for itself, so that its draws do not hang on which others this process has judged.
             self._judged[start] += 1
             scored = self._ask(self._scores, images, f"score {self._judged[start]}", start)
-            return _deployed(scored), _survival(scored, labels)
+            return decisions(scored), _survival(scored, labels, perturbed=perturbed)
         scored = self._ask(self._scores, images, "score", start)
         chosen_on = self._ask(self._choices, images, "choose", start) if self._randomized else scored
-        return _deployed(scored), _survival(chosen_on, labels)
+        return decisions(scored), _survival(chosen_on, labels, perturbed=perturbed)
 
     def _ask(self, source: GradientSource, images: Tensor, purpose: str, start: int) -> Tensor:
         torch.manual_seed(seed_from(self._seed, purpose, start))
         return source.logits(images)
 
 
-def _deployed(logits: Tensor) -> Tensor:
-    """The classes ``(D, N)`` that a user of the model would get from logits ``(D, N, K)``; -1 where one is no number."""
-    return torch.where(logits.isnan().any(2), -1, logits.argmax(2))
-
-
-def _survival(logits: Tensor, labels: Tensor) -> Tensor:
+def _survival(logits: Tensor, labels: Tensor, *, perturbed: bool) -> Tensor:
     """How well images survive: the share of draws whose deployed prediction is right, and between equal shares the margin.
 
-    The prediction decides and not the margin's sign, which a tie or an infinite logit sets apart from it.
+    The prediction decides and not the margin's sign, which a tie or an infinite logit sets apart from it. If the images
+    are perturbed, a rejection is right too.
     """
+    predictions = decisions(logits)
+    right = predictions == labels
+    if perturbed:
+        right |= predictions == REJECTED
     margins = margin(logits, labels.expand(len(logits), -1)).double().nan_to_num(0.0, posinf=1e300, neginf=-1e300)
     bounded = (margins / (1 + margins.abs())).mean(0)
-    return (_deployed(logits) == labels).double().mean(0) + bounded / (2 * len(logits) + 1)
+    return right.double().mean(0) + bounded / (2 * len(logits) + 1)
 
 
 class Candidates:
@@ -117,7 +125,7 @@ class Candidates:
         self._images = images
         self._labels = labels
         self._norm = norm
-        predictions, survival = judge(images, labels, start)
+        predictions, survival = judge(images, labels, start, perturbed=False)
         self._alone = {"labels": labels, "targets": goals, "clean": predictions, "clean_survival": survival}
         self._each: dict[str, list[Tensor]] = {name: [] for name in ("perturbed", "survival", "distance", "l2", "linf")}
         self._least = torch.full_like(survival, torch.inf)
@@ -126,7 +134,7 @@ class Candidates:
 
     def add(self, perturbed: Tensor) -> None:
         """Takes the images of one goal."""
-        predictions, survival = self._judge(perturbed, self._labels, self._start)
+        predictions, survival = self._judge(perturbed, self._labels, self._start, perturbed=True)
         figures = {
             "perturbed": predictions,
             "survival": survival,

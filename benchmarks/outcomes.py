@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_cli.attacks.base.decision import NO_NUMBER, REJECTED
 from robustbench_cli.benchmarks.statistics import Floats, mean_interval
 
 __all__ = ["Outcomes", "summarise", "worst_case"]
@@ -21,8 +22,10 @@ Integers = NDArray[np.int64]
 class Outcomes:
     """Predictions and distances of N images, attacked towards T goals (1, or one for every wrong class), over R draws.
 
-    Every prediction is the deployed decision rule's, or -1 where it gives none. The clean and the perturbed image see the
-    same R draws, so that they agree where they are equal. How well an image survives is judged on other draws, kept for
+    Every prediction is the deployed decision rule's: a class, or a rejection or a failure as in
+    :func:`~robustbench_cli.attacks.base.decision.decisions`. To reject a clean image is wrong; to reject a perturbed one is
+    right, unless the clean image is rejected in that draw too. The clean and the perturbed image see the same R draws, so
+    that they agree where they are equal. How well an image survives is judged on other draws, kept for
     choosing: no choice among images may lower a number that no attack lowered. The attack saw neither.
 
     Attributes:
@@ -81,9 +84,15 @@ class Outcomes:
         """``(N,)``: how well each image's worst candidate survives."""
         return np.asarray(np.minimum(self.survival.min(axis=0), self.clean_survival))
 
+    @property
+    def answers(self) -> Integers:
+        """``(T, R, N)``: the predictions on the perturbed images, with the label in the place of a rejection that is right."""
+        held_off = (self.perturbed == REJECTED) & (self.clean != REJECTED)
+        return np.asarray(np.where(held_off, self.labels, self.perturbed))
+
     def worst(self) -> Integers:
-        """``(R, N)`` predictions on each image's worst candidate, of the perturbed images and the clean one."""
-        candidates = np.concatenate([self.perturbed, self.clean[None]])
+        """``(R, N)`` answers on each image's worst candidate, of the perturbed images and the clean one."""
+        candidates = np.concatenate([self.answers, self.clean[None]])
         chosen = np.concatenate([self.survival, self.clean_survival[None]]).argmin(axis=0)
         return candidates[chosen, :, np.arange(len(self.labels))].T
 
@@ -174,13 +183,13 @@ def _share_that_fell(outcomes: Outcomes) -> Floats:
         goal = outcomes.targets[:, None]
         fell = (outcomes.perturbed == goal) & (outcomes.clean[None] != goal)
     else:
-        fell = (outcomes.perturbed != outcomes.labels) & outcomes.clean_right[None]
+        fell = (outcomes.answers != outcomes.labels) & outcomes.clean_right[None]
     return np.asarray(fell.mean(axis=1), dtype=np.float64)
 
 
 def _most_votes(predictions: Integers, labels: Integers) -> NDArray[np.bool_]:
-    """``(N,)``: whether more draws voted for the label than for any other answer, -1 among them; a tie is no majority."""
-    answers = np.arange(-1, max(int(predictions.max(initial=0)), int(labels.max(initial=0))) + 1)
+    """``(N,)``: whether more draws voted for the label than for any other answer, rejections and failures among them; a tie is no majority."""
+    answers = np.arange(NO_NUMBER, max(int(predictions.max(initial=0)), int(labels.max(initial=0))) + 1)
     votes = (predictions[:, :, None] == answers).sum(axis=0)
     own = answers == labels[:, None]
     return np.asarray(votes[own] > np.where(own, -1, votes).max(axis=1))

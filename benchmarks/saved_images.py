@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from robustbench_cli.attacks.base.decision import REJECTED
 from robustbench_cli.attacks.base.errors import UserError, one_line
 from robustbench_cli.attacks.base.files import write_whole
 from robustbench_cli.attacks.base.norm import Norm
@@ -67,7 +68,8 @@ class SavedImages:
         images: ``(N, H, W, C)``, the clean ones.
         perturbed: ``(N, H, W, C)``.
         labels: ``(N,)``.
-        predictions: ``(R, N)``, what the deployed rule says of ``perturbed`` in R draws, -1 where it gives no class.
+        predictions: ``(R, N)``, what the deployed rule says of ``perturbed`` in R draws; see
+            :func:`~robustbench_cli.attacks.base.decision.decisions`.
     """
 
     images: Bytes
@@ -92,8 +94,12 @@ class SavedImages:
 
     @property
     def robust_accuracy(self) -> float:
-        """The share of images and draws that are right; a clean error counts as one."""
-        return float((self.predictions == self.labels).mean())
+        """The share of images and draws that are right; a clean error counts as one.
+
+        To reject an image that the attack has changed is right, and to reject one that it has not is wrong.
+        """
+        changed = (self.perturbed != self.images).any(axis=(1, 2, 3))
+        return float(((self.predictions == self.labels) | (self.predictions == REJECTED) & changed).mean())
 
     def write(self, folder: Path, name: str) -> None:
         """Writes ``NAME.npz``, and first ``NAME/PLACE_label_LABEL_predicted_PREDICTION.png`` for every image.

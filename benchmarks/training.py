@@ -117,7 +117,7 @@ def train(
         example = example_images(dataset.shape)[:1].to(device)
         for place, defense in enumerate(chain):
             model = defense.protect(model, example)
-            if defense.trained:
+            if defense.fitted:
                 trainer = Trainer(
                     dataset.split("train"),
                     Recipe.model_validate(training.recipe),

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.decision import decisions
 from robustbench_cli.attacks.base.errors import UserError, is_out_of_memory
 from robustbench_cli.attacks.base.losses import Loss, margin
 from robustbench_cli.attacks.base.model import EnumerableDraws, OneDraw
@@ -103,9 +104,8 @@ class GradientSource(ABC):
             torch.cuda.empty_cache()
 
     def decisions(self, images: Tensor) -> Tensor:
-        """Predicted classes ``(D, N)`` of images ``(N, C, H, W)``, and no more; -1 where a logit is no number."""
-        logits = self.logits(images)
-        return torch.where(logits.isnan().any(2), -1, logits.argmax(2))
+        """The decisions ``(D, N)`` on images ``(N, C, H, W)``, and no more; see :func:`.decision.decisions`."""
+        return decisions(self.logits(images))
 
     def gradient(self, images: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         """Logits and the gradient of the mean loss over the draws.

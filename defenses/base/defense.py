@@ -25,10 +25,18 @@ class Defense(Method, ABC):
     :class:`~robustbench_cli.attacks.base.model.EnumerableDraws`.
 
     Attributes:
-        trained: Whether :meth:`fit` has to follow :meth:`protect` before the defended model is of use.
+        trained: Whether :meth:`fit` trains the model, from whatever weights it has.
     """
 
     trained: ClassVar[bool] = False
+
+    @property
+    def fitted(self) -> bool:
+        """Whether :meth:`fit` has to follow :meth:`protect` before the defended model is of use.
+
+        So it has where it trains, and where it only looks at clean examples, as the choice of a threshold does.
+        """
+        return self.trained
 
     @abstractmethod
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
@@ -47,7 +55,7 @@ class Defense(Method, ABC):
         """
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
-        """Trains in place, by the defense's own procedure, what :meth:`protect` returned.
+        """Trains in place, by the defense's own procedure, what :meth:`protect` returned, or sets what it has left open.
 
         Args:
             model: The protected model.
@@ -84,6 +92,6 @@ def defend(
     image, _ = examples.batch(torch.zeros(1, dtype=torch.int64))
     with trainer.draws("weights"):
         protected = defense.protect(copy.deepcopy(model).to(device), image.to(device))
-    if defense.trained:
+    if defense.fitted:
         defense.fit(protected, trainer)
     return protected.eval()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.apgd_dlr import APGDDLR
 from robustbench_cli.attacks.apgd_t import APGDT
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack, MinimalNormAttack
+from robustbench_cli.attacks.base.decision import NO_NUMBER
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random
@@ -490,7 +491,7 @@ def test_no_number_is_no_right_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     found = evaluate(NoNumbers(), *grey(20), attack=Liar(), eps=0.3)
     assert found.summary["clean_accuracy"] == 1
     assert found.summary["robust_accuracy"] == found.summary["robust_accuracy_vote"] == 0
-    assert (found.outcomes.perturbed == -1).all()
+    assert (found.outcomes.perturbed == NO_NUMBER).all()
 
 
 def test_progress_is_told_in_images(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,15 +17,15 @@ CLASSES = 3
 
 
 def random_outcomes(seed: int, *, goals: int = 1, targeted: bool = False, draws: int = 4, images: int = 6) -> Outcomes:
-    """Any predictions, -1 among them, and any order of survival, with ties."""
+    """Any predictions, rejections (-1) and failures (-2) among them, and any order of survival, with ties."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(CLASSES, size=images)
     return Outcomes(
         labels=labels,
         targets=(labels + rng.integers(1, CLASSES, (goals, images))) % CLASSES if targeted else labels[None][:0],
-        clean=rng.integers(-1, CLASSES, (draws, images)),
+        clean=rng.integers(-2, CLASSES, (draws, images)),
         clean_survival=rng.integers(4, size=images) / 4,
-        perturbed=rng.integers(-1, CLASSES, (goals, draws, images)),
+        perturbed=rng.integers(-2, CLASSES, (goals, draws, images)),
         survival=rng.integers(4, size=(goals, images)) / 4,
         distance=rng.random((goals, images)),
         l2=rng.random((goals, images)),
@@ -43,15 +43,22 @@ anything = st.builds(
 )
 
 
+def answer(outcomes: Outcomes, goal: int, draw: int, image: int) -> int:
+    """The prediction on a perturbed image, or the label where it was rejected and its clean image was not."""
+    held_off = outcomes.perturbed[goal, draw, image] == -1 and outcomes.clean[draw, image] != -1
+    return int(outcomes.labels[image] if held_off else outcomes.perturbed[goal, draw, image])
+
+
 def worst_of(outcomes: Outcomes, image: int) -> list[int]:
-    """The predictions on an image's worst candidate, by a loop over the candidates."""
-    best, chosen = outcomes.survival[0, image], outcomes.perturbed[0, :, image]
+    """The answers on an image's worst candidate, by a loop over the candidates."""
+    draws = range(len(outcomes.clean))
+    best, chosen = outcomes.survival[0, image], [answer(outcomes, 0, draw, image) for draw in draws]
     for goal in range(1, len(outcomes.survival)):
         if outcomes.survival[goal, image] < best:
-            best, chosen = outcomes.survival[goal, image], outcomes.perturbed[goal, :, image]
+            best, chosen = outcomes.survival[goal, image], [answer(outcomes, goal, draw, image) for draw in draws]
     if outcomes.clean_survival[image] < best:
-        chosen = outcomes.clean[:, image]
-    return [int(each) for each in chosen]
+        chosen = [int(each) for each in outcomes.clean[:, image]]
+    return chosen
 
 
 def in_words(outcomes: Outcomes) -> dict[str, Any]:
@@ -65,7 +72,7 @@ def in_words(outcomes: Outcomes) -> dict[str, Any]:
     for image in range(images):
         worst = worst_of(outcomes, image)
         own = worst.count(labels[image])
-        vote += all(own > worst.count(other) for other in range(-1, CLASSES) if other != labels[image])
+        vote += all(own > worst.count(other) for other in range(-2, CLASSES) if other != labels[image])
         every += own == draws
         robust += own
         for draw in range(draws):
@@ -82,7 +89,7 @@ def in_words(outcomes: Outcomes) -> dict[str, Any]:
                     fell += prediction == target
                     broken = prediction == target and outcomes.clean[draw, image] != target
                 else:
-                    broken = right and prediction != labels[image]
+                    broken = right and answer(outcomes, goal, draw, image) != labels[image]
                 if broken:
                     weights.append(Fraction(1))
                     l2.append(outcomes.l2[goal, image])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from robustbench_cli.attacks.base.decision import REJECTED
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import distance
@@ -54,7 +55,18 @@ def test_files_hold_what_was_scored(channels: int, tmp_path: Path) -> None:
             assert np.array_equal(np.asarray(picture).reshape(image.shape), image)
     again = SavedImages.read(tmp_path, "cell")
     assert np.array_equal(again.perturbed, perturbed)
-    assert again.robust_accuracy == pytest.approx(4 / 6)
+    assert again.robust_accuracy == pytest.approx(5 / 6)
+
+
+def test_to_reject_is_right_where_the_attack_has_changed_the_image() -> None:
+    """Of two rejected images one was left as it is: a detector that rejects clean images gains nothing by it."""
+    clean = np.zeros((2, 3, 3, 1), dtype=np.uint8)
+    perturbed = clean.copy()
+    perturbed[0, 0, 0, 0] = 1
+    saved = SavedImages(
+        images=clean, perturbed=perturbed, labels=np.array([1, 1]), predictions=np.array([[REJECTED, REJECTED]])
+    )
+    assert saved.robust_accuracy == 0.5
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", "half", "changed", None])

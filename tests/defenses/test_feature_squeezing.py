@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage, stats
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.bpda import approximated
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.hopskipjump import HopSkipJump
+from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.attacks.transfer import Transfer
+from robustbench_cli.benchmarks.evaluation import evaluate, predict
+from robustbench_cli.defenses.base.defense import defend
+from robustbench_cli.defenses.feature_squeezing import BitDepth, Detector, FeatureSqueezing, Median
+
+from .conftest import InMemory
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_pixels_take_as_many_values_as_the_bits_hold(bits: int) -> None:
+    """Each becomes numpy's rounding of it to the nearest of 2^bits evenly spaced values, 0 and 1 among them."""
+    images = torch.linspace(0, 1, 3001).view(1, 1, 1, -1)
+    squeezed = BitDepth(bits)(images)
+    largest = 2**bits - 1
+    assert np.allclose(squeezed.numpy(), np.round(images.numpy() * np.float32(largest)) / largest, atol=1e-7)
+    assert len(squeezed.unique()) == 2**bits
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 9])
+def test_the_median_is_scipys(side: int) -> None:
+    """Of even and odd windows, at the edges too, also of a window that is larger than the image."""
+    images = torch.rand(3, 2, 7, 8)
+    expected = ndimage.median_filter(images.numpy(), size=(1, 1, side, side), mode="reflect")
+    assert np.array_equal(Median(side)(images).numpy(), expected)
+
+
+def test_gradients_pass_the_squeezers() -> None:
+    """Through the grey values as if they were not there, through the median to the pixel that it is (closed form)."""
+    images = (torch.arange(9.0).view(1, 1, 3, 3) / 8).requires_grad_()
+    (through_bits,) = torch.autograd.grad(BitDepth(2)(images).sum(), images)
+    assert torch.equal(through_bits, torch.ones_like(images))
+    (through_median,) = torch.autograd.grad(Median(3)(images)[0, 0, 1, 1], images)
+    assert torch.equal(through_median, torch.eye(9)[4].view(1, 1, 3, 3))
+
+
+def test_without_a_share_the_model_sees_the_squeezed_image() -> None:
+    """The grey values first and then the median, here of scipy."""
+    images = torch.rand(3, 1, 6, 6)
+    seen = FeatureSqueezing(bits=3, median=3).protect(nn.Identity(), images[:1])(images)
+    expected = ndimage.median_filter(np.round(images.numpy() * 7) / np.float32(7), size=(1, 1, 3, 3), mode="reflect")
+    assert np.allclose(seen.numpy(), expected)
+
+
+class Pixels(nn.Module):
+    """Logits are the image's pixels, times a number."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 6 * images.flatten(1)
+
+
+def detector(threshold: float, *, bits: int = 1, median: int = 2) -> Detector:
+    """On images of 2 x 2 pixels, which are the logits of 4 classes."""
+    built = FeatureSqueezing(bits=bits, median=median, false_positives=0.1).protect(Pixels(), torch.rand(1, 1, 2, 2))
+    assert isinstance(built, Detector)
+    built.rejection.threshold.fill_(threshold)
+    return built.eval()
+
+
+def softmax(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    exponentials = np.exp(6 * rows.reshape(len(rows), -1).astype(np.float64))
+    return np.asarray(exponentials / exponentials.sum(1, keepdims=True))
+
+
+def test_what_is_rejected_is_what_the_squeezers_change() -> None:
+    """By the largest l1 distance of softmax over both squeezers, computed by numpy and scipy; others keep their logits."""
+    images = torch.rand(200, 1, 2, 2)
+    pixels = images.numpy()
+    plain = softmax(pixels)
+    squeezed = [np.round(pixels), ndimage.median_filter(pixels, size=(1, 1, 2, 2), mode="reflect")]
+    scores = np.max([np.abs(softmax(each) - plain).sum(1) for each in squeezed], axis=0)
+    model = detector(1.0)
+    assert np.allclose(model.scores(images).numpy(), scores, atol=1e-5)
+    rejected = scores > 1
+    assert 0.1 < rejected.mean() < 0.9
+    assert np.array_equal(predict(model, images, repeats=1)[0], np.where(rejected, -1, plain.argmax(1)))
+    accepted = torch.from_numpy(~rejected)
+    assert torch.equal(model(images)[accepted], Pixels()(images)[accepted])
+
+
+def test_the_gradient_is_that_of_the_mean_logits() -> None:
+    """By autograd through the image and its copies; of the rejected, with what a class gains going to the leading ones."""
+    images, labels = torch.rand(40, 1, 2, 2, requires_grad=True), torch.arange(40) % 4
+    model = detector(1.0)
+    logits = model(images)
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(logits, labels, reduction="sum"), images)
+    mean = 6 * (2 * images + Median(2)(images)).flatten(1) / 3
+    rejected = (logits == logits[:, :1]).all(1)
+    assert 0 < rejected.sum() < 40
+    own = nn.functional.one_hot(labels, 4)
+    usual = logits.detach().softmax(1) - own
+    seen = 2 * (images + images.round() + Median(2)(images)).flatten(1).detach()
+    others = seen.exp() * (1 - own)
+    turned = 0.75 * (others / others.sum(1, keepdim=True) - own)
+    (expected,) = torch.autograd.grad((mean * torch.where(rejected[:, None], turned, usual)).sum(), images)
+    assert torch.allclose(gradient, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.05, 100), (0.1, 30), (0.29, 100), (0.5, 7)])
+def test_the_threshold_rejects_the_share_of_the_training_examples(share: float, count: int) -> None:
+    """The largest whole number of them that is no more than the share."""
+    examples = InMemory(torch.rand(count, 1, 2, 2), torch.zeros(count, dtype=torch.int64))
+    model = defend(Pixels(), FeatureSqueezing(bits=1, false_positives=share), examples)
+    rejected = int((predict(model, examples.images, repeats=1) == -1).sum())
+    assert rejected == math.floor(round(share * count, 6))
+
+
+def test_unseen_images_are_rejected_as_often() -> None:
+    """Of as many fresh images of the same kind, within what chance explains (binomial test, level 0.001)."""
+    images = torch.rand(4000, 1, 2, 2)
+    labels = torch.zeros(2000, dtype=torch.int64)
+    model = defend(Pixels(), FeatureSqueezing(bits=1, false_positives=0.1), InMemory(images[:2000], labels))
+    rejected = int((predict(model, images[2000:], repeats=1) == -1).sum())
+    assert stats.binomtest(rejected, 2000, 0.1).pvalue > 0.001
+
+
+def test_a_rejection_is_wrong_for_a_clean_image_and_right_for_a_perturbed_one() -> None:
+    """Robust accuracy counts the clean images that are accepted and right, unless they are made wrong and accepted."""
+    images = torch.rand(150, 1, 2, 2)
+    labels = images.flatten(1).argmax(1)
+    model = detector(0.8)
+    found = evaluate(model, images, labels, attack=PGD(), eps=0.1)
+    outcomes = found.outcomes
+    clean = outcomes.clean[0] == outcomes.labels
+    assert found.summary["clean_accuracy"] == clean.mean() == (outcomes.clean[0] != -1).mean()
+    broken = (outcomes.perturbed[0, 0] != outcomes.labels) & (outcomes.perturbed[0, 0] != -1)
+    assert found.summary["robust_accuracy"] == (clean & ~broken).mean()
+    assert (clean & (outcomes.perturbed[0, 0] == -1)).any()
+    assert (clean & broken).any()
+
+
+def test_a_detector_that_rejects_all_is_worth_nothing() -> None:
+    """Neither on clean images nor under attack, and not with a radius of 0."""
+    images = torch.rand(20, 1, 2, 2)
+    labels = images.flatten(1).argmax(1)
+    for eps in (0.0, 0.1):
+        found = evaluate(detector(-1.0), images, labels, attack=PGD(steps=3), eps=eps)
+        assert found.summary["clean_accuracy"] == found.summary["robust_accuracy"] == 0
+        assert found.summary["robust_accuracy_vote"] == found.summary["robust_accuracy_every_draw"] == 0
+
+
+def test_a_decision_based_attack_takes_no_rejection_for_a_success() -> None:
+    """What HopSkipJump returns is accepted as another class."""
+    images = torch.rand(12, 1, 2, 2)
+    labels = images.flatten(1).argmax(1)
+    model = detector(0.8)
+    perturbed = HopSkipJump(queries=300)(model, images, labels, norm="l2")
+    moved = (perturbed != images).flatten(1).any(1)
+    decisions = predict(model, perturbed, repeats=1)[0]
+    assert moved.double().mean() > 0.5
+    assert not np.isin(decisions[moved.numpy()], -1).any()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "eps"), [({"bits": 8, "median": 3}, 0.12), ({"bits": 4, "median": 1, "false_positives": 0.05}, 0.2)]
+)
+def test_an_attack_adapts_by_itself(
+    parameters: dict[str, Any], eps: float, digits: tuple[InMemory, InMemory], network: type[nn.Module]
+) -> None:
+    """On digits, PGD leaves at least 30 points less of what its transfer from the undefended network leaves."""
+    train, test = digits
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for epoch in range(12):
+        for rows in torch.randperm(len(train), generator=torch.Generator().manual_seed(epoch)).split(64):
+            images, labels = train.batch(rows)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    model.eval()
+    images, labels = test.batch(torch.arange(60))
+    defended = defend(model, FeatureSqueezing(**parameters), train)
+    adaptive = evaluate(defended, images, labels, attack=PGD(), eps=eps)
+    transferred = evaluate(defended, images, labels, attack=Transfer(surrogate=model, attack=PGD()), eps=eps)
+    assert adaptive.summary["robust_accuracy"] <= transferred.summary["robust_accuracy"] - 0.3
+    assert adaptive.flags == ()
+
+
+def test_the_surrogate_is_smooth() -> None:
+    """With the surrogates in the layers' places no image is rejected and no pixel is rounded."""
+    images = torch.rand(5, 1, 2, 2)
+    model = detector(-1.0, bits=2, median=1)
+    with approximated(model):
+        assert torch.allclose(model(images), Pixels()(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("bits", 0), ("bits", 9), ("median", 0), ("false_positives", 0), ("false_positives", 1)]
+)
+def test_bad_parameters_are_refused(name: str, value: float) -> None:
+    """Each in one line that names it."""
+    with pytest.raises(UserError, match=f"feature-squeezing.{name} is {value}: "):
+        FeatureSqueezing.from_parameters({name: value}, name="feature-squeezing")
