@@ -142,6 +142,10 @@ class Preparation:
             # A file of the cache is ours to replace, whatever has become of it; a file that the user named is not.
             return False
 
+    def is_being_trained(self, training: Training) -> bool:
+        """Whether a living process trains that at this moment for the user's cache folder."""
+        return _claims(training).is_held(training.key)
+
     def train_if_free(self, training: Training) -> bool:
         """Trains a defended model for the user's cache folder, unless a living process that shares it is at it already.
 
@@ -151,7 +155,7 @@ class Preparation:
         if self.is_trained(training):
             return True
         path = cached_checkpoint(training)
-        with Claims(path.parent.parent).hold(training.key) as ours:
+        with _claims(training).hold(training.key) as ours:
             if not ours:
                 return False
             # It may have come while this process looked for it.
@@ -187,6 +191,11 @@ class Preparation:
         with seeded(self.seed, self.device):
             right = torch.cat([model(batch.to(self.device)).argmax(1).cpu() for batch in batches]) == examples.labels
         return right.double().mean().item(), len(examples)
+
+
+def _claims(training: Training) -> Claims:
+    """Who trains what for the user's cache folder."""
+    return Claims(cached_checkpoint(training).parent.parent)
 
 
 def _names(training: Training) -> set[str]:

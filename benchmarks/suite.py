@@ -190,6 +190,7 @@ class Suite:
             {
                 "dataset": [self.dataset],
                 "model": [subject.model],
+                "checkpoint": [str(subject.path), subject.path.name],
                 "defense": [subject.defense, "+".join(each.name for each in subject.defenses) or "none"],
                 "attack": [attack.spec.label, attack.spec.name],
                 "norm": [norm],

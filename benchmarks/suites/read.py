@@ -29,7 +29,7 @@ __all__ = [
 _FOLDER = Path(__file__).parent
 
 CONDITIONS = (
-    *("dataset", "model", "defense", "attack", "norm", "eps", "targeted"),
+    *("dataset", "model", "checkpoint", "defense", "attack", "norm", "eps", "targeted"),
     *("n", "repeats", "seed", "precision"),
 )
 """What ``include`` and ``exclude`` can say of a cell, in the words of the table."""

@@ -191,8 +191,11 @@ def _summary(common: Common, planned: Sweep, cells: Sequence[CellState], *, cost
     lines = [
         f"{len(cells)} cells: {', '.join(f'{counted[state]} {state}' for state in STATES if counted[state]) or 'none'}"
     ]
-    training = [model.training.label for model in planned.models if model.training is not None and model.to_be_trained]
-    lines += [f"to be trained: {label}" for label in dict.fromkeys(training)]
+    left = {model.training.key: model for model in planned.models if model.training is not None and model.to_be_trained}
+    for model in left.values():
+        assert model.training is not None
+        begun = model.prepare.is_being_trained(model.training)
+        lines.append(f"{'being trained' if begun else 'to be trained'}: {model.training.label}")
     if costs:
         lines.append(_left(common, [cell for cell in cells if cell.state != "done"]))
     return "\n".join(lines)

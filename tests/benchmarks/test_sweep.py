@@ -140,6 +140,10 @@ def test_a_checkpoint_stands_as_it_is_or_is_defended(
     sweep = planned(
         f"{{n: 5, defenses: [{{checkpoint: {base}}}, [{{checkpoint: {base}}}, gaussian-noise]], decision: [one-draw, vote]}}"
     )
+    aside = planned(
+        f"{{n: 5, defenses: [none, {{checkpoint: {base}}}], exclude: {{checkpoint: base.safetensors}}, attacks: pgd}}"
+    )
+    assert [model.training is None for model in aside.models] == [False]
     plain = [model for model in sweep.models if model.training is None]
     noisy = [model for model in sweep.models if model.training is not None]
     assert [model.expected.identity for model in plain] == [subject.identity] * 2
@@ -178,6 +182,7 @@ def test_two_processes_train_a_model_once(prepare: Callable[..., Preparation], m
     waiting = threading.Thread(target=lambda: found.append(prepared.trained(training)))
     waiting.start()
     waiting.join(0.2)
+    assert prepared.is_being_trained(training)
     assert not found and not path.exists() and not prepared.train_if_free(training)
     other = prepare(seed=78).trained(prepare(seed=78).training())
     shutil.copy(other.path, path)  # no checkpoint of that training: it is trained again

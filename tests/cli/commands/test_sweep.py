@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import csv
+import os
+import select
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +122,36 @@ def test_processes_share_the_cells(advdef: Advdef, suite: Path, here: Path) -> N
         return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
     assert without_times(here / "two.csv") == without_times(here / "one.csv")
+
+
+def test_a_cluster_that_takes_its_machine_back_loses_nothing(suite: Path, here: Path) -> None:
+    """SIGTERM to every process of a job ends it with 130; no cell has failed by that, and the same command goes on."""
+    (here / "own.py").write_text(
+        "import os, time\nfrom robustbench_cli.attacks.fgsm import FGSM\n"
+        "class Slow(FGSM):\n    def run(self, *given):\n"
+        "        open('began', 'w').close()\n        time.sleep(600 * ('WAIT' in os.environ))\n        return super().run(*given)\n"
+    )
+    suite.write_text("{n: 20, defenses: {checkpoint: model.safetensors}, attacks: [fgsm, 'own.py:Slow'], eps: 0.1}")
+    words = [sys.executable, "-m", "robustbench_cli", "sweep", "suite.yaml", "--jobs", "1"]
+    running = subprocess.Popen(
+        words,
+        env=os.environ | {"WAIT": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert running.stderr is not None
+    while not (here / "began").exists() and running.poll() is None:
+        select.select([running.stderr], [], [], 0.05)
+    os.killpg(running.pid, signal.SIGTERM)
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (130, "")
+    assert err.rstrip().endswith("the same command goes on: advdef sweep suite.yaml --jobs 1")
+    assert len(list((here / "advdef-runs" / "cells").glob("*.json"))) == 1
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 2 cells are in advdef-runs already" in done.stderr
 
 
 @pytest.mark.parametrize(
