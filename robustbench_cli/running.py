@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.subject import Subject
     from robustbench_cli.benchmarks.suite import Job
     from robustbench_cli.benchmarks.sweep import Part
+    from robustbench_cli.benchmarks.training import Training
     from robustbench_cli.defenses.base.training import TrainingProgress
     from robustbench_cli.options import Common
 
@@ -33,6 +37,7 @@ __all__ = [
     "preparation",
     "raise_failures",
     "table_of",
+    "train_in_processes",
 ]
 
 
@@ -87,6 +92,42 @@ def preparation(
         wait=lambda label: console.note(f"waiting for another process that trains {label}"),
         progress=progress,
     )
+
+
+def train_in_processes(common: Common, trainings: Sequence[Training], devices: Sequence[str]) -> None:
+    """Trains several models side by side, each once, for the user's cache folder.
+
+    One that cannot be trained is left for whoever asks for the model, and is told why.
+
+    Args:
+        common: The options of the command.
+        trainings: What to train.
+        devices: A torch device for each process.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=_train, args=(common.on(device), list(trainings), console.settings.quiet), daemon=True)
+        for device in devices[: len(trainings)]
+    ]
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def _train(common: Common, trainings: Sequence[Training], quiet: bool) -> None:
+    """Trains in a process of its own what no other one is at."""
+    # Ctrl-C reaches every process of the terminal; what is to become of this one, its parent decides.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    console.settings.quiet = quiet
+    for training in trainings:
+        with suppress(UserError):
+            preparation(common, training.dataset, {}, console.Progress(None)).train_if_free(training)
 
 
 def attack_all(

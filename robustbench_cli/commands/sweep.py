@@ -82,12 +82,13 @@ def sweep(
     """
     from robustbench_cli.benchmarks.suites.read import read_suite
     from robustbench_cli.benchmarks.sweep import plan
-    from robustbench_cli.running import attack_all, preparation, raise_failures, table_of
+    from robustbench_cli.running import attack_all, preparation, raise_failures, table_of, train_in_processes
     from robustbench_cli.tables import for_terminal, require_place, write
 
     if output is not None:
         require_place(output)
-    engine = _engine(common, engine_name, jobs, gpus, per_gpu, timeout)
+    devices = _devices(common, engine_name, jobs, gpus, per_gpu)
+    engine = _engine(common, engine_name, devices, jobs, per_gpu, timeout)
     words = read_suite(suite)
     with console.progress() as shown:
         planned = plan(
@@ -98,6 +99,9 @@ def sweep(
         if dry_run or status:
             cells = _states(common, planned, shard, costs=dry_run)
         else:
+            trainings = [model.training for model in planned.models if model.training and model.to_be_trained]
+            if trainings and devices:
+                train_in_processes(common, trainings, devices)
             results, failures = attack_all(
                 common, planned.parts(), shown, chosen=partial(_chosen, shard, existing, common.store), engine=engine
             )
@@ -116,36 +120,40 @@ def sweep(
     raise_failures(failures)
 
 
+def _devices(
+    common: Common, engine: Literal["local", "ray"], jobs: int | None, gpus: tuple[int, ...] | None, per_gpu: int
+) -> list[str]:
+    """A device for each process that is to be started on this machine; none where this process does all of it."""
+    if jobs is not None and gpus is not None:
+        raise UserError("--jobs and --gpus both say how many processes there are: give one, or --gpus and --per-gpu")
+    if engine == "ray":
+        if gpus is not None:
+            raise UserError("--gpus are this machine's, and Ray hands out its own: give --device cuda and --per-gpu")
+        return []
+    if gpus is not None:
+        return [str(common.on(f"cuda:{gpu}").torch_device()) for _ in range(per_gpu) for gpu in gpus]
+    return [str(common.torch_device())] * (jobs or 0)
+
+
 def _engine(
     common: Common,
     name: Literal["local", "ray"],
+    devices: Sequence[str],
     jobs: int | None,
-    gpus: tuple[int, ...] | None,
     per_gpu: int,
     timeout: float | None,
 ) -> Engine | None:
     """What runs the cells; ``None`` for this process."""
-    if jobs is not None and gpus is not None:
-        raise UserError(
-            "--jobs and --gpus both say how many processes there are: give one of them, or --gpus and --per-gpu"
-        )
     if name == "ray":
         from robustbench_cli.benchmarks.engines import ray
 
-        if gpus is not None:
-            raise UserError(
-                "--gpus names those of this machine, and Ray hands out its own: give --device cuda and --per-gpu"
-            )
         return partial(ray.run, processes=jobs, per_gpu=per_gpu, timeout=timeout)
-    if jobs is None and gpus is None and timeout is None:
+    if not devices and timeout is None:
         return None
     from robustbench_cli.benchmarks.engines import processes
 
-    if gpus is None:
-        devices = [str(common.torch_device())] * (jobs or 1)
-    else:
-        devices = [str(common.on(f"cuda:{gpu}").torch_device()) for _ in range(per_gpu) for gpu in gpus]
-    return partial(processes.run, devices=devices, timeout=timeout)
+    # Only another process can be ended when its time is over.
+    return partial(processes.run, devices=devices or [str(common.torch_device())], timeout=timeout)
 
 
 def _chosen(

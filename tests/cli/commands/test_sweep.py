@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from robustbench_cli.benchmarks.claims import Claims
 
 Advdef = Callable[..., Any]
@@ -112,14 +111,22 @@ def test_what_runs_elsewhere_is_seen(advdef: Advdef, suite: Path, here: Path) ->
     assert advdef("sweep", "suite.yaml", "--dry-run").out.endswith("left: unknown; time: unknown\n")
 
 
-def test_processes_share_the_cells(advdef: Advdef, suite: Path, here: Path) -> None:
-    """Two of this machine; what they compute is what one computes."""
-    assert advdef("sweep", "suite.yaml", "--jobs", "2", "-o", "two.csv", "--store", "two").code == 0
+def test_processes_share_the_cells(advdef: Advdef, suite: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of this machine, and the trainings; what they compute is what one computes."""
+    suite.write_text(
+        "{n: 20, defenses: [none, gaussian-noise], attacks: [fgsm, {name: pgd, steps: 3}], eps: 0.1, train: {epochs: 3}}"
+    )
+    ended = advdef("sweep", "suite.yaml", "--jobs", "2", "-o", "two.csv", "--store", "two")
+    assert ended.code == 0
+    assert ended.err.count("training small-cnn with") == 2
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "elsewhere"))
     assert advdef("sweep", "suite.yaml", "-o", "one.csv", "--store", "one").code == 0
 
     def without_times(path: Path) -> list[dict[str, str]]:
         rows = csv.DictReader(path.read_text().splitlines())
         return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+    assert len(cells(here / "two.csv")) == 4
 
     assert without_times(here / "two.csv") == without_times(here / "one.csv")
 
