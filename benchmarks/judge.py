@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustbench_cli.attacks.base.decision import REJECTED, decisions
+from robustbench_cli.attacks.base.decision import REJECTED
 from robustbench_cli.attacks.base.losses import margin
 from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.norm import Norm
@@ -78,23 +78,28 @@ class Judge:
             # Each batch is counted for itself, so that its draws do not hang on which others this process has judged.
             self._judged[start] += 1
             scored = self._ask(self._scores, images, f"score {self._judged[start]}", start)
-            return decisions(scored), _survival(scored, labels, perturbed=perturbed)
+            return self._judged_by(scored, scored, labels, perturbed=perturbed)
         scored = self._ask(self._scores, images, "score", start)
         chosen_on = self._ask(self._choices, images, "choose", start) if self._randomized else scored
-        return decisions(scored), _survival(chosen_on, labels, perturbed=perturbed)
+        return self._judged_by(scored, chosen_on, labels, perturbed=perturbed)
+
+    def _judged_by(
+        self, scored: Tensor, chosen_on: Tensor, labels: Tensor, *, perturbed: bool
+    ) -> tuple[Tensor, Tensor]:
+        chosen = self._choices.decided(chosen_on)
+        return self._scores.decided(scored), _survival(chosen_on, chosen, labels, perturbed=perturbed)
 
     def _ask(self, source: GradientSource, images: Tensor, purpose: str, start: int) -> Tensor:
         torch.manual_seed(seed_from(self._seed, purpose, start))
         return source.logits(images)
 
 
-def _survival(logits: Tensor, labels: Tensor, *, perturbed: bool) -> Tensor:
+def _survival(logits: Tensor, predictions: Tensor, labels: Tensor, *, perturbed: bool) -> Tensor:
     """How well images survive: the share of draws whose deployed prediction is right, and between equal shares the margin.
 
     The prediction decides and not the margin's sign, which a tie or an infinite logit sets apart from it. If the images
     are perturbed, a rejection is right too.
     """
-    predictions = decisions(logits)
     right = predictions == labels
     if perturbed:
         right |= predictions == REJECTED

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.bpda import Approximated
-from robustbench_cli.attacks.base.decision import rejecting
+from robustbench_cli.attacks.base.decision import Rejecting, rejecting
 from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.training import Trainer
@@ -149,7 +149,7 @@ class Detector(nn.Module):
         return logits
 
 
-class _Rejection(Approximated):
+class _Rejection(Approximated, Rejecting):
     """From logits ``(1 + S, N, K)`` of images and their squeezed copies to those of the detector."""
 
     threshold: Tensor

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["NO_NUMBER", "REJECTED", "decisions", "rejecting"]
+__all__ = ["NO_NUMBER", "REJECTED", "Rejecting", "can_reject", "decisions", "rejecting"]
 
 REJECTED = -1
 """The decision to take an image for none of the classes, which a detector makes; see :func:`rejecting`."""
@@ -14,10 +14,29 @@ NO_NUMBER = -2
 """In the place of a decision where a logit is not a number: the model has failed."""
 
 
-def decisions(logits: Tensor) -> Tensor:
-    """The decisions ``(...)`` that logits ``(..., K)`` stand for: a class, :data:`REJECTED` or :data:`NO_NUMBER`."""
-    rejected = (logits == logits[..., :1]).all(-1)
-    classes = logits.argmax(-1).masked_fill(rejected, REJECTED)
+class Rejecting(nn.Module):
+    """The base of a layer that may reject images, by :func:`rejecting`.
+
+    Only where a model has one are equal logits a rejection. Elsewhere they are what an attack has made of a model whose
+    logits saturate, and to count them as held off would make it look robust.
+    """
+
+
+def can_reject(model: nn.Module) -> bool:
+    """Whether a model is a detector: whether any of its layers is :class:`Rejecting`."""
+    return any(isinstance(module, Rejecting) for module in model.modules())
+
+
+def decisions(logits: Tensor, *, detector: bool) -> Tensor:
+    """The decisions ``(...)`` that logits ``(..., K)`` stand for: a class, :data:`REJECTED` or :data:`NO_NUMBER`.
+
+    Args:
+        logits: Of the deployed model.
+        detector: Whether it :func:`can_reject`, so that equal logits are a rejection; else they are the first class.
+    """
+    classes = logits.argmax(-1)
+    if detector:
+        classes = classes.masked_fill((logits == logits[..., :1]).all(-1), REJECTED)
     return classes.masked_fill(logits.isnan().any(-1), NO_NUMBER)
 
 

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.decision import decisions
+from robustbench_cli.attacks.base.decision import can_reject, decisions
 from robustbench_cli.attacks.base.errors import UserError, is_out_of_memory
 from robustbench_cli.attacks.base.losses import Loss, margin
 from robustbench_cli.attacks.base.model import EnumerableDraws, OneDraw
@@ -105,7 +105,11 @@ class GradientSource(ABC):
 
     def decisions(self, images: Tensor) -> Tensor:
         """The decisions ``(D, N)`` on images ``(N, C, H, W)``, and no more; see :func:`.decision.decisions`."""
-        return decisions(self.logits(images))
+        return self.decided(self.logits(images))
+
+    def decided(self, logits: Tensor) -> Tensor:
+        """The decisions ``(D, N)`` that logits ``(D, N, K)`` of this model stand for."""
+        return decisions(logits, detector=can_reject(self.model))
 
     def gradient(self, images: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         """Logits and the gradient of the mean loss over the draws.

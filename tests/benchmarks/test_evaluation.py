@@ -620,3 +620,12 @@ def test_a_row_says_that_its_attack_made_do_with_few_classes(attack: Any, classe
     found = evaluate(model, images, labels, attack=attack, norm="linf", eps=1.0)
     assert ("few-classes" in found.flags) == few
     assert found.summary["robust_accuracy"] < 1
+
+
+def test_logits_that_saturate_are_no_rejection() -> None:
+    """A model whose logits an attack makes all equal says its first class of the image, and holds nothing off."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Threshold(1e9, 0.0))
+    labels = torch.arange(40) % 10
+    found = evaluate(model, torch.rand(40, 1, 8, 8), labels, attack=PGD(steps=1), eps=0.1)
+    assert found.summary["clean_accuracy"] == found.summary["robust_accuracy"] == 0.1
+    assert (found.outcomes.perturbed == 0).all()

@@ -2,17 +2,25 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from robustbench_cli.attacks.base.decision import NO_NUMBER, REJECTED, decisions, rejecting
+from robustbench_cli.attacks.base.decision import NO_NUMBER, REJECTED, Rejecting, can_reject, decisions, rejecting
 from robustbench_cli.attacks.base.losses import dlr, expected_margin, margin, targeted_dlr
 
 
 def test_a_decision_is_a_class_a_rejection_or_a_failure() -> None:
-    """The largest logit's class; none where all are equal; another word where one is no number."""
+    """The largest logit's class; of a detector none where all are equal; another word where one is no number."""
     nan = float("nan")
     logits = torch.tensor([[0.0, 2.0, 1.0], [2.0, 2.0, 1.0], [3.0, 3.0, 3.0], [nan, 2.0, 1.0], [nan, nan, nan]])
-    assert decisions(logits).tolist() == [1, 0, REJECTED, NO_NUMBER, NO_NUMBER]
-    assert decisions(logits.expand(2, 5, 3)).shape == (2, 5)
+    assert decisions(logits, detector=True).tolist() == [1, 0, REJECTED, NO_NUMBER, NO_NUMBER]
+    assert decisions(logits, detector=False).tolist() == [1, 0, 0, NO_NUMBER, NO_NUMBER]
+    assert decisions(logits.expand(2, 5, 3), detector=True).shape == (2, 5)
+
+
+def test_a_detector_is_a_model_with_a_layer_that_rejects() -> None:
+    """Wherever it stands in it; no other model is one."""
+    assert can_reject(nn.Sequential(nn.Linear(2, 2), nn.Sequential(Rejecting())))
+    assert not can_reject(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
 
 
 @pytest.mark.parametrize("targeted", [False, True])
