@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
-import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.files import write_whole
 from robustbench_cli.benchmarks.checkpoint import versions
 
 __all__ = ["KeptPieces", "Piece"]
+
+_SEAL = 32
+"""Bytes of a sha256."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +52,7 @@ class Piece:
 
 
 class KeptPieces:
-    """The pieces of one evaluation, a file each.
+    """The pieces of one evaluation, a file each: the sha256 of an ``.npz`` file, and that.
 
     What another version has left, or is damaged, or is of other images, is not there.
 
@@ -71,12 +76,14 @@ class KeptPieces:
         """
         try:
             content = self._file(start).read_bytes()
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                found = dict(arrays)
-            said = json.loads(str(found.pop("said")))
-            kept, perturbed = found.pop("places"), found.pop("images", None)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except OSError:
             return None
+        if content[:_SEAL] != _seal(content[_SEAL:]):
+            return None
+        with np.load(io.BytesIO(content[_SEAL:]), allow_pickle=False) as arrays:
+            found = dict(arrays)
+        said = json.loads(str(found.pop("said")))
+        kept, perturbed = found.pop("places"), found.pop("images", None)
         if said.pop("version") != self._version or not np.array_equal(kept, places.numpy()):
             return None
         if self._images and perturbed is None:
@@ -89,11 +96,7 @@ class KeptPieces:
         )
 
     def write(self, start: int, piece: Piece) -> None:
-        """Keeps a piece.
-
-        Raises:
-            UserError: The folder cannot be written.
-        """
+        """Keeps a piece; where it cannot be written, a kill costs more, and the store will tell when it is to be written."""
         said = {name: getattr(piece, name) for name in ("forwards", "backwards", "without_gradient", "seconds")}
         arrays: dict[str, Any] = dict(piece.outcomes)
         if self._images:
@@ -105,11 +108,17 @@ class KeptPieces:
             said=np.array(json.dumps(said | {"version": self._version, "flags": sorted(piece.flags)})),
             **arrays,
         )
-        write_whole(self._file(start), buffer.getvalue())
+        content = buffer.getvalue()
+        with suppress(UserError):
+            write_whole(self._file(start), _seal(content) + content)
 
     def remove(self) -> None:
         """Removes them all, when the evaluation is stored."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _file(self, start: int) -> Path:
-        return self._folder / f"{start}.npz"
+        return self._folder / f"{start}.piece"
+
+
+def _seal(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()

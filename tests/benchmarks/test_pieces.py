@@ -97,14 +97,14 @@ def test_a_piece_that_does_not_fit_is_not_there(tmp_path: Path, monkeypatch: pyt
     model, images, labels = Noisy(0.0), torch.rand(IMAGES, 1, 4, 4), torch.arange(IMAGES) % 3
     kept = KeptPieces(tmp_path / "pieces", images=True)
     alone = evaluate(model, images, labels, attack=PGD(steps=3), eps=0.1, kept=kept)
-    path = tmp_path / "pieces" / "8.npz"
+    path = tmp_path / "pieces" / "8.piece"
     if spoil in {"damaged", "empty"}:
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2] if spoil == "damaged" else b"")
     elif spoil == "another version":
         monkeypatch.setattr(kept, "_version", "0")
     else:
-        path.write_bytes((tmp_path / "pieces" / "0.npz").read_bytes())
+        path.write_bytes((tmp_path / "pieces" / "0.piece").read_bytes())
     ran: list[int] = []
 
     class Counted(PGD):
@@ -114,6 +114,33 @@ def test_a_piece_that_does_not_fit_is_not_there(tmp_path: Path, monkeypatch: pyt
 
     same(evaluate(model, images, labels, attack=Counted(steps=3), eps=0.1, kept=kept), alone)
     assert ran == ([8, 8, 4] if spoil == "another version" else [8])
+
+
+def test_no_flipped_bit_is_read(tmp_path: Path) -> None:
+    """In any byte of the file: a piece that is not as it was written is none, and no number comes of it."""
+    model, images, labels = Noisy(0.0), torch.rand(IMAGES, 1, 4, 4), torch.arange(IMAGES) % 3
+    kept = KeptPieces(tmp_path, images=False)
+    evaluate(model, images, labels, attack=PGD(steps=1), eps=0.1, kept=kept)
+    content = (tmp_path / "8.piece").read_bytes()
+    places = torch.arange(8, 16)
+    assert kept.read(8, places, images[8:16]) is not None
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        (tmp_path / "8.piece").write_bytes(damaged)
+        assert kept.read(8, places, images[8:16]) is None
+
+
+def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
+    """And the evaluation goes on."""
+    (tmp_path / "pieces").write_text("")
+    model, images, labels = Noisy(0.0), torch.rand(IMAGES, 1, 4, 4), torch.arange(IMAGES) % 3
+    kept = KeptPieces(tmp_path / "pieces", images=False)
+    given: dict[str, Any] = {"attack": PGD(steps=1), "eps": 0.1}
+    same(
+        evaluate(model, images, labels, kept=kept, **given),
+        evaluate(model, images, labels, **given),
+    )
 
 
 @pytest.mark.parametrize("attack", ["pgd", "fmn"])
@@ -130,7 +157,7 @@ def test_a_killed_cell_costs_a_batch(jobs: Callable[..., list[Job]], tmp_path: P
     with pytest.raises(KeyboardInterrupt):
         work(job, progress=interrupt)
     folder = job.store / (SEARCHES if attack == "fmn" else "") / PIECES
-    assert len(list(folder.glob("*/*.npz"))) == 2
+    assert len(list(folder.glob("*/*.piece"))) == 2
     resumed = work(job)
     assert not isinstance(resumed, Failure)
     assert resumed.model_copy(update={"seconds": 0.0}) == undisturbed.model_copy(update={"seconds": 0.0})
