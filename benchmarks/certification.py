@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.files import ensure_writable, write_whole
 from robustbench_cli.attacks.base.measured import MeasuredModel
-from robustbench_cli.attacks.base.model import frozen
+from robustbench_cli.attacks.base.model import frozen, move
 from robustbench_cli.attacks.base.random import seed_from
 from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.benchmarks.checkpoint import versions
@@ -152,7 +152,7 @@ def sampled(
     """
     device, shape = torch.device(device), tuple(images.shape[1:])
     keep_freed_memory()
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    move(model, device)
     noise = _Noise(shape, device=device, batch_size=batch_size)
     with frozen(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         measured = MeasuredModel(model, images[:8].to(device))

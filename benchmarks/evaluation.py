@@ -17,7 +17,7 @@ from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.draws import AskedDraws, Draws
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.measured import MeasuredModel
-from robustbench_cli.attacks.base.model import frozen
+from robustbench_cli.attacks.base.model import frozen, move
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random, seed_from, seeded
 from robustbench_cli.attacks.base.source import GradientSource, Precision
@@ -126,7 +126,7 @@ def evaluate(
     device = torch.device(device) if device is not None else _device_of(model)
     asked = attack.asked(model)
     for module in (model, asked):
-        module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        move(module, device)
     batch_size = batch_size or automatic_batch_size(device, tuple(images.shape[1:]))
     started, earlier = time.perf_counter(), 0.0
     with frozen(model), frozen(asked), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -316,7 +316,7 @@ def predict(
         ``(R, N)`` decisions, see :func:`~robustbench_cli.attacks.base.decision.decisions`; of a deterministic model ``(1, N)``.
     """
     device = torch.device(device) if device is not None else _device_of(model)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    move(model, device)
     with frozen(model), seeded(seed_from(seed, "predict"), device):
         probe = images[:8].to(device)
         source = MeasuredModel(model, probe).source(

@@ -23,7 +23,7 @@ from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.files import write_whole
 from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.method import Method
-from robustbench_cli.attacks.base.model import frozen
+from robustbench_cli.attacks.base.model import frozen, move
 from robustbench_cli.attacks.base.random import seed_from
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import versions
@@ -163,7 +163,7 @@ def reprogram(
         raise UserError(f"the task has more classes than the model's {classes}: give a task of as many or fewer")
     started = time.perf_counter()
     keep_freed_memory()
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    move(model, device)
     recipe = Recipe(epochs=method.epochs, lr=method.lr, weight_decay=0)
     trainer = Trainer(_First(train, method.examples), recipe, seed=seed, device=device, progress=progress)
     with frozen(model):

@@ -15,7 +15,15 @@ from torch.func import vmap
 from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.random import seeded
 
-__all__ = ["EnumerableDraws", "OneDraw", "cost_of_all_draws", "frozen", "is_randomized", "rows_share_draws"]
+__all__ = [
+    "EnumerableDraws",
+    "OneDraw",
+    "cost_of_all_draws",
+    "frozen",
+    "is_randomized",
+    "move",
+    "rows_share_draws",
+]
 
 
 @runtime_checkable
@@ -88,6 +96,11 @@ def cost_of_all_draws(model: nn.Module, images: Tensor) -> float | None:
     first, second = (model.all_draws(images[:2]) for _ in range(2))
     same = bool(((first - second).abs() <= rounding(first).unsqueeze(-1)).all())
     return model.cost_of_all_draws if same else None
+
+
+def move(model: nn.Module, device: torch.device) -> None:
+    """Moves a model to a device, in place, and lays its weights out channels last there, as convolutions are fastest."""
+    model.to(device).to(memory_format=torch.channels_last)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.model import move
 from robustbench_cli.attacks.base.random import seed_from, seeded
 from robustbench_cli.defenses.base.adversarial import accuracy_under_pgd
 from robustbench_cli.defenses.base.outcome import Collapse, Outcome
@@ -180,7 +181,7 @@ class Trainer:
         Raises:
             UserError: The loss is not finite, or the file for resuming is of another training or cannot be written.
         """
-        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        move(network, self.device)
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         optimizer = self.recipe.build_optimizer(parameters)
         gradients = gradients or _gradients_of(loss)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.model import frozen, is_randomized, rows_share_draws
+from robustbench_cli.attacks.base.model import frozen, is_randomized, move, rows_share_draws
 
 IMAGES = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -82,3 +84,14 @@ def test_a_frozen_model_is_still_and_comes_back() -> None:
         raise KeyError
     assert [module.training for module in model.modules()] == modes
     assert [parameter.requires_grad for parameter in model.parameters()] == needs
+
+
+def test_a_model_that_is_moved_computes_the_same_from_weights_channels_last() -> None:
+    """It is moved in place, so that an optimizer's parameters stay its own, and no number of it changes."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(32, 10))
+    parameters, before = list(model.parameters()), copy.deepcopy(model)
+    move(model, torch.device("cpu"))
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(now is parameter for now, parameter in zip(model.parameters(), parameters, strict=True))
+    assert all(torch.equal(now, then) for now, then in zip(model.parameters(), before.parameters(), strict=True))
