@@ -25,6 +25,7 @@ from robustbench_cli.benchmarks.comparison.models import (
 )
 from robustbench_cli.benchmarks.comparison.optimality import compare_minimal_norm
 from robustbench_cli.benchmarks.comparison.peers import BATCH, LIBRARIES, AutoAttackBudget, CWBudget, PGDBudget
+from robustbench_cli.benchmarks.comparison.single import single_attacks, single_table
 from robustbench_cli.benchmarks.comparison.tables import markdown
 from robustbench_cli.benchmarks.comparison.timing import ratio
 from robustbench_cli.benchmarks.devices import keep_freed_memory
@@ -51,9 +52,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m robustbench_cli.benchmarks.comparison", description=__doc__)
     parser.add_argument(
         "what",
-        choices=("costs", "peers", "autoattack", "minimal-norm"),
-        help="what ours cost; how they stand beside other libraries'; the standard suite beside torchattacks' AutoAttack; "
-        "the minimal-norm attacks beside Foolbox's and torchattacks'",
+        choices=("costs", "peers", "autoattack", "single", "minimal-norm"),
+        help="what ours cost; how they stand beside other libraries'; the standard suite beside torchattacks' AutoAttack, "
+        "and beside every single attack of torchattacks, Foolbox and ART; the minimal-norm attacks beside Foolbox's and "
+        "torchattacks'",
     )
     parser.add_argument("--turns", type=int, default=3, help="times that a run is repeated whose time counts (3)")
     parser.add_argument("--images", type=int, default=500, help="test images for PGD and AutoAttack (500)")
@@ -62,7 +64,11 @@ def main() -> None:
     )
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="the other libraries (all)")
     parser.add_argument(
-        "--models", nargs="+", choices=AUTOATTACKED, default=AUTOATTACKED, help="the models for AutoAttack (all)"
+        "--models",
+        nargs="+",
+        choices=AUTOATTACKED,
+        default=AUTOATTACKED,
+        help="the models for AutoAttack and single attacks (all)",
     )
     given = parser.parse_args()
     threads = torch.get_num_threads()
@@ -72,6 +78,8 @@ def main() -> None:
         compare_costs(images=given.images, turns=given.turns)
     elif given.what == "autoattack":
         compare_autoattack(given.models, images=given.images)
+    elif given.what == "single":
+        compare_single(given.models, images=given.images)
     elif given.what == "minimal-norm":
         compare_minimal_norm(images=given.cw_images)
     else:
@@ -129,6 +137,22 @@ def compare_autoattack(models: Sequence[str], *, images: int) -> None:
             entries = contest.run(subject, examples, budget, turns=1)
             print(f"\n{budget}, {model} model, {len(examples)} images\n")
             print(autoattack_table(entries, subject, examples, budget), flush=True)
+
+
+def compare_single(models: Sequence[str], *, images: int) -> None:
+    """Prints what single attacks of other libraries break of the images that the standard suite leaves."""
+    subjects, examples = trained(models), test_images(images)
+    with Contest([OURS]) as contest:
+        for model, subject in subjects.items():
+            budget = AutoAttackBudget(norm="linf", eps=AUTOATTACKED[model])
+            found = contest.run(subject, examples, budget, turns=1)[OURS]
+            left = stands(subject.load(), examples, found.perturbed, budget)
+            print(
+                f"\n{budget.norm} {budget.eps:g}, {model} model, {len(examples)} images; {OURS}: standard suite, ",
+                end="",
+            )
+            print(f"{100 * left.double().mean():.1f} % in {found.seconds[0]:.0f} s\n", flush=True)
+            print(single_table(subject, examples, left, single_attacks(budget.eps), budget), flush=True)
 
 
 def autoattack_table(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.comparison.contest import distances
 from robustbench_cli.benchmarks.comparison.models import Examples, classified_right, test_images, trained
+from robustbench_cli.benchmarks.comparison.peers import Run, foolbox_run
 from robustbench_cli.benchmarks.comparison.tables import markdown
 
 __all__ = ["compare_minimal_norm", "local_optimality"]
@@ -23,9 +23,6 @@ OURS = ("ddn", "fmn", "cw", "fab-t")
 
 STEPS = 100
 """Gradients an image that the peers' DDN, FMN and FAB are given, FAB's for each class; ours have their defaults."""
-
-
-_Run = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def local_optimality(distances: Tensor, best: Tensor) -> float:
@@ -83,29 +80,23 @@ def _table(found: Mapping[str, Tensor]) -> str:
     return markdown(("attack", "fooled", "median distance", "local optimality"), rows)
 
 
-def _distances(model: nn.Module, examples: Examples, attack: _Run, norm: Norm) -> Tensor:
+def _distances(model: nn.Module, examples: Examples, attack: Run, norm: Norm) -> Tensor:
     torch.manual_seed(0)
     perturbed = attack(model, examples.images, examples.labels).detach()
     return distances(model, examples, perturbed, norm)
 
 
-def _ours(norm: Norm) -> dict[str, _Run]:
-    def run(attack: Attack) -> _Run:
+def _ours(norm: Norm) -> dict[str, Run]:
+    def run(attack: Attack) -> Run:
         return lambda model, images, labels: attack(model, images, labels, norm=norm, batch_size=64)
 
     return {name: run(registry.load(name)()) for name in OURS if norm in registry.load(name).norms}
 
 
-def _peers(norm: Norm) -> dict[str, _Run]:
+def _peers(norm: Norm) -> dict[str, Run]:
     """The attacks of Foolbox and torchattacks on the same norm."""
     import torchattacks
-    from foolbox import PyTorchModel
     from foolbox.attacks import DDNAttack, L2DeepFoolAttack, L2FMNAttack, LinfDeepFoolAttack, LInfFMNAttack
-
-    def foolbox(attack: Any) -> _Run:
-        return lambda model, images, labels: attack(PyTorchModel(model, bounds=(0, 1)), images, labels, epsilons=None)[
-            0
-        ]
 
     def fab(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         # Wide enough for any image to be kept.
@@ -119,4 +110,7 @@ def _peers(norm: Norm) -> dict[str, _Run]:
         named = {"FMN": LInfFMNAttack(steps=STEPS), "DeepFool": LinfDeepFoolAttack()}
     else:
         named = {"FMN": L2FMNAttack(steps=STEPS), "DeepFool": L2DeepFoolAttack(), "DDN": DDNAttack(steps=STEPS)}
-    return {**{f"Foolbox {name}": foolbox(attack) for name, attack in named.items()}, "torchattacks FAB-T": fab}
+    return {
+        **{f"Foolbox {name}": foolbox_run(attack, eps=None) for name, attack in named.items()},
+        "torchattacks FAB-T": fab,
+    }

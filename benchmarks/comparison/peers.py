@@ -23,7 +23,10 @@ from robustbench_cli.benchmarks.evaluation import evaluate
 from robustbench_cli.benchmarks.outcomes import Outcomes
 from robustbench_cli.benchmarks.suites.read import read_suite
 
-__all__ = ["LIBRARIES", "AutoAttackBudget", "CWBudget", "Library", "PGDBudget"]
+__all__ = ["LIBRARIES", "AutoAttackBudget", "CWBudget", "Library", "PGDBudget", "Run", "foolbox_run"]
+
+Run = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""An attack: a model, images ``(N, C, H, W)`` and labels ``(N,)`` to perturbed images."""
 
 BATCH = 250
 """Images that are given to a peer at once."""
@@ -313,6 +316,21 @@ LIBRARIES: dict[str, Library] = {
     "CleverHans": CleverHans(),
 }
 """By the name that a table shows; ours first."""
+
+
+def foolbox_run(attack: Any, *, eps: float | None) -> Run:
+    """An attack of Foolbox as a function.
+
+    Args:
+        attack: With its parameters.
+        eps: The radius; ``None`` for the smallest perturbation that it finds.
+    """
+
+    def run(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        found: Tensor = attack(Foolbox().wrap(model), images, labels, epsilons=eps)[0]
+        return found
+
+    return run
 
 
 def _broken(outcomes: Outcomes, before: Outcomes | None) -> Tensor:

@@ -1,0 +1,137 @@
+"""Whether a single attack of another library breaks an image that the standard suite leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustbench_cli.benchmarks.comparison.contest import stands
+from robustbench_cli.benchmarks.comparison.models import Examples
+from robustbench_cli.benchmarks.comparison.peers import ART, BATCH, AutoAttackBudget, Run, foolbox_run
+from robustbench_cli.benchmarks.comparison.tables import markdown
+from robustbench_cli.benchmarks.comparison.timing import clock
+from robustbench_cli.benchmarks.subject import Subject
+
+__all__ = ["single_attacks", "single_table"]
+
+STEPS = 100
+"""Gradients an image that every attack is given, for each target where it has several."""
+
+QUERIES = 5000
+"""Forward passes an image of Square."""
+
+
+def single_attacks(eps: float) -> dict[str, Run]:
+    """The attacks of torchattacks, Foolbox and ART in linf, by library and name.
+
+    Args:
+        eps: The radius; steps are of a quarter of it where an attack has a length of its own for them.
+    """
+    return {**_torchattacks(eps), **_foolbox(eps), **_art(eps)}
+
+
+def single_table(
+    subject: Subject, examples: Examples, left: Tensor, attacks: Mapping[str, Run], budget: AutoAttackBudget
+) -> str:
+    """What each attack breaks of the images that the suite leaves, and the robust accuracy that it leaves itself.
+
+    An attack that breaks none of them leaves at least what the suite leaves; only the others are run on all images.
+
+    Args:
+        subject: The model.
+        examples: N images.
+        left: ``(N,)``, which of them stand after the suite.
+        attacks: By the name that the table shows.
+        budget: Gives the norm and the radius.
+    """
+    model, rest = subject.load(), Examples(examples.images[left], examples.labels[left])
+    accuracy, rows = 100 * left.double().mean(), []
+    for name, attack in attacks.items():
+        started = clock()
+        broken = int((~_standing(model, rest, attack, budget)).sum())
+        seconds = clock() - started
+        own = (
+            f"{100 * _standing(model, examples, attack, budget).double().mean():.1f} %"
+            if broken
+            else f">= {accuracy:.1f} %"
+        )
+        rows.append((name, str(broken), own, f"{seconds:.0f}"))
+    return markdown(("attack", f"breaks of the {len(rest)} left", "robust accuracy", "seconds for those"), rows)
+
+
+def _standing(model: nn.Module, examples: Examples, attack: Run, budget: AutoAttackBudget) -> Tensor:
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002, ART draws from it
+    pieces = zip(examples.images.split(BATCH), examples.labels.split(BATCH), strict=True)
+    return stands(model, examples, torch.cat([attack(model, x, y).detach() for x, y in pieces]), budget)
+
+
+def _torchattacks(eps: float) -> dict[str, Run]:
+    import torchattacks as library
+
+    step = {"eps": eps, "alpha": eps / 4, "steps": STEPS}
+    named: dict[str, tuple[Any, dict[str, Any]]] = {
+        "PGD": (library.PGD, {**step, "alpha": 2.5 * eps / STEPS}),
+        "Jitter": (library.Jitter, {**step, "alpha": 2.5 * eps / STEPS}),
+        "APGD-CE": (library.APGD, {"eps": eps, "steps": STEPS, "loss": "ce"}),
+        "APGD-DLR": (library.APGD, {"eps": eps, "steps": STEPS, "loss": "dlr"}),
+        "APGD-T": (library.APGDT, {"eps": eps, "steps": STEPS, "n_classes": 10}),
+        "FAB-T": (library.FAB, {"eps": eps, "steps": STEPS, "multi_targeted": True, "n_classes": 10}),
+        "Square": (library.Square, {"eps": eps, "n_queries": QUERIES}),
+        "MI-FGSM": (library.MIFGSM, step),
+        "NI-FGSM": (library.NIFGSM, step),
+        "VMI-FGSM": (library.VMIFGSM, {**step, "steps": STEPS // 5}),
+    }
+    return {f"torchattacks {name}": _built(kind, options) for name, (kind, options) in named.items()}
+
+
+def _built(kind: Any, options: Mapping[str, Any]) -> Run:
+    def run(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        found: Tensor = kind(model, **options)(images, labels)
+        return found
+
+    return run
+
+
+def _foolbox(eps: float) -> dict[str, Run]:
+    from foolbox.attacks import LinfAdamPGD, LinfDeepFoolAttack, LInfFMNAttack, LinfPGD
+
+    step = 2.5 / STEPS
+    named = {
+        "PGD": LinfPGD(rel_stepsize=step, steps=STEPS),
+        "AdamPGD": LinfAdamPGD(rel_stepsize=step, steps=STEPS),
+        "FMN": LInfFMNAttack(steps=STEPS),
+        "DeepFool": LinfDeepFoolAttack(),
+    }
+    return {f"Foolbox {name}": foolbox_run(attack, eps=eps) for name, attack in named.items()}
+
+
+def _art(eps: float) -> dict[str, Run]:
+    from art.attacks.evasion import (
+        AutoConjugateGradient,
+        AutoProjectedGradientDescent,
+        MomentumIterativeMethod,
+        SquareAttack,
+    )
+
+    shared = {"eps": eps, "batch_size": BATCH, "verbose": False}
+    searching = {**shared, "eps_step": 2 * eps, "max_iter": STEPS, "nb_random_init": 1}
+    dlr = {"loss_type": "difference_logits_ratio"}
+    named: dict[str, tuple[Any, dict[str, Any]]] = {
+        "APGD-CE": (AutoProjectedGradientDescent, {**searching, "loss_type": "cross_entropy"}),
+        "APGD-DLR": (AutoProjectedGradientDescent, {**searching, **dlr}),
+        "ACG-DLR": (AutoConjugateGradient, {**searching, **dlr}),
+        "MI-FGSM": (MomentumIterativeMethod, {**shared, "eps_step": eps / 4, "max_iter": STEPS}),
+        "Square": (SquareAttack, {**shared, "max_iter": QUERIES}),
+    }
+
+    def run(kind: Any, options: Mapping[str, Any]) -> Run:
+        return lambda model, images, labels: torch.from_numpy(
+            kind(ART().wrap(model), **options).generate(images.numpy(), labels.numpy())
+        )
+
+    return {f"ART {name}": run(kind, options) for name, (kind, options) in named.items()}
