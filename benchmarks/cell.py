@@ -18,6 +18,7 @@ from pydantic_core import PydanticSerializationError
 from robustbench_cli.attacks.base.draws import Draws
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.method import Method
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.registry import Registry
 
 __all__ = ["Accounting", "Cell", "Eps", "MethodSpec", "Targeted", "parse_eps"]
@@ -175,7 +176,7 @@ class Cell(BaseModel):
     checkpoint: str = Field(description="sha256 of the weights and of what model they are the weights of")
     defenses: tuple[MethodSpec, ...]
     attack: MethodSpec
-    norm: str
+    norm: Norm
     eps: float | None
     targeted: Targeted
     eot: Draws

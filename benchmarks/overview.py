@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +12,7 @@ from typing import Literal
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.cell import Cell
 from robustbench_cli.benchmarks.claims import Claims
 from robustbench_cli.benchmarks.cost import Passes, passes
@@ -95,23 +96,23 @@ def _most_passes(cell: Cell, subject: Subject) -> int | None:
 
 
 @cache
-def _passes(words: str, norm: str) -> Passes | None:
+def _passes(words: str, norm: Norm) -> Passes | None:
     name, parameters = json.loads(words)
     attack: Attack = attacks.load(name).from_parameters(parameters, name=name)
     try:
-        return passes(attack, norm=norm)  # type: ignore[arg-type]
+        return passes(attack, norm=norm)
     except Exception:  # noqa: BLE001 - a user's own attack may do with its own models only
         return None
 
 
 def seconds_a_pass(store: Path) -> dict[tuple[str, str], float]:
     """What a pass took in the cells that a store has, by data set and model; what is damaged is passed over."""
-    seconds: Counter[tuple[str, str]] = Counter()
+    seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
     counted: Counter[tuple[str, str]] = Counter()
     if not store.is_dir():
         return {}
     for result in Store(store).results(damaged=lambda _: None):
         model = (result.cell.dataset, result.cell.model)
-        seconds[model] += result.seconds  # type: ignore[assignment]
+        seconds[model] += result.seconds
         counted[model] += result.forwards + result.backwards
     return {model: seconds[model] / count for model, count in counted.items() if count}

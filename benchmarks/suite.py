@@ -99,7 +99,7 @@ def _as_words(key: str, values: Sequence[Any]) -> Iterator[str]:
             yield "no" if value is False else str(value)
 
 
-def usual_norm(attacks: Sequence[AttackChoice]) -> str:
+def usual_norm(attacks: Sequence[AttackChoice]) -> Norm:
     """The norm of the radii where nobody names one: linf, or the first attack's own where none of them knows linf."""
     return "linf" if any("linf" in attack.norms for attack in attacks) else attacks[0].norms[0]
 
@@ -126,7 +126,7 @@ class Suite:
     dataset: str
     n: int
     attacks: Sequence[AttackChoice]
-    norm: str | None = None
+    norm: Norm | None = None
     eps: Sequence[Eps] = ()
     targeted: Targeted = "no"
     repeats: int | None = None
@@ -136,7 +136,7 @@ class Suite:
     accounting: Accounting = "expected"
     selection: Selection = field(default_factory=Selection)
 
-    def threats(self, *, usual_eps: str) -> list[tuple[AttackChoice, str, Eps | None]]:
+    def threats(self, *, usual_eps: str) -> list[tuple[AttackChoice, Norm, Eps | None]]:
         """The attacks, each with every norm and radius that it runs at, from the smallest radius to the largest.
 
         A minimal-norm attack that does not know the suite's norm runs in its own; the radii are none of that norm, so all
@@ -162,7 +162,7 @@ class Suite:
                     raise UserError(
                         f"eps is {eps.text}: in linf it is at most 1, on the [0, 1] pixel scale, as in 8/255"
                     )
-        threats: list[tuple[AttackChoice, str, Eps | None]] = []
+        threats: list[tuple[AttackChoice, Norm, Eps | None]] = []
         for attack in self.attacks:
             if norm in attack.norms:
                 threats += [(attack, norm, eps) for eps in radii or [None]]
@@ -184,7 +184,7 @@ class Suite:
             if attack.surrogate is not None:
                 attack.surrogate.require_fit(examples, self.dataset)
 
-    def wants(self, subject: Subject, attack: AttackChoice, norm: str, eps: Eps | None, seed: int) -> bool:
+    def wants(self, subject: Subject, attack: AttackChoice, norm: Norm, eps: Eps | None, seed: int) -> bool:
         """Whether a cell of the grid is wanted."""
         return self.selection.wants(
             {

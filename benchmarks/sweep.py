@@ -24,7 +24,7 @@ from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.prepare import Preparation
 from robustbench_cli.benchmarks.subject import Subject, method_spec, open_subject
-from robustbench_cli.benchmarks.suite import AttackChoice, Condition, Job, Selection, Suite, expand
+from robustbench_cli.benchmarks.suite import AttackChoice, Condition, Job, Selection, Suite, expand, usual_norm
 from robustbench_cli.benchmarks.suites.read import DefenseWords, Member, ModelName, SuiteOfAttacks, SuiteWords
 from robustbench_cli.benchmarks.training import Training
 from robustbench_cli.defenses import registry as defenses
@@ -214,7 +214,7 @@ def plan(words: SuiteWords, *, prepare: Callable[[str, dict[str, Any], int], Pre
         (group, [choice for member in group.attacks for choice in attack_choices(member, named=named)])
         for group in words.groups or (SuiteOfAttacks(attacks=tuple(Member(name=name) for name in DEFAULT_ATTACKS)),)
     ]
-    norms = words.norm or (_usual_norm([choice for _, members in choices for choice in members]),)
+    norms = words.norm or (usual_norm([choice for _, members in choices for choice in members]),)
     grid: list[tuple[Suite, Sequence[PlannedModel]]] = []
     for dataset in words.dataset or (DEFAULT_DATASET,):
         with _placed(words.place("dataset")):
@@ -255,11 +255,6 @@ def plan(words: SuiteWords, *, prepare: Callable[[str, dict[str, Any], int], Pre
                     grid.append((suite, wanted))
     selection.require_met()
     return Sweep(grid, selection)
-
-
-def _usual_norm(choices: Sequence[AttackChoice]) -> Norm:
-    """The norm of a suite that names none."""
-    return "linf" if any("linf" in choice.norms for choice in choices) else choices[0].norms[0]
 
 
 def _knowing(

@@ -164,7 +164,7 @@ def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed
         examples.images,
         examples.labels,
         attack=attack,
-        norm=cell.norm,  # type: ignore[arg-type]
+        norm=cell.norm,
         eps=cell.eps,
         targeted=cell.targeted,
         eot=cell.eot,
@@ -226,11 +226,11 @@ def _images_to_save(job: Job, folder: Path, computed: _Computed, images: Tensor,
     """
     cell = job.cell
     if computed.perturbed is not None:
-        perturbed = rounded(computed.perturbed, images, norm=cell.norm, eps=cell.eps)  # type: ignore[arg-type]
+        perturbed = rounded(computed.perturbed, images, norm=cell.norm, eps=cell.eps)
     else:
         perturbed = SavedImages.read(folder, _search(job).cell.id).perturbed_levels
     if cell.eps is not None:
-        outside = distance(perturbed.double() / 255, clean.double() / 255, cell.norm) > cell.eps + 1e-9  # type: ignore[arg-type]
+        outside = distance(perturbed.double() / 255, clean.double() / 255, cell.norm) > cell.eps + 1e-9
         perturbed = torch.where(per_image(outside, clean), clean, perturbed)
     if job.before is not None:
         earlier = SavedImages.read(folder, job.before.cell.id).perturbed_levels

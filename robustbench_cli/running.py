@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -237,7 +237,7 @@ class _TimeLeft:
         self._all = len(jobs)
         self._left = Counter(job.cell.attack.name for job in jobs)
         self._done: Counter[str] = Counter()
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._began = self._latest = time.monotonic()
 
     def finished(self, job: Job) -> None:
@@ -247,7 +247,7 @@ class _TimeLeft:
         self._left[name] -= 1
         self._done[name] += 1
         # Of several that run at once, each counts for its share.
-        self._seconds[name] += now - self._latest  # type: ignore[assignment]
+        self._seconds[name] += now - self._latest
         self._latest = now
 
     def __str__(self) -> str:

@@ -174,7 +174,7 @@ def _knowing(
     return [group.knowing(norm, norms) for group in found or groups]
 
 
-def _tell_of_other_norms(choices: Sequence[AttackChoice], norm: str) -> None:
+def _tell_of_other_norms(choices: Sequence[AttackChoice], norm: Norm) -> None:
     """What the user said of the norm and the radius is not for those that do not know the norm."""
     for choice in choices:
         if choice.minimal_norm and norm not in choice.norms:
