@@ -8,21 +8,27 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from robustbench_cli.attacks.base.errors import UserError
 
 __all__ = ["Claims"]
 
+_watched: dict[Path, tuple[tuple[bytes, int], float]] = {}
+"""The claims of others that this process wanted: what was there with which time, and since when by its own clock."""
+
 
 class Claims:
     """Claims of cells: a file each in ``DIR/claims``, whose time its holder renews for as long as it lives.
 
-    A claim saves work and nothing else: where two hold the same one, after a clock jump or on a file system that lost a
-    file, both compute the same result and the store keeps one of them. A claim is lost that was not renewed for a while by
-    the file system's own clock, or whose process on this machine is gone.
+    A claim saves work and nothing else: where two hold the same one, on a file system that lost a file, both compute the
+    same result and the store keeps one of them. A claim is lost whose process on this machine is gone, or that was not
+    renewed while somebody who wanted it looked on for long enough: that takes no clock that machines would have to share,
+    nor one that nobody sets.
 
     Args:
         store: The folder of the store.
@@ -43,7 +49,7 @@ class Claims:
             UserError: The store cannot be written.
         """
         path = self._folder / cell_id
-        own = json.dumps({"host": socket.gethostname(), "process": os.getpid(), "token": secrets.token_hex(8)}).encode()
+        own = json.dumps({**_here(), "process": os.getpid(), "token": secrets.token_hex(8)}).encode()
         if not self._take(path, own):
             yield False
             return
@@ -57,22 +63,31 @@ class Claims:
             renewing.join()
             self._give_back(path, own)
 
-    def is_held(self, cell_id: str) -> bool:
-        """Whether a living process has a cell at this moment."""
+    def holder(self, cell_id: str) -> str | None:
+        """Which process has a cell at this moment, in words; ``None`` where none has.
+
+        Nobody looks on for long here, so it is told by the file system's clock whether a claim has been renewed of late.
+        """
         path = self._folder / cell_id
-        holder = _read(path)
+        claim = _read(path)
+        if claim is None or _process_is_gone(claim):
+            return None
+        # Who may not write here cannot ask the file system for its time; the claim is there.
+        with suppress(OSError):
+            if self._age(path) > self._lost_after:
+                return None
         try:
-            return holder is not None and not self._is_lost(path, holder)
-        except OSError:
-            # Who may not write here cannot ask the file system for its time; the claim is there.
-            return True
+            who = json.loads(claim)
+            return f"process {who['process']} on {who['host']}"
+        except (ValueError, KeyError, TypeError):
+            return "a process"
 
     def _take(self, path: Path, own: bytes) -> bool:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with self._alone():
-                holder = _read(path)
-                if holder is not None and not self._is_lost(path, holder):
+                claim = _read(path)
+                if claim is not None and not self._is_lost(path, claim):
                     return False
                 path.write_bytes(own)
                 return True
@@ -95,15 +110,25 @@ class Claims:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _is_lost(self, path: Path, holder: bytes) -> bool:
-        if _process_is_gone(holder):
+    def _is_lost(self, path: Path, claim: bytes) -> bool:
+        if _process_is_gone(claim):
             return True
+        try:
+            seen = claim, path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return True
+        before, since = _watched.get(path, (None, 0.0))
+        if seen != before:
+            _watched[path] = seen, time.monotonic()
+            return False
+        return time.monotonic() - since > self._lost_after
+
+    def _age(self, path: Path) -> float:
+        """Seconds since a claim was renewed, by the file system's own clock."""
         probe = self._folder / f".{secrets.token_hex(8)}"
         try:
             probe.touch()
-            return probe.stat().st_mtime - path.stat().st_mtime > self._lost_after
-        except FileNotFoundError:
-            return True
+            return probe.stat().st_mtime - path.stat().st_mtime
         finally:
             probe.unlink(missing_ok=True)
 
@@ -123,11 +148,21 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _process_is_gone(holder: bytes) -> bool:
+@cache
+def _here() -> dict[str, str]:
+    """Which machine this is; of one that names its boot and its containers, nothing from before or outside them."""
+    here = {"host": socket.gethostname()}
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        here["system"] = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    return here
+
+
+def _process_is_gone(claim: bytes) -> bool:
     """Whether a claim's process was one of this machine and has ended."""
     try:
-        who = json.loads(holder)
-        if who["host"] != socket.gethostname():
+        who = json.loads(claim)
+        if any(who[key] != value for key, value in _here().items()):
             return False
         os.kill(int(who["process"]), 0)
     except (ValueError, KeyError, TypeError):

@@ -72,7 +72,7 @@ def states(
 def _state(job: Job, search: str) -> State:
     if is_done(job):
         return "done"
-    if Claims(job.store).is_held(search):
+    if Claims(job.store).holder(search) is not None:
         return "running"
     return "failed" if Store(job.store).has_failed(job.cell) else "missing"
 

@@ -144,7 +144,7 @@ class Preparation:
 
     def is_being_trained(self, training: Training) -> bool:
         """Whether a living process trains that at this moment for the user's cache folder."""
-        return _claims(training).is_held(training.key)
+        return _claims(training).holder(training.key) is not None
 
     def train_if_free(self, training: Training) -> bool:
         """Trains a defended model for the user's cache folder, unless a living process that shares it is at it already.

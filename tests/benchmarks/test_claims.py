@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.benchmarks.claims import Claims
+from robustbench_cli.benchmarks.claims import Claims, _watched
 
 
 def claimed_by(folder: Path, **who: object) -> Path:
@@ -36,23 +36,43 @@ def test_the_claim_of_a_dead_process_is_free_at_once(tmp_path: Path) -> None:
     """That of a process of this machine that has ended, and not that of one that lives."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    path = claimed_by(tmp_path, host=socket.gethostname(), process=ended.pid)
+    with Claims(tmp_path).hold("a"):
+        here = json.loads((tmp_path / "claims" / "a").read_text())
+    path = claimed_by(tmp_path, **here | {"process": ended.pid})
     with Claims(tmp_path).hold("a") as ours:
         assert ours
-    path.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid(), "token": "0"}))
-    with Claims(tmp_path).hold("a") as ours:
-        assert not ours
+    for other in ({}, {"process": ended.pid, "system": "another boot"}, {"process": ended.pid, "host": "elsewhere"}):
+        path.write_text(json.dumps(here | {"process": os.getpid()} | other))
+        with Claims(tmp_path).hold("a") as ours:
+            assert not ours
 
 
 def test_another_machines_claim_is_lost_when_it_is_not_renewed(tmp_path: Path) -> None:
-    """By the file system's clock: a time in the future is no sign of life that never ends, nor one long ago a living one."""
+    """While somebody looks on who wants it, for long enough; whatever the clocks say, which may jump either way."""
+    claims = Claims(tmp_path, lost_after=0)
     path = claimed_by(tmp_path)
-    with Claims(tmp_path).hold("a") as ours:
+    with claims.hold("a") as ours:
         assert not ours
-    now = path.stat().st_mtime
-    os.utime(path, (now - 100, now - 100))
-    with Claims(tmp_path, lost_after=90).hold("a") as ours:
+    for jump in (-1e6, 1e6, -3600.0):
+        os.utime(path, (path.stat().st_mtime + jump,) * 2)
+        with claims.hold("a") as ours:
+            assert not ours
+    with Claims(tmp_path, lost_after=60).hold("a") as ours:
+        assert not ours
+    with claims.hold("a") as ours:
         assert ours
+
+
+def test_who_holds_a_cell_is_told(tmp_path: Path) -> None:
+    """By the file system's clock, since nobody looks on for long; nobody does whose claim is old, or whose process is gone."""
+    claims = Claims(tmp_path)
+    assert claims.holder("a") is None
+    with claims.hold("a"):
+        assert claims.holder("a") == f"process {os.getpid()} on {os.uname().nodename}"
+    path = claimed_by(tmp_path)
+    assert claims.holder("a") == "process 1 on elsewhere"
+    os.utime(path, (path.stat().st_mtime - 100,) * 2)
+    assert claims.holder("a") is None
 
 
 def test_a_claim_is_renewed_while_it_is_held(tmp_path: Path) -> None:
@@ -79,7 +99,9 @@ def test_of_many_that_find_a_lost_claim_one_gets_it(tmp_path: Path) -> None:
     """Eight threads at once, fifty times over."""
     for _ in range(50):
         path = claimed_by(tmp_path)
-        os.utime(path, (0, 0))
+        with Claims(tmp_path).hold("a") as ours:
+            assert not ours
+        _watched[path] = _watched[path][0], -math.inf
         start, end = threading.Barrier(8), threading.Barrier(8)
         got: list[bool] = []
 
