@@ -88,7 +88,7 @@ class Store:
 
     A failure is a file of another name (``<id>.failed.json``), so that a cell is done if, and only if, its ``.json`` is
     there. Nothing is ever changed in place, and a result names its outcomes by their content: whoever else computes the
-    same cell at the same time, and wherever one is killed, the outcomes that a result was made of are there before it is.
+    same cell at the same time, and wherever one is killed, the outcomes that a result was made of are there before it is. A result whose place another one took leaves its outcomes, which :meth:`leftovers` names.
     Every file carries the sha256 of its content, and a result is read only where its outcomes are whole too.
 
     Args:
@@ -124,26 +124,25 @@ class Store:
         """Whether a cell failed, and has not been finished since."""
         return self._failure_file(cell.id).exists() and cell not in self
 
-    def remove(self, cell_id: str) -> None:
-        """Takes a cell out of the store: its result, if there is one, before its outcomes; and its failure.
-
-        Raises:
-            UserError: The folder cannot be written.
-        """
+    def mark(self, cell_id: str) -> str | None:
+        """What tells a cell's result from any other one of it, also where it is damaged; ``None`` where there is none."""
         try:
-            self._result_file(cell_id).unlink(missing_ok=True)
-            for path in (*self._cells.glob(f"{cell_id}.*.npz"), self._failure_file(cell_id)):
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot remove {error.filename}: {error.strerror}") from None
+            return _sha256(self._result_file(cell_id).read_bytes())
+        except OSError:
+            return None
 
-    def publish(self, result: Result, outcomes: bytes) -> None:
+    def publish(self, result: Result, outcomes: bytes, *, instead_of: str | None = None) -> None:
         """Stores a result with its outcomes, unless the cell is there already; an earlier failure of it goes.
 
+        Args:
+            result: What was computed.
+            outcomes: The ``.npz`` file with the outcomes of every image.
+            instead_of: The :meth:`mark` of a result of the cell whose place it takes, in one step.
+
         Raises:
             UserError: The folder cannot be written.
         """
-        if result.cell not in self:
+        if self.mark(result.cell.id) in {None, instead_of}:
             write_whole(self._outcomes_file(result.cell.id, result), outcomes)
             write_whole(self._result_file(result.cell.id), _json(result))
         self._failure_file(result.cell.id).unlink(missing_ok=True)
@@ -253,11 +252,12 @@ class Store:
                 self.publish_failure(failure)
         return copied
 
-    def leftovers(self, *, older_than: float) -> list[Path]:
+    def leftovers(self, *, older_than: float, at_work: Callable[[str], str | None] = lambda _: None) -> list[Path]:
         """Files that no result needs: what kills have left half-written, outcomes without a result, failures that were mended.
 
         Args:
             older_than: Seconds; what is younger may be in the making.
+            at_work: Who is at a cell, whose files may be in the making however old a clock makes them.
 
         Raises:
             UserError: The folder is no store.
@@ -265,7 +265,7 @@ class Store:
         names = {path.name for path in self._files("*.json")}
         found = []
         for path in sorted(self._cells.iterdir()):
-            cell_id = path.name.partition(".")[0]
+            cell_id = path.name.removeprefix(".").partition(".")[0]
             whole = f"{cell_id}.json" in names
             needed = path.name.endswith(".json") and not (whole and path.name.endswith(".failed.json"))
             if path.suffix == ".npz" and whole:
@@ -275,7 +275,7 @@ class Store:
                     needed = path == self._outcomes_file(cell_id, result)
                     whole = False
                 needed = needed or whole
-            if not needed and time.time() - path.stat().st_mtime >= older_than:
+            if not needed and time.time() - path.stat().st_mtime >= older_than and at_work(cell_id) is None:
                 found.append(path)
         pieces = sorted((self.path / PIECES).glob("*/*"))
         return found + [path for path in pieces if f"{path.parent.name}.json" in names]

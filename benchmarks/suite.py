@@ -237,6 +237,7 @@ class Job(BaseModel):
         data_dir: The folder of downloaded data sets.
         device: A torch device.
         batch_size: Rows that pass through the model at once; ``None`` chooses.
+        replaces: The marks of results whose place the new ones take, by cell; see :meth:`~.store.Store.mark`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -251,6 +252,7 @@ class Job(BaseModel):
     data_dir: Path | None
     device: str
     batch_size: int | None
+    replaces: dict[str, str] = {}
 
 
 def expand(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +31,7 @@ from robustbench_cli.benchmarks.store import PIECES, Failure, Result, Store
 from robustbench_cli.benchmarks.subject import load_subject, load_surrogates
 from robustbench_cli.benchmarks.suite import Job
 
-__all__ = ["SEARCHES", "claimed", "forget", "is_done", "work", "work_if_free"]
+__all__ = ["SEARCHES", "again", "claimed", "is_done", "work", "work_if_free"]
 
 SEARCHES = "searches"
 """The folder inside a store, itself a store, of what minimal-norm attacks found at any distance.
@@ -90,14 +90,25 @@ def claimed(job: Job) -> str:
     return (_search(job) if kind.minimal_norm else job).cell.id
 
 
-def forget(job: Job) -> None:
-    """Takes a job's result out of the store, so that it is computed again, as is what a minimal-norm attack found.
+def again(jobs: Sequence[Job]) -> list[Job]:
+    """The same jobs, to be computed again where the store has them, as is what a minimal-norm attack found.
 
-    Raises:
-        UserError: The store cannot be written.
+    What is there stays until the new result takes its place.
     """
-    Store(job.store).remove(job.cell.id)
-    Store(job.store / SEARCHES).remove(_search(job).cell.id)
+    renewed: dict[str, Job] = {}
+    for job in jobs:
+        search = _search(job).cell.id
+        marks = {
+            job.cell.id: Store(job.store).mark(job.cell.id),
+            search: Store(job.store / SEARCHES).mark(search),
+        }
+        renewed[job.cell.id] = job.model_copy(
+            update={
+                "replaces": {cell: mark for cell, mark in marks.items() if mark is not None},
+                "before": job.before and renewed.get(job.before.cell.id, job.before),
+            }
+        )
+    return list(renewed.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +126,13 @@ class _Computed:
 
 def is_done(job: Job) -> bool:
     """Whether the store has the cell, and its images are where they are to be saved."""
-    return job.cell in Store(job.store) and _has_images(job)
+    return _is_in(Store(job.store), job) and _has_images(job)
+
+
+def _is_in(store: Store, job: Job) -> bool:
+    if job.cell.id in job.replaces:
+        return store.mark(job.cell.id) not in {None, job.replaces[job.cell.id]}
+    return job.cell in store
 
 
 def _has_images(job: Job) -> bool:
@@ -132,7 +149,7 @@ def _search_once(job: Job, attack: Attack, progress: Callable[[int], None]) -> _
     search = _search(job)
     store = Store(job.store / SEARCHES)
     cell = search.cell
-    if cell not in store or not _has_images(search):
+    if not _is_in(store, search) or not _has_images(search):
         _publish(search, store, _run(search, attack, progress))
     found = store.result(cell.id)
     outcomes = store.outcomes(cell.id)
@@ -270,7 +287,7 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
         versions=versions(),
         outcomes_sha256=hashlib.sha256(content).hexdigest(),
     )
-    store.publish(result, content)
+    store.publish(result, content, instead_of=job.replaces.get(job.cell.id))
     KeptPieces(store.path / PIECES / job.cell.id, images=False).remove()
     return store.result(job.cell.id)
 

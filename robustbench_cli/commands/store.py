@@ -80,8 +80,11 @@ def _merge(folders: Sequence[Path]) -> None:
 
 
 def _prune(folders: Sequence[Path], *, dry_run: bool) -> None:
+    from robustbench_cli.benchmarks.claims import Claims
+
     for folder in folders:
-        left = [path for store in _with_searches(folder) for path in store.leftovers(older_than=HOUR)]
+        holder = Claims(folder).holder
+        left = [path for store in _with_searches(folder) for path in store.leftovers(older_than=HOUR, at_work=holder)]
         for path in left:
             if not dry_run:
                 path.unlink(missing_ok=True)

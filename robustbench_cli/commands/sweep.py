@@ -161,18 +161,14 @@ def _chosen(
 ) -> list[Job]:
     """The share of the cells that is asked for, when what is done of it has been dealt with."""
     from robustbench_cli.benchmarks.engines.schedule import shard
-    from robustbench_cli.benchmarks.worker import forget, is_done
+    from robustbench_cli.benchmarks.worker import again, is_done
 
     chosen = jobs if share is None else shard(jobs, *share)
-    if existing != "skip":
-        done = [job for job in chosen if is_done(job)]
-        if existing == "error" and done:
-            raise UserError(
-                f"{len(done)} of {len(chosen)} cells are in {store} already: give another --store, or --existing skip"
-            )
-        for job in done:
-            forget(job)
-    return chosen
+    if existing == "error" and (done := [job for job in chosen if is_done(job)]):
+        raise UserError(
+            f"{len(done)} of {len(chosen)} cells are in {store} already: give another --store, or --existing skip"
+        )
+    return again(chosen) if existing == "rerun" else chosen
 
 
 def _states(common: Common, planned: Sweep, share: tuple[int, int] | None, *, costs: bool) -> list[CellState]:

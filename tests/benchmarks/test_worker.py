@@ -25,7 +25,7 @@ from robustbench_cli.benchmarks.saved_images import SavedImages
 from robustbench_cli.benchmarks.store import Failure, Result, Store
 from robustbench_cli.benchmarks.subject import Subject, load_subject
 from robustbench_cli.benchmarks.suite import Job
-from robustbench_cli.benchmarks.worker import work
+from robustbench_cli.benchmarks.worker import again, is_done, work
 
 from .conftest import ATTACKED as N
 from .conftest import spec
@@ -264,3 +264,48 @@ def test_saved_images_are_what_was_scored(attack: MethodSpec, jobs: Callable[...
         clean = result.summary["clean_accuracy"]
         assert clean is not None
         assert saved.robust_accuracy < clean
+
+
+@pytest.mark.parametrize("attack", ["pgd", "fmn"])
+def test_what_is_run_again_stays_until_the_new_result_is_whole(
+    attack: str, jobs: Callable[..., list[Job]], evaluations: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the new run fails or is cut off; then the new one is read with its own outcomes, and is not run once more.
+
+    What goes before it is run again too, and a search once for all radii.
+    """
+    asked = jobs(spec(attack, steps=3), eps=("0.05", "0.1"))
+    store = Store(asked[0].store)
+    first = [done(job) for job in asked]
+    renewed = again(asked)
+    assert not any(map(is_done, renewed))
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "evaluate", None)
+        assert isinstance(work(renewed[0]), Failure)
+    assert list(store.failures()) == []
+    assert {result.cell.id: result for result in store.results()} == {result.cell.id: result for result in first}
+    evaluations.clear()
+    seen: list[Result] = []
+    second = [work(job, progress=lambda _, job=job: seen.append(store.result(job.cell.id))) for job in renewed]  # type: ignore[misc]
+    assert len(evaluations) == len(seen) == (1 if attack == "fmn" else 2)
+    assert seen == first[: len(seen)]
+    assert all(map(is_done, renewed))
+    for before, after in zip(first, second, strict=True):
+        assert store.result(after.cell.id) == after != before
+        assert after.summary == before.summary  # type: ignore[union-attr]
+        assert store.outcomes(after.cell.id)
+    left = {path.name for path in (store.path / "cells").iterdir()} - {
+        path.name for path in store.leftovers(older_than=0)
+    }
+    assert len(left) == 4
+
+
+def test_a_damaged_result_is_run_again(jobs: Callable[..., list[Job]]) -> None:
+    """A new one takes its place."""
+    (job,) = jobs(spec("pgd", steps=3))
+    first = done(job)
+    path = job.store / "cells" / f"{job.cell.id}.json"
+    path.write_bytes(path.read_bytes()[:-1])
+    (renewed,) = again([job])
+    assert done(renewed).summary == first.summary
+    assert is_done(renewed)

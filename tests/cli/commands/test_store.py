@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from robustbench_cli.benchmarks.claims import Claims
 from robustbench_cli.benchmarks.store import Store
 
 Advdef = Callable[..., Any]
@@ -74,6 +75,8 @@ def test_what_no_result_needs_is_pruned(advdef: Advdef, filled: Path) -> None:
     for path in cells.iterdir():
         os.utime(path, (0, 0))
     named = sorted(str(path.relative_to(filled.parent)) for path in left)
+    with Claims(filled).hold(cell_id):
+        assert advdef("store", "prune", "--dry-run").out == f"{left[2].relative_to(filled.parent)}\n"
     assert sorted(advdef("store", "prune", "--dry-run").out.splitlines()) == named
     assert all(path.exists() for path in left)
     ended = advdef("store", "prune")

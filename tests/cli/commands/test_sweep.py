@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from robustbench_cli.benchmarks.claims import Claims
+from robustbench_cli.benchmarks.store import Store
 
 Advdef = Callable[..., Any]
 
@@ -84,14 +85,16 @@ def test_what_is_there_is_left_computed_again_or_refused(advdef: Advdef, suite: 
     suite.write_text("{n: 20, defenses: {checkpoint: model.safetensors}, attacks: fgsm, eps: 0.1, seeds: [0, 1]}")
     first = advdef("sweep", "suite.yaml", "--shard", "1/2")
     assert first.code == 0
-    kept = {path: path.stat().st_mtime_ns for path in (here / "advdef-runs" / "cells").iterdir()}
+    (kept,) = Store(here / "advdef-runs").results()
     ended = advdef("sweep", "suite.yaml", "--existing", "error")
     assert (ended.code, ended.out) == (2, "")
     assert "1 of 2 cells are in advdef-runs already" in ended.err
     assert advdef("sweep", "suite.yaml", "--existing", "rerun").code == 0
-    now = {path: path.stat().st_mtime_ns for path in (here / "advdef-runs" / "cells").iterdir()}
-    assert len(now) == 4
-    assert not set(kept.items()) & set(now.items())
+    now = {result.cell.id: result for result in Store(here / "advdef-runs").results()}
+    assert len(now) == 2
+    again = now[kept.cell.id]
+    assert again.seconds != kept.seconds
+    assert again.summary == kept.summary
 
 
 def test_what_runs_elsewhere_is_seen(advdef: Advdef, suite: Path, here: Path) -> None:
