@@ -19,7 +19,7 @@ from robustbench_cli import console
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.config_file import long_name, read_config
 from robustbench_cli.exits import Interrupted
-from robustbench_cli.values import BATCH_SIZE, DEVICE, OneOf
+from robustbench_cli.values import BATCH_SIZE, DEVICE, EOT, OneOf
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,11 @@ __all__ = [
     "all_words",
     "command",
     "computing",
+    "eot_option",
+    "first_images",
+    "output_file",
     "output_format",
+    "repeats_option",
     "stores_or_default",
 ]
 
@@ -202,6 +206,35 @@ def output_format(*formats: str) -> Callable[[Callable[..., None]], Callable[...
         show_default=True,
         help="Write stdout in this format.",
     )
+
+
+def output_file(*endings: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds ``-o``, the file that the table goes to, whose ending is one of several; it arrives as ``output``."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help=f"Write the table to a {', '.join(endings[:-1])} or {endings[-1]} file.",
+    )
+
+
+def first_images(words: str, *, default: int = 1000) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds ``--n``, how many test images are used, from the first on; ``words`` are its help."""
+    return click.option("--n", type=click.IntRange(min=1), default=default, show_default=True, help=words)
+
+
+eot_option = click.option(
+    "--eot",
+    type=EOT,
+    help="Average gradients over K draws of a randomized defense, or over all, or follow one frozen draw.  "
+    "[default: 10, or exact where that costs no more]",
+)
+"""Adds ``--eot``, the draws behind a gradient."""
+
+repeats_option = click.option(
+    "--repeats", type=click.IntRange(min=1), help="Score a randomized defense on so many fresh draws.  [default: 10]"
+)
+"""Adds ``--repeats``, the draws that score an image."""
 
 
 def _quiet(context: click.Context, option: click.Parameter, value: bool) -> None:

@@ -12,13 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from robustbench_cli import console
+from robustbench_cli import console, tables
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.exits import CellsFailed
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from robustbench_cli.benchmarks.prepare import Preparation
     from robustbench_cli.benchmarks.store import Failure, Result
     from robustbench_cli.benchmarks.subject import Subject
@@ -36,7 +34,7 @@ __all__ = [
     "failure_line",
     "preparation",
     "raise_failures",
-    "table_of",
+    "report_results",
     "train_in_processes",
 ]
 
@@ -180,6 +178,7 @@ def attack_all(
     running: dict[str, console.Task] = {}
     left = _TimeLeft(todo)
     failures: list[Failure] = []
+    computed: dict[str, Result] = {}
 
     def finished(job: Job, outcome: Result | Failure) -> None:
         if cells is not None:
@@ -191,6 +190,7 @@ def attack_all(
             failures.append(outcome)
             shown.finished(f"{cell_words(job)}: failed: {outcome.error}{left}")
             return
+        computed[job.cell.id] = outcome
         summary = outcome.summary
         rate = (outcome.forwards + outcome.backwards) / max(outcome.seconds, 1e-3)
         shown.finished(
@@ -215,7 +215,7 @@ def attack_all(
         if job.cell.id in failed:
             continue
         try:
-            results.append(store.result(job.cell.id))
+            results.append(computed.get(job.cell.id) or store.result(job.cell.id))
         except UserError as error:
             # One that was damaged must not hide the others.
             failures.append(Failure(cell=job.cell, eps=job.eps, error=str(error)))
@@ -291,13 +291,22 @@ def cell_words(job: Job) -> str:
     return f"{cell.defense} {cell.attack_label} {cell.norm}{radius}{eot}"
 
 
-def table_of(store: Path, results: Sequence[Result]) -> pd.DataFrame:
-    """The table of results of one store."""
+def report_results(
+    store: Path, results: Sequence[Result], failures: Sequence[Failure], output: Path | None = None
+) -> None:
+    """Prints the table of results of one store, and writes it to a file where one is named.
+
+    Raises:
+        CellsFailed: There is a failure and no result.
+    """
     from robustbench_cli.benchmarks.rows import rows
     from robustbench_cli.benchmarks.store import Store
 
+    if not results:
+        raise_failures(failures)
     stored = Store(store)
-    return rows((result, partial(stored.outcomes, result.cell.id)) for result in results)
+    table = rows((result, partial(stored.outcomes, result.cell.id)) for result in results)
+    tables.report(table, tables.for_terminal(table), output)
 
 
 def failure_line(failure: Failure) -> str:

@@ -13,9 +13,10 @@ from robustbench_cli.attacks.base.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import RenderableType
     from rich.table import Table
 
-__all__ = ["FORMATS", "as_text", "for_terminal", "require_place", "write"]
+__all__ = ["FORMATS", "as_text", "for_terminal", "report", "require_place", "write"]
 
 FORMATS = ("table", "csv", "json", "markdown")
 
@@ -43,6 +44,18 @@ def as_text(table: pd.DataFrame, form: str) -> str:
 def _without_noise(value: Any) -> Any:
     """A figure to 12 digits, the same in every file: 0.928 rather than 0.9279999999999999."""
     return float(f"{value:.12g}") if isinstance(value, float) else value
+
+
+def report(table: pd.DataFrame, drawn: RenderableType, output: Path | None) -> None:
+    """Prints a table as it is drawn for people, and writes it to a file where one is named.
+
+    Raises:
+        UserError: The file's ending is unknown or the place cannot be written.
+    """
+    console.report(drawn)
+    if output is not None:
+        write(table, output)
+        console.note(f"wrote {output}")
 
 
 def write(table: pd.DataFrame, path: Path) -> None:

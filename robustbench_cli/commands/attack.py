@@ -13,8 +13,8 @@ from robustbench_cli import console
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.norm import NORMS
 from robustbench_cli.model_options import ModelWords, model_options
-from robustbench_cli.options import Common, command, computing
-from robustbench_cli.values import EOT, EPS, SETTING, OneOf, Setting
+from robustbench_cli.options import Common, command, computing, eot_option, first_images, output_file, repeats_option
+from robustbench_cli.values import EPS, SETTING, OneOf, Setting
 
 if TYPE_CHECKING:
     from robustbench_cli.attacks.base.draws import Draws
@@ -44,11 +44,7 @@ TARGETS = ("next", "random", "least-likely", "all")
     multiple=True,
     help="Allow perturbations up to this radius, as 0.1 or 8/255.  [default in linf: the data set's usual one]",
 )
-@click.option(
-    "--eot",
-    type=EOT,
-    help="Average gradients over K draws of a randomized defense, or over all, or follow one frozen draw.  [default: 10, or exact where that costs no more]",
-)
+@eot_option
 @click.option(
     "--precision",
     type=OneOf(("float32", "bf16")),
@@ -59,18 +55,9 @@ TARGETS = ("next", "random", "least-likely", "all")
 @click.option(
     "--targeted", type=OneOf(TARGETS), help="Attack towards another class instead of just away from the right one."
 )
-@click.option(
-    "--n", type=click.IntRange(min=1), default=1000, show_default=True, help="Attack the first N test images."
-)
-@click.option(
-    "--repeats", type=click.IntRange(min=1), help="Score a randomized defense on so many fresh draws.  [default: 10]"
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the table to a .csv, .json or .md file.",
-)
+@first_images("Attack the first N test images.")
+@repeats_option
+@output_file(".csv", ".json", ".md")
 @click.option(
     "--save-images",
     type=click.Path(file_okay=False, path_type=Path),
@@ -101,8 +88,8 @@ def attack(
     from robustbench_cli.benchmarks.suite import Suite, usual_norm
     from robustbench_cli.benchmarks.suites.read import SuiteOfAttacks, read_suite
     from robustbench_cli.benchmarks.sweep import DEFAULT_ATTACKS, Part, attack_choices
-    from robustbench_cli.running import attack_all, preparation, raise_failures, table_of
-    from robustbench_cli.tables import for_terminal, require_place, write
+    from robustbench_cli.running import attack_all, preparation, raise_failures, report_results
+    from robustbench_cli.tables import require_place
     from robustbench_cli.words import attack_kinds, distribute, members_named
 
     if output is not None:
@@ -156,13 +143,7 @@ def attack(
             for group, attacking in zip(groups, choices, strict=True)
         ]
         results, failures = attack_all(common, parts, shown, save_images=save_images)
-    if not results:
-        raise_failures(failures)
-    table = table_of(common.store, results)
-    console.report(for_terminal(table))
-    if output is not None:
-        write(table, output)
-        console.note(f"wrote {output}")
+    report_results(common.store, results, failures, output)
     raise_failures(failures)
 
 

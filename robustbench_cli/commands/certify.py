@@ -11,7 +11,7 @@ import click
 from robustbench_cli import console
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.model_options import ModelWords, model_options
-from robustbench_cli.options import Common, command, computing
+from robustbench_cli.options import Common, command, computing, first_images, output_file
 from robustbench_cli.values import EPS, SETTING, Setting
 
 if TYPE_CHECKING:
@@ -60,15 +60,8 @@ __all__ = ["certify"]
     multiple=True,
     help="Tell the accuracy that is certified within this radius in l2.  [default: multiples of half of sigma]",
 )
-@click.option(
-    "--n", type=click.IntRange(min=1), default=500, show_default=True, help="Certify the first N test images."
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the table to a .csv or .json file.",
-)
+@first_images("Certify the first N test images.", default=500)
+@output_file(".csv", ".json")
 @computing
 def certify(
     common: Common,

@@ -28,8 +28,7 @@ def demo(common: Common) -> None:
     from robustbench_cli.benchmarks.suite import Suite
     from robustbench_cli.benchmarks.suites.read import Member
     from robustbench_cli.benchmarks.sweep import Part, attack_choices
-    from robustbench_cli.running import attack_all, preparation, raise_failures, table_of
-    from robustbench_cli.tables import for_terminal
+    from robustbench_cli.running import attack_all, preparation, raise_failures, report_results
     from robustbench_cli.words import defense_specs
 
     started = time.perf_counter()
@@ -40,7 +39,7 @@ def demo(common: Common) -> None:
         models = functools.cache(lambda: [prepare.trained(each) for each in trainings])
         part = Part(suite=Suite(dataset=DATASET, n=IMAGES, attacks=choices), subjects=models)
         results, failures = attack_all(common, [part], shown)
-    console.report(for_terminal(table_of(common.store, results)))
+    report_results(common.store, results, failures)
     console.note(
         f"{time.perf_counter() - started:.0f} s; the results are in {common.store}: advdef report {common.store}"
     )

@@ -9,8 +9,8 @@ import click
 
 from robustbench_cli import console
 from robustbench_cli.model_options import ModelWords, model_options
-from robustbench_cli.options import Common, command, computing
-from robustbench_cli.values import EOT, SETTING, Setting
+from robustbench_cli.options import Common, command, computing, eot_option, first_images, output_file, repeats_option
+from robustbench_cli.values import SETTING, Setting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,27 +33,10 @@ __all__ = ["reprogram"]
     multiple=True,
     help="Set a parameter of the reprogramming (reprogramming.kernel=5), a defense or the training.",
 )
-@click.option(
-    "--eot",
-    type=EOT,
-    help="Average gradients over K draws of a randomized defense, or over all, or follow one frozen draw.  [default: 10, or exact where that costs no more]",
-)
-@click.option(
-    "--n",
-    type=click.IntRange(min=1),
-    default=1000,
-    show_default=True,
-    help="Score the first N test images of the task.",
-)
-@click.option(
-    "--repeats", type=click.IntRange(min=1), help="Score a randomized defense on so many fresh draws.  [default: 10]"
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the table to a .csv or .json file.",
-)
+@eot_option
+@first_images("Score the first N test images of the task.")
+@repeats_option
+@output_file(".csv", ".json")
 @computing
 def reprogram(
     common: Common,
@@ -76,7 +59,7 @@ def reprogram(
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset
     from robustbench_cli.benchmarks.reprogramming import Reprogramming, reprogrammed
     from robustbench_cli.running import preparation
-    from robustbench_cli.tables import require_place, write
+    from robustbench_cli.tables import report, require_place
     from robustbench_cli.words import distribute
 
     if output is not None:
@@ -103,10 +86,8 @@ def reprogram(
             )
             for subject in words.subjects(prepare, parameters)
         ]
-    console.report(_drawn(rows))
-    if output is not None:
-        write(pd.DataFrame([row.model_dump(mode="json", exclude={"versions"}) for row in rows]), output)
-        console.note(f"wrote {output}")
+    table = pd.DataFrame([row.model_dump(mode="json", exclude={"versions"}) for row in rows])
+    report(table, _drawn(rows), output)
 
 
 def _drawn(rows: Sequence[ReprogrammedModel]) -> Table:

@@ -12,7 +12,7 @@ import click
 
 from robustbench_cli import console
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.options import Common, command, computing
+from robustbench_cli.options import Common, command, computing, output_file
 from robustbench_cli.values import GPUS, SHARD, OneOf
 
 if TYPE_CHECKING:
@@ -54,12 +54,7 @@ __all__ = ["sweep"]
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give a cell up after this."
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the table to a .csv, .json or .md file.",
-)
+@output_file(".csv", ".json", ".md")
 @computing
 def sweep(
     common: Common,
@@ -82,8 +77,8 @@ def sweep(
     """
     from robustbench_cli.benchmarks.suites.read import read_suite
     from robustbench_cli.benchmarks.sweep import plan
-    from robustbench_cli.running import attack_all, preparation, raise_failures, table_of, train_in_processes
-    from robustbench_cli.tables import for_terminal, require_place, write
+    from robustbench_cli.running import attack_all, preparation, raise_failures, report_results, train_in_processes
+    from robustbench_cli.tables import require_place
 
     if output is not None:
         require_place(output)
@@ -110,13 +105,7 @@ def sweep(
             console.report(_drawn(cells))
         console.report(_summary(common, planned, cells, costs=dry_run))
         return
-    if not results:
-        raise_failures(failures)
-    table = table_of(common.store, results)
-    console.report(for_terminal(table))
-    if output is not None:
-        write(table, output)
-        console.note(f"wrote {output}")
+    report_results(common.store, results, failures, output)
     raise_failures(failures)
 
 
