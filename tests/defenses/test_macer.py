@@ -9,9 +9,6 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.training import Trainer
 from robustbench_cli.defenses.macer import MACER
 
 
@@ -88,19 +85,3 @@ def test_the_hinge_enlarges_the_radius() -> None:
         for parameter, gradient in zip(linear.parameters(), gradients, strict=True):
             parameter.sub_(0.01 * gradient)
     assert distance() > before + 0.01
-
-
-def test_it_trains(digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]) -> None:
-    """A few epochs make a network that is right on most digits by its vote."""
-    train, test = digits
-    defense = MACER(noises=2, weight=1)
-    defended = defense.protect(network(), train.images[:1])
-    defense.fit(defended, Trainer(train, Recipe(epochs=12), seed=0, device=torch.device("cpu")))
-    assert accuracy(defended, test) > 0.7
-
-
-@pytest.mark.parametrize("parameter", ["gamma", "beta", "noises", "sigma"])
-def test_bad_parameters(parameter: str) -> None:
-    """Without noise or draws there is no radius, and no hinge that ends at 0."""
-    with pytest.raises(UserError, match=rf"macer.{parameter} is 0: input should be greater than"):
-        MACER.from_parameters({parameter: 0}, name="macer")

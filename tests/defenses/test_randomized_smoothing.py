@@ -9,11 +9,14 @@ from scipy import stats
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.defenses import registry
 from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.macer import MACER
 from robustbench_cli.defenses.none import Undefended
 from robustbench_cli.defenses.pni import PNI
 from robustbench_cli.defenses.randomized_smoothing import RandomizedSmoothing, base_classifier
+from robustbench_cli.defenses.smoothadv import SmoothAdv
 
 
 def test_the_model_sees_noise() -> None:
@@ -69,8 +72,29 @@ def test_trained_with_noise_it_is_right_under_noise(
     assert found[0] > found[1] + 0.09
 
 
-@pytest.mark.parametrize("sigma", [0, -1])
-def test_bad_parameters(sigma: float) -> None:
-    """There is nothing to smooth without noise."""
-    with pytest.raises(UserError, match=rf"randomized-smoothing.sigma is {sigma}: input should be greater than 0"):
-        RandomizedSmoothing.from_parameters({"sigma": sigma}, name="randomized-smoothing")
+@pytest.mark.parametrize(
+    "defense", [SmoothAdv(steps=1, noises=1), MACER(noises=2, weight=1)], ids=["smoothadv", "macer"]
+)
+def test_other_ways_to_train_it_learn_too(
+    defense: RandomizedSmoothing, digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]
+) -> None:
+    """A few epochs make a network that is right on most digits by its vote."""
+    train, test = digits
+    defended = defense.protect(network(), train.images[:1])
+    defense.fit(defended, Trainer(train, Recipe(epochs=12), seed=0, device=torch.device("cpu")))
+    assert accuracy(defended, test) > 0.7
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "value"),
+    [
+        ("randomized-smoothing", "sigma", -1),
+        ("randomized-smoothing", "sigma", 0),
+        *(("smoothadv", parameter, 0) for parameter in ("eps", "steps", "noises", "sigma")),
+        *(("macer", parameter, 0) for parameter in ("gamma", "beta", "noises", "sigma")),
+    ],
+)
+def test_bad_parameters(name: str, parameter: str, value: float) -> None:
+    """Without noise there is nothing to smooth; without a radius, a step or a draw nothing to train with."""
+    with pytest.raises(UserError, match=rf"{name}.{parameter} is {value}: input should be greater than"):
+        registry.load(name).from_parameters({parameter: value}, name=name)

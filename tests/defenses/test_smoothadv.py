@@ -1,15 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.training import Trainer
 from robustbench_cli.defenses.smoothadv import SmoothAdv
 
 IMAGES = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.3
@@ -77,19 +73,3 @@ def test_the_loss_is_taken_at_the_moved_image_with_the_same_noise(network: Calla
     assert torch.unique(noise[:, 0, 0, 0]).numel() == 18
     (gradient,) = torch.autograd.grad(loss, [next(model.parameters())])
     assert gradient.abs().max() > 0
-
-
-def test_it_trains(digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]) -> None:
-    """A few epochs make a network that is right on most digits by its vote."""
-    train, test = digits
-    defense = SmoothAdv(steps=1, noises=1)
-    defended = defense.protect(network(), train.images[:1])
-    defense.fit(defended, Trainer(train, Recipe(epochs=12), seed=0, device=torch.device("cpu")))
-    assert accuracy(defended, test) > 0.7
-
-
-@pytest.mark.parametrize("parameter", ["eps", "steps", "noises", "sigma"])
-def test_bad_parameters(parameter: str) -> None:
-    """No radius, step, draw or noise is nothing to train with."""
-    with pytest.raises(UserError, match=rf"smoothadv.{parameter} is 0: input should be greater than"):
-        SmoothAdv.from_parameters({parameter: 0}, name="smoothadv")
