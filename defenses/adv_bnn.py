@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.attacks.pgd import PGD
-from robustbench_cli.defenses.base.adversarial import adversarial
+from robustbench_cli.defenses.base.adversarial import AttackInTraining, adversarial
 from robustbench_cli.defenses.base.randomized import DecisionRule, RandomizedDefense
 from robustbench_cli.defenses.base.training import Trainer
 from robustbench_cli.defenses.base.weights import RandomWeights, shared_draws, with_random_weights
@@ -20,7 +20,7 @@ from robustbench_cli.defenses.base.weights import RandomWeights, shared_draws, w
 __all__ = ["AdvBNN"]
 
 
-class AdvBNN(RandomizedDefense):
+class AdvBNN(AttackInTraining, RandomizedDefense):
     """Adv-BNN: every weight is normal with a mean and a deviation that adversarial training learns; the mean draw decides.
 
     Weights and biases of fully connected layers and convolutions are ``N(mu, exp(s)^2)``, with the prior
@@ -40,15 +40,12 @@ class AdvBNN(RandomizedDefense):
     sigma: float = Field(0.02, gt=0, description="standard deviation of all weights when training begins")
     prior: float = Field(0.1, gt=0, description="standard deviation of the prior")
     kl_weight: float = Field(0.02, ge=0, description="weight of the divergence from the prior; 1 is the evidence bound")
-    eps: float = Field(8 / 255, gt=0, le=1, description="radius in linf of the attack in training")
-    steps: int = Field(10, ge=1, description="steps of that attack")
-    step_size: float | None = Field(None, gt=0, description="of that attack; 2.5 eps / steps where not given")
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
         return with_random_weights(model, partial(_Layer, sigma=self.sigma), name="adv-bnn")
 
     def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
-        attack = PGD(steps=self.steps, step_size=self.step_size or 2.5 * self.eps / self.steps, random_start=False)
+        attack = PGD(steps=self.steps, step_size=self.size_of_step, random_start=False)
         weight = self.kl_weight / len(trainer.training)
 
         def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.attacks.pgd import PGD
-from robustbench_cli.defenses.base.adversarial import adversarial
+from robustbench_cli.defenses.base.adversarial import AttackInTraining, adversarial
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.training import Trainer
 from robustbench_cli.defenses.base.weights import RandomWeights, shared_draws, with_random_weights
@@ -19,7 +19,7 @@ from robustbench_cli.defenses.base.weights import RandomWeights, shared_draws, w
 __all__ = ["PNI"]
 
 
-class PNI(RandomizedDefense):
+class PNI(AttackInTraining, RandomizedDefense):
     """Parametric noise injection: Gaussian noise on all weights, of a strength that adversarial training learns.
 
     The weights W of a fully connected layer or a convolution become ``W + alpha * eta`` with ``eta ~ N(0, std(W)^2)``;
@@ -39,9 +39,7 @@ class PNI(RandomizedDefense):
         0.25, ge=0, description="strength of the noise when training begins, in standard deviations of W"
     )
     per: Literal["layer", "channel", "element"] = Field("layer", description="what has a strength of its own")
-    eps: float = Field(8 / 255, gt=0, le=1, description="radius in linf of the attack in training")
     steps: int = Field(7, ge=1, description="steps of that attack")
-    step_size: float | None = Field(None, gt=0, description="of that attack; 2.5 eps / steps where not given")
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
         return with_random_weights(model, partial(_Layer, alpha=self.alpha, per=self.per), name="pni")
@@ -52,7 +50,7 @@ class PNI(RandomizedDefense):
 
     def _loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         logits: Tensor = network(images)
-        attack = PGD(steps=self.steps, step_size=self.step_size or 2.5 * self.eps / self.steps)
+        attack = PGD(steps=self.steps, step_size=self.size_of_step)
         perturbed = adversarial(network, images, logits.argmax(1), attack=attack, eps=self.eps)
         return (functional.cross_entropy(logits, labels) + functional.cross_entropy(network(perturbed), labels)) / 2
 

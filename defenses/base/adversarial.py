@@ -7,19 +7,34 @@ from contextlib import nullcontext
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack
+from robustbench_cli.attacks.base.method import Method
 from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import gradient_source
 from robustbench_cli.attacks.base.threat import project
 
-__all__ = ["Start", "accuracy_under_pgd", "adversarial", "ascend", "nearby"]
+__all__ = ["AttackInTraining", "Start", "accuracy_under_pgd", "adversarial", "ascend", "nearby"]
 
 Start = Literal["ball", "near", "image"]
 """Where the steps begin: uniformly in the ball, beside the image (a normal deviation of 0.001), or at the image."""
+
+
+class AttackInTraining(Method):
+    """The parameters of the methods that train on what steps of PGD in linf make of each batch."""
+
+    eps: float = Field(8 / 255, gt=0, le=1, description="radius in linf of the attack in training")
+    steps: int = Field(10, ge=1, description="steps of that attack")
+    step_size: float | None = Field(None, gt=0, description="of that attack; 2.5 eps / steps where not given")
+
+    @property
+    def size_of_step(self) -> float:
+        """Of each step, in linf."""
+        return self.step_size or 2.5 * self.eps / self.steps
 
 
 def nearby(images: Tensor, *, eps: float, start: Start) -> Tensor:

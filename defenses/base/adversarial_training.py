@@ -7,11 +7,10 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.defenses.base.adversarial import Start, ascend
+from robustbench_cli.defenses.base.adversarial import AttackInTraining, Start, ascend
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.training import Trainer
 
@@ -21,7 +20,7 @@ Forward = Callable[[Tensor], Tensor]
 """From images ``(B, C, H, W)`` to logits ``(B, K)``."""
 
 
-class AdversarialTraining(Defense):
+class AdversarialTraining(AttackInTraining, Defense):
     """Trains on the images that a PGD attack in linf makes of each batch.
 
     A subclass says what the attack climbs and what the weights descend. While images are made, the network is in ``eval()``
@@ -31,10 +30,6 @@ class AdversarialTraining(Defense):
     """
 
     trained: ClassVar[bool] = True
-
-    eps: float = Field(8 / 255, gt=0, le=1, description="radius in linf of the attack in training")
-    steps: int = Field(10, ge=1, description="steps of that attack")
-    step_size: float | None = Field(None, gt=0, description="of that attack; 2.5 eps / steps where not given")
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         return copy.deepcopy(model)
@@ -65,8 +60,7 @@ class AdversarialTraining(Defense):
         self, network: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor], start: Start = "ball"
     ) -> Tensor:
         """The attack of this training on another loss; see :func:`~.adversarial.ascend`."""
-        step_size = self.step_size or 2.5 * self.eps / self.steps
-        return ascend(network, images, loss, eps=self.eps, steps=self.steps, step_size=step_size, start=start)
+        return ascend(network, images, loss, eps=self.eps, steps=self.steps, step_size=self.size_of_step, start=start)
 
 
 def divergence(logits: Tensor, others: Tensor) -> Tensor:
