@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
+from robustbench_cli.attacks.base.model import with_layers
 
 __all__ = ["Approximated", "Surrogate", "approximated", "bpda", "identity"]
 
@@ -49,17 +50,9 @@ class Approximated(nn.Module, ABC):
         return _with_backward_of(self.surrogate, given, computed)
 
 
-@contextmanager
-def approximated(model: nn.Module) -> Iterator[None]:
+def approximated(model: nn.Module) -> AbstractContextManager[None]:
     """Within it, every :class:`Approximated` layer of a model gives what its surrogate does."""
-    layers = [module for module in model.modules() if isinstance(module, Approximated)]
-    for layer in layers:
-        layer.approximating = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.approximating = False
+    return with_layers(model, Approximated, approximating=True)
 
 
 @contextmanager

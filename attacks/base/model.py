@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ __all__ = [
     "is_randomized",
     "move",
     "rows_share_draws",
+    "with_layers",
 ]
 
 
@@ -98,8 +99,28 @@ def cost_of_all_draws(model: nn.Module, images: Tensor) -> float | None:
     return model.cost_of_all_draws if same else None
 
 
+@contextmanager
+def with_layers(model: nn.Module, kind: type[nn.Module], **values: Any) -> Iterator[None]:
+    """Within it, attributes of all layers of a kind in a model have other values; afterwards each has its own again.
+
+    Args:
+        model: Whose layers.
+        kind: Which of them.
+        **values: By the attribute's name.
+    """
+    layers = [module for module in model.modules() if isinstance(module, kind)]
+    before = [(layer, name, getattr(layer, name)) for layer in layers for name in values]
+    for layer, name, _ in before:
+        setattr(layer, name, values[name])
+    try:
+        yield
+    finally:
+        for layer, name, own in before:
+            setattr(layer, name, own)
+
+
 def move(model: nn.Module, device: torch.device) -> None:
-    """Moves a model to a device, in place, and lays its weights out channels last there, as convolutions are fastest."""
+    """Moves a model to a device, in place, with its weights channels last, as convolutions are fastest."""
     model.to(device).to(memory_format=torch.channels_last)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from torch import nn
+
+from robustbench_cli.attacks.base.model import with_layers
 
 __all__ = ["Drawing", "without_draws"]
 
@@ -20,14 +21,6 @@ class Drawing(nn.Module):
     drawing = True
 
 
-@contextmanager
-def without_draws(model: nn.Module) -> Iterator[None]:
+def without_draws(model: nn.Module) -> AbstractContextManager[None]:
     """Within it, no :class:`Drawing` layer of a model draws."""
-    layers = [module for module in model.modules() if isinstance(module, Drawing)]
-    for layer in layers:
-        layer.drawing = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.drawing = True
+    return with_layers(model, Drawing, drawing=False)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.model import with_layers
 from robustbench_cli.defenses.base.drawing import Drawing
 
 __all__ = ["RandomWeights", "shared_draws", "with_random_weights"]
@@ -110,20 +111,12 @@ class RandomWeights(Drawing):
         return noise.view(count, -1, *noise.shape[2:])
 
 
-@contextmanager
-def shared_draws(model: nn.Module) -> Iterator[None]:
+def shared_draws(model: nn.Module) -> AbstractContextManager[None]:
     """Within it, all rows of a pass share one draw of the weights, which costs no more than weights that are not drawn.
 
     The papers train so.
     """
-    layers = [module for module in model.modules() if isinstance(module, RandomWeights)]
-    for layer in layers:
-        layer.shared = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.shared = False
+    return with_layers(model, RandomWeights, shared=True)
 
 
 def _convolution(

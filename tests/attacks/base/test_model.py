@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.model import frozen, is_randomized, move, rows_share_draws
+from robustbench_cli.attacks.base.model import frozen, is_randomized, move, rows_share_draws, with_layers
 
 IMAGES = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -95,3 +95,22 @@ def test_a_model_that_is_moved_computes_the_same_from_weights_channels_last() ->
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert all(now is parameter for now, parameter in zip(model.parameters(), parameters, strict=True))
     assert all(torch.equal(now, then) for now, then in zip(model.parameters(), before.parameters(), strict=True))
+
+
+def test_layers_of_a_kind_are_otherwise_for_a_while() -> None:
+    """All of the kind, at any depth, and no others; within another such change each goes back to what it was, errors or not."""
+    model = nn.Sequential(nn.Dropout(0.1), nn.Sequential(nn.Dropout(0.2), nn.ReLU()), nn.BatchNorm1d(2))
+
+    def rates() -> list[float]:
+        return [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
+
+    with with_layers(model, nn.Dropout, p=0.5):
+        assert rates() == [0.5, 0.5]
+        with pytest.raises(KeyError), with_layers(model[1], nn.Dropout, p=0.9, inplace=True):
+            assert rates() == [0.5, 0.9]
+            assert model[1][0].inplace
+            assert not model[1][1].inplace
+            raise KeyError
+        assert rates() == [0.5, 0.5]
+        assert not model[1][0].inplace
+    assert rates() == [0.1, 0.2]
