@@ -37,10 +37,6 @@ PAUSE = 1.0
 """Seconds until it is looked again whether another process has trained a model."""
 
 
-def _nothing(*_: object) -> None:
-    pass
-
-
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
     """How defended models are come by.
@@ -61,9 +57,9 @@ class Preparation:
     device: torch.device
     seed: int
     recipe: dict[str, Any]
-    begin: Callable[[str, Path], None] = _nothing
-    wait: Callable[[str], None] = _nothing
-    progress: Callable[[TrainingProgress], None] = _nothing
+    begin: Callable[[str, Path], None] = lambda *_: None
+    wait: Callable[[str], None] = lambda _: None
+    progress: Callable[[TrainingProgress], None] = lambda _: None
 
     @property
     def data(self) -> Dataset:

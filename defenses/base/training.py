@@ -67,10 +67,6 @@ class TrainingProgress:
     note: str = ""
 
 
-def _ignore(progress: TrainingProgress) -> None:
-    pass
-
-
 def _cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(network(images), labels)
 
@@ -117,7 +113,7 @@ class Trainer:
         *,
         seed: int,
         device: torch.device,
-        progress: Callable[[TrainingProgress], None] = _ignore,
+        progress: Callable[[TrainingProgress], None] = lambda _: None,
         resume: Path | None = None,
     ) -> None:
         self.examples = examples
