@@ -29,6 +29,7 @@ __all__ = [
     "load_checkpoint",
     "read_info",
     "require_place",
+    "read_own_info",
     "save_checkpoint",
     "versions",
 ]
@@ -124,6 +125,24 @@ def load_checkpoint(
     model: str | None = None,
     classes: int | None = None,
     mean: float | Sequence[float] | None = None,
+def read_own_info(path: Path, *, unsaid: str) -> CheckpointInfo:
+    """What a checkpoint of our own says of itself.
+
+    Args:
+        path: The file.
+        unsaid: What a foreign file does not say, and what would be right: the end of the message.
+
+    Raises:
+        UserError: As for :func:`read_info`, or it is a foreign file.
+    """
+    info = read_info(path)
+    if info is None:
+        # What is no checkpoint at all, or would run code, is better said at once.
+        read_tensors(read_bytes(path), path)
+        raise UserError(f"{path} does not say {unsaid}")
+    return info
+
+
     std: float | Sequence[float] | None = None,
     shape: tuple[int, int, int] | None = None,
     named: Collection[str] = (),

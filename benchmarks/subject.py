@@ -20,12 +20,11 @@ from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.attacks.base.registry import Registry
 from robustbench_cli.attacks.base.surrogate import surrogate_parameters
 from robustbench_cli.benchmarks.cell import MethodSpec
-from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, load_checkpoint, read_info
+from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, load_checkpoint, read_own_info
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.evaluation import resolve_repeats
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import example_images
-from robustbench_cli.benchmarks.weights import read_bytes, read_tensors
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.randomized import DecisionRule, RandomizedDefense, decided
 
@@ -278,17 +277,10 @@ def method_spec(
 
 def _open_surrogate(parameter: str, path: Path, named: Collection[str]) -> Subject:
     try:
-        _require_own(path)
+        read_own_info(path, unsaid="what it holds: give a checkpoint that 'advdef train' has made")
         return open_subject(path, named=named)
     except UserError as error:
         raise UserError(f"{parameter}: {error}") from None
-
-
-def _require_own(path: Path) -> None:
-    if read_info(path) is None:
-        # What is no checkpoint at all, or would run code, is better said at once.
-        read_tensors(read_bytes(path), path)
-        raise UserError(f"{path} does not say what it holds: give a checkpoint that 'advdef train' has made")
 
 
 def load_surrogates(spec: MethodSpec, named: Collection[str]) -> dict[str, nn.Module]:

@@ -67,21 +67,17 @@ class ModelWords:
 
     def dataset_name(self) -> str:
         """The data set that was named, or the one that the first checkpoint was trained on, or the embedded one."""
-        from robustbench_cli.benchmarks.checkpoint import read_info
+        from robustbench_cli.benchmarks.checkpoint import read_own_info
         from robustbench_cli.benchmarks.datasets import registry as datasets
-        from robustbench_cli.benchmarks.weights import read_bytes, read_tensors
 
         if self.dataset is not None:
             return self.dataset
         if not self.checkpoints:
             return DEFAULT_DATASET
-        path = self.checkpoints[0]
-        info = read_info(path)
-        if info is None:
-            # What is no checkpoint at all is better said at once.
-            read_tensors(read_bytes(path), path)
-        if info is None or info.dataset is None:
-            raise UserError(f"{path} does not say what it was trained on: give --dataset")
+        path, unsaid = self.checkpoints[0], "what it was trained on: give --dataset"
+        info = read_own_info(path, unsaid=unsaid)
+        if info.dataset is None:
+            raise UserError(f"{path} does not say {unsaid}")
         if ":" in info.dataset and not datasets.knows(info.dataset):
             # Whoever made the file may not choose what code runs.
             raise UserError(
