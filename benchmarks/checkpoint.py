@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -28,8 +29,8 @@ __all__ = [
     "CheckpointInfo",
     "load_checkpoint",
     "read_info",
-    "require_place",
     "read_own_info",
+    "require_place",
     "save_checkpoint",
     "versions",
 ]
@@ -41,6 +42,11 @@ _MOST_PIXELS = 2**24
 
 def versions() -> dict[str, str]:
     """The versions of what a checkpoint's weights depend on, by name."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in ("advdef", "numpy", "safetensors", "torch", "torchvision"):
         # A checkout that runs without being installed has no version of its own.
@@ -119,12 +125,6 @@ def read_info(path: Path) -> CheckpointInfo | None:
     return _info(read_bytes(path), path)
 
 
-def load_checkpoint(
-    path: Path,
-    *,
-    model: str | None = None,
-    classes: int | None = None,
-    mean: float | Sequence[float] | None = None,
 def read_own_info(path: Path, *, unsaid: str) -> CheckpointInfo:
     """What a checkpoint of our own says of itself.
 
@@ -143,6 +143,12 @@ def read_own_info(path: Path, *, unsaid: str) -> CheckpointInfo:
     return info
 
 
+def load_checkpoint(
+    path: Path,
+    *,
+    model: str | None = None,
+    classes: int | None = None,
+    mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     shape: tuple[int, int, int] | None = None,
     named: Collection[str] = (),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.bpda import Approximated, approximated
 from robustbench_cli.attacks.base.losses import rounding
-from robustbench_cli.attacks.base.random import Random, seed_from
+from robustbench_cli.attacks.base.random import Random, seed_draws, seed_from
 
 __all__ = ["FLAGS", "gradient_is_wrong", "is_repeatable", "is_unstable"]
 
@@ -167,7 +167,7 @@ def is_unstable(model: nn.Module, images: Tensor, predictions: Tensor) -> bool:
 
 
 def _seeded_logits(model: nn.Module, images: Tensor) -> Tensor:
-    torch.manual_seed(seed_from("checks"))
+    seed_draws(seed_from("checks"))
     with torch.no_grad():
         logits: Tensor = model(images)
     return logits
@@ -175,6 +175,6 @@ def _seeded_logits(model: nn.Module, images: Tensor) -> Tensor:
 
 def _gaps(model: nn.Module, images: Tensor, leading: Tensor) -> Tensor:
     """``(N,)`` logits of the class ``leading[:, 0]`` less those of ``leading[:, 1]``, at the draws of one seed."""
-    torch.manual_seed(seed_from("checks"))
+    seed_draws(seed_from("checks"))
     chosen: Tensor = model(images).gather(1, leading)
     return chosen[:, 0] - chosen[:, 1]

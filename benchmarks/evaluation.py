@@ -19,7 +19,7 @@ from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.model import frozen, move
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import Random, seed_from, seeded
+from robustbench_cli.attacks.base.random import Random, seed_draws, seed_from, seeded
 from robustbench_cli.attacks.base.source import GradientSource, Precision
 from robustbench_cli.attacks.base.threat import distance, project_exactly, within
 from robustbench_cli.benchmarks.cell import Accounting, Targeted
@@ -264,11 +264,11 @@ class _Search:
         threat = self.attack.threat(images, norm=self.norm, eps=self.eps, targeted=self.targeted != "no")
         searched = self.attack.searched(threat)
         random = Random.of(self.seed, images, places=places)
-        torch.manual_seed(seed_from(self.seed, "draws of the attack", start))
+        seed_draws(seed_from(self.seed, "draws of the attack", start))
         goals = _targets(self.aim, images, labels, self.classes, self.targeted, random)
         candidates = Candidates(self.judge, start, images, labels, goals, threat.norm)
         for number, goal in enumerate(goals if len(goals) else labels[None]):
-            torch.manual_seed(seed_from(self.seed, "draws of the attack", start, number))
+            seed_draws(seed_from(self.seed, "draws of the attack", start, number))
             proposed = _images_of(self.attack.run(self.source, images, goal, searched, random), images, self.attack)
             inside = project_exactly(proposed, images, searched)
             # What is not a number is in no ball either.

@@ -12,7 +12,7 @@ from robustbench_cli.attacks.base.decision import REJECTED
 from robustbench_cli.attacks.base.losses import margin
 from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import seed_from
+from robustbench_cli.attacks.base.random import seed_draws, seed_from
 from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.attacks.base.threat import distance, per_image
 
@@ -90,7 +90,7 @@ class Judge:
         return self._scores.decided(scored), _survival(chosen_on, chosen, labels, perturbed=perturbed)
 
     def _ask(self, source: GradientSource, images: Tensor, purpose: str, start: int) -> Tensor:
-        torch.manual_seed(seed_from(self._seed, purpose, start))
+        seed_draws(seed_from(self._seed, purpose, start))
         return source.logits(images)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri
 
 __all__ = ["LOSS_FLOOR", "DefenseEfficiency", "defense_efficiency", "mean_interval"]
 
@@ -35,7 +35,7 @@ def mean_interval(shares: Floats, *, confidence: float = 0.95) -> tuple[float, f
     padded = np.concatenate([shares, [0.0, 1.0]])
     design_effect = float(padded.var() / (padded.mean() * (1 - padded.mean())))
     trials = len(shares) / design_effect
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    z = float(ndtri(0.5 + confidence / 2))
     centre = (mean + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * float(np.sqrt(mean * (1 - mean) / trials + z * z / (4 * trials * trials)))
     # Where nothing, or everything, was right, the end is exact and not rounding's.

@@ -76,11 +76,21 @@ def seed_from(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "little") >> 2
 
 
+def seed_draws(seed: int) -> None:
+    """Lets torch's random numbers follow from ``seed``, on the CPU and on every CUDA device where any is in use.
+
+    ``torch.manual_seed`` does so too, and takes as long as a small network's pass where no CUDA device is in use.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Within it, torch's random numbers on the CPU and on ``device`` follow from ``seed``; the caller's stay as they were."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        seed_draws(seed)
         yield
 
 
