@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from robustbench_cli.attacks.base.errors import UserError, one_line
+from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.files import ensure_writable, write_whole
 from robustbench_cli.benchmarks.cell import Cell
 
@@ -177,7 +176,7 @@ class Store:
             return Outcomes.from_bytes(content)
         except (ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"{self._outcomes_file(cell_id, result)} was stored by another version of advdef ({one_line(error)}): {_again(path)}"
+                f"{self._outcomes_file(cell_id, result)} was stored by another version of advdef ({error}): {_again(path)}"
             ) from None
 
     def _read_result(self, path: Path) -> tuple[Result, bytes]:
@@ -289,7 +288,11 @@ class Store:
 def _json(record: BaseModel) -> bytes:
     """The content of a file: JSON whose first line holds the sha256 of the lines after it."""
     body = f"{record.model_dump_json(indent=1)}\n".encode().removeprefix(b"{\n")
-    return b'{"sha256": "%s",\n%s' % (_sha256(body).encode(), body)
+    return _seal(body) + b"\n" + body
+
+
+def _seal(body: bytes) -> bytes:
+    return b'{"sha256": "%s",' % _sha256(body).encode()
 
 
 def _sha256(content: bytes) -> str:
@@ -303,19 +306,16 @@ def _again(path: Path) -> str:
 def _read(path: Path, kind: type[Record]) -> Record:
     word = kind.__name__.lower()
     try:
-        data = path.read_bytes()
-        content = json.loads(data)
-        seal = content.pop("sha256", None) if isinstance(content, dict) else None
-        record = kind.model_validate(content)
+        first, _, body = path.read_bytes().partition(b"\n")
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): remove it to run the cell again") from None
-    except (ValueError, RecursionError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else one_line(error)
-        raise UserError(
-            f"{path} is not a {word} of this version of advdef ({reason}): remove it to run the cell again"
-        ) from None
-    if seal != _sha256(data.partition(b"\n")[2]):
-        raise UserError(f"{path} is damaged, its content is not what was stored: remove it to run the cell again")
+        raise UserError(f"{path} cannot be read ({error.strerror}): {_again(path)}") from None
+    if first != _seal(body):
+        raise UserError(f"{path} is damaged, its content is not what was stored: {_again(path)}")
+    try:
+        record = kind.model_validate_json(b"{" + body)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise UserError(f"{path} is not a {word} of this version of advdef ({reason}): {_again(path)}") from None
     if record.cell.id != path.name.partition(".")[0]:
         raise UserError(f"{path} holds the cell {record.cell.id}: remove it, or give it back its name")
     return record

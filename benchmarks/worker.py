@@ -7,8 +7,9 @@ import json
 import math
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from robustbench_cli.benchmarks.store import PIECES, Failure, Result, Store
 from robustbench_cli.benchmarks.subject import load_subject, load_surrogates
 from robustbench_cli.benchmarks.suite import Job
 
-__all__ = ["SEARCHES", "again", "claimed", "is_done", "work", "work_if_free"]
+__all__ = ["SEARCHES", "again", "claimed", "compute_if_free", "is_done", "work", "work_if_free"]
 
 SEARCHES = "searches"
 """The folder inside a store, itself a store, of what minimal-norm attacks found at any distance.
@@ -52,16 +53,7 @@ def work(job: Job, *, progress: Callable[[int], None] = lambda _: None) -> Resul
     Raises:
         UserError: The store cannot be read or written.
     """
-    store = Store(job.store)
-    if is_done(job):
-        return store.result(job.cell.id)
-    try:
-        computed = _compute(job, progress)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the other jobs go on
-        failure = Failure(cell=job.cell, eps=job.eps, error=_reason(error), traceback=traceback.format_exc())
-        store.publish_failure(failure)
-        return failure
-    return _publish(job, store, computed)
+    return _computed(job, progress)()
 
 
 def work_if_free(job: Job, *, progress: Callable[[int], None] = lambda _: None) -> Result | Failure | None:
@@ -77,11 +69,58 @@ def work_if_free(job: Job, *, progress: Callable[[int], None] = lambda _: None) 
     Raises:
         UserError: The store cannot be read or written.
     """
-    with Claims(job.store).hold(claimed(job)) as ours:
-        if not ours:
+    publish = compute_if_free(job, progress=progress)
+    return None if publish is None else publish()
+
+
+def compute_if_free(
+    job: Job, *, progress: Callable[[int], None] = lambda _: None
+) -> Callable[[], Result | Failure] | None:
+    """The first part of :func:`work_if_free`, which takes a processor; what it returns is the second, which waits for a disk.
+
+    Args:
+        job: What to run.
+        progress: Called with the number of images done, 0 as it begins.
+
+    Returns:
+        What publishes the result and gives it back, and is to be called soon, for until then nobody else can have the job;
+        ``None`` where another process is at it.
+
+    Raises:
+        UserError: The store cannot be read or written.
+    """
+    with ExitStack() as claim:
+        if not claim.enter_context(Claims(job.store).hold(claimed(job))):
             return None
         progress(0)
-        return work(job, progress=progress)
+        publish = _computed(job, progress)
+        held = claim.pop_all()
+
+    def published() -> Result | Failure:
+        with held:
+            return publish()
+
+    return published
+
+
+def _computed(job: Job, progress: Callable[[int], None]) -> Callable[[], Result | Failure]:
+    """Runs a job, or finds its result in the store; what it returns publishes what came of it."""
+    store = Store(job.store)
+    if is_done(job):
+        return partial(store.result, job.cell.id)
+    try:
+        computed = _compute(job, progress)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the other jobs go on
+        failure = Failure(cell=job.cell, eps=job.eps, error=_reason(error), traceback=traceback.format_exc())
+        return partial(_publish_failure, store, failure)
+    # With its images saved a cell is done when it is stored.
+    _save_images(job, computed)
+    return partial(_publish, job, store, computed)
+
+
+def _publish_failure(store: Store, failure: Failure) -> Failure:
+    store.publish_failure(failure)
+    return failure
 
 
 def claimed(job: Job) -> str:
@@ -150,7 +189,9 @@ def _search_once(job: Job, attack: Attack, progress: Callable[[int], None]) -> _
     store = Store(job.store / SEARCHES)
     cell = search.cell
     if not _is_in(store, search) or not _has_images(search):
-        _publish(search, store, _run(search, attack, progress))
+        computed = _run(search, attack, progress)
+        _save_images(search, computed)
+        _publish(search, store, computed)
     found = store.result(cell.id)
     outcomes = store.outcomes(cell.id)
     return _Computed(
@@ -212,8 +253,11 @@ def _kept(job: Job, attack: Attack) -> KeptPieces:
     return KeptPieces(store / PIECES / job.cell.id, images=job.images is not None)
 
 
-def _save_images(job: Job, folder: Path, computed: _Computed) -> None:
-    cell = job.cell
+def _save_images(job: Job, computed: _Computed) -> None:
+    """Saves the images of a job where that is asked for."""
+    cell, folder = job.cell, job.images
+    if folder is None:
+        return
     examples = _examples(cell.dataset, job.data_dir, cell.n)
     clean = levels(examples.images)
     perturbed = _images_to_save(job, folder, computed, examples.images, clean)
@@ -269,9 +313,6 @@ def _outcomes_of(job: Job) -> Outcomes:
 
 
 def _publish(job: Job, store: Store, computed: _Computed) -> Result:
-    """Stores what was computed, the images first, so that a cell with images to save is done when they are."""
-    if job.images is not None:
-        _save_images(job, job.images, computed)
     content = computed.outcomes.to_bytes()
     summary = summarise(computed.outcomes)
     result = Result(

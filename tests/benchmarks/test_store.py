@@ -158,13 +158,24 @@ def test_a_file_that_is_no_result_is_named(filled: Filled, content: bytes) -> No
     _, other, _ = filled(seed=1)
     path = store.path / "cells" / f"{result.cell.id}.json"
     path.write_bytes(content)
-    with pytest.raises(
-        UserError, match=rf"{path} is not a result of this version of advdef \(.*\): remove it"
-    ) as error:
+    with pytest.raises(UserError, match=rf"{path} is damaged, .*: remove {path} to run the cell again") as error:
         list(store.results())
     assert "\n" not in str(error.value)
     path.unlink()
     assert list(store.results()) == [other]
+
+
+@pytest.mark.parametrize("change", [{"summary": None}, {"more": 1}, {"cell": {}}])
+def test_a_result_of_another_version_is_named(filled: Filled, change: dict[str, object]) -> None:
+    """It is as it was stored, and not what this version makes of a result."""
+    store, result, _ = filled()
+    path = store.path / "cells" / f"{result.cell.id}.json"
+    content = json.loads(path.read_text())
+    del content["sha256"]
+    body = json.dumps(content | change)[1:].encode()
+    path.write_bytes(b'{"sha256": "%s",\n%s' % (store_module.hashlib.sha256(body).hexdigest().encode(), body))
+    with pytest.raises(UserError, match=rf"{path} is not a result of this version of advdef \(.*\): remove {path}"):
+        store.result(result.cell.id)
 
 
 def test_a_result_under_another_name_is_named(filled: Filled) -> None:
@@ -212,7 +223,7 @@ def test_figures_that_were_changed_are_not_believed(filled: Filled, written: str
     content = path.read_text()
     assert written in content
     path.write_text(content.replace(written, instead))
-    with pytest.raises(UserError, match=rf"{path} is .*: remove it to run the cell again"):
+    with pytest.raises(UserError, match=f"{path} is damaged, .*: remove {path} to run the cell again"):
         store.result(result.cell.id)
 
 
@@ -232,7 +243,7 @@ def test_a_folder_in_the_place_of_a_result_is_named(filled: Filled) -> None:
     path.unlink()
     path.mkdir()
     assert result.cell in store
-    with pytest.raises(UserError, match=rf"{path} cannot be read \(Is a directory\): remove it"):
+    with pytest.raises(UserError, match=rf"{path} cannot be read \(Is a directory\): remove {path}"):
         store.result(result.cell.id)
 
 

@@ -481,7 +481,7 @@ def test_a_stored_result_that_is_damaged_is_named(advdef: Advdef, here: Path, ch
     path.write_text("{")
     ended = advdef(*words)
     assert (ended.code, ended.out) == (3, "")
-    assert f"{path.relative_to(here)} is not a result of this version of advdef" in ended.err.splitlines()[-1]
+    assert f"{path.relative_to(here)} is damaged" in ended.err.splitlines()[-1]
     path.unlink()
     again = advdef(*words)
     assert again.code == 0
