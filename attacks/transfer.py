@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from robustbench_cli.attacks import registry
 from robustbench_cli.attacks.base.attack import Attack, FixedRadiusAttack
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.inner import InnerAttack
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource
@@ -19,34 +19,13 @@ from robustbench_cli.attacks.base.threat import Threat
 __all__ = ["Transfer"]
 
 
-def _built(value: Any) -> Any:
-    """The attack that words name, alone or with its parameters; what is no words stays as it is."""
-    words = {"name": value} if isinstance(value, str) else value
-    if not isinstance(words, dict):
-        return words
-    name = words.get("name")
-    if not isinstance(name, str):
-        raise UserError("give the name of an attack, alone or as in {name: di-fgsm, steps: 20}")
-    # What a user's own code is would be missing from the identity of a cell.
-    if ":" in name or registry.source_of(name) is not None:
-        raise UserError("give one of the project's own attacks, such as mi-fgsm")
-    parameters = {key: given for key, given in words.items() if key != "name"}
-    return registry.load(name).from_parameters(parameters, name=name)
-
-
 def _follows_gradients(attack: Attack) -> Attack:
     if attack.minimal_norm or attack.uses != "gradients" or "linf" not in attack.norms or isinstance(attack, Transfer):
         raise UserError("give an attack by gradients inside a fixed linf radius, such as mi-fgsm")
     return attack
 
 
-def _as_words(attack: Attack) -> dict[str, Any]:
-    return {"name": registry.name_of(type(attack)), **attack.model_dump(mode="json")}
-
-
-_Inner = Annotated[
-    Attack, BeforeValidator(_built), AfterValidator(_follows_gradients), PlainSerializer(_as_words, when_used="json")
-]
+_Inner = Annotated[InnerAttack, AfterValidator(_follows_gradients)]
 
 
 class Transfer(FixedRadiusAttack):

@@ -33,6 +33,9 @@ class DefensiveDistillation(Defense):
         "Networks. IEEE S&P 2016, arXiv 1511.04508"
     )
     trained: ClassVar[bool] = True
+    attacked_by: ClassVar[str] = (
+        "losses on the logits, such as the margin of cw-pgd: the cross-entropy's gradient is 0 in floating-point numbers"
+    )
 
     temperature: float = Field(
         100, gt=0, description="what logits are divided by in training, T; the paper has 1 to 100"

@@ -14,6 +14,7 @@ from robustbench_cli.attacks.base.decision import Rejecting, rejecting
 from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.transformed import Transformed
 
 __all__ = ["FeatureSqueezing"]
 
@@ -34,13 +35,16 @@ class FeatureSqueezing(Defense):
     and that of the detector is the gradient of the mean logits of the image and its copies, turned to the leading class as
     long as the image is rejected: it is accepted once it is taken for the same wrong class in all of them.
 
-    For comparison, the attack that does not adapt is ``transfer`` from the undefended model: ``--attack transfer --set
-    transfer.surrogate=undefended.safetensors --set transfer.attack=pgd``.
+    Attacks that do not adapt stand beside those that do in ``--suite adaptive``.
     """
 
     paper: ClassVar[str] = (
         "Weilin Xu, David Evans, Yanjun Qi, Feature Squeezing: Detecting Adversarial Examples in Deep Neural Networks, "
         "NDSS 2018, arXiv 1704.01155"
+    )
+    attacked_by: ClassVar[str] = (
+        "the identity in the place of rounding (BPDA); of the detector, the mean logits of the image and its copies until "
+        "it is accepted"
     )
 
     bits: int = Field(
@@ -60,7 +64,7 @@ class FeatureSqueezing(Defense):
         if self.median > 1:
             squeezers.append(Median(self.median))
         if self.false_positives is None:
-            return nn.Sequential(*squeezers, copy.deepcopy(model))
+            return Transformed(*squeezers, copy.deepcopy(model))
         return Detector(copy.deepcopy(model), squeezers).to(example.device)
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
@@ -132,6 +136,11 @@ class Detector(nn.Module):
         self.model = model
         self.squeezers = nn.ModuleList(squeezers)
         self.rejection = _Rejection()
+
+    @property
+    def undefended(self) -> nn.Module:
+        """See :class:`~robustbench_cli.attacks.base.undefended.Surrounding`."""
+        return self.model
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(N, K)``; where an image is rejected, no class stands above another."""

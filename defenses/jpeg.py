@@ -20,6 +20,7 @@ from torch.nn import functional
 from robustbench_cli.attacks.base.bpda import Approximated
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.defenses.base.defense import Defense
+from robustbench_cli.defenses.base.transformed import Transformed
 
 __all__ = ["JPEG"]
 
@@ -33,13 +34,15 @@ class JPEG(Defense):
     same pixels everywhere. It has no gradient: every attack by gradients gets those of a differentiable JPEG in its place,
     whose steps are the codec's own but for a smooth rounding.
 
-    For comparison, the attack that does not adapt is ``transfer`` from the undefended model: ``--attack transfer --set
-    transfer.surrogate=undefended.safetensors --set transfer.attack=pgd``.
+    Attacks that do not adapt stand beside those that do in ``--suite adaptive``.
     """
 
     paper: ClassVar[str] = (
         "Gintare Karolina Dziugaite, Zoubin Ghahramani, Daniel Roy, A Study of the Effect of JPG Compression on Adversarial "
         "Images, 2016, arXiv 1608.00853"
+    )
+    attacked_by: ClassVar[str] = (
+        "the gradient of a differentiable JPEG in the place of the codec's, which has none (BPDA)"
     )
 
     quality: int = Field(75, ge=1, le=100, description="of the encoder; small numbers compress more")
@@ -47,7 +50,7 @@ class JPEG(Defense):
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         if example.shape[1] not in (1, 3):
             raise UserError(f"jpeg compresses images of 1 or 3 channels: these have {example.shape[1]}")
-        return nn.Sequential(Codec(self.quality), copy.deepcopy(model)).to(example.device)
+        return Transformed(Codec(self.quality), copy.deepcopy(model)).to(example.device)
 
 
 class Codec(Approximated):

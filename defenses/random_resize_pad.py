@@ -60,6 +60,11 @@ class _ResizePad(Drawing):
         self.size = size
         self.smallest = smallest
 
+    @property
+    def undefended(self) -> nn.Module:
+        """See :class:`~robustbench_cli.attacks.base.undefended.Surrounding`."""
+        return self.model
+
     def forward(self, images: Tensor) -> Tensor:
         count, channels, height, width = images.shape
         # One number for both sides, so that the image keeps its proportions.

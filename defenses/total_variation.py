@@ -14,6 +14,7 @@ from torch.nn import functional
 from robustbench_cli.defenses.base.drawing import Drawing
 from robustbench_cli.defenses.base.noise import uniform_like
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
+from robustbench_cli.defenses.base.transformed import Transformed
 
 __all__ = ["TotalVariation"]
 
@@ -28,8 +29,7 @@ class TotalVariation(RandomizedDefense):
     pixels below and to the right (Rudin, Osher, Fatemi, Physica D 1992). The steps of the solver (Chambolle, Pock, Journal
     of Mathematical Imaging and Vision 2011) are differentiable, so that gradients are true ones, through all of them.
 
-    For comparison, the attack that does not adapt is ``transfer`` from the undefended model: ``--attack transfer --set
-    transfer.surrogate=undefended.safetensors --set transfer.attack=pgd``.
+    Attacks that do not adapt stand beside those that do in ``--suite adaptive``.
     """
 
     paper: ClassVar[str] = (
@@ -42,7 +42,7 @@ class TotalVariation(RandomizedDefense):
     steps: int = Field(50, ge=1, description="of the solver")
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
-        return nn.Sequential(_Smoothing(self.rate, self.weight, self.steps), copy.deepcopy(model))
+        return Transformed(_Smoothing(self.rate, self.weight, self.steps), copy.deepcopy(model))
 
 
 class _Smoothing(Drawing):

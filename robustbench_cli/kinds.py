@@ -121,6 +121,7 @@ def card(kind: str, name: str) -> dict[str, Any]:
         "norms",
         "minimal_norm",
         "trained",
+        "attacked_by",
         "classes",
         "shape",
         "argument_name",

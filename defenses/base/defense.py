@@ -26,9 +26,12 @@ class Defense(Method, ABC):
 
     Attributes:
         trained: Whether :meth:`fit` trains the model, from whatever weights it has.
+        attacked_by: What an attack has to follow in order to adapt to it, in words; every attack by gradients does so by
+            itself where it is what the defended model passes back.
     """
 
     trained: ClassVar[bool] = False
+    attacked_by: ClassVar[str] = "its own gradient"
 
     @property
     def fitted(self) -> bool:

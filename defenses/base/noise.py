@@ -25,6 +25,11 @@ class Noisy(Drawing):
         self.layer = layer
         self.sigma = sigma
 
+    @property
+    def undefended(self) -> nn.Module:
+        """See :class:`~robustbench_cli.attacks.base.undefended.Surrounding`."""
+        return self.layer
+
     def forward(self, rows: Tensor) -> Tensor:
         """The layer's output for ``rows + sigma * N(0, I)``; rows are left as they are."""
         noisy = torch.add(rows, normal_like(rows), alpha=self.sigma) if self.sigma and self.drawing else rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -34,6 +34,8 @@ class RandomizedDefense(Defense):
     builds, so that an attack on the defended model is one on the deployed rule. Of several defenses around one model each
     has a rule of its own; the last one's is the outermost.
     """
+
+    attacked_by: ClassVar[str] = "the expectation over its draws (--eot auto)"
 
     decision: DecisionRule = Field(
         "one-draw",
@@ -76,6 +78,11 @@ class Decision(nn.Module):
         self.model = model
         self.rule = rule
         self.draws = draws
+
+    @property
+    def undefended(self) -> nn.Module:
+        """See :class:`~robustbench_cli.attacks.base.undefended.Surrounding`."""
+        return self.model
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(N, K)`` of images ``(N, C, H, W)``."""

@@ -40,6 +40,8 @@ def show(kind: str, name: str, output_format: str) -> None:
 
 def _facts(told: dict[str, Any]) -> str:
     facts: dict[str, Any] = {key: told[key] for key in ("norms", "classes", "shape", "epochs", "paper") if key in told}
+    if "attacked_by" in told:
+        facts["attacked by"] = told["attacked_by"]
     if "argument_name" in told:
         facts["written"] = f"{told['name'].partition(':')[0]}:{told['argument_name']}"
     if "minimal_norm" in told:
