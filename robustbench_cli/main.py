@@ -23,7 +23,7 @@ from robustbench_cli import __version__, commands, console
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
 from robustbench_cli.config_file import long_name
 from robustbench_cli.exits import CellsFailed, GateFailed, Interrupted
-from robustbench_cli.options import PAGE, all_words
+from robustbench_cli.options import PAGE, VARIABLES, all_words
 
 __all__ = ["main"]
 
@@ -131,8 +131,25 @@ def _invoke(words: list[str]) -> None:
         from click.shell_completion import shell_complete
 
         raise click.exceptions.Exit(shell_complete(advdef, {}, "advdef", "_ADVDEF_COMPLETE", asked))
+    _warn_of_unknown_variables()
     with advdef.make_context("advdef", words) as context:
         advdef.invoke(context)
+
+
+def _warn_of_unknown_variables() -> None:
+    """Tells of variables that are named like an option's and are none's, which click passes over.
+
+    No more than that: what is set for a session may be meant for another version.
+    """
+    given = sorted(name for name in os.environ if name.startswith(VARIABLES))
+    if not given:
+        return
+    context = click.Context(advdef)
+    found = (advdef.get_command(context, name) for name in advdef.list_commands(context))
+    known = {str(option.envvar) for each in found if each is not None for option in each.params if option.envvar}
+    for name in given:
+        if name not in known:
+            console.warn(f"unknown variable {name} in the environment: {did_you_mean(name, known)}")
 
 
 def _told(error: click.ClickException) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_STORE",
     "PAGE",
+    "VARIABLES",
     "Command",
     "Common",
     "all_words",
@@ -44,6 +45,9 @@ P = ParamSpec("P")
 
 DEFAULT_STORE = "./advdef-runs"
 """The folder of results where none is named."""
+
+VARIABLES = "ADVDEF_"
+"""What the names of the options' environment variables begin with."""
 
 PAGE = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 """How every page of help is asked for, and its largest width."""
@@ -114,7 +118,7 @@ class Command(click.Command):
         ]
         for option in self.params:
             if isinstance(option, click.Option):
-                option.envvar = f"ADVDEF_{long_name(option).replace('-', '_').upper()}"
+                option.envvar = f"{VARIABLES}{long_name(option).replace('-', '_').upper()}"
                 option.show_envvar = True
                 if isinstance(option.type, click.IntRange) and option.metavar is None:
                     option.metavar = "N"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_cli import __version__, console
-from robustbench_cli.options import command, output_format
+from robustbench_cli.options import VARIABLES, command, output_format
 
 __all__ = ["env"]
 
@@ -69,7 +69,7 @@ def _told() -> dict[str, Any]:
         "environment": {
             key: value
             for key, value in sorted(os.environ.items())
-            if key.startswith("ADVDEF_") or key in {"CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"}
+            if key.startswith(VARIABLES) or key in {"CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"}
         },
     }
 

@@ -145,6 +145,19 @@ def test_a_wrong_value_of_the_environment_names_the_variable(
     assert compute().err == "advdef: error: ADVDEF_DEVICE: 'gpu' is no device: give auto, cpu, cuda or cuda:N\n"
 
 
+def test_a_variable_of_no_option_is_told(advdef: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slip in a variable's name gets a line and the nearest name, even with -q; another command's variable gets none."""
+    told = advdef("list", "models")
+    for name in ("ADVDEF_EPSILON", "ADVDEF_DATADIR", "ADVDEF_MAX_DROP", "ADVDEF_QUIET"):
+        monkeypatch.setenv(name, "1")
+    ended = advdef("list", "models")
+    assert (ended.code, ended.out) == (0, told.out)
+    assert ended.err.splitlines() == [
+        "advdef: warning: unknown variable ADVDEF_DATADIR in the environment: did you mean 'ADVDEF_DATA_DIR'?",
+        "advdef: warning: unknown variable ADVDEF_EPSILON in the environment: did you mean 'ADVDEF_EPS'?",
+    ]
+
+
 def test_the_command_line_wins_over_environment_file_and_default(
     compute: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
