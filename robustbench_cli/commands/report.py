@@ -145,20 +145,20 @@ def _set_beside_certificates(
         for folder in sorted(folders)
         for model in stored(folder, damaged=lambda error: damaged.append(str(error)))
     ]
-    accuracies, lines = {}, {}
+    of_cells: dict[str, float] = {}
+    lines: dict[str, str] = {}
     for result, store in results:
         cell = result.cell
         model = certificate_of(cell, models)
-        if model is None:
-            continue
-        accuracies[result.checkpoint, cell.defense, cell.dataset, cell.norm, result.eps] = certified_accuracy(
-            cell, model
-        )
-        if line := contradiction(cell, store.outcomes(cell.id), model):
+        of_cells[cell.id] = math.nan if model is None else certified_accuracy(cell, model)
+        if model is not None and (line := contradiction(cell, store.outcomes(cell.id), model)):
             lines[cell.id] = line
-    if any(not math.isnan(accuracy) for accuracy in accuracies.values()):
-        keys = zip(*(table[name] for name in ("checkpoint", "defense", "dataset", "norm", "eps")), strict=True)
-        table["certified_accuracy"] = [accuracies.get(key, math.nan) for key in keys]
+    if not all(map(math.isnan, of_cells.values())):
+        accuracies: list[float] = []
+        for cell_id in table["cell"]:
+            # A worst case has no cell of its own, and comes after its attacks.
+            accuracies.append(of_cells[cell_id] if cell_id in of_cells else accuracies[-1])
+        table["certified_accuracy"] = accuracies
     return lines
 
 

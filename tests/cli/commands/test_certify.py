@@ -73,6 +73,22 @@ def test_sigma_is_needed(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     assert "give --sigma SIGMA" in ended.err
 
 
+def test_a_certificate_stands_beside_its_own_model(advdef: Advdef, here: Path) -> None:
+    """Where a file held one model after another, what is certified of the first says nothing of the second; a worst case is of its attacks."""
+    smoothed = ("--defense", "randomized-smoothing", "--set", "decision=one-draw", "--epochs", "4")
+    fast = ("--attack", "fgsm", "--attack", "pgd", "--set", "pgd.steps=1", "--eot", "1", "--norm", "l2", "--eps", "0.2")
+    for seed in ("0", "1"):
+        assert advdef("train", *smoothed, "--seed", seed, "-o", "model.safetensors").code == 0
+        assert advdef("attack", "--checkpoint", "model.safetensors", *fast, "--n", "20").code == 0
+        if seed == "0":
+            assert advdef("certify", "--checkpoint", "model.safetensors", *QUICK).code == 0
+    found = list(csv.DictReader(advdef("report", "--format", "csv").out.splitlines()))
+    assert [row["attack"] for row in found] == ["fgsm", "pgd(steps=1)", "worst-case"] * 2
+    told = [row["certified_accuracy"] for row in found]
+    assert sorted([told[:3], told[3:]]) == [[""] * 3, [max(told)] * 3]
+    assert max(told)
+
+
 def test_the_report_has_certificates_beside_attacks(advdef: Advdef, here: Path) -> None:
     """The accuracy certified at an attack's radius stands in its row, and an attack that a certificate excludes is a fault."""
     smoothed = ("--defense", "randomized-smoothing", "--set", "decision=one-draw", "--epochs", "8", "-q")
