@@ -15,7 +15,17 @@ import pandas as pd
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean, one_line
 from robustbench_cli.benchmarks.rows import COLUMNS
 
-__all__ = ["Limit", "Verdict", "fail_under", "max_drop", "parse_conditions", "parse_limit", "read_baseline", "select"]
+__all__ = [
+    "Limit",
+    "Verdict",
+    "fail_under",
+    "max_drop",
+    "parse_conditions",
+    "parse_limit",
+    "read_baseline",
+    "select",
+    "unmet",
+]
 
 SHARES = frozenset(
     {
@@ -99,12 +109,39 @@ def select(table: pd.DataFrame, wanted: Mapping[str, Sequence[str]]) -> pd.DataF
     """The rows whose columns have one of the wanted values; ``hrs`` also stands for ``hrs(channels=[10,10])``."""
     keep = pd.Series(True, index=table.index)
     for column, values in wanted.items():
-        words = table[column].astype(str)
-        fits = words.isin(values)
-        if column in {"attack", "defense"}:
-            fits |= words.map(lambda word: re.sub(r"\([^)]*\)", "", word)).isin(values)
-        keep &= fits
+        keep &= _fits(table[column], values)
     return table[keep]
+
+
+def unmet(tables: Sequence[pd.DataFrame], wanted: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is wanted of some tables and in none of them.
+
+    Returns:
+        A line for each wanted value that no row has, with those that there are; or one line where each is there and no row
+        has them all.
+    """
+    lines = []
+    for name, values in wanted.items():
+        column = pd.Series([value for table in tables for value in table[name]], dtype=object, name=name)
+        there = sorted(set(column.dropna().astype(str)))
+        told = ", ".join(f"'{word}'" for word in there[:20]) + (f" and {len(there) - 20} more" if there[20:] else "")
+        lines += [
+            f"--where '{name}={value}' fits no row: {f'there is {told}' if there else f'no row has a {name}'}"
+            for value in values
+            if not _fits(column, [value]).any()
+        ]
+    if not lines and wanted and all(select(table, wanted).empty for table in tables):
+        each = " and ".join(f"{name}={' or '.join(values)}" for name, values in wanted.items())
+        lines.append(f"--where: no row has {each}: leave one of them out to see what there is")
+    return lines
+
+
+def _fits(column: pd.Series, values: Sequence[str]) -> pd.Series:
+    words = column.astype(str)
+    fits = words.isin(values)
+    if column.name in {"attack", "defense"}:
+        fits |= words.map(lambda word: re.sub(r"\([^)]*\)", "", word)).isin(values)
+    return fits
 
 
 _WAY_OUT = "give a .csv file that 'advdef report -o' wrote"

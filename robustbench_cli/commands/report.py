@@ -96,14 +96,18 @@ def report(
     ordered = sorted(results.values(), key=lambda each: _order(each[0].cell))
     table = rows((result, partial(store.outcomes, result.cell.id)) for result, store in ordered)
     contradictions = _set_beside_certificates(table, ordered, damaged)
-    table = gates.select(table, wanted)
     failures = [
         failure
         for store in opened
         for failure in store.failures(damaged=lambda error: damaged.append(str(error)))
         if failure.cell.id not in results
     ]
-    failures = [failures[place] for place in gates.select(failed_rows(failures), wanted).index]
+    failed = failed_rows(failures)
+    if len(table) or len(failed):
+        for line in gates.unmet([table, failed], wanted):
+            console.warn(line)
+    table = gates.select(table, wanted)
+    failures = [failures[place] for place in gates.select(failed, wanted).index]
     _show(table, output_format, outputs)
     for cell, line in contradictions.items():
         if cell in set(table["cell"]):

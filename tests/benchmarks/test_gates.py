@@ -16,6 +16,7 @@ from robustbench_cli.benchmarks.gates import (
     parse_limit,
     read_baseline,
     select,
+    unmet,
 )
 from robustbench_cli.benchmarks.rows import COLUMNS
 
@@ -221,6 +222,30 @@ def test_conditions_select_rows() -> None:
     assert chosen("defense=hrs", "attack=pgd", "n=500") == [0, 1]
     assert chosen("n=100") == [3]
     assert chosen("eps=8/255", "defense=nothing") == []
+
+
+def test_what_no_row_has_is_told_with_what_there_is() -> None:
+    """A value of no row in any of the tables, those that are there once each and no more than twenty; or that no row has all."""
+    rows = table({"defense": "hrs(channels=[10,10])"}, {"defense": "none", "attack": "cw", "checkpoint": None})
+    failed = table({"attack": "square", "eps": "0.1"})
+
+    def told(*conditions: str) -> list[str]:
+        return unmet([rows, failed], parse_conditions(conditions))
+
+    assert told() == told("defense=hrs", "attack=pgd") == told("attack=square", "attack=cw") == []
+    assert told("defense=hrss", "attack=pgd", "attack=cv") == [
+        "--where 'defense=hrss' fits no row: there is 'hrs(channels=[10,10])', 'none'",
+        "--where 'attack=cv' fits no row: there is 'cw', 'pgd', 'square'",
+    ]
+    assert told("n=50", "checkpoint=a") == [
+        "--where 'n=50' fits no row: there is '500'",
+        "--where 'checkpoint=a' fits no row: no row has a checkpoint",
+    ]
+    assert told("defense=hrs", "attack=cw", "attack=square") == [
+        "--where: no row has defense=hrs and attack=cw or square: leave one of them out to see what there is"
+    ]
+    (line,) = unmet([table(*({"seed": seed} for seed in range(100, 130)))], {"seed": ["7"]})
+    assert line.endswith("there is " + ", ".join(f"'{seed}'" for seed in range(100, 120)) + " and 10 more")
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ def test_conditions_choose_rows(advdef: Advdef, store: Path) -> None:
     ]
     nothing = advdef("report", "--where", "defense=hrs")
     assert (nothing.code, nothing.out) == (0, "no rows\n")
+    assert nothing.err == "advdef: warning: --where 'defense=hrs' fits no row: there is 'none'\n"
 
 
 def test_a_gate_is_an_exit_code(advdef: Advdef, here: Path, store: Path) -> None:
