@@ -174,6 +174,8 @@ class Preparation:
 
     def _train(self, training: Training, path: Path) -> None:
         require_place(path)
+        # What cannot be built is refused before anything is trained, the last of several defenses too.
+        untrained(training, data_dir=self.data_dir)
         limit_threads(self.data.shape)
         self.begin(training.label, path)
         train(training, path, device=self.device, data_dir=self.data_dir, progress=self.progress)
