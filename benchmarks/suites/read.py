@@ -305,9 +305,10 @@ def _read(name: str, folder: Path, within: tuple[Path, ...]) -> SuiteWords:
     path = folder / name if name.endswith((".yaml", ".yml")) else _FOLDER / f"{name}.yaml"
     if path.parent == _FOLDER and path.stem not in suite_names():
         raise UserError(f"unknown suite '{name}': {did_you_mean(name, suite_names())} Or the path of a .yaml file")
-    if path in within:
-        raise UserError(f"the suite {path} contains itself: {' > '.join(map(str, (*within, path)))}")
     file = open_yaml_file(path)
+    # One file has many paths.
+    if any(path.samefile(each) for each in within):
+        raise UserError(f"the suite {path} contains itself: {' > '.join(map(str, (*within, path)))}")
     words = _words_of(file)
     base = None
     if words.extends is not None:
@@ -337,14 +338,19 @@ def _words_of(file: YamlFile) -> SuiteWords:
     try:
         words = SuiteWords.model_validate(file.value)
     except ValidationError as error:
-        raise _refused(file, error.errors()[0]) from None
+        raise _refused(file, error.errors()) from None
     for key in ("include", "exclude"):
         for number, condition in enumerate(getattr(words, key)):
-            for word in condition:
+            for word, values in condition.items():
+                place = file.place(key, number, word)
                 if word not in CONDITIONS:
-                    raise UserError(
-                        f"{file.place(key, number, word)}: {key} knows no '{word}': {did_you_mean(word, CONDITIONS)}"
-                    )
+                    raise UserError(f"{place}: {key} knows no '{word}': {did_you_mean(word, CONDITIONS)}")
+                try:
+                    for radius in values if word == "eps" else ():
+                        if radius is not None:
+                            parse_eps(radius)
+                except UserError as error:
+                    raise UserError(f"{place}: {key}: {error}") from None
     defenses = [
         tuple(_placed(each, file, len(chain), ("defenses", number, place)) for place, each in enumerate(chain))
         for number, chain in enumerate(words.defenses)
@@ -403,18 +409,36 @@ def _members(entry: _Entry, place: str) -> Iterator[Member]:
         yield Member(name=entry.name or "", eot=eot, **entry.parameters).at(place)
 
 
-def _refused(file: YamlFile, error: ErrorDetails) -> UserError:
-    """What pydantic says, in one line that names the file, the line and the nearest right word."""
-    where = [each for each in error["loc"] if not (isinstance(each, str) and re.search(r"[\[\](){}-]", each))]
+def _refused(file: YamlFile, errors: Sequence[ErrorDetails]) -> UserError:
+    """What pydantic says first, in one line that names the file, the line and the nearest right word."""
+    error, where = errors[0], _keys(errors[0])
     message = error["msg"].removeprefix("Value error, ")
     message = f"{message[:1].lower()}{message[1:]}"
     if error["type"] == "literal_error":
-        known = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
-        message = f"unknown word '{error['input']!s:.80}': {did_you_mean(str(error['input']), known)}"
-    elif error["type"] in {"model_type", "dict_type", "model_attributes_type"}:
+        message = f"unknown word '{error['input']!s:.80}': {did_you_mean(str(error['input']), _words_in(error))}"
+    elif error["type"] in {"model_type", "model_attributes_type"}:
         message = f"is {error['input']!r:.80}: give a name, or a mapping such as {{name: pgd, steps: 20}}"
+    elif error["type"] == "dict_type":
+        meant = "{epochs: 5, lr: 0.01}" if where[0] == "train" else "{defense: hrs, eps: 8/255}"
+        message = f"is {error['input']!r:.80}: give a mapping such as {meant}"
+    elif error["type"] == "path_type":
+        message = f"is {error['input']!r:.80}: give the path of a file"
     elif error["type"] == "extra_forbidden":
         message = f"unknown key: {did_you_mean(str(where[-1]), ModelName.model_fields)}"
     elif error["type"] == "too_short":
         message = "is empty: give at least one value"
+    # Where there are words beside numbers, they are another error at the same place.
+    for other in errors[1:]:
+        if other["type"] == "literal_error" and _keys(other) == where:
+            message += f", or one of the words {', '.join(_words_in(other))}"
     return UserError(f"{file.place(*where)}: {'.'.join(map(str, where))}: {' '.join(message.split())}")
+
+
+def _keys(error: ErrorDetails) -> list[int | str]:
+    """Where an error is: keys and places in lists, without the names of types that pydantic puts between them."""
+    return [each for each in error["loc"] if not (isinstance(each, str) and re.search(r"[\[\](){}-]", each))]
+
+
+def _words_in(error: ErrorDetails) -> list[str]:
+    """The words that would have been understood."""
+    return re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))

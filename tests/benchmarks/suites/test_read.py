@@ -195,12 +195,19 @@ def test_to_attack_with_a_suite_names_attacks_alone(tmp_path: Path) -> None:
         ("attacks: [{suite: quick, cascade: true}]", "line 1: an entry of attacks needs a name or a suite"),
         ("extends: quik", r"line 1: unknown suite 'quik': did you mean 'quick'\?"),
         ('extends: "\\0.yaml"', "line 1: .* has a zero byte in it"),
-        ("extends: mine.yaml", "contains itself"),
+        ("extends: mine.yaml", "contains itself: .*mine.yaml > .*mine.yaml$"),
+        ("extends: folder/../mine.yaml", "contains itself: .*mine.yaml > .*folder/../mine.yaml$"),
+        ("attacks: [{name: pgd, eot: many}]", "line 1: .*valid integer, or one of the words exact, frozen, auto$"),
+        ("train: 5", "line 1: train.0: is 5: give a mapping such as {epochs: 5"),
+        ("include: [{n: 5}, hrs]", "line 1: include.1: is 'hrs': give a mapping such as {defense: hrs"),
+        ("defenses: [{checkpoint: 5}]", "line 1: defenses.0.0.checkpoint: is 5: give the path of a file"),
+        ("exclude:\n- {\n  eps: [any, 0.1]}", "line 3: exclude: eps is 'any': give a number or a fraction"),
     ],
 )
 def test_a_slip_is_named_with_its_line(content: str, message: str, tmp_path: Path) -> None:
     """And with the nearest right word where there is one."""
     path = tmp_path / "mine.yaml"
+    (tmp_path / "folder").mkdir()
     path.write_text(content)
     with pytest.raises(UserError, match=message) as raised:
         read_suite(str(path))
