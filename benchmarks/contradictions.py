@@ -73,20 +73,14 @@ def contradiction(cell: Cell, outcomes: Outcomes, model: CertifiedModel) -> str 
     inside = (each.predicted >= 0) & (outcomes.l2[:, :common] < each.radius * (1 - 1e-6))
     fell = inside & (outcomes.perturbed[:, :, :common] != each.predicted).all(axis=1)
     number, tried = int(fell.any(axis=0).sum()), int(inside.any(axis=0).sum())
+    # Of such an attack's images, those are kept that fell in the very draws that are counted.
+    if cell.accounting == "single-draw":
+        return None
     last = cell.defenses[-1].parameters
     draws = last["draws"] if last["decision"] == "vote" else 1
     no_majority = float(stats.binom.cdf(draws // 2, draws, 0.5)) if draws > 1 else 0.5
     chance = min(1.0, ALPHA + len(inside) * no_majority ** outcomes.clean.shape[0])
     if not number or np.greater_equal(stats.binom.sf(number - 1, tried, chance), LEVEL):
-    if not number:
-        return None
-    told = f"cell {cell.id} ({cell.defense} {cell.attack_label}): {number} of {tried} images fell nearer than the radius that is certified for them in"
-    fault = "the certificate or the attack's row is at fault"
-    if isinstance(model.procedure, Intervals):
-        return f"{told} linf by intervals, and none can: {fault}"
-    # Of such an attack's images, those are kept that fell in the very draws that are counted.
-    if cell.accounting == "single-draw":
-        return None
         return None
     return (
         f"cell {cell.id} ({cell.defense} {cell.attack_label}): {number} of {tried} images fell nearer than the radius that is "
