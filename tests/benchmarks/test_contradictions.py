@@ -77,7 +77,6 @@ def test_images_that_fall_inside_their_radius(make_cell: Callable[..., Cell]) ->
     assert contradiction(cell, outcomes_of(predictions, 0.5), SURE) is None
 
 
-def test_slices_of_other_lengths(make_cell: Callable[..., Cell]) -> None:
 def test_nothing_is_told_of_images_that_were_chosen_on_their_draws(make_cell: Callable[..., Cell]) -> None:
     """Of single draws, an image that falls in any of several attacks' draws has fallen, whatever its chance in each."""
     fallen, single = outcomes_of(np.full((1, IMAGES), 3), 0.1), {"parameters": {"decision": "one-draw"}, "repeats": 1}
@@ -85,6 +84,7 @@ def test_nothing_is_told_of_images_that_were_chosen_on_their_draws(make_cell: Ca
     assert contradiction(cell_of(make_cell, accounting="single-draw", **single), fallen, SURE) is None
 
 
+def test_slices_of_other_lengths(make_cell: Callable[..., Cell]) -> None:
     """What both have is compared, if it has the same labels."""
     cell, predictions = cell_of(make_cell), np.full((10, 2 * IMAGES), 3)
     outcomes = outcomes_of(predictions, 0.1)
