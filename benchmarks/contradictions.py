@@ -8,7 +8,8 @@ import numpy as np
 from scipy import stats
 
 from robustbench_cli.benchmarks.cell import Cell
-from robustbench_cli.benchmarks.certification import CertifiedModel, certificates
+from robustbench_cli.benchmarks.certification import CertifiedModel
+from robustbench_cli.benchmarks.intervals import Intervals
 from robustbench_cli.benchmarks.outcomes import Outcomes
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.randomized_smoothing import RandomizedSmoothing
@@ -16,7 +17,7 @@ from robustbench_cli.defenses.randomized_smoothing import RandomizedSmoothing
 __all__ = ["ALPHA", "LEVEL", "certificate_of", "certified_accuracy", "contradiction"]
 
 ALPHA = 0.001
-"""The chance at most that a certificate beside an attack is wrong."""
+"""The chance at most that a certificate by smoothing beside an attack is wrong."""
 
 LEVEL = 0.001
 """The chance at most that attacks are said to contradict a certificate where they do not."""
@@ -25,41 +26,43 @@ LEVEL = 0.001
 def certificate_of(cell: Cell, models: Sequence[CertifiedModel]) -> CertifiedModel | None:
     """The certified model that a cell attacks; of several, the one of most images.
 
-    The cell's defense must be the smoothing that is certified, deciding by one draw or by the vote: the certificate tells
-    nothing of another noise, or of the mean softmax. A defense of a user's own is passed by: a store may not say what code
-    runs.
+    Where the certificate is of a smoothed model, the cell's defense must be that smoothing, deciding by one draw or by the
+    vote: the certificate tells nothing of another noise, or of the mean softmax. A defense of a user's own is passed by: a
+    store may not say what code runs.
     """
-    last = cell.defenses[-1] if cell.defenses else None
-    if last is None or not defenses.knows(last.name) or not issubclass(defenses.load(last.name), RandomizedSmoothing):
-        return None
-    if last.parameters["decision"] not in ("one-draw", "vote"):
-        return None
-    sigma = last.parameters["sigma"]
+    sigma = _sigma(cell)
     same = [
         model
         for model in models
-        if (model.checkpoint, model.described["dataset"], model.smoothing.sigma)
-        == (cell.checkpoint, cell.dataset, sigma)
+        if (model.checkpoint, model.described["dataset"]) == (cell.checkpoint, cell.dataset)
+        and (isinstance(model.procedure, Intervals) or model.procedure.sigma == sigma)
     ]
     return max(same, key=lambda model: len(model.labels), default=None)
 
 
+def _sigma(cell: Cell) -> float | None:
+    """The noise of the smoothing by whose draws a cell's model decides; ``None`` where it does not."""
+    last = cell.defenses[-1] if cell.defenses else None
+    if last is None or not defenses.knows(last.name) or not issubclass(defenses.load(last.name), RandomizedSmoothing):
+        return None
+    return float(last.parameters["sigma"]) if last.parameters["decision"] in ("one-draw", "vote") else None
+
+
 def certified_accuracy(cell: Cell, model: CertifiedModel) -> float:
-    """The share of a model's certified images that are certified to be right at a cell's radius; NaN where it is none in l2."""
-    if cell.norm != "l2" or cell.eps is None:
+    """The share of a model's certified images that are certified to be right at a cell's radius; NaN in another norm."""
+    if cell.norm != model.procedure.norm or cell.eps is None:
         return float("nan")
-    each = certificates(model.images, model.smoothing, alpha=ALPHA)
-    return float(each.certified(model.labels, cell.eps).mean())
+    return float(model.certificates(alpha=ALPHA).certified(model.labels, cell.eps).mean())
 
 
 def contradiction(cell: Cell, outcomes: Outcomes, model: CertifiedModel) -> str | None:
     """What an attack did inside of certified radii more often than can be, in words; ``None`` where there is nothing of it.
 
     It counts the images that every one of R answers of the deployed rule takes for another class than the certified one,
-    although they are nearer to their clean image, in l2, than its radius. Where the certificate is right, a draw is of that
+    although they are nearer to their clean image than its radius. Where a certificate by smoothing is right, a draw is of that
     class with a chance of one half or more. So the chance of R such answers is at most ``q^R``, where q is that of no
     majority among the rule's draws; and the certificate is wrong with the chance :data:`ALPHA`. The number of such images is
-    held against the binomial one at :data:`LEVEL`.
+    held against the binomial one at :data:`LEVEL`. A certificate by intervals is a proof, which no image may contradict.
 
     Args:
         cell: See :func:`certificate_of`.
@@ -69,10 +72,18 @@ def contradiction(cell: Cell, outcomes: Outcomes, model: CertifiedModel) -> str 
     common = min(len(outcomes.labels), len(model.labels))
     if (outcomes.labels[:common] != model.labels[:common]).any():
         return None
-    each = certificates(model.images[:common], model.smoothing, alpha=ALPHA)
-    inside = (each.predicted >= 0) & (outcomes.l2[:, :common] < each.radius * (1 - 1e-6))
-    fell = inside & (outcomes.perturbed[:, :, :common] != each.predicted).all(axis=1)
+    each = model.certificates(alpha=ALPHA)
+    predicted, radius = each.predicted[:common], each.radius[:common]
+    distance = outcomes.linf if model.procedure.norm == "linf" else outcomes.l2
+    inside = (predicted >= 0) & (distance[:, :common] < radius * (1 - 1e-6))
+    fell = inside & (outcomes.perturbed[:, :, :common] != predicted).all(axis=1)
     number, tried = int(fell.any(axis=0).sum()), int(inside.any(axis=0).sum())
+    if not number:
+        return None
+    told = f"cell {cell.id} ({cell.defense} {cell.attack_label}): {number} of {tried} images fell nearer than the radius that is certified for them in"
+    fault = "the certificate or the attack's row is at fault"
+    if isinstance(model.procedure, Intervals):
+        return f"{told} linf by intervals, and none can: {fault}"
     # Of such an attack's images, those are kept that fell in the very draws that are counted.
     if cell.accounting == "single-draw":
         return None
@@ -80,10 +91,6 @@ def contradiction(cell: Cell, outcomes: Outcomes, model: CertifiedModel) -> str 
     draws = last["draws"] if last["decision"] == "vote" else 1
     no_majority = float(stats.binom.cdf(draws // 2, draws, 0.5)) if draws > 1 else 0.5
     chance = min(1.0, ALPHA + len(inside) * no_majority ** outcomes.clean.shape[0])
-    if not number or np.greater_equal(stats.binom.sf(number - 1, tried, chance), LEVEL):
+    if np.greater_equal(stats.binom.sf(number - 1, tried, chance), LEVEL):
         return None
-    return (
-        f"cell {cell.id} ({cell.defense} {cell.attack_label}): {number} of {tried} images fell nearer than the radius that is "
-        f"certified for them in l2 at sigma {model.smoothing.sigma:g}, and no more than {chance * tried:.2g} can be expected to: "
-        "the certificate or the attack's row is at fault"
-    )
+    return f"{told} l2 at sigma {model.procedure.sigma:g}, and no more than {chance * tried:.2g} can be expected to: {fault}"

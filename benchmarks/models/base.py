@@ -38,6 +38,9 @@ class Normalize(nn.Module):
         UserError: The numbers are neither one nor C, not finite, a mean is outside [0, 1], or a std is not above 0.
     """
 
+    monotone = True
+    """No output falls where an input rises: intervals pass through it by their ends."""
+
     mean: Tensor
     std: Tensor
 

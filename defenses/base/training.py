@@ -104,6 +104,7 @@ class Trainer:
     Attributes:
         training: The places ``(n,)`` of the examples that are trained on: all but for what the recipe holds out.
         held_out: The places of the others.
+        done: The share of its steps that the present training has done, for a loss that changes in its course.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class Trainer:
         self._resume = resume
         self._finished: dict[str, dict[str, float]] = {}
         self._saved = resume is not None and resume.exists()
+        self.done = 0.0
         self.training, self.held_out = self._divided()
 
     @property
@@ -202,6 +204,7 @@ class Trainer:
                 for number in range(steps):
                     indices = batches[number // replays]
                     step = epoch * steps + number
+                    self.done = step / (epochs * steps)
                     for group in optimizer.param_groups:
                         group["lr"] = self.recipe.rate(step, epochs * steps)
                     total += self._step(network, parameters, optimizer, gradients, indices) * len(indices)

@@ -1,4 +1,4 @@
-"""``advdef certify``: the accuracy that no attack in l2 can take from a smoothed model."""
+"""``advdef certify``: the accuracy that no attack can take from a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustbench_cli import console
+from robustbench_cli import console, tables
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.model_options import ModelWords, model_options
 from robustbench_cli.options import Common, command, computing, first_images, output_file
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from robustbench_cli.benchmarks.cell import Eps
-    from robustbench_cli.benchmarks.certification import CertifiedAccuracy, CertifiedModel, Smoothing
+    from robustbench_cli.benchmarks.certification import CertifiedAccuracy, CertifiedModel, Procedure
     from robustbench_cli.benchmarks.datasets.base.slice import Slice
     from robustbench_cli.benchmarks.subject import Subject
 
 __all__ = ["certify"]
+
+ALPHA = 0.001
+"""The chance that a certificate of smoothing may be wrong, where nothing else is asked for."""
 
 
 @command("certify")
@@ -34,31 +37,27 @@ __all__ = ["certify"]
     "--sigma",
     type=float,
     metavar="SIGMA",
-    required=True,
-    help="Smooth with noise of this standard deviation, in pixel values: that which the model was trained with.",
+    help="Smooth with noise of this standard deviation, in pixel values: that which the model was trained with.  [default: "
+    "no noise; bounds by intervals certify the model itself, in linf]",
 )
-@click.option("--n0", type=int, default=100, show_default=True, metavar="N", help="Choose the class by so many draws.")
 @click.option(
-    "--samples",
-    type=int,
-    default=10_000,
-    show_default=True,
-    metavar="N",
-    help="Bound its probability by so many further draws.",
+    "--n0", type=int, metavar="N", help="Choose the class of a smoothed model by so many draws.  [default: 100]"
+)
+@click.option(
+    "--samples", type=int, metavar="N", help="Bound its probability by so many further draws.  [default: 10000]"
 )
 @click.option(
     "--alpha",
     type=float,
-    default=0.001,
-    show_default=True,
     metavar="P",
-    help="Let an image's certificate be wrong with this chance at most.",
+    help="Let an image's certificate be wrong with this chance at most.  [default: 0.001]",
 )
 @click.option(
     "--eps",
     type=EPS,
     multiple=True,
-    help="Tell the accuracy that is certified within this radius in l2.  [default: multiples of half of sigma]",
+    help="Tell the accuracy that is certified within this radius.  [default in l2: multiples of half of sigma; in linf: "
+    "quarters of the data set's usual one]",
 )
 @first_images("Certify the first N test images.", default=500)
 @output_file(".csv", ".json")
@@ -67,62 +66,83 @@ def certify(
     common: Common,
     words: ModelWords,
     settings: tuple[Setting, ...],
-    sigma: float,
-    n0: int,
-    samples: int,
-    alpha: float,
+    sigma: float | None,
+    n0: int | None,
+    samples: int | None,
+    alpha: float | None,
     eps: tuple[Eps, ...],
     n: int,
     output: Path | None,
 ) -> None:
-    """Certify a smoothed model and print how much of its accuracy no attack can take.
+    """Certify a model and print how much of its accuracy no attack can take.
 
-    What is certified is the vote of the model under Gaussian noise, against every perturbation up to a radius in l2:
-    CERTIFY of Cohen, Rosenfeld and Kolter (ICML 2019). The draws of every image are stored as they come, and the same
-    command again goes on.
+    With --sigma, what is certified is the vote of the model under Gaussian noise, against every perturbation up to a
+    radius in l2: CERTIFY of Cohen, Rosenfeld and Kolter (ICML 2019). Without it, what a sequential network says itself, in
+    linf, by bounds of its logits that interval arithmetic gives: Gowal et al. (2018). What is found of every image is
+    stored as it comes, and the same command again goes on.
     """
-    from robustbench_cli.attacks.base.files import ensure_writable, write_whole
-    from robustbench_cli.benchmarks.certification import Smoothing
+    from robustbench_cli.attacks.base.files import ensure_writable
+    from robustbench_cli.benchmarks.datasets.base.load import load_dataset
     from robustbench_cli.benchmarks.datasets.base.slice import first_examples
     from robustbench_cli.running import preparation
     from robustbench_cli.words import distribute
 
-    smoothing = Smoothing(sigma=sigma, n0=n0, samples=samples)
-    usual = _usual_radii(smoothing, alpha)
-    radii = [radius.value for radius in eps] or usual
+    procedure = _procedure(sigma, n0, samples, alpha)
+    alpha = ALPHA if alpha is None else alpha
     if output is not None:
-        if output.suffix.lower() not in (".csv", ".json"):
-            raise UserError(f"-o {output}: the ending names the form; give one of .csv, .json")
-        ensure_writable(output.parent)
-    ensure_writable(common.store)
+        tables.require_place(output, forms=("csv", "json"))
     parameters = distribute(settings, words.kinds())
     dataset = words.dataset_name()
+    usual = _usual_radii(procedure, alpha, load_dataset(dataset, data_dir=common.data_dir).eps)
+    radii = [radius.value for radius in eps] or usual
+    ensure_writable(common.store)
     with console.progress() as shown:
         prepare = preparation(common, dataset, words.recipe(parameters), shown)
         subjects = words.subjects(prepare, parameters)
         data = first_examples(prepare.data.split("test"), n)
-        models = [_certified(common, subject, data, smoothing, dataset, shown) for subject in subjects]
+        models = [_certified(common, subject, data, procedure, dataset, shown) for subject in subjects]
     rows = [model.rows(radii, alpha=alpha) for model in models]
     console.report(_drawn(rows))
     if output is not None:
-        everything = [row for of_model in rows for row in of_model]
-        write_whole(output, _written(everything, output.suffix.lower()).encode())
+        import pandas as pd
+
+        records = [row.model_dump(mode="json") for of_model in rows for row in of_model]
+        tables.write(pd.DataFrame(records), output)
         console.note(f"wrote {output}")
 
 
-def _usual_radii(smoothing: Smoothing, alpha: float) -> list[float]:
-    """The multiples of half of sigma up to the largest radius that can be certified."""
-    largest = smoothing.largest_radius(alpha)
+def _procedure(sigma: float | None, n0: int | None, samples: int | None, alpha: float | None) -> Procedure:
+    """How the user wants it certified."""
+    from robustbench_cli.benchmarks.intervals import Intervals
+    from robustbench_cli.benchmarks.smoothing import Smoothing
+
+    if sigma is not None:
+        given = {"n0": n0, "samples": samples}
+        return Smoothing(sigma=sigma, **{name: value for name, value in given.items() if value is not None})
+    for name, value in (("n0", n0), ("samples", samples), ("alpha", alpha)):
+        if value is not None:
+            raise UserError(f"--{name} is for a smoothed model: give --sigma SIGMA, such as 0.25, or leave it out")
+    return Intervals()
+
+
+def _usual_radii(procedure: Procedure, alpha: float, usual_eps: str) -> list[float]:
+    """Of smoothing the multiples of half of sigma up to the largest radius that can be certified, else quarters of eps."""
+    from robustbench_cli.benchmarks.cell import parse_eps
+    from robustbench_cli.benchmarks.intervals import Intervals
+
+    if isinstance(procedure, Intervals):
+        return [float(f"{parse_eps(usual_eps).value * quarters / 4:.12g}") for quarters in range(5)]
+    largest = procedure.largest_radius(alpha)
     if largest < 0:
         console.warn(
-            f"with {smoothing.samples} samples nothing can be certified at alpha {alpha:g}, whatever they give: give more"
+            f"with {procedure.samples} samples nothing can be certified at alpha {alpha:g}, whatever they give: give more"
         )
-    step = smoothing.sigma / 2
+    step = procedure.sigma / 2
     return [float(f"{step * number:.12g}") for number in range(int(max(largest, 0) / step) + 1)]
 
 
 def _certified(
-    common: Common, subject: Subject, data: Slice, smoothing: Smoothing, dataset: str, shown: console.Progress
+    common: Common, subject: Subject, data: Slice, procedure: Procedure, dataset: str, shown: console.Progress
 ) -> CertifiedModel:
     """Certifies one model, with a bar, or a line when it is done."""
     from robustbench_cli.benchmarks.certification import certified
@@ -137,7 +157,7 @@ def _certified(
     model = certified(
         subject,
         data,
-        smoothing,
+        procedure,
         dataset=dataset,
         seed=common.seed,
         store=common.store,
@@ -149,7 +169,7 @@ def _certified(
     # It is called once before the first image.
     new, seconds = fresh[0] - 1, sum(image.seconds for image in model.images)
     shown.finished(
-        f"{subject.model} {subject.defense}: {len(data)} images, {new} of them sampled now, {seconds:.1f} s in all"
+        f"{subject.model} {subject.defense}: {len(data)} images, {new} of them certified now, {seconds:.1f} s in all"
     )
     return model
 
@@ -161,12 +181,15 @@ def _drawn(models: Sequence[Sequence[CertifiedAccuracy]]) -> Table:
     from robustbench_cli.benchmarks.certification import FLAGS
 
     one = models[0][0]
-    title = f"dataset {one.dataset}, n {one.n}, sigma {one.sigma:g}, n0 {one.n0}, samples {one.samples}, alpha {one.alpha:g}"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{title}, seed {one.seed}", title_justify="left")
+    how = "by intervals"
+    if one.sigma is not None:
+        how = f"sigma {one.sigma:g}, n0 {one.n0}, samples {one.samples}, alpha {one.alpha:g}, seed {one.seed}"
+    title = f"dataset {one.dataset}, n {one.n}, {how}"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.caption_justify = "left"
     for name in ("model", "defense"):
         table.add_column(name, no_wrap=True)
-    for name in ("l2 radius", "certified", "abstained", "average radius"):
+    for name in (f"{one.norm} radius", "certified", "abstained", "average radius"):
         table.add_column(name, justify="right", no_wrap=True)
     raised = [name for name in FLAGS if any(name in rows[0].flags.split(";") for rows in models)]
     if raised:
@@ -181,12 +204,3 @@ def _drawn(models: Sequence[Sequence[CertifiedAccuracy]]) -> Table:
             table.add_row(*cells, *([row.flags] if raised else []))
         table.add_section()
     return table
-
-
-def _written(rows: Sequence[CertifiedAccuracy], ending: str) -> str:
-    import json
-
-    import pandas as pd
-
-    records = [row.model_dump(mode="json") for row in rows]
-    return json.dumps(records, indent=1) + "\n" if ending == ".json" else str(pd.DataFrame(records).to_csv(index=False))

@@ -10,9 +10,11 @@ import pytest
 from scipy import stats
 
 from robustbench_cli.benchmarks.cell import Cell, MethodSpec
-from robustbench_cli.benchmarks.certification import CertifiedModel, Sampled, Smoothing
+from robustbench_cli.benchmarks.certification import CertifiedModel
 from robustbench_cli.benchmarks.contradictions import certificate_of, certified_accuracy, contradiction
+from robustbench_cli.benchmarks.intervals import Bounded, Intervals
 from robustbench_cli.benchmarks.outcomes import Outcomes
+from robustbench_cli.benchmarks.smoothing import Sampled, Smoothing
 from robustbench_cli.benchmarks.subject import method_spec
 from robustbench_cli.defenses import registry as defenses
 
@@ -27,7 +29,7 @@ def model_of(counts: Sequence[int], **changes: Any) -> CertifiedModel:
     usual: dict[str, Any] = {
         "checkpoint": "c" * 64,
         "described": {"dataset": "digits"},
-        "smoothing": SMOOTHING,
+        "procedure": SMOOTHING,
         "labels": np.zeros(len(counts), dtype=np.int64),
         "images": [Sampled(place=place, top=0, count=count, seconds=0) for place, count in enumerate(counts)],
     }
@@ -134,3 +136,27 @@ def test_certified_accuracy_at_the_radius_of_a_cell(make_cell: Callable[..., Cel
     assert accuracies == [0.75, 0.75, 0.5, 0.5, 0.0]
     assert math.isnan(certified_accuracy(cell_of(make_cell, norm="linf"), model))
     assert math.isnan(certified_accuracy(cell_of(make_cell, eps=None), model))
+
+
+def test_a_proof_is_contradicted_by_one_image(make_cell: Callable[..., Cell]) -> None:
+    """Of a certificate by intervals one image that falls nearer in linf is told, whatever the norm; one beyond is not."""
+    proven = model_of(
+        [0] * IMAGES,
+        procedure=Intervals(),
+        images=[Bounded(place=place, predicted=0, radius=0.05, seconds=0) for place in range(IMAGES)],
+    )
+    cell = make_cell(defenses=(), norm="linf", eps=0.04, n=IMAGES, repeats=1)
+    assert certificate_of(cell, [proven]) is proven
+    assert certified_accuracy(cell, proven) == 1
+    assert certified_accuracy(make_cell(defenses=(), norm="linf", eps=0.06), proven) == 0
+    assert math.isnan(certified_accuracy(make_cell(defenses=(), norm="l2", eps=0.04), proven))
+    predictions = np.zeros((1, IMAGES), dtype=np.int64)
+    assert contradiction(cell, outcomes_of(predictions, 0.04), proven) is None
+    predictions[:, 7] = 2
+    told = contradiction(cell, outcomes_of(predictions, 0.04), proven)
+    assert told is not None
+    assert (
+        "1 of 60 images fell nearer than the radius that is certified for them in linf by intervals, and none can"
+        in told
+    )
+    assert contradiction(cell, outcomes_of(predictions, 0.05), proven) is None

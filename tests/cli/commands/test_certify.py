@@ -29,9 +29,9 @@ def test_certified_accuracy_against_radius(advdef: Advdef, here: Path, checkpoin
     assert {(row["norm"], row["flags"], row["n"], row["alpha"]) for row in rows} == {
         ("l2", "no-noise-training", "30", "0.001")
     }
-    assert "30 images, 30 of them sampled now" in ended.err
+    assert "30 images, 30 of them certified now" in ended.err
     again = advdef(*words[:-1], "table.json", "--eps", "0.1", "--eps", "1/4", "--alpha", "0.05")
-    assert "30 images, 0 of them sampled now" in again.err
+    assert "30 images, 0 of them certified now" in again.err
     assert [row["eps"] for row in json.loads((here / "table.json").read_text())] == [0.1, 0.25]
 
 
@@ -66,27 +66,39 @@ def test_too_few_samples_for_any_certificate(advdef: Advdef, here: Path, checkpo
     assert "100.0" in ended.out
 
 
-def test_sigma_is_needed(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """Without a word on the noise there is no certificate."""
-    ended = advdef("certify", "--checkpoint", str(checkpoint))
+def test_without_noise_a_network_is_certified_itself(advdef: Advdef, here: Path) -> None:
+    """In linf, at quarters of the usual radius, beside the attacks of the same model in the report."""
+    words = ("--defense", "ibp", "--set", "ibp.eps=0.02", "--epochs", "8", "-q")
+    ended = advdef("certify", *words, "--n", "40", "-o", "table.csv")
+    assert ended.code == 0, ended
+    assert "n 40, by intervals" in ended.out
+    assert "linf radius" in ended.out
+    rows = list(csv.DictReader((here / "table.csv").read_text().splitlines()))
+    assert [float(row["eps"]) for row in rows] == pytest.approx([0, 0.0375, 0.075, 0.1125, 0.15])
+    assert {(row["norm"], row["sigma"], row["alpha"], row["flags"]) for row in rows} == {("linf", "", "", "")}
+    assert advdef("attack", *words, "--attack", "pgd", "--eps", "0.0375", "--n", "40").code == 0
+    ended = advdef("report", "--format", "csv")
+    (beside,) = csv.DictReader(ended.out.splitlines())
+    assert float(beside["certified_accuracy"]) == pytest.approx(float(rows[1]["certified_accuracy"]))
+    assert float(beside["certified_accuracy"]) <= float(beside["robust_accuracy"])
+
+
+@pytest.mark.parametrize("words", [("--n0", "10"), ("--samples", "10"), ("--alpha", "0.1")])
+def test_words_of_smoothing_need_its_noise(
+    advdef: Advdef, here: Path, checkpoint: Path, words: tuple[str, str]
+) -> None:
+    """Draws without a word on the noise are a slip of the pen."""
+    ended = advdef("certify", "--checkpoint", str(checkpoint), *words)
     assert ended.code == 2
-    assert "give --sigma SIGMA" in ended.err
+    assert f"{words[0]} is for a smoothed model: give --sigma SIGMA" in ended.err
 
 
-def test_a_certificate_stands_beside_its_own_model(advdef: Advdef, here: Path) -> None:
-    """Where a file held one model after another, what is certified of the first says nothing of the second; a worst case is of its attacks."""
-    smoothed = ("--defense", "randomized-smoothing", "--set", "decision=one-draw", "--epochs", "4")
-    fast = ("--attack", "fgsm", "--attack", "pgd", "--set", "pgd.steps=1", "--eot", "1", "--norm", "l2", "--eps", "0.2")
-    for seed in ("0", "1"):
-        assert advdef("train", *smoothed, "--seed", seed, "-o", "model.safetensors").code == 0
-        assert advdef("attack", "--checkpoint", "model.safetensors", *fast, "--n", "20").code == 0
-        if seed == "0":
-            assert advdef("certify", "--checkpoint", "model.safetensors", *QUICK).code == 0
-    found = list(csv.DictReader(advdef("report", "--format", "csv").out.splitlines()))
-    assert [row["attack"] for row in found] == ["fgsm", "pgd(steps=1)", "worst-case"] * 2
-    told = [row["certified_accuracy"] for row in found]
-    assert sorted([told[:3], told[3:]]) == [[""] * 3, [max(told)] * 3]
-    assert max(told)
+def test_a_model_that_intervals_cannot_follow(advdef: Advdef, here: Path) -> None:
+    """The layer is named in one line."""
+    ended = advdef("certify", "--defense", "jpeg", "--epochs", "1", "-q")
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert "the model's logits cannot be bounded by intervals: its layer 0 is a Codec; " in ended.err
 
 
 def test_the_report_has_certificates_beside_attacks(advdef: Advdef, here: Path) -> None:
