@@ -182,7 +182,8 @@ def reprogram(
             return value + through - through.detach()
 
         with trainer.draws("program"):
-            program = Program(tuple(images.shape[1:]), shape, kernel=method.kernel)  # type: ignore[arg-type]
+            _, channels, height, width = images.shape
+            program = Program((channels, height, width), shape, kernel=method.kernel)
         trainer.fit(program, name="program", loss=loss)
         with torch.no_grad():
             inputs = torch.cat([program(part.to(device)).cpu() for part in images.split(512)])
@@ -297,7 +298,7 @@ def reprogrammed(
         progress: See :func:`reprogram`.
 
     Raises:
-        UserError: The task does not suit the model, or the store cannot be read or written.
+        UserError: The task does not suit the model, the examples lack a class of it, or the store cannot be read or written.
     """
     if task.classes > subject.classes:
         raise UserError(
@@ -305,13 +306,21 @@ def reprogrammed(
         )
     spec = MethodSpec.of(method, name="reprogramming")
     test, train = first_examples(task.split("test"), n), task.split("train")
+    used = min(method.examples, len(train))
+    known, all_known = (len(labels.unique()) for labels in (train.labels[:used], train.labels))
+    if known < all_known:
+        # What it never saw it would not do, which must not pass for the model's protection.
+        raise UserError(
+            f"the first {used} training images of {task.name} are of {known} of {all_known} classes: give more of them with "
+            "reprogramming.examples"
+        )
     draws, times = subject.eot(eot), subject.repeats(repeats)
     identity = {
         "version": 1,
         "checkpoint": subject.identity,
         "reprogramming": spec.identity,
         "test": test.sha256,
-        "train": first_examples(train, min(method.examples, len(train))).sha256,
+        "train": first_examples(train, used).sha256,
         "eot": draws,
         "repeats": times,
         "seed": seed,

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -124,6 +125,37 @@ def test_a_model_without_defense_learns_a_new_task(tmp_path: Path) -> None:
     kept.write_text("{}")
     with pytest.raises(UserError, match="is no result of a reprogramming: delete it"):
         reprogrammed(subject, DIGITS, method, **options)
+
+
+def test_examples_that_lack_a_class(tmp_path: Path) -> None:
+    """Images sorted by class, of which the first are of few: refused, since what is not learnt would look like protection."""
+    parts = {"images": np.zeros((40, 8, 8), dtype=np.uint8), "labels": np.arange(40) // 10}
+    np.savez(tmp_path / "sorted.npz", **parts, **{f"train_{name}": part for name, part in parts.items()})
+    task = load_dataset(f"npz:{tmp_path / 'sorted.npz'}")
+    prepare = Preparation(dataset="digits", data_dir=None, device=torch.device("cpu"), seed=0, recipe={"epochs": 1})
+    subject = prepare.trained(prepare.training(), tmp_path / "model.safetensors")
+
+    def attacked(examples: int) -> float:
+        row = reprogrammed(
+            subject,
+            task,
+            Reprogramming(epochs=1, examples=examples),
+            eot="auto",
+            n=40,
+            repeats=None,
+            seed=0,
+            store=tmp_path / "runs",
+            device=torch.device("cpu"),
+            batch_size=None,
+        )
+        return row.reprogrammed_accuracy
+
+    message = (
+        r"the first 20 training images of npz:.* are of 2 of 4 classes: give more of them with reprogramming.examples"
+    )
+    with pytest.raises(UserError, match=message):
+        attacked(20)
+    assert 0 <= attacked(40) <= 1
 
 
 def test_a_task_of_more_classes() -> None:
