@@ -81,6 +81,8 @@ def certify(
     linf, by bounds of its logits that interval arithmetic gives: Gowal et al. (2018). What is found of every image is
     stored as it comes, and the same command again goes on.
     """
+    import pandas as pd
+
     from robustbench_cli.attacks.base.files import ensure_writable
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset
     from robustbench_cli.benchmarks.datasets.base.slice import first_examples
@@ -102,13 +104,8 @@ def certify(
         data = first_examples(prepare.data.split("test"), n)
         models = [_certified(common, subject, data, procedure, dataset, shown) for subject in subjects]
     rows = [model.rows(radii, alpha=alpha) for model in models]
-    console.report(_drawn(rows))
-    if output is not None:
-        import pandas as pd
-
-        records = [row.model_dump(mode="json") for of_model in rows for row in of_model]
-        tables.write(pd.DataFrame(records), output)
-        console.note(f"wrote {output}")
+    records = [row.model_dump(mode="json") for of_model in rows for row in of_model]
+    tables.report(pd.DataFrame(records), _drawn(rows), output)
 
 
 def _procedure(sigma: float | None, n0: int | None, samples: int | None, alpha: float | None) -> Procedure:
