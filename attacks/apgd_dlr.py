@@ -12,8 +12,8 @@ __all__ = ["APGDDLR"]
 class APGDDLR(APGD):
     """Auto-PGD on the difference of logits ratio, which neither a shift nor a scale of the logits changes.
 
-    Of two classes there is no third logit for the ratio: there the loss is the margin. Towards a target it is the targeted
-    ratio, as in ``apgd-t``: the untargeted one is constant for as long as the target has the third logit.
+    Of two classes there is no third logit for the ratio: there the loss is the margin. Towards a target it is the
+    targeted ratio, as in ``apgd-t``: the untargeted one is constant for as long as the target has the third logit.
     """
 
     def fewest_classes(self, *, targeted: bool) -> int:

@@ -24,8 +24,8 @@ class APGDT(APGD):
     there are fewer targets; of three the ratio is to the mean of the second and the third logit, of two the loss is the
     margin.
 
-    With ``trial_steps`` every target is first tried with a few steps, and only the ``finalists`` that came nearest are aimed
-    at with all of them: the ranking of targets of the Minimum-Margin attack (Gao et al., ICML 2022).
+    With ``trial_steps`` every target is first tried with a few steps, and only the ``finalists`` that came nearest are
+    aimed at with all of them: the ranking of targets of the Minimum-Margin attack (Gao et al., ICML 2022).
     """
 
     targets: int = Field(9, ge=1, description="how many of the other classes are aimed at, the likeliest first")

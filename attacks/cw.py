@@ -32,14 +32,14 @@ class CW(MinimalNormAttack):
     smallest d that succeeded at any step of any search.
 
     The box is held by projecting every step onto it ("projected gradient descent" of section V.B) and not by the change
-    of variables to tanh, whose derivative vanishes at pixels of exactly 0 and 1: half of a Fashion-MNIST image could not
-    be moved. The steps of each constant begin at the best perturbation so far, and their learning rate falls to 0 along
-    half a period of the cosine, and for a deterministic model further where ten steps do not improve the objective by 1 %; an
-    image leaves once it is a twentieth of what it was. The first constant and the learning rates are in units of the image's own margin and slope,
-    so that the range of the logits does not matter. Every image has its own, as well as its own Adam state and its own early
-    stop, so that it is not touched by its batch mates. What is found is corrected by two steps from the image to the plane
-    that touches the boundary there, and shortened along the line to its image; of a randomized model, it is lengthened until
-    it fools fresh draws.
+    of variables to tanh, whose derivative vanishes at pixels of exactly 0 and 1: half of a Fashion-MNIST image could
+    not be moved. The steps of each constant begin at the best perturbation so far, and their learning rate falls to 0
+    along half a period of the cosine, and for a deterministic model further where ten steps do not improve the
+    objective by 1 %; an image leaves once it is a twentieth of what it was. The first constant and the learning rates
+    are in units of the image's own margin and slope, so that the range of the logits does not matter. Every image has
+    its own, as well as its own Adam state and its own early stop, so that it is not touched by its batch mates. What is
+    found is corrected by two steps from the image to the plane that touches the boundary there, and shortened along the
+    line to its image; of a randomized model, it is lengthened until it fools fresh draws.
     """
 
     paper: ClassVar[str] = (
@@ -120,8 +120,8 @@ class CW(MinimalNormAttack):
         """Runs Adam from ``start`` at fixed constants ``(N,)`` and with these learning rates ``(N,)`` at the first step.
 
         Returns:
-            The smallest successful perturbed images ``(N, C, H, W)`` and their L2 distances ``(N,)``, infinite where none
-            succeeded.
+            The smallest successful perturbed images ``(N, C, H, W)`` and their L2 distances ``(N,)``, infinite where
+            none succeeded.
         """
         found, found_length = images.clone(), torch.full_like(const, torch.inf)
         rows = torch.arange(len(images), device=images.device)

@@ -22,15 +22,15 @@ __all__ = ["CWLinf"]
 class CWLinf(MinimalNormAttack):
     """Carlini and Wagner's linf attack: only what a pixel exceeds a bound tau by is penalised, and tau shrinks.
 
-    Minimises ``c f(x + d) + sum_i max(|d_i| - tau, 0)`` (section VI.C), with f the margin, by steps of Adam. An image's tau
-    shrinks where it is misclassified. It grows where it is not, up to the smallest perturbation so far, and is where a
-    linear model of the margin ends before there is one; so that one run serves instead of one for every tau.
+    Minimises ``c f(x + d) + sum_i max(|d_i| - tau, 0)`` (section VI.C), with f the margin, by steps of Adam. An image's
+    tau shrinks where it is misclassified. It grows where it is not, up to the smallest perturbation so far, and is
+    where a linear model of the margin ends before there is one; so that one run serves instead of one for every tau.
 
     The penalty, whose slope jumps at tau, is taken by its proximal step: a pixel that exceeds tau is drawn back by a
-    multiple of the learning rate, and not beyond it. The margin's gradient is divided by the mean size of its entries, so that
-    neither the range of the logits nor c has to be searched for: where a pixel is drawn back by more than a step of Adam
-    carries it on, the penalty is exact, and a heavier one would find the same. Pixels at the edge of the box that
-    the gradient would push out of it are left out. What is found is shortened along the line to its image.
+    multiple of the learning rate, and not beyond it. The margin's gradient is divided by the mean size of its entries,
+    so that neither the range of the logits nor c has to be searched for: where a pixel is drawn back by more than a
+    step of Adam carries it on, the penalty is exact, and a heavier one would find the same. Pixels at the edge of the
+    box that the gradient would push out of it are left out. What is found is shortened along the line to its image.
     """
 
     paper: ClassVar[str] = (

@@ -22,11 +22,11 @@ __all__ = ["DDN"]
 class DDN(MinimalNormAttack):
     """Decoupled direction and norm: gradient steps, each followed by a rescaling to a length that the outcome decides.
 
-    The length shrinks by a share gamma where the image is misclassified and grows by it where it is not (algorithm 1); the
-    steps fall along half a period of the cosine. They descend the margin rather than the cross-entropy and are in
-    proportion to the length, which begins where a linear model of the margin ends, so that the scale of the logits does not
-    matter. Pixels at the edge of the box that the gradient would push out of it are left out. What is found is shortened
-    along the line to its image.
+    The length shrinks by a share gamma where the image is misclassified and grows by it where it is not (algorithm 1);
+    the steps fall along half a period of the cosine. They descend the margin rather than the cross-entropy and are in
+    proportion to the length, which begins where a linear model of the margin ends, so that the scale of the logits does
+    not matter. Pixels at the edge of the box that the gradient would push out of it are left out. What is found is
+    shortened along the line to its image.
     """
 
     paper: ClassVar[str] = (

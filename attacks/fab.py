@@ -23,10 +23,10 @@ __all__ = ["FAB"]
 class FAB(MinimalNormAttack):
     """The fast adaptive boundary attack: steps to the nearest linear boundary, drawn towards the original image.
 
-    From both the iterate and the image, the shortest step inside the box is taken to the plane that stands for the nearest
-    class boundary; the next iterate lies between their ends, nearer the image the shorter its step is (section 2.3). From
-    an iterate that succeeded it is moved back towards the image first. What is found is shortened along the line to its
-    image.
+    From both the iterate and the image, the shortest step inside the box is taken to the plane that stands for the
+    nearest class boundary; the next iterate lies between their ends, nearer the image the shorter its step is (section
+    2.3). From an iterate that succeeded it is moved back towards the image first. What is found is shortened along the
+    line to its image.
     """
 
     paper: ClassVar[str] = (

@@ -17,8 +17,8 @@ __all__ = ["FABT"]
 class FABT(FAB):
     """FAB with all its steps towards one class after another: a gradient a step, however many classes there are.
 
-    The classes are the likeliest ones of the image besides its label, as many as ``classes`` says. What leaves the label for
-    any class counts. Where the threat has a target of its own, that is the only one.
+    The classes are the likeliest ones of the image besides its label, as many as ``classes`` says. What leaves the
+    label for any class counts. Where the threat has a target of its own, that is the only one.
     """
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:

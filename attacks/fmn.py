@@ -24,13 +24,14 @@ class FMN(MinimalNormAttack):
 
     Every step descends the margin and is projected onto a ball around the image (algorithm 1). Its radius shrinks by a
     share gamma where the image is misclassified and grows by it where it is not; before the first success it is where a
-    linear model of the margin ends, and in l2 three times as far: of a robust model, a boundary that is crossed far away
-    and followed inwards is nearer in the end than the first one on the way. Step size and gamma fall along half a period of
-    the cosine.
+    linear model of the margin ends, and in l2 three times as far: of a robust model, a boundary that is crossed far
+    away and followed inwards is nearer in the end than the first one on the way. Step size and gamma fall along half a
+    period of the cosine.
 
-    The step is in proportion to the radius, so that neither the images' scale nor the logits' matters; in linf it is along
-    the gradient's signs, otherwise along the gradient. Pixels at the edge of the box that the gradient would push out of
-    it are left out of both the step and the linear model. What is found is shortened along the line to its image.
+    The step is in proportion to the radius, so that neither the images' scale nor the logits' matters; in linf it is
+    along the gradient's signs, otherwise along the gradient. Pixels at the edge of the box that the gradient would push
+    out of it are left out of both the step and the linear model. What is found is shortened along the line to its
+    image.
     """
 
     paper: ClassVar[str] = (

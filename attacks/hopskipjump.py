@@ -46,8 +46,8 @@ _AT_ONCE = 16
 class HopSkipJump(MinimalNormAttack):
     """Walks along the decision boundary towards the image, with gradients that are estimated from decisions.
 
-    At a point on the boundary the decisions at random points around it tell its normal; a step along that leads to where
-    the goal is reached, and halving the way back to the image leads to the boundary again, nearer to the image
+    At a point on the boundary the decisions at random points around it tell its normal; a step along that leads to
+    where the goal is reached, and halving the way back to the image leads to the boundary again, nearer to the image
     (Algorithm 2). All images take the same number of queries at each step, those of a line search being asked at once.
 
     An untargeted attack begins at patterns, noise and turned copies of the image, whichever is nearest to it after a

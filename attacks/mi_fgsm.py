@@ -21,9 +21,9 @@ __all__ = ["MIFGSM"]
 class MIFGSM(FixedRadiusAttack):
     """Signed steps along a running sum of the gradients, which lead to images that fool other models as well.
 
-    ``g <- decay g + grad / |grad|_1``, ``x <- project(x + step_size sign(g))`` from the image itself (Algorithm 1 of the
-    paper). Made for transfer: every image takes all the steps, and the last iterate is returned, since what fools this
-    model by the largest margin fools others more often than what has just fallen.
+    ``g <- decay g + grad / |grad|_1``, ``x <- project(x + step_size sign(g))`` from the image itself (Algorithm 1 of
+    the paper). Made for transfer: every image takes all the steps, and the last iterate is returned, since what fools
+    this model by the largest margin fools others more often than what has just fallen.
     """
 
     paper: ClassVar[str] = (

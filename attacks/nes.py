@@ -15,8 +15,8 @@ __all__ = ["NES"]
 class NES(FiniteDifferences):
     """Projected ascent along gradients from scores at normally distributed points, by natural evolution strategies.
 
-    The points come in pairs on opposite sides of the image (Algorithm 1). The loss is the margin, which does not saturate
-    as the class probabilities of the paper do.
+    The points come in pairs on opposite sides of the image (Algorithm 1). The loss is the margin, which does not
+    saturate as the class probabilities of the paper do.
     """
 
     paper: ClassVar[str] = (

@@ -29,10 +29,10 @@ class NonAdaptive(FixedRadiusAttack):
     """An attack that does not adapt: another attack on the model as if nothing stood around it, and judged on the whole.
 
     Transformations of the image, noise on it, detectors and votes are left out while the image is made, as in the
-    evaluations of the papers that propose them; what a defense has changed in the model's own layers and weights is not.
-    It is there to stand beside attacks that do adapt: what a defense has against this one alone is no robustness. Give it
-    one draw of a randomized defense (``--eot 1``). The default, PGD, goes as far as the radius allows; the smallest
-    perturbations (``attack=fmn``), which many papers defend against, are the easiest to undo.
+    evaluations of the papers that propose them; what a defense has changed in the model's own layers and weights is
+    not. It is there to stand beside attacks that do adapt: what a defense has against this one alone is no robustness.
+    Give it one draw of a randomized defense (``--eot 1``). The default, PGD, goes as far as the radius allows; the
+    smallest perturbations (``attack=fmn``), which many papers defend against, are the easiest to undo.
     """
 
     paper: ClassVar[str] = (

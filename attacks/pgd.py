@@ -30,9 +30,9 @@ class PGD(FixedRadiusAttack):
     """Projected gradient descent on the cross-entropy, from random starts.
 
     ``x <- project(x + step_size * direction(grad))`` (section 2.1 of the paper), with the sign of the
-    gradient in linf, the normalised gradient in l2, and in l1 a step that is spread evenly over the pixels of the largest
-    slopes (Tramer, Boneh, NeurIPS 2019, section 2.2). Of all iterates of all restarts the one with the smallest expected
-    margin is returned. An image that has fallen in every draw there is leaves the batch.
+    gradient in linf, the normalised gradient in l2, and in l1 a step that is spread evenly over the pixels of the
+    largest slopes (Tramer, Boneh, NeurIPS 2019, section 2.2). Of all iterates of all restarts the one with the smallest
+    expected margin is returned. An image that has fallen in every draw there is leaves the batch.
     """
 
     paper: ClassVar[str] = (

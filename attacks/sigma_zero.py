@@ -22,10 +22,10 @@ __all__ = ["SigmaZero"]
 class SigmaZero(MinimalNormAttack):
     """Sigma-zero: Adam on the margin and a smooth count of the changed pixels; small changes are set to zero.
 
-    The count is the sum of ``d^2 / (d^2 + sigma)`` over pixels, whose channels count together. Changes below a threshold
-    are dropped after every step; it rises where the image is misclassified and falls where it is not (algorithm 1). The
-    margin's gradient is scaled to a largest entry of 1 before the count's is added, so that the logits' scale does not
-    matter.
+    The count is the sum of ``d^2 / (d^2 + sigma)`` over pixels, whose channels count together. Changes below a
+    threshold are dropped after every step; it rises where the image is misclassified and falls where it is not
+    (algorithm 1). The margin's gradient is scaled to a largest entry of 1 before the count's is added, so that the
+    logits' scale does not matter.
     """
 
     paper: ClassVar[str] = (

@@ -32,9 +32,9 @@ class Square(FixedRadiusAttack):
     """Random search over squares of pixels that are moved as far as the ball allows; it needs scores, not gradients.
 
     A candidate differs from the best image so far in one square window, whose place and signs are random and whose area
-    shrinks on a schedule. In linf the window's pixels go to a corner of the ball, a sign for each channel (Algorithm 2),
-    from vertical stripes as the start; a window that stands there already takes the other corner. In l2 a window takes the
-    length of another one, in the shape of two neighbouring hills of opposite sign (Algorithm 3).
+    shrinks on a schedule. In linf the window's pixels go to a corner of the ball, a sign for each channel (Algorithm
+    2), from vertical stripes as the start; a window that stands there already takes the other corner. In l2 a window
+    takes the length of another one, in the shape of two neighbouring hills of opposite sign (Algorithm 3).
     """
 
     paper: ClassVar[str] = (

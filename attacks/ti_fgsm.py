@@ -19,8 +19,8 @@ __all__ = ["TIFGSM"]
 class TIFGSM(MIFGSM):
     """MI-FGSM with the gradient blurred, as if it were summed up over shifted copies of the image.
 
-    The kernel is Gaussian, of ``2 reach + 1`` pixels a side and a standard deviation of ``reach / sqrt(3)`` (section 3.3 of
-    the paper).
+    The kernel is Gaussian, of ``2 reach + 1`` pixels a side and a standard deviation of ``reach / sqrt(3)`` (section
+    3.3 of the paper).
     """
 
     paper: ClassVar[str] = (

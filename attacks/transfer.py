@@ -31,10 +31,10 @@ _Inner = Annotated[InnerAttack, AfterValidator(_follows_gradients)]
 class Transfer(FixedRadiusAttack):
     """Adversarial images of another model, the surrogate, which often fool the attacked model as well.
 
-    The attacked model is asked nothing: another attack runs on the surrogate alone, and what it makes there is judged on
-    the attacked model. So it needs no gradients of that model, and tells whether a defense only hides them: white-box
-    attacks should break at least what transfer does. A surrogate of the same data whose training is like that of the
-    attacked model is the strongest. The draws behind each gradient (``--eot``) are the surrogate's.
+    The attacked model is asked nothing: another attack runs on the surrogate alone, and what it makes there is judged
+    on the attacked model. So it needs no gradients of that model, and tells whether a defense only hides them:
+    white-box attacks should break at least what transfer does. A surrogate of the same data whose training is like that
+    of the attacked model is the strongest. The draws behind each gradient (``--eot``) are the surrogate's.
     """
 
     paper: ClassVar[str] = (

@@ -27,8 +27,8 @@ Targeted = Literal["no", "next", "random", "least-likely", "all"]
 
 Accounting = Literal["expected", "single-draw"]
 """What counts of a randomized model: its expected accuracy over fresh draws, or one draw on the clean image and one after
-each attack, any of which makes the image fall. The latter is how AutoAttack counts: it takes an unlucky draw for an attack's
-success, and is there to compare with figures that were counted so.
+each attack, any of which makes the image fall. The latter is how AutoAttack counts: it takes an unlucky draw for an
+attack's success, and is there to compare with figures that were counted so.
 """
 
 
@@ -71,8 +71,8 @@ class MethodSpec(BaseModel):
     Attributes:
         name: As a user types it: registered, ``package.module:object`` or ``path.py:object``.
         parameters: Every field of the method, as JSON values.
-        changed: The names of those that differ from the defaults, ``attack.steps`` for one of a parameter that is a method
-            itself; for the label only.
+        changed: The names of those that differ from the defaults, ``attack.steps`` for one of a parameter that is a
+            method itself; for the label only.
         source: The sha256 of a user's own code, since their edits make another method of it.
         surrogates: By the names of the parameters that are files of checkpoints: what models these hold, as
             :attr:`~.subject.Subject.identity` says it.
@@ -194,8 +194,8 @@ class Cell(BaseModel):
         """The content hash: 20 hexadecimal digits of the sha256 of the versioned canonical JSON.
 
         Names that do not change what is computed are left out: how the data set and the model were called, which
-        parameters differ from the defaults, and where a user's files lie. A field that a cell does not use is left out too,
-        so that a new one makes no other cells of the old ones.
+        parameters differ from the defaults, and where a user's files lie. A field that a cell does not use is left out
+        too, so that a new one makes no other cells of the old ones.
         """
         content = self.model_dump(mode="json", exclude={"dataset", "model", "attack", "defenses", "cascade"})
         for name, unused in (("after", None), ("precision", "float32"), ("accounting", "expected")):

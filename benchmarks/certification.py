@@ -167,9 +167,9 @@ def certified(
 ) -> CertifiedModel:
     """Certifies a model on a data slice, as far as the store does not hold it.
 
-    What smoothing certifies is the vote around the model without the noise of its own ``randomized-smoothing``, if that is
-    the last of its defenses. What is found of an image is in the store as soon as it is found. Since draws say what is
-    certified at any alpha, it is no part of what they are stored by.
+    What smoothing certifies is the vote around the model without the noise of its own ``randomized-smoothing``, if that
+    is the last of its defenses. What is found of an image is in the store as soon as it is found. Since draws say what
+    is certified at any alpha, it is no part of what they are stored by.
 
     Args:
         subject: The model.
@@ -183,7 +183,8 @@ def certified(
         progress: Called with the number of images done: at the start, and after each.
 
     Raises:
-        UserError: The model does not fit the data, it is of a kind that cannot be certified, or the store cannot be written.
+        UserError: The model does not fit the data, it is of a kind that cannot be certified, or the store cannot be
+            written.
     """
     subject.require_fit(data, dataset)
     identity = {"version": 1, "checkpoint": subject.identity, "data": data.sha256, **_identity(procedure, seed)}
@@ -285,9 +286,9 @@ class _Said(BaseModel):
 class _Kept:
     """What was found of a cell's images in a store: ``<cell>.json`` says what they are, ``<cell>.images.jsonl`` holds them.
 
-    The latter is a line an image, added when the image is done, with the start of its own sha256 before it. A line that is
-    not whole, as where a process was killed, is as if it were not there; one that is there twice, as where two processes were
-    at the same cell, says the same twice.
+    The latter is a line an image, added when the image is done, with the start of its own sha256 before it. A line that
+    is not whole, as where a process was killed, is as if it were not there; one that is there twice, as where two
+    processes were at the same cell, says the same twice.
 
     Args:
         folder: Is made when something is stored.

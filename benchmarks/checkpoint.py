@@ -156,9 +156,9 @@ def load_checkpoint(
     """Rebuilds the model of a checkpoint, with its defenses and its exact weights.
 
     The file brings tensors and words, and no code. Where its words name code that is not the project's own or installed
-    as a plug-in, that code is imported only if the user has named it too: whoever made the file may not choose what runs.
-    One of our own files needs no options; those given must agree with it. A foreign file (``.pt``, ``.pth``, ``.bin``,
-    ``.safetensors``) needs ``model``, ``classes`` and ``shape``.
+    as a plug-in, that code is imported only if the user has named it too: whoever made the file may not choose what
+    runs. One of our own files needs no options; those given must agree with it. A foreign file (``.pt``, ``.pth``,
+    ``.bin``, ``.safetensors``) needs ``model``, ``classes`` and ``shape``.
 
     Args:
         path: The file.
@@ -170,8 +170,8 @@ def load_checkpoint(
         named: Models and defenses of the user's own that the user has named, besides ``model``.
 
     Raises:
-        UserError: The file is missing, damaged or no checkpoint, would run code, holds NaN, does not fit the model, names
-            code that the user has not named, or is a foreign file of which not enough is said.
+        UserError: The file is missing, damaged or no checkpoint, would run code, holds NaN, does not fit the model,
+            names code that the user has not named, or is a foreign file of which not enough is said.
     """
     data = read_bytes(path)
     own = _info(data, path)

@@ -48,14 +48,15 @@ def gradient_is_wrong(model: nn.Module, images: Tensor, *, randomized: bool) -> 
     """Whether a model's gradient differs from the central differences of what it computes without one.
 
     Every image is moved along random signs by 0.002 and by 0.01 a pixel; asked is the gap between the two classes that
-    lead. Over all images and directions, differences and the gradient's predictions have to have a correlation of at least
-    0.6 and the same size within a factor of 2.5, at one of the two lengths at least. Fashion-MNIST networks, plainly and
-    noisily trained, have 0.9 to 1 and 0.87 to 1.07 at 0.01; a network behind a quantizer with a small straight way around
-    it, or with its gradient turned around, at most 0.5 and at least 10, or -0.96.
+    lead. Over all images and directions, differences and the gradient's predictions have to have a correlation of at
+    least 0.6 and the same size within a factor of 2.5, at one of the two lengths at least. Fashion-MNIST networks,
+    plainly and noisily trained, have 0.9 to 1 and 0.87 to 1.07 at 0.01; a network behind a quantizer with a small
+    straight way around it, or with its gradient turned around, at most 0.5 and at least 10, or -0.96.
 
-    A layer that passes gradients back as its surrogate does (:class:`~robustbench_cli.attacks.base.bpda.Approximated`) has
-    no slope to compare with. Such a model is measured with the surrogates in the layers' places; and each layer and its
-    surrogate have to change alike, by the same measures, as what they are given grows from zero to what images make of it.
+    A layer that passes gradients back as its surrogate does (:class:`~robustbench_cli.attacks.base.bpda.Approximated`)
+    has no slope to compare with. Such a model is measured with the surrogates in the layers' places; and each layer and
+    its surrogate have to change alike, by the same measures, as what they are given grows from zero to what images make
+    of it.
 
     Of a randomized model both are means over two halves of draws. One draw may jump where the mean does not: which
     activations are pruned depends on the image. A product of one half with the other has no part of that noise in its

@@ -25,10 +25,10 @@ _watched: dict[Path, tuple[tuple[bytes, int], float]] = {}
 class Claims:
     """Claims of cells: a file each in ``DIR/claims``, whose time its holder renews for as long as it lives.
 
-    A claim saves work and nothing else: where two hold the same one, on a file system that lost a file, both compute the
-    same result and the store keeps one of them. A claim is lost whose process on this machine is gone, or that was not
-    renewed while somebody who wanted it looked on for long enough: that takes no clock that machines would have to share,
-    nor one that nobody sets.
+    A claim saves work and nothing else: where two hold the same one, on a file system that lost a file, both compute
+    the same result and the store keeps one of them. A claim is lost whose process on this machine is gone, or that was
+    not renewed while somebody who wanted it looked on for long enough: that takes no clock that machines would have to
+    share, nor one that nobody sets.
 
     Args:
         store: The folder of the store.
@@ -66,7 +66,8 @@ class Claims:
     def holder(self, cell_id: str) -> str | None:
         """Which process has a cell at this moment, in words; ``None`` where none has.
 
-        Nobody looks on for long here, so it is told by the file system's clock whether a claim has been renewed of late.
+        Nobody looks on for long here, so it is told by the file system's clock whether a claim has been renewed of
+        late.
         """
         path = self._folder / cell_id
         claim = _read(path)

@@ -26,9 +26,9 @@ LEVEL = 0.001
 def certificate_of(cell: Cell, models: Sequence[CertifiedModel]) -> CertifiedModel | None:
     """The certified model that a cell attacks; of several, the one of most images.
 
-    Where the certificate is of a smoothed model, the cell's defense must be that smoothing, deciding by one draw or by the
-    vote: the certificate tells nothing of another noise, or of the mean softmax. A defense of a user's own is passed by: a
-    store may not say what code runs.
+    Where the certificate is of a smoothed model, the cell's defense must be that smoothing, deciding by one draw or by
+    the vote: the certificate tells nothing of another noise, or of the mean softmax. A defense of a user's own is
+    passed by: a store may not say what code runs.
     """
     sigma = _sigma(cell)
     same = [
@@ -58,11 +58,12 @@ def certified_accuracy(cell: Cell, model: CertifiedModel) -> float:
 def contradiction(cell: Cell, outcomes: Outcomes, model: CertifiedModel) -> str | None:
     """What an attack did inside of certified radii more often than can be, in words; ``None`` where there is nothing of it.
 
-    It counts the images that every one of R answers of the deployed rule takes for another class than the certified one,
-    although they are nearer to their clean image than its radius. Where a certificate by smoothing is right, a draw is of that
-    class with a chance of one half or more. So the chance of R such answers is at most ``q^R``, where q is that of no
-    majority among the rule's draws; and the certificate is wrong with the chance :data:`ALPHA`. The number of such images is
-    held against the binomial one at :data:`LEVEL`. A certificate by intervals is a proof, which no image may contradict.
+    It counts the images that every one of R answers of the deployed rule takes for another class than the certified
+    one, although they are nearer to their clean image than its radius. Where a certificate by smoothing is right, a
+    draw is of that class with a chance of one half or more. So the chance of R such answers is at most ``q^R``, where q
+    is that of no majority among the rule's draws; and the certificate is wrong with the chance :data:`ALPHA`. The
+    number of such images is held against the binomial one at :data:`LEVEL`. A certificate by intervals is a proof,
+    which no image may contradict.
 
     Args:
         cell: See :func:`certificate_of`.

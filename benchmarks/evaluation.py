@@ -47,9 +47,9 @@ class Evaluation:
         forwards: Images passed by the attack through the model that it asks, and by the scoring, in passes of one draw.
         backwards: The same back to the input.
         seconds: Wall time.
-        perturbed: ``(N, C, H, W)``, on the CPU: what the attack made of each image; of several targets, the one that the
-            deployed rule survives least. The image itself where a minimal-norm attack found nothing within the radius,
-            and where an earlier attack had done it.
+        perturbed: ``(N, C, H, W)``, on the CPU: what the attack made of each image; of several targets, the one that
+            the deployed rule survives least. The image itself where a minimal-norm attack found nothing within the
+            radius, and where an earlier attack had done it.
     """
 
     outcomes: Outcomes
@@ -92,12 +92,12 @@ def evaluate(
 ) -> Evaluation:
     """Measures what is left of a model's accuracy under an attack.
 
-    The attack is not believed: what it returns is projected into the ball and the box and scored by the deployed rule on
-    draws that it has not seen, the clean image being another candidate.
+    The attack is not believed: what it returns is projected into the ball and the box and scored by the deployed rule
+    on draws that it has not seen, the clean image being another candidate.
 
     Args:
-        model: Images in [0, 1] to logits, normalisation inside. It is moved to ``device``, laid out channels last there,
-            and otherwise left as it was.
+        model: Images in [0, 1] to logits, normalisation inside. It is moved to ``device``, laid out channels last
+            there, and otherwise left as it was.
         images: ``(N, C, H, W)`` in [0, 1].
         labels: ``(N,)`` int64 in [0, K).
         attack: The attack and its parameters. A surrogate that it has is moved and laid out like the model.
@@ -114,13 +114,13 @@ def evaluate(
         accounting: What of a randomized model counts; ``"single-draw"`` is meant for one repeat.
         before: Of an earlier untargeted attack on the same model and images, at this radius or a smaller one: what fell
             then is not attacked again, and counts as it fell.
-        kept: Takes what is found on each of several batches, and gives what an earlier call with the same arguments, which
-            was cut off, has found.
+        kept: Takes what is found on each of several batches, and gives what an earlier call with the same arguments,
+            which was cut off, has found.
         progress: Called with the number of images done, after each slice.
 
     Raises:
-        UserError: The model's output or an input is not what it must be, the attack gives no images, or the draws are to be
-            all and cannot be counted.
+        UserError: The model's output or an input is not what it must be, the attack gives no images, or the draws are
+            to be all and cannot be counted.
     """
     _check_inputs(images, labels, attack)
     device = torch.device(device) if device is not None else _device_of(model)
@@ -313,7 +313,8 @@ def predict(
         batch_size: See :func:`evaluate`.
 
     Returns:
-        ``(R, N)`` decisions, see :func:`~robustbench_cli.attacks.base.decision.decisions`; of a deterministic model ``(1, N)``.
+        ``(R, N)`` decisions, see :func:`~robustbench_cli.attacks.base.decision.decisions`; of a deterministic model
+        ``(1, N)``.
     """
     device = torch.device(device) if device is not None else _device_of(model)
     move(model, device)

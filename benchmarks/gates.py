@@ -117,8 +117,8 @@ def unmet(tables: Sequence[pd.DataFrame], wanted: Mapping[str, Sequence[str]]) -
     """What is wanted of some tables and in none of them.
 
     Returns:
-        A line for each wanted value that no row has, with those that there are; or one line where each is there and no row
-        has them all.
+        A line for each wanted value that no row has, with those that there are; or one line where each is there and no
+        row has them all.
     """
     lines = []
     for name, values in wanted.items():
@@ -200,8 +200,8 @@ def fail_under(table: pd.DataFrame, limit: Limit) -> Verdict:
 def max_drop(table: pd.DataFrame, baseline: pd.DataFrame, limit: Limit) -> Verdict:
     """Holds every row to the baseline's row of the same comparison, less a drop; compared unrounded.
 
-    A row that the baseline does not have is not judged; a row of the baseline that the table does not have is missing, and
-    so is one that several rows of either stand for.
+    A row that the baseline does not have is not judged; a row of the baseline that the table does not have is missing,
+    and so is one that several rows of either stand for.
     """
     verdict = Verdict()
     if baseline.empty:

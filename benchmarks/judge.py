@@ -21,8 +21,8 @@ __all__ = ["SELECTION_DRAWS", "Candidates", "Judge"]
 SELECTION_DRAWS = 50
 """Draws that judge which of several images survives least, where all the draws that there are cost more.
 
-They are forward passes only. With 10, the better of two attacks was mistaken so often that the worst case over both could
-come out above the better one alone.
+They are forward passes only. With 10, the better of two attacks was mistaken so often that the worst case over both
+could come out above the better one alone.
 """
 
 
@@ -71,8 +71,8 @@ class Judge:
             perturbed: Whether an attack has made them, so that to reject them is as good as to see their classes.
 
         Returns:
-            Predictions ``(R, N)``, see :func:`~robustbench_cli.attacks.base.decision.decisions`; and how well each image
-            survives ``(N,)``.
+            Predictions ``(R, N)``, see :func:`~robustbench_cli.attacks.base.decision.decisions`; and how well each
+            image survives ``(N,)``.
         """
         if self._single_draw:
             # Each batch is counted for itself, so that its draws do not hang on which others this process has judged.

@@ -23,17 +23,17 @@ class Outcomes:
     """Predictions and distances of N images, attacked towards T goals (1, or one for every wrong class), over R draws.
 
     Every prediction is the deployed decision rule's: a class, or a rejection or a failure as in
-    :func:`~robustbench_cli.attacks.base.decision.decisions`. To reject a clean image is wrong; to reject a perturbed one is
-    right, unless the clean image is rejected in that draw too. The clean and the perturbed image see the same R draws, so
-    that they agree where they are equal. How well an image survives is judged on other draws, kept for
+    :func:`~robustbench_cli.attacks.base.decision.decisions`. To reject a clean image is wrong; to reject a perturbed
+    one is right, unless the clean image is rejected in that draw too. The clean and the perturbed image see the same R
+    draws, so that they agree where they are equal. How well an image survives is judged on other draws, kept for
     choosing: no choice among images may lower a number that no attack lowered. The attack saw neither.
 
     Attributes:
         labels: ``(N,)`` the true classes.
         targets: ``(T, N)`` the classes to reach; ``(0, N)`` for an untargeted attack.
         clean: ``(R, N)`` predictions on the clean images.
-        clean_survival: ``(N,)`` how well the clean image survives: the share of draws that are right, with a little for the
-            margin between equal shares.
+        clean_survival: ``(N,)`` how well the clean image survives: the share of draws that are right, with a little for
+            the margin between equal shares.
         perturbed: ``(T, R, N)`` predictions on the perturbed images.
         survival: ``(T, N)`` how well the perturbed images survive.
         distance: ``(T, N)`` in the norm of the cell.
@@ -128,8 +128,8 @@ def worst_case(attacks: Sequence[Outcomes], *, nearest: bool = False) -> Outcome
 
     Args:
         attacks: Untargeted outcomes of one model, slice and threat, or targeted ones with as many targets.
-        nearest: Where any distance counts: take, of the attacks that the deployed rule survives less often than not, the
-            one with the smallest perturbation.
+        nearest: Where any distance counts: take, of the attacks that the deployed rule survives less often than not,
+            the one with the smallest perturbation.
     """
     badness = np.stack([_nearest_success(each) if nearest else each.least_survival() for each in attacks])
     chosen = badness.argmin(axis=0)

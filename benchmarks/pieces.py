@@ -58,7 +58,8 @@ class KeptPieces:
 
     Args:
         folder: Theirs alone; it is made when something is kept.
-        images: Whether the perturbed images are to be kept too, which can be large; instead of them come the clean ones.
+        images: Whether the perturbed images are to be kept too, which can be large; instead of them come the clean
+            ones.
     """
 
     def __init__(self, folder: Path, *, images: bool) -> None:

@@ -46,7 +46,8 @@ class Preparation:
         data_dir: The folder of downloaded data sets.
         device: Where to train.
         seed: Of trainings.
-        recipe: What the user set of the training recipe; the data set's usual number of epochs stands where they set none.
+        recipe: What the user set of the training recipe; the data set's usual number of epochs stands where they set
+            none.
         begin: Called with a label and a file before each training.
         wait: Called with a label before waiting for another process that trains it.
         progress: Called after each epoch.
@@ -85,8 +86,8 @@ class Preparation:
             defenses: In order; ``none`` among them is left out.
 
         Raises:
-            UserError: No model is usual for the data, the base is of other data or there is nothing to make of it, or a part
-                of the recipe is unknown or not allowed.
+            UserError: No model is usual for the data, the base is of other data or there is nothing to make of it, or a
+                part of the recipe is unknown or not allowed.
         """
         data = self.data
         protection = tuple(each for each in defenses if each.name != "none")

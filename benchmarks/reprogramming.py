@@ -42,10 +42,10 @@ __all__ = ["Program", "Reprogrammed", "ReprogrammedModel", "Reprogramming", "rep
 class Reprogramming(Method):
     """Adversarial reprogramming: what stands before a frozen model is trained until its answers solve another task.
 
-    The program is the locally connected layer of the HRS paper: the task's image, zero-padded, goes through a window that
-    has weights of its own at every place, and ``tanh(relu(...))`` makes pixels in [0, 1] of it. It is trained by the
-    cross-entropy of the model's logits with the task's labels; the model's class k stands for the task's class k. The paper
-    trains for 50 epochs by SGD; here it is Adam with a one-cycle rate.
+    The program is the locally connected layer of the HRS paper: the task's image, zero-padded, goes through a window
+    that has weights of its own at every place, and ``tanh(relu(...))`` makes pixels in [0, 1] of it. It is trained by
+    the cross-entropy of the model's logits with the task's labels; the model's class k stands for the task's class k.
+    The paper trains for 50 epochs by SGD; here it is Adam with a one-cycle rate.
     """
 
     paper: ClassVar[str] = (
@@ -140,8 +140,8 @@ def reprogram(
     """Trains a program for a model, and scores it on test images by the deployed rule, on fresh draws.
 
     Args:
-        model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``. It is moved to ``device``, laid out channels last there,
-            and otherwise left as it was.
+        model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``. It is moved to ``device``, laid out channels last
+            there, and otherwise left as it was.
         shape: ``(C, H, W)``.
         classes: K.
         train: Of the task.
@@ -298,7 +298,8 @@ def reprogrammed(
         progress: See :func:`reprogram`.
 
     Raises:
-        UserError: The task does not suit the model, the examples lack a class of it, or the store cannot be read or written.
+        UserError: The task does not suit the model, the examples lack a class of it, or the store cannot be read or
+            written.
     """
     if task.classes > subject.classes:
         raise UserError(

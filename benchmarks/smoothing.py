@@ -155,12 +155,12 @@ def sampled(
 ) -> Iterator[Sampled]:
     """Samples the vote on images one after the other: the two samplings of CERTIFY (Cohen et al., Section 3.2.2).
 
-    The noise of an image follows from the seed and its place alone. It is the same for every batch size, and other on a CPU
-    than on a GPU.
+    The noise of an image follows from the seed and its place alone. It is the same for every batch size, and other on a
+    CPU than on a GPU.
 
     Args:
-        model: The classifier to smooth: images ``(N, C, H, W)``, here not cut to [0, 1], to logits ``(N, K)``. It is moved to
-            ``device``, laid out channels last there, and otherwise left as it was.
+        model: The classifier to smooth: images ``(N, C, H, W)``, here not cut to [0, 1], to logits ``(N, K)``. It is
+            moved to ``device``, laid out channels last there, and otherwise left as it was.
         images: ``(N, C, H, W)`` in [0, 1].
         smoothing: The noise and the numbers of draws.
         places: Of the images, in their order; 0 to N - 1 where not given.

@@ -20,9 +20,10 @@ def mean_interval(shares: Floats, *, confidence: float = 0.95) -> tuple[float, f
     """The score interval of Wilson (1927) for the mean of shares that belong to images.
 
     The images are the sample; the draws of one image are not independent of each other. So the number of trials is the
-    effective one: the number of images over the design effect (Kish, Survey Sampling, 1965), which is the variance of the
-    shares over ``p (1 - p)``. It is estimated with one more image that is always right and one that never is: what only
-    one image in a thousand does, a few hundred need not show. For one draw the interval is Wilson's for a binomial share.
+    effective one: the number of images over the design effect (Kish, Survey Sampling, 1965), which is the variance of
+    the shares over ``p (1 - p)``. It is estimated with one more image that is always right and one that never is: what
+    only one image in a thousand does, a few hundred need not show. For one draw the interval is Wilson's for a binomial
+    share.
 
     Args:
         shares: ``(N,)`` in [0, 1], N >= 1: for each image the share of its draws that were right.

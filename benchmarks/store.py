@@ -87,8 +87,9 @@ class Store:
 
     A failure is a file of another name (``<id>.failed.json``), so that a cell is done if, and only if, its ``.json`` is
     there. Nothing is ever changed in place, and a result names its outcomes by their content: whoever else computes the
-    same cell at the same time, and wherever one is killed, the outcomes that a result was made of are there before it is. A result whose place another one took leaves its outcomes, which :meth:`leftovers` names.
-    Every file carries the sha256 of its content, and a result is read only where its outcomes are whole too.
+    same cell at the same time, and wherever one is killed, the outcomes that a result was made of are there before it
+    is. A result whose place another one took leaves its outcomes, which :meth:`leftovers` names. Every file carries the
+    sha256 of its content, and a result is read only where its outcomes are whole too.
 
     Args:
         path: The folder; it is made when something is stored.
@@ -195,8 +196,8 @@ class Store:
         """All finished cells, by identity.
 
         Args:
-            damaged: Called with what is wrong with a file that is not a result, or not as it was stored, in the place of the
-                result; raises it where not given.
+            damaged: Called with what is wrong with a file that is not a result, or not as it was stored, in the place
+                of the result; raises it where not given.
 
         Raises:
             UserError: The folder is no store.

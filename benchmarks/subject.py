@@ -132,8 +132,8 @@ def open_subject(path: Path, *, named: Collection[str] = (), **loading: Any) -> 
     Args:
         path: The file.
         named: Code of the user's own that the user has named.
-        **loading: Further keywords of ``load_checkpoint``, for a foreign file; or ``decision``, the rule by which the draws
-            are to decide.
+        **loading: Further keywords of ``load_checkpoint``, for a foreign file; or ``decision``, the rule by which the
+            draws are to decide.
 
     Raises:
         UserError: The file is not what it must be.

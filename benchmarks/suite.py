@@ -30,7 +30,8 @@ class AttackChoice:
         norms: The norms that it knows, its own first.
         minimal_norm: Whether it looks for the smallest perturbation.
         eot: Draws a gradient, ``"exact"``, or ``"auto"``.
-        in_bf16: Whether it may follow gradients in bf16: not where its own decisions say how small a perturbation may be.
+        in_bf16: Whether it may follow gradients in bf16: not where its own decisions say how small a perturbation may
+            be.
         surrogate: The model that it asks in the place of the attacked one.
     """
 
@@ -119,7 +120,8 @@ class Suite:
         seeds: Of the attacks.
         precision: Of the gradients of the attacks that may follow them in bf16; every image is judged in float32.
         cascade: Whether an attack goes on where those before it have failed, and is not run on what they have broken.
-        accounting: What of a randomized model counts; one draw is what ``"single-draw"`` scores by, so it takes no ``repeats``.
+        accounting: What of a randomized model counts; one draw is what ``"single-draw"`` scores by, so it takes no
+            ``repeats``.
         selection: Which cells of the grid are wanted.
     """
 
@@ -139,8 +141,8 @@ class Suite:
     def threats(self, *, usual_eps: str) -> list[tuple[AttackChoice, Norm, Eps | None]]:
         """The attacks, each with every norm and radius that it runs at, from the smallest radius to the largest.
 
-        A minimal-norm attack that does not know the suite's norm runs in its own; the radii are none of that norm, so all
-        its successes count.
+        A minimal-norm attack that does not know the suite's norm runs in its own; the radii are none of that norm, so
+        all its successes count.
 
         Args:
             usual_eps: The data set's usual radius in linf.
@@ -206,8 +208,8 @@ class Suite:
     def chain(self, attack: AttackChoice, eps: Eps | None, subject: Subject) -> str | None:
         """Names the cells of a subject of which each leaves what it has broken to the next, or ``None`` where none does.
 
-        What an untargeted attack has broken in every draw there is stays broken at a larger radius, and in a cascade for
-        all later attacks. A minimal-norm attack searches once for all radii.
+        What an untargeted attack has broken in every draw there is stays broken at a larger radius, and in a cascade
+        for all later attacks. A minimal-norm attack searches once for all radii.
         """
         eot = attack.draws(subject)
         if self.targeted != "no" or eps is None:

@@ -94,8 +94,8 @@ def train(
 ) -> None:
     """Trains a defended model and writes its checkpoint.
 
-    After every epoch the state is kept beside ``path`` (``.partial``); a training that was killed goes on from there and
-    ends, on a CPU, with the very same weights.
+    After every epoch the state is kept beside ``path`` (``.partial``); a training that was killed goes on from there
+    and ends, on a CPU, with the very same weights.
 
     Args:
         training: What to train.

@@ -83,8 +83,8 @@ def compute_if_free(
         progress: Called with the number of images done, 0 as it begins.
 
     Returns:
-        What publishes the result and gives it back, and is to be called soon, for until then nobody else can have the job;
-        ``None`` where another process is at it.
+        What publishes the result and gives it back, and is to be called soon, for until then nobody else can have the
+        job; ``None`` where another process is at it.
 
     Raises:
         UserError: The store cannot be read or written.

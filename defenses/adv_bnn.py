@@ -25,9 +25,9 @@ class AdvBNN(AttackInTraining, RandomizedDefense):
 
     Weights and biases of fully connected layers and convolutions are ``N(mu, exp(s)^2)``, with the prior
     ``N(0, prior^2)``. The loss is the cross-entropy on PGD's images plus ``kl_weight / N`` times the Kullback-Leibler
-    divergence from the prior, over N training images. Each step of PGD, which begins at the image, follows another draw. In
-    training a batch shares a draw, afterwards every row has its own. Unlike in the authors' code, the scales of batch norm
-    are not drawn.
+    divergence from the prior, over N training images. Each step of PGD, which begins at the image, follows another
+    draw. In training a batch shares a draw, afterwards every row has its own. Unlike in the authors' code, the scales
+    of batch norm are not drawn.
     """
 
     paper: ClassVar[str] = (

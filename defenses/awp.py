@@ -21,10 +21,10 @@ class AWP(AdversarialTraining):
     """Adversarial weight perturbation: another adversarial training, at the weights nearby at which its loss is large.
 
     At each step images are made as the other training makes them. Then the weights w of every layer, but for biases and
-    scales, move by ``gamma ||w|| g / ||g||``, with the gradient g of that training's loss; the gradient there is what the
-    weights w themselves descend. It costs one more pass back than the other training, and takes more epochs: a network that
-    has learnt nothing yet stays so for long. Batch norm learns from the pass at the moved weights alone; images are made in
-    ``eval()`` mode.
+    scales, move by ``gamma ||w|| g / ||g||``, with the gradient g of that training's loss; the gradient there is what
+    the weights w themselves descend. It costs one more pass back than the other training, and takes more epochs: a
+    network that has learnt nothing yet stays so for long. Batch norm learns from the pass at the moved weights alone;
+    images are made in ``eval()`` mode.
     """
 
     paper: ClassVar[str] = (

@@ -21,11 +21,11 @@ __all__ = ["DefensiveDistillation"]
 class DefensiveDistillation(Defense):
     """Defensive distillation: a network learns another's soft answers at a high temperature, and answers at temperature 1.
 
-    The teacher is trained with ``softmax(Z / T)``, and the student, of the same architecture and initial weights, with the
-    cross-entropy of its ``softmax(Z / T)`` from the teacher's. Used without the temperature, its logits are some T times as
-    large as usual, and the gradient of the cross-entropy is 0 in floating-point numbers. That hides the way and does not
-    block it: attacks on the logits themselves find it (Carlini, Wagner, S&P 2017). The teacher is kept in the student's
-    checkpoint, unless it was given.
+    The teacher is trained with ``softmax(Z / T)``, and the student, of the same architecture and initial weights, with
+    the cross-entropy of its ``softmax(Z / T)`` from the teacher's. Used without the temperature, its logits are some T
+    times as large as usual, and the gradient of the cross-entropy is 0 in floating-point numbers. That hides the way
+    and does not block it: attacks on the logits themselves find it (Carlini, Wagner, S&P 2017). The teacher is kept in
+    the student's checkpoint, unless it was given.
     """
 
     paper: ClassVar[str] = (

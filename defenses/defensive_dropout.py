@@ -35,10 +35,10 @@ _PASSES = 4
 class DefensiveDropout(RandomizedDefense):
     """Defensive dropout: dropout before fully connected layers stays on after training, at a rate of its own.
 
-    It stands where the model has dropout, or before its last fully connected layer where it has none. The model is trained
-    at one rate; then, of the rates 0, 0.1, ... 0.9, that one is chosen at which an attack succeeds least among those that
-    lose no more clean accuracy than allowed. Here the attack is PGD with 10 steps that follow one draw each, and both are
-    measured on 256 of the training images. The paper leaves the attack to the user.
+    It stands where the model has dropout, or before its last fully connected layer where it has none. The model is
+    trained at one rate; then, of the rates 0, 0.1, ... 0.9, that one is chosen at which an attack succeeds least among
+    those that lose no more clean accuracy than allowed. Here the attack is PGD with 10 steps that follow one draw each,
+    and both are measured on 256 of the training images. The paper leaves the attack to the user.
     """
 
     paper: ClassVar[str] = (

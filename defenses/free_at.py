@@ -21,10 +21,10 @@ __all__ = ["FreeAT"]
 class FreeAT(Defense):
     """Free adversarial training: each pass back moves the weights down and the images' perturbation up, at no extra cost.
 
-    Every batch is trained on ``replays`` times in a row, and of the recipe's epochs only that part is left, so that there
-    are as many steps as in ordinary training. The perturbation moves by ``eps`` times the sign of its gradient, is cut to
-    the ball, and is handed from a batch to the next, row by row. The network is in ``train()`` mode: batch norm takes and
-    learns the statistics of the perturbed images, since there are no other passes.
+    Every batch is trained on ``replays`` times in a row, and of the recipe's epochs only that part is left, so that
+    there are as many steps as in ordinary training. The perturbation moves by ``eps`` times the sign of its gradient,
+    is cut to the ball, and is handed from a batch to the next, row by row. The network is in ``train()`` mode: batch
+    norm takes and learns the statistics of the perturbed images, since there are no other passes.
     """
 
     paper: ClassVar[str] = (

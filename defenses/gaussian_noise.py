@@ -23,9 +23,9 @@ __all__ = ["GaussianNoise"]
 class GaussianNoise(RandomizedDefense):
     """Gaussian noise before every convolution, in training and after (Random Self-Ensemble's noise layers).
 
-    Each convolution's input h becomes ``h + sigma * N(0, I)``: ``sigma_init`` where h is the image, ``sigma_inner`` where
-    it comes from an earlier convolution. Trained with one draw a step. The paper predicts by the mean softmax of many
-    draws, as ``rse`` does; here one draw decides unless told otherwise.
+    Each convolution's input h becomes ``h + sigma * N(0, I)``: ``sigma_init`` where h is the image, ``sigma_inner``
+    where it comes from an earlier convolution. Trained with one draw a step. The paper predicts by the mean softmax of
+    many draws, as ``rse`` does; here one draw decides unless told otherwise.
     """
 
     paper: ClassVar[str] = (

@@ -26,12 +26,13 @@ __all__ = ["HRS", "HRSModel", "SwitchingBlock", "hrs"]
 class HRS(RandomizedDefense):
     """Hierarchical Random Switching: the model is cut into blocks, and each row runs through one random channel of each.
 
-    Channels of a block have one architecture and separately trained weights. Any model that ``torch.fx`` can trace is cut
-    as it is; the automatic cut of the paper's networks into two blocks is that of the authors' code. Training goes block by
-    block (the paper's Algorithm 1): a channel is trained together with fresh single channels of all later blocks, which are
-    then thrown away, behind the finished earlier blocks, which stay frozen and switch; so it learns to take what any path
-    before it gives. That makes one training for each channel, not for each path. Here each row of a batch switches by itself
-    and dropout is off in the finished blocks; the authors' code draws one path for a whole batch and leaves dropout on.
+    Channels of a block have one architecture and separately trained weights. Any model that ``torch.fx`` can trace is
+    cut as it is; the automatic cut of the paper's networks into two blocks is that of the authors' code. Training goes
+    block by block (the paper's Algorithm 1): a channel is trained together with fresh single channels of all later
+    blocks, which are then thrown away, behind the finished earlier blocks, which stay frozen and switch; so it learns
+    to take what any path before it gives. That makes one training for each channel, not for each path. Here each row of
+    a batch switches by itself and dropout is off in the finished blocks; the authors' code draws one path for a whole
+    batch and leaves dropout on.
     """
 
     paper: ClassVar[str] = (
@@ -122,13 +123,15 @@ class HRSModel(Drawing):
     """Switching blocks in a row; without draws, the mean of all paths.
 
     Args:
-        blocks: Modules that follow one another; each becomes a block of fresh copies of itself. They are left as they are.
+        blocks: Modules that follow one another; each becomes a block of fresh copies of itself. They are left as they
+            are.
         channels: N_i, how many copies of each.
         example: One image ``(1, C, H, W)`` in [0, 1], to measure what the blocks cost.
 
     Attributes:
         number_of_draws: The paths, prod N_i, all equally likely.
-        cost_of_all_draws: What :meth:`all_draws` costs an image, in forward passes of one path, by floating-point operations.
+        cost_of_all_draws: What :meth:`all_draws` costs an image, in forward passes of one path, by floating-point
+            operations.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], channels: Sequence[int], example: Tensor) -> None:

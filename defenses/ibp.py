@@ -20,11 +20,11 @@ __all__ = ["IBP"]
 class IBP(Defense):
     """Interval bound propagation: trains a network so that bounds of its logits certify it; ``advdef certify`` tells how far.
 
-    The loss is ``kappa CE(Z, y) + (1 - kappa) CE(Z', y)``, where Z' are the worst logits that interval arithmetic allows
-    within the radius. In the course of the training the radius rises along a line from 0, and the weight of the first part
-    falls along one from 1 to ``kappa``. The certificate is a deterministic one in linf. For networks of one layer after
-    the other: fully connected, convolutions, ReLU, pooling. A radius somewhat larger than the one to be certified
-    certifies more; with too few epochs a large one leaves nothing but guessing.
+    The loss is ``kappa CE(Z, y) + (1 - kappa) CE(Z', y)``, where Z' are the worst logits that interval arithmetic
+    allows within the radius. In the course of the training the radius rises along a line from 0, and the weight of the
+    first part falls along one from 1 to ``kappa``. The certificate is a deterministic one in linf. For networks of one
+    layer after the other: fully connected, convolutions, ReLU, pooling. A radius somewhat larger than the one to be
+    certified certifies more; with too few epochs a large one leaves nothing but guessing.
     """
 
     paper: ClassVar[str] = (

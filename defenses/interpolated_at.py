@@ -18,9 +18,9 @@ __all__ = ["InterpolatedAT"]
 class InterpolatedAT(AdversarialTraining):
     """Interpolated adversarial training: mixup of the images, and mixup of PGD's images, half of the loss each.
 
-    Images are mixed with others of their own batch, ``l x_i + (1 - l) x_j`` with ``l ~ Beta(alpha, alpha)``, and the loss
-    is ``l CE(., y_i) + (1 - l) CE(., y_j)``; one l is drawn for the clean batch and another for the perturbed one. PGD
-    climbs the cross-entropy on images that are not mixed, in ``eval()`` mode.
+    Images are mixed with others of their own batch, ``l x_i + (1 - l) x_j`` with ``l ~ Beta(alpha, alpha)``, and the
+    loss is ``l CE(., y_i) + (1 - l) CE(., y_j)``; one l is drawn for the clean batch and another for the perturbed one.
+    PGD climbs the cross-entropy on images that are not mixed, in ``eval()`` mode.
     """
 
     paper: ClassVar[str] = (

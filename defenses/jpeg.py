@@ -30,9 +30,9 @@ _BLOCK = 8
 class JPEG(Defense):
     """JPEG compression and decompression of the images, before a model that is left as it is; no training.
 
-    What is deployed is libjpeg's codec on 8-bit images, on the CPU whatever the device, so that an image is decoded to the
-    same pixels everywhere. It has no gradient: every attack by gradients gets those of a differentiable JPEG in its place,
-    whose steps are the codec's own but for a smooth rounding.
+    What is deployed is libjpeg's codec on 8-bit images, on the CPU whatever the device, so that an image is decoded to
+    the same pixels everywhere. It has no gradient: every attack by gradients gets those of a differentiable JPEG in its
+    place, whose steps are the codec's own but for a smooth rounding.
 
     Attacks that do not adapt stand beside those that do in ``--suite adaptive``.
     """

@@ -20,10 +20,11 @@ __all__ = ["MACER"]
 class MACER(RandomizedSmoothing):
     """MACER: randomized smoothing, trained to have large certified radii, without any attack.
 
-    Each image gets ``noises`` draws of noise. To the negative logarithm of their mean softmax comes ``weight`` times a hinge
-    on the certified radius ``sigma / 2 (Phi^-1(p) - Phi^-1(q))``, where p and q are the mean softmax of ``beta`` times the
-    logits at the label and at the likeliest other class. The hinge counts where p is above q, and lets go of radii of
-    ``sigma / 2 gamma`` and more. The paper trains for 440 epochs; with few, the hinge costs more accuracy than it gives.
+    Each image gets ``noises`` draws of noise. To the negative logarithm of their mean softmax comes ``weight`` times a
+    hinge on the certified radius ``sigma / 2 (Phi^-1(p) - Phi^-1(q))``, where p and q are the mean softmax of ``beta``
+    times the logits at the label and at the likeliest other class. The hinge counts where p is above q, and lets go of
+    radii of ``sigma / 2 gamma`` and more. The paper trains for 440 epochs; with few, the hinge costs more accuracy than
+    it gives.
     """
 
     paper: ClassVar[str] = (

@@ -20,8 +20,8 @@ class MART(AdversarialTraining):
     The loss is ``BCE(p(x'), y) + beta KL(p(x) || p(x')) (1 - p_y(x))`` with the boosted cross-entropy
     ``BCE(p, y) = -log p_y - log(1 - max_{k != y} p_k)``, which also presses the strongest wrong class down. Where the
     authors' code adds small constants before logarithms, here they are taken of sums of exponentials, without any. The
-    attack climbs the cross-entropy from beside the image, by normal noise of deviation 0.001; images are made in ``eval()``
-    mode, as in the authors' code.
+    attack climbs the cross-entropy from beside the image, by normal noise of deviation 0.001; images are made in
+    ``eval()`` mode, as in the authors' code.
     """
 
     paper: ClassVar[str] = (

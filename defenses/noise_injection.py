@@ -17,8 +17,8 @@ __all__ = ["NoiseInjection"]
 class NoiseInjection(RandomizedDefense):
     """Gaussian noise on the image, before a model that was not trained for it.
 
-    The model sees ``x + sigma * N(0, I)``, which is not cut to [0, 1]. The paper finds that such a preprocessing protects
-    the less, the better the model gets along with it.
+    The model sees ``x + sigma * N(0, I)``, which is not cut to [0, 1]. The paper finds that such a preprocessing
+    protects the less, the better the model gets along with it.
     """
 
     paper: ClassVar[str] = (

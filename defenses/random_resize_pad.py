@@ -21,9 +21,9 @@ class RandomResizePad(RandomizedDefense):
     """Random resizing and padding: each image is resized to a random side and padded with zeros at random; no training.
 
     The side is uniform between the smallest and that of the padded image, the image's place in it uniform too. Resizing
-    takes the nearest pixel. The paper enlarges images of 299 to sides of 299 to 330 and pads them to 331: ``size=1.107``, for
-    a model that takes larger images than it was trained on. With ``size=1`` the padded image is as large as the image was,
-    so that any model takes it, and what is random is how much it shrinks.
+    takes the nearest pixel. The paper enlarges images of 299 to sides of 299 to 330 and pads them to 331:
+    ``size=1.107``, for a model that takes larger images than it was trained on. With ``size=1`` the padded image is as
+    large as the image was, so that any model takes it, and what is random is how much it shrinks.
     """
 
     paper: ClassVar[str] = (

@@ -18,8 +18,8 @@ __all__ = ["RandomizedSmoothing", "base_classifier"]
 class RandomizedSmoothing(RandomizedDefense):
     """Randomized smoothing: the vote of several draws of a model that was trained with Gaussian noise on its images.
 
-    The model sees ``x + sigma * N(0, I)``, which is not cut to [0, 1], and is trained by the cross-entropy on one draw an
-    image. What no attack in l2 can change is certified by ``advdef certify``.
+    The model sees ``x + sigma * N(0, I)``, which is not cut to [0, 1], and is trained by the cross-entropy on one draw
+    an image. What no attack in l2 can change is certified by ``advdef certify``.
     """
 
     paper: ClassVar[str] = (

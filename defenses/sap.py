@@ -21,13 +21,13 @@ class SAP(RandomizedDefense):
     """Stochastic activation pruning: large activations are likelier kept, and what is kept is scaled up; no training.
 
     After every activation function, an activation h_j of an image's map of a activations has the share
-    ``p_j = |h_j| / sum_k |h_k|``. It is kept with probability ``q_j = 1 - (1 - p_j)^r``, which is that of being met by any
-    of ``r = ratio * a`` draws with replacement, and becomes ``h_j / q_j``, so that the mean over draws is h. Here each
-    activation is kept or not by itself, while the paper's r draws are made from all at once: the probabilities are the same,
-    the (slight) dependence between activations is not.
+    ``p_j = |h_j| / sum_k |h_k|``. It is kept with probability ``q_j = 1 - (1 - p_j)^r``, which is that of being met by
+    any of ``r = ratio * a`` draws with replacement, and becomes ``h_j / q_j``, so that the mean over draws is h. Here
+    each activation is kept or not by itself, while the paper's r draws are made from all at once: the probabilities are
+    the same, the (slight) dependence between activations is not.
 
-    A gradient takes q as it is, as a constant. Then its mean over the draws is that of the model without pruning; through q
-    it would not be, since which activations are kept has no slope.
+    A gradient takes q as it is, as a constant. Then its mean over the draws is that of the model without pruning;
+    through q it would not be, since which activations are kept has no slope.
     """
 
     paper: ClassVar[str] = (

@@ -22,9 +22,9 @@ __all__ = ["SmoothAdv"]
 class SmoothAdv(RandomizedSmoothing):
     """SmoothAdv: randomized smoothing, trained on images that attack the smoothed model.
 
-    Each image gets ``noises`` draws of noise. An l2 attack on the logarithm of their mean softmax moves the image, and the
-    cross-entropy is taken at the moved image with these same draws. The noise is not cut to [0, 1], the moved image is. A
-    radius that grows over the first epochs, as in the authors' code, is left out.
+    Each image gets ``noises`` draws of noise. An l2 attack on the logarithm of their mean softmax moves the image, and
+    the cross-entropy is taken at the moved image with these same draws. The noise is not cut to [0, 1], the moved image
+    is. A radius that grows over the first epochs, as in the authors' code, is left out.
     """
 
     paper: ClassVar[str] = (

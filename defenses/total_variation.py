@@ -24,10 +24,11 @@ _BALANCE = 0.5
 class TotalVariation(RandomizedDefense):
     """Total variation minimisation: pixels are dropped at random and filled in as smoothly as the others allow; no training.
 
-    Of an image x the model sees the z that minimises ``sum_i m_i (z_i - x_i)^2 + weight * TV(z)``, where m_i is 0 for the
-    dropped pixels of each channel and 1 for the others, and TV is the sum over the pixels of the length of the step to the
-    pixels below and to the right (Rudin, Osher, Fatemi, Physica D 1992). The steps of the solver (Chambolle, Pock, Journal
-    of Mathematical Imaging and Vision 2011) are differentiable, so that gradients are true ones, through all of them.
+    Of an image x the model sees the z that minimises ``sum_i m_i (z_i - x_i)^2 + weight * TV(z)``, where m_i is 0 for
+    the dropped pixels of each channel and 1 for the others, and TV is the sum over the pixels of the length of the step
+    to the pixels below and to the right (Rudin, Osher, Fatemi, Physica D 1992). The steps of the solver (Chambolle,
+    Pock, Journal of Mathematical Imaging and Vision 2011) are differentiable, so that gradients are true ones, through
+    all of them.
 
     Attacks that do not adapt stand beside those that do in ``--suite adaptive``.
     """

@@ -18,9 +18,9 @@ __all__ = ["TRADES"]
 class TRADES(AdversarialTraining):
     """TRADES: the cross-entropy on the images, plus ``beta`` times how far an attack moves the network's answer.
 
-    The loss is ``CE(f(x), y) + beta KL(p(x) || p(x'))``; both distributions have a part in its gradient. The attack climbs
-    the same divergence and knows no label. It begins beside the image, by normal noise of deviation 0.001, since at the
-    image itself the divergence has no slope. Images are made in ``eval()`` mode, as in the authors' code.
+    The loss is ``CE(f(x), y) + beta KL(p(x) || p(x'))``; both distributions have a part in its gradient. The attack
+    climbs the same divergence and knows no label. It begins beside the image, by normal noise of deviation 0.001, since
+    at the image itself the divergence has no slope. Images are made in ``eval()`` mode, as in the authors' code.
     """
 
     paper: ClassVar[str] = (

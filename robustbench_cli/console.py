@@ -78,7 +78,8 @@ def require_stdout() -> None:
 def report(content: RenderableType) -> None:
     """Prints what was asked for on stdout: a string to the letter, anything else as rich draws it.
 
-    Where the reader has left (``| head``), the rest is dropped without a word, and the command goes on to its exit code.
+    Where the reader has left (``| head``), the rest is dropped without a word, and the command goes on to its exit
+    code.
     """
     if not isinstance(content, str):
         if sys.stdout.isatty():

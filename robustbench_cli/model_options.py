@@ -39,8 +39,8 @@ class ModelWords:
         dataset: As the user named it.
         defenses: Names, in the order in which they are put around the model.
         epochs: Of a training.
-        decisions: Rules by which the draws of a randomized model decide, each for a model of its own; its own rule where
-            there are none.
+        decisions: Rules by which the draws of a randomized model decide, each for a model of its own; its own rule
+            where there are none.
     """
 
     checkpoints: tuple[Path, ...]

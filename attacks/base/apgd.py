@@ -35,10 +35,10 @@ class APGD(FixedRadiusAttack):
     """Projected gradient descent that chooses its own step sizes, for each image by itself.
 
     In linf and l2 it is Algorithm 1 of Croce and Hein (ICML 2020): momentum, and a step size that begins at twice the
-    radius and is halved at checkpoints where too few steps have increased the loss, or nothing has changed since the last
-    one; the search then goes on from the best point. In l1 it is their algorithm for the ball cut with the box (ICML
-    2021): a step is spread over the pixels of the largest slopes, whose number follows how many the best point has
-    changed, and the first six tenths of the steps are taken in balls of three times and twice the radius.
+    radius and is halved at checkpoints where too few steps have increased the loss, or nothing has changed since the
+    last one; the search then goes on from the best point. In l1 it is their algorithm for the ball cut with the box
+    (ICML 2021): a step is spread over the pixels of the largest slopes, whose number follows how many the best point
+    has changed, and the first six tenths of the steps are taken in balls of three times and twice the radius.
 
     Of all iterates of all restarts the one with the smallest expected margin is returned. An image that has fallen in
     every draw there is leaves the batch.

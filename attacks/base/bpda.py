@@ -59,13 +59,13 @@ def approximated(model: nn.Module) -> AbstractContextManager[None]:
 def bpda(model: nn.Module, surrogates: Mapping[str, Surrogate]) -> Iterator[nn.Module]:
     """Within it, layers of a model pass gradients back as their surrogates do; what they compute stays the same to the bit.
 
-    A layer's own gradient may be zero, wrong or missing: none is asked for. (Athalye, Carlini, Wagner: Obfuscated Gradients
-    Give a False Sense of Security. ICML 2018, arXiv 1802.00420, section 4.1.)
+    A layer's own gradient may be zero, wrong or missing: none is asked for. (Athalye, Carlini, Wagner: Obfuscated
+    Gradients Give a False Sense of Security. ICML 2018, arXiv 1802.00420, section 4.1.)
 
     Args:
         model: Left as it was afterwards.
-        surrogates: By the layer's name as in ``model.named_modules()``, ``""`` being the model itself. A layer is given one
-            tensor and returns one.
+        surrogates: By the layer's name as in ``model.named_modules()``, ``""`` being the model itself. A layer is given
+            one tensor and returns one.
 
     Raises:
         UserError: The model has no such layer, or a surrogate's result has not the shape of its layer's.

@@ -24,8 +24,8 @@ def resolve_eot(asked: AskedDraws, *, randomized: bool, cost_of_all_draws: float
     """The draws behind a gradient of a model.
 
     Args:
-        asked: What the user said. ``"auto"`` is the exact expectation where that costs no more than :data:`EOT_DRAWS` draws,
-            else that many. A deterministic model is asked once whatever is said.
+        asked: What the user said. ``"auto"`` is the exact expectation where that costs no more than :data:`EOT_DRAWS`
+            draws, else that many. A deterministic model is asked once whatever is said.
         randomized: Whether the model is.
         cost_of_all_draws: In forward passes of one draw; ``None`` where the draws cannot be counted.
 

@@ -31,7 +31,8 @@ def estimated_gradient(
 
     Args:
         source: Gives the scores; the margin is their mean over its draws.
-        images: ``(N, C, H, W)`` in [0, 1]; the points around them are cut with the box, so that the model is shown images.
+        images: ``(N, C, H, W)`` in [0, 1]; the points around them are cut with the box, so that the model is shown
+            images.
         labels: ``(N,)``.
         directions: Each ``(N, pairs, C, H, W)``; all pairs of one tensor pass through the model together.
         width: How far from the image the loss is taken.

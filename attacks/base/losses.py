@@ -20,8 +20,8 @@ _GAP = 1e5
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """The cross-entropy ``(M,)`` of logits ``(M, K)`` and labels ``(M,)``, with a gradient that is right at any margin.
 
-    By way of the softmax, the slope at the label is ``p_y - 1``: in float32 it becomes 0 from a margin of 17 on, while the
-    other slopes do not, and the gradient points elsewhere. Here it is the sum of the others by construction.
+    By way of the softmax, the slope at the label is ``p_y - 1``: in float32 it becomes 0 from a margin of 17 on, while
+    the other slopes do not, and the gradient points elsewhere. Here it is the sum of the others by construction.
     """
     return functional.softplus(log_odds(logits, labels))
 
@@ -29,8 +29,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     """The log-odds ``log((1 - p_y) / p_y)`` against the label, ``(M,)`` of logits ``(M, K)`` and labels ``(M,)``.
 
-    The cross-entropy is its softplus, so that both grow fastest in the same direction; but its slope does not vanish where
-    the label's probability is 1, as the cross-entropy's does in float32 from a margin of about 100 on.
+    The cross-entropy is its softplus, so that both grow fastest in the same direction; but its slope does not vanish
+    where the label's probability is 1, as the cross-entropy's does in float32 from a margin of about 100 on.
     """
     own, others = _own_and_others(logits, labels)
     return others.logsumexp(-1) - own
@@ -65,12 +65,13 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
 def targeted_dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """The targeted difference of logits ratio ``(max_{j != t} Z_j - Z_t) / (Z_(1) - (Z_(3) + Z_(4)) / 2)``.
 
-    The paper has the label's logit where here is the largest of all but the target's (Croce, Hein, ICML 2020, equation 7,
-    with the other sign): the same for as long as the label is predicted, and known where only the target is.
+    The paper has the label's logit where here is the largest of all but the target's (Croce, Hein, ICML 2020, equation
+    7, with the other sign): the same for as long as the label is predicted, and known where only the target is.
 
     Args:
-        logits: ``(M, K)``; of three classes the second and the third take the places of the third and the fourth, or the
-            ratio to a target in the third place would be 1 whatever the image; of two the value is the numerator alone.
+        logits: ``(M, K)``; of three classes the second and the third take the places of the third and the fourth, or
+            the ratio to a target in the third place would be 1 whatever the image; of two the value is the numerator
+            alone.
         labels: ``(M,)``, the targets t.
     """
     if logits.shape[1] < 3:
@@ -95,8 +96,8 @@ def rounding(logits: Tensor) -> Tensor:
     """By how much logits ``(..., K)`` may differ where the same image passes the same model in another batch: ``(...)``.
 
     Batches of different sizes are summed up in different orders. A margin smaller than this decides nothing. It is in
-    proportion to how far the largest logit stands above the median of those classes that are open: a class that is masked
-    by a logit of -1e9 says nothing of the others' scale, however many such there are.
+    proportion to how far the largest logit stands above the median of those classes that are open: a class that is
+    masked by a logit of -1e9 says nothing of the others' scale, however many such there are.
     """
     ordered = logits.sort(-1, descending=True).values
     largest = ordered[..., 0]
@@ -119,8 +120,8 @@ def _number_open(ordered: Tensor) -> Tensor:
 def expected_margin(logits: Tensor, labels: Tensor, *, targeted: bool, exhaustive: bool) -> Tensor:
     """How far an attack is from its goal, over the draws of a randomized model; iterates are chosen by it.
 
-    A draw's margin m is taken as ``m / (1 + |m|)``, so that no single draw outweighs the others. Where the draws are all
-    that there are, the share of them that resists comes first, since that is the very figure to be lowered, and the
+    A draw's margin m is taken as ``m / (1 + |m|)``, so that no single draw outweighs the others. Where the draws are
+    all that there are, the share of them that resists comes first, since that is the very figure to be lowered, and the
     margin only decides between equal shares. A draw resists unless its margin is lost by more than :func:`rounding`.
 
     Args:

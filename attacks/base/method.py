@@ -36,7 +36,8 @@ class Method(BaseModel):
         """Builds the method from values that a user gave.
 
         Args:
-            parameters: Values by field name, as they are; what was written as words goes through :func:`read_value` first.
+            parameters: Values by field name, as they are; what was written as words goes through :func:`read_value`
+                first.
             name: How the user called the method, for the messages.
 
         Raises:

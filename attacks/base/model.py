@@ -48,11 +48,12 @@ class EnumerableDraws(Protocol):
 class OneDraw(nn.Module):
     """A randomized model that has drawn once, for all images and all passes, and so is deterministic.
 
-    Each row is drawn for as if it were alone in its batch, with the same random numbers: what a row gets is independent of
-    where it stands and of what stands beside it.
+    Each row is drawn for as if it were alone in its batch, with the same random numbers: what a row gets is independent
+    of where it stands and of what stands beside it.
 
     Args:
-        model: Draws from torch's global generators; it is held as it is. Its operations must be known to ``torch.func.vmap``.
+        model: Draws from torch's global generators; it is held as it is. Its operations must be known to
+            ``torch.func.vmap``.
         seed: Of the draw.
     """
 
@@ -144,8 +145,8 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
 def is_randomized(model: nn.Module, images: Tensor) -> bool:
     """Whether the same images get different logits, by more than float rounding explains.
 
-    Randomness is measured, not declared, so that a defense cannot hide it by mistake. Two passes are compared, in each of
-    which every image stands several times: two rows alone could have drawn the same of a few switches.
+    Randomness is measured, not declared, so that a defense cannot hide it by mistake. Two passes are compared, in each
+    of which every image stands several times: two rows alone could have drawn the same of a few switches.
 
     Args:
         model: In ``eval()`` mode.
@@ -162,10 +163,10 @@ def is_randomized(model: nn.Module, images: Tensor) -> bool:
 def rows_share_draws(model: nn.Module, images: Tensor) -> bool:
     """Whether the rows of one pass of a randomized model share some of their randomness.
 
-    If so, K copies of an image in one batch are not K draws, and an expectation has to be taken over passes. Measured by
-    an analysis of variance: over 8 passes of 16 copies of an image, the means of the passes differ by more than the rows
-    inside a pass explain (F statistic of any logit above 15, which independent normal rows exceed with a chance below
-    1e-12).
+    If so, K copies of an image in one batch are not K draws, and an expectation has to be taken over passes. Measured
+    by an analysis of variance: over 8 passes of 16 copies of an image, the means of the passes differ by more than the
+    rows inside a pass explain (F statistic of any logit above 15, which independent normal rows exceed with a chance
+    below 1e-12).
 
     Args:
         model: In ``eval()`` mode.

@@ -18,8 +18,8 @@ _LIBRARIES = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "p
 def hash_of_code(*modules: str) -> str | None:
     """The sha256 of modules' source files and of those that they import from their own folders, at any depth.
 
-    What lies elsewhere is a library, whose version a result names. A package's own folder is that of its topmost package.
-    Only the files' content counts, and how they lie to each other; not where.
+    What lies elsewhere is a library, whose version a result names. A package's own folder is that of its topmost
+    package. Only the files' content counts, and how they lie to each other; not where.
 
     Args:
         modules: Their names, imported already. Those after the first count unless they are of a library.

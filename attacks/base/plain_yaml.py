@@ -71,7 +71,8 @@ class YamlFile:
         """The file and the line of a value, for a message.
 
         Args:
-            *keys: The keys and the positions in lists that lead to it; what follows one that is not there is of no account.
+            *keys: The keys and the positions in lists that lead to it; what follows one that is not there is of no
+                account.
         """
         found = _mark(self._root, keys)
         return f"{self.path}, line {found.line + 1}" if found is not None else str(self.path)

@@ -32,10 +32,10 @@ Of 0, 0.5, 1 and 2 this lowered the true margin most (Square on the digits, logi
 _FASTER = 2.0
 """How many times as fast as it fell of late the margin may have to fall for a search to go on.
 
-The margin falls about as the logarithm of the queries, and slower at the end. Of 112 Fashion-MNIST images that Square alone
-attacked with 5,000 queries (paper network, plainly trained at 0.025 in linf and at 0.7 in l2, adversarially trained at 0.12
-in linf) 68 fell, one of which would have been left, in l2 before query 4,626; and 41, 76 and 14 % of the queries would have
-been made. With 1.5 two would have been left; with 3 none, for 49, 93 and 17 %.
+The margin falls about as the logarithm of the queries, and slower at the end. Of 112 Fashion-MNIST images that Square
+alone attacked with 5,000 queries (paper network, plainly trained at 0.025 in linf and at 0.7 in l2, adversarially
+trained at 0.12 in linf) 68 fell, one of which would have been left, in l2 before query 4,626; and 41, 76 and 14 % of
+the queries would have been made. With 1.5 two would have been left; with 3 none, for 49, 93 and 17 %.
 """
 
 
@@ -55,8 +55,8 @@ def random_search(
     """Searches the image of the smallest score: the margin, or the cross-entropy with the class to reach.
 
     A randomized model's score is the mean over the source's draws. A candidate that was lucky with its draws would stay
-    for good if its score were kept, so the incumbent is asked again with each candidate and judged by all that was drawn
-    since it was taken; and a candidate has to be better by :data:`_STANDARD_ERRORS`.
+    for good if its score were kept, so the incumbent is asked again with each candidate and judged by all that was
+    drawn since it was taken; and a candidate has to be better by :data:`_STANDARD_ERRORS`.
 
     Args:
         source: Gives the scores.
@@ -66,12 +66,12 @@ def random_search(
         random: Random numbers for each image.
         start: Gives the first incumbents of each restart.
         propose: Gives the candidates.
-        queries: Images that each restart may ask the source about, for each image; half of them are incumbents where the
-            draws are a sample.
+        queries: Images that each restart may ask the source about, for each image; half of them are incumbents where
+            the draws are a sample.
         restarts: Searches from different starts; only what still stands is searched again.
-        gives_up: Whether an untargeted search leaves an image that it will not break: after each tenth of the queries it
-            does where :data:`_FASTER` times the margin that the last doubling of the queries took, with every doubling that
-            is to come, would not take all of it. Nothing is left whose score is a mean over draws.
+        gives_up: Whether an untargeted search leaves an image that it will not break: after each tenth of the queries
+            it does where :data:`_FASTER` times the margin that the last doubling of the queries took, with every
+            doubling that is to come, would not take all of it. Nothing is left whose score is a mean over draws.
 
     Returns:
         The best images ``(N, C, H, W)``.
@@ -122,8 +122,8 @@ def _search(
     logits = source.logits(incumbents)
     lowest = _scores(logits, labels, threat).mean(0)
     for query in range(1, queries + 1):
-        # What is kept is offered where something may have fallen, which a GPU cannot be asked without making it wait, and
-        # where the search ends. The mean of several scores does not tell.
+        # What is kept is offered where something may have fallen, which a GPU cannot be asked without making it wait,
+        # and where the search ends. The mean of several scores does not tell.
         going_on, last = None, query == queries
         marked = gives_up and not last and twentieth > 0 and query % twentieth == 0
         if images.is_cuda or source.draws > 1 or marked or last or bool((lowest <= 0).any()):

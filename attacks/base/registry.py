@@ -79,8 +79,8 @@ class Registry:
     def source_of(self, name: str) -> str | None:
         """The sha256 of a user's own code behind ``name``, for telling its versions apart; ``None`` for our own.
 
-        It covers the file that the name leads to, the one that the object is written in, and what these import from their
-        own folders.
+        It covers the file that the name leads to, the one that the object is written in, and what these import from
+        their own folders.
 
         Raises:
             UserError: As for :meth:`load`.

@@ -108,10 +108,10 @@ class Smallest:
     def shorten(self) -> None:
         """Moves every perturbation along the line to its image, by forward passes alone.
 
-        Where the draws are all that there are, it becomes the shortest that a bisection finds. Where they are a sample, a
-        perturbation that was kept because it was the smallest of many may owe it to luck: of lengths up to one and a half
-        times its own, from the longest down, the last is taken before one that does not fool as many fresh draws in a row
-        as the search asked for.
+        Where the draws are all that there are, it becomes the shortest that a bisection finds. Where they are a sample,
+        a perturbation that was kept because it was the smallest of many may owe it to luck: of lengths up to one and a
+        half times its own, from the longest down, the last is taken before one that does not fool as many fresh draws
+        in a row as the search asked for.
         """
         if self._norm == "l0" or not bool(self.found().any()):
             return
@@ -161,7 +161,8 @@ def free(gradient: Tensor, images: Tensor) -> Tensor:
 def linear_distance(shortfall: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
     """How far a linear model of this shortfall ``(N,)`` and slope ``(N, C, H, W)`` is from its goal: ``(N,)``, 0 if reached.
 
-    A slope of 0 gives infinity. In l0, where a pixel can change by 1 at most, it is a lower bound that need not be whole.
+    A slope of 0 gives infinity. In l0, where a pixel can change by 1 at most, it is a lower bound that need not be
+    whole.
     """
     # Far below 1e-19 a square would vanish: scale first.
     flat = gradient.flatten(1)

@@ -75,8 +75,8 @@ def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
 
     Args:
         gradient: ``(N, C, H, W)``.
-        norm: ``linf`` gives the sign, ``l2`` the normalised gradient, ``l1`` the coordinate of the largest slope; l0, whose
-            balls have no bounds, has no such direction.
+        norm: ``linf`` gives the sign, ``l2`` the normalised gradient, ``l1`` the coordinate of the largest slope; l0,
+            whose balls have no bounds, has no such direction.
     """
     if norm == "linf":
         return gradient.sign()
@@ -133,8 +133,9 @@ def random_in_ball(images: Tensor, threat: Threat, random: Random) -> Tensor:
 def project(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor:
     """The points of the threat's balls, cut with the box [0, 1], that stand in for ``perturbed``, to rounding.
 
-    In linf, l1 and l0 it is the nearest such point. In l2 the perturbation is shortened and then clipped to the box, which
-    shortens it further: a point inside both, not always the nearest. In l0 the pixels of the largest change keep theirs.
+    In linf, l1 and l0 it is the nearest such point. In l2 the perturbation is shortened and then clipped to the box,
+    which shortens it further: a point inside both, not always the nearest. In l0 the pixels of the largest change keep
+    theirs.
     """
     eps = per_image(threat.eps, images).to(images.dtype)
     if threat.norm == "linf":
@@ -163,8 +164,9 @@ def _project_l1(perturbed: Tensor, images: Tensor, eps: Tensor) -> Tensor:
     """The nearest point of the l1 ball cut with the box (Croce, Hein: Mind the Box. ICML 2021, section 2).
 
     Every pixel's change is made smaller by one and the same amount, and then clipped to the box; the amount is the
-    smallest that leaves a length of eps. The length falls with it, linearly between two breakpoints. Halving an interval
-    24 times and dividing the last one in proportion costs a third of sorting the breakpoints (784 pixels, CPU).
+    smallest that leaves a length of eps. The length falls with it, linearly between two breakpoints. Halving an
+    interval 24 times and dividing the last one in proportion costs a third of sorting the breakpoints (784 pixels,
+    CPU).
     """
     difference = perturbed - images
     sizes = difference.abs().flatten(1)

@@ -24,7 +24,8 @@ __all__ = ["Budget", "Contest", "Entry", "distances", "robust_accuracy", "stands
 
 Budget = PGDBudget | CWBudget | AutoAttackBudget
 
-# Arrays rather than tensors go to the processes: a tensor would be shared, and the processes are to have nothing in common.
+# Arrays rather than tensors go to the processes: a tensor would be shared, and the processes are to have nothing in
+# common.
 Array = np.ndarray[Any, Any]
 
 

@@ -19,8 +19,9 @@ __all__ = ["NoisyFGSM"]
 class NoisyFGSM(Defense):
     """Adversarial training by one signed gradient step from strong noise, at twice the cost of ordinary training.
 
-    Its networks stand against PGD whatever the step size. Without clipping and with noise beyond the radius, it is spared
-    the sudden collapse of FGSM training, after which an attack's result depends on its steps more than on the model.
+    Its networks stand against PGD whatever the step size. Without clipping and with noise beyond the radius, it is
+    spared the sudden collapse of FGSM training, after which an attack's result depends on its steps more than on the
+    model.
     """
 
     paper: ClassVar[str] = (

@@ -23,9 +23,9 @@ __all__ = ["ImageFolder"]
 class ImageFolder(Dataset):
     """Image files in one folder a class: ``PATH/train/CLASS/*`` and ``PATH/test/CLASS/*`` (or ``PATH/val``).
 
-    Where ``PATH`` itself holds the class folders, they are the test split and there is no train split. The classes are the
-    folders' names in sorted order, the files stand in a shuffled order that depends only on their number. Images are read
-    when they are needed, as RGB, and all must have one size.
+    Where ``PATH`` itself holds the class folders, they are the test split and there is no train split. The classes are
+    the folders' names in sorted order, the files stand in a shuffled order that depends only on their number. Images
+    are read when they are needed, as RGB, and all must have one size.
     """
 
     argument_name: ClassVar[str | None] = "PATH"

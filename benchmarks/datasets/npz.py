@@ -22,7 +22,8 @@ class Npz(Dataset):
 
     ``PATH`` may also be a folder with ``test.npz`` and ``train.npz``, each with ``images`` and ``labels``. Images are
     ``(N, C, H, W)``, ``(N, H, W, C)`` or ``(N, H, W)`` with C 1 or 3; uint8, or floats in [0, 1]. Labels are integers
-    ``(N,)``. The number of classes is ``classes`` where the (test) file has it, and the largest label plus one elsewhere.
+    ``(N,)``. The number of classes is ``classes`` where the (test) file has it, and the largest label plus one
+    elsewhere.
     """
 
     argument_name: ClassVar[str | None] = "PATH"

@@ -38,11 +38,12 @@ def run(
 ) -> None:
     """Runs jobs; a job that fails, loses its node or takes too long does not stop the others.
 
-    The nodes share the store, the checkpoints and the folder that the command was given in. Where ``RAY_ADDRESS`` names no
-    cluster, a Ray of this machine is started and ended with the run.
+    The nodes share the store, the checkpoints and the folder that the command was given in. Where ``RAY_ADDRESS`` names
+    no cluster, a Ray of this machine is started and ended with the run.
 
     Args:
-        jobs: In the order in which they are to run, as far as that is possible. One that is for a CUDA device gets a GPU.
+        jobs: In the order in which they are to run, as far as that is possible. One that is for a CUDA device gets a
+            GPU.
         processes: How many there are in a Ray of this machine; one a CPU where not given.
         per_gpu: How many share a GPU.
         finished: Called with each job's stored result or failure.

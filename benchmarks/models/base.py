@@ -109,7 +109,8 @@ def build_model(
 
     Args:
         spec: ``paper-cnn``, ``small-cnn``, ``torchvision:NAME``, or a user's own as ``package.module:object`` or
-            ``path/to/file.py:object``, where the object is a callable ``(*, shape, classes)`` that returns an ``nn.Module``.
+            ``path/to/file.py:object``, where the object is a callable ``(*, shape, classes)`` that returns an
+            ``nn.Module``.
         shape: ``(C, H, W)`` of the images.
         classes: K.
         mean: Of the normalisation that the network expects; see :class:`Normalize`.

@@ -21,8 +21,8 @@ _PLANS: dict[tuple[int, int, int], tuple[int, int, int, int, float]] = {
 class PaperCNN(nn.Sequential):
     """The networks of Wang et al. (IJCAI 2019, arXiv 1908.07116) for MNIST and CIFAR-10.
 
-    Valid 3 x 3 convolutions: 32, 32, pool, 64, 64, pool, 200, 200, K for grey 28 x 28 images; 64, 64, pool, 128, 128, pool,
-    256, 256, K for colour 32 x 32. Dropout (0.3, 0.7) follows the first fully connected layer.
+    Valid 3 x 3 convolutions: 32, 32, pool, 64, 64, pool, 200, 200, K for grey 28 x 28 images; 64, 64, pool, 128, 128,
+    pool, 256, 256, K for colour 32 x 32. Dropout (0.3, 0.7) follows the first fully connected layer.
 
     Args:
         shape: ``(1, 28, 28)`` or ``(3, 32, 32)``.

@@ -13,8 +13,9 @@ __all__ = ["torchvision_model"]
 def torchvision_model(*, shape: tuple[int, int, int], classes: int, argument: str | None = None) -> nn.Module:
     """A network of torchvision, ``torchvision:resnet18``, with fresh weights.
 
-    It is what torchvision builds, made for images of 224 x 224: a network's early strides are not changed for small images.
-    Where the images do not have three channels, the first convolution is replaced by one that takes as many as they have.
+    It is what torchvision builds, made for images of 224 x 224: a network's early strides are not changed for small
+    images. Where the images do not have three channels, the first convolution is replaced by one that takes as many as
+    they have.
 
     Args:
         shape: ``(C, H, W)``.

@@ -292,8 +292,8 @@ def read_suite(name: str) -> SuiteWords:
     """Reads a suite, with what it takes from others in its place.
 
     Args:
-        name: One of :func:`suite_names`, or the path of a ``.yaml`` file. A file's own ``extends`` and ``suite`` start from
-            its folder.
+        name: One of :func:`suite_names`, or the path of a ``.yaml`` file. A file's own ``extends`` and ``suite`` start
+            from its folder.
 
     Raises:
         UserError: There is no such suite, or it is not what it must be.

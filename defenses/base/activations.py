@@ -46,8 +46,8 @@ _ACTIVATIONS: frozenset[Callable[..., Any]] = frozenset(
 class AfterActivations(nn.Module):
     """A model whose activations are changed before it goes on with them.
 
-    An activation is the output of any of torch's activation functions but the sigmoid and the softmax, which make gates and
-    weights. The model's code is not looked at: whatever it calls while it runs is seen.
+    An activation is the output of any of torch's activation functions but the sigmoid and the softmax, which make gates
+    and weights. The model's code is not looked at: whatever it calls while it runs is seen.
 
     Args:
         model: Is held as it is.

@@ -73,9 +73,9 @@ def ascend(
         steps: How many.
         step_size: Of each.
         start: Where they begin.
-        training: Whether the network stays in ``train()`` mode, in which batch norm takes the statistics of the perturbed
-            batch and learns from them too. Otherwise it is in ``eval()`` mode meanwhile: batch norm takes the statistics
-            that it has and leaves them as they are, and nothing is dropped.
+        training: Whether the network stays in ``train()`` mode, in which batch norm takes the statistics of the
+            perturbed batch and learns from them too. Otherwise it is in ``eval()`` mode meanwhile: batch norm takes the
+            statistics that it has and leaves them as they are, and nothing is dropped.
 
     Returns:
         Images ``(B, C, H, W)`` inside the ball and the box, without a graph.
@@ -123,8 +123,8 @@ def accuracy_under_pgd(
 def adversarial(network: nn.Module, images: Tensor, labels: Tensor, *, attack: FixedRadiusAttack, eps: float) -> Tensor:
     """What an attack in linf makes of the images of a training step, by one draw of a randomized network at each gradient.
 
-    The network is in ``eval()`` mode meanwhile, as it is when it is attacked, and the attack goes on with an image that it
-    has fooled. Random numbers follow from torch's global generator.
+    The network is in ``eval()`` mode meanwhile, as it is when it is attacked, and the attack goes on with an image that
+    it has fooled. Random numbers follow from torch's global generator.
 
     Args:
         network: In training.

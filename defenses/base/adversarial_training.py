@@ -23,10 +23,10 @@ Forward = Callable[[Tensor], Tensor]
 class AdversarialTraining(AttackInTraining, Defense):
     """Trains on the images that a PGD attack in linf makes of each batch.
 
-    A subclass says what the attack climbs and what the weights descend. While images are made, the network is in ``eval()``
-    mode: batch norm takes its running statistics, as in the authors' code of TRADES and MART, and learns from none of the
-    attack's steps. The pass that the weights learn from is in ``train()`` mode; of clean and perturbed images, each batch
-    has statistics of its own.
+    A subclass says what the attack climbs and what the weights descend. While images are made, the network is in
+    ``eval()`` mode: batch norm takes its running statistics, as in the authors' code of TRADES and MART, and learns
+    from none of the attack's steps. The pass that the weights learn from is in ``train()`` mode; of clean and perturbed
+    images, each batch has statistics of its own.
     """
 
     trained: ClassVar[bool] = True
@@ -66,7 +66,8 @@ class AdversarialTraining(AttackInTraining, Defense):
 def divergence(logits: Tensor, others: Tensor) -> Tensor:
     """The Kullback-Leibler divergence ``(B,)`` of the softmax of ``others`` from that of ``logits``, both ``(B, K)``.
 
-    It is ``sum_k p_k (log p_k - log q_k)``, with p of ``logits`` and q of ``others``, in float32, with a gradient to both.
+    It is ``sum_k p_k (log p_k - log q_k)``, with p of ``logits`` and q of ``others``, in float32, with a gradient to
+    both.
     """
     log_p, log_q = logits.float().log_softmax(1), others.float().log_softmax(1)
     return (log_p.exp() * (log_p - log_q)).sum(1)

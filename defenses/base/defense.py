@@ -20,14 +20,14 @@ class Defense(Method, ABC):
     """Turns a model into a defended one.
 
     Whether the defended model is randomized is measured (:func:`~robustbench_cli.attacks.base.model.is_randomized`),
-    not declared. A randomized one draws from torch's global generators, for every row of a batch by itself, anew in each
-    forward pass, and in ``eval()`` as in ``train()``; where its draws can be counted it satisfies
+    not declared. A randomized one draws from torch's global generators, for every row of a batch by itself, anew in
+    each forward pass, and in ``eval()`` as in ``train()``; where its draws can be counted it satisfies
     :class:`~robustbench_cli.attacks.base.model.EnumerableDraws`.
 
     Attributes:
         trained: Whether :meth:`fit` trains the model, from whatever weights it has.
-        attacked_by: What an attack has to follow in order to adapt to it, in words; every attack by gradients does so by
-            itself where it is what the defended model passes back.
+        attacked_by: What an attack has to follow in order to adapt to it, in words; every attack by gradients does so
+            by itself where it is what the defended model passes back.
     """
 
     trained: ClassVar[bool] = False
@@ -89,7 +89,8 @@ def defend(
         The defended model, in ``eval()`` mode.
 
     Raises:
-        UserError: The model is not of the kind that the defense needs, or a part of the recipe is unknown or not allowed.
+        UserError: The model is not of the kind that the defense needs, or a part of the recipe is unknown or not
+            allowed.
     """
     trainer = Trainer(examples, Recipe.from_parameters(recipe, name="recipe"), seed=seed, device=torch.device(device))
     image, _ = examples.batch(torch.zeros(1, dtype=torch.int64))

@@ -54,10 +54,10 @@ def _layers(model: nn.Module, name: str) -> Iterator[nn.Module]:
 def worst_logits(model: nn.Module, images: Tensor, labels: Tensor, eps: float | Tensor) -> Tensor:
     """How far each class may come ahead of the label over all images within a radius in linf, at most.
 
-    Interval bound propagation (Gowal et al., 2018, arXiv 1810.12715): bounds of each layer's outputs follow from those of
-    its inputs, of an affine layer by their centres and half widths. The last layer is not bounded by itself but together
-    with the difference between two logits, which is tighter (the paper's elision of the last layer). Dropout drops nothing
-    here, and batch norm takes its running statistics, in training too.
+    Interval bound propagation (Gowal et al., 2018, arXiv 1810.12715): bounds of each layer's outputs follow from those
+    of its inputs, of an affine layer by their centres and half widths. The last layer is not bounded by itself but
+    together with the difference between two logits, which is tighter (the paper's elision of the last layer). Dropout
+    drops nothing here, and batch norm takes its running statistics, in training too.
 
     Args:
         model: A sequential network; see :func:`require_bounded`.
@@ -66,8 +66,8 @@ def worst_logits(model: nn.Module, images: Tensor, labels: Tensor, eps: float | 
         eps: The radius, one for all or ``(N,)``; the ball is cut with the box [0, 1].
 
     Returns:
-        ``(N, K)``, differentiable: the upper bound of ``Z_j - Z_y``, with 0 at the label. Where all others are below 0 no
-        image of the ball is taken for another class.
+        ``(N, K)``, differentiable: the upper bound of ``Z_j - Z_y``, with 0 at the label. Where all others are below 0
+        no image of the ball is taken for another class.
 
     Raises:
         UserError: Intervals cannot be followed through the model.

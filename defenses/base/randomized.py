@@ -21,18 +21,18 @@ __all__ = ["Decision", "DecisionRule", "RandomizedDefense", "decided", "mean_sof
 DecisionRule = Literal["one-draw", "mean", "vote", "exact", "deterministic", "frozen"]
 """How the draws of a model decide.
 
-One draw, anew at each pass; the mean softmax, or the vote, of several; the exact mean over all there are. Then two that tell
-what the randomness is worth: ``deterministic`` draws nothing, so that noise is away, nothing is dropped, and switches give
-the mean of all their paths; ``frozen`` has made one draw, for all images, and keeps it.
+One draw, anew at each pass; the mean softmax, or the vote, of several; the exact mean over all there are. Then two that
+tell what the randomness is worth: ``deterministic`` draws nothing, so that noise is away, nothing is dropped, and
+switches give the mean of all their paths; ``frozen`` has made one draw, for all images, and keeps it.
 """
 
 
 class RandomizedDefense(Defense):
     """A defense whose model draws; its draws decide by one of several rules.
 
-    A subclass writes :meth:`randomize` and, if it is ``trained``, :meth:`train_draws`. The rule stands outside of what it
-    builds, so that an attack on the defended model is one on the deployed rule. Of several defenses around one model each
-    has a rule of its own; the last one's is the outermost.
+    A subclass writes :meth:`randomize` and, if it is ``trained``, :meth:`train_draws`. The rule stands outside of what
+    it builds, so that an attack on the defended model is one on the deployed rule. Of several defenses around one model
+    each has a rule of its own; the last one's is the outermost.
     """
 
     attacked_by: ClassVar[str] = "the expectation over its draws (--eot auto)"
@@ -69,8 +69,8 @@ class Decision(nn.Module):
     Args:
         model: Each forward pass is one draw; one whose draws can be counted for ``exact``.
         rule: Which.
-        draws: Of ``mean`` and ``vote``. They are passes one after the other, so that a model whose rows share a draw gets
-            as many too.
+        draws: Of ``mean`` and ``vote``. They are passes one after the other, so that a model whose rows share a draw
+            gets as many too.
     """
 
     def __init__(self, model: nn.Module, rule: DecisionRule, draws: int) -> None:

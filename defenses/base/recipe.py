@@ -17,8 +17,8 @@ __all__ = ["Recipe"]
 class Recipe(Method):
     """How long and how a network is trained.
 
-    The one-cycle schedule is a variant of the paper's, whose rate falls along a line as it rose. Of the running mean of the
-    weights, step n has the weight ``1 - min(ema, (1 + n) / (10 + n))``, so that the first steps are soon forgotten.
+    The one-cycle schedule is a variant of the paper's, whose rate falls along a line as it rose. Of the running mean of
+    the weights, step n has the weight ``1 - min(ema, (1 + n) / (10 + n))``, so that the first steps are soon forgotten.
     """
 
     paper: ClassVar[str] = (

@@ -23,11 +23,11 @@ class RandomWeights(Drawing):
     """A fully connected layer or a convolution whose weights get Gaussian noise.
 
     Every row draws for itself, unless :func:`shared_draws` rules. A convolution draws weights for each row and runs all
-    rows as groups of one convolution, beside the pass through the mean weights; that takes memory for as many weights as
-    there are rows. A fully connected layer that is given vectors draws the noise of its outputs instead, which are normal
-    and independent with the variance ``x^2 @ sigma^2`` (Kingma, Salimans, Welling, Variational Dropout and the Local
-    Reparameterization Trick, NeurIPS 2015): each row's outputs, and so any expectation and its gradient, are those of
-    weights drawn for it, though a single draw's gradient is not.
+    rows as groups of one convolution, beside the pass through the mean weights; that takes memory for as many weights
+    as there are rows. A fully connected layer that is given vectors draws the noise of its outputs instead, which are
+    normal and independent with the variance ``x^2 @ sigma^2`` (Kingma, Salimans, Welling, Variational Dropout and the
+    Local Reparameterization Trick, NeurIPS 2015): each row's outputs, and so any expectation and its gradient, are
+    those of weights drawn for it, though a single draw's gradient is not.
 
     Args:
         layer: The layer; it is held, and its weights are the mean.

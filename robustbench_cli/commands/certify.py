@@ -77,9 +77,9 @@ def certify(
     """Certify a model and print how much of its accuracy no attack can take.
 
     With --sigma, what is certified is the vote of the model under Gaussian noise, against every perturbation up to a
-    radius in l2: CERTIFY of Cohen, Rosenfeld and Kolter (ICML 2019). Without it, what a sequential network says itself, in
-    linf, by bounds of its logits that interval arithmetic gives: Gowal et al. (2018). What is found of every image is
-    stored as it comes, and the same command again goes on.
+    radius in l2: CERTIFY of Cohen, Rosenfeld and Kolter (ICML 2019). Without it, what a sequential network says itself,
+    in linf, by bounds of its logits that interval arithmetic gives: Gowal et al. (2018). What is found of every image
+    is stored as it comes, and the same command again goes on.
     """
     import pandas as pd
 

@@ -22,8 +22,8 @@ IMAGES = 100
 def demo(common: Common) -> None:
     """Train three models on the embedded digits, attack them, and print the table; about a minute.
 
-    No defense, Gaussian noise and Hierarchical Random Switching; PGD with one draw a gradient, PGD and C&W adapted to the
-    defense (the expectation over draws).
+    No defense, Gaussian noise and Hierarchical Random Switching; PGD with one draw a gradient, PGD and C&W adapted to
+    the defense (the expectation over draws).
     """
     from robustbench_cli.benchmarks.suite import Suite
     from robustbench_cli.benchmarks.suites.read import Member

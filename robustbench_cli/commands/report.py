@@ -70,8 +70,8 @@ def report(
 ) -> None:
     """Print the table of one or more stores (default: ADVDEF_STORE, or ./advdef-runs), and judge it.
 
-    Rows in which the reported figure is missing, and cells that failed, make a gate fail to be judged: exit code 3. So does
-    a damaged file, of which a line tells below the rows that are whole.
+    Rows in which the reported figure is missing, and cells that failed, make a gate fail to be judged: exit code 3. So
+    does a damaged file, of which a line tells below the rows that are whole.
     """
     from robustbench_cli.benchmarks import gates
     from robustbench_cli.benchmarks.rows import failed_rows, rows

@@ -50,8 +50,8 @@ def reprogram(
 ) -> None:
     """Reprogram a defended model to another task and print how well it does it.
 
-    A program in front of the frozen model is trained until the model's answers solve the task: adversarial reprogramming.
-    The less accurate it gets, the better the model is protected.
+    A program in front of the frozen model is trained until the model's answers solve the task: adversarial
+    reprogramming. The less accurate it gets, the better the model is protected.
     """
     import pandas as pd
 

@@ -29,9 +29,10 @@ HOUR = 3600.0
 def store(action: Literal["verify", "merge", "prune"], stores: tuple[Path, ...], dry_run: bool) -> None:
     """Check, merge or tidy up folders of results.
 
-    'verify STORE ...' reads every file and names the damaged ones (exit code 3). 'merge FROM ... INTO' copies what INTO has
-    not yet. 'prune STORE ...' removes what no result needs, an hour after it was written: what kills have left half-written,
-    failures of cells that were done since. The store is ADVDEF_STORE, or ./advdef-runs, where none is named.
+    'verify STORE ...' reads every file and names the damaged ones (exit code 3). 'merge FROM ... INTO' copies what INTO
+    has not yet. 'prune STORE ...' removes what no result needs, an hour after it was written: what kills have left
+    half-written, failures of cells that were done since. The store is ADVDEF_STORE, or ./advdef-runs, where none is
+    named.
     """
     if dry_run and action != "prune":
         raise UserError(f"--dry-run is for 'advdef store prune', and {action} removes nothing: leave it out")

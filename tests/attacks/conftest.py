@@ -62,8 +62,9 @@ class LinearVictim(Victim):
 
         Args:
             norm: ``linf`` or ``l2``; the norm of the formula is its dual, l1 or l2. In ``l1`` the largest weight alone
-                would do, but its pixel soon meets the box: pixel after pixel is spent to the box, the largest weight first.
-                In ``l0`` too, the largest gain first; it is the number of pixels that carries class j past the label.
+                would do, but its pixel soon meets the box: pixel after pixel is spent to the box, the largest weight
+                first. In ``l0`` too, the largest gain first; it is the number of pixels that carries class j past the
+                label.
         """
         model = self.model
         assert isinstance(model, Linear)

@@ -113,7 +113,8 @@ def test_of_a_randomized_model_it_fools_nearly_every_fresh_draw(
     assert wrong > 0.9
     if norm in ("l2", "linf"):
         weight = victim.model.get_parameter("weight").detach().diff(dim=0)[0]
-        # The noise shifts the margin by sigma |w|_2, which a perturbation of this norm makes up for at the dual norm's rate.
+        # The noise shifts the margin by sigma |w|_2, which a perturbation of this norm makes up for at the dual norm's
+        # rate.
         deviation = sigma * weight.norm() / weight.norm(p=1 if norm == "linf" else 2)
         bound = victim.radii(norm) + 4 * deviation
         assert (distance(perturbed, victim.images, norm) < bound).double().mean() > 0.9

@@ -72,7 +72,8 @@ def test_passes_are_paid_for_standing_images_only(linear_victim: Callable[..., L
     none = torch.zeros(24)
     assert cost(none, steps=10) == (24 * 11, 24 * 10)
     assert cost(none, steps=10, restarts=3) == (3 * 24 * 11, 3 * 24 * 10)
-    # A first step of twice the radius takes those with the larger radius to its corner: they leave at the second gradient.
+    # A first step of twice the radius takes those with the larger radius to its corner: they leave at the second
+    # gradient.
     some = torch.where(torch.arange(24) < 18, 1.1, 0.0)
     assert cost(some, steps=10) == (24 + 24 + 6 * 9, 24 + 24 + 6 * 8)
     assert cost(some, steps=10, restarts=2) == (24 + 24 + 6 * 9 + 6 * 11, 24 + 24 + 6 * 8 + 6 * 10)

@@ -130,7 +130,8 @@ def test_which_certificate_speaks_of_a_cell(make_cell: Callable[..., Cell]) -> N
 
 def test_certified_accuracy_at_the_radius_of_a_cell(make_cell: Callable[..., Cell]) -> None:
     """The share of images that are certified there; nothing in another norm or at any distance."""
-    # 700 of 1000 draws bound the probability by 0.653 from below, so the radius is below 0.25 * 0.4 and above 0.25 * 0.38.
+    # 700 of 1000 draws bound the probability by 0.653 from below, so the radius is below 0.25 * 0.4 and above 0.25 *
+    # 0.38.
     model = model_of([1000, 1000, 700, 400])
     accuracies = [certified_accuracy(cell_of(make_cell, eps=eps), model) for eps in (0.0, 0.095, 0.1, 0.6, 0.7)]
     assert accuracies == [0.75, 0.75, 0.5, 0.5, 0.0]

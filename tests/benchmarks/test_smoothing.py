@@ -93,7 +93,8 @@ def test_what_is_no_number_is_no_class() -> None:
 def test_the_certificate_of_a_linear_model() -> None:
     """It exceeds the distance to the plane no more often than alpha allows (binomial test, level 0.001), and is near it.
 
-    A plane at distance d is where the vote changes: the probability of the class is Phi(d / sigma), and the radius d is exact.
+    A plane at distance d is where the vote changes: the probability of the class is Phi(d / sigma), and the radius d is
+    exact.
     """
     alpha, sigma, shape = 0.1, 0.5, (1, 4, 4)
     linear = nn.Linear(16, 2)
@@ -111,7 +112,8 @@ def test_the_certificate_of_a_linear_model() -> None:
     wrong = int(((each.predicted >= 0) & (each.radius > side)).sum())
     assert stats.binomtest(wrong, 600, alpha, alternative="greater").pvalue > 0.001
     assert wrong > 0
-    # What the bound gives on the whole: 1.3 standard deviations, the normal quantile of 1 - alpha, below the probability.
+    # What the bound gives on the whole: 1.3 standard deviations, the normal quantile of 1 - alpha, below the
+    # probability.
     probability = stats.norm.cdf(np.abs(exact) / sigma)
     usual = sigma * stats.norm.ppf(
         np.clip(probability - 1.3 * np.sqrt(probability * (1 - probability) / 1000), 0.5, None)

@@ -41,7 +41,8 @@ def test_the_vote_decides() -> None:
         rule: RandomizedSmoothing(sigma=1, draws=100, decision=rule).protect(Sure(), images[:1])(images).argmax(1)
         for rule in ("vote", "mean")
     }
-    # 50 of 100 draws at a chance of 0.1 have a probability below 1e-20; the mean is 0.1 + 0.9 * 0.475 against 0.9 * 0.525.
+    # 50 of 100 draws at a chance of 0.1 have a probability below 1e-20; the mean is 0.1 + 0.9 * 0.475 against 0.9 *
+    # 0.525.
     assert (decided["vote"] == 1).all()
     assert (decided["mean"] == 0).double().mean() > 0.5
     assert RandomizedSmoothing().decision == "vote"

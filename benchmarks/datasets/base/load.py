@@ -18,8 +18,8 @@ def load_dataset(name: str, *, data_dir: Path | None = None) -> Dataset:
 
     Args:
         name: ``digits``, ``fashion-mnist``, …; ``imagefolder:PATH`` and ``npz:PATH``; or a user's own as
-            ``package.module:object`` or ``path/to/file.py:object``, where the object is a :class:`Dataset` subclass or a
-            function ``(argument, *, data_dir)`` that returns a :class:`Dataset`.
+            ``package.module:object`` or ``path/to/file.py:object``, where the object is a :class:`Dataset` subclass or
+            a function ``(argument, *, data_dir)`` that returns a :class:`Dataset`.
         data_dir: The folder of downloaded data sets; without it, the user's cache folder.
 
     Raises:

@@ -55,8 +55,8 @@ def test_a_training_that_was_killed_goes_on(advdef: Advdef, advdef_process: Advd
     """Stopped in one channel and killed in another, it ends with the very weights of a training that was not."""
     (here / "dying.py").write_text(DYING)
     words = ["train", "--dataset", "dying.py:Dying", *HRS, "-o", "killed.safetensors"]
-    # An epoch has eleven batches, and a channel three epochs: in the last of the first channel, and then, from its begin,
-    # in the second of the third.
+    # An epoch has eleven batches, and a channel three epochs: in the last of the first channel, and then, from its
+    # begin, in the second of the third.
     stopped = advdef_process(*words, DIE_AT="30", DIE_BY="SIGTERM")
     assert stopped.code == 130
     assert stopped.err.rstrip().endswith(f"the same command goes on: advdef {shlex.join(words)}")
