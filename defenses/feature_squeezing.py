@@ -1,4 +1,4 @@
-"""Feature squeezing: fewer grey values and a median filter, and the detector made of them."""
+"""Feature squeezing: fewer grey values, a median filter and non-local means, and the detector made of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from robustbench_cli.attacks.base.bpda import Approximated
 from robustbench_cli.attacks.base.decision import Rejecting, rejecting
@@ -25,14 +26,14 @@ _AT_ONCE = 250
 class FeatureSqueezing(Defense):
     """Feature squeezing: images of fewer grey values and without small detail, or a rejection where that matters; no training.
 
-    Without ``false_positives`` the model sees the image squeezed, by both squeezers one after the other. With it, the
+    Without ``false_positives`` the model sees the image squeezed, by all squeezers one after the other. With it, the
     defended model is the paper's joint detector: the model sees the image itself, and the image is rejected if the softmax
     of the image and that of any one squeezed copy are further apart, in l1, than in all but this share of the clean
     training examples (of at most 5,000). Examples that the model was trained on are closer than others: of clean test
     images more are rejected. A rejection is wrong for a clean image and right for a perturbed one.
 
-    Every attack by gradients adapts by itself: the median filter has a gradient, that of the grey values is the identity's,
-    and that of the detector is the gradient of the mean logits of the image and its copies, turned to the leading class as
+    Every attack by gradients adapts by itself: the median filter and non-local means have a gradient, that of the grey
+    values is the identity's, and that of the detector is the gradient of the mean logits of the image and its copies, turned to the leading class as
     long as the image is rejected: it is accepted once it is taken for the same wrong class in all of them.
 
     Attacks that do not adapt stand beside those that do in ``--suite adaptive``.
@@ -51,6 +52,13 @@ class FeatureSqueezing(Defense):
         5, ge=1, le=8, description="bits of each pixel and channel; 8 leaves images of 8 bits as they are"
     )
     median: int = Field(2, ge=1, description="side of the median filter's window, in pixels; 1 leaves it out")
+    non_local_means: float = Field(
+        0,
+        ge=0,
+        description="strength of non-local means, h, in 8-bit grey values, such as 2 to 4; 0 leaves it out",
+    )
+    window: int = Field(13, ge=1, description="side of the square in which non-local means looks for similar pixels")
+    patch: int = Field(3, ge=1, description="side of the square around each pixel that non-local means compares")
     false_positives: float | None = Field(
         None, gt=0, lt=1, description="share of clean training examples to reject; where not given, nothing is rejected"
     )
@@ -63,6 +71,8 @@ class FeatureSqueezing(Defense):
         squeezers: list[nn.Module] = [BitDepth(self.bits)]
         if self.median > 1:
             squeezers.append(Median(self.median))
+        if self.non_local_means:
+            squeezers.append(NonLocalMeans(self.non_local_means / 255, window=self.window, patch=self.patch))
         if self.false_positives is None:
             return Transformed(*squeezers, copy.deepcopy(model))
         return Detector(copy.deepcopy(model), squeezers).to(example.device)
@@ -110,17 +120,62 @@ class Median(nn.Module):
         """Images ``(N, C, H, W)``, filtered."""
         wide = images
         for axis in (2, 3):
-            wide = wide.index_select(axis, self._mirrored(images.shape[axis], images.device))
+            wide = _mirrored(wide, axis, before=self.side // 2, after=(self.side - 1) // 2)
         windows: Tensor = wide.unfold(2, self.side, 1).unfold(3, self.side, 1).flatten(4)
         return windows.sort(dim=4).values[..., self.side**2 // 2]
 
-    def _mirrored(self, length: int, device: torch.device) -> Tensor:
-        """The places along an axis of that length that the windows go over."""
-        place = torch.arange(-(self.side // 2), length + (self.side - 1) // 2, device=device) % (2 * length)
-        return torch.minimum(place, 2 * length - 1 - place)
-
     def extra_repr(self) -> str:
         return f"side={self.side}"
+
+
+class NonLocalMeans(nn.Module):
+    """Each pixel becomes the mean of those around it, of which those weigh most whose own surroundings look alike.
+
+    The weight is ``exp(-d / h^2)``, where d is the mean squared difference of the patches around the two pixels, over all
+    channels (Buades, Coll, Morel: A Non-local Algorithm for Image Denoising. CVPR 2005). Images are mirrored at their edges;
+    a window or a patch of even side reaches one pixel further up and to the left.
+
+    Args:
+        strength: h, in pixel values.
+        window: Side of the square in which pixels are looked for.
+        patch: Side of the square around each of them that is compared.
+    """
+
+    def __init__(self, strength: float, *, window: int, patch: int) -> None:
+        super().__init__()
+        self.strength = strength
+        self.window = window
+        self.patch = patch
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``(N, C, H, W)``, filtered."""
+        above, reach = self.patch // 2, self.window // 2
+        wide = images
+        for axis in (2, 3):
+            after = (self.patch - 1) // 2 + (self.window - 1) // 2
+            wide = _mirrored(wide, axis, before=above + reach, after=after)
+        height, width = (length + self.patch - 1 for length in images.shape[2:])
+        own = wide[:, :, reach : reach + height, reach : reach + width].unsqueeze(3)
+        total, weights = torch.zeros_like(images), torch.zeros_like(images[:, :1])
+        # A row of the window at a time, so that memory holds the image as often as the window is wide.
+        for row in range(self.window):
+            others = wide[:, :, row : row + height].unfold(3, width, 1)
+            squares = (others - own).square().mean(1).transpose(1, 2)
+            weight = (-functional.avg_pool2d(squares, self.patch, 1) / self.strength**2).exp().transpose(1, 2)
+            inner = others[:, :, above : above + images.shape[2], :, above : above + images.shape[3]]
+            total = total + (weight.unsqueeze(1) * inner).sum(3)
+            weights = weights + weight.sum(2).unsqueeze(1)
+        return total / weights
+
+    def extra_repr(self) -> str:
+        return f"strength={self.strength:g}, window={self.window}, patch={self.patch}"
+
+
+def _mirrored(images: Tensor, axis: int, *, before: int, after: int) -> Tensor:
+    """Images with as many places more before and after an axis, mirrored at its ends again and again."""
+    length = images.shape[axis]
+    place = torch.arange(-before, length + after, device=images.device) % (2 * length)
+    return images.index_select(axis, torch.minimum(place, 2 * length - 1 - place))
 
 
 class Detector(nn.Module):

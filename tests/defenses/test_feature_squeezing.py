@@ -16,7 +16,7 @@ from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.transfer import Transfer
 from robustbench_cli.benchmarks.evaluation import evaluate, predict
 from robustbench_cli.defenses.base.defense import defend
-from robustbench_cli.defenses.feature_squeezing import BitDepth, Detector, FeatureSqueezing, Median
+from robustbench_cli.defenses.feature_squeezing import BitDepth, Detector, FeatureSqueezing, Median, NonLocalMeans
 
 from .conftest import InMemory
 
@@ -39,6 +39,54 @@ def test_the_median_is_scipys(side: int) -> None:
     assert np.array_equal(Median(side)(images).numpy(), expected)
 
 
+def _non_local_means(image: Any, strength: float, window: int, patch: int) -> Any:
+    """Of an image ``(C, H, W)``, pixel by pixel, as Buades, Coll and Morel define it; numpy mirrors the edges."""
+    channels, height, width = image.shape
+    around = [(side // 2, (side - 1) // 2) for side in (window, patch)]
+    (reach, _), (above, below) = around
+    before, after = (sum(each) for each in zip(*around, strict=True))
+    wide = np.pad(image, ((0, 0), (before, after), (before, after)), mode="symmetric")
+    cleaned = np.zeros_like(image)
+    for y, x in np.ndindex(height, width):
+        row, column, weights = y + before, x + before, 0.0
+        own = wide[:, row - above : row + below + 1, column - above : column + below + 1]
+        for down, right in np.ndindex(window, window):
+            at, beside = row + down - reach, column + right - reach
+            other = wide[:, at - above : at + below + 1, beside - above : beside + below + 1]
+            weight = math.exp(-((own - other) ** 2).mean() / strength**2)
+            cleaned[:, y, x] += weight * wide[:, at, beside]
+            weights += weight
+        cleaned[:, y, x] /= weights
+    assert cleaned.shape == (channels, height, width)
+    return cleaned
+
+
+@pytest.mark.parametrize(("window", "patch"), [(5, 3), (4, 3), (5, 2), (9, 1), (1, 3)])
+def test_non_local_means_by_its_definition(window: int, patch: int) -> None:
+    """Of even and odd sides, colours too, also of a window that is larger than the image."""
+    images = torch.rand(2, 3, 6, 5, dtype=torch.float64)
+    expected = [_non_local_means(image, 0.2, window, patch) for image in images.numpy()]
+    cleaned = NonLocalMeans(0.2, window=window, patch=patch)(images)
+    assert np.allclose(cleaned.numpy(), np.stack(expected))
+    if window == 1:
+        assert torch.allclose(cleaned, images)
+
+
+def test_the_gradient_of_non_local_means() -> None:
+    """It is that of finite differences."""
+    images = torch.rand(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(NonLocalMeans(0.3, window=3, patch=3), images)
+
+
+def test_non_local_means_take_noise_away() -> None:
+    """Of a step between two greys with noise on both sides, a weak filter leaves the step and half of the noise at most."""
+    step = torch.zeros(1, 1, 20, 20)
+    step[..., 10:] = 0.5
+    noisy = step + 0.02 * torch.randn_like(step)
+    squeezer = FeatureSqueezing(bits=8, median=1, non_local_means=8).protect(nn.Identity(), step)
+    assert (squeezer(noisy) - step).std() < 0.5 * (noisy - step).std()
+
+
 def test_gradients_pass_the_squeezers() -> None:
     """Through the grey values as if they were not there, through the median to the pixel that it is (closed form)."""
     images = (torch.arange(9.0).view(1, 1, 3, 3) / 8).requires_grad_()
@@ -54,6 +102,21 @@ def test_without_a_share_the_model_sees_the_squeezed_image() -> None:
     seen = FeatureSqueezing(bits=3, median=3).protect(nn.Identity(), images[:1])(images)
     expected = ndimage.median_filter(np.round(images.numpy() * 7) / np.float32(7), size=(1, 1, 3, 3), mode="reflect")
     assert np.allclose(seen.numpy(), expected)
+
+
+def test_a_detector_looks_at_every_squeezer() -> None:
+    """What only one of the squeezed copies shows is in the score: without that squeezer it is 0."""
+    images = torch.zeros(1, 1, 8, 8)
+    images[0, 0, 3, 3] = 0.02
+    scores = [
+        FeatureSqueezing(bits=8, median=1, non_local_means=strength, false_positives=0.1)
+        .protect(nn.Flatten(), images)
+        .scores(images)  # type: ignore[operator]
+        for strength in (0.0, 20.0)
+    ]
+    # Rounding to 8 bits moves the pixel by less than a thousandth.
+    assert scores[0] < 1e-3 / 8
+    assert scores[1] > 2 * scores[0]
 
 
 class Pixels(nn.Module):
