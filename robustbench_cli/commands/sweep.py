@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from robustbench_cli.benchmarks.overview import CellState
+    from robustbench_cli.benchmarks.store import Result
     from robustbench_cli.benchmarks.suite import Job
     from robustbench_cli.benchmarks.sweep import Sweep
     from robustbench_cli.running import Engine
@@ -29,7 +30,9 @@ __all__ = ["sweep"]
 @command("sweep")
 @click.argument("suite", metavar="SUITE|FILE.yaml")
 @click.option("--dry-run", is_flag=True, help="Print the cells, how far they are and what they cost, and do nothing.")
-@click.option("--status", is_flag=True, help="Print how many cells are done, running, failed and missing.")
+@click.option(
+    "--status", is_flag=True, help="Print how many cells are done, running and where, failed, stale and missing."
+)
 @click.option("--jobs", type=click.IntRange(min=1), help="Run in so many processes.")
 @click.option("--gpus", type=GPUS, help="Run on these GPUs, as 0,1.")
 @click.option(
@@ -92,7 +95,8 @@ def sweep(
             seed=common.seed,
         )
         if dry_run or status:
-            cells = _states(common, planned, shard, costs=dry_run)
+            stored = _stored(common.store)
+            cells = _states(common, planned, shard, stored, costs=dry_run)
         else:
             trainings = [model.training for model in planned.models if model.training and model.to_be_trained]
             if trainings and devices:
@@ -103,7 +107,9 @@ def sweep(
     if dry_run or status:
         if dry_run:
             console.report(_drawn(cells))
-        console.report(_summary(common, planned, cells, costs=dry_run))
+        console.report(_summary(common, planned, cells))
+        if dry_run:
+            console.report(_left(stored.values(), [cell for cell in cells if cell.state != "done"]))
         return
     report_results(common.store, results, failures, output)
     raise_failures(failures)
@@ -160,7 +166,9 @@ def _chosen(
     return again(chosen) if existing == "rerun" else chosen
 
 
-def _states(common: Common, planned: Sweep, share: tuple[int, int] | None, *, costs: bool) -> list[CellState]:
+def _states(
+    common: Common, planned: Sweep, share: tuple[int, int] | None, stored: dict[str, Result], *, costs: bool
+) -> list[CellState]:
     from robustbench_cli.benchmarks.overview import states
     from robustbench_cli.benchmarks.sweep import jobs_of
 
@@ -171,37 +179,61 @@ def _states(common: Common, planned: Sweep, share: tuple[int, int] | None, *, co
         device=str(common.torch_device()),
         batch_size=common.batch_size,
     )
-    untrained = {model.expected.identity for model in planned.models if model.to_be_trained}
-    chosen = _chosen(share, "skip", common.store, jobs)
-    return states(chosen, [model.expected for model in planned.models], untrained=untrained, costs=costs)
+    return states(
+        _chosen(share, "skip", common.store, jobs),
+        [model.expected for model in planned.models],
+        stored=stored,
+        wanted={job.cell.id for job in jobs},
+        untrained={model.expected.identity for model in planned.models if model.to_be_trained},
+        costs=costs,
+    )
 
 
-def _summary(common: Common, planned: Sweep, cells: Sequence[CellState], *, costs: bool) -> str:
-    """The cells in numbers, and what those that are left cost."""
+def _stored(store: Path) -> dict[str, Result]:
+    """The results in a store by cell, as far as they can be read."""
+    from robustbench_cli.benchmarks.store import Store
+
+    if not store.is_dir():
+        return {}
+    return {result.cell.id: result for result in Store(store).results(damaged=lambda _: None)}
+
+
+def _summary(common: Common, planned: Sweep, cells: Sequence[CellState]) -> str:
+    """The cells in numbers, who is at which, what is to be trained, and what is of another version."""
+    from robustbench_cli.benchmarks.claims import Claims
     from robustbench_cli.benchmarks.overview import STATES
+    from robustbench_cli.benchmarks.worker import claimed
+    from robustbench_cli.running import cell_words
 
     counted = Counter(cell.state for cell in cells)
     lines = [
         f"{len(cells)} cells: {', '.join(f'{counted[state]} {state}' for state in STATES if counted[state]) or 'none'}"
+    ]
+    older = [cell for cell in cells if cell.state == "done" and cell.changed]
+    if older:
+        lines.append(f"{len(older)} of another version ({older[0].changed[0]}): --existing rerun computes them again")
+    claims = Claims(common.store)
+    lines += [
+        f"running: {cell_words(cell.job)}, {claims.holder(claimed(cell.job)) or 'done by now'}"
+        for cell in cells
+        if cell.state == "running"
     ]
     left = {model.training.key: model for model in planned.models if model.training is not None and model.to_be_trained}
     for model in left.values():
         assert model.training is not None
         begun = model.prepare.is_being_trained(model.training)
         lines.append(f"{'being trained' if begun else 'to be trained'}: {model.training.label}")
-    if costs:
-        lines.append(_left(common, [cell for cell in cells if cell.state != "done"]))
     return "\n".join(lines)
 
 
-def _left(common: Common, cells: Sequence[CellState]) -> str:
+def _left(stored: Iterable[Result], cells: Sequence[CellState]) -> str:
     """What cells cost, as far as it can be told."""
     from robustbench_cli.benchmarks.overview import seconds_a_pass
     from robustbench_cli.running import duration
 
     if not cells:
         return "left: nothing"
-    measured = seconds_a_pass(common.store)
+    measured = seconds_a_pass(stored)
     times = [_seconds(cell, measured) for cell in cells]
     told = [seconds for seconds in times if seconds is not None]
     costs = [cell.passes for cell in cells if cell.passes is not None]
@@ -238,7 +270,10 @@ def _drawn(cells: Sequence[CellState]) -> Table:
         "seed": lambda each: str(each.job.cell.seed),
         "passes": lambda each: "unknown" if each.passes is None else f"{each.passes:,}",
         "state": lambda each: each.state,
+        "changed": lambda each: "; ".join(each.changed),
     }
+    if not any(cell.changed for cell in cells):
+        del columns["changed"]
     for name in columns:
         table.add_column(name, no_wrap=True, justify="right" if name in {"n", "eot", "seed", "passes"} else "left")
     for cell in cells:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import select
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from robustbench_cli.benchmarks.claims import Claims
-from robustbench_cli.benchmarks.store import Store
+from robustbench_cli.benchmarks.store import Result, Store
 
 Advdef = Callable[..., Any]
 
@@ -97,6 +98,33 @@ def test_what_is_there_is_left_computed_again_or_refused(advdef: Advdef, suite: 
     assert again.summary == kept.summary
 
 
+def test_what_is_stale_is_told(advdef: Advdef, suite: Path, here: Path) -> None:
+    """What has changed since a cell of the same name was stored, and what another version has computed."""
+    words = "{n: 20, defenses: {checkpoint: model.safetensors}, attacks: [fgsm, {name: pgd, steps: %d}], eps: 0.1}"
+    suite.write_text(words % 2)
+    assert advdef("sweep", "suite.yaml").code == 0
+    suite.write_text(words % 3)
+    planned = advdef("sweep", "suite.yaml", "--dry-run").out.splitlines()
+    assert [line.split()[11:] for line in planned if line.startswith(" digits")] == [
+        ["done"],
+        ["stale", "pgd.steps", "was", "2"],
+    ]
+    assert "2 cells: 1 done, 1 stale" in planned
+    assert advdef("sweep", "suite.yaml", "--status").out == "2 cells: 1 done, 1 stale\n"
+    store = Store(here / "advdef-runs")
+    for result in list(store.results()):
+        older = result.model_copy(update={"versions": result.versions | {"advdef": "0.0"}, "seconds": 1.0})
+        store.publish(older, outcomes_file(result, here), instead_of=store.mark(result.cell.id))
+    lines = advdef("sweep", "suite.yaml", "--status").out.splitlines()
+    assert lines[1] == "1 of another version (advdef was 0.0): --existing rerun computes them again"
+
+
+def outcomes_file(result: Result, here: Path) -> bytes:
+    """The file of a result's outcomes."""
+    (path,) = (here / "advdef-runs" / "cells").glob(f"{result.cell.id}.*.npz")
+    return path.read_bytes()
+
+
 def test_what_runs_elsewhere_is_seen(advdef: Advdef, suite: Path, here: Path) -> None:
     """``--status`` from another shell; the cells that a process has claimed are running."""
     (here / "own.py").write_text(
@@ -111,7 +139,9 @@ def test_what_runs_elsewhere_is_seen(advdef: Advdef, suite: Path, here: Path) ->
     assert advdef("sweep", "suite.yaml", "--status").out == "4 cells: 2 done, 2 failed\n"
     (failed, *_) = (here / "advdef-runs" / "cells").glob("*.failed.json")
     with Claims(here / "advdef-runs").hold(failed.name.partition(".")[0]):
-        assert advdef("sweep", "suite.yaml", "--status").out == "4 cells: 2 done, 1 running, 1 failed\n"
+        lines = advdef("sweep", "suite.yaml", "--status").out.splitlines()
+    assert lines[0] == "4 cells: 2 done, 1 running, 1 failed"
+    assert re.fullmatch(rf"running: none own.py:Broken linf eps 0.[12], process {os.getpid()} on \S+", lines[1])
     assert advdef("sweep", "suite.yaml", "--dry-run").out.endswith("left: unknown; time: unknown\n")
 
 
