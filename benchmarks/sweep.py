@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import ValidationError, create_model
-
-from robustbench_cli.attacks import registry as attacks
-from robustbench_cli.attacks.base.draws import AskedDraws
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
-from robustbench_cli.attacks.base.method import Method, read_value
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.benchmarks.cell import MethodSpec
+from robustbench_cli.benchmarks.cell import Eps, MethodSpec
 from robustbench_cli.benchmarks.checkpoint import read_info
+from robustbench_cli.benchmarks.choices import attack_choices, placed, variants
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
@@ -31,7 +26,7 @@ from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.randomized import DecisionRule
 from robustbench_cli.defenses.base.recipe import Recipe
 
-__all__ = ["DEFAULT_ATTACKS", "Part", "PlannedModel", "Sweep", "attack_choices", "jobs_of", "plan"]
+__all__ = ["DEFAULT_ATTACKS", "Part", "PlannedModel", "Sweep", "jobs_of", "plan"]
 
 DEFAULT_ATTACKS = ("pgd", "cw-pgd", "cw")
 """What attacks where nothing else is asked for, each adapted to the defense."""
@@ -130,7 +125,7 @@ class PlannedModel:
     @cached_property
     def expected(self) -> Subject:
         """It; or what it will be, where it is to be trained."""
-        with _placed(self.place):
+        with placed(self.place):
             if self.training is not None and self.to_be_trained:
                 return self.prepare.untrained(self.training, self.decision)
             return self._subject
@@ -143,7 +138,7 @@ class PlannedModel:
 
     def subject(self) -> Subject:
         """It, trained now unless its checkpoint is there already."""
-        with _placed(self.place):
+        with placed(self.place):
             return self._subject
 
 
@@ -173,20 +168,19 @@ class Sweep:
 
     def parts(self) -> list[Part]:
         """What is to be run; whoever asks for a model of it lets all models be trained that are not yet."""
+        train_once = cache(self._train)
 
         def subjects(models: Sequence[PlannedModel]) -> list[Subject]:
-            _ = self._trained
+            train_once()
             return _distinct([model.subject() for model in models])
 
         return [Part(suite=suite, subjects=partial(subjects, models)) for suite, models in self.grid]
 
-    @cached_property
-    def _trained(self) -> bool:
+    def _train(self) -> None:
         """Trains whatever is to be trained and no other process is at, so that several share the work."""
         for model in self.models:
             if model.training is not None:
                 model.prepare.train_if_free(model.training)
-        return True
 
 
 def _distinct(subjects: Sequence[Subject]) -> list[Subject]:
@@ -217,7 +211,7 @@ def plan(words: SuiteWords, *, prepare: Callable[[str, dict[str, Any], int], Pre
     norms = words.norm or (usual_norm([choice for _, members in choices for choice in members]),)
     grid: list[tuple[Suite, Sequence[PlannedModel]]] = []
     for dataset in words.dataset or (DEFAULT_DATASET,):
-        with _placed(words.place("dataset")):
+        with placed(words.place("dataset")):
             usual_eps = load_dataset(dataset, data_dir=prepare(dataset, {}, seed).data_dir).eps
         models = _models(words, dataset, named, prepare, seed)
         for n, norm, targeted, repeats, precision in itertools.product(
@@ -242,19 +236,17 @@ def plan(words: SuiteWords, *, prepare: Callable[[str, dict[str, Any], int], Pre
                     selection=selection,
                 )
                 threats = suite.threats(usual_eps=usual_eps)
-                wanted = [
-                    model
-                    for model in models
-                    if [
-                        1
-                        for threat, each in itertools.product(threats, suite.seeds)
-                        if suite.wants(model.expected, *threat, each)
-                    ]
-                ]
+                wanted = [model for model in models if _is_wanted(suite, model.expected, threats)]
                 if wanted:
                     grid.append((suite, wanted))
     selection.require_met()
     return Sweep(grid, selection)
+
+
+def _is_wanted(suite: Suite, subject: Subject, threats: Sequence[tuple[AttackChoice, Norm, Eps | None]]) -> bool:
+    """Whether any cell of a model is wanted; all are asked for, since each condition of the suite is to fit one."""
+    asked = [suite.wants(subject, *threat, seed) for threat, seed in itertools.product(threats, suite.seeds)]
+    return any(asked)
 
 
 def _knowing(
@@ -294,7 +286,7 @@ def _models(
             base = _base(chain[0], name, prepared, named)
             training = None
             if base is None or specs:
-                with _placed(place if base is not None else words.place("model") if name else recipe_place):
+                with placed(place if base is not None else words.place("model") if name else recipe_place):
                     training = prepared.training(
                         model=name.name if name is not None and base is None else None,
                         mean=name.mean if name is not None and base is None else None,
@@ -302,7 +294,7 @@ def _models(
                         base=base,
                         defenses=specs,
                     )
-            with _placed(words.place("decision")):
+            with placed(words.place("decision")):
                 rule = None if decision is None else _rule(decision)
             model = PlannedModel(prepare=prepared, base=base, training=training, decision=rule, place=place)
             found.setdefault(model.key, model)
@@ -318,30 +310,30 @@ def _recipes(words: SuiteWords, seed: int) -> Iterator[tuple[str, tuple[dict[str
         for its_seed in seeds if isinstance(seeds, list) else [seeds]:
             if isinstance(its_seed, bool) or not isinstance(its_seed, int) or not 0 <= its_seed < 2**32:
                 raise UserError(f"{place}: train.seed is {its_seed!r:.80}: give a whole number from 0 on")
-            with _placed(place):
-                for recipe in _variants(Recipe, parameters):
+            with placed(place):
+                for recipe in variants(Recipe, parameters):
                     Recipe.from_parameters(recipe, name="train")
                     yield place, (recipe, its_seed)
 
 
 def _specs(chain: Sequence[DefenseWords]) -> Iterator[tuple[MethodSpec, ...]]:
     """The defenses of a chain, for each combination of their parameters."""
-    variants: list[list[MethodSpec]] = []
+    choices: list[list[MethodSpec]] = []
     for words in chain:
         if words.name is not None and words.name != "none":
-            with _placed(words.place):
+            with placed(words.place):
                 kind = defenses.load(words.name)
-                variants.append(
-                    [method_spec(defenses, words.name, each).spec for each in _variants(kind, words.parameters)]
+                choices.append(
+                    [method_spec(defenses, words.name, each).spec for each in variants(kind, words.parameters)]
                 )
-    yield from itertools.product(*variants)
+    yield from itertools.product(*choices)
 
 
 def _base(words: DefenseWords, model: ModelName | None, prepare: Preparation, named: Collection[str]) -> Subject | None:
     """The checkpoint that a chain begins with."""
     if words.checkpoint is None:
         return None
-    with _placed(words.place):
+    with placed(words.place):
         if read_info(words.checkpoint) is not None:
             said = {"model": words.model, "classes": words.classes, "mean": words.mean, "std": words.std}
             return open_subject(words.checkpoint, named=named, **said)
@@ -369,77 +361,3 @@ def _named(words: SuiteWords) -> list[str]:
     """The models and defenses that a suite names, some of which may be code of the user's own."""
     defended = [name for chain in words.defenses for each in chain for name in (each.name, each.model)]
     return sorted({name for name in (*defended, *(each.name for each in words.model or ())) if name is not None})
-
-
-def attack_choices(
-    member: Member,
-    parameters: Mapping[str, Any] | None = None,
-    eot: AskedDraws | None = None,
-    *,
-    named: Collection[str] = (),
-) -> list[AttackChoice]:
-    """An attack of a command or a suite, for each combination of its parameters.
-
-    Args:
-        member: The attack; what it says of ``eot`` goes before the command's word.
-        parameters: What the user set of it beside, which goes before what the member says.
-        eot: Draws a gradient.
-        named: Code of the user's own that the user has named, which a surrogate may need.
-
-    Raises:
-        UserError: The name or a parameter is unknown, or a value not allowed.
-    """
-    with _placed(member.place):
-        kind = attacks.load(member.name)
-        found = []
-        for each in _variants(kind, {**member.parameters, **(parameters or {})}):
-            _, spec, surrogates = method_spec(attacks, member.name, each, named=named)
-            found.append(
-                AttackChoice(
-                    spec=spec,
-                    norms=kind.norms,
-                    minimal_norm=kind.minimal_norm,
-                    eot=member.eot or eot or "auto",
-                    in_bf16=kind.uses == "gradients" and not kind.minimal_norm,
-                    surrogate=next(iter(surrogates.values()), None),
-                )
-            )
-        return found
-
-
-def _variants(kind: type[Method], parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Parameters as a suite gives them: a list where the method takes a single value is a dimension of the grid."""
-    values = {
-        key: value if isinstance(value, list) and not _is_one_value(kind, key, value) and value else [value]
-        for key, value in parameters.items()
-    }
-    for combination in itertools.product(*values.values()):
-        yield {key: _value(each) for key, each in zip(values, combination, strict=True)}
-
-
-def _is_one_value(kind: type[Method], key: str, value: list[Any]) -> bool:
-    if key not in kind.model_fields:
-        return True
-    field = kind.model_fields[key]
-    try:
-        fields: dict[str, Any] = {"value": (field.annotation, field)}
-        create_model("One", **fields).model_validate({"value": value})
-    except ValidationError:
-        return False
-    return True
-
-
-def _value(value: Any) -> Any:
-    """A value as a file has it, where a fraction is a word: ``2/255``."""
-    if isinstance(value, str) and "/" in value and isinstance(number := read_value(value), float):
-        return number
-    return value
-
-
-@contextmanager
-def _placed(place: str) -> Iterator[None]:
-    """Names a place in front of what is wrong there."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{place}: {error}" if place else str(error)) from None

@@ -85,9 +85,10 @@ def attack(
     Without a checkpoint the model is trained first, once, and kept in the cache folder. Without --attack: pgd, cw-pgd
     and cw, each adapted to the defense. What the store has already is not computed again.
     """
+    from robustbench_cli.benchmarks.choices import attack_choices
     from robustbench_cli.benchmarks.suite import Suite, usual_norm
     from robustbench_cli.benchmarks.suites.read import SuiteOfAttacks, read_suite
-    from robustbench_cli.benchmarks.sweep import DEFAULT_ATTACKS, Part, attack_choices
+    from robustbench_cli.benchmarks.sweep import DEFAULT_ATTACKS, Part
     from robustbench_cli.running import attack_all, preparation, raise_failures, report_results
     from robustbench_cli.tables import require_place
     from robustbench_cli.words import attack_kinds, distribute, members_named

@@ -25,9 +25,10 @@ def demo(common: Common) -> None:
     No defense, Gaussian noise and Hierarchical Random Switching; PGD with one draw a gradient, PGD and C&W adapted to
     the defense (the expectation over draws).
     """
+    from robustbench_cli.benchmarks.choices import attack_choices
     from robustbench_cli.benchmarks.suite import Suite
     from robustbench_cli.benchmarks.suites.read import Member
-    from robustbench_cli.benchmarks.sweep import Part, attack_choices
+    from robustbench_cli.benchmarks.sweep import Part
     from robustbench_cli.running import attack_all, preparation, raise_failures, report_results
     from robustbench_cli.words import defense_specs
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,15 @@ import pytest
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks import prepare as preparing
+from robustbench_cli.benchmarks.choices import attack_choices
 from robustbench_cli.benchmarks.claims import Claims
 from robustbench_cli.benchmarks.overview import seconds_a_pass, states
 from robustbench_cli.benchmarks.prepare import Preparation
-from robustbench_cli.benchmarks.store import Failure, Store
+from robustbench_cli.benchmarks.store import Failure, Result, Store
 from robustbench_cli.benchmarks.subject import Subject
 from robustbench_cli.benchmarks.suite import Job
 from robustbench_cli.benchmarks.suites.read import Member, read_suite
-from robustbench_cli.benchmarks.sweep import Sweep, attack_choices, jobs_of, plan
+from robustbench_cli.benchmarks.sweep import Sweep, jobs_of, plan
 from robustbench_cli.benchmarks.training import cached_checkpoint
 from robustbench_cli.benchmarks.worker import claimed, work
 
@@ -198,19 +199,63 @@ def test_the_state_of_every_cell(jobs: Callable[..., list[Job]]) -> None:
     subjects = [_subject_of(asked[0])]
     work(asked[0])
     Store(asked[2].store).publish_failure(Failure(cell=asked[2].cell, eps="0.1", error="no way"))
+    done = Store(asked[0].store).result(asked[0].cell.id)
     with Claims(asked[0].store).hold(claimed(asked[-1])):
-        found = states(asked, subjects)
+        found = states(asked, subjects, stored={done.cell.id: done})
     assert [each.state for each in found] == [
         *("done", "missing", "failed", "missing", "missing", "missing"),
         *("running", "running"),
     ]
     # An image costs a forward and a backward pass a step, one more to look at the last, and one each to judge it before and after.
     assert [each.passes for each in found] == [20 * 4] * 2 + [20 * 83] * 4 + [20 * (201 + 2), 0]
-    assert {each.state for each in states(asked, subjects, untrained={asked[0].cell.checkpoint})} == {"to be trained"}
-    ((model, seconds),) = seconds_a_pass(asked[0].store).items()
+    assert not any(each.changed for each in found)
+    of_another_model = states(asked, subjects, stored={}, untrained={asked[0].cell.checkpoint})
+    assert [each.state for each in of_another_model] == ["done", *["to be trained"] * (len(asked) - 1)]
+    ((model, seconds),) = seconds_a_pass([done]).items()
     assert model == ("digits", "small-cnn")
-    done = Store(asked[0].store).result(asked[0].cell.id)
     assert seconds == pytest.approx(done.seconds / (done.forwards + done.backwards))
+
+
+def test_what_has_changed_since_a_cell_was_stored_is_told(jobs: Callable[..., list[Job]]) -> None:
+    """Of the same name, of what the suite does not ask for as it is; a result of another model's file is of no account."""
+    choices = [choice for name in ("pgd", "fgsm") for choice in attack_choices(Member(name=name))]
+    pgd, fgsm = jobs(*(choice.spec for choice in choices), eps=("0.1",))
+    slower = pgd.cell.attack.model_copy(update={"parameters": {**pgd.cell.attack.parameters, "steps": 7}})
+    edited = pgd.cell.attack.model_copy(update={"source": "0" * 64})
+
+    def told(*olds: dict[str, Any], checkpoint: str = "model.safetensors", wanted: Collection[str] = ()) -> list[Any]:
+        stored = [
+            Result.model_construct(
+                cell=pgd.cell.model_copy(update=old), checkpoint=f"elsewhere/{checkpoint}", versions={}
+            )
+            for old in olds
+        ]
+        asked = [job.model_copy(update={"checkpoint": Path("here/model.safetensors")}) for job in (pgd, fgsm)]
+        known = {job.cell.id for job in asked} | {stored[int(each)].cell.id for each in wanted}
+        return [
+            (each.state, each.changed)
+            for each in states(
+                asked, [_subject_of(pgd)], stored={each.cell.id: each for each in stored}, wanted=known, costs=False
+            )
+        ]
+
+    nothing = ("missing", ())
+    for old, words in (
+        ({"checkpoint": "0"}, ["weights"]),
+        ({"attack": slower}, ["pgd.steps was 7"]),
+        ({"attack": edited}, ["code of pgd"]),
+        ({"data": "0"}, ["images"]),
+        ({"data": "0", "n": 7}, ["n was 7"]),
+        ({"eot": 10, "repeats": 5}, ["eot was 10", "repeats was 5"]),
+        ({"after": "0"}, ["the cell before it"]),
+    ):
+        assert told(old) == [("stale", tuple(words)), nothing]
+    for old in ({"seed": 1}, {"eps": 0.2}, {"norm": "l2"}, {"dataset": "mnist"}):
+        assert told(old) == [nothing, nothing]
+    assert told({"checkpoint": "0"}, checkpoint="other.safetensors") == [nothing, nothing]
+    assert told({"attack": slower}, wanted="0") == [nothing, nothing]
+    # Of several, the one that is nearest.
+    assert told({"attack": slower, "checkpoint": "0"}, {"eot": 10})[0] == ("stale", ("eot was 10",))
 
 
 def _subject_of(job: Job) -> Subject:
