@@ -117,7 +117,7 @@ class CW(MinimalNormAttack):
         const: Tensor,
         rates: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Runs Adam from ``start`` at fixed constants ``(N,)`` and with these learning rates ``(N,)`` at the first step.
+        """Runs Adam from ``start`` at fixed constants ``(N,)``, with these learning rates ``(N,)`` at the first step.
 
         Returns:
             The smallest successful perturbed images ``(N, C, H, W)`` and their L2 distances ``(N,)``, infinite where

@@ -26,7 +26,7 @@ _BLENDS = (0.15, 0.4, 1.0)
 """How far from the image towards each start the goal is looked for."""
 
 _LENGTHS = tuple(2.0**-k for k in range(10))
-"""Of a jump, in parts of the distance to the image over the root of the step: the longest that reaches the goal is taken."""
+"""Of a jump, in parts of the distance to the image over the root of the step: the longest that reaches the goal."""
 
 _HALVINGS = 12
 
@@ -122,7 +122,7 @@ class _Boundary:
         return distance(points.flatten(0, 1), centres.flatten(0, 1), self._threat.norm).view(points.shape[:2])
 
     def _at(self, outside: Tensor, shares: Tensor) -> Tensor:
-        """The points ``(N, P, C, H, W)`` at shares ``(N, P)`` of the way from the images to ``outside`` ``(N, C, H, W)``.
+        """The points ``(N, P, C, H, W)`` at shares ``(N, P)`` of the way from images to ``outside`` ``(N, C, H, W)``.
 
         In linf the way shortens the longest changes of pixels first.
         """
@@ -179,7 +179,7 @@ class _Boundary:
         return torch.where(per_image(reached, outside), self._at(outside, high[:, None]).squeeze(1), outside)
 
     def normal(self, iterates: Tensor, samples: int, random: Random) -> Tensor:
-        """The direction ``(N, C, H, W)``, of length 1, in which the goal is reached, from that many points around each."""
+        """The direction ``(N, C, H, W)``, of length 1, in which the goal is reached, by that many points around each."""
         width = _PROBE * (iterates - self._images).flatten(1).norm(dim=1)
         decided, moved, total = (torch.zeros_like(iterates), torch.zeros_like(iterates), torch.zeros_like(self._length))
         for start in range(0, samples, _AT_ONCE):
@@ -208,7 +208,7 @@ class _Boundary:
         return points[torch.arange(len(points), device=points.device), chosen], reaches.any(1)
 
     def keep(self, points: Tensor, reached: Tensor) -> None:
-        """Keeps points ``(N, C, H, W)`` that are nearer than the best so far, and reach the goal where ``reached`` says so.
+        """Keeps points ``(N, C, H, W)`` that are nearer than the best so far, and reach the goal, as ``reached`` says.
 
         Where the draws are a sample, the points are asked again, and others farther out along the same way.
         """

@@ -26,7 +26,7 @@ def _knows_the_norms(attack: Attack) -> Attack:
 
 
 class NonAdaptive(FixedRadiusAttack):
-    """An attack that does not adapt: another attack on the model as if nothing stood around it, and judged on the whole.
+    """An attack that does not adapt: another attack on the model as if nothing stood around it, judged on the whole.
 
     Transformations of the image, noise on it, detectors and votes are left out while the image is made, as in the
     evaluations of the papers that propose them; what a defense has changed in the model's own layers and weights is

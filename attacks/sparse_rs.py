@@ -22,7 +22,7 @@ _SHRINKING = {0: 2, 50: 4, 200: 5, 500: 6, 1000: 8, 2000: 10, 4000: 12, 6000: 15
 
 
 class SparseRS(FixedRadiusAttack):
-    """Random search over which pixels are changed, and to which corner of the colour cube; it needs scores, not gradients.
+    """Random search over which pixels are changed, and to which corner of the colour cube, by scores alone.
 
     As many pixels as the radius allows are changed from the start. A candidate gives some of them back their own colour
     and changes others instead, fewer and fewer on a schedule. A pixel is never given the colour that it has.
@@ -76,7 +76,7 @@ def _random_pixels(images: Tensor, threat: Threat, random: Random) -> Tensor:
 
 
 def _first(among: Tensor, order: Tensor, count: Tensor) -> Tensor:
-    """The ``count`` ``(n,)`` first, in ``order`` ``(n, H, W)``, of the pixels ``among`` ``(n, H, W)``; all if there are fewer."""
+    """The ``count`` ``(n,)`` first, in ``order`` ``(n, H, W)``, of the pixels ``among`` ``(n, H, W)``; all of fewer."""
     ranked = torch.where(among, order, torch.inf).flatten(1).argsort(1)
     chosen = torch.arange(ranked.shape[1], device=ranked.device) < count[:, None]
     return torch.zeros_like(chosen).scatter_(1, ranked, chosen).view_as(among) & among

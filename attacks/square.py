@@ -22,7 +22,7 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After how many of 10,000 queries the window's area is halved (section 3.2 of the paper)."""
 
 _MANY = 1 << 32
-"""All random integers of a candidate are drawn below this at once; what is left over in a range of pixels is no matter."""
+"""All random integers of a candidate are drawn below this at once; what is left over in a range of pixels is little."""
 
 _ROUNDS = 3
 """How often what the box has taken from the length of a perturbation is given to its other pixels."""
@@ -192,7 +192,7 @@ def _hill(side: int, images: Tensor) -> Tensor:
 
 
 def _single_hill(height: int, width: int, images: Tensor) -> Tensor:
-    """``(height, width)`` of length 1: the sum over k of rectangles that grow from the middle, each of height ``1 / k**2``."""
+    """``(height, width)`` of length 1: the sum over k of rectangles that grow from the middle, of height ``1 / k**2``."""
     hill = torch.zeros(height, width, dtype=images.dtype, device=images.device)
     for k in range(max(height, width) // 2 + 1):
         top, left = height // 2 - k, width // 2 - k

@@ -59,7 +59,7 @@ def parse_eps(text: str) -> Eps:
 
 
 def _number(words: str) -> float:
-    """Reads a decimal number; not 1_0 or other scripts' digits, which Python takes too and a reader of a table takes for else."""
+    """Reads a decimal number; not 1_0 or other scripts' digits, which Python takes too, and a reader takes for else."""
     if not re.fullmatch(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*|nan|inf", words):
         raise ValueError(words)
     return float(words)
@@ -146,7 +146,7 @@ class MethodSpec(BaseModel):
 
 
 def _changed(method: Method) -> Iterator[str]:
-    """The names of the parameters that differ from the defaults; of a method that is one, those of its own after a dot."""
+    """The names of the parameters that differ from the defaults; of one that is a method, its own after a dot."""
     kind = type(method)
     required = {key: getattr(method, key) for key, field in kind.model_fields.items() if field.is_required()}
     usual = kind(**required)

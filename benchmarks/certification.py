@@ -1,4 +1,4 @@
-"""Certified accuracy: the certificates of a data slice's images, kept in a store, and the rows that are told from them."""
+"""Certified accuracy: the certificates of a data slice's images, kept in a store, and the rows told from them."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ class _Said(BaseModel):
 
 
 class _Kept:
-    """What was found of a cell's images in a store: ``<cell>.json`` says what they are, ``<cell>.images.jsonl`` holds them.
+    """What was found of a cell's images in a store: ``<cell>.json`` says what it is, ``<cell>.images.jsonl`` holds it.
 
     The latter is a line an image, added when the image is done, with the start of its own sha256 before it. A line that
     is not whole, as where a process was killed, is as if it were not there; one that is there twice, as where two

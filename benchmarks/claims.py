@@ -1,4 +1,4 @@
-"""Who computes what in a store at this moment, so that processes and machines that share it do not do the same twice."""
+"""Who computes what in a store at this moment, so that processes and machines that share it do nothing twice."""
 
 from __future__ import annotations
 

@@ -49,14 +49,14 @@ def _sigma(cell: Cell) -> float | None:
 
 
 def certified_accuracy(cell: Cell, model: CertifiedModel) -> float:
-    """The share of a model's certified images that are certified to be right at a cell's radius; NaN in another norm."""
+    """The share of a model's certified images that are certified to be right at a cell's radius; NaN in other norms."""
     if cell.norm != model.procedure.norm or cell.eps is None:
         return float("nan")
     return float(model.certificates(alpha=ALPHA).certified(model.labels, cell.eps).mean())
 
 
 def contradiction(cell: Cell, outcomes: Outcomes, model: CertifiedModel) -> str | None:
-    """What an attack did inside of certified radii more often than can be, in words; ``None`` where there is nothing of it.
+    """What an attack did inside of certified radii more often than can be, in words; ``None`` where it did not.
 
     It counts the images that every one of R answers of the deployed rule takes for another class than the certified
     one, although they are nearer to their clean image than its radius. Where a certificate by smoothing is right, a

@@ -32,7 +32,7 @@ def automatic_batch_size(device: torch.device, shape: tuple[int, ...]) -> int:
 
 
 def limit_threads(shape: tuple[int, ...]) -> None:
-    """Computes with one thread on small images ``(C, H, W)``, unless the environment says how many threads there are."""
+    """Computes with one thread on small images ``(C, H, W)``, unless the environment says how many there are."""
     if math.prod(shape) <= _SMALL and not any(os.environ.get(name) for name in _CHOSEN_BY):
         torch.set_num_threads(1)
 

@@ -95,7 +95,7 @@ class Judge:
 
 
 def _survival(logits: Tensor, predictions: Tensor, labels: Tensor, *, perturbed: bool) -> Tensor:
-    """How well images survive: the share of draws whose deployed prediction is right, and between equal shares the margin.
+    """How well images survive: the share of draws whose deployed prediction is right; between equal shares, the margin.
 
     The prediction decides and not the margin's sign, which a tie or an infinite logit sets apart from it. If the images
     are perturbed, a rejection is right too.

@@ -64,7 +64,7 @@ class Outcomes:
         )
 
     def fell(self) -> NDArray[np.bool_]:
-        """``(N,)``: whose worst candidate was classified wrong in every draw, of those to score and those to choose on."""
+        """``(N,)``: whose worst candidate was classified wrong in every draw, to score and to choose on."""
         return np.asarray((self.worst() != self.labels).all(axis=0) & (self.least_survival() <= 0))
 
     def joined(self, rows: Integers, later: Outcomes) -> Outcomes:
@@ -86,7 +86,7 @@ class Outcomes:
 
     @property
     def answers(self) -> Integers:
-        """``(T, R, N)``: the predictions on the perturbed images, with the label in the place of a rejection that is right."""
+        """``(T, R, N)``: the predictions on the perturbed images, with the label in the place of a right rejection."""
         held_off = (self.perturbed == REJECTED) & (self.clean != REJECTED)
         return np.asarray(np.where(held_off, self.labels, self.perturbed))
 
@@ -188,7 +188,7 @@ def _share_that_fell(outcomes: Outcomes) -> Floats:
 
 
 def _most_votes(predictions: Integers, labels: Integers) -> NDArray[np.bool_]:
-    """``(N,)``: whether more draws voted for the label than for any other answer, rejections and failures among them; a tie is no majority."""
+    """``(N,)``: whether more draws voted for the label than for any other answer, a rejection or failure too."""
     answers = np.arange(NO_NUMBER, max(int(predictions.max(initial=0)), int(labels.max(initial=0))) + 1)
     votes = (predictions[:, :, None] == answers).sum(axis=0)
     own = answers == labels[:, None]

@@ -97,7 +97,7 @@ class KeptPieces:
         )
 
     def write(self, start: int, piece: Piece) -> None:
-        """Keeps a piece; where it cannot be written, a kill costs more, and the store will tell when it is to be written."""
+        """Keeps a piece; where it cannot be written, a kill costs more, and the store will tell when it is written."""
         said = {name: getattr(piece, name) for name in ("forwards", "backwards", "without_gradient", "seconds")}
         arrays: dict[str, Any] = dict(piece.outcomes)
         if self._images:

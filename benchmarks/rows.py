@@ -137,7 +137,7 @@ class _Row:
         return cell.checkpoint, cell.repeats, cell.accounting, self._threat
 
     def counterparts(self, attack: Hashable) -> Hashable:
-        """Equal for the rows of a model, however it is defended, that are compared with this one as a row of ``attack``."""
+        """Equal for the rows of a model, however defended, that are compared with this one as a row of ``attack``."""
         return self.result.cell.model, attack, self._threat
 
     @cached_property

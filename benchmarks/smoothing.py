@@ -126,7 +126,7 @@ class Smoothing:
 
 
 def lower_bound(successes: Integers, trials: int, *, alpha: float) -> Floats:
-    """The one-sided lower bound of Clopper and Pearson (1934) for a probability, which it exceeds with a chance up to alpha.
+    """The one-sided lower bound of Clopper and Pearson (1934) for a probability, which it exceeds with chance alpha at most.
 
     Args:
         successes: ``(N,)`` in 0 to ``trials``.
@@ -231,7 +231,7 @@ class _Noise:
 
 
 def certificates(images: Sequence[Sampled], smoothing: Smoothing, *, alpha: float) -> Certificates:
-    """CERTIFY of Cohen et al.: the radius ``sigma * Phi^-1(p)`` for the lower bound p of the chosen class's probability.
+    """CERTIFY of Cohen et al.: the radius ``sigma * Phi^-1(p)`` for a lower bound p of the chosen class's probability.
 
     Where p is below 1/2, or the chosen class is none, it abstains.
 

@@ -125,7 +125,7 @@ class Store:
         return self._failure_file(cell.id).exists() and cell not in self
 
     def mark(self, cell_id: str) -> str | None:
-        """What tells a cell's result from any other one of it, also where it is damaged; ``None`` where there is none."""
+        """What tells a cell's result from any other of it, also where it is damaged; ``None`` where there is none."""
         try:
             return _sha256(self._result_file(cell_id).read_bytes())
         except OSError:
@@ -253,7 +253,7 @@ class Store:
         return copied
 
     def leftovers(self, *, older_than: float, at_work: Callable[[str], str | None] = lambda _: None) -> list[Path]:
-        """Files that no result needs: what kills have left half-written, outcomes without a result, failures that were mended.
+        """Files that no result needs: what kills left half-written, outcomes without a result, failures that were mended.
 
         Args:
             older_than: Seconds; what is younger may be in the making.

@@ -84,7 +84,7 @@ class Subject:
         return load_subject(self.path, self.loading, self.identity)
 
     def deciding(self, rule: DecisionRule) -> Subject:
-        """The same weights with another rule by which the draws decide; the same model where it has no draws to decide by.
+        """The same weights with another rule by which the draws decide; the same model where it has no draws.
 
         Args:
             rule: Takes the place of the last randomized defense's own.

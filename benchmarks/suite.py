@@ -66,7 +66,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which cells of a grid are wanted: those that fit one of ``include``, where there are any, and none of ``exclude``."""
+    """Which cells of a grid are wanted: those that fit one of ``include``, where there is any, and none of ``exclude``."""
 
     include: Sequence[Condition] = ()
     exclude: Sequence[Condition] = ()
@@ -206,7 +206,7 @@ class Suite:
         )
 
     def chain(self, attack: AttackChoice, eps: Eps | None, subject: Subject) -> str | None:
-        """Names the cells of a subject of which each leaves what it has broken to the next, or ``None`` where none does.
+        """Names the cells of a subject of which each leaves the next what it has broken, or ``None`` where none does.
 
         What an untargeted attack has broken in every draw there is stays broken at a larger radius, and in a cascade
         for all later attacks. A minimal-norm attack searches once for all radii.

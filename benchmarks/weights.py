@@ -54,7 +54,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_metadata(data: bytes) -> dict[str, str] | None:
-    """The metadata of a safetensors file; ``None`` for a file of any other kind, or one that is cut off in its header."""
+    """The metadata of a safetensors file; ``None`` for a file of another kind, or one that is cut off in its header."""
     length = int.from_bytes(data[:8], "little")
     if data[8:9] != b"{" or length > _LONGEST_HEADER:
         return None

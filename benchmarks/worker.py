@@ -76,7 +76,7 @@ def work_if_free(job: Job, *, progress: Callable[[int], None] = lambda _: None) 
 def compute_if_free(
     job: Job, *, progress: Callable[[int], None] = lambda _: None
 ) -> Callable[[], Result | Failure] | None:
-    """The first part of :func:`work_if_free`, which takes a processor; what it returns is the second, which waits for a disk.
+    """The first part of :func:`work_if_free`, which takes a processor; it returns the second, which waits for a disk.
 
     Args:
         job: What to run.

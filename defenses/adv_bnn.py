@@ -21,7 +21,7 @@ __all__ = ["AdvBNN"]
 
 
 class AdvBNN(AttackInTraining, RandomizedDefense):
-    """Adv-BNN: every weight is normal with a mean and a deviation that adversarial training learns; the mean draw decides.
+    """Adv-BNN: every weight is normal with a mean and a deviation that adversarial training learns; the mean decides.
 
     Weights and biases of fully connected layers and convolutions are ``N(mu, exp(s)^2)``, with the prior
     ``N(0, prior^2)``. The loss is the cross-entropy on PGD's images plus ``kl_weight / N`` times the Kullback-Leibler
@@ -72,7 +72,7 @@ class _Layer(RandomWeights):
 
 
 def _divergence(network: nn.Module, prior: float) -> Tensor:
-    """The Kullback-Leibler divergence of all weights from the prior, summed: 0 where mu is 0 and exp(s) is ``prior``."""
+    """The summed Kullback-Leibler divergence of all weights from the prior: 0 where mu is 0 and exp(s) ``prior``."""
     parts = []
     for module in network.modules():
         if isinstance(module, _Layer):

@@ -20,7 +20,7 @@ __all__ = ["FastAT"]
 
 
 class FastAT(Defense):
-    """Fast adversarial training (FGSM-RS): one signed gradient step from a uniform start, at twice the cost of training.
+    """Fast adversarial training (FGSM-RS): one signed gradient step from a uniform start, at twice training's cost.
 
     Networks that learn from one step can suddenly learn to stand that step alone, while PGD breaks them entirely: the
     accuracy under 5 steps of PGD, on one batch of training images, is therefore measured after each epoch, and when it

@@ -19,7 +19,7 @@ __all__ = ["FreeAT"]
 
 
 class FreeAT(Defense):
-    """Free adversarial training: each pass back moves the weights down and the images' perturbation up, at no extra cost.
+    """Free adversarial training: each pass back moves the weights down and the images' perturbation up, at no cost.
 
     Every batch is trained on ``replays`` times in a row, and of the recipe's epochs only that part is left, so that
     there are as many steps as in ordinary training. The perturbation moves by ``eps`` times the sign of its gradient,
@@ -55,7 +55,7 @@ class FreeAT(Defense):
     def gradients(
         self, network: nn.Module, images: Tensor, labels: Tensor, parameters: Sequence[nn.Parameter]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """The mean loss and its gradients at the present perturbation, which then moves; see :data:`~.training.Gradients`."""
+        """The mean loss and its gradients at this perturbation, which then moves; see :data:`~.training.Gradients`."""
         present = cast("Perturbed", network).perturbation[: len(images)]
         leaf = present.detach().clone().requires_grad_()
         value = functional.cross_entropy(network((images + leaf).clamp(0, 1)), labels)

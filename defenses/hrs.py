@@ -24,7 +24,7 @@ __all__ = ["HRS", "HRSModel", "SwitchingBlock", "hrs"]
 
 
 class HRS(RandomizedDefense):
-    """Hierarchical Random Switching: the model is cut into blocks, and each row runs through one random channel of each.
+    """Hierarchical Random Switching: the model is cut into blocks, and each row runs through a random channel of each.
 
     Channels of a block have one architecture and separately trained weights. Any model that ``torch.fx`` can trace is
     cut as it is; the automatic cut of the paper's networks into two blocks is that of the authors' code. Training goes
@@ -150,7 +150,7 @@ class HRSModel(Drawing):
         return [cast("SwitchingBlock", block) for block in self.blocks]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(N, K)`` of images ``(N, C, H, W)``, each by a path drawn for it, or the logarithm of the mean softmax."""
+        """Logits ``(N, K)`` of images ``(N, C, H, W)``, each by a path drawn for it, or the log of the mean softmax."""
         if not self.drawing:
             return mean_softmax(self.all_draws(images))
         for block in self.blocks:

@@ -18,7 +18,7 @@ __all__ = ["IBP"]
 
 
 class IBP(Defense):
-    """Interval bound propagation: trains a network so that bounds of its logits certify it; ``advdef certify`` tells how far.
+    """Interval bound propagation: trains a network so that bounds of its logits certify it, as ``advdef certify`` tells.
 
     The loss is ``kappa CE(Z, y) + (1 - kappa) CE(Z', y)``, where Z' are the worst logits that interval arithmetic
     allows within the radius. In the course of the training the radius rises along a line from 0, and the weight of the
@@ -56,7 +56,7 @@ class IBP(Defense):
         trainer.fit(model, name="training", loss=loss, eps=self.eps)
 
     def risen(self, done: float) -> float:
-        """The share of the full radius, and of the change of the weights, when the share ``done`` of the training is done."""
+        """The share of the full radius, and of the change of the weights, when the share ``done`` of it is done."""
         if done < self.warm_up:
             return 0.0
         return min(1.0, (done - self.warm_up) / self.ramp) if self.ramp else 1.0

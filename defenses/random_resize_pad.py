@@ -52,7 +52,7 @@ class RandomResizePad(RandomizedDefense):
 
 
 class _ResizePad(Drawing):
-    """Resizes and pads every image ``(N, C, H, W)`` by itself before the model; without draws, to the whole padded side."""
+    """Resizes and pads every image ``(N, C, H, W)`` by itself before the model; without draws, to the whole side."""
 
     def __init__(self, model: nn.Module, size: float, smallest: float) -> None:
         super().__init__()

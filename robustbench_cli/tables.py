@@ -143,7 +143,7 @@ def _drawn(
 
 
 def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
-    """The lines below the table: what the signs in it mean, unless ``-q`` was given, and which columns are not shown."""
+    """The lines below the table: what the signs in it mean, unless ``-q`` was given, and the columns not shown."""
     from robustbench_cli.benchmarks.checks import FLAGS
 
     without = [f"not shown, for want of width: {', '.join(hidden)}"] if hidden else []

@@ -57,7 +57,7 @@ def approximated(model: nn.Module) -> AbstractContextManager[None]:
 
 @contextmanager
 def bpda(model: nn.Module, surrogates: Mapping[str, Surrogate]) -> Iterator[nn.Module]:
-    """Within it, layers of a model pass gradients back as their surrogates do; what they compute stays the same to the bit.
+    """Within it, layers of a model pass gradients back as their surrogates do, and compute what they did to the bit.
 
     A layer's own gradient may be zero, wrong or missing: none is asked for. (Athalye, Carlini, Wagner: Obfuscated
     Gradients Give a False Sense of Security. ICML 2018, arXiv 1802.00420, section 4.1.)

@@ -33,4 +33,4 @@ def _as_words(attack: Attack) -> dict[str, Any]:
 
 
 InnerAttack = Annotated[Attack, BeforeValidator(_built), PlainSerializer(_as_words, when_used="json")]
-"""The type of a method's field that takes one of the project's own attacks: its name, or a mapping with its parameters."""
+"""The type of a method's field that takes one of the project's attacks: its name, or a mapping with its parameters."""

@@ -48,7 +48,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
-    """The difference of logits ratio ``-(Z_y - max_{j != y} Z_j) / (Z_(1) - Z_(3))``, with ``Z_(i)`` the i-th largest logit.
+    """The difference of logits ratio ``-(Z_y - max_{j != y} Z_j) / (Z_(1) - Z_(3))``, ``Z_(i)`` the i-th largest logit.
 
     It does not change when the logits are shifted or scaled (Croce, Hein, ICML 2020, equation 6).
 
@@ -93,7 +93,7 @@ def _own_and_others(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rounding(logits: Tensor) -> Tensor:
-    """By how much logits ``(..., K)`` may differ where the same image passes the same model in another batch: ``(...)``.
+    """By how much logits ``(..., K)`` may differ where an image passes the same model in another batch: ``(...)``.
 
     Batches of different sizes are summed up in different orders. A margin smaller than this decides nothing. It is in
     proportion to how far the largest logit stands above the median of those classes that are open: a class that is
@@ -107,7 +107,7 @@ def rounding(logits: Tensor) -> Tensor:
 
 
 def _number_open(ordered: Tensor) -> Tensor:
-    """How many classes ``(...)`` stand above the first gap that is :data:`_GAP` times the logits above it, at least two.
+    """How many classes ``(...)`` stand above the first gap that is :data:`_GAP` times those above it, at least two.
 
     Args:
         ordered: Logits ``(..., K)``, the largest first.

@@ -56,7 +56,7 @@ def _collect(module: str, start: Path, root: Path, found: dict[Path, tuple[str, 
 
 
 def _is_library(path: Path, root: Path) -> bool:
-    """Whether a file belongs to what is installed rather than to the code in ``root``, which may be installed itself."""
+    """Whether a file belongs to what is installed and not to the code in ``root``, which may be installed itself."""
     return any(
         path.is_relative_to(folder) and (root == folder or not root.is_relative_to(folder)) for folder in _LIBRARIES
     )

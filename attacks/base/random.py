@@ -88,7 +88,7 @@ def seed_draws(seed: int) -> None:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Within it, torch's random numbers on the CPU and on ``device`` follow from ``seed``; the caller's stay as they were."""
+    """Within it, torch's random numbers on the CPU and on ``device`` follow from ``seed``; the caller's stay."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         seed_draws(seed)
         yield

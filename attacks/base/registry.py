@@ -63,7 +63,7 @@ class Registry:
         return sorted({*self._files, *self._entry_points})
 
     def knows(self, name: str) -> bool:
-        """Whether ``name``, up to an argument after a colon, is one of :meth:`names` rather than a path to a user's code."""
+        """Whether ``name``, up to an argument after a colon, is one of :meth:`names`, not a path to a user's code."""
         return name.partition(":")[0] in {*self._files, *self._entry_points}
 
     def name_of(self, thing: type) -> str:
@@ -94,7 +94,7 @@ class Registry:
         return hash_of_code(module.__name__, written_in)
 
     def find(self, words: str) -> tuple[Any, str | None]:
-        """The object that ``words`` name, and its argument: what follows the colon of a name, as ``PATH`` in ``npz:PATH``.
+        """The object that ``words`` name, and its argument: what follows a name's colon, as ``PATH`` in ``npz:PATH``.
 
         Raises:
             UserError: As for :meth:`load`.

@@ -1,4 +1,4 @@
-"""What the searches for the smallest perturbation share: the goal, the smallest that reached it, and how it is shortened."""
+"""What the searches for the smallest perturbation share: the goal, the smallest that reached it, how it is shortened."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Goal:
     confidence: float = 0.0
 
     def shortfall(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """By how many logits it is missed ``(M,)``, of logits ``(M, K)`` and labels ``(M,)``; negative where reached."""
+        """By how many logits it is missed ``(M,)``, of logits ``(M, K)``, labels ``(M,)``; negative where reached."""
         margins = margin(logits, labels)
         return (-margins if self.targeted else margins) + self.confidence
 
     def hinge(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """By how much it is missed; it aims beyond what :meth:`reached` asks, so as to end there and not on the brink."""
+        """By how much it is missed; it aims beyond what :meth:`reached` asks, to end there and not on the brink."""
         return (self.shortfall(logits, labels) + 2 * rounding(logits.detach())).clamp_min(0)
 
     def mean_shortfall(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean ``(N,)`` over D draws ``(D, N, K)``, in float64, of what is missing to be beyond what :meth:`reached` asks."""
+        """The mean ``(N,)`` over D draws ``(D, N, K)``, in float64, of what is missing beyond what :meth:`reached` asks."""
         missing = self.shortfall(logits, labels.expand(len(logits), -1)) + 2 * rounding(logits)
         return missing.double().mean(0)
 
@@ -159,7 +159,7 @@ def free(gradient: Tensor, images: Tensor) -> Tensor:
 
 
 def linear_distance(shortfall: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
-    """How far a linear model of this shortfall ``(N,)`` and slope ``(N, C, H, W)`` is from its goal: ``(N,)``, 0 if reached.
+    """How far a linear model of this shortfall ``(N,)`` and slope ``(N, C, H, W)`` is from its goal: ``(N,)``, or 0.
 
     A slope of 0 gives infinity. In l0, where a pixel can change by 1 at most, it is a lower bound that need not be
     whole.

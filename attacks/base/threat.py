@@ -53,7 +53,7 @@ def per_image(values: Tensor, images: Tensor) -> Tensor:
 
 
 def distance(perturbed: Tensor, images: Tensor, norm: Norm) -> Tensor:
-    """``(N,)`` float64 norms of ``perturbed - images``, each ``(N, C, H, W)``; l0 counts changed pixels, not channels."""
+    """``(N,)`` float64 norms of ``perturbed - images``, each ``(N, C, H, W)``; l0 counts pixels, not channels."""
     difference = perturbed.double() - images.double()
     if norm == "l0":
         return difference.ne(0).any(dim=1).flatten(1).sum(1).double()
@@ -91,7 +91,7 @@ def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
 
 
 def sparse_ascent(gradient: Tensor, iterates: Tensor, pixels: Tensor) -> Tensor:
-    """A perturbation of l1 norm 1 that moves several pixels by the same amount: those of the largest slopes that have room.
+    """A perturbation of l1 norm 1 that moves several pixels by the same amount: those of the largest slopes with room.
 
     The direction of steepest ascent in l1 moves one pixel only, which soon meets the edge of the box.
 

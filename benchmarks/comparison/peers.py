@@ -34,7 +34,7 @@ BATCH = 250
 
 @dataclass(frozen=True, kw_only=True)
 class PGDBudget:
-    """One run of PGD on the cross-entropy from a random start; the peers, which have no step size of their own, get one.
+    """One run of PGD on the cross-entropy from a random start; peers that have no step size of their own get one.
 
     Attributes:
         norm: Of the ball.

@@ -1,4 +1,4 @@
-"""The engine that runs jobs on a Ray cluster, or on a Ray of this machine where there is no cluster: an optional extra."""
+"""The engine that runs jobs on a Ray cluster, or a Ray of this machine where there is no cluster: an optional extra."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of jobs: those that go on from others wait for them, those that others compute are asked for again later."""
+"""The order of jobs: those that go on from others wait for them, those that others compute are asked for later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the words that a user types to a model with its normalisation inside, and the test that it keeps the contract."""
+"""From the words that a user types to a model with its normalisation inside, and the test of its contract."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def example_images(shape: tuple[int, int, int]) -> Tensor:
 
 @torch.no_grad()
 def _first_not_finite(model: nn.Module, images: Tensor) -> str:
-    """Which layer is the first to give NaN or infinite numbers, as the end of a message; empty where it is none of them."""
+    """Which layer is the first to give NaN or infinite numbers, as the end of a message; empty where it is none."""
     found: list[str] = []
 
     def look(name: str, layer: nn.Module, output: object) -> None:

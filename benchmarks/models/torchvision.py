@@ -37,7 +37,7 @@ def torchvision_model(*, shape: tuple[int, int, int], classes: int, argument: st
 
 
 def _take_channels(network: nn.Module, channels: int) -> None:
-    """Replaces the first convolution, in the order in which the modules were registered, by one of ``channels`` inputs."""
+    """Replaces the first convolution, in the order in which modules were registered, by one of ``channels`` inputs."""
     name, first = next((name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
     parent, _, attribute = name.rpartition(".")
     setattr(

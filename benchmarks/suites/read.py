@@ -106,7 +106,7 @@ class ModelName(BaseModel):
 
 
 class DefenseWords(_Named):
-    """A defense, or a checkpoint that others may be put around. What stands beside ``name`` are the defense's parameters.
+    """A defense, or a checkpoint that others may be put around. Beside ``name`` stand the defense's parameters.
 
     Attributes:
         name: Of the defense.

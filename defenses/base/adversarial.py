@@ -61,7 +61,7 @@ def ascend(
     start: Start = "ball",
     training: bool = False,
 ) -> Tensor:
-    """Signed gradient steps in linf, for a step of a training: the last iterate, whatever became of the image on the way.
+    """Signed gradient steps in linf, for a step of a training: the last iterate, whatever the image was on the way.
 
     No gradient of a parameter is computed.
 
@@ -121,7 +121,7 @@ def accuracy_under_pgd(
 
 
 def adversarial(network: nn.Module, images: Tensor, labels: Tensor, *, attack: FixedRadiusAttack, eps: float) -> Tensor:
-    """What an attack in linf makes of the images of a training step, by one draw of a randomized network at each gradient.
+    """What an attack in linf makes of the images of a training step, by one draw of a randomized network a gradient.
 
     The network is in ``eval()`` mode meanwhile, as it is when it is attacked, and the attack goes on with an image that
     it has fooled. Random numbers follow from torch's global generator.

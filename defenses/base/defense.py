@@ -58,7 +58,7 @@ class Defense(Method, ABC):
         """
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
-        """Trains in place, by the defense's own procedure, what :meth:`protect` returned, or sets what it has left open.
+        """Trains in place, by the defense's own procedure, what :meth:`protect` returned, or sets what it left open.
 
         Args:
             model: The protected model.

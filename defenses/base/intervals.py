@@ -21,7 +21,7 @@ _MONOTONE = (
 
 
 def monotone(layer: nn.Module) -> bool:
-    """Whether no output of a layer falls where an input rises; a layer of another floor says so by ``monotone = True``."""
+    """Whether no output of a layer falls where an input rises; one of another floor says so by ``monotone = True``."""
     return isinstance(layer, _MONOTONE) or getattr(layer, "monotone", False) is True
 
 

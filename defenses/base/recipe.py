@@ -68,7 +68,7 @@ class Recipe(Method):
 
     @property
     def in_effect(self) -> dict[str, Any]:
-        """The fields as JSON values, without those of a feature that is not used: a new feature makes no other recipe."""
+        """The fields as JSON values, without those of a feature that is not used: a new one makes no other recipe."""
         values = self.model_dump(mode="json")
         unused = {
             "milestones": self.schedule != "multistep",

@@ -84,7 +84,7 @@ def read_state(
     optimizer: torch.optim.Optimizer,
     copies: Mapping[str, dict[str, Tensor]],
 ) -> State:
-    """Loads the weights of ``whole`` in place, and network and optimizer too if the file was written amid their training.
+    """Loads the weights of ``whole`` in place, and network and optimizer too if the file is from amid their training.
 
     Args:
         path: What :func:`write_state` wrote.

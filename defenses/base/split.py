@@ -79,7 +79,7 @@ def narrowest(points: Sequence[CutPoint], blocks: int, *, layers: int) -> list[C
 
 
 def _most_cuts(chosen: Iterable[CutPoint], points: Sequence[CutPoint], layers: int, *, least: int) -> int:
-    """The most cuts that include those chosen and leave ``least`` layers in each block; -1 where those chosen do not."""
+    """The most cuts that include those chosen and leave each block ``least`` layers; -1 where those chosen do not."""
     places = [0, *sorted(point.layers for point in chosen), layers]
     if any(end - start < least for start, end in pairwise(places)):
         return -1

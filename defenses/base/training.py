@@ -83,7 +83,7 @@ def _gradients_of(loss: TrainingLoss) -> Gradients:
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient in the memory layout of the parameter: fused optimizers pair their numbers as they lie, unchecked."""
+    """The gradient in the memory layout of the parameter: fused optimizers pair numbers as they lie, unchecked."""
     if gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter).copy_(gradient)
@@ -140,7 +140,7 @@ class Trainer:
 
     @contextmanager
     def draws(self, *of: int | str) -> Iterator[int]:
-        """Within it, torch's random numbers follow from the trainer's seed and ``of`` alone; the caller's stay as they were.
+        """Within it, torch's random numbers follow from the trainer's seed and ``of`` alone; the caller's stay.
 
         Yields:
             The seed that it set.

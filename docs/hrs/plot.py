@@ -1,4 +1,4 @@
-"""Draws the figures of README.md from the table of ``advdef sweep hrs-fashion -o hrs-fashion.csv``, which lies beside it.
+"""Draws the figures of README.md from the table of ``advdef sweep hrs-fashion -o hrs-fashion.csv`` beside it.
 
 Run ``python docs/hrs/plot.py`` in an environment with matplotlib.
 """

@@ -123,7 +123,7 @@ def _procedure(sigma: float | None, n0: int | None, samples: int | None, alpha: 
 
 
 def _usual_radii(procedure: Procedure, alpha: float, usual_eps: str) -> list[float]:
-    """Of smoothing the multiples of half of sigma up to the largest radius that can be certified, else quarters of eps."""
+    """Of smoothing the multiples of half of sigma up to the largest certifiable radius, else quarters of eps."""
     from robustbench_cli.benchmarks.cell import parse_eps
     from robustbench_cli.benchmarks.intervals import Intervals
 
