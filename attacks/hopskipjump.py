@@ -179,7 +179,7 @@ class _Boundary:
         return torch.where(per_image(reached, outside), self._at(outside, high[:, None]).squeeze(1), outside)
 
     def normal(self, iterates: Tensor, samples: int, random: Random) -> Tensor:
-        """The direction ``(N, C, H, W)``, of length 1, in which the goal is reached, by that many points around each."""
+        """The direction ``(N, C, H, W)``, of length 1, in which the goal is reached, by so many points around each."""
         width = _PROBE * (iterates - self._images).flatten(1).norm(dim=1)
         decided, moved, total = (torch.zeros_like(iterates), torch.zeros_like(iterates), torch.zeros_like(self._length))
         for start in range(0, samples, _AT_ONCE):

@@ -192,7 +192,7 @@ def _hill(side: int, images: Tensor) -> Tensor:
 
 
 def _single_hill(height: int, width: int, images: Tensor) -> Tensor:
-    """``(height, width)`` of length 1: the sum over k of rectangles that grow from the middle, of height ``1 / k**2``."""
+    """``(height, width)`` of length 1: the sum over k of rectangles that grow from the middle, ``1 / k**2`` high."""
     hill = torch.zeros(height, width, dtype=images.dtype, device=images.device)
     for k in range(max(height, width) // 2 + 1):
         top, left = height // 2 - k, width // 2 - k

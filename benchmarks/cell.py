@@ -26,9 +26,9 @@ __all__ = ["Accounting", "Cell", "Eps", "MethodSpec", "Targeted", "parse_eps"]
 Targeted = Literal["no", "next", "random", "least-likely", "all"]
 
 Accounting = Literal["expected", "single-draw"]
-"""What counts of a randomized model: its expected accuracy over fresh draws, or one draw on the clean image and one after
-each attack, any of which makes the image fall. The latter is how AutoAttack counts: it takes an unlucky draw for an
-attack's success, and is there to compare with figures that were counted so.
+"""What counts of a randomized model: its expected accuracy over fresh draws, or one draw on the clean image and one
+after each attack, any of which makes the image fall. The latter is how AutoAttack counts: it takes an unlucky draw for
+an attack's success, and is there to compare with figures that were counted so.
 """
 
 

@@ -12,9 +12,9 @@ import torch
 __all__ = ["automatic_batch_size", "keep_freed_memory", "limit_threads", "threads"]
 
 _SMALL = 1024
-"""Numbers in an image up to which one thread is enough: on two cores, a forward and backward pass of a batch takes as long
-with two threads or longer, with 28 x 28 images and the paper's CNN too, and many times as long where others use the
-cores.
+"""Numbers in an image up to which one thread is enough: on two cores, a forward and backward pass of a batch takes as
+long with two threads or longer, with 28 x 28 images and the paper's CNN too, and many times as long where others use
+the cores.
 """
 
 _CHOSEN_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")

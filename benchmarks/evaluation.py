@@ -66,7 +66,7 @@ class Evaluation:
 
 
 def resolve_repeats(asked: int | None, *, randomized: bool) -> int:
-    """The fresh draws that score an image: 1 for a deterministic model, 10 for a randomized one if not told otherwise."""
+    """The fresh draws that score an image: 1 for a deterministic model; for a randomized one 10, if not told else."""
     return (asked or 10) if randomized else 1
 
 

@@ -171,7 +171,7 @@ def read_baseline(path: Path) -> pd.DataFrame:
 
 
 def _require_whole_lines(path: Path) -> None:
-    """Refuses a table that was cut off or damaged: pandas fills up a line that is too short, and shifts a longer one."""
+    """Refuses a table that was cut off or damaged: pandas fills up a line that is too short, and shifts others."""
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(file, strict=True)
         columns = len(next(lines, []))

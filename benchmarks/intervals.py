@@ -1,4 +1,4 @@
-"""Certificates by interval bounds: radii in linf inside of which no attack changes what a network without draws says."""
+"""Certificates by interval bounds: radii in linf inside of which no attack changes what a network says."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _said(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _radii(model: nn.Module, images: Tensor, labels: Tensor, least: Tensor) -> Tensor:
-    """``(N,)``: the largest radii at which all other logits are proven to be below the label's by more than ``least``."""
+    """``(N,)``: the largest radii at which all other logits are proven to lie ``least`` below the label's."""
 
     def proven(eps: Tensor) -> Tensor:
         worst = worst_logits(model, images, labels, eps)

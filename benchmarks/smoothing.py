@@ -126,7 +126,7 @@ class Smoothing:
 
 
 def lower_bound(successes: Integers, trials: int, *, alpha: float) -> Floats:
-    """The one-sided lower bound of Clopper and Pearson (1934) for a probability, which it exceeds with chance alpha at most.
+    """The one-sided lower bound of Clopper and Pearson (1934) for a probability, wrong with chance alpha at most.
 
     Args:
         successes: ``(N,)`` in 0 to ``trials``.

@@ -253,7 +253,7 @@ class Store:
         return copied
 
     def leftovers(self, *, older_than: float, at_work: Callable[[str], str | None] = lambda _: None) -> list[Path]:
-        """Files that no result needs: what kills left half-written, outcomes without a result, failures that were mended.
+        """Files that no result needs: what kills left half-written, outcomes without a result, mended failures.
 
         Args:
             older_than: Seconds; what is younger may be in the making.

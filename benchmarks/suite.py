@@ -66,7 +66,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which cells of a grid are wanted: those that fit one of ``include``, where there is any, and none of ``exclude``."""
+    """Which cells of a grid are wanted: those that fit one of ``include``, if there is any, and none of ``exclude``."""
 
     include: Sequence[Condition] = ()
     exclude: Sequence[Condition] = ()

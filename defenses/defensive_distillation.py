@@ -19,7 +19,7 @@ __all__ = ["DefensiveDistillation"]
 
 
 class DefensiveDistillation(Defense):
-    """Defensive distillation: a network learns another's soft answers at a high temperature, and answers at 1.
+    """Defensive distillation: a network learns another's soft answers at a high temperature, to give hard ones.
 
     The teacher is trained with ``softmax(Z / T)``, and the student, of the same architecture and initial weights, with
     the cross-entropy of its ``softmax(Z / T)`` from the teacher's. Used without the temperature, its logits are some T

@@ -19,7 +19,7 @@ __all__ = ["FreeAT"]
 
 
 class FreeAT(Defense):
-    """Free adversarial training: each pass back moves the weights down and the images' perturbation up, at no cost.
+    """Free adversarial training: each pass back moves the weights down and the perturbation up, at no extra cost.
 
     Every batch is trained on ``replays`` times in a row, and of the recipe's epochs only that part is left, so that
     there are as many steps as in ordinary training. The perturbation moves by ``eps`` times the sign of its gradient,

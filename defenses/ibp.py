@@ -18,7 +18,7 @@ __all__ = ["IBP"]
 
 
 class IBP(Defense):
-    """Interval bound propagation: trains a network so that bounds of its logits certify it, as ``advdef certify`` tells.
+    """Interval bound propagation: trains a network so that bounds of its logits certify it; see ``advdef certify``.
 
     The loss is ``kappa CE(Z, y) + (1 - kappa) CE(Z', y)``, where Z' are the worst logits that interval arithmetic
     allows within the radius. In the course of the training the radius rises along a line from 0, and the weight of the

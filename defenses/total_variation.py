@@ -22,7 +22,7 @@ _BALANCE = 0.5
 
 
 class TotalVariation(RandomizedDefense):
-    """Total variation minimisation: pixels are dropped at random and filled in as smoothly as others allow; no training.
+    """Total variation minimisation: pixels are dropped at random and filled in as smoothly as the others allow.
 
     Of an image x the model sees the z that minimises ``sum_i m_i (z_i - x_i)^2 + weight * TV(z)``, where m_i is 0 for
     the dropped pixels of each channel and 1 for the others, and TV is the sum over the pixels of the length of the step

@@ -9,7 +9,7 @@ from robustbench_cli.attacks.base.errors import UserError
 __all__ = ["EOT_DRAWS", "AskedDraws", "Draws", "resolve_eot"]
 
 Draws = int | Literal["exact", "frozen"]
-"""A number of draws over which a randomized model's gradient is averaged; ``"exact"``, all that there are; or ``"frozen"``:
+"""A number of draws over which a randomized gradient is averaged; ``"exact"``, all that there are; or ``"frozen"``:
 one draw for all images and steps.
 """
 

@@ -27,7 +27,7 @@ _AT_ONCE = 8
 def estimated_gradient(
     source: GradientSource, images: Tensor, labels: Tensor, directions: Iterable[Tensor], width: float
 ) -> Tensor:
-    """The mean over directions u of ``u (loss(x + width u) - loss(x - width u)) / (2 width)``, of the margin as the loss.
+    """The mean over directions u of ``u (loss(x + width u) - loss(x - width u)) / (2 width)``, for the margin.
 
     Args:
         source: Gives the scores; the margin is their mean over its draws.

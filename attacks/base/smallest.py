@@ -1,4 +1,4 @@
-"""What the searches for the smallest perturbation share: the goal, the smallest that reached it, how it is shortened."""
+"""What searches for the smallest perturbation share: the goal, the smallest that reached it, how it is shortened."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Goal:
         return (self.shortfall(logits, labels) + 2 * rounding(logits.detach())).clamp_min(0)
 
     def mean_shortfall(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean ``(N,)`` over D draws ``(D, N, K)``, in float64, of what is missing beyond what :meth:`reached` asks."""
+        """The mean ``(N,)`` over draws ``(D, N, K)``, in float64, of what is missing beyond :meth:`reached`."""
         missing = self.shortfall(logits, labels.expand(len(logits), -1)) + 2 * rounding(logits)
         return missing.double().mean(0)
 

@@ -56,7 +56,7 @@ class FashionMnist(Downloaded):
 
 
 def _read_idx(path: Path, *, dimensions: int) -> Tensor:
-    """The uint8 array of a compressed IDX file: 0, 0, 8, the number of dimensions, each as big-endian int32, the data."""
+    """The uint8 array of a compressed IDX file: 0, 0, 8, their number, each dimension as big-endian int32, the data."""
     try:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:

@@ -42,7 +42,7 @@ class AdversarialTraining(AttackInTraining, Defense):
         return self.loss_on(network, images, self.perturbed(network, images, labels), labels)
 
     def perturbed(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """What the attack makes of images ``(B, C, H, W)`` with labels ``(B,)``: by cross-entropy, from a random start."""
+        """What the attack makes of images ``(B, C, H, W)``, labels ``(B,)``: by cross-entropy, from a random start."""
         return self.climb(network, images, lambda logits: functional.cross_entropy(logits, labels, reduction="sum"))
 
     @abstractmethod
