@@ -38,8 +38,8 @@ class CellState:
         job: The cell.
         state: ``"running"`` where a living process is at it; ``"to be trained"`` where its model is not there yet;
             ``"stale"`` where the store has a result of the same name, of something that has changed since.
-        passes: Of single images through the model and back, at most, in passes of one draw; 0 where another cell's search
-            gives it its result, ``None`` where that cannot be told.
+        passes: Of single images through the model and back, at most, in passes of one draw; 0 where another cell's
+            search gives it its result, ``None`` where that cannot be told.
         changed: What has changed since, in words; of a cell that is done, the version that computed it where that is
             another one.
     """

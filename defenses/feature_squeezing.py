@@ -24,17 +24,18 @@ _AT_ONCE = 250
 
 
 class FeatureSqueezing(Defense):
-    """Feature squeezing: images of fewer grey values and without small detail, or a rejection where that matters; no training.
+    """Feature squeezing: images of fewer grey values and without small detail, or a rejection where that matters.
 
     Without ``false_positives`` the model sees the image squeezed, by all squeezers one after the other. With it, the
-    defended model is the paper's joint detector: the model sees the image itself, and the image is rejected if the softmax
-    of the image and that of any one squeezed copy are further apart, in l1, than in all but this share of the clean
-    training examples (of at most 5,000). Examples that the model was trained on are closer than others: of clean test
-    images more are rejected. A rejection is wrong for a clean image and right for a perturbed one.
+    defended model is the paper's joint detector: the model sees the image itself, and the image is rejected if the
+    softmax of the image and that of any one squeezed copy are further apart, in l1, than in all but this share of the
+    clean training examples (of at most 5,000). Examples that the model was trained on are closer than others: of clean
+    test images more are rejected. A rejection is wrong for a clean image and right for a perturbed one.
 
     Every attack by gradients adapts by itself: the median filter and non-local means have a gradient, that of the grey
-    values is the identity's, and that of the detector is the gradient of the mean logits of the image and its copies, turned to the leading class as
-    long as the image is rejected: it is accepted once it is taken for the same wrong class in all of them.
+    values is the identity's, and that of the detector is the gradient of the mean logits of the image and its copies,
+    turned to the leading class as long as the image is rejected: it is accepted once it is taken for the same wrong
+    class in all of them.
 
     Attacks that do not adapt stand beside those that do in ``--suite adaptive``.
     """
@@ -131,9 +132,9 @@ class Median(nn.Module):
 class NonLocalMeans(nn.Module):
     """Each pixel becomes the mean of those around it, of which those weigh most whose own surroundings look alike.
 
-    The weight is ``exp(-d / h^2)``, where d is the mean squared difference of the patches around the two pixels, over all
-    channels (Buades, Coll, Morel: A Non-local Algorithm for Image Denoising. CVPR 2005). Images are mirrored at their edges;
-    a window or a patch of even side reaches one pixel further up and to the left.
+    The weight is ``exp(-d / h^2)``, where d is the mean squared difference of the patches around the two pixels, over
+    all channels (Buades, Coll, Morel: A Non-local Algorithm for Image Denoising. CVPR 2005). Images are mirrored at
+    their edges; a window or a patch of even side reaches one pixel further up and to the left.
 
     Args:
         strength: h, in pixel values.
@@ -233,8 +234,9 @@ class _Rejection(Approximated, Rejecting):
 class _Agreement(torch.autograd.Function):
     """Mean logits as they are; where an image is rejected, their gradient is turned to the class nearest to agreement.
 
-    There a loss sees a tie and gains by all other classes alike, while the image is only accepted if all copies are taken
-    for one of them. What it gains by them goes to them in proportion to the softmax of the mean logits among them.
+    There a loss sees a tie and gains by all other classes alike, while the image is only accepted if all copies are
+    taken for one of them. What it gains by them goes to them in proportion to the softmax of the mean logits among
+    them.
     """
 
     @staticmethod
