@@ -43,16 +43,19 @@ class DeepFool(MinimalNormAttack):
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal(targeted=threat.targeted)
         best = Smallest(source, images, labels, threat.norm, goal)
-        iterates = images
+        iterates, logits = images.clone(), source.logits(images)
+        best.offer(images, logits)
         for _ in range(self.steps):
-            logits, plane = nearest_plane(source, iterates, labels, goal, classes=self.classes, norm=threat.norm)
-            fooled, _ = best.offer(iterates, logits)
-            # Asked once for all the gradients of a step; it ends the search where the last image has fallen.
-            if bool(best.found().all()):
+            rows = (~best.found()).nonzero().squeeze(1)
+            if not len(rows):
                 break
-            step = short_step_to_plane(iterates, plane, threat.norm)
-            ahead = (iterates + (1 + self.overshoot) * step).clamp_(0, 1)
-            iterates = torch.where(per_image(fooled, images), iterates, ahead)
+            points = iterates[rows]
+            logits[:, rows], plane = nearest_plane(
+                source, points, labels[rows], goal, classes=self.classes, norm=threat.norm
+            )
+            fooled, _ = best.offer(iterates, logits)
+            ahead = (points + (1 + self.overshoot) * short_step_to_plane(points, plane, threat.norm)).clamp_(0, 1)
+            iterates[rows] = torch.where(per_image(fooled[rows], points), points, ahead)
         best.offer(iterates, source.logits(iterates))
         best.shorten()
         return best.images

@@ -53,43 +53,45 @@ def nearest_plane(
     Returns:
         Logits ``(D, N, K)``, and the planes.
     """
-    logits, plane = _plane(source, points, labels, goal.shortfall)
     if goal.targeted:
-        return logits, plane
-    length = distance(points + step_to_plane(points, plane.slope, plane.value, norm), points, norm)
-    for rank in range(1, min(classes, logits.shape[-1] - 1)):
-        _, other = _plane(source, points, labels, _lead_over(rank))
-        step = step_to_plane(points, other.slope, other.value, norm)
-        of_other = distance(points + step, points, norm)
-        # A class that the box does not let the image reach is not near, however short the step.
-        at_end = other.value + (other.slope.double() * step.double()).flatten(1).sum(1)
-        nearer = (of_other < length) & (at_end.abs() <= 1e-3 * other.value.abs())
-        length = torch.where(nearer, of_other, length)
-        plane = Plane(
-            torch.where(per_image(nearer, points), other.slope, plane.slope),
-            torch.where(nearer, other.value, plane.value),
-        )
-    return logits, plane
+        logits, slope = source.gradient(points, labels, goal.shortfall)
+        value = goal.shortfall(logits.flatten(0, 1), labels.repeat(len(logits)))[:, None]
+        return logits, Plane(slope, _worst(value, logits)[0])
+    leads = _leads_over(classes)
+    logits, slopes = source.gradients(points, labels, leads)
+    values = _worst(leads(logits.flatten(0, 1), labels.repeat(len(logits))), logits)
+    steps = [_measured(points, slope, value, norm) for slope, value in zip(slopes, values, strict=True)]
+    lengths, ends = (torch.stack(found) for found in zip(*steps, strict=True))
+    # A class that the box does not let the image reach is not near, however short the step; the likeliest always counts.
+    near = ends.abs() <= 1e-3 * values.abs()
+    near[0] = True
+    nearest = torch.where(near, lengths, torch.inf).argmin(0)
+    rows = torch.arange(len(points), device=points.device)
+    return logits, Plane(slopes[nearest, rows], values[nearest, rows])
 
 
-def _plane(
-    source: GradientSource, points: Tensor, labels: Tensor, shortfall: Callable[[Tensor, Tensor], Tensor]
-) -> tuple[Tensor, Plane]:
-    logits, slope = source.gradient(points, labels, shortfall)
-    draws = len(logits)
-    value = shortfall(logits.flatten(0, 1), labels.repeat(draws)).view(draws, -1) + 2 * rounding(logits)
-    return logits, Plane(slope, value.double().amax(0))
+def _measured(points: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    """How long the step to each plane is ``(N,)``, and the linear model's value at its end ``(N,)``."""
+    step = step_to_plane(points, slope, value, norm)
+    at_end = value + (slope.double() * step.double()).flatten(1).sum(1)
+    return distance(points + step, points, norm), at_end
 
 
-def _lead_over(rank: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """The lead ``(M,)`` of the label over the class of this rank among the others, 0 being the largest."""
+def _worst(values: Tensor, logits: Tensor) -> Tensor:
+    """The largest ``(L, N)`` of any draw, of values ``(D N, L)`` of logits ``(D, N, K)``, and beyond rounding."""
+    by_draw = values.view(len(logits), -1, values.shape[1]) + 2 * rounding(logits).unsqueeze(-1)
+    return by_draw.double().amax(0).T
 
-    def lead(logits: Tensor, labels: Tensor) -> Tensor:
+
+def _leads_over(classes: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The leads ``(M, L)`` of the label over the L likeliest of the other classes, the likeliest first."""
+
+    def leads(logits: Tensor, labels: Tensor) -> Tensor:
         index = labels.unsqueeze(1)
         others = logits.scatter(1, index, -torch.inf).sort(dim=1, descending=True).values
-        return logits.gather(1, index).squeeze(1) - others[:, rank]
+        return logits.gather(1, index) - others[:, : min(classes, logits.shape[1] - 1)]
 
-    return lead
+    return leads
 
 
 def step_to_plane(points: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> Tensor:

@@ -126,19 +126,35 @@ class GradientSource(ABC):
         Raises:
             UserError: The model cuts its logits off from its input.
         """
-        self.forwards += self.cost * len(images)
-        self.backwards += self.cost * len(images)
-        logits, gradient = self._fitting_memory(images, lambda: self._gradient_in_pieces(images, labels, loss))
-        self._without_gradient += self._count_without_gradient(logits, labels, gradient)
-        return logits, gradient
+        logits, gradients = self.gradients(images, labels, lambda logits, labels: loss(logits, labels).unsqueeze(1))
+        return logits, gradients[0]
 
-    def _gradient_in_pieces(self, images: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+    def gradients(self, images: Tensor, labels: Tensor, losses: Loss) -> tuple[Tensor, Tensor]:
+        """Logits and the gradients of several losses, by one pass forward and one back for each; see :meth:`gradient`.
+
+        Args:
+            images: ``(N, C, H, W)``.
+            labels: ``(N,)`` or ``(N, m)``.
+            losses: L losses ``(M, L)`` of logits ``(M, K)`` and labels ``(M,)`` or ``(M, m)``.
+
+        Returns:
+            Logits ``(D, N, K)`` without a graph, and the gradients ``(L, N, C, H, W)``, of the same draws.
+
+        Raises:
+            UserError: The model cuts its logits off from its input.
+        """
+        logits, gradients = self._fitting_memory(images, lambda: self._gradients_in_pieces(images, labels, losses))
+        self.forwards += self.cost * len(images)
+        self.backwards += self.cost * len(images) * len(gradients)
+        self._without_gradient += self._count_without_gradient(logits, labels, gradients)
+        return logits, gradients
+
+    def _gradients_in_pieces(self, images: Tensor, labels: Tensor, losses: Loss) -> tuple[Tensor, Tensor]:
         low = self.precision == "bf16"
         pieces, gradients = [], []
         for rows, parts in self._cuts(images):
             leaf = images[rows].detach().requires_grad_()
-            gradient = torch.zeros_like(leaf)
-            of_slice = []
+            of_slice, found = [], []
             for draws in parts:
                 with torch.enable_grad():
                     with torch.autocast(leaf.device.type, torch.bfloat16, enabled=low):
@@ -149,19 +165,19 @@ class GradientSource(ABC):
                             "attack on its scores (square, nes, spsa) or on its decisions (hopskipjump)"
                         )
                     told = labels[rows].repeat(draws, *[1] * (labels.dim() - 1))
-                    value = loss(logits.flatten(0, 1).to(leaf.dtype), told).sum() / self.draws
-                gradient += torch.autograd.grad(value, leaf)[0]
+                    values = losses(logits.flatten(0, 1).to(leaf.dtype), told).sum(0) / self.draws
+                    found.append(_slopes(values, leaf))
                 of_slice.append(logits.detach())
             pieces.append(torch.cat(of_slice))
             # A root at 0 has no slope: its pixel stays where it is, and the other pixels go on.
-            gradients.append(gradient.nan_to_num_(0, 0, 0))
-        return torch.cat(pieces, dim=1), torch.cat(gradients)
+            gradients.append(sum(found[1:], start=found[0]).nan_to_num_(0, 0, 0))
+        return torch.cat(pieces, dim=1), torch.cat(gradients, dim=1)
 
-    def _count_without_gradient(self, logits: Tensor, labels: Tensor, gradient: Tensor) -> Tensor:
+    def _count_without_gradient(self, logits: Tensor, labels: Tensor, gradients: Tensor) -> Tensor:
         classes = labels if labels.dim() == 1 else labels[:, 0]
         margins = margin(logits, classes.expand(len(logits), -1))
         unfinished = ((margins <= 0) if self.targeted else (margins >= 0)).any(0)
-        return (unfinished & (gradient.flatten(1).abs().amax(1) == 0)).sum()
+        return (unfinished & (gradients.flatten(2).abs().amax(2) == 0)).sum()
 
     def _parts(self) -> list[int]:
         """The numbers of draws to take in each pass; they add up to all."""
@@ -178,6 +194,14 @@ class GradientSource(ABC):
         slices = max(1, math.ceil(len(images) / at_once))
         for index in range(slices):
             yield slice(index * len(images) // slices, (index + 1) * len(images) // slices), parts
+
+
+def _slopes(values: Tensor, leaf: Tensor) -> Tensor:
+    """The gradients ``(L, *leaf.shape)`` of L values of one graph, which is freed with the last."""
+    last = len(values) - 1
+    return torch.stack(
+        [torch.autograd.grad(value, leaf, retain_graph=index < last)[0] for index, value in enumerate(values.unbind())]
+    )
 
 
 class EOT(GradientSource):

@@ -84,6 +84,20 @@ def test_every_image_has_draws_of_its_own() -> None:
     assert stats.chisquare(counts.numpy()).pvalue > 1e-6
 
 
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_several_losses_cost_one_pass_forward_and_one_back_each(batch_size: int | None) -> None:
+    """The slopes of three logits over all paths are those of each alone, for a count of four passes an image and path."""
+    source, alone = Exact(Paths(), batch_size=batch_size), Exact(Paths(), batch_size=batch_size)
+    logits, gradients = source.gradients(IMAGES, LABELS, lambda logits, labels: logits[:, :3])
+    assert gradients.shape == (3, *IMAGES.shape)
+    for column in range(3):
+        expected, slope = alone.gradient(IMAGES, LABELS, lambda logits, labels, column=column: logits[:, column])
+        torch.testing.assert_close(logits, expected)
+        torch.testing.assert_close(gradients[column], slope)
+    assert (source.forwards, source.backwards) == (7 * 2.5, 3 * 7 * 2.5)
+    assert (alone.forwards, alone.backwards) == (3 * 7 * 2.5, 3 * 7 * 2.5)
+
+
 @pytest.mark.parametrize("batch_size", [None, 1, 2, 3, 7, 8, 100])
 def test_cutting_the_batch_changes_no_result_of_a_deterministic_model(batch_size: int | None) -> None:
     """Logits and gradient are those of one backward pass over the whole batch."""
