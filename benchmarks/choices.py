@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError, create_model
 
 from robustbench_cli.attacks import registry as attacks
+from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.draws import AskedDraws
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.method import Method, read_value
@@ -17,7 +18,20 @@ from robustbench_cli.benchmarks.subject import method_spec
 from robustbench_cli.benchmarks.suite import AttackChoice
 from robustbench_cli.benchmarks.suites.read import Member
 
-__all__ = ["attack_choices", "placed", "variants"]
+__all__ = ["attack_choices", "attack_kind", "placed", "variants"]
+
+
+def attack_kind(member: Member) -> type[Attack]:
+    """The class of an attack of a command or a suite.
+
+    Raises:
+        UserError: The name is unknown, or a command of its own runs it.
+    """
+    with placed(member.place):
+        if member.name == "reprogramming":
+            raise UserError("reprogramming has a task and a command of its own: give advdef reprogram --task NAME")
+        kind: type[Attack] = attacks.load(member.name)
+        return kind
 
 
 def attack_choices(
@@ -38,8 +52,8 @@ def attack_choices(
     Raises:
         UserError: The name or a parameter is unknown, or a value not allowed.
     """
+    kind = attack_kind(member)
     with placed(member.place):
-        kind = attacks.load(member.name)
         found = []
         for each in variants(kind, {**member.parameters, **(parameters or {})}):
             _, spec, surrogates = method_spec(attacks, member.name, each, named=named)

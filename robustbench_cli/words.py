@@ -9,12 +9,11 @@ from robustbench_cli.attacks.base.errors import UserError, did_you_mean
 from robustbench_cli.values import Setting
 
 if TYPE_CHECKING:
-    from robustbench_cli.attacks.base.attack import Attack
     from robustbench_cli.attacks.base.method import Method
     from robustbench_cli.benchmarks.cell import MethodSpec
     from robustbench_cli.benchmarks.suites.read import Member
 
-__all__ = ["attack_kinds", "defense_specs", "distribute", "members_named"]
+__all__ = ["defense_specs", "distribute", "members_named"]
 
 _EOT = "eot-"
 
@@ -72,19 +71,6 @@ def members_named(names: Iterable[str]) -> list[Member]:
         else Member(name=name.removeprefix(_EOT), eot=EOT_DRAWS)
         for name in names
     ]
-
-
-def attack_kinds(members: Sequence[Member]) -> dict[str, type[Attack]]:
-    """The classes of attacks, by name.
-
-    Raises:
-        UserError: A name is unknown.
-    """
-    from robustbench_cli.attacks import registry
-
-    if any(member.name == "reprogramming" for member in members):
-        raise UserError("reprogramming has a task and a command of its own: give advdef reprogram --task NAME")
-    return {member.name: registry.load(member.name) for member in members}
 
 
 def defense_specs(names: Iterable[str], parameters: Mapping[str, Mapping[str, Any]]) -> tuple[MethodSpec, ...]:

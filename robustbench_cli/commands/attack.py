@@ -85,13 +85,13 @@ def attack(
     Without a checkpoint the model is trained first, once, and kept in the cache folder. Without --attack: pgd, cw-pgd
     and cw, each adapted to the defense. What the store has already is not computed again.
     """
-    from robustbench_cli.benchmarks.choices import attack_choices
+    from robustbench_cli.benchmarks.choices import attack_choices, attack_kind
     from robustbench_cli.benchmarks.suite import Suite, usual_norm
     from robustbench_cli.benchmarks.suites.read import SuiteOfAttacks, read_suite
     from robustbench_cli.benchmarks.sweep import DEFAULT_ATTACKS, Part
     from robustbench_cli.running import attack_all, preparation, raise_failures, report_results
     from robustbench_cli.tables import require_place
-    from robustbench_cli.words import attack_kinds, distribute, members_named
+    from robustbench_cli.words import distribute, members_named
 
     if output is not None:
         require_place(output)
@@ -104,7 +104,7 @@ def attack(
         groups = named.groups
     else:
         groups = [SuiteOfAttacks(attacks=tuple(members_named(attacks or DEFAULT_ATTACKS)))]
-    kinds = attack_kinds([member for group in groups for member in group.attacks])
+    kinds = {member.name: attack_kind(member) for group in groups for member in group.attacks}
     if suite_name:
         norms = {name: kind.norms for name, kind in kinds.items()}
         groups = _knowing(groups, norm or "linf", norms)

@@ -44,8 +44,11 @@ def test_it_is_an_attack_among_others(advdef: Advdef, here: Path) -> None:
     told = json.loads(advdef("show", "attack", "reprogramming", "--format", "json").out)
     assert {each["name"] for each in told["parameters"]} == {"kernel", "shift", "epochs", "lr", "examples"}
     assert "1806.11146" in told["paper"]
-    ended = advdef("attack", "--attack", "reprogramming")
-    assert ended.code == 2
-    assert ended.err == (
-        "advdef: error: reprogramming has a task and a command of its own: give advdef reprogram --task NAME\n"
-    )
+    (here / "suite.yaml").write_text("attacks: [pgd,\n  reprogramming]")
+    where = "reprogramming has a task and a command of its own: give advdef reprogram --task NAME\n"
+    for words, place in (
+        (("attack", "--attack", "reprogramming"), ""),
+        (("sweep", "suite.yaml"), "suite.yaml, line 2: "),
+    ):
+        ended = advdef(*words)
+        assert (ended.code, ended.err) == (2, f"advdef: error: {place}{where}")
