@@ -15,12 +15,14 @@ export OMP_NUM_THREADS ?= 1
 PEERS := .peers
 PEERS_INSTALLED := $(PEERS)/.installed
 LIBRARIES := foolbox torchattacks adversarial-robustness-toolbox cleverhans
+# It needs what the others bring, and for its plots visdom, which no longer builds.
+WITHOUT_THEIRS := adv-lib
 COMPARE := -m robustbench_cli.benchmarks.comparison
 
-.PHONY: help demo test lint format types wheel benchmark peers autoattack clean
+.PHONY: help demo test lint format types wheel benchmark peers autoattack minimal-norm clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED)  ## go the whole way, from training to the table, in about a minute
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(BIN)/advdef demo
@@ -51,8 +53,12 @@ benchmark: $(INSTALLED)  ## measure what the attacks and defenses cost
 peers: $(PEERS_INSTALLED)  ## measure them beside Foolbox, torchattacks, ART and CleverHans
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) peers
 
-autoattack: $(PEERS_INSTALLED)  ## measure the standard suite beside torchattacks' AutoAttack
+autoattack: $(PEERS_INSTALLED)  ## measure the standard suite beside torchattacks' AutoAttack, and beside single attacks
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) autoattack
+	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) single
+
+minimal-norm: $(PEERS_INSTALLED)  ## measure the minimal-norm attacks beside Foolbox's, torchattacks' and adv_lib's
+	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) minimal-norm
 
 clean:  ## remove the virtual environments and what was built
 	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -63,11 +69,13 @@ define environment
 	@echo "advdef: setting up $(1) with $$($(PYTHON) --version) (a few minutes, once)" >&2
 	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir --constraint constraints.txt $(2)
-	@touch $@
 endef
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(call environment,$(VENV),--editable '.[dev]')
+	@touch $@
 
 $(PEERS_INSTALLED): pyproject.toml constraints.txt peers.txt
 	$(call environment,$(PEERS),--constraint peers.txt --editable . $(LIBRARIES))
+	$(call environment,$(PEERS),--constraint peers.txt --no-deps $(WITHOUT_THEIRS))
+	@touch $@

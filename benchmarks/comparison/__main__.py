@@ -23,7 +23,7 @@ from robustbench_cli.benchmarks.comparison.models import (
     test_images,
     trained,
 )
-from robustbench_cli.benchmarks.comparison.optimality import compare_minimal_norm
+from robustbench_cli.benchmarks.comparison.optimality import NORMS, compare_minimal_norm
 from robustbench_cli.benchmarks.comparison.peers import BATCH, LIBRARIES, AutoAttackBudget, CWBudget, PGDBudget
 from robustbench_cli.benchmarks.comparison.single import single_attacks, single_table
 from robustbench_cli.benchmarks.comparison.tables import markdown
@@ -54,8 +54,8 @@ def main() -> None:
         "what",
         choices=("costs", "peers", "autoattack", "single", "minimal-norm"),
         help="what ours cost; how they stand beside other libraries'; the standard suite beside torchattacks' AutoAttack, "
-        "and beside every single attack of torchattacks, Foolbox and ART; the minimal-norm attacks beside Foolbox's and "
-        "torchattacks'",
+        "and beside every single attack of torchattacks, Foolbox and ART; the minimal-norm attacks beside Foolbox's, "
+        "torchattacks' and adv_lib's",
     )
     parser.add_argument("--turns", type=int, default=3, help="times that a run is repeated whose time counts (3)")
     parser.add_argument("--images", type=int, default=500, help="test images for PGD and AutoAttack (500)")
@@ -68,8 +68,9 @@ def main() -> None:
         nargs="+",
         choices=AUTOATTACKED,
         default=AUTOATTACKED,
-        help="the models for AutoAttack and single attacks (all)",
+        help="the models, but for costs and peers (all)",
     )
+    parser.add_argument("--norms", nargs="+", choices=NORMS, default=NORMS, help="the norms for minimal norms (all)")
     given = parser.parse_args()
     threads = torch.get_num_threads()
     timed = "1 thread, processor seconds" if threads == 1 else f"{threads} threads, seconds of the clock"
@@ -81,7 +82,7 @@ def main() -> None:
     elif given.what == "single":
         compare_single(given.models, images=given.images)
     elif given.what == "minimal-norm":
-        compare_minimal_norm(images=given.cw_images)
+        compare_minimal_norm(given.models, given.norms, images=given.cw_images)
     else:
         compare_libraries(given.peers, images=given.images, cw_images=given.cw_images, turns=given.turns)
 

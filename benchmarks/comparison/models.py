@@ -36,7 +36,7 @@ SWITCHING, NOISE, DROPOUT = "hrs", "gaussian-noise", "defensive-dropout"
 _DEFENSES: dict[str, tuple[str, dict[str, Any]]] = {
     PLAIN: ("none", {}),
     ADVERSARIAL: (defenses.name_of(NoisyFGSM), {}),
-    SWITCHING: ("hrs", {"channels": [5, 5], "decision": "deterministic"}),
+    SWITCHING: ("hrs", {"channels": [2, 2], "decision": "deterministic"}),
     NOISE: ("gaussian-noise", {"decision": "deterministic"}),
     DROPOUT: ("defensive-dropout", {"decision": "deterministic"}),
 }

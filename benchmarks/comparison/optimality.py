@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks import registry
-from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.comparison.contest import distances
-from robustbench_cli.benchmarks.comparison.models import Examples, classified_right, test_images, trained
+from robustbench_cli.benchmarks.comparison.models import classified_right, test_images, trained
 from robustbench_cli.benchmarks.comparison.peers import Run, foolbox_run
 from robustbench_cli.benchmarks.comparison.tables import markdown
+from robustbench_cli.benchmarks.suites.read import read_suite
 
-__all__ = ["compare_minimal_norm", "local_optimality"]
+__all__ = ["NORMS", "compare_minimal_norm", "local_optimality"]
 
-NORMS: tuple[Norm, ...] = ("l2", "linf")
-OURS = ("ddn", "fmn", "cw", "fab-t")
-"""Our attacks; those that have the norm are taken together, too."""
+NORMS: tuple[Norm, ...] = ("l2", "linf", "l1", "l0")
+OURS = ("ddn", "fmn", "sigma-zero", "deepfool", "superdeepfool", "fab-t", "cw", "cw-linf")
+"""Our attacks, with their defaults."""
 
 STEPS = 100
-"""Gradients an image that the peers' DDN, FMN and FAB are given, FAB's for each class; ours have their defaults."""
+"""Gradients an image that the peers' attacks are given, FAB's for each class; those that say more get that."""
 
 
 def local_optimality(distances: Tensor, best: Tensor) -> float:
@@ -51,21 +54,51 @@ def local_optimality(distances: Tensor, best: Tensor) -> float:
     return float(1 - (area - least) / (accuracy * radius - least))
 
 
-def compare_minimal_norm(*, images: int) -> None:
+def compare_minimal_norm(models: Sequence[str], norms: Sequence[Norm], *, images: int) -> None:
     """Prints the distances of our minimal-norm attacks and of other libraries', and the local optimality of each."""
-    examples = test_images(2 * images)
-    for label, subject in trained().items():
-        model, right = subject.load(), classified_right(subject, examples, most=images)
-        for norm in NORMS:
-            ours = _ours(norm)
-            attacks = {**ours, **_peers(norm)}
-            found = {name: _distances(model, right, attack, norm) for name, attack in attacks.items()}
-            found["ours together"] = torch.stack([found[name] for name in ours]).amin(0)
+    examples = test_images(3 * images)
+    for label, subject in trained(models).items():
+        right = classified_right(subject, examples, most=images)
+        for norm in norms:
+            attacks = {**_ours(norm), **_foolbox(norm), **_torchattacks(norm), **_adv_lib(norm)}
+            found, passes = {}, {}
+            for name, attack in attacks.items():
+                model = Counted(subject.load()).eval()
+                torch.manual_seed(0)
+                perturbed = attack(model, right.images, right.labels).detach()
+                passes[name] = f"{model.passes / len(right):.0f}"
+                found[name] = distances(model, right, perturbed, norm)
+            members = [member.name for member in read_suite("minimal-norm").members if member.name in found]
+            found["suite minimal-norm"] = torch.stack([found[name] for name in members]).amin(0)
             print(f"\n{norm}, {label} model, {len(right)} images that it classifies right\n")
-            print(_table(found), flush=True)
+            print(_table(found, passes), flush=True)
 
 
-def _table(found: Mapping[str, Tensor]) -> str:
+class Counted(nn.Module):
+    """A model that counts what goes through it.
+
+    Attributes:
+        passes: Images so far, forward and back.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.passes = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The model's logits."""
+        logits: Tensor = self.model(images)
+        self._count(logits)
+        if logits.requires_grad:
+            logits.register_hook(self._count)
+        return logits
+
+    def _count(self, rows: Tensor) -> None:
+        self.passes += len(rows)
+
+
+def _table(found: Mapping[str, Tensor], passes: Mapping[str, str]) -> str:
     best = torch.stack(list(found.values())).amin(0)
     known = best.isfinite()
     rows = [
@@ -74,43 +107,85 @@ def _table(found: Mapping[str, Tensor]) -> str:
             f"{100 * lengths.isfinite().double().mean():.1f} %",
             f"{lengths.median():.4f}",
             f"{local_optimality(lengths[known], best[known]):.4f}",
+            passes.get(name, ""),
         )
         for name, lengths in found.items()
     ]
-    return markdown(("attack", "fooled", "median distance", "local optimality"), rows)
-
-
-def _distances(model: nn.Module, examples: Examples, attack: Run, norm: Norm) -> Tensor:
-    torch.manual_seed(0)
-    perturbed = attack(model, examples.images, examples.labels).detach()
-    return distances(model, examples, perturbed, norm)
+    return markdown(("attack", "fooled", "median distance", "local optimality", "passes an image"), rows)
 
 
 def _ours(norm: Norm) -> dict[str, Run]:
-    def run(attack: Attack) -> Run:
+    def run(name: str) -> Run:
+        attack = registry.load(name)()
         return lambda model, images, labels: attack(model, images, labels, norm=norm, batch_size=64)
 
-    return {name: run(registry.load(name)()) for name in OURS if norm in registry.load(name).norms}
+    return {name: run(name) for name in OURS if norm in registry.load(name).norms}
 
 
-def _peers(norm: Norm) -> dict[str, Run]:
-    """The attacks of Foolbox and torchattacks on the same norm."""
+def _foolbox(norm: Norm) -> dict[str, Run]:
+    from foolbox import attacks
+
+    named = {
+        "l2": {
+            "FMN": attacks.L2FMNAttack(steps=STEPS),
+            "DeepFool": attacks.L2DeepFoolAttack(),
+            "DDN": attacks.DDNAttack(steps=STEPS),
+        },
+        "linf": {"FMN": attacks.LInfFMNAttack(steps=STEPS), "DeepFool": attacks.LinfDeepFoolAttack()},
+        "l1": {
+            "FMN": attacks.L1FMNAttack(steps=STEPS),
+            "EAD": attacks.EADAttack(binary_search_steps=5, steps=10 * STEPS),
+        },
+        "l0": {"FMN": attacks.L0FMNAttack(steps=STEPS)},
+    }
+    return {f"Foolbox {name}": foolbox_run(attack, eps=None) for name, attack in named[norm].items()}
+
+
+def _torchattacks(norm: Norm) -> dict[str, Run]:
     import torchattacks
-    from foolbox.attacks import DDNAttack, L2DeepFoolAttack, L2FMNAttack, LinfDeepFoolAttack, LInfFMNAttack
+
+    known = {"l2": "L2", "linf": "Linf"}
 
     def fab(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         # Wide enough for any image to be kept.
-        attack = torchattacks.FAB(
-            model, norm={"l2": "L2", "linf": "Linf"}[norm], eps=100.0, steps=STEPS, multi_targeted=True, n_classes=10
-        )
+        attack = torchattacks.FAB(model, norm=known[norm], eps=1e4, steps=STEPS, multi_targeted=True, n_classes=10)
         found: Tensor = attack(images, labels)
         return found
 
-    if norm == "linf":
-        named = {"FMN": LInfFMNAttack(steps=STEPS), "DeepFool": LinfDeepFoolAttack()}
-    else:
-        named = {"FMN": L2FMNAttack(steps=STEPS), "DeepFool": L2DeepFoolAttack(), "DDN": DDNAttack(steps=STEPS)}
-    return {
-        **{f"Foolbox {name}": foolbox_run(attack, eps=None) for name, attack in named.items()},
-        "torchattacks FAB-T": fab,
+    return {"torchattacks FAB-T": fab} if norm in known else {}
+
+
+def _adv_lib(norm: Norm) -> dict[str, Run]:
+    # It asks for visdom, whose plots nobody wants here, as soon as it is imported.
+    sys.modules.setdefault("visdom", ModuleType("visdom"))
+    from adv_lib import attacks
+
+    order = {"l2": 2, "linf": float("inf"), "l1": 1, "l0": 0}[norm]
+    of_any: dict[str, tuple[Any, dict[str, Any]]] = {"FMN": (attacks.fmn, {"norm": order, "steps": STEPS})}
+    long = {"num_steps": 5 * STEPS}
+    by_norm: dict[Norm, dict[str, tuple[Any, dict[str, Any]]]] = {
+        "l2": {
+            "DDN": (attacks.ddn, {"steps": STEPS, "levels": None}),
+            "DeepFool": (attacks.df, {"steps": STEPS}),
+            "SuperDeepFool": (attacks.sdf, {"steps": STEPS}),
+            "ALMA": (attacks.alma, {**long, "distance": "l2"}),
+            "PDGD": (attacks.pdgd, long),
+            "trust region": (attacks.tr, {"p": 2, "adaptive": True}),
+        },
+        "linf": {
+            "DeepFool": (attacks.df, {"steps": STEPS, "norm": order}),
+            "PDPGD": (attacks.pdpgd, {**long, "norm": order}),
+            "trust region": (attacks.tr, {"p": order, "adaptive": True}),
+        },
+        "l1": {"ALMA": (attacks.alma, {**long, "distance": "l1"}), "PDPGD": (attacks.pdpgd, {**long, "norm": order})},
+        "l0": {
+            "sigma-zero": (attacks.sigma_zero, {"num_steps": STEPS}),
+            "sigma-zero, 1,000 steps": (attacks.sigma_zero, {"num_steps": 10 * STEPS}),
+            "PDPGD": (attacks.pdpgd, {**long, "norm": order}),
+        },
     }
+
+    def run(call: Any, options: Mapping[str, Any]) -> Run:
+        return lambda model, images, labels: call(model, images, labels, **options)
+
+    return {f"adv_lib {name}": run(*given) for name, given in {**of_any, **by_norm[norm]}.items()}

@@ -21,7 +21,9 @@ def test_the_environment_holds_every_peer() -> None:
     listed = re.search(r"^LIBRARIES := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert listed is not None
     assert set(listed[1].split()) == peers
-    assert peers <= {line.partition("==")[0] for line in (ROOT / "peers.txt").read_text().splitlines()}
+    apart = re.search(r"^WITHOUT_THEIRS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert apart is not None
+    assert peers | {*apart[1].split()} <= {line.partition("==")[0] for line in (ROOT / "peers.txt").read_text().splitlines()}
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
