@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from operator import getitem
 from typing import Any, Literal, Self
 
@@ -189,7 +189,7 @@ class Cell(BaseModel):
         False, description="whether that cell is of another attack, which leaves its images to this one"
     )
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The content hash: 20 hexadecimal digits of the sha256 of the versioned canonical JSON.
 
@@ -204,6 +204,13 @@ class Cell(BaseModel):
         content |= {"attack": self.attack.identity, "defenses": [defense.identity for defense in self.defenses]}
         canonical = json.dumps({"version": 1, **content}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:20]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, with the ``update`` in its fields: another cell where that changes what is computed."""
+        copied = super().model_copy(update=update, deep=deep)
+        # Pydantic copies what has been computed with the fields.
+        copied.__dict__.pop("id", None)
+        return copied
 
     @property
     def attack_label(self) -> str:

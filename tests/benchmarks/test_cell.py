@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from fractions import Fraction
 from typing import Any
 
@@ -136,3 +137,15 @@ def test_numbers_that_only_a_program_would_write_are_refused(words: str) -> None
     """What Python reads and a person misreads is no radius: underscores, hexadecimals, digits of other scripts."""
     with pytest.raises(UserError, match="give a number or a fraction"):
         parse_eps(words)
+
+
+def test_a_copy_has_its_own_identity(make_cell: MakeCell) -> None:
+    """Also where that of the original has been asked for; they are equal where their fields are."""
+    cell = make_cell()
+    first = cell.id
+    other = cell.model_copy(update={"seed": 1})
+    assert other.id == make_cell(seed=1).id != first
+    assert other == make_cell(seed=1)
+    assert cell.model_dump() == make_cell().model_dump()
+    assert cell.model_copy() == cell
+    assert pickle.loads(pickle.dumps(cell)) == cell
