@@ -176,16 +176,17 @@ def attack_all(
         console.note(f"{len(jobs) - len(todo)} of {len(jobs)} cells are in {common.store} already")
     cells = shown.add("cells", total=len(todo)) if todo else None
     running: dict[str, console.Task] = {}
-    left = _TimeLeft(todo)
+    left = _Pace(todo)
     failures: list[Failure] = []
     computed: dict[str, Result] = {}
 
     def finished(job: Job, outcome: Result | Failure) -> None:
-        if cells is not None:
-            cells.advance()
         if job.cell.id in running:
             running.pop(job.cell.id).remove()
-        left.finished(job)
+        left.finished(job, outcome)
+        if cells is not None:
+            cells.advance()
+            cells.update(text=f"cells, {left.rate:,.0f} passes/s")
         if isinstance(outcome, Failure):
             failures.append(outcome)
             shown.finished(f"{cell_words(job)}: failed: {outcome.error}{left}")
@@ -224,8 +225,8 @@ def attack_all(
     return results, failures
 
 
-class _TimeLeft:
-    """How long the cells that are left will take, from those that are done: of the same attack, where there are any.
+class _Pace:
+    """How fast cells are computed, and how long those that are left will take: as the same attack's took, where any is done.
 
     As text, the end of a line: how many are done, and that time.
 
@@ -239,9 +240,12 @@ class _TimeLeft:
         self._done: Counter[str] = Counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._began = self._latest = time.monotonic()
+        self._passes = 0
 
-    def finished(self, job: Job) -> None:
+    def finished(self, job: Job, outcome: Result | Failure) -> None:
         """One is done."""
+        # Of a failure nobody knows.
+        self._passes += getattr(outcome, "forwards", 0) + getattr(outcome, "backwards", 0)
         now = time.monotonic()
         name = job.cell.attack.name
         self._left[name] -= 1
@@ -249,6 +253,11 @@ class _TimeLeft:
         # Of several that run at once, each counts for its share.
         self._seconds[name] += now - self._latest
         self._latest = now
+
+    @property
+    def rate(self) -> float:
+        """Passes a second, of all processes together."""
+        return self._passes / max(self._latest - self._began, 1e-3)
 
     def __str__(self) -> str:
         done = self._done.total()
@@ -288,7 +297,8 @@ def cell_words(job: Job) -> str:
     cell = job.cell
     radius = f" eps {job.eps}" if job.eps else ""
     eot = f" eot {cell.eot}" if cell.eot != 1 else ""
-    return f"{cell.defense} {cell.attack_label} {cell.norm}{radius}{eot}"
+    seed = f" seed {cell.seed}" if cell.seed else ""
+    return f"{cell.defense} {cell.attack_label} {cell.norm}{radius}{eot}{seed}"
 
 
 def report_results(

@@ -36,7 +36,7 @@ def run(
         devices: A torch device for each process; a device may be named several times.
         finished: Called with each job's stored result or failure.
         progress: Called during a job with the number of images done, when it begins with 0.
-        timeout: Seconds after which a job is given up.
+        timeout: Seconds after which a job that has begun is given up.
 
     Raises:
         UserError: The store cannot be read or written.
@@ -90,7 +90,7 @@ class _Process:
         self.timeout = timeout
         self._device = device
         self._started: tuple[multiprocessing.process.BaseProcess, Connection[Job, _Said]] | None = None
-        self._began = 0.0
+        self._began: float | None = None
 
     @property
     def connection(self) -> Connection[Job, _Said]:
@@ -107,7 +107,7 @@ class _Process:
 
     def give(self, job: Job) -> None:
         """Lets it compute a job."""
-        self.job, self._began = job, time.monotonic()
+        self.job, self._began = job, None
         self.connection.send(job.model_copy(update={"device": self._device}))
 
     def hear(self) -> tuple[Job, _Said]:
@@ -118,13 +118,16 @@ class _Process:
             said = self.connection.recv()
         except (EOFError, OSError):
             return self.give_up("its process was killed, maybe for want of memory: give a smaller --batch-size")
-        if not isinstance(said, int):
+        if isinstance(said, int):
+            # A process takes seconds to start, which are not the job's.
+            self._began = self._began or time.monotonic()
+        else:
             self.job = None
         return job, said
 
     def is_late(self) -> bool:
         """Whether its job has taken too long."""
-        return self.timeout is not None and time.monotonic() - self._began > self.timeout
+        return self.timeout is not None and self._began is not None and time.monotonic() - self._began > self.timeout
 
     def give_up(self, reason: str) -> tuple[Job, _Said]:
         """Ends the process, and publishes that its job failed."""

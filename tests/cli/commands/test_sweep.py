@@ -90,7 +90,12 @@ def test_what_is_there_is_left_computed_again_or_refused(advdef: Advdef, suite: 
     ended = advdef("sweep", "suite.yaml", "--existing", "error")
     assert (ended.code, ended.out) == (2, "")
     assert "1 of 2 cells are in advdef-runs already" in ended.err
-    assert advdef("sweep", "suite.yaml", "--existing", "rerun").code == 0
+    ended = advdef("sweep", "suite.yaml", "--existing", "rerun")
+    assert ended.code == 0
+    assert [line.partition(":")[0] for line in ended.err.splitlines() if "clean" in line] == [
+        "none fgsm linf eps 0.1",
+        "none fgsm linf eps 0.1 seed 1",
+    ]
     now = {result.cell.id: result for result in Store(here / "advdef-runs").results()}
     assert len(now) == 2
     again = now[kept.cell.id]
