@@ -49,7 +49,8 @@ class SuperDeepFool(MinimalNormAttack):
             fooled, success = best.offer(iterates, logits)
             step = short_step_to_plane(iterates, plane, "l2")
             ahead = iterates + (1 + self.overshoot) * step
-            back = images + step_to_plane(images, plane.slope, plane.value_at(images, iterates), "l2")
+            orthogonal = images + step_to_plane(images, plane.slope, plane.value_at(images, iterates), "l2")
+            back = (iterates + orthogonal) / 2
             # Fooled by a sample of the draws, but not often enough in a row: the same point is asked again.
             stay = per_image(fooled & ~success, images)
             moved = torch.where(per_image(success, images), back, ahead).clamp_(0, 1)
