@@ -51,18 +51,23 @@ def run(
         timeout: Seconds after which a job is given up.
 
     Raises:
-        UserError: Ray is not installed, or the store cannot be read or written.
+        UserError: Ray is not installed or does not answer, or the store cannot be read or written.
     """
     ray = _ray()
     ours = not ray.is_initialized()
     if ours:
         address = os.environ.get("RAY_ADDRESS")
-        ray.init(
-            num_cpus=None if address else processes,
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        try:
+            ray.init(
+                num_cpus=None if address else processes,
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except ConnectionError as error:
+            raise UserError(
+                f"no Ray at RAY_ADDRESS={address}: {one_line(error)}; name one, or none for one here"
+            ) from None
     schedule, tasks = Schedule(jobs), _tasks(ray, per_gpu)
     running: dict[Any, _Running] = {}
     try:

@@ -176,6 +176,19 @@ def test_a_store_that_cannot_be_used_ends_the_run(engine: Engine, jobs: MakeJobs
         run(engine, [job])
 
 
+def test_a_cluster_that_does_not_answer_is_named(jobs: MakeJobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line."""
+
+    def refused(**given: Any) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster at 192.0.2.1:6379")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refused)
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+    with pytest.raises(UserError, match=r"no Ray at RAY_ADDRESS=192.0.2.1:6379: ConnectionError: Failed"):
+        run(on_ray.run, jobs(spec("fgsm")))
+
+
 def test_no_process_is_left_behind(jobs: MakeJobs, own: Callable[[str], Any]) -> None:
     """Also when the run is interrupted in the middle of a job."""
     running = jobs(spec("fgsm"), own("Hangs"))
