@@ -1,32 +1,41 @@
-"""Kills processes that share a store at random moments, and looks whether anything of their work is lost or wrong.
+"""Disturbs sweeps in every way that servers know, and looks whether anything of their work is lost or wrong.
 
-    python tests/faults.py --kills 50 --processes 4
+    python tests/faults.py --kills 50 --processes 4 --times 10
 
-Each round is a sweep from the training of its models on, by several processes on one store and one cache folder. One of
-them is killed (SIGKILL) after a random while, and another takes its place, until enough have been killed; then they are
-let live. Every cell has to be there once, with the outcomes of a run that nobody disturbed.
+Each fault comes, again and again, over a sweep at a random moment, and the sweep has to end as it should. Then the fault
+goes away, and the same command goes on: every file that was stored must still be there, byte for byte, and every cell
+must be there once, with the outcomes of a sweep that nobody disturbed. What came of it is printed as a table.
+
+The faults of a file system are made where Python asks for a file of the store, in the process that they are to hit.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
+import itertools
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks import overview, sweep, worker  # noqa: F401 - imported once for all processes
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.store import Store
 from robustbench_cli.main import main
 
-SUITE = """
+KILLED = """
 dataset: digits
 n: {images}
 defenses: [none, gaussian-noise]
@@ -36,46 +45,99 @@ seeds: {seeds}
 train: {{epochs: 2}}
 """
 
+FAULTY = """
+dataset: digits
+n: 20
+defenses: {checkpoint: model.safetensors}
+attacks: [fgsm, {name: pgd, steps: 5}, {name: fmn, steps: 5}, 'own.py:Noted']
+eps: [0.05, 0.1]
+seeds: [0, 1]
+"""
 
-def start(folder: Path, name: str, number: int) -> int:
-    """A process that sweeps the suite into the store ``name``; its identity."""
+OWN = """
+import os, time
+from robustbench_cli.attacks.fgsm import FGSM
+
+class Noted(FGSM):
+    def run(self, source, images, labels, threat, random):
+        with open("notes", "a") as notes:
+            notes.write(f"{float(threat.eps.max())} {int(random.integers(2**30)[0])}\\n")
+        time.sleep(float(os.environ.get("LASTS", 0)))
+        if os.path.exists("hang"):
+            os.remove("hang")
+            time.sleep(600)
+        return super().run(source, images, labels, threat, random)
+"""
+"""An attack of which is known how often it was run on what, which takes as long as it is told to, or hangs once."""
+
+Asked = Callable[[str, str], None]
+"""Called with whether a file of a store is about to be read, written or removed, and which; it may wait, or raise what the
+file system would."""
+
+
+@dataclass
+class Ended:
+    """How a sweep ended: its exit code, and what it wrote to stderr."""
+
+    code: int
+    lines: list[str]
+
+
+@dataclass
+class Row:
+    """What came of a fault."""
+
+    fault: str
+    times: int
+    ended: str
+    cells: int
+
+
+def start(folder: Path, store: str, *words: str, asked: Asked | None = None, lasts: float = 0.0) -> int:
+    """A process that sweeps ``suite.yaml`` in a folder; its identity. What it says goes to ``PROCESS.log``.
+
+    This process computes nothing, since a copy of one that has does not wake its threads.
+
+    Args:
+        folder: The folder.
+        store: The name of the store in it, and of the cache folder.
+        words: Those of another command.
+        asked: Told of the files of the store that it asks for.
+        lasts: Seconds that the noted attack takes.
+    """
     process = os.fork()
     if process:
         return process
-    os.environ["XDG_CACHE_HOME"] = str(folder / f"{name}-cache")
-    log = os.open(folder / f"{name}-{number}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.chdir(folder)
+    os.environ |= {"XDG_CACHE_HOME": str(folder / f"{store}-cache"), "LASTS": str(lasts)}
+    # One that hangs is a fault too.
+    signal.alarm(300)
+    # A shell that has started this in the background has it ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    log = os.open(f"{os.getpid()}.log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os._exit(main(["sweep", str(folder / "suite.yaml"), "--store", str(folder / name)]))
+    if asked is not None:
+        sys.addaudithook(_told(asked, store))
+    os._exit(main([*(words or ("sweep", "suite.yaml")), "--store", store]))
 
 
-def disturbed(folder: Path, name: str, *, processes: int, kills: int, pause: float, chance: random.Random) -> int:
-    """A round: how many were killed before the sweep was done."""
-    alive: set[int] = set()
-    killed = started = 0
-    done = False
-    while not done and killed < kills:
-        while len(alive) < processes:
-            alive.add(start(folder, name, started))
-            started += 1
-        time.sleep(chance.uniform(0, pause))
-        for process in list(alive):
-            ended, status = os.waitpid(process, os.WNOHANG)
-            if ended:
-                alive.discard(process)
-                require(status == 0, f"a process ended with {os.waitstatus_to_exitcode(status)}")
-                done = True
-        if not done:
-            victim = chance.choice(sorted(alive))
-            os.kill(victim, signal.SIGKILL)
-            os.waitpid(victim, 0)
-            alive.discard(victim)
-            killed += 1
-    alive.add(start(folder, name, started))
-    for process in alive:
-        status = os.waitpid(process, 0)[1]
-        require(status == 0, f"a process ended with {os.waitstatus_to_exitcode(status)}")
-    return killed
+def _told(asked: Asked, store: str) -> Callable[[str, tuple[Any, ...]], None]:
+    def hook(event: str, given: tuple[Any, ...]) -> None:
+        if event not in {"open", "os.mkdir", "os.rename", "os.remove", "os.utime"}:
+            return
+        path = os.fsdecode(given[0]) if isinstance(given[0], str | bytes | os.PathLike) else ""
+        if path.startswith(store):
+            reads = event == "open" and not given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            asked("read" if reads else "remove" if event == "os.remove" else "write", path)
+
+    return hook
+
+
+def end(folder: Path, process: int) -> Ended:
+    """How a process ends."""
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return Ended(code, (folder / f"{process}.log").read_text().splitlines())
 
 
 def compare(store: Store, reference: Store) -> int:
@@ -92,44 +154,300 @@ def compare(store: Store, reference: Store) -> int:
     return len(found)
 
 
+def stored(store: Path) -> dict[Path, bytes]:
+    """The results in a store, those of searches among them, to the last byte."""
+    return {path: path.read_bytes() for path in store.glob("**/cells/*.json") if ".failed." not in path.name}
+
+
 def require(holds: bool, words: str) -> None:
     """Ends the program where something does not hold."""
     if not holds:
         sys.exit(f"faults: {words}")
 
 
-def run(*, kills: int, processes: int, images: int, seeds: int, pause: float, seed: int) -> str:
-    """The rounds; what they came to, in a line."""
+class Faults:
+    """Every fault, each a method that gives its row of the table.
+
+    Args:
+        folder: An empty one.
+        times: How often each fault comes.
+        chance: Chooses the moments.
+    """
+
+    def __init__(self, folder: Path, times: int, chance: random.Random) -> None:
+        self.folder = folder
+        self.times = times
+        self.chance = chance
+        (folder / "own.py").write_text(OWN)
+        (folder / "suite.yaml").write_text(FAULTY)
+        for name, seed in (("model", "0"), ("other", "1")):
+            words = ("train", "--epochs", "4", "--seed", seed, "-o", f"{name}.safetensors")
+            self.ended("model", start(folder, "model", *words), code=0)
+        self.ended("alone", start(folder, "alone"), code=0)
+        self.asked = self._asked_of_the_store()
+
+    def _asked_of_the_store(self) -> int:
+        """How many files a sweep writes."""
+        count = self.folder / "asked"
+
+        def asked(what: str, path: str) -> None:
+            if what == "write":
+                with count.open("a") as file:
+                    file.write(".")
+
+        self.ended("asked-store", start(self.folder, "asked-store", asked=asked), code=0)
+        return len(count.read_text())
+
+    def ended(self, store: str, process: int, *, code: int, line: str = "") -> Ended:
+        """How a process has ended, which is as it should."""
+        ended = end(self.folder, process)
+        told = "\n".join(ended.lines)
+        require(ended.code == code, f"{store}: a sweep ended with {ended.code} and not with {code}:\n{told}")
+        require("Traceback" not in told, f"{store}: a sweep ended with a traceback:\n{told}")
+        require(line in told, f"{store}: nobody was told that '{line}':\n{told}")
+        return ended
+
+    def goes_on(self, store: str) -> int:
+        """The same command once more, without the fault: the number of cells, when all is there as it should be."""
+        before = stored(self.folder / store)
+        self.ended(store, start(self.folder, store), code=0)
+        after = stored(self.folder / store)
+        require(all(after.get(path) == content for path, content in before.items()), f"{store}: a result was lost")
+        return compare(Store(self.folder / store), Store(self.folder / "alone"))
+
+    def disk_full(self) -> Row:
+        cells = 0
+        for number in range(self.times):
+            store = f"full-{number}"
+            left = self.chance.randrange(self.asked // 2)
+
+            def asked(what: str, path: str) -> None:
+                nonlocal left
+                left -= what == "write"
+                if what == "write" and left < 0:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+            self.ended(store, start(self.folder, store, asked=asked), code=2, line="No space left on device")
+            cells += self.goes_on(store)
+        return Row("disk full", self.times, "2, one line", cells)
+
+    def read_only(self) -> Row:
+        def asked(what: str, path: str) -> None:
+            if what != "read":
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+        cells = 0
+        for number in range(self.times):
+            store = f"read-only-{number}"
+            shutil.copytree(self.folder / "alone", self.folder / store)
+            for path in self.chance.sample(sorted((self.folder / store / "cells").glob("*.json")), 4):
+                path.unlink()
+            before = stored(self.folder / store)
+            self.ended(store, start(self.folder, store, asked=asked), code=2, line="Read-only file system")
+            require(stored(self.folder / store) == before, f"{store}: changed")
+            status = self.ended(
+                store, start(self.folder, store, "sweep", "suite.yaml", "--status", asked=asked), code=0
+            )
+            require(status.lines[0] == "16 cells: 12 done, 4 missing", f"{store}: {status.lines}")
+            cells += self.goes_on(store)
+        return Row("store read-only", self.times, "2, one line; --status works", cells)
+
+    def slow_file_system(self) -> Row:
+        def asked(what: str, path: str) -> None:
+            time.sleep(0.01 * random.random())
+
+        cells = 0
+        for number in range(self.times):
+            store = f"slow-{number}"
+            cells += self._two_share(store, asked=asked)
+        return Row("slow file system, 2 processes", self.times, "0, no cell run twice", cells)
+
+    def clock_jumps(self) -> Row:
+        cells = 0
+        for number in range(self.times):
+            store = f"clock-{number}"
+
+            def jump(store: str = store) -> None:
+                for path in (self.folder / store / "claims").glob("[!.]*"):
+                    then = time.time() + self.chance.choice([-1, 1]) * self.chance.uniform(0, 1e6)
+                    try:
+                        os.utime(path, (then, then))
+                    except FileNotFoundError:
+                        continue
+
+            cells += self._two_share(store, lasts=0.3, meanwhile=jump)
+        return Row("clocks jump, 2 processes", self.times, "0, no cell run twice", cells)
+
+    def _two_share(
+        self,
+        store: str,
+        *,
+        asked: Asked | None = None,
+        lasts: float = 0.0,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Two processes on one store, of which none does what the other one does; the number of cells."""
+        notes = self.folder / "notes"
+        notes.unlink(missing_ok=True)
+        alive = {start(self.folder, store, asked=asked, lasts=lasts) for _ in range(2)}
+        for process in alive:
+            while not os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                meanwhile()
+                time.sleep(0.02)
+            self.ended(store, process, code=0)
+        twice = [line for line, times in Counter(notes.read_text().splitlines()).items() if times > 1]
+        require(not twice, f"{store}: {len(twice)} cells were run twice")
+        return self.goes_on(store)
+
+    def changed_checkpoint(self) -> Row:
+        cells = 0
+        for number in range(self.times):
+            store = f"checkpoint-{number}"
+            shutil.copy(self.folder / "model.safetensors", self.folder / "kept")
+
+            def asked(what: str, path: str) -> None:
+                # The first claim: all cells are known by then, and no model is loaded.
+                if "/claims/" in path:
+                    shutil.copy(self.folder / "other.safetensors", self.folder / "model.safetensors")
+
+            ended = self.ended(store, start(self.folder, store, asked=asked), code=3, line="has changed")
+            require(sum("advdef: error: cell" in line for line in ended.lines) == 16, f"{store}: {ended.lines}")
+            require(not stored(self.folder / store), f"{store}: a cell of another model")
+            shutil.move(self.folder / "kept", self.folder / "model.safetensors")
+            cells += self.goes_on(store)
+        return Row("checkpoint changed under way", self.times, "3, a line a cell", cells)
+
+    def hanging_worker(self) -> Row:
+        # Each starts processes of its own, which takes seconds.
+        times = min(self.times, 3)
+        cells = 0
+        for number in range(times):
+            store = f"hang-{number}"
+            (self.folder / "hang").touch()
+            process = start(self.folder, store, "sweep", "suite.yaml", "--timeout", "10")
+            ended = self.ended(store, process, code=3, line="it took longer than 10 s")
+            require(sum("advdef: error: cell" in line for line in ended.lines) == 1, f"{store}: {ended.lines}")
+            cells += self.goes_on(store)
+        return Row("worker hangs, --timeout", times, "3, a line a cell", cells)
+
+    def flipped_bit(self) -> Row:
+        cells = 0
+        for number in range(self.times):
+            store = f"bit-{number}"
+            shutil.copytree(self.folder / "alone", self.folder / store)
+            damaged = self.chance.choice(sorted((self.folder / store / "cells").iterdir()))
+            content = bytearray(damaged.read_bytes())
+            content[self.chance.randrange(len(content))] ^= 1 << self.chance.randrange(8)
+            damaged.write_bytes(content)
+            result = f"{damaged.name.partition('.')[0]}.json"
+            ended = self.ended(store, start(self.folder, store), code=3, line=f"remove {store}/cells/{result} to run")
+            require(sum("advdef: error" in line for line in ended.lines) == 1, f"{store}: {ended.lines}")
+            require(
+                len([*Store(self.folder / store).results(damaged=lambda _: None)]) == 15, f"{store}: others are gone"
+            )
+            (self.folder / store / "cells" / result).unlink()
+            cells += self.goes_on(store)
+        return Row("bit flipped in a cell's file", self.times, "3, names the file", cells)
+
+    def signals(self) -> Row:
+        cells = 0
+        for number in range(2 * self.times):
+            store = f"signal-{number}"
+            process = start(self.folder, store, lasts=0.1)
+            while not (self.folder / store / "claims").exists():
+                time.sleep(0.01)
+            time.sleep(self.chance.uniform(0, 0.5))
+            os.kill(process, (signal.SIGINT, signal.SIGTERM)[number % 2])
+            self.ended(
+                store, process, code=130, line=f"the same command goes on: advdef sweep suite.yaml --store {store}"
+            )
+            cells += self.goes_on(store)
+        return Row("SIGINT, SIGTERM", 2 * self.times, "130, how to go on", cells)
+
+    def rows(self) -> Iterator[Row]:
+        """All of them."""
+        faults = (
+            self.disk_full,
+            self.read_only,
+            self.slow_file_system,
+            self.clock_jumps,
+            self.changed_checkpoint,
+            self.hanging_worker,
+            self.flipped_bit,
+            self.signals,
+        )
+        return (fault() for fault in faults)
+
+
+def killed(folder: Path, *, kills: int, processes: int, pause: float, chance: random.Random) -> Row:
+    """Kills processes that share a store and a cache folder, from the training of the models on, and starts others."""
+    begun = start(folder, "alone")
+    require(end(folder, begun).code == 0, "a sweep that nobody disturbed has failed")
+    done = rounds = cells = left = 0
+    while done < kills:
+        store = f"round-{rounds}"
+        done += _disturbed(folder, store, processes=processes, kills=kills - done, pause=pause, chance=chance)
+        rounds += 1
+        cells += compare(Store(folder / store), Store(folder / "alone"))
+        left += len(Store(folder / store).leftovers(older_than=0))
+    return Row(f"SIGKILL, {processes} processes", done, f"{left} files half-written, none read", cells)
+
+
+def _disturbed(folder: Path, store: str, *, processes: int, kills: int, pause: float, chance: random.Random) -> int:
+    """A round: how many were killed before the sweep was done."""
+    alive: set[int] = set()
+    killed = 0
+    done = False
+    while not done and killed < kills:
+        while len(alive) < processes:
+            alive.add(start(folder, store))
+        time.sleep(chance.uniform(0, pause))
+        for process in list(alive):
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                alive.discard(process)
+                require(status == 0, f"a process ended with {os.waitstatus_to_exitcode(status)}")
+                done = True
+        if not done:
+            victim = chance.choice(sorted(alive))
+            os.kill(victim, signal.SIGKILL)
+            os.waitpid(victim, 0)
+            alive.discard(victim)
+            killed += 1
+    alive.add(start(folder, store))
+    for process in alive:
+        require(end(folder, process).code == 0, f"{store}: a process that was let live has failed")
+    return killed
+
+
+def run(*, kills: int, processes: int, images: int, seeds: int, pause: float, times: int, seed: int) -> Iterator[str]:
+    """All faults; what came of them, line by line of a table."""
     chance = random.Random(seed)
+    # A copy of a process has none of its threads.
+    torch.set_num_threads(1)
+    # What every process needs, so that none of them spends its life on imports.
+    load_dataset("digits").split("train")
+    yield "| fault | times | ended with | cells, each there once and as undisturbed |"
+    yield "| --- | --- | --- | --- |"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        (folder / "suite.yaml").write_text(SUITE.format(images=images, seeds=list(range(seeds))))
-        # What every process needs, so that none of them spends its life on imports.
-        load_dataset("digits").split("train")
-        disturbed(folder, "alone", processes=1, kills=0, pause=pause, chance=chance)
-        killed = rounds = cells = half_written = 0
-        began = time.monotonic()
-        while killed < kills:
-            name = f"round-{rounds}"
-            killed += disturbed(folder, name, processes=processes, kills=kills - killed, pause=pause, chance=chance)
-            rounds += 1
-            try:
-                cells += compare(Store(folder / name), Store(folder / "alone"))
-            except UserError as error:
-                sys.exit(f"faults: {error}")
-            half_written += len(Store(folder / name).leftovers(older_than=0))
-    return (
-        f"{killed} kills in {rounds} rounds of {processes} processes: {cells} cells, each there once and as undisturbed; "
-        f"{half_written} files left half-written, none of them read; {time.monotonic() - began:.0f} s"
-    )
+        (folder / "kills").mkdir()
+        (folder / "kills" / "suite.yaml").write_text(KILLED.format(images=images, seeds=list(range(seeds))))
+        (folder / "faults").mkdir()
+        killings = killed(folder / "kills", kills=kills, processes=processes, pause=pause, chance=chance)
+        for row in itertools.chain([killings], Faults(folder / "faults", times, chance).rows()):
+            yield f"| {row.fault} | {row.times} | {row.ended} | {row.cells} |"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--processes", type=int, default=4)
-    parser.add_argument("--images", type=int, default=60)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=60, help="of the sweep whose processes are killed")
+    parser.add_argument("--seeds", type=int, default=3, help="of that sweep")
     parser.add_argument("--pause", type=float, default=1.0, help="at most so many seconds between two kills")
+    parser.add_argument("--times", type=int, default=10, help="how often every other fault comes")
     parser.add_argument("--seed", type=int, default=0)
-    sys.stdout.write(f"{run(**vars(parser.parse_args()))}\n")
+    for line in run(**vars(parser.parse_args())):
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
