@@ -15,7 +15,7 @@ from robustbench_cli.kinds import KINDS, summaries
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name, _ in summaries(kind)])
 def test_everything_that_is_registered_can_be_shown(advdef: Callable[..., Any], kind: str, name: str) -> None:
-    """Each card has the source paper and, for what has parameters, all of them with description and default."""
+    """Each card has the source paper, all parameters with description and default, and of a defense what attacks follow."""
     ended = advdef("show", kind, name, "--format", "json")
     assert (ended.code, ended.err) == (0, "")
     told = json.loads(ended.out)
@@ -33,6 +33,8 @@ def test_everything_that_is_registered_can_be_shown(advdef: Callable[..., Any], 
             assert each["name"] in page.out
     if kind == "attack" and name != "reprogramming":
         assert told["norms"]
+    if kind == "defense":
+        assert f"attacked by  {told['attacked_by']}" in page.out
 
 
 OWN = """
