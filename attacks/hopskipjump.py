@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from robustbench_cli.attacks.base.answers import REJECTED
 from robustbench_cli.attacks.base.attack import MinimalNormAttack
-from robustbench_cli.attacks.base.decision import REJECTED
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.iterates import Streak
 from robustbench_cli.attacks.base.norm import Norm

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustbench_cli.attacks.base.decision import REJECTED
+from robustbench_cli.attacks.base.answers import REJECTED
 from robustbench_cli.attacks.base.losses import margin
 from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.norm import Norm

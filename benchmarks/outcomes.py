@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_cli.attacks.base.decision import NO_NUMBER, REJECTED
+from robustbench_cli.attacks.base.answers import NO_NUMBER, REJECTED
 from robustbench_cli.benchmarks.statistics import Floats, mean_interval
 
 __all__ = ["Outcomes", "summarise", "worst_case"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from robustbench_cli.attacks.base.decision import REJECTED
+from robustbench_cli.attacks.base.answers import REJECTED
 from robustbench_cli.attacks.base.errors import UserError, one_line
 from robustbench_cli.attacks.base.files import write_whole
 from robustbench_cli.attacks.base.norm import Norm

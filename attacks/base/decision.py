@@ -5,13 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NO_NUMBER", "REJECTED", "Rejecting", "can_reject", "decisions", "rejecting"]
+from robustbench_cli.attacks.base.answers import NO_NUMBER, REJECTED
 
-REJECTED = -1
-"""The decision to take an image for none of the classes, which a detector makes; see :func:`rejecting`."""
-
-NO_NUMBER = -2
-"""In the place of a decision where a logit is not a number: the model has failed."""
+__all__ = ["Rejecting", "can_reject", "decisions", "rejecting"]
 
 
 class Rejecting(nn.Module):
@@ -28,7 +24,7 @@ def can_reject(model: nn.Module) -> bool:
 
 
 def decisions(logits: Tensor, *, detector: bool) -> Tensor:
-    """The decisions ``(...)`` that logits ``(..., K)`` stand for: a class, :data:`REJECTED` or :data:`NO_NUMBER`.
+    """The decisions ``(...)`` that logits ``(..., K)`` stand for: a class, :data:`~.answers.REJECTED` or :data:`~.answers.NO_NUMBER`.
 
     Args:
         logits: Of the deployed model.

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.apgd_dlr import APGDDLR
 from robustbench_cli.attacks.apgd_t import APGDT
+from robustbench_cli.attacks.base.answers import NO_NUMBER
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack, MinimalNormAttack
-from robustbench_cli.attacks.base.decision import NO_NUMBER
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random

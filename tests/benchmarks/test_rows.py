@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -228,3 +230,9 @@ def test_failures_have_the_words_of_their_cells(make_cell: Callable[..., Cell]) 
     assert list(table.columns) == list(COLUMNS)
     assert list(select(table, {"defense": ["hrs"], "eps": ["8/255"]}).index) == [0]
     assert failed_rows([]).empty
+
+
+def test_a_table_is_made_without_torch() -> None:
+    """Importing it would take longer than to read thousands of cells."""
+    program = "import sys, robustbench_cli.benchmarks.rows, robustbench_cli.benchmarks.gates; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from robustbench_cli.attacks.base.decision import REJECTED
+from robustbench_cli.attacks.base.answers import REJECTED
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import distance

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_cli.attacks.base.decision import NO_NUMBER, REJECTED, Rejecting, can_reject, decisions, rejecting
+from robustbench_cli.attacks.base.answers import NO_NUMBER, REJECTED
+from robustbench_cli.attacks.base.decision import Rejecting, can_reject, decisions, rejecting
 from robustbench_cli.attacks.base.losses import dlr, expected_margin, margin, targeted_dlr
 
 
