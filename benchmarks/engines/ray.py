@@ -158,10 +158,14 @@ def _begin(tasks: dict[bool, Any], job: Job) -> Any:
 
 
 def _hear(ray: Any, answers: Any, job: Job) -> int | Result | Failure | UserError | None:
-    """What a job's process says next; a failure where it is lost."""
+    """What a job's process says next; a failure where it is lost, ``None`` where the job is to be asked for again."""
     try:
         said: int | Result | Failure | UserError | None = ray.get(next(answers))
-    except (ray.exceptions.RayError, StopIteration) as error:
+    except StopIteration:
+        # It was begun again after a loss, and ended in fewer answers than had been heard by then: the last of them, which
+        # may be that another process has the job, took the place of one that nobody listens to any more.
+        return None
+    except ray.exceptions.RayError as error:
         return _failed(
             job, f"its process was lost, maybe for want of memory: give a smaller --batch-size ({one_line(error)})"
         )

@@ -16,6 +16,7 @@ from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.claims import Claims
 from robustbench_cli.benchmarks.engines import local, processes
 from robustbench_cli.benchmarks.engines import ray as on_ray
+from robustbench_cli.benchmarks.engines.schedule import Schedule
 from robustbench_cli.benchmarks.store import Failure, Result, Store
 from robustbench_cli.benchmarks.suite import Job
 from robustbench_cli.benchmarks.worker import work
@@ -39,6 +40,15 @@ class Raises(Own):
 class Dies(Own):
     def run(self, source, images, labels, threat, random):
         os.kill(os.getpid(), signal.SIGKILL)
+
+class DiesOnce(Own):
+    def run(self, source, images, labels, threat, random):
+        if not os.path.exists("died"):
+            while not os.path.exists("die"):
+                time.sleep(0.01)
+            os.mkdir("died")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return images
 
 class Hangs(Own):
     def run(self, source, images, labels, threat, random):
@@ -174,6 +184,32 @@ def test_a_store_that_cannot_be_used_ends_the_run(engine: Engine, jobs: MakeJobs
     job.store.write_text("")
     with pytest.raises(UserError, match="cannot write in"):
         run(engine, [job])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_job_that_another_process_has_after_a_loss_is_waited_for(
+    jobs: MakeJobs, own: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process dies when it has told progress; Ray begins it anew and then its claim is held."""
+    (job,) = jobs(own("DiesOnce"))
+    claim = Claims(job.store).hold(job.cell.id)
+    postpone = Schedule.postpone
+
+    def taken_over(job: Job, done: int) -> None:
+        if not (tmp_path / "die").exists():
+            (job.store / "claims" / job.cell.id).unlink()
+            assert claim.__enter__()
+            (tmp_path / "die").touch()
+
+    def given_back(schedule: Schedule, job: Job) -> None:
+        claim.__exit__(None, None, None)
+        postpone(schedule, job)
+
+    monkeypatch.setattr(Schedule, "postpone", given_back)
+    said: list[Result | Failure] = []
+    on_ray.run([job], finished=lambda job, outcome: said.append(outcome), progress=taken_over)
+    assert [type(each) for each in said] == [Result]
+    assert (tmp_path / "died").exists()
 
 
 def test_a_cluster_that_does_not_answer_is_named(jobs: MakeJobs, monkeypatch: pytest.MonkeyPatch) -> None:
