@@ -57,8 +57,8 @@ def bounded(
 ) -> Iterator[Bounded]:
     """Looks for the largest radius at which interval bounds certify each image, by halving the range that it lies in.
 
-    Bounds are computed in double precision. They have to be apart by more than what the rounding of a model in single
-    precision explains.
+    Bounds are computed in double precision, of what the model computes in single precision: they include the rounding
+    of every layer's sums, and have to be apart by more than what another way to compute a convolution explains.
 
     Args:
         model: A sequential network; see :func:`~robustbench_cli.defenses.base.intervals.require_bounded`.
@@ -95,7 +95,7 @@ def _radii(model: nn.Module, images: Tensor, labels: Tensor, least: Tensor) -> T
     """``(N,)``: the largest radii at which all other logits are proven to lie ``least`` below the label's."""
 
     def proven(eps: Tensor) -> Tensor:
-        worst = worst_logits(model, images, labels, eps)
+        worst = worst_logits(model, images, labels, eps, rounded=torch.finfo(torch.float32).eps / 2)
         return worst.scatter(1, labels[:, None], -torch.inf).amax(1) < -least
 
     certain, doubtful = torch.zeros(len(images)).to(images), torch.ones(len(images)).to(images)

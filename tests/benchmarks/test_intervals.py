@@ -56,6 +56,22 @@ def test_a_linear_model_has_the_radius_of_its_closed_form() -> None:
     np.testing.assert_allclose(radii[inside], exact[inside], atol=2.0**-HALVINGS + 1e-3)
 
 
+def test_what_single_precision_makes_of_a_model_counts() -> None:
+    """Of all images inside the certified radius none is taken for another class, where exact sums would be of one."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 1), nn.Linear(1, 2))
+    with torch.no_grad():
+        model[1].weight.fill_(1.0)
+        model[1].bias.fill_(1e7)
+        model[2].weight.copy_(torch.tensor([[1.0], [0.0]]))
+        # Class 0 where the pixel is above a quarter; but numbers as large as these are a whole one apart.
+        model[2].bias.copy_(torch.tensor([-1e7, 0.25]))
+    (image,) = bounded(model, torch.full((1, 1, 1, 1), 0.8))
+    ball = torch.linspace(0.8 - image.radius, 0.8 + image.radius, 1001)[1:-1].clamp(0, 1).view(-1, 1, 1, 1)
+    with torch.no_grad():
+        assert (model(ball).argmax(1) == image.predicted).all()
+        assert model(torch.full((1, 1, 1, 1), 0.4)).argmax(1) != image.predicted
+
+
 def test_the_batch_size_does_not_matter(trained: Subject) -> None:
     """An image's radius is its own, the model is left as it was."""
     model = trained.load()

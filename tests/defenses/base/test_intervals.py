@@ -29,6 +29,10 @@ def _normed() -> nn.Module:
     return by_layers(nn.Conv2d(1, 3, (1, 2)), norm, nn.ReLU(), nn.Flatten(), nn.Linear(18, 3))
 
 
+def _repeated(linear: nn.Module, activation: nn.Module) -> nn.Module:
+    return by_layers(nn.Flatten(), *3 * (linear, activation), nn.Linear(8, 3))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "fully connected": lambda: by_layers(nn.Flatten(), nn.Linear(8, 9), nn.ReLU(), nn.Linear(9, 3, bias=False)),
     "convolutions": lambda: by_layers(
@@ -51,6 +55,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         nn.Dropout(),
         nn.Linear(4, 3),
     ),
+    "one layer in several places": lambda: _repeated(nn.Linear(8, 8), nn.ReLU()),
     "batch norm": _normed,
     "normalisation": lambda: normalized(
         nn.Sequential(nn.Flatten(), nn.Linear(8, 6), nn.Sigmoid(), nn.Linear(6, 3)), mean=0.3, std=0.2, channels=1
@@ -80,6 +85,26 @@ def test_no_image_of_the_ball_goes_beyond(name: str, eps: float) -> None:
         rows = (images[number] + eps * moves).clamp(0, 1)
         found = behind(model(rows), labels[number].expand(len(rows))).amax(0)
         assert (found <= worst[number] + 1e-9).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_rounding_is_included(name: str) -> None:
+    """What a network says in single precision is at most as far off as the bounds at radius 0 are apart, and they are near."""
+    model = NETWORKS[name]()
+    with torch.no_grad():
+        # Much cancels out.
+        for layer in model.modules():
+            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                layer.bias += 1000
+    images, labels = torch.rand(400, *SHAPE), torch.randint(3, (400,))
+    model.float()
+    said = behind(model(images), labels).double()
+    model.double()
+    unit = torch.finfo(torch.float32).eps / 2
+    exact, worst = (worst_logits(model, images.double(), labels, 0.0, rounded=rounded) for rounded in (0.0, unit))
+    assert (said <= worst).all()
+    assert (said > exact).any()
+    assert (worst - exact).max() < 1000 * (said - exact).abs().max()
 
 
 def test_a_linear_model_is_bounded_exactly() -> None:
@@ -112,12 +137,30 @@ class Residual(nn.Sequential):
         return rows + super().forward(rows)
 
 
+class Falling(nn.ReLU):
+    """Is derived from a layer whose output never falls, and falls."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return -super().forward(rows)
+
+
+class Squared(nn.Linear):
+    """Is derived from an affine layer, and is none."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return super().forward(rows).square()
+
+
 @pytest.mark.parametrize(
     ("model", "told"),
     [
         (nn.Sequential(nn.Flatten(), Residual(nn.Linear(8, 8)), nn.Linear(8, 2)), "its layer 1 is a Residual; "),
         (nn.Sequential(nn.Sequential(nn.Flatten(), nn.GELU())), "its layer 0.1 is a GELU; "),
         (nn.GELU(), "it is a GELU; "),
+        (nn.Sequential(nn.Flatten(), nn.Linear(8, 8), Falling(), nn.Linear(8, 2)), "its layer 2 is a Falling; "),
+        (nn.Sequential(nn.Flatten(), Squared(8, 2)), "its layer 1 is a Squared; "),
+        (nn.Sequential(nn.Flatten(), nn.LeakyReLU(-0.5), nn.Linear(8, 2)), "its layer 1 is a LeakyReLU; "),
+        (nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False)), "its layer 0 is a BatchNorm2d; "),
     ],
 )
 def test_what_cannot_be_bounded(model: nn.Module, told: str) -> None:
