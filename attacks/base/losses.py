@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -13,8 +13,10 @@ __all__ = ["Loss", "cross_entropy", "dlr", "expected_margin", "log_odds", "margi
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From logits ``(M, K)`` and labels ``(M,)`` to ``(M,)`` values that are large where the label is not predicted."""
 
-_GAP = 1e5
-"""Between the logits of the open classes and those of masked ones, in parts of the largest logit of an open one."""
+_GAPS = (1e2, 1e5)
+"""Between the logits of the open classes and those of masked ones, in parts of the largest logit of an open one: beyond
+the first they probably are masked, beyond the second they certainly are.
+"""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -97,24 +99,29 @@ def rounding(logits: Tensor) -> Tensor:
 
     Batches of different sizes are summed up in different orders. A margin smaller than this decides nothing. It is in
     proportion to how far the largest logit stands above the median of those classes that are open: a class that is
-    masked by a logit of -1e9 says nothing of the others' scale, however many such there are.
+    masked, by a logit of -1e9 or of -65504, says nothing of the others' scale, however many such there are. Where that
+    is not certain, because the open ones may happen to be near 0, a hundredth of that proportion is kept.
     """
     ordered = logits.sort(-1, descending=True).values
     largest = ordered[..., 0]
-    middle = ordered.gather(-1, _number_open(ordered.detach()).unsqueeze(-1) // 2).squeeze(-1)
+    middle, lower = _medians(ordered)
     magnitude = torch.maximum(largest.abs(), middle.abs())
-    return 1e-4 * (largest - middle) + 16 * torch.finfo(logits.dtype).eps * magnitude
+    spread = torch.maximum(largest - middle, 0.01 * (largest - lower))
+    return 1e-4 * spread + 16 * torch.finfo(logits.dtype).eps * magnitude
 
 
-def _number_open(ordered: Tensor) -> Tensor:
-    """How many classes ``(...)`` stand above the first gap that is :data:`_GAP` times those above it, at least two.
+def _medians(ordered: Tensor) -> Iterator[Tensor]:
+    """For each of :data:`_GAPS`, the median ``(...)`` of the classes above the first gap that is as wide, at least of two.
 
     Args:
         ordered: Logits ``(..., K)``, the largest first.
     """
-    size = torch.maximum(ordered[..., :1].abs(), ordered[..., 1:-1].abs())
-    closed = ordered[..., 1:-1] - ordered[..., 2:] > _GAP * size
-    return 2 + (closed.cumsum(-1) == 0).sum(-1)
+    values = ordered.detach()
+    size = torch.maximum(values[..., :1].abs(), values[..., 1:-1].abs())
+    steps = values[..., 1:-1] - values[..., 2:]
+    for gap in _GAPS:
+        number_open = 2 + ((steps > gap * size).cumsum(-1) == 0).sum(-1)
+        yield ordered.gather(-1, number_open.unsqueeze(-1) // 2).squeeze(-1)
 
 
 def expected_margin(logits: Tensor, labels: Tensor, *, targeted: bool, exhaustive: bool) -> Tensor:

@@ -190,3 +190,15 @@ def test_masked_classes_do_not_change_rounding(masked: int, scale: float) -> Non
     for mask in (-1e9, torch.finfo(torch.float32).min, -torch.inf):
         closed = torch.full((*logits.shape[:2], masked), mask)
         torch.testing.assert_close(rounding(torch.cat([closed, logits], 2)), rounding(logits))
+
+
+@pytest.mark.parametrize("masked", [1, 8, 90])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 10.0])
+def test_classes_masked_in_half_precision_hardly_change_rounding(masked: int, scale: float) -> None:
+    """Far less than an open class that far away would: it might be one, where the others happen to be near 0."""
+    logits = logits_and_labels(0, 3, 4, scale, 0.0)[0]
+    for mask in (-1e4, torch.finfo(torch.float16).min):
+        closed = torch.full((*logits.shape[:2], masked), mask)
+        added = rounding(torch.cat([closed, logits], 2)) - rounding(logits)
+        assert (added >= 0).all()
+        assert (added <= 1e-6 * (logits.amax(2) - mask)).all()
