@@ -38,7 +38,7 @@ class DDN(MinimalNormAttack):
     steps: int = Field(100, ge=1, description="gradients an image")
     gamma: float = Field(0.05, gt=0, lt=1, description="share by which the length changes at every step")
     step_size: float = Field(
-        0.5, gt=0, description="length of the first step over that of the perturbation; it falls to a hundredth"
+        4.0, gt=0, description="length of the first step over that of the perturbation; it falls to a hundredth"
     )
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
