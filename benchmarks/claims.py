@@ -90,7 +90,12 @@ class Claims:
                 claim = _read(path)
                 if claim is not None and not self._is_lost(path, claim):
                     return False
-                path.write_bytes(own)
+                try:
+                    path.write_bytes(own)
+                except OSError:
+                    # A full disk leaves a file without a word of whose it is, which everybody would wait for.
+                    path.unlink(missing_ok=True)
+                    raise
                 return True
         except OSError as error:
             raise UserError(

@@ -224,7 +224,9 @@ class Store:
             try:
                 failure = _read(path, Failure)
             except UserError as error:
-                damaged(error)
+                # Whoever finishes the cell at this moment removes it.
+                if path.exists():
+                    damaged(error)
             else:
                 if failure.cell not in self:
                     yield failure
@@ -275,8 +277,10 @@ class Store:
                     needed = path == self._outcomes_file(cell_id, result)
                     whole = False
                 needed = needed or whole
-            if not needed and time.time() - path.stat().st_mtime >= older_than and at_work(cell_id) is None:
-                found.append(path)
+            # What another process has given its name, or removed, since the folder was listed is none.
+            with suppress(FileNotFoundError):
+                if not needed and time.time() - path.stat().st_mtime >= older_than and at_work(cell_id) is None:
+                    found.append(path)
         pieces = sorted((self.path / PIECES).glob("*/*"))
         return found + [path for path in pieces if f"{path.parent.name}.json" in names]
 

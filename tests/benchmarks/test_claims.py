@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -125,6 +126,21 @@ def test_whatever_stands_in_a_claim_is_one(tmp_path: Path, content: str) -> None
     claimed_by(tmp_path).write_text(content)
     with Claims(tmp_path).hold("a") as ours:
         assert not ours
+
+
+def test_a_full_disk_leaves_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When there is room again nobody waits for a claim that nobody made."""
+
+    def full(path: Path, content: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "write_bytes", full)
+        with pytest.raises(UserError, match="No space left"), Claims(tmp_path).hold("a"):
+            pass
+    with Claims(tmp_path).hold("a") as ours:
+        assert ours
 
 
 def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -125,6 +125,22 @@ def test_a_failure_is_kept_until_the_cell_is_done(tmp_path: Path, filled: Filled
     assert not [name for name in files(store) if "failed" in name]
 
 
+def test_what_another_process_removes_meanwhile_is_no_damage(tmp_path: Path, make_cell: MakeCell) -> None:
+    """A failure whose cell is finished while the others are read, and a half-written file that gets its name."""
+    store = Store(tmp_path)
+    for seed in (0, 1):
+        store.publish_failure(Failure(cell=make_cell(seed=seed), eps="8/255", error="out of memory"))
+    reading = store.failures()
+    first = next(reading)
+    (other,) = {make_cell(seed=seed).id for seed in (0, 1)} - {first.cell.id}
+    (tmp_path / "cells" / f"{other}.failed.json").unlink()
+    assert list(reading) == []
+    halves = [tmp_path / "cells" / f".{name}.json.half" for name in "ab"]
+    for half in halves:
+        half.touch()
+    assert store.leftovers(older_than=0, at_work=lambda cell: halves[1].unlink(missing_ok=True)) == halves[:1]
+
+
 def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:
     """Reading a folder without results says how to get some."""
     for read in (Store(tmp_path / "nothing").results, Store(tmp_path / "nothing").failures):
