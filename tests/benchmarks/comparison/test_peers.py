@@ -23,7 +23,9 @@ def test_the_environment_holds_every_peer() -> None:
     assert set(listed[1].split()) == peers
     apart = re.search(r"^WITHOUT_THEIRS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert apart is not None
-    assert peers | {*apart[1].split()} <= {line.partition("==")[0] for line in (ROOT / "peers.txt").read_text().splitlines()}
+    assert peers | {*apart[1].split()} <= {
+        line.partition("==")[0] for line in (ROOT / "peers.txt").read_text().splitlines()
+    }
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
