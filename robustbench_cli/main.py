@@ -107,10 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.error(line)
         return 3
     except Interrupted as interrupt:
-        console.error(f"interrupted: {interrupt.stored}; the same command goes on: {shlex.join(['advdef', *words])}")
+        with _deaf():
+            console.error(
+                f"interrupted: {interrupt.stored}; the same command goes on: {shlex.join(['advdef', *words])}"
+            )
         return 130
     except (KeyboardInterrupt, click.Abort):
-        console.error("interrupted")
+        with _deaf():
+            console.error("interrupted")
         return 130
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
@@ -204,6 +208,20 @@ def _stopped_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Lets nothing interrupt what is to be said of an interrupt: who presses Ctrl-C twice is told how to go on too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -197,6 +197,38 @@ def test_a_signal_interrupts_in_good_order(add_command: Callable[[str, str], Pat
     )
 
 
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_a_second_signal_does_not_interrupt_the_last_line(add_command: Callable[[str, str], Path], number: str) -> None:
+    """Who presses Ctrl-C twice is told how to go on, and sees no traceback."""
+    folder = add_command(
+        "impatient",
+        f"""
+        import os, signal
+        from robustbench_cli import console
+        from robustbench_cli.options import command, computing
+        told = console.error
+        def interrupted(line):
+            os.kill(os.getpid(), signal.{number})
+            told(line)
+        @command("impatient")
+        @computing
+        def impatient(common):
+            console.error = interrupted
+            raise KeyboardInterrupt
+        """,
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", CHILD, str(folder), "impatient"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    line = "interrupted: what was finished is stored; the same command goes on: advdef impatient"
+    assert (ended.returncode, ended.stderr) == (130, f"advdef: error: {line}\n")
+
+
 @pytest.mark.parametrize("content", ["'a line\\n' * 100_000", "Table('a', 'b')"])
 def test_a_reader_that_leaves_changes_no_exit_code(add_command: Callable[[str, str], Path], content: str) -> None:
     """With stdout closed at its other end, as by head, nothing is complained of, and a gate is judged all the same."""
