@@ -50,7 +50,7 @@ def summaries(kind: str) -> Iterator[tuple[str, str]]:
     if kind == "suite":
         from robustbench_cli.benchmarks.suites.read import read_suite, suite_names
 
-        yield from ((name, _first_sentence(read_suite(name).description)) for name in suite_names())
+        yield from ((name, _sentences(read_suite(name).description)[0]) for name in suite_names())
         return
     names = [*_registry_of(kind).names(), *(name for other, name in _BY_OTHER_COMMANDS if other == kind)]
     for name in sorted(names):
@@ -77,20 +77,23 @@ def _summary(thing: Any) -> str:
     return _plain(thing.__doc__ or "").partition("\n")[0]
 
 
-def _first_sentence(text: str) -> str:
-    return text.partition(". ")[0].rstrip(".") + "."
+def _sentences(text: str) -> tuple[str, str]:
+    """The first sentence and the others: a capital begins one, so that "et al. (" ends none."""
+    first, *others = re.split(r"(?<=\.) (?=[A-Z\"])", text, maxsplit=1)
+    return first.rstrip(".") + ".", "".join(others)
 
 
 def _suite_card(name: str) -> dict[str, Any]:
     from robustbench_cli.benchmarks.suites.read import read_suite
 
     suite = read_suite(name)
+    summary, description = _sentences(suite.description)
     attacks = [member.model_dump(exclude_none=True) for member in suite.members]
     return {
         "kind": "suite",
         "name": name,
-        "summary": _first_sentence(suite.description),
-        "description": suite.description.partition(". ")[2],
+        "summary": summary,
+        "description": description,
         "cascade": suite.cascade,
         "attacks": attacks,
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-__all__ = ["FORMATS", "as_text", "for_terminal", "report", "require_place", "write"]
+__all__ = ["FORMATS", "ambiguous_files", "as_text", "for_terminal", "report", "require_place", "write"]
 
 FORMATS = ("table", "csv", "json", "markdown")
 
@@ -167,7 +168,10 @@ def _shared(table: pd.DataFrame) -> str:
 
 def _readable(table: pd.DataFrame) -> tuple[list[tuple[str, bool]], list[list[str]]]:
     """Columns as ``(name, whether it holds numbers)`` and the rows' words."""
-    columns = [(name, False) for name in ("defense", "attack")]
+    files = ambiguous_files(
+        zip(table[["dataset", "model", "defense"]].itertuples(index=False), table["checkpoint"], strict=True)
+    )
+    columns = [(name, False) for name in ("defense", *(["checkpoint"] if files else []), "attack")]
     columns += [(name, False) for name in _COMMON if table[name].nunique() > 1]
     columns += [("threat", False), ("eot", True), ("clean", True), ("robust", True)]
     if (table["repeats"] > 1).any():
@@ -180,7 +184,27 @@ def _readable(table: pd.DataFrame) -> tuple[list[tuple[str, bool]], list[list[st
     columns.append(("passes", True))
     if table["flags"].astype(bool).any():
         columns.append(("flags", False))
-    return columns, [[_word(row, name) for name, _ in columns] for row in _records(table)]
+    records = [row | {"checkpoint": files.get(row["checkpoint"])} for row in _records(table)]
+    return columns, [[_word(row, name) for name, _ in columns] for row in records]
+
+
+def ambiguous_files(named: Iterable[tuple[Hashable, str]]) -> dict[str, str]:
+    """What to call checkpoints, where what else is said of them does not tell them apart.
+
+    Args:
+        named: What else is said of each, and its path.
+
+    Returns:
+        The files' names by path, or the whole paths where two files have the same name; nothing where no two are called
+        the same.
+    """
+    paths: defaultdict[Hashable, set[str]] = defaultdict(set)
+    for label, path in named:
+        paths[label].add(path)
+    if all(len(each) == 1 for each in paths.values()):
+        return {}
+    names = {path: Path(path).name for each in paths.values() for path in each}
+    return names if len(set(names.values())) == len(names) else {path: path for path in names}
 
 
 def _word(row: dict[str, Any], column: str) -> str:

@@ -304,7 +304,9 @@ def read_suite(name: str) -> SuiteWords:
 def _read(name: str, folder: Path, within: tuple[Path, ...]) -> SuiteWords:
     path = folder / name if name.endswith((".yaml", ".yml")) else _FOLDER / f"{name}.yaml"
     if path.parent == _FOLDER and path.stem not in suite_names():
-        raise UserError(f"unknown suite '{name}': {did_you_mean(name, suite_names())} Or the path of a .yaml file")
+        raise UserError(
+            f"unknown suite '{name}': {did_you_mean(name, suite_names())} (or give the path of a .yaml file)"
+        )
     file = open_yaml_file(path)
     # One file has many paths.
     if any(path.samefile(each) for each in within):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from robustbench_cli import console
+from robustbench_cli import console, tables
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.options import Common, command, computing, output_file
 from robustbench_cli.values import GPUS, SHARD, OneOf
@@ -256,12 +256,17 @@ def _drawn(cells: Sequence[CellState]) -> Table:
     from rich import box
     from rich.table import Table
 
+    files = tables.ambiguous_files(
+        ((each.job.cell.dataset, each.job.cell.model, each.job.cell.defense), str(each.job.checkpoint))
+        for each in cells
+    )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     columns: dict[str, Callable[[CellState], str]] = {
         "dataset": lambda each: each.job.cell.dataset,
         "model": lambda each: each.job.cell.model,
         "n": lambda each: str(each.job.cell.n),
         "defense": lambda each: each.job.cell.defense,
+        "checkpoint": lambda each: files[str(each.job.checkpoint)],
         "attack": lambda each: each.job.cell.attack_label,
         "norm": lambda each: each.job.cell.norm,
         "eps": lambda each: each.job.eps or "any",
@@ -272,6 +277,8 @@ def _drawn(cells: Sequence[CellState]) -> Table:
         "state": lambda each: each.state,
         "changed": lambda each: "; ".join(each.changed),
     }
+    if not files:
+        del columns["checkpoint"]
     if not any(cell.changed for cell in cells):
         del columns["changed"]
     for name in columns:

@@ -12,6 +12,7 @@ from robustbench_cli import console, tables
 ROW: dict[str, Any] = {
     "dataset": "digits",
     "model": "small-cnn",
+    "checkpoint": "a/noise.safetensors",
     "defense": "gaussian-noise",
     "attack": "worst-case",
     "norm": "linf",
@@ -87,3 +88,20 @@ def test_files_have_no_noise_of_floating_point() -> None:
     assert ",0.3," in tables.as_text(table, "csv")
     assert '"robust_accuracy": 0.3,' in tables.as_text(table, "json")
     assert '"seed": 3' in tables.as_text(table, "json")
+
+
+@pytest.mark.parametrize(
+    ("others", "shown"),
+    [
+        ([], []),
+        ([{"defense": "hrs", "checkpoint": "b/hrs.safetensors"}], []),
+        ([{"checkpoint": "b/more.safetensors"}], ["noise.safetensors", "more.safetensors"]),
+        ([{"checkpoint": "b/noise.safetensors"}], ["a/noise.safetensors", "b/noise.safetensors"]),
+    ],
+)
+def test_models_that_are_called_the_same_are_told_apart(others: list[dict[str, Any]], shown: list[str]) -> None:
+    """The table names checkpoints where two have the same defense, and with their folders where their names are one."""
+    on = Console(width=1000, legacy_windows=False)
+    with on.capture() as captured:
+        on.print(tables.for_terminal(pd.DataFrame([ROW, *(ROW | other for other in others)])), crop=False)
+    assert [word for word in captured.get().split() if word.endswith(".safetensors")] == shown

@@ -507,7 +507,7 @@ def test_a_suite_is_a_cascade(advdef: Advdef, here: Path) -> None:
     ended = advdef("attack", "--suite", "quik", *TINY)
     assert (ended.code, ended.err) == (
         2,
-        "advdef: error: unknown suite 'quik': did you mean 'quick'? Or the path of a .yaml file\n",
+        "advdef: error: unknown suite 'quik': did you mean 'quick'? (or give the path of a .yaml file)\n",
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from robustbench_cli import attacks, defenses
 from robustbench_cli.benchmarks import datasets, models
 from robustbench_cli.benchmarks.suites.read import suite_names
+from robustbench_cli.kinds import card
 
 NAMES = {
     # What a command of its own runs is an attack too.
@@ -46,3 +47,10 @@ def test_one_that_is_broken_hides_no_other(
     assert ended.code == 0
     assert ended.err == "advdef: warning: attack broken cannot be loaded: RuntimeError: broken\n"
     assert "pgd" in ended.out.split()
+
+
+def test_a_suites_first_sentence_does_not_end_in_an_abbreviation() -> None:
+    """What tells the repetitions of one paper apart stands behind "et al."."""
+    summaries = [card("suite", name)["summary"] for name in suite_names() if name.startswith("hrs")]
+    assert len(set(summaries)) == len(summaries) > 1
+    assert not any(summary.endswith("al.") for summary in summaries)
