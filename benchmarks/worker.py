@@ -34,6 +34,8 @@ from robustbench_cli.benchmarks.suite import Job
 
 __all__ = ["SEARCHES", "again", "claimed", "compute_if_free", "is_done", "work", "work_if_free"]
 
+_GOES_FIRST = ", which goes first, failed: "
+
 SEARCHES = "searches"
 """The folder inside a store, itself a store, of what minimal-norm attacks found at any distance.
 
@@ -308,7 +310,12 @@ def _outcomes_of(job: Job) -> Outcomes:
     """
     done = work(job)
     if isinstance(done, Failure):
-        raise UserError(f"the cell {done.cell.id} ({done.cell.attack.label}), which goes first, failed: {done.error}")
+        # The first that failed says why: a longer and longer chain would bury it.
+        raise UserError(
+            done.error
+            if _GOES_FIRST in done.error
+            else f"the cell {done.cell.id} ({done.cell.attack.label}){_GOES_FIRST}{done.error}"
+        )
     return Store(job.store).outcomes(job.cell.id)
 
 

@@ -76,6 +76,11 @@ def _gradients_of(loss: TrainingLoss) -> Gradients:
         network: nn.Module, images: Tensor, labels: Tensor, parameters: Sequence[nn.Parameter]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         value = loss(network, images, labels)
+        if not value.requires_grad:
+            raise UserError(
+                "the model cannot be trained: its logits are cut off from its weights (detach, no_grad); "
+                "give a --checkpoint of it"
+            )
         # Only these: a loss may ask for gradients of its own, and .grad of frozen parameters costs time.
         return value, torch.autograd.grad(value, parameters, allow_unused=True)
 
@@ -177,7 +182,7 @@ class Trainer:
             collapse: What ends the training early, if anything does.
 
         Raises:
-            UserError: The loss is not finite, or the file for resuming is of another training or cannot be written.
+            UserError: The loss is not finite or has no gradient, or the file for resuming is of another training or cannot be written.
         """
         move(network, self.device)
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]

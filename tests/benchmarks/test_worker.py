@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from robustbench_cli.attacks import registry as attacks
+from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.threat import distance
 from robustbench_cli.attacks.di_fgsm import DIFGSM
 from robustbench_cli.attacks.transfer import Transfer
@@ -177,6 +178,21 @@ def test_too_little_memory_says_what_helps(jobs: Callable[..., list[Job]], monke
     failure = work(jobs(spec("fgsm"))[0])
     assert isinstance(failure, Failure)
     assert failure.error.startswith("out of memory: give a smaller --batch-size (OutOfMemoryError: CUDA out of memory")
+
+
+def test_of_cells_that_build_on_each_other_the_first_says_why(
+    jobs: Callable[..., list[Job]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of several radii names the cell that failed and its reason, and none between them."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise UserError("the reason")
+
+    monkeypatch.setattr(worker, "evaluate", refused)
+    first, _, last = jobs(spec("pgd", steps=1), eps=("0.1", "0.2", "0.3"))
+    failure = work(last)
+    assert isinstance(failure, Failure)
+    assert failure.error == f"the cell {first.cell.id} (pgd(steps=1)), which goes first, failed: the reason"
 
 
 def test_what_has_changed_since_is_not_run(jobs: Callable[..., list[Job]], prepare: Callable[..., Preparation]) -> None:

@@ -236,6 +236,22 @@ def test_a_training_that_diverges(digits: Any, normed: Callable[[], nn.Module]) 
         Trainer(digits[0], recipe, seed=0, device=CPU).fit(normed(), name="training")
 
 
+def test_a_model_without_gradients(digits: Any) -> None:
+    """A model whose logits do not depend on its weights for autograd is refused in words, and not by torch."""
+    train, _ = digits
+
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(64, 10)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.linear(images.flatten(1)).detach()
+
+    with pytest.raises(UserError, match=r"cannot be trained.*give a --checkpoint"):
+        Trainer(train, Recipe(epochs=1), seed=0, device=CPU).fit(Detached(), name="detached")
+
+
 def test_unknown_words_of_a_recipe() -> None:
     """A misspelt field and a value that cannot be are told by name."""
     with pytest.raises(UserError, match=r"train has no parameter 'epoch': did you mean 'epochs'\?"):
