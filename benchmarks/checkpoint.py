@@ -144,7 +144,7 @@ def read_own_info(path: Path, *, unsaid: str) -> CheckpointInfo:
 
 
 def load_checkpoint(
-    path: Path,
+    path: Path | str,
     *,
     model: str | None = None,
     classes: int | None = None,
@@ -173,6 +173,7 @@ def load_checkpoint(
         UserError: The file is missing, damaged or no checkpoint, would run code, holds NaN, does not fit the model,
             names code that the user has not named, or is a foreign file of which not enough is said.
     """
+    path = Path(path)
     data = read_bytes(path)
     own = _info(data, path)
     given: dict[str, Any] = {
