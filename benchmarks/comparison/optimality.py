@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks import registry
+from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.comparison.contest import distances
 from robustbench_cli.benchmarks.comparison.models import classified_right, test_images, trained
@@ -21,8 +22,8 @@ from robustbench_cli.benchmarks.suites.read import read_suite
 __all__ = ["NORMS", "compare_minimal_norm", "local_optimality"]
 
 NORMS: tuple[Norm, ...] = ("l2", "linf", "l1", "l0")
-OURS = ("ddn", "fmn", "sigma-zero", "deepfool", "superdeepfool", "fab-t", "cw", "cw-linf")
-"""Our attacks, with their defaults."""
+ALONE = ("deepfool", "superdeepfool")
+"""Our attacks, with their defaults, that the suite does not have."""
 
 STEPS = 100
 """Gradients an image that the peers' attacks are given, FAB's for each class; those that say more get that."""
@@ -60,7 +61,8 @@ def compare_minimal_norm(models: Sequence[str], norms: Sequence[Norm], *, images
     for label, subject in trained(models).items():
         right = classified_right(subject, examples, most=images)
         for norm in norms:
-            attacks = {**_ours(norm), **_foolbox(norm), **_torchattacks(norm), **_adv_lib(norm)}
+            suite = _suite(norm)
+            attacks = {**suite, **_alone(norm), **_foolbox(norm), **_torchattacks(norm), **_adv_lib(norm)}
             found, passes = {}, {}
             for name, attack in attacks.items():
                 model = Counted(subject.load()).eval()
@@ -68,8 +70,7 @@ def compare_minimal_norm(models: Sequence[str], norms: Sequence[Norm], *, images
                 perturbed = attack(model, right.images, right.labels).detach()
                 passes[name] = f"{model.passes / len(right):.0f}"
                 found[name] = distances(model, right, perturbed, norm)
-            members = [member.name for member in read_suite("minimal-norm").members if member.name in found]
-            found["suite minimal-norm"] = torch.stack([found[name] for name in members]).amin(0)
+            found["suite minimal-norm"] = torch.stack([found[name] for name in suite]).amin(0)
             print(f"\n{norm}, {label} model, {len(right)} images that it classifies right\n")
             print(_table(found, passes), flush=True)
 
@@ -114,12 +115,24 @@ def _table(found: Mapping[str, Tensor], passes: Mapping[str, str]) -> str:
     return markdown(("attack", "fooled", "median distance", "local optimality", "passes an image"), rows)
 
 
-def _ours(norm: Norm) -> dict[str, Run]:
-    def run(name: str) -> Run:
-        attack = registry.load(name)()
-        return lambda model, images, labels: attack(model, images, labels, norm=norm, batch_size=64)
+def _suite(norm: Norm) -> dict[str, Run]:
+    """The attacks of the minimal-norm suite that know the norm."""
+    runs = {}
+    for member in read_suite("minimal-norm").members:
+        name = member.name or ""
+        kind = registry.load(name)
+        if norm in kind.norms:
+            told = ", ".join(f"{key}={value}" for key, value in member.parameters.items())
+            runs[f"{name}({told})" if told else name] = _run(kind.from_parameters(member.parameters, name=name), norm)
+    return runs
 
-    return {name: run(name) for name in OURS if norm in registry.load(name).norms}
+
+def _alone(norm: Norm) -> dict[str, Run]:
+    return {name: _run(registry.load(name)(), norm) for name in ALONE if norm in registry.load(name).norms}
+
+
+def _run(attack: Attack, norm: Norm) -> Run:
+    return lambda model, images, labels: attack(model, images, labels, norm=norm, batch_size=64)
 
 
 def _foolbox(norm: Norm) -> dict[str, Run]:
