@@ -32,7 +32,7 @@ class JPEG(Defense):
 
     What is deployed is libjpeg's codec on 8-bit images, on the CPU whatever the device, so that an image is decoded to
     the same pixels everywhere. It has no gradient: every attack by gradients gets those of a differentiable JPEG in its
-    place, whose steps are the codec's own but for a smooth rounding.
+    place, whose steps are the codec's own but for a smooth rounding, and for the cut at black and white.
 
     Attacks that do not adapt stand beside those that do in ``--suite adaptive``.
     """
@@ -82,15 +82,17 @@ class Codec(Approximated):
         return self.coded(given, _rounded_smoothly)
 
     def coded(self, images: Tensor, rounded: Callable[[Tensor], Tensor]) -> Tensor:
-        """The codec's steps in floating point.
+        """The codec's steps in floating point, but that nothing is cut to [0, 1], before or after them.
+
+        A cut has no slope at its ends, where many pixels of an image are: it would hide what changes them.
 
         Args:
             images: ``(N, C, H, W)``.
             rounded: Rounds the quantised coefficients.
         """
-        levels = images.clamp(0, 1) * 255
+        levels = images * 255
         if images.shape[1] == 1:
-            return self._quantised(levels, 0, rounded).clamp(0, 255) / 255
+            return self._quantised(levels, 0, rounded) / 255
         height, width = images.shape[2:]
         luma, chroma = _to_luma_and_chroma(levels)
         luma = self._quantised(luma, 0, rounded)
@@ -98,7 +100,7 @@ class Codec(Approximated):
         chroma = functional.avg_pool2d(_extended(chroma, 2), 2)
         chroma = self._quantised(chroma, 1, rounded)
         chroma = functional.interpolate(chroma, scale_factor=2.0, mode="bilinear")[:, :, :height, :width]
-        return _to_colours(luma, chroma).clamp(0, 255) / 255
+        return _to_colours(luma, chroma) / 255
 
     def _quantised(self, channels: Tensor, table: int, rounded: Callable[[Tensor], Tensor]) -> Tensor:
         """Channels ``(N, C, H, W)`` of 0 to 255 after quantisation of the cosine transforms of their blocks."""

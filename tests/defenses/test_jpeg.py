@@ -52,7 +52,7 @@ def test_the_differentiable_steps_are_the_codecs(quality: int) -> None:
         from_ties.append((values - values.floor() - 0.5).abs().amin((4, 5)))
         return away_from_zero(values)
 
-    levels = (codec.coded(images, rounded) - codec.exact(images)).abs() * 255
+    levels = (codec.coded(images, rounded).clamp(0, 1) - codec.exact(images)).abs() * 255
     levels = functional.max_pool2d(functional.pad(levels, (0, 5, 0, 3)), 8)
     decided = from_ties[0] > 0.1 / codec.steps[0].min()
     assert decided.double().mean() > 0.25
@@ -64,7 +64,7 @@ def test_the_differentiable_colours_are_the_codecs(quality: int, levels: float) 
     """On average over pixels and channels, colour images agree to about a level; the codec itself changes them by more."""
     images, codec = smooth_images(3), Codec(quality)
     exact = codec.exact(images)
-    difference = (codec.coded(images, away_from_zero) - exact).abs().mean() * 255
+    difference = (codec.coded(images, away_from_zero).clamp(0, 1) - exact).abs().mean() * 255
     assert difference < levels
     assert difference < 0.6 * (exact - images).abs().mean() * 255
 
@@ -82,6 +82,16 @@ def test_the_surrogate_is_near_and_its_slope_is_the_gradients(channels: int, qua
     double = Codec(quality).double()
     at = [(double.surrogate(inside.double() + step * direction) * weights).sum() for step in (1e-6, -1e-6)]
     assert (gradient * direction).sum().item() == pytest.approx((at[0] - at[1]).item() / 2e-6, rel=1e-2, abs=1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_black_and_white_pixels_have_a_slope(channels: int) -> None:
+    """Of images that are black or white in every pixel, the gradient goes the way of the codec's, which changes little."""
+    images, codec = smooth_images(channels).round(), Codec(75)
+    weights = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    leaf = images.requires_grad_()
+    (gradient,) = torch.autograd.grad((codec(leaf) * weights).sum(), leaf)
+    assert functional.cosine_similarity(gradient.flatten(1), weights.flatten(1)).min() > 0.5
 
 
 def test_rows_do_not_touch_each_other() -> None:
