@@ -8,7 +8,7 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.draws import AskedDraws, Draws, resolve_eot
-from robustbench_cli.attacks.base.model import cost_of_all_draws, is_randomized, rows_share_draws
+from robustbench_cli.attacks.base.model import cost_of_all_draws, cut_at_edges, is_randomized, rows_share_draws
 from robustbench_cli.attacks.base.source import GradientSource, Precision, gradient_source
 
 __all__ = ["MeasuredModel"]
@@ -41,6 +41,11 @@ class MeasuredModel:
     def cost_of_all_draws(self) -> float | None:
         """See :func:`~robustbench_cli.attacks.base.model.cost_of_all_draws`."""
         return cost_of_all_draws(self.model, self.images)
+
+    @cached_property
+    def cut_at_edges(self) -> bool:
+        """See :func:`~robustbench_cli.attacks.base.model.cut_at_edges`."""
+        return cut_at_edges(self.model, self.images)
 
     def eot(self, asked: AskedDraws) -> Draws:
         """The draws behind a gradient of this model; see :func:`~robustbench_cli.attacks.base.draws.resolve_eot`."""
@@ -76,4 +81,5 @@ class MeasuredModel:
             targeted=targeted,
             batch_size=batch_size,
             precision=precision,
+            inside=lambda: self.cut_at_edges,
         )

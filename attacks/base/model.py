@@ -16,9 +16,11 @@ from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.random import seeded
 
 __all__ = [
+    "INSIDE",
     "EnumerableDraws",
     "OneDraw",
     "cost_of_all_draws",
+    "cut_at_edges",
     "frozen",
     "is_randomized",
     "move",
@@ -98,6 +100,39 @@ def cost_of_all_draws(model: nn.Module, images: Tensor) -> float | None:
     first, second = (model.all_draws(images[:2]) for _ in range(2))
     same = bool(((first - second).abs() <= rounding(first).unsqueeze(-1)).all())
     return model.cost_of_all_draws if same else None
+
+
+INSIDE = 1e-6
+"""How far from 0 and 1 a pixel is inside the box: more than single precision rounds, and less than a model sees."""
+
+
+def cut_at_edges(model: nn.Module, images: Tensor) -> bool:
+    """Whether pixels at 0, or at 1, have no gradient although they would have one a little further inside.
+
+    A model that cuts its input to [0, 1] passes none back where the input is at an end, as many pixels are: an attack that
+    followed it would leave them where they are.
+
+    Args:
+        model: In ``eval()`` mode.
+        images: ``(N, C, H, W)`` in [0, 1], N >= 1; the first eight are used, with every pixel at an end.
+    """
+    edges = images[:8].round()
+    with seeded(0, images.device):
+        alive = _has_slope(model, edges.clamp(INSIDE, 1 - INSIDE))
+    with seeded(0, images.device):
+        lost = alive & ~_has_slope(model, edges)
+    return any(bool((lost & side).sum() > 0.9 * (alive & side).sum()) for side in (edges == 0, edges == 1))
+
+
+def _has_slope(model: nn.Module, images: Tensor) -> Tensor:
+    """Which pixels ``(N, C, H, W)`` the logits depend on."""
+    leaf = images.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(leaf)
+        if not logits.requires_grad:
+            return torch.zeros_like(images, dtype=torch.bool)
+        weights = torch.arange(1, logits.shape[1] + 1, device=logits.device)
+        return torch.autograd.grad((logits * weights).sum(), leaf)[0] != 0
 
 
 @contextmanager

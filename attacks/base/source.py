@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.decision import can_reject, decisions
 from robustbench_cli.attacks.base.errors import UserError, is_out_of_memory
 from robustbench_cli.attacks.base.losses import Loss, margin
-from robustbench_cli.attacks.base.model import EnumerableDraws, OneDraw
+from robustbench_cli.attacks.base.model import INSIDE, EnumerableDraws, OneDraw
 
 __all__ = ["EOT", "Exact", "GradientSource", "Precision", "gradient_source"]
 
@@ -37,6 +37,8 @@ class GradientSource(ABC):
             (autocast). Their margins are then rounded more coarsely (see
             :func:`~robustbench_cli.attacks.base.losses.rounding`), and what they decide is to be confirmed by
             :meth:`logits`, which are always in float32.
+        inside: Says, when a gradient is first asked for, whether it is to be taken a little inside the box; see
+            :func:`~robustbench_cli.attacks.base.model.cut_at_edges`.
 
     Attributes:
         draws: D, the draws that every answer holds.
@@ -55,11 +57,13 @@ class GradientSource(ABC):
         targeted: bool = False,
         batch_size: int | None = None,
         precision: Precision = "float32",
+        inside: Callable[[], bool] = lambda: False,
     ) -> None:
         self.model = model
         self.targeted = targeted
         self.batch_size = batch_size
         self.precision = precision
+        self._inside = inside
         self.forwards = 0.0
         self.backwards = 0.0
         # A tensor once there are gradients: reading a number off a GPU makes it wait.
@@ -151,9 +155,10 @@ class GradientSource(ABC):
 
     def _gradients_in_pieces(self, images: Tensor, labels: Tensor, losses: Loss) -> tuple[Tensor, Tensor]:
         low = self.precision == "bf16"
+        points = images.clamp(INSIDE, 1 - INSIDE) if self._inside() else images
         pieces, gradients = [], []
         for rows, parts in self._cuts(images):
-            leaf = images[rows].detach().requires_grad_()
+            leaf = points[rows].detach().requires_grad_()
             of_slice, found = [], []
             for draws in parts:
                 with torch.enable_grad():
@@ -226,8 +231,9 @@ class EOT(GradientSource):
         targeted: bool = False,
         batch_size: int | None = None,
         precision: Precision = "float32",
+        inside: Callable[[], bool] = lambda: False,
     ) -> None:
-        super().__init__(model, targeted=targeted, batch_size=batch_size, precision=precision)
+        super().__init__(model, targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
         self.draws = draws
         self.exhaustive = not randomized
         self._rows_share_draws = rows_share_draws
@@ -254,8 +260,9 @@ class Exact(GradientSource):
         targeted: bool = False,
         batch_size: int | None = None,
         precision: Precision = "float32",
+        inside: Callable[[], bool] = lambda: False,
     ) -> None:
-        super().__init__(model, targeted=targeted, batch_size=batch_size, precision=precision)
+        super().__init__(model, targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
         if not isinstance(model, EnumerableDraws):
             raise UserError(
                 "--eot exact: the draws of this defense cannot be counted; give a number of draws: --eot 10"
@@ -281,6 +288,7 @@ def gradient_source(
     targeted: bool = False,
     batch_size: int | None = None,
     precision: Precision = "float32",
+    inside: Callable[[], bool] = lambda: False,
 ) -> GradientSource:
     """The source for ``--eot``: the exact expectation, the mean over a number of draws, or one frozen draw.
 
@@ -294,16 +302,19 @@ def gradient_source(
         targeted: See :class:`GradientSource`.
         batch_size: See :class:`GradientSource`.
         precision: See :class:`GradientSource`.
+        inside: See :class:`GradientSource`.
 
     Raises:
         UserError: ``"exact"`` for a randomized model whose draws cannot be counted.
     """
     if not randomized:
-        return EOT(model, targeted=targeted, batch_size=batch_size, precision=precision)
+        return EOT(model, targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
     if eot == "frozen":
-        return EOT(OneDraw(model, seed=seed), targeted=targeted, batch_size=batch_size, precision=precision)
+        return EOT(
+            OneDraw(model, seed=seed), targeted=targeted, batch_size=batch_size, precision=precision, inside=inside
+        )
     if eot == "exact":
-        return Exact(model, targeted=targeted, batch_size=batch_size, precision=precision)
+        return Exact(model, targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
     return EOT(
         model,
         draws=eot,
@@ -312,4 +323,5 @@ def gradient_source(
         targeted=targeted,
         batch_size=batch_size,
         precision=precision,
+        inside=inside,
     )
