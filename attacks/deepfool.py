@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.planes import nearest_plane, short_step_to_plane
+from robustbench_cli.attacks.base.planes import free_step_to_plane, nearest_plane
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.smallest import Goal, Smallest
 from robustbench_cli.attacks.base.source import GradientSource
@@ -22,9 +22,9 @@ __all__ = ["DeepFool"]
 class DeepFool(MinimalNormAttack):
     """DeepFool: steps to the nearest of the planes that stand for the class boundaries, until one is crossed.
 
-    A quick first estimate rather than the smallest perturbation (algorithm 2). The steps take the shortest way that stays
-    inside the box, no further than the plane would be away without it, and what is found is shortened along the line to its
-    image. An image that has fallen takes no more steps.
+    A quick first estimate rather than the smallest perturbation (algorithm 2). Planes and steps know nothing of the box, to
+    which every iterate is cut, and what is found is shortened along the line to its image. An image that has fallen takes
+    no more steps.
     """
 
     paper: ClassVar[str] = (
@@ -51,10 +51,10 @@ class DeepFool(MinimalNormAttack):
                 break
             points = iterates[rows]
             logits[:, rows], plane = nearest_plane(
-                source, points, labels[rows], goal, classes=self.classes, norm=threat.norm
+                source, points, labels[rows], goal, classes=self.classes, norm=threat.norm, box=False
             )
             fooled, _ = best.offer(iterates, logits)
-            ahead = (points + (1 + self.overshoot) * short_step_to_plane(points, plane, threat.norm)).clamp_(0, 1)
+            ahead = (points + (1 + self.overshoot) * free_step_to_plane(plane, threat.norm)).clamp_(0, 1)
             iterates[rows] = torch.where(per_image(fooled[rows], points), points, ahead)
         best.offer(iterates, source.logits(iterates))
         best.shorten()

@@ -12,9 +12,9 @@ from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.smallest import Goal, linear_distance
 from robustbench_cli.attacks.base.source import GradientSource
-from robustbench_cli.attacks.base.threat import distance, per_image
+from robustbench_cli.attacks.base.threat import distance, per_image, steepest_ascent
 
-__all__ = ["Plane", "nearest_plane", "short_step_to_plane", "step_to_plane"]
+__all__ = ["Plane", "free_step_to_plane", "nearest_plane", "short_step_to_plane", "step_to_plane"]
 
 _ORDERS = {"linf": torch.inf, "l2": 2, "l1": 1}
 
@@ -38,7 +38,7 @@ class Plane:
 
 
 def nearest_plane(
-    source: GradientSource, points: Tensor, labels: Tensor, goal: Goal, *, classes: int, norm: Norm
+    source: GradientSource, points: Tensor, labels: Tensor, goal: Goal, *, classes: int, norm: Norm, box: bool = True
 ) -> tuple[Tensor, Plane]:
     """Of the planes between a label and the likeliest other classes, the one that is the shortest step away.
 
@@ -49,6 +49,7 @@ def nearest_plane(
         goal: What has to be reached.
         classes: The number of classes besides the label, the largest logits first.
         norm: In which steps are measured.
+        box: Whether steps stay inside the box.
 
     Returns:
         Logits ``(D, N, K)``, and the planes.
@@ -60,21 +61,24 @@ def nearest_plane(
     leads = _leads_over(classes)
     logits, slopes = source.gradients(points, labels, leads)
     values = _worst(leads(logits.flatten(0, 1), labels.repeat(len(logits))), logits)
-    steps = [_measured(points, slope, value, norm) for slope, value in zip(slopes, values, strict=True)]
-    lengths, ends = (torch.stack(found) for found in zip(*steps, strict=True))
-    # A class that the box does not let the image reach is not near, however short the step; the likeliest always counts.
-    near = ends.abs() <= 1e-3 * values.abs()
-    near[0] = True
-    nearest = torch.where(near, lengths, torch.inf).argmin(0)
+    measured = _length_in_box if box else _length
+    lengths = [measured(points, slope, value, norm) for slope, value in zip(slopes, values, strict=True)]
+    # The likeliest class always counts.
+    lengths[0] = lengths[0].clamp_max(torch.finfo(torch.float64).max)
+    nearest = torch.stack(lengths).argmin(0)
     rows = torch.arange(len(points), device=points.device)
     return logits, Plane(slopes[nearest, rows], values[nearest, rows])
 
 
-def _measured(points: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
-    """How long the step to each plane is ``(N,)``, and the linear model's value at its end ``(N,)``."""
+def _length_in_box(points: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> Tensor:
+    """How long the step to each plane is ``(N,)``; infinite where the box does not let the image reach it."""
     step = step_to_plane(points, slope, value, norm)
     at_end = value + (slope.double() * step.double()).flatten(1).sum(1)
-    return distance(points + step, points, norm), at_end
+    return torch.where(at_end.abs() <= 1e-3 * value.abs(), distance(points + step, points, norm), torch.inf)
+
+
+def _length(points: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> Tensor:
+    return linear_distance(value.abs(), slope, norm)
 
 
 def _worst(values: Tensor, logits: Tensor) -> Tensor:
@@ -132,6 +136,13 @@ def step_to_plane(points: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> T
     first = torch.where(reached.any(1), reached.int().argmax(1), reached.shape[1] - 1)[:, None]
     time = (gap - before.gather(1, first)).clamp_min(0) / growth.gather(1, first).clamp_min(1e-200)
     return (way * torch.minimum(speed * time, room)).to(points.dtype).view_as(points)
+
+
+def free_step_to_plane(plane: Plane, norm: Norm) -> Tensor:
+    """The shortest step ``(N, C, H, W)`` to the plane if there were no box, in l2 or linf."""
+    way = steepest_ascent(plane.slope, norm)
+    length = -plane.value.sign() * linear_distance(plane.value.abs(), plane.slope, norm)
+    return way * per_image(length.nan_to_num(0, 0, 0), way).to(way.dtype)
 
 
 def short_step_to_plane(points: Tensor, plane: Plane, norm: Norm) -> Tensor:
