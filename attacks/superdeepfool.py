@@ -22,9 +22,11 @@ __all__ = ["SuperDeepFool"]
 class SuperDeepFool(MinimalNormAttack):
     """SuperDeepFool: DeepFool's steps, and from every point beyond the boundary back to the point nearest the image.
 
-    An iterate that has not succeeded takes a step of DeepFool. From one that has, the image itself takes the shortest
-    step inside the box to the plane that stands for the boundary there, which makes the perturbation orthogonal to it
-    as a smallest one is. What is found is shortened along the line to its image.
+    An iterate that has not succeeded takes a step of DeepFool, inside the box. From one that has, the image itself takes
+    the shortest step inside the box to the plane that stands for the boundary there, which makes the perturbation
+    orthogonal to it as a smallest one is. The next iterate lies halfway to where that step ends: the boundary is
+    curved, and whole steps go to and fro across the nearest point. What is found is shortened along the line to its
+    image.
     """
 
     paper: ClassVar[str] = (

@@ -142,7 +142,8 @@ class GradientSource(ABC):
             losses: L losses ``(M, L)`` of logits ``(M, K)`` and labels ``(M,)`` or ``(M, m)``.
 
         Returns:
-            Logits ``(D, N, K)`` without a graph, and the gradients ``(L, N, C, H, W)``, of the same draws.
+            Logits ``(D, N, K)`` without a graph, and the gradients ``(L, N, C, H, W)``, of the same draws and, where the
+            source takes gradients inside the box, of points that much further inside.
 
         Raises:
             UserError: The model cuts its logits off from its input.

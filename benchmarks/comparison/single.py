@@ -29,7 +29,7 @@ def single_attacks(eps: float) -> dict[str, Run]:
     """The attacks of torchattacks, Foolbox and ART in linf, by library and name.
 
     Args:
-        eps: The radius; steps are of a quarter of it where an attack has a length of its own for them.
+        eps: The radius. Steps of a fixed length cross the ball and come back; those with momentum are a quarter of it.
     """
     return {**_torchattacks(eps), **_foolbox(eps), **_art(eps)}
 

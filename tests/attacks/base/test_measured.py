@@ -79,25 +79,27 @@ def test_a_model_is_measured_once() -> None:
 
 
 class Cut(nn.Module):
-    """A network whose input is cut to [0, 1], or only from below."""
+    """A network whose input is cut to [0, 1], or only from below, in all pixels or in the left ones."""
 
-    def __init__(self, network: nn.Module, most: float | None = 1) -> None:
+    def __init__(self, network: nn.Module, most: float | None, columns: int) -> None:
         super().__init__()
-        self.network, self.most = network, most
+        self.network, self.most, self.columns = network, most, columns
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images.clamp(0, self.most))
+        left, right = images[..., : self.columns], images[..., self.columns :]
+        logits: Tensor = self.network(torch.cat([left.clamp(0, self.most), right], dim=3))
         return logits
 
 
+@pytest.mark.parametrize("columns", [1, 6])
 @pytest.mark.parametrize("most", [1, None])
-def test_a_cut_of_the_input_hides_no_gradient(most: float | None) -> None:
+def test_a_cut_of_the_input_hides_no_gradient(most: float | None, columns: int) -> None:
     """At black and white pixels the gradient is the network's without the cut, which torch's derivative there may lose."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.Tanh(), nn.Linear(20, 5))
     images, labels = torch.rand(6, 1, 6, 6).round(), torch.arange(6) % 5
     _, expected = MeasuredModel(network, images).source(1).gradient(images, labels, margin)
-    logits, gradient = MeasuredModel(Cut(network, most), images).source(1).gradient(images, labels, margin)
+    logits, gradient = MeasuredModel(Cut(network, most, columns), images).source(1).gradient(images, labels, margin)
     torch.testing.assert_close(gradient, expected)
     torch.testing.assert_close(logits[0], network(images), rtol=0, atol=1e-4)
     assert not MeasuredModel(network, images).cut_at_edges
