@@ -120,21 +120,22 @@ class Preparation:
 
         Args:
             training: What to train.
-            path: The checkpoint; a file in the user's cache folder where not given.
+            path: The checkpoint; a file in the user's cache folder where not given, which serves all rules of decision.
         """
         if path is not None:
             if not _holds(path, training):
                 self._train(training, path)
-        elif not self.train_if_free(training):
+            return open_subject(path, named=_names(training))
+        if not self.train_if_free(training):
             self.wait(training.label)
             while not self.train_if_free(training):
                 time.sleep(PAUSE)
-        return open_subject(path or cached_checkpoint(training), named=_names(training))
+        return open_subject(cached_checkpoint(training), named=_names(training), **training.rule)
 
     def is_trained(self, training: Training) -> bool:
         """Whether the checkpoint of a training is in the user's cache folder."""
         try:
-            return _holds(cached_checkpoint(training), training)
+            return _holds(cached_checkpoint(training), training.by_usual_rule)
         except UserError:
             # A file of the cache is ours to replace, whatever has become of it; a file that the user named is not.
             return False
@@ -157,7 +158,7 @@ class Preparation:
                 return False
             # It may have come while this process looked for it.
             if not self.is_trained(training):
-                self._train(training, path)
+                self._train(training.by_usual_rule, path)
             return True
 
     def untrained(self, training: Training, decision: DecisionRule | None = None) -> Subject:
@@ -213,6 +214,9 @@ def _holds(path: Path, training: Training) -> bool:
         return False
     info = read_info(path)
     if info is None or info.training.get("key") != training.key:
+        return False
+    said = info.defenses[-1].parameters if info.defenses else {}
+    if any(said.get(key) != value for key, value in training.rule.items()):
         return False
     open_subject(path, named=_names(training))
     return True

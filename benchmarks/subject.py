@@ -79,6 +79,12 @@ class Subject:
         """The label of the defenses, in order."""
         return "+".join(each.label for each in self.defenses) or "none"
 
+    @property
+    def decision(self) -> DecisionRule | None:
+        """The rule by which its draws decide; ``None`` where no defense of it draws."""
+        drawing = [each for each in self.defenses if issubclass(defenses.load(each.name), RandomizedDefense)]
+        return drawing[-1].parameters["decision"] if drawing else None
+
     def load(self) -> nn.Module:
         """The model, in ``eval()`` mode; see :func:`load_subject`."""
         return load_subject(self.path, self.loading, self.identity)
@@ -133,7 +139,7 @@ def open_subject(path: Path, *, named: Collection[str] = (), **loading: Any) -> 
         path: The file.
         named: Code of the user's own that the user has named.
         **loading: Further keywords of ``load_checkpoint``, for a foreign file; or ``decision``, the rule by which the
-            draws are to decide.
+            draws are to decide, and ``draws``, how many of a mean or a vote.
 
     Raises:
         UserError: The file is not what it must be.
@@ -193,14 +199,24 @@ def load_subject(path: Path, loading: dict[str, Any], identity: str) -> nn.Modul
     return model
 
 
-def _load(path: Path, *, decision: DecisionRule | None = None, **loading: Any) -> tuple[nn.Module, CheckpointInfo]:
+def _load(
+    path: Path, *, decision: DecisionRule | None = None, draws: int | None = None, **loading: Any
+) -> tuple[nn.Module, CheckpointInfo]:
     """A checkpoint's model and what is said of it, with another rule of decision where one is given."""
     model, info, _ = load_checkpoint(path, **loading)
-    return (model, info) if decision is None else decided_by(decision, model, info)
+    return (model, info) if decision is None else decided_by(decision, model, info, draws=draws)
 
 
-def decided_by(decision: DecisionRule, model: nn.Module, info: CheckpointInfo) -> tuple[nn.Module, CheckpointInfo]:
+def decided_by(
+    decision: DecisionRule, model: nn.Module, info: CheckpointInfo, *, draws: int | None = None
+) -> tuple[nn.Module, CheckpointInfo]:
     """A model whose draws decide by another rule, and what is to be said of it; the same where it has no draws.
+
+    Args:
+        decision: Takes the place of the last randomized defense's own rule.
+        model: The defended model.
+        info: What is said of it.
+        draws: Of a mean or a vote; as many as the defense says where not given.
 
     Raises:
         UserError: The defense's draws cannot decide so.
@@ -210,8 +226,10 @@ def decided_by(decision: DecisionRule, model: nn.Module, info: CheckpointInfo) -
     if not places:
         return model, info
     last, chain = places[-1], list(info.defenses)
-    chain[last] = method_spec(defenses, chain[last].name, {**chain[last].parameters, "decision": decision}).spec
-    model = decided(model, decision, draws=built[last].draws, example=example_images(info.shape)[:1]).eval()
+    draws = draws or built[last].draws
+    said = {**chain[last].parameters, "decision": decision, "draws": draws}
+    chain[last] = method_spec(defenses, chain[last].name, said).spec
+    model = decided(model, decision, draws=draws, example=example_images(info.shape)[:1]).eval()
     return model, info.model_copy(update={"defenses": tuple(chain)})
 
 

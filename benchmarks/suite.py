@@ -194,6 +194,7 @@ class Suite:
                 "model": [subject.model],
                 "checkpoint": [str(subject.path), subject.path.name],
                 "defense": [subject.defense, "+".join(each.name for each in subject.defenses) or "none"],
+                "decision": [subject.decision or "none"],
                 "attack": [attack.spec.label, attack.spec.name],
                 "norm": [norm],
                 "eps": [None if eps is None else eps.value],

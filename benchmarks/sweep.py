@@ -114,7 +114,11 @@ class PlannedModel:
     @property
     def key(self) -> str:
         """What tells it from the others."""
-        made = self.training.key if self.training is not None else self.base and self.base.identity
+        made = (
+            f"{self.training.key} {self.training.rule}"
+            if self.training is not None
+            else self.base and self.base.identity
+        )
         return f"{made} {self.decision}"
 
     @property

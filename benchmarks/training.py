@@ -24,6 +24,7 @@ from robustbench_cli.benchmarks.models.base import build_model, example_images, 
 from robustbench_cli.benchmarks.subject import Subject, load_surrogates
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.defense import Defense
+from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.training import Trainer, TrainingProgress
 from robustbench_cli.defenses.none import Undefended
@@ -62,12 +63,34 @@ class Training(BaseModel):
 
     @property
     def key(self) -> str:
-        """A hash of what determines the weights: the base's identity counts, not where its file lies."""
+        """A hash of what determines the weights: the base's identity counts, not where its file lies; no rule does."""
         content = self.model_dump(mode="json", exclude={"base", "defenses", "recipe"})
         content["recipe"] = Recipe.model_validate(self.recipe).in_effect
         content["base"] = self.base.identity if self.base is not None else None
-        content["defenses"] = [defense.identity for defense in self.defenses]
+        content["defenses"] = [defense.identity for defense in self.by_usual_rule.defenses]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """What the last defense says of how its draws decide, which it needs no training for; empty where it draws none.
+
+        In front of other defenses the rule is part of the model that these are trained with.
+        """
+        last = self.defenses[-1] if self.defenses else None
+        if last is None or not issubclass(defenses.load(last.name), RandomizedDefense):
+            return {}
+        return {key: last.parameters[key] for key in ("decision", "draws")}
+
+    @property
+    def by_usual_rule(self) -> Training:
+        """The training of the same weights where the :attr:`rule` is the defense's usual one: one for all rules."""
+        if not self.rule:
+            return self
+        last = self.defenses[-1]
+        own = {key: value for key, value in last.parameters.items() if key not in self.rule}
+        method = defenses.load(last.name).from_parameters(own, name=last.name)
+        spec = MethodSpec.of(method, name=last.name, source=last.source, surrogates=last.surrogates)
+        return self.model_copy(update={"defenses": (*self.defenses[:-1], spec)})
 
     @property
     def label(self) -> str:

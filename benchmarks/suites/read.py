@@ -29,10 +29,12 @@ __all__ = [
 _FOLDER = Path(__file__).parent
 
 CONDITIONS = (
-    *("dataset", "model", "checkpoint", "defense", "attack", "norm", "eps", "targeted"),
+    *("dataset", "model", "checkpoint", "defense", "decision", "attack", "norm", "eps", "targeted"),
     *("n", "repeats", "seed", "precision"),
 )
-"""What ``include`` and ``exclude`` can say of a cell, in the words of the table."""
+"""What ``include`` and ``exclude`` can say of a cell, in the words of the table; and the rule of ``decision``, ``none``
+where there are no draws.
+"""
 
 _Eot = Annotated[int, Field(strict=True, ge=1)] | Literal["exact", "frozen", "auto"]
 
@@ -193,7 +195,8 @@ class SuiteWords(BaseModel):
         model: What is trained.
         n: Images.
         defenses: Each a chain of what is put around a model in order, which may begin with a checkpoint.
-        decision: Rules by which draws decide; a defense's own where there are none.
+        decision: Rules by which draws decide, each for a row of its own by the same weights; a defense's own where there
+            are none.
         attacks: As they are written; see :attr:`groups`.
         norm: Of the radii.
         eps: The radii.

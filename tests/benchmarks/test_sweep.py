@@ -152,6 +152,38 @@ def test_a_checkpoint_stands_as_it_is_or_is_defended(
     assert [model.training.base for model in noisy if model.training] == [plain[0].base] * 2
 
 
+def test_rules_of_decision_are_rows_of_one_training(
+    planned: Callable[[str], Sweep], expected: Callable[[str], list[Job]]
+) -> None:
+    """What has no draws has one row for all; a rule can be excluded from some attacks, or stand with the defense itself."""
+    defenses = "[none, {name: hrs, channels: [2, 1]}, {name: hrs, channels: [2, 1], decision: vote}]"
+    suite = f"""
+        n: 5
+        defenses: {defenses}
+        attacks: [pgd, {{name: fgsm, eot: [auto, frozen]}}]
+        decision: [one-draw, deterministic, frozen]
+        exclude: [{{decision: [deterministic, frozen], attack: pgd}}]
+    """
+    cells = [(job.cell.defense, job.cell.attack.name, job.cell.eot) for job in expected(suite)]
+    assert sorted(cells, key=str) == sorted(
+        [
+            ("none", "pgd", 1),
+            ("none", "fgsm", 1),
+            ("hrs(channels=[2,1])", "pgd", "exact"),
+            ("hrs(channels=[2,1])", "fgsm", "exact"),
+            ("hrs(channels=[2,1])", "fgsm", "frozen"),
+            ("hrs(decision=deterministic,channels=[2,1])", "fgsm", 1),
+            ("hrs(decision=frozen,channels=[2,1])", "fgsm", 1),
+        ],
+        key=str,
+    )
+    for words in (suite, f"{{n: 5, defenses: {defenses}, attacks: fgsm}}"):
+        trainings = {model.training.key for model in planned(words).models if model.training is not None}
+        assert len(trainings) == 2
+    own = expected(f"{{n: 5, defenses: {defenses}, attacks: fgsm, include: {{decision: [none, vote]}}}}")
+    assert [job.cell.defense for job in own] == ["none", "hrs(decision=vote,channels=[2,1])"]
+
+
 def test_what_is_expected_of_a_model_is_what_it_becomes(planned: Callable[[str], Sweep], tmp_path: Path) -> None:
     """All but the weights; and every model is trained once for all that attacks it."""
     sweep = planned(

@@ -83,6 +83,37 @@ def test_what_is_trained_is_not_trained_again(prepare: Prepare) -> None:
     assert len(begun) == 4
 
 
+@pytest.mark.parametrize("rule", [{"decision": "deterministic"}, {"decision": "vote", "draws": 3}])
+def test_no_rule_of_decision_needs_a_training(prepare: Prepare, tmp_path: Path, rule: dict[str, Any]) -> None:
+    """In the cache all rules share their weights; a file of the user's own has the rule that they asked for."""
+    begun: list[Path] = []
+    prepared = replace(prepare(seed=21), begin=lambda label, path: begun.append(path))
+    usual, other = (
+        prepared.training(defenses=(method_spec(defenses, "hrs", {"channels": [2, 1], **each}).spec,))
+        for each in ({}, rule)
+    )
+    cached_checkpoint(usual).unlink(missing_ok=True)
+    (decided,) = prepared.trained(other).defenses
+    assert {key: decided.parameters[key] for key in rule} == rule
+    assert prepared.trained(usual).defenses == usual.defenses
+    assert begun == [cached_checkpoint(usual)] == [cached_checkpoint(other)]
+    for training in (usual, other):
+        assert prepared.trained(training, tmp_path / "own.safetensors").defenses == training.defenses
+    assert len(begun) == 3
+    weights = [prepared.trained(training).load().state_dict().values() for training in (usual, other)]
+    assert all(torch.equal(*tensors) for tensors in zip(*weights, strict=True))
+
+
+def test_the_rule_of_an_inner_defense_is_trained_with(prepare: Prepare) -> None:
+    """What comes around the draws of another defense learns from what they decide."""
+    around = method_spec(defenses, "pgd-at", {"steps": 1}).spec
+    keys = {
+        prepare().training(defenses=(method_spec(defenses, "hrs", {"decision": rule}).spec, around)).key
+        for rule in ("one-draw", "mean")
+    }
+    assert len(keys) == 2
+
+
 def test_a_file_that_the_user_named_is_not_replaced_blindly(prepare: Prepare, tmp_path: Path) -> None:
     """Another training's checkpoint gives way to the one asked for; what is none stays."""
     path = tmp_path / "model.safetensors"
