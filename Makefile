@@ -19,7 +19,7 @@ LIBRARIES := foolbox torchattacks adversarial-robustness-toolbox cleverhans
 WITHOUT_THEIRS := adv-lib
 COMPARE := -m robustbench_cli.benchmarks.comparison
 
-.PHONY: help demo test lint format types wheel benchmark peers autoattack minimal-norm clean
+.PHONY: help demo test lint format types wheel benchmark peers autoattack minimal-norm trained clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ autoattack: $(PEERS_INSTALLED)  ## measure the standard suite beside torchattack
 
 minimal-norm: $(PEERS_INSTALLED)  ## measure the minimal-norm attacks beside Foolbox's, torchattacks' and adv_lib's
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) minimal-norm
+
+trained: $(PEERS_INSTALLED)  ## measure adversarial training beside ART's
+	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) trained
 
 clean:  ## remove the virtual environments and what was built
 	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

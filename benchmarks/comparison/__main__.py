@@ -22,12 +22,14 @@ from robustbench_cli.benchmarks.comparison.models import (
     classified_right,
     test_images,
     trained,
+    training_images,
 )
 from robustbench_cli.benchmarks.comparison.optimality import NORMS, compare_minimal_norm
 from robustbench_cli.benchmarks.comparison.peers import BATCH, LIBRARIES, AutoAttackBudget, CWBudget, PGDBudget
 from robustbench_cli.benchmarks.comparison.single import single_attacks, single_table
 from robustbench_cli.benchmarks.comparison.tables import markdown
 from robustbench_cli.benchmarks.comparison.timing import ratio
+from robustbench_cli.benchmarks.comparison.trainers import TRAINERS, compare_trainers
 from robustbench_cli.benchmarks.devices import keep_freed_memory
 from robustbench_cli.benchmarks.subject import Subject
 
@@ -52,13 +54,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m robustbench_cli.benchmarks.comparison", description=__doc__)
     parser.add_argument(
         "what",
-        choices=("costs", "peers", "autoattack", "single", "minimal-norm"),
+        choices=("costs", "peers", "autoattack", "single", "minimal-norm", "trained"),
         help="what ours cost; how they stand beside other libraries'; the standard suite beside torchattacks' AutoAttack, "
         "and beside every single attack of torchattacks, Foolbox and ART; the minimal-norm attacks beside Foolbox's, "
-        "torchattacks' and adv_lib's",
+        "torchattacks' and adv_lib's; adversarial training beside ART's",
     )
     parser.add_argument("--turns", type=int, default=3, help="times that a run is repeated whose time counts (3)")
-    parser.add_argument("--images", type=int, default=500, help="test images for PGD and AutoAttack (500)")
+    parser.add_argument("--images", type=int, default=500, help="test images, but for minimal norms (500)")
     parser.add_argument(
         "--cw-images", type=int, default=50, help="test images for minimal norms, of those classified right (50)"
     )
@@ -71,6 +73,9 @@ def main() -> None:
         help="the models, but for costs and peers (all)",
     )
     parser.add_argument("--norms", nargs="+", choices=NORMS, default=NORMS, help="the norms for minimal norms (all)")
+    parser.add_argument("--trainers", nargs="+", choices=TRAINERS, default=TRAINERS, help="what to train by (all)")
+    parser.add_argument("--epochs", type=int, default=5, help="of training (5)")
+    parser.add_argument("--train-images", type=int, default=10_000, help="training images (10000)")
     given = parser.parse_args()
     threads = torch.get_num_threads()
     timed = "1 thread, processor seconds" if threads == 1 else f"{threads} threads, seconds of the clock"
@@ -83,6 +88,9 @@ def main() -> None:
         compare_single(given.models, images=given.images)
     elif given.what == "minimal-norm":
         compare_minimal_norm(given.models, given.norms, images=given.cw_images)
+    elif given.what == "trained":
+        training, test = training_images(given.train_images), test_images(given.images)
+        compare_trainers(given.trainers, training, test, epochs=given.epochs, turns=given.turns)
     else:
         compare_libraries(given.peers, images=given.images, cw_images=given.cw_images, turns=given.turns)
 

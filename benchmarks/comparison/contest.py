@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,13 +20,15 @@ from robustbench_cli.benchmarks.comparison.peers import LIBRARIES, AutoAttackBud
 from robustbench_cli.benchmarks.comparison.timing import clock
 from robustbench_cli.benchmarks.subject import Subject
 
-__all__ = ["Budget", "Contest", "Entry", "distances", "robust_accuracy", "stands"]
+__all__ = ["Array", "Budget", "Contest", "Entry", "distances", "robust_accuracy", "stands"]
 
 Budget = PGDBudget | CWBudget | AutoAttackBudget
 
 # Arrays rather than tensors go to the processes: a tensor would be shared, and the processes are to have nothing in
 # common.
 Array = np.ndarray[Any, Any]
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class Contest(ExitStack):
             for name in libraries
         }
 
+    def call(self, library: str, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What a function gives in a library's process; it, its arguments and its result are to be picklable."""
+        return self._processes[library].submit(function, *arguments).result()
+
     def run(self, subject: Subject, examples: Examples, budget: Budget, *, turns: int) -> Mapping[str, Entry]:
         """Runs one attack of every library.
 
@@ -71,9 +77,10 @@ class Contest(ExitStack):
         perturbed: dict[str, Array] = {}
         for turn in range(-1, turns):
             asked = _short(budget) if turn < 0 else budget
-            for name, process in self._processes.items():
-                call = process.submit(_attack, name, subject, examples.images.numpy(), examples.labels.numpy(), asked)
-                perturbed[name], spent = call.result()
+            for name in self._processes:
+                perturbed[name], spent = self.call(
+                    name, _attack, name, subject, examples.images.numpy(), examples.labels.numpy(), asked
+                )
                 if turn >= 0:
                     seconds[name].append(spent)
         return {name: Entry(torch.from_numpy(perturbed[name]), tuple(seconds[name])) for name in self._processes}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustbench_cli.benchmarks.comparison.noisy_fgsm import NoisyFGSM
+from robustbench_cli.benchmarks.datasets.base.dataset import SplitName
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.prepare import Preparation
@@ -27,6 +28,7 @@ __all__ = [
     "classified_right",
     "test_images",
     "trained",
+    "training_images",
 ]
 
 DATASET = "fashion-mnist"
@@ -63,7 +65,16 @@ class Examples:
 
 def test_images(n: int) -> Examples:
     """The first ``n`` test images of Fashion-MNIST."""
-    first = first_examples(load_dataset(DATASET).split("test"), n)
+    return _first("test", n)
+
+
+def training_images(n: int) -> Examples:
+    """The first ``n`` training images of Fashion-MNIST."""
+    return _first("train", n)
+
+
+def _first(split: SplitName, n: int) -> Examples:
+    first = first_examples(load_dataset(DATASET).split(split), n)
     return Examples(first.images, first.labels)
 
 

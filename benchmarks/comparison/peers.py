@@ -231,12 +231,13 @@ class ART(Library):
 
     distribution = "adversarial-robustness-toolbox"
 
-    def wrap(self, model: nn.Module) -> Any:
+    def wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Any:
         from art.estimators.classification import PyTorchClassifier
 
         return PyTorchClassifier(
             model=model,
             loss=nn.CrossEntropyLoss(),
+            optimizer=optimizer,
             input_shape=(1, 28, 28),
             nb_classes=10,
             clip_values=(0, 1),

@@ -1,0 +1,317 @@
+"""Adversarial training beside ART's: the same network from the same weights, on the same images, by the same budget."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.random import seeded
+from robustbench_cli.benchmarks.comparison.contest import Array, Contest, robust_accuracy
+from robustbench_cli.benchmarks.comparison.models import Examples
+from robustbench_cli.benchmarks.comparison.peers import ART, LIBRARIES, AutoAttackBudget
+from robustbench_cli.benchmarks.comparison.tables import markdown
+from robustbench_cli.benchmarks.comparison.timing import clock, ratio
+from robustbench_cli.benchmarks.models.base import build_model
+from robustbench_cli.defenses import registry as defenses
+from robustbench_cli.defenses.base.recipe import Recipe
+from robustbench_cli.defenses.base.training import Trainer
+
+__all__ = ["TRAINERS", "Trained", "TrainingBudget", "Weights", "compare_trainers", "judged", "train", "trainers_table"]
+
+OURS = next(iter(LIBRARIES))
+
+LIBRARIES_WITH_TRAINERS = (OURS, "ART")
+"""torchattacks, Foolbox and CleverHans have none."""
+
+TRAINERS = ("pgd-at", "trades", "awp", "fast-at")
+"""Our defenses that ART has a trainer for."""
+
+Weights = dict[str, Array]
+"""A network's state, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBudget:
+    """What one training may cost. All have AdamW at a constant rate, but for ART's fast-at, which has rates of its own.
+
+    Attributes:
+        eps: The radius in linf.
+        steps: Of the attack in training; fast-at has one.
+        epochs: Passes through the training images.
+        batch_size: Images in a step.
+        lr: Of AdamW.
+    """
+
+    eps: float = 0.1
+    steps: int = 5
+    epochs: int = 5
+    batch_size: int = 128
+    lr: float = 1e-3
+
+    @property
+    def step_size(self) -> float:
+        """As our defenses choose it where they are not told."""
+        return 2.5 * self.eps / self.steps
+
+    def __str__(self) -> str:
+        return f"linf {self.eps:g}, {self.steps} steps, {self.epochs} epochs of batches of {self.batch_size}"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a library made of a network in one turn.
+
+    Attributes:
+        clean: Accuracy on the test images.
+        robust: Accuracy under our standard suite.
+        seconds: Of training.
+    """
+
+    clean: float
+    robust: float
+    seconds: float
+
+
+def compare_trainers(trainers: Sequence[str], training: Examples, test: Examples, *, epochs: int, turns: int) -> None:
+    """Prints what networks that we and ART have trained stand, and how long that took.
+
+    Args:
+        trainers: Of :data:`TRAINERS`.
+        training: The images to train on.
+        test: Those to judge by.
+        epochs: Passes through the former.
+        turns: Trainings by each, from other weights and in another order.
+    """
+    budget = TrainingBudget(epochs=epochs)
+    print(
+        f"{budget}, {len(training)} training images; {len(test)} test images under the suite 'standard'\n", flush=True
+    )
+    found: dict[tuple[str, str], list[Trained]] = {}
+    with Contest(LIBRARIES_WITH_TRAINERS) as contest:
+
+        def trained(library: str, name: str, images: Examples, seed: int) -> tuple[Weights, float]:
+            start = _weights(_network(seed))
+            arrays = (images.images.numpy(), images.labels.numpy())
+            return contest.call(library, train, library, name, start, *arrays, budget, seed)
+
+        for name in trainers:
+            for library in LIBRARIES_WITH_TRAINERS:
+                # What comes with the first steps is not counted.
+                trained(library, name, Examples(training.images[:128], training.labels[:128]), 0)
+            for turn in range(turns):
+                for library in LIBRARIES_WITH_TRAINERS:
+                    worth = judged(*trained(library, name, training, turn), test, eps=budget.eps)
+                    found.setdefault((name, library), []).append(worth)
+                    print(f"{name} by {library}, turn {turn + 1} of {turns}: {worth}", file=sys.stderr, flush=True)
+    print(trainers_table(found), flush=True)
+
+
+def trainers_table(found: Mapping[tuple[str, str], Sequence[Trained]]) -> str:
+    """The means of the turns, with the lowest and highest robust accuracy of any, and each library's time over ours.
+
+    Args:
+        found: What came of each turn, by trainer and library, ours among them.
+    """
+    rows = []
+    for (name, library), turns in found.items():
+        robust = [100 * turn.robust for turn in turns]
+        spread = f" ({min(robust):.1f} to {max(robust):.1f})" if min(robust) < max(robust) else ""
+        seconds = [turn.seconds for turn in turns]
+        rows.append(
+            (
+                name,
+                library,
+                f"{100 * fmean(turn.clean for turn in turns):.1f} %",
+                f"{fmean(robust):.1f} %{spread}",
+                f"{fmean(seconds):.0f}",
+                str(ratio(seconds, [turn.seconds for turn in found[name, OURS]])),
+            )
+        )
+    return markdown(("trainer", "library", "clean", "robust", "seconds", f"over {OURS}"), rows)
+
+
+def train(
+    library: str, name: str, start: Weights, images: Array, labels: Array, budget: TrainingBudget, seed: int
+) -> tuple[Weights, float]:
+    """Trains a small network; in the process of the library.
+
+    Args:
+        library: Of :data:`~.peers.LIBRARIES`.
+        name: Of :data:`TRAINERS`.
+        start: The weights to start from.
+        images: ``(N, C, H, W)``, float32 in [0, 1].
+        labels: ``(N,)``, int64.
+        budget: What it may cost.
+        seed: Of all draws.
+
+    Returns:
+        The weights, and the seconds.
+    """
+    network = _with_weights(start)
+    by = _ours if library == OURS else _art
+    started = clock()
+    trained = by(name, network, images, labels, budget, seed)
+    seconds = clock() - started
+    return _weights(trained), seconds
+
+
+def judged(weights: Weights, seconds: float, test: Examples, *, eps: float) -> Trained:
+    """What a small network with such weights is worth.
+
+    Args:
+        weights: From :func:`train`, like the next.
+        seconds: That it took.
+        test: The images to judge by.
+        eps: The radius in linf of the standard suite.
+    """
+    library = LIBRARIES[OURS]
+    model = library.wrap(_with_weights(weights).eval())
+    asked = AutoAttackBudget(norm="linf", eps=eps)
+    perturbed = library.autoattack(model, test.images, test.labels, asked)
+    with torch.no_grad():
+        clean = (model(test.images).argmax(1) == test.labels).double().mean().item()
+    return Trained(clean, robust_accuracy(model, test, perturbed, asked), seconds)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Training images in memory."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return self.images[indices], self.labels[indices]
+
+
+def _ours(name: str, network: nn.Module, images: Array, labels: Array, budget: TrainingBudget, seed: int) -> nn.Module:
+    attack = {} if name == "fast-at" else {"steps": budget.steps, "step_size": budget.step_size}
+    defense = defenses.load(name).from_parameters({"eps": budget.eps, **attack}, name=name)
+    recipe = Recipe(epochs=budget.epochs, batch_size=budget.batch_size, lr=budget.lr, schedule="constant")
+    held = _Held(torch.from_numpy(images), torch.from_numpy(labels))
+    model: nn.Module = defense.protect(network, held.images[:1])
+    defense.fit(model, Trainer(held, recipe, seed=seed, device=torch.device("cpu")))
+    return model
+
+
+def _art(name: str, network: nn.Module, images: Array, labels: Array, budget: TrainingBudget, seed: int) -> nn.Module:
+    np.random.seed(seed)  # noqa: NPY002, ART draws from it
+    torch.manual_seed(seed)
+    _ART_TRAINERS[name](_Whole(network), budget).fit(
+        images, np.eye(10, dtype=np.float32)[labels], batch_size=budget.batch_size, nb_epochs=budget.epochs
+    )
+    return network
+
+
+class _Whole(nn.Module):
+    """A network into which ART does not look: its trainers take the output of a ``Sequential``'s first layer for logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        return logits
+
+
+def _art_pgd_at(network: _Whole, budget: TrainingBudget) -> Any:
+    from art.defences.trainer import AdversarialTrainerMadryPGD
+
+    trainer = AdversarialTrainerMadryPGD(
+        _classifier(network, budget),
+        batch_size=budget.batch_size,
+        eps=budget.eps,
+        eps_step=budget.step_size,
+        max_iter=budget.steps,
+    )
+    # It attacks 32 images at once unless told otherwise.
+    trainer.attack.set_params(batch_size=budget.batch_size)
+    return trainer
+
+
+def _art_trades(network: _Whole, budget: TrainingBudget) -> Any:
+    from art.defences.trainer import AdversarialTrainerTRADESPyTorch
+
+    classifier = _classifier(network, budget)
+    return AdversarialTrainerTRADESPyTorch(classifier, _attack(classifier, budget), beta=6)
+
+
+def _art_awp(network: _Whole, budget: TrainingBudget) -> Any:
+    from art.defences.trainer import AdversarialTrainerAWPPyTorch
+
+    classifier = _classifier(network, budget)
+    # One step of plain gradient descent gives the direction; its length does not count.
+    proxy = copy.deepcopy(network)
+    return AdversarialTrainerAWPPyTorch(
+        classifier,
+        ART().wrap(proxy, torch.optim.SGD(proxy.parameters(), lr=0.01)),
+        _attack(classifier, budget),
+        mode="PGD",
+        gamma=0.01,
+        beta=0,
+        warmup=0,
+    )
+
+
+def _art_fast_at(network: _Whole, budget: TrainingBudget) -> Any:
+    from art.defences.trainer import AdversarialTrainerFBFPyTorch
+
+    # It sets rates up to 0.21, which are for SGD; momentum and decay are those of the paper's code.
+    optimizer = torch.optim.SGD(network.parameters(), lr=budget.lr, momentum=0.9, weight_decay=5e-4)
+    return AdversarialTrainerFBFPyTorch(ART().wrap(network, optimizer), eps=budget.eps)
+
+
+_ART_TRAINERS: dict[str, Callable[[_Whole, TrainingBudget], Any]] = {
+    "pgd-at": _art_pgd_at,
+    "trades": _art_trades,
+    "awp": _art_awp,
+    "fast-at": _art_fast_at,
+}
+
+
+def _classifier(network: nn.Module, budget: TrainingBudget) -> Any:
+    """As our recipe optimizes it."""
+    return ART().wrap(network, torch.optim.AdamW(network.parameters(), lr=budget.lr, weight_decay=0.01))
+
+
+def _attack(classifier: Any, budget: TrainingBudget) -> Any:
+    from art.attacks.evasion import ProjectedGradientDescent
+
+    return ProjectedGradientDescent(
+        classifier,
+        eps=budget.eps,
+        eps_step=budget.step_size,
+        max_iter=budget.steps,
+        num_random_init=1,
+        batch_size=budget.batch_size,
+        verbose=False,
+    )
+
+
+def _network(seed: int) -> nn.Module:
+    """The small network with fresh weights."""
+    with seeded(seed, torch.device("cpu")):
+        return build_model("small-cnn", shape=(1, 28, 28), classes=10)
+
+
+def _weights(network: nn.Module) -> Weights:
+    return {key: value.numpy() for key, value in network.state_dict().items()}
+
+
+def _with_weights(weights: Weights) -> nn.Module:
+    network = _network(0)
+    # Copies: what is trained is not to change what it started from.
+    network.load_state_dict({key: torch.tensor(value) for key, value in weights.items()})
+    return network
