@@ -22,8 +22,10 @@ from robustbench_cli.attacks.base.model import move
 from robustbench_cli.attacks.base.random import seed_from, seeded
 from robustbench_cli.defenses.base.adversarial import accuracy_under_pgd
 from robustbench_cli.defenses.base.outcome import Collapse, Outcome
+from robustbench_cli.defenses.base.processes import Processes
 from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.resume import State, read_state, write_state
+from robustbench_cli.defenses.base.resume import State, read_state, read_tensors, write_state
+from robustbench_cli.defenses.base.shares import in_shares
 
 __all__ = ["Examples", "Gradients", "Trainer", "TrainingLoss", "TrainingProgress"]
 
@@ -97,11 +99,14 @@ def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
 class Trainer:
     """Trains networks on examples by one recipe.
 
+    Where a launcher has started several processes, each is to do the same with a ``Trainer`` of its own. A batch is
+    divided among them, so that but for rounding, draws and batch statistics they train what one would.
+
     Args:
         examples: What to train on.
         recipe: How.
         seed: Every order of the examples and every draw follow from it, the network's name and the epoch.
-        device: Where.
+        device: Where; of several processes on GPUs, each one's own.
         progress: Called after each epoch, when the file at ``resume`` is already written.
         resume: A file that is kept while training and read by the next ``Trainer`` that is given it, which then goes on
             where this one stopped and ends with the very same weights (on a CPU). Delete it when all is trained.
@@ -109,7 +114,11 @@ class Trainer:
     Attributes:
         training: The places ``(n,)`` of the examples that are trained on: all but for what the recipe holds out.
         held_out: The places of the others.
+        share: What of each batch falls to this process.
         done: The share of its steps that the present training has done, for a loss that changes in its course.
+
+    Raises:
+        UserError: There are more processes than images in a batch, or they cannot be connected.
     """
 
     def __init__(
@@ -129,16 +138,25 @@ class Trainer:
         self._progress = progress
         self._resume = resume
         self._finished: dict[str, dict[str, float]] = {}
-        self._saved = resume is not None and resume.exists()
+        self._processes = Processes.joined(device)
+        self._saved = self._processes.from_first(lambda: resume is not None and resume.exists())
+        self.share = self._processes.share
         self.done = 0.0
         self.training, self.held_out = self._divided()
+        if len(self.training) // self._batches_an_epoch < self._processes.number:
+            raise UserError(
+                f"{self._processes.number} processes cannot share batches of {recipe.batch_size} from {len(self.training)} "
+                "images: give a larger batch_size, or start fewer"
+            )
 
     @property
     def record(self) -> dict[str, Any]:
         """For a checkpoint: recipe, seed, seconds, and of each network trained its last loss and its seconds."""
+        several = {"processes": self._processes.number} if self._processes.number > 1 else {}
         return {
             "recipe": self.recipe.model_dump(),
             "seed": self.seed,
+            **several,
             "seconds": sum(part["seconds"] for part in self._finished.values()),
             "trained": self._finished,
         }
@@ -165,6 +183,7 @@ class Trainer:
         gradients: Gradients | None = None,
         replays: int = 1,
         collapse: Collapse | None = None,
+        settled: Callable[[], None] = lambda: None,
     ) -> None:
         """Trains in place the parameters of ``network`` that require a gradient.
 
@@ -180,17 +199,23 @@ class Trainer:
             gradients: In the place of ``loss``, what gives the loss and its gradients in one.
             replays: How often in a row each batch is trained on; the recipe's epochs are divided by it.
             collapse: What ends the training early, if anything does.
+            settled: Called when ``network`` has the weights that it ends with, before ``keep`` is kept.
 
         Raises:
             UserError: The loss is not finite or has no gradient, or the file for resuming is of another training or cannot be written.
         """
         move(network, self.device)
+        self._processes.copy_first(network.state_dict().values())
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         optimizer = self.recipe.build_optimizer(parameters)
         gradients = gradients or _gradients_of(loss)
+        if self._processes.number > 1:
+            gradients = in_shares(gradients, self._processes)
         whole = keep or network
         held_out = partial(self._held_out_accuracy, eps=eps) if len(self.held_out) else None
         outcome = Outcome(network, decay=self.recipe.ema, held_out=held_out, collapse=collapse)
+        # Each process draws for its share by itself; what one draws alone, the first of several draws.
+        own = (self._processes.rank,) if self._processes.rank else ()
         epochs = math.ceil(self.recipe.epochs / replays)
         first, seconds = self._restore(name, whole, network, optimizer, outcome)
         if name in self._finished:
@@ -203,8 +228,8 @@ class Trainer:
         for epoch in range(first, epochs):
             started = time.perf_counter()
             total = torch.zeros((), device=self.device)
-            with self.draws(name, epoch) as seed:
-                batches = self._batches(seed)
+            batches = self._batches(seed_from(self.seed, name, epoch))
+            with self.draws(name, epoch, *own):
                 steps = len(batches) * replays
                 for number in range(steps):
                     indices = batches[number // replays]
@@ -218,24 +243,29 @@ class Trainer:
             value = total.item() / (replays * len(self.training))
             if not math.isfinite(value):
                 raise UserError(f"{name} diverged in epoch {epoch + 1}, its loss is {value}: give a lower lr")
-            with self.draws(name, epoch, "measured"):
+            with self.draws(name, epoch, "measured", *own):
                 collapsed = outcome.after_epoch(epoch)
             seconds += time.perf_counter() - started
             ended, note = collapsed or epoch + 1 == epochs, ""
             if ended:
                 note = outcome.settle()
+                settled()
                 self._finished[name] = {"loss": value, "seconds": seconds, **outcome.measured}
             if self._resume is not None:
-                write_state(
-                    self._resume,
-                    State(
-                        name=name, epoch=epoch + 1, seconds=seconds, finished=self._finished, measured=outcome.measured
-                    ),
-                    self._identity(whole),
-                    whole=whole,
-                    network=network,
-                    optimizer=optimizer,
-                    copies=outcome.copies,
+                state = State(
+                    name=name, epoch=epoch + 1, seconds=seconds, finished=self._finished, measured=outcome.measured
+                )
+                self._processes.from_first(
+                    partial(
+                        write_state,
+                        self._resume,
+                        state,
+                        self._identity(whole),
+                        whole=whole,
+                        network=network,
+                        optimizer=optimizer,
+                        copies=outcome.copies,
+                    )
                 )
             self._progress(TrainingProgress(name, epoch + 1, epoch + 1 if ended else epochs, value, seconds, note))
             if ended:
@@ -250,6 +280,18 @@ class Trainer:
             labels.to(self.device, non_blocking=True),
         )
 
+    def accuracy(self, network: nn.Module, places: Tensor, *, eps: float, steps: int, step_size: float) -> float:
+        """The share of the examples at places ``(n,)`` that a network in training gets right under PGD.
+
+        See :func:`~.adversarial.accuracy_under_pgd`; each process measures a part of them.
+        """
+        own = places[self.share]
+        batches = (self.batch(part) for part in own.split(self.recipe.batch_size))
+        right = accuracy_under_pgd(network, batches, eps=eps, steps=steps, step_size=step_size) if len(own) else 0.0
+        # Of doubles, which count exactly; a product is whole but for rounding.
+        total = self._processes.total(torch.tensor(round(right * len(own)), dtype=torch.float64, device=self.device))
+        return total.item() / len(places)
+
     def _divided(self) -> tuple[Tensor, Tensor]:
         """The places that are trained on, and those that are held out."""
         number = len(self.examples)
@@ -262,7 +304,11 @@ class Trainer:
     def _batches(self, seed: int) -> Sequence[Tensor]:
         """An epoch's batches of places, in an order that follows from the seed."""
         order = torch.randperm(len(self.training), generator=torch.Generator().manual_seed(seed))
-        return self.training[order].tensor_split(math.ceil(len(order) / self.recipe.batch_size))
+        return self.training[order].tensor_split(self._batches_an_epoch)
+
+    @property
+    def _batches_an_epoch(self) -> int:
+        return math.ceil(len(self.training) / self.recipe.batch_size)
 
     def _step(
         self,
@@ -273,7 +319,7 @@ class Trainer:
         indices: Tensor,
     ) -> Tensor:
         """One step of the optimizer; the mean loss before it."""
-        images, labels = self.batch(indices)
+        images, labels = self.batch(indices[self.share])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             value, slopes = gradients(network, images, labels, parameters)
         for parameter, gradient in zip(parameters, slopes, strict=True):
@@ -285,8 +331,7 @@ class Trainer:
         """The share of the held-out images that a network gets right under PGD."""
         eps = eps if self.recipe.held_out_eps is None else self.recipe.held_out_eps
         steps = self.recipe.held_out_steps
-        batches = (self.batch(indices) for indices in self.held_out.split(self.recipe.batch_size))
-        return accuracy_under_pgd(network, batches, eps=eps, steps=steps, step_size=2.5 * eps / steps)
+        return self.accuracy(network, self.held_out, eps=eps, steps=steps, step_size=2.5 * eps / steps)
 
     def _identity(self, model: nn.Module) -> dict[str, str]:
         """What must be the same for a training to go on, by what it is called in a message."""
@@ -309,8 +354,10 @@ class Trainer:
         """Takes up what the file holds of this training; the epochs done and the seconds spent on them."""
         if self._saved:
             assert self._resume is not None
+            content = self._processes.from_first(partial(read_tensors, self._resume))
             state = read_state(
                 self._resume,
+                content,
                 self._identity(whole),
                 name=name,
                 whole=whole,

@@ -52,24 +52,21 @@ def told(path: Path) -> Any:
 
 
 def test_a_training_that_was_killed_goes_on(advdef: Advdef, advdef_process: Advdef, here: Path) -> None:
-    """Stopped in one channel and killed in another, it ends with the very weights of a training that was not."""
+    """Stopped in one block and killed in another, it ends with the very weights of a training that was not."""
     (here / "dying.py").write_text(DYING)
     words = ["train", "--dataset", "dying.py:Dying", *HRS, "-o", "killed.safetensors"]
-    # An epoch has eleven batches, and a channel three epochs: in the last of the first channel, and then, from its
-    # begin, in the second of the third.
+    # An epoch has eleven batches, and a block three epochs: in the last of the first block, and then, from the last
+    # epoch's begin, in the second of the second.
     stopped = advdef_process(*words, DIE_AT="30", DIE_BY="SIGTERM")
     assert stopped.code == 130
     assert stopped.err.rstrip().endswith(f"the same command goes on: advdef {shlex.join(words)}")
-    killed = advdef_process(*words, DIE_AT="60", DIE_BY="SIGKILL")
+    killed = advdef_process(*words, DIE_AT="27", DIE_BY="SIGKILL")
     assert killed.code == -signal.SIGKILL
-    assert "block 1 channel 2: 3 epochs" in killed.err
+    assert "block 1: 3 epochs" in killed.err
     assert not (here / "killed.safetensors").exists()
     resumed = advdef(*words)
     assert resumed.code == 0
-    assert [line.partition(":")[0] for line in resumed.err.splitlines()[1:]] == [
-        "block 2 channel 1",
-        "block 2 channel 2",
-    ]
+    assert [line.partition(":")[0] for line in resumed.err.splitlines()[1:]] == ["block 2"]
     whole = advdef(*words[:-1], "whole.safetensors")
     assert resumed.out.partition(":")[2] == whole.out.partition(":")[2]
     first, second = load_file(here / "killed.safetensors"), load_file(here / "whole.safetensors")
@@ -91,7 +88,7 @@ def test_a_trained_model_is_told_in_a_line(advdef: Advdef, here: Path) -> None:
     assert first.err.splitlines()[0] == (
         "training small-cnn with hrs(channels=[2,2]) on digits; kept in folder/hrs.safetensors"
     )
-    assert len(first.err.splitlines()) == 5
+    assert len(first.err.splitlines()) == 3
     content = (here / "folder" / "hrs.safetensors").read_bytes()
     again = advdef(*words)
     assert (again.out, again.err) == (first.out, "")
