@@ -184,6 +184,29 @@ def test_rules_of_decision_are_rows_of_one_training(
     assert [job.cell.defense for job in own] == ["none", "hrs(decision=vote,channels=[2,1])"]
 
 
+@pytest.mark.parametrize("name", ["hrs-paper-mnist", "hrs-paper-cifar10", "hrs-fashion", "hrs-fashion-quick"])
+def test_the_hrs_suites_show_what_the_randomness_is_worth(name: str, expected: Callable[[str], list[Job]]) -> None:
+    """Each defense that draws stands beside its deterministic counterpart and a frozen draw; the paper's attacks do not."""
+    rows: dict[Any, set[Any]] = {}
+    for job in expected(f"{{extends: {name}, dataset: digits, model: small-cnn}}"):
+        cell = job.cell
+        rules = [each.parameters["decision"] for each in cell.defenses if "decision" in each.parameters]
+        named = [(each.name, {**each.parameters, "decision": ""}) for each in cell.defenses]
+        threat = (str(named), bool(rules), cell.attack.label, cell.eps, cell.targeted)
+        rows.setdefault(threat, set()).add((*rules, cell.eot))
+    for (_, draws, _, _, targeted), found in rows.items():
+        if not draws:
+            assert found == {(1,)}
+        elif targeted == "all":
+            assert found == {("one-draw", 1), ("one-draw", 10)}
+        else:
+            adaptive = found - {("one-draw", "frozen"), ("deterministic", 1), ("frozen", 1)}
+            assert len(found) == 4 and adaptive < {("one-draw", 10), ("one-draw", "exact")}
+    assert {(draws, targeted) for _, draws, _, _, targeted in rows} == {
+        *((draws, targeted) for draws in (True, False) for targeted in ("all", "no"))
+    }
+
+
 def test_what_is_expected_of_a_model_is_what_it_becomes(planned: Callable[[str], Sweep], tmp_path: Path) -> None:
     """All but the weights; and every model is trained once for all that attacks it."""
     sweep = planned(
