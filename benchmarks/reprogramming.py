@@ -32,6 +32,7 @@ from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.devices import automatic_batch_size, keep_freed_memory
 from robustbench_cli.benchmarks.evaluation import predict
 from robustbench_cli.benchmarks.statistics import mean_interval
+from robustbench_cli.benchmarks.store import sealed, unsealed
 from robustbench_cli.benchmarks.subject import Subject
 from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.training import Examples, Trainer, TrainingProgress
@@ -329,10 +330,10 @@ def reprogrammed(
     cell = hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:20]
     path = store / "reprogramming" / f"{cell}.json"
     if path.is_file():
-        try:
-            return ReprogrammedModel.model_validate_json(path.read_bytes())
-        except ValueError:
-            raise UserError(f"{path} is no result of a reprogramming: delete it to compute it again") from None
+        row = unsealed(path, ReprogrammedModel)
+        if row.cell != cell:
+            raise UserError(f"{path} holds the cell {row.cell}: remove it, or give it back its name")
+        return row
     result = reprogram(
         subject.load(),
         subject.shape,
@@ -371,5 +372,5 @@ def reprogrammed(
         cell=cell,
         versions=versions(),
     )
-    write_whole(path, row.model_dump_json(indent=1).encode())
+    write_whole(path, sealed(row))
     return row

@@ -19,7 +19,7 @@ from robustbench_cli.benchmarks.cell import Cell
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.outcomes import Outcomes
 
-__all__ = ["PIECES", "Failure", "Result", "Store"]
+__all__ = ["PIECES", "Failure", "Result", "Store", "sealed", "unsealed"]
 
 PIECES = "pieces"
 """The folder inside a store of what has been found of cells that are not done yet; see :mod:`.pieces`."""
@@ -75,7 +75,8 @@ class Failure(BaseModel):
     traceback: str = ""
 
 
-Record = TypeVar("Record", Result, Failure)
+Record = TypeVar("Record", bound=BaseModel)
+CellRecord = TypeVar("CellRecord", Result, Failure)
 
 
 def _raise(error: UserError) -> None:
@@ -144,7 +145,7 @@ class Store:
         """
         if self.mark(result.cell.id) in {None, instead_of}:
             write_whole(self._outcomes_file(result.cell.id, result), outcomes)
-            write_whole(self._result_file(result.cell.id), _json(result))
+            write_whole(self._result_file(result.cell.id), sealed(result))
         self._failure_file(result.cell.id).unlink(missing_ok=True)
 
     def publish_failure(self, failure: Failure) -> None:
@@ -153,7 +154,7 @@ class Store:
         Raises:
             UserError: The folder cannot be written.
         """
-        write_whole(self._failure_file(failure.cell.id), _json(failure))
+        write_whole(self._failure_file(failure.cell.id), sealed(failure))
 
     def result(self, cell_id: str) -> Result:
         """The result of a finished cell.
@@ -290,10 +291,34 @@ class Store:
         return sorted(self._cells.glob(pattern))
 
 
-def _json(record: BaseModel) -> bytes:
+def sealed(record: BaseModel) -> bytes:
     """The content of a file: JSON whose first line holds the sha256 of the lines after it."""
     body = f"{record.model_dump_json(indent=1)}\n".encode().removeprefix(b"{\n")
     return _seal(body) + b"\n" + body
+
+
+def unsealed(path: Path, kind: type[Record], *, word: str = "result") -> Record:
+    """What a file holds that :func:`sealed` made.
+
+    Args:
+        path: The file.
+        kind: What it is to hold.
+        word: What that is called.
+
+    Raises:
+        UserError: The file is missing, is not that, or is not as it was stored.
+    """
+    try:
+        first, _, body = path.read_bytes().partition(b"\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {_again(path)}") from None
+    if first != _seal(body):
+        raise UserError(f"{path} is damaged, its content is not what was stored: {_again(path)}")
+    try:
+        return kind.model_validate_json(b"{" + body)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise UserError(f"{path} is not a {word} of this version of advdef ({reason}): {_again(path)}") from None
 
 
 def _seal(body: bytes) -> bytes:
@@ -308,19 +333,8 @@ def _again(path: Path) -> str:
     return f"remove {path} to run the cell again"
 
 
-def _read(path: Path, kind: type[Record]) -> Record:
-    word = kind.__name__.lower()
-    try:
-        first, _, body = path.read_bytes().partition(b"\n")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {_again(path)}") from None
-    if first != _seal(body):
-        raise UserError(f"{path} is damaged, its content is not what was stored: {_again(path)}")
-    try:
-        record = kind.model_validate_json(b"{" + body)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise UserError(f"{path} is not a {word} of this version of advdef ({reason}): {_again(path)}") from None
+def _read(path: Path, kind: type[CellRecord]) -> CellRecord:
+    record = unsealed(path, kind, word=kind.__name__.lower())
     if record.cell.id != path.name.partition(".")[0]:
         raise UserError(f"{path} holds the cell {record.cell.id}: remove it, or give it back its name")
     return record

@@ -122,9 +122,11 @@ def test_a_model_without_defense_learns_a_new_task(tmp_path: Path) -> None:
     assert again == row
     (kept,) = (tmp_path / "runs" / "reprogramming").iterdir()
     assert json.loads(kept.read_text())["cell"] == row.cell == kept.stem
-    kept.write_text("{}")
-    with pytest.raises(UserError, match="is no result of a reprogramming: delete it"):
-        reprogrammed(subject, DIGITS, method, **options)
+    whole = kept.read_bytes()
+    for damaged in (b"{}", whole.replace(b'"n": 200', b'"n": 201'), whole[:-9]):
+        kept.write_bytes(damaged)
+        with pytest.raises(UserError, match=f"{kept} is damaged, its content is not what was stored: remove"):
+            reprogrammed(subject, DIGITS, method, **options)
 
 
 def test_examples_that_lack_a_class(tmp_path: Path) -> None:
