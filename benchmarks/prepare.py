@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import default_model
 from robustbench_cli.benchmarks.subject import Subject, decided_by, open_subject, subject_of
 from robustbench_cli.benchmarks.training import Training, cached_checkpoint, train, untrained
+from robustbench_cli.defenses.base.processes import Processes
 from robustbench_cli.defenses.base.randomized import DecisionRule
 from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.training import TrainingProgress
@@ -123,7 +125,7 @@ class Preparation:
             path: The checkpoint; a file in the user's cache folder where not given, which serves all rules of decision.
         """
         if path is not None:
-            if not _holds(path, training):
+            if not Processes.joined(self.device).from_first(partial(_holds, path, training)):
                 self._train(training, path)
             return open_subject(path, named=_names(training))
         if not self.train_if_free(training):

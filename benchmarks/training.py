@@ -24,6 +24,7 @@ from robustbench_cli.benchmarks.models.base import build_model, example_images, 
 from robustbench_cli.benchmarks.subject import Subject, load_surrogates
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.defense import Defense
+from robustbench_cli.defenses.base.processes import Processes
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.training import Trainer, TrainingProgress
@@ -118,7 +119,7 @@ def train(
     """Trains a defended model and writes its checkpoint.
 
     After every epoch the state is kept beside ``path`` (``.partial``); a training that was killed goes on from there
-    and ends, on a CPU, with the very same weights.
+    and ends, on a CPU, with the very same weights. Of several processes that a launcher has started, the first writes.
 
     Args:
         training: What to train.
@@ -151,10 +152,14 @@ def train(
                 )
                 defense.fit(model, trainer)
                 record.setdefault("stages", []).append(trainer.record)
-    save_checkpoint(path, model, _info(training, dataset, record))
-    # Also those of trainings to this file that were killed and then begun otherwise.
-    for partial in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
-        partial.unlink(missing_ok=True)
+
+    def keep() -> None:
+        save_checkpoint(path, model, _info(training, dataset, record))
+        # Also those of trainings to this file that were killed and then begun otherwise.
+        for partial in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+            partial.unlink(missing_ok=True)
+
+    Processes.joined(device).from_first(keep)
 
 
 def untrained(training: Training, *, data_dir: Path | None = None) -> tuple[nn.Module, CheckpointInfo]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.defenses.base.adversarial import accuracy_under_pgd, ascend
+from robustbench_cli.defenses.base.adversarial import ascend
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.outcome import Collapse
 from robustbench_cli.defenses.base.training import Trainer
@@ -45,8 +45,7 @@ class FastAT(Defense):
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
         with trainer.draws("watched images"):
             watched = trainer.training[torch.randperm(len(trainer.training))][: trainer.recipe.batch_size]
-        batches = [trainer.batch(watched)]
-        accuracy = partial(accuracy_under_pgd, batches=batches, eps=self.eps, steps=5, step_size=self.eps / 4)
+        accuracy = partial(trainer.accuracy, places=watched, eps=self.eps, steps=5, step_size=self.eps / 4)
         trainer.fit(
             model,
             name="adversarial training",

@@ -42,7 +42,8 @@ class FreeAT(Defense):
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
         images, _ = trainer.batch(trainer.training[:1])
         batches = math.ceil(len(trainer.training) / trainer.recipe.batch_size)
-        network = Perturbed(model, images.new_zeros(math.ceil(len(trainer.training) / batches), *images.shape[1:]))
+        rows = math.ceil(len(trainer.training) / batches)
+        network = Perturbed(model, images.new_zeros(rows, *images.shape[1:]), trainer.share)
         trainer.fit(
             network,
             name="adversarial training",
@@ -56,7 +57,7 @@ class FreeAT(Defense):
         self, network: nn.Module, images: Tensor, labels: Tensor, parameters: Sequence[nn.Parameter]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         """The mean loss and its gradients at this perturbation, which then moves; see :data:`~.training.Gradients`."""
-        present = cast("Perturbed", network).perturbation[: len(images)]
+        present = cast("Perturbed", network).rows[: len(images)]
         leaf = present.detach().clone().requires_grad_()
         value = functional.cross_entropy(network((images + leaf).clamp(0, 1)), labels)
         *gradients, slope = torch.autograd.grad(value, [*parameters, leaf], allow_unused=True)
@@ -71,14 +72,21 @@ class Perturbed(nn.Module):
     Args:
         model: Is held as it is.
         perturbation: ``(B, C, H, W)``, a row for each place in a batch.
+        share: Which places fall to this process.
     """
 
     perturbation: Tensor
 
-    def __init__(self, model: nn.Module, perturbation: Tensor) -> None:
+    def __init__(self, model: nn.Module, perturbation: Tensor, share: slice = slice(None)) -> None:
         super().__init__()
         self.model = model
+        self.share = share
         self.register_buffer("perturbation", perturbation)
+
+    @property
+    def rows(self) -> Tensor:
+        """The perturbation at this process's places."""
+        return self.perturbation[self.share]
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(N, K)`` of images ``(N, C, H, W)`` as they are."""

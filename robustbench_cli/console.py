@@ -1,7 +1,8 @@
 """What a person sees: the report on stdout; notes, warnings, errors and progress on stderr.
 
 Words are printed as they are (no markup, no emoji codes), lines are never broken or cut in a pipe, and colours follow
-the terminal and ``NO_COLOR``.
+the terminal and ``NO_COLOR``. Of several processes that a launcher has started for one command, the first prints all that
+is the same for all, and whichever fails first tells why.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from functools import cache
 from typing import IO, TYPE_CHECKING
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.defenses.base.processes import Processes
 
 if TYPE_CHECKING:
     import rich.progress
@@ -56,6 +58,7 @@ def begin() -> None:
     """Forgets the settings and the streams of a command that ran before in the same process."""
     settings.quiet = settings.verbose = False
     _console.cache_clear()
+    _tells_of_the_end.cache_clear()
 
 
 def require_stdout() -> None:
@@ -81,6 +84,8 @@ def report(content: RenderableType) -> None:
     Where the reader has left (``| head``), the rest is dropped without a word, and the command goes on to its exit
     code.
     """
+    if Processes.launched().rank:
+        return
     if not isinstance(content, str):
         if sys.stdout.isatty():
             _console("stdout").print(content, crop=False)
@@ -103,22 +108,26 @@ def width() -> int | None:
 
 def note(line: str) -> None:
     """Tells what is going on, on stderr, unless ``-q`` was given."""
-    if not settings.quiet:
+    if not settings.quiet and not Processes.launched().rank:
         _print(line)
 
 
 def warn(line: str) -> None:
     """Tells what the user should know before they trust the result, on stderr, even with ``-q``."""
-    _print(f"advdef: warning: {_one_line(line)}", style="yellow")
+    if not Processes.launched().rank:
+        _print(f"advdef: warning: {_one_line(line)}", style="yellow")
 
 
 def error(line: str) -> None:
     """Tells on stderr, in one line, why the command ends with another exit code than 0."""
-    _print(f"advdef: error: {_one_line(line)}", style="bold red")
+    if _tells_of_the_end():
+        _print(f"advdef: error: {_one_line(line)}", style="bold red")
 
 
 def fault(exception: BaseException) -> None:
     """Tells of a fault of the project's own in one line, with the traceback before it where ``-v`` was given."""
+    if not _tells_of_the_end():
+        return
     if settings.verbose:
         _print("".join(traceback.format_exception(exception)).rstrip("\n"))
     what = _one_line(f"{type(exception).__name__}: {exception}")
@@ -190,7 +199,7 @@ def progress() -> Iterator[Progress]:
                 cells.advance()
                 shown.finished(f"{cell.defense} {cell.attack.label}: done")
     """
-    if settings.quiet or not sys.stderr.isatty() or _console("stderr").is_dumb_terminal:
+    if settings.quiet or Processes.launched().rank or not sys.stderr.isatty() or _console("stderr").is_dumb_terminal:
         yield Progress(None)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -212,6 +221,11 @@ def _one_line(text: str) -> str:
     line = " ".join(text.split("\n")).strip()
     # What a file or a name holds must not break the line, nor tell the terminal what to do.
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
+
+
+@cache
+def _tells_of_the_end() -> bool:
+    return Processes.launched().speaks()
 
 
 @cache

@@ -18,6 +18,7 @@ import click
 from robustbench_cli import console
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.config_file import long_name, read_config
+from robustbench_cli.defenses.base.processes import Processes
 from robustbench_cli.exits import Interrupted
 from robustbench_cli.values import BATCH_SIZE, DEVICE, EOT, OneOf
 
@@ -78,28 +79,38 @@ class Common:
     def torch_device(self) -> torch.device:
         """The device to compute on; ``auto`` is the first CUDA device, or the CPU where there is none.
 
+        Several processes that a launcher has started are connected, and each gets a CUDA device of its own.
+
         Raises:
-            UserError: There is no such device here.
+            UserError: There is no such device here, or the processes cannot be connected.
         """
         import torch
 
+        processes = Processes.launched()
         there_are = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if self.device == "auto":
-            return torch.device("cuda" if there_are else "cpu")
-        device = torch.device(self.device)
+        device = torch.device(("cuda" if there_are else "cpu") if self.device == "auto" else self.device)
+        if processes.number > 1 and device.index is not None:
+            raise UserError(f"--device {self.device} for {processes.number} processes: give cuda, and each takes one")
         if device.type == "cuda" and (device.index or 0) >= there_are:
             here = f"cuda:0 to cuda:{there_are - 1} and cpu are here" if there_are > 1 else "cuda and cpu are here"
             raise UserError(
                 f"no device {self.device}: {here if there_are else f'torch {torch.__version__} sees no CUDA device here'}"
             )
-        return device
+        return device if processes.number == 1 else processes.device(device.type)
 
 
 class Command(click.Command):
-    """A command whose options follow the rules: an environment variable for each, ``-q`` and ``-v`` with all."""
+    """A command whose options follow the rules: an environment variable for each, ``-q`` and ``-v`` with all.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        *args: Click's.
+        in_processes: Whether several processes that a launcher has started share its work; otherwise each would do all.
+        **kwargs: Click's.
+    """
+
+    def __init__(self, *args: Any, in_processes: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.in_processes = in_processes
         self.params += [
             click.Option(
                 ["-q", "--quiet"],
@@ -123,10 +134,29 @@ class Command(click.Command):
                 if isinstance(option.type, click.IntRange) and option.metavar is None:
                     option.metavar = "N"
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs it, where that is done once.
 
-def command(name: str) -> Callable[[Callable[..., None]], Command]:
-    """Makes a function the command ``name``; its options are click's, and its docstring is the help."""
-    return click.command(name, cls=Command, context_settings=PAGE)
+        Raises:
+            UserError: A launcher has started several processes, each of which would do the same.
+        """
+        started = Processes.launched().number
+        if started > 1 and not self.in_processes:
+            raise UserError(
+                f"{ctx.command_path} was started {started} times by a launcher, which only 'advdef train' is for: start it "
+                "without one; 'advdef sweep --gpus 0,1' or --jobs uses several GPUs or processes"
+            )
+        return super().invoke(ctx)
+
+
+def command(name: str, *, in_processes: bool = False) -> Callable[[Callable[..., None]], Command]:
+    """Makes a function a command; its options are click's, and its docstring is the help.
+
+    Args:
+        name: The command's.
+        in_processes: See :class:`Command`.
+    """
+    return click.command(name, cls=Command, context_settings=PAGE, in_processes=in_processes)
 
 
 def computing(function: Callable[Concatenate[Common, P], None]) -> Callable[..., None]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.files import write_whole
 
-__all__ = ["State", "read_state", "write_state"]
+__all__ = ["State", "read_state", "read_tensors", "write_state"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,7 @@ def write_state(
 
 def read_state(
     path: Path,
+    content: tuple[dict[str, Tensor], dict[str, str]],
     identity: Mapping[str, str],
     *,
     name: str,
@@ -87,7 +88,8 @@ def read_state(
     """Loads the weights of ``whole`` in place, and network and optimizer too if the file is from amid their training.
 
     Args:
-        path: What :func:`write_state` wrote.
+        path: Is named where it is another training's.
+        content: What :func:`read_tensors` read of it.
         identity: See :func:`write_state`.
         name: Of the network that is to be trained now.
         whole: See :func:`write_state`.
@@ -96,9 +98,9 @@ def read_state(
         copies: See :func:`write_state`; filled in place.
 
     Raises:
-        UserError: The file holds no such state, or one of another identity.
+        UserError: The file holds the state of another identity.
     """
-    tensors, metadata = _read(path)
+    tensors, metadata = content
     for what, value in identity.items():
         if metadata.get(what) != value:
             raise UserError(f"{path} is a training with another {what}: delete it to start anew")
@@ -113,7 +115,12 @@ def read_state(
     return state
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors by name, and the metadata, of what :func:`write_state` wrote.
+
+    Raises:
+        UserError: The file holds none.
+    """
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118

@@ -214,8 +214,8 @@ class Trainer:
         whole = keep or network
         held_out = partial(self._held_out_accuracy, eps=eps) if len(self.held_out) else None
         outcome = Outcome(network, decay=self.recipe.ema, held_out=held_out, collapse=collapse)
-        # Each process draws for its share by itself; what one draws alone, the first of several draws.
-        own = (self._processes.rank,) if self._processes.rank else ()
+        # Each process draws for its share by itself; the first of several as one alone.
+        other = (self._processes.rank,) if self._processes.rank else ()
         epochs = math.ceil(self.recipe.epochs / replays)
         first, seconds = self._restore(name, whole, network, optimizer, outcome)
         if name in self._finished:
@@ -229,7 +229,7 @@ class Trainer:
             started = time.perf_counter()
             total = torch.zeros((), device=self.device)
             batches = self._batches(seed_from(self.seed, name, epoch))
-            with self.draws(name, epoch, *own):
+            with self.draws(name, epoch, *other):
                 steps = len(batches) * replays
                 for number in range(steps):
                     indices = batches[number // replays]
@@ -243,7 +243,7 @@ class Trainer:
             value = total.item() / (replays * len(self.training))
             if not math.isfinite(value):
                 raise UserError(f"{name} diverged in epoch {epoch + 1}, its loss is {value}: give a lower lr")
-            with self.draws(name, epoch, "measured", *own):
+            with self.draws(name, epoch, "measured", *other):
                 collapsed = outcome.after_epoch(epoch)
             seconds += time.perf_counter() - started
             ended, note = collapsed or epoch + 1 == epochs, ""

@@ -8,6 +8,7 @@ import click
 
 from robustbench_cli import console
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.defenses.base.processes import Processes
 from robustbench_cli.model_options import ModelWords, model_options
 from robustbench_cli.options import Common, command, computing
 from robustbench_cli.values import SETTING, Setting
@@ -15,7 +16,7 @@ from robustbench_cli.values import SETTING, Setting
 __all__ = ["train"]
 
 
-@command("train")
+@command("train", in_processes=True)
 @model_options(checkpoints=False)
 @click.option(
     "--set",
@@ -36,6 +37,7 @@ def train(common: Common, words: ModelWords, settings: tuple[Setting, ...], outp
     """Train a defended model and write it to a checkpoint.
 
     The same command again goes on with a training that was interrupted, and does nothing when it is done.
+    Started by "accelerate launch" or "torchrun", its processes train on a GPU each, and share every batch.
     """
     from robustbench_cli.running import preparation
     from robustbench_cli.words import distribute
@@ -48,6 +50,10 @@ def train(common: Common, words: ModelWords, settings: tuple[Setting, ...], outp
         base = words.base(prepare, words.checkpoints[0]) if words.checkpoints else None
         training = words.training(prepare, parameters, base)
         subject = prepare.trained(training, output)
+        processes = Processes.launched()
+        processes.part()
+        if processes.rank:
+            return
         right, images = prepare.accuracy(subject)
     kind, draws = ("randomized", " in one draw each") if subject.randomized else ("deterministic", "")
     accuracy = f"clean accuracy {100 * right:.1f}{draws} on {images:,} test images"
