@@ -53,6 +53,22 @@ class ModelWords:
     epochs: int | None
     decisions: tuple[DecisionRule, ...] = ()
 
+    @property
+    def given(self) -> str:
+        """The options that were given; empty where none was."""
+        options = {
+            "--checkpoint": self.checkpoints,
+            "--model": self.model,
+            "--classes": self.classes,
+            "--mean": self.mean,
+            "--std": self.std,
+            "--dataset": self.dataset,
+            "--defense": self.defenses,
+            "--epochs": self.epochs,
+            "--decision": self.decisions,
+        }
+        return ", ".join(option for option, value in options.items() if value not in (None, ()))
+
     def kinds(self) -> dict[str, type[Method]]:
         """The methods to which ``--set`` can give a parameter: the defenses, and the training as ``train``."""
         from robustbench_cli.defenses import registry

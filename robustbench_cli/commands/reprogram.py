@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from robustbench_cli import console
+from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.model_options import ModelWords, model_options
 from robustbench_cli.options import Common, command, computing, eot_option, first_images, output_file, repeats_option
 from robustbench_cli.values import SETTING, Setting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.table import Table
 
     from robustbench_cli.attacks.base.draws import Draws
+    from robustbench_cli.benchmarks.prepare import Preparation
     from robustbench_cli.benchmarks.reprogramming import ReprogrammedModel
+    from robustbench_cli.benchmarks.subject import Subject
 
 __all__ = ["reprogram"]
 
 
 @command("reprogram")
 @model_options(checkpoints=True)
+@click.option(
+    "--suite", "suite_name", metavar="NAME|FILE.yaml", help="Attack the models of this suite, as 'advdef sweep' does."
+)
 @click.option("--task", metavar="NAME", required=True, help="Make the model classify this data set.")
 @click.option(
     "--set",
@@ -41,6 +47,7 @@ __all__ = ["reprogram"]
 def reprogram(
     common: Common,
     words: ModelWords,
+    suite_name: str | None,
     task: str,
     settings: tuple[Setting, ...],
     eot: Draws | None,
@@ -51,14 +58,14 @@ def reprogram(
     """Reprogram a defended model to another task and print how well it does it.
 
     A program in front of the frozen model is trained until the model's answers solve the task: adversarial
-    reprogramming. The less accurate it gets, the better the model is protected.
+    reprogramming. The less accurate it gets, the better the model is protected. Of a suite, every model is attacked with
+    every rule of decision that it names; what is to be trained is trained once, for 'advdef sweep' too.
     """
     import pandas as pd
 
     from robustbench_cli.attacks.base.files import ensure_writable
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset
     from robustbench_cli.benchmarks.reprogramming import Reprogramming, reprogrammed
-    from robustbench_cli.running import preparation
     from robustbench_cli.tables import report, require_place
     from robustbench_cli.words import distribute
 
@@ -69,7 +76,10 @@ def reprogram(
     method = Reprogramming.from_parameters(parameters["reprogramming"], name="reprogramming")
     data = load_dataset(task, data_dir=common.data_dir)
     with console.progress() as shown:
-        prepare = preparation(common, words.dataset_name(), words.recipe(parameters), shown)
+        if suite_name is None:
+            subjects = _of_words(common, words, parameters, shown)
+        else:
+            subjects = _of_suite(common, words, suite_name, shown)
         rows = [
             reprogrammed(
                 subject,
@@ -84,10 +94,44 @@ def reprogram(
                 batch_size=common.batch_size,
                 progress=prepare.progress,
             )
-            for subject in words.subjects(prepare, parameters)
+            for subject, prepare in subjects
         ]
     table = pd.DataFrame([row.model_dump(mode="json", exclude={"versions"}) for row in rows])
     report(table, _drawn(rows), output)
+
+
+def _of_words(
+    common: Common, words: ModelWords, parameters: Mapping[str, Mapping[str, Any]], shown: console.Progress
+) -> Iterator[tuple[Subject, Preparation]]:
+    """The models that the command line names, with what prepared them."""
+    from robustbench_cli.running import preparation
+
+    prepare = preparation(common, words.dataset_name(), words.recipe(parameters), shown)
+    for subject in words.subjects(prepare, parameters):
+        yield subject, prepare
+
+
+def _of_suite(
+    common: Common, words: ModelWords, name: str, shown: console.Progress
+) -> Iterator[tuple[Subject, Preparation]]:
+    """The models of a suite, with what prepared them: one that has no draws once, by whatever rules the others decide."""
+    from robustbench_cli.benchmarks.suites.read import read_suite
+    from robustbench_cli.benchmarks.sweep import plan
+    from robustbench_cli.running import preparation
+
+    if words.given:
+        raise UserError(f"--suite names the models too: leave out {words.given}")
+    planned = plan(
+        read_suite(name),
+        prepare=lambda dataset, recipe, seed: preparation(common, dataset, recipe, shown, seed=seed),
+        seed=common.seed,
+    )
+    known = set()
+    for model in planned.models:
+        subject = model.subject()
+        if subject.identity not in known:
+            known.add(subject.identity)
+            yield subject, model.prepare
 
 
 def _drawn(rows: Sequence[ReprogrammedModel]) -> Table:

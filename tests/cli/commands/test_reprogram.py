@@ -27,6 +27,38 @@ def test_a_row_a_checkpoint(advdef: Advdef, here: Path, checkpoint: Path) -> Non
     assert "program:" not in again.err
 
 
+SUITE = """
+n: 5
+defenses: [none, {name: hrs, channels: [2, 1]}, jpeg]
+decision: [one-draw, deterministic]
+attacks: fgsm
+exclude: {defense: jpeg}
+train: {epochs: 1}
+"""
+
+
+def test_a_row_a_model_of_a_suite(advdef: Advdef, here: Path) -> None:
+    """With each rule of decision where draws decide; only those that the suite attacks; trained once, for a sweep too."""
+    (here / "suite.yaml").write_text(SUITE)
+    words = ("reprogram", "--suite", "suite.yaml", *QUICK, "-o", "table.csv")
+    ended = advdef(*words)
+    assert ended.code == 0, ended
+    rows = list(csv.DictReader((here / "table.csv").read_text().splitlines()))
+    assert [(row["defense"], row["eot"], row["repeats"]) for row in rows] == [
+        ("none", "1", "1"),
+        ("hrs(channels=[2,1])", "exact", "10"),
+        ("hrs(decision=deterministic,channels=[2,1])", "1", "1"),
+    ]
+    assert rows[1]["checkpoint"] == rows[2]["checkpoint"]
+    assert ended.err.count("training small-cnn") == 2
+    assert "training small-cnn" not in advdef("sweep", "suite.yaml").err
+    told = advdef(*words, "--defense", "hrs", "--epochs", "1")
+    assert (told.code, told.err.splitlines()[-1]) == (
+        2,
+        "advdef: error: --suite names the models too: leave out --defense, --epochs",
+    )
+
+
 def test_wrong_words(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     """A parameter, an ending or a task that cannot be is told in one line."""
     for words, message in (
