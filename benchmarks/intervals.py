@@ -128,6 +128,10 @@ class Intervals:
         trained = any(issubclass(defenses.load(each.name), IBP) for each in subject.defenses)
         return [] if trained else ["no-bound-training"]
 
+    def require(self, model: nn.Module, images: Tensor) -> None:
+        """Makes sure that a model is of a kind that can be certified; see :func:`bounded`."""
+        require_bounded(model)
+
     def examined(
         self,
         model: nn.Module,

@@ -19,7 +19,7 @@ from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.model import frozen, move
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import seed_from
+from robustbench_cli.attacks.base.random import seed_from, seeded
 from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.benchmarks.certificates import Certificates
 from robustbench_cli.benchmarks.devices import automatic_batch_size, keep_freed_memory
@@ -106,6 +106,17 @@ class Smoothing:
             return ["no-noise-training"]
         return [] if self.sigma in trained else ["other-noise"]
 
+    def require(self, model: nn.Module, images: Tensor) -> None:
+        """Makes sure that a defended model is of a kind that can be certified; see :func:`sampled`.
+
+        Args:
+            model: May be untrained.
+            images: ``(N, C, H, W)`` in [0, 1], N >= 1, on which its draws are measured.
+        """
+        base = base_classifier(model)
+        with frozen(base), seeded(0, images.device):
+            _require_own_draws(MeasuredModel(base, images))
+
     def examined(
         self,
         model: nn.Module,
@@ -177,11 +188,7 @@ def sampled(
     noise = _Noise(shape, device=device, batch_size=batch_size)
     with frozen(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         measured = MeasuredModel(model, images[:8].to(device))
-        if measured.rows_share_draws:
-            raise UserError(
-                "the rows of one pass share what this model draws, so that its draws are not independent and nothing can be "
-                "certified: let it draw for each row"
-            )
+        _require_own_draws(measured)
         source = measured.source(1, batch_size=batch_size or noise.block)
         for place, image in zip(range(len(images)) if places is None else places, images, strict=True):
             started = time.perf_counter()
@@ -194,9 +201,23 @@ def sampled(
             yield Sampled(place=place, top=top, count=count, seconds=time.perf_counter() - started)
 
 
+def _require_own_draws(measured: MeasuredModel) -> None:
+    """Makes sure that each row of a pass draws for itself.
+
+    Raises:
+        UserError: They share draws.
+    """
+    if measured.rows_share_draws:
+        raise UserError(
+            "the rows of one pass share what this model draws, so that its draws are not independent and nothing can be "
+            "certified: let it draw for each row"
+        )
+
+
 def _decisions(source: GradientSource, batches: Iterator[Tensor]) -> Integers:
-    """The classes of all rows, -1 where there is none; brought from the device at once, so that it need not wait."""
-    return np.asarray(torch.cat([source.decisions(rows)[0] for rows in batches]).clamp_min(-1).cpu().numpy())
+    """The classes of all rows, -1 where there is none; decided and brought from the device at once, since each costs."""
+    logits = torch.cat([source.logits(rows) for rows in batches], dim=1)
+    return np.asarray(source.decided(logits)[0].clamp_min(-1).cpu().numpy())
 
 
 class _Noise:

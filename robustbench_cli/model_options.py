@@ -133,22 +133,43 @@ class ModelWords:
         specs = defense_specs(self.defenses, parameters)
         return prepare.training(model=self.model, mean=self.mean, std=self.std, base=base, defenses=specs)
 
-    def subjects(self, prepare: Preparation, parameters: Mapping[str, Mapping[str, Any]]) -> list[Subject]:
+    def subjects(
+        self,
+        prepare: Preparation,
+        parameters: Mapping[str, Mapping[str, Any]],
+        *,
+        before: Callable[[Training], None] = lambda _: None,
+    ) -> list[Subject]:
         """The defended models: what is made of each checkpoint, or of a fresh model, with each rule of decision.
 
         A checkpoint is taken as it is where no defense is named, or just those that it has: naming them is how a user
         allows the code of their own that it needs.
+
+        Args:
+            prepare: By which they are come by.
+            parameters: What the user set, by method.
+            before: Called with each training before it is begun, or its checkpoint taken from the cache.
         """
-        trained = self._trained(prepare, parameters)
+        trained = self._trained(prepare, parameters, before)
         if not self.decisions:
             return trained
         # What has no draws is the same model by every rule.
         deciding = [subject.deciding(rule) for subject in trained for rule in self.decisions]
         return list({subject.identity: subject for subject in deciding}.values())
 
-    def _trained(self, prepare: Preparation, parameters: Mapping[str, Mapping[str, Any]]) -> list[Subject]:
+    def _trained(
+        self,
+        prepare: Preparation,
+        parameters: Mapping[str, Mapping[str, Any]],
+        before: Callable[[Training], None],
+    ) -> list[Subject]:
+        def trained(base: Subject | None) -> Subject:
+            training = self.training(prepare, parameters, base)
+            before(training)
+            return prepare.trained(training)
+
         if not self.checkpoints:
-            return [prepare.trained(self.training(prepare, parameters, None))]
+            return [trained(None)]
         names = [name for name in self.defenses if name != "none"]
         subjects = []
         for path in self.checkpoints:
@@ -156,7 +177,7 @@ class ModelWords:
             as_it_is = names in ([], [each.name for each in base.defenses])
             if as_it_is and any(parameters[name] for name in names):
                 raise UserError(f"{path} is trained with {base.defense} already: leave out --set for it")
-            subjects.append(base if as_it_is else prepare.trained(self.training(prepare, parameters, base)))
+            subjects.append(base if as_it_is else trained(base))
         return subjects
 
 

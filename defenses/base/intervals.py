@@ -44,8 +44,18 @@ def require_bounded(model: nn.Module) -> None:
     Raises:
         UserError: It is not one layer after the other, or one of them is of another kind; told is which.
     """
-    for _ in _layers(model, ""):
-        pass
+    _bounded_layers(model)
+
+
+def _bounded_layers(model: nn.Module) -> list[nn.Module]:
+    """All layers of a network that intervals can be followed through; see :func:`require_bounded`."""
+    layers = list(_layers(model, ""))
+    if not layers or not _is_any(layers[-1], (nn.Linear,)):
+        last = f"its last layer is a {type(layers[-1]).__name__}" if layers else "it has no layer"
+        raise UserError(
+            f"the model's logits cannot be bounded by intervals: {last}, and the last has to be fully connected"
+        )
+    return layers
 
 
 def _layers(model: nn.Module, name: str) -> Iterator[nn.Module]:
@@ -92,13 +102,9 @@ def worst_logits(
     Raises:
         UserError: Intervals cannot be followed through the model.
     """
-    layers = list(_layers(model, ""))
+    layers = _bounded_layers(model)
     last = layers[-1]
-    if not isinstance(last, nn.Linear):
-        raise UserError(
-            f"the model's logits cannot be bounded by intervals: its last layer is a {type(last).__name__}, and it has to "
-            "be fully connected"
-        )
+    assert isinstance(last, nn.Linear)
     radius = eps.view(-1, *[1] * (images.dim() - 1)).to(images) if isinstance(eps, Tensor) else eps
     low, high = (images - radius).clamp(0, 1), (images + radius).clamp(0, 1)
     for layer in layers[:-1]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.certification import CertifiedAccuracy, CertifiedModel, Procedure
     from robustbench_cli.benchmarks.datasets.base.slice import Slice
     from robustbench_cli.benchmarks.subject import Subject
+    from robustbench_cli.benchmarks.training import Training
 
 __all__ = ["certify"]
 
@@ -86,6 +87,7 @@ def certify(
     from robustbench_cli.attacks.base.files import ensure_writable
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset
     from robustbench_cli.benchmarks.datasets.base.slice import first_examples
+    from robustbench_cli.benchmarks.training import untrained
     from robustbench_cli.running import preparation
     from robustbench_cli.words import distribute
 
@@ -100,8 +102,12 @@ def certify(
     ensure_writable(common.store)
     with console.progress() as shown:
         prepare = preparation(common, dataset, words.recipe(parameters), shown)
-        subjects = words.subjects(prepare, parameters)
         data = first_examples(prepare.data.split("test"), n)
+
+        def certifiable(training: Training) -> None:
+            procedure.require(untrained(training, data_dir=common.data_dir)[0], data.images[:2])
+
+        subjects = words.subjects(prepare, parameters, before=certifiable)
         models = [_certified(common, subject, data, procedure, dataset, shown) for subject in subjects]
     rows = [model.rows(radii, alpha=alpha) for model in models]
     records = [row.model_dump(mode="json") for of_model in rows for row in of_model]

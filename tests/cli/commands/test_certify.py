@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -94,11 +95,41 @@ def test_words_of_smoothing_need_its_noise(
 
 
 def test_a_model_that_intervals_cannot_follow(advdef: Advdef, here: Path) -> None:
-    """The layer is named in one line."""
-    ended = advdef("certify", "--defense", "jpeg", "--epochs", "1", "-q")
+    """The layer is named in one line, before anything is trained."""
+    ended = advdef("certify", "--defense", "jpeg", "--epochs", "1")
     assert ended.code == 2
     assert ended.err.count("\n") == 1
     assert "the model's logits cannot be bounded by intervals: its layer 0 is a Codec; " in ended.err
+
+
+def test_a_model_whose_rows_share_draws(advdef: Advdef, here: Path) -> None:
+    """Its draws are found not to be independent before anything is trained."""
+    Path("shared.py").write_text(
+        dedent(
+            """
+            import torch
+            from torch import nn
+
+            from robustbench_cli.defenses.base.defense import Defense
+
+            __all__ = ["Shared"]
+
+            class Shared(Defense):
+                trained = True
+
+                def protect(self, model, example):
+                    return nn.Sequential(Noise(), model)
+
+            class Noise(nn.Module):
+                def forward(self, images):
+                    return images + torch.randn(1)
+            """
+        )
+    )
+    ended = advdef("certify", "--defense", "shared.py:Shared", *QUICK)
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert "the rows of one pass share what this model draws" in ended.err
 
 
 def test_the_report_has_certificates_beside_attacks(advdef: Advdef, here: Path) -> None:
