@@ -11,7 +11,7 @@ from statistics import median
 import torch
 
 from robustbench_cli.benchmarks.comparison.contest import Contest, Entry, distances, robust_accuracy, stands
-from robustbench_cli.benchmarks.comparison.costs import hrs_forward, pgd_overhead
+from robustbench_cli.benchmarks.comparison.costs import certify_overhead, hrs_forward, pgd_overhead
 from robustbench_cli.benchmarks.comparison.models import (
     ADVERSARIAL,
     DROPOUT,
@@ -111,6 +111,14 @@ def compare_costs(*, images: int, turns: int) -> None:
     measured += [
         (f"HRS {label}, forward, 256 rows", "the network alone", hrs_forward(channels, rows=256, turns=10 * turns))
         for label, channels in (("[5][5]", (5, 5)), ("[10][10]", (10, 10)))
+    ]
+    measured += [
+        (
+            f"certify, {model}, 10 images, 10,000 samples",
+            "as many forward passes",
+            certify_overhead(model, images=10, turns=turns),
+        )
+        for model in ("small-cnn", "paper-cnn")
     ]
     rows = [(what, beside, str(found)) for what, beside, found in measured]
     print(f"\n{markdown(('what', 'over', 'ratio'), rows)}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import torch
 from torch.nn import functional
 
@@ -11,14 +14,18 @@ from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import gradient_source
 from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.benchmarks.certification import certified
+from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, save_checkpoint
 from robustbench_cli.benchmarks.comparison.models import Examples
 from robustbench_cli.benchmarks.comparison.timing import Ratio, in_turn, ratio
-from robustbench_cli.benchmarks.devices import automatic_batch_size
+from robustbench_cli.benchmarks.datasets.base.slice import Slice
+from robustbench_cli.benchmarks.devices import automatic_batch_size, limit_threads
 from robustbench_cli.benchmarks.models.base import build_model
-from robustbench_cli.benchmarks.subject import Subject
+from robustbench_cli.benchmarks.smoothing import Smoothing
+from robustbench_cli.benchmarks.subject import Subject, open_subject
 from robustbench_cli.defenses.hrs import hrs
 
-__all__ = ["hrs_forward", "pgd_overhead"]
+__all__ = ["certify_overhead", "hrs_forward", "pgd_overhead"]
 
 SHAPE = (1, 28, 28)
 STEPS = 40
@@ -74,3 +81,41 @@ def hrs_forward(channels: tuple[int, ...], *, rows: int, turns: int) -> Ratio:
     with torch.no_grad():
         seconds = in_turn({"hrs": lambda: switching(images), "base": lambda: base(images)}, turns=turns)
     return ratio(seconds["hrs"], seconds["base"])
+
+
+def certify_overhead(model: str, *, images: int, samples: int = 10_000, turns: int) -> Ratio:
+    """Certifying images by randomized smoothing, with all that is stored, over forward passes of as many noisy images.
+
+    Args:
+        model: The name of a network, which has fresh weights.
+        images: How many are certified.
+        samples: See :class:`~robustbench_cli.benchmarks.smoothing.Smoothing`.
+        turns: Times that both are run.
+    """
+    limit_threads(SHAPE)
+    smoothing = Smoothing(sigma=0.25, samples=samples)
+    data = Slice(torch.rand(images, *SHAPE), torch.zeros(images, dtype=torch.int64), sha256="random")
+    network = build_model(model, shape=SHAPE, classes=10).eval().to(memory_format=torch.channels_last)
+    size = automatic_batch_size(data.images.device, SHAPE)
+    noisy = torch.randn(size, *SHAPE).contiguous(memory_format=torch.channels_last)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "fresh.safetensors")
+        save_checkpoint(path, network, CheckpointInfo(model=model, shape=SHAPE, classes=10))
+        subject = open_subject(path)
+
+        def ours() -> None:
+            device = data.images.device
+            with tempfile.TemporaryDirectory(dir=folder) as store:
+                certified(
+                    subject, data, smoothing, dataset="", seed=0, store=Path(store), device=device, batch_size=None
+                )
+
+        def least() -> None:
+            for _ in range(images):
+                for start in range(0, smoothing.passes, size):
+                    network(noisy[: smoothing.passes - start])
+
+        with frozen(network), torch.no_grad():
+            seconds = in_turn({"ours": ours, "least": least}, turns=turns)
+    return ratio(seconds["ours"], seconds["least"])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from robustbench_cli.benchmarks.comparison.costs import hrs_forward, pgd_overhead
+from robustbench_cli.benchmarks.comparison.costs import certify_overhead, hrs_forward, pgd_overhead
 from robustbench_cli.benchmarks.comparison.models import Examples
 from robustbench_cli.benchmarks.subject import Subject
 
@@ -22,3 +22,8 @@ def test_an_image_that_falls_is_no_measure(subject: Subject, examples: Examples)
 def test_the_cost_of_switching_is_measured() -> None:
     """A ratio for each number of channels."""
     assert hrs_forward((2, 2), rows=4, turns=1).middle > 0
+
+
+def test_the_cost_of_certifying_is_measured() -> None:
+    """A ratio of two times that are both spent on as many passes."""
+    assert certify_overhead("small-cnn", images=1, samples=28, turns=1).middle > 0
