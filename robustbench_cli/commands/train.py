@@ -39,6 +39,7 @@ def train(common: Common, words: ModelWords, settings: tuple[Setting, ...], outp
     The same command again goes on with a training that was interrupted, and does nothing when it is done.
     Started by "accelerate launch" or "torchrun", its processes train on a GPU each, and share every batch.
     """
+    from robustbench_cli.benchmarks.footprint import footprint
     from robustbench_cli.running import preparation
     from robustbench_cli.words import distribute
 
@@ -57,4 +58,4 @@ def train(common: Common, words: ModelWords, settings: tuple[Setting, ...], outp
         right, images = prepare.accuracy(subject)
     kind, draws = ("randomized", " in one draw each") if subject.randomized else ("deterministic", "")
     accuracy = f"clean accuracy {100 * right:.1f}{draws} on {images:,} test images"
-    console.report(f"{output}: {training.label}, {kind}, {accuracy}")
+    console.report(f"{output}: {training.label}, {kind}, {accuracy}\n{footprint(subject)}")
