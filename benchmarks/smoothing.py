@@ -101,7 +101,7 @@ class Smoothing:
             if issubclass(kind, RandomizedSmoothing):
                 trained.add(each.parameters["sigma"])
             elif issubclass(kind, GaussianNoise):
-                trained.add(each.parameters["sigma_init"])
+                trained.add(kind.model_validate(each.parameters).sigma_of_images)
         if not trained - {0}:
             return ["no-noise-training"]
         return [] if self.sigma in trained else ["other-noise"]

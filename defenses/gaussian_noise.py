@@ -1,10 +1,11 @@
-"""Gaussian noise before every convolution."""
+"""Gaussian noise before every convolution, or elsewhere in a model."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -13,9 +14,11 @@ from torch.nn.modules.conv import _ConvNd
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.model import EnumerableDraws, frozen
+from robustbench_cli.defenses.base.activations import AfterActivations
 from robustbench_cli.defenses.base.noise import Noisy
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.weights import RandomWeights, shared_draws, with_random_weights
 
 __all__ = ["GaussianNoise"]
 
@@ -26,6 +29,9 @@ class GaussianNoise(RandomizedDefense):
     Each convolution's input h becomes ``h + sigma * N(0, I)``: ``sigma_init`` where h is the image, ``sigma_inner``
     where it comes from an earlier convolution. Trained with one draw a step. The paper predicts by the mean softmax of
     many draws, as ``rse`` does; here one draw decides unless told otherwise.
+
+    Other places of the noise are the image alone; the output of every activation function; the weights of every fully
+    connected layer and convolution, in training one draw for a batch and afterwards one for a row; and the logits.
     """
 
     paper: ClassVar[str] = (
@@ -34,10 +40,42 @@ class GaussianNoise(RandomizedDefense):
     )
     trained: ClassVar[bool] = True
 
-    sigma_init: float = Field(0.2, ge=0, description="standard deviation before the first convolution, in pixel values")
-    sigma_inner: float = Field(0.1, ge=0, description="standard deviation before each later convolution")
+    place: Literal["convolutions", "input", "activations", "weights", "output"] = Field(
+        "convolutions", description="where the noise is added"
+    )
+    sigma_init: float = Field(
+        0.2, ge=0, description="standard deviation before the first convolution or at the input, in pixel values"
+    )
+    sigma_inner: float = Field(
+        0.1,
+        ge=0,
+        description="standard deviation everywhere else: before each later convolution, of activations, of logits, or of "
+        "weights, as a share of that of a layer's own",
+    )
+
+    @property
+    def sigma_of_images(self) -> float:
+        """The standard deviation of the noise that images get, in pixel values."""
+        return self.sigma_init if self.place in ("convolutions", "input") else 0.0
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
+        match self.place:
+            case "convolutions":
+                return self._before_convolutions(model, example)
+            case "input":
+                return Noisy(copy.deepcopy(model), self.sigma_init)
+            case "activations":
+                return AfterActivations(copy.deepcopy(model), Noisy(nn.Identity(), self.sigma_inner))
+            case "weights":
+                return with_random_weights(model, partial(_Layer, share=self.sigma_inner), name="gaussian-noise")
+            case "output":
+                return _NoisyLogits(copy.deepcopy(model), self.sigma_inner)
+
+    def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
+        with shared_draws(model):
+            trainer.fit(model, name="training")
+
+    def _before_convolutions(self, model: nn.Module, example: Tensor) -> nn.Module:
         noisy = copy.deepcopy(model)
         first = _reads_the_image(noisy, example)
         if not first:
@@ -48,8 +86,38 @@ class GaussianNoise(RandomizedDefense):
                 noisy.set_submodule(name, Noisy(module, sigma))
         return noisy
 
-    def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
-        trainer.fit(model, name="training")
+
+class _NoisyLogits(nn.Module):
+    """A model whose logits get noise."""
+
+    def __init__(self, model: nn.Module, sigma: float) -> None:
+        super().__init__()
+        self.model = model
+        self.noise = Noisy(nn.Identity(), sigma)
+
+    @property
+    def undefended(self) -> nn.Module:
+        """See :class:`~robustbench_cli.attacks.base.undefended.Surrounding`."""
+        return self.model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(N, K)`` of images ``(N, C, H, W)``."""
+        logits: Tensor = self.noise(self.model(images))
+        return logits
+
+
+class _Layer(RandomWeights):
+    """A layer whose weights get noise of a share of their own standard deviation."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, *, share: float) -> None:
+        super().__init__(layer)
+        self.share = share
+
+    def sigma(self) -> Tensor:
+        return self.share * self.layer.weight.std().detach()
+
+    def extra_repr(self) -> str:
+        return f"share={self.share}"
 
 
 def _reads_the_image(model: nn.Module, example: Tensor) -> set[nn.Module]:

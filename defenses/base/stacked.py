@@ -62,7 +62,7 @@ class Stacked(nn.Module):
             except RuntimeError:
                 # Stochastic depth, for one.
                 self._vectorized = False
-                return self(rows)
+                return self.forward(rows)
         else:
             logits = torch.stack([self._logits(state, rows) for state in _each(stacked)])
         return logits if self.training else mean_softmax(logits)

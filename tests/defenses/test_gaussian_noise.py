@@ -91,6 +91,62 @@ def test_sigmas_by_place() -> None:
     assert {name for name, sigma in resnet.items() if sigma == 0.3} == {"conv1"}
 
 
+PLACES = ("convolutions", "input", "activations", "weights", "output")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("place", "model", "sigma"),
+    [("input", nn.Identity(), 0.3), ("activations", nn.ReLU(), 0.2), ("output", nn.Identity(), 0.2)],
+)
+def test_noise_by_place(place: str, model: nn.Module, sigma: float, layout: torch.memory_format) -> None:
+    """What the image, an activation and the logits get is normal with its sigma (Kolmogorov-Smirnov, level 0.001)."""
+    images = torch.rand(50, 3, 10, 10).to(memory_format=layout)
+    defense = GaussianNoise.from_parameters(
+        {"place": place, "sigma_init": 0.3, "sigma_inner": 0.2}, name="gaussian-noise"
+    )
+    added = (defense.protect(model, images[:1])(images) - images).flatten()
+    assert stats.kstest(added.numpy(), "norm", args=(0, sigma)).pvalue > 0.001
+
+
+@torch.no_grad()
+def test_noise_on_weights() -> None:
+    """A layer's output for a unit vector is its column of weights with a share of all weights' standard deviation."""
+    layer = nn.Linear(5, 4, bias=False)
+    noisy = GaussianNoise(place="weights", sigma_inner=0.5).protect(layer, torch.zeros(1, 5)).eval()
+    added = (noisy(torch.eye(5)[2].expand(5000, 5)) - layer.weight[:, 2]).flatten()
+    assert stats.kstest(added.numpy(), "norm", args=(0, 0.5 * float(layer.weight.std()))).pvalue > 0.001
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_place(normed: Callable[[], nn.Module], place: str) -> None:
+    """Rows and passes draw for themselves; no noise, and the deterministic counterpart, give the model's logits."""
+    model = normed().eval()
+    images = IMAGES[:1].repeat(2, 1, 1, 1)
+
+    def protect(**parameters: object) -> nn.Module:
+        defense = GaussianNoise.from_parameters({"place": place, **parameters}, name="gaussian-noise")
+        return defense.protect(model, images[:1]).eval()
+
+    noisy = protect()
+    first, second = noisy(images), noisy(images)
+    assert not torch.allclose(first[0], first[1])
+    assert not torch.allclose(first, second)
+    for same in (protect(sigma_init=0, sigma_inner=0), protect(decision="deterministic")):
+        torch.testing.assert_close(same(images), model(images))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_place_trains(digits: Any, normed: Callable[[], nn.Module], place: str) -> None:
+    """Six epochs bring the mean loss below that of guessing among ten classes, which is 2.3."""
+    train, _ = digits
+    defense = GaussianNoise.from_parameters({"place": place}, name="gaussian-noise")
+    trainer = Trainer(train, Recipe(epochs=6, lr=0.01), seed=0, device=torch.device("cpu"))
+    defense.fit(defense.protect(normed(), train.images[:1]), trainer)
+    assert trainer.record["trained"]["training"]["loss"] < 2
+
+
 def test_noise_around_switching(normed: Callable[[], nn.Module]) -> None:
     """In a switching model every channel's first convolution has sigma_init, drawn or not."""
     noisy = GaussianNoise().protect(hrs(normed(), (1, 8, 8), channels=(6, 2)), IMAGES[:1])
