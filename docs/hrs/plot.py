@@ -1,23 +1,18 @@
-"""Draws the figures of README.md from the table of ``advdef sweep hrs-fashion -o hrs-fashion.csv`` beside it.
+"""Draws the figures of README.md from ``hrs-fashion.csv`` beside it.
 
 Run ``python docs/hrs/plot.py`` in an environment with matplotlib.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import matplotlib as mpl
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from tables import HERE, PAPERS, read
 
-HERE = Path(__file__).parent
-PAPERS = {
-    "cw-pgd(steps=20,step_size=0.1,random_start=false)": "CW-PGD",
-    "pgd(steps=20,step_size=0.1,random_start=false)": "PGD",
-}
-"""The attacks with the paper's step size, and what the paper calls them."""
+DRAWN = {attack: name for attack, name in PAPERS.items() if name != "FGSM"}
+"""The attacks that take several steps."""
 
 EPS = 0.05
 """The radius at which accuracy is set against robustness."""
@@ -28,7 +23,8 @@ def main() -> None:
     mpl.rcParams.update(
         {"svg.hashsalt": "advdef", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     )
-    table = pd.read_csv(HERE / "hrs-fashion.csv", dtype={"eot": str}, keep_default_na=False, na_values=[""])
+    table = read("hrs-fashion.csv")
+    table = table[table.rule == "one-draw"]
     success(table)
     tradeoff(table)
     efficiency(table)
@@ -36,8 +32,8 @@ def main() -> None:
 
 def success(table: pd.DataFrame) -> None:
     """Attack success rate against strength, with gradients of one draw and of ten."""
-    figure, axes = plt.subplots(len(PAPERS), 2, figsize=(7, 5.5), sharex=True, sharey=True, layout="constrained")
-    for row, (label, title) in zip(axes, PAPERS.items(), strict=True):
+    figure, axes = plt.subplots(len(DRAWN), 2, figsize=(7, 5.5), sharex=True, sharey=True, layout="constrained")
+    for row, (label, title) in zip(axes, DRAWN.items(), strict=True):
         for axis, eot in zip(row, ("1", "10"), strict=True):
             # A deterministic model has one draw whatever is asked for.
             of = table[(table.attack == label) & (table.targeted == "all") & (table.eot.isin({eot, "1"}))]
@@ -77,7 +73,7 @@ def tradeoff(table: pd.DataFrame) -> None:
 
 def efficiency(table: pd.DataFrame) -> None:
     """The mean Defense Efficiency Score over the strengths of the paper's attacks."""
-    of = table[table.attack.isin(PAPERS) & (table.targeted == "all") & (table.defense != "none")]
+    of = table[table.attack.isin(DRAWN) & (table.targeted == "all") & (table.defense != "none")]
     means = of.groupby(["defense", "eot"], sort=False).des.mean().unstack("eot")
     figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
     assert isinstance(axis, Axes)
