@@ -167,9 +167,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Progress:
-    """Bars on a terminal; elsewhere the lines given to :meth:`finished`; nothing with ``-q``."""
+    """Bars on a terminal; elsewhere the lines given to :meth:`finished`; nothing with ``-q``.
+
+    Attributes:
+        about: What stands before such a line, where several processes write them.
+    """
 
     _bars: rich.progress.Progress | None
+    about: str = ""
 
     def add(self, text: str, *, total: float | None = None) -> Task:
         """Adds a bar below those there are.
@@ -183,7 +188,7 @@ class Progress:
     def finished(self, line: str) -> None:
         """Tells of a finished cell or training in a line of its own, where there is no terminal to show bars on."""
         if self._bars is None:
-            note(line)
+            note(f"{self.about}: {line}" if self.about else line)
 
 
 @contextmanager

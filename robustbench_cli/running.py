@@ -125,7 +125,8 @@ def _train(common: Common, trainings: Sequence[Training], quiet: bool) -> None:
     console.settings.quiet = quiet
     for training in trainings:
         with suppress(UserError):
-            preparation(common, training.dataset, {}, console.Progress(None)).train_if_free(training)
+            shown = console.Progress(None, about=training.label)
+            preparation(common, training.dataset, {}, shown).train_if_free(training)
 
 
 def attack_all(

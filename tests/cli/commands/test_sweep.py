@@ -158,6 +158,7 @@ def test_processes_share_the_cells(advdef: Advdef, suite: Path, here: Path, monk
     ended = advdef("sweep", "suite.yaml", "--jobs", "2", "-o", "two.csv", "--store", "two")
     assert ended.code == 0
     assert ended.err.count("training small-cnn with") == 2
+    assert "small-cnn with gaussian-noise on digits: training: 3 epochs, loss" in ended.err
     monkeypatch.setenv("XDG_CACHE_HOME", str(here / "elsewhere"))
     assert advdef("sweep", "suite.yaml", "-o", "one.csv", "--store", "one").code == 0
 
