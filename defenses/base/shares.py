@@ -49,7 +49,7 @@ def in_shares(gradients: Gradients, processes: Processes) -> Gradients:
         slope_sum, value_sum, change_sum, changed, number, present = total.split(sizes)
         _write(buffers, before + change_sum / changed.clamp_min(1))
         means = _unflat(slope_sum / number, parameters)
-        return (value_sum / number)[0], [
+        return (value_sum / number)[0].to(value.dtype), [
             # Only what is missing here makes it wait for the device.
             mean if slope is not None or present[place] > 0 else None
             for place, (slope, mean) in enumerate(zip(slopes, means, strict=True))
