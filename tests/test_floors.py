@@ -19,6 +19,7 @@ LIGHT = [
         *("attacks/__init__.py", "defenses/__init__.py", "benchmarks/__init__.py"),
         *("attacks/base/__init__.py", "defenses/base/__init__.py"),
         *("attacks/base/errors.py", "attacks/base/registry.py", "attacks/base/method.py"),
+        "defenses/base/processes.py",
         *("benchmarks/datasets/__init__.py", "benchmarks/models/__init__.py"),
         *("benchmarks/cell.py", "benchmarks/store.py", "benchmarks/suite.py"),
     )

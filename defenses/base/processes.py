@@ -86,7 +86,7 @@ class Processes:
             ) from None
         here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
         if kind == "cuda" and here > gpus:
-            raise UserError(f"{here} processes were started here, and there are {gpus} GPUs: start as many as those")
+            raise UserError(f"a machine with {here} processes needs as many GPUs, and has {gpus}: start fewer, or give --device cpu")
         with self._connected():
             device: torch.device = PartialState(cpu=kind == "cpu").device
         return device
@@ -170,6 +170,9 @@ class Processes:
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
+            if isinstance(error, NotImplementedError):
+                # Accelerate knows GPUs that need a setting, and says which.
+                raise UserError(one_line(error)) from error
             raise UserError(
                 f"another of the {self.number} processes has ended ({one_line(error)}): the same command goes on"
             ) from error

@@ -99,8 +99,9 @@ def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
 class Trainer:
     """Trains networks on examples by one recipe.
 
-    Where a launcher has started several processes, each is to do the same with a ``Trainer`` of its own. A batch is
-    divided among them, so that but for rounding, draws and batch statistics they train what one would.
+    Where a launcher has started several processes, each is to do the same with a ``Trainer`` of its own, and every batch
+    is divided among them. With a loss that is a mean over its images, without draws or batch statistics, they train
+    what one process does, but for rounding.
 
     Args:
         examples: What to train on.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,11 +97,14 @@ def killed(folder: Path) -> None:
 def going_on(folder: Path) -> None:
     """What :func:`killed` left undone."""
     done: list[int] = []
+    state = folder.parent / "killed" / "state"
+    if Processes.launched().rank == 0:
+        shutil.copy(state, folder)
     tensors, _ = trained(
         PGDAT(eps=0.1, steps=2),
         Recipe(epochs=2),
         batch_norm=True,
-        resume=folder.parent / "killed" / "state",
+        resume=state,
         progress=lambda progress: done.append(progress.epoch),
     )
     keep(folder, tensors, done=done)
@@ -282,7 +286,7 @@ def test_the_shares_draw_for_themselves(run: Run) -> None:
 
 
 def test_killed_and_resumed(run: Run) -> None:
-    """When one is killed the other ends too; together they go on, to the very weights that they would have had."""
+    """When one is killed the other ends too; together they go on, to the very weights that they would have had, or one alone."""
     ended = run(killed)
     assert ended.codes == [70, 70]
     assert "KilledError" in ended.err[0]
@@ -291,6 +295,15 @@ def test_killed_and_resumed(run: Run) -> None:
     assert [kept["done"] for kept in resumed.kept] == [[2], [2]]
     whole = run(adversarially).weights
     assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.weights.items())
+    alone: list[int] = []
+    trained(
+        PGDAT(eps=0.1, steps=2),
+        Recipe(epochs=2),
+        batch_norm=True,
+        resume=resumed.folder / "state",
+        progress=lambda progress: alone.append(progress.epoch),
+    )
+    assert alone == [2]
 
 
 def test_mistakes_are_told_to_all(run: Run) -> None:
@@ -377,3 +390,24 @@ def test_what_fails_for_others_is_no_lost_process() -> None:
 
     with pytest.raises(torch.OutOfMemoryError), Processes(2, 0)._connected():
         fail()
+
+
+@pytest.mark.parametrize(
+    ("device", "told"),
+    [
+        ("cuda:0", "--device cuda:0 for 2 processes: give cuda, and each takes one"),
+        ("cuda", "a machine with 2 processes needs as many GPUs, and has 1: start fewer, or give --device cpu"),
+    ],
+)
+def test_a_gpu_for_each(
+    monkeypatch: pytest.MonkeyPatch, advdef: Callable[..., Any], tmp_path: Path, device: str, told: str
+) -> None:
+    """Several processes take GPUs by themselves, and need as many."""
+    environment = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    ended = advdef(*TRAIN, "--device", device, "-o", str(tmp_path / "model.safetensors"))
+    assert ended.code == 2
+    assert ended.err == f"advdef: error: {told}\n"
