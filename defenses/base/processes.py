@@ -86,7 +86,9 @@ class Processes:
             ) from None
         here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
         if kind == "cuda" and here > gpus:
-            raise UserError(f"a machine with {here} processes needs as many GPUs, and has {gpus}: start fewer, or give --device cpu")
+            raise UserError(
+                f"a machine with {here} processes needs as many GPUs, and has {gpus}: start fewer, or give --device cpu"
+            )
         with self._connected():
             device: torch.device = PartialState(cpu=kind == "cpu").device
         return device
