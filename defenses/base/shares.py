@@ -37,18 +37,17 @@ def in_shares(gradients: Gradients, processes: Processes) -> Gradients:
         before = _flat(buffers, empty)
         value, slopes = gradients(network, images, labels, parameters)
         change = _flat(buffers, empty) - before
-        present = torch.tensor([slope is not None for slope in slopes], dtype=empty.dtype)
         known = [
             torch.zeros_like(parameter) if slope is None else slope
             for parameter, slope in zip(parameters, slopes, strict=True)
         ]
-        parts = [_flat(known, empty), _flat([value.detach()], empty), change, (change != 0).to(empty.dtype)]
-        weighted = torch.cat([*parts, empty.new_ones(1)]) * len(images)
-        total = processes.total(torch.cat([weighted, present.to(images.device, non_blocking=True)]))
-        sizes = [*map(len, parts), 1, len(present)]
-        slope_sum, value_sum, change_sum, changed, number, present = total.split(sizes)
+        present = torch.tensor([slope is not None for slope in slopes])
+        present = present.to(images.device, non_blocking=True)
+        own = _flat([*known, value.detach(), change, change != 0, empty.new_ones(1), present], empty)
+        sizes = [sum(parameter.numel() for parameter in parameters), 1, len(change), len(change), 1, len(present)]
+        slope_sum, value_sum, change_sum, changed, number, present = processes.total(own.mul_(len(images))).split(sizes)
         _write(buffers, before + change_sum / changed.clamp_min(1))
-        means = _unflat(slope_sum / number, parameters)
+        means = _unflat(slope_sum.div_(number), parameters)
         return (value_sum / number)[0].to(value.dtype), [
             # Only what is missing here makes it wait for the device.
             mean if slope is not None or present[place] > 0 else None
