@@ -45,6 +45,8 @@ def _work(module: ModuleType, name: str, folder: Path, rank: int, port: int) -> 
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
+        # A machine that does not know its own name makes no noise about it.
+        "GLOO_SOCKET_IFNAME": "lo",
     }
     torch.set_num_threads(1)
     code = 70
