@@ -106,7 +106,8 @@ def _name(cell: Cell) -> Hashable:
     return (
         cell.dataset,
         cell.model,
-        tuple(each.name for each in cell.defenses),
+        # Another rule of decision is another row of the same weights.
+        tuple((each.name, each.parameters.get("decision")) for each in cell.defenses),
         cell.attack.name,
         *(cell.norm, cell.eps, cell.targeted, cell.seed),
     )

@@ -15,12 +15,13 @@ from robustbench_cli.benchmarks.claims import Claims
 from robustbench_cli.benchmarks.overview import seconds_a_pass, states
 from robustbench_cli.benchmarks.prepare import Preparation
 from robustbench_cli.benchmarks.store import Failure, Result, Store
-from robustbench_cli.benchmarks.subject import Subject
+from robustbench_cli.benchmarks.subject import Subject, method_spec
 from robustbench_cli.benchmarks.suite import Job
 from robustbench_cli.benchmarks.suites.read import Member, read_suite
 from robustbench_cli.benchmarks.sweep import Sweep, jobs_of, plan
 from robustbench_cli.benchmarks.training import cached_checkpoint
 from robustbench_cli.benchmarks.worker import claimed, work
+from robustbench_cli.defenses import registry as defenses
 
 
 @pytest.fixture
@@ -156,10 +157,10 @@ def test_rules_of_decision_are_rows_of_one_training(
     planned: Callable[[str], Sweep], expected: Callable[[str], list[Job]]
 ) -> None:
     """What has no draws has one row for all; a rule can be excluded from some attacks, or stand with the defense itself."""
-    defenses = "[none, {name: hrs, channels: [2, 1]}, {name: hrs, channels: [2, 1], decision: vote}]"
+    chains = "[none, {name: hrs, channels: [2, 1]}, {name: hrs, channels: [2, 1], decision: vote}]"
     suite = f"""
         n: 5
-        defenses: {defenses}
+        defenses: {chains}
         attacks: [pgd, {{name: fgsm, eot: [auto, frozen]}}]
         decision: [one-draw, deterministic, frozen]
         exclude: [{{decision: [deterministic, frozen], attack: pgd}}]
@@ -177,10 +178,10 @@ def test_rules_of_decision_are_rows_of_one_training(
         ],
         key=str,
     )
-    for words in (suite, f"{{n: 5, defenses: {defenses}, attacks: fgsm}}"):
+    for words in (suite, f"{{n: 5, defenses: {chains}, attacks: fgsm}}"):
         trainings = {model.training.key for model in planned(words).models if model.training is not None}
         assert len(trainings) == 2
-    own = expected(f"{{n: 5, defenses: {defenses}, attacks: fgsm, include: {{decision: [none, vote]}}}}")
+    own = expected(f"{{n: 5, defenses: {chains}, attacks: fgsm, include: {{decision: [none, vote]}}}}")
     assert [job.cell.defense for job in own] == ["none", "hrs(decision=vote,channels=[2,1])"]
 
 
@@ -311,6 +312,14 @@ def test_what_has_changed_since_a_cell_was_stored_is_told(jobs: Callable[..., li
     assert told({"attack": slower}, wanted="0") == [nothing, nothing]
     # Of several, the one that is nearest.
     assert told({"attack": slower, "checkpoint": "0"}, {"eot": 10})[0] == ("stale", ("eot was 10",))
+    # By another rule of decision it is another row.
+    switching = [method_spec(defenses, "hrs", {"decision": rule}).spec for rule in ("one-draw", "frozen")]
+    pgd, fgsm = (
+        job.model_copy(update={"cell": job.cell.model_copy(update={"defenses": tuple(switching[:1])})})
+        for job in (pgd, fgsm)
+    )
+    assert told({"n": 7}) == [("stale", ("n was 7",)), nothing]
+    assert told({"defenses": tuple(switching[1:]), "n": 7}) == [nothing, nothing]
 
 
 def _subject_of(job: Job) -> Subject:
