@@ -89,6 +89,7 @@ def test_one_defense_is_all_that_a_fresh_machine_needs(
 ) -> None:
     """In an empty folder with an empty cache: trained once, said so, attacked by the three default attacks."""
     words = ("attack", "--defense", "hrs", "--epochs", "1", "--n", "10", "--set", "channels=[2,2]")
+    words = (*words, "--set", "train.lr=1e-6")
     words = (*words, "--set", "cw.steps=3", "--set", "pgd.steps=3", "--set", "cw-pgd.steps=3")
     monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
     first = advdef_process(*words, "-o", "table.csv")
@@ -107,7 +108,7 @@ def test_one_defense_is_all_that_a_fresh_machine_needs(
     assert second.out == first.out
     note, warning = second.err.splitlines()
     assert note == "3 of 3 cells are in advdef-runs already"
-    # After one epoch, that is so.
+    # So it is where nothing was learnt.
     assert "hrs(channels=[2,2]) does no better on clean images than guessing one of 10 classes" in warning
 
 
