@@ -182,7 +182,18 @@ class Preparation:
         untrained(training, data_dir=self.data_dir)
         limit_threads(self.data.shape)
         self.begin(training.label, path)
-        train(training, path, device=self.device, data_dir=self.data_dir, progress=self.progress)
+        begun = self._begun(training)
+        train(training, path, device=self.device, begun=begun, data_dir=self.data_dir, progress=self.progress)
+
+    def _begun(self, training: Training) -> Subject | None:
+        """What the user's cache folder has of a training already: the longest of its beginnings."""
+        if Processes.launched().number > 1:
+            # They may be on several machines, which have a folder each.
+            return None
+        for beginning in training.beginnings:
+            if self.is_trained(beginning):
+                return open_subject(cached_checkpoint(beginning), named=_names(training))
+        return None
 
     @torch.no_grad()
     def accuracy(self, subject: Subject, images: int = 1000) -> tuple[float, int]:

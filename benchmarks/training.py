@@ -94,6 +94,18 @@ class Training(BaseModel):
         return self.model_copy(update={"defenses": (*self.defenses[:-1], spec)})
 
     @property
+    def beginnings(self) -> list[Training]:
+        """The trainings that this one begins with, of the same weights: with fewer of its defenses, the longest first."""
+        shorter = [
+            self.model_copy(update={"defenses": self.defenses[:count]}) for count in reversed(range(len(self.defenses)))
+        ]
+        if shorter and (self.base is not None or defenses.load(self.defenses[0].name).trained):
+            # Then nothing is trained before the first defense.
+            shorter.pop()
+        # What stands in the cache has the usual rule, and so the names of its weights.
+        return [each for each in shorter if each == each.by_usual_rule]
+
+    @property
     def label(self) -> str:
         """What is trained, for messages."""
         protection = "+".join(each.label for each in self.defenses) or "no defense"
@@ -113,6 +125,7 @@ def train(
     path: Path,
     *,
     device: torch.device,
+    begun: Subject | None = None,
     data_dir: Path | None = None,
     progress: Callable[[TrainingProgress], None] = lambda _: None,
 ) -> None:
@@ -125,6 +138,7 @@ def train(
         training: What to train.
         path: The checkpoint to write.
         device: Where.
+        begun: What one of its :attr:`~Training.beginnings` has trained, which is not trained again.
         data_dir: The folder of downloaded data sets.
         progress: Called after each epoch.
 
@@ -139,9 +153,14 @@ def train(
         model, chain = _begin(training, dataset)
         model = model.to(device)
         example = example_images(dataset.shape)[:1].to(device)
+        done = 0 if begun is None else len(chain) - (len(_info(training, dataset, {}).defenses) - len(begun.defenses))
         for place, defense in enumerate(chain):
             model = defense.protect(model, example)
-            if defense.fitted:
+            if begun is not None and place + 1 == done:
+                model.load_state_dict(begun.load().state_dict())
+                model.eval()
+                record["stages"] = list(begun.training.get("stages", []))
+            elif place >= done and defense.fitted:
                 trainer = Trainer(
                     dataset.split("train"),
                     Recipe.model_validate(training.recipe),

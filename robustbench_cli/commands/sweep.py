@@ -100,8 +100,6 @@ def sweep(
         else:
             trainings = [model.training for model in planned.models if model.training and model.to_be_trained]
             if trainings and devices:
-                # A chain of defenses takes longest: begun last, it would be waited for by all processes but one.
-                trainings.sort(key=lambda training: len(training.defenses), reverse=True)
                 train_in_processes(common, trainings, devices)
             results, failures = attack_all(
                 common, planned.parts(), shown, chosen=partial(_chosen, shard, existing, common.store), engine=engine

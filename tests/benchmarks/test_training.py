@@ -107,11 +107,46 @@ def test_no_rule_of_decision_needs_a_training(prepare: Prepare, tmp_path: Path, 
 def test_the_rule_of_an_inner_defense_is_trained_with(prepare: Prepare) -> None:
     """What comes around the draws of another defense learns from what they decide."""
     around = method_spec(defenses, "pgd-at", {"steps": 1}).spec
-    keys = {
-        prepare().training(defenses=(method_spec(defenses, "hrs", {"decision": rule}).spec, around)).key
+    usual, other = (
+        prepare().training(defenses=(method_spec(defenses, "hrs", {"decision": rule}).spec, around))
         for rule in ("one-draw", "mean")
-    }
-    assert len(keys) == 2
+    )
+    assert usual.key != other.key
+    assert (len(usual.beginnings), len(other.beginnings)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("chain", "stages", "trained"),
+    [
+        ([("sap", {})], ["training"], []),
+        ([("jpeg", {}), ("gaussian-noise", {})], ["training", "training"], ["training"]),
+        (
+            [("hrs", {"channels": [2, 1]}), ("pgd-at", {"steps": 1})],
+            ["block 1", "block 2", "adversarial training"],
+            ["adversarial training"],
+        ),
+    ],
+)
+def test_a_training_goes_on_from_what_was_trained_with_fewer_defenses(
+    prepare: Prepare, tmp_path: Path, chain: list[Any], stages: list[str], trained: list[str]
+) -> None:
+    """With the very weights and the record that it has where it begins anew."""
+    seen: list[str] = []
+    prepared = replace(prepare(seed=31), progress=lambda now: seen.append(now.name))
+    specs = tuple(method_spec(defenses, name, parameters).spec for name, parameters in chain)
+    training = prepared.training(defenses=specs)
+    for beginning in (prepared.training(defenses=specs[:count]) for count in range(len(specs))):
+        cached_checkpoint(beginning).unlink(missing_ok=True)
+    anew = prepared.trained(training, tmp_path / "anew.safetensors")
+    assert seen == stages
+    prepared.trained(prepared.training(defenses=specs[:-1]))
+    seen.clear()
+    again = prepared.trained(training, tmp_path / "again.safetensors")
+    assert seen == trained
+    assert same(tensors(anew), tensors(again))
+    assert [list(stage["trained"]) for stage in again.training["stages"]] == [
+        list(stage["trained"]) for stage in anew.training["stages"]
+    ]
 
 
 def test_a_file_that_the_user_named_is_not_replaced_blindly(prepare: Prepare, tmp_path: Path) -> None:
