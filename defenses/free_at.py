@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import ClassVar, cast
 
@@ -41,9 +40,7 @@ class FreeAT(Defense):
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
         images, _ = trainer.batch(trainer.training[:1])
-        batches = math.ceil(len(trainer.training) / trainer.recipe.batch_size)
-        rows = math.ceil(len(trainer.training) / batches)
-        network = Perturbed(model, images.new_zeros(rows, *images.shape[1:]), trainer.share)
+        network = Perturbed(model, images.new_zeros(trainer.largest_batch, *images.shape[1:]), trainer.share)
         trainer.fit(
             network,
             name="adversarial training",

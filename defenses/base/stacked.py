@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
+from robustbench_cli.attacks.base.errors import is_out_of_memory
 from robustbench_cli.defenses.base.randomized import mean_softmax
 
 __all__ = ["Stacked", "cross_entropy_of_each"]
@@ -59,7 +60,9 @@ class Stacked(nn.Module):
         if self._vectorized:
             try:
                 logits = vmap(self._logits, in_dims=(0, None), randomness="different")(stacked, rows)
-            except RuntimeError:
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
                 # Stochastic depth, for one.
                 self._vectorized = False
                 return self.forward(rows)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.errors import UserError, is_out_of_memory, one_line
 from robustbench_cli.attacks.base.model import move
 from robustbench_cli.attacks.base.random import seed_from, seeded
 from robustbench_cli.defenses.base.adversarial import accuracy_under_pgd
@@ -96,6 +96,26 @@ def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(gradient)
 
 
+def _set_modes(network: nn.Module) -> None:
+    """Sets ``train()`` mode, but ``eval()`` mode where all parameters are frozen."""
+    network.train()
+    for module in network.modules():
+        own = list(module.parameters())
+        if own and not any(parameter.requires_grad for parameter in own):
+            module.eval()
+
+
+@contextmanager
+def _telling_of_memory(name: str) -> Iterator[None]:
+    """Within it, a step that does not fit the memory is told as the user's matter."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"{name} runs out of memory: give a smaller batch_size ({one_line(error)})") from error
+
+
 class Trainer:
     """Trains networks on examples by one recipe.
 
@@ -151,6 +171,11 @@ class Trainer:
             )
 
     @property
+    def largest_batch(self) -> int:
+        """How many images a step has at most, of all processes together."""
+        return math.ceil(len(self.training) / self._batches_an_epoch)
+
+    @property
     def record(self) -> dict[str, Any]:
         """For a checkpoint: recipe, seed, seconds, and of each network trained its last loss and its seconds."""
         several = {"processes": self._processes.number} if self._processes.number > 1 else {}
@@ -203,7 +228,8 @@ class Trainer:
             settled: Called when ``network`` has the weights that it ends with, before ``keep`` is kept.
 
         Raises:
-            UserError: The loss is not finite or has no gradient, or the file for resuming is of another training or cannot be written.
+            UserError: The loss is not finite or has no gradient, a step does not fit the memory, or the file for resuming is
+                of another training or cannot be written.
         """
         move(network, self.device)
         self._processes.copy_first(network.state_dict().values())
@@ -221,30 +247,23 @@ class Trainer:
         first, seconds = self._restore(name, whole, network, optimizer, outcome)
         if name in self._finished:
             first = epochs
-        network.train()
-        for module in network.modules():
-            own = list(module.parameters())
-            if own and not any(parameter.requires_grad for parameter in own):
-                module.eval()
+        _set_modes(network)
         for epoch in range(first, epochs):
             started = time.perf_counter()
             total = torch.zeros((), device=self.device)
-            batches = self._batches(seed_from(self.seed, name, epoch))
-            with self.draws(name, epoch, *other):
-                steps = len(batches) * replays
-                for number in range(steps):
-                    indices = batches[number // replays]
-                    step = epoch * steps + number
-                    self.done = step / (epochs * steps)
-                    for group in optimizer.param_groups:
-                        group["lr"] = self.recipe.rate(step, epochs * steps)
-                    total += self._step(network, parameters, optimizer, gradients, indices) * len(indices)
+            batches = [batch for batch in self._batches(seed_from(self.seed, name, epoch)) for _ in range(replays)]
+            steps = epochs * len(batches)
+            with _telling_of_memory(name), self.draws(name, epoch, *other):
+                for step, indices in enumerate(batches, start=epoch * len(batches)):
+                    self.done = step / steps
+                    rate = self.recipe.rate(step, steps)
+                    total += self._step(network, parameters, optimizer, gradients, indices, rate) * len(indices)
                     outcome.after_step(step)
             optimizer.zero_grad()
             value = total.item() / (replays * len(self.training))
             if not math.isfinite(value):
                 raise UserError(f"{name} diverged in epoch {epoch + 1}, its loss is {value}: give a lower lr")
-            with self.draws(name, epoch, "measured", *other):
+            with _telling_of_memory(name), self.draws(name, epoch, "measured", *other):
                 collapsed = outcome.after_epoch(epoch)
             seconds += time.perf_counter() - started
             ended, note = collapsed or epoch + 1 == epochs, ""
@@ -252,22 +271,10 @@ class Trainer:
                 note = outcome.settle()
                 settled()
                 self._finished[name] = {"loss": value, "seconds": seconds, **outcome.measured}
-            if self._resume is not None:
-                state = State(
-                    name=name, epoch=epoch + 1, seconds=seconds, finished=self._finished, measured=outcome.measured
-                )
-                self._processes.from_first(
-                    partial(
-                        write_state,
-                        self._resume,
-                        state,
-                        self._identity(whole),
-                        whole=whole,
-                        network=network,
-                        optimizer=optimizer,
-                        copies=outcome.copies,
-                    )
-                )
+            state = State(
+                name=name, epoch=epoch + 1, seconds=seconds, finished=self._finished, measured=outcome.measured
+            )
+            self._keep(state, whole, network, optimizer, outcome)
             self._progress(TrainingProgress(name, epoch + 1, epoch + 1 if ended else epochs, value, seconds, note))
             if ended:
                 break
@@ -318,8 +325,11 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         gradients: Gradients,
         indices: Tensor,
+        rate: float,
     ) -> Tensor:
-        """One step of the optimizer; the mean loss before it."""
+        """One step of the optimizer at a learning rate; the mean loss before it."""
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         images, labels = self.batch(indices[self.share])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             value, slopes = gradients(network, images, labels, parameters)
@@ -343,6 +353,17 @@ class Trainer:
             "number of examples": str(len(self.examples)),
             "model": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
         }
+
+    def _keep(
+        self, state: State, whole: nn.Module, network: nn.Module, optimizer: torch.optim.Optimizer, outcome: Outcome
+    ) -> None:
+        """Writes the file to resume from, if one is asked for, while the other processes wait."""
+        if self._resume is None:
+            return
+        write = partial(write_state, self._resume, state, self._identity(whole))
+        self._processes.from_first(
+            partial(write, whole=whole, network=network, optimizer=optimizer, copies=outcome.copies)
+        )
 
     def _restore(
         self,

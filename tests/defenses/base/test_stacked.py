@@ -99,6 +99,21 @@ def test_what_vmap_does_not_know() -> None:
     torch.testing.assert_close(found, expected(rows))
 
 
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_too_little_memory(vectorized: bool) -> None:
+    """What does not fit the memory is tried once, and not again in one network after another."""
+    tried: list[int] = []
+
+    class Large(nn.Linear):
+        def forward(self, rows: Tensor) -> Tensor:
+            tried.append(len(rows))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Stacked([Large(3, 4), Large(3, 4)], vectorized=vectorized)(torch.rand(7, 3))
+    assert tried == [7]
+
+
 def test_convolutions_lie_channels_last() -> None:
     """Weights of a convolution that lie channels last do so in each network's part."""
     networks = [nn.Conv2d(4, 6, 3) for _ in range(2)]

@@ -234,6 +234,22 @@ def test_a_training_that_diverges(digits: Any, normed: Callable[[], nn.Module]) 
         Trainer(digits[0], recipe, seed=0, device=CPU).fit(normed(), name="training")
 
 
+@pytest.mark.parametrize("in_evaluation", [False, True])
+def test_too_little_memory(digits: Any, in_evaluation: bool) -> None:
+    """A step, or a look at held-out images, that does not fit the memory ends the training in a line that says what to change."""
+
+    class Large(nn.Linear):
+        def forward(self, images: Tensor) -> Tensor:
+            if self.training is not in_evaluation:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            return super().forward(images)
+
+    network = nn.Sequential(nn.Flatten(), Large(64, 10))
+    told = r"training runs out of memory: give a smaller batch_size \(OutOfMemoryError: CUDA out of memory. Tried to"
+    with pytest.raises(UserError, match=told):
+        Trainer(digits[0], Recipe(epochs=1, held_out=0.1), seed=0, device=CPU).fit(network, name="training")
+
+
 def test_a_model_without_gradients(digits: Any) -> None:
     """A model whose logits do not depend on its weights for autograd is refused in words, and not by torch."""
     train, _ = digits
