@@ -72,14 +72,18 @@ def reprogram(
     if output is not None:
         require_place(output, forms=("csv", "json"))
     ensure_writable(common.store)
-    parameters = distribute(settings, {"reprogramming": Reprogramming, **words.kinds()})
+    if suite_name is not None and words.given:
+        raise UserError(f"--suite names the models too: leave out {words.given}")
+    # A suite says itself what its models are trained with.
+    of_models = words.kinds() if suite_name is None else {}
+    parameters = distribute(settings, {"reprogramming": Reprogramming, **of_models})
     method = Reprogramming.from_parameters(parameters["reprogramming"], name="reprogramming")
     data = load_dataset(task, data_dir=common.data_dir)
     with console.progress() as shown:
         if suite_name is None:
             subjects = _of_words(common, words, parameters, shown)
         else:
-            subjects = _of_suite(common, words, suite_name, shown)
+            subjects = _of_suite(common, suite_name, shown)
         rows = [
             reprogrammed(
                 subject,
@@ -111,16 +115,12 @@ def _of_words(
         yield subject, prepare
 
 
-def _of_suite(
-    common: Common, words: ModelWords, name: str, shown: console.Progress
-) -> Iterator[tuple[Subject, Preparation]]:
+def _of_suite(common: Common, name: str, shown: console.Progress) -> Iterator[tuple[Subject, Preparation]]:
     """The models of a suite, with what prepared them: one that has no draws once, by whatever rules the others decide."""
     from robustbench_cli.benchmarks.suites.read import read_suite
     from robustbench_cli.benchmarks.sweep import plan
     from robustbench_cli.running import preparation
 
-    if words.given:
-        raise UserError(f"--suite names the models too: leave out {words.given}")
     planned = plan(
         read_suite(name),
         prepare=lambda dataset, recipe, seed: preparation(common, dataset, recipe, shown, seed=seed),

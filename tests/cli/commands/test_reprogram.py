@@ -52,11 +52,13 @@ def test_a_row_a_model_of_a_suite(advdef: Advdef, here: Path) -> None:
     assert rows[1]["checkpoint"] == rows[2]["checkpoint"]
     assert ended.err.count("training small-cnn") == 2
     assert "training small-cnn" not in advdef("sweep", "suite.yaml").err
-    told = advdef(*words, "--defense", "hrs", "--epochs", "1")
-    assert (told.code, told.err.splitlines()[-1]) == (
-        2,
-        "advdef: error: --suite names the models too: leave out --defense, --epochs",
-    )
+    for more, told in (
+        (("--defense", "hrs", "--epochs", "1"), "--suite names the models too: leave out --defense, --epochs"),
+        (("--set", "train.epochs=2"), "--set train.epochs: no 'train' is used here; "),
+    ):
+        ended = advdef(*words, *more)
+        assert ended.code == 2
+        assert ended.err.startswith(f"advdef: error: {told}")
 
 
 def test_wrong_words(advdef: Advdef, here: Path, checkpoint: Path) -> None:
