@@ -213,8 +213,7 @@ def _claims(training: Training) -> Claims:
 
 def _names(training: Training) -> set[str]:
     """What of a training may be code of the user's own, which the user has named."""
-    earlier = training.base.defenses if training.base is not None else ()
-    return {training.model, *(each.name for each in (*earlier, *training.defenses))}
+    return {training.model, *(each.name for each in training.all_defenses)}
 
 
 def _holds(path: Path, training: Training) -> bool:

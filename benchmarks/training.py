@@ -106,6 +106,11 @@ class Training(BaseModel):
         return [each for each in shorter if each == each.by_usual_rule]
 
     @property
+    def all_defenses(self) -> tuple[MethodSpec, ...]:
+        """Of what is trained, in order: the base's own, and those that are put around it."""
+        return (*(self.base.defenses if self.base is not None else ()), *self.defenses)
+
+    @property
     def label(self) -> str:
         """What is trained, for messages."""
         protection = "+".join(each.label for each in self.defenses) or "no defense"
@@ -153,7 +158,10 @@ def train(
         model, chain = _begin(training, dataset)
         model = model.to(device)
         example = example_images(dataset.shape)[:1].to(device)
-        done = 0 if begun is None else len(chain) - (len(_info(training, dataset, {}).defenses) - len(begun.defenses))
+        done = 0
+        if begun is not None:
+            # Counted from the end, since the chain may begin with a training that is of no defense.
+            done = len(chain) - (len(training.all_defenses) - len(begun.defenses))
         for place, defense in enumerate(chain):
             model = defense.protect(model, example)
             if begun is not None and place + 1 == done:
@@ -222,7 +230,7 @@ def _info(training: Training, dataset: Dataset, record: dict[str, Any]) -> Check
         dataset=training.dataset,
         shape=dataset.shape,
         classes=dataset.classes,
-        defenses=(*(training.base.defenses if training.base is not None else ()), *training.defenses),
+        defenses=training.all_defenses,
         training=record,
         versions=versions(),
     )
