@@ -135,8 +135,8 @@ class Processes:
             raise UserError(complaint)
         return result  # type: ignore[no-any-return]
 
-    def part(self) -> None:
-        """Disconnects them, when all is done."""
+    def disconnect(self) -> None:
+        """Ends their connection, when all is done."""
         if self.number > 1:
             from accelerate import PartialState
 

@@ -52,7 +52,7 @@ def train(common: Common, words: ModelWords, settings: tuple[Setting, ...], outp
         training = words.training(prepare, parameters, base)
         subject = prepare.trained(training, output)
         processes = Processes.launched()
-        processes.part()
+        processes.disconnect()
         if processes.rank:
             return
         right, images = prepare.accuracy(subject)
