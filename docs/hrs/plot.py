@@ -73,7 +73,7 @@ def tradeoff(table: pd.DataFrame) -> None:
 
 def efficiency(table: pd.DataFrame) -> None:
     """The mean Defense Efficiency Score over the strengths of the paper's attacks."""
-    of = table[table.attack.isin(DRAWN) & (table.targeted == "all") & (table.defense != "none")]
+    of = table[table.attack.isin(PAPERS) & (table.targeted == "all") & (table.defense != "none")]
     means = of.groupby(["defense", "eot"], sort=False).des.mean().unstack("eot")
     figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
     assert isinstance(axis, Axes)

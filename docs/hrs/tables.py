@@ -37,16 +37,16 @@ def main() -> None:
 def filled(page: str) -> str:
     """The page with its tables, each between ``<!-- NAME -->`` and ``<!-- end -->``; a word where nothing is measured."""
     attacks, reprogrammings = read("hrs-fashion.csv"), read("reprogramming.csv")
-    tables: dict[str, Callable[[], str]] = {
-        "paper": lambda: paper(attacks),
-        "adaptive": lambda: adaptive(attacks),
-        "ablation": lambda: ablation(attacks),
-        "reprogramming": lambda: reprogramming(reprogrammings),
+    tables = {
+        "paper": paper(attacks),
+        "adaptive": adaptive(attacks),
+        "ablation": ablation(attacks),
+        "reprogramming": reprogramming(reprogrammings),
     }
     for name, table in tables.items():
         begin, rest = page.split(f"<!-- {name} -->\n")
         _, end = rest.split("<!-- end -->", maxsplit=1)
-        page = f"{begin}<!-- {name} -->\n{table() or 'Not measured yet.'}\n<!-- end -->{end}"
+        page = f"{begin}<!-- {name} -->\n{table or 'Not measured yet.'}\n<!-- end -->{end}"
     return page
 
 
