@@ -33,9 +33,9 @@ class HRS(RandomizedDefense):
     block by block (the paper's Algorithm 1): a channel is trained together with fresh single channels of all later
     blocks, which are then thrown away, behind the finished earlier blocks, which stay frozen and switch; so it learns
     to take what any path before it gives. That makes one training for each channel, not for each path. The channels of
-    a block are trained together, on the same batches: each as it would be alone, but for less time. Here each row of a
-    batch switches by itself and dropout is off in the finished blocks; the authors' code draws one path for a whole
-    batch and leaves dropout on.
+    a block are trained together, on the same batches: each learns what it would alone, in less time and in the memory
+    of all of them. Here each row of a batch switches by itself and dropout is off in the finished blocks; the authors'
+    code draws one path for a whole batch and leaves dropout on.
     """
 
     paper: ClassVar[str] = (

@@ -30,7 +30,7 @@ class Stacked(nn.Module):
         networks: M of them, each from rows ``(B, ...)`` to logits ``(B, K)``; they are left as they are.
         vectorized: Whether a layer runs for all networks in one call, as a GPU likes it; otherwise, and where
             ``torch.vmap`` does not know what a network does, one network follows another, which a CPU likes better: it
-            has no calls to save, and is slow at convolutions in groups.
+            has no calls to save, and is slow at convolutions in groups. Either way a step takes the memory of M networks.
     """
 
     def __init__(self, networks: Sequence[nn.Module], *, vectorized: bool) -> None:
