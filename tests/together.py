@@ -1,7 +1,7 @@
 """Runs functions of a test's file in two processes each, as a launcher does: ``python together.py FILE FOLDER NAME ...``.
 
-What takes long to import is imported once for all of them. What a function prints goes to ``FOLDER/NAME/RANK.out`` and ``.err``, and its exit
-codes are printed as JSON, by its name.
+What takes long to import is imported once for all of them. What a function prints goes to ``FOLDER/NAME/RANK.out`` and
+``.err``, and its exit codes are printed as JSON, by its name.
 """
 
 from __future__ import annotations

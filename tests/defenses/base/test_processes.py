@@ -78,6 +78,25 @@ def adversarially(folder: Path) -> None:
     keep(folder, trained(PGDAT(eps=0.1, steps=2), Recipe(epochs=2), batch_norm=True)[0])
 
 
+def numbers_drawn() -> list[float]:
+    """What a loss draws in each step of a training."""
+    numbers: list[float] = []
+
+    def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        numbers.append(torch.rand(1).item())
+        return functional.cross_entropy(network(images), labels)
+
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    trainer = Trainer(load_dataset("digits").split("train"), SGD, seed=3, device=CPU)
+    trainer.fit(network, name="training", loss=loss)
+    return numbers
+
+
+def drawing(folder: Path) -> None:
+    """One that keeps what it has drawn."""
+    keep(folder, {}, numbers=numbers_drawn())
+
+
 def watched(folder: Path) -> None:
     """One that measures an accuracy after each epoch."""
     tensors, trainer = trained(FastAT(eps=0.1), Recipe(epochs=2, batch_size=500))
@@ -196,7 +215,18 @@ def five() -> tuple[Tensor, Tensor]:
 Scenario = Callable[[Path], int | None]
 
 SCENARIOS: list[Scenario] = [
-    *(plainly, freely, switching, adversarially, watched, killed, going_on, with_another_recipe, with_tiny_batches),
+    *(
+        plainly,
+        freely,
+        switching,
+        adversarially,
+        drawing,
+        watched,
+        killed,
+        going_on,
+        with_another_recipe,
+        with_tiny_batches,
+    ),
     *(one_step, by_command, with_too_high_a_rate, with_an_unreadable_image, another_command),
 ]
 
@@ -279,10 +309,11 @@ def test_both_end_with_the_same(run: Run, scenario: Scenario) -> None:
 
 
 def test_the_shares_draw_for_themselves(run: Run) -> None:
-    """Two do not draw what one does, or half of the draws would be the other half's."""
-    alone, _ = trained(PGDAT(eps=0.1, steps=2), Recipe(epochs=2), batch_norm=True)
-    together = run(adversarially).weights
-    assert not torch.equal(alone["0.weight"], together["0.weight"])
+    """The first of two draws what one alone does, and the second something else."""
+    first, second = (kept["numbers"] for kept in run(drawing).kept)
+    assert first == numbers_drawn()
+    assert len(second) == len(first)
+    assert not set(first) & set(second)
 
 
 def test_killed_and_resumed(run: Run) -> None:
