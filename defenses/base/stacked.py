@@ -49,13 +49,10 @@ class Stacked(nn.Module):
             else:
                 self.register_buffer(_place(place), joined)
 
-    def train(self, mode: bool = True) -> Stacked:
-        """Sets the mode of all networks."""
-        self._structure[0].train(mode)
-        return super().train(mode)
-
     def forward(self, rows: Tensor) -> Tensor:
         """Logits of rows ``(B, ...)``; see the class."""
+        # Not in train(): whoever restores modes sets them module by module, and it is none.
+        self._structure[0].train(self.training)
         stacked = self._stacked()
         if self._vectorized:
             try:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.stacked import Stacked, cross_entropy_of_each
 from robustbench_cli.defenses.base.training import Trainer
@@ -85,6 +86,17 @@ def test_each_draws_for_itself(vectorized: bool) -> None:
     stacked = Stacked([dropping, copy.deepcopy(dropping)], vectorized=vectorized).train()
     first, second = stacked(torch.ones(4, 100))
     assert not torch.equal(first == 0, second == 0)
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_training_goes_on_after_a_look_at_it(normed: Callable[[], nn.Module], vectorized: bool) -> None:
+    """Who has frozen the networks for a while leaves them in the mode in which they were: batch statistics are taken again."""
+    stacked = Stacked(fresh(normed, 2), vectorized=vectorized).train()
+    rows = torch.rand(5, 1, 8, 8)
+    expected = stacked(rows)
+    with frozen(stacked):
+        assert stacked(rows).shape == (5, 10)
+    torch.testing.assert_close(stacked(rows), expected)
 
 
 def test_what_vmap_does_not_know() -> None:
