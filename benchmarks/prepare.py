@@ -20,7 +20,7 @@ from robustbench_cli.benchmarks.claims import Claims
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
-from robustbench_cli.benchmarks.devices import limit_threads
+from robustbench_cli.benchmarks.devices import keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import default_model
 from robustbench_cli.benchmarks.subject import Subject, decided_by, open_subject, subject_of
@@ -181,6 +181,7 @@ class Preparation:
         # What cannot be built is refused before anything is trained, the last of several defenses too.
         untrained(training, data_dir=self.data_dir)
         limit_threads(self.data.shape)
+        keep_freed_memory()
         self.begin(training.label, path)
         begun = self._begun(training)
         train(training, path, device=self.device, begun=begun, data_dir=self.data_dir, progress=self.progress)
