@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
-from robustbench_cli.attacks.base.errors import UserError, one_line
+from robustbench_cli.attacks.base.errors import UserError, is_out_of_memory, one_line
 from robustbench_cli.attacks.base.threat import distance, per_image
 from robustbench_cli.benchmarks.checkpoint import versions
 from robustbench_cli.benchmarks.claims import Claims
@@ -351,5 +351,5 @@ def _model(checkpoint: Path, loading: str, identity: str) -> nn.Module:
 
 
 def _reason(error: BaseException) -> str:
-    out_of_memory = isinstance(error, torch.OutOfMemoryError)
-    return f"out of memory: give a smaller --batch-size ({one_line(error)})" if out_of_memory else one_line(error)
+    told = one_line(error)
+    return f"out of memory: give a smaller --batch-size ({told})" if is_out_of_memory(error) else told

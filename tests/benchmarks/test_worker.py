@@ -168,16 +168,27 @@ def test_an_interruption_is_no_failure(
     assert list(store.failures()) == list(store.results()) == []
 
 
-def test_too_little_memory_says_what_helps(jobs: Callable[..., list[Job]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """An accelerator's complaint names the option."""
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_says_what_helps(
+    jobs: Callable[..., list[Job]], monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    """An accelerator's complaint, or the processor's, names the option."""
 
     def full(*_: Any, **__: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        raise error
 
     monkeypatch.setattr(worker, "evaluate", full)
     failure = work(jobs(spec("fgsm"))[0])
     assert isinstance(failure, Failure)
-    assert failure.error.startswith("out of memory: give a smaller --batch-size (OutOfMemoryError: CUDA out of memory")
+    assert failure.error.startswith(
+        f"out of memory: give a smaller --batch-size ({type(error).__name__}: {error}"[:100]
+    )
 
 
 def test_of_cells_that_build_on_each_other_the_first_says_why(
