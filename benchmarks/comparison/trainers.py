@@ -40,7 +40,9 @@ Weights = dict[str, Array]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBudget:
-    """What one training may cost. All have AdamW at a constant rate, but for ART's fast-at, which has rates of its own.
+    """What one training may cost. All have AdamW at a constant rate, but for fast-at.
+
+    ART's has rates of its own, which rise and fall; so ours has those of our usual recipe there.
 
     Attributes:
         eps: The radius in linf.
@@ -198,7 +200,9 @@ class _Held:
 def _ours(name: str, network: nn.Module, images: Array, labels: Array, budget: TrainingBudget, seed: int) -> nn.Module:
     attack = {} if name == "fast-at" else {"steps": budget.steps, "step_size": budget.step_size}
     defense = defenses.load(name).from_parameters({"eps": budget.eps, **attack}, name=name)
-    recipe = Recipe(epochs=budget.epochs, batch_size=budget.batch_size, lr=budget.lr, schedule="constant")
+    recipe = Recipe(epochs=budget.epochs, batch_size=budget.batch_size)
+    if name != "fast-at":
+        recipe = recipe.model_copy(update={"lr": budget.lr, "schedule": "constant"})
     held = _Held(torch.from_numpy(images), torch.from_numpy(labels))
     model: nn.Module = defense.protect(network, held.images[:1])
     defense.fit(model, Trainer(held, recipe, seed=seed, device=torch.device("cpu")))
