@@ -73,7 +73,7 @@ class Training(BaseModel):
 
     @property
     def rule(self) -> dict[str, Any]:
-        """What the last defense says of how its draws decide, which it needs no training for; empty where it draws none.
+        """What the last defense says of how its draws decide, without another training; empty where it draws none.
 
         In front of other defenses the rule is part of the model that these are trained with.
         """
@@ -95,7 +95,7 @@ class Training(BaseModel):
 
     @property
     def beginnings(self) -> list[Training]:
-        """The trainings that this one begins with, of the same weights: with fewer of its defenses, the longest first."""
+        """The trainings of the same weights that this one begins with: with fewer of its defenses, the longest first."""
         shorter = [
             self.model_copy(update={"defenses": self.defenses[:count]}) for count in reversed(range(len(self.defenses)))
         ]

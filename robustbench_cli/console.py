@@ -1,8 +1,8 @@
 """What a person sees: the report on stdout; notes, warnings, errors and progress on stderr.
 
 Words are printed as they are (no markup, no emoji codes), lines are never broken or cut in a pipe, and colours follow
-the terminal and ``NO_COLOR``. Of several processes that a launcher has started for one command, the first prints all that
-is the same for all, and whichever fails first tells why.
+the terminal and ``NO_COLOR``. Of several processes that a launcher has started for one command, the first prints all
+that is the same for all, and whichever fails first tells why.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The processes that a launcher has started to train one network together.
 
-Nothing here imports torch when it is imported, and Accelerate, which connects them, is imported where there are several.
+Nothing here imports torch when it is imported; Accelerate, which connects them, is imported where there are several.
 """
 
 from __future__ import annotations
