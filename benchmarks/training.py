@@ -95,7 +95,7 @@ class Training(BaseModel):
 
     @property
     def beginnings(self) -> list[Training]:
-        """The trainings of the same weights that this one begins with: with fewer of its defenses, the longest first."""
+        """The trainings of the same weights that this one begins with: with fewer defenses, the longest first."""
         shorter = [
             self.model_copy(update={"defenses": self.defenses[:count]}) for count in reversed(range(len(self.defenses)))
         ]

@@ -120,8 +120,8 @@ class Trainer:
     """Trains networks on examples by one recipe.
 
     Where a launcher has started several processes, each is to do the same with a ``Trainer`` of its own, and every
-    batch is divided among them. With a loss that is a mean over its images, without draws or batch statistics, they train
-    what one process does, but for rounding.
+    batch is divided among them. With a loss that is a mean over its images, without draws or batch statistics, they
+    train what one process does, but for rounding.
 
     Args:
         examples: What to train on.
@@ -228,8 +228,8 @@ class Trainer:
             settled: Called when ``network`` has the weights that it ends with, before ``keep`` is kept.
 
         Raises:
-            UserError: The loss is not finite or has no gradient, a step does not fit the memory, or the file for resuming
-                is of another training or cannot be written.
+            UserError: The loss is not finite or has no gradient, a step does not fit the memory, or the file for
+                resuming is of another training or cannot be written.
         """
         move(network, self.device)
         self._processes.copy_first(network.state_dict().values())

@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def filled(page: str) -> str:
-    """The page with its tables, each between ``<!-- NAME -->`` and ``<!-- end -->``, or a word that there is none yet."""
+    """The page with its tables, each between ``<!-- NAME -->`` and ``<!-- end -->``; or a word that there is none."""
     attacks, reprogrammings = read("hrs-fashion.csv"), read("reprogramming.csv")
     tables = {
         "paper": paper(attacks),
