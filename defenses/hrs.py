@@ -7,14 +7,17 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
+from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.defenses.base.drawing import Drawing
 from robustbench_cli.defenses.base.randomized import RandomizedDefense, mean_softmax
@@ -86,6 +89,7 @@ class HRS(RandomizedDefense):
         blocks = model.switching_blocks
         for number, block in enumerate(blocks):
             name = f"block {number + 1}"
+            _require_difference(block, name)
             with trainer.draws(name, "later blocks"):
                 networks = [
                     nn.Sequential(channel, *(_fresh(following.channels[0]) for following in blocks[number + 1 :]))
@@ -225,8 +229,24 @@ def _fresh(module: nn.Module) -> nn.Module:
         # MultiheadAttention's has an underscore.
         reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
         if reset is not None:
-            reset()
+            # What a parametrized layer draws is its weights; the parameters behind them follow from these.
+            with parametrize.cached():
+                reset()
+                for name in getattr(layer, "parametrizations", {}):
+                    # Some cannot be given any weights.
+                    with suppress(NotImplementedError, RuntimeError, ValueError):
+                        setattr(layer, name, getattr(layer, name).detach().clone())
     return module.requires_grad_(True)
+
+
+def _require_difference(block: SwitchingBlock, name: str) -> None:
+    """Channels that start from the same weights would stay the same, since they are trained on the same batches."""
+    first, *others = (list(channel.parameters()) for channel in block.channels)
+    if any(all(map(torch.equal, first, other)) for other in others):
+        raise UserError(
+            f"the channels of {name} would all be the same: none of its layers has a reset_parameters() that draws weights "
+            "anew; give the model's own layers one, as torch's have"
+        )
 
 
 def _operations(blocks: nn.Sequential, example: Tensor) -> list[int]:

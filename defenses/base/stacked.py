@@ -75,7 +75,13 @@ class Stacked(nn.Module):
                 tensor.copy_(state[name])
 
     def _logits(self, state: Mapping[str, Tensor], rows: Tensor) -> Tensor:
-        return cast("Tensor", functional_call(self._structure[0], dict(state), (rows,)))
+        after = dict(state)
+        logits = cast("Tensor", functional_call(self._structure[0], after, (rows,)))
+        # A layer may have put another tensor in the place of a buffer, instead of changing it.
+        for name, tensor in after.items():
+            if tensor is not state[name]:
+                state[name].copy_(tensor.detach())
+        return logits
 
     def _stacked(self) -> dict[str, Tensor]:
         """Parameters and buffers ``(M, ...)``, by their names in a network."""

@@ -9,6 +9,7 @@ import torch
 import torchvision
 from scipy import stats
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.method import read_value
@@ -166,6 +167,41 @@ def test_channels_are_fresh(normed: Callable[[], nn.Module]) -> None:
             alike += [weight for weight in base.parameters() if weight.shape == kind]
             assert all(not torch.equal(one, other) for one, other in itertools.combinations(alike, 2))
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+
+
+class OwnLayer(nn.Module):
+    """A layer of a user's own that draws its weights once, when it is built."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return nn.functional.linear(rows.flatten(1), self.weight)
+
+
+def test_channels_that_would_be_the_same(digits: Any) -> None:
+    """Layers that cannot draw their weights anew are refused: their channels would learn the same from the same batches."""
+    train, _ = digits
+    protected = hrs(nn.Sequential(OwnLayer(64, 16), nn.ReLU(), OwnLayer(16, 10)), (1, 8, 8), channels=(1, 2))
+    with pytest.raises(UserError, match=r"the channels of block 2 would all be the same.*reset_parameters"):
+        HRS(channels=(1, 2)).fit(protected, Trainer(train, Recipe(epochs=1), seed=0, device=CPU))
+
+
+@pytest.mark.parametrize("parametrization", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_parametrized_layers_are_fresh(parametrization: Callable[[nn.Module], nn.Module]) -> None:
+    """The weights of a parametrized layer are drawn for each channel as torch draws a layer's, and not its bias alone."""
+    base = nn.Sequential(nn.Flatten(), parametrization(nn.Linear(64, 32)), nn.ReLU(), nn.Linear(32, 10))
+    weights = [
+        channel.get_submodule("1").parametrizations.weight.original1
+        if parametrization is parametrizations.weight_norm
+        else channel.get_submodule("1").parametrizations.weight.original
+        for channel in hrs(base, (1, 8, 8), channels=(2, 1)).switching_blocks[0].channels
+    ]
+    # Uniform within 1/sqrt(64).
+    for weight in weights:
+        assert stats.kstest(weight.detach().flatten(), stats.uniform(-1 / 8, 1 / 4).cdf).pvalue > 1e-4
+    assert abs(stats.pearsonr(*(weight.detach().flatten() for weight in weights)).statistic) < 0.1
 
 
 def test_any_model() -> None:

@@ -99,6 +99,34 @@ def test_training_goes_on_after_a_look_at_it(normed: Callable[[], nn.Module], ve
     torch.testing.assert_close(stacked(rows), expected)
 
 
+class Counting(nn.Module):
+    """Puts a new tensor in the place of a buffer at each pass, instead of changing it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.5 * self.mean + 0.5 * rows.detach().mean(0)
+        return rows - self.mean
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_buffers_that_are_replaced(vectorized: bool) -> None:
+    """A layer that replaces its buffer keeps what it learnt, as it does alone."""
+    torch.manual_seed(0)
+    networks = [nn.Sequential(nn.Linear(3, 4), Counting()).train() for _ in range(2)]
+    stacked = Stacked(networks, vectorized=vectorized).train()
+    for rows in torch.rand(3, 7, 3):
+        found = stacked(rows)
+        torch.testing.assert_close(found, torch.stack([network(rows) for network in networks]))
+    copies = [nn.Sequential(nn.Linear(3, 4), Counting()) for _ in range(2)]
+    stacked.copy_to(copies)
+    for kept, network in zip(copies, networks, strict=True):
+        torch.testing.assert_close(tensors(kept), tensors(network))
+
+
 def test_what_vmap_does_not_know() -> None:
     """Stochastic depth, which vmap refuses, runs in one network after another."""
     networks = [nn.Sequential(nn.Linear(3, 4), StochasticDepth(0.5, "row")) for _ in range(2)]
