@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.draws import AskedDraws, Draws, resolve_eot
 from robustbench_cli.attacks.base.errors import UserError
@@ -26,7 +26,7 @@ from robustbench_cli.benchmarks.evaluation import resolve_repeats
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import example_images
 from robustbench_cli.defenses import registry as defenses
-from robustbench_cli.defenses.base.randomized import DecisionRule, RandomizedDefense, decided
+from robustbench_cli.defenses.base.randomized import Decision, DecisionRule, RandomizedDefense, decided
 
 __all__ = [
     "SpecifiedMethod",
@@ -229,8 +229,24 @@ def decided_by(
     draws = draws or built[last].draws
     said = {**chain[last].parameters, "decision": decision, "draws": draws}
     chain[last] = method_spec(defenses, chain[last].name, said).spec
-    model = decided(model, decision, draws=draws, example=example_images(info.shape)[:1]).eval()
-    return model, info.model_copy(update={"defenses": tuple(chain)})
+    example = example_images(info.shape)[:1]
+    if built[last].decision == "one-draw":
+        model = decided(model, decision, draws=draws, example=example)
+    else:
+        model = _with_another_rule(model, decision, draws=draws, example=example)
+    return model.eval(), info.model_copy(update={"defenses": tuple(chain)})
+
+
+def _with_another_rule(model: nn.Module, rule: DecisionRule, *, draws: int, example: Tensor) -> nn.Module:
+    """A model with another rule in the place of its outermost, which may stand inside of what does not draw."""
+    modules = list(model.named_modules(remove_duplicate=False))
+    outermost = next(module for _, module in modules if isinstance(module, Decision))
+    other = decided(outermost, rule, draws=draws, example=example)
+    for path in [path for path, module in modules if module is outermost]:
+        if not path:
+            return other
+        model.set_submodule(path, other)
+    return model
 
 
 def _protection(info: CheckpointInfo) -> tuple[MethodSpec, ...]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
+from robustbench_cli.attacks.base.errors import UserError, is_out_of_memory, one_line
 from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.random import seeded
 
@@ -57,6 +58,9 @@ class OneDraw(nn.Module):
         model: Draws from torch's global generators; it is held as it is. Its operations must be known to
             ``torch.func.vmap``.
         seed: Of the draw.
+
+    Raises:
+        UserError: In a pass, where they are not.
     """
 
     def __init__(self, model: nn.Module, *, seed: int) -> None:
@@ -66,8 +70,16 @@ class OneDraw(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(N, K)`` of images ``(N, C, H, W)``."""
-        with seeded(self.seed, images.device), _ready_for_vmap():
-            logits: Tensor = vmap(lambda image: self.model(image[None])[0], randomness="same")(images)
+        try:
+            with seeded(self.seed, images.device), _ready_for_vmap():
+                logits: Tensor = vmap(lambda image: self.model(image[None])[0], randomness="same")(images)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"one frozen draw needs a model that torch.func.vmap can run, and this one it cannot ({one_line(error)}): "
+                "give another decision, or another --eot"
+            ) from error
         return logits
 
 

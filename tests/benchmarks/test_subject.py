@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.errors import UserError
@@ -17,7 +18,7 @@ from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, save_checkpoint
 from robustbench_cli.benchmarks.models.base import build_model
 from robustbench_cli.benchmarks.prepare import Preparation
-from robustbench_cli.benchmarks.subject import Subject, load_surrogates, method_spec, open_subject
+from robustbench_cli.benchmarks.subject import Subject, decided_by, load_surrogates, method_spec, open_subject
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.randomized import DecisionRule
 from robustbench_cli.defenses.hrs import HRS
@@ -235,3 +236,28 @@ def test_what_has_no_draws_is_the_same_by_every_rule(tmp_path: Path) -> None:
     """An undefended model has nothing to decide."""
     subject = open_subject(saved(tmp_path / "plain.safetensors"))
     assert subject.deciding("deterministic").identity == subject.identity
+
+
+@pytest.mark.parametrize("before", ["mean", "deterministic", "frozen"])
+@pytest.mark.parametrize("rule", ["one-draw", "mean", "deterministic", "frozen"])
+def test_another_rule_inside_of_what_does_not_draw(before: DecisionRule, rule: DecisionRule) -> None:
+    """A rule that stands inside of a JPEG codec is exchanged there: the model is what one built with the other rule is."""
+
+    def built(decision: DecisionRule) -> tuple[nn.Module, tuple[MethodSpec, ...]]:
+        torch.manual_seed(0)
+        model = build_model("small-cnn", shape=SHAPE, classes=10)
+        chain = [method_spec(defenses, "gaussian-noise", {"decision": decision}), method_spec(defenses, "jpeg", {})]
+        for each in chain:
+            model = each.spec.build(defenses).protect(model, torch.rand(1, *SHAPE))
+        return model.eval(), tuple(each.spec for each in chain)
+
+    model, specs = built(before)
+    model, said = decided_by(rule, model, CheckpointInfo(model="small-cnn", shape=SHAPE, classes=10, defenses=specs))
+    expected, protection = built(rule)
+    assert said.defenses == protection
+    images = torch.rand(5, *SHAPE)
+    answers = []
+    for each in (model, expected):
+        torch.manual_seed(0)
+        answers.append(each(images))
+    assert torch.equal(*answers)

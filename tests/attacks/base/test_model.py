@@ -7,7 +7,8 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.model import frozen, is_randomized, move, rows_share_draws, with_layers
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.model import OneDraw, frozen, is_randomized, move, rows_share_draws, with_layers
 
 IMAGES = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -114,3 +115,14 @@ def test_layers_of_a_kind_are_otherwise_for_a_while() -> None:
         assert rates() == [0.5, 0.5]
         assert not model[1][0].inplace
     assert rates() == [0.1, 0.2]
+
+
+def test_what_cannot_draw_once_is_told_in_one_line() -> None:
+    """A model that leaves torch, as a codec does, has operations that vmap cannot run."""
+
+    class Codec(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.from_numpy(images.numpy()).flatten(1)
+
+    with pytest.raises(UserError, match=r"^one frozen draw needs a model that torch.func.vmap can run.*RuntimeError"):
+        OneDraw(Codec(), seed=0)(IMAGES)
