@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from robustbench_cli.attacks.base.errors import UserError, one_line
 from robustbench_cli.attacks.base.model import frozen
@@ -140,6 +141,12 @@ def build_model(
     if not isinstance(network, nn.Module):
         raise UserError(f"model {spec} gives a {type(network).__name__}: it is to return an nn.Module")
     model = normalized(network, mean=mean, std=std, channels=shape[0])
+    if any(map(is_lazy, [*network.parameters(), *network.buffers()])):
+        try:
+            model.eval()(example_images(shape)[:1])
+        except Exception as error:
+            raise UserError(f"model {spec} cannot run on images of shape {shape}: {one_line(error)}") from error
+        model.train()
     check_model(model, example_images(shape), classes=classes, name=f"model {spec}")
     return model
 

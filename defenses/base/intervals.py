@@ -60,6 +60,12 @@ def _bounded_layers(model: nn.Module) -> list[nn.Module]:
 
 def _layers(model: nn.Module, name: str) -> Iterator[nn.Module]:
     """The layers of a sequential network, in order."""
+    if model._forward_pre_hooks or model._forward_hooks:  # noqa: SLF001
+        # As torch's weight_norm and spectral_norm of old are, whose weights are made when the layer is called.
+        raise UserError(
+            f"the model's logits cannot be bounded by intervals: {f'its layer {name}' if name else 'it'} has hooks, which "
+            "may change what it gives; torch.nn.utils.parametrizations need none"
+        )
     if _is_any(model, (nn.Sequential,)):
         # A layer that stands in several places comes once among the named children.
         for key, child in model._modules.items():  # noqa: SLF001

@@ -118,6 +118,23 @@ def test_what_is_no_model_is_refused(own: Path, word: str, message: str) -> None
     assert "\n" not in str(caught.value)
 
 
+def test_layers_that_are_built_lazily(tmp_path: Path) -> None:
+    """Layers that take their shapes from the first images have them once the model is built."""
+    source = """
+from torch import nn
+
+def lazy(*, shape, classes):
+    return nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(classes))
+"""
+    (tmp_path / "own.py").write_text(source)
+    model = build_model(f"{tmp_path / 'own.py'}:lazy", shape=(3, 8, 8), classes=7)
+    assert [tuple(parameter.shape) for parameter in model.parameters() if parameter.dim() > 1] == [
+        (4, 3, 3, 3),
+        (7, 4 * 6 * 6),
+    ]
+    assert model.training
+
+
 def test_trained_models_say_so(own: Path) -> None:
     """A model comes with trained weights where its callable has a true attribute of that name."""
     assert is_trained(f"{own}:Ready")

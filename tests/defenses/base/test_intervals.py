@@ -183,6 +183,14 @@ def test_the_last_layer_is_fully_connected() -> None:
         require_bounded(nn.Sequential())
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_weights_that_a_hook_makes() -> None:
+    """Until the layer is called it has the weights of before: bounds of those would be those of another model."""
+    model = nn.Sequential(nn.Flatten(), torch.nn.utils.weight_norm(nn.Linear(16, 3)))
+    with pytest.raises(UserError, match="its layer 1 has hooks"):
+        require_bounded(model)
+
+
 def test_the_projects_networks_can_be_bounded() -> None:
     """The networks that are trained here are sequences of such layers."""
     require_bounded(PaperCNN(shape=(1, 28, 28), classes=10))
