@@ -199,6 +199,7 @@ class Suite:
                 "norm": [norm],
                 "eps": [None if eps is None else eps.value],
                 "targeted": [self.targeted],
+                "eot": [attack.draws(subject)],
                 "n": [self.n],
                 "repeats": [self.repeats],
                 "seed": [seed],

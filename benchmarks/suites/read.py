@@ -30,7 +30,7 @@ _FOLDER = Path(__file__).parent
 
 CONDITIONS = (
     *("dataset", "model", "checkpoint", "defense", "decision", "attack", "norm", "eps", "targeted"),
-    *("n", "repeats", "seed", "precision"),
+    *("eot", "n", "repeats", "seed", "precision"),
 )
 """What ``include`` and ``exclude`` can say of a cell, in the words of the table; and the rule of ``decision``, ``none``
 where there are no draws.

@@ -1,4 +1,4 @@
-"""Draws the figures of README.md from ``hrs-fashion.csv`` beside it.
+"""Draws the figures of README.md from ``hrs-fashion.csv`` and ``clean.csv`` beside it.
 
 Run ``python docs/hrs/plot.py`` in an environment with matplotlib.
 """
@@ -9,7 +9,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from tables import HERE, PAPERS, read
+from tables import HERE, PAPERS, clean_accuracies, mean_efficiencies, read
 
 DRAWN = {attack: name for attack, name in PAPERS.items() if name != "FGSM"}
 """The attacks that take several steps."""
@@ -52,10 +52,11 @@ def success(table: pd.DataFrame) -> None:
 def tradeoff(table: pd.DataFrame) -> None:
     """Clean accuracy against what is left under the worst of the adaptive attacks."""
     figure, axis = plt.subplots(figsize=(4.5, 3.5), layout="constrained")
+    clean = clean_accuracies()
     of = table[(table.attack == "worst-case") & (table.targeted == "no") & (table.eps.astype(float) == EPS)]
     for cell in of.itertuples():
         axis.errorbar(
-            100 * cell.clean_accuracy,
+            100 * clean[cell.defense],
             100 * cell.robust_accuracy,
             yerr=[
                 [100 * (cell.robust_accuracy - cell.robust_accuracy_low)],
@@ -73,8 +74,7 @@ def tradeoff(table: pd.DataFrame) -> None:
 
 def efficiency(table: pd.DataFrame) -> None:
     """The mean Defense Efficiency Score over the strengths of the paper's attacks."""
-    of = table[table.attack.isin(PAPERS) & (table.targeted == "all") & (table.defense != "none")]
-    means = of.groupby(["defense", "eot"], sort=False).des.mean().unstack("eot")
+    means = mean_efficiencies(table)
     figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
     assert isinstance(axis, Axes)
     means.rename(columns={"1": "one draw", "10": "ten draws"}).plot.bar(ax=axis, rot=15)

@@ -1,4 +1,4 @@
-"""Writes the tables of README.md from the files beside it: ``hrs-fashion.csv`` and ``reprogramming.csv``.
+"""Writes the tables of README.md from the files beside it: ``hrs-fashion.csv``, ``clean.csv`` and ``reprogramming.csv``.
 
 Run ``python docs/hrs/tables.py`` after the commands that README.md names.
 """
@@ -65,24 +65,48 @@ def paper(table: pd.DataFrame) -> str:
     """Targets reached by the paper's attacks, in percent, by gradients of one draw and of ten; and the mean DES."""
     of = table[(table.targeted == "all") & (table.rule == "one-draw")]
     strengths = sorted(of.eps.unique(), key=float)
+    clean, scores = clean_accuracies(), mean_efficiencies(table)
     lines = []
     for defense, rows in of.groupby("defense", sort=False):
-        own = rows[rows.attack.isin(PAPERS)]
         cells = [
-            _by_eot(own[(own.attack == attack) & (own.eps == eps)], lambda row: _percent(row.attack_success_rate))
+            _by_eot(rows[(rows.attack == attack) & (rows.eps == eps)], lambda row: _percent(row.attack_success_rate))
             for attack in PAPERS
             for eps in strengths
         ]
-        means = own.groupby("eot").des.mean().dropna()
-        des = " / ".join(f"{means[eot]:.1f}" for eot in ("1", "10") if eot in means)
-        lines.append([str(defense), _percent(rows.clean_accuracy.iloc[0]), *cells, des])
+        own = scores.loc[defense].dropna() if defense in scores.index else {}
+        des = " / ".join(f"{own[eot]:.1f}" for eot in ("1", "10") if eot in own)
+        lines.append([str(defense), _percent(clean[defense]), *cells, des])
     heads = [f"{name} {eps}" for name in PAPERS.values() for eps in strengths]
     return markdown(["defense", "clean", *heads, "mean DES, one draw / ten"], lines)
 
 
+def clean_accuracies() -> pd.Series:
+    """The clean accuracy of each defense, one draw deciding, on all test images."""
+    return read("clean.csv").set_index("defense").clean_accuracy
+
+
+def mean_efficiencies(table: pd.DataFrame) -> pd.DataFrame:
+    """The mean Defense Efficiency Score over the strengths of the paper's attacks: a line a defense, a column an ``eot``.
+
+    Points of attack success prevented, of the few images that are attacked towards every class, for a point of clean
+    accuracy lost on all.
+    """
+    of = table[table.attack.isin(PAPERS) & (table.targeted == "all") & (table.rule == "one-draw")]
+    undefended = of[of.defense == "none"].set_index(["attack", "eps"]).attack_success_rate
+    clean = clean_accuracies()
+    of = of[of.defense != "none"]
+    prevented = of.join(undefended, on=["attack", "eps"], suffixes=("", "_undefended")).eval(
+        "attack_success_rate_undefended - attack_success_rate"
+    )
+    lost = clean["none"] - of.defense.map(clean)
+    return (prevented / lost).groupby([of.defense, of.eot], sort=False).mean().unstack("eot")
+
+
 def adaptive(table: pd.DataFrame) -> str:
     """Robust accuracy under the attacks that adapt, in percent with its interval."""
-    of = table[(table.targeted == "no") & (table.rule == "one-draw") & (table.eot != "frozen")]
+    of = table[
+        table.attack.isin(ADAPTIVE) & (table.targeted == "no") & (table.rule == "one-draw") & (table.eot != "frozen")
+    ]
     strengths = sorted(of.eps.unique(), key=float)
     lines = []
     for defense, rows in of.groupby("defense", sort=False):

@@ -185,6 +185,13 @@ def test_rules_of_decision_are_rows_of_one_training(
     assert [job.cell.defense for job in own] == ["none", "hrs(decision=vote,channels=[2,1])"]
 
 
+def test_draws_of_a_gradient_can_be_excluded(expected: Callable[[str], list[Job]]) -> None:
+    """By their number or their word, as the table has it."""
+    words = "n: 5, defenses: [none, {name: hrs, channels: [2, 1]}], attacks: {name: fgsm, eot: [3, exact, frozen]}"
+    cells = expected(f"{{{words}, exclude: [{{eot: 3}}, {{eot: frozen}}]}}")
+    assert [(job.cell.defense, job.cell.eot) for job in cells] == [("none", 1), ("hrs(channels=[2,1])", "exact")]
+
+
 @pytest.mark.parametrize("name", ["hrs-paper-mnist", "hrs-paper-cifar10", "hrs-fashion", "hrs-fashion-quick"])
 def test_the_hrs_suites_show_what_the_randomness_is_worth(name: str, expected: Callable[[str], list[Job]]) -> None:
     """Each defense that draws stands beside its deterministic counterpart and a frozen draw; the paper's attacks do not."""

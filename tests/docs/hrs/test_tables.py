@@ -61,6 +61,24 @@ def test_the_tables_are_those_of_the_attacks(tables: ModuleType) -> None:
     assert high - 1 < 100 * float(worst.robust_accuracy_high) <= high
 
 
+def test_the_mean_efficiency_is_the_papers(tables: ModuleType) -> None:
+    """Points of attack success prevented for a point of clean accuracy lost on all images, over attacks and radii."""
+    table = pd.read_csv(MEASURED, keep_default_na=False).to_dict("records")
+    clean = pd.read_csv(FOLDER / "clean.csv", index_col="defense").clean_accuracy
+    success = {
+        (row["defense"], row["attack"], row["eps"], str(row["eot"])): float(row["attack_success_rate"])
+        for row in table
+        if row["targeted"] == "all" and row["attack"] in tables.PAPERS
+    }
+    scores = [
+        (success["none", attack, eps, "1"] - success["hrs", attack, eps, "10"]) / (clean["none"] - clean["hrs"])
+        for attack in tables.PAPERS
+        for eps in (0.05, 0.1)
+    ]
+    found = tables.mean_efficiencies(tables.read("hrs-fashion.csv"))
+    assert found.loc["hrs", "10"] == pytest.approx(sum(scores) / 6)
+
+
 def test_a_defense_stands_beside_what_it_is_without_its_draws(
     tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
