@@ -77,9 +77,10 @@ def efficiency(table: pd.DataFrame) -> None:
     means = mean_efficiencies(table)
     figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
     assert isinstance(axis, Axes)
-    means.rename(columns={"1": "one draw", "10": "ten draws"}).plot.bar(ax=axis, rot=15)
-    axis.set_xlabel("")
-    axis.set_ylabel("mean DES")
+    means.rename(columns={"1": "one draw", "10": "ten draws"}).plot.barh(ax=axis)
+    axis.invert_yaxis()
+    axis.set_ylabel("")
+    axis.set_xlabel("mean DES")
     axis.legend(title="a gradient", frameon=False)
     save(figure, "efficiency.svg")
 
