@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.bpda import Approximated, approximated
 from robustbench_cli.attacks.base.losses import rounding
+from robustbench_cli.attacks.base.model import with_layers
 from robustbench_cli.attacks.base.random import Random, seed_draws, seed_from
+from robustbench_cli.defenses.base.randomized import Decision
 
 __all__ = ["FLAGS", "gradient_is_wrong", "is_repeatable", "is_unstable"]
 
@@ -56,7 +58,7 @@ def gradient_is_wrong(model: nn.Module, images: Tensor, *, randomized: bool) -> 
     A layer that passes gradients back as its surrogate does (:class:`~robustbench_cli.attacks.base.bpda.Approximated`)
     has no slope to compare with. Such a model is measured with the surrogates in the layers' places; and each layer and
     its surrogate have to change alike, by the same measures, as what they are given grows from zero to what images make
-    of it.
+    of it. A vote, too, is measured as the mean softmax whose gradient it has.
 
     Of a randomized model both are means over two halves of draws. One draw may jump where the mean does not: which
     activations are pruned depends on the image. A product of one half with the other has no part of that noise in its
@@ -73,7 +75,7 @@ def gradient_is_wrong(model: nn.Module, images: Tensor, *, randomized: bool) -> 
     """
     if _a_surrogate_is_another(model, images):
         return True
-    with approximated(model):
+    with approximated(model), with_layers(model, Decision, approximating=True):
         return _gradient_disagrees(model, images, randomized=randomized)
 
 

@@ -71,7 +71,13 @@ class Decision(nn.Module):
         rule: Which.
         draws: Of ``mean`` and ``vote``. They are passes one after the other, so that a model whose rows share a draw
             gets as many too.
+
+    Attributes:
+        approximating: Whether a vote gives the mean's logarithm, whose gradient it has, as a layer that is
+            :class:`~robustbench_cli.attacks.base.bpda.Approximated` gives what its surrogate does.
     """
+
+    approximating = False
 
     def __init__(self, model: nn.Module, rule: DecisionRule, draws: int) -> None:
         super().__init__()
@@ -96,7 +102,7 @@ class Decision(nn.Module):
             return cast("Tensor", OneDraw(self.model, seed=0)(images))
         logits = torch.stack([self.model(images) for _ in range(self.draws)])
         mean = mean_softmax(logits)
-        return mean if self.rule == "mean" else mean + (_shares(logits, mean) - mean).detach()
+        return mean if self.rule == "mean" or self.approximating else mean + (_shares(logits, mean) - mean).detach()
 
     def extra_repr(self) -> str:
         return f"{self.rule}, draws={self.draws}" if self.rule in ("mean", "vote") else self.rule

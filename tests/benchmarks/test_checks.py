@@ -13,6 +13,7 @@ from robustbench_cli.attacks.base.bpda import Approximated
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.checks import gradient_is_wrong, is_repeatable, is_unstable
 from robustbench_cli.benchmarks.evaluation import evaluate
+from robustbench_cli.defenses.base.randomized import Decision
 
 IMAGES = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -170,6 +171,21 @@ def test_only_the_mean_of_a_randomized_model_has_to_have_a_true_gradient(
     images = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(seed))
     assert not gradient_is_wrong(randomize(Honest()), images, randomized=True)
     assert gradient_is_wrong(randomize(TurnedAround()), images, randomized=True)
+
+
+class Unsure(nn.Module):
+    """One of two classes by a narrow margin, so that votes move with the image far more than probabilities do."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        sums = (images - 0.5).flatten(1) @ torch.linspace(-1, 1, images[0].numel())
+        margin = 0.02 * (sums + torch.randn(len(images)))
+        return torch.stack([margin, -margin], dim=1)
+
+
+def test_the_gradient_of_a_vote_is_that_of_the_mean_softmax() -> None:
+    """That votes move otherwise is no lie; a gradient that is turned around is one under a vote too."""
+    assert not gradient_is_wrong(Decision(Unsure(), "vote", 10), IMAGES, randomized=True)
+    assert gradient_is_wrong(Decision(Noisy(TurnedAround()), "vote", 10), IMAGES, randomized=True)
 
 
 def test_a_gradient_of_zero_where_nothing_changes_is_no_lie() -> None:
