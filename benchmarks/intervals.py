@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.attacks.base.norm import Norm
@@ -70,7 +71,7 @@ def bounded(
     Raises:
         UserError: Intervals cannot be followed through the model.
     """
-    require_bounded(model)
+    _require_bounded(model)
     model = copy.deepcopy(model).to(device)
     size = batch_size or automatic_batch_size(torch.device(device), tuple(images.shape[1:]))
     numbers = torch.arange(len(images)) if places is None else torch.tensor(places)
@@ -106,6 +107,14 @@ def _radii(model: nn.Module, images: Tensor, labels: Tensor, least: Tensor) -> T
     return certain
 
 
+def _require_bounded(model: nn.Module) -> None:
+    """Tells of a model that intervals cannot be followed through what else could certify it."""
+    try:
+        require_bounded(model)
+    except UserError as error:
+        raise UserError(f"{error}; or give --sigma SIGMA, such as 0.25, which certifies any model") from error
+
+
 @dataclass(frozen=True)
 class Intervals:
     """Certification by interval bounds, which leave nothing to choose and nothing to chance."""
@@ -130,7 +139,7 @@ class Intervals:
 
     def require(self, model: nn.Module, images: Tensor) -> None:
         """Makes sure that a model is of a kind that can be certified; see :func:`bounded`."""
-        require_bounded(model)
+        _require_bounded(model)
 
     def examined(
         self,

@@ -100,6 +100,7 @@ def test_a_model_that_intervals_cannot_follow(advdef: Advdef, here: Path) -> Non
     assert ended.code == 2
     assert ended.err.count("\n") == 1
     assert "the model's logits cannot be bounded by intervals: its layer 0 is a Codec; " in ended.err
+    assert ended.err.endswith("; or give --sigma SIGMA, such as 0.25, which certifies any model\n")
 
 
 def test_a_model_whose_rows_share_draws(advdef: Advdef, here: Path) -> None:
