@@ -164,7 +164,7 @@ class Trainer:
         self.share = self._processes.share
         self.done = 0.0
         self.training, self.held_out = self._divided()
-        if len(self.training) // self._batches_an_epoch < self._processes.number:
+        if len(self.training) < self._batches_an_epoch * self._processes.number:
             raise UserError(
                 f"{self._processes.number} processes cannot share batches of {recipe.batch_size} from {len(self.training)} "
                 "images: give a larger batch_size, or start fewer"

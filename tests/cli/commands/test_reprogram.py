@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Advdef = Callable[..., Any]
 
 QUICK = ("--set", "reprogramming.epochs=2", "--set", "shift=3", "--n", "50", "--task", "digits")
@@ -37,8 +39,9 @@ train: {epochs: 1}
 """
 
 
-def test_a_row_a_model_of_a_suite(advdef: Advdef, here: Path) -> None:
+def test_a_row_a_model_of_a_suite(advdef: Advdef, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With each rule of decision where draws decide; only those that the suite attacks; trained once, for a sweep too."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
     (here / "suite.yaml").write_text(SUITE)
     words = ("reprogram", "--suite", "suite.yaml", *QUICK, "-o", "table.csv")
     ended = advdef(*words)
