@@ -17,6 +17,9 @@ from robustbench_cli.benchmarks.worker import work_if_free
 
 __all__ = ["run"]
 
+_GRACE = 10
+"""Seconds that a process without a job may take to end."""
+
 _Said = int | Result | Failure | UserError | None
 """What a process says of its job: images done, how it ended, that the store cannot be used, or that another one has it."""
 
@@ -140,12 +143,15 @@ class _Process:
 
     def end(self) -> None:
         """Ends the process, whatever it is doing."""
-        self.job = None
+        idle, self.job = self.job is None, None
         if self._started is None:
             return
         process, connection = self._started
         self._started = None
         connection.close()
+        if idle:
+            # It ends by itself, and cleans up behind it.
+            process.join(_GRACE)
         process.kill()
         process.join()
 

@@ -171,6 +171,16 @@ def test_processes_share_the_cells(advdef: Advdef, suite: Path, here: Path, monk
     assert computed(here / "two.csv") == computed(here / "one.csv")
 
 
+def test_processes_clean_up_behind_them(advdef_process: Advdef, here: Path) -> None:
+    """What a library has left open in one of them is no matter of the user's: HRS counts operations, with a lock."""
+    (here / "hrs.yaml").write_text(
+        "{n: 20, defenses: {name: hrs, channels: [1, 1]}, attacks: fgsm, eps: 0.1, train: {epochs: 1}}"
+    )
+    ended = advdef_process("sweep", "hrs.yaml", "--jobs", "1")
+    assert ended.code == 0
+    assert "leaked" not in ended.err
+
+
 def test_a_cluster_that_takes_its_machine_back_loses_nothing(suite: Path, here: Path) -> None:
     """SIGTERM to every process of a job ends it with 130; no cell has failed by that, and the same command goes on."""
     (here / "own.py").write_text(
