@@ -62,6 +62,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels at places ``(B,)``."""
+        return self.images[indices], self.labels[indices]
+
 
 def test_images(n: int) -> Examples:
     """The first ``n`` test images of Fashion-MNIST."""

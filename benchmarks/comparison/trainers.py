@@ -183,29 +183,15 @@ def judged(weights: Weights, seconds: float, test: Examples, *, eps: float) -> T
     return Trained(clean, robust_accuracy(model, test, perturbed, asked), seconds)
 
 
-@dataclass(frozen=True)
-class _Held:
-    """Training images in memory."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return self.images[indices], self.labels[indices]
-
-
 def _ours(name: str, network: nn.Module, images: Array, labels: Array, budget: TrainingBudget, seed: int) -> nn.Module:
     attack = {} if name == "fast-at" else {"steps": budget.steps, "step_size": budget.step_size}
     defense = defenses.load(name).from_parameters({"eps": budget.eps, **attack}, name=name)
     recipe = Recipe(epochs=budget.epochs, batch_size=budget.batch_size)
     if name != "fast-at":
         recipe = recipe.model_copy(update={"lr": budget.lr, "schedule": "constant"})
-    held = _Held(torch.from_numpy(images), torch.from_numpy(labels))
-    model: nn.Module = defense.protect(network, held.images[:1])
-    defense.fit(model, Trainer(held, recipe, seed=seed, device=torch.device("cpu")))
+    examples = Examples(torch.from_numpy(images), torch.from_numpy(labels))
+    model: nn.Module = defense.protect(network, examples.images[:1])
+    defense.fit(model, Trainer(examples, recipe, seed=seed, device=torch.device("cpu")))
     return model
 
 

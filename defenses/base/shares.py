@@ -41,16 +41,16 @@ def in_shares(gradients: Gradients, processes: Processes) -> Gradients:
             torch.zeros_like(parameter) if slope is None else slope
             for parameter, slope in zip(parameters, slopes, strict=True)
         ]
-        present = torch.tensor([slope is not None for slope in slopes])
-        present = present.to(images.device, non_blocking=True)
-        own = _flat([*known, value.detach(), change, change != 0, empty.new_ones(1), present], empty)
-        sizes = [sum(parameter.numel() for parameter in parameters), 1, len(change), len(change), 1, len(present)]
-        slope_sum, value_sum, change_sum, changed, number, present = processes.total(own.mul_(len(images))).split(sizes)
+        known_here = torch.tensor([slope is not None for slope in slopes]).to(images.device, non_blocking=True)
+        own = _flat([*known, value.detach(), change, change != 0, empty.new_ones(1), known_here], empty)
+        sizes = [sum(parameter.numel() for parameter in parameters), 1, len(change), len(change), 1, len(slopes)]
+        total = processes.total(own.mul_(len(images)))
+        slope_sum, value_sum, change_sum, changed, number, known_by = total.split(sizes)
         _write(buffers, before + change_sum / changed.clamp_min(1))
         means = _unflat(slope_sum.div_(number), parameters)
         return (value_sum / number)[0].to(value.dtype), [
             # Only what is missing here makes it wait for the device.
-            mean if slope is not None or present[place] > 0 else None
+            mean if slope is not None or known_by[place] > 0 else None
             for place, (slope, mean) in enumerate(zip(slopes, means, strict=True))
         ]
 
