@@ -84,7 +84,7 @@ class CW(MinimalNormAttack):
             usual = (4 if len(logits) == 1 else 2) * length[rows] / diagonal
             rates = usual if self.lr is None else torch.full_like(usual, self.lr)
             start, const = best[rows], search.const[rows]
-            found, found_length = self._minimise(source, start, images[rows], labels[rows], goal, const, rates)
+            found, found_length = self._minimise(source, rows, start, images[rows], labels[rows], goal, const, rates)
             before = best_length[rows]
             shorter = found_length < before
             best[rows] = torch.where(per_image(shorter, images), found, start)
@@ -110,6 +110,7 @@ class CW(MinimalNormAttack):
     def _minimise(
         self,
         source: GradientSource,
+        places: Tensor,
         start: Tensor,
         images: Tensor,
         labels: Tensor,
@@ -118,6 +119,8 @@ class CW(MinimalNormAttack):
         rates: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Runs Adam from ``start`` at fixed constants ``(N,)``, with these learning rates ``(N,)`` at the first step.
+
+        The images are those at the ``places`` ``(N,)`` of the batch.
 
         Returns:
             The smallest successful perturbed images ``(N, C, H, W)`` and their L2 distances ``(N,)``, infinite where
@@ -130,7 +133,7 @@ class CW(MinimalNormAttack):
         lowest = torch.full_like(const, torch.inf)
         earlier, least_rates = lowest, rates * _LAST_RATE
         for step in range(1, self.steps + 1):
-            logits, slope = source.gradient(iterates, labels, goal.hinge)
+            logits, slope = source.gradient(iterates, labels, goal.hinge, rows=places[rows])
             difference = iterates - images
             length = difference.flatten(1).norm(dim=1)
             shorter = streak.offer(goal.reached(logits, labels)) & (length < found_length[rows])

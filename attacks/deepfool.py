@@ -51,7 +51,7 @@ class DeepFool(MinimalNormAttack):
                 break
             points = iterates[rows]
             logits[:, rows], plane = nearest_plane(
-                source, points, labels[rows], goal, classes=self.classes, norm=threat.norm, box=False
+                source, points, labels[rows], goal, classes=self.classes, norm=threat.norm, box=False, rows=rows
             )
             fooled, _ = best.offer(iterates, logits)
             ahead = (points + (1 + self.overshoot) * free_step_to_plane(plane, threat.norm)).clamp_(0, 1)

@@ -106,7 +106,7 @@ class _Boundary:
         """``(N, P)``, the share of draws that reach the goal at points ``(N, P, C, H, W)``."""
         several = points.shape[1]
         self.queries += several
-        decisions = self._source.decisions(points.flatten(0, 1))
+        decisions = self._source.decisions(points.flatten(0, 1), copies=several)
         same = decisions == self._labels.repeat_interleave(several)
         reached = same if self._threat.targeted else ~same & (decisions != REJECTED)
         return reached.double().mean(0).view(-1, several)

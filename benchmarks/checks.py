@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.bpda import Approximated, approximated
 from robustbench_cli.attacks.base.losses import rounding
+from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.model import with_layers
-from robustbench_cli.attacks.base.random import Random, seed_draws, seed_from
+from robustbench_cli.attacks.base.precision import full_float32
+from robustbench_cli.attacks.base.random import Random, generators_kept, seed_draws, seed_from
+from robustbench_cli.attacks.base.row_draws import keys_of
 from robustbench_cli.defenses.base.randomized import Decision
 
-__all__ = ["FLAGS", "gradient_is_wrong", "is_repeatable", "is_unstable"]
+__all__ = ["FLAGS", "copy_of", "gradient_is_wrong", "is_repeatable", "is_unstable", "remembers"]
 
 FLAGS = {
     "no-eot": "the attack followed one draw at a time although the defense is randomized: use --eot 10 or --eot exact",
     "zero-gradient": "some gradients were zero in every pixel: the attack could not see the way",
-    "wrong-gradient": "the model's gradient is not the slope of its logits, nor of what it says to stand for them: an attack "
-    "that follows it goes astray",
-    "not-repeatable": "the model draws random numbers that torch's seed does not rule: its figures cannot be computed again",
-    "unstable": "asked a second time, or among other images, a model that draws nothing said something else of an image",
-    "every-draw": "the attack looks for what fools every draw, and gives nothing where that is not to be had: a fixed-radius "
-    "attack beside it may leave less",
-    "single-draw": "not the expected accuracy: an image counts as fallen once one draw misclassifies it, the clean image's "
-    "draw among them, as AutoAttack counts",
+    "wrong-gradient": "the model's gradient disagrees with finite differences of its logits, or of the surrogate that it names: "
+    "an attack that follows it is misled",
+    "not-repeatable": "the model draws random numbers that torch's seed does not control: its figures cannot be computed again",
+    "unstable": "the model gives other predictions for the same image in another batch, or when it is asked again",
+    "remembers": "a fresh copy of the model gives other predictions: what it was asked before changes what it answers",
+    "other-draws": "the draws that the model enumerates are not those that it makes: the expectation was taken over sampled draws",
+    "not-a-number": "the model gave NaN for some images, which count as misclassified",
+    "unchanged": "the attack changed no image that the model classifies correctly",
+    "every-draw": "a minimal-norm attack must fool every draw and reports failure otherwise: a fixed-radius attack may leave less",
+    "single-draw": "not the expected accuracy: an image counts as misclassified once one draw misclassifies it, the clean "
+    "image's draw among them, as AutoAttack counts",
     "few-classes": "with so few classes the attack has fewer targets than it asks for, or the margin in the place of a ratio "
     "of more logits",
     "left-the-ball": "the attack returned images outside the threat model; they were projected back",
+    "check-failed": "a check of this row failed with an error: run with -v to see it",
 }
 """The names of all checks, and what each means."""
 
@@ -35,18 +46,17 @@ _DIRECTIONS = 4
 _DRAWS = 8
 
 
-def is_repeatable(model: nn.Module, images: Tensor) -> bool:
+def is_repeatable(measured: MeasuredModel) -> bool:
     """Whether two passes with the same seed give the same logits, by more than rounding.
 
     Args:
-        model: In ``eval()`` mode.
-        images: ``(N, C, H, W)`` in [0, 1].
+        measured: The model and the images to ask about.
     """
-    first, second = _seeded_logits(model, images), _seeded_logits(model, images)
+    first, second = (_logits(measured, measured.images) for _ in range(2))
     return not bool(((first - second).abs() > rounding(first).unsqueeze(-1)).any())
 
 
-def gradient_is_wrong(model: nn.Module, images: Tensor, *, randomized: bool) -> bool:
+def gradient_is_wrong(measured: MeasuredModel, images: Tensor) -> bool:
     """Whether a model's gradient differs from the central differences of what it computes without one.
 
     Every image is moved along random signs by 0.002 and by 0.01 a pixel; asked is the gap between the two classes that
@@ -65,35 +75,35 @@ def gradient_is_wrong(model: nn.Module, images: Tensor, *, randomized: bool) -> 
     mean, so sizes are taken from such products.
 
     Args:
-        model: In ``eval()`` mode, :func:`repeatable <is_repeatable>`.
+        measured: The model, :func:`repeatable <is_repeatable>`.
         images: ``(N, C, H, W)`` in [0, 1].
-        randomized: Whether the model draws random numbers.
 
     Returns:
         ``False`` also where nothing changes that could be told from noise, and where the gradient is zero too, which is
         another check's matter.
     """
-    if _a_surrogate_is_another(model, images):
+    if _a_surrogate_is_another(measured, images):
         return True
-    with approximated(model), with_layers(model, Decision, approximating=True):
-        return _gradient_disagrees(model, images, randomized=randomized)
+    with approximated(measured.model), with_layers(measured.model, Decision, approximating=True):
+        return _gradient_disagrees(measured, images)
 
 
-def _a_surrogate_is_another(model: nn.Module, images: Tensor) -> bool:
+def _a_surrogate_is_another(measured: MeasuredModel, images: Tensor) -> bool:
     """Whether any layer's surrogate changes otherwise than the layer from a zero input to what images make of it."""
-    layers = [module for module in model.modules() if isinstance(module, Approximated)]
+    layers = [module for module in measured.model.modules() if isinstance(module, Approximated)]
     if not layers:
         return False
     given: list[tuple[Approximated, Tensor]] = []
     hooks = [
-        layer.register_forward_pre_hook(lambda layer, inputs: given.append((layer, inputs[0]))) for layer in layers
+        layer.register_forward_pre_hook(lambda layer, inputs: given.append((layer, inputs[0].clone())))
+        for layer in layers
     ]
     try:
-        _seeded_logits(model, images)
+        _logits(measured, images)
     finally:
         for hook in hooks:
             hook.remove()
-    with torch.no_grad():
+    with torch.no_grad(), generators_kept():
         return any(_disagree(*_changes(layer, inputs)) for layer, inputs in given)
 
 
@@ -101,32 +111,28 @@ def _changes(layer: Approximated, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """How a layer's and its surrogate's results ``(1, n)`` differ from those at zero."""
     nothing = torch.zeros_like(inputs)
     exact, surrogate = (
-        (compute(inputs) - compute(nothing)).double().view(1, -1) for compute in (layer.exact, layer.surrogate)
+        (compute(inputs) - compute(nothing)).double().reshape(1, -1) for compute in (layer.exact, layer.surrogate)
     )
     return exact, surrogate
 
 
-def _gradient_disagrees(model: nn.Module, images: Tensor, *, randomized: bool) -> bool:
-    halves, draws, directions = (2, _DRAWS, 1) if randomized else (1, 1, _DIRECTIONS)
+def _gradient_disagrees(measured: MeasuredModel, images: Tensor) -> bool:
+    halves, draws, directions = (2, _DRAWS, 1) if measured.randomized else (1, 1, _DIRECTIONS)
     moved = images.repeat(directions, 1, 1, 1)
     rows = moved.repeat(halves * draws, 1, 1, 1)
-    mean_logits = _seeded_logits(model, rows).unflatten(0, (-1, len(images))).mean(0)
+    mean_logits = _logits(measured, rows).unflatten(0, (-1, len(images))).mean(0)
     leading = mean_logits.topk(2).indices.repeat(len(rows) // len(images), 1)
-    with torch.enable_grad():
-        leaf = rows.clone().requires_grad_()
-        gaps = _gaps(model, leaf, leading)
-        if not gaps.requires_grad:
-            return False
-        gradient = torch.autograd.grad(gaps.sum(), leaf)[0].nan_to_num(0, 0, 0)
+    gradient = _slopes(measured, rows, leading)
+    if gradient is None or not bool(gradient.any()):
+        return False
     random = Random.of(0, moved)
 
     def disagree(step: float) -> bool:
         signs = (2 * random.integers(2, images.shape[1:]).to(rows) - 1).repeat(halves * draws, 1, 1, 1)
         above, below = (rows + step * signs).clamp(0, 1), (rows - step * signs).clamp(0, 1)
-        with torch.no_grad():
-            differences = (_gaps(model, above, leading) - _gaps(model, below, leading)).double()
+        differences = _gaps(_logits(measured, above), leading) - _gaps(_logits(measured, below), leading)
         predicted = (gradient * (above - below)).flatten(1).double().sum(1)
-        return _disagree(*(each.view(halves, draws, -1).mean(1) for each in (differences, predicted)))
+        return _disagree(*(each.double().view(halves, draws, -1).mean(1) for each in (differences, predicted)))
 
     return all(disagree(step) for step in _STEPS)
 
@@ -147,37 +153,96 @@ def _disagree(differences: Tensor, predicted: Tensor) -> bool:
     return bool(~alike | (size > 2.5**2 * other) | (other > 2.5**2 * size))
 
 
-def is_unstable(model: nn.Module, images: Tensor, predictions: Tensor) -> bool:
-    """Whether a deterministic model takes back its predictions, or what it says of an image depends on the others.
+def is_unstable(answers: Callable[[Tensor, Tensor], Tensor], images: Tensor, places: Tensor) -> bool:
+    """Whether a model's logits of an image depend on the other images of the batch, or on how often it was asked.
 
     The images come again in the opposite order, all together and then every other one.
 
     Args:
-        model: In ``eval()`` mode.
+        answers: Logits ``(R, N, K)`` of images ``(N, C, H, W)`` with places ``(N,)``, on the draws of these places.
         images: ``(N, C, H, W)`` in [0, 1].
-        predictions: ``(N,)``, what it said before.
+        places: ``(N,)``.
     """
-    again = images.flip(0)
-    with torch.no_grad():
-        logits = model(again)
-        among_fewer = model(again[::2])
-    tolerance = 2 * rounding(logits)
-    leading = logits.topk(2).values
-    decided = leading[:, 0] - leading[:, 1] > tolerance
-    taken_back = decided & (logits.argmax(1) != predictions.flip(0))
-    depends = (among_fewer - logits[::2]).abs() > tolerance[::2, None]
-    return bool(taken_back.any() | depends.any())
+    first = answers(images, places)
+    again = answers(images.flip(0), places.flip(0)).flip(1)
+    among_fewer = answers(images[::2], places[::2])
+    return _differ(first, again) or _differ(first[:, ::2], among_fewer)
 
 
-def _seeded_logits(model: nn.Module, images: Tensor) -> Tensor:
-    seed_draws(seed_from("checks"))
-    with torch.no_grad():
-        logits: Tensor = model(images)
-    return logits
+def remembers(
+    answers: Callable[[Tensor, Tensor], Tensor], fresh: Callable[[Tensor, Tensor], Tensor], images: Tensor, places: Tensor
+) -> bool:
+    """Whether a fresh copy of a model, which has been asked nothing before, gives other logits of the same images.
+
+    Args:
+        answers: See :func:`is_unstable`.
+        fresh: The same of a fresh copy.
+        images: ``(N, C, H, W)`` in [0, 1], which an attack has made.
+        places: ``(N,)``.
+    """
+    return _differ(fresh(images, places), answers(images, places))
 
 
-def _gaps(model: nn.Module, images: Tensor, leading: Tensor) -> Tensor:
-    """``(N,)`` logits of the class ``leading[:, 0]`` less those of ``leading[:, 1]``, at the draws of one seed."""
-    seed_draws(seed_from("checks"))
-    chosen: Tensor = model(images).gather(1, leading)
+def _differ(first: Tensor, second: Tensor) -> bool:
+    """Whether logits ``(R, N, K)`` differ by more than rounding."""
+    return bool(((first - second).abs() > 2 * rounding(first).unsqueeze(-1)).any())
+
+
+def copy_of(model: nn.Module) -> nn.Module | None:
+    """A copy of a model with all of its state; ``None`` where it cannot be copied."""
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # noqa: BLE001 - what a model holds and cannot be copied is its own matter
+        return None
+
+
+@contextmanager
+def _asked(measured: MeasuredModel, keys: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
+    """A model at the draws of one seed that belong to rows with these keys."""
+    seed = seed_from("checks")
+    # A deterministic model is seeded too: what it draws changes nothing, or is measured to.
+    seed_draws(seed)
+    with measured.asked(keys, seed) as model:
+        yield model
+
+
+def _logits(measured: MeasuredModel, rows: Tensor) -> Tensor:
+    """``(N, K)``, at the draws of one seed."""
+    keys = keys_of(torch.arange(len(rows), device=rows.device))
+
+    def compute() -> Tensor:
+        logits = []
+        for part in measured.size.slices(len(rows)):
+            with _asked(measured, keys[part]) as model:
+                logits.append(model(rows[part]))
+        return torch.cat(logits)
+
+    with torch.no_grad(), full_float32(rows.device), generators_kept():
+        return measured.size.fitting(len(rows), compute)
+
+
+def _slopes(measured: MeasuredModel, rows: Tensor, leading: Tensor) -> Tensor | None:
+    """The gradients ``(N, C, H, W)`` of the gaps between two classes each; ``None`` where the model has none."""
+    keys = keys_of(torch.arange(len(rows), device=rows.device))
+
+    def compute() -> Tensor | None:
+        slopes = []
+        for part in measured.size.slices(len(rows)):
+            leaf = rows[part].clone().requires_grad_()
+            with _asked(measured, keys[part]) as model:
+                gaps = _gaps(model(leaf), leading[part])
+                if not gaps.requires_grad:
+                    return None
+                gaps.sum().backward()
+            assert leaf.grad is not None
+            slopes.append(leaf.grad.nan_to_num(0, 0, 0))
+        return torch.cat(slopes)
+
+    with torch.enable_grad(), full_float32(rows.device), generators_kept():
+        return measured.size.fitting(len(rows), compute)
+
+
+def _gaps(logits: Tensor, leading: Tensor) -> Tensor:
+    """``(N,)`` logits of the class ``leading[:, 0]`` less those of ``leading[:, 1]``."""
+    chosen = logits.gather(1, leading)
     return chosen[:, 0] - chosen[:, 1]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,21 +19,32 @@ from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.draws import AskedDraws, Draws
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.measured import MeasuredModel
-from robustbench_cli.attacks.base.model import frozen, move
+from robustbench_cli.attacks.base.model import enumerates_other_draws, placed
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import Random, seed_draws, seed_from, seeded
+from robustbench_cli.attacks.base.passes import BatchSize
+from robustbench_cli.attacks.base.random import Random, generators_kept, seed_draws, seed_from
 from robustbench_cli.attacks.base.source import GradientSource, Precision
 from robustbench_cli.attacks.base.threat import distance, project_exactly, within
 from robustbench_cli.benchmarks.cell import Accounting, Targeted
-from robustbench_cli.benchmarks.checks import FLAGS, gradient_is_wrong, is_repeatable, is_unstable
+from robustbench_cli.benchmarks.checks import (
+    FLAGS,
+    copy_of,
+    gradient_is_wrong,
+    is_repeatable,
+    is_unstable,
+    remembers,
+)
 from robustbench_cli.benchmarks.datasets.base.split import check_images
 from robustbench_cli.benchmarks.devices import automatic_batch_size
 from robustbench_cli.benchmarks.judge import Candidates, Judge
 from robustbench_cli.benchmarks.models.base import check_model
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
 from robustbench_cli.benchmarks.pieces import KeptPieces, Piece
+from robustbench_cli.benchmarks.saved_images import rounded as levels_inside
 
 __all__ = ["Evaluation", "evaluate", "predict", "resolve_repeats"]
+
+_logger = logging.getLogger(__name__)
 
 IMAGES_AT_ONCE = 512
 """Images that an attack holds at once; the gradient source cuts them to the batches that pass through the model."""
@@ -96,11 +109,10 @@ def evaluate(
     on draws that it has not seen, the clean image being another candidate.
 
     Args:
-        model: Images in [0, 1] to logits, normalisation inside. It is moved to ``device``, laid out channels last
-            there, and otherwise left as it was.
+        model: Images in [0, 1] to logits, normalization inside; left as it was.
         images: ``(N, C, H, W)`` in [0, 1].
         labels: ``(N,)`` int64 in [0, K).
-        attack: The attack and its parameters. A surrogate that it has is moved and laid out like the model.
+        attack: The attack and its parameters.
         norm: One of the attack's norms; its own where not given.
         eps: The radius; ``None`` lets a minimal-norm attack's successes count at any distance.
         targeted: How target classes are chosen, or ``"no"``.
@@ -124,75 +136,94 @@ def evaluate(
     """
     _check_inputs(images, labels, attack)
     device = torch.device(device) if device is not None else _device_of(model)
+    started = time.perf_counter()
     asked = attack.asked(model)
-    for module in (model, asked):
-        move(module, device)
-    batch_size = batch_size or automatic_batch_size(device, tuple(images.shape[1:]))
-    started, earlier = time.perf_counter(), 0.0
-    with frozen(model), frozen(asked), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        probe = images[:8].to(device)
-        classes = check_model(model, probe, labels)
-        attacked = followed = MeasuredModel(model, probe)
+    size = BatchSize(batch_size or automatic_batch_size(device, tuple(images.shape[1:])))
+    few = images[_spread(labels, 8)]
+    # Before it is asked anything: what it remembers of other evaluations is not deployed either.
+    fresh = copy_of(model)
+    with ExitStack() as ready:
+        ready.enter_context(generators_kept())
+        for module in {model, asked} if fresh is None else {model, asked, fresh}:
+            ready.enter_context(placed(module, device, few))
+        probe = few.to(device)
+        classes = check_model(model, probe[: size.rows], labels)
+        attacked = followed = MeasuredModel(model, probe, size)
         if asked is not model:
-            check_model(asked, probe, labels, classes=classes, name="the surrogate")
-            followed = MeasuredModel(asked, probe)
+            check_model(asked, probe[: size.rows], labels, classes=classes, name="the surrogate")
+            followed = MeasuredModel(asked, probe, size)
         single_draw = attacked.randomized and accounting == "single-draw"
-        source = followed.source(eot, seed=seed, targeted=targeted != "no", batch_size=batch_size, precision=precision)
-        judge = Judge(
-            attacked,
-            repeats=resolve_repeats(repeats, randomized=attacked.randomized),
+        judging = {
+            "repeats": resolve_repeats(repeats, randomized=attacked.randomized),
             # Each attack is to be judged on draws of its own, whatever images it is run on.
-            seed=seed_from(seed, repr(attack)) if single_draw else seed,
-            batch_size=batch_size,
-            single_draw=single_draw,
-        )
+            "seed": seed_from(seed, repr(attack)) if single_draw else seed,
+            "single_draw": single_draw,
+        }
+        source = followed.source(eot, seed=seed, targeted=targeted != "no", precision=precision)
         search = _Search(
             attack=attack,
             source=source,
             # Which classes are to be reached is a matter of the attacked model, whichever is asked how to reach them.
-            aim=source if asked is model else attacked.source("auto", batch_size=batch_size),
-            judge=judge,
+            aim=source if asked is model else attacked.source("auto"),
+            judge=Judge(attacked, **judging),
+            fresh=None if fresh is None else Judge(replace(attacked, model=fresh), **judging),
             attacked=attacked,
             classes=classes,
             norm=norm,
             eps=eps,
             targeted=targeted,
             seed=seed,
+            single_draw=single_draw,
         )
-        pieces: list[Piece] = []
         standing = torch.arange(len(images)) if before is None else torch.from_numpy(~before.fell()).nonzero()[:, 0]
+        pieces: list[Piece] = []
+        earlier = 0.0
         for start in range(0, len(standing), IMAGES_AT_ONCE):
             places = standing[start : start + IMAGES_AT_ONCE]
             piece = kept.read(start, places, images[places].cpu()) if kept is not None else None
             if piece is not None:
                 earlier += piece.seconds
             else:
-                piece = search.piece(start, places, images[places].to(device), labels[places].to(device))
+                piece = search.piece(places.to(device), images[places].to(device), labels[places].to(device))
                 # One that is all would be kept for no longer than the moment until the evaluation is stored.
                 if kept is not None and len(standing) > len(places):
                     kept.write(start, piece)
             pieces.append(piece)
             progress(len(images) - len(standing) + start + len(places))
-        flags = {
-            **_flags_of_models(attack, attacked, followed, draws=followed.eot(eot)),
-            "zero-gradient": sum(piece.without_gradient for piece in pieces)
-            > 0.01 * sum(piece.backwards for piece in pieces),
-            "unstable": any("unstable" in piece.flags for piece in pieces),
-            "left-the-ball": any("left-the-ball" in piece.flags for piece in pieces),
-            "single-draw": single_draw,
-            "few-classes": classes < attack.fewest_classes(targeted=targeted != "no"),
-        }
+        flags = {flag for piece in pieces for flag in piece.flags}
+        flags |= _flags_of_models(attack, attacked, followed, draws=followed.eot(eot))
+        if sum(piece.without_gradient for piece in pieces) > 0.01 * sum(piece.backwards for piece in pieces):
+            flags.add("zero-gradient")
+        if single_draw:
+            flags.add("single-draw")
+        if classes < attack.fewest_classes(targeted=targeted != "no"):
+            flags.add("few-classes")
+        if eps != 0 and pieces and all("unchanged" in piece.flags for piece in pieces):
+            flags.add("unchanged")
+        else:
+            flags.discard("unchanged")
+        shares_draws = attacked.rows_share_draws
     perturbed = images.cpu().clone()
     for piece in pieces:
         perturbed[piece.places] = piece.perturbed
+    outcomes = _joined(before, standing, [piece.outcomes for piece in pieces], single_draw=single_draw)
     return Evaluation(
-        outcomes=_joined(before, standing, [piece.outcomes for piece in pieces], single_draw=single_draw),
-        flags=tuple(name for name in FLAGS if flags[name]),
+        outcomes=replace(outcomes, draws_shared=np.asarray(shares_draws)),
+        flags=tuple(name for name in FLAGS if name in flags),
         forwards=round(sum(piece.forwards for piece in pieces)),
         backwards=round(sum(piece.backwards for piece in pieces)),
         seconds=time.perf_counter() - started + earlier,
         perturbed=perturbed,
     )
+
+
+def _spread(labels: Tensor, count: int) -> Tensor:
+    """The places of up to ``count`` images that are spread over the classes: the first of each, then the second of each."""
+    turn = torch.zeros_like(labels)
+    for label in labels.unique():
+        own = (labels == label).nonzero().squeeze(1)
+        turn[own] = torch.arange(len(own), device=labels.device)
+    return turn.argsort(stable=True)[:count].sort().values
 
 
 @dataclass(kw_only=True)
@@ -204,41 +235,52 @@ class _Search:
         source: What it asks.
         aim: What says which classes are to be reached.
         judge: The deployed rule.
+        fresh: The rule of a copy of the model that has been asked nothing yet; ``None`` where there is no copy.
         attacked: The model that it is the rule of.
         classes: K.
         norm: See :func:`evaluate`.
         eps: See :func:`evaluate`.
         targeted: See :func:`evaluate`.
         seed: See :func:`evaluate`.
-        left_the_ball: Whether any image that the attack returned lay outside the threat model.
+        single_draw: Whether images are counted as AutoAttack counts them.
     """
 
     attack: Attack
     source: GradientSource
     aim: GradientSource
     judge: Judge
+    fresh: Judge | None
     attacked: MeasuredModel
     classes: int
     norm: Norm | None
     eps: float | None
     targeted: Targeted
     seed: int
-    left_the_ball: bool = False
+    single_draw: bool
 
-    def piece(self, start: int, places: Tensor, images: Tensor, labels: Tensor) -> Piece:
-        """What it finds on images, and what that costs; see :meth:`candidates`."""
+    def piece(self, places: Tensor, images: Tensor, labels: Tensor) -> Piece:
+        """What it finds on images ``(N, C, H, W)`` with labels ``(N,)``, and what that costs.
+
+        Args:
+            places: ``(N,)``, of the images in the data slice; they set their random numbers apart.
+            images: ``(N, C, H, W)`` in [0, 1].
+            labels: ``(N,)``.
+        """
         began, counted = time.perf_counter(), self._counted()
-        candidates = self.candidates(start, places, images, labels)
-        unstable = not self.attacked.randomized and is_unstable(
-            self.attacked.model, candidates.worst[:64], candidates.predictions[:64]
-        )
-        flags = {"unstable": unstable, "left-the-ball": self.left_the_ball}
+        flags: set[str] = set()
+        candidates = self.candidates(places, images, labels, flags)
         forwards, backwards, without_gradient = self._counted() - counted
+        flags |= self._flags_of_gradients(images)
+        flags |= self._flags_of_answers(candidates.worst[:64], places[:64])
+        if bool(candidates.failed.any()):
+            flags.add("not-a-number")
+        if torch.equal(candidates.worst, images):
+            flags.add("unchanged")
         return Piece(
-            places=places,
+            places=places.cpu(),
             outcomes=candidates.arrays(),
             perturbed=candidates.worst.cpu(),
-            flags=frozenset(name for name, raised in flags.items() if raised),
+            flags=frozenset(flags),
             forwards=float(forwards),
             backwards=float(backwards),
             without_gradient=float(without_gradient),
@@ -252,45 +294,85 @@ class _Search:
             forwards += self.aim.forwards
         return np.array([forwards, self.source.backwards, self.source.share_without_gradient * self.source.backwards])
 
-    def candidates(self, start: int, places: Tensor, images: Tensor, labels: Tensor) -> Candidates:
-        """Runs on images ``(N, C, H, W)`` with labels ``(N,)``, the first of them the ``start``-th to be attacked.
-
-        Args:
-            start: Sets the draws apart from those of the other batches.
-            places: ``(N,)``, of the images in the data slice; they set their random numbers apart.
-            images: ``(N, C, H, W)`` in [0, 1].
-            labels: ``(N,)``.
-        """
+    def candidates(self, places: Tensor, images: Tensor, labels: Tensor, flags: set[str]) -> Candidates:
+        """Runs on images, and judges what it makes of them; see :meth:`piece`. Adds the flags of what it returns."""
         threat = self.attack.threat(images, norm=self.norm, eps=self.eps, targeted=self.targeted != "no")
         searched = self.attack.searched(threat)
         random = Random.of(self.seed, images, places=places)
-        seed_draws(seed_from(self.seed, "draws of the attack", start))
+        self.aim.begin(seed_from(self.seed, "goals"), places)
         goals = _targets(self.aim, images, labels, self.classes, self.targeted, random)
-        candidates = Candidates(self.judge, start, images, labels, goals, threat.norm)
+
+        def rounded(perturbed: Tensor) -> Tensor:
+            levels = levels_inside(perturbed, images, norm=threat.norm, eps=self.eps)
+            return within(project_exactly((levels.double() / 255).to(images), images, searched), images, threat)
+
+        candidates = Candidates(
+            self.judge,
+            images,
+            labels,
+            places,
+            goals,
+            threat.norm,
+            None if self.single_draw else rounded,
+            minimal_norm=self.attack.minimal_norm,
+        )
         for number, goal in enumerate(goals if len(goals) else labels[None]):
-            seed_draws(seed_from(self.seed, "draws of the attack", start, number))
+            # An attack that draws from torch's generators itself draws the same each time.
+            seed_draws(seed_from(self.seed, "draws of the attack", int(places[0]), number))
+            self.source.begin(seed_from(self.seed, "attack", number), places)
             proposed = _images_of(self.attack.run(self.source, images, goal, searched, random), images, self.attack)
             inside = project_exactly(proposed, images, searched)
-            # What is not a number is in no ball either.
-            self.left_the_ball |= not bool(distance(inside, proposed, "linf").max() <= 1e-4)
+            if not bool(distance(inside, proposed, "linf").max() <= 1e-4):
+                flags.add("left-the-ball")
             candidates.add(within(inside, images, threat))
         return candidates
+
+    def _flags_of_gradients(self, images: Tensor) -> set[str]:
+        """The flags of the gradients at some of the points where the attack asked for them."""
+        return set()
+
+    def _flags_of_answers(self, images: Tensor, places: Tensor) -> set[str]:
+        """The flags of what the model says of images that the attack has made."""
+        flags = set()
+        with _failing_into(flags):
+            if is_unstable(self.judge.scored, images, places):
+                flags.add("unstable")
+        with _failing_into(flags):
+            if self.fresh is not None and remembers(self.judge.scored, self.fresh.scored, images, places):
+                flags.add("remembers")
+        return flags
+
+
+@contextmanager
+def _failing_into(flags: set[str]) -> Iterator[None]:
+    """Within it, an error of a check becomes a flag, since no check may lose a result."""
+    try:
+        yield
+    except Exception:
+        _logger.warning("a check failed", exc_info=True)
+        flags.add("check-failed")
 
 
 def _flags_of_models(
     attack: Attack, attacked: MeasuredModel, followed: MeasuredModel, *, draws: Draws
-) -> dict[str, bool]:
+) -> set[str]:
     """What the attacked model, and the one that the attack follows, say against a result, whatever the attack found."""
-    repeatable = is_repeatable(followed.model, followed.images)
+    flags = set()
     by_gradient = attack.uses == "gradients"
-    return {
-        "no-eot": by_gradient and followed.randomized and draws in (1, "frozen"),
-        "wrong-gradient": by_gradient
-        and repeatable
-        and gradient_is_wrong(followed.model, followed.images, randomized=followed.randomized),
-        "not-repeatable": not (repeatable and (followed is attacked or is_repeatable(attacked.model, attacked.images))),
-        "every-draw": attack.minimal_norm and attacked.randomized,
-    }
+    if by_gradient and followed.randomized and draws in (1, "frozen"):
+        flags.add("no-eot")
+    if attack.minimal_norm and attacked.randomized:
+        flags.add("every-draw")
+    with _failing_into(flags):
+        if enumerates_other_draws(attacked.model, attacked.images, size=attacked.size):
+            flags.add("other-draws")
+    with _failing_into(flags):
+        repeatable = is_repeatable(followed)
+        if not (repeatable and (followed is attacked or is_repeatable(attacked))):
+            flags.add("not-repeatable")
+        if by_gradient and repeatable and gradient_is_wrong(followed, followed.images):
+            flags.add("wrong-gradient")
+    return flags
 
 
 def predict(
@@ -317,13 +399,14 @@ def predict(
         ``(1, N)``.
     """
     device = torch.device(device) if device is not None else _device_of(model)
-    move(model, device)
-    with frozen(model), seeded(seed_from(seed, "predict"), device):
-        probe = images[:8].to(device)
-        source = MeasuredModel(model, probe).source(
-            repeats, batch_size=batch_size or automatic_batch_size(device, tuple(images.shape[1:]))
-        )
-        pieces = [source.decisions(part.to(device)).cpu() for part in images.split(IMAGES_AT_ONCE)]
+    size = BatchSize(batch_size or automatic_batch_size(device, tuple(images.shape[1:])))
+    with generators_kept(), placed(model, device, images):
+        source = MeasuredModel(model, images[:8].to(device), size).source(repeats)
+        pieces = []
+        for start, part in enumerate(images.split(IMAGES_AT_ONCE)):
+            places = torch.arange(len(part), device=device) + start * IMAGES_AT_ONCE
+            source.begin(seed_from(seed, "predict"), places)
+            pieces.append(source.decisions(part.to(device)).cpu())
     return np.asarray(torch.cat(pieces, dim=1).numpy())
 
 
@@ -371,6 +454,11 @@ def _images_of(proposed: object, images: Tensor, attack: Attack) -> Tensor:
     if not isinstance(proposed, Tensor) or proposed.shape != images.shape:
         what = f"shape {tuple(proposed.shape)}" if isinstance(proposed, Tensor) else f"type {type(proposed).__name__}"
         raise UserError(f"{type(attack).__name__} returned images of {what}: it is to return {tuple(images.shape)}")
+    failed = int(proposed.isnan().flatten(1).any(1).sum())
+    if failed:
+        raise UserError(
+            f"{type(attack).__name__} returned images of NaN for {failed} of {len(images)}: it is to return {tuple(images.shape)} in [0, 1]"
+        )
     return proposed.detach().to(images)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_cli.attacks.base.answers import NO_NUMBER, REJECTED
-from robustbench_cli.benchmarks.statistics import Floats, mean_interval
+from robustbench_cli.benchmarks.statistics import Floats, images_interval, passes_interval
 
 __all__ = ["Outcomes", "summarise", "worst_case"]
 
@@ -39,6 +39,7 @@ class Outcomes:
         distance: ``(T, N)`` in the norm of the cell.
         l2: ``(T, N)``.
         linf: ``(T, N)``.
+        draws_shared: ``()`` whether all images of a pass share its draw, so that the R draws are passes.
     """
 
     labels: Integers
@@ -50,6 +51,7 @@ class Outcomes:
     distance: Floats
     l2: Floats
     linf: Floats
+    draws_shared: NDArray[np.bool_] = field(default_factory=lambda: np.asarray(False))
 
     def within(self, eps: float) -> Outcomes:
         """The outcomes for an adversary of radius ``eps``: what lies further away is replaced by the clean image."""
@@ -70,10 +72,10 @@ class Outcomes:
     def joined(self, rows: Integers, later: Outcomes) -> Outcomes:
         """These outcomes after a later attack on the images ``rows`` alone, of which each image's worst is kept."""
         worse = worst_case([_select(self, rows), later])
-        arrays = {field.name: getattr(self, field.name).copy() for field in fields(self)}
+        arrays = {name: getattr(self, name).copy() for name in _OF_IMAGES}
         for name, array in arrays.items():
             array[..., rows] = getattr(worse, name)
-        return Outcomes(**arrays)
+        return replace(self, **arrays)
 
     @property
     def clean_right(self) -> NDArray[np.bool_]:
@@ -120,7 +122,12 @@ class Outcomes:
     def from_bytes(cls, content: bytes) -> Outcomes:
         """Reads what :meth:`to_bytes` wrote."""
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+            # Older files do not say whether draws are shared.
+            return cls(**{each.name: arrays[each.name] for each in fields(cls) if each.name in arrays})
+
+
+_OF_IMAGES = [each.name for each in fields(Outcomes) if each.name != "draws_shared"]
+"""The arrays whose last dimension counts images."""
 
 
 def worst_case(attacks: Sequence[Outcomes], *, nearest: bool = False) -> Outcomes:
@@ -140,11 +147,11 @@ def worst_case(attacks: Sequence[Outcomes], *, nearest: bool = False) -> Outcome
         return np.moveaxis(stacked[chosen, ..., images], 0, -1)
 
     # With an attack's perturbed images go its clean ones, which saw the same draws.
-    return Outcomes(**{field.name: pick(field.name) for field in fields(Outcomes)})
+    return replace(attacks[0], **{name: pick(name) for name in _OF_IMAGES})
 
 
 def _select(outcomes: Outcomes, rows: Integers) -> Outcomes:
-    return Outcomes(**{field.name: getattr(outcomes, field.name)[..., rows] for field in fields(outcomes)})
+    return replace(outcomes, **{name: getattr(outcomes, name)[..., rows] for name in _OF_IMAGES})
 
 
 def _nearest_success(outcomes: Outcomes) -> Floats:
@@ -156,17 +163,16 @@ def summarise(outcomes: Outcomes) -> dict[str, float]:
     """The figures of a row, as the contract names them; NaN where there is nothing to measure."""
     labels = outcomes.labels
     worst = outcomes.worst()
-    clean = outcomes.clean_right.mean(axis=0, dtype=np.float64)
-    robust = (worst == labels).mean(axis=0, dtype=np.float64)
-    clean_low, clean_high = mean_interval(clean)
-    robust_low, robust_high = mean_interval(robust)
+    interval = passes_interval if outcomes.draws_shared else images_interval
+    clean_low, clean_high = interval(outcomes.clean_right)
+    robust_low, robust_high = interval(worst == labels)
     succeeded, possible = outcomes.success()
     fell = _share_that_fell(outcomes)
     return {
-        "clean_accuracy": float(clean.mean()),
+        "clean_accuracy": float(outcomes.clean_right.mean()),
         "clean_accuracy_low": clean_low,
         "clean_accuracy_high": clean_high,
-        "robust_accuracy": float(robust.mean()),
+        "robust_accuracy": float((worst == labels).mean()),
         "robust_accuracy_low": robust_low,
         "robust_accuracy_high": robust_high,
         "robust_accuracy_vote": float(_most_votes(worst, labels).mean()),

@@ -202,7 +202,7 @@ class Preparation:
         examples = first_examples(self.data.split("test"), images)
         model = subject.load().to(self.device)
         batches = examples.images.split(256)
-        with seeded(self.seed, self.device):
+        with seeded(self.seed):
             right = torch.cat([model(batch.to(self.device)).argmax(1).cpu() for batch in batches]) == examples.labels
         return right.double().mean().item(), len(examples)
 

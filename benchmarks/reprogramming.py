@@ -23,7 +23,8 @@ from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.files import write_whole
 from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.method import Method
-from robustbench_cli.attacks.base.model import frozen, move
+from robustbench_cli.attacks.base.model import placed
+from robustbench_cli.attacks.base.passes import BatchSize
 from robustbench_cli.attacks.base.random import seed_from
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import versions
@@ -141,8 +142,7 @@ def reprogram(
     """Trains a program for a model, and scores it on test images by the deployed rule, on fresh draws.
 
     Args:
-        model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``. It is moved to ``device``, laid out channels last
-            there, and otherwise left as it was.
+        model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``. It is left as it was.
         shape: ``(C, H, W)``.
         classes: K.
         train: Of the task.
@@ -164,14 +164,13 @@ def reprogram(
         raise UserError(f"the task has more classes than the model's {classes}: give a task of as many or fewer")
     started = time.perf_counter()
     keep_freed_memory()
-    move(model, device)
     recipe = Recipe(epochs=method.epochs, lr=method.lr, weight_decay=0)
     trainer = Trainer(_First(train, method.examples), recipe, seed=seed, device=device, progress=progress)
-    with frozen(model):
-        probe = torch.linspace(0, 1, 8 * math.prod(shape), device=device).reshape(8, *shape)
-        source = MeasuredModel(model, probe).source(
-            eot, seed=seed, batch_size=batch_size or automatic_batch_size(device, shape)
-        )
+    probe = torch.linspace(0, 1, 8 * math.prod(shape), device=device).reshape(8, *shape)
+    with placed(model, device, probe):
+        size = BatchSize(batch_size or automatic_batch_size(device, shape))
+        source = MeasuredModel(model, probe, size).source(eot, seed=seed)
+        source.begin(seed_from(seed, "reprogramming"), torch.empty(0, dtype=torch.int64))
 
         def loss(program: nn.Module, batch: Tensor, truth: Tensor) -> Tensor:
             rows: Tensor = program(batch)

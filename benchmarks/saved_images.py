@@ -49,7 +49,7 @@ def rounded(perturbed: Tensor, images: Tensor, *, norm: Norm, eps: float | None)
     if eps is None:
         return levels(perturbed)
     centre = levels(images).double()
-    radius = torch.full((len(images),), eps, dtype=torch.float64)
+    radius = torch.full((len(images),), eps, dtype=torch.float64, device=images.device)
     inside = project_exactly(perturbed.double(), centre / 255, Threat(norm=norm, eps=radius)) * 255 - centre
     # 8/255 times 255 is not always 8 in floating point.
     nearest, shorter = inside.round(), (inside * (1 + 1e-9)).trunc()

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.measured import MeasuredModel
-from robustbench_cli.attacks.base.model import frozen, move
+from robustbench_cli.attacks.base.model import frozen, placed
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import seed_from, seeded
+from robustbench_cli.attacks.base.passes import BatchSize
+from robustbench_cli.attacks.base.random import generators_kept, seed_from, seeded
 from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.benchmarks.certificates import Certificates
 from robustbench_cli.benchmarks.devices import automatic_batch_size, keep_freed_memory
@@ -114,7 +115,7 @@ class Smoothing:
             images: ``(N, C, H, W)`` in [0, 1], N >= 1, on which its draws are measured.
         """
         base = base_classifier(model)
-        with frozen(base), seeded(0, images.device):
+        with frozen(base), seeded(0):
             _require_own_draws(MeasuredModel(base, images))
 
     def examined(
@@ -171,7 +172,7 @@ def sampled(
 
     Args:
         model: The classifier to smooth: images ``(N, C, H, W)``, here not cut to [0, 1], to logits ``(N, K)``. It is
-            moved to ``device``, laid out channels last there, and otherwise left as it was.
+            left as it was.
         images: ``(N, C, H, W)`` in [0, 1].
         smoothing: The noise and the numbers of draws.
         places: Of the images, in their order; 0 to N - 1 where not given.
@@ -184,17 +185,16 @@ def sampled(
     """
     device, shape = torch.device(device), tuple(images.shape[1:])
     keep_freed_memory()
-    move(model, device)
     noise = _Noise(shape, device=device, batch_size=batch_size)
-    with frozen(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        measured = MeasuredModel(model, images[:8].to(device))
+    with generators_kept(), placed(model, device, images):
+        measured = MeasuredModel(model, images[:8].to(device), BatchSize(batch_size or noise.block))
         _require_own_draws(measured)
-        source = measured.source(1, batch_size=batch_size or noise.block)
+        source = measured.source(1)
         for place, image in zip(range(len(images)) if places is None else places, images, strict=True):
             started = time.perf_counter()
             # What the model draws for itself is the image's own too.
-            torch.manual_seed(seed_from(seed, "certify", place, "model"))
-            seen = _decisions(source, noise.around(image.to(device), smoothing, seed_from(seed, "certify", place)))
+            batches = noise.around(image.to(device), smoothing, seed_from(seed, "certify", place))
+            seen = _decisions(source, batches, seed_from(seed, "certify", place, "model"))
             chosen, counted = np.split(seen + 1, [smoothing.n0])
             top = int(np.bincount(chosen).argmax()) - 1
             count = int((counted == top + 1).sum())
@@ -214,9 +214,15 @@ def _require_own_draws(measured: MeasuredModel) -> None:
         )
 
 
-def _decisions(source: GradientSource, batches: Iterator[Tensor]) -> Integers:
+def _decisions(source: GradientSource, batches: Iterator[Tensor], seed: int) -> Integers:
     """The classes of all rows, -1 where there is none; decided and brought from the device at once, since each costs."""
-    logits = torch.cat([source.logits(rows) for rows in batches], dim=1)
+    answers: list[Tensor] = []
+    done = 0
+    for rows in batches:
+        source.begin(seed, torch.arange(done, done + len(rows), device=rows.device))
+        answers.append(source.logits(rows))
+        done += len(rows)
+    logits = torch.cat(answers, dim=1)
     return np.asarray(source.decided(logits)[0].clamp_min(-1).cpu().numpy())
 
 

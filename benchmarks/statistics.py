@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 
-__all__ = ["LOSS_FLOOR", "DefenseEfficiency", "defense_efficiency", "mean_interval"]
+__all__ = ["LOSS_FLOOR", "DefenseEfficiency", "defense_efficiency", "images_interval", "mean_interval", "passes_interval"]
 
 Floats = NDArray[np.float64]
 
@@ -41,6 +41,35 @@ def mean_interval(shares: Floats, *, confidence: float = 0.95) -> tuple[float, f
     half = z / (1 + z * z / trials) * float(np.sqrt(mean * (1 - mean) / trials + z * z / (4 * trials * trials)))
     # Where nothing, or everything, was right, the end is exact and not rounding's.
     return 0.0 if mean == 0 else max(0.0, centre - half), 1.0 if mean == 1 else min(1.0, centre + half)
+
+
+def images_interval(right: NDArray[np.bool_]) -> tuple[float, float]:
+    """The 95 % interval for an accuracy whose draws belong to the images; see :func:`mean_interval`.
+
+    Args:
+        right: ``(R, N)``, whether each draw was right on each image.
+    """
+    return mean_interval(right.mean(axis=0, dtype=np.float64))
+
+
+def passes_interval(right: NDArray[np.bool_]) -> tuple[float, float]:
+    """The 95 % interval for an accuracy whose draws are passes: all images of a pass share its draw.
+
+    The images are one sample, the passes another. The means of the passes have Student's interval; each of its ends is
+    joined with that of the images' interval, as the square root of the sum of the squared distances from the mean (Zou,
+    Donner, Construction of confidence limits about effect measures, Statistics in Medicine 27, 2008). One pass says
+    nothing of the others: the interval is then [0, 1].
+
+    Args:
+        right: ``(R, N)``, whether each pass was right on each image.
+    """
+    passes = right.mean(axis=1, dtype=np.float64)
+    mean, number = float(passes.mean()), len(passes)
+    if number < 2:
+        return 0.0, 1.0
+    half = float(stdtrit(number - 1, 0.975) * passes.std(ddof=1) / np.sqrt(number))
+    low, high = images_interval(right)
+    return max(0.0, mean - float(np.hypot(mean - low, half))), min(1.0, mean + float(np.hypot(high - mean, half)))
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ def train(
     record: dict[str, Any] = {"key": training.key}
     if training.base is not None:
         record["base"] = {"identity": training.base.identity, **training.base.training}
-    with seeded(seed_from(training.seed, "weights"), device):
+    with seeded(seed_from(training.seed, "weights")):
         model, chain = _begin(training, dataset)
         model = model.to(device)
         example = example_images(dataset.shape)[:1].to(device)
@@ -200,7 +200,7 @@ def untrained(training: Training, *, data_dir: Path | None = None) -> tuple[nn.M
         UserError: The data, the model or a defense's parameters are not what they must be.
     """
     dataset = load_dataset(training.dataset, data_dir=data_dir)
-    with seeded(0, torch.device("cpu")):
+    with seeded(0):
         model, chain = _begin(training, dataset)
         for defense in chain:
             model = defense.protect(model, example_images(dataset.shape)[:1])

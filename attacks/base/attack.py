@@ -16,7 +16,8 @@ from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.method import Method
 from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.attacks.base.norm import NORMS, Norm
-from robustbench_cli.attacks.base.random import Random
+from robustbench_cli.attacks.base.passes import BatchSize
+from robustbench_cli.attacks.base.random import Random, generators_kept, seed_from
 from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.attacks.base.threat import Threat, project_exactly, within
 
@@ -69,7 +70,7 @@ class Attack(Method, ABC):
         norm: Norm | None = None,
         eps: float | Tensor | None = None,
         targeted: bool = False,
-        eot: AskedDraws = 1,
+        eot: AskedDraws = "auto",
         seed: int = 0,
         batch_size: int | None = None,
     ) -> Tensor:
@@ -98,8 +99,9 @@ class Attack(Method, ABC):
         if labels.shape != images.shape[:1]:
             raise UserError(f"{len(images)} images need as many labels: these have the shape {tuple(labels.shape)}")
         asked = self.asked(model)
-        with frozen(asked):
-            source = MeasuredModel(asked, images).source(eot, seed=seed, targeted=targeted, batch_size=batch_size)
+        with frozen(asked), generators_kept():
+            source = MeasuredModel(asked, images, BatchSize(batch_size)).source(eot, seed=seed, targeted=targeted)
+            source.begin(seed_from(seed, "attack"), torch.arange(len(images), device=images.device))
             perturbed = self.run(source, images, labels, self.searched(threat), Random.of(seed, images))
         return within(project_exactly(perturbed, images, self.searched(threat)), images, threat)
 

@@ -44,7 +44,7 @@ def estimated_gradient(
     for some in directions:
         moves = width * some
         points = torch.cat([images.unsqueeze(1) + moves, images.unsqueeze(1) - moves], dim=1).clamp_(0, 1)
-        logits = source.logits(points.flatten(0, 1))
+        logits = source.logits(points.flatten(0, 1), copies=points.shape[1])
         margins = margin(logits, labels.repeat_interleave(points.shape[1]).expand(len(logits), -1)).mean(0)
         ahead, behind = margins.view(len(images), 2, -1).unbind(1)
         total += torch.einsum("np,np...->n...", behind - ahead, some)

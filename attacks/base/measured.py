@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.draws import AskedDraws, Draws, resolve_eot
-from robustbench_cli.attacks.base.model import cost_of_all_draws, cut_at_edges, is_randomized, rows_share_draws
+from robustbench_cli.attacks.base.model import cost_of_all_draws, cut_at_edges, is_randomized
+from robustbench_cli.attacks.base.passes import BatchSize, single_pass
+from robustbench_cli.attacks.base.row_draws import RowDraws
 from robustbench_cli.attacks.base.source import GradientSource, Precision, gradient_source
 
 __all__ = ["MeasuredModel"]
@@ -22,43 +26,58 @@ class MeasuredModel:
         model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``, frozen (see
             :func:`~robustbench_cli.attacks.base.model.frozen`).
         images: ``(N, C, H, W)``, N >= 1, on which it is measured; the first eight are used.
+        size: Rows that pass through the model at once, here and in the sources.
     """
 
     model: nn.Module
     images: Tensor
+    size: BatchSize = field(default_factory=BatchSize)
 
     @cached_property
     def randomized(self) -> bool:
         """See :func:`~robustbench_cli.attacks.base.model.is_randomized`."""
-        return is_randomized(self.model, self.images)
+        return is_randomized(self.model, self.images, size=self.size)
 
     @cached_property
+    def row_draws(self) -> RowDraws | None:
+        """What lets its draws belong to images; ``None`` for a deterministic model."""
+        return RowDraws(self.model, self.images, batch_size=self.size.rows) if self.randomized else None
+
+    @property
     def rows_share_draws(self) -> bool:
-        """See :func:`~robustbench_cli.attacks.base.model.rows_share_draws`."""
-        return self.randomized and rows_share_draws(self.model, self.images)
+        """Whether rows of one pass share random draws, so that copies of an image in it are not as many draws."""
+        return self.row_draws is not None and self.row_draws.unit == "pass"
 
     @cached_property
     def cost_of_all_draws(self) -> float | None:
         """See :func:`~robustbench_cli.attacks.base.model.cost_of_all_draws`."""
-        return cost_of_all_draws(self.model, self.images)
+        return cost_of_all_draws(self.model, self.images, size=self.size)
 
     @cached_property
     def cut_at_edges(self) -> bool:
         """See :func:`~robustbench_cli.attacks.base.model.cut_at_edges`."""
-        return cut_at_edges(self.model, self.images)
+        return cut_at_edges(self.model, self.images, size=self.size)
+
+    @contextmanager
+    def asked(self, keys: Tensor, seed: int) -> Iterator[Callable[[Tensor], Tensor]]:
+        """What gives logits ``(M, K)`` of rows ``(M, C, H, W)`` with these keys; a pass back belongs inside it too.
+
+        Args:
+            keys: ``(M,)`` int64, which tell the rows' draws apart.
+            seed: Of the draws.
+        """
+        if self.row_draws is None:
+            yield partial(single_pass, self.model)
+            return
+        with self.row_draws(keys, seed) as model:
+            yield partial(single_pass, model)
 
     def eot(self, asked: AskedDraws) -> Draws:
         """The draws behind a gradient of this model; see :func:`~robustbench_cli.attacks.base.draws.resolve_eot`."""
         return resolve_eot(asked, randomized=self.randomized, cost_of_all_draws=self.cost_of_all_draws)
 
     def source(
-        self,
-        eot: AskedDraws,
-        *,
-        seed: int = 0,
-        targeted: bool = False,
-        batch_size: int | None = None,
-        precision: Precision = "float32",
+        self, eot: AskedDraws, *, seed: int = 0, targeted: bool = False, precision: Precision = "float32"
     ) -> GradientSource:
         """A gradient source of this model; see :func:`~robustbench_cli.attacks.base.source.gradient_source`.
 
@@ -66,7 +85,6 @@ class MeasuredModel:
             eot: The draws behind every answer; see :meth:`eot`.
             seed: Of the frozen draw.
             targeted: Whether labels are classes to reach.
-            batch_size: Rows that pass through the model at once; all where not given.
             precision: Of the gradients.
 
         Raises:
@@ -77,9 +95,9 @@ class MeasuredModel:
             eot=self.eot(eot),
             randomized=self.randomized,
             seed=seed,
-            rows_share_draws=self.rows_share_draws,
+            row_draws=self.row_draws,
             targeted=targeted,
-            batch_size=batch_size,
+            batch_size=self.size,
             precision=precision,
             inside=lambda: self.cut_at_edges,
         )

@@ -38,7 +38,15 @@ class Plane:
 
 
 def nearest_plane(
-    source: GradientSource, points: Tensor, labels: Tensor, goal: Goal, *, classes: int, norm: Norm, box: bool = True
+    source: GradientSource,
+    points: Tensor,
+    labels: Tensor,
+    goal: Goal,
+    *,
+    classes: int,
+    norm: Norm,
+    box: bool = True,
+    rows: Tensor | None = None,
 ) -> tuple[Tensor, Plane]:
     """Of the planes between a label and the likeliest other classes, the one that is the shortest step away.
 
@@ -50,16 +58,17 @@ def nearest_plane(
         classes: The number of classes besides the label, the largest logits first.
         norm: In which steps are measured.
         box: Whether steps stay inside the box.
+        rows: See :meth:`~robustbench_cli.attacks.base.source.GradientSource.logits`.
 
     Returns:
         Logits ``(D, N, K)``, and the planes.
     """
     if goal.targeted:
-        logits, slope = source.gradient(points, labels, goal.shortfall)
+        logits, slope = source.gradient(points, labels, goal.shortfall, rows=rows)
         value = goal.shortfall(logits.flatten(0, 1), labels.repeat(len(logits)))[:, None]
         return logits, Plane(slope, _worst(value, logits)[0])
     leads = _leads_over(classes)
-    logits, slopes = source.gradients(points, labels, leads)
+    logits, slopes = source.gradients(points, labels, leads, rows=rows)
     values = _worst(leads(logits.flatten(0, 1), labels.repeat(len(logits))), logits)
     measured = _length_in_box if box else _length
     lengths = [measured(points, slope, value, norm) for slope, value in zip(slopes, values, strict=True)]

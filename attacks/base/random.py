@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-__all__ = ["Random", "seed_from", "seeded"]
+__all__ = ["Random", "generators_kept", "mix", "normal_from", "seed_draws", "seed_from", "seeded", "uniform_from"]
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -51,9 +51,9 @@ class Random:
     def _bits(self, count: int) -> Tensor:
         """``(N, count)`` int64 whose 64 bits are all random."""
         self._draws += 1
-        state = _mix(self._seeds * _GOLDEN + _signed(self._draws * 0xD1342543DE82EF95))
+        state = mix(self._seeds * _GOLDEN + _signed(self._draws * 0xD1342543DE82EF95))
         place = torch.arange(1, count + 1, device=self._seeds.device) * _GOLDEN
-        return _mix(state[:, None] + place)
+        return mix(state[:, None] + place)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """``(N, *shape)`` float32, uniform in [0, 1)."""
@@ -68,6 +68,51 @@ class Random:
     def integers(self, high: int, shape: Sequence[int] = ()) -> Tensor:
         """``(N, *shape)`` int64, uniform in [0, high) for a ``high`` far below 2**40."""
         return (_shift(self._bits(math.prod(shape)), 24) % high).view(-1, *shape)
+
+
+def uniform_from(keys: Tensor, count: int) -> Tensor:
+    """``(M, count)`` float32 uniform in [0, 1), each row a function of its key.
+
+    Args:
+        keys: ``(M,)`` int64.
+        count: Numbers for each.
+    """
+    return _numbers_from(keys, count, lambda one, other: (one.mul_(2.0**-24), other.mul_(2.0**-24)))
+
+
+def normal_from(keys: Tensor, count: int) -> Tensor:
+    """``(M, count)`` float32 standard normal (Box and Muller, 1958), each row a function of its key.
+
+    Args:
+        keys: ``(M,)`` int64.
+        count: Numbers for each.
+    """
+    return _numbers_from(keys, count, _box_muller)
+
+
+def _box_muller(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    radius = one.add_(1).mul_(2.0**-24).log_().mul_(-2).sqrt_()
+    angle = other.mul_(2 * math.pi * 2.0**-24)
+    return radius * angle.cos(), radius.mul_(angle.sin_())
+
+
+_CACHED = 1 << 14
+"""64-bit integers that are mixed at a time on a CPU, whose cache holds them between the operations."""
+
+
+def _numbers_from(keys: Tensor, count: int, finish: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+    """``(M, count)``, by what ``finish`` makes of two integers in [0, 2**24) as float32; 64 random bits give both."""
+    half = (count + 1) // 2
+    places = torch.arange(1, half + 1, device=keys.device) * _GOLDEN
+    at_once = max(1, _CACHED // max(1, half)) if keys.device.type == "cpu" else max(1, len(keys))
+    numbers = torch.empty(len(keys), count, device=keys.device)
+    for start in range(0, len(keys), at_once):
+        rows = slice(start, start + at_once)
+        bits = mix(keys[rows, None] + places)
+        first, second = finish(_shift(bits, 40).float(), (bits & 0xFFFFFF).float())
+        numbers[rows, :half] = first
+        numbers[rows, half:] = second[:, : count - half]
+    return numbers
 
 
 def seed_from(*parts: int | str) -> int:
@@ -87,9 +132,17 @@ def seed_draws(seed: int) -> None:
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Within it, torch's random numbers on the CPU and on ``device`` follow from ``seed``; the caller's stay."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+def generators_kept() -> Iterator[None]:
+    """Within it, torch's generators may be seeded; afterwards those of the CPU and of every CUDA device are as before."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within it, torch's random numbers follow from ``seed``; the caller's stay as they were."""
+    with generators_kept():
         seed_draws(seed)
         yield
 
@@ -105,7 +158,8 @@ def _shift(bits: Tensor, count: int) -> Tensor:
     return (bits >> count) & ((1 << (64 - count)) - 1)
 
 
-def _mix(state: Tensor) -> Tensor:
+def mix(state: Tensor) -> Tensor:
+    """The finalizer of SplitMix64 on int64 numbers: each bit of the result depends on all bits of the argument."""
     state = (state ^ _shift(state, 30)) * _FIRST
     state = (state ^ _shift(state, 27)) * _SECOND
     return state ^ _shift(state, 31)

@@ -167,8 +167,9 @@ def _search_samples(
     steps = max(1, queries // 2)
     for step in range(steps):
         candidates = propose(step / steps, incumbents, images, threat, random)
-        scores = _scores(source.logits(torch.cat([incumbents, candidates])), labels.repeat(2), threat)
-        again, new = scores.unflatten(1, (2, len(images))).unbind(1)
+        both = torch.stack([incumbents, candidates], dim=1).flatten(0, 1)
+        scores = _scores(source.logits(both, copies=2), labels.repeat_interleave(2), threat)
+        again, new = scores.unflatten(1, (len(images), 2)).unbind(2)
         sums = sums + torch.stack([torch.ones_like(again), again, again.square()]).sum(1)
         mean = sums[1] / sums[0]
         error = ((sums[2] / sums[0] - mean.square()).clamp_min(0) / source.draws).sqrt()

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Literal, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.decision import can_reject, decisions
-from robustbench_cli.attacks.base.errors import UserError, is_out_of_memory
+from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.losses import Loss, margin
 from robustbench_cli.attacks.base.model import INSIDE, EnumerableDraws, OneDraw
+from robustbench_cli.attacks.base.passes import BatchSize, single_pass
+from robustbench_cli.attacks.base.precision import full_float32
+from robustbench_cli.attacks.base.random import seed_from
+from robustbench_cli.attacks.base.row_draws import RowDraws, keys_of, keys_of_draws
 
 __all__ = ["EOT", "Exact", "GradientSource", "Precision", "gradient_source"]
 
 Precision = Literal["float32", "bf16"]
 """In which floating point the passes of a gradient are computed."""
-
-
-Answer = TypeVar("Answer")
 
 
 class GradientSource(ABC):
@@ -31,8 +32,8 @@ class GradientSource(ABC):
         model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``, in ``eval()`` mode with frozen parameters (see
             :func:`~robustbench_cli.attacks.base.model.frozen`).
         targeted: Whether the labels that :meth:`gradient` is given are the classes to reach.
-        batch_size: Rows (images times draws) that pass through the model at once; ``None`` for all. It is halved where
-            they do not fit the memory.
+        batch_size: Rows (images times draws) that pass through the model at once; ``None`` for all. A :class:`BatchSize` is
+            shared with others that ask the same model.
         precision: With ``"bf16"``, gradients and the logits that come with them are computed in bfloat16 where that pays
             (autocast). Their margins are then rounded more coarsely (see
             :func:`~robustbench_cli.attacks.base.losses.rounding`), and what they decide is to be confirmed by
@@ -55,15 +56,18 @@ class GradientSource(ABC):
         model: nn.Module,
         *,
         targeted: bool = False,
-        batch_size: int | None = None,
+        batch_size: BatchSize | int | None = None,
         precision: Precision = "float32",
         inside: Callable[[], bool] = lambda: False,
     ) -> None:
         self.model = model
         self.targeted = targeted
-        self.batch_size = batch_size
+        self.size = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
         self.precision = precision
         self._inside = inside
+        self._seed = 0
+        self._places: Tensor | None = None
+        self._questions = 0
         self.forwards = 0.0
         self.backwards = 0.0
         # A tensor once there are gradients: reading a number off a GPU makes it wait.
@@ -79,49 +83,83 @@ class GradientSource(ABC):
         """The share of all gradients so far that were zero in every pixel although the goal was not reached in every draw."""
         return float(self._without_gradient) * self.cost / self.backwards if self.backwards else 0.0
 
+    def begin(self, seed: int, places: Tensor) -> None:
+        """Ties all draws from here on to a seed and to images: the same questions then get the same draws.
+
+        Args:
+            seed: Of the draws.
+            places: ``(N,)`` int64, a number for each of the images that the questions will be about, unlike the others'.
+        """
+        self._seed, self._places, self._questions = seed, places, 0
+
     @abstractmethod
-    def _logits(self, images: Tensor, draws: int) -> Tensor:
-        """Logits ``(draws, N, K)``, differentiable in the images."""
+    def _asked(
+        self, images: Tensor, keys: Tensor, draws: range, question: int
+    ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+        """What gives logits ``(len(draws), N, K)`` of images ``(N, C, H, W)``; a pass back belongs inside it too.
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits ``(D, N, K)`` of images ``(N, C, H, W)``, without a graph."""
+        Args:
+            images: ``(N, C, H, W)``.
+            keys: ``(N,)``, which tell the images' draws apart.
+            draws: Which of the D.
+            question: Its number, which tells its draws from those of the others.
+        """
+
+    def logits(self, images: Tensor, *, rows: Tensor | None = None, copies: int = 1) -> Tensor:
+        """Logits ``(D, N, K)`` of images ``(N, C, H, W)``, without a graph.
+
+        Args:
+            images: Where an image is asked about at several points, they stand side by side.
+            rows: ``(n,)``, which of the images that the attack was given these are, where they are not all of them in
+                their order.
+            copies: Points of each: ``N = n * copies``.
+        """
         self.forwards += self.cost * len(images)
-        with torch.no_grad():
-            return self._fitting_memory(images, lambda: self._logits_in_pieces(images))
+        keys, question = self._keys(images, rows, copies), self._next_question()
 
-    def _logits_in_pieces(self, images: Tensor) -> Tensor:
-        pieces = [
-            torch.cat([self._logits(images[rows], draws) for draws in parts]) for rows, parts in self._cuts(images)
-        ]
-        return torch.cat(pieces, dim=1)
+        def compute() -> Tensor:
+            pieces = []
+            for part, parts in self._cuts(images):
+                of_slice = []
+                for draws in parts:
+                    with self._asked(images[part], keys[part], draws, question) as model:
+                        of_slice.append(model(images[part]))
+                pieces.append(torch.cat(of_slice))
+            return torch.cat(pieces, dim=1)
 
-    def _fitting_memory(self, images: Tensor, compute: Callable[[], Answer]) -> Answer:
-        """Computes, with half the batch as often as the memory does not hold it."""
-        while True:
-            try:
-                return compute()
-            except RuntimeError as error:
-                rows = self.batch_size or round(len(images) * self.cost)
-                if not is_out_of_memory(error) or rows <= 1:
-                    raise
-            self.batch_size = rows // 2
-            torch.cuda.empty_cache()
+        with torch.no_grad(), full_float32(images.device):
+            return self.size.fitting(len(images) * self.cost, compute)
 
-    def decisions(self, images: Tensor) -> Tensor:
-        """The decisions ``(D, N)`` on images ``(N, C, H, W)``, and no more; see :func:`.decision.decisions`."""
-        return self.decided(self.logits(images))
+    def _next_question(self) -> int:
+        self._questions += 1
+        return self._questions
+
+    def _keys(self, images: Tensor, rows: Tensor | None, copies: int) -> Tensor:
+        """``(N,)``: what tells the draws of images apart."""
+        places = self._places if rows is None or self._places is None else self._places[rows]
+        if places is None or len(places) * copies != len(images):
+            # An attack that does not say which images these are gets draws by their order.
+            places, copies = torch.arange(-len(images), 0, device=images.device), 1
+        return keys_of(places.to(images.device), copies)
+
+    def decisions(self, images: Tensor, *, rows: Tensor | None = None, copies: int = 1) -> Tensor:
+        """The decisions ``(D, N)`` on images ``(N, C, H, W)``, and no more; see :meth:`logits` and :func:`.decision.decisions`."""
+        return self.decided(self.logits(images, rows=rows, copies=copies))
 
     def decided(self, logits: Tensor) -> Tensor:
         """The decisions ``(D, N)`` that logits ``(D, N, K)`` of this model stand for."""
         return decisions(logits, detector=can_reject(self.model))
 
-    def gradient(self, images: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+    def gradient(
+        self, images: Tensor, labels: Tensor, loss: Loss, *, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Logits and the gradient of the mean loss over the draws.
 
         Args:
             images: ``(N, C, H, W)``.
             labels: ``(N,)``, or ``(N, m)`` if the loss needs to know more: the first column is the labels then.
             loss: The loss of one draw.
+            rows: See :meth:`logits`.
 
         Returns:
             Logits ``(D, N, K)`` without a graph, and the gradient ``(N, C, H, W)`` of ``mean_d loss(logits_d, labels)``,
@@ -130,16 +168,21 @@ class GradientSource(ABC):
         Raises:
             UserError: The model cuts its logits off from its input.
         """
-        logits, gradients = self.gradients(images, labels, lambda logits, labels: loss(logits, labels).unsqueeze(1))
+        logits, gradients = self.gradients(
+            images, labels, lambda logits, labels: loss(logits, labels).unsqueeze(1), rows=rows
+        )
         return logits, gradients[0]
 
-    def gradients(self, images: Tensor, labels: Tensor, losses: Loss) -> tuple[Tensor, Tensor]:
+    def gradients(
+        self, images: Tensor, labels: Tensor, losses: Loss, *, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Logits and the gradients of several losses, by one pass forward and one back for each; see :meth:`gradient`.
 
         Args:
             images: ``(N, C, H, W)``.
             labels: ``(N,)`` or ``(N, m)``.
             losses: L losses ``(M, L)`` of logits ``(M, K)`` and labels ``(M,)`` or ``(M, m)``.
+            rows: See :meth:`logits`.
 
         Returns:
             Logits ``(D, N, K)`` without a graph, and the gradients ``(L, N, C, H, W)``, of the same draws and, where the
@@ -148,36 +191,47 @@ class GradientSource(ABC):
         Raises:
             UserError: The model cuts its logits off from its input.
         """
-        logits, gradients = self._fitting_memory(images, lambda: self._gradients_in_pieces(images, labels, losses))
+        keys, question = self._keys(images, rows, 1), self._next_question()
+        logits, gradients = self.size.fitting(
+            len(images) * self.cost, lambda: self._gradients_in_pieces(images, labels, losses, keys, question)
+        )
         self.forwards += self.cost * len(images)
         self.backwards += self.cost * len(images) * len(gradients)
         self._without_gradient += self._count_without_gradient(logits, labels, gradients)
         return logits, gradients
 
-    def _gradients_in_pieces(self, images: Tensor, labels: Tensor, losses: Loss) -> tuple[Tensor, Tensor]:
-        low = self.precision == "bf16"
+    def _gradients_in_pieces(
+        self, images: Tensor, labels: Tensor, losses: Loss, keys: Tensor, question: int
+    ) -> tuple[Tensor, Tensor]:
         points = images.clamp(INSIDE, 1 - INSIDE) if self._inside() else images
         pieces, gradients = [], []
-        for rows, parts in self._cuts(images):
-            leaf = points[rows].detach().requires_grad_()
+        for part, parts in self._cuts(images):
+            leaf = points[part].detach().requires_grad_()
             of_slice, found = [], []
             for draws in parts:
-                with torch.enable_grad():
-                    with torch.autocast(leaf.device.type, torch.bfloat16, enabled=low):
-                        logits = self._logits(leaf, draws)
-                    if not logits.requires_grad:
-                        raise UserError(
-                            "the model has no gradient: its logits are cut off from its input (detach, no_grad); use an "
-                            "attack on its scores (square, nes, spsa) or on its decisions (hopskipjump)"
-                        )
-                    told = labels[rows].repeat(draws, *[1] * (labels.dim() - 1))
-                    values = losses(logits.flatten(0, 1).to(leaf.dtype), told).sum(0) / self.draws
-                    found.append(_slopes(values, leaf))
-                of_slice.append(logits.detach())
+                with self._asked(leaf, keys[part], draws, question) as model:
+                    logits, slopes = self._gradients_of_draws(model, leaf, labels[part], losses, len(draws))
+                of_slice.append(logits)
+                found.append(slopes)
             pieces.append(torch.cat(of_slice))
             # A root at 0 has no slope: its pixel stays where it is, and the other pixels go on.
             gradients.append(sum(found[1:], start=found[0]).nan_to_num_(0, 0, 0))
         return torch.cat(pieces, dim=1), torch.cat(gradients, dim=1)
+
+    def _gradients_of_draws(
+        self, model: Callable[[Tensor], Tensor], leaf: Tensor, labels: Tensor, losses: Loss, draws: int
+    ) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            with torch.autocast(leaf.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                logits = model(leaf)
+            if not logits.requires_grad:
+                raise UserError(
+                    "the model has no gradient: its logits are cut off from its input (detach, no_grad); use an "
+                    "attack on its scores (square, nes, spsa) or on its decisions (hopskipjump)"
+                )
+            repeated = labels.repeat(draws, *[1] * (labels.dim() - 1))
+            values = losses(logits.flatten(0, 1).to(leaf.dtype), repeated).sum(0) / self.draws
+            return logits.detach(), _slopes(values, leaf)
 
     def _count_without_gradient(self, logits: Tensor, labels: Tensor, gradients: Tensor) -> Tensor:
         classes = labels if labels.dim() == 1 else labels[:, 0]
@@ -185,29 +239,34 @@ class GradientSource(ABC):
         unfinished = ((margins <= 0) if self.targeted else (margins >= 0)).any(0)
         return (unfinished & (gradients.flatten(2).abs().amax(2) == 0)).sum()
 
-    def _parts(self) -> list[int]:
-        """The numbers of draws to take in each pass; they add up to all."""
-        return [self.draws]
+    def _parts(self) -> list[range]:
+        """The draws to take in each pass."""
+        return [range(self.draws)]
 
-    def _cuts(self, images: Tensor) -> Iterator[tuple[slice, list[int]]]:
-        """Slices of the images that fit ``batch_size``, each with the numbers of draws to take of it in each pass."""
+    def _cuts(self, images: Tensor) -> Iterator[tuple[slice, list[range]]]:
+        """Slices of the images that fit the batch size, each with the draws to take of it in each pass."""
         parts = self._parts()
-        if self.batch_size is None:
-            yield slice(0, len(images)), parts
-            return
-        at_once = max(1, int(self.batch_size // (self.cost * parts[0] / self.draws)))
-        # Equal slices: a small rest would cost nearly as much as a whole one.
-        slices = max(1, math.ceil(len(images) / at_once))
-        for index in range(slices):
-            yield slice(index * len(images) // slices, (index + 1) * len(images) // slices), parts
+        for part in self.size.slices(len(images), cost=self.cost * len(parts[0]) / self.draws):
+            yield part, parts
 
 
 def _slopes(values: Tensor, leaf: Tensor) -> Tensor:
     """The gradients ``(L, *leaf.shape)`` of L values of one graph, which is freed with the last."""
     last = len(values) - 1
-    return torch.stack(
-        [torch.autograd.grad(value, leaf, retain_graph=index < last)[0] for index, value in enumerate(values.unbind())]
-    )
+    return torch.stack([_slope(value, leaf, keep=index < last) for index, value in enumerate(values.unbind())])
+
+
+def _slope(value: Tensor, leaf: Tensor, *, keep: bool) -> Tensor:
+    try:
+        return torch.autograd.grad(value, leaf, retain_graph=keep)[0]
+    except RuntimeError as error:
+        # Reentrant gradient checkpointing only works where gradients are accumulated at the leaves.
+        if "use_reentrant" not in str(error):
+            raise
+    value.backward(retain_graph=keep)
+    slope, leaf.grad = leaf.grad, None
+    assert slope is not None
+    return slope
 
 
 class EOT(GradientSource):
@@ -219,7 +278,8 @@ class EOT(GradientSource):
     Args:
         draws: K.
         randomized: Whether the model is; see :func:`~robustbench_cli.attacks.base.model.is_randomized`.
-        rows_share_draws: See the function of this name in :mod:`~robustbench_cli.attacks.base.model`.
+        row_draws: Lets the draws of a randomized model belong to its images; where not given they come from torch's
+            generators, as in training.
     """
 
     def __init__(
@@ -228,25 +288,40 @@ class EOT(GradientSource):
         *,
         draws: int = 1,
         randomized: bool = False,
-        rows_share_draws: bool = False,
+        row_draws: RowDraws | None = None,
         targeted: bool = False,
-        batch_size: int | None = None,
+        batch_size: BatchSize | int | None = None,
         precision: Precision = "float32",
         inside: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(model, targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
         self.draws = draws
         self.exhaustive = not randomized
-        self._rows_share_draws = rows_share_draws
+        self._row_draws = row_draws
 
-    def _parts(self) -> list[int]:
-        most = 1 if self._rows_share_draws else self.batch_size or self.draws
-        return [min(most, self.draws - start) for start in range(0, self.draws, most)]
+    @property
+    def _one_draw_a_pass(self) -> bool:
+        return self._row_draws is not None and self._row_draws.unit == "pass"
 
-    def _logits(self, images: Tensor, draws: int) -> Tensor:
+    def _parts(self) -> list[range]:
+        most = 1 if self._one_draw_a_pass else self.size.rows or self.draws
+        return [range(start, min(start + most, self.draws)) for start in range(0, self.draws, most)]
+
+    @contextmanager
+    def _asked(
+        self, images: Tensor, keys: Tensor, draws: range, question: int
+    ) -> Iterator[Callable[[Tensor], Tensor]]:
+        if self._row_draws is None:
+            yield lambda images: self._logits(self.model, images, len(draws))
+            return
+        seed = seed_from(self._seed, question, draws.start if self._one_draw_a_pass else "")
+        with self._row_draws(keys_of_draws(keys, draws), seed) as model:
+            yield lambda images: self._logits(model, images, len(draws))
+
+    @staticmethod
+    def _logits(model: Callable[[Tensor], Tensor], images: Tensor, draws: int) -> Tensor:
         rows = images if draws == 1 else images.expand(draws, *images.shape).flatten(0, 1)
-        logits: Tensor = self.model(rows)
-        return logits.view(draws, len(images), -1)
+        return single_pass(model, rows).view(draws, len(images), -1)
 
 
 class Exact(GradientSource):
@@ -259,7 +334,7 @@ class Exact(GradientSource):
         model: nn.Module,
         *,
         targeted: bool = False,
-        batch_size: int | None = None,
+        batch_size: BatchSize | int | None = None,
         precision: Precision = "float32",
         inside: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -275,8 +350,11 @@ class Exact(GradientSource):
     def cost(self) -> float:
         return self._enumerable.cost_of_all_draws
 
-    def _logits(self, images: Tensor, draws: int) -> Tensor:
-        return self._enumerable.all_draws(images)
+    @contextmanager
+    def _asked(
+        self, images: Tensor, keys: Tensor, draws: range, question: int
+    ) -> Iterator[Callable[[Tensor], Tensor]]:
+        yield lambda images: self._enumerable.all_draws(images.clone())
 
 
 def gradient_source(
@@ -285,9 +363,9 @@ def gradient_source(
     eot: int | Literal["exact", "frozen"] = 1,
     randomized: bool,
     seed: int = 0,
-    rows_share_draws: bool = False,
+    row_draws: RowDraws | None = None,
     targeted: bool = False,
-    batch_size: int | None = None,
+    batch_size: BatchSize | int | None = None,
     precision: Precision = "float32",
     inside: Callable[[], bool] = lambda: False,
 ) -> GradientSource:
@@ -299,7 +377,7 @@ def gradient_source(
             once whatever K is.
         randomized: Whether two passes of the model differ.
         seed: Of the frozen draw.
-        rows_share_draws: See :class:`EOT`.
+        row_draws: See :class:`EOT`.
         targeted: See :class:`GradientSource`.
         batch_size: See :class:`GradientSource`.
         precision: See :class:`GradientSource`.
@@ -311,16 +389,14 @@ def gradient_source(
     if not randomized:
         return EOT(model, targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
     if eot == "frozen":
-        return EOT(
-            OneDraw(model, seed=seed), targeted=targeted, batch_size=batch_size, precision=precision, inside=inside
-        )
+        return EOT(OneDraw(model, seed=seed), targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
     if eot == "exact":
         return Exact(model, targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
     return EOT(
         model,
         draws=eot,
         randomized=True,
-        rows_share_draws=rows_share_draws,
+        row_draws=row_draws,
         targeted=targeted,
         batch_size=batch_size,
         precision=precision,

@@ -292,7 +292,7 @@ def _attack(classifier: Any, budget: TrainingBudget) -> Any:
 
 def _network(seed: int) -> nn.Module:
     """The small network with fresh weights."""
-    with seeded(seed, torch.device("cpu")):
+    with seeded(seed):
         return build_model("small-cnn", shape=(1, 28, 28), classes=10)
 
 

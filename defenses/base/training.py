@@ -195,7 +195,7 @@ class Trainer:
             The seed that it set.
         """
         seed = seed_from(self.seed, *of)
-        with seeded(seed, self.device):
+        with seeded(seed):
             yield seed
 
     def fit(
@@ -231,7 +231,7 @@ class Trainer:
             UserError: The loss is not finite or has no gradient, a step does not fit the memory, or the file for
                 resuming is of another training or cannot be written.
         """
-        move(network, self.device)
+        move(network, self.device, self.examples.batch(self.training[:1])[0])
         self._processes.copy_first(network.state_dict().values())
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         optimizer = self.recipe.build_optimizer(parameters)

@@ -10,12 +10,22 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from robustbench_cli.attacks.base.bpda import Approximated
+from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.checks import gradient_is_wrong, is_repeatable, is_unstable
 from robustbench_cli.benchmarks.evaluation import evaluate
 from robustbench_cli.defenses.base.randomized import Decision
 
 IMAGES = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def is_wrong(model: nn.Module, images: Tensor) -> bool:
+    return gradient_is_wrong(MeasuredModel(model, images), images)
+
+
+def unstable(model: Callable[[Tensor], Tensor], images: Tensor) -> bool:
+    with torch.no_grad():
+        return is_unstable(lambda images, _: model(images)[None], images, torch.arange(len(images)))
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -113,8 +123,8 @@ def test_a_true_gradient_is_believed(scale: float, shift: float, sigma: float, s
     """Whatever the range of the logits and the noise on the images."""
     images = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(seed))
     model = Honest(scale=scale, shift=shift, sigma=sigma)
-    assert is_repeatable(model, images)
-    assert not gradient_is_wrong(model, images, randomized=sigma > 0)
+    assert is_repeatable(MeasuredModel(model, images))
+    assert not is_wrong(model, images)
 
 
 def test_the_gradient_of_a_large_network_is_believed() -> None:
@@ -122,9 +132,7 @@ def test_the_gradient_of_a_large_network_is_believed() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = resnet18(num_classes=10).eval()
-    assert not gradient_is_wrong(
-        model, torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)), randomized=False
-    )
+    assert not is_wrong(model, torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -132,7 +140,7 @@ def test_the_gradient_of_a_large_network_is_believed() -> None:
 def test_a_gradient_that_leads_astray_is_found(model: nn.Module, seed: int) -> None:
     """Quantized with a small way around, turned around, or that of another network."""
     images = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(seed))
-    assert gradient_is_wrong(model, images, randomized=False)
+    assert is_wrong(model, images)
 
 
 class Levels(Approximated):
@@ -153,13 +161,13 @@ class Levels(Approximated):
 @pytest.mark.parametrize(("share", "wrong"), [(1.0, False), (-1.0, True), (0.1, True), (10.0, True), (0.0, True)])
 def test_a_surrogate_is_believed_where_it_resembles_its_layer(levels: int, share: float, wrong: bool) -> None:
     """The gradient of a surrogate is no slope of the logits, on purpose; but the surrogate has to be like the layer."""
-    assert gradient_is_wrong(nn.Sequential(Levels(levels, share), network()), IMAGES, randomized=False) == wrong
+    assert is_wrong(nn.Sequential(Levels(levels, share), network()), IMAGES) == wrong
 
 
 def test_a_surrogate_does_not_cover_another_layers_lie() -> None:
     """What is wrong behind a layer that has a surrogate is found as it is without it."""
-    assert gradient_is_wrong(nn.Sequential(Levels(8, 1.0), TurnedAround()), IMAGES, randomized=False)
-    assert gradient_is_wrong(nn.Sequential(Levels(8, 1.0), Quantized()), IMAGES, randomized=False)
+    assert is_wrong(nn.Sequential(Levels(8, 1.0), TurnedAround()), IMAGES)
+    assert is_wrong(nn.Sequential(Levels(8, 1.0), Quantized()), IMAGES)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -169,8 +177,8 @@ def test_only_the_mean_of_a_randomized_model_has_to_have_a_true_gradient(
 ) -> None:
     """Noise, and draws that jump where their mean is smooth, around a true gradient and around one that is turned."""
     images = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(seed))
-    assert not gradient_is_wrong(randomize(Honest()), images, randomized=True)
-    assert gradient_is_wrong(randomize(TurnedAround()), images, randomized=True)
+    assert not is_wrong(randomize(Honest()), images)
+    assert is_wrong(randomize(TurnedAround()), images)
 
 
 class Unsure(nn.Module):
@@ -184,31 +192,31 @@ class Unsure(nn.Module):
 
 def test_the_gradient_of_a_vote_is_that_of_the_mean_softmax() -> None:
     """That votes move otherwise is no lie; a gradient that is turned around is one under a vote too."""
-    assert not gradient_is_wrong(Decision(Unsure(), "vote", 10), IMAGES, randomized=True)
-    assert gradient_is_wrong(Decision(Noisy(TurnedAround()), "vote", 10), IMAGES, randomized=True)
+    assert not is_wrong(Decision(Unsure(), "vote", 10), IMAGES)
+    assert is_wrong(Decision(Noisy(TurnedAround()), "vote", 10), IMAGES)
 
 
 def test_a_gradient_of_zero_where_nothing_changes_is_no_lie() -> None:
     """Of constant logits there is nothing to say."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(IMAGES[0].numel(), 5), nn.Threshold(1e9, 0))
-    assert not gradient_is_wrong(model, IMAGES, randomized=False)
+    assert not is_wrong(model, IMAGES)
 
 
 def test_draws_that_the_seed_does_not_rule_are_found() -> None:
     """Python's own random numbers, against torch's."""
-    assert is_repeatable(Honest(sigma=0.1), IMAGES)
-    assert not is_repeatable(lambda images: images.flatten(1) * random.random(), IMAGES)  # type: ignore[arg-type]
+    assert is_repeatable(MeasuredModel(Honest(sigma=0.1), IMAGES))
+    assert not is_repeatable(MeasuredModel(lambda images: images.flatten(1) * random.random(), IMAGES))  # type: ignore[arg-type]
 
 
 def test_a_model_that_takes_its_answer_back_is_unstable() -> None:
     """Rows that are compared with the batch's first one depend on their order; those of a network do not."""
     model = network()
-    assert not is_unstable(model, IMAGES, model(IMAGES).argmax(1))
+    assert not unstable(model, IMAGES)
 
     def mixed(images: Tensor) -> Tensor:
         return (images - images[:1]).flatten(1)[:, :5]
 
-    assert is_unstable(mixed, IMAGES, mixed(IMAGES).argmax(1))  # type: ignore[arg-type]
+    assert unstable(mixed, IMAGES)
 
 
 def test_a_model_that_looks_at_the_batchs_statistics_is_unstable() -> None:
@@ -217,8 +225,7 @@ def test_a_model_that_looks_at_the_batchs_statistics_is_unstable() -> None:
         torch.manual_seed(0)
         images = torch.rand(64, 1, 12, 12)
         model = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), network(), nn.Linear(10, 10)).eval()
-        with torch.no_grad():
-            assert is_unstable(model, images, model(images).argmax(1))
+        assert unstable(model, images)
 
 
 @pytest.mark.parametrize(

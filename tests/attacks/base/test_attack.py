@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 from typing import ClassVar
 
 import pytest
@@ -110,7 +113,9 @@ class Scripted(GradientSource):
         super().__init__(nn.Identity())
         self.draws, self.exhaustive = 2, exhaustive
 
-    def _logits(self, images: Tensor, draws: int) -> Tensor:
+    def _asked(
+        self, images: Tensor, keys: Tensor, draws: range, question: int
+    ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         raise NotImplementedError
 
 

@@ -73,9 +73,11 @@ def test_a_model_is_measured_once() -> None:
     model = nn.Flatten()
     model.register_forward_hook(lambda *_: passes.append(1))
     measured = MeasuredModel(model, IMAGES)
+    measured.source("auto")
+    number = len(passes)
     for _ in range(3):
         measured.source("auto")
-    assert len(passes) == 2
+    assert len(passes) == number > 0
 
 
 class Cut(nn.Module):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.losses import cross_entropy, margin
+from robustbench_cli.attacks.base.row_draws import RowDraws
 from robustbench_cli.attacks.base.source import EOT, Exact, GradientSource, gradient_source
 
 IMAGES = torch.rand(7, 1, 3, 3, generator=torch.Generator().manual_seed(0))
@@ -260,7 +261,9 @@ def test_draws_that_rows_share_are_taken_in_passes_of_their_own() -> None:
         passes.append(len(images))
         return images.flatten(1) * 0 + torch.rand(())
 
-    source = EOT(model, draws=6, randomized=True, rows_share_draws=True, batch_size=4)  # type: ignore[arg-type]
+    row_draws = RowDraws(model, IMAGES)  # type: ignore[arg-type]
+    passes.clear()
+    source = EOT(model, draws=6, randomized=True, row_draws=row_draws, batch_size=4)  # type: ignore[arg-type]
     logits, _ = source.gradient(IMAGES, LABELS, margin)
     assert all(len(logits[:, row, 0].unique()) == 6 for row in range(len(IMAGES)))
     assert sorted(passes) == [3] * 6 + [4] * 6
@@ -280,8 +283,8 @@ def test_memory_that_does_not_suffice_halves_the_batch() -> None:
     alone = [EOT(model).gradient(IMAGES[row : row + 1], LABELS[row : row + 1], margin) for row in range(7)]  # type: ignore[arg-type]
     torch.testing.assert_close(logits, torch.cat([each[0] for each in alone], dim=1))
     torch.testing.assert_close(gradient, torch.cat([each[1] for each in alone]))
-    assert source.batch_size is not None
-    assert source.batch_size <= 3
+    assert source.size.rows is not None
+    assert source.size.rows <= 3
     with pytest.raises(torch.OutOfMemoryError):
         EOT(lambda images: model(images, 0)).logits(IMAGES)  # type: ignore[arg-type, return-value]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.model import rows_share_draws
+from robustbench_cli.attacks.base.row_draws import RowDraws
 from robustbench_cli.defenses.base.weights import RandomWeights, shared_draws, with_random_weights
 
 ROWS = 20000
@@ -80,9 +80,9 @@ def test_rows_draw_for_themselves_unless_told_otherwise() -> None:
     ).eval()
     images = torch.rand(1, 1, 4, 4).repeat(4, 1, 1, 1)
     for _ in range(2):
-        assert not rows_share_draws(model, images)
+        assert RowDraws(model, images).unit == "row"
         with shared_draws(model), torch.no_grad():
-            assert rows_share_draws(model, images)
+            assert RowDraws(model, images).unit == "pass"
             torch.testing.assert_close(*model(images)[:2])
         assert not torch.allclose(*model.train()(images)[:2])
 
