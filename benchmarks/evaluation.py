@@ -145,7 +145,7 @@ def evaluate(
     with ExitStack() as ready:
         ready.enter_context(generators_kept())
         for module in {model, asked} if fresh is None else {model, asked, fresh}:
-            ready.enter_context(placed(module, device, few))
+            ready.enter_context(placed(module, device, few[: size.rows]))
         probe = few.to(device)
         classes = check_model(model, probe[: size.rows], labels)
         attacked = followed = MeasuredModel(model, probe, size)
@@ -198,9 +198,7 @@ def evaluate(
             flags.add("single-draw")
         if classes < attack.fewest_classes(targeted=targeted != "no"):
             flags.add("few-classes")
-        if eps != 0 and pieces and all("unchanged" in piece.flags for piece in pieces):
-            flags.add("unchanged")
-        else:
+        if eps == 0 or "not-a-number" in flags or not all("unchanged" in piece.flags for piece in pieces):
             flags.discard("unchanged")
         shares_draws = attacked.rows_share_draws
     perturbed = images.cpu().clone()
@@ -400,7 +398,7 @@ def predict(
     """
     device = torch.device(device) if device is not None else _device_of(model)
     size = BatchSize(batch_size or automatic_batch_size(device, tuple(images.shape[1:])))
-    with generators_kept(), placed(model, device, images):
+    with generators_kept(), placed(model, device, images[: min(4, size.rows or 4)]):
         source = MeasuredModel(model, images[:8].to(device), size).source(repeats)
         pieces = []
         for start, part in enumerate(images.split(IMAGES_AT_ONCE)):

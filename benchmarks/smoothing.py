@@ -186,7 +186,7 @@ def sampled(
     device, shape = torch.device(device), tuple(images.shape[1:])
     keep_freed_memory()
     noise = _Noise(shape, device=device, batch_size=batch_size)
-    with generators_kept(), placed(model, device, images):
+    with generators_kept(), placed(model, device, images[:4]):
         measured = MeasuredModel(model, images[:8].to(device), BatchSize(batch_size or noise.block))
         _require_own_draws(measured)
         source = measured.source(1)

@@ -224,7 +224,7 @@ def with_layers(model: nn.Module, kind: type[nn.Module], **values: Any) -> Itera
             setattr(layer, name, own)
 
 
-def move(model: nn.Module, device: torch.device, images: Tensor) -> None:
+def move(model: nn.Module, device: torch.device, images: Tensor) -> torch.memory_format:
     """Moves a model to a device, in place, with its weights channels last where it runs so: convolutions are fastest then.
 
     A model that reads its features by ``view`` may not run in that layout. It stays in its own, which is logged.
@@ -232,18 +232,25 @@ def move(model: nn.Module, device: torch.device, images: Tensor) -> None:
     Args:
         model: Whose parameters and buffers are moved.
         device: Where to.
-        images: ``(N, C, H, W)`` in [0, 1], N >= 1, anywhere; the first is tried.
+        images: ``(N, C, H, W)`` in [0, 1], N >= 1, anywhere, that are tried; of one image alone not every layout shows.
+
+    Returns:
+        The layout in which the model runs.
     """
     model.to(device)
     tensors = _tensors(model)
     model.to(memory_format=torch.channels_last)
     try:
-        with frozen(model), torch.no_grad(), generators_kept():
-            model(images[:1].to(device, copy=True))
+        with frozen(model), torch.enable_grad(), generators_kept():
+            # A copy, since a model may write into its input.
+            rows = images.detach().to(device, copy=True, memory_format=torch.channels_last)
+            model(rows.requires_grad_().clone())
     except RuntimeError as error:
         tensors.restore()
         if not is_out_of_memory(error):
             _logger.info("%s stays in its own memory layout: %s", type(model).__name__, one_line(error))
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 @contextmanager

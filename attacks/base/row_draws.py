@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -88,6 +88,7 @@ class RowDraws:
     def __init__(self, model: nn.Module, images: Tensor, *, batch_size: int | None = None) -> None:
         self._model = model
         self._kinds = _kinds(model, images, batch_size)
+        self._draws_again = bool(self.number) and _draws_in_passes_back(model, images[:1])
 
     @property
     def number(self) -> int | None:
@@ -116,12 +117,15 @@ class RowDraws:
             yield lambda rows: self._one_by_one(rows, keys, seed)
             return
         seed_draws(seed)
-        with _RowDrawing(self._kinds, keys):
-            yield lambda rows: self._together(rows, keys, seed)
+        drawing = _RowDrawing(self._kinds, keys)
+        with drawing if self._draws_again else nullcontext():
+            yield lambda rows: self._together(rows, keys, seed, drawing)
 
-    def _together(self, rows: Tensor, keys: Tensor, seed: int) -> Tensor:
+    def _together(self, rows: Tensor, keys: Tensor, seed: int, drawing: _RowDrawing) -> Tensor:
         try:
-            logits: Tensor = self._model(rows)
+            # Each operation costs some microseconds more inside, in a pass back too.
+            with nullcontext() if self._draws_again else drawing:
+                logits: Tensor = self._model(rows)
         except _UnexpectedDrawError:
             self._kinds = None
             logits = self._one_by_one(rows, keys, seed)
@@ -185,6 +189,20 @@ def _kind(two: _Draw, three: _Draw) -> _Kind | None:
     different = [axis for axis in range(len(two.shape)) if two.shape[axis] != three.shape[axis]]
     axis = different[0]
     return _Kind(axis) if len(different) == 1 and (two.shape[axis], three.shape[axis]) == (2, 3) else None
+
+
+def _draws_in_passes_back(model: nn.Module, images: Tensor) -> bool:
+    """Whether a model draws in a pass back too, as it does where gradient checkpointing computes a part of it again."""
+    try:
+        with torch.enable_grad(), generators_kept():
+            logits = model(images.clone().requires_grad_())
+            if not logits.requires_grad:
+                return False
+            with _Recording() as recording:
+                logits.sum().backward()
+    except _RETRIES:
+        return False
+    return any(draw.drew for draw in recording.draws)
 
 
 def _recorded(model: nn.Module, rows: Tensor) -> list[_Draw]:

@@ -153,6 +153,7 @@ class Trainer:
         resume: Path | None = None,
     ) -> None:
         self.examples = examples
+        self._layout = torch.channels_last
         self.recipe = recipe
         self.seed = seed
         self.device = device
@@ -231,7 +232,7 @@ class Trainer:
             UserError: The loss is not finite or has no gradient, a step does not fit the memory, or the file for
                 resuming is of another training or cannot be written.
         """
-        move(network, self.device, self.examples.batch(self.training[:1])[0])
+        self._layout = move(network, self.device, self.examples.batch(self.training[:4])[0])
         self._processes.copy_first(network.state_dict().values())
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         optimizer = self.recipe.build_optimizer(parameters)
@@ -281,10 +282,10 @@ class Trainer:
         network.eval()
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images ``(B, C, H, W)`` and labels ``(B,)`` at places ``(B,)``, on the trainer's device, channels last."""
+        """Images ``(B, C, H, W)`` and labels ``(B,)`` at places ``(B,)``, on the trainer's device, in the network's layout."""
         images, labels = self.examples.batch(indices)
         return (
-            images.to(self.device, memory_format=torch.channels_last, non_blocking=True),
+            images.to(self.device, memory_format=self._layout, non_blocking=True),
             labels.to(self.device, non_blocking=True),
         )
 
