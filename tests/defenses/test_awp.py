@@ -78,7 +78,9 @@ def _dead() -> nn.Module:
 
 def _transformer() -> nn.Module:
     """Its head begins at 0, so that no gradient comes any further at the first step."""
-    return torchvision.models.VisionTransformer(8, 4, num_layers=1, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=10)
+    return torchvision.models.VisionTransformer(
+        8, 4, num_layers=1, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=10
+    )
 
 
 @pytest.mark.parametrize(
