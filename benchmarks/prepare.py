@@ -14,7 +14,7 @@ import torch
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.random import seeded
-from robustbench_cli.benchmarks.cell import MethodSpec
+from robustbench_cli.benchmarks.cell import MethodSpec, parse_eps
 from robustbench_cli.benchmarks.checkpoint import read_info, require_place
 from robustbench_cli.benchmarks.claims import Claims
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
@@ -23,7 +23,7 @@ from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.devices import keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import default_model
-from robustbench_cli.benchmarks.subject import Subject, decided_by, open_subject, subject_of
+from robustbench_cli.benchmarks.subject import Subject, decided_by, for_radius, open_subject, subject_of, usual_values
 from robustbench_cli.benchmarks.training import Training, cached_checkpoint, train, untrained
 from robustbench_cli.defenses.base.processes import Processes
 from robustbench_cli.defenses.base.randomized import DecisionRule
@@ -78,7 +78,7 @@ class Preparation:
         base: Subject | None = None,
         defenses: tuple[MethodSpec, ...] = (),
     ) -> Training:
-        """The training of a defended model.
+        """The training of a defended model, with numbers for what follows from the data set's usual radius.
 
         Args:
             model: As the user named it; the base's or the data's usual one where not given.
@@ -92,7 +92,8 @@ class Preparation:
                 part of the recipe is unknown or not allowed.
         """
         data = self.data
-        protection = tuple(each for each in defenses if each.name != "none")
+        radius = parse_eps(data.eps).value
+        protection = tuple(for_radius(each, radius) for each in defenses if each.name != "none")
         if base is not None and not protection:
             raise UserError(f"there is nothing to make of {base.path}: give the --defense to put around it")
         if base is not None and (base.shape, base.classes) != (data.shape, data.classes):
@@ -182,9 +183,20 @@ class Preparation:
         untrained(training, data_dir=self.data_dir)
         limit_threads(self.data.shape)
         keep_freed_memory()
-        self.begin(training.label, path)
+        self.begin(f"{training.label}{self._followed(training)}", path)
         begun = self._begun(training)
         train(training, path, device=self.device, begun=begun, data_dir=self.data_dir, progress=self.progress)
+
+    def _followed(self, training: Training) -> str:
+        """What follows from the data set's usual radius in a training, in words; empty where nothing does."""
+        radius = parse_eps(self.data.eps).value
+        found = [
+            f"{each.name}.{key}={value:.4g}"
+            for each in training.defenses
+            for key, value in usual_values(each, radius).items()
+            if each.parameters[key] == value
+        ]
+        return f" ({', '.join(found)}, from the data set's usual radius)" if found else ""
 
     def _begun(self, training: Training) -> Subject | None:
         """What the user's cache folder has of a training already: the longest of its beginnings."""

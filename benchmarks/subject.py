@@ -26,17 +26,20 @@ from robustbench_cli.benchmarks.evaluation import resolve_repeats
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import example_images
 from robustbench_cli.defenses import registry as defenses
+from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.randomized import Decision, DecisionRule, RandomizedDefense, decided
 
 __all__ = [
     "SpecifiedMethod",
     "Subject",
     "decided_by",
+    "for_radius",
     "load_subject",
     "load_surrogates",
     "method_spec",
     "open_subject",
     "subject_of",
+    "usual_values",
 ]
 
 
@@ -228,7 +231,10 @@ def decided_by(
     last, chain = places[-1], list(info.defenses)
     draws = draws or built[last].draws
     said = {**chain[last].parameters, "decision": decision, "draws": draws}
-    chain[last] = method_spec(defenses, chain[last].name, said).spec
+    spec = method_spec(defenses, chain[last].name, said).spec
+    # What followed from the data set's radius was not changed, though it is no default either.
+    changed = tuple(key for key in spec.changed if key in ("decision", "draws", *chain[last].changed))
+    chain[last] = spec.model_copy(update={"changed": changed})
     example = example_images(info.shape)[:1]
     if built[last].decision == "one-draw":
         model = decided(model, decision, draws=draws, example=example)
@@ -307,6 +313,38 @@ def method_spec(
     identities = {key: surrogate.identity for key, surrogate in surrogates.items()}
     spec = MethodSpec.of(method, name=name, source=registry.source_of(name), surrogates=identities)
     return SpecifiedMethod(kind, spec, surrogates)
+
+
+def for_radius(spec: MethodSpec, radius: float) -> MethodSpec:
+    """A defense with numbers for those of its parameters that follow from the data set's usual radius and were not given.
+
+    What was given and is what would follow does not count as changed: the same defense has one label.
+
+    Args:
+        spec: The defense.
+        radius: In linf.
+
+    Raises:
+        UserError: What follows is not allowed.
+    """
+    usual = usual_values(spec, radius)
+    parameters = {
+        key: usual[key] if value is None and key in usual else value for key, value in spec.parameters.items()
+    }
+    defenses.load(spec.name).from_parameters(parameters, name=spec.name)
+    changed = tuple(key for key in spec.changed if key not in usual or parameters[key] != usual[key])
+    return spec.model_copy(update={"parameters": parameters, "changed": changed})
+
+
+def usual_values(spec: MethodSpec, radius: float) -> dict[str, float]:
+    """What the parameters of a defense are that follow from the data set's usual radius, where they are not given.
+
+    Args:
+        spec: The defense.
+        radius: In linf.
+    """
+    defense: Defense = spec.build(defenses)
+    return defense.usual(radius)
 
 
 def _open_surrogate(parameter: str, path: Path, named: Collection[str]) -> Subject:

@@ -91,6 +91,9 @@ class Training(BaseModel):
         own = {key: value for key, value in last.parameters.items() if key not in self.rule}
         method = defenses.load(last.name).from_parameters(own, name=last.name)
         spec = MethodSpec.of(method, name=last.name, source=last.source, surrogates=last.surrogates)
+        # What followed from the data set's radius was not changed, though it is no default either.
+        changed = tuple(key for key in last.changed if key not in self.rule)
+        spec = spec.model_copy(update={"changed": changed})
         return self.model_copy(update={"defenses": (*self.defenses[:-1], spec)})
 
     @property

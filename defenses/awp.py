@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -10,19 +12,23 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from robustbench_cli.defenses.base.adversarial_training import AdversarialTraining, Forward
+from robustbench_cli.defenses.base.training import Trainer
 from robustbench_cli.defenses.mart import MART
 from robustbench_cli.defenses.pgd_at import PGDAT
 from robustbench_cli.defenses.trades import TRADES
 
 __all__ = ["AWP"]
 
+Averaged = Callable[[Sequence[Tensor | None], Sequence[Tensor], int], Sequence[Tensor | None]]
+"""From gradients on a share of a batch, their parameters and the share's size to the gradients on the whole batch."""
+
 
 class AWP(AdversarialTraining):
     """Adversarial weight perturbation: another adversarial training, at the weights nearby at which its loss is large.
 
     At each step images are made as the other training makes them. Then the weights w of every layer, but for biases and
-    scales, move by ``gamma ||w|| g / ||g||``, with the gradient g of that training's loss; the gradient there is what
-    the weights w themselves descend. It costs one more pass back than the other training, and takes more epochs: a
+    scales, move by ``gamma ||w|| g / (||g|| + 1e-20)``, with the gradient g of that training's loss on the whole batch,
+    whichever processes share it; the gradient there is what the weights w themselves descend. It costs one more pass back than the other training, and takes more epochs: a
     network that has learnt nothing yet stays so for long. Batch norm learns from the pass at the moved weights alone;
     images are made in ``eval()`` mode.
     """
@@ -53,9 +59,23 @@ class AWP(AdversarialTraining):
         inner = kinds[self.on](eps=self.eps, steps=self.steps, step_size=self.step_size)
         return inner if self.beta is None else inner.model_copy(update={"beta": self.beta})
 
-    def loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def fit(self, model: nn.Module, trainer: Trainer) -> None:
+        loss = partial(self.loss, averaged=trainer.averaged)
+        trainer.fit(model, name="adversarial training", loss=loss, eps=self.radius)
+
+    def loss(
+        self, network: nn.Module, images: Tensor, labels: Tensor, averaged: Averaged = lambda gradients, *_: gradients
+    ) -> Tensor:
+        """The mean loss of a training step at the moved weights.
+
+        Args:
+            network: In training.
+            images: ``(B, C, H, W)`` in [0, 1].
+            labels: ``(B,)``.
+            averaged: Gives the gradients on the whole batch where ``images`` are only a share of it.
+        """
         perturbed = self.perturbed(network, images, labels)
-        moved = self.moved(network, images, perturbed, labels)
+        moved = self.moved(network, images, perturbed, labels, averaged)
         return self.loss_on(lambda rows: functional_call(network, moved, (rows,)), images, perturbed, labels)
 
     def perturbed(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -64,7 +84,14 @@ class AWP(AdversarialTraining):
     def loss_on(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
         return self.inner.loss_on(forward, images, perturbed, labels)
 
-    def moved(self, network: nn.Module, images: Tensor, perturbed: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def moved(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        perturbed: Tensor,
+        labels: Tensor,
+        averaged: Averaged = lambda gradients, *_: gradients,
+    ) -> dict[str, Tensor]:
         """The weights that move, where they move to, by name; a gradient to them is one to the weights themselves.
 
         Args:
@@ -72,6 +99,7 @@ class AWP(AdversarialTraining):
             images: ``(B, C, H, W)`` in [0, 1].
             perturbed: ``(B, C, H, W)``, what the attack made of them.
             labels: ``(B,)``.
+            averaged: See :meth:`loss`.
         """
         weights = {
             name: parameter
@@ -81,7 +109,8 @@ class AWP(AdversarialTraining):
         # Batch statistics of this pass go to copies.
         buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
         value = self.loss_on(lambda rows: functional_call(network, buffers, (rows,)), images, perturbed, labels)
-        gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
+        own = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
+        gradients = averaged(own, list(weights.values()), len(images))
         return {
             name: weight + self.gamma * _along(gradient, weight.detach())
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
@@ -91,5 +120,8 @@ class AWP(AdversarialTraining):
 
 def _along(gradient: Tensor, weight: Tensor) -> Tensor:
     """The gradient at the length of the weight; 0 where the gradient is."""
-    length: Tensor = weight.norm() / gradient.norm().clamp_min(torch.finfo(gradient.dtype).tiny)
-    return gradient * length
+    # The authors' constant. A half-precision number cannot hold it, and a quotient by the smallest float is infinite.
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    length = weight.to(wide).norm() / (gradient.to(wide).norm() + 1e-20)
+    step: Tensor = gradient.to(wide) * length
+    return step.to(weight.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -46,13 +46,25 @@ class DefensiveDropout(RandomizedDefense):
         "Neural Networks under Adversarial Attacks, ICCAD 2018, arXiv 1809.05165"
     )
     trained: ClassVar[bool] = True
+    following: ClassVar[Mapping[str, float]] = {"eps": 1}
 
     rate: float | None = Field(None, ge=0, lt=1, description="of the dropout after training; chosen where not given")
     train_rate: float | None = Field(
         None, ge=0, lt=1, description="of the dropout in training; the model's own where not given, 0 where it has none"
     )
     accuracy_drop: float = Field(0.01, ge=0, le=1, description="clean accuracy that the chosen rate may cost")
-    eps: float = Field(8 / 255, gt=0, le=1, description="radius in linf of the attack against which the rate is chosen")
+    eps: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="radius in linf of the attack against which the rate is chosen; the data set's usual one where not given, "
+        "8/255 for CIFAR-10",
+    )
+
+    @property
+    def radius(self) -> float:
+        """Of the attack, in linf."""
+        return self.value("eps")
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
         randomized = copy.deepcopy(model)
@@ -84,7 +96,7 @@ class DefensiveDropout(RandomizedDefense):
 
     def _measure(self, model: nn.Module, rate: float, images: Tensor, labels: Tensor, seed: int) -> _Measured:
         _set_rate(model, rate)
-        perturbed = PGD(steps=10)(model, images, labels, norm="linf", eps=self.eps, seed=seed)
+        perturbed = PGD(steps=10)(model, images, labels, norm="linf", eps=self.radius, seed=seed)
         with frozen(model), torch.no_grad():
             clean, attacked = (
                 torch.stack([model(each).argmax(1) == labels for _ in range(_PASSES)]) for each in (images, perturbed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar
 
@@ -32,12 +33,23 @@ class FastAT(Defense):
         "Wong, Rice, Kolter: Fast is Better than Free: Revisiting Adversarial Training. ICLR 2020, arXiv 2001.03994"
     )
     trained: ClassVar[bool] = True
+    following: ClassVar[Mapping[str, float]] = {"eps": 1}
 
-    eps: float = Field(8 / 255, gt=0, le=1, description="radius in linf of the attack in training")
+    eps: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="radius in linf of the attack in training; the data set's usual one where not given, 8/255 for CIFAR-10",
+    )
     step_size: float | None = Field(None, gt=0, description="of its one step; 1.25 eps where not given")
     fall: float = Field(
         0.2, gt=0, le=1, description="fall of the accuracy under PGD from one epoch to the next that ends the training"
     )
+
+    @property
+    def radius(self) -> float:
+        """Of the attack, in linf."""
+        return self.value("eps")
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         return copy.deepcopy(model)
@@ -45,12 +57,12 @@ class FastAT(Defense):
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
         with trainer.draws("watched images"):
             watched = trainer.training[torch.randperm(len(trainer.training))][: trainer.recipe.batch_size]
-        accuracy = partial(trainer.accuracy, places=watched, eps=self.eps, steps=5, step_size=self.eps / 4)
+        accuracy = partial(trainer.accuracy, places=watched, eps=self.radius, steps=5, step_size=self.radius / 4)
         trainer.fit(
             model,
             name="adversarial training",
             loss=self.loss,
-            eps=self.eps,
+            eps=self.radius,
             collapse=Collapse(accuracy=accuracy, fall=self.fall),
         )
 
@@ -60,9 +72,9 @@ class FastAT(Defense):
             network,
             images,
             lambda logits: functional.cross_entropy(logits, labels, reduction="sum"),
-            eps=self.eps,
+            eps=self.radius,
             steps=1,
-            step_size=self.step_size or 1.25 * self.eps,
+            step_size=self.step_size or 1.25 * self.radius,
             training=True,
         )
         return functional.cross_entropy(network(perturbed), labels)

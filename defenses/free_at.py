@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, cast
 
 import torch
@@ -22,8 +22,10 @@ class FreeAT(Defense):
 
     Every batch is trained on ``replays`` times in a row, and of the recipe's epochs only that part is left, so that
     there are as many steps as in ordinary training. The perturbation moves by ``eps`` times the sign of its gradient,
-    is cut to the ball, and is handed from a batch to the next, row by row. The network is in ``train()`` mode: batch
-    norm takes and learns the statistics of the perturbed images, since there are no other passes.
+    and is handed from a batch to the next, row by row. Before and after each step it is cut to the ball and to the box
+    around the present images, so that every pixel has a slope. The authors' code cuts the perturbed image instead,
+    inside the pass back: there a pixel beyond 0 or 1 has no slope, and stays where it is. The network is in ``train()``
+    mode: batch norm takes and learns the statistics of the perturbed images, since there are no other passes.
     """
 
     paper: ClassVar[str] = (
@@ -31,9 +33,21 @@ class FreeAT(Defense):
         "NeurIPS 2019, arXiv 1904.12843"
     )
     trained: ClassVar[bool] = True
+    following: ClassVar[Mapping[str, float]] = {"eps": 1}
 
-    eps: float = Field(8 / 255, gt=0, le=1, description="radius in linf of the perturbation, and length of its step")
+    eps: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="radius in linf of the perturbation, and length of its step; the data set's usual one where not given, "
+        "8/255 for CIFAR-10",
+    )
     replays: int = Field(4, ge=1, description="times that each batch is trained on in a row")
+
+    @property
+    def radius(self) -> float:
+        """Of the attack, in linf."""
+        return self.value("eps")
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         return copy.deepcopy(model)
@@ -45,7 +59,7 @@ class FreeAT(Defense):
             network,
             name="adversarial training",
             keep=model,
-            eps=self.eps,
+            eps=self.radius,
             gradients=self.gradients,
             replays=self.replays,
         )
@@ -54,12 +68,14 @@ class FreeAT(Defense):
         self, network: nn.Module, images: Tensor, labels: Tensor, parameters: Sequence[nn.Parameter]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         """The mean loss and its gradients at this perturbation, which then moves; see :data:`~.training.Gradients`."""
-        present = cast("Perturbed", network).rows[: len(images)]
-        leaf = present.detach().clone().requires_grad_()
-        value = functional.cross_entropy(network((images + leaf).clamp(0, 1)), labels)
+        eps, present = self.radius, cast("Perturbed", network).rows[: len(images)]
+        low, high = (images - eps).clamp_min_(0), (images + eps).clamp_max_(1)
+        # The perturbation comes from other images, which had another box.
+        leaf = (images + present).clamp_(low, high).requires_grad_()
+        value = functional.cross_entropy(network(leaf), labels)
         *gradients, slope = torch.autograd.grad(value, [*parameters, leaf], allow_unused=True)
         with torch.no_grad():
-            present.add_(slope.sign(), alpha=self.eps).clamp_(-self.eps, self.eps)
+            present.copy_(torch.add(leaf, slope.sign(), alpha=eps).clamp_(low, high).sub_(images))
         return value, gradients
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -32,11 +33,22 @@ class IBP(Defense):
         "Propagation for Training Verifiably Robust Models. 2018, arXiv 1810.12715"
     )
     trained: ClassVar[bool] = True
+    following: ClassVar[Mapping[str, float]] = {"eps": 1}
 
-    eps: float = Field(0.1, ge=0, le=1, description="radius in linf that is trained for")
+    eps: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="radius in linf that is trained for; the data set's usual one where not given, 8/255 for CIFAR-10",
+    )
     kappa: float = Field(0.5, ge=0, le=1, description="weight of the clean loss at the end")
     warm_up: float = Field(0.1, ge=0, le=1, description="share of the training before the radius begins to rise")
     ramp: float = Field(0.5, ge=0, le=1, description="share of the training in which the radius rises to its full size")
+
+    @property
+    def radius(self) -> float:
+        """That is trained for at the end, in linf."""
+        return self.value("eps")
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         require_bounded(model)
@@ -49,11 +61,11 @@ class IBP(Defense):
             if not risen:
                 return clean
             with torch.autocast(images.device.type, enabled=False):
-                worst = functional.cross_entropy(worst_logits(network, images, labels, risen * self.eps), labels)
+                worst = functional.cross_entropy(worst_logits(network, images, labels, risen * self.radius), labels)
             kappa = 1 - risen * (1 - self.kappa)
             return kappa * clean + (1 - kappa) * worst
 
-        trainer.fit(model, name="training", loss=loss, eps=self.eps)
+        trainer.fit(model, name="training", loss=loss, eps=self.radius)
 
     def risen(self, done: float) -> float:
         """The share of the full radius, and of the change of the weights, when the share ``done`` of it is done."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field
@@ -26,7 +27,14 @@ class NoiseInjection(RandomizedDefense):
         "NeurIPS 2022, arXiv 2206.09491"
     )
 
-    sigma: float = Field(0.1, ge=0, description="standard deviation of the noise, in pixel values")
+    following: ClassVar[Mapping[str, float]] = {"sigma": 1}
+
+    sigma: float | None = Field(
+        None,
+        ge=0,
+        description="standard deviation of the noise, in pixel values; the data set's usual radius where not given, 8/255 for "
+        "CIFAR-10",
+    )
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
-        return Noisy(copy.deepcopy(model), self.sigma)
+        return Noisy(copy.deepcopy(model), self.value("sigma"))

@@ -10,11 +10,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.pgd import PGD
-from robustbench_cli.defenses.base.adversarial import AttackInTraining, adversarial
+from robustbench_cli.defenses.base.adversarial import AttackInTraining, ascend
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.training import Trainer
-from robustbench_cli.defenses.base.weights import RandomWeights, shared_draws, with_random_weights
+from robustbench_cli.defenses.base.weights import RandomWeights, shared_draws, spread, with_random_weights
 
 __all__ = ["PNI"]
 
@@ -24,9 +23,10 @@ class PNI(AttackInTraining, RandomizedDefense):
 
     The weights W of a fully connected layer or a convolution become ``W + alpha * eta`` with ``eta ~ N(0, std(W)^2)``;
     alpha is learned, one for a layer, for an output channel or for a weight. The loss is half the cross-entropy on the
-    images and half that on PGD's images, which leave the class that the network predicts rather than the true one. In
-    training a batch shares a draw, afterwards every row has its own. Unlike in the authors' code, the attack belongs to
-    the training from its first epoch on, and alpha decays as the weights do.
+    images and half that on PGD's images, which leave the class that the network predicts rather than the true one. Each
+    step of PGD, which begins uniformly in the ball, follows another draw, and its last iterate counts. In training a
+    batch shares a draw, afterwards every row has its own. Unlike in the authors' code, the attack belongs to the
+    training from its first epoch on, and alpha decays as the weights do.
     """
 
     paper: ClassVar[str] = (
@@ -46,12 +46,19 @@ class PNI(AttackInTraining, RandomizedDefense):
 
     def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
         with shared_draws(model):
-            trainer.fit(model, name="adversarial training", loss=self._loss, eps=self.eps)
+            trainer.fit(model, name="adversarial training", loss=self._loss, eps=self.radius)
 
     def _loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         logits: Tensor = network(images)
-        attack = PGD(steps=self.steps, step_size=self.size_of_step)
-        perturbed = adversarial(network, images, logits.argmax(1), attack=attack, eps=self.eps)
+        predicted = logits.argmax(1)
+        perturbed = ascend(
+            network,
+            images,
+            lambda logits: functional.cross_entropy(logits, predicted, reduction="sum"),
+            eps=self.radius,
+            steps=self.steps,
+            step_size=self.size_of_step,
+        )
         return (functional.cross_entropy(logits, labels) + functional.cross_entropy(network(perturbed), labels)) / 2
 
 
@@ -65,4 +72,4 @@ class _Layer(RandomWeights):
         self.alpha = nn.Parameter(torch.full(shapes[per], alpha, dtype=weight.dtype, device=weight.device))
 
     def sigma(self) -> Tensor:
-        return self.alpha * self.layer.weight.std().detach()
+        return self.alpha * spread(self.layer.weight)

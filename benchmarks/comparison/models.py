@@ -39,7 +39,7 @@ _DEFENSES: dict[str, tuple[str, dict[str, Any]]] = {
     PLAIN: ("none", {}),
     ADVERSARIAL: (defenses.name_of(NoisyFGSM), {}),
     SWITCHING: ("hrs", {"channels": [2, 2], "decision": "deterministic"}),
-    NOISE: ("gaussian-noise", {"decision": "deterministic"}),
+    NOISE: ("gaussian-noise", {"decision": "deterministic", "sigma_init": 0.2, "sigma_inner": 0.1}),
     DROPOUT: ("defensive-dropout", {"decision": "deterministic"}),
 }
 """The defense of each model. The randomized ones are taken without their draws, since attacks that count single draws,

@@ -18,6 +18,7 @@ class Cifar10(Downloaded):
 
     paper: ClassVar[str] = "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, technical report 2009"
     epochs: ClassVar[int] = 20
+    eps: ClassVar[str] = "8/255"
     files: ClassVar[str] = "cifar-10-batches-py"
     classes = 10
     shape = (3, 32, 32)

@@ -18,6 +18,7 @@ class Cifar100(Downloaded):
 
     paper: ClassVar[str] = "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, technical report 2009"
     epochs: ClassVar[int] = 30
+    eps: ClassVar[str] = "8/255"
     files: ClassVar[str] = "cifar-100-python"
     classes = 100
     shape = (3, 32, 32)

@@ -21,6 +21,7 @@ class Svhn(Downloaded):
         "Feature Learning, NIPS workshop 2011"
     )
     epochs: ClassVar[int] = 5
+    eps: ClassVar[str] = "8/255"
     files: ClassVar[str] = "*_32x32.mat"
     classes = 10
     shape = (3, 32, 32)

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.attack import FixedRadiusAttack
-from robustbench_cli.attacks.base.method import Method
 from robustbench_cli.attacks.base.model import frozen
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import gradient_source
-from robustbench_cli.attacks.base.threat import project
+from robustbench_cli.defenses.base.following import Following
 
-__all__ = ["AttackInTraining", "Start", "accuracy_under_pgd", "adversarial", "ascend", "nearby"]
+__all__ = ["AttackInTraining", "Start", "accuracy_under_pgd", "ascend", "nearby"]
 
 Start = Literal["ball", "near", "image"]
 """Where the steps begin: uniformly in the ball, beside the image (a normal deviation of 0.001), or at the image."""
 
 
-class AttackInTraining(Method):
+class AttackInTraining(Following):
     """The parameters of the methods that train on what steps of PGD in linf make of each batch."""
 
-    eps: float = Field(8 / 255, gt=0, le=1, description="radius in linf of the attack in training")
+    following: ClassVar[Mapping[str, float]] = {"eps": 1}
+
+    eps: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="radius in linf of the attack in training; the data set's usual one where not given, 8/255 for CIFAR-10",
+    )
     steps: int = Field(10, ge=1, description="steps of that attack")
     step_size: float | None = Field(None, gt=0, description="of that attack; 2.5 eps / steps where not given")
 
     @property
+    def radius(self) -> float:
+        """Of the attack, in linf."""
+        return self.value("eps")
+
+    @property
     def size_of_step(self) -> float:
         """Of each step, in linf."""
-        return self.step_size or 2.5 * self.eps / self.steps
+        return self.step_size or 2.5 * self.radius / self.steps
 
 
 def nearby(images: Tensor, *, eps: float, start: Start) -> Tensor:
@@ -63,7 +71,7 @@ def ascend(
 ) -> Tensor:
     """Signed gradient steps in linf, for a step of a training: the last iterate, whatever the image was on the way.
 
-    No gradient of a parameter is computed.
+    No gradient of a parameter is computed. A randomized network draws anew for each step.
 
     Args:
         network: In training.
@@ -118,27 +126,3 @@ def accuracy_under_pgd(
             right = right.to(labels.device) + (network(perturbed).argmax(1) == labels).sum()
         number += len(labels)
     return right.item() / number
-
-
-def adversarial(network: nn.Module, images: Tensor, labels: Tensor, *, attack: FixedRadiusAttack, eps: float) -> Tensor:
-    """What an attack in linf makes of the images of a training step, by one draw of a randomized network a gradient.
-
-    The network is in ``eval()`` mode meanwhile, as it is when it is attacked, and the attack goes on with an image that
-    it has fooled. Random numbers follow from torch's global generator.
-
-    Args:
-        network: In training.
-        images: ``(B, C, H, W)`` in [0, 1].
-        labels: ``(B,)``, the classes to leave.
-        attack: Its parameters count, not its own stopping.
-        eps: The radius.
-
-    Returns:
-        Images ``(B, C, H, W)`` inside the ball and the box, without a graph.
-    """
-    seed = int(torch.randint(2**62, ()))
-    threat = attack.threat(images, norm="linf", eps=eps, targeted=False)
-    with frozen(network):
-        source = gradient_source(network, randomized=True)
-        perturbed = attack.run(source, images, labels, threat, Random.of(seed, images))
-    return project(perturbed, images, threat).detach()

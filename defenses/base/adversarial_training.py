@@ -35,7 +35,7 @@ class AdversarialTraining(AttackInTraining, Defense):
         return copy.deepcopy(model)
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
-        trainer.fit(model, name="adversarial training", loss=self.loss, eps=self.eps)
+        trainer.fit(model, name="adversarial training", loss=self.loss, eps=self.radius)
 
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of a training step; see :data:`~.training.TrainingLoss`."""
@@ -60,7 +60,9 @@ class AdversarialTraining(AttackInTraining, Defense):
         self, network: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor], start: Start = "ball"
     ) -> Tensor:
         """The attack of this training on another loss; see :func:`~.adversarial.ascend`."""
-        return ascend(network, images, loss, eps=self.eps, steps=self.steps, step_size=self.size_of_step, start=start)
+        return ascend(
+            network, images, loss, eps=self.radius, steps=self.steps, step_size=self.size_of_step, start=start
+        )
 
 
 def divergence(logits: Tensor, others: Tensor) -> Tensor:

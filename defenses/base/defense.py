@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.method import Method
+from robustbench_cli.defenses.base.following import USUAL_RADIUS, Following
 from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.training import Examples, Trainer
 
 __all__ = ["Defense", "defend"]
 
 
-class Defense(Method, ABC):
+class Defense(Following, ABC):
     """Turns a model into a defended one.
 
     Whether the defended model is randomized is measured (:func:`~robustbench_cli.attacks.base.model.is_randomized`),
@@ -79,8 +79,9 @@ def defend(
 
     Args:
         model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``; left as it is.
-        defense: The defense and its parameters.
-        examples: What to train on.
+        defense: The defense and its parameters. Those that follow from the data set's usual radius, and are not given,
+            follow from that of the examples, or from 8/255 where they do not say which it is.
+        examples: What to train on; a split of a data set knows its ``usual_eps``.
         seed: Of the fresh weights and of the training.
         device: Where to train.
         **recipe: Fields of :class:`~.recipe.Recipe`, such as ``epochs``.
@@ -92,6 +93,8 @@ def defend(
         UserError: The model is not of the kind that the defense needs, or a part of the recipe is unknown or not
             allowed.
     """
+    radius: float | None = getattr(examples, "usual_eps", None)
+    defense = defense.for_radius(USUAL_RADIUS if radius is None else radius)
     trainer = Trainer(examples, Recipe.from_parameters(recipe, name="recipe"), seed=seed, device=torch.device(device))
     image, _ = examples.batch(torch.zeros(1, dtype=torch.int64))
     with trainer.draws("weights"):

@@ -13,7 +13,7 @@ from robustbench_cli.defenses.base.processes import Processes
 if TYPE_CHECKING:
     from robustbench_cli.defenses.base.training import Gradients
 
-__all__ = ["in_shares"]
+__all__ = ["averaged", "in_shares"]
 
 
 def in_shares(gradients: Gradients, processes: Processes) -> Gradients:
@@ -55,6 +55,35 @@ def in_shares(gradients: Gradients, processes: Processes) -> Gradients:
         ]
 
     return merged
+
+
+def averaged(
+    gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], number: int, processes: Processes
+) -> Sequence[Tensor | None]:
+    """Gradients of the mean loss over a batch, from those over the share that each process has.
+
+    Args:
+        gradients: Of a share; ``None`` where a parameter has no part in it.
+        parameters: What they are gradients of.
+        number: How many images the share has.
+        processes: All call it, for the same parameters.
+
+    Returns:
+        The very same in all of them; ``None`` where a parameter has no part in any share.
+    """
+    if processes.number == 1 or not parameters:
+        return gradients
+    wide = any(parameter.dtype == torch.float64 for parameter in parameters)
+    empty = parameters[0].new_empty(0, dtype=torch.float64 if wide else torch.float32)
+    known = [
+        torch.zeros_like(parameter) if gradient is None else gradient
+        for parameter, gradient in zip(parameters, gradients, strict=True)
+    ]
+    known_here = torch.tensor([gradient is not None for gradient in gradients]).to(empty.device)
+    total = processes.total(_flat([*known, empty.new_ones(1), known_here], empty).mul_(number))
+    total_gradient, images, known_by = total.split([len(total) - len(known) - 1, 1, len(known)])
+    means = _unflat(total_gradient / images, parameters)
+    return [mean if some > 0 else None for mean, some in zip(means, known_by.tolist(), strict=True)]
 
 
 def _flat(tensors: Sequence[Tensor], empty: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from robustbench_cli.defenses.base.outcome import Collapse, Outcome
 from robustbench_cli.defenses.base.processes import Processes
 from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.resume import State, read_state, read_tensors, write_state
-from robustbench_cli.defenses.base.shares import in_shares
+from robustbench_cli.defenses.base.shares import averaged, in_shares
 
 __all__ = ["Examples", "Gradients", "Trainer", "TrainingLoss", "TrainingProgress"]
 
@@ -178,7 +178,7 @@ class Trainer:
 
     @property
     def record(self) -> dict[str, Any]:
-        """For a checkpoint: recipe, seed, seconds, and of each network trained its last loss and its seconds."""
+        """For a checkpoint: recipe, seed, seconds, and of each network trained its last loss, its seconds and its radius."""
         several = {"processes": self._processes.number} if self._processes.number > 1 else {}
         return {
             "recipe": self.recipe.model_dump(),
@@ -271,7 +271,8 @@ class Trainer:
             if ended:
                 note = outcome.settle()
                 settled()
-                self._finished[name] = {"loss": value, "seconds": seconds, **outcome.measured}
+                radius = {"eps": eps} if eps else {}
+                self._finished[name] = {"loss": value, "seconds": seconds, **radius, **outcome.measured}
             state = State(
                 name=name, epoch=epoch + 1, seconds=seconds, finished=self._finished, measured=outcome.measured
             )
@@ -288,6 +289,20 @@ class Trainer:
             images.to(self.device, memory_format=self._layout, non_blocking=True),
             labels.to(self.device, non_blocking=True),
         )
+
+    def averaged(
+        self, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], number: int
+    ) -> Sequence[Tensor | None]:
+        """Gradients of the mean loss over a batch, from those over this process's share of it; the same where it has all.
+
+        For a loss that is no mean over its images, and looks at a gradient on the way.
+
+        Args:
+            gradients: Of this share, ``None`` where a parameter has no part in it.
+            parameters: What they are gradients of.
+            number: How many images the share has.
+        """
+        return averaged(gradients, parameters, number, self._processes)
 
     def accuracy(self, network: nn.Module, places: Tensor, *, eps: float, steps: int, step_size: float) -> float:
         """The share of the examples at places ``(n,)`` that a network in training gets right under PGD.

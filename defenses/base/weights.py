@@ -16,7 +16,7 @@ from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.model import with_layers
 from robustbench_cli.defenses.base.drawing import Drawing
 
-__all__ = ["RandomWeights", "shared_draws", "with_random_weights"]
+__all__ = ["RandomWeights", "shared_draws", "spread", "with_random_weights"]
 
 
 class RandomWeights(Drawing):
@@ -109,6 +109,12 @@ class RandomWeights(Drawing):
         beside = rows.reshape(1, -1, *rows.shape[2:])
         noise = _convolution(layer, beside, weight.flatten(0, 1), bias, groups=count * layer.groups)
         return noise.view(count, -1, *noise.shape[2:])
+
+
+def spread(weight: Tensor) -> Tensor:
+    """The standard deviation of a layer's weights, as a constant; 0 for a single weight, where the usual one is NaN."""
+    weight = weight.detach()
+    return weight.std() if weight.numel() > 1 else weight.new_zeros(())
 
 
 def shared_draws(model: nn.Module) -> AbstractContextManager[None]:

@@ -73,7 +73,7 @@ def tradeoff(table: pd.DataFrame) -> None:
 
 
 def efficiency(table: pd.DataFrame) -> None:
-    """The mean Defense Efficiency Score over the strengths of the paper's attacks."""
+    """The mean Defense Efficiency Score over the strengths of the attacks like the paper's."""
     means = mean_efficiencies(table)
     figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
     assert isinstance(axis, Axes)

@@ -62,7 +62,7 @@ def read(name: str) -> pd.DataFrame:
 
 
 def paper(table: pd.DataFrame) -> str:
-    """Targets reached by the paper's attacks, in percent, by gradients of one draw and of ten; and the mean DES."""
+    """Targets reached by attacks like the paper's, in percent, by gradients of one draw and of ten; and the mean DES."""
     of = table[(table.targeted == "all") & (table.rule == "one-draw")]
     strengths = sorted(of.eps.unique(), key=float)
     clean, scores = clean_accuracies(), mean_efficiencies(table)
@@ -86,7 +86,7 @@ def clean_accuracies() -> pd.Series:
 
 
 def mean_efficiencies(table: pd.DataFrame) -> pd.DataFrame:
-    """The mean Defense Efficiency Score over the strengths of the paper's attacks: a line a defense, a column an ``eot``.
+    """The mean Defense Efficiency Score over the strengths of the attacks like the paper's: a line a defense, a column an ``eot``.
 
     Points of attack success prevented, of the few images that are attacked towards every class, for a point of clean
     accuracy lost on all.

@@ -42,6 +42,8 @@ def _facts(told: dict[str, Any]) -> str:
     facts: dict[str, Any] = {key: told[key] for key in ("norms", "classes", "shape", "epochs", "paper") if key in told}
     if "attacked_by" in told:
         facts["attacked by"] = told["attacked_by"]
+    if "eps" in told:
+        facts["usual radius"] = f"{told['eps']} in linf, which attacks take and defenses train for where none is given"
     if "argument_name" in told:
         facts["written"] = f"{told['name'].partition(':')[0]}:{told['argument_name']}"
     if "minimal_norm" in told:

@@ -344,3 +344,84 @@ def test_a_teacher_of_other_classes(prepare: Prepare, tmp_path: Path) -> None:
 def _own(folder: Path) -> MethodSpec:
     (folder / "own.py").write_text(OWN)
     return method_spec(defenses, f"{folder / 'own.py'}:Dim", {}).spec
+
+
+RADIUS = """
+import torch
+from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
+from robustbench_cli.benchmarks.datasets.base.split import TensorSplit
+
+class Silent(Dataset):
+    classes, shape = 2, (1, 8, 8)
+
+    def load(self, name):
+        labels = torch.arange(20) % 2
+        return TensorSplit(labels.float().view(-1, 1, 1, 1).expand(20, 1, 8, 8).clone(), labels)
+
+class Loud(Silent):
+    eps = "1/4"
+"""
+
+
+@pytest.mark.parametrize(
+    ("dataset", "radius"),
+    [("digits", 0.15), ("own.py:Silent", 8 / 255), ("own.py:Loud", 0.25)],
+)
+@pytest.mark.parametrize(("name", "key", "share"), [("pgd-at", "eps", 1), ("noise-injection", "sigma", 1)])
+def test_radii_follow_from_the_data_set(
+    prepare: Prepare,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dataset: str,
+    radius: float,
+    name: str,
+    key: str,
+    share: float,
+) -> None:
+    """The number is in the training's key and the checkpoint, not in the label; given, it is the same defense."""
+    (tmp_path / "own.py").write_text(RADIUS)
+    monkeypatch.chdir(tmp_path)
+    prepared = prepare(dataset)
+    unset, given, other = (
+        prepared.training(defenses=(method_spec(defenses, name, parameters).spec,))
+        for parameters in ({}, {key: share * radius}, {key: 0.07})
+    )
+    assert unset.defenses[0].parameters[key] == share * radius
+    assert unset == given
+    assert other.key != unset.key
+    assert [each.defenses[0].label for each in (unset, other)] == [name, f"{name}({key}=0.07)"]
+    subject = prepared.trained(unset, tmp_path / "model.safetensors")
+    assert subject.defenses[0].parameters[key] == share * radius
+    assert subject.defense == name
+    if key == "eps":
+        assert subject.training["stages"][0]["trained"]["adversarial training"]["eps"] == radius
+
+
+def test_what_follows_is_no_change_with_another_rule_either(prepare: Prepare) -> None:
+    """Whichever rule decides, the label has the rule alone."""
+    training = prepare().training(defenses=(method_spec(defenses, "noise-injection", {"decision": "vote"}).spec,))
+    assert training.by_usual_rule.defenses[0].label == "noise-injection"
+    assert training.by_usual_rule.defenses[0].parameters["sigma"] == 0.15
+    subject = prepare().trained(training)
+    assert subject.defense == "noise-injection(decision=vote)"
+    assert subject.deciding("mean").defense == "noise-injection(decision=mean)"
+    assert subject.deciding("one-draw").defense == "noise-injection"
+
+
+def test_what_follows_in_a_chain_is_told(prepare: Prepare, tmp_path: Path) -> None:
+    """Each of several defenses follows, and the line before a training says with what."""
+    begun: list[str] = []
+    prepared = replace(prepare(), begin=lambda label, path: begun.append(label))
+    specs = [method_spec(defenses, name, {"steps": 1} if name == "pgd-at" else {}).spec for name in ("jpeg", "pgd-at")]
+    prepared.trained(prepared.training(defenses=tuple(specs)), tmp_path / "model.safetensors")
+    assert begun == [
+        "small-cnn with jpeg+pgd-at(steps=1) on digits (pgd-at.eps=0.15, from the data set's usual radius)"
+    ]
+
+
+def test_a_radius_that_cannot_be(prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set whose radius no attack can have is refused in a line that names the parameter."""
+    (tmp_path / "far.py").write_text(RADIUS.replace("1/4", "8"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^pgd-at.eps is 8.0: input should be less than or equal to 1$"):
+        prepare("far.py:Loud").training(defenses=(method_spec(defenses, "pgd-at", {}).spec,))

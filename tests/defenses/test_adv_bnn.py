@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, distributions, nn
+from torch.nn import functional
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.models.paper_cnn import PaperCNN
@@ -85,6 +86,39 @@ def test_digits_are_learnt(digits: Any, network: Callable[[], nn.Module], accura
         assert all((value - 0.02).abs().mean() > 1e-4 for value in deviations)
     assert ends[0][0] > 0.6
     assert ends[1][1] < ends[0][1]
+
+
+def test_the_last_iterate_is_trained_on() -> None:
+    """Against the authors' loop written out: signed steps of fresh draws, from the image, and no choice among the iterates."""
+    torch.manual_seed(3)
+    base, images, labels = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(7, 1, 4, 4), torch.arange(7) % 3
+    defense = AdvBNN(eps=0.2, steps=4, step_size=0.07, sigma=0.5, kl_weight=2)
+    model = defense.randomize(base, images[:1])
+    losses: list[Any] = []
+
+    class Fitted:
+        training = range(100)
+
+        def fit(self, network: nn.Module, *, loss: Any, **_: Any) -> None:
+            losses.append(loss)
+            torch.manual_seed(5)
+            losses.append(loss(network, images, labels))
+            torch.manual_seed(5)
+            losses.append(authors(network))
+
+    def authors(network: nn.Module) -> Tensor:
+        current = images
+        current = current.clamp(0, 1)
+        for _ in range(4):
+            leaf = current.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(functional.cross_entropy(network(leaf), labels), leaf)
+            current = leaf.detach() + 0.07 * slope.sign()
+            current = torch.minimum(torch.maximum(current, images - 0.2), images + 0.2).clamp(0, 1)
+        return functional.cross_entropy(network(current), labels) + 2 / 100 * module._divergence(network, 0.1)
+
+    defense.train_draws(model, Fitted())  # type: ignore[arg-type]
+    _, ours, theirs = losses
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_bad_parameters() -> None:

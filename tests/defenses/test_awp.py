@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -64,6 +65,44 @@ def test_the_weights_move_up_by_their_share(normed: Callable[[], nn.Module]) -> 
         torch.testing.assert_close((tensor - own[name]).norm(), 0.01 * own[name].norm(), rtol=1e-4, atol=1e-6)
     there = torch.func.functional_call(network, moved, (images,))
     assert functional.cross_entropy(there, labels) > functional.cross_entropy(network(images), labels)
+
+
+def _dead() -> nn.Module:
+    """A network whose first layer no loss reaches, with weights longer than 4."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    with torch.no_grad():
+        model[1].weight.mul_(10)
+        model[1].bias.fill_(-1e6)
+    return model
+
+
+def _transformer() -> nn.Module:
+    """Its head begins at 0, so that no gradient comes any further at the first step."""
+    return torchvision.models.VisionTransformer(
+        8, 4, num_layers=1, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=10
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"), [(_dead, (1, 8, 8)), (_transformer, (3, 8, 8))], ids=["dead layer", "transformer"]
+)
+@pytest.mark.parametrize("on", ["pgd-at", "trades", "mart"])
+def test_a_layer_without_a_gradient_stays(build: Callable[[], nn.Module], shape: tuple[int, ...], on: str) -> None:
+    """Where the gradient is exactly 0 the weights do not move, and the loss and its gradients are numbers."""
+    network, images, labels = build().train(), torch.rand(6, *shape), torch.arange(6)
+    defense = AWP.from_parameters({"on": on, "steps": 1}, name="awp")
+    moved = defense.moved(network, images, images, labels)
+    assert all(tensor.isfinite().all() for tensor in moved.values())
+    own, still = dict(network.named_parameters()), 0
+    loss = defense.loss_on(network, images, images, labels)
+    for name, gradient in zip(moved, torch.autograd.grad(loss, [own[name] for name in moved]), strict=True):
+        if not gradient.any():
+            assert torch.equal(moved[name], own[name])
+            still += own[name].norm() > 4
+    assert still
+    value = defense.loss(network, images, labels)
+    assert value.isfinite()
+    assert all(each.isfinite().all() for each in torch.autograd.grad(value, list(network.parameters())))
 
 
 @pytest.mark.parametrize(

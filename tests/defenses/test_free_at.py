@@ -9,11 +9,11 @@ from torch.nn import functional
 
 from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.training import Trainer
-from robustbench_cli.defenses.free_at import FreeAT
+from robustbench_cli.defenses.free_at import FreeAT, Perturbed
 
 
 def test_the_algorithm_written_out(digits: Any, normed: Callable[[], nn.Module]) -> None:
-    """Weights and perturbation are those of the paper's algorithm, with a pass back for each of them and torch's SGD."""
+    """Weights and perturbation are those of the paper's algorithm, kept in the box, with a pass back for each and torch's SGD."""
     train, _ = digits
     small = type(train)(train.images[:100], train.labels[:100])
     theirs = normed()
@@ -41,10 +41,42 @@ def test_the_algorithm_written_out(digits: Any, normed: Callable[[], nn.Module])
     perturbation = torch.zeros(34, 1, 8, 8)
     theirs.train()
     for images, labels in steps:
-        present = perturbation[: len(images)].clone().requires_grad_()
+        present = perturbation[: len(images)].clone()
+        present = torch.max(torch.min(present, 1 - images), -images).requires_grad_()
         optimizer.zero_grad()
-        functional.cross_entropy(theirs((images + present).clamp(0, 1)), labels).backward()
-        perturbation[: len(images)] = (present.detach() + 0.1 * present.grad.sign()).clamp(-0.1, 0.1)
+        functional.cross_entropy(theirs(images + present), labels).backward()
+        moved = (present.detach() + 0.1 * present.grad.sign()).clamp(-0.1, 0.1)
+        perturbation[: len(images)] = torch.max(torch.min(moved, 1 - images), -images)
         optimizer.step()
     for name, tensor in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_no_pixel_gets_stuck() -> None:
+    """A pixel that was driven to 0 or 1 comes back once its slope turns, where the cut image would have none."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[1.0, 1, -1, -1], [-1, -1, 1, 1]]))
+    network = Perturbed(model, torch.zeros(3, 1, 2, 2))
+    # Black, white, and between them.
+    images = torch.tensor([0.0, 1.0, 0.5]).view(3, 1, 1, 1).expand(3, 1, 2, 2).contiguous()
+    defense, parameters = FreeAT(eps=0.25), list(model.parameters())
+    up = torch.tensor([-1.0, -1, 1, 1]).view(1, 2, 2)
+    # Two steps of eps cross the whole ball.
+    for label, sign in ((0, 1), (1, -1), (0, 1)):
+        for _ in range(2):
+            defense.gradients(network, images, torch.full((3,), label), parameters)
+        torch.testing.assert_close(network.perturbation, (images + 0.25 * sign * up).clamp(0, 1) - images)
+
+
+def test_the_images_of_training_stay_in_the_box(digits: Any) -> None:
+    """Also where the perturbation was made on the images of another batch."""
+    train, _ = digits
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    network, seen = Perturbed(model, torch.zeros(40, 1, 8, 8)), []
+    model.register_forward_pre_hook(lambda _, rows: seen.append(rows[0].detach()))
+    for part in range(4):
+        images, labels = train.images[40 * part : 40 * part + 40], train.labels[40 * part : 40 * part + 40]
+        FreeAT(eps=0.3).gradients(network, images, labels, list(model.parameters()))
+        assert 0 <= seen[-1].min() <= seen[-1].max() <= 1
+        assert (seen[-1] - images).abs().max() <= 0.3 + 1e-6

@@ -32,7 +32,7 @@ def identity(count: int) -> nn.Sequential:
 def test_noise_is_gaussian(count: int, sigma: float, layout: torch.memory_format) -> None:
     """What identity convolutions add is normal with the sigmas' variances summed (Kolmogorov-Smirnov, level 0.001)."""
     images = torch.rand(50, 3, 10, 10).to(memory_format=layout)
-    noisy = GaussianNoise().protect(identity(count), images[:1]).eval()
+    noisy = GaussianNoise(sigma_init=0.2, sigma_inner=0.1).protect(identity(count), images[:1]).eval()
     with torch.no_grad():
         added = (noisy(images) - images).flatten()
     assert stats.kstest(added.numpy(), "norm", args=(0, sigma)).pvalue > 0.001
@@ -149,7 +149,8 @@ def test_every_place_trains(digits: Any, normed: Callable[[], nn.Module], place:
 
 def test_noise_around_switching(normed: Callable[[], nn.Module]) -> None:
     """In a switching model every channel's first convolution has sigma_init, drawn or not."""
-    noisy = GaussianNoise().protect(hrs(normed(), (1, 8, 8), channels=(6, 2)), IMAGES[:1])
+    defense = GaussianNoise(sigma_init=0.2, sigma_inner=0.1)
+    noisy = defense.protect(hrs(normed(), (1, 8, 8), channels=(6, 2)), IMAGES[:1])
     found = sigmas(noisy)
     assert sum(sigma == 0.2 for sigma in found.values()) == 6
     assert sum(sigma == 0.1 for sigma in found.values()) == 6
@@ -175,3 +176,15 @@ def test_digits_are_learnt(digits: Any, network: Callable[[], nn.Module], accura
     Trainer(train, recipe, seed=0, device=device).fit(plain, name="plain")
     assert accuracy(protected, test) > 0.9
     assert accuracy(protected, test) > accuracy(defense.protect(plain, train.images[:1]), test)
+
+
+def test_the_sigmas_of_the_paper() -> None:
+    """They follow from the usual radius: those of Wang et al. for MNIST and CIFAR-10, but not away from the pixels' scale."""
+    mnist, cifar = (GaussianNoise().for_radius(radius) for radius in (0.3, 8 / 255))
+    assert (mnist.sigma_init, mnist.sigma_inner) == pytest.approx((0.2, 0.1))
+    assert (cifar.sigma_init, cifar.sigma_inner) == pytest.approx((0.02, 0.01), rel=0.05)
+    for place in ("activations", "weights", "output"):
+        defense = GaussianNoise.from_parameters({"place": place}, name="gaussian-noise")
+        assert defense.for_radius(0.3).sigma_inner == 0.1
+    given = GaussianNoise(sigma_init=0, sigma_inner=0.5)
+    assert given.for_radius(0.3) == given

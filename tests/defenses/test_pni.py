@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.pgd import PGD
@@ -72,6 +73,40 @@ def test_training_makes_it_robust(digits: Any, network: Callable[[], nn.Module])
     assert left[0] > left[1] + 0.1
     assert len(strengths) == 5
     assert all(abs(strength) < 0.25 for strength in strengths)
+
+
+def test_the_last_iterate_is_trained_on() -> None:
+    """Against the authors' loop written out: signed steps of fresh draws, from a uniform start, and no choice among the iterates."""
+    torch.manual_seed(3)
+    base, images, labels = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(7, 1, 4, 4), torch.arange(7) % 3
+    defense = PNI(eps=0.2, steps=4, step_size=0.07, alpha=2)
+    model = defense.randomize(base, images[:1])
+    losses: list[Any] = []
+
+    class Fitted:
+        training = range(100)
+
+        def fit(self, network: nn.Module, *, loss: Any, **_: Any) -> None:
+            losses.append(loss)
+            torch.manual_seed(5)
+            losses.append(loss(network, images, labels))
+            torch.manual_seed(5)
+            losses.append(authors(network))
+
+    def authors(network: nn.Module) -> Tensor:
+        clean = network(images)
+        current = images + torch.empty_like(images).uniform_(-0.2, 0.2)
+        current = current.clamp(0, 1)
+        for _ in range(4):
+            leaf = current.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(functional.cross_entropy(network(leaf), clean.argmax(1)), leaf)
+            current = leaf.detach() + 0.07 * slope.sign()
+            current = torch.minimum(torch.maximum(current, images - 0.2), images + 0.2).clamp(0, 1)
+        return 0.5 * functional.cross_entropy(clean, labels) + 0.5 * functional.cross_entropy(network(current), labels)
+
+    defense.train_draws(model, Fitted())  # type: ignore[arg-type]
+    _, ours, theirs = losses
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_bad_parameters() -> None:

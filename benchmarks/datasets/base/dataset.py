@@ -10,6 +10,7 @@ import platformdirs
 import torch
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.cell import parse_eps
 from robustbench_cli.benchmarks.datasets import registry
 from robustbench_cli.benchmarks.datasets.base.split import Split, check_images
 
@@ -28,7 +29,8 @@ class Dataset(ABC):
         argument_name: What follows the colon in the data set's name (``PATH`` in ``npz:PATH``); ``None`` where nothing
             does.
         epochs: Training epochs that are usually enough for a small model.
-        eps: The radius in linf at which the literature usually attacks it.
+        eps: The radius in linf at which the literature usually attacks it: what attacks take, and what defenses train for,
+            where nothing else is asked. 8/255, as for CIFAR-10, where a data set names none.
         classes: The number of classes K.
         shape: ``(C, H, W)`` of every image.
     """
@@ -79,6 +81,7 @@ class Dataset(ABC):
         if name not in self._splits:
             split = self.load(name)
             self._check(split, where=f"the {name} split of {self.name}")
+            split.usual_eps = parse_eps(self.eps).value
             self._splits[name] = split
         return self._splits[name]
 

@@ -36,7 +36,11 @@ class Split(ABC):
 
     Attributes:
         labels: ``(N,)``, int64, each in ``[0, K)``.
+        usual_eps: The usual radius in linf of the data set that it is a split of, from which defenses take theirs; ``None``
+            where it is not known.
     """
+
+    usual_eps: float | None = None
 
     def __init__(self, labels: Tensor) -> None:
         self.labels = labels

@@ -17,6 +17,7 @@ from torch.nn import functional
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.checkpoint import read_info
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+from robustbench_cli.defenses.awp import AWP
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.processes import Processes
 from robustbench_cli.defenses.base.recipe import Recipe
@@ -66,6 +67,26 @@ def plainly(folder: Path) -> None:
 def freely(folder: Path) -> None:
     """One that hands a perturbation from batch to batch."""
     keep(folder, trained(FreeAT(eps=0.1, replays=2), SGD)[0])
+
+
+class Still(AWP):
+    """Adversarial weight perturbation whose images are the clean ones, so that it draws nothing."""
+
+    def perturbed(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return images
+
+
+def moving_weights(folder: Path) -> None:
+    """One whose loss looks at a gradient on the way."""
+    keep(folder, trained(Still(eps=0.1, gamma=0.3), SGD)[0])
+
+
+def a_gradient_of_one(folder: Path) -> None:
+    """Gradients of a share, of which the second process lacks one and both another."""
+    trainer = Trainer(load_dataset("digits").split("train"), SGD, seed=3, device=CPU)
+    rank, parameters = Processes.launched().rank, [torch.zeros(2), torch.zeros(3), torch.zeros(1)]
+    own = [torch.full((2,), 1.0 + 4 * rank), None if rank else torch.ones(3), None]
+    keep(folder, {}, gradients=trainer.averaged(own, parameters, 1 + 2 * rank))
 
 
 def switching(folder: Path) -> None:
@@ -218,6 +239,8 @@ SCENARIOS: list[Scenario] = [
     *(
         plainly,
         freely,
+        moving_weights,
+        a_gradient_of_one,
         switching,
         adversarially,
         drawing,
@@ -296,6 +319,22 @@ def test_a_perturbation_goes_from_batch_to_batch(run: Run) -> None:
     alone, _ = trained(FreeAT(eps=0.1, replays=2), SGD)
     for name, tensor in run(freely).weights.items():
         torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-4)
+
+
+def test_weights_move_by_the_gradient_of_the_whole_batch(run: Run) -> None:
+    """Adversarial weight perturbation in two processes is that in one, to rounding, and a large move shows it."""
+    alone, _ = trained(Still(eps=0.1, gamma=0.3), SGD)
+    for name, tensor in run(moving_weights).weights.items():
+        torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-5)
+
+
+def test_gradients_are_averaged_by_images(run: Run) -> None:
+    """One image has the gradient 1 and three have 5; what one process lacks counts as 0, what both lack stays away."""
+    for kept in run(a_gradient_of_one).kept:
+        both, one, none = kept["gradients"]
+        assert both.tolist() == [4, 4]
+        assert one.tolist() == [0.25] * 3
+        assert none is None
 
 
 @pytest.mark.parametrize("scenario", [switching, adversarially, watched])

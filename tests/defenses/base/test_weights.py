@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,7 +12,10 @@ from torch.func import functional_call, jacrev
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.row_draws import RowDraws
-from robustbench_cli.defenses.base.weights import RandomWeights, shared_draws, with_random_weights
+from robustbench_cli.defenses.base.defense import Defense
+from robustbench_cli.defenses.base.weights import RandomWeights, shared_draws, spread, with_random_weights
+from robustbench_cli.defenses.gaussian_noise import GaussianNoise
+from robustbench_cli.defenses.pni import PNI
 
 ROWS = 20000
 
@@ -119,3 +123,36 @@ def test_a_model_without_weights() -> None:
     """It is refused in a line."""
     with pytest.raises(UserError, match="pni adds noise to weights, and Flatten has no fully connected layer"):
         with_random_weights(nn.Flatten(), Fixed, name="pni")
+
+
+def test_spread() -> None:
+    """It is the usual standard deviation, and 0 where there is a single weight or all are equal."""
+    weight = torch.randn(3, 4, requires_grad=True)
+    torch.testing.assert_close(spread(weight), weight.detach().std())
+    assert not spread(weight).requires_grad
+    assert spread(torch.tensor([[5.0]])) == spread(torch.ones(2, 2)) == 0
+
+
+@pytest.mark.parametrize("defense", [PNI(), PNI(per="element"), GaussianNoise(place="weights")], ids=str)
+@pytest.mark.parametrize(
+    "single",
+    [
+        nn.Conv2d(1, 1, 1),
+        nn.Conv2d(1, 1, 1, bias=False),
+        nn.Sequential(nn.Flatten(2), nn.Linear(1, 1), nn.Unflatten(2, (1, 1))),
+    ],
+    ids=["convolution", "no bias", "linear"],
+)
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_layer_with_a_single_weight(defense: Defense, single: nn.Module, shared: bool) -> None:
+    """It gets no noise, as weights that are all equal do not; logits and gradients are numbers."""
+    equal = nn.Linear(1, 3)
+    nn.init.constant_(equal.weight, 0.5)
+    model = nn.Sequential(single, nn.Flatten(), equal)
+    noisy, images = defense.protect(model, torch.rand(1, 1, 1, 1)), torch.rand(5, 1, 1, 1, requires_grad=True)
+    with shared_draws(noisy) if shared else nullcontext():
+        logits = noisy(images)
+    torch.testing.assert_close(logits, model(images))
+    used = [parameter for parameter in noisy.parameters() if parameter.requires_grad]
+    for gradient in torch.autograd.grad(logits.square().sum(), [images, *used], allow_unused=True):
+        assert gradient is None or gradient.isfinite().all()
