@@ -170,7 +170,10 @@ def is_unstable(answers: Callable[[Tensor, Tensor], Tensor], images: Tensor, pla
 
 
 def remembers(
-    answers: Callable[[Tensor, Tensor], Tensor], fresh: Callable[[Tensor, Tensor], Tensor], images: Tensor, places: Tensor
+    answers: Callable[[Tensor, Tensor], Tensor],
+    fresh: Callable[[Tensor, Tensor], Tensor],
+    images: Tensor,
+    places: Tensor,
 ) -> bool:
     """Whether a fresh copy of a model, which has been asked nothing before, gives other logits of the same images.
 

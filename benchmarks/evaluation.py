@@ -24,7 +24,7 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.passes import BatchSize
 from robustbench_cli.attacks.base.random import Random, generators_kept, seed_draws, seed_from
 from robustbench_cli.attacks.base.source import GradientSource, Precision
-from robustbench_cli.attacks.base.threat import distance, project_exactly, within
+from robustbench_cli.attacks.base.threat import distance, project, project_exactly, within
 from robustbench_cli.benchmarks.cell import Accounting, Targeted
 from robustbench_cli.benchmarks.checks import (
     FLAGS,
@@ -48,6 +48,10 @@ _logger = logging.getLogger(__name__)
 
 IMAGES_AT_ONCE = 512
 """Images that an attack holds at once; the gradient source cuts them to the batches that pass through the model."""
+
+
+_NEAR = 0.03
+"""The radius around an image in which gradients are checked where the threat has none of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +172,7 @@ def evaluate(
             judge=Judge(attacked, **judging),
             fresh=None if fresh is None else Judge(replace(attacked, model=fresh), **judging),
             attacked=attacked,
+            followed=followed,
             classes=classes,
             norm=norm,
             eps=eps,
@@ -235,6 +240,7 @@ class _Search:
         judge: The deployed rule.
         fresh: The rule of a copy of the model that has been asked nothing yet; ``None`` where there is no copy.
         attacked: The model that it is the rule of.
+        followed: The model that the source asks.
         classes: K.
         norm: See :func:`evaluate`.
         eps: See :func:`evaluate`.
@@ -249,6 +255,7 @@ class _Search:
     judge: Judge
     fresh: Judge | None
     attacked: MeasuredModel
+    followed: MeasuredModel
     classes: int
     norm: Norm | None
     eps: float | None
@@ -268,7 +275,7 @@ class _Search:
         flags: set[str] = set()
         candidates = self.candidates(places, images, labels, flags)
         forwards, backwards, without_gradient = self._counted() - counted
-        flags |= self._flags_of_gradients(images)
+        flags |= self._flags_of_gradients(images, places)
         flags |= self._flags_of_answers(candidates.worst[:64], places[:64])
         if bool(candidates.failed.any()):
             flags.add("not-a-number")
@@ -325,9 +332,24 @@ class _Search:
             candidates.add(within(inside, images, threat))
         return candidates
 
-    def _flags_of_gradients(self, images: Tensor) -> set[str]:
-        """The flags of the gradients at some of the points where the attack asked for them."""
-        return set()
+    def _flags_of_gradients(self, images: Tensor, places: Tensor) -> set[str]:
+        """The flags of the gradients where the attack followed them, and at the surface of the ball.
+
+        A model can have a true gradient at images of 8 bits, as all clean images are, and another one beside them.
+        """
+        flags: set[str] = set()
+        if self.attack.uses != "gradients" or self.source.followed is None:
+            return flags
+        random = Random.of(self.seed, images, places=places).select(slice(4))
+        signs = 2.0 * random.integers(2, images.shape[1:]) - 1
+        threat = self.attack.threat(images, norm=self.norm, eps=self.eps or _NEAR, targeted=False).select(slice(4))
+        surface = project(images[:4] + threat.eps.max().to(images) * signs, images[:4], threat)
+        with _failing_into(flags):
+            if is_repeatable(self.followed) and gradient_is_wrong(
+                self.followed, torch.cat([self.source.followed[:4], surface])
+            ):
+                flags.add("wrong-gradient")
+        return flags
 
     def _flags_of_answers(self, images: Tensor, places: Tensor) -> set[str]:
         """The flags of what the model says of images that the attack has made."""
@@ -351,9 +373,7 @@ def _failing_into(flags: set[str]) -> Iterator[None]:
         flags.add("check-failed")
 
 
-def _flags_of_models(
-    attack: Attack, attacked: MeasuredModel, followed: MeasuredModel, *, draws: Draws
-) -> set[str]:
+def _flags_of_models(attack: Attack, attacked: MeasuredModel, followed: MeasuredModel, *, draws: Draws) -> set[str]:
     """What the attacked model, and the one that the attack follows, say against a result, whatever the attack found."""
     flags = set()
     by_gradient = attack.uses == "gradients"

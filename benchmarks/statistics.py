@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
-__all__ = ["LOSS_FLOOR", "DefenseEfficiency", "defense_efficiency", "images_interval", "mean_interval", "passes_interval"]
+__all__ = [
+    "LOSS_FLOOR",
+    "DefenseEfficiency",
+    "defense_efficiency",
+    "images_interval",
+    "mean_interval",
+    "passes_interval",
+]
 
 Floats = NDArray[np.float64]
 

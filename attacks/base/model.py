@@ -333,9 +333,7 @@ def is_randomized(model: nn.Module, images: Tensor, *, size: BatchSize | None = 
         return True
     again = 8 if _generators() == before else 30
     one = probe[:1]
-    return any(
-        bool(((logits_of(model, one, size) - logits[0, :1]).abs() > tolerance[:1]).any()) for _ in range(again)
-    )
+    return any(bool(((logits_of(model, one, size) - logits[0, :1]).abs() > tolerance[:1]).any()) for _ in range(again))
 
 
 def _generators() -> list[Any]:

@@ -73,7 +73,9 @@ def single_pass(model: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         logits = logits.unsqueeze(0)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(rows):
         what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"type {type(logits).__name__}"
-        raise UserError(f"the model gives logits of {what} for {len(rows)} images: it is to give one row of logits for each")
+        raise UserError(
+            f"the model gives logits of {what} for {len(rows)} images: it is to give one row of logits for each"
+        )
     return logits
 
 

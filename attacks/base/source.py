@@ -25,6 +25,9 @@ Precision = Literal["float32", "bf16"]
 """In which floating point the passes of a gradient are computed."""
 
 
+_FOLLOWED = 8
+
+
 class GradientSource(ABC):
     """Logits and input gradients of a model, over ``draws`` draws at a time.
 
@@ -46,6 +49,8 @@ class GradientSource(ABC):
         exhaustive: Whether these are all the draws that the model can make.
         forwards: Images passed through the model so far, in passes of one draw.
         backwards: The same for passes back to the input.
+        followed: ``(n, C, H, W)``, n up to 8: some of the points at which a gradient was last asked for, as far as the
+            number of the question was a power of 2; ``None`` before the first.
     """
 
     draws: int
@@ -70,6 +75,7 @@ class GradientSource(ABC):
         self._questions = 0
         self.forwards = 0.0
         self.backwards = 0.0
+        self.followed: Tensor | None = None
         # A tensor once there are gradients: reading a number off a GPU makes it wait.
         self._without_gradient: Tensor | int = 0
 
@@ -192,6 +198,8 @@ class GradientSource(ABC):
             UserError: The model cuts its logits off from its input.
         """
         keys, question = self._keys(images, rows, 1), self._next_question()
+        if question & (question - 1) == 0:
+            self.followed = images[:: max(1, len(images) // _FOLLOWED)][:_FOLLOWED].clone()
         logits, gradients = self.size.fitting(
             len(images) * self.cost, lambda: self._gradients_in_pieces(images, labels, losses, keys, question)
         )
@@ -308,9 +316,7 @@ class EOT(GradientSource):
         return [range(start, min(start + most, self.draws)) for start in range(0, self.draws, most)]
 
     @contextmanager
-    def _asked(
-        self, images: Tensor, keys: Tensor, draws: range, question: int
-    ) -> Iterator[Callable[[Tensor], Tensor]]:
+    def _asked(self, images: Tensor, keys: Tensor, draws: range, question: int) -> Iterator[Callable[[Tensor], Tensor]]:
         if self._row_draws is None:
             yield lambda images: self._logits(self.model, images, len(draws))
             return
@@ -351,9 +357,7 @@ class Exact(GradientSource):
         return self._enumerable.cost_of_all_draws
 
     @contextmanager
-    def _asked(
-        self, images: Tensor, keys: Tensor, draws: range, question: int
-    ) -> Iterator[Callable[[Tensor], Tensor]]:
+    def _asked(self, images: Tensor, keys: Tensor, draws: range, question: int) -> Iterator[Callable[[Tensor], Tensor]]:
         yield lambda images: self._enumerable.all_draws(images.clone())
 
 
@@ -389,7 +393,9 @@ def gradient_source(
     if not randomized:
         return EOT(model, targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
     if eot == "frozen":
-        return EOT(OneDraw(model, seed=seed), targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
+        return EOT(
+            OneDraw(model, seed=seed), targeted=targeted, batch_size=batch_size, precision=precision, inside=inside
+        )
     if eot == "exact":
         return Exact(model, targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
     return EOT(
