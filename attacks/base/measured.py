@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.draws import AskedDraws, Draws, resolve_eot
 from robustbench_cli.attacks.base.model import cost_of_all_draws, cut_at_edges, is_randomized, rows_share_draws
+from robustbench_cli.attacks.base.noise import noise_once
 from robustbench_cli.attacks.base.source import GradientSource, Precision, gradient_source
 
 __all__ = ["MeasuredModel"]
@@ -72,7 +73,7 @@ class MeasuredModel:
         Raises:
             UserError: ``"exact"`` for a randomized model whose draws cannot be counted.
         """
-        return gradient_source(
+        source = gradient_source(
             self.model,
             eot=self.eot(eot),
             randomized=self.randomized,
@@ -83,3 +84,7 @@ class MeasuredModel:
             precision=precision,
             inside=lambda: self.cut_at_edges,
         )
+        if precision == "float32":
+            # In bf16 what comes with a gradient is rounded as its type is.
+            source.noise = noise_once(source, self.images)  # type: ignore[attr-defined]
+        return source
