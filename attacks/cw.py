@@ -67,7 +67,7 @@ class CW(MinimalNormAttack):
     )
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        goal = Goal(confidence=self.confidence, targeted=threat.targeted)
+        goal = Goal.of(source, confidence=self.confidence, targeted=threat.targeted)
         logits, gradient = source.gradient(images, labels, goal.hinge)
         hinge = goal.hinge(logits, labels.expand(len(logits), -1)).mean(0)
         slope = gradient.flatten(1).norm(dim=1).clamp_min(1e-30)

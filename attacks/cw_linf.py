@@ -51,7 +51,7 @@ class CWLinf(MinimalNormAttack):
     )
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        goal = Goal(confidence=self.confidence, targeted=threat.targeted)
+        goal = Goal.of(source, confidence=self.confidence, targeted=threat.targeted)
         best = Smallest(source, images, labels, "linf", goal)
         tau = torch.full_like(best.distance, torch.inf)
         iterates, adam = images, _Adam(images)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from robustbench_cli.attacks.base.losses import margin
+from robustbench_cli.attacks.base.losses import margin, open_spread, proportion
 from robustbench_cli.attacks.pgd import PGD
 
 __all__ = ["CWPGD"]
 
 
 _BREADTH = 0.15
-"""The margin at which a draw counts half as much, in parts of how far its largest logit stands above the mean one."""
+"""The margin at which a draw counts half as much, in parts of :func:`.losses.open_spread` of its logits."""
 
 
 class CWPGD(PGD):
@@ -35,6 +34,6 @@ class CWPGD(PGD):
 
     @staticmethod
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        margins = margin(logits, labels)
-        spread = (logits.amax(1) - logits.mean(1)).detach()
-        return -margins / (_BREADTH * spread + margins.abs()).clamp_min(torch.finfo(logits.dtype).tiny)
+        scale = _BREADTH * open_spread(logits.detach())
+        # Of equal logits the spread is 0, and so is the margin.
+        return -proportion(margin(logits, labels), scale.clamp_min(1e-30))

@@ -42,7 +42,7 @@ class DDN(MinimalNormAttack):
     )
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        goal = Goal(targeted=threat.targeted)
+        goal = Goal.of(source, targeted=threat.targeted)
         best = Smallest(source, images, labels, "l2", goal)
         # A linear model that calls for more than a tenth of the box's diagonal is not believed.
         diagonal = math.sqrt(images[0].numel())

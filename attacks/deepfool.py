@@ -41,7 +41,7 @@ class DeepFool(MinimalNormAttack):
         return 2 if targeted else self.classes + 1
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        goal = Goal(targeted=threat.targeted)
+        goal = Goal.of(source, targeted=threat.targeted)
         best = Smallest(source, images, labels, threat.norm, goal)
         iterates, logits = images.clone(), source.logits(images)
         best.offer(images, logits)

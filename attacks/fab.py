@@ -48,9 +48,9 @@ class FAB(MinimalNormAttack):
         return 2 if targeted else self.classes + 1
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        best = Smallest(source, images, labels, threat.norm, Goal(targeted=threat.targeted))
+        best = Smallest(source, images, labels, threat.norm, Goal.of(source, targeted=threat.targeted))
         for start in self._starts(images, best, threat.norm, random):
-            self._search(source, images, start, labels, Goal(targeted=threat.targeted), threat.norm, best)
+            self._search(source, images, start, labels, Goal.of(source, targeted=threat.targeted), threat.norm, best)
         best.shorten()
         return best.images
 

@@ -24,11 +24,11 @@ class FABT(FAB):
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         if threat.targeted:
             return super().run(source, images, labels, threat, random)
-        best = Smallest(source, images, labels, threat.norm, Goal(targeted=False))
+        best = Smallest(source, images, labels, threat.norm, Goal.of(source, targeted=False))
         logits = source.logits(images).mean(0)
         others = logits.scatter(1, labels[:, None], -torch.inf).sort(dim=1, descending=True).indices
         for start in self._starts(images, best, threat.norm, random):
             for target in others[:, : min(self.classes, logits.shape[1] - 1)].unbind(1):
-                self._search(source, images, start, target, Goal(targeted=True), threat.norm, best)
+                self._search(source, images, start, target, Goal.of(source, targeted=True), threat.norm, best)
         best.shorten()
         return best.images

@@ -51,7 +51,7 @@ class FMN(MinimalNormAttack):
     gamma_final: float = Field(0.001, gt=0, lt=1, description="share by which the radius changes at the last step")
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        goal = Goal(targeted=threat.targeted)
+        goal = Goal.of(source, targeted=threat.targeted)
         best = Smallest(source, images, labels, threat.norm, goal)
         radius = torch.full_like(best.distance, torch.inf)
         iterates = images

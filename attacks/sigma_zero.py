@@ -43,7 +43,7 @@ class SigmaZero(MinimalNormAttack):
     threshold_step: float = Field(0.01, gt=0, description="by how much the threshold moves at the first step")
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        goal = Goal(targeted=threat.targeted)
+        goal = Goal.of(source, targeted=threat.targeted)
         best = Smallest(source, images, labels, "l0", goal)
         threshold = torch.full_like(best.distance, self.threshold)
         change, iterates = torch.zeros_like(images), images

@@ -14,12 +14,14 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.random_search import random_search
 from robustbench_cli.attacks.base.source import GradientSource
-from robustbench_cli.attacks.base.threat import Threat, per_image
+from robustbench_cli.attacks.base.threat import Threat, per_image, project
 
 __all__ = ["Square"]
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After how many of 10,000 queries the window's area is halved (section 3.2 of the paper)."""
+
+_ORDERS = {"l2": 2, "l1": 1}
 
 _MANY = 1 << 32
 """All random integers of a candidate are drawn below this at once; what is left over in a range of pixels is little."""
@@ -34,18 +36,25 @@ class Square(FixedRadiusAttack):
     A candidate differs from the best image so far in one square window, whose place and signs are random and whose area
     shrinks on a schedule. In linf the window's pixels go to a corner of the ball, a sign for each channel (Algorithm
     2), from vertical stripes as the start; a window that stands there already takes the other corner. In l2 a window
-    takes the length of another one, in the shape of two neighbouring hills of opposite sign (Algorithm 3).
+    takes the length of another one, in the shape of two neighbouring hills of opposite sign (Algorithm 3). In l1 it does
+    the same with steeper hills and is projected onto the ball cut with the box, as in the authors' AutoAttack (Croce, Hein,
+    ICML 2021).
     """
 
     paper: ClassVar[str] = (
         "Andriushchenko, Croce, Flammarion, Hein: Square Attack: a query-efficient black-box adversarial attack via random "
         "search. ECCV 2020, arXiv 1912.00049"
     )
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
     uses: ClassVar[Literal["scores"]] = "scores"
 
     queries: int = Field(5000, ge=1, description="images that each restart asks the model about, for each image")
     p_init: float = Field(0.8, gt=0, le=1, description="share of the pixels in the first windows")
+    rescale_schedule: bool = Field(
+        True,
+        description="shrink the windows as far in these queries as the paper does in 10,000; else as far as the paper does in as "
+        "many, as AutoAttack's standard version",
+    )
     restarts: int = Field(
         1, ge=1, description="searches from different starts; only what still stands is searched again"
     )
@@ -72,7 +81,11 @@ class Square(FixedRadiusAttack):
     def _side(self, over: float, images: Tensor) -> int:
         """The side of a window when the share ``over`` of the search is."""
         height, width = images.shape[2:]
-        halvings = sum(10_000 * over > query for query in _HALVINGS)
+        # The first candidate is number 0 there.
+        number = max(0, round(over * self.queries) - 1)
+        if self.rescale_schedule:
+            number = number * 10_000 // self.queries
+        halvings = sum(number > query for query in _HALVINGS)
         return min(max(1, round(math.sqrt(self.p_init / 2**halvings * height * width))), height, width)
 
     def _corners(self, over: float, incumbents: Tensor, images: Tensor, threat: Threat, random: Random) -> Tensor:
@@ -87,19 +100,25 @@ class Square(FixedRadiusAttack):
 
     def _moved_hill(self, over: float, incumbents: Tensor, images: Tensor, threat: Threat, random: Random) -> Tensor:
         channels, height, width = images.shape[1:]
+        order = _ORDERS[threat.norm]
         side = min(max(3, self._side(over, images) // 2 * 2 + 1), height, width)
         drawn = random.integers(_MANY, (5 + channels,))
         top, left = _corner(drawn, side, images)
         window, emptied = _window(top, left, side, images), _window(*_corner(drawn[:, 2:], side, images), side, images)
         difference = incumbents - images
         old = difference * window
-        hill = _placed(_hill(side, images), top, left, images, turned=drawn[:, 4] % 2 == 1)
-        shape = hill * _as_signs(drawn[:, 5:]) + old / _length(old, (1, 2, 3))
-        free = (
-            per_image(threat.eps, images).to(images.dtype).square() - _length(difference, (1, 2, 3)).square()
-        ).clamp_min(0)
-        budget = (free + _length(difference * (window | emptied), (1, 2, 3)).square()) / channels
-        new = shape / _length(shape, (2, 3)) * budget.sqrt()
+        hill = _placed(_hill(side, images, order), top, left, images, turned=drawn[:, 4] % 2 == 1)
+        eps, length = per_image(threat.eps, images).to(images.dtype), _length(difference, (1, 2, 3), order)
+        both = _length(difference * (window | emptied), (1, 2, 3) if order == 2 else (2, 3), order)
+        if order == 2:
+            shape = hill * _as_signs(drawn[:, 5:]) + old / _length(old, (1, 2, 3))
+            free = (eps.square() - length.square()).clamp_min(0)
+            budget = ((free + both.square()) / channels).sqrt()
+        else:
+            shape = hill * _as_signs(drawn[:, 5:]) + old / _length(old, (2, 3), order)
+            # More than the radius allows for: the projection leaves what is largest.
+            budget = (eps - length).clamp_min(0) + channels * both
+        new = shape / _length(shape, (2, 3), order) * budget
         moved = torch.where(window, new, difference * ~emptied)
         return _to_radius(moved, images, threat)
 
@@ -114,7 +133,7 @@ def _hills(images: Tensor, threat: Threat, random: Random) -> Tensor:
     """A grid of five by five hills, or more where that leaves a rest, each with a sign for each channel."""
     channels, height, width = images.shape[1:]
     side = max(1, min(height, width) // 5)
-    tile = _hill(side, images)
+    tile = _hill(side, images, _ORDERS[threat.norm])
     down, across = height // side, width // side
     signs = _signs(random, (channels, down, across))
     grid = torch.einsum("ncij,ab->nciajb", signs, tile).reshape(len(images), channels, down * side, across * side)
@@ -128,17 +147,20 @@ def _to_radius(perturbation: Tensor, images: Tensor, threat: Threat) -> Tensor:
     """Images whose perturbation has this direction and the length of the radius, as far as the box lets it.
 
     What the box takes from some pixels goes to the others. Without that, half of the length would be lost on an image
-    whose pixels are mostly black.
+    whose pixels are mostly black. In l1 the projection onto the ball cut with the box does so.
     """
     eps = per_image(threat.eps, images).to(images.dtype)
+    if threat.norm == "l1":
+        longer = (eps / _length(perturbation, (1, 2, 3), 1)).clamp_min(1)
+        return project(images + perturbation * longer, images, threat)
     for _ in range(_ROUNDS):
         perturbed = (images + perturbation / _length(perturbation, (1, 2, 3)) * eps).clamp_(0, 1)
         perturbation = perturbed - images
     return perturbed
 
 
-def _length(perturbation: Tensor, dimensions: tuple[int, ...]) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(perturbation, dim=dimensions, keepdim=True)
+def _length(perturbation: Tensor, dimensions: tuple[int, ...], order: int = 2) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(perturbation, ord=order, dim=dimensions, keepdim=True)
     return length.clamp_min(1e-12)
 
 
@@ -183,22 +205,21 @@ def _placed(tile: Tensor, top: Tensor, left: Tensor, images: Tensor, *, turned: 
     return chosen * _window(top, left, side, images)
 
 
-def _hill(side: int, images: Tensor) -> Tensor:
+def _hill(side: int, images: Tensor, order: int) -> Tensor:
     """``(side, side)`` of length 1: two hills one above the other, of opposite sign (equation 2 of the paper)."""
-    upper = _single_hill(side // 2, side, images)
-    lower = _single_hill(side - side // 2, side, images)
+    upper = _single_hill(side // 2, side, images, order)
+    lower = _single_hill(side - side // 2, side, images, order)
     both = torch.cat([upper, -lower])
-    return _unit(both)
+    return both / _length(both, (0, 1), order)
 
 
-def _single_hill(height: int, width: int, images: Tensor) -> Tensor:
-    """``(height, width)`` of length 1: the sum over k of rectangles that grow from the middle, ``1 / k**2`` high."""
+def _single_hill(height: int, width: int, images: Tensor, order: int) -> Tensor:
+    """``(height, width)`` of length 1: the sum over k of rectangles that grow from the middle.
+
+    They are ``1 / k**2`` high, or in l1 ``1 / k**4``.
+    """
     hill = torch.zeros(height, width, dtype=images.dtype, device=images.device)
     for k in range(max(height, width) // 2 + 1):
         top, left = height // 2 - k, width // 2 - k
-        hill[max(top, 0) : top + 2 * k + 1, max(left, 0) : left + 2 * k + 1] += 1 / (k + 1) ** 2
-    return _unit(hill)
-
-
-def _unit(tile: Tensor) -> Tensor:
-    return tile / _length(tile, (0, 1))
+        hill[max(top, 0) : top + 2 * k + 1, max(left, 0) : left + 2 * k + 1] += 1 / (k + 1) ** (4 if order == 1 else 2)
+    return hill / _length(hill, (0, 1), order)

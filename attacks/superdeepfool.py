@@ -43,7 +43,7 @@ class SuperDeepFool(MinimalNormAttack):
         return 2 if targeted else self.classes + 1
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        goal = Goal(targeted=threat.targeted)
+        goal = Goal.of(source, targeted=threat.targeted)
         best = Smallest(source, images, labels, "l2", goal)
         iterates = images
         for _ in range(self.steps):

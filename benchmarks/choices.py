@@ -54,13 +54,19 @@ def attack_choices(
     """
     kind = attack_kind(member)
     with placed(member.place):
+        norms = member.among(kind.norms)
+        if not norms:
+            raise UserError(
+                f"{member.name} does not know the norm {', '.join(member.norm or ())}: it knows {', '.join(kind.norms)}"
+            )
         found = []
         for each in variants(kind, {**member.parameters, **(parameters or {})}):
             _, spec, surrogates = method_spec(attacks, member.name, each, named=named)
             found.append(
                 AttackChoice(
                     spec=spec,
-                    norms=kind.norms,
+                    norms=norms,
+                    limited=member.norm is not None,
                     minimal_norm=kind.minimal_norm,
                     eot=member.eot or eot or "auto",
                     in_bf16=kind.uses == "gradients" and not kind.minimal_norm,

@@ -33,6 +33,7 @@ class AttackChoice:
         in_bf16: Whether it may follow gradients in bf16: not where its own decisions say how small a perturbation may
             be.
         surrogate: The model that it asks in the place of the attacked one.
+        limited: Whether its suite says in which norms it runs, so that in another norm it does not.
     """
 
     spec: MethodSpec
@@ -41,6 +42,7 @@ class AttackChoice:
     eot: int | Literal["exact", "frozen", "auto"] = "auto"
     in_bf16: bool = False
     surrogate: Subject | None = None
+    limited: bool = False
 
     def draws(self, subject: Subject) -> int | Literal["exact", "frozen"]:
         """The draws behind a gradient where this attacks a subject: of the model that it asks."""
@@ -168,6 +170,8 @@ class Suite:
         for attack in self.attacks:
             if norm in attack.norms:
                 threats += [(attack, norm, eps) for eps in radii or [None]]
+            elif attack.limited:
+                continue
             elif attack.minimal_norm:
                 threats.append((attack, attack.norms[0], None))
             else:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_cli.attacks.base.losses import expected_margin
+from robustbench_cli.attacks.base.noise import noise_of
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.attacks.base.threat import Threat, per_image
@@ -40,7 +41,8 @@ class BestIterates:
     """The best iterate of every image so far, by expected margin; and which images an attack may let go.
 
     An attack's loop offers every iterate with the logits that it has computed anyway, and goes on with the rows that
-    are handed back. An image that no draw gets right any more leaves the batch, if these are all draws that there are.
+    are handed back. An image that no draw gets right any more has fallen, if these are all draws that there are: what is
+    kept of it changes no more, and it leaves the batch, on a GPU some steps later.
 
     Args:
         source: The source that the logits come from.
@@ -51,11 +53,16 @@ class BestIterates:
     Attributes:
         images: ``(N, C, H, W)``, the best iterates.
         rows: ``(n,)``, which images the attack goes on with.
-        margins_of_run: ``(N,)``, the smallest expected margin of each image since the last :meth:`begin`.
+        margins_of_run: ``(N,)``, the smallest expected margin of each image since the last :meth:`begin`, until it fell.
+        seldom: Whether images leave at the offers 1, 2, 4, 8, ... only; where it is ``None``, on a GPU, which has to wait
+            where it is asked how many images stand.
     """
+
+    seldom: ClassVar[bool | None] = None
 
     def __init__(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat) -> None:
         self._exhaustive = source.exhaustive
+        self._noise = noise_of(source)
         self._targeted = threat.targeted
         self._labels = labels
         self._margin = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
@@ -75,18 +82,22 @@ class BestIterates:
             Positions in the batch of the images to go on with (``self.rows`` is narrowed to them), or ``None`` for all.
         """
         labels = self._labels[self.rows]
-        value = expected_margin(logits, labels, targeted=self._targeted, exhaustive=self._exhaustive)
-        better = value < self._margin[self.rows]
-        self._margin[self.rows] = torch.where(better, value, self._margin[self.rows])
-        self.margins_of_run[self.rows] = torch.minimum(self.margins_of_run[self.rows], value)
+        value = expected_margin(logits, labels, targeted=self._targeted, exhaustive=self._exhaustive, noise=self._noise)
+        before = self._margin[self.rows]
+        if self._exhaustive:
+            # What has fallen stays as it is for as long as it is in the batch.
+            value = torch.where(before > 0, value, before)
+        better = value < before
+        margins = torch.where(better, value, before)
+        self._margin[self.rows] = margins
+        self.margins_of_run[self.rows] = self.margins_of_run[self.rows].minimum(value)
         self.images[self.rows] = torch.where(per_image(better, iterates), iterates, self.images[self.rows])
         if not self._exhaustive:
             return None
         self._offers += 1
-        # Asking a GPU how many images still stand makes it wait: ask only at offers 1, 2, 4, 8, ...
-        if value.is_cuda and self._offers & (self._offers - 1):
+        if (value.is_cuda if self.seldom is None else self.seldom) and self._offers & (self._offers - 1):
             return None
-        standing = self._margin[self.rows] > 0
+        standing = margins > 0
         if bool(standing.all()):
             return None
         positions = standing.nonzero().squeeze(1)

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Loss", "cross_entropy", "dlr", "expected_margin", "log_odds", "margin", "rounding", "targeted_dlr"]
+__all__ = [
+    "Loss",
+    "cross_entropy",
+    "dlr",
+    "expected_margin",
+    "log_odds",
+    "margin",
+    "open_classes",
+    "open_spread",
+    "proportion",
+    "rounding",
+    "targeted_dlr",
+]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From logits ``(M, K)`` and labels ``(M,)`` to ``(M,)`` values that are large where the label is not predicted."""
 
-_GAPS = (1e2, 1e5)
-"""Between the logits of the open classes and those of masked ones, in parts of the largest logit of an open one: beyond
-the first they probably are masked, beyond the second they certainly are.
-"""
+_MASKED = 1e2
+"""How far below the largest logit a masked one is, in sizes of the two largest; see :func:`open_classes`."""
+
+_LARGEST = 1e30
+"""A margin that float32 holds, with room to add to it; of masked classes margins are larger, or infinite."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -60,8 +73,7 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """
     if logits.shape[1] < 3:
         return -margin(logits, labels)
-    largest = logits.topk(3, dim=1).values
-    return -margin(logits, labels) / _spread(largest[:, 0], largest[:, 2])
+    return -margin(logits, labels) / _spread(_wide(logits).topk(3, dim=1).values, 1)
 
 
 def targeted_dlr(logits: Tensor, labels: Tensor) -> Tensor:
@@ -78,53 +90,91 @@ def targeted_dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """
     if logits.shape[1] < 3:
         return -margin(logits, labels)
-    largest = logits.topk(min(4, logits.shape[1]), dim=1).values
-    return -margin(logits, labels) / _spread(largest[:, 0], largest[:, -2:].mean(1))
+    largest = _wide(logits).topk(min(4, logits.shape[1]), dim=1).values
+    return -margin(logits, labels) / _spread(largest, 2)
 
 
-def _spread(largest: Tensor, smaller: Tensor) -> Tensor:
-    """``largest - smaller``, kept above what rounding makes of 0."""
-    least = torch.finfo(largest.dtype).eps * largest.detach().abs()
-    return (largest - smaller).maximum(least.clamp_min(1e-30))
+def _spread(largest: Tensor, last: int) -> Tensor:
+    """How far the first of some largest logits ``(M, n)`` stands above the mean of the ``last`` ones: ``(M,)``.
+
+    It is kept above what rounding makes of 0. A masked class counts as if it were :data:`_MASKED` times the size of the
+    two largest below the first one, so that the fill does not matter, be it -inf.
+    """
+    first, size = largest[:, :1], largest[:, :2].detach().abs().amax(1, keepdim=True)
+    smaller = largest[:, -last:].maximum(first.detach() - _MASKED * size).mean(1)
+    least = torch.finfo(largest.dtype).eps * first.detach().abs().squeeze(1)
+    return (first.squeeze(1) - smaller).maximum(least.clamp_min(1e-30))
+
+
+def open_spread(logits: Tensor) -> Tensor:
+    """How far the largest logit stands above the mean of the classes that are not masked: ``(...)`` of ``(..., K)``.
+
+    See :func:`open_classes`.
+    """
+    leads, among = _leads(logits)
+    return leads.where(among, 0).sum(-1) / among.sum(-1)
+
+
+def open_classes(logits: Tensor) -> Tensor:
+    """Where ``(..., K)`` logits are of classes that are not masked.
+
+    A class is masked by a logit far below all others: -1e4, -1e9, the lowest float, -inf. It counts as masked where it is
+    further below the largest than a hundred times the size of the two largest.
+    """
+    return _leads(logits)[1]
+
+
+def _leads(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """By how much the largest logit leads over each ``(..., K)``, and where that is of an open class."""
+    largest = logits.topk(2, dim=-1).values
+    leads = largest[..., :1] - logits
+    return leads, leads <= _MASKED * largest.abs().amax(-1, keepdim=True)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """The same numbers, at least in float32: a difference of two of bfloat16 or float16 would be rounded once more."""
+    return logits if logits.dtype in {torch.float32, torch.float64} else logits.float()
 
 
 def _own_and_others(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The label's logit ``(...)``, and the logits ``(..., K)`` with minus infinity in its place."""
-    index = labels.unsqueeze(-1)
+    index, logits = labels.unsqueeze(-1), _wide(logits)
     return logits.gather(-1, index).squeeze(-1), logits.scatter(-1, index, -torch.inf)
 
 
-def rounding(logits: Tensor) -> Tensor:
+def rounding(logits: Tensor, noise: float | None = None) -> Tensor:
     """By how much logits ``(..., K)`` may differ where an image passes the same model in another batch: ``(...)``.
 
     Batches of different sizes are summed up in different orders. A margin smaller than this decides nothing. It is in
-    proportion to how far the largest logit stands above the median of those classes that are open: a class that is
-    masked, by a logit of -1e9 or of -65504, says nothing of the others' scale, however many such there are. Where that
-    is not certain, because the open ones may happen to be near 0, a hundredth of that proportion is kept.
-    """
-    ordered = logits.sort(-1, descending=True).values
-    largest = ordered[..., 0]
-    middle, lower = _medians(ordered)
-    magnitude = torch.maximum(largest.abs(), middle.abs())
-    spread = torch.maximum(largest - middle, 0.01 * (largest - lower))
-    return 1e-4 * spread + 16 * torch.finfo(logits.dtype).eps * magnitude
-
-
-def _medians(ordered: Tensor) -> Iterator[Tensor]:
-    """For each of :data:`_GAPS`, the median ``(...)`` of the classes above the first gap that is as wide, at least of two.
+    proportion to how far the largest logit stands above the third, or to the size of the two largest where that is less: a
+    class that is masked, be it by -1e4, -65504 or -inf, says nothing of the others' scale. The rounding of the logits
+    themselves is added.
 
     Args:
-        ordered: Logits ``(..., K)``, the largest first.
+        logits: Of three classes or more where that proportion is to be of use; two near the boundary have no scale.
+        noise: By how much a logit has been seen to change with the batch (see
+            :func:`~robustbench_cli.attacks.base.noise.noise_of`), the least that is returned. The type of the logits is
+            no matter then. Where nothing has been measured, rounding is that of their type.
     """
-    values = ordered.detach()
-    size = torch.maximum(values[..., :1].abs(), values[..., 1:-1].abs())
-    steps = values[..., 1:-1] - values[..., 2:]
-    for gap in _GAPS:
-        number_open = 2 + ((steps > gap * size).cumsum(-1) == 0).sum(-1)
-        yield ordered.gather(-1, number_open.unsqueeze(-1) // 2).squeeze(-1)
+    largest = logits.topk(min(3, logits.shape[-1]), dim=-1).values
+    eps = torch.finfo(logits.dtype if noise is None else torch.float32).eps
+    # Of a single open class the second logit may be -inf.
+    largest = _wide(largest).clamp_min(torch.finfo(torch.float32).min)
+    size = largest[..., :2].abs().amax(-1)
+    spread = (largest[..., 0] - largest[..., -1]).minimum(size)
+    tolerance = (16 * eps * size).add_(spread, alpha=1e-4)
+    return tolerance.clamp_min_(noise) if noise else tolerance
 
 
-def expected_margin(logits: Tensor, labels: Tensor, *, targeted: bool, exhaustive: bool) -> Tensor:
+def proportion(margins: Tensor, scale: Tensor | float) -> Tensor:
+    """``margins / (scale + |margins|)``, between -1 and 1, also of infinite ones, as masked labels have."""
+    margins = margins.clamp(-_LARGEST, _LARGEST)
+    return margins / (scale + margins.abs())
+
+
+def expected_margin(
+    logits: Tensor, labels: Tensor, *, targeted: bool, exhaustive: bool, noise: float | None = None
+) -> Tensor:
     """How far an attack is from its goal, over the draws of a randomized model; iterates are chosen by it.
 
     A draw's margin m is taken as ``m / (1 + |m|)``, so that no single draw outweighs the others. Where the draws are
@@ -136,6 +186,7 @@ def expected_margin(logits: Tensor, labels: Tensor, *, targeted: bool, exhaustiv
         labels: ``(N,)``, the classes to leave, or to reach if ``targeted``.
         targeted: Whether they are to be reached.
         exhaustive: Whether the D draws are all that the model can make, all equally likely.
+        noise: See :func:`rounding`.
 
     Returns:
         ``(N,)`` float64, small where the attack is near its goal; of exhaustive draws it is negative where, and only
@@ -145,7 +196,13 @@ def expected_margin(logits: Tensor, labels: Tensor, *, targeted: bool, exhaustiv
     margins = margin(logits, labels.expand(draws, -1)).double()
     if targeted:
         margins = -margins
-    bounded = (margins / (1 + margins.abs())).mean(0)
+    bounded = _mean(proportion(margins, 1))
     if not exhaustive:
         return bounded
-    return (margins >= -rounding(logits)).double().mean(0) + bounded / (2 * draws + 1)
+    resisting = _mean((margins >= -rounding(logits, noise)).double())
+    return resisting.add(bounded, alpha=1 / (2 * draws + 1))
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Over the draws ``(D, N)``; of a single one nothing is to be computed."""
+    return values[0] if len(values) == 1 else values.mean(0)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.draws import AskedDraws, Draws, resolve_eot
 from robustbench_cli.attacks.base.model import cost_of_all_draws, cut_at_edges, is_randomized
+from robustbench_cli.attacks.base.noise import noise_once
 from robustbench_cli.attacks.base.passes import BatchSize, single_pass
 from robustbench_cli.attacks.base.row_draws import RowDraws
 from robustbench_cli.attacks.base.source import GradientSource, Precision, gradient_source
@@ -90,7 +91,7 @@ class MeasuredModel:
         Raises:
             UserError: ``"exact"`` for a randomized model whose draws cannot be counted.
         """
-        return gradient_source(
+        source = gradient_source(
             self.model,
             eot=self.eot(eot),
             randomized=self.randomized,
@@ -101,3 +102,7 @@ class MeasuredModel:
             precision=precision,
             inside=lambda: self.cut_at_edges,
         )
+        if precision == "float32":
+            # In bf16 what comes with a gradient is rounded as its type is.
+            source.noise = noise_once(source, self.images)
+        return source

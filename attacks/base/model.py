@@ -121,7 +121,7 @@ def cost_of_all_draws(model: nn.Module, images: Tensor, *, size: BatchSize | Non
     if not isinstance(model, EnumerableDraws) or enumerates_other_draws(model, images, size=size):
         return None
     first, second = (_all_draws(model, images[:2]) for _ in range(2))
-    same = bool(((first - second).abs() <= rounding(first).unsqueeze(-1)).all())
+    same = bool((_apart(first, second) <= rounding(first).unsqueeze(-1)).all())
     return model.cost_of_all_draws if same else None
 
 
@@ -148,15 +148,20 @@ def enumerates_other_draws(model: nn.Module, images: Tensor, *, size: BatchSize 
     number = min(_MOST_DRAWS, max(32, 4 * len(counted)))
     made = logits_of(model, images[:1].expand(number, *images.shape[1:]), size)
     tolerance = 2 * (rounding(made) + rounding(counted).amax(0))
-    distances = torch.stack([(made - draw).abs().amax(-1) for draw in counted])
+    distances = torch.stack([_apart(made, draw).amax(-1) for draw in counted])
     if bool((distances.amin(0) > tolerance).any()):
         return True
     # Draws that cannot be told from each other are drawn as often as there are of them.
-    alike = torch.stack([(counted - draw).abs().amax(-1) for draw in counted]) <= tolerance.amax()
+    alike = torch.stack([_apart(counted, draw).amax(-1) for draw in counted]) <= tolerance.amax()
     expected = number * alike.sum(1) / len(counted)
     often = ((distances <= tolerance).sum(1) - expected).square() / expected
     statistic = (often / alike.sum(1)).sum(0)
     return bool(torch.special.gammaincc(torch.tensor(len(counted) / 2), statistic.float().cpu() / 2) < 1e-9)
+
+
+def _apart(first: Tensor, second: Tensor) -> Tensor:
+    """How far logits are apart; those of a class that both mask by -inf are not."""
+    return (first - second).abs().nan_to_num(0, posinf=torch.inf)
 
 
 def _all_draws(model: EnumerableDraws, images: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.smallest import Goal, linear_distance
 from robustbench_cli.attacks.base.source import GradientSource
@@ -17,6 +16,9 @@ from robustbench_cli.attacks.base.threat import distance, per_image, steepest_as
 __all__ = ["Plane", "free_step_to_plane", "nearest_plane", "short_step_to_plane", "step_to_plane"]
 
 _ORDERS = {"linf": torch.inf, "l2": 2, "l1": 1}
+
+_FAR = 1e30
+"""A shortfall that no step makes up for."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,10 @@ def nearest_plane(
     if goal.targeted:
         logits, slope = source.gradient(points, labels, goal.shortfall, rows=rows)
         value = goal.shortfall(logits.flatten(0, 1), labels.repeat(len(logits)))[:, None]
-        return logits, Plane(slope, _worst(value, logits)[0])
+        return logits, Plane(slope, _worst(value, logits, goal)[0])
     leads = _leads_over(classes)
     logits, slopes = source.gradients(points, labels, leads, rows=rows)
-    values = _worst(leads(logits.flatten(0, 1), labels.repeat(len(logits))), logits)
+    values = _worst(leads(logits.flatten(0, 1), labels.repeat(len(logits))), logits, goal)
     measured = _length_in_box if box else _length
     lengths = [measured(points, slope, value, norm) for slope, value in zip(slopes, values, strict=True)]
     # The likeliest class always counts.
@@ -90,10 +92,11 @@ def _length(points: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> Tensor:
     return linear_distance(value.abs(), slope, norm)
 
 
-def _worst(values: Tensor, logits: Tensor) -> Tensor:
+def _worst(values: Tensor, logits: Tensor, goal: Goal) -> Tensor:
     """The largest ``(L, N)`` of any draw, of values ``(D N, L)`` of logits ``(D, N, K)``, and beyond rounding."""
-    by_draw = values.view(len(logits), -1, values.shape[1]) + 2 * rounding(logits).unsqueeze(-1)
-    return by_draw.double().amax(0).T
+    by_draw = values.view(len(logits), -1, values.shape[1]) + 2 * goal.rounding(logits).unsqueeze(-1)
+    # Over a masked class the lead may be infinite.
+    return by_draw.double().amax(0).T.clamp_max(_FAR)
 
 
 def _leads_over(classes: int) -> Callable[[Tensor, Tensor], Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_cli.attacks.base.iterates import BestIterates
-from robustbench_cli.attacks.base.losses import cross_entropy, margin
+from robustbench_cli.attacks.base.losses import cross_entropy, margin, proportion
 from robustbench_cli.attacks.base.random import Random
 from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.attacks.base.threat import Threat, per_image
@@ -97,8 +97,7 @@ def _scores(logits: Tensor, labels: Tensor, threat: Threat) -> Tensor:
     labels = labels.expand(len(logits), -1)
     if threat.targeted:
         return cross_entropy(logits, labels).double()
-    margins = margin(logits, labels).double()
-    return margins / (1 + margins.abs())
+    return proportion(margin(logits, labels).double(), 1)
 
 
 def _search(
@@ -123,10 +122,10 @@ def _search(
     lowest = _scores(logits, labels, threat).mean(0)
     for query in range(1, queries + 1):
         # What is kept is offered where something may have fallen, which a GPU cannot be asked without making it wait,
-        # and where the search ends. The mean of several scores does not tell.
+        # and where the search ends. The mean of several scores does not tell, nor does the cross-entropy.
         going_on, last = None, query == queries
         marked = gives_up and not last and twentieth > 0 and query % twentieth == 0
-        if images.is_cuda or source.draws > 1 or marked or last or bool((lowest <= 0).any()):
+        if images.is_cuda or source.draws > 1 or threat.targeted or marked or last or bool((lowest <= 0).any()):
             going_on = best.offer(incumbents, logits)
         if marked:
             margins = torch.cat([margins, (lowest / (1 - lowest))[None]])

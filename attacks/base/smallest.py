@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.iterates import Streak
 from robustbench_cli.attacks.base.losses import margin, rounding
+from robustbench_cli.attacks.base.noise import noise_of
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.source import GradientSource
 from robustbench_cli.attacks.base.threat import distance, per_image
@@ -26,10 +27,21 @@ class Goal:
     Attributes:
         targeted: Whether the labels are the classes to reach.
         confidence: The margin, in logits, by which the goal must be reached.
+        noise: See :func:`~robustbench_cli.attacks.base.losses.rounding`.
     """
 
     targeted: bool
     confidence: float = 0.0
+    noise: float | None = None
+
+    @classmethod
+    def of(cls, source: GradientSource, *, targeted: bool, confidence: float = 0.0) -> Goal:
+        """A goal that the logits of a source have to reach, beyond their noise."""
+        return cls(targeted=targeted, confidence=confidence, noise=noise_of(source))
+
+    def rounding(self, logits: Tensor) -> Tensor:
+        """What decides nothing ``(...)``, of logits ``(..., K)``."""
+        return rounding(logits, self.noise)
 
     def shortfall(self, logits: Tensor, labels: Tensor) -> Tensor:
         """By how many logits it is missed ``(M,)``, of logits ``(M, K)``, labels ``(M,)``; negative where reached."""
@@ -38,16 +50,16 @@ class Goal:
 
     def hinge(self, logits: Tensor, labels: Tensor) -> Tensor:
         """By how much it is missed; it aims beyond what :meth:`reached` asks, to end there and not on the brink."""
-        return (self.shortfall(logits, labels) + 2 * rounding(logits.detach())).clamp_min(0)
+        return (self.shortfall(logits, labels) + 2 * self.rounding(logits.detach())).clamp_min(0)
 
     def mean_shortfall(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean ``(N,)`` over draws ``(D, N, K)``, in float64, of what is missing beyond :meth:`reached`."""
-        missing = self.shortfall(logits, labels.expand(len(logits), -1)) + 2 * rounding(logits)
+        missing = self.shortfall(logits, labels.expand(len(logits), -1)) + 2 * self.rounding(logits)
         return missing.double().mean(0)
 
     def reached(self, logits: Tensor, labels: Tensor) -> Tensor:
         """``(N,)``, where all of D draws ``(D, N, K)`` reach it by more than rounding."""
-        return (self.shortfall(logits, labels.expand(len(logits), -1)) < -rounding(logits)).all(0)
+        return (self.shortfall(logits, labels.expand(len(logits), -1)) < -self.rounding(logits)).all(0)
 
 
 class Smallest:

@@ -51,6 +51,8 @@ class GradientSource(ABC):
         backwards: The same for passes back to the input.
         followed: ``(n, C, H, W)``, n up to 8: some of the points at which a gradient was last asked for, as far as the
             number of the question was a power of 2; ``None`` before the first.
+        noise: Measures by how much a logit changes with the batch, see :mod:`~robustbench_cli.attacks.base.noise`; ``None``
+            where that is not measured.
     """
 
     draws: int
@@ -76,6 +78,7 @@ class GradientSource(ABC):
         self.forwards = 0.0
         self.backwards = 0.0
         self.followed: Tensor | None = None
+        self.noise: Callable[[], float] | None = None
         # A tensor once there are gradients: reading a number off a GPU makes it wait.
         self._without_gradient: Tensor | int = 0
 

@@ -160,7 +160,10 @@ class Advdef(Library):
     def autoattack(self, model: Any, images: Tensor, labels: Tensor, budget: AutoAttackBudget) -> Tensor:
         found, before = images.clone(), None
         for member in read_suite("standard").members:
-            attack = registry.load(member.name or "").from_parameters(member.parameters, name=member.name or "")
+            kind = registry.load(member.name)
+            if budget.norm not in member.among(kind.norms):
+                continue
+            attack = kind.from_parameters(member.parameters, name=member.name)
             evaluation = evaluate(model, images, labels, attack=attack, norm=budget.norm, eps=budget.eps, before=before)
             found = torch.where(per_image(_broken(evaluation.outcomes, before), images), evaluation.perturbed, found)
             before = evaluation.outcomes

@@ -184,11 +184,11 @@ def example_images(shape: tuple[int, int, int]) -> Tensor:
 
 @torch.no_grad()
 def _first_not_finite(model: nn.Module, images: Tensor) -> str:
-    """Which layer is the first to give NaN or infinite numbers, as the end of a message; empty where it is none."""
+    """Which layer is the first to give NaN or +inf, as the end of a message; empty where it is none."""
     found: list[str] = []
 
     def look(name: str, layer: nn.Module, output: object) -> None:
-        if isinstance(output, Tensor) and output.is_floating_point() and not output.isfinite().all():
+        if isinstance(output, Tensor) and output.is_floating_point() and not _is_number(output).all():
             found.append(f", first in its layer {name} ({type(layer).__name__})")
 
     hooks = [
@@ -203,6 +203,11 @@ def _first_not_finite(model: nn.Module, images: Tensor) -> str:
         for hook in hooks:
             hook.remove()
     return found[0] if found else ""
+
+
+def _is_number(values: Tensor) -> Tensor:
+    """Where values are neither NaN nor +inf; -inf is how classes are masked."""
+    return values < torch.inf
 
 
 @torch.no_grad()
@@ -227,8 +232,8 @@ def check_model(
         K.
 
     Raises:
-        UserError: The model fails on the images; gives anything but ``(N, K)`` finite floats, K at least 2; gives
-            probabilities; K is not ``classes``; or a label is outside [0, K).
+        UserError: The model fails on the images; gives anything but ``(N, K)`` floats, K at least 2, which are finite, or
+            -inf for masked classes; gives probabilities; K is not ``classes``; or a label is outside [0, K).
     """
     with frozen(model):
         try:
@@ -247,10 +252,12 @@ def check_model(
     given = logits.shape[1]
     if classes is not None and given != classes:
         raise UserError(f"{name} gives {given} logits an image, the data have {classes} classes: give it as many")
-    if not logits.isfinite().all():
-        number = int((~logits.isfinite()).any(dim=1).nonzero()[0])
+    valid = _is_number(logits).all(dim=1) & (logits > -torch.inf).any(dim=1)
+    if not valid.all():
+        number = int((~valid).nonzero()[0])
+        what = "NaN or infinite logits" if not _is_number(logits[number]).all() else "-inf for every class"
         raise UserError(
-            f"{name} gives NaN or infinite logits for image {number}{_first_not_finite(model, images[number, None])}: "
+            f"{name} gives {what} for image {number}{_first_not_finite(model, images[number, None])}: "
             "check its weights and its normalisation"
         )
     if (logits >= 0).all() and (logits <= 1).all() and ((logits.sum(dim=1) - 1).abs() < 1e-4).all():

@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def _as_targeted(value: Any) -> Any:
@@ -83,10 +83,15 @@ class _Named(BaseModel):
 
 
 class Member(_Named):
-    """An attack of a suite. What stands beside ``name`` and ``eot`` are its parameters."""
+    """An attack of a suite. What stands beside ``name``, ``eot`` and ``norm`` are its parameters."""
 
     name: str
     eot: _Eot | None = Field(None, description="draws a gradient; as the command says otherwise")
+    norm: Many[Norm] | None = Field(None, description="norms in which it runs; all that it knows where not given")
+
+    def among(self, norms: Sequence[Norm]) -> tuple[Norm, ...]:
+        """Those of the norms that the attack knows in which it runs."""
+        return tuple(norm for norm in norms if self.norm is None or norm in self.norm)
 
 
 class _Entry(_Named):
@@ -95,6 +100,7 @@ class _Entry(_Named):
     name: str | None = None
     suite: str | None = None
     eot: Many[_Eot | None] = (None,)
+    norm: Many[Norm] | None = None
 
 
 class ModelName(BaseModel):
@@ -160,7 +166,7 @@ class SuiteOfAttacks(BaseModel):
         Raises:
             UserError: None knows it.
         """
-        attacks = tuple(each for each in self.attacks if norm in norms[each.name])
+        attacks = tuple(each for each in self.attacks if norm in each.among(norms[each.name]))
         if not attacks:
             known = sorted({each for name in norms.values() for each in name})
             raise UserError(f"no attack of this suite knows the norm {norm}: they know {', '.join(known)}")
@@ -411,7 +417,7 @@ def _groups(
 
 def _members(entry: _Entry, place: str) -> Iterator[Member]:
     for eot in entry.eot:
-        yield Member(name=entry.name or "", eot=eot, **entry.parameters).at(place)
+        yield Member(name=entry.name or "", eot=eot, norm=entry.norm, **entry.parameters).at(place)
 
 
 def _refused(file: YamlFile, errors: Sequence[ErrorDetails]) -> UserError:

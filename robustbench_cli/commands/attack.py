@@ -152,7 +152,7 @@ def _knowing(
     groups: Sequence[SuiteOfAttacks], norm: Norm, norms: Mapping[str, Sequence[Norm]]
 ) -> Sequence[SuiteOfAttacks]:
     """The attacks of a suite that know a norm."""
-    found = [group for group in groups if any(norm in norms[member.name] for member in group.attacks)]
+    found = [group for group in groups if any(norm in member.among(norms[member.name]) for member in group.attacks)]
     return [group.knowing(norm, norms) for group in found or groups]
 
 

@@ -55,6 +55,7 @@ def test_an_attack_asks_for_no_more_than_it_says(name: str, linear_victim: Calla
     [
         (Square(queries=1500), "linf", 1.03),
         (Square(queries=1500), "l2", 1.6),
+        (Square(queries=1500), "l1", 2.5),
         (SparseRS(queries=1500), "l0", 1.2),
         (NES(), "linf", 1.05),
         (NES(), "l2", 1.05),
@@ -166,3 +167,33 @@ def test_square_leaves_each_image_by_itself(digits_victim: Victim) -> None:
         for row in torch.arange(6)[:, None]:
             alone = attack.run(source, images[row], labels[row], threat.select(row), random.select(row))
             torch.testing.assert_close(alone, together[row], rtol=0, atol=1e-6)
+
+
+def official_share(number: int, queries: int, *, rescale: bool) -> float:
+    """``p_selection`` of the authors' AutoAttack (square.py), over ``p_init``."""
+    if rescale:
+        number = int(number / queries * 10_000)
+    for after, part in (
+        (8000, 512),
+        (6000, 256),
+        (4000, 128),
+        (2000, 64),
+        (1000, 32),
+        (500, 16),
+        (200, 8),
+        (50, 4),
+        (10, 2),
+    ):
+        if number > after:
+            return 1 / part
+    return 1.0
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("queries", [500, 5000, 10_000])
+def test_squares_windows_shrink_as_in_autoattack(queries: int, rescale: bool) -> None:
+    """Candidate by candidate, with the schedule for 10,000 queries as it is or brought to so many."""
+    attack, images = Square(queries=queries, rescale_schedule=rescale), torch.zeros(1, 3, 32, 32)
+    for number in range(0, queries - 1, 7):
+        side = max(round((0.8 * official_share(number, queries, rescale=rescale) * 32 * 32) ** 0.5), 1)
+        assert attack._side((number + 1) / queries, images) == side

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -14,9 +16,12 @@ from robustbench_cli.attacks.base.losses import (
     expected_margin,
     log_odds,
     margin,
+    open_spread,
     rounding,
     targeted_dlr,
 )
+from robustbench_cli.attacks.base.smallest import Goal
+from robustbench_cli.attacks.cw_pgd import CWPGD
 
 ARBITRARY = {
     "seed": st.integers(0, 2**31),
@@ -202,3 +207,75 @@ def test_classes_masked_in_half_precision_hardly_change_rounding(masked: int, sc
         added = rounding(torch.cat([closed, logits], 2)) - rounding(logits)
         assert (added >= 0).all()
         assert (added <= 1e-6 * (logits.amax(2) - mask)).all()
+
+
+FILLS = (-1e4, -65504.0, -1e9, torch.finfo(torch.float32).min, -torch.inf)
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "log_odds": log_odds,
+    "margin": margin,
+    "dlr": dlr,
+    "targeted_dlr": targeted_dlr,
+    "cw_pgd": CWPGD.loss,
+    "open_spread": lambda logits, _: open_spread(logits),
+    "rounding": lambda logits, _: rounding(logits),
+    "expected_margin": lambda logits, labels: expected_margin(logits[None], labels, targeted=False, exhaustive=True),
+    "expected_margin of a target": lambda logits, labels: expected_margin(
+        logits[None], labels, targeted=True, exhaustive=False
+    ),
+    "hinge": Goal(targeted=False).hinge,
+    "shortfall of a target": Goal(targeted=True).shortfall,
+}
+
+
+def value_and_slopes(
+    loss: Loss, open_logits: Tensor, labels: Tensor, masked: int, fill: float
+) -> tuple[Tensor, Tensor]:
+    """The losses ``(M,)``, and the gradient of their sum at the classes that are open."""
+    leaf = open_logits.clone().requires_grad_()
+    values = loss(torch.cat([leaf, leaf.new_full((len(leaf), masked), fill)], 1), labels)
+    (slopes,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True, materialize_grads=True)
+    return values.detach(), slopes
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(("opened", "masked"), [(10, 10), (10, 1), (4, 96), (3, 1), (2, 18)])
+def test_masked_classes_do_not_change_a_loss(name: str, opened: int, masked: int) -> None:
+    """Whatever masks them, values and slopes are finite, and those of the open classes alone.
+
+    Where two classes are open, ratios to a third logit are to a masked one: then they are those of any other fill.
+    """
+    logits, labels = logits_and_labels(0, 1, opened, 3.0, 0.0)
+    alone = value_and_slopes(LOSSES[name], logits[0], labels, 0, 0.0)
+    if opened == 2 or (name == "targeted_dlr" and opened == 3):
+        alone = value_and_slopes(LOSSES[name], logits[0], labels, masked, -1e9)
+    for fill in FILLS:
+        found = value_and_slopes(LOSSES[name], logits[0], labels, masked, fill)
+        for ours, expected in zip(found, alone, strict=True):
+            assert ours.isfinite().all()
+            torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_a_masked_class_is_never_reached_and_always_left(fill: float) -> None:
+    """The label of an image may be masked: the model has left it already, and no target can be further away."""
+    logits, labels = torch.tensor([[1.0, 2.0, fill]]), torch.tensor([2])
+    for targeted in (False, True):
+        value = expected_margin(logits[None], labels, targeted=targeted, exhaustive=True).item()
+        assert (value > 1) if targeted else (value < 0)
+        for exhaustive in (False, True):
+            value = expected_margin(logits[None], labels, targeted=targeted, exhaustive=exhaustive).item()
+            assert math.isfinite(value)
+        assert Goal(targeted=targeted).reached(logits[None], labels).item() is not targeted
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_has_been_measured_decides_and_not_the_type(dtype: torch.dtype) -> None:
+    """The same numbers in float32 have the same tolerance and margins; without a measurement that of their type."""
+    logits, labels = logits_and_labels(0, 3, 5, 3.0, 0.0)
+    low = logits.to(dtype)
+    for noise in (0.0, 0.01):
+        assert torch.equal(rounding(low, noise), rounding(low.float(), noise))
+        assert (rounding(low, noise) >= noise).all()
+    assert (rounding(low) > 10 * rounding(low, 0.0)).all()
+    assert torch.equal(margin(low[0], labels), margin(low[0].float(), labels))

@@ -181,6 +181,7 @@ def test_good_logits_pass_and_tell_the_classes() -> None:
         (GOOD[:, :1], r"shape \(2, 1\)"),
         (GOOD.long(), "gives torch.int64"),
         (GOOD[:, :2], "gives 2 logits an image, the data have 3 classes"),
+        (GOOD.where(GOOD > 1e9, -torch.inf), "-inf for every class for image 0: "),
         (GOOD.where(GOOD < 5, torch.nan), "NaN or infinite logits for image 1: "),
         (GOOD.where(GOOD < 5, torch.inf), "NaN or infinite logits for image 1: "),
         (GOOD.softmax(dim=1), "gives probabilities .* remove the softmax"),
@@ -230,3 +231,19 @@ def test_example_images_differ_and_are_pixels() -> None:
     assert (images.min(), images.max()) == (0, 1)
     assert not torch.equal(images[0], images[1])
     assert torch.equal(images, example_images((3, 4, 5)))
+
+
+@pytest.mark.parametrize("masked", [1, 18])
+def test_masked_classes_may_be_minus_infinity(masked: int) -> None:
+    """All classes but two are masked, or one is: such logits are kept to be right, and NaN beside them is not."""
+    logits = torch.arange(40.0).view(2, 20)
+    logits[:, 20 - masked :] = -torch.inf
+
+    class Fixed(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return logits
+
+    assert check_model(Fixed(), torch.zeros(2, 1, 4, 4)) == 20
+    logits[1, 0] = torch.nan
+    with pytest.raises(UserError, match="NaN or infinite logits for image 1"):
+        check_model(Fixed(), torch.zeros(2, 1, 4, 4))

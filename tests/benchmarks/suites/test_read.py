@@ -8,7 +8,14 @@ from torch import nn
 
 from robustbench_cli.attacks import registry
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.attacks.fab import FAB
+from robustbench_cli.attacks.fmn import FMN
+from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.benchmarks.cell import parse_eps
+from robustbench_cli.benchmarks.choices import attack_choices
 from robustbench_cli.benchmarks.evaluation import evaluate
+from robustbench_cli.benchmarks.suite import Suite
 from robustbench_cli.benchmarks.suites.read import Member, SuiteOfAttacks, read_suite, suite_names
 
 
@@ -89,20 +96,35 @@ def test_a_suite_that_is_not_there_is_named(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "attacks"),
+    ("name", "norm", "attacks"),
     [
-        (
-            "autoattack-compat",
-            [("apgd-ce", 100, 1), ("apgd-t", 100, 1), ("fab-t", 100, 1), ("square", 5000, 1)],
+        *(
+            (
+                "autoattack-compat",
+                norm,
+                [("apgd-ce", 100, 1), ("apgd-t", 100, 1), ("fab-t", 100, 1), ("square", 5000, 1)],
+            )
+            for norm in ("linf", "l2", "l1")
         ),
-        ("autoattack-rand-compat", [("apgd-ce", 100, 20), ("apgd-dlr", 100, 20)]),
+        ("autoattack-rand-compat", "linf", [("apgd-ce", 100, 20), ("apgd-dlr", 100, 20)]),
     ],
 )
-def test_autoattacks_own_composition(name: str, attacks: list[tuple[str, int, int]]) -> None:
-    """Attacks, steps or queries, and draws a gradient are those of AutoAttack (Croce, Hein, ICML 2020), and its count."""
+def test_autoattacks_own_composition(name: str, norm: Norm, attacks: list[tuple[str, int, int]]) -> None:
+    """Attacks, steps or queries, and draws a gradient are those of AutoAttack (Croce, Hein, ICML 2020), and its count.
+
+    Its ``_set_version`` gives APGD five starts and five targets in l1, and its constructor does not rescale Square's schedule.
+    """
     suite = read_suite(name)
     found = []
     for member in suite.members:
+        if norm not in member.among(registry.load(member.name).norms):
+            continue
+        if member.name == "square":
+            assert member.parameters["rescale_schedule"] is False
+        if member.name == "apgd-t":
+            assert member.parameters["targets"] == (5 if norm == "l1" else 9)
+        if member.name == "apgd-ce":
+            assert member.parameters.get("restarts", 1) == (5 if norm == "l1" else 1)
         budget = member.parameters.get("steps") or member.parameters["queries"]
         found.append((member.name, budget, member.eot))
     assert found == attacks
@@ -117,6 +139,71 @@ def test_only_attacks_that_know_the_norm_are_run() -> None:
     assert suite.knowing("l2", {"a": ("linf",), "b": ("linf", "l2")}).attacks == (Member(name="b"),)
     with pytest.raises(UserError, match="linf"):
         suite.knowing("l0", {"a": ("linf",), "b": ("linf", "l2")})
+
+
+def test_a_member_may_be_meant_for_some_norms(tmp_path: Path) -> None:
+    """It runs in these alone, also where a suite that extends its own speaks of a data set; a norm it lacks is a mistake."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("attacks: [pgd, {name: fmn, norm: l1}, {name: fab, norm: [l1, l2]}]")
+    (group,) = read_suite(str(path)).groups
+    norms = {"pgd": PGD.norms, "fmn": FMN.norms, "fab": FAB.norms}
+    wanted = {"linf": ["pgd"], "l2": ["pgd", "fab"], "l1": ["pgd", "fmn", "fab"]}
+    for norm, names in wanted.items():
+        assert [member.name for member in group.knowing(norm, norms).attacks] == names  # type: ignore[arg-type]
+    choices = [choice for member in group.attacks for choice in attack_choices(member)]
+    for norm, names in wanted.items():
+        suite = Suite(dataset="digits", n=1, attacks=choices, norm=norm, eps=[parse_eps("0.1")])  # type: ignore[arg-type]
+        assert [attack.spec.name for attack, _, _ in suite.threats(usual_eps="0.1")] == names
+    path.write_text("attacks: [{name: fmn, norm: l7}]")
+    with pytest.raises(UserError, match=r"line 1: attacks.0.norm"):
+        read_suite(str(path))
+    path.write_text("attacks: [{name: square, norm: l0}]")
+    with pytest.raises(UserError, match="square does not know the norm l0: it knows linf, l2, l1"):
+        attack_choices(read_suite(str(path)).members[0])
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_standard_is_exact_on_a_linear_model_of_many_classes(norm: Norm) -> None:
+    """At the median distance of images to the boundary, as bisection inside the box gives it, none is left that could fall."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(200, 64, generator=generator)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 200)).requires_grad_(False)
+    model[1].weight.copy_(weight)
+    model[1].bias.copy_(-weight.sum(1) / 2)
+    images = (0.5 + 0.15 * torch.randn(300, 1, 8, 8, generator=generator)).clamp(0.02, 0.98)
+    labels = model(images).argmax(1)
+    pixels, logits = images.flatten(1).double()[:, None], model(images).double()
+    gaps, slopes = logits.gather(1, labels[:, None]) - logits, (weight[labels][:, None] - weight[None]).double()
+    room, rate = torch.where(slopes < 0, 1 - pixels, pixels), slopes.abs()
+    if norm == "l1":
+        rate, order = rate.sort(2, descending=True)
+        room = room.gather(2, order)
+        rest = gaps[:, :, None] - ((rate * room).cumsum(2) - rate * room)
+        lengths = torch.minimum((rest / rate.clamp_min(1e-30)).clamp_min(0), room).sum(2)
+    else:
+        low, high = torch.zeros_like(gaps), torch.full_like(gaps, 50.0)
+        for _ in range(50):
+            middle = (low + high) / 2
+            moved = torch.minimum(room, middle[:, :, None] * (rate if norm == "l2" else torch.ones_like(rate)))
+            reached = (rate * moved).sum(2) >= gaps
+            low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
+        moved = torch.minimum(room, high[:, :, None] * (rate if norm == "l2" else torch.ones_like(rate)))
+        lengths = moved.norm(p=2 if norm == "l2" else torch.inf, dim=2)
+    radii = lengths.scatter(1, labels[:, None], torch.inf).amin(1)
+    # Halfway between two distances, so that no rounding decides; the images that are near the question are enough.
+    eps = float(radii.sort().values[149:151].mean())
+    near = ((radii / eps).log().abs() < 0.2).nonzero()[:, 0]
+    images, labels, radii = images[near], labels[near], radii[near]
+    standing = torch.ones(len(near), dtype=torch.bool)
+    for member in read_suite("standard").members:
+        kind = registry.load(member.name)
+        # Square, the last resort, has nothing to add to what is exact.
+        if norm in member.among(kind.norms) and member.name != "square" and bool(standing.any()):
+            attack = kind.from_parameters(member.parameters, name=member.name)
+            rows = standing.nonzero()[:, 0]
+            perturbed = attack(model, images[rows], labels[rows], norm=norm, eps=eps)
+            standing[rows] = model(perturbed).argmax(1) == labels[rows]
+    assert int(standing.sum()) == int((radii > eps).sum())
 
 
 GRID = """
