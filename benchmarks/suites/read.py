@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.plain_yaml import YamlFile, open_yaml_file
-from robustbench_cli.benchmarks.cell import Accounting, Eps, Targeted, parse_eps
+from robustbench_cli.benchmarks.cell import Accounting, Eps, OnlyIf, Targeted, parse_eps
 
 __all__ = [
     "CONDITIONS",
@@ -83,10 +83,15 @@ class _Named(BaseModel):
 
 
 class Member(_Named):
-    """An attack of a suite. What stands beside ``name`` and ``eot`` are its parameters."""
+    """An attack of a suite. What stands beside ``name``, ``eot`` and ``only_if`` are its parameters."""
 
     name: str
     eot: _Eot | None = Field(None, description="draws a gradient; as the command says otherwise")
+    only_if: OnlyIf | None = Field(
+        None,
+        description="'blinded': in a cascade, run only where an attack before it could not follow the gradients and no "
+        "other one broke through",
+    )
 
 
 class _Entry(_Named):
@@ -95,6 +100,7 @@ class _Entry(_Named):
     name: str | None = None
     suite: str | None = None
     eot: Many[_Eot | None] = (None,)
+    only_if: OnlyIf | None = None
 
 
 class ModelName(BaseModel):
@@ -396,6 +402,11 @@ def _groups(
                 f"{place}: an entry of attacks needs a name or a suite, and not both: {{name: pgd, steps: 20}} or {{suite: quick}}"
             )
         if entry.suite is None:
+            if entry.only_if is not None and (not words.cascade or not groups[0].attacks):
+                raise UserError(
+                    f"{place}: only_if: the condition is one on the attacks before it in a cascade: "
+                    + ("put some before it" if words.cascade else "add 'cascade: true', or leave it out")
+                )
             members = tuple(_members(entry, place))
             groups[0] = groups[0].model_copy(update={"attacks": (*groups[0].attacks, *members)})
             continue
@@ -411,7 +422,7 @@ def _groups(
 
 def _members(entry: _Entry, place: str) -> Iterator[Member]:
     for eot in entry.eot:
-        yield Member(name=entry.name or "", eot=eot, **entry.parameters).at(place)
+        yield Member(name=entry.name or "", eot=eot, only_if=entry.only_if, **entry.parameters).at(place)
 
 
 def _refused(file: YamlFile, errors: Sequence[ErrorDetails]) -> UserError:

@@ -30,7 +30,8 @@ def test_every_suite_breaks_models_of_any_number_of_classes(name: str, classes: 
     model[1].weight.copy_(torch.randn(classes, 16, generator=generator))
     images = 0.5 + 0.1 * torch.rand(6, 1, 4, 4, generator=generator)
     labels = model(images).argmax(1)
-    for member in read_suite(name).members:
+    # What is only run where others were blinded is not run on such a model.
+    for member in (each for each in read_suite(name).members if each.only_if is None):
         attack = registry.load(str(member.name)).from_parameters(member.parameters, name=str(member.name))
         eps = None if attack.minimal_norm else {"linf": 1.0}.get(attack.norms[0], 4.0)
         found = evaluate(model, images, labels, attack=attack, eps=eps, eot=member.eot or "auto")
