@@ -37,10 +37,12 @@ class Table:
     Attributes:
         rows: Of all attacks, in linf.
         out: What was printed.
+        err: What was told on the way.
     """
 
     rows: list[dict[str, Any]]
     out: str
+    err: str
 
     @property
     def headline(self) -> dict[str, Any]:
@@ -102,7 +104,7 @@ def attacked(
             *("--eps", EPS, "--n", str(N), "--store", str(tmp_path / "store"), "-o", str(output), *words),
         )
         assert ended.code == 0, ended.err
-        return Table([row for row in json.loads(output.read_text()) if row["norm"] == "linf"], ended.out)
+        return Table([row for row in json.loads(output.read_text()) if row["norm"] == "linf"], ended.out, ended.err)
 
     return run
 
@@ -175,6 +177,7 @@ def test_the_network_itself_raises_nothing(attacked: Callable[..., Table]) -> No
         assert [row["flags"] for row in table.rows] == [""] * len(table.rows)
         assert "quick look" not in table.out
         assert table.row("hopskipjump") is None
+        assert ("+hopskipjump linf eps 0.21: not needed" in table.err) == bool(words)
 
 
 @pytest.mark.parametrize("defense", [gallery.OneHot, gallery.LogOfSoftmax, gallery.Thermometer])
