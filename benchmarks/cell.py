@@ -21,7 +21,7 @@ from robustbench_cli.attacks.base.method import Method
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.registry import Registry
 
-__all__ = ["Accounting", "Cell", "Eps", "MethodSpec", "Targeted", "parse_eps"]
+__all__ = ["Accounting", "Cell", "Eps", "MethodSpec", "OnlyIf", "Targeted", "parse_eps"]
 
 Targeted = Literal["no", "next", "random", "least-likely", "all"]
 
@@ -29,6 +29,11 @@ Accounting = Literal["expected", "single-draw"]
 """What counts of a randomized model: its expected accuracy over fresh draws, or one draw on the clean image and one
 after each attack, any of which makes the image fall. The latter is how AutoAttack counts: it takes an unlucky draw for
 an attack's success, and is there to compare with figures that were counted so.
+"""
+
+OnlyIf = Literal["blinded"]
+"""The condition of an attack in a cascade: ``"blinded"`` runs it only where attacks before it were blinded and none of
+the others broke through; see :func:`~robustbench_cli.benchmarks.headline.headline_flags`.
 """
 
 
@@ -189,6 +194,10 @@ class Cell(BaseModel):
         False, description="whether that cell is of another attack, which leaves its images to this one"
     )
 
+    only_if: OnlyIf | None = Field(
+        None, description="what has to hold of the cells that it goes on from; otherwise their result is its own"
+    )
+
     @cached_property
     def id(self) -> str:
         """The content hash: 20 hexadecimal digits of the sha256 of the versioned canonical JSON.
@@ -198,7 +207,7 @@ class Cell(BaseModel):
         too, so that a new one makes no other cells of the old ones.
         """
         content = self.model_dump(mode="json", exclude={"dataset", "model", "attack", "defenses", "cascade"})
-        for name, unused in (("after", None), ("precision", "float32"), ("accounting", "expected")):
+        for name, unused in (("after", None), ("precision", "float32"), ("accounting", "expected"), ("only_if", None)):
             if content[name] == unused:
                 del content[name]
         content |= {"attack": self.attack.identity, "defenses": [defense.identity for defense in self.defenses]}

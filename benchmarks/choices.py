@@ -71,6 +71,7 @@ def attack_choices(
                     eot=member.eot or eot or "auto",
                     in_bf16=kind.uses == "gradients" and not kind.minimal_norm,
                     surrogate=next(iter(surrogates.values()), None),
+                    only_if=member.only_if,
                 )
             )
         return found

@@ -86,6 +86,10 @@ class Outcomes:
         """``(N,)``: how well each image's worst candidate survives."""
         return np.asarray(np.minimum(self.survival.min(axis=0), self.clean_survival))
 
+    def nearest_success(self) -> Floats:
+        """``(N,)``: the smallest distance at which an image fell, infinite where it did not."""
+        return np.asarray(np.where(self.survival < 0.5, self.distance, np.inf).min(axis=0), dtype=np.float64)
+
     @property
     def answers(self) -> Integers:
         """``(T, R, N)``: the predictions on the perturbed images, with the label in the place of a right rejection."""
@@ -138,7 +142,7 @@ def worst_case(attacks: Sequence[Outcomes], *, nearest: bool = False) -> Outcome
         nearest: Where any distance counts: take, of the attacks that the deployed rule survives less often than not,
             the one with the smallest perturbation.
     """
-    badness = np.stack([_nearest_success(each) if nearest else each.least_survival() for each in attacks])
+    badness = np.stack([each.nearest_success() if nearest else each.least_survival() for each in attacks])
     chosen = badness.argmin(axis=0)
     images = np.arange(len(chosen))
 
@@ -152,11 +156,6 @@ def worst_case(attacks: Sequence[Outcomes], *, nearest: bool = False) -> Outcome
 
 def _select(outcomes: Outcomes, rows: Integers) -> Outcomes:
     return replace(outcomes, **{name: getattr(outcomes, name)[..., rows] for name in _OF_IMAGES})
-
-
-def _nearest_success(outcomes: Outcomes) -> Floats:
-    """``(N,)``: the smallest distance at which an image fell, infinite where it did not."""
-    return np.asarray(np.where(outcomes.survival < 0.5, outcomes.distance, np.inf).min(axis=0), dtype=np.float64)
 
 
 def summarise(outcomes: Outcomes) -> dict[str, float]:

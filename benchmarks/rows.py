@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from robustbench_cli.benchmarks.cell import Cell
+from robustbench_cli.benchmarks.headline import Run, headline_flags, is_quick_look
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise, worst_case
 from robustbench_cli.benchmarks.statistics import defense_efficiency
 from robustbench_cli.benchmarks.store import Failure, Result
@@ -52,6 +53,7 @@ COLUMNS = (
     "des_low",
     "des_high",
     "clean_accuracy_loss_within_interval",
+    "quick_look",
 )
 """The columns of a row, in order."""
 
@@ -66,11 +68,15 @@ def rows(results: Iterable[tuple[Result, Callable[[], Outcomes]]]) -> pd.DataFra
         results: Each with a function that reads its outcomes, which only the cells that are combined with others need.
 
     Returns:
-        One row a cell in the given order, the worst case of a model and threat after its attacks; columns
-        :data:`COLUMNS`. A figure that there is not is missing (NaN); ``eps`` is as it was written, empty where none is.
+        One row per cell in the given order, the worst case of a model and threat after its attacks; columns
+        :data:`COLUMNS`. A cell whose condition did not hold has no row. A figure that there is not is missing (NaN);
+        ``eps`` is as it was written, empty where none is. ``quick_look`` marks rows that
+        :func:`~.headline.is_quick_look` speaks of, and a worst case has the flags of :func:`~.headline.headline_flags`.
     """
     groups: dict[Hashable, list[_Row]] = defaultdict(list)
     for result, outcomes in results:
+        if result.was_skipped:
+            continue
         row = _Row.of(result, outcomes)
         groups[row.model_and_threat].append(row)
     table: list[_Row] = []
@@ -78,6 +84,10 @@ def rows(results: Iterable[tuple[Result, Callable[[], Outcomes]]]) -> pd.DataFra
     for group in groups.values():
         worst = group[0] if len(group) == 1 else _Row.worst_case(group)
         table += group if len(group) == 1 else [*group, worst]
+        clean, robust = worst.record["clean_accuracy"], worst.record["robust_accuracy"]
+        quick_look = is_quick_look([row.result for row in group], clean=clean, robust=robust)
+        for row in {id(row): row for row in (*group, worst)}.values():
+            row.record["quick_look"] = quick_look
         if not worst.result.cell.defenses:
             for row in group:
                 undefended[row.counterparts(row.attack)].append(row)
@@ -145,6 +155,11 @@ class _Row:
         """Of every image; read when they are first needed."""
         return self._read()
 
+    @property
+    def run(self) -> Run:
+        """What its attack did."""
+        return Run(self.result, self.outcomes)
+
     @classmethod
     def of(cls, result: Result, read: Callable[[], Outcomes]) -> _Row:
         cell = result.cell
@@ -166,12 +181,12 @@ class _Row:
         first = group[0]
         outcomes = worst_case([row.outcomes for row in group], nearest=first.result.cell.eps is None)
         cells = "".join(sorted(row.record["cell"] for row in group))
-        everywhere = set.intersection(*(set(row.result.flags) for row in group))
+        flags = headline_flags([row.run for row in group], outcomes)
         record = first.record | {
             "attack": WORST_CASE,
             "eot": "",
             **summarise(outcomes),
-            "flags": ";".join(sorted(everywhere)),
+            "flags": ";".join(flags),
             "cell": hashlib.sha256(cells.encode()).hexdigest()[:20],
         }
         for cost in ("forwards", "backwards", "seconds"):

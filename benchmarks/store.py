@@ -56,6 +56,11 @@ class Result(BaseModel):
     versions: dict[str, str]
     outcomes_sha256: str
 
+    @property
+    def was_skipped(self) -> bool:
+        """Whether the cell's condition did not hold, so that its attack was not run."""
+        return self.cell.only_if is not None and self.forwards == self.backwards == 0
+
 
 class Failure(BaseModel):
     """A cell that could not be finished.

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.benchmarks.cell import Accounting, Cell, Eps, MethodSpec, Targeted, parse_eps
+from robustbench_cli.benchmarks.cell import Accounting, Cell, Eps, MethodSpec, OnlyIf, Targeted, parse_eps
 
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.datasets.base.slice import Slice
@@ -34,6 +34,7 @@ class AttackChoice:
             be.
         surrogate: The model that it asks in the place of the attacked one.
         limited: Whether its suite says in which norms it runs, so that in another norm it does not.
+        only_if: Whether it runs only where those before it in a cascade were blinded.
     """
 
     spec: MethodSpec
@@ -43,6 +44,7 @@ class AttackChoice:
     in_bf16: bool = False
     surrogate: Subject | None = None
     limited: bool = False
+    only_if: OnlyIf | None = None
 
     def draws(self, subject: Subject) -> int | Literal["exact", "frozen"]:
         """The draws behind a gradient where this attacks a subject: of the model that it asks."""
@@ -308,6 +310,10 @@ def expand(
             if not suite.wants(subject, attack, norm, eps, seed):
                 continue
             chain = suite.chain(attack, eps, subject)
+            before = None if chain is None else latest.get((chain, seed))
+            if attack.only_if is not None and (before is None or not suite.cascade):
+                # Where no attack goes on from another, there is none whose result the condition could be about.
+                continue
             cell = Cell(
                 dataset=suite.dataset,
                 data=examples.sha256,
@@ -324,12 +330,12 @@ def expand(
                 seed=seed,
                 precision=suite.precision if attack.in_bf16 else "float32",
                 accounting=suite.accounting if subject.randomized else "expected",
+                only_if=attack.only_if,
             )
             # The same attack twice, in other words or with a gradient source that comes to the same, is one cell.
             if cell.id in known:
                 continue
             known.add(cell.id)
-            before = None if chain is None else latest.get((chain, seed))
             if before is not None:
                 passed_on = before.cell.attack != attack.spec
                 cell = cell.model_copy(update={"after": before.cell.id, "cascade": passed_on})

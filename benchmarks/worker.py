@@ -25,7 +25,8 @@ from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
 from robustbench_cli.benchmarks.devices import keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.evaluation import evaluate, predict
-from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
+from robustbench_cli.benchmarks.headline import Run, blinded
+from robustbench_cli.benchmarks.outcomes import Outcomes, summarise, worst_case
 from robustbench_cli.benchmarks.pieces import KeptPieces
 from robustbench_cli.benchmarks.saved_images import SavedImages, levels, rounded
 from robustbench_cli.benchmarks.store import PIECES, Failure, Result, Store
@@ -181,8 +182,32 @@ def _has_images(job: Job) -> bool:
 
 
 def _compute(job: Job, progress: Callable[[int], None]) -> _Computed:
+    if job.cell.only_if is not None and not _condition_holds(job):
+        return _skipped(job)
     attack = job.cell.attack.build(attacks, **load_surrogates(job.cell.attack, job.loading.get("named", ())))
     return (_search_once if attack.minimal_norm else _run)(job, attack, progress)
+
+
+def _condition_holds(job: Job) -> bool:
+    """Whether the attacks that a job goes on from, at its radius, were blinded: the one condition there is."""
+    runs: list[Run] = []
+    earlier = job.before
+    while earlier is not None and earlier.cell.eps == job.cell.eps:
+        outcomes = _outcomes_of(earlier)
+        runs.append(Run(Store(job.store).result(earlier.cell.id), outcomes))
+        earlier = earlier.before
+    return bool(runs) and blinded(runs, worst_case([run.outcomes for run in runs]))
+
+
+def _skipped(job: Job) -> _Computed:
+    """What a job whose condition does not hold gives: the outcomes, and the images, of the one that it goes on from."""
+    before = job.before
+    assert before is not None
+    saved = None if job.images is None else SavedImages.read(job.images, before.cell.id).perturbed_levels / 255
+    result, outcomes = Store(job.store).result(before.cell.id), _outcomes_of(before)
+    return _Computed(
+        outcomes=outcomes, flags=(), forwards=0, backwards=0, seconds=0.0, device=result.device, perturbed=saved
+    )
 
 
 def _search_once(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed:

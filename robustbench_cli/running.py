@@ -193,6 +193,11 @@ def attack_all(
             shown.finished(f"{cell_words(job)}: failed: {outcome.error}{left}")
             return
         computed[job.cell.id] = outcome
+        if outcome.was_skipped:
+            shown.finished(
+                f"{cell_words(job)}: not needed: no attack before it was blinded, or another broke through{left}"
+            )
+            return
         summary = outcome.summary
         rate = (outcome.forwards + outcome.backwards) / max(outcome.seconds, 1e-3)
         shown.finished(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-__all__ = ["FORMATS", "ambiguous_files", "as_text", "for_terminal", "report", "require_place", "write"]
+__all__ = ["FORMATS", "ambiguous_files", "as_text", "for_terminal", "quick_look", "report", "require_place", "write"]
 
 FORMATS = ("table", "csv", "json", "markdown")
 
@@ -156,9 +156,19 @@ def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
         caption.append(
             "+ before an attack: run on what those before it in its suite have not broken, and counted with it"
         )
+    caption += quick_look(table)
     if table["clean_accuracy_loss_within_interval"].eq(True).any():
         caption.append("~ in des: the loss of clean accuracy that it divides by cannot be told from none")
     return caption + without
+
+
+def quick_look(table: pd.DataFrame) -> list[str]:
+    """The line on rows that a quick look cannot vouch for; none where there are no such rows."""
+    from robustbench_cli.benchmarks.headline import QUICK_LOOK
+
+    count = int(table["quick_look"].eq(True).sum()) if "quick_look" in table.columns else 0
+    rows = "" if count == len(table) else f"{count} of {len(table)} rows are a "
+    return [f"{rows}{QUICK_LOOK}"] if count else []
 
 
 def _shared(table: pd.DataFrame) -> str:

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.plain_yaml import YamlFile, open_yaml_file
-from robustbench_cli.benchmarks.cell import Accounting, Eps, Targeted, parse_eps
+from robustbench_cli.benchmarks.cell import Accounting, Eps, OnlyIf, Targeted, parse_eps
 
 __all__ = [
     "CONDITIONS",
@@ -83,11 +83,16 @@ class _Named(BaseModel):
 
 
 class Member(_Named):
-    """An attack of a suite. What stands beside ``name``, ``eot`` and ``norm`` are its parameters."""
+    """An attack of a suite. What stands beside ``name``, ``eot``, ``norm`` and ``only_if`` are its parameters."""
 
     name: str
     eot: _Eot | None = Field(None, description="draws a gradient; as the command says otherwise")
     norm: Many[Norm] | None = Field(None, description="norms in which it runs; all that it knows where not given")
+    only_if: OnlyIf | None = Field(
+        None,
+        description="'blinded': in a cascade, run only where an attack before it could not follow the gradients and no "
+        "other one broke through",
+    )
 
     def among(self, norms: Sequence[Norm]) -> tuple[Norm, ...]:
         """Those of the norms that the attack knows in which it runs."""
@@ -101,6 +106,7 @@ class _Entry(_Named):
     suite: str | None = None
     eot: Many[_Eot | None] = (None,)
     norm: Many[Norm] | None = None
+    only_if: OnlyIf | None = None
 
 
 class ModelName(BaseModel):
@@ -402,6 +408,11 @@ def _groups(
                 f"{place}: an entry of attacks needs a name or a suite, and not both: {{name: pgd, steps: 20}} or {{suite: quick}}"
             )
         if entry.suite is None:
+            if entry.only_if is not None and (not words.cascade or not groups[0].attacks):
+                raise UserError(
+                    f"{place}: only_if: the condition is one on the attacks before it in a cascade: "
+                    + ("put some before it" if words.cascade else "add 'cascade: true', or leave it out")
+                )
             members = tuple(_members(entry, place))
             groups[0] = groups[0].model_copy(update={"attacks": (*groups[0].attacks, *members)})
             continue
@@ -417,7 +428,9 @@ def _groups(
 
 def _members(entry: _Entry, place: str) -> Iterator[Member]:
     for eot in entry.eot:
-        yield Member(name=entry.name or "", eot=eot, norm=entry.norm, **entry.parameters).at(place)
+        yield Member(
+            name=entry.name or "", eot=eot, norm=entry.norm, only_if=entry.only_if, **entry.parameters
+        ).at(place)
 
 
 def _refused(file: YamlFile, errors: Sequence[ErrorDetails]) -> UserError:

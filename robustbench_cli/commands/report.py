@@ -178,6 +178,8 @@ def _show(table: pd.DataFrame, form: str, outputs: Sequence[Path]) -> None:
         console.report(tables.for_terminal(table) if len(table) else "no rows")
     else:
         console.report(tables.as_text(table, form))
+        for line in tables.quick_look(table):
+            console.note(line)
     for path in outputs:
         tables.write(table, path)
         console.note(f"wrote {path}")

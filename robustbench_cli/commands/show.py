@@ -58,6 +58,11 @@ def _facts(told: dict[str, Any]) -> str:
         facts["order"] = (
             "each runs on what those before it have not broken" if told["cascade"] else "each runs on all images"
         )
+        if any(each.get("only_if") == "blinded" for each in told["attacks"]):
+            facts["only_if=blinded"] = (
+                "runs only where an attack before it was blinded (flagged zero-gradient or wrong-gradient) and no other "
+                "one broke through; of a randomized defense only with --eot exact, and not with --targeted"
+            )
     if told.get("parameters") == []:
         facts["parameters"] = "none"
     width = max(map(len, facts), default=0)

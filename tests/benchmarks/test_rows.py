@@ -110,6 +110,42 @@ def test_a_worst_case_follows_the_attacks_of_its_threat(add: Add) -> None:
     assert worst["cell"] not in set(table["cell"].drop(2))
 
 
+def test_a_gate_sees_that_gradients_were_blinded(add: Add) -> None:
+    """Square has no such flag, and what it breaks does not vouch for the rest: the worst case has it all the same."""
+    square = MethodSpec(name="square")
+    blind = add([10, 10, 10, 10], result={"flags": ("zero-gradient", "wrong-gradient")})
+    table = rows([blind, add([10, 0, 0, 10], attack=square, result={"backwards": 0})])
+    assert table["flags"].tolist() == ["zero-gradient;wrong-gradient", "", "wrong-gradient;zero-gradient"]
+    table = rows([blind, add([0, 0, 0, 0], attack=square, result={"backwards": 0, "flags": ("unstable",)})])
+    assert table["flags"].tolist()[2] == "unstable"
+
+
+def test_an_attack_whose_condition_did_not_hold_has_no_row(add: Add) -> None:
+    """It was not run: nobody is to read that it left anything. One that was run has a row and is in the worst case."""
+    hopskipjump = {"attack": MethodSpec(name="hopskipjump"), "only_if": "blinded", "after": "a" * 20, "cascade": True}
+    first, square = add([10] * 4), add([10, 0, 10, 10], attack=CW_PGD)
+    skipped = add([10] * 4, result={"forwards": 0, "backwards": 0}, **hopskipjump)
+    pd.testing.assert_frame_equal(rows([first, square, skipped]), rows([first, square]))
+    table = rows([first, square, add([0] * 4, result={"backwards": 0}, **hopskipjump)])
+    assert attacks(table) == ["pgd", "cw-pgd", "+hopskipjump", "worst-case"]
+    assert table["robust_accuracy"][3] == 0
+
+
+def test_rows_of_a_quick_look_are_marked(add: Add) -> None:
+    """All rows of a model and threat of which all attacks follow gradients and leave something, alone or together."""
+    square = add([10, 10, 10, 10], attack=MethodSpec(name="square"), result={"backwards": 0}, eps=0.2)
+    table = rows(
+        [
+            *(add([10, 5, 0, 0]), add([10, 5, 5, 0], attack=CW_PGD)),
+            *(add([10, 5, 0, 0], eps=0.2), square),
+            *(add([10, 5, 0, 0], eps=0.3), add([0] * 4, eps=0.3, attack=CW_PGD)),
+            add([10, 5, 0, 0], eps=0.4),
+        ]
+    )
+    marked = table.groupby("eps", sort=False)["quick_look"].agg(list).tolist()
+    assert marked == [[True] * 3, [False] * 3, [False] * 3, [True]]
+
+
 def test_at_any_distance_a_worst_case_is_the_nearest(
     make_cell: MakeCell, make_outcomes: MakeOutcomes, make_result: MakeResult
 ) -> None:

@@ -200,6 +200,19 @@ def test_nothing_is_passed_on_where_a_fall_is_not_certain(jobs: Callable[..., li
     assert not any(job.before for job in jobs(EOT_PGD, eps=radii, subjects=[counted]))
 
 
+def test_an_attack_on_a_condition_waits_for_a_cascade(jobs: Callable[..., list[Job]]) -> None:
+    """It is a cell of its own, which goes on from those before it; where nothing goes on from another, it is left out."""
+    last = replace(FMN, only_if="blinded")
+    sampled = subject(randomized=True)
+    found = jobs(PGD, last, FMN, eps=["0.1", "0.2"], cascade=True)
+    assert names(found)[:3] == [("pgd", "0.1", None), ("fmn", "0.1", "pgd 0.1"), ("fmn", "0.1", "fmn 0.1")]
+    assert [job.cell.only_if for job in found] == [None, "blinded", None] * 2
+    assert len({job.cell.id for job in found}) == 6
+    for words in ({}, {"cascade": True, "targeted": "next"}, {"cascade": True, "subjects": [sampled]}):
+        assert [job.cell.attack.name for job in jobs(PGD, last, eps=["0.1"], **words)] == ["pgd"]
+    assert [job.cell.attack.name for job in jobs(last, PGD, eps=["0.1"], cascade=True)] == ["pgd"]
+
+
 def test_only_attacks_that_may_follow_gradients_in_bf16_do(jobs: Callable[..., list[Job]]) -> None:
     """The others run in float32, and a cell in float32 is the same cell as without a word on it."""
     low = replace(PGD, in_bf16=True)

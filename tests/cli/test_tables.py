@@ -75,6 +75,21 @@ def test_no_word_is_broken_at_any_width(width: int | None, monkeypatch: pytest.M
         assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize(
+    ("marked", "begins"),
+    [([True], "quick look: "), ([True, False], "1 of 2 rows are a quick look: "), ([False, False], None)],
+)
+def test_a_quick_look_names_the_suite_that_looks_further(marked: list[bool], begins: str | None) -> None:
+    """In one line, with how many rows it is said of where it is not said of all; a table without such a column has none."""
+    lines = tables.quick_look(pd.DataFrame([ROW | {"quick_look": each} for each in marked]))
+    assert len(lines) == (begins is not None)
+    for line in lines:
+        assert line.startswith(begins or "")
+        assert "--suite standard" in line
+        assert "\n" not in line
+    assert tables.quick_look(TABLE) == []
+
+
 def test_quiet_leaves_the_legend_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """With -q the table stands alone."""
     assert any("no-eot:" in line for line in drawn(None, monkeypatch))

@@ -37,7 +37,8 @@ def test_every_suite_breaks_models_of_any_number_of_classes(name: str, classes: 
     model[1].weight.copy_(torch.randn(classes, 16, generator=generator))
     images = 0.5 + 0.1 * torch.rand(6, 1, 4, 4, generator=generator)
     labels = model(images).argmax(1)
-    for member in read_suite(name).members:
+    # What is only run where others were blinded is not run on such a model.
+    for member in (each for each in read_suite(name).members if each.only_if is None):
         attack = registry.load(str(member.name)).from_parameters(member.parameters, name=str(member.name))
         eps = None if attack.minimal_norm else {"linf": 1.0}.get(attack.norms[0], 4.0)
         found = evaluate(model, images, labels, attack=attack, eps=eps, eot=member.eot or "auto")
@@ -131,6 +132,55 @@ def test_autoattacks_own_composition(name: str, norm: Norm, attacks: list[tuple[
     assert suite.cascade
     assert suite.accounting == "single-draw"
     assert "published figures" in suite.description
+
+
+def test_standard_ends_with_an_attack_by_decisions(tmp_path: Path) -> None:
+    """Where the others were blinded; it knows the norms of the gradient attacks' usual radii, and is left out elsewhere."""
+    (group,) = read_suite("standard").groups
+    last = group.attacks[-1]
+    kind = registry.load(last.name)
+    assert (kind.uses, last.only_if, group.cascade) == ("decisions", "blinded", True)
+    assert all(each.only_if is None for each in group.attacks[:-1])
+    norms = {each.name: registry.load(each.name).norms for each in group.attacks}
+    for norm in ("linf", "l2"):
+        assert group.knowing(norm, norms).attacks[-1] == last
+    assert last not in group.knowing("l1", norms).attacks
+    path = tmp_path / "mine.yaml"
+    path.write_text("cascade: true\nattacks: [pgd, {name: square, only_if: blinded, queries: 9}]")
+    (group,) = read_suite(str(path)).groups
+    assert (group.attacks[1].only_if, group.attacks[1].parameters) == ("blinded", {"queries": 9})
+    path.write_text("cascade: true\nattacks: [{suite: standard}, {name: square, only_if: blinded}]")
+    assert [each.only_if for each in read_suite(str(path)).members][-2:] == ["blinded"] * 2
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            "attacks: [pgd, {name: square, only_if: blinded}]",
+            "line 1: only_if: the condition is one on .*'cascade: true'",
+        ),
+        (
+            "cascade: true\nattacks: [{name: square, only_if: blinded}]",
+            "line 2: only_if: the condition .*: put some before it",
+        ),
+        (
+            "cascade: true\nattacks: [pgd, {name: square, only_if: blind}]",
+            "line 2: .*unknown word 'blind': did you mean 'blinded'",
+        ),
+        ("cascade: true\nattacks: [pgd, {name: square, only_if: [blinded]}]", "line 2: .*only_if"),
+        (
+            "cascade: true\nattacks: [pgd, {suite: quick, only_if: blinded}]",
+            "line 2: an entry of attacks needs a name or a suite",
+        ),
+    ],
+)
+def test_a_condition_that_cannot_hold_is_refused(content: str, told: str, tmp_path: Path) -> None:
+    """It is about attacks before it in a cascade, and there is one such word."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=told):
+        read_suite(str(path))
 
 
 def test_only_attacks_that_know_the_norm_are_run() -> None:

@@ -195,6 +195,18 @@ def test_what_cannot_be_reported_is_named(advdef: Advdef, here: Path, store: Pat
         assert ended.err.startswith(f"advdef: error: {line}")
 
 
+def test_a_quick_look_says_so_in_every_form(advdef: Advdef, store: Path) -> None:
+    """Below the table for people, on stderr beside the others, whose column marks the rows; with -q not in words."""
+    line = "run --suite standard"
+    assert line in " ".join(advdef("report").out.split())
+    for form in ("csv", "json", "markdown"):
+        ended = advdef("report", "--format", form)
+        assert (line in ended.err, line in ended.out) == (True, False)
+        assert line not in advdef("report", "--format", form, "-q").err
+    marked = {row["quick_look"] for row in rows(advdef("report", "--format", "csv").out)}
+    assert marked == {"True"}
+
+
 def test_damaged_outcomes_are_named(advdef: Advdef, store: Path) -> None:
     """And hide no row that is whole; a gate cannot be judged."""
     path = next((store / "cells").glob("*.npz"))
@@ -203,5 +215,5 @@ def test_damaged_outcomes_are_named(advdef: Advdef, store: Path) -> None:
     assert ended.code == 3
     assert len([row for row in rows(ended.out) if row["attack"] != "worst-case"]) == 3
     assert f"{path.relative_to(store.parent)} is damaged, its content is not what was stored: remove " in ended.err
-    assert len(ended.err.splitlines()) == 1
+    assert len([line for line in ended.err.splitlines() if not line.startswith("quick look: ")]) == 1
     assert advdef("report", "--fail-under", "robust_accuracy=0").code == 3

@@ -101,6 +101,16 @@ def test_a_users_own_attack_is_shown_as_ours(advdef: Callable[..., Any], tmp_pat
     assert ["flag", "bool", "true", "whether"] in rows
 
 
+def test_the_condition_of_an_attack_is_told(advdef: Callable[..., Any]) -> None:
+    """In words beside the attacks of a suite that has one, and as data."""
+    page = advdef("show", "suite", "standard").out
+    assert "hopskipjump(only_if=blinded)" in page
+    assert "only_if=blinded  runs only where an attack before it was blinded" in page
+    told = json.loads(advdef("show", "suite", "standard", "--format", "json").out)
+    assert told["attacks"][-1] == {"name": "hopskipjump", "only_if": "blinded"}
+    assert "only_if" not in advdef("show", "suite", "quick").out
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
