@@ -308,7 +308,7 @@ def _read(name: str, folder: Path, within: tuple[Path, ...]) -> SuiteWords:
     path = folder / name if name.endswith((".yaml", ".yml")) else _FOLDER / f"{name}.yaml"
     if path.parent == _FOLDER and path.stem not in suite_names():
         raise UserError(
-            f"unknown suite '{name}': {did_you_mean(name, suite_names())} (or give the path of a .yaml file)"
+            f"unknown suite '{name}': {did_you_mean(name, suite_names(), kind='suite')} (or give the path of a .yaml file)"
         )
     file = open_yaml_file(path)
     # One file has many paths.
