@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
+from itertools import takewhile
 
 __all__ = ["did_you_mean"]
 
@@ -18,9 +18,9 @@ _ALIASES: tuple[tuple[str, str], ...] = (
     # Attacks.
     (
         "pgd",
-        "linf-pgd l2-pgd l1-pgd pgd-linf pgd-l2 pgd-l1 madry bim i-fgsm basic-iterative-method basic-iterative iterative-fgsm "
-        "projected-gradient-descent projected-gradient pgd-attack pgd-rs tpgd pgd-numpy pgd-pytorch",
+        "linf-pgd l2-pgd l1-pgd pgd-linf pgd-l2 pgd-l1 madry bim i-fgsm basic-iterative-method basic-iterative iterative-fgsm",
     ),
+    ("pgd", "projected-gradient-descent projected-gradient pgd-attack pgd-rs tpgd pgd-numpy pgd-pytorch"),
     ("fgsm", "fgm fast-gradient fast-gradient-method fast-gradient-sign-method fast-gradient-attack ffgsm rfgsm"),
     ("mi-fgsm", "mim momentum momentum-iterative momentum-iterative-fgsm"),
     ("cw", "carlini carlini-wagner carlini-l2 carlini-l2-method c&w cw2 cw-l2 l2-carlini-wagner l2-cw"),
@@ -42,11 +42,8 @@ _ALIASES: tuple[tuple[str, str], ...] = (
         "pgd-at trades mart awp fast-at free-at interpolated-at",
         "adversarial-training adversarial adversarial-train adv-training adv-train advtrain at robust-training adversarial-trainer",
     ),
-    (
-        "pgd-at",
-        "madry madry-at madry-pgd pgd-training pgd-adversarial-training adversarial-training-pgd "
-        "adversarial-trainer-madry-pgd sat",
-    ),
+    ("pgd-at", "madry madry-at madry-pgd pgd-training pgd-adversarial-training adversarial-training-pgd"),
+    ("pgd-at", "adversarial-trainer-madry-pgd sat"),
     ("trades", "trades-at tradeoff-inspired"),
     ("fast-at", "fast fast-adversarial-training fast-is-better-than-free rs-fgsm fgsm-rs fgsm-at"),
     ("free-at", "free free-adversarial-training adversarial-training-for-free"),
@@ -76,7 +73,10 @@ _ALIASES: tuple[tuple[str, str], ...] = (
     ("svhn", "street-view-house-numbers"),
     (
         "imagefolder:PATH",
-        "imagenet imagenet-1k imagenet2012 ilsvrc ilsvrc2012 imagenette imagewoof imagenet100 tiny-imagenet tiny-imagenet-200 "
+        "imagenet imagenet-1k imagenet2012 ilsvrc ilsvrc2012 imagenette imagewoof imagenet100 tiny-imagenet tiny-imagenet-200",
+    ),
+    (
+        "imagefolder:PATH",
         "restricted-imagenet imagenet-c folder image-folder image-directory directory torchvision celeba gtsrb",
     ),
     (
@@ -282,7 +282,8 @@ def _has_in_a_row(whole: Sequence[str], part: Sequence[str]) -> bool:
 
 def _alike(one: str, other: str) -> tuple[int, float]:
     """Of words that are as many edits away: how many letters at the beginning are the same, and which share are."""
-    return len(os.path.commonprefix([one, other])), SequenceMatcher(None, one, other).ratio()
+    beginning = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    return beginning, SequenceMatcher(None, one, other).ratio()
 
 
 def _edits(one: str, other: str) -> int:

@@ -105,7 +105,7 @@ def test_names_of_other_libraries(kind: str, name: str, meant: str) -> None:
 @pytest.mark.parametrize("name", ["wrn28-10", "WideResNet-28-10", "wide_resnet_28_10"])
 def test_a_model_that_is_not_here_is_answered_with_the_way_to_give_ones_own(name: str) -> None:
     """Where we have no such network, the user's own class can be named; where we have one, it is named."""
-    with pytest.raises(UserError, match="or a class or a function of your own as path/to/file.py:object"):
+    with pytest.raises(UserError, match=r"or a class or a function of your own as path/to/file\.py:object"):
         models.load(name)
     assert did_you_mean(name, ["wrn-28-10", "small-cnn"]) == "did you mean 'wrn-28-10'?"
 
