@@ -246,7 +246,10 @@ def checked_radii(eps: object, count: int, *, norm: Norm) -> Tensor:
     elif isinstance(eps, list | tuple) and any(isinstance(each, str) for each in eps):
         radii = torch.tensor([radius_of(each) for each in eps], dtype=torch.float64)
     else:
-        radii = _tensor(eps, "eps").cpu().to(torch.float64)
+        values = _tensor(eps, "eps")
+        if values.is_complex() or values.dtype == torch.bool:
+            raise UserError(f"eps is {_shown(eps)}: give a number or a fraction, such as 0.03 or '8/255'")
+        radii = values.cpu().to(torch.float64)
     if radii.shape == (1,):
         radii = radii.expand(count).clone()
     if radii.shape != (count,):
