@@ -227,7 +227,6 @@ def _deaf() -> Iterator[None]:
 @contextmanager
 def _warnings_on_the_console() -> Iterator[None]:
     """Shows what the floors below and the libraries warn of as our own warnings, one line each."""
-
     shown: set[str] = set()
 
     def show(message: Warning | str, *where: Any, **more: Any) -> None:
