@@ -363,6 +363,10 @@ def logits_of(model: nn.Module, images: Tensor, *, classes: int | None = None, n
             f"{name} gives {logits.dtype} of shape {tuple(logits.shape)} for {len(images)} images: "
             f"it is to give float logits ({len(images)}, {classes or 'K'})"
         )
+    if logits.device != images.device:
+        raise UserError(
+            f"{name} gives logits on {logits.device} for images on {images.device}: let it compute where its images are"
+        )
     return logits
 
 
