@@ -233,7 +233,7 @@ def _warnings_on_the_console() -> Iterator[None]:
         # A checkpoint is opened several times in a command.
         if str(message) not in shown:
             shown.add(str(message))
-            (console.note if isinstance(message, Notice) else console.warn)(str(message))
+            (console.note if type(message) is Notice else console.warn)(str(message))
 
     with warnings.catch_warnings():
         warnings.showwarning = show

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from robustbench_cli.attacks.base.suggest import did_you_mean
 
-__all__ = ["Notice", "UserError", "did_you_mean", "is_out_of_memory", "one_line"]
+__all__ = ["Choice", "Notice", "UserError", "did_you_mean", "is_out_of_memory", "one_line"]
 
 
 class UserError(ValueError):
@@ -18,8 +18,13 @@ class UserError(ValueError):
 class Notice(UserWarning):
     """What a reader of the log may want to know and need not act on, given by :func:`warnings.warn`.
 
-    The command line prints it as a note, without the word *warning*, and not at all with ``-q``.
+    The command line prints it as a note, without the word *warning*, and not at all with ``-q``. What is read a second time,
+    and in another process, is not told again.
     """
+
+
+class Choice(Notice):
+    """What was chosen of several that fit, which the user should know: the command line prints it as a warning."""
 
 
 def one_line(error: BaseException) -> str:
