@@ -237,4 +237,6 @@ def _warnings_on_the_console() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.showwarning = show
+        # Whatever else becomes of warnings, what is told by them is told.
+        warnings.simplefilter("always", Notice)
         yield

@@ -17,11 +17,10 @@ from robustbench_cli.attacks.base.inputs import (
     Images,
     Labels,
     Radius,
+    checked_batch,
     checked_count,
     checked_eot,
-    checked_images,
     checked_keywords,
-    checked_labels,
     checked_model,
     checked_norm,
     checked_radii,
@@ -126,8 +125,7 @@ class Attack(Method, ABC):
                 or the draws are to be all and cannot be counted.
         """
         checked_model(model)
-        clean = checked_images(images)
-        classes = checked_labels(labels, len(clean))
+        clean, classes = checked_batch(images, labels)
         eot = checked_eot(eot)
         seed = checked_count(seed, "seed", "give a whole number, at least 0", least=0)
         batch_size = None if batch_size is None else checked_count(batch_size, "batch_size")

@@ -20,10 +20,10 @@ from robustbench_cli.attacks.base.errors import UserError, did_you_mean, one_lin
 from robustbench_cli.attacks.base.norm import NORMS, Norm
 
 __all__ = [
-    "Eot",
     "Images",
     "Labels",
     "Radius",
+    "checked_batch",
     "checked_count",
     "checked_device",
     "checked_eot",
@@ -51,9 +51,6 @@ Labels = Tensor | ArrayLike
 
 Radius = float | str | Tensor | ArrayLike
 """A radius as a number or a fraction (``"8/255"``), or ``(N,)`` radii."""
-
-Eot = int | str
-"""``"auto"``, ``"exact"``, ``"frozen"`` or a number of draws; see :data:`~robustbench_cli.attacks.base.draws.AskedDraws`."""
 
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 
@@ -165,6 +162,23 @@ def checked_labels(labels: object, count: int, *, what: str = "the labels") -> T
     if bool((whole < 0).any()):
         raise UserError(f"{what} reach down to {int(whole.min())}: classes are counted from 0")
     return whole
+
+
+def checked_batch(images: object, labels: object) -> tuple[Tensor, Tensor]:
+    """Images and their labels; see :func:`checked_images` and :func:`checked_labels`.
+
+    Args:
+        images: See :data:`Images`.
+        labels: See :data:`Labels`.
+
+    Returns:
+        ``(N, C, H, W)`` and ``(N,)``.
+
+    Raises:
+        UserError: They are not what they must be, or there is not one label for each image.
+    """
+    checked = checked_images(images)
+    return checked, checked_labels(labels, len(checked))
 
 
 def require_classes(labels: Tensor, classes: int, *, name: str = "the model") -> None:
