@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import platform
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.errors import Choice, Notice, UserError
 from robustbench_cli.attacks.base.files import ensure_writable, write_whole
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.models import registry as models
@@ -187,9 +188,12 @@ def load_checkpoint(
     if own is None:
         info = _said(given, path)
         network = build_model(info.model, shape=info.shape, classes=info.classes)
-        fill(network, tensors, path, spec=info.model)
+        taken = fill(network, tensors, path, spec=info.model)
+        info = info.model_copy(update=taken.normalization(info.mean, info.std, path))
         # The names in a foreign file are the network's own: the normalisation comes around it afterwards.
         loaded = normalized(network, mean=info.mean, std=info.std, channels=info.shape[0])
+        if taken.words:
+            warnings.warn(taken.words, Choice if taken.chosen else Notice, stacklevel=2)
     else:
         info = own
         for word, value in given.items():

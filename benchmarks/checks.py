@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.bpda import Approximated, approximated
 from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.measured import MeasuredModel
-from robustbench_cli.attacks.base.model import with_layers
+from robustbench_cli.attacks.base.model import INSIDE, with_layers
 from robustbench_cli.attacks.base.precision import full_float32
 from robustbench_cli.attacks.base.random import Random, generators_kept, seed_draws, seed_from
 from robustbench_cli.attacks.base.row_draws import keys_of
 from robustbench_cli.defenses.base.randomized import Decision
 
-__all__ = ["FLAGS", "copy_of", "gradient_is_wrong", "is_repeatable", "is_unstable", "remembers"]
+__all__ = ["FLAGS", "copy_of", "gradient_is_blind", "gradient_is_wrong", "is_repeatable", "is_unstable", "remembers"]
 
 FLAGS = {
     "no-eot": "the attack followed one draw at a time although the defense is randomized: use --eot 10 or --eot exact",
-    "zero-gradient": "some gradients were zero in every pixel: the attack could not see the way",
+    "zero-gradient": "some gradients were zero, in every pixel or in pixels that matter: the attack could not see the way",
     "wrong-gradient": "the model's gradient disagrees with finite differences of its logits, or of the surrogate that it names: "
     "an attack that follows it is misled",
     "not-repeatable": "the model draws random numbers that torch's seed does not control: its figures cannot be computed again",
@@ -137,6 +137,45 @@ def _gradient_disagrees(measured: MeasuredModel, images: Tensor) -> bool:
     return all(disagree(step) for step in _STEPS)
 
 
+_BLIND = 0.1
+"""What the pixels without a gradient do to the logits, in parts of what the others do, from which on the gradient is blind.
+
+Fashion-MNIST networks have 0 to 0.001; one that sees its input cut inside the box 0.24, one whose gradient is masked 0.6.
+"""
+
+
+def gradient_is_blind(measured: MeasuredModel, images: Tensor, step: float) -> bool:
+    """Whether pixels without any gradient matter to the logits nevertheless, if they are moved as far as an attack may.
+
+    An attack leaves such pixels where they are. Each image is moved along random signs, once in its pixels of zero gradient
+    and once in all others; asked is the gap between the two classes that lead.
+
+    Args:
+        measured: The model, :func:`repeatable <is_repeatable>`.
+        images: ``(N, C, H, W)`` in [0, 1].
+        step: How far a pixel is moved.
+    """
+    with approximated(measured.model), with_layers(measured.model, Decision, approximating=True):
+        rows = images.clamp(INSIDE, 1 - INSIDE).repeat(_BLIND_DIRECTIONS, 1, 1, 1)
+        leading = _logits(measured, rows)[: len(images)].topk(2).indices.repeat(_BLIND_DIRECTIONS, 1)
+        gradient = _slopes(measured, rows, leading)
+        if gradient is None or bool(gradient.all()):
+            return False
+        signs = 2 * Random.of(0, rows).integers(2, images.shape[1:]).to(rows) - 1
+
+        def change(pixels: Tensor) -> Tensor:
+            moves = step * signs * pixels
+            ends = ((rows + sign * moves).clamp(0, 1) for sign in (1, -1))
+            above, below = (_gaps(_logits(measured, end), leading).double() for end in ends)
+            return (above - below).square().mean().sqrt()
+
+        unseen, seen = change(gradient == 0), change(gradient != 0)
+    return bool(unseen.isfinite() & seen.isfinite() & (unseen > _BLIND * seen))
+
+
+_BLIND_DIRECTIONS = 8
+
+
 def _disagree(differences: Tensor, predicted: Tensor) -> bool:
     """Whether two sets of slopes, each ``(halves, n)``, are too different in direction or in size."""
     # What an attack could not tell from rounding is no disagreement.
@@ -153,7 +192,9 @@ def _disagree(differences: Tensor, predicted: Tensor) -> bool:
     return bool(~alike | (size > 2.5**2 * other) | (other > 2.5**2 * size))
 
 
-def is_unstable(answers: Callable[[Tensor, Tensor], Tensor], images: Tensor, places: Tensor) -> bool:
+def is_unstable(
+    answers: Callable[[Tensor, Tensor], Tensor], images: Tensor, places: Tensor, *, noise: float | None = None
+) -> bool:
     """Whether a model's logits of an image depend on the other images of the batch, or on how often it was asked.
 
     The images come again in the opposite order, all together and then every other one.
@@ -162,11 +203,12 @@ def is_unstable(answers: Callable[[Tensor, Tensor], Tensor], images: Tensor, pla
         answers: Logits ``(R, N, K)`` of images ``(N, C, H, W)`` with places ``(N,)``, on the draws of these places.
         images: ``(N, C, H, W)`` in [0, 1].
         places: ``(N,)``.
+        noise: By how much a logit may differ; see :func:`~robustbench_cli.attacks.base.losses.rounding`.
     """
     first = answers(images, places)
     again = answers(images.flip(0), places.flip(0)).flip(1)
     among_fewer = answers(images[::2], places[::2])
-    return _differ(first, again) or _differ(first[:, ::2], among_fewer)
+    return _differ(first, again, noise) or _differ(first[:, ::2], among_fewer, noise)
 
 
 def remembers(
@@ -174,6 +216,8 @@ def remembers(
     fresh: Callable[[Tensor, Tensor], Tensor],
     images: Tensor,
     places: Tensor,
+    *,
+    noise: float | None = None,
 ) -> bool:
     """Whether a fresh copy of a model, which has been asked nothing before, gives other logits of the same images.
 
@@ -182,13 +226,14 @@ def remembers(
         fresh: The same of a fresh copy.
         images: ``(N, C, H, W)`` in [0, 1], which an attack has made.
         places: ``(N,)``.
+        noise: See :func:`is_unstable`.
     """
-    return _differ(fresh(images, places), answers(images, places))
+    return _differ(fresh(images, places), answers(images, places), noise)
 
 
-def _differ(first: Tensor, second: Tensor) -> bool:
+def _differ(first: Tensor, second: Tensor, noise: float | None) -> bool:
     """Whether logits ``(R, N, K)`` differ by more than rounding."""
-    return bool(((first - second).abs() > 2 * rounding(first).unsqueeze(-1)).any())
+    return bool(((first - second).abs() > 2 * rounding(first, noise).unsqueeze(-1)).any())
 
 
 def copy_of(model: nn.Module) -> nn.Module | None:

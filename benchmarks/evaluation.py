@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,19 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.draws import AskedDraws, Draws
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.inputs import (
+    Images,
+    Labels,
+    checked_batch,
+    checked_count,
+    checked_device,
+    checked_eot,
+    checked_keywords,
+    checked_model,
+    device_of,
+    on_model,
+    radius_of,
+)
 from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.model import enumerates_other_draws, placed
 from robustbench_cli.attacks.base.norm import Norm
@@ -29,12 +41,12 @@ from robustbench_cli.benchmarks.cell import Accounting, Targeted
 from robustbench_cli.benchmarks.checks import (
     FLAGS,
     copy_of,
+    gradient_is_blind,
     gradient_is_wrong,
     is_repeatable,
     is_unstable,
     remembers,
 )
-from robustbench_cli.benchmarks.datasets.base.split import check_images
 from robustbench_cli.benchmarks.devices import automatic_batch_size
 from robustbench_cli.benchmarks.judge import Candidates, Judge
 from robustbench_cli.benchmarks.models.base import check_model
@@ -49,6 +61,9 @@ _logger = logging.getLogger(__name__)
 IMAGES_AT_ONCE = 512
 """Images that an attack holds at once; the gradient source cuts them to the batches that pass through the model."""
 
+
+_FAR = 0.1
+"""How far single pixels are moved at most to see whether they matter, in a ball that would let them."""
 
 _NEAR = 0.03
 """The radius around an image in which gradients are checked where the threat has none of its own."""
@@ -87,14 +102,15 @@ def resolve_repeats(asked: int | None, *, randomized: bool) -> int:
     return (asked or 10) if randomized else 1
 
 
+@checked_keywords
 def evaluate(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Images,
+    labels: Labels,
     *,
     attack: Attack,
     norm: Norm | None = None,
-    eps: float | None = None,
+    eps: float | str | None = None,
     targeted: Targeted = "no",
     eot: AskedDraws = "auto",
     repeats: int | None = None,
@@ -114,11 +130,11 @@ def evaluate(
 
     Args:
         model: Images in [0, 1] to logits, normalization inside; left as it was.
-        images: ``(N, C, H, W)`` in [0, 1].
-        labels: ``(N,)`` int64 in [0, K).
+        images: ``(N, C, H, W)``, floats in [0, 1] or uint8, as a tensor or an array.
+        labels: ``(N,)`` in [0, K), of any integer type.
         attack: The attack and its parameters.
         norm: One of the attack's norms; its own where not given.
-        eps: The radius; ``None`` lets a minimal-norm attack's successes count at any distance.
+        eps: The radius as a number or a fraction (``"8/255"``); ``None`` lets a minimal-norm attack's successes count at any distance.
         targeted: How target classes are chosen, or ``"no"``.
         eot: The draws behind a gradient, of the model that the attack asks; see
             :data:`~robustbench_cli.attacks.base.draws.AskedDraws`.
@@ -138,17 +154,24 @@ def evaluate(
         UserError: The model's output or an input is not what it must be, the attack gives no images, or the draws are
             to be all and cannot be counted.
     """
-    _check_inputs(images, labels, attack)
-    device = torch.device(device) if device is not None else _device_of(model)
     started = time.perf_counter()
+    if not isinstance(attack, Attack):
+        raise UserError(f"attack is {attack!r}: give an attack with its parameters, such as PGD(steps=40)")
+    checked_model(model)
+    images, labels = checked_batch(images, labels)
+    images = images.to(on_model(images[:1], model).dtype)
+    eps = None if eps is None else radius_of(eps)
+    eot, seed = checked_eot(eot), checked_count(seed, "seed", "give a whole number, at least 0", least=0)
+    device = checked_device(device) if device is not None else device_of(model)
     asked = attack.asked(model)
     size = BatchSize(batch_size or automatic_batch_size(device, tuple(images.shape[1:])))
     few = images[_spread(labels, 8)]
     # Before it is asked anything: what it remembers of other evaluations is not deployed either.
     fresh = copy_of(model)
     with ExitStack() as ready:
+        ready.enter_context(torch.inference_mode(mode=False))
         ready.enter_context(generators_kept())
-        for module in {model, asked} if fresh is None else {model, asked, fresh}:
+        for module in {model, asked}:
             ready.enter_context(placed(module, device, few[: size.rows]))
         probe = few.to(device)
         classes = check_model(model, probe[: size.rows], labels)
@@ -157,20 +180,21 @@ def evaluate(
             check_model(asked, probe[: size.rows], labels, classes=classes, name="the surrogate")
             followed = MeasuredModel(asked, probe, size)
         single_draw = attacked.randomized and accounting == "single-draw"
-        judging = {
-            "repeats": resolve_repeats(repeats, randomized=attacked.randomized),
+        judge = Judge(
+            attacked,
+            repeats=resolve_repeats(repeats, randomized=attacked.randomized),
             # Each attack is to be judged on draws of its own, whatever images it is run on.
-            "seed": seed_from(seed, repr(attack)) if single_draw else seed,
-            "single_draw": single_draw,
-        }
+            seed=seed_from(seed, repr(attack)) if single_draw else seed,
+            single_draw=single_draw,
+        )
         source = followed.source(eot, seed=seed, targeted=targeted != "no", precision=precision)
         search = _Search(
             attack=attack,
             source=source,
             # Which classes are to be reached is a matter of the attacked model, whichever is asked how to reach them.
             aim=source if asked is model else attacked.source("auto"),
-            judge=Judge(attacked, **judging),
-            fresh=None if fresh is None else Judge(replace(attacked, model=fresh), **judging),
+            judge=judge,
+            fresh=None if fresh is None else judge.of_copy(fresh.to(device).eval().requires_grad_(False)),
             attacked=attacked,
             followed=followed,
             classes=classes,
@@ -340,25 +364,31 @@ class _Search:
         flags: set[str] = set()
         if self.attack.uses != "gradients" or self.source.followed is None:
             return flags
-        random = Random.of(self.seed, images, places=places).select(slice(4))
+        images, places = images[:4], places[:4]
+        random = Random.of(self.seed, images, places=places)
         signs = 2.0 * random.integers(2, images.shape[1:]) - 1
-        threat = self.attack.threat(images, norm=self.norm, eps=self.eps or _NEAR, targeted=False).select(slice(4))
-        surface = project(images[:4] + threat.eps.max().to(images) * signs, images[:4], threat)
+        threat = self.attack.threat(images, norm=self.norm, eps=self.eps or _NEAR, targeted=False)
+        surface = project(images + threat.eps.max().to(images) * signs, images, threat)
         with _failing_into(flags):
-            if is_repeatable(self.followed) and gradient_is_wrong(
-                self.followed, torch.cat([self.source.followed[:4], surface])
-            ):
+            if not is_repeatable(self.followed):
+                return flags
+            if gradient_is_wrong(self.followed, torch.cat([self.source.followed[:4], surface])):
                 flags.add("wrong-gradient")
+            step = min(_FAR, float(threat.eps.max())) if threat.norm == "linf" else _FAR
+            if gradient_is_blind(self.followed, self.followed.images, step):
+                flags.add("zero-gradient")
         return flags
 
     def _flags_of_answers(self, images: Tensor, places: Tensor) -> set[str]:
         """The flags of what the model says of images that the attack has made."""
-        flags = set()
+        flags: set[str] = set()
         with _failing_into(flags):
-            if is_unstable(self.judge.scored, images, places):
+            if is_unstable(self.judge.scored, images, places, noise=self.judge.noise):
                 flags.add("unstable")
         with _failing_into(flags):
-            if self.fresh is not None and remembers(self.judge.scored, self.fresh.scored, images, places):
+            if self.fresh is not None and remembers(
+                self.judge.scored, self.fresh.scored, images, places, noise=self.judge.noise
+            ):
                 flags.add("remembers")
         return flags
 
@@ -416,7 +446,7 @@ def predict(
         ``(R, N)`` decisions, see :func:`~robustbench_cli.attacks.base.decision.decisions`; of a deterministic model
         ``(1, N)``.
     """
-    device = torch.device(device) if device is not None else _device_of(model)
+    device = checked_device(device) if device is not None else device_of(model)
     size = BatchSize(batch_size or automatic_batch_size(device, tuple(images.shape[1:])))
     with generators_kept(), placed(model, device, images[: min(4, size.rows or 4)]):
         source = MeasuredModel(model, images[:8].to(device), size).source(repeats)
@@ -440,27 +470,6 @@ def _joined(before: Outcomes | None, standing: Tensor, pieces: list[dict[str, An
         # The clean image has had its draw.
         own = replace(own, clean=before.clean[:, rows], clean_survival=before.clean_survival[rows])
     return before.joined(rows, own)
-
-
-def _check_inputs(images: Tensor, labels: Tensor, attack: Attack) -> None:
-    if not isinstance(attack, Attack):
-        raise UserError(f"attack is {attack!r}: give an attack with its parameters, such as PGD(steps=40)")
-    if images.ndim != 4 or not len(images) or not images.is_floating_point():
-        raise UserError(
-            f"the images are {images.dtype} of shape {tuple(images.shape)}: give floats in [0, 1] of shape (N, C, H, W), "
-            "N at least 1"
-        )
-    check_images(images, where="the images")
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        raise UserError(
-            f"the labels are {labels.dtype} of shape {tuple(labels.shape)}: give int64 of shape ({len(images)},), one an image"
-        )
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    """Where a model's first parameter or buffer is."""
-    held = next(itertools.chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if held is None else held.device
 
 
 def _images_of(proposed: object, images: Tensor, attack: Attack) -> Tensor:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.answers import NO_NUMBER, REJECTED
 from robustbench_cli.attacks.base.losses import margin
 from robustbench_cli.attacks.base.measured import MeasuredModel
+from robustbench_cli.attacks.base.noise import noise_of
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.random import seed_from
 from robustbench_cli.attacks.base.source import GradientSource
@@ -43,6 +44,8 @@ class Judge:
     """
 
     def __init__(self, model: MeasuredModel, *, repeats: int, seed: int, single_draw: bool = False) -> None:
+        self._model = model
+        self._repeats = repeats
         self._seed = seed
         self._single_draw = single_draw
         self.randomized = model.randomized
@@ -76,6 +79,16 @@ class Judge:
             chosen_on = self._ask(self._choices, images, "choose", places) if self.randomized else scored
         chosen = self._choices.decided(chosen_on)
         return self._scores.decided(scored), _survival(chosen_on, chosen, labels, perturbed=candidate > 0)
+
+    def of_copy(self, model: nn.Module) -> Judge:
+        """The same rule for a copy of the model, which is asked nothing for it."""
+        measured = self._model.of_copy(model)
+        return Judge(measured, repeats=self._repeats, seed=self._seed, single_draw=self._single_draw)
+
+    @property
+    def noise(self) -> float | None:
+        """See :func:`~robustbench_cli.attacks.base.noise.noise_of`."""
+        return noise_of(self._scores)
 
     def scored(self, images: Tensor, places: Tensor) -> Tensor:
         """The logits ``(R, N, K)`` that score images ``(N, C, H, W)`` with these places ``(N,)``."""

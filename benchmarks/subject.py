@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.draws import AskedDraws, Draws, resolve_eot
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.errors import Notice, UserError
 from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.method import Method
 from robustbench_cli.attacks.base.model import frozen
@@ -196,7 +197,10 @@ def load_subject(path: Path, loading: dict[str, Any], identity: str) -> nn.Modul
     Raises:
         UserError: The file holds another model by now.
     """
-    model, info = _load(path, **loading)
+    with warnings.catch_warnings():
+        # What was taken of a foreign file was told when the subject was opened.
+        warnings.simplefilter("ignore", Notice)
+        model, info = _load(path, **loading)
     if _identity(model, info, _protection(info)) != identity:
         raise UserError(f"{path} has changed since the command began: give the command again")
     return model

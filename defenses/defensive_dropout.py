@@ -96,7 +96,7 @@ class DefensiveDropout(RandomizedDefense):
 
     def _measure(self, model: nn.Module, rate: float, images: Tensor, labels: Tensor, seed: int) -> _Measured:
         _set_rate(model, rate)
-        perturbed = PGD(steps=10)(model, images, labels, norm="linf", eps=self.radius, seed=seed)
+        perturbed = PGD(steps=10)(model, images, labels, norm="linf", eps=self.radius, eot=1, seed=seed)
         with frozen(model), torch.no_grad():
             clean, attacked = (
                 torch.stack([model(each).argmax(1) == labels for _ in range(_PASSES)]) for each in (images, perturbed)

@@ -18,6 +18,14 @@ from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.inputs import (
+    Images,
+    checked_count,
+    checked_images,
+    checked_keywords,
+    checked_model,
+    on_model,
+)
 from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.defenses.base.drawing import Drawing
 from robustbench_cli.defenses.base.randomized import RandomizedDefense, mean_softmax
@@ -198,9 +206,10 @@ class HRSModel(Drawing):
         return rows.reshape(paths, count, *rows.shape[1:])
 
 
+@checked_keywords
 def hrs(
     model: nn.Module,
-    example: Tensor | tuple[int, int, int],
+    example: Images | tuple[int, int, int],
     *,
     channels: Sequence[int] = (5, 5),
     split: str | Sequence[str] = "auto",
@@ -217,9 +226,11 @@ def hrs(
         UserError: The parameters are not allowed, or the model cannot be cut there.
     """
     defense = HRS.from_parameters({"channels": tuple(channels), "split": split}, name="hrs")
-    if isinstance(example, Tensor):
-        return defense.randomize(model, example[:1])
-    return defense.randomize(model, next(model.parameters()).new_zeros(1, *example))
+    checked_model(model)
+    if isinstance(example, tuple | list) and len(example) == 3 and all(isinstance(size, int) for size in example):
+        channels_and_sides = [checked_count(size, "a side of the example") for size in example]
+        return defense.randomize(model, on_model(torch.zeros(1, *channels_and_sides), model))
+    return defense.randomize(model, on_model(checked_images(example, what="the example's images")[:1], model))
 
 
 def _fresh(module: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ used, so that importing the package costs nothing.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,7 +60,12 @@ _PLACES = {
 
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # What Python itself and its tools ask of every module is no typing error.
+        if name.startswith("_") or importlib.util.find_spec(f"{__name__}.{name}") is not None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from robustbench_cli.attacks.base.suggest import did_you_mean
+
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: {did_you_mean(name, _PLACES)}")
     module, _, attribute = _PLACES[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 

@@ -20,7 +20,7 @@ import click
 from click.core import ParameterSource
 
 from robustbench_cli import __version__, commands, console
-from robustbench_cli.attacks.base.errors import UserError, did_you_mean
+from robustbench_cli.attacks.base.errors import Notice, UserError, did_you_mean
 from robustbench_cli.config_file import long_name
 from robustbench_cli.exits import CellsFailed, GateFailed, Interrupted
 from robustbench_cli.options import PAGE, VARIABLES, all_words
@@ -227,10 +227,16 @@ def _deaf() -> Iterator[None]:
 @contextmanager
 def _warnings_on_the_console() -> Iterator[None]:
     """Shows what the floors below and the libraries warn of as our own warnings, one line each."""
+    shown: set[str] = set()
 
     def show(message: Warning | str, *where: Any, **more: Any) -> None:
-        console.warn(str(message))
+        # A checkpoint is opened several times in a command.
+        if str(message) not in shown:
+            shown.add(str(message))
+            (console.note if type(message) is Notice else console.warn)(str(message))
 
     with warnings.catch_warnings():
         warnings.showwarning = show
+        # Whatever else becomes of warnings, what is told by them is told.
+        warnings.simplefilter("always", Notice)
         yield

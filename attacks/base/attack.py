@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from inspect import isabstract
 from typing import Any, ClassVar, Literal
@@ -12,6 +13,22 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.draws import AskedDraws
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.inputs import (
+    Images,
+    Labels,
+    Radius,
+    checked_batch,
+    checked_count,
+    checked_eot,
+    checked_keywords,
+    checked_logits,
+    checked_model,
+    checked_norm,
+    checked_radii,
+    device_of,
+    on_model,
+    require_classes,
+)
 from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.method import Method
 from robustbench_cli.attacks.base.model import frozen
@@ -37,6 +54,15 @@ class Attack(Method, ABC):
     norms: ClassVar[tuple[Norm, ...]]
     minimal_norm: ClassVar[bool]
     uses: ClassVar[Literal["gradients", "scores", "decisions"]] = "gradients"
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "eps": "--eps",
+        "epsilon": "--eps",
+        "norm": "--norm",
+        "targeted": "--targeted",
+        "eot": "--eot",
+        "seed": "--seed",
+        "batch_size": "--batch-size",
+    }
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -61,14 +87,15 @@ class Attack(Method, ABC):
             Perturbed images ``(N, C, H, W)``. They are projected and scored by the caller, on other draws.
         """
 
+    @checked_keywords
     def __call__(
         self,
         model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
+        images: Images,
+        labels: Labels,
         *,
         norm: Norm | None = None,
-        eps: float | Tensor | None = None,
+        eps: Radius | None = None,
         targeted: bool = False,
         eot: AskedDraws = "auto",
         seed: int = 0,
@@ -77,33 +104,43 @@ class Attack(Method, ABC):
         """Attacks a model from Python.
 
         Args:
-            model: Images in [0, 1] to logits, normalisation inside; left as it was.
-            images: ``(N, C, H, W)`` in [0, 1].
-            labels: ``(N,)``, the classes to leave, or to reach if ``targeted``.
+            model: Images in [0, 1] to logits, with the normalization inside. It may be on another device than the images,
+                and in ``train()`` mode; it is left as it was.
+            images: ``(N, C, H, W)``: floats in [0, 1] or uint8; a tensor or an array, which is left as it was.
+            labels: ``(N,)`` of any integer type, the classes to leave, or to reach if ``targeted``.
             norm: One of the attack's norms; its own where not given.
-            eps: The radius, for all or ``(N,)``. Needed for a fixed-radius attack. What a minimal-norm attack finds
-                beyond it is replaced by the image itself.
+            eps: The radius as a number or a fraction (``"8/255"``), for all or ``(N,)``. Needed for a fixed-radius attack.
+                What a minimal-norm attack finds beyond it is replaced by the image itself.
             targeted: Whether the labels are the classes to reach.
             eot: The draws behind a randomized model's gradient; see :data:`~.draws.AskedDraws`.
             seed: For the attack's own random numbers, and of the frozen draw.
             batch_size: Rows that pass through the model at once; all where not given.
 
         Returns:
-            Perturbed images ``(N, C, H, W)``, inside the ball and the box to the last bit.
+            Perturbed images ``(N, C, H, W)``, inside the ball and the box to the last bit: a tensor where the images are, in
+            float64 if they are, and in float32 otherwise.
 
         Raises:
-            UserError: The norm is not one of the attack's, the radius is missing or negative, an image leaves [0, 1],
-                there is not one label for each image, or the draws are to be all and cannot be counted.
+            UserError: The model is no ``nn.Module`` that gives logits, the norm is not one of the attack's, the radius is
+                missing, negative or not on the pixel scale, an image leaves [0, 1], there is not one class for each image,
+                or the draws are to be all and cannot be counted.
         """
-        threat = self.threat(images, norm=norm, eps=eps, targeted=targeted)
-        if labels.shape != images.shape[:1]:
-            raise UserError(f"{len(images)} images need as many labels: these have the shape {tuple(labels.shape)}")
+        checked_model(model)
+        clean, classes = checked_batch(images, labels)
+        eot = checked_eot(eot)
+        seed = checked_count(seed, "seed", "give a whole number, at least 0", least=0)
+        batch_size = None if batch_size is None else checked_count(batch_size, "batch_size")
+        threat = self.threat(clean, norm=norm, eps=eps, targeted=targeted)
         asked = self.asked(model)
-        with frozen(asked), generators_kept():
-            source = MeasuredModel(asked, images, BatchSize(batch_size)).source(eot, seed=seed, targeted=targeted)
-            source.begin(seed_from(seed, "attack"), torch.arange(len(images), device=images.device))
-            perturbed = self.run(source, images, labels, self.searched(threat), Random.of(seed, images))
-        return within(project_exactly(perturbed, images, self.searched(threat)), images, threat)
+        # The model may write into what it is given, and the caller may be in inference mode.
+        with torch.inference_mode(mode=False), frozen(model), frozen(asked), generators_kept():
+            given, goals = on_model(clean, asked), classes.to(device_of(asked))
+            require_classes(goals, checked_logits(asked, given[:2]).shape[1])
+            source = MeasuredModel(asked, given, BatchSize(batch_size)).source(eot, seed=seed, targeted=targeted)
+            source.begin(seed_from(seed, "attack"), torch.arange(len(given), device=given.device))
+            searched = replace(self.searched(threat), eps=self.searched(threat).eps.to(given.device))
+            perturbed = self.run(source, given, goals, searched, Random.of(seed, given))
+        return within(project_exactly(perturbed.to(clean), clean, self.searched(threat)), clean, threat)
 
     def asked(self, model: nn.Module) -> nn.Module:
         """The model that the attack asks for logits and gradients: the attacked one, unless it has a surrogate for it.
@@ -125,22 +162,27 @@ class Attack(Method, ABC):
         """The threat inside which the attack searches: at any distance, if it looks for the smallest perturbation."""
         return replace(threat, eps=torch.full_like(threat.eps, torch.inf)) if self.minimal_norm else threat
 
-    def threat(self, images: Tensor, *, norm: Norm | None, eps: float | Tensor | None, targeted: bool) -> Threat:
-        """The threat for a batch, after a check of what the caller gave; see :meth:`__call__`."""
+    def threat(self, images: Tensor, *, norm: Norm | None, eps: Radius | None, targeted: bool) -> Threat:
+        """The threat for a batch, after a check of what the caller gave; see :meth:`__call__`.
+
+        Args:
+            images: ``(N, C, H, W)``; their number and device are used.
+            norm: See :meth:`__call__`.
+            eps: See :meth:`__call__`.
+            targeted: See :meth:`__call__`.
+
+        Raises:
+            UserError: The norm is not one of the attack's, or the radius is missing or none.
+        """
         name = type(self).__name__
-        norm = norm or self.norms[0]
-        if norm not in self.norms:
-            raise UserError(f"{name} does not know the norm {norm}: it knows {', '.join(self.norms)}")
-        if eps is None and not self.minimal_norm:
+        norm = checked_norm(norm, self.norms, name=name)
+        if eps is not None:
+            radii = checked_radii(eps, len(images), norm=norm)
+        elif self.minimal_norm:
+            radii = torch.full((len(images),), torch.inf, dtype=torch.float64)
+        else:
             raise UserError(f"{name} needs a radius: give eps")
-        radii = torch.as_tensor(torch.inf if eps is None else eps, dtype=torch.float64, device=images.device)
-        if radii.shape not in {torch.Size(), images.shape[:1]}:
-            raise UserError(f"{len(images)} images need one eps or as many: these have the shape {tuple(radii.shape)}")
-        if not bool((radii >= 0).all()):
-            raise UserError(f"eps must be a number that is not negative: it is {radii.min().item():g}")
-        if not bool(((images >= 0) & (images <= 1)).all()):
-            raise UserError("images must lie in [0, 1]: put the normalisation inside the model")
-        return Threat(norm=norm, eps=radii.expand(len(images)).clone(), targeted=targeted)
+        return Threat(norm=norm, eps=radii.to(images.device), targeted=targeted)
 
 
 class FixedRadiusAttack(Attack):

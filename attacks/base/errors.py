@@ -1,11 +1,10 @@
-"""The one exception that tells a user of a mistake of theirs."""
+"""The one exception for a user's mistake, and how errors and notices are worded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from difflib import get_close_matches
+from robustbench_cli.attacks.base.suggest import did_you_mean
 
-__all__ = ["UserError", "did_you_mean", "is_out_of_memory", "one_line"]
+__all__ = ["Choice", "Notice", "UserError", "did_you_mean", "is_out_of_memory", "one_line"]
 
 
 class UserError(ValueError):
@@ -16,25 +15,16 @@ class UserError(ValueError):
     """
 
 
-def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """Ends a message about an unknown word with the nearest known one, or with all of them where none is near.
+class Notice(UserWarning):
+    """What a reader of the log may want to know and need not act on, given by :func:`warnings.warn`.
 
-    Args:
-        word: What the user wrote.
-        words: What would have been understood.
+    The command line prints it as a note, without the word *warning*, and not at all with ``-q``. What is read a second time,
+    and in another process, is not told again.
     """
-    known = sorted(words)
-    # One that only goes on is nearer than one of like letters: --epsilon is --eps.
-    begun = [each for each in known if _goes_on(each, word) or _goes_on(word, each)]
-    near = get_close_matches(word, begun, n=1, cutoff=0) or get_close_matches(word, known, n=1, cutoff=0.51)
-    if near:
-        return f"did you mean '{near[0]}'?"
-    return f"known: {', '.join(known)}" if known else "there are none"
 
 
-def _goes_on(begun: str, word: str) -> bool:
-    """Whether a word of some length is the beginning of another one, in the middle of a part of it."""
-    return len(begun.strip("-")) > 2 and word.startswith(begun) and word[len(begun) :][:1].isalpha()
+class Choice(Notice):
+    """What was chosen of several that fit, which the user should know: the command line prints it as a warning."""
 
 
 def one_line(error: BaseException) -> str:

@@ -59,6 +59,16 @@ class MeasuredModel:
         """See :func:`~robustbench_cli.attacks.base.model.cut_at_edges`."""
         return cut_at_edges(self.model, self.images, size=self.size)
 
+    def of_copy(self, model: nn.Module) -> MeasuredModel:
+        """What has been measured, for a copy of the model, which is asked nothing for it."""
+        copied = MeasuredModel(model, self.images, self.size)
+        vars(copied).update(
+            randomized=self.randomized,
+            row_draws=self.row_draws and self.row_draws.of_copy(model),
+            cost_of_all_draws=self.cost_of_all_draws,
+        )
+        return copied
+
     @contextmanager
     def asked(self, keys: Tensor, seed: int) -> Iterator[Callable[[Tensor], Tensor]]:
         """What gives logits ``(M, K)`` of rows ``(M, C, H, W)`` with these keys; a pass back belongs inside it too.

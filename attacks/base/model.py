@@ -184,12 +184,13 @@ def cut_at_edges(model: nn.Module, images: Tensor, *, size: BatchSize | None = N
         images: ``(N, C, H, W)`` in [0, 1], N >= 1; the first eight are used, with every pixel at an end.
         size: Rows that pass through the model at once.
     """
-    edges, size = images[:8].round(), size or BatchSize()
-    alive, alive_at_edges = (
-        size.fitting(len(edges), lambda points=points: _has_slope(model, points, size))
-        for points in (edges.clamp(INSIDE, 1 - INSIDE), edges)
-    )
-    return bool((alive & ~alive_at_edges).any())
+    edges, rows = images[:8].round(), size or BatchSize()
+
+    def cut() -> bool:
+        alive = _has_slope(model, edges.clamp(INSIDE, 1 - INSIDE), rows)
+        return bool((alive & ~_has_slope(model, edges, rows)).any())
+
+    return rows.fitting(len(edges), cut)
 
 
 def _has_slope(model: nn.Module, images: Tensor, size: BatchSize) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.errors import UserError, is_out_of_memory
 from robustbench_cli.attacks.base.precision import full_float32
 
-__all__ = ["BatchSize", "logits_of", "single_pass"]
+__all__ = ["BatchSize", "by_row", "logits_of", "single_pass"]
 
 Answer = TypeVar("Answer")
 
@@ -60,6 +60,11 @@ class BatchSize:
             torch.cuda.empty_cache()
 
 
+def by_row(logits: object, rows: int) -> object:
+    """What a model gives for so many rows; the ``(K,)`` that some give for a single row becomes ``(1, K)``."""
+    return logits.unsqueeze(0) if isinstance(logits, Tensor) and logits.dim() == 1 and rows == 1 else logits
+
+
 def single_pass(model: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """Logits ``(M, K)`` of rows ``(M, C, H, W)``, which are left as they are though a model may write into its input.
 
@@ -68,9 +73,7 @@ def single_pass(model: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     Raises:
         UserError: The model gives something else.
     """
-    logits: object = model(rows.clone())
-    if isinstance(logits, Tensor) and logits.dim() == 1 and len(rows) == 1:
-        logits = logits.unsqueeze(0)
+    logits = by_row(model(rows.clone()), len(rows))
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(rows):
         what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"type {type(logits).__name__}"
         raise UserError(

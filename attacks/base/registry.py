@@ -120,7 +120,7 @@ class Registry:
         else:
             place, colon, attribute = name.rpartition(":")
             if not colon:
-                raise UserError(f"unknown {self.kind} '{name}': {did_you_mean(name, self.names())}")
+                raise UserError(f"unknown {self.kind} '{name}': {did_you_mean(name, self.names(), kind=self.kind)}")
         module = _module_of_file(Path(place)) if place.endswith(".py") else _module(place)
         try:
             thing = getattr(module, attribute)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -89,6 +90,12 @@ class RowDraws:
         self._model = model
         self._kinds = _kinds(model, images, batch_size)
         self._draws_again = bool(self.number) and _draws_in_passes_back(model, images[:1])
+
+    def of_copy(self, model: nn.Module) -> RowDraws:
+        """The same for a copy of the model, which is asked nothing for it."""
+        draws = copy(self)
+        vars(draws)["_model"] = model
+        return draws
 
     @property
     def number(self) -> int | None:
@@ -198,7 +205,8 @@ def _draws_in_passes_back(model: nn.Module, images: Tensor) -> bool:
             logits = model(images.clone().requires_grad_())
             if not logits.requires_grad:
                 return False
-            with _Recording() as recording:
+            recording = _Recording()
+            with recording:
                 logits.sum().backward()
     except _RETRIES:
         return False
@@ -206,7 +214,8 @@ def _draws_in_passes_back(model: nn.Module, images: Tensor) -> bool:
 
 
 def _recorded(model: nn.Module, rows: Tensor) -> list[_Draw]:
-    with _Recording() as recording:
+    recording = _Recording()
+    with recording:
         model(rows)
     return recording.draws
 
@@ -224,7 +233,7 @@ class _Recording(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.draws: list[_Draw] = []
 
     def __torch_dispatch__(
@@ -259,7 +268,7 @@ class _RowDrawing(TorchDispatchMode):
     """
 
     def __init__(self, kinds: list[_Kind], keys: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._kinds = kinds
         self._keys = keys
         self._done = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,13 +17,19 @@ __all__ = ["Npz"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# What other files call our arrays: MedMNIST's and Keras's.
+_TEST = {"images": ("test_images", "x_test"), "labels": ("test_labels", "y_test")}
+_TRAIN = {"images": ("train_images", "x_train"), "labels": ("train_labels", "y_train")}
+_NAMES = {**_TEST, **{f"train_{key}": names for key, names in _TRAIN.items()}}
+
 
 class Npz(Dataset):
     """Arrays in an ``.npz`` file: ``images`` and ``labels``, and ``train_images`` and ``train_labels`` to train on.
 
-    ``PATH`` may also be a folder with ``test.npz`` and ``train.npz``, each with ``images`` and ``labels``. Images are
-    ``(N, C, H, W)``, ``(N, H, W, C)`` or ``(N, H, W)`` with C 1 or 3; uint8, or floats in [0, 1]. Labels are integers
-    ``(N,)``. The number of classes is ``classes`` where the (test) file has it, and the largest label plus one
+    The names of MedMNIST (``test_images``, ``test_labels``) and Keras (``x_test``, ``y_test``, ``x_train``, ``y_train``) are
+    read too. ``PATH`` may also be a folder with ``test.npz`` and ``train.npz``, each with ``images`` and ``labels``. Images
+    are ``(N, C, H, W)``, ``(N, H, W, C)`` or ``(N, H, W)`` with C 1 or 3, and channels first where both would fit; uint8, or
+    floats in [0, 1]. Labels are integers ``(N,)`` or ``(N, 1)``. The number of classes is ``classes`` where the (test) file has it, and the largest label plus one
     elsewhere.
     """
 
@@ -33,16 +40,16 @@ class Npz(Dataset):
         path = Path(argument or "").expanduser()
         test = path / "test.npz" if path.is_dir() else path
         arrays = _arrays(test)
-        self._images = {"test": _images(arrays, "images", test)}
-        self._labels = {"test": _labels(arrays, "labels", test)}
+        self._images = {"test": _images(arrays, _name("images", arrays), test)}
+        self._labels = {"test": _labels(arrays, _name("labels", arrays), test)}
         train = path / "train.npz"
         if path.is_dir() and train.exists():
             more = _arrays(train)
-            self._images["train"] = _images(more, "images", train)
-            self._labels["train"] = _labels(more, "labels", train)
-        elif "train_images" in arrays or "train_labels" in arrays:
-            self._images["train"] = _images(arrays, "train_images", test)
-            self._labels["train"] = _labels(arrays, "train_labels", test)
+            self._images["train"] = _images(more, _name("images", more, _TRAIN), train)
+            self._labels["train"] = _labels(more, _name("labels", more, _TRAIN), train)
+        elif any(key in arrays for key in (*_TRAIN["images"], *_TRAIN["labels"])):
+            self._images["train"] = _images(arrays, _name("train_images", arrays), test)
+            self._labels["train"] = _labels(arrays, _name("train_labels", arrays), test)
         self.classes = _classes(arrays, list(self._labels.values()), test)
         self.shape = self._images["test"].shape[1:]
 
@@ -80,6 +87,11 @@ def _arrays(path: Path) -> dict[str, Array]:
     raise UserError(f"{path} is a single array: save it with numpy.savez(path, images=..., labels=...)")
 
 
+def _name(key: str, arrays: dict[str, Array], names: Mapping[str, tuple[str, ...]] = _NAMES) -> str:
+    """What a file calls the array that we call ``key``; our own name where it has none of them."""
+    return next((name for name in (key, *names[key]) if name in arrays), key)
+
+
 def _array(arrays: dict[str, Array], key: str, path: Path) -> Array:
     if key not in arrays:
         raise UserError(f"{path} has no array '{key}': {did_you_mean(key, arrays)}")
@@ -96,7 +108,7 @@ def _images(arrays: dict[str, Array], key: str, path: Path) -> Array:
     if images.ndim == 3:
         return images[:, None]
     first, last = (images.ndim == 4 and images.shape[axis] in (1, 3) for axis in (1, 3))
-    if first == last:
+    if not (first or last):
         raise UserError(
             f"'{key}' of {path} has the shape {images.shape}: give (N, H, W), (N, C, H, W) or (N, H, W, C) with C 1 or 3"
         )
@@ -105,9 +117,11 @@ def _images(arrays: dict[str, Array], key: str, path: Path) -> Array:
 
 def _labels(arrays: dict[str, Array], key: str, path: Path) -> Array:
     labels = _array(arrays, key, path)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
         raise UserError(
-            f"'{key}' of {path} is {labels.dtype} of shape {labels.shape}: give integers of shape (N,), N at least 1"
+            f"'{key}' of {path} is {labels.dtype} of shape {labels.shape}: give integers of shape (N,) or (N, 1), one class an image, N at least 1"
         )
     return labels.astype(np.int64)
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from robustbench_cli.attacks.base.errors import UserError, one_line
+from robustbench_cli.attacks.base.inputs import checked_count, checked_keywords, checked_logits, require_classes
 from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.benchmarks.models import registry
+from robustbench_cli.benchmarks.models.factory import make, unwrapped
 
 __all__ = [
     "Normalize",
@@ -25,6 +28,10 @@ __all__ = [
     "is_trained",
     "normalized",
 ]
+
+
+Numbers = float | Sequence[float] | Tensor | NDArray[Any]
+"""One number for all channels, or one a channel."""
 
 
 class Normalize(nn.Module):
@@ -45,7 +52,7 @@ class Normalize(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, *, mean: float | Sequence[float], std: float | Sequence[float], channels: int) -> None:
+    def __init__(self, *, mean: Numbers, std: Numbers, channels: int) -> None:
         super().__init__()
         means, stds = _channel_values(mean, "mean", channels), _channel_values(std, "std", channels)
         for value in means:
@@ -64,8 +71,12 @@ class Normalize(nn.Module):
         return (images - self.mean) / self.std
 
 
-def _channel_values(values: float | Sequence[float], word: str, channels: int) -> list[float]:
-    numbers = [float(value) for value in values] if isinstance(values, Sequence) else [float(values)]
+def _channel_values(values: Numbers, word: str, channels: int) -> list[float]:
+    given: Any = values.tolist() if isinstance(values, Tensor | np.ndarray | np.generic) else values
+    try:
+        numbers = [float(value) for value in (given if isinstance(given, Sequence) else [given])]
+    except (TypeError, ValueError):
+        raise UserError(f"{word} is {values!r}: give a number, or one a channel") from None
     if len(numbers) not in (1, channels):
         raise UserError(
             f"{word} has {len(numbers)} numbers: the images have {channels} channels, give one or {channels}"
@@ -73,9 +84,7 @@ def _channel_values(values: float | Sequence[float], word: str, channels: int) -
     return numbers * (channels if len(numbers) == 1 else 1)
 
 
-def normalized(
-    network: nn.Module, *, mean: float | Sequence[float] | None, std: float | Sequence[float] | None, channels: int
-) -> nn.Module:
+def normalized(network: nn.Module, *, mean: Numbers | None, std: Numbers | None, channels: int) -> nn.Module:
     """Puts the normalisation into the model, so that nobody can get it wrong at attack time.
 
     Args:
@@ -98,20 +107,22 @@ def normalized(
     return nn.Sequential(OrderedDict(normalize=normalize, network=network))
 
 
+@checked_keywords
 def build_model(
     spec: str,
     *,
     shape: tuple[int, int, int],
     classes: int,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
 ) -> nn.Module:
     """Builds a model with fresh weights, which come from torch's global generator.
 
     Args:
         spec: ``paper-cnn``, ``small-cnn``, ``torchvision:NAME``, or a user's own as ``package.module:object`` or
-            ``path/to/file.py:object``, where the object is a callable ``(*, shape, classes)`` that returns an
-            ``nn.Module``.
+            ``path/to/file.py:object``, where the object is a class or a function with no parameters or any of
+            :data:`~.factory.PARAMETERS` (others have defaults) that makes an ``nn.Module``, or an ``nn.Module``, of which
+            the model is a copy.
         shape: ``(C, H, W)`` of the images.
         classes: K.
         mean: Of the normalisation that the network expects; see :class:`Normalize`.
@@ -123,32 +134,41 @@ def build_model(
     Raises:
         UserError: The model is unknown, cannot be built for this shape, or does not keep the contract of a model.
     """
+    name, size = _checked(spec, shape, classes)
+
+    def finish(network: nn.Module) -> nn.Module:
+        model = normalized(network, mean=mean, std=std, channels=size[0])
+        if any(map(is_lazy, [*network.parameters(), *network.buffers()])):
+            try:
+                model.eval()(example_images(size)[:1])
+            except Exception as error:
+                raise UserError(f"{name} cannot run on images of shape {size}: {one_line(error)}") from error
+            model.train()
+        check_model(model, example_images(size), classes=classes, name=name)
+        return model
+
+    # A file that draws when it is imported, the first time only, would make other weights of a second model.
+    state = torch.get_rng_state()
     thing, argument = registry.find(spec)
-    options: dict[str, Any] = {"shape": shape, "classes": classes}
-    if argument is not None:
-        options["argument"] = argument
-    try:
-        inspect.signature(thing).bind(**options)
-    except (TypeError, ValueError) as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        raise UserError(f"model {spec} cannot be called with ({given}): {error}") from None
-    try:
-        network = thing(**options)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"model {spec} cannot be built: {one_line(error)}") from error
-    if not isinstance(network, nn.Module):
-        raise UserError(f"model {spec} gives a {type(network).__name__}: it is to return an nn.Module")
-    model = normalized(network, mean=mean, std=std, channels=shape[0])
-    if any(map(is_lazy, [*network.parameters(), *network.buffers()])):
-        try:
-            model.eval()(example_images(shape)[:1])
-        except Exception as error:
-            raise UserError(f"model {spec} cannot run on images of shape {shape}: {one_line(error)}") from error
-        model.train()
-    check_model(model, example_images(shape), classes=classes, name=f"model {spec}")
-    return model
+    torch.set_rng_state(state)
+    return make(thing, name=name, shape=size, classes=int(classes), argument=argument, finish=finish)
+
+
+def _checked(spec: object, shape: object, classes: object) -> tuple[str, tuple[int, int, int]]:
+    """How a message calls the model, and the shape as a tuple.
+
+    Raises:
+        UserError: They are not what they must be.
+    """
+    if not isinstance(spec, str):
+        way = "it is built already" if isinstance(spec, nn.Module) else "give its name, such as 'small-cnn'"
+        raise UserError(f"the model is a {type(spec).__name__}: {way}")
+    checked_count(classes, "classes", "give the number of classes, at least 2", least=2)
+    sides = [*shape] if isinstance(shape, Iterable) and not isinstance(shape, str) else []
+    if len(sides) != 3:
+        raise UserError(f"shape is {shape!r}: give (C, H, W), three whole numbers")
+    channels, height, width = (checked_count(side, "a side of the shape") for side in sides)
+    return f"model {spec}", (channels, height, width)
 
 
 def default_model(shape: tuple[int, int, int]) -> str:
@@ -165,7 +185,9 @@ def default_model(shape: tuple[int, int, int]) -> str:
 
 
 def is_trained(spec: str) -> bool:
-    """Whether a model comes with trained weights: its callable says so by an attribute ``trained`` that is true.
+    """Whether a model comes with trained weights: what makes it says so by an attribute ``trained`` that is true.
+
+    An ``nn.Module`` that is named itself has the weights that the user wants, unless its ``trained`` is false.
 
     Args:
         spec: As :func:`build_model` takes it.
@@ -174,7 +196,7 @@ def is_trained(spec: str) -> bool:
         UserError: The model is unknown.
     """
     thing, _ = registry.find(spec)
-    return bool(getattr(thing, "trained", False))
+    return bool(getattr(unwrapped(thing), "trained", isinstance(thing, nn.Module)))
 
 
 def example_images(shape: tuple[int, int, int]) -> Tensor:
@@ -236,19 +258,7 @@ def check_model(
             -inf for masked classes; gives probabilities; K is not ``classes``; or a label is outside [0, K).
     """
     with frozen(model):
-        try:
-            logits = model(images)
-        except (torch.OutOfMemoryError, UserError):
-            raise
-        except Exception as error:
-            raise UserError(f"{name} fails on images of shape {tuple(images.shape[1:])}: {one_line(error)}") from error
-    if not isinstance(logits, Tensor):
-        raise UserError(f"{name} gives a {type(logits).__name__}: it is to return one tensor of logits (N, K)")
-    if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2 or not logits.is_floating_point():
-        raise UserError(
-            f"{name} gives {logits.dtype} of shape {tuple(logits.shape)} for {len(images)} images: "
-            f"it is to give float logits ({len(images)}, {classes or 'K'})"
-        )
+        logits = checked_logits(model, images, classes=classes, name=name)
     given = logits.shape[1]
     if classes is not None and given != classes:
         raise UserError(f"{name} gives {given} logits an image, the data have {classes} classes: give it as many")
@@ -262,9 +272,6 @@ def check_model(
         )
     if (logits >= 0).all() and (logits <= 1).all() and ((logits.sum(dim=1) - 1).abs() < 1e-4).all():
         raise UserError(f"{name} gives probabilities (each row sums to 1): give logits, remove the softmax")
-    if labels is not None and len(labels) and not (labels.min() >= 0 and labels.max() < given):
-        raise UserError(
-            f"the labels reach from {int(labels.min())} to {int(labels.max())}, and {name} gives {given} logits an image: "
-            f"labels are to be 0 to {given - 1}"
-        )
+    if labels is not None:
+        require_classes(labels, given, name=name)
     return given

@@ -320,7 +320,7 @@ def _read(name: str, folder: Path, within: tuple[Path, ...]) -> SuiteWords:
     path = folder / name if name.endswith((".yaml", ".yml")) else _FOLDER / f"{name}.yaml"
     if path.parent == _FOLDER and path.stem not in suite_names():
         raise UserError(
-            f"unknown suite '{name}': {did_you_mean(name, suite_names())} (or give the path of a .yaml file)"
+            f"unknown suite '{name}': {did_you_mean(name, suite_names(), kind='suite')} (or give the path of a .yaml file)"
         )
     file = open_yaml_file(path)
     # One file has many paths.
@@ -428,9 +428,9 @@ def _groups(
 
 def _members(entry: _Entry, place: str) -> Iterator[Member]:
     for eot in entry.eot:
-        yield Member(
-            name=entry.name or "", eot=eot, norm=entry.norm, only_if=entry.only_if, **entry.parameters
-        ).at(place)
+        yield Member(name=entry.name or "", eot=eot, norm=entry.norm, only_if=entry.only_if, **entry.parameters).at(
+            place
+        )
 
 
 def _refused(file: YamlFile, errors: Sequence[ErrorDetails]) -> UserError:

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.inputs import (
+    Images,
+    Labels,
+    checked_count,
+    checked_device,
+    checked_images,
+    checked_labels,
+    checked_logits,
+    checked_model,
+    require_classes,
+)
+from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.defenses.base.following import USUAL_RADIUS, Following
 from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.training import Examples, Trainer
@@ -69,7 +83,7 @@ class Defense(Following, ABC):
 def defend(
     model: nn.Module,
     defense: Defense,
-    examples: Examples,
+    examples: Examples | tuple[Images, Labels],
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -81,7 +95,8 @@ def defend(
         model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``; left as it is.
         defense: The defense and its parameters. Those that follow from the data set's usual radius, and are not given,
             follow from that of the examples, or from 8/255 where they do not say which it is.
-        examples: What to train on; a split of a data set knows its ``usual_eps``.
+        examples: What to train on: a split of a data set, which knows its ``usual_eps``, or images and labels as two tensors
+            or arrays.
         seed: Of the fresh weights and of the training.
         device: Where to train.
         **recipe: Fields of :class:`~.recipe.Recipe`, such as ``epochs``.
@@ -90,15 +105,62 @@ def defend(
         The defended model, in ``eval()`` mode.
 
     Raises:
-        UserError: The model is not of the kind that the defense needs, or a part of the recipe is unknown or not
-            allowed.
+        UserError: An argument is not what it must be, the model is not of the kind that the defense needs, or a part of
+            the recipe is unknown or not allowed.
     """
-    radius: float | None = getattr(examples, "usual_eps", None)
+    checked_model(model)
+    if not isinstance(defense, Defense):
+        raise UserError(
+            f"the defense is {_called(defense)}: give one with its parameters, such as HRS(channels=(5, 5))"
+        )
+    found = _examples(examples)
+    radius: float | None = getattr(found, "usual_eps", None)
     defense = defense.for_radius(USUAL_RADIUS if radius is None else radius)
-    trainer = Trainer(examples, Recipe.from_parameters(recipe, name="recipe"), seed=seed, device=torch.device(device))
-    image, _ = examples.batch(torch.zeros(1, dtype=torch.int64))
+    where = checked_device(device)
+    seed = checked_count(seed, "seed", "give a whole number, at least 0", least=0)
+    trainer = Trainer(found, Recipe.from_parameters(recipe, name="recipe"), seed=seed, device=where)
+    image, label = found.batch(torch.zeros(1, dtype=torch.int64))
+    copied = copy.deepcopy(model).to(where)
+    with frozen(copied), trainer.draws("probe"):
+        labels = found.labels if isinstance(found, _InMemory) else label
+        require_classes(labels, checked_logits(copied, image.to(where)).shape[1])
     with trainer.draws("weights"):
-        protected = defense.protect(copy.deepcopy(model).to(device), image.to(device))
+        protected = defense.protect(copied, image.to(where))
     if defense.fitted:
         defense.fit(protected, trainer)
     return protected.eval()
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """Examples held as two tensors: ``(N, C, H, W)`` float32 in [0, 1], and ``(N,)`` int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return self.images[indices], self.labels[indices]
+
+
+def _examples(examples: object) -> Examples:
+    if isinstance(examples, list | tuple) and len(examples) == 2:
+        images = checked_images(examples[0]).float().cpu()
+        return _InMemory(images, checked_labels(examples[1], len(images)).cpu())
+    if callable(getattr(examples, "batch", None)) and hasattr(examples, "__len__"):
+        found = cast("Examples", examples)
+        if not len(found):
+            raise UserError("the examples are none: give at least one image")
+        return found
+    way = (
+        "give one of its splits, dataset.split('train')"
+        if hasattr(examples, "split")
+        else "give a split, or (images, labels)"
+    )
+    raise UserError(f"the examples are {_called(examples)}: {way}")
+
+
+def _called(thing: object) -> str:
+    return f"the class {thing.__name__}" if isinstance(thing, type) else f"a {type(thing).__name__}"

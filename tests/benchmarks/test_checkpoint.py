@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.errors import Choice, Notice, UserError
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, load_checkpoint, read_info, save_checkpoint, versions
 from robustbench_cli.benchmarks.models.base import build_model, example_images
@@ -147,7 +147,7 @@ def test_a_file_does_not_choose_what_code_runs(tmp_path: Path, kind: str) -> Non
     ):
         load_checkpoint(path)
     assert not mark.exists()
-    with pytest.raises(UserError, match=r"cannot be called|does not fit"):
+    with pytest.raises(UserError, match=r"gives a Scale: it is to return an nn\.Module|does not fit"):
         load_checkpoint(path, named=[name])
     assert mark.exists()
 
@@ -226,7 +226,8 @@ def test_cut_off_checkpoints_are_named(own: Path) -> None:
 
 def test_a_foreign_file_is_loaded_as_it_is_said_to_be(foreign: Path) -> None:
     """With model, classes, shape and normalisation said, the model is the network on normalised images, bit for bit."""
-    loaded = load_checkpoint(foreign, model="small-cnn", classes=4, mean=MEAN, std=STD, shape=SHAPE)
+    with pytest.warns(Notice, match="foreign.pth: took 'state_dict'$"):
+        loaded = load_checkpoint(foreign, model="small-cnn", classes=4, mean=MEAN, std=STD, shape=SHAPE)
     images = torch.rand(6, *SHAPE)
     assert torch.equal(loaded.model(images), own_model().eval()(images))
     assert not loaded.model.training
@@ -245,9 +246,39 @@ def test_a_foreign_safetensors_file(tmp_path: Path) -> None:
     assert torch.equal(loaded.model(images), network.eval()(images))
 
 
+def test_a_foreign_file_brings_its_normalization(tmp_path: Path) -> None:
+    """A Sequential of normalization and network is the whole model, as if mean and std had been given."""
+    expected = own_model().eval()
+    path = tmp_path / "a.pt"
+    state = {f"1.{name}": tensor for name, tensor in expected.get_submodule("network").state_dict().items()}
+    torch.save({"0.mean": torch.tensor(MEAN), "0.std": torch.tensor(STD).view(3, 1, 1), **state}, path)
+    images = torch.rand(6, *SHAPE)
+    for given in ({}, {"mean": MEAN, "std": STD}):
+        with pytest.warns(
+            Notice, match=r"took the names that begin with '1\.'; the normalization of 0\.mean and 0\.std$"
+        ):
+            loaded = load_checkpoint(path, model="small-cnn", classes=4, shape=SHAPE, **given)  # type: ignore[arg-type]
+        assert torch.equal(loaded.model(images), expected(images))
+        assert (loaded.info.mean, loaded.info.std) == (MEAN, STD)
+    with pytest.raises(
+        UserError, match=r"a\.pt has the mean 0\.4,0\.5,0\.6 in it, not 0\.1: leave --mean and --std out"
+    ):
+        load_checkpoint(path, model="small-cnn", classes=4, shape=SHAPE, mean=0.1, std=0.2)
+
+
+def test_several_fitting_weights_are_a_warning(tmp_path: Path) -> None:
+    """Where a choice was made, the user is warned, and told what else there is."""
+    network = own_model().get_submodule("network").state_dict()
+    torch.save({"model": {name: tensor * 0 for name, tensor in network.items()}, "ema": network}, tmp_path / "a.pt")
+    with pytest.warns(Choice, match=r"a\.pt: took 'ema' \(and not 'model', which would fit too\)"):
+        loaded = load_checkpoint(tmp_path / "a.pt", model="small-cnn", classes=4, shape=SHAPE)
+    assert torch.equal(loaded.model.state_dict()["fc2.bias"], network["fc2.bias"])
+
+
 def test_a_foreign_file_saved_again_is_ours(foreign: Path, tmp_path: Path) -> None:
     """What was said of a foreign file is all that the saved checkpoint needs."""
-    first = load_checkpoint(foreign, model="small-cnn", classes=4, mean=0.5, std=0.25, shape=SHAPE)
+    with pytest.warns(Notice, match="foreign.pth: took 'state_dict'$"):
+        first = load_checkpoint(foreign, model="small-cnn", classes=4, mean=0.5, std=0.25, shape=SHAPE)
     save_checkpoint(tmp_path / "a.safetensors", first.model, first.info)
     images = torch.rand(2, *SHAPE)
     assert torch.equal(load_checkpoint(tmp_path / "a.safetensors").model(images), first.model(images))

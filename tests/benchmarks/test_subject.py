@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from robustbench_cli.attacks import registry as attacks
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.errors import Notice, UserError
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, save_checkpoint
 from robustbench_cli.benchmarks.models.base import build_model
@@ -53,6 +53,7 @@ def test_the_identity_is_that_of_the_weights(tmp_path: Path) -> None:
     assert open_subject(normalized).identity != first.identity
 
 
+@pytest.mark.filterwarnings("ignore::robustbench_cli.attacks.base.errors.Notice")
 def test_a_foreign_file_is_the_same_model_as_ours(tmp_path: Path) -> None:
     """The same weights as a state dict, told what they are, have the same identity; told otherwise, another."""
     ours = open_subject(saved(tmp_path / "ours.safetensors"))
@@ -65,6 +66,15 @@ def test_a_foreign_file_is_the_same_model_as_ours(tmp_path: Path) -> None:
     other = open_subject(tmp_path / "theirs.pth", **loading, mean=(0.1,), std=(1.0,))
     assert other.identity != ours.identity
     assert other.loading["mean"] == (0.1,)
+
+
+def test_what_was_taken_is_told_once(tmp_path: Path) -> None:
+    """Opening a file of several weights tells which were taken; what loads it again, as each worker does, does not."""
+    state = open_subject(saved(tmp_path / "ours.safetensors")).load().state_dict()
+    torch.save({"model": {name: tensor * 0 for name, tensor in state.items()}, "ema": state}, tmp_path / "theirs.pt")
+    with pytest.warns(Notice, match="took 'ema'"):
+        subject = open_subject(tmp_path / "theirs.pt", model="small-cnn", classes=10, shape=SHAPE)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in subject.load().state_dict().items())
 
 
 def test_a_users_own_model_is_told_by_its_source(tmp_path: Path) -> None:

@@ -18,3 +18,6 @@ def test_other_names_are_refused_as_by_any_module() -> None:
     assert not hasattr(robustbench_cli, "PDG")
     with pytest.raises(ImportError, match="PDG"):
         exec("from robustbench_cli import PDG")
+    for name, meant in (("PDG", "PGD"), ("load_data", "load_dataset"), ("HSR", "HRS"), ("pgd", "PGD")):
+        with pytest.raises(AttributeError, match=f"has no attribute '{name}': did you mean '{meant}'"):
+            getattr(robustbench_cli, name)

@@ -7,13 +7,15 @@ from functools import cache
 from pathlib import Path
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.inputs import checked_keywords
 from robustbench_cli.benchmarks.datasets import registry
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 
 __all__ = ["load_dataset"]
 
 
-def load_dataset(name: str, *, data_dir: Path | None = None) -> Dataset:
+@checked_keywords
+def load_dataset(name: str, *, data_dir: Path | str | None = None) -> Dataset:
     """Finds a data set; the same name gives the same object within a process, so its images are read once.
 
     Args:
@@ -25,7 +27,13 @@ def load_dataset(name: str, *, data_dir: Path | None = None) -> Dataset:
     Raises:
         UserError: The name is unknown, its argument is wrong, or the object is no data set.
     """
-    return _load(name, data_dir)
+    given: tuple[object, object] = name, data_dir
+    if not isinstance(given[0], str):
+        way = "it is loaded already" if isinstance(given[0], Dataset) else "give its name, such as 'digits'"
+        raise UserError(f"the data set is a {type(given[0]).__name__}: {way}")
+    if not isinstance(given[1], Path | str | None):
+        raise UserError(f"data_dir is a {type(given[1]).__name__}: give the path of a folder")
+    return _load(name, None if data_dir is None else Path(data_dir).expanduser())
 
 
 @cache

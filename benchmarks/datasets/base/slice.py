@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.inputs import checked_count, checked_keywords
 from robustbench_cli.benchmarks.datasets.base.split import Split, check_images
 
 __all__ = ["Slice", "first_examples"]
@@ -34,6 +35,7 @@ class Slice:
         return len(self.labels)
 
 
+@checked_keywords
 def first_examples(split: Split, n: int) -> Slice:
     """The first ``n`` examples of a split, or all of them where it has fewer.
 
@@ -42,10 +44,15 @@ def first_examples(split: Split, n: int) -> Slice:
         n: How many, at least 1.
 
     Raises:
-        UserError: ``n`` is below 1, or an image is NaN somewhere or outside [0, 1].
+        UserError: ``split`` is none, ``n`` is below 1, or an image is NaN somewhere or outside [0, 1].
     """
-    if n < 1:
-        raise UserError(f"n is {n}: at least one image is needed")
+    given: object = split
+    if not isinstance(given, Split):
+        way = (
+            "give one of its splits, dataset.split('test')" if hasattr(given, "split") else "give a split of a data set"
+        )
+        raise UserError(f"the split is a {type(given).__name__}: {way}")
+    n = checked_count(n, "n", "at least one image is needed")
     images, labels = split.batch(torch.arange(min(n, len(split))))
     check_images(images, where="the images to be evaluated")
     return Slice(images=images, labels=labels, sha256=_sha256(images, labels))

@@ -42,6 +42,59 @@ def test_every_layout(tmp_path: Path, images: np.ndarray, shape: tuple[int, int,
     assert labels.tolist() == LABELS.tolist()
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((4, 1, 5, 3), (1, 5, 3)),
+        ((4, 3, 5, 1), (3, 5, 1)),
+        ((4, 1, 1, 1), (1, 1, 1)),
+        ((4, 3, 5, 3), (3, 5, 3)),
+        ((4, 1, 5, 1), (1, 5, 1)),
+        ((4, 3, 3, 3), (3, 3, 3)),
+        ((4, 2, 5, 3), (3, 2, 5)),
+        ((4, 1, 5), (1, 1, 5)),
+    ],
+)
+def test_images_that_fit_two_layouts_have_their_channels_first(
+    tmp_path: Path, shape: tuple[int, ...], expected: tuple[int, int, int]
+) -> None:
+    """Narrow images are read by one rule, which the documentation states, and not refused."""
+    pixels = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    dataset = Npz(save(tmp_path / "a.npz", images=pixels, labels=LABELS))
+    found, _ = dataset.split("test").batch(torch.arange(4))
+    assert dataset.shape == tuple(found.shape[1:]) == expected
+    inside = pixels[:, None] if len(shape) == 3 else pixels if shape[1] in {1, 3} else np.moveaxis(pixels, 3, 1)
+    assert np.array_equal((found * 255).round().numpy(), inside)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "train_images", "train_labels"),
+    [
+        ("test_images", "test_labels", "train_images", "train_labels"),
+        ("x_test", "y_test", "x_train", "y_train"),
+        ("images", "test_labels", "train_images", "y_train"),
+    ],
+)
+def test_files_of_medmnist_and_keras(
+    tmp_path: Path, images: str, labels: str, train_images: str, train_labels: str
+) -> None:
+    """Their names are read, labels in a column too; what is kept for validation is left alone."""
+    arrays = {images: PIXELS, labels: LABELS[:, None].astype(np.uint8)}
+    train = {train_images: PIXELS[:3], train_labels: LABELS[:3, None]}
+    both = Npz(save(tmp_path / "a.npz", **arrays, **train, val_images=PIXELS[:1], val_labels=LABELS[:1, None]))
+    assert both.classes == 3
+    assert both.split("test").labels.tolist() == LABELS.tolist()
+    assert both.split("train").labels.tolist() == LABELS[:3].tolist()
+    assert (len(both.split("test")), len(both.split("train"))) == (4, 3)
+    save(tmp_path / "test.npz", **arrays)
+    save(tmp_path / "train.npz", **train)
+    assert len(Npz(str(tmp_path)).split("train")) == 3
+    with pytest.raises(UserError, match="has nothing to train on: add the arrays train_images and train_labels"):
+        Npz(save(tmp_path / "b.npz", **arrays)).split("train")
+    with pytest.raises(UserError, match="has no array 'train_labels'"):
+        Npz(save(tmp_path / "c.npz", **arrays, **{train_images: PIXELS}))
+
+
 def test_train_arrays_in_the_same_file(tmp_path: Path) -> None:
     """Train arrays make the train split and count for the number of classes."""
     name = save(
@@ -90,9 +143,14 @@ FLOATS = PIXELS / 255
         ({"images": PIXELS[:0]}, r"shape \(0, 1, 5, 6\)"),
         ({"images": PIXELS[0]}, r"'images' of .* has the shape \(5, 6\)"),
         ({"images": np.zeros((4, 7, 5, 6), np.uint8)}, r"has the shape \(4, 7, 5, 6\)"),
-        ({"images": np.zeros((4, 3, 5, 3), np.uint8)}, r"has the shape \(4, 3, 5, 3\)"),
+        ({"images": np.zeros((4, 28, 28, 28), np.uint8)}, r"has the shape \(4, 28, 28, 28\): give .* with C 1 or 3"),
+        ({"images": np.zeros((4, 5, 6, 4), np.uint8)}, r"has the shape \(4, 5, 6, 4\)"),
         ({"labels": LABELS.astype(np.float32)}, r"'labels' of .* is float32 of shape \(4,\): give integers"),
-        ({"labels": LABELS[:, None]}, r"of shape \(4, 1\)"),
+        (
+            {"labels": np.eye(3, dtype=int)[LABELS]},
+            r"of shape \(4, 3\): give integers of shape \(N,\) or \(N, 1\), one class an",
+        ),
+        ({"labels": LABELS[None]}, r"of shape \(1, 4\)"),
         ({"labels": LABELS[:0]}, r"of shape \(0,\)"),
         ({"labels": np.array([0, 1, -1, 2])}, "has the label -1 at index 2"),
         ({"labels": np.array([0, 0, 0, 0])}, "reach only to 0: add the array classes"),

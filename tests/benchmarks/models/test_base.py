@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -104,7 +106,7 @@ def test_a_users_own_model(own: Path) -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("Bare", r"cannot be called with \(shape=\(1, 8, 8\), classes=4\)"),
+        ("Bare", r"fails on images of shape \(1, 8, 8\): NotImplementedError"),
         ("number", "gives a int: it is to return an nn.Module"),
         ("failing", "cannot be built: KeyError: 'no such width'"),
         ("soft", "gives probabilities .* remove the softmax"),
@@ -146,7 +148,7 @@ def test_unknown_model_and_argument_where_none_is_taken() -> None:
     """An unknown name gets the nearest known one; a name of ours that takes nothing after it says so."""
     with pytest.raises(UserError, match="unknown model 'smal-cnn': did you mean 'small-cnn'"):
         build_model("smal-cnn", shape=(1, 8, 8), classes=10)
-    with pytest.raises(UserError, match=r"model small-cnn:2 cannot be called with .*argument='2'"):
+    with pytest.raises(UserError, match="model small-cnn:2 takes nothing after its name, not ':2'"):
         build_model("small-cnn:2", shape=(1, 8, 8), classes=10)
 
 
@@ -247,3 +249,41 @@ def test_masked_classes_may_be_minus_infinity(masked: int) -> None:
     logits[1, 0] = torch.nan
     with pytest.raises(UserError, match="NaN or infinite logits for image 1"):
         check_model(Fixed(), torch.zeros(2, 1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "line"),
+    [
+        ({"spec": nn.Identity()}, "the model is a Identity: it is built already"),
+        ({"spec": None}, "the model is a NoneType: give its name"),
+        ({"shape": (1, 8)}, r"shape is \(1, 8\): give \(C, H, W\)"),
+        ({"shape": 28}, "shape is 28: give"),
+        ({"shape": (1, 8, -8)}, "a side of the shape is -8"),
+        ({"shape": (1, 8.0, 8)}, "a side of the shape is 8.0"),
+        ({"classes": 1}, "classes is 1: give the number of classes, at least 2"),
+        ({"classes": "ten"}, "classes is 'ten'"),
+        ({"mean": "0.5", "std": 0.5}, "mean is '0.5': give a number|mean has 3 numbers"),
+        ({"num_classes": 3}, "build_model has no parameter 'num_classes': did you mean 'classes'?"),
+    ],
+)
+def test_wrong_arguments_are_one_line(keywords: dict[str, Any], line: str) -> None:
+    """From Python, what is no name, no shape and no number of classes is told so."""
+    given = {"spec": "small-cnn", "shape": (1, 8, 8), "classes": 3, **keywords}
+    with pytest.raises(UserError, match=f"^({line})") as refusal:
+        build_model(given.pop("spec"), **given)
+    assert "\n" not in str(refusal.value)
+
+
+def test_numbers_of_every_kind_are_taken() -> None:
+    """Shapes and classes as computations give them, and a mean and std as arrays or tensors, build the same model."""
+    torch.manual_seed(0)
+    expected = build_model("small-cnn", shape=(3, 8, 8), classes=3, mean=(0.25, 0.5, 0.75), std=0.5).state_dict()
+    for shape, classes, mean in (
+        (torch.zeros(3, 8, 8).shape, np.int64(3), np.array([0.25, 0.5, 0.75])),
+        ([3, 8, 8], torch.tensor(3), torch.tensor([0.25, 0.5, 0.75])),
+        (np.array([3, 8, 8]), 3, [0.25, 0.5, 0.75]),
+    ):
+        torch.manual_seed(0)
+        model = build_model("small-cnn", shape=shape, classes=classes, mean=mean, std=np.float32(0.5))  # type: ignore[arg-type]
+        found = model.state_dict()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)

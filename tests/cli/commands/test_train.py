@@ -123,6 +123,7 @@ def test_a_foreign_checkpoint_is_a_start(advdef: Advdef, here: Path, checkpoint:
     words = ("--checkpoint", "theirs.pth", "--model", "small-cnn", "--classes", "10", "--dataset", "digits")
     ended = advdef("train", *words, "--defense", "gaussian-noise", "--epochs", "1", "-o", "ours.safetensors")
     assert ended.code == 0
+    assert ended.err.count("theirs.pth: took 'state_dict'\n") == 1
     assert advdef("attack", "--checkpoint", "ours.safetensors", "--attack", "fgsm", "--n", "20").code == 0
 
 

@@ -138,7 +138,7 @@ def test_named_cuts() -> None:
     [
         (["layer3.1.conv1"], r"after 'layer3.1.conv1': .* is needed later too; .* after 'layer3.0' or 'layer3'$"),
         (["layer3.1.relu"], r"after 'layer3.1.relu': it runs 2 times; .* after 'layer3.0' or 'layer4.0'$"),
-        (["layer3.2"], r"no such module, did you mean 'layer3.1'\?"),
+        (["layer3.2"], r"no such module, did you mean 'layer3.0' or 'layer3.1'\?"),
         (["fc"], r"after 'fc' leaves no layer with weights after it; the nearest good place is after 'flatten'$"),
         (["layer1.1", "layer1"], r"no layer with weights: leave one out"),
     ],

@@ -109,3 +109,17 @@ def test_loaded_once(tmp_path: Path) -> None:
     assert load_dataset("digits") is load_dataset("digits", data_dir=None)
     assert load_dataset("mnist", data_dir=tmp_path) is not load_dataset("mnist", data_dir=tmp_path / "other")
     assert torch.equal(load_dataset("digits").split("train").labels, load_dataset("digits").split("train").labels)
+
+
+def test_from_python_a_folder_is_words_or_a_path(tmp_path: Path) -> None:
+    """A folder in words is the same folder, and what is neither is one line."""
+    assert load_dataset("digits", data_dir=str(tmp_path)) is load_dataset("digits", data_dir=tmp_path)
+    digits = load_dataset("digits")
+    for name, keywords, line in (
+        (digits, {}, "the data set is a Digits: it is loaded already"),
+        (None, {}, "the data set is a NoneType: give its name"),
+        ("digits", {"data_dir": 3}, "data_dir is a int: give the path of a folder"),
+        ("digits", {"root": tmp_path}, "load_dataset has no parameter 'root': known: data_dir, name"),
+    ):
+        with pytest.raises(UserError, match=f"^{line}"):
+            load_dataset(name, **keywords)  # type: ignore[arg-type]

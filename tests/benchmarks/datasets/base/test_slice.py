@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from typing import Any
 
 import pytest
 import torch
@@ -56,3 +57,19 @@ def test_hash_of_the_digits_is_known() -> None:
     """The evaluated digits are the same images in the same order on every machine and in every version."""
     test = load_dataset("digits").split("test")
     assert first_examples(test, 500).sha256 == "2ec58c617b9583cbf5612439726d38c644efdf40174d029148d5e83ca759d3a0"
+
+
+@pytest.mark.parametrize(
+    ("split", "keywords", "line"),
+    [
+        (load_dataset("digits"), {"n": 3}, r"the split is a Digits: give one of its splits, dataset\.split\('test'\)"),
+        (torch.zeros(3), {"n": 3}, "the split is a Tensor: give"),
+        (split_of(torch.zeros(3, 1, 2, 2), [0, 1, 2]), {"n": 2.5}, "n is 2.5: at least one image is needed"),
+        (split_of(torch.zeros(3, 1, 2, 2), [0, 1, 2]), {"n": "all"}, "n is 'all'"),
+        (split_of(torch.zeros(3, 1, 2, 2), [0, 1, 2]), {"number": 3}, "first_examples has no parameter 'number'"),
+    ],
+)
+def test_wrong_arguments_are_one_line(split: Any, keywords: dict[str, Any], line: str) -> None:
+    """From Python, what is no split and no number is told so."""
+    with pytest.raises(UserError, match=f"^{line}"):
+        first_examples(split, **keywords)
