@@ -157,7 +157,8 @@ def gradient_is_blind(measured: MeasuredModel, images: Tensor, step: float) -> b
     """
     with approximated(measured.model), with_layers(measured.model, Decision, approximating=True):
         rows = images.clamp(INSIDE, 1 - INSIDE).repeat(_BLIND_DIRECTIONS, 1, 1, 1)
-        leading = _logits(measured, rows)[: len(images)].topk(2).indices.repeat(_BLIND_DIRECTIONS, 1)
+        logits = _logits(measured, rows)
+        leading = logits[: len(images)].topk(2).indices.repeat(_BLIND_DIRECTIONS, 1)
         gradient = _slopes(measured, rows, leading)
         if gradient is None or bool(gradient.all()):
             return False
@@ -170,7 +171,7 @@ def gradient_is_blind(measured: MeasuredModel, images: Tensor, step: float) -> b
             return (above - below).square().mean().sqrt()
 
         unseen, seen = change(gradient == 0), change(gradient != 0)
-    return bool(unseen.isfinite() & seen.isfinite() & (unseen > _BLIND * seen))
+    return bool(unseen.isfinite() & seen.isfinite() & (unseen > _BLIND * seen) & (unseen > rounding(logits).median()))
 
 
 _BLIND_DIRECTIONS = 8
