@@ -8,6 +8,7 @@ from scipy import optimize, stats
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.model import is_randomized
 from robustbench_cli.benchmarks.checks import gradient_is_wrong
 from robustbench_cli.defenses.total_variation import TotalVariation
@@ -92,7 +93,7 @@ def test_no_flag_is_raised(network: type[nn.Module]) -> None:
     """A network behind it has a true gradient, as the checks of a row find it."""
     images = torch.rand(8, 1, 8, 8)
     defended = TotalVariation().protect(network(), images[:1]).eval()
-    assert not gradient_is_wrong(defended, images, randomized=True)
+    assert not gradient_is_wrong(MeasuredModel(defended, images), images)
 
 
 @pytest.mark.parametrize(("name", "value"), [("rate", 1), ("rate", -0.1), ("weight", 0), ("steps", 0)])

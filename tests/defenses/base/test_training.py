@@ -84,6 +84,8 @@ def test_every_example_once_an_epoch(digits: Any, normed: Callable[[], nn.Module
             return images, labels
 
     Trainer(Watched(), Recipe(epochs=2, batch_size=500), seed=0, device=CPU).fit(normed(), name="watched")
+    # The memory layout is tried on four images first.
+    assert len(asked.pop(0)) == 4
     assert [len(indices) for indices in asked] == [433, 432, 432] * 2
     first, second = torch.cat(asked[:3]), torch.cat(asked[3:])
     assert torch.equal(first.sort().values, torch.arange(1297))
