@@ -38,7 +38,7 @@ class Training(BaseModel):
 
     Attributes:
         dataset: As the user named it.
-        data: sha256 of the training examples' labels and of the first images.
+        data: sha256 of the training examples' labels and of the first images; empty where nothing is learned from them.
         model: As the user named it.
         model_source: sha256 of a user's own source file of the model.
         mean: Of the normalisation inside the model.

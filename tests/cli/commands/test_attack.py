@@ -548,3 +548,62 @@ def test_rules_of_decision_and_a_frozen_draw(advdef: Advdef, here: Path, checkpo
 def test_the_rules_are_those_of_the_defenses() -> None:
     """The words of ``--decision`` are the values of the parameter."""
     assert get_args(DecisionRule) == DECISIONS
+
+
+TRAINED = """
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    trained = True
+
+    def __init__(self, *, shape, classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, classes))
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter).sin())
+"""
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--model", "trained.py:Net"),
+        ("--model", "trained.py:Net", "--defense", "jpeg"),
+        ("--model", "trained.py:Net", "--defense", "feature-squeezing"),
+        ("--checkpoint", "model.safetensors"),
+        ("--checkpoint", "model.safetensors", "--defense", "jpeg"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_trained_needs_nothing_to_train_on(
+    advdef: Advdef, here: Path, checkpoint: Path, more: tuple[str, ...]
+) -> None:
+    """Test images alone are enough for a trained model, as it is or in a defense that learns nothing."""
+    (here / "trained.py").write_text(TRAINED)
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
+    np.savez(here / "test.npz", images=images, labels=np.arange(20) % 10)
+    ended = advdef("attack", "--dataset", "npz:test.npz", *more, "--attack", "fgsm", "--n", "20", "-q")
+    assert (ended.code, "error" in ended.err) == (0, False)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--model", "small-cnn"),
+        ("--model", "trained.py:Net", "--defense", "pgd-at"),
+        # It looks for its threshold on clean training images.
+        ("--model", "trained.py:Net", "--set", "false_positives=0.05", "--defense", "feature-squeezing"),
+        ("--checkpoint", "model.safetensors", "--defense", "pgd-at"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_trained_needs_something_to_train_on(
+    advdef: Advdef, here: Path, checkpoint: Path, more: tuple[str, ...]
+) -> None:
+    """Where something is learned, test images alone are refused in one line."""
+    (here / "trained.py").write_text(TRAINED)
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
+    np.savez(here / "test.npz", images=images, labels=np.arange(20) % 10)
+    refused = told(advdef("attack", "--dataset", "npz:test.npz", *more, "--attack", "fgsm", "--n", "20"))
+    assert "test.npz has nothing to train on: add the arrays train_images and train_labels" in refused
