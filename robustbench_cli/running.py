@@ -17,10 +17,11 @@ from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.exits import CellsFailed
 
 if TYPE_CHECKING:
+    from robustbench_cli.attacks.base.norm import Norm
     from robustbench_cli.benchmarks.prepare import Preparation
     from robustbench_cli.benchmarks.store import Failure, Result
     from robustbench_cli.benchmarks.subject import Subject
-    from robustbench_cli.benchmarks.suite import Job
+    from robustbench_cli.benchmarks.suite import AttackChoice, Job
     from robustbench_cli.benchmarks.sweep import Part
     from robustbench_cli.benchmarks.training import Training
     from robustbench_cli.defenses.base.training import TrainingProgress
@@ -35,6 +36,7 @@ __all__ = [
     "preparation",
     "raise_failures",
     "report_results",
+    "tell_of_other_norms",
     "train_in_processes",
 ]
 
@@ -224,6 +226,13 @@ def attack_all(
     subjects = {subject.identity: subject for part in parts for subject in part.subjects()}
     _warn_of_chance(results, list(subjects.values()))
     return results, failures
+
+
+def tell_of_other_norms(choices: Iterable[AttackChoice], norm: Norm) -> None:
+    """Tells that the norm and the radius of others are not those of the attacks that do not know the norm."""
+    for choice in choices:
+        if choice.minimal_norm and norm not in choice.norms:
+            console.note(f"{choice.spec.name} does not know {norm}: it looks in {choice.norms[0]}, at any distance")
 
 
 class _Pace:

@@ -80,7 +80,14 @@ def sweep(
     """
     from robustbench_cli.benchmarks.suites.read import read_suite
     from robustbench_cli.benchmarks.sweep import plan
-    from robustbench_cli.running import attack_all, preparation, raise_failures, report_results, train_in_processes
+    from robustbench_cli.running import (
+        attack_all,
+        preparation,
+        raise_failures,
+        report_results,
+        tell_of_other_norms,
+        train_in_processes,
+    )
     from robustbench_cli.tables import require_place
 
     if output is not None:
@@ -94,6 +101,11 @@ def sweep(
             prepare=lambda dataset, recipe, seed: preparation(common, dataset, recipe, shown, seed=seed),
             seed=common.seed,
         )
+        if words.norm or words.eps:
+            # Of a grid, each once.
+            pairs = {(a.spec.name, part.norm or "linf"): a for part, _ in planned.grid for a in part.attacks}
+            for (_, norm), attack in pairs.items():
+                tell_of_other_norms([attack], norm)
         if dry_run or status:
             stored = _stored(common.store)
             cells = _states(common, planned, shard, stored, costs=dry_run)

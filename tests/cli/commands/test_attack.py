@@ -229,12 +229,59 @@ def test_a_checkpoint_is_attacked_as_it_is(advdef: Advdef, here: Path, checkpoin
     )
 
 
-def test_an_attack_that_takes_no_radius_is_told_of(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """It does not know the norm that was asked for; where none was, it is nothing to tell of."""
-    words = ("attack", "--checkpoint", "model.safetensors", "--attack", "ddn", "--n", "5")
-    told = "ddn does not know linf: it looks in l2, at any distance"
-    assert told in advdef(*words, "--norm", "linf").err
-    assert told not in advdef(*words).err
+def test_every_attack_keeps_to_the_norm_or_is_refused(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Whatever attack and norm are named: the row is of that norm and radius, or one line says which attacks know it."""
+    from robustbench_cli.attacks import registry
+    from robustbench_cli.attacks.base.norm import NORMS
+
+    outside = {"transfer", "ai-gan", "reprogramming"}
+    (here / "model.yaml").write_text("checkpoint: model.safetensors")
+    for name in sorted({*registry.names()} - outside):
+        for norm in sorted({*NORMS} - {*registry.load(name).norms}):
+            refused = told(
+                advdef("attack", "--config", "model.yaml", "--attack", name, "--norm", norm, "--eps", "1", "--n", "2")
+            )
+            assert refused.startswith(f"{name} does not know the norm {norm}: it knows "), (name, norm)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ("--attack", "cw", "--norm", "linf", "--eps", "8/255"),
+            "cw does not know the norm linf: it knows l2; in linf give cw-linf",
+        ),
+        (("--attack", "cw", "--norm", "linf"), "cw does not know the norm linf: it knows l2; in linf give cw-linf"),
+        (("--attack", "cw-linf", "--norm", "l2"), "cw-linf does not know the norm l2: it knows linf; in l2 give cw"),
+        (
+            ("--attack", "pgd", "--attack", "ddn", "--norm", "l1", "--eps", "1"),
+            "ddn does not know the norm l1: it knows l2; in l1 give fab, fab-t or fmn",
+        ),
+        (
+            ("--attack", "pgd", "--attack", "cw", "--eps", "8/255"),
+            "--eps 8/255 is a radius in linf, the usual norm of these attacks: cw does not know the norm linf: it knows l2; in linf give cw-linf; or give --norm",
+        ),
+        (("--norm", "l0", "--eps", "3"), "pgd does not know the norm l0: it knows linf, l2, l1"),
+    ],
+)
+def test_a_norm_that_was_given_is_never_passed_over(
+    advdef: Advdef, here: Path, checkpoint: Path, words: tuple[str, ...], line: str
+) -> None:
+    """An attack that does not know it is refused, and the line names those that do."""
+    refused = told(advdef("attack", "--checkpoint", "model.safetensors", *words, "--n", "2"))
+    assert refused.startswith(line)
+
+
+def test_what_nobody_named_runs_where_it_knows_the_norm(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Of the attacks where none is named, those that know the norm; without a norm each runs in its own."""
+    words = ("attack", "--checkpoint", "model.safetensors", "--n", "3", "-o", "table.csv")
+    ended = advdef(*words, "--norm", "linf")
+    assert (ended.code, {row["norm"] for row in table(here / "table.csv")}) == (0, {"linf"})
+    assert "cw is left out: cw does not know the norm linf: it knows l2; in linf give cw-linf" in ended.err
+    ended = advdef(*words, "--eps", "0.1")
+    assert {row["norm"] for row in table(here / "table.csv")} == {"linf", "l2"}
+    assert "cw does not know linf: it looks in l2, at any distance" in ended.err
+    assert "does not know" not in advdef(*words, "--attack", "pgd", "--attack", "cw").err
 
 
 @pytest.mark.parametrize("targeted", ["next", "random", "least-likely", "all"])
@@ -331,7 +378,10 @@ def test_a_threat_is_looked_at_before_a_model_is_trained(advdef: Advdef, here: P
     (here / "file").write_text("")
     for words, line in [
         (("--norm", "l2"), "no radius is usual in l2: give --eps"),
-        (("--norm", "l1", "--eps", "1"), "fgsm does not know the norm l1: it knows linf, l2"),
+        (
+            ("--norm", "l1", "--eps", "1"),
+            "fgsm does not know the norm l1: it knows linf, l2; in l1 give apgd-ce, apgd-dlr, apgd-t, cw-pgd or pgd",
+        ),
         (("--store", "file"), "--store: directory 'file' is a file"),
         (
             ("--store", "file/runs"),
