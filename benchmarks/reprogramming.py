@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -32,12 +32,22 @@ from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.devices import automatic_batch_size, keep_freed_memory
 from robustbench_cli.benchmarks.evaluation import predict
 from robustbench_cli.benchmarks.statistics import mean_interval
-from robustbench_cli.benchmarks.store import sealed, unsealed
+from robustbench_cli.benchmarks.store import REPROGRAMMING, half_written, sealed, unsealed
 from robustbench_cli.benchmarks.subject import Subject
 from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.training import Examples, Trainer, TrainingProgress
 
-__all__ = ["Program", "Reprogrammed", "ReprogrammedModel", "Reprogramming", "reprogram", "reprogrammed"]
+__all__ = [
+    "Program",
+    "Reprogrammed",
+    "ReprogrammedModel",
+    "Reprogramming",
+    "leftovers",
+    "reprogram",
+    "reprogrammed",
+    "stored",
+    "take",
+]
 
 
 class Reprogramming(Method):
@@ -328,12 +338,9 @@ def reprogrammed(
         "seed": seed,
     }
     cell = hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:20]
-    path = store / "reprogramming" / f"{cell}.json"
+    path = store / REPROGRAMMING / f"{cell}.json"
     if path.is_file():
-        row = unsealed(path, ReprogrammedModel)
-        if row.cell != cell:
-            raise UserError(f"{path} holds the cell {row.cell}: remove it, or give it back its name")
-        return row
+        return _read(path)
     result = reprogram(
         subject.load(),
         subject.shape,
@@ -373,4 +380,60 @@ def reprogrammed(
         versions=versions(),
     )
     write_whole(path, sealed(row))
+    return row
+
+
+def stored(store: Path, *, damaged: Callable[[UserError], None]) -> Iterator[ReprogrammedModel]:
+    """The results of this kind in a store, by the content hash.
+
+    Args:
+        store: The folder of the store.
+        damaged: Called with what is to be said of each file that is not as it was stored, and is passed by.
+    """
+    for path in sorted((store / REPROGRAMMING).glob("*.json")):
+        try:
+            row = _read(path)
+        except UserError as error:
+            damaged(error)
+        else:
+            yield row
+
+
+def take(store: Path, other: Path, *, damaged: Callable[[UserError], None]) -> int:
+    """Copies the results of this kind that another store has and this one has not; its own stay as they are.
+
+    Args:
+        store: The folder of the store.
+        other: The other's, which stays as it is.
+        damaged: As for :func:`stored`.
+
+    Returns:
+        How many were copied.
+
+    Raises:
+        UserError: This store cannot be written.
+    """
+    copied = 0
+    for row in stored(other, damaged=damaged):
+        path = store / REPROGRAMMING / f"{row.cell}.json"
+        if not path.exists():
+            write_whole(path, sealed(row))
+            copied += 1
+    return copied
+
+
+def leftovers(store: Path, *, older_than: float) -> list[Path]:
+    """What kills left half-written of results of this kind.
+
+    Args:
+        store: The folder of the store.
+        older_than: Seconds; what is younger may be in the making.
+    """
+    return half_written(store / REPROGRAMMING, older_than=older_than)
+
+
+def _read(path: Path) -> ReprogrammedModel:
+    row = unsealed(path, ReprogrammedModel)
+    if row.cell != path.stem:
+        raise UserError(f"{path} holds the cell {row.cell}: remove it, or give it back its name")
     return row

@@ -14,9 +14,9 @@ import pandas as pd
 from robustbench_cli.benchmarks.cell import Cell
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise, worst_case
 from robustbench_cli.benchmarks.statistics import defense_efficiency
-from robustbench_cli.benchmarks.store import Failure, Result
+from robustbench_cli.benchmarks.store import Asked, Failure, Result
 
-__all__ = ["COLUMNS", "WORST_CASE", "failed_rows", "rows"]
+__all__ = ["COLUMNS", "WORST_CASE", "failed_rows", "missing_rows", "rows"]
 
 COLUMNS = (
     "dataset",
@@ -89,6 +89,12 @@ def rows(results: Iterable[tuple[Result, Callable[[], Outcomes]]]) -> pd.DataFra
 def failed_rows(failures: Sequence[Failure]) -> pd.DataFrame:
     """What is known of cells that failed: one row each in the given order, with the columns that name a cell."""
     return pd.DataFrame.from_records([_words(each.cell, each.eps) for each in failures], columns=list(COLUMNS))
+
+
+def missing_rows(asked: Sequence[Asked]) -> pd.DataFrame:
+    """What is known of cells that were asked for and are not there, in the same form."""
+    records = [_words(each.cell, each.eps) | {"checkpoint": each.checkpoint} for each in asked]
+    return pd.DataFrame.from_records(records, columns=list(COLUMNS))
 
 
 def _words(cell: Cell, eps: str) -> dict[str, Any]:

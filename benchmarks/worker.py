@@ -28,19 +28,13 @@ from robustbench_cli.benchmarks.evaluation import evaluate, predict
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
 from robustbench_cli.benchmarks.pieces import KeptPieces
 from robustbench_cli.benchmarks.saved_images import SavedImages, levels, rounded
-from robustbench_cli.benchmarks.store import PIECES, Failure, Result, Store
+from robustbench_cli.benchmarks.store import PIECES, SEARCHES, Failure, Result, Store
 from robustbench_cli.benchmarks.subject import load_subject, load_surrogates
 from robustbench_cli.benchmarks.suite import Job
 
-__all__ = ["SEARCHES", "again", "claimed", "compute_if_free", "is_done", "work", "work_if_free"]
+__all__ = ["again", "claimed", "compute_if_free", "is_done", "work", "work_if_free"]
 
 _GOES_FIRST = ", which goes first, failed: "
-
-SEARCHES = "searches"
-"""The folder inside a store, itself a store, of what minimal-norm attacks found at any distance.
-
-That is no cell that anybody asked for, and so no row of a table, before it is read at a radius, or at none.
-"""
 
 
 def work(job: Job, *, progress: Callable[[int], None] = lambda _: None) -> Result | Failure:

@@ -19,7 +19,7 @@ from robustbench_cli.exits import CellsFailed
 if TYPE_CHECKING:
     from robustbench_cli.attacks.base.norm import Norm
     from robustbench_cli.benchmarks.prepare import Preparation
-    from robustbench_cli.benchmarks.store import Failure, Result
+    from robustbench_cli.benchmarks.store import Asked, Failure, Result
     from robustbench_cli.benchmarks.subject import Subject
     from robustbench_cli.benchmarks.suite import AttackChoice, Job
     from robustbench_cli.benchmarks.sweep import Part
@@ -33,6 +33,7 @@ __all__ = [
     "cell_words",
     "duration",
     "failure_line",
+    "missing_line",
     "preparation",
     "raise_failures",
     "report_results",
@@ -156,7 +157,7 @@ def attack_all(
     from robustbench_cli.attacks.base.files import ensure_writable
     from robustbench_cli.benchmarks.engines import local
     from robustbench_cli.benchmarks.saved_images import SavedImages
-    from robustbench_cli.benchmarks.store import Failure, Store
+    from robustbench_cli.benchmarks.store import Asked, Failure, Store
     from robustbench_cli.benchmarks.sweep import jobs_of
     from robustbench_cli.benchmarks.worker import is_done
 
@@ -164,16 +165,17 @@ def attack_all(
     store.ensure_writable()
     if save_images is not None:
         ensure_writable(save_images)
-    jobs = chosen(
-        jobs_of(
-            parts,
-            store=common.store,
-            images=save_images,
-            data_dir=common.data_dir,
-            device=str(common.torch_device()),
-            batch_size=common.batch_size,
-        )
+    every = jobs_of(
+        parts,
+        store=common.store,
+        images=save_images,
+        data_dir=common.data_dir,
+        device=str(common.torch_device()),
+        batch_size=common.batch_size,
     )
+    jobs = chosen(every)
+    # Also the cells of others' shares: the report of a store in which one share is missing is not whole.
+    store.ask(Asked(cell=job.cell, eps=job.eps, checkpoint=str(job.checkpoint)) for job in every)
     todo = [job for job in jobs if not is_done(job)]
     if len(todo) < len(jobs):
         console.note(f"{len(jobs) - len(todo)} of {len(jobs)} cells are in {common.store} already")
@@ -335,6 +337,14 @@ def failure_line(failure: Failure) -> str:
     return f"cell {cell.id} ({cell.defense} {cell.attack_label}) failed: {failure.error}"
 
 
+def missing_line(asked: Asked) -> str:
+    """A cell that was asked for and is not there, in one line."""
+    cell = asked.cell
+    radius = f" eps {asked.eps}" if asked.eps else ""
+    seed = f" seed {cell.seed}" if cell.seed else ""
+    return f"cell {cell.id} ({cell.dataset} {cell.model} {cell.defense} {cell.attack_label} {cell.norm}{radius}{seed}) is missing"
+
+
 def raise_failures(failures: Sequence[Failure]) -> None:
     """Ends the command with exit code 3 where cells failed.
 
@@ -345,5 +355,5 @@ def raise_failures(failures: Sequence[Failure]) -> None:
         return
     if console.settings.verbose:
         for failure in failures:
-            console.note(failure.traceback)
+            console.details(failure.traceback)
     raise CellsFailed([failure_line(failure) for failure in failures])
