@@ -298,4 +298,6 @@ def _key(row: pd.Series, keys: Sequence[str]) -> tuple[str, ...]:
 
 def _name(row: pd.Series) -> str:
     radius = f" eps {row['eps']}" if not pd.isna(row["eps"]) and row["eps"] else ""
-    return f"{row['dataset']} {row['model']} {row['defense']} {row['attack']} {row['norm']}{radius}"
+    mean, std = (str(row.get(key)) for key in LATER_KEYS)
+    model = f"{row['model']} (mean {mean} std {std})" if mean not in {"None", "nan", ""} else row["model"]
+    return f"{row['dataset']} {model} {row['defense']} {row['attack']} {row['norm']}{radius}"

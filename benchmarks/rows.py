@@ -49,6 +49,10 @@ COLUMNS = (
     "seconds",
     "device",
     "cell",
+    "eps_value",
+    "mean",
+    "std",
+    "checkpoint_sha256",
     "des_low",
     "des_high",
     "clean_accuracy_loss_within_interval",
@@ -112,7 +116,14 @@ def _words(cell: Cell, eps: str) -> dict[str, Any]:
         "repeats": cell.repeats,
         "seed": cell.seed,
         "cell": cell.id,
+        "eps_value": cell.eps,
+        "checkpoint_sha256": cell.checkpoint,
     }
+
+
+def _numbers(values: Sequence[float] | None) -> str:
+    """Numbers as ``--mean`` takes them; empty where there are none."""
+    return ",".join(map(repr, values or ()))
 
 
 class _Row:
@@ -157,6 +168,8 @@ class _Row:
         record = {
             **_words(cell, result.eps),
             "checkpoint": result.checkpoint,
+            "mean": _numbers(result.mean),
+            "std": _numbers(result.std),
             **result.summary,
             "flags": ";".join(result.flags),
             "forwards": result.forwards,

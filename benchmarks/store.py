@@ -66,6 +66,8 @@ class Result(BaseModel):
         device: The device's name.
         versions: Versions of what computed it.
         outcomes_sha256: Of the ``.npz`` file with the outcomes of every image.
+        mean: Of the normalisation inside the model; ``None`` where it has none.
+        std: Of that normalisation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,6 +83,8 @@ class Result(BaseModel):
     device: str
     versions: dict[str, str]
     outcomes_sha256: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 class Failure(BaseModel):

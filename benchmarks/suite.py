@@ -255,6 +255,8 @@ class Job(BaseModel):
         before: The job of ``cell.after``.
         checkpoint: The checkpoint's file.
         loading: How a foreign checkpoint is loaded: keywords of ``load_checkpoint``.
+        mean: Of the normalisation inside the model.
+        std: Of that normalisation.
         store: The folder of the store.
         images: The folder where the adversarial images are to be saved; ``None`` for nowhere.
         data_dir: The folder of downloaded data sets.
@@ -270,6 +272,8 @@ class Job(BaseModel):
     before: Job | None = None
     checkpoint: Path
     loading: dict[str, Any]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     store: Path
     images: Path | None = None
     data_dir: Path | None
@@ -354,6 +358,8 @@ def expand(
                 before=before,
                 checkpoint=subject.path,
                 loading=subject.loading,
+                mean=subject.mean,
+                std=subject.std,
                 store=store,
                 images=images,
                 data_dir=data_dir,

@@ -328,6 +328,8 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
         device=computed.device,
         versions=versions(),
         outcomes_sha256=hashlib.sha256(content).hexdigest(),
+        mean=job.mean,
+        std=job.std,
     )
     store.publish(result, content, instead_of=job.replaces.get(job.cell.id))
     KeptPieces(store.path / PIECES / job.cell.id, images=False).remove()

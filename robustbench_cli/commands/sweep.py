@@ -279,6 +279,8 @@ def _drawn(cells: Sequence[CellState]) -> Table:
         "n": lambda each: str(each.job.cell.n),
         "defense": lambda each: each.job.cell.defense,
         "checkpoint": lambda each: files[str(each.job.checkpoint)],
+        "mean": lambda each: ",".join(map(repr, each.job.mean or ())) or "-",
+        "std": lambda each: ",".join(map(repr, each.job.std or ())) or "-",
         "attack": lambda each: each.job.cell.attack_label,
         "norm": lambda each: each.job.cell.norm,
         "eps": lambda each: each.job.eps or "any",
@@ -291,6 +293,8 @@ def _drawn(cells: Sequence[CellState]) -> Table:
     }
     if not files:
         del columns["checkpoint"]
+    if len({(cell.job.mean, cell.job.std) for cell in cells}) < 2:
+        del columns["mean"], columns["std"]
     if not any(cell.changed for cell in cells):
         del columns["changed"]
     for name in columns:

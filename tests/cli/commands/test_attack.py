@@ -657,3 +657,36 @@ def test_what_is_trained_needs_something_to_train_on(
     np.savez(here / "test.npz", images=images, labels=np.arange(20) % 10)
     refused = told(advdef("attack", "--dataset", "npz:test.npz", *more, "--attack", "fgsm", "--n", "20"))
     assert "test.npz has nothing to train on: add the arrays train_images and train_labels" in refused
+
+
+def test_other_normalizations_of_one_file_are_told_apart(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """By the columns ``mean`` and ``std`` and the checkpoint's hash in files, and by words on the terminal and in gates."""
+    save_file({name: tensor.clone() for name, tensor in load_file(checkpoint).items()}, here / "foreign.safetensors")
+    words = ("--model", "small-cnn", "--classes", "10", "--dataset", "digits", "--attack", "fgsm", "--n", "40")
+    foreign = ("--checkpoint", "foreign.safetensors", *words)
+    for more in ((), ("--mean", "0.5", "--std", "0.25"), ("--mean", "0.4", "--std", "0.25")):
+        assert advdef("attack", *foreign, *more, "-q").code == 0
+    assert advdef("report", "-o", "table.csv", "-q").code == 0
+    found = table(here / "table.csv")
+    assert sorted((row["mean"], row["std"]) for row in found) == [("", ""), ("0.4", "0.25"), ("0.5", "0.25")]
+    assert len({row["checkpoint_sha256"] for row in found}) == 3
+    assert [*found[0]][28:34] == ["device", "cell", "eps_value", "mean", "std", "checkpoint_sha256"]
+    assert {float(row["eps_value"]) for row in found} == {0.15}
+    lines = [line.split() for line in advdef("report").out.splitlines()]
+    assert ["none", "0.5", "0.25", "fgsm"] in [line[:4] for line in lines]
+    assert ["none", "-", "-", "fgsm"] in [line[:4] for line in lines]
+    ended = advdef("report", "--where", "mean=0.5", "--fail-under", "robust_accuracy=1")
+    assert "digits small-cnn (mean 0.5 std 0.25) none fgsm linf eps 0.15: robust_accuracy" in ended.err
+    gate = ("--baseline", "table.csv", "--max-drop", "robust_accuracy=0", "--strict")
+    assert advdef("report", *gate).code == 0
+
+
+def test_a_file_whose_weights_changed_is_told_apart(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Two models of one file name in one store have the starts of their hashes in the table."""
+    words = ("attack", "--checkpoint", "model.safetensors", *FAST, "-q")
+    assert advdef(*words).code == 0
+    assert advdef("train", "--epochs", "1", "-o", "other.safetensors", "-q").code == 0
+    (here / "other.safetensors").rename(checkpoint)
+    assert advdef(*words).code == 0
+    assert "sha256" in advdef("report").out
+    assert "sha256" not in advdef(*words).out
