@@ -305,6 +305,7 @@ def test_cells_that_fail_leave_the_others(advdef: Advdef, here: Path, checkpoint
     assert ended.err.splitlines()[-1].endswith("(none own.py:Broken) failed: RuntimeError: no way")
     assert "Traceback" not in ended.err
     assert "Traceback" in advdef(*words, "-v").err
+    assert "Traceback" in advdef(*words, "-q", "-v").err
     alone = advdef("attack", "--checkpoint", "model.safetensors", "--attack", "own.py:Broken", *TINY)
     assert (alone.code, alone.out) == (3, "")
     assert "RuntimeError: no way" in advdef("report").err
