@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.files import ensure_writable, write_whole
+from robustbench_cli.attacks.base.files import ensure_writable, name_in_words, write_whole
 from robustbench_cli.benchmarks.certificates import Certificates
 from robustbench_cli.benchmarks.checkpoint import versions
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
@@ -211,7 +211,7 @@ def certified(
     described = {
         "dataset": dataset,
         "model": subject.model,
-        "checkpoint": str(subject.path),
+        "checkpoint": name_in_words(subject.path),
         "defense": subject.defense,
         "seed": seed if isinstance(procedure, Smoothing) else None,
         "flags": ";".join(procedure.flags(subject)),

@@ -21,7 +21,7 @@ from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.datasets.base.split import Split
-from robustbench_cli.benchmarks.devices import keep_freed_memory, limit_threads
+from robustbench_cli.benchmarks.devices import current, keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base import default_model, is_trained
 from robustbench_cli.benchmarks.subject import Subject, decided_by, open_subject, subject_of
@@ -186,7 +186,8 @@ class Preparation:
         keep_freed_memory()
         self.begin(training.label, path)
         begun = self._begun(training)
-        train(training, path, device=self.device, begun=begun, data_dir=self.data_dir, progress=self.progress)
+        with current(self.device):
+            train(training, path, device=self.device, begun=begun, data_dir=self.data_dir, progress=self.progress)
 
     def _begun(self, training: Training) -> Subject | None:
         """What the user's cache folder has of a training already: the longest of its beginnings."""
@@ -204,7 +205,7 @@ class Preparation:
         examples = first_examples(self.data.split("test"), images)
         model = subject.load().to(self.device)
         batches = examples.images.split(256)
-        with seeded(self.seed, self.device):
+        with current(self.device), seeded(self.seed, self.device):
             right = torch.cat([model(batch.to(self.device)).argmax(1).cpu() for batch in batches]) == examples.labels
         return right.double().mean().item(), len(examples)
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from robustbench_cli.attacks.base.draws import AskedDraws, Draws
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.files import write_whole
+from robustbench_cli.attacks.base.files import name_in_words, write_whole
 from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.method import Method
 from robustbench_cli.attacks.base.model import frozen, move
@@ -29,7 +29,7 @@ from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import versions
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
-from robustbench_cli.benchmarks.devices import automatic_batch_size, keep_freed_memory
+from robustbench_cli.benchmarks.devices import automatic_batch_size, current, keep_freed_memory
 from robustbench_cli.benchmarks.evaluation import predict
 from robustbench_cli.benchmarks.statistics import mean_interval
 from robustbench_cli.benchmarks.store import REPROGRAMMING, half_written, sealed, unsealed
@@ -341,26 +341,27 @@ def reprogrammed(
     path = store / REPROGRAMMING / f"{cell}.json"
     if path.is_file():
         return _read(path)
-    result = reprogram(
-        subject.load(),
-        subject.shape,
-        subject.classes,
-        train=train,
-        images=test.images,
-        labels=test.labels,
-        method=method,
-        eot=draws,
-        repeats=times,
-        seed=seed,
-        device=device,
-        batch_size=batch_size,
-        progress=progress,
-    )
+    with current(device):
+        result = reprogram(
+            subject.load(),
+            subject.shape,
+            subject.classes,
+            train=train,
+            images=test.images,
+            labels=test.labels,
+            method=method,
+            eot=draws,
+            repeats=times,
+            seed=seed,
+            device=device,
+            batch_size=batch_size,
+            progress=progress,
+        )
     low, high = mean_interval(result.right)
     row = ReprogrammedModel(
         dataset=subject.dataset,
         model=subject.model,
-        checkpoint=str(subject.path),
+        checkpoint=name_in_words(subject.path),
         defense=subject.defense,
         task=task.name,
         reprogramming=spec.label,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.contained import contain, contained
 from robustbench_cli.attacks.base.draws import AskedDraws, Draws, resolve_eot
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.measured import MeasuredModel
@@ -203,8 +204,11 @@ def _load(
     path: Path, *, decision: DecisionRule | None = None, draws: int | None = None, **loading: Any
 ) -> tuple[nn.Module, CheckpointInfo]:
     """A checkpoint's model and what is said of it, with another rule of decision where one is given."""
-    model, info, _ = load_checkpoint(path, **loading)
-    return (model, info) if decision is None else decided_by(decision, model, info, draws=draws)
+    with contained():
+        model, info, _ = load_checkpoint(path, **loading)
+        if decision is not None:
+            model, info = decided_by(decision, model, info, draws=draws)
+    return contain(model), info
 
 
 def decided_by(

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.errors import UserError, is_out_of_memory, one_line
+from robustbench_cli.attacks.base.files import name_in_words
 from robustbench_cli.attacks.base.threat import distance, per_image
 from robustbench_cli.benchmarks.checkpoint import versions
 from robustbench_cli.benchmarks.claims import Claims
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
-from robustbench_cli.benchmarks.devices import keep_freed_memory, limit_threads
+from robustbench_cli.benchmarks.devices import current, keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.evaluation import evaluate, predict
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
 from robustbench_cli.benchmarks.pieces import KeptPieces
@@ -105,12 +106,14 @@ def _computed(job: Job, progress: Callable[[int], None]) -> Callable[[], Result 
     if is_done(job):
         return partial(store.result, job.cell.id)
     try:
-        computed = _compute(job, progress)
+        with current(torch.device(job.device)):
+            computed = _compute(job, progress)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the other jobs go on
         failure = Failure(cell=job.cell, eps=job.eps, error=_reason(error), traceback=traceback.format_exc())
         return partial(_publish_failure, store, failure)
     # With its images saved a cell is done when it is stored.
-    _save_images(job, computed)
+    with current(torch.device(job.device)):
+        _save_images(job, computed)
     return partial(_publish, job, store, computed)
 
 
@@ -319,7 +322,7 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
     result = Result(
         cell=job.cell,
         eps=job.eps,
-        checkpoint=str(job.checkpoint),
+        checkpoint=name_in_words(job.checkpoint),
         summary={key: None if math.isnan(value) else value for key, value in summary.items()},
         flags=computed.flags,
         forwards=computed.forwards,

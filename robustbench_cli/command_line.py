@@ -120,6 +120,14 @@ def run(words: list[str]) -> int:
         console.error(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
         return 2
     except BaseException as error:  # noqa: BLE001 - whatever it is, also an exit that a user's code asks for
+        if "surrogates not allowed" in str(error):
+            console.error("a file's name that was given is not UTF-8, and cannot be stored: rename the file")
+            return 2
+        if isinstance(error, Warning):
+            console.error(
+                f"a warning was made an error, as PYTHONWARNINGS or code that was named can do: {one_line(error)}"
+            )
+            return 2
         if lacks_resources(error):
             console.error(
                 f"too little memory, or too few threads ({one_line(error)}): see 'ulimit -a', or compute less at once"

@@ -154,7 +154,7 @@ def attack_all(
     Returns:
         The results in the order of the suites, and the failures.
     """
-    from robustbench_cli.attacks.base.files import ensure_writable
+    from robustbench_cli.attacks.base.files import ensure_writable, name_in_words
     from robustbench_cli.benchmarks.engines import local
     from robustbench_cli.benchmarks.saved_images import SavedImages
     from robustbench_cli.benchmarks.store import Asked, Failure, Store
@@ -175,7 +175,7 @@ def attack_all(
     )
     jobs = chosen(every)
     # Also the cells of others' shares: the report of a store in which one share is missing is not whole.
-    store.ask(Asked(cell=job.cell, eps=job.eps, checkpoint=str(job.checkpoint)) for job in every)
+    store.ask(Asked(cell=job.cell, eps=job.eps, checkpoint=name_in_words(job.checkpoint)) for job in every)
     todo = [job for job in jobs if not is_done(job)]
     if len(todo) < len(jobs):
         console.note(f"{len(jobs) - len(todo)} of {len(jobs)} cells are in {common.store} already")

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from robustbench_cli.attacks.base.errors import UserError
 
-__all__ = ["ensure_writable", "is_temporary", "write_whole"]
+__all__ = ["ensure_writable", "is_temporary", "name_in_words", "write_whole"]
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}")
 
@@ -120,3 +120,8 @@ def ensure_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write in {folder}: {error.strerror}; name a place that can be written") from None
+
+
+def name_in_words(path: Path) -> str:
+    """A path as it can be stored and shown: bytes of it that are not UTF-8 stand there as a backslash and their number."""
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")

@@ -691,3 +691,16 @@ def test_a_file_whose_weights_changed_is_told_apart(advdef: Advdef, here: Path, 
     assert advdef(*words).code == 0
     assert "sha256" in advdef("report").out
     assert "sha256" not in advdef(*words).out
+
+
+def test_a_file_name_that_is_not_utf_8_can_be_reported(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """It stands in the table with its bytes as numbers, in every form; where it cannot be stored, one line says so."""
+    name = os.fsdecode(b"caf\xe9.safetensors")
+    checkpoint.rename(here / name)
+    words = ("attack", "--checkpoint", name, *FAST, "-q")
+    assert advdef(*words, "--store", os.fsdecode(b"runs\xe9"), "-o", os.fsdecode(b"t\xe9.csv")).code == 0
+    assert table(here / os.fsdecode(b"t\xe9.csv"))[0]["checkpoint"] == "caf\\xe9.safetensors"
+    assert advdef("report", os.fsdecode(b"runs\xe9"), "--format", "json").code == 0
+    ended = advdef("attack", "--checkpoint", name, "--attack", "transfer", "--set", f"surrogate={name}", "--n", "3")
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1)
+    assert "is not UTF-8" in ended.err
