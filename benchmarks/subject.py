@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.contained import contain, contained
+from robustbench_cli.attacks.base.contained import contained
 from robustbench_cli.attacks.base.draws import AskedDraws, Draws, resolve_eot
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.measured import MeasuredModel
@@ -164,7 +164,7 @@ def subject_of(
     """
     protection = _protection(info)
     measured = MeasuredModel(model, example_images(info.shape))
-    with frozen(model):
+    with contained(), frozen(model):
         randomized, cost = measured.randomized, measured.cost_of_all_draws
     return Subject(
         path=path,
@@ -208,7 +208,7 @@ def _load(
         model, info, _ = load_checkpoint(path, **loading)
         if decision is not None:
             model, info = decided_by(decision, model, info, draws=draws)
-    return contain(model), info
+    return model, info
 
 
 def decided_by(

@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from robustbench_cli.attacks.base.contained import contain, contained
+from robustbench_cli.attacks.base.contained import contained
 from robustbench_cli.attacks.base.random import seed_from, seeded
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, save_checkpoint, versions
@@ -219,7 +219,6 @@ def _begin(training: Training, dataset: Dataset) -> tuple[nn.Module, list[Defens
         model = build_model(
             training.model, shape=dataset.shape, classes=dataset.classes, mean=training.mean, std=training.std
         )
-    contain(model)
     if not is_trained(training.model) and not (chain and chain[0].trained):
         chain.insert(0, Undefended())
     return model, chain

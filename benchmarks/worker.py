@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.contained import contain
 from robustbench_cli.attacks.base.errors import UserError, is_out_of_memory, one_line
 from robustbench_cli.attacks.base.files import name_in_words
 from robustbench_cli.attacks.base.threat import distance, per_image
@@ -346,7 +347,8 @@ def _examples(dataset: str, data_dir: Path | None, n: int) -> Slice:
 
 @lru_cache(maxsize=1)
 def _model(checkpoint: Path, loading: str, identity: str) -> nn.Module:
-    return load_subject(checkpoint, json.loads(loading), identity)
+    # Not before: what bounds a model by intervals takes none that has hooks.
+    return contain(load_subject(checkpoint, json.loads(loading), identity))
 
 
 def _reason(error: BaseException) -> str:

@@ -704,3 +704,33 @@ def test_a_file_name_that_is_not_utf_8_can_be_reported(advdef: Advdef, here: Pat
     ended = advdef("attack", "--checkpoint", name, "--attack", "transfer", "--set", f"surrogate={name}", "--n", "3")
     assert (ended.code, len(ended.err.splitlines())) == (2, 1)
     assert "is not UTF-8" in ended.err
+
+
+MEDDLING = """
+import sys, warnings
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    trained = True
+
+    def __init__(self, *, shape, classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, classes))
+
+    def forward(self, images):
+        logits = super().forward(images)
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        warnings.simplefilter("error")
+        sys.stdout.close()
+        return logits
+"""
+
+
+def test_a_model_that_meddles_with_the_process_is_attacked_all_the_same(
+    advdef_process: Callable[..., Any], here: Path
+) -> None:
+    """It changes torch's default type, gradients and warnings, and closes stdout, in every pass."""
+    (here / "own.py").write_text(MEDDLING)
+    ended = advdef_process("attack", "--model", "own.py:Net", "--attack", "pgd", "--attack", "ddn", "--n", "5", "-q")
+    assert (ended.code, " ddn " in ended.out, "error" in ended.err) == (0, True, False), ended
