@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.files import ensure_writable, write_whole
+from robustbench_cli.attacks.base.files import ensure_writable, name_in_words, write_whole
 from robustbench_cli.benchmarks.certificates import Certificates
 from robustbench_cli.benchmarks.checkpoint import versions
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
@@ -23,9 +24,23 @@ from robustbench_cli.benchmarks.devices import limit_threads
 from robustbench_cli.benchmarks.intervals import Bounded, Intervals
 from robustbench_cli.benchmarks.smoothing import Sampled, Smoothing
 from robustbench_cli.benchmarks.statistics import mean_interval
+from robustbench_cli.benchmarks.store import CERTIFICATION, half_written, sealed, unsealed
 from robustbench_cli.benchmarks.subject import Subject
 
-__all__ = ["FLAGS", "CertifiedAccuracy", "CertifiedModel", "Procedure", "certified", "stored"]
+__all__ = [
+    "FLAGS",
+    "CertifiedAccuracy",
+    "CertifiedModel",
+    "Procedure",
+    "certified",
+    "counted",
+    "leftovers",
+    "stored",
+    "take",
+]
+
+_IMAGES = ".images.jsonl"
+"""How the name of the file ends that holds what was found of a cell's images."""
 
 FLAGS = {
     "no-noise-training": "the model was not trained with noise on its images, so that little can be certified: train it with "
@@ -188,15 +203,15 @@ def certified(
     """
     subject.require_fit(data, dataset)
     identity = {"version": 1, "checkpoint": subject.identity, "data": data.sha256, **_identity(procedure, seed)}
-    cell = hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:20]
-    kept = _Kept(store / "certification", cell, procedure.record)
+    cell = _cell(identity)
+    kept = _Kept(store / CERTIFICATION, cell, procedure.record)
     images = {place: image for place, image in kept.images().items() if place < len(data)}
     missing = [place for place in range(len(data)) if place not in images]
     progress(len(images))
     described = {
         "dataset": dataset,
         "model": subject.model,
-        "checkpoint": str(subject.path),
+        "checkpoint": name_in_words(subject.path),
         "defense": subject.defense,
         "seed": seed if isinstance(procedure, Smoothing) else None,
         "flags": ";".join(procedure.flags(subject)),
@@ -234,15 +249,9 @@ def stored(store: Path, *, damaged: Callable[[UserError], None]) -> Iterator[Cer
         store: The folder of the store.
         damaged: Called with what is to be said of each file that cannot be read, and is passed by.
     """
-    for path in sorted((store / "certification").glob("*.json")):
-        try:
-            said = _said(path)
-        except UserError as error:
-            damaged(error)
-            continue
+    for kept, said in _all_kept(store, damaged):
         procedure = _procedure(said.identity)
-        kept = _Kept(path.parent, path.stem, procedure.record)
-        images = kept.images()
+        images = kept.images(damaged=damaged)
         if images.keys() >= set(range(len(said.labels))):
             yield CertifiedModel(
                 checkpoint=said.identity["checkpoint"],
@@ -251,6 +260,87 @@ def stored(store: Path, *, damaged: Callable[[UserError], None]) -> Iterator[Cer
                 labels=np.array(said.labels),
                 images=[images[place] for place in range(len(said.labels))],
             )
+
+
+def counted(store: Path, *, damaged: Callable[[UserError], None]) -> tuple[int, int]:
+    """How many certifications a store holds that are done, and how many that were interrupted.
+
+    Args:
+        store: The folder of the store.
+        damaged: Called with what is to be said of each file that is not as it was stored; one such counts as neither.
+    """
+    done = interrupted = 0
+    for kept, said in _all_kept(store, damaged):
+        wrong: list[UserError] = []
+        places = kept.images(damaged=wrong.append)
+        for error in wrong:
+            damaged(error)
+        if not wrong:
+            whole = places.keys() >= set(range(len(said.labels)))
+            done, interrupted = done + whole, interrupted + (not whole)
+    return done, interrupted
+
+
+def take(store: Path, other: Path, *, damaged: Callable[[UserError], None]) -> int:
+    """Copies the certificates that another store has and this one has not; its own stay as they are.
+
+    Args:
+        store: The folder of the store.
+        other: The other's, which stays as it is.
+        damaged: Called with what is to be said of each file that is not as it was stored; what of it is whole is copied.
+
+    Returns:
+        How many certifications are new, or have become longer.
+
+    Raises:
+        UserError: This store cannot be written, or what it has of a certification is damaged.
+    """
+    copied = 0
+    for theirs, said in _all_kept(other, damaged):
+        own = theirs.in_store(store)
+        images = {place: image for place, image in theirs.images(damaged=damaged).items() if place not in own.images()}
+        if images or not own.begun:
+            own.begin(said)
+            for image in images.values():
+                own.add(image)
+            copied += 1
+    return copied
+
+
+def leftovers(store: Path, *, older_than: float) -> list[Path]:
+    """Files in a store that no certification needs: half-written ones, and images of which it is not said what they are.
+
+    Args:
+        store: The folder of the store.
+        older_than: Seconds; what is younger may be in the making.
+    """
+    folder = store / CERTIFICATION
+    alone = [
+        path
+        for path in sorted(folder.glob(f"*{_IMAGES}"))
+        if not path.with_name(f"{path.name.removesuffix(_IMAGES)}.json").exists()
+        and time.time() - path.stat().st_mtime >= older_than
+    ]
+    return half_written(folder, older_than=older_than) + alone
+
+
+def _all_kept(store: Path, damaged: Callable[[UserError], None]) -> Iterator[tuple[_Kept, _Said]]:
+    """All certifications of a store, by the content hash, with what they are."""
+    for path in sorted((store / CERTIFICATION).glob("*.json")):
+        try:
+            said = _said(path)
+            procedure = _procedure(said.identity)
+        except UserError as error:
+            damaged(error)
+        except (KeyError, TypeError, ValueError):
+            damaged(UserError(f"{path} was stored by another version of advdef: {_way_out(path)}"))
+        else:
+            yield _Kept(path.parent, path.stem, procedure.record), said
+
+
+def _cell(identity: dict[str, Any]) -> str:
+    """The content hash of what a certification's results follow from."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:20]
 
 
 def _identity(procedure: Procedure, seed: int) -> dict[str, Any]:
@@ -304,21 +394,43 @@ class _Kept:
     def begin(self, said: _Said) -> None:
         """Says what the images are, unless that is said; makes sure that they can be written."""
         ensure_writable(self._path.parent)
-        if not self._path.exists():
-            write_whole(self._path, f"{said.model_dump_json(indent=1)}\n".encode())
+        if not self.begun:
+            write_whole(self._path, sealed(said))
         if self._images.exists() and not self._images.read_bytes().endswith(b"\n"):
             self._append(b"\n")
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is said what the images are."""
+        return self._path.exists()
+
+    def in_store(self, store: Path) -> _Kept:
+        """The images of the same cell in another store."""
+        return _Kept(store / CERTIFICATION, self._path.stem, self._record)
 
     def said(self) -> _Said:
         """What the images are; see :func:`_said`."""
         return _said(self._path)
 
-    def images(self) -> dict[int, _Record]:
-        """What is there, by place."""
-        if not self._images.exists():
+    def images(self, *, damaged: Callable[[UserError], None] = lambda _: None) -> dict[int, _Record]:
+        """What is there, by place.
+
+        Args:
+            damaged: Called with what is to be said where the images are not all there, and what is there is not as it
+                was stored. Behind a line that a killed process has left, the same images stand once more.
+        """
+        try:
+            *lines, rest = self._images.read_bytes().split(b"\n")
+        except FileNotFoundError:
             return {}
-        found = (self._read(line) for line in self._images.read_bytes().split(b"\n"))
-        return {image.place: image for image in found if image is not None}
+        read = [self._read(line) for line in lines]
+        found = {image.place: image for image in [*read, self._read(rest)] if image is not None}
+        whole = self.begun and found.keys() >= set(range(len(self.said().labels)))
+        lost = sum(image is None and line != b"" for line, image in zip(lines, read, strict=True))
+        if not whole and (lost or not found):
+            what = f"{lost} of its lines are damaged" if lost else "it is empty"
+            damaged(UserError(f"{self._images}: {what}: the same 'advdef certify' computes these images again"))
+        return found
 
     def add(self, image: _Record) -> None:
         """Adds an image."""
@@ -344,19 +456,21 @@ def _said(path: Path) -> _Said:
     """What the images of a cell are.
 
     Raises:
-        UserError: The file is missing, or does not say it.
+        UserError: The file is missing, or is not as it was stored.
     """
-    try:
-        return _Said.model_validate_json(path.read_bytes())
-    except (OSError, ValueError):
-        raise UserError(
-            f"{path} is missing or damaged: remove it and {_images_of(path)} to compute them again"
-        ) from None
+    said = unsealed(path, _Said, word="certification", way_out=_way_out(path))
+    if _cell(said.identity) != path.stem:
+        raise UserError(f"{path} holds the cell {_cell(said.identity)}: remove it, or give it back its name")
+    return said
+
+
+def _way_out(path: Path) -> str:
+    return f"remove it and {_images_of(path)} to compute them again"
 
 
 def _images_of(path: Path) -> Path:
     """The file of a cell's images, beside the one that says what they are."""
-    return path.with_suffix(".images.jsonl")
+    return path.with_suffix(_IMAGES)
 
 
 def _seal(body: bytes) -> bytes:

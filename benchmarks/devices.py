@@ -6,10 +6,12 @@ import ctypes
 import math
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-__all__ = ["automatic_batch_size", "keep_freed_memory", "limit_threads", "threads"]
+__all__ = ["automatic_batch_size", "current", "keep_freed_memory", "limit_threads", "share_memory", "threads"]
 
 _SMALL = 1024
 """Numbers in an image up to which one thread is enough: on two cores, a forward and backward pass of a batch takes as
@@ -51,3 +53,28 @@ def keep_freed_memory() -> None:
         trim_threshold, mmap_threshold = -1, -3
         libc.mallopt(trim_threshold, 2**30)
         libc.mallopt(mmap_threshold, 2**30)
+
+
+@contextmanager
+def current(device: torch.device) -> Iterator[None]:
+    """Within it a CUDA device is the one that ``cuda`` without a number means, as a user's model may say it."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(device):
+        yield
+
+
+def share_memory(device: torch.device, processes: int) -> None:
+    """Keeps this process to its share of a CUDA device's memory, of which each of several would take all there is.
+
+    So one that takes too much runs out of memory by itself, and goes on with smaller batches, where it would have taken
+    the memory of the others.
+
+    Args:
+        device: Where this process computes.
+        processes: How many compute there.
+    """
+    if device.type == "cuda" and processes > 1:
+        # A tenth is for what each process needs beside its tensors.
+        torch.cuda.set_per_process_memory_fraction(0.9 / processes, device)

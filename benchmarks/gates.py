@@ -13,18 +13,20 @@ from pathlib import Path
 import pandas as pd
 
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean, one_line
-from robustbench_cli.benchmarks.rows import COLUMNS
+from robustbench_cli.benchmarks.rows import COLUMNS, WORST_CASE
 
 __all__ = [
     "Limit",
     "Verdict",
-    "fail_under",
-    "max_drop",
+    "hold",
+    "hold_to_baseline",
     "parse_conditions",
     "parse_limit",
     "read_baseline",
     "select",
+    "select_cells",
     "unmet",
+    "without_baseline",
 ]
 
 SHARES = frozenset(
@@ -38,9 +40,22 @@ SHARES = frozenset(
 FIGURES = SHARES | {"mean_l2", "mean_linf", "des"}
 """The columns that a gate can judge."""
 
+LOWER_IS_BETTER = frozenset({"attack_success_rate"})
+"""Those of which a gate holds down what it holds up of the others."""
+
+_OPPOSITE = {
+    "--fail-under": "--fail-over",
+    "--max-drop": "--max-rise",
+    "--fail-over": "--fail-under",
+    "--max-rise": "--max-drop",
+}
+_UPPER = ("--fail-over", "--max-rise")
+
 KEYS = ("dataset", "model", "defense", "attack", "norm", "eps", "targeted", "eot", "n", "repeats", "seed")
 """The columns that say which rows of two tables are the same comparison; a checkpoint may have been trained anew."""
 
+LATER_KEYS = ("mean", "std")
+"""Such columns that not every earlier table has."""
 
 _ROUNDING = 1e-12
 """How far a figure may miss its limit: 0.8 - 0.78 is above 0.02 in floating point."""
@@ -71,7 +86,8 @@ def parse_limit(words: str, *, option: str) -> Limit:
     """Reads ``robust_accuracy=0.40``.
 
     Raises:
-        UserError: The column is none that can be judged, or the value is no number.
+        UserError: The column is none that can be judged, or none that this option judges the right way round; or the
+            value is no number.
     """
     column, equals, value = (part.strip() for part in words.partition("="))
     if column not in FIGURES:
@@ -85,6 +101,11 @@ def parse_limit(words: str, *, option: str) -> Limit:
     if column in SHARES and number > 1:
         meant = f"did you mean {number / 100:g}?" if number <= 100 else "give a number up to 1"
         raise UserError(f"{option} '{words}': {column} is a share, from 0 to 1: {meant}")
+    if (column in LOWER_IS_BETTER) != (option in _UPPER):
+        better = "lower" if column in LOWER_IS_BETTER else "higher"
+        raise UserError(
+            f"{option} '{words}': {better} is better in {column}: give {_OPPOSITE[option]} {column}={value}"
+        )
     return Limit(column, number)
 
 
@@ -111,6 +132,12 @@ def select(table: pd.DataFrame, wanted: Mapping[str, Sequence[str]]) -> pd.DataF
     for column, values in wanted.items():
         keep &= _fits(table[column], values)
     return table[keep]
+
+
+def select_cells(table: pd.DataFrame, wanted: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """The wanted rows of cells that have no result: a worst case lacks whatever cell of its model and threat is lacking."""
+    every_attack = WORST_CASE in wanted.get("attack", ())
+    return select(table, {key: values for key, values in wanted.items() if key != "attack" or not every_attack})
 
 
 def unmet(tables: Sequence[pd.DataFrame], wanted: Mapping[str, Sequence[str]]) -> list[str]:
@@ -182,37 +209,48 @@ def _require_whole_lines(path: Path) -> None:
                 )
 
 
-def fail_under(table: pd.DataFrame, limit: Limit) -> Verdict:
-    """Holds every row to a lower limit; compared unrounded."""
+def hold(table: pd.DataFrame, limit: Limit) -> Verdict:
+    """Holds every row to a lower limit, or an upper one where lower is better; compared unrounded."""
+    down = limit.column in LOWER_IS_BETTER
     verdict = Verdict()
     if table.empty:
-        verdict.missing.append(f"--fail-under {limit.column}={limit.value:g}: there is no row to judge")
+        option = "--fail-over" if down else "--fail-under"
+        verdict.missing.append(f"{option} {limit.column}={limit.value:g}: there is no row to judge")
     for _, row in table.iterrows():
         value = row[limit.column]
         if pd.isna(value):
             if limit.column != "des" or row["defense"] != "none":
                 verdict.missing.append(f"{_name(row)}: there is no {limit.column} to judge")
-        elif value < limit.value - _ROUNDING:
-            verdict.broken.append(f"{_name(row)}: {limit.column} {value:.6g} is below {limit.value:g}")
+        elif _worse(value, limit.value, down=down) > _ROUNDING:
+            side = "above" if down else "below"
+            verdict.broken.append(f"{_name(row)}: {limit.column} {value:.6g} is {side} {limit.value:g}")
     return verdict
 
 
-def max_drop(table: pd.DataFrame, baseline: pd.DataFrame, limit: Limit) -> Verdict:
-    """Holds every row to the baseline's row of the same comparison, less a drop; compared unrounded.
+def _worse(value: float, than: float, *, down: bool) -> float:
+    """By how much a figure is worse than another."""
+    return value - than if down else than - value
 
-    A row that the baseline does not have is not judged; a row of the baseline that the table does not have is missing,
-    and so is one that several rows of either stand for.
+
+def hold_to_baseline(table: pd.DataFrame, baseline: pd.DataFrame, limit: Limit) -> Verdict:
+    """Holds every row to the baseline's row of the same comparison, with some leeway; compared unrounded.
+
+    A row that the baseline does not have is not judged, see :func:`without_baseline`; a row of the baseline that the
+    table does not have is missing, and so is one that several rows of either stand for.
     """
+    down = limit.column in LOWER_IS_BETTER
+    option = "--max-rise" if down else "--max-drop"
     verdict = Verdict()
     if baseline.empty:
-        verdict.missing.append(f"--max-drop {limit.column}={limit.value:g}: the baseline has no row to compare with")
+        verdict.missing.append(f"{option} {limit.column}={limit.value:g}: the baseline has no row to compare with")
     if limit.column not in baseline.columns:
-        raise UserError(f"--max-drop {limit.column}: the baseline has no such column")
-    before = {_key(row): row[limit.column] for _, row in baseline.iterrows()}
-    counts = [Counter(_key(row) for _, row in each.iterrows()) for each in (table, baseline)]
+        raise UserError(f"{option} {limit.column}: the baseline has no such column")
+    keys = _keys(table, baseline)
+    before = {_key(row, keys): row[limit.column] for _, row in baseline.iterrows()}
+    counts = [Counter(_key(row, keys) for _, row in each.iterrows()) for each in (table, baseline)]
     seen = set()
     for _, row in table.iterrows():
-        key = _key(row)
+        key = _key(row, keys)
         if key not in before or key in seen:
             continue
         seen.add(key)
@@ -227,20 +265,39 @@ def max_drop(table: pd.DataFrame, baseline: pd.DataFrame, limit: Limit) -> Verdi
             verdict.missing.append(
                 f"{_name(row)}: the {'baseline' if pd.isna(old) else 'table'} has no {limit.column} for it"
             )
-        elif old - new > limit.value + _ROUNDING:
+        elif _worse(new, old, down=down) > limit.value + _ROUNDING:
+            moved = "rose" if down else "fell"
             verdict.broken.append(
-                f"{_name(row)}: {limit.column} fell from {old:.6g} to {new:.6g}, by more than {limit.value:g}"
+                f"{_name(row)}: {limit.column} {moved} from {old:.6g} to {new:.6g}, by more than {limit.value:g}"
             )
     for _, row in baseline.iterrows():
-        if _key(row) not in seen:
+        if _key(row, keys) not in seen:
             verdict.missing.append(f"{_name(row)}: it is in the baseline, and not in the table")
     return verdict
 
 
-def _key(row: pd.Series) -> tuple[str, ...]:
-    return tuple("" if pd.isna(row[key]) else str(row[key]) for key in KEYS)
+def without_baseline(table: pd.DataFrame, baseline: pd.DataFrame) -> list[str]:
+    """A line for each row that the baseline does not have."""
+    keys = _keys(table, baseline)
+    before = {_key(row, keys) for _, row in baseline.iterrows()}
+    return [
+        f"{_name(row)}: it is not in the baseline, and so is not judged"
+        for _, row in table.iterrows()
+        if _key(row, keys) not in before
+    ]
+
+
+def _keys(table: pd.DataFrame, baseline: pd.DataFrame) -> list[str]:
+    """The columns that say which rows are the same comparison, as far as both tables have those that came later."""
+    return [*KEYS, *(key for key in LATER_KEYS if key in table.columns and key in baseline.columns)]
+
+
+def _key(row: pd.Series, keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple("" if pd.isna(row[key]) else str(row[key]) for key in keys)
 
 
 def _name(row: pd.Series) -> str:
     radius = f" eps {row['eps']}" if not pd.isna(row["eps"]) and row["eps"] else ""
-    return f"{row['dataset']} {row['model']} {row['defense']} {row['attack']} {row['norm']}{radius}"
+    mean, std = (str(row.get(key)) for key in LATER_KEYS)
+    model = f"{row['model']} (mean {mean} std {std})" if mean not in {"None", "nan", ""} else row["model"]
+    return f"{row['dataset']} {model} {row['defense']} {row['attack']} {row['norm']}{radius}"

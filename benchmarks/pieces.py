@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from torch import Tensor
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.files import write_whole
 from robustbench_cli.benchmarks.checkpoint import versions
+from robustbench_cli.benchmarks.store import PIECES
 
-__all__ = ["KeptPieces", "Piece"]
+__all__ = ["KeptPieces", "Piece", "take_pieces", "whole_pieces"]
 
 _SEAL = 32
 """Bytes of a sha256."""
@@ -119,6 +121,48 @@ class KeptPieces:
 
     def _file(self, start: int) -> Path:
         return self._folder / f"{start}.piece"
+
+
+def whole_pieces(store: Path, *, damaged: Callable[[UserError], None]) -> Iterator[Path]:
+    """The files of pieces in a store that are as they were stored.
+
+    Args:
+        store: The folder of the store.
+        damaged: Called with what is to be said of each that is not.
+    """
+    for path in sorted((store / PIECES).glob("*/*.piece")):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            # Its cell has been finished meanwhile.
+            continue
+        if content[:_SEAL] == _seal(content[_SEAL:]):
+            yield path
+        else:
+            damaged(
+                UserError(
+                    f"{path} is damaged, its content is not what was stored: remove it, and what it held is computed again"
+                )
+            )
+
+
+def take_pieces(store: Path, other: Path, *, damaged: Callable[[UserError], None]) -> None:
+    """Copies what another store has found of cells that this one has neither finished nor found that much of.
+
+    Args:
+        store: The folder of the store.
+        other: The other's, which stays as it is.
+        damaged: As for :func:`whole_pieces`.
+
+    Raises:
+        UserError: This store cannot be written.
+    """
+    for path in whole_pieces(other, damaged=damaged):
+        own = store / path.relative_to(other)
+        if not own.exists() and not any(
+            (each / "cells" / f"{path.parent.name}.json").exists() for each in (store, other)
+        ):
+            write_whole(own, path.read_bytes())
 
 
 def _seal(content: bytes) -> bytes:

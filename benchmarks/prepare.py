@@ -20,11 +20,13 @@ from robustbench_cli.benchmarks.claims import Claims
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
-from robustbench_cli.benchmarks.devices import keep_freed_memory, limit_threads
+from robustbench_cli.benchmarks.datasets.base.split import Split
+from robustbench_cli.benchmarks.devices import current, keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.models import registry as models
-from robustbench_cli.benchmarks.models.base import default_model
+from robustbench_cli.benchmarks.models.base import default_model, is_trained
 from robustbench_cli.benchmarks.subject import Subject, decided_by, for_radius, open_subject, subject_of, usual_values
 from robustbench_cli.benchmarks.training import Training, cached_checkpoint, train, untrained
+from robustbench_cli.defenses import registry
 from robustbench_cli.defenses.base.processes import Processes
 from robustbench_cli.defenses.base.randomized import DecisionRule
 from robustbench_cli.defenses.base.recipe import Recipe
@@ -103,11 +105,11 @@ class Preparation:
             )
         model = base.model if base is not None else model or default_model(data.shape)
         recipe = Recipe.from_parameters({"epochs": data.epochs, **self.recipe}, name="train")
-        examples = data.split("train")
-        labels = hashlib.sha256(examples.labels.numpy().data).hexdigest()
+        learns = (base is None and not is_trained(model)) or any(each.build(registry).fitted for each in protection)
         return Training(
             dataset=self.dataset,
-            data=f"{labels}-{first_examples(examples, HASHED_IMAGES).sha256}",
+            # Where nothing is learned from them, there may be no training examples.
+            data=_hash_of(data.split("train")) if learns else "",
             model=model,
             model_source=models.source_of(model),
             mean=mean if base is None else base.mean,
@@ -185,7 +187,8 @@ class Preparation:
         keep_freed_memory()
         self.begin(f"{training.label}{self._followed(training)}", path)
         begun = self._begun(training)
-        train(training, path, device=self.device, begun=begun, data_dir=self.data_dir, progress=self.progress)
+        with current(self.device):
+            train(training, path, device=self.device, begun=begun, data_dir=self.data_dir, progress=self.progress)
 
     def _followed(self, training: Training) -> str:
         """What follows from the data set's usual radius in a training, in words; empty where nothing does."""
@@ -214,9 +217,15 @@ class Preparation:
         examples = first_examples(self.data.split("test"), images)
         model = subject.load().to(self.device)
         batches = examples.images.split(256)
-        with seeded(self.seed):
+        with current(self.device), seeded(self.seed):
             right = torch.cat([model(batch.to(self.device)).argmax(1).cpu() for batch in batches]) == examples.labels
         return right.double().mean().item(), len(examples)
+
+
+def _hash_of(examples: Split) -> str:
+    """A hash of training examples: of all labels, and of the first images."""
+    labels = hashlib.sha256(examples.labels.numpy().data).hexdigest()
+    return f"{labels}-{first_examples(examples, HASHED_IMAGES).sha256}"
 
 
 def _claims(training: Training) -> Claims:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from robustbench_cli.attacks.base.draws import AskedDraws, Draws
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.files import write_whole
+from robustbench_cli.attacks.base.files import name_in_words, write_whole
 from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.method import Method
 from robustbench_cli.attacks.base.model import placed
@@ -30,15 +30,25 @@ from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import versions
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
-from robustbench_cli.benchmarks.devices import automatic_batch_size, keep_freed_memory
+from robustbench_cli.benchmarks.devices import automatic_batch_size, current, keep_freed_memory
 from robustbench_cli.benchmarks.evaluation import predict
 from robustbench_cli.benchmarks.statistics import mean_interval
-from robustbench_cli.benchmarks.store import sealed, unsealed
+from robustbench_cli.benchmarks.store import REPROGRAMMING, half_written, sealed, unsealed
 from robustbench_cli.benchmarks.subject import Subject
 from robustbench_cli.defenses.base.recipe import Recipe
 from robustbench_cli.defenses.base.training import Examples, Trainer, TrainingProgress
 
-__all__ = ["Program", "Reprogrammed", "ReprogrammedModel", "Reprogramming", "reprogram", "reprogrammed"]
+__all__ = [
+    "Program",
+    "Reprogrammed",
+    "ReprogrammedModel",
+    "Reprogramming",
+    "leftovers",
+    "reprogram",
+    "reprogrammed",
+    "stored",
+    "take",
+]
 
 
 class Reprogramming(Method):
@@ -327,32 +337,30 @@ def reprogrammed(
         "seed": seed,
     }
     cell = hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:20]
-    path = store / "reprogramming" / f"{cell}.json"
+    path = store / REPROGRAMMING / f"{cell}.json"
     if path.is_file():
-        row = unsealed(path, ReprogrammedModel)
-        if row.cell != cell:
-            raise UserError(f"{path} holds the cell {row.cell}: remove it, or give it back its name")
-        return row
-    result = reprogram(
-        subject.load(),
-        subject.shape,
-        subject.classes,
-        train=train,
-        images=test.images,
-        labels=test.labels,
-        method=method,
-        eot=draws,
-        repeats=times,
-        seed=seed,
-        device=device,
-        batch_size=batch_size,
-        progress=progress,
-    )
+        return _read(path)
+    with current(device):
+        result = reprogram(
+            subject.load(),
+            subject.shape,
+            subject.classes,
+            train=train,
+            images=test.images,
+            labels=test.labels,
+            method=method,
+            eot=draws,
+            repeats=times,
+            seed=seed,
+            device=device,
+            batch_size=batch_size,
+            progress=progress,
+        )
     low, high = mean_interval(result.right)
     row = ReprogrammedModel(
         dataset=subject.dataset,
         model=subject.model,
-        checkpoint=str(subject.path),
+        checkpoint=name_in_words(subject.path),
         defense=subject.defense,
         task=task.name,
         reprogramming=spec.label,
@@ -372,4 +380,60 @@ def reprogrammed(
         versions=versions(),
     )
     write_whole(path, sealed(row))
+    return row
+
+
+def stored(store: Path, *, damaged: Callable[[UserError], None]) -> Iterator[ReprogrammedModel]:
+    """The results of this kind in a store, by the content hash.
+
+    Args:
+        store: The folder of the store.
+        damaged: Called with what is to be said of each file that is not as it was stored, and is passed by.
+    """
+    for path in sorted((store / REPROGRAMMING).glob("*.json")):
+        try:
+            row = _read(path)
+        except UserError as error:
+            damaged(error)
+        else:
+            yield row
+
+
+def take(store: Path, other: Path, *, damaged: Callable[[UserError], None]) -> int:
+    """Copies the results of this kind that another store has and this one has not; its own stay as they are.
+
+    Args:
+        store: The folder of the store.
+        other: The other's, which stays as it is.
+        damaged: As for :func:`stored`.
+
+    Returns:
+        How many were copied.
+
+    Raises:
+        UserError: This store cannot be written.
+    """
+    copied = 0
+    for row in stored(other, damaged=damaged):
+        path = store / REPROGRAMMING / f"{row.cell}.json"
+        if not path.exists():
+            write_whole(path, sealed(row))
+            copied += 1
+    return copied
+
+
+def leftovers(store: Path, *, older_than: float) -> list[Path]:
+    """What kills left half-written of results of this kind.
+
+    Args:
+        store: The folder of the store.
+        older_than: Seconds; what is younger may be in the making.
+    """
+    return half_written(store / REPROGRAMMING, older_than=older_than)
+
+
+def _read(path: Path) -> ReprogrammedModel:
+    row = unsealed(path, ReprogrammedModel)
+    if row.cell != path.stem:
+        raise UserError(f"{path} holds the cell {row.cell}: remove it, or give it back its name")
     return row

@@ -15,9 +15,9 @@ from robustbench_cli.benchmarks.cell import Cell
 from robustbench_cli.benchmarks.headline import Run, headline_flags, is_quick_look
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise, worst_case
 from robustbench_cli.benchmarks.statistics import defense_efficiency
-from robustbench_cli.benchmarks.store import Failure, Result
+from robustbench_cli.benchmarks.store import Asked, Failure, Result
 
-__all__ = ["COLUMNS", "WORST_CASE", "failed_rows", "rows"]
+__all__ = ["COLUMNS", "WORST_CASE", "failed_rows", "missing_rows", "rows"]
 
 COLUMNS = (
     "dataset",
@@ -50,6 +50,10 @@ COLUMNS = (
     "seconds",
     "device",
     "cell",
+    "eps_value",
+    "mean",
+    "std",
+    "checkpoint_sha256",
     "des_low",
     "des_high",
     "clean_accuracy_loss_within_interval",
@@ -101,6 +105,12 @@ def failed_rows(failures: Sequence[Failure]) -> pd.DataFrame:
     return pd.DataFrame.from_records([_words(each.cell, each.eps) for each in failures], columns=list(COLUMNS))
 
 
+def missing_rows(asked: Sequence[Asked]) -> pd.DataFrame:
+    """What is known of cells that were asked for and are not there, in the same form."""
+    records = [_words(each.cell, each.eps) | {"checkpoint": each.checkpoint} for each in asked]
+    return pd.DataFrame.from_records(records, columns=list(COLUMNS))
+
+
 def _words(cell: Cell, eps: str) -> dict[str, Any]:
     """The columns that name a cell."""
     return {
@@ -116,7 +126,14 @@ def _words(cell: Cell, eps: str) -> dict[str, Any]:
         "repeats": cell.repeats,
         "seed": cell.seed,
         "cell": cell.id,
+        "eps_value": cell.eps,
+        "checkpoint_sha256": cell.checkpoint,
     }
+
+
+def _numbers(values: Sequence[float] | None) -> str:
+    """Numbers as ``--mean`` takes them; empty where there are none."""
+    return ",".join(map(repr, values or ()))
 
 
 class _Row:
@@ -166,6 +183,8 @@ class _Row:
         record = {
             **_words(cell, result.eps),
             "checkpoint": result.checkpoint,
+            "mean": _numbers(result.mean),
+            "std": _numbers(result.std),
             **result.summary,
             "flags": ";".join(result.flags),
             "forwards": result.forwards,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,16 +13,42 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.files import ensure_writable, write_whole
+from robustbench_cli.attacks.base.files import ensure_writable, is_temporary, write_whole
 from robustbench_cli.benchmarks.cell import Cell
 
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.outcomes import Outcomes
 
-__all__ = ["PIECES", "Failure", "Result", "Store", "sealed", "unsealed"]
+__all__ = [
+    "CERTIFICATION",
+    "PIECES",
+    "REPROGRAMMING",
+    "SEARCHES",
+    "Asked",
+    "Failure",
+    "Result",
+    "Store",
+    "half_written",
+    "sealed",
+    "unsealed",
+]
 
 PIECES = "pieces"
 """The folder inside a store of what has been found of cells that are not done yet; see :mod:`.pieces`."""
+
+SEARCHES = "searches"
+"""The folder inside a store, itself a store, of what minimal-norm attacks found at any distance.
+
+That is no cell that anybody asked for, and so no row of a table, before it is read at a radius, or at none.
+"""
+
+CERTIFICATION = "certification"
+"""The folder inside a store of certificates; see :mod:`.certification`."""
+
+REPROGRAMMING = "reprogramming"
+"""The folder inside a store of results of adversarial reprogramming; see :mod:`.reprogramming`."""
+
+_CELLS, _ASKED = "cells", "asked"
 
 
 class Result(BaseModel):
@@ -40,6 +66,8 @@ class Result(BaseModel):
         device: The device's name.
         versions: Versions of what computed it.
         outcomes_sha256: Of the ``.npz`` file with the outcomes of every image.
+        mean: Of the normalisation inside the model; ``None`` where it has none.
+        std: Of that normalisation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +83,8 @@ class Result(BaseModel):
     device: str
     versions: dict[str, str]
     outcomes_sha256: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     @property
     def was_skipped(self) -> bool:
@@ -80,6 +110,30 @@ class Failure(BaseModel):
     traceback: str = ""
 
 
+class Asked(BaseModel):
+    """A cell that a command was to compute.
+
+    Attributes:
+        cell: What was to be run.
+        eps: The radius as it was written; empty where there is none.
+        checkpoint: The checkpoint's file as it was named.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cell: Cell
+    eps: str
+    checkpoint: str
+
+
+class _Request(BaseModel):
+    """All cells that one command asked for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    asked: tuple[Asked, ...]
+
+
 Record = TypeVar("Record", bound=BaseModel)
 CellRecord = TypeVar("CellRecord", Result, Failure)
 
@@ -97,13 +151,17 @@ class Store:
     is. A result whose place another one took leaves its outcomes, which :meth:`leftovers` names. Every file carries the
     sha256 of its content, and a result is read only where its outcomes are whole too.
 
+    ``DIR/asked`` holds what commands asked for, a file each that is named by its content, so that the cells of one that
+    was interrupted are known to be missing.
+
     Args:
         path: The folder; it is made when something is stored.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._cells = path / "cells"
+        self._cells = path / _CELLS
+        self._requests = path / _ASKED
 
     def _result_file(self, cell_id: str) -> Path:
         return self._cells / f"{cell_id}.json"
@@ -160,6 +218,69 @@ class Store:
             UserError: The folder cannot be written.
         """
         write_whole(self._failure_file(failure.cell.id), sealed(failure))
+
+    def ask(self, cells: Iterable[Asked]) -> None:
+        """Remembers which cells are asked for, before the first of them is computed.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        asked = {each.cell.id: each for each in cells}
+        if asked:
+            content = sealed(_Request(asked=tuple(asked.values())), without_defaults=True)
+            path = self._requests / f"{_sha256(content)[:20]}.json"
+            if not path.exists():
+                write_whole(path, content)
+
+    def asked(self, *, damaged: Callable[[UserError], None] = _raise) -> dict[str, Asked]:
+        """All cells that were ever asked for and not forgotten since, by identity.
+
+        Args:
+            damaged: As for :meth:`results`.
+
+        Raises:
+            UserError: The folder is no store.
+        """
+        return {each.cell.id: each for _, request in self._all_requests(damaged) for each in request.asked}
+
+    def missing(self, *, damaged: Callable[[UserError], None] = _raise) -> dict[str, Asked]:
+        """The cells that were asked for, and neither have a result nor have failed, by identity.
+
+        Args:
+            damaged: As for :meth:`results`.
+
+        Raises:
+            UserError: The folder is no store.
+        """
+        there = {path.name.partition(".")[0] for path in self._files("*.json")}
+        return {cell_id: each for cell_id, each in self.asked(damaged=damaged).items() if cell_id not in there}
+
+    def forget_unfinished(self) -> None:
+        """Forgets the cells that failed, and that the :meth:`missing` ones were asked for.
+
+        Raises:
+            UserError: The folder is no store, or cannot be written.
+        """
+        for failure in self.failures(damaged=lambda _: None):
+            self._failure_file(failure.cell.id).unlink(missing_ok=True)
+        missing = self.missing(damaged=lambda _: None)
+        for path, request in self._all_requests(lambda _: None):
+            left = [each for each in request.asked if each.cell.id not in missing]
+            if len(left) < len(request.asked):
+                self.ask(left)
+                path.unlink(missing_ok=True)
+
+    def _all_requests(self, damaged: Callable[[UserError], None]) -> Iterator[tuple[Path, _Request]]:
+        self._require_store()
+        for path in sorted(self._requests.glob("*.json")):
+            try:
+                request = unsealed(path, _Request, word="request", way_out=f"remove {path}, and give the command again")
+            except UserError as error:
+                # Whoever forgets cells at this moment removes it.
+                if path.exists():
+                    damaged(error)
+            else:
+                yield path, request
 
     def result(self, cell_id: str) -> Result:
         """The result of a finished cell.
@@ -238,7 +359,7 @@ class Store:
                     yield failure
 
     def take(self, other: Store, *, damaged: Callable[[UserError], None] = _raise) -> int:
-        """Copies what another store has and this one has not: results with their outcomes, and failures.
+        """Copies what another store has and this one has not: results with their outcomes, failures, what was asked.
 
         Args:
             other: It stays as it is.
@@ -251,6 +372,7 @@ class Store:
             UserError: This store cannot be written, or the other one is none.
         """
         copied = 0
+        self.ask(other.asked(damaged=damaged).values())
         for result in other.results(damaged=damaged):
             if result.cell not in self:
                 self.publish(result, other._outcomes_file(result.cell.id, result).read_bytes())
@@ -272,7 +394,7 @@ class Store:
         """
         names = {path.name for path in self._files("*.json")}
         found = []
-        for path in sorted(self._cells.iterdir()):
+        for path in sorted(self._cells.glob("*")):
             cell_id = path.name.removeprefix(".").partition(".")[0]
             whole = f"{cell_id}.json" in names
             needed = path.name.endswith(".json") and not (whole and path.name.endswith(".failed.json"))
@@ -288,42 +410,87 @@ class Store:
                 if not needed and time.time() - path.stat().st_mtime >= older_than and at_work(cell_id) is None:
                     found.append(path)
         pieces = sorted((self.path / PIECES).glob("*/*"))
-        return found + [path for path in pieces if f"{path.parent.name}.json" in names]
+        found += [path for path in pieces if f"{path.parent.name}.json" in names]
+        for folder in (self._requests, *sorted((self.path / PIECES).glob("*"))):
+            found += [path for path in half_written(folder, older_than=older_than) if path not in found]
+        return found + self._contained_requests()
+
+    def _contained_requests(self) -> list[Path]:
+        """The requests whose cells are all in another one, as those of a part of a suite are in the whole."""
+        cells = {path: {each.cell.id for each in request.asked} for path, request in self._all_requests(lambda _: None)}
+        found: list[Path] = []
+        for path, own in sorted(cells.items(), key=lambda each: (len(each[1]), each[0])):
+            if any(own <= others for other, others in cells.items() if other != path and other not in found):
+                found.append(path)
+        return found
 
     def _files(self, pattern: str) -> list[Path]:
-        if not self._cells.is_dir():
-            raise UserError(f"no store at {self.path}: run 'advdef attack --store {self.path}' first, or name another")
+        self._require_store()
         return sorted(self._cells.glob(pattern))
 
+    @property
+    def exists(self) -> bool:
+        """Whether anything has been stored in the folder, of whatever kind."""
+        kinds = (_CELLS, _ASKED, PIECES, SEARCHES, CERTIFICATION, REPROGRAMMING)
+        return any((self.path / kind).is_dir() for kind in kinds)
 
-def sealed(record: BaseModel) -> bytes:
-    """The content of a file: JSON whose first line holds the sha256 of the lines after it."""
-    body = f"{record.model_dump_json(indent=1)}\n".encode().removeprefix(b"{\n")
+    def _require_store(self) -> None:
+        if not self.exists:
+            raise UserError(f"no store at {self.path}: run 'advdef attack --store {self.path}' first, or name another")
+
+
+def half_written(folder: Path, *, older_than: float) -> list[Path]:
+    """What kills left of files that were being written in a folder.
+
+    Args:
+        folder: Any.
+        older_than: Seconds; what is younger may be in the making.
+    """
+    found = []
+    for path in sorted(folder.glob(".*")):
+        # What another process has given its name, or removed, since the folder was listed is none.
+        with suppress(FileNotFoundError):
+            if is_temporary(path) and time.time() - path.stat().st_mtime >= older_than:
+                found.append(path)
+    return found
+
+
+def sealed(record: BaseModel, *, without_defaults: bool = False) -> bytes:
+    """The content of a file: JSON whose first line holds the sha256 of the lines after it.
+
+    Args:
+        record: What is to be stored.
+        without_defaults: Whether the fields are left out that are as they are where nothing is said of them.
+    """
+    text = record.model_dump_json(indent=1, exclude_defaults=without_defaults)
+    body = f"{text}\n".encode().removeprefix(b"{\n")
     return _seal(body) + b"\n" + body
 
 
-def unsealed(path: Path, kind: type[Record], *, word: str = "result") -> Record:
+def unsealed(path: Path, kind: type[Record], *, word: str = "result", way_out: str | None = None) -> Record:
     """What a file holds that :func:`sealed` made.
 
     Args:
         path: The file.
         kind: What it is to hold.
         word: What that is called.
+        way_out: What to do where it is not that: the end of the message.
 
     Raises:
         UserError: The file is missing, is not that, or is not as it was stored.
     """
+    way_out = way_out or _again(path)
     try:
         first, _, body = path.read_bytes().partition(b"\n")
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {_again(path)}") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}): {way_out}") from None
     if first != _seal(body):
-        raise UserError(f"{path} is damaged, its content is not what was stored: {_again(path)}")
+        raise UserError(f"{path} is damaged, its content is not what was stored: {way_out}")
     try:
         return kind.model_validate_json(b"{" + body)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise UserError(f"{path} is not a {word} of this version of advdef ({reason}): {_again(path)}") from None
+        raise UserError(f"{path} is not a {word} of this version of advdef ({reason}): {way_out}") from None
 
 
 def _seal(body: bytes) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.contained import contained
 from robustbench_cli.attacks.base.draws import AskedDraws, Draws, resolve_eot
 from robustbench_cli.attacks.base.errors import Notice, UserError
 from robustbench_cli.attacks.base.measured import MeasuredModel
@@ -167,7 +168,7 @@ def subject_of(
     """
     protection = _protection(info)
     measured = MeasuredModel(model, example_images(info.shape))
-    with frozen(model):
+    with contained(), frozen(model):
         randomized, cost = measured.randomized, measured.cost_of_all_draws
     return Subject(
         path=path,
@@ -210,8 +211,11 @@ def _load(
     path: Path, *, decision: DecisionRule | None = None, draws: int | None = None, **loading: Any
 ) -> tuple[nn.Module, CheckpointInfo]:
     """A checkpoint's model and what is said of it, with another rule of decision where one is given."""
-    model, info, _ = load_checkpoint(path, **loading)
-    return (model, info) if decision is None else decided_by(decision, model, info, draws=draws)
+    with contained():
+        model, info, _ = load_checkpoint(path, **loading)
+        if decision is not None:
+            model, info = decided_by(decision, model, info, draws=draws)
+    return model, info
 
 
 def decided_by(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.cell import Accounting, Cell, Eps, MethodSpec, OnlyIf, Targeted, parse_eps
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.datasets.base.slice import Slice
     from robustbench_cli.benchmarks.subject import Subject
 
-__all__ = ["AttackChoice", "Condition", "Job", "Selection", "Suite", "expand", "usual_norm"]
+__all__ = ["AttackChoice", "Condition", "Job", "Selection", "Suite", "does_not_know", "expand", "usual_norm"]
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,26 @@ def _as_words(key: str, values: Sequence[Any]) -> Iterator[str]:
             yield "no" if value is False else str(value)
 
 
-def usual_norm(attacks: Sequence[AttackChoice]) -> Norm:
+def usual_norm(choices: Sequence[AttackChoice]) -> Norm:
     """The norm of the radii where nobody names one: linf, or the first attack's own where none of them knows linf."""
-    return "linf" if any("linf" in attack.norms for attack in attacks) else attacks[0].norms[0]
+    return "linf" if any("linf" in choice.norms for choice in choices) else choices[0].norms[0]
+
+
+def does_not_know(attack: AttackChoice, norm: Norm) -> UserError:
+    """The error of an attack in a norm that it does not know, with the attacks that do the same in that norm."""
+    name = attack.spec.name
+    like_it = []
+    for each in attacks.names():
+        # What is installed beside this project may be broken, which is not to be told of here.
+        with suppress(UserError):
+            kind = attacks.load(each)
+            if norm in kind.norms and kind.minimal_norm == attack.minimal_norm:
+                like_it.append(each)
+    # cw and cw-linf are one method.
+    of_its_name = [each for each in like_it if f"{each}-".startswith(f"{name}-") or f"{name}-".startswith(f"{each}-")]
+    others = of_its_name or like_it
+    way_out = f"; in {norm} give {', '.join(others[:-1])}{' or ' if others[1:] else ''}{others[-1]}" if others else ""
+    return UserError(f"{name} does not know the norm {norm}: it knows {', '.join(attack.norms)}{way_out}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +196,7 @@ class Suite:
             elif attack.minimal_norm:
                 threats.append((attack, attack.norms[0], None))
             else:
-                raise UserError(f"{attack.spec.name} does not know the norm {norm}: it knows {', '.join(attack.norms)}")
+                raise does_not_know(attack, norm)
         if self.cascade:
             threats.sort(key=lambda threat: 0.0 if threat[2] is None else threat[2].value)
         return threats
@@ -242,6 +261,8 @@ class Job(BaseModel):
         before: The job of ``cell.after``.
         checkpoint: The checkpoint's file.
         loading: How a foreign checkpoint is loaded: keywords of ``load_checkpoint``.
+        mean: Of the normalisation inside the model.
+        std: Of that normalisation.
         store: The folder of the store.
         images: The folder where the adversarial images are to be saved; ``None`` for nowhere.
         data_dir: The folder of downloaded data sets.
@@ -257,6 +278,8 @@ class Job(BaseModel):
     before: Job | None = None
     checkpoint: Path
     loading: dict[str, Any]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     store: Path
     images: Path | None = None
     data_dir: Path | None
@@ -345,6 +368,8 @@ def expand(
                 before=before,
                 checkpoint=subject.path,
                 loading=subject.loading,
+                mean=subject.mean,
+                std=subject.std,
                 store=store,
                 images=images,
                 data_dir=data_dir,

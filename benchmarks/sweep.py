@@ -19,7 +19,16 @@ from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.prepare import Preparation
 from robustbench_cli.benchmarks.subject import Subject, method_spec, open_subject
-from robustbench_cli.benchmarks.suite import AttackChoice, Condition, Job, Selection, Suite, expand, usual_norm
+from robustbench_cli.benchmarks.suite import (
+    AttackChoice,
+    Condition,
+    Job,
+    Selection,
+    Suite,
+    does_not_know,
+    expand,
+    usual_norm,
+)
 from robustbench_cli.benchmarks.suites.read import DefenseWords, Member, ModelName, SuiteOfAttacks, SuiteWords
 from robustbench_cli.benchmarks.training import Training
 from robustbench_cli.defenses import registry as defenses
@@ -258,14 +267,20 @@ def _knowing(
 ) -> list[AttackChoice]:
     """The attacks of a group that are to run in a norm; see :attr:`~.suites.read.SuiteOfAttacks.any_norm`.
 
-    Of several norms, each attack runs in those that it knows.
+    Of several norms, each attack runs in those that it knows. Beside attacks that know the one norm, those that look for
+    the smallest perturbation run in their own; see :meth:`~.suite.Suite.threats`.
     """
+    named = words.norm or ()
     if group.any_norm or not words.beside_attacks:
         knowing = [choice for choice in choices if norm in choice.norms]
-        if not knowing and len(words.norm or ()) < 2:
+        if not knowing and len(named) < 2:
             raise UserError(f"{words.place('norm')}: no attack of a suite that is named here knows the norm {norm}")
         return knowing
-    if len(words.norm or ()) < 2:
+    strangers = [choice for choice in choices if not {*named} & {*choice.norms}]
+    if named and strangers and (len(named) > 1 or len(strangers) == len(choices)):
+        with placed(words.place("norm")):
+            raise does_not_know(strangers[0], norm)
+    if len(named) < 2:
         return list(choices)
     return [choice for choice in choices if norm in choice.norms]
 

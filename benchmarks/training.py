@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from robustbench_cli.attacks.base.contained import contained
 from robustbench_cli.attacks.base.random import seed_from, seeded
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, save_checkpoint, versions
@@ -38,7 +39,7 @@ class Training(BaseModel):
 
     Attributes:
         dataset: As the user named it.
-        data: sha256 of the training examples' labels and of the first images.
+        data: sha256 of the training examples' labels and of the first images; empty where nothing is learned from them.
         model: As the user named it.
         model_source: sha256 of a user's own source file of the model.
         mean: Of the normalisation inside the model.
@@ -217,9 +218,10 @@ def _begin(training: Training, dataset: Dataset) -> tuple[nn.Module, list[Defens
     chain: list[Defense] = [each.build(defenses, **load_surrogates(each, named)) for each in training.defenses]
     if training.base is not None:
         return training.base.load(), chain
-    model = build_model(
-        training.model, shape=dataset.shape, classes=dataset.classes, mean=training.mean, std=training.std
-    )
+    with contained():
+        model = build_model(
+            training.model, shape=dataset.shape, classes=dataset.classes, mean=training.mean, std=training.std
+        )
     if not is_trained(training.model) and not (chain and chain[0].trained):
         chain.insert(0, Undefended())
     return model, chain

@@ -17,31 +17,27 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.contained import contain
 from robustbench_cli.attacks.base.errors import UserError, is_out_of_memory, one_line
+from robustbench_cli.attacks.base.files import name_in_words
 from robustbench_cli.attacks.base.threat import distance, per_image
 from robustbench_cli.benchmarks.checkpoint import versions
 from robustbench_cli.benchmarks.claims import Claims
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
-from robustbench_cli.benchmarks.devices import keep_freed_memory, limit_threads
+from robustbench_cli.benchmarks.devices import current, keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.evaluation import evaluate, predict
 from robustbench_cli.benchmarks.headline import Run, blinded
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise, worst_case
 from robustbench_cli.benchmarks.pieces import KeptPieces
 from robustbench_cli.benchmarks.saved_images import SavedImages, levels, rounded
-from robustbench_cli.benchmarks.store import PIECES, Failure, Result, Store
+from robustbench_cli.benchmarks.store import PIECES, SEARCHES, Failure, Result, Store
 from robustbench_cli.benchmarks.subject import load_subject, load_surrogates
 from robustbench_cli.benchmarks.suite import Job
 
-__all__ = ["SEARCHES", "again", "claimed", "compute_if_free", "is_done", "work", "work_if_free"]
+__all__ = ["again", "claimed", "compute_if_free", "is_done", "work", "work_if_free"]
 
 _GOES_FIRST = ", which goes first, failed: "
-
-SEARCHES = "searches"
-"""The folder inside a store, itself a store, of what minimal-norm attacks found at any distance.
-
-That is no cell that anybody asked for, and so no row of a table, before it is read at a radius, or at none.
-"""
 
 
 def work(job: Job, *, progress: Callable[[int], None] = lambda _: None) -> Result | Failure:
@@ -112,12 +108,14 @@ def _computed(job: Job, progress: Callable[[int], None]) -> Callable[[], Result 
     if is_done(job):
         return partial(store.result, job.cell.id)
     try:
-        computed = _compute(job, progress)
+        with current(torch.device(job.device)):
+            computed = _compute(job, progress)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the other jobs go on
         failure = Failure(cell=job.cell, eps=job.eps, error=_reason(error), traceback=traceback.format_exc())
         return partial(_publish_failure, store, failure)
     # With its images saved a cell is done when it is stored.
-    _save_images(job, computed)
+    with current(torch.device(job.device)):
+        _save_images(job, computed)
     return partial(_publish, job, store, computed)
 
 
@@ -350,7 +348,7 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
     result = Result(
         cell=job.cell,
         eps=job.eps,
-        checkpoint=str(job.checkpoint),
+        checkpoint=name_in_words(job.checkpoint),
         summary={key: None if math.isnan(value) else value for key, value in summary.items()},
         flags=computed.flags,
         forwards=computed.forwards,
@@ -359,6 +357,8 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
         device=computed.device,
         versions=versions(),
         outcomes_sha256=hashlib.sha256(content).hexdigest(),
+        mean=job.mean,
+        std=job.std,
     )
     store.publish(result, content, instead_of=job.replaces.get(job.cell.id))
     KeptPieces(store.path / PIECES / job.cell.id, images=False).remove()
@@ -372,7 +372,8 @@ def _examples(dataset: str, data_dir: Path | None, n: int) -> Slice:
 
 @lru_cache(maxsize=1)
 def _model(checkpoint: Path, loading: str, identity: str) -> nn.Module:
-    return load_subject(checkpoint, json.loads(loading), identity)
+    # Not before: what bounds a model by intervals takes none that has hooks.
+    return contain(load_subject(checkpoint, json.loads(loading), identity))
 
 
 def _reason(error: BaseException) -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "Progress",
     "Task",
     "begin",
+    "details",
     "drop_the_rest",
     "error",
     "fault",
@@ -133,6 +134,12 @@ def fault(exception: BaseException) -> None:
     what = _one_line(f"{type(exception).__name__}: {exception}")
     way_on = "" if settings.verbose else " (the same command with -v shows the traceback)"
     _print(f"advdef: internal error: {what}{way_on}", style="bold red")
+
+
+def details(text: str) -> None:
+    """Shows on stderr, in as many lines as it has, what ``-v`` was given for; also with ``-q``."""
+    if not Processes.launched().rank:
+        _print(text.rstrip("\n"))
 
 
 def drop_the_rest(stream: IO[str]) -> None:

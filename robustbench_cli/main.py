@@ -1,68 +1,21 @@
-"""The command ``advdef``: finds the command that was typed, and says by its exit code how it ended."""
+"""Where ``advdef`` begins: from here on a signal, or too little memory, ends it in one line.
+
+This file imports what Python has imported already, so that hardly anything can happen before :func:`main` runs.
+"""
 
 from __future__ import annotations
 
-import errno
-import importlib
 import os
-import pkgutil
-import shlex
 import signal
 import sys
-import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
-
-import click
-from click.core import ParameterSource
-
-from robustbench_cli import __version__, commands, console
-from robustbench_cli.attacks.base.errors import Notice, UserError, did_you_mean
-from robustbench_cli.config_file import long_name
-from robustbench_cli.exits import CellsFailed, GateFailed, Interrupted
-from robustbench_cli.options import PAGE, VARIABLES, all_words
 
 __all__ = ["main"]
 
-# Of these, an input or the machine is the cause and its message tells all there is to tell.
-_OF_THE_MACHINE = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE),
-    *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
-}
-
-
-class _Commands(click.Group):
-    """The files of ``robustbench_cli/commands``, each imported when its command is typed or the help is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        module = importlib.import_module(f"{commands.__name__}.{cmd_name}")
-        here = [thing for thing in vars(module).values() if isinstance(thing, click.Command)]
-        return next(command for command in here if command.name == cmd_name)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes each command's first line in full, where click would cut it to the width of the page."""
-        known = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, (each.help or "").partition("\n")[0]) for name, each in known if each is not None]
-            )
-
-
-@click.group(cls=_Commands, context_settings=PAGE)
-@click.version_option(__version__, message="advdef %(version)s")
-def advdef() -> None:
-    """Train, attack and compare defenses against adversarial examples.
-
-    "advdef demo" goes the whole way in about a minute; "advdef COMMAND --help" tells of one command.
-    """
+_RESUMED = ("attack", "audit", "certify", "demo", "reprogram", "sweep", "train")
+"""The commands that go on, when they are given again, from where they were interrupted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,171 +25,131 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after ``advdef``; those of the process unless given.
 
     Returns:
-        The exit code: 0 done, 1 a gate did not pass, 2 wrong words or input, 3 cells failed, 4 a fault of the
-        project's own, 130 interrupted.
+        The exit code: 0 done, 1 a gate did not pass, 2 wrong words or input, 3 cells failed or are missing, 4 a fault
+        of the project's own, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    console.begin()
+    if arguments is None:
+        _tell_of_exits_by_libraries()
+    with _stopped_by_signals(words):
+        code = _run(words)
+    if arguments is None:
+        _end_with(code)
+    return code
+
+
+def _run(words: list[str]) -> int:
     try:
-        console.require_stdout()
-        if hasattr(sys.stdout, "reconfigure"):
-            # A file's name that stdout cannot encode must not end a command.
-            sys.stdout.reconfigure(errors="backslashreplace")
-        with _stopped_by_sigterm(), _warnings_on_the_console():
-            _invoke(words)
-            sys.stdout.flush()
-    except click.exceptions.Exit as exit_:
-        return exit_.exit_code
-    except BrokenPipeError:
-        console.drop_the_rest(sys.stdout)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return 2
-    except click.ClickException as error:
-        console.error(_told(error))
-        return 2
-    except UserError as error:
-        console.error(str(error))
-        return 2
-    except GateFailed as failed:
-        for line in failed.lines:
-            console.error(line)
-        return 1
-    except CellsFailed as failed:
-        for line in failed.lines:
-            console.error(line)
-        return 3
-    except Interrupted as interrupt:
-        with _deaf():
-            console.error(
-                f"interrupted: {interrupt.stored}; the same command goes on: {shlex.join(['advdef', *words])}"
-            )
+        from robustbench_cli.command_line import run
+    except KeyboardInterrupt:
+        _say(_interrupted(words))
         return 130
-    except (KeyboardInterrupt, click.Abort):
-        with _deaf():
-            console.error("interrupted")
-        return 130
-    except OSError as error:
-        if error.errno not in _OF_THE_MACHINE:
-            console.fault(error)
-            return 4
-        console.error(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
-        return 2
-    except BaseException as error:  # noqa: BLE001 - whatever it is, also an exit that a user's code asks for
-        console.fault(error)
-        return 4
-    return 0
-
-
-def _invoke(words: list[str]) -> None:
-    """Click's own ``main`` maps a fault and an interrupt to 1, so what it does is done here, without the mapping."""
-    asked = os.environ.get("_ADVDEF_COMPLETE")
-    if asked:
-        from click.shell_completion import shell_complete
-
-        raise click.exceptions.Exit(shell_complete(advdef, {}, "advdef", "_ADVDEF_COMPLETE", asked))
-    _warn_of_unknown_variables()
-    with advdef.make_context("advdef", words) as context:
-        advdef.invoke(context)
-
-
-def _warn_of_unknown_variables() -> None:
-    """Tells of variables that are named like an option's and are none's, which click passes over.
-
-    No more than that: what is set for a session may be meant for another version.
-    """
-    given = sorted(name for name in os.environ if name.startswith(VARIABLES))
-    if not given:
-        return
-    context = click.Context(advdef)
-    found = (advdef.get_command(context, name) for name in advdef.list_commands(context))
-    known = {str(option.envvar) for each in found if each is not None for option in each.params if option.envvar}
-    for name in given:
-        if name not in known:
-            console.warn(f"unknown variable {name} in the environment: {did_you_mean(name, known)}")
-
-
-def _told(error: click.ClickException) -> str:
-    """Click's complaint in one line that says where the word came from and what would be right."""
-    context = error.ctx if isinstance(error, click.UsageError) else None
-    if isinstance(error, click.exceptions.NoSuchCommand):
-        assert isinstance(context, click.Context)
-        return (
-            f"unknown command '{error.command_name}': {did_you_mean(error.command_name, advdef.list_commands(context))}"
+    except (ImportError, MemoryError, OSError, RuntimeError) as error:
+        # A library that cannot be mapped is an ImportError, a thread that cannot be started a RuntimeError.
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        _say(
+            f"advdef cannot be loaded ({what}): give it more memory, as with 'ulimit -v unlimited', or install it again"
         )
-    if isinstance(error, click.NoSuchOption) and context is not None:
-        known = all_words(context.command.get_params(context))
-        return f"{context.command_path} has no option {error.option_name}: {did_you_mean(error.option_name, known)}"
-    where = f"{context.command_path}: " if context is not None else ""
-    if isinstance(error, click.MissingParameter) and error.param is not None and context is not None:
-        return f"{where}{_wanted(error.param, context)}"
-    if isinstance(error, click.BadParameter) and error.param is not None and context is not None:
-        return f"{_source(error.param, context)}: {_as_a_clause(error.message)}"
-    return f"{where}{_as_a_clause(error.format_message())}"
-
-
-def _as_a_clause(sentence: str) -> str:
-    return f"{sentence[:1].lower()}{sentence[1:]}".rstrip(".")
-
-
-def _wanted(parameter: click.Parameter, context: click.Context) -> str:
-    if isinstance(parameter, click.Argument):
-        return f"give {parameter.make_metavar(context)}"
-    return f"give --{long_name(parameter)} {parameter.make_metavar(context)}"
-
-
-def _source(parameter: click.Parameter, context: click.Context) -> str:
-    """Where a value came from: the command (an argument's), the environment's variable, or the option."""
-    if isinstance(parameter, click.Argument):
-        return context.command_path
-    by_environment = context.get_parameter_source(parameter.name or "") is ParameterSource.ENVIRONMENT
-    return str(parameter.envvar) if by_environment else f"--{long_name(parameter)}"
+        return 2
+    return run(words)
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
+def _stopped_by_signals(words: list[str]) -> Iterator[None]:
     """Lets SIGTERM stop a command as Ctrl-C does, so that a job that is cancelled ends in good order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
+    def stop(number: int, frame: FrameType | None) -> None:
+        if _is_importing(frame) and "multiprocessing.process" not in sys.modules:
+            # An exception inside an import is often lost, or becomes another one. Nothing is being computed.
+            _say(_interrupted(words))
+            os._exit(130)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    handlers = {}
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """Lets nothing interrupt what is to be said of an interrupt: who presses Ctrl-C twice is told how to go on too."""
-    if threading.current_thread() is not threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Who started this process in the background may have made it deaf to Ctrl-C.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                handlers[number] = signal.signal(number, stop)
+    except ValueError:
+        # Only a process's main thread can listen to signals.
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-@contextmanager
-def _warnings_on_the_console() -> Iterator[None]:
-    """Shows what the floors below and the libraries warn of as our own warnings, one line each."""
-    shown: set[str] = set()
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
-    def show(message: Warning | str, *where: Any, **more: Any) -> None:
-        # A checkpoint is opened several times in a command.
-        if str(message) not in shown:
-            shown.add(str(message))
-            (console.note if type(message) is Notice else console.warn)(str(message))
 
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        # Whatever else becomes of warnings, what is told by them is told.
-        warnings.simplefilter("always", Notice)
-        yield
+def _interrupted(words: list[str]) -> str:
+    if not words or words[0] not in _RESUMED:
+        return "interrupted"
+    import shlex
+
+    return f"interrupted: what was finished is stored; the same command goes on: {shlex.join(['advdef', *words])}"
+
+
+def _say(line: str) -> None:
+    """Tells on stderr why the command ends, without whatever else would have to be imported."""
+    printable = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
+    try:
+        os.write(2, f"advdef: error: {printable}\n".encode(errors="backslashreplace"))
+    except OSError:
+        # A stderr that takes no more is no reason to end otherwise than the command would.
+        return
+
+
+def _tell_of_exits_by_libraries() -> None:
+    """Keeps libraries in C that end the process, as OpenBLAS does where it gets no memory, from ending it as a gate does.
+
+    They call ``exit(1)``, which runs what is registered here; Python's own end takes it off the list before that.
+    """
+    try:
+        import atexit
+        import ctypes
+
+        libc = ctypes.CDLL(None)
+        register, run_and_forget = getattr(libc, "__cxa_atexit"), getattr(libc, "__cxa_finalize")
+        register.argtypes, run_and_forget.argtypes = [ctypes.c_void_p] * 3, [ctypes.c_void_p]
+        owner = ctypes.create_string_buffer(1)
+        by_python = False
+
+        def ended(_: int | None) -> None:
+            if not by_python:
+                _say("a library has ended the process, maybe for want of memory or of threads: see 'ulimit -a'")
+                os._exit(2)
+
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(ended)
+
+        def forget() -> None:
+            nonlocal by_python
+            by_python = True
+            run_and_forget(ctypes.addressof(owner))
+            # Until here it must live.
+            del functions[:]
+
+        functions = [function]
+        register(ctypes.cast(function, ctypes.c_void_p), None, ctypes.addressof(owner))
+        atexit.register(forget)
+    except (ImportError, AttributeError, OSError, MemoryError):
+        # Without it all goes on as well.
+        return
+
+
+def _end_with(code: int) -> None:
+    """Lets a signal that comes while Python tidies up end the process as it would have ended."""
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda *_: os._exit(code))
+    except ValueError:
+        return

@@ -17,10 +17,11 @@ from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.exits import CellsFailed
 
 if TYPE_CHECKING:
+    from robustbench_cli.attacks.base.norm import Norm
     from robustbench_cli.benchmarks.prepare import Preparation
-    from robustbench_cli.benchmarks.store import Failure, Result
+    from robustbench_cli.benchmarks.store import Asked, Failure, Result
     from robustbench_cli.benchmarks.subject import Subject
-    from robustbench_cli.benchmarks.suite import Job
+    from robustbench_cli.benchmarks.suite import AttackChoice, Job
     from robustbench_cli.benchmarks.sweep import Part
     from robustbench_cli.benchmarks.training import Training
     from robustbench_cli.defenses.base.training import TrainingProgress
@@ -32,9 +33,11 @@ __all__ = [
     "cell_words",
     "duration",
     "failure_line",
+    "missing_line",
     "preparation",
     "raise_failures",
     "report_results",
+    "tell_of_other_norms",
     "train_in_processes",
 ]
 
@@ -151,10 +154,10 @@ def attack_all(
     Returns:
         The results in the order of the suites, and the failures.
     """
-    from robustbench_cli.attacks.base.files import ensure_writable
+    from robustbench_cli.attacks.base.files import ensure_writable, name_in_words
     from robustbench_cli.benchmarks.engines import local
     from robustbench_cli.benchmarks.saved_images import SavedImages
-    from robustbench_cli.benchmarks.store import Failure, Store
+    from robustbench_cli.benchmarks.store import Asked, Failure, Store
     from robustbench_cli.benchmarks.sweep import jobs_of
     from robustbench_cli.benchmarks.worker import is_done
 
@@ -162,16 +165,17 @@ def attack_all(
     store.ensure_writable()
     if save_images is not None:
         ensure_writable(save_images)
-    jobs = chosen(
-        jobs_of(
-            parts,
-            store=common.store,
-            images=save_images,
-            data_dir=common.data_dir,
-            device=str(common.torch_device()),
-            batch_size=common.batch_size,
-        )
+    every = jobs_of(
+        parts,
+        store=common.store,
+        images=save_images,
+        data_dir=common.data_dir,
+        device=str(common.torch_device()),
+        batch_size=common.batch_size,
     )
+    jobs = chosen(every)
+    # Also the cells of others' shares: the report of a store in which one share is missing is not whole.
+    store.ask(Asked(cell=job.cell, eps=job.eps, checkpoint=name_in_words(job.checkpoint)) for job in every)
     todo = [job for job in jobs if not is_done(job)]
     if len(todo) < len(jobs):
         console.note(f"{len(jobs) - len(todo)} of {len(jobs)} cells are in {common.store} already")
@@ -229,6 +233,13 @@ def attack_all(
     subjects = {subject.identity: subject for part in parts for subject in part.subjects()}
     _warn_of_chance(results, list(subjects.values()))
     return results, failures
+
+
+def tell_of_other_norms(choices: Iterable[AttackChoice], norm: Norm) -> None:
+    """Tells that the norm and the radius of others are not those of the attacks that do not know the norm."""
+    for choice in choices:
+        if choice.minimal_norm and norm not in choice.norms:
+            console.note(f"{choice.spec.name} does not know {norm}: it looks in {choice.norms[0]}, at any distance")
 
 
 class _Pace:
@@ -331,6 +342,14 @@ def failure_line(failure: Failure) -> str:
     return f"cell {cell.id} ({cell.defense} {cell.attack_label}) failed: {failure.error}"
 
 
+def missing_line(asked: Asked) -> str:
+    """A cell that was asked for and is not there, in one line."""
+    cell = asked.cell
+    radius = f" eps {asked.eps}" if asked.eps else ""
+    seed = f" seed {cell.seed}" if cell.seed else ""
+    return f"cell {cell.id} ({cell.dataset} {cell.model} {cell.defense} {cell.attack_label} {cell.norm}{radius}{seed}) is missing"
+
+
 def raise_failures(failures: Sequence[Failure]) -> None:
     """Ends the command with exit code 3 where cells failed.
 
@@ -341,5 +360,5 @@ def raise_failures(failures: Sequence[Failure]) -> None:
         return
     if console.settings.verbose:
         for failure in failures:
-            console.note(failure.traceback)
+            console.details(failure.traceback)
     raise CellsFailed([failure_line(failure) for failure in failures])

@@ -181,7 +181,7 @@ def _readable(table: pd.DataFrame) -> tuple[list[tuple[str, bool]], list[list[st
     files = ambiguous_files(
         zip(table[["dataset", "model", "defense"]].itertuples(index=False), table["checkpoint"], strict=True)
     )
-    columns = [(name, False) for name in ("defense", *(["checkpoint"] if files else []), "attack")]
+    columns = [(name, False) for name in ("defense", *(["checkpoint"] if files else []), *_alike(table), "attack")]
     columns += [(name, False) for name in _COMMON if table[name].nunique() > 1]
     columns += [("threat", False), ("eot", True), ("clean", True), ("robust", True)]
     if (table["repeats"] > 1).any():
@@ -196,6 +196,16 @@ def _readable(table: pd.DataFrame) -> tuple[list[tuple[str, bool]], list[list[st
         columns.append(("flags", False))
     records = [row | {"checkpoint": files.get(row["checkpoint"])} for row in _records(table)]
     return columns, [[_word(row, name) for name, _ in columns] for row in records]
+
+
+def _alike(table: pd.DataFrame) -> list[str]:
+    """What tells models apart that are called the same and come from files of one name: normalization, or weights."""
+    if not {"mean", "std", "checkpoint_sha256"} <= {*table.columns}:
+        return []
+    named = table.groupby(["dataset", "model", "defense", "checkpoint"], dropna=False)
+    found = [name for name in ("mean", "std") if (named[name].nunique(dropna=False) > 1).any()]
+    each = table.groupby(["dataset", "model", "defense", "checkpoint", "mean", "std"], dropna=False)
+    return found + (["sha256"] if (each["checkpoint_sha256"].nunique() > 1).any() else [])
 
 
 def ambiguous_files(named: Iterable[tuple[Hashable, str]]) -> dict[str, str]:
@@ -232,6 +242,10 @@ def _word(row: dict[str, Any], column: str) -> str:
     }
     if column in shares:
         return _percent(row[shares[column]])
+    if column == "sha256":
+        return str(row["checkpoint_sha256"])[:8]
+    if column in ("mean", "std"):
+        return row[column] or "-"
     if column == "threat":
         return f"{row['norm']} {row['eps'] or 'any'}"
     if column == "l2":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from robustbench_cli.attacks.base.suggest import did_you_mean
 
-__all__ = ["Choice", "Notice", "UserError", "did_you_mean", "is_out_of_memory", "one_line"]
+__all__ = ["Choice", "Notice", "UserError", "did_you_mean", "is_out_of_memory", "lacks_resources", "one_line"]
 
 
 class UserError(ValueError):
@@ -42,3 +42,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
     )
+
+
+def lacks_resources(error: BaseException) -> bool:
+    """Whether the machine, or what a user's limits allow of it, was too small: memory, also for a library, or threads."""
+    words = ("failed to map segment", "cannot allocate memory", "can't allocate memory", "can't start new thread")
+    return isinstance(error, MemoryError) or any(each in str(error).lower() for each in words)

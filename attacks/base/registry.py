@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from robustbench_cli.attacks.base.contained import contained
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean, one_line
 from robustbench_cli.attacks.base.own_code import hash_of_code
 
@@ -121,7 +122,8 @@ class Registry:
             place, colon, attribute = name.rpartition(":")
             if not colon:
                 raise UserError(f"unknown {self.kind} '{name}': {did_you_mean(name, self.names(), kind=self.kind)}")
-        module = _module_of_file(Path(place)) if place.endswith(".py") else _module(place)
+        with contained():
+            module = _module_of_file(Path(place)) if place.endswith(".py") else _module(place)
         try:
             thing = getattr(module, attribute)
         except AttributeError:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
+import torch
+
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.devices import share_memory
 from robustbench_cli.benchmarks.engines.schedule import PAUSE, Schedule
 from robustbench_cli.benchmarks.store import Failure, Result, Store
 from robustbench_cli.benchmarks.suite import Job
@@ -45,7 +49,8 @@ def run(
         UserError: The store cannot be read or written.
     """
     schedule = Schedule(jobs)
-    processes = [_Process(device, timeout) for device in devices]
+    sharing = Counter(devices)
+    processes = [_Process(device, timeout, sharing=sharing[device]) for device in devices]
     try:
         while schedule:
             for process in processes:
@@ -88,10 +93,11 @@ class _Process:
         timeout: Seconds that a job may take.
     """
 
-    def __init__(self, device: str, timeout: float | None) -> None:
+    def __init__(self, device: str, timeout: float | None, *, sharing: int = 1) -> None:
         self.job: Job | None = None
         self.timeout = timeout
         self._device = device
+        self._sharing = sharing
         self._started: tuple[multiprocessing.process.BaseProcess, Connection[Job, _Said]] | None = None
         self._began: float | None = None
 
@@ -101,7 +107,7 @@ class _Process:
         if self._started is None:
             context = multiprocessing.get_context("spawn")
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, self._device, self._sharing), daemon=True)
             process.start()
             # Were this end open here too, nobody would notice that a process has died.
             theirs.close()
@@ -156,12 +162,13 @@ class _Process:
         process.join()
 
 
-def _serve(connection: Connection[_Said, Job]) -> None:
-    """Computes the jobs that come, until there are no more."""
+def _serve(connection: Connection[_Said, Job], device: str, sharing: int) -> None:
+    """Computes the jobs that come, until there are no more, on a device that so many processes share."""
     # Ctrl-C reaches every process of the terminal, and a cluster's SIGTERM every process of a job; what is to become of this
     # one, its parent decides.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    share_memory(torch.device(device), sharing)
     with suppress(EOFError, BrokenPipeError):
         while True:
             job = connection.recv()

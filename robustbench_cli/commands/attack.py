@@ -89,7 +89,7 @@ def attack(
     from robustbench_cli.benchmarks.suite import Suite, usual_norm
     from robustbench_cli.benchmarks.suites.read import SuiteOfAttacks, read_suite
     from robustbench_cli.benchmarks.sweep import DEFAULT_ATTACKS, Part
-    from robustbench_cli.running import attack_all, preparation, raise_failures, report_results
+    from robustbench_cli.running import attack_all, preparation, raise_failures, report_results, tell_of_other_norms
     from robustbench_cli.tables import require_place
     from robustbench_cli.words import distribute, members_named
 
@@ -117,9 +117,13 @@ def attack(
         ]
         for group in groups
     ]
-    if norm is not None or eps:
+    if attacks and (norm is not None or eps):
+        _require_known(choices[0], norm, eps)
+    elif not suite_name and norm is not None:
+        choices = [_knowing_of_the_usual(choices[0], norm)]
+    elif eps:
         for group in choices:
-            _tell_of_other_norms(group, norm or usual_norm(group))
+            tell_of_other_norms(group, usual_norm(group))
     with console.progress() as shown:
         dataset = words.dataset_name()
         prepare = preparation(common, dataset, words.recipe(parameters), shown)
@@ -156,8 +160,33 @@ def _knowing(
     return [group.knowing(norm, norms) for group in found or groups]
 
 
-def _tell_of_other_norms(choices: Sequence[AttackChoice], norm: Norm) -> None:
-    """What the user said of the norm and the radius is not for those that do not know the norm."""
+def _require_known(choices: Sequence[AttackChoice], norm: Norm | None, eps: Sequence[Eps]) -> None:
+    """Makes sure that no attack that the user named passes over the norm, or the radii, that they gave.
+
+    Raises:
+        UserError: One does not know the norm.
+    """
+    from robustbench_cli.benchmarks.suite import does_not_know, usual_norm
+
     for choice in choices:
-        if choice.minimal_norm and norm not in choice.norms:
-            console.note(f"{choice.spec.name} does not know {norm}: it looks in {choice.norms[0]}, at any distance")
+        if norm is not None and norm not in choice.norms:
+            raise does_not_know(choice, norm)
+        if norm is None and usual_norm(choices) not in choice.norms:
+            usual = usual_norm(choices)
+            raise UserError(
+                f"--eps {eps[0].text} is a radius in {usual}, the usual norm of these attacks: "
+                f"{does_not_know(choice, usual)}; or give --norm"
+            )
+
+
+def _knowing_of_the_usual(choices: Sequence[AttackChoice], norm: Norm) -> list[AttackChoice]:
+    """Of the attacks where the user names none, those that know their norm."""
+    from robustbench_cli.benchmarks.suite import does_not_know
+
+    knowing = [choice for choice in choices if norm in choice.norms]
+    if not knowing:
+        raise does_not_know(choices[0], norm)
+    for choice in choices:
+        if choice not in knowing:
+            console.note(f"{choice.spec.name} is left out: {does_not_know(choice, norm)}")
+    return knowing

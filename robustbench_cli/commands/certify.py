@@ -149,6 +149,7 @@ def _certified(
 ) -> CertifiedModel:
     """Certifies one model, with a bar, or a line when it is done."""
     from robustbench_cli.benchmarks.certification import certified
+    from robustbench_cli.benchmarks.devices import current
 
     bar = shown.add(f"{subject.model} {subject.defense}", total=len(data))
     fresh = [0]
@@ -157,17 +158,18 @@ def _certified(
         fresh[0] += 1
         bar.update(completed=done)
 
-    model = certified(
-        subject,
-        data,
-        procedure,
-        dataset=dataset,
-        seed=common.seed,
-        store=common.store,
-        device=common.torch_device(),
-        batch_size=common.batch_size,
-        progress=progress,
-    )
+    with current(common.torch_device()):
+        model = certified(
+            subject,
+            data,
+            procedure,
+            dataset=dataset,
+            seed=common.seed,
+            store=common.store,
+            device=common.torch_device(),
+            batch_size=common.batch_size,
+            progress=progress,
+        )
     bar.remove()
     # It is called once before the first image.
     new, seconds = fresh[0] - 1, sum(image.seconds for image in model.images)

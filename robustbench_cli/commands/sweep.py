@@ -80,7 +80,14 @@ def sweep(
     """
     from robustbench_cli.benchmarks.suites.read import read_suite
     from robustbench_cli.benchmarks.sweep import plan
-    from robustbench_cli.running import attack_all, preparation, raise_failures, report_results, train_in_processes
+    from robustbench_cli.running import (
+        attack_all,
+        preparation,
+        raise_failures,
+        report_results,
+        tell_of_other_norms,
+        train_in_processes,
+    )
     from robustbench_cli.tables import require_place
 
     if output is not None:
@@ -94,6 +101,11 @@ def sweep(
             prepare=lambda dataset, recipe, seed: preparation(common, dataset, recipe, shown, seed=seed),
             seed=common.seed,
         )
+        if words.norm or words.eps:
+            # Of a grid, each once.
+            pairs = {(a.spec.name, part.norm or "linf"): a for part, _ in planned.grid for a in part.attacks}
+            for (_, norm), attack in pairs.items():
+                tell_of_other_norms([attack], norm)
         if dry_run or status:
             stored = _stored(common.store)
             cells = _states(common, planned, shard, stored, costs=dry_run)
@@ -267,6 +279,8 @@ def _drawn(cells: Sequence[CellState]) -> Table:
         "n": lambda each: str(each.job.cell.n),
         "defense": lambda each: each.job.cell.defense,
         "checkpoint": lambda each: files[str(each.job.checkpoint)],
+        "mean": lambda each: ",".join(map(repr, each.job.mean or ())) or "-",
+        "std": lambda each: ",".join(map(repr, each.job.std or ())) or "-",
         "attack": lambda each: each.job.cell.attack_label,
         "norm": lambda each: each.job.cell.norm,
         "eps": lambda each: each.job.eps or "any",
@@ -279,6 +293,8 @@ def _drawn(cells: Sequence[CellState]) -> Table:
     }
     if not files:
         del columns["checkpoint"]
+    if len({(cell.job.mean, cell.job.std) for cell in cells}) < 2:
+        del columns["mean"], columns["std"]
     if not any(cell.changed for cell in cells):
         del columns["changed"]
     for name in columns:

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from robustbench_cli.benchmarks.devices import automatic_batch_size, keep_freed_memory, limit_threads, threads
+from robustbench_cli.benchmarks.devices import (
+    automatic_batch_size,
+    current,
+    keep_freed_memory,
+    limit_threads,
+    share_memory,
+    threads,
+)
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
@@ -48,3 +55,33 @@ def test_small_images_take_one_thread(
         assert threads().startswith(f"{expected}, by {chosen}" if chosen else f"{expected}; 1 for images")
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_cuda_device_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a model calls ``cuda`` is the device of its slot, and afterwards what it was before; a CPU changes nothing."""
+    now = [0]
+    monkeypatch.setattr(torch.cuda, "_exchange_device", lambda index: now.append(index) or now[-2])
+    monkeypatch.setattr(torch.cuda, "_maybe_exchange_device", lambda index: now.append(index) or now[-2])
+    with current(torch.device("cuda:3")):
+        assert now[-1] == 3
+    assert now[-1] == 0
+    with pytest.raises(ZeroDivisionError), current(torch.device("cuda:2")):
+        raise ZeroDivisionError
+    assert now[-1] == 0
+    with current(torch.device("cpu")):
+        assert now == [0, 3, 0, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "expected"),
+    [("cuda:1", 3, [(0.3, torch.device("cuda:1"))]), ("cuda:1", 1, []), ("cpu", 3, [])],
+)
+def test_processes_share_a_devices_memory(
+    monkeypatch: pytest.MonkeyPatch, device: str, processes: int, expected: list[tuple[float, torch.device]]
+) -> None:
+    """Where one alone is on it, it may take all; together they never take more than there is."""
+    told: list[tuple[float, torch.device]] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, of: told.append((share, of)))
+    share_memory(torch.device(device), processes)
+    assert [of for _, of in told] == [of for _, of in expected]
+    assert [share for share, _ in told] == pytest.approx([share for share, _ in expected])

@@ -14,9 +14,9 @@ from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks import evaluation
 from robustbench_cli.benchmarks.evaluation import Evaluation, evaluate
 from robustbench_cli.benchmarks.pieces import KeptPieces
-from robustbench_cli.benchmarks.store import PIECES, Failure, Result, Store
+from robustbench_cli.benchmarks.store import PIECES, SEARCHES, Failure, Result, Store
 from robustbench_cli.benchmarks.suite import Job
-from robustbench_cli.benchmarks.worker import SEARCHES, work
+from robustbench_cli.benchmarks.worker import work
 
 from .conftest import spec
 

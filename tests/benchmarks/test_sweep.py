@@ -87,6 +87,23 @@ def test_of_several_norms_each_attack_runs_in_those_it_knows(expected: Callable[
 
 
 @pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            "{n: 5, attacks: [cw], norm: linf, eps: 0.5}",
+            "cw does not know the norm linf: it knows l2; in linf give cw-linf",
+        ),
+        ("{n: 5, attacks: [cw, ddn], norm: [linf]}", "cw does not know the norm linf"),
+        ("{n: 5, attacks: [pgd, sigma-zero], norm: [linf, l2], eps: 0.5}", "sigma-zero does not know the norm l"),
+    ],
+)
+def test_a_norm_that_no_attack_keeps_to_is_named(planned: Callable[[str], Sweep], words: str, told: str) -> None:
+    """Where no attack knows it; and of several norms, an attack that knows none of them is not dropped in silence."""
+    with pytest.raises(UserError, match=f"suite.yaml, line 1: {told}"):
+        planned(words)
+
+
+@pytest.mark.parametrize(
     ("words", "left"),
     [
         (

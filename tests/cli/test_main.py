@@ -309,3 +309,69 @@ def shell(*words: str, redirect: str) -> subprocess.CompletedProcess[str]:
     """Runs the command line as a shell does with its streams redirected."""
     line = shlex.join([sys.executable, "-m", "robustbench_cli", *words])
     return subprocess.run(["sh", "-c", f"{line} {redirect}"], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ("attack", "--seed", "3"),
+            "interrupted: what was finished is stored; the same command goes on: advdef attack --seed 3",
+        ),
+        (("report",), "interrupted"),
+    ],
+)
+def test_a_signal_during_imports_is_one_line(number: signal.Signals, words: tuple[str, ...], told: str) -> None:
+    """Before anything is computed too, wherever an exception would be lost or become another one."""
+    code = f"""
+import builtins, os, sys
+before, at = builtins.__import__, sys.argv.pop(1)
+class Finder:
+    def find_spec(self, name, *_):
+        if name == at:
+            try:
+                os.kill(os.getpid(), {int(number)})
+            except KeyboardInterrupt:
+                raise ImportError("lost")
+sys.meta_path.insert(0, Finder())
+from robustbench_cli.main import main
+sys.exit(main())
+"""
+    for module in ("robustbench_cli.command_line", "rich.console"):
+        ended = subprocess.run(
+            [sys.executable, "-c", code, module, *words, "--where"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        goes_on = f"{told} --where" if "goes on" in told else told
+        assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", f"advdef: error: {goes_on}\n")
+
+
+@pytest.mark.parametrize("code", [0, 1, 77])
+def test_a_library_that_ends_the_process_is_no_gate(code: int) -> None:
+    """Whatever exit code it has, as OpenBLAS has 1 where it gets no memory, the command ends with one line and 2."""
+    library = f"""
+import ctypes, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "robustbench_cli.command_line":
+            ctypes.CDLL(None).exit({code})
+sys.meta_path.insert(0, Finder())
+from robustbench_cli.main import main
+sys.exit(main())
+"""
+    ended = subprocess.run([sys.executable, "-c", library, "list"], check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("advdef: error: a library has ended the process, maybe for want of memory")
+
+
+def test_too_little_memory_is_no_gate() -> None:
+    """With what a user may have left of it, a library cannot be loaded: one line, and not a gate's exit code."""
+    line = shlex.join([sys.executable, "-m", "robustbench_cli", "show", "attack", "pgd"])
+    done = subprocess.run(["sh", "-c", f"ulimit -v 400000; {line}"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "failed to map segment" in done.stderr

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from robustbench_cli.command_line import advdef as group
 from robustbench_cli.config_file import long_name
-from robustbench_cli.main import advdef as group
 
 CODE = """
 import json, click

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,66 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest
             write_whole(path, b"new")
         assert path.read_bytes() == b"old"
         assert [*tmp_path.iterdir()] == [path]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from robustbench_cli.attacks.base.files import write_whole
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+{} = die
+write_whole(Path(sys.argv[1]), b"half")
+"""
+
+
+def killed(when: str, path: Path) -> None:
+    """Writes a file in a process that kills itself at a call."""
+    done = subprocess.run([sys.executable, "-c", KILLED.format(when), str(path)], check=False)
+    assert done.returncode == -9
+
+
+def test_a_killed_writer_leaves_nothing(tmp_path: Path) -> None:
+    """Neither the new content nor a temporary file, wherever the content is when the process dies."""
+    killed("os.fsync", tmp_path / "table.csv")
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("when", ["Path.replace", "del os.O_TMPFILE; os.fsync"])
+def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path, when: str) -> None:
+    """Just before the file has its name, and where the file system knows no files without one; nothing else goes."""
+    path = tmp_path / "table.csv"
+    others = [
+        tmp_path / ".table.csv.swp",
+        tmp_path / ".table.csv.0123456789abcdef.bak",
+        tmp_path / ".other.0123456789abcdef",
+    ]
+    for other in others:
+        other.write_bytes(b"")
+    killed(when, path)
+    assert len([*tmp_path.iterdir()]) == len(others) + 1
+    write_whole(path, b"whole")
+    assert {*tmp_path.iterdir()} == {path, *others}
+    assert path.read_bytes() == b"whole"
+
+
+def test_what_a_living_writer_is_at_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that write the same file do not take each other's for left by a kill."""
+    path, replace = tmp_path / "table.csv", Path.replace
+
+    def meanwhile(temporary: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", replace)
+        code = "import sys; from pathlib import Path; from robustbench_cli.attacks.base.files import write_whole; write_whole(Path(sys.argv[1]), b'other')"
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+        assert path.read_bytes() == b"other"
+        return replace(temporary, target)
+
+    monkeypatch.setattr(Path, "replace", meanwhile)
+    write_whole(path, b"own")
+    assert [*tmp_path.iterdir()] == [path]
+    assert path.read_bytes() == b"own"
 
 
 @pytest.mark.parametrize("place", ["file/inside", "folder", "folder/."])

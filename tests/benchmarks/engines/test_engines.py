@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+import torch
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks import worker
 from robustbench_cli.benchmarks.claims import Claims
 from robustbench_cli.benchmarks.engines import local, processes
 from robustbench_cli.benchmarks.engines import ray as on_ray
@@ -235,3 +237,22 @@ def test_no_process_is_left_behind(jobs: MakeJobs, own: Callable[[str], Any]) ->
     with pytest.raises(KeyboardInterrupt):
         processes.run(running, devices=["cpu", "cpu"], finished=interrupt, progress=lambda job, done: None)
     assert multiprocessing.active_children() == []
+
+
+def test_a_job_is_computed_on_the_current_device_of_its_slot(
+    jobs: Callable[..., list[Job]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its model says ``cuda`` and no number."""
+    now, seen = [0], []
+    monkeypatch.setattr(torch.cuda, "_exchange_device", lambda index: now.append(index) or now[-2])
+    monkeypatch.setattr(torch.cuda, "_maybe_exchange_device", lambda index: now.append(index) or now[-2])
+
+    def compute(*_: object) -> None:
+        seen.append(now[-1])
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(worker, "_compute", compute)
+    (job,) = jobs(spec("fgsm"))
+    failed = worker.work(job.model_copy(update={"device": "cuda:1"}))
+    assert isinstance(failed, Failure)
+    assert (failed.error, seen, now[-1]) == ("RuntimeError: seen", [1], 0)

@@ -229,12 +229,59 @@ def test_a_checkpoint_is_attacked_as_it_is(advdef: Advdef, here: Path, checkpoin
     )
 
 
-def test_an_attack_that_takes_no_radius_is_told_of(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """It does not know the norm that was asked for; where none was, it is nothing to tell of."""
-    words = ("attack", "--checkpoint", "model.safetensors", "--attack", "ddn", "--n", "5")
-    told = "ddn does not know linf: it looks in l2, at any distance"
-    assert told in advdef(*words, "--norm", "linf").err
-    assert told not in advdef(*words).err
+def test_every_attack_keeps_to_the_norm_or_is_refused(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Whatever attack and norm are named: the row is of that norm and radius, or one line says which attacks know it."""
+    from robustbench_cli.attacks import registry
+    from robustbench_cli.attacks.base.norm import NORMS
+
+    outside = {"transfer", "ai-gan", "reprogramming"}
+    (here / "model.yaml").write_text("checkpoint: model.safetensors")
+    for name in sorted({*registry.names()} - outside):
+        for norm in sorted({*NORMS} - {*registry.load(name).norms}):
+            refused = told(
+                advdef("attack", "--config", "model.yaml", "--attack", name, "--norm", norm, "--eps", "1", "--n", "2")
+            )
+            assert refused.startswith(f"{name} does not know the norm {norm}: it knows "), (name, norm)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ("--attack", "cw", "--norm", "linf", "--eps", "8/255"),
+            "cw does not know the norm linf: it knows l2; in linf give cw-linf",
+        ),
+        (("--attack", "cw", "--norm", "linf"), "cw does not know the norm linf: it knows l2; in linf give cw-linf"),
+        (("--attack", "cw-linf", "--norm", "l2"), "cw-linf does not know the norm l2: it knows linf; in l2 give cw"),
+        (
+            ("--attack", "pgd", "--attack", "ddn", "--norm", "l1", "--eps", "1"),
+            "ddn does not know the norm l1: it knows l2; in l1 give fab, fab-t or fmn",
+        ),
+        (
+            ("--attack", "pgd", "--attack", "cw", "--eps", "8/255"),
+            "--eps 8/255 is a radius in linf, the usual norm of these attacks: cw does not know the norm linf: it knows l2; in linf give cw-linf; or give --norm",
+        ),
+        (("--norm", "l0", "--eps", "3"), "pgd does not know the norm l0: it knows linf, l2, l1"),
+    ],
+)
+def test_a_norm_that_was_given_is_never_passed_over(
+    advdef: Advdef, here: Path, checkpoint: Path, words: tuple[str, ...], line: str
+) -> None:
+    """An attack that does not know it is refused, and the line names those that do."""
+    refused = told(advdef("attack", "--checkpoint", "model.safetensors", *words, "--n", "2"))
+    assert refused.startswith(line)
+
+
+def test_what_nobody_named_runs_where_it_knows_the_norm(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Of the attacks where none is named, those that know the norm; without a norm each runs in its own."""
+    words = ("attack", "--checkpoint", "model.safetensors", "--n", "3", "-o", "table.csv")
+    ended = advdef(*words, "--norm", "linf")
+    assert (ended.code, {row["norm"] for row in table(here / "table.csv")}) == (0, {"linf"})
+    assert "cw is left out: cw does not know the norm linf: it knows l2; in linf give cw-linf" in ended.err
+    ended = advdef(*words, "--eps", "0.1")
+    assert {row["norm"] for row in table(here / "table.csv")} == {"linf", "l2"}
+    assert "cw does not know linf: it looks in l2, at any distance" in ended.err
+    assert "does not know" not in advdef(*words, "--attack", "pgd", "--attack", "cw").err
 
 
 @pytest.mark.parametrize("targeted", ["next", "random", "least-likely", "all"])
@@ -258,6 +305,7 @@ def test_cells_that_fail_leave_the_others(advdef: Advdef, here: Path, checkpoint
     assert ended.err.splitlines()[-1].endswith("(none own.py:Broken) failed: RuntimeError: no way")
     assert "Traceback" not in ended.err
     assert "Traceback" in advdef(*words, "-v").err
+    assert "Traceback" in advdef(*words, "-q", "-v").err
     alone = advdef("attack", "--checkpoint", "model.safetensors", "--attack", "own.py:Broken", *TINY)
     assert (alone.code, alone.out) == (3, "")
     assert "RuntimeError: no way" in advdef("report").err
@@ -331,7 +379,10 @@ def test_a_threat_is_looked_at_before_a_model_is_trained(advdef: Advdef, here: P
     (here / "file").write_text("")
     for words, line in [
         (("--norm", "l2"), "no radius is usual in l2: give --eps"),
-        (("--norm", "l1", "--eps", "1"), "fgsm does not know the norm l1: it knows linf, l2"),
+        (
+            ("--norm", "l1", "--eps", "1"),
+            "fgsm does not know the norm l1: it knows linf, l2; in l1 give apgd-ce, apgd-dlr, apgd-t, cw-pgd or pgd",
+        ),
         (("--store", "file"), "--store: directory 'file' is a file"),
         (
             ("--store", "file/runs"),
@@ -548,3 +599,138 @@ def test_rules_of_decision_and_a_frozen_draw(advdef: Advdef, here: Path, checkpo
 def test_the_rules_are_those_of_the_defenses() -> None:
     """The words of ``--decision`` are the values of the parameter."""
     assert get_args(DecisionRule) == DECISIONS
+
+
+TRAINED = """
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    trained = True
+
+    def __init__(self, *, shape, classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, classes))
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter).sin())
+"""
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--model", "trained.py:Net"),
+        ("--model", "trained.py:Net", "--defense", "jpeg"),
+        ("--model", "trained.py:Net", "--defense", "feature-squeezing"),
+        ("--checkpoint", "model.safetensors"),
+        ("--checkpoint", "model.safetensors", "--defense", "jpeg"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_trained_needs_nothing_to_train_on(
+    advdef: Advdef, here: Path, checkpoint: Path, more: tuple[str, ...]
+) -> None:
+    """Test images alone are enough for a trained model, as it is or in a defense that learns nothing."""
+    (here / "trained.py").write_text(TRAINED)
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
+    np.savez(here / "test.npz", images=images, labels=np.arange(20) % 10)
+    ended = advdef("attack", "--dataset", "npz:test.npz", *more, "--attack", "fgsm", "--n", "20", "-q")
+    assert (ended.code, "error" in ended.err) == (0, False)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--model", "small-cnn"),
+        ("--model", "trained.py:Net", "--defense", "pgd-at"),
+        # It looks for its threshold on clean training images.
+        ("--model", "trained.py:Net", "--set", "false_positives=0.05", "--defense", "feature-squeezing"),
+        ("--checkpoint", "model.safetensors", "--defense", "pgd-at"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_trained_needs_something_to_train_on(
+    advdef: Advdef, here: Path, checkpoint: Path, more: tuple[str, ...]
+) -> None:
+    """Where something is learned, test images alone are refused in one line."""
+    (here / "trained.py").write_text(TRAINED)
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
+    np.savez(here / "test.npz", images=images, labels=np.arange(20) % 10)
+    refused = told(advdef("attack", "--dataset", "npz:test.npz", *more, "--attack", "fgsm", "--n", "20"))
+    assert "test.npz has nothing to train on: add the arrays train_images and train_labels" in refused
+
+
+def test_other_normalizations_of_one_file_are_told_apart(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """By the columns ``mean`` and ``std`` and the checkpoint's hash in files, and by words on the terminal and in gates."""
+    save_file({name: tensor.clone() for name, tensor in load_file(checkpoint).items()}, here / "foreign.safetensors")
+    words = ("--model", "small-cnn", "--classes", "10", "--dataset", "digits", "--attack", "fgsm", "--n", "40")
+    foreign = ("--checkpoint", "foreign.safetensors", *words)
+    for more in ((), ("--mean", "0.5", "--std", "0.25"), ("--mean", "0.4", "--std", "0.25")):
+        assert advdef("attack", *foreign, *more, "-q").code == 0
+    assert advdef("report", "-o", "table.csv", "-q").code == 0
+    found = table(here / "table.csv")
+    assert sorted((row["mean"], row["std"]) for row in found) == [("", ""), ("0.4", "0.25"), ("0.5", "0.25")]
+    assert len({row["checkpoint_sha256"] for row in found}) == 3
+    assert [*found[0]][28:34] == ["device", "cell", "eps_value", "mean", "std", "checkpoint_sha256"]
+    assert {float(row["eps_value"]) for row in found} == {0.15}
+    lines = [line.split() for line in advdef("report").out.splitlines()]
+    assert ["none", "0.5", "0.25", "fgsm"] in [line[:4] for line in lines]
+    assert ["none", "-", "-", "fgsm"] in [line[:4] for line in lines]
+    ended = advdef("report", "--where", "mean=0.5", "--fail-under", "robust_accuracy=1")
+    assert "digits small-cnn (mean 0.5 std 0.25) none fgsm linf eps 0.15: robust_accuracy" in ended.err
+    gate = ("--baseline", "table.csv", "--max-drop", "robust_accuracy=0", "--strict")
+    assert advdef("report", *gate).code == 0
+
+
+def test_a_file_whose_weights_changed_is_told_apart(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Two models of one file name in one store have the starts of their hashes in the table."""
+    words = ("attack", "--checkpoint", "model.safetensors", *FAST, "-q")
+    assert advdef(*words).code == 0
+    assert advdef("train", "--epochs", "1", "-o", "other.safetensors", "-q").code == 0
+    (here / "other.safetensors").rename(checkpoint)
+    assert advdef(*words).code == 0
+    assert "sha256" in advdef("report").out
+    assert "sha256" not in advdef(*words).out
+
+
+def test_a_file_name_that_is_not_utf_8_can_be_reported(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """It stands in the table with its bytes as numbers, in every form; where it cannot be stored, one line says so."""
+    name = os.fsdecode(b"caf\xe9.safetensors")
+    checkpoint.rename(here / name)
+    words = ("attack", "--checkpoint", name, *FAST, "-q")
+    assert advdef(*words, "--store", os.fsdecode(b"runs\xe9"), "-o", os.fsdecode(b"t\xe9.csv")).code == 0
+    assert table(here / os.fsdecode(b"t\xe9.csv"))[0]["checkpoint"] == "caf\\xe9.safetensors"
+    assert advdef("report", os.fsdecode(b"runs\xe9"), "--format", "json").code == 0
+    ended = advdef("attack", "--checkpoint", name, "--attack", "transfer", "--set", f"surrogate={name}", "--n", "3")
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1)
+    assert "is not UTF-8" in ended.err
+
+
+MEDDLING = """
+import sys, warnings
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    trained = True
+
+    def __init__(self, *, shape, classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, classes))
+
+    def forward(self, images):
+        logits = super().forward(images)
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        warnings.simplefilter("error")
+        sys.stdout.close()
+        return logits
+"""
+
+
+def test_a_model_that_meddles_with_the_process_is_attacked_all_the_same(
+    advdef_process: Callable[..., Any], here: Path
+) -> None:
+    """It changes torch's default type, gradients and warnings, and closes stdout, in every pass."""
+    (here / "own.py").write_text(MEDDLING)
+    ended = advdef_process("attack", "--model", "own.py:Net", "--attack", "pgd", "--attack", "ddn", "--n", "5", "-q")
+    assert (ended.code, " ddn " in ended.out, "error" in ended.err) == (0, True, False), ended

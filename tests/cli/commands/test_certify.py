@@ -159,4 +159,4 @@ def test_the_report_has_certificates_beside_attacks(advdef: Advdef, here: Path) 
     path.with_name(path.name.replace(".images.jsonl", ".json")).write_text("{")
     ended = advdef("report")
     assert ended.code == 3
-    assert "is missing or damaged: remove it" in ended.err
+    assert "is damaged, its content is not what was stored: remove it" in ended.err

@@ -143,19 +143,141 @@ def write(path: Path, table: list[dict[str, str]]) -> None:
 
 
 def test_failed_cells_leave_a_gate_unjudged(advdef: Advdef, here: Path, store: Path) -> None:
-    """Without a gate they are warned of; with one it is 3, unless the conditions leave them out."""
+    """With a gate or without, unless the conditions leave them out; ``store prune --unfinished`` forgets them."""
     (here / "own.py").write_text(BROKEN)
     words = ("attack", "--checkpoint", "model.safetensors", "--attack", "own.py:Broken", "--eps", "0.3", *TINY)
     assert advdef(*words).code == 3
     told = advdef("report")
-    assert told.code == 0
-    assert "warning: cell " in told.err
+    assert told.code == 3
+    assert "error: cell " in told.err
     gate = ("--fail-under", "robust_accuracy=0")
     judged = advdef("report", *gate)
     assert judged.code == 3
     assert "failed: RuntimeError: no way" in judged.err
     assert advdef("report", *gate, "--where", "eps=0.1").code == 0
     assert advdef("report", *gate, "--where", "eps=0.3").code == 3
+    assert "failed: RuntimeError: no way" in advdef("store", "prune", "--unfinished").out
+    assert advdef("report", *gate).code == 0
+
+
+STOPPING = """
+import os
+from robustbench_cli.attacks.fgsm import FGSM
+
+class Stopping(FGSM):
+    '''FGSM until it is interrupted.'''
+    def run(self, source, images, labels, threat, random):
+        if threat.eps.max() > 0.025 and "STOP" in os.environ:
+            raise KeyboardInterrupt
+        return super().run(source, images, labels, threat, random)
+"""
+
+
+@pytest.fixture
+def stopped(advdef: Advdef, here: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sweep of six cells in ``stopped``, interrupted when two of them are there."""
+    (here / "own.py").write_text(STOPPING)
+    (here / "suite.yaml").write_text(
+        "{n: 20, defenses: [{checkpoint: model.safetensors}], attacks: ['own.py:Stopping', fgsm], eps: [0.01, 0.02, 0.03]}"
+    )
+    first = ("--attack", "own.py:Stopping", "--eps", "0.01", "--eps", "0.02", "--n", "20")
+    assert advdef("attack", "--checkpoint", "model.safetensors", *first, "--store", "stopped", "-q").code == 0
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setenv("STOP", "1")
+        assert advdef("sweep", "suite.yaml", "--store", "stopped", "-q").code == 130
+    return here / "stopped"
+
+
+def test_the_report_of_an_interrupted_sweep_is_incomplete(advdef: Advdef, stopped: Path) -> None:
+    """Exit code 3 with a line for each cell that was asked for and is not there, with a gate and without."""
+    for gate in ((), ("--fail-under", "robust_accuracy=0")):
+        ended = advdef("report", "stopped", *gate)
+        lines = [line for line in ended.err.splitlines() if "is missing" in line]
+        assert (ended.code, len(lines)) == (3, 4), ended
+        assert "(digits small-cnn none own.py:Stopping linf eps 0.03) is missing" in lines[-1]
+        assert "passed" not in ended.err
+    assert "4 cells missing" in advdef("store", "verify", "stopped").out
+
+
+def test_conditions_say_which_missing_cells_count(advdef: Advdef, stopped: Path) -> None:
+    """A part of a suite that is whole can be judged."""
+    for where, code in [
+        (("eps=0.01", "attack=own.py:Stopping"), 0),
+        (("eps=0.02",), 3),
+        (("attack=fgsm",), 3),
+        # It is over fewer attacks than were asked for.
+        (("attack=worst-case",), 3),
+        (("checkpoint=model.safetensors",), 3),
+        (("eps=0.01", "defense=hrs"), 3),
+    ]:
+        conditions = [word for each in where for word in ("--where", each)]
+        assert advdef("report", "stopped", *conditions, "--fail-under", "robust_accuracy=0").code == code, where
+
+
+def test_an_interrupted_sweep_is_whole_when_it_has_gone_on(advdef: Advdef, stopped: Path, here: Path) -> None:
+    """Also by way of another store; and where nobody wants the rest, it can be forgotten."""
+    for store in ("left", "other", "merged"):
+        shutil.copytree(stopped, here / store)
+    assert advdef("store", "prune", "left", "--unfinished", "--dry-run").out.count("is missing") == 4
+    assert advdef("report", "left").code == 3
+    assert advdef("store", "prune", "left", "--unfinished").out.count("is missing") == 4
+    assert advdef("report", "left", "--fail-under", "robust_accuracy=0").code == 0
+    assert advdef("sweep", "suite.yaml", "--store", "other", "-q").code == 0
+    assert advdef("report", "stopped", "other", "--fail-under", "robust_accuracy=0").code == 0
+    assert advdef("store", "merge", "stopped", "new").code == 0
+    assert advdef("report", "new").code == 3
+    assert advdef("store", "merge", "other", "merged").code == 0
+    assert advdef("report", "merged", "--fail-under", "robust_accuracy=0").code == 0
+
+
+def test_a_store_that_shards_share_remembers_the_whole_grid(advdef: Advdef, here: Path, stopped: Path) -> None:
+    """One share alone is not the suite."""
+    words = ("sweep", "suite.yaml", "--store", "shared", "-q")
+    assert advdef(*words, "--shard", "1/2").code == 0
+    assert advdef("report", "shared").code == 3
+    assert advdef(*words, "--shard", "2/2").code == 0
+    assert advdef("report", "shared").code == 0
+
+
+def test_many_missing_cells_are_not_many_lines(advdef: Advdef, here: Path, stopped: Path) -> None:
+    """The first of them, and how many more there are."""
+    seeds = ", ".join(map(str, range(50)))
+    suite = f"n: 20\ndefenses: [{{checkpoint: model.safetensors}}]\nattacks: [fgsm]\neps: [0.1]\nseeds: [{seeds}]"
+    (here / "suite.yaml").write_text(suite)
+    assert advdef("sweep", "suite.yaml", "--store", "stopped", "-q", "--shard", "1/50").code == 0
+    lines = [line for line in advdef("report", "stopped").err.splitlines() if "missing" in line]
+    assert len(lines) == 21
+    assert "and 33 more cells are missing" in lines[-1]
+
+
+def test_a_row_without_a_baseline_is_named(advdef: Advdef, here: Path, store: Path) -> None:
+    """It passes in no silence, and with ``--strict`` not at all."""
+    gate = ("--baseline", "past.csv", "--max-drop", "robust_accuracy=0.05")
+    advdef("report", "-o", "past.csv")
+    assert "is not in the baseline" not in advdef("report", *gate, "--strict").err
+    write(here / "past.csv", rows((here / "past.csv").read_text())[:1])
+    ended = advdef("report", *gate)
+    assert ended.code == 0
+    assert len([line for line in ended.err.splitlines() if "is not in the baseline" in line]) == 5
+    strict = advdef("report", *gate, "--strict")
+    assert strict.code == 3
+    assert "none worst-case linf eps 0.1: it is not in the baseline, and so is not judged" in strict.err
+
+
+def test_success_of_attacks_is_held_down(advdef: Advdef, here: Path, store: Path) -> None:
+    """A floor below it would judge upside down, and names the option that does not."""
+    found = rows(advdef("report", "--format", "csv").out)
+    highest = max(float(row["attack_success_rate"]) for row in found)
+    assert advdef("report", "--fail-over", f"attack_success_rate={highest!r}").code == 0
+    ended = advdef("report", "--fail-over", f"attack_success_rate={highest - 1e-6!r}")
+    assert ended.code == 1
+    assert f"attack_success_rate {highest:.6g} is above" in ended.err
+    write(here / "past.csv", [row | {"attack_success_rate": "0"} for row in found])
+    rise = ("--baseline", "past.csv", "--max-rise")
+    assert advdef("report", *rise, f"attack_success_rate={highest!r}").code == 0
+    ended = advdef("report", *rise, f"attack_success_rate={highest / 2!r}")
+    assert ended.code == 1
+    assert f"attack_success_rate rose from 0 to {highest:.6g}" in ended.err
 
 
 def test_a_figure_that_is_missing_leaves_a_gate_unjudged(advdef: Advdef, store: Path) -> None:
@@ -181,6 +303,19 @@ def test_what_cannot_be_reported_is_named(advdef: Advdef, here: Path, store: Pat
             "--fail-under 'robust=0.4': unknown column 'robust': did you mean 'robust_accuracy'?",
         ),
         (("--fail-under", "robust_accuracy=x"), "--fail-under 'robust_accuracy=x': give COLUMN=VALUE, such as"),
+        (
+            ("--fail-under", "attack_success_rate=0.5"),
+            "--fail-under 'attack_success_rate=0.5': lower is better in attack_success_rate: give --fail-over attack_success_rate=0.5",
+        ),
+        (
+            ("--fail-over", "robust_accuracy=0.5"),
+            "--fail-over 'robust_accuracy=0.5': higher is better in robust_accuracy: give --fail-under robust_accuracy=0.5",
+        ),
+        (
+            ("--baseline", "page.csv", "--max-drop", "attack_success_rate=0.5"),
+            "--max-drop 'attack_success_rate=0.5': lower is better in attack_success_rate: give --max-rise ",
+        ),
+        (("--strict",), "--strict is for rows that a --baseline does not have: give one, or leave it out"),
         (("--where", "atack=x"), "--where 'atack=x': unknown column 'atack': did you mean 'attack'?"),
         (("--baseline", "page.csv"), "--baseline FILE.csv and --max-drop COLUMN=VALUE need each other: give both"),
         (("--max-drop", "des=1"), "--baseline FILE.csv and --max-drop COLUMN=VALUE need each other: give both"),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,119 @@ def test_what_no_result_needs_is_pruned(advdef: Advdef, filled: Path) -> None:
     assert len(list(Store(filled).results())) == 3
 
 
+@pytest.fixture
+def certificates(advdef: Advdef, here: Path) -> Path:
+    """A store of a certification by smoothing and one by intervals, and of a reprogramming; and of no cell."""
+    assert (
+        advdef("train", "--defense", "randomized-smoothing", "--epochs", "1", "-o", "model.safetensors", "-q").code == 0
+    )
+    assert advdef("train", "--defense", "ibp", "--epochs", "1", "-o", "ibp.safetensors", "-q").code == 0
+    few = ("--n", "3", "--store", "kept", "-q")
+    assert advdef("certify", "--checkpoint", "model.safetensors", "--sigma", "0.25", "--samples", "50", *few).code == 0
+    assert advdef("certify", "--checkpoint", "ibp.safetensors", *few).code == 0
+    words = ("--checkpoint", "ibp.safetensors", "--task", "digits", "--set", "reprogramming.epochs=1")
+    assert advdef("reprogram", *words, *few).code == 0
+    return here / "kept"
+
+
+def files(store: Path) -> dict[str, bytes]:
+    """All files of a store."""
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def test_a_store_without_cells_is_a_store(advdef: Advdef, certificates: Path, here: Path) -> None:
+    """What it holds is counted, carried over byte for byte, and reported as no row."""
+    counts = "0 results, 0 failures, 2 certifications, 1 reprogrammings, 0 damaged"
+    assert advdef("store", "verify", "kept").out == f"kept: {counts}\n"
+    ended = advdef("store", "merge", "kept", "into")
+    assert (ended.code, ended.out) == (0, "into: 0 results, 2 certifications, 1 reprogrammings from kept\n")
+    assert files(here / "into") == files(certificates)
+    again = advdef("store", "merge", "kept", "into")
+    assert again.out == "into: 0 results, 0 certifications, 0 reprogrammings from kept\n"
+    assert files(here / "into") == files(certificates)
+    assert (advdef("report", "kept").code, advdef("store", "prune", "kept").code) == (0, 0)
+
+
+def test_every_damaged_file_is_named(advdef: Advdef, certificates: Path) -> None:
+    """Whatever of a certification or a reprogramming is emptied, cut off or changed: exit code 3 and its name."""
+    whole = files(certificates)
+    assert len(whole) == 5
+    for name, content in whole.items():
+        for damaged in (b"", content[: len(content) // 2], content.replace(b"1", b"2"), b"\xff" + content[1:]):
+            if damaged == content:
+                continue
+            (certificates / name).write_bytes(damaged)
+            ended = advdef("store", "verify", "kept")
+            if damaged and name.endswith(".jsonl") and content.startswith(damaged):
+                # As a kill leaves it.
+                assert (ended.code, "1 certifications interrupted" in ended.out) == (0, True)
+                continue
+            assert (ended.code, ended.out.endswith(" 1 damaged\n")) == (3, True), (name, damaged)
+            (line,) = ended.err.splitlines()
+            assert f"kept/{name}" in line
+            assert advdef("store", "merge", "kept", "other").code == 3
+            if "certification" in name:
+                assert advdef("report", "kept").code == 3
+        (certificates / name).write_bytes(content)
+
+
+def test_a_merge_completes_an_interrupted_certification(advdef: Advdef, certificates: Path, here: Path) -> None:
+    """Where each store has some of the images, they are one certification afterwards."""
+    (path,) = [each for each in certificates.glob("certification/*.jsonl") if b'"radius' not in each.read_bytes()]
+    first, *rest = path.read_bytes().splitlines(keepends=True)
+    shutil.copytree(certificates, here / "other")
+    path.write_bytes(first)
+    (here / "other" / path.relative_to(certificates)).write_bytes(b"".join(rest))
+    assert "1 certifications interrupted" in advdef("store", "verify", "kept").out
+    assert "1 certifications, 0 reprogrammings from other" in advdef("store", "merge", "other", "kept").out
+    assert "2 certifications, 1 reprogrammings, 0 damaged" in advdef("store", "verify", "kept").out
+
+
+def test_what_no_certification_needs_is_pruned(advdef: Advdef, certificates: Path) -> None:
+    """Half-written files, and images of which it is not said what they are; an hour after they were written."""
+    before = files(certificates)
+    left = [
+        certificates / "certification" / f".{'a' * 20}.json.0123456789abcdef",
+        certificates / "certification" / f"{'a' * 20}.images.jsonl",
+        certificates / "reprogramming" / f".{'a' * 20}.json.0123456789abcdef",
+    ]
+    for path in left:
+        path.write_bytes(b"")
+    assert advdef("store", "prune", "kept").out == ""
+    for path in left:
+        os.utime(path, (0, 0))
+    assert sorted(advdef("store", "prune", "kept").out.split()) == sorted(
+        f"kept/{path.relative_to(certificates)}" for path in left
+    )
+    assert files(certificates) == before
+
+
+def test_pieces_are_verified_and_merged(advdef: Advdef, filled: Path, here: Path) -> None:
+    """What has been found of a cell that is not done goes with the store; of a cell that is done, it does not."""
+    done = next(path.stem for path in filled.glob("cells/*.json") if not path.name.endswith(".failed.json"))
+    content = b"found so far"
+    whole = hashlib.sha256(content).digest() + content
+    for cell, start, piece in (("a" * 20, 0, whole), ("a" * 20, 8, whole[:-1]), (done, 0, whole)):
+        path = filled / "pieces" / cell / f"{start}.piece"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(piece)
+    ended = advdef("store", "verify")
+    assert ended.out == "advdef-runs: 4 results, 1 failures, 2 pieces of unfinished cells, 1 damaged\n"
+    assert f"advdef-runs/pieces/{'a' * 20}/8.piece is damaged" in ended.err
+    assert advdef("store", "merge", "advdef-runs", "all").code == 3
+    assert [*(here / "all").glob("pieces/*/*")] == [here / "all" / "pieces" / ("a" * 20) / "0.piece"]
+
+
+def test_what_was_asked_is_verified(advdef: Advdef, filled: Path) -> None:
+    """A damaged request is named, by the report too: nobody knows which cells are missing."""
+    path = next(filled.glob("asked/*.json"))
+    path.write_bytes(path.read_bytes()[:-1])
+    for words in (("store", "verify"), ("report",), ("store", "merge", "advdef-runs", "all")):
+        ended = advdef(*words)
+        assert ended.code == 3
+        assert f"{path.relative_to(filled.parent)} is damaged" in ended.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -93,6 +208,7 @@ def test_what_no_result_needs_is_pruned(advdef: Advdef, filled: Path) -> None:
         (["merge", "gone", "into"], "no store at gone"),
         (["merge", "one"], "give the stores to copy from and, last, the one to copy into"),
         (["merge", "a", "./a"], "a is among the stores to copy from"),
+        (["merge", "a", "b", "--unfinished"], "--unfinished is for 'advdef store prune'"),
         (["verify", "--dry-run"], "--dry-run is for 'advdef store prune'"),
     ],
 )
