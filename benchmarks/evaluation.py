@@ -47,7 +47,7 @@ from robustbench_cli.benchmarks.checks import (
     is_unstable,
     remembers,
 )
-from robustbench_cli.benchmarks.devices import automatic_batch_size
+from robustbench_cli.benchmarks.devices import automatic_batch_size, current
 from robustbench_cli.benchmarks.judge import Candidates, Judge
 from robustbench_cli.benchmarks.models.base import check_model
 from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
@@ -169,6 +169,7 @@ def evaluate(
     # Before it is asked anything: what it remembers of other evaluations is not deployed either.
     fresh = copy_of(model)
     with ExitStack() as ready:
+        ready.enter_context(current(device))
         ready.enter_context(torch.inference_mode(mode=False))
         ready.enter_context(generators_kept())
         for module in {model, asked}:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from robustbench_cli.attacks.base.contained import contained
 from robustbench_cli.attacks.base.errors import UserError, one_line
 from robustbench_cli.attacks.base.inputs import checked_model
 
@@ -92,7 +93,8 @@ def make(
     for positional, keywords in _calls(thing, values, argument, name):
         torch.set_rng_state(state)
         try:
-            made = thing(*positional, **keywords)
+            with contained():
+                made = thing(*positional, **keywords)
         except UserError as error:
             failures.append((1, error))
         except Exception as error:  # noqa: BLE001 - a user's code can end in any exception
