@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import platform
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -197,7 +199,11 @@ def load_checkpoint(
                 raise UserError(f"{path} was made with {word} {getattr(info, word)}, not {value}: leave {word} out")
         _refuse_unnamed_code(info, path, (model, *named))
         _refuse_what_it_cannot_hold(info, tensors, path)
-        loaded = _fresh(info)
+        try:
+            info = info.model_copy(update={"defenses": tuple(_with_defaults(spec, path) for spec in info.defenses)})
+            loaded = _fresh(info)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
         fill(loaded, tensors, path, spec=info.model)
     return Checkpoint(model=loaded.eval(), info=info, sha256=hashlib.sha256(data).hexdigest())
 
@@ -224,10 +230,26 @@ def _fresh(info: CheckpointInfo) -> nn.Module:
 
 
 def _refuse_unnamed_code(info: CheckpointInfo, path: Path, named: Collection[str | None]) -> None:
-    asked = [("--model", models, info.model), *(("--defense", defenses, each.name) for each in info.defenses)]
-    for option, registry, name in asked:
-        if ":" in name and not registry.knows(name) and name not in named:
-            raise UserError(f"{path} needs the code {name}: if you trust it, name it yourself with {option} {name}")
+    models.trusted(info.model, file=path, named=named)
+    for spec in info.defenses:
+        defenses.trusted(spec.name, file=path, named=named)
+
+
+def _with_defaults(spec: MethodSpec, path: Path) -> MethodSpec:
+    """A defense with all its parameters, of which a file lacks those that are younger than itself.
+
+    What the file says stays as it says it, and so does the identity of what it holds whole.
+    """
+    kind = defenses.load(spec.name)
+    missing = [key for key in kind.model_fields if key not in spec.parameters]
+    if not missing:
+        return spec
+    every = MethodSpec.of(spec.build(defenses), name=spec.name).parameters
+    for key in missing:
+        warnings.warn(
+            f"{path} says nothing of {spec.name}.{key}: the default {json.dumps(every[key])} is taken", stacklevel=4
+        )
+    return spec.model_copy(update={"parameters": {**every, **spec.parameters}})
 
 
 def _refuse_what_it_cannot_hold(info: CheckpointInfo, tensors: Mapping[str, Tensor], path: Path) -> None:

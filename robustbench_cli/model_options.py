@@ -94,12 +94,7 @@ class ModelWords:
         info = read_own_info(path, unsaid=unsaid)
         if info.dataset is None:
             raise UserError(f"{path} does not say {unsaid}")
-        if ":" in info.dataset and not datasets.knows(info.dataset):
-            # Whoever made the file may not choose what code runs.
-            raise UserError(
-                f"{path} needs the code {info.dataset}: if you trust it, name it yourself with --dataset {info.dataset}"
-            )
-        return info.dataset
+        return datasets.trusted(info.dataset, file=path)
 
     def named(self) -> list[str]:
         """The models and defenses that were named, some of which may be code of the user's own."""

@@ -7,4 +7,4 @@ from robustbench_cli.attacks.base.registry import Registry
 
 __all__ = ["registry"]
 
-registry = Registry(kind="model", package=__name__, not_named=frozenset({"base"}))
+registry = Registry(kind="model", package=__name__, not_named=frozenset({"base"}), argument=r"[\w.-]+")
