@@ -142,7 +142,9 @@ def test_a_parameter_that_a_file_lacks_has_its_default(tmp_path: Path, hrs: Meth
     said = {key: value for key, value in hrs.parameters.items() if key not in {"decision", "draws"}}
     less = hrs.model_copy(update={"parameters": said})
     save_checkpoint(older, model, INFO.model_copy(update={"defenses": (less,)}))
-    with pytest.warns(UserWarning, match=r"older.safetensors says nothing of hrs\.(decision|draws): the default") as told:
+    with pytest.warns(
+        UserWarning, match=r"older.safetensors says nothing of hrs\.(decision|draws): the default"
+    ) as told:
         subject = open_subject(older)
     assert len(told) == 2
     assert subject.decision == "one-draw"
