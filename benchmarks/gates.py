@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean, one_line
+from robustbench_cli.attacks.base.escapes import unescaped_from_csv
 from robustbench_cli.benchmarks.rows import COLUMNS
 
 __all__ = [
@@ -167,6 +168,8 @@ def read_baseline(path: Path) -> pd.DataFrame:
             table[column] = pd.to_numeric(table[column])
         except ValueError as error:
             raise UserError(f"--baseline {path}: {column}: {one_line(error)}: {_WAY_OUT}") from None
+    for column in KEYS:
+        table[column] = table[column].map(unescaped_from_csv, na_action="ignore")
     return table
 
 

@@ -146,7 +146,8 @@ class Command(click.Command):
                 f"{ctx.command_path} was started {started} times by a launcher, which only 'advdef train' is for: start it "
                 "without one; 'advdef sweep --gpus 0,1' or --jobs uses several GPUs or processes"
             )
-        return super().invoke(ctx)
+        with console.stdout_for_the_report():
+            return super().invoke(ctx)
 
 
 def command(name: str, *, in_processes: bool = False) -> Callable[[Callable[..., None]], Command]:

@@ -336,5 +336,5 @@ def raise_failures(failures: Sequence[Failure]) -> None:
         return
     if console.settings.verbose:
         for failure in failures:
-            console.note(failure.traceback)
+            console.details(failure.traceback)
     raise CellsFailed([failure_line(failure) for failure in failures])

@@ -204,6 +204,6 @@ def _drawn(models: Sequence[Sequence[CertifiedAccuracy]]) -> Table:
             accuracy, low, high = (f"{100 * share:.1f}" for share in (row.certified_accuracy, *ends))
             of_all = (f"{100 * row.abstained:.1f}", f"{row.average_certified_radius:.3f}")
             cells = (row.model, row.defense, f"{row.eps:g}", f"{accuracy} [{low},{high}]", *of_all)
-            table.add_row(*cells, *([row.flags] if raised else []))
+            table.add_row(*tables.plain(*cells, *([row.flags] if raised else [])))
         table.add_section()
     return table

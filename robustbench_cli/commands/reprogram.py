@@ -138,6 +138,8 @@ def _drawn(rows: Sequence[ReprogrammedModel]) -> Table:
     from rich import box
     from rich.table import Table
 
+    from robustbench_cli.tables import plain
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("model", "defense", "task", "attack"):
         table.add_column(name, no_wrap=True)
@@ -147,5 +149,5 @@ def _drawn(rows: Sequence[ReprogrammedModel]) -> Table:
         ends = (row.reprogrammed_accuracy_low, row.reprogrammed_accuracy_high)
         accuracy, low, high = (f"{100 * share:.1f}" for share in (row.reprogrammed_accuracy, *ends))
         words = (row.model, row.defense, row.task, row.reprogramming, str(row.eot), str(row.n))
-        table.add_row(*words, f"{accuracy} [{low},{high}]", f"{100 * row.commonest_class:.1f}")
+        table.add_row(*plain(*words, f"{accuracy} [{low},{high}]", f"{100 * row.commonest_class:.1f}"))
     return table

@@ -284,5 +284,5 @@ def _drawn(cells: Sequence[CellState]) -> Table:
     for name in columns:
         table.add_column(name, no_wrap=True, justify="right" if name in {"n", "eot", "seed", "passes"} else "left")
     for cell in cells:
-        table.add_row(*(told(cell) for told in columns.values()))
+        table.add_row(*tables.plain(*(told(cell) for told in columns.values())))
     return table
