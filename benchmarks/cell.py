@@ -54,6 +54,8 @@ def parse_eps(text: str) -> Eps:
         raise UserError(f"eps is '{words}': give a number or a fraction, such as 0.03 or 8/255") from None
     if not math.isfinite(value) or value < 0:
         raise UserError(f"eps is '{words}': it must be 0 or more, and finite")
+    if value == 0 and re.search("[1-9]", re.split("[eE]", numerator)[0]):
+        raise UserError(f"eps is '{words}': that is too small for a number, give 0 or a larger one")
     # Not -0.0, which would be another cell.
     return Eps(words, abs(value))
 

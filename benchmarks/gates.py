@@ -78,7 +78,8 @@ def parse_limit(words: str, *, option: str) -> Limit:
     if column not in FIGURES:
         raise UserError(f"{option} '{words}': unknown column '{column}': {did_you_mean(column, FIGURES)}")
     try:
-        number = float(value)
+        # Not 0.4_0 or other scripts' digits, which Python takes too.
+        number = float(value) if re.fullmatch(r"[0-9eE.+-]+", value) else math.nan
     except ValueError:
         number = math.nan
     if not equals or not math.isfinite(number):

@@ -12,7 +12,7 @@ import click
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
-from robustbench_cli.values import OneOf
+from robustbench_cli.values import OneOf, decimal
 
 if TYPE_CHECKING:
     from robustbench_cli.attacks.base.method import Method
@@ -123,10 +123,23 @@ class ModelWords:
         self, prepare: Preparation, parameters: Mapping[str, Mapping[str, Any]], base: Subject | None
     ) -> Training:
         """The training that puts the defenses around a checkpoint's model, or around a fresh one."""
+        from robustbench_cli.defenses import registry
         from robustbench_cli.words import defense_specs
 
         specs = defense_specs(self.defenses, parameters)
+        if base is not None and not any(each.build(registry).fitted for each in specs):
+            self._require_no_recipe(parameters)
         return prepare.training(model=self.model, mean=self.mean, std=self.std, base=base, defenses=specs)
+
+    def _require_no_recipe(self, parameters: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuses what is said of a training where there is none."""
+        key = next(iter(parameters.get("train", {})), None)
+        if self.epochs is not None or key is not None:
+            option = "--epochs" if self.epochs is not None else f"--set train.{key}"
+            raise UserError(
+                f"{option} is for a training, and {self.checkpoints[0]} is taken as it is: leave it out, or name a --defense "
+                "that is trained"
+            )
 
     def subjects(
         self,
@@ -172,6 +185,8 @@ class ModelWords:
             as_it_is = names in ([], [each.name for each in base.defenses])
             if as_it_is and any(parameters[name] for name in names):
                 raise UserError(f"{path} is trained with {base.defense} already: leave out --set for it")
+            if as_it_is:
+                self._require_no_recipe(parameters)
             subjects.append(base if as_it_is else trained(base))
         return subjects
 
@@ -181,7 +196,7 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
     if value is None:
         return None
     try:
-        return tuple(float(part) for part in value.split(","))
+        return tuple(decimal(part.strip()) for part in value.split(","))
     except ValueError:
         raise click.BadParameter(
             f"'{value}' is no list of numbers: give one, or one a channel, as 0.49,0.48,0.45"

@@ -10,7 +10,16 @@ import click
 from robustbench_cli import console
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.model_options import ModelWords, model_options
-from robustbench_cli.options import Common, command, computing, eot_option, first_images, output_file, repeats_option
+from robustbench_cli.options import (
+    Common,
+    command,
+    computing,
+    eot_option,
+    first_images,
+    output_file,
+    repeats_option,
+    tell_of_fewer,
+)
 from robustbench_cli.values import SETTING, Setting
 
 if TYPE_CHECKING:
@@ -100,6 +109,7 @@ def reprogram(
             )
             for subject, prepare in subjects
         ]
+    tell_of_fewer(n, max((row.n for row in rows), default=n), task)
     table = pd.DataFrame([row.model_dump(mode="json", exclude={"versions"}) for row in rows])
     report(table, _drawn(rows), output)
 

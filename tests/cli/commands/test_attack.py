@@ -548,3 +548,27 @@ def test_rules_of_decision_and_a_frozen_draw(advdef: Advdef, here: Path, checkpo
 def test_the_rules_are_those_of_the_defenses() -> None:
     """The words of ``--decision`` are the values of the parameter."""
     assert get_args(DecisionRule) == DECISIONS
+
+
+@pytest.mark.parametrize("more", [("--epochs", "3"), ("--set", "train.lr=0.1"), ("--defense", "jpeg", "--epochs", "3")])
+@pytest.mark.parametrize("command", ["attack", "certify"])
+def test_a_recipe_without_a_training_is_refused(
+    checkpoint: Path, advdef: Callable[..., Any], command: str, more: tuple[str, ...]
+) -> None:
+    """What is said of a training is never passed over where a checkpoint is taken as it is."""
+    ended = advdef(command, "--checkpoint", str(checkpoint), "--n", "4", *more)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert f"{more[-2] if '--epochs' in more else '--set train.lr'} is for a training" in ended.err
+
+
+@pytest.mark.parametrize(("n", "told"), [(("--n", "1000000"), True), ((), False), (("--n", "500"), False)])
+def test_more_images_than_there_are(
+    checkpoint: Path, advdef: Callable[..., Any], n: tuple[str, ...], told: bool
+) -> None:
+    """Who asks for more images than there are is told, and the row says how many there were."""
+    ended = advdef("attack", "--checkpoint", str(checkpoint), "--attack", "fgsm", *n, "-q", "-o", "a.csv")
+    assert ended.code == 0
+    assert ("warning: --n 1000000: digits has 500 test images, and all of them are taken" in ended.err) is told
+    (row,) = csv.DictReader(Path("a.csv").read_text().splitlines())
+    assert row["n"] == "500"
