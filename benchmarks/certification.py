@@ -240,12 +240,17 @@ def stored(store: Path, *, damaged: Callable[[UserError], None]) -> Iterator[Cer
         except UserError as error:
             damaged(error)
             continue
-        procedure = _procedure(said.identity)
+        try:
+            procedure = _procedure(said.identity)
+            checkpoint, _ = said.identity["checkpoint"], said.described["dataset"]
+        except (TypeError, KeyError, ValueError, AttributeError):
+            damaged(UserError(f"{path} is of no certificate of this version: remove it and {_images_of(path)}"))
+            continue
         kept = _Kept(path.parent, path.stem, procedure.record)
         images = kept.images()
-        if images.keys() >= set(range(len(said.labels))):
+        if said.labels and images.keys() >= set(range(len(said.labels))):
             yield CertifiedModel(
-                checkpoint=said.identity["checkpoint"],
+                checkpoint=checkpoint,
                 described=said.described,
                 procedure=procedure,
                 labels=np.array(said.labels),
