@@ -15,6 +15,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -67,6 +68,7 @@ class Place:
     outcomes: bytes = field(repr=False)
     started: list[Any] = field(default_factory=list)
     tried: int = 0
+    ends: Counter[int] = field(default_factory=Counter)
 
     def new(self, ending: str = "") -> Path:
         """A name that no input had before: data sets are kept by their names."""
@@ -79,6 +81,7 @@ class Place:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(words)
         said = out.getvalue() + err.getvalue()
+        self.ends[code] += 1
         assert code in {0, 1, 2, 3}, (code, words, said)
         assert "Traceback" not in said
         assert all(each in "\n\t" or each.isprintable() for each in said), said
@@ -135,7 +138,10 @@ def place(prepared: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.syspath_prepend(prepared.folder)
     monkeypatch.setattr(subprocess, "Popen", lambda *words, **_: prepared.started.append(words))
     monkeypatch.setattr(os, "system", prepared.started.append)
+    prepared.ends.clear()
     yield prepared
+    if FULL:
+        sys.stderr.write(f"inputs by exit code: {dict(prepared.ends)}\n")
     assert not {"evil", "sap", "small"} & sys.modules.keys()
 
 
@@ -193,6 +199,19 @@ def paths(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
         yield from paths(inner, (*before, key))
 
 
+def _like(value: Any) -> st.SearchStrategy[Any]:
+    """What may stand in the place of a value without being seen at once: another of its type."""
+    if isinstance(value, bool):
+        return st.booleans()
+    if isinstance(value, int):
+        return st.integers(0, 12)
+    if isinstance(value, float):
+        return st.floats(0, 1)
+    if isinstance(value, list):
+        return st.sampled_from([value[:1], value[::-1], value * 2, []])
+    return NAMES if isinstance(value, str) else st.just(value)
+
+
 @st.composite
 def changed(draw: st.DrawFn, value: Any) -> Any:
     """JSON of which one to three parts are exchanged, left out or added."""
@@ -204,11 +223,13 @@ def changed(draw: st.DrawFn, value: Any) -> Any:
         holder = value
         for key in where[:-1]:
             holder = holder[key]
-        kind = draw(st.sampled_from(["exchange", "exchange", "name", "number", "remove", "add"]))
+        kind = draw(st.sampled_from(["exchange", "name", "number", "remove", "add", *["like"] * 6]))
         if kind == "remove":
             del holder[where[-1]]
         elif kind == "add" and isinstance(holder, dict):
             holder[draw(NAMES)] = draw(JSON)
+        elif kind == "like":
+            holder[where[-1]] = draw(_like(holder[where[-1]]))
         else:
             holder[where[-1]] = draw({"name": NAMES, "number": NUMBERS}.get(kind, JSON))
     return value
