@@ -375,8 +375,6 @@ SUITE: dict[str, Any] = {
     "train": [{"epochs": 1, "lr": 0.01, "seed": 3}],
     "include": [{"attack": "fgsm", "eps": 0.1}],
 }
-WORDS = st.one_of(NAMES.filter(lambda name: "evil" not in name.lower()), NUMBERS)
-"""What a suite may hold: it is a user's own, and what code it names is to run."""
 
 
 @inputs(max_examples=FULL or 25)
@@ -385,8 +383,8 @@ def test_suites(place: Place, data: st.DataObject) -> None:
     """A suite with anything in it, as YAML and as what is almost YAML."""
     words = data.draw(changed(SUITE))
     text = yaml.safe_dump(words, allow_unicode=True)
-    if "evil" in text.lower():
-        text = text.replace("evil", "ev1l").replace("Evil", "Ev1l")
+    # What code a suite names is a user's own choice, and is to run.
+    text = text.replace("evil", "gone").replace("sap:", "gone:")
     if data.draw(st.booleans()):
         where = data.draw(st.integers(0, len(text)))
         more = [

@@ -63,7 +63,6 @@ def test_what_could_be_misread_is_refused(text: str, line: str) -> None:
             "+0_1",
             "1_0.5",
             "1._5",
-            "._5",
         ),
         *("1e-400", "-1.5e-400", "1.0e+400", "2E400", ".5e-999"),
     ],

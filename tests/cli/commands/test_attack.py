@@ -258,7 +258,7 @@ def test_cells_that_fail_leave_the_others(advdef: Advdef, here: Path, checkpoint
     assert ended.err.splitlines()[-1].endswith("(none own.py:Broken) failed: RuntimeError: no way")
     assert "Traceback" not in ended.err
     assert "Traceback" in advdef(*words, "-v").err
-    alone = advdef("attack", "--checkpoint", "model.safetensors", "--attack", "own.py:Broken", *TINY)
+    alone = advdef("attack", "--checkpoint", "model.safetensors", "--attack", "own.py:Broken", "--n", "40")
     assert (alone.code, alone.out) == (3, "")
     assert "RuntimeError: no way" in advdef("report").err
 
@@ -266,7 +266,7 @@ def test_cells_that_fail_leave_the_others(advdef: Advdef, here: Path, checkpoint
 def test_an_interrupted_run_keeps_what_was_finished(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     """SIGINT ends it with 130, nothing but whole results in the store, and the line that goes on from there."""
     (here / "own.py").write_text(SLOW)
-    words = ["attack", "--checkpoint", "model.safetensors", "--attack", "fgsm", "--attack", "own.py:Slow", *TINY]
+    words = ["attack", "--checkpoint", "model.safetensors", "--attack", "fgsm", "--attack", "own.py:Slow", "--n", "40"]
     running = subprocess.Popen(
         [sys.executable, "-m", "robustbench_cli", *words],
         env=os.environ | {"WAIT": "1"},
