@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from robustbench_cli import console
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
 from robustbench_cli.values import OneOf, decimal
@@ -128,17 +129,16 @@ class ModelWords:
 
         specs = defense_specs(self.defenses, parameters)
         if base is not None and not any(each.build(registry).fitted for each in specs):
-            self._require_no_recipe(parameters)
+            self._tell_of_no_training(base.path, parameters)
         return prepare.training(model=self.model, mean=self.mean, std=self.std, base=base, defenses=specs)
 
-    def _require_no_recipe(self, parameters: Mapping[str, Mapping[str, Any]]) -> None:
-        """Refuses what is said of a training where there is none."""
-        key = next(iter(parameters.get("train", {})), None)
-        if self.epochs is not None or key is not None:
-            option = "--epochs" if self.epochs is not None else f"--set train.{key}"
-            raise UserError(
-                f"{option} is for a training, and {self.checkpoints[0]} is taken as it is: leave it out, or name a --defense "
-                "that is trained"
+    def _tell_of_no_training(self, path: Path, parameters: Mapping[str, Mapping[str, Any]]) -> None:
+        """Tells who says something of a training that there is none."""
+        keys = [f"--set train.{key}" for key in parameters.get("train", {})]
+        for option in [*(["--epochs"] if self.epochs is not None else []), *keys]:
+            console.warn(
+                f"{option} changes nothing: {path} is taken as it is, and nothing is trained (name a --defense that trains, "
+                "or leave it out)"
             )
 
     def subjects(
@@ -186,7 +186,7 @@ class ModelWords:
             if as_it_is and any(parameters[name] for name in names):
                 raise UserError(f"{path} is trained with {base.defense} already: leave out --set for it")
             if as_it_is:
-                self._require_no_recipe(parameters)
+                self._tell_of_no_training(path, parameters)
             subjects.append(base if as_it_is else trained(base))
         return subjects
 

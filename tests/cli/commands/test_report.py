@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from .conftest import TINY
+
 Advdef = Callable[..., Any]
 
 BROKEN = """
@@ -34,8 +36,7 @@ def store(advdef: Advdef, here: Path, checkpoint: Path) -> Path:
         "0.1",
         "--eps",
         "0.02",
-        "--n",
-        "40",
+        *TINY,
         "-q",
     )
     assert advdef("attack", "--checkpoint", "model.safetensors", *words).code == 0
@@ -74,7 +75,7 @@ def test_the_store_is_told_in_every_form(advdef: Advdef, here: Path, store: Path
 def test_several_stores_are_one_table(advdef: Advdef, here: Path, store: Path) -> None:
     """A cell that is in both is one row; a worst case is taken over both."""
     shutil.copytree(store, here / "copy")
-    more = ("--attack", "cw-pgd", "--set", "steps=2", "--eps", "0.1", "--n", "40", "--store", "more", "-q")
+    more = ("--attack", "cw-pgd", "--set", "steps=2", "--eps", "0.1", *TINY, "--store", "more", "-q")
     assert advdef("attack", "--checkpoint", "model.safetensors", *more).code == 0
     found = rows(advdef("report", "advdef-runs", "copy", "more", "--format", "csv").out)
     assert [row["attack"] for row in found][3:] == ["cw-pgd(steps=2)", "fgsm", "pgd(steps=3)", "worst-case"]
@@ -144,7 +145,7 @@ def write(path: Path, table: list[dict[str, str]]) -> None:
 def test_failed_cells_leave_a_gate_unjudged(advdef: Advdef, here: Path, store: Path) -> None:
     """Without a gate they are warned of; with one it is 3, unless the conditions leave them out."""
     (here / "own.py").write_text(BROKEN)
-    words = ("attack", "--checkpoint", "model.safetensors", "--attack", "own.py:Broken", "--eps", "0.3", "--n", "40")
+    words = ("attack", "--checkpoint", "model.safetensors", "--attack", "own.py:Broken", "--eps", "0.3", *TINY)
     assert advdef(*words).code == 3
     told = advdef("report")
     assert told.code == 0
@@ -159,7 +160,7 @@ def test_failed_cells_leave_a_gate_unjudged(advdef: Advdef, here: Path, store: P
 
 def test_a_figure_that_is_missing_leaves_a_gate_unjudged(advdef: Advdef, store: Path) -> None:
     """No row at all, or no distance where nothing fell, is 3; no score of an undefended model is no fault."""
-    words = ("--attack", "fgsm", "--eps", "0", "--n", "40", "-q")
+    words = ("--attack", "fgsm", "--eps", "0", *TINY, "-q")
     assert advdef("attack", "--checkpoint", "model.safetensors", *words).code == 0
     for conditions, limit, code in [
         ("attack=cw", "robust_accuracy=0", 3),
