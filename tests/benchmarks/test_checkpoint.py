@@ -337,3 +337,21 @@ def test_a_header_of_too_many_brackets_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "deep.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     with pytest.raises(UserError, match="is cut off or damaged"):
         load_checkpoint(tmp_path / "deep.safetensors")
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        *({"channels": [2, 4e16]}, {"channels": [2, "4000000000"]}, {"channels": [2**60, 2]}),
+        *({"draws": 10**12, "decision": "vote"}, {"draws": 1e15, "decision": "mean"}),
+    ],
+)
+def test_no_more_is_built_than_a_file_holds(tmp_path: Path, hrs: MethodSpec, parameters: dict[str, object]) -> None:
+    """Numbers as a defense reads them, of floats and words too, ask for no memory and no time that the file has not."""
+    spec = hrs.model_copy(update={"parameters": hrs.parameters | parameters})
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, own_model(), INFO.model_copy(update={"defenses": (spec,)}))
+    with pytest.raises(
+        UserError, match=rf"^{path} speaks of more than [0-9]+ (parts of a defense|draws of a decision)"
+    ):
+        load_checkpoint(path)

@@ -244,7 +244,7 @@ def test_attack_takes_the_same_files(advdef: Advdef, suite: Path, here: Path) ->
     suite.write_text("attacks: [cw, {name: fgsm, eot: [1, 1]}, {suite: quick}]")
     ended = advdef("attack", "--checkpoint", "model.safetensors", "--suite", "suite.yaml", "--n", "20", "-o", "t.csv")
     assert ended.code == 0, ended
-    assert [attack for _, attack, _ in cells(here / "t.csv")] == ["fgsm", "cw-pgd(steps=20)", "+pgd(steps=20)"]
+    assert [attack for _, attack, _ in cells(here / "t.csv")] == ["fgsm", "cw-pgd(steps=20)", "'+pgd(steps=20)"]
 
 
 def test_an_option_for_gpus_needs_gpus(here: Path, advdef: Callable[..., Any]) -> None:
