@@ -116,6 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _deaf():
             console.error("interrupted")
         return 130
+    except UnicodeEncodeError as error:
+        console.error(f"{error.object!r:.80} holds what is no character, {error.reason}: leave it out")
+        return 2
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
             console.fault(error)
