@@ -59,6 +59,8 @@ def parse_eps(text: str) -> Eps:
         raise UserError(f"eps is '{words}': give a number or a fraction, such as 0.03 or 8/255") from None
     if not math.isfinite(value) or value < 0:
         raise UserError(f"eps is '{words}': it must be 0 or more, and finite")
+    if value == 0 and re.search("[1-9]", re.split("[eE]", numerator)[0]):
+        raise UserError(f"eps is '{words}': that is too small for a number, give 0 or a larger one")
     # Not -0.0, which would be another cell.
     return Eps(words, abs(value))
 
@@ -94,7 +96,7 @@ class MethodSpec(BaseModel):
     @model_validator(mode="after")
     def _all_are_parameters(self) -> Self:
         for what, keys in (("changed", self.changed), ("a surrogate", self.surrogates)):
-            if unknown := [key for key in keys if key.partition(".")[0] not in self.parameters]:
+            if unknown := [key for key in keys if not _leads_to_one(key, self.parameters)]:
                 raise ValueError(f"'{unknown[0]}' is called {what} and is no parameter of {self.name}")
         return self
 
@@ -148,6 +150,15 @@ class MethodSpec(BaseModel):
         """What makes it this method: not the paths of a user's files, whose content counts."""
         name = self.name if self.source is None else self.name.rpartition(":")[2]
         return {"name": name, "parameters": {**self.parameters, **self.surrogates}, "source": self.source}
+
+
+def _leads_to_one(key: str, parameters: Any) -> bool:
+    """Whether a name, with dots before those of an inner method, is one of a parameter."""
+    for part in key.split("."):
+        if not isinstance(parameters, dict) or part not in parameters:
+            return False
+        parameters = parameters[part]
+    return True
 
 
 def _changed(method: Method) -> Iterator[str]:

@@ -250,11 +250,11 @@ def stored(store: Path, *, damaged: Callable[[UserError], None]) -> Iterator[Cer
         damaged: Called with what is to be said of each file that cannot be read, and is passed by.
     """
     for kept, said in _all_kept(store, damaged):
-        procedure = _procedure(said.identity)
+        procedure, checkpoint = _procedure(said.identity), said.identity["checkpoint"]
         images = kept.images(damaged=damaged)
-        if images.keys() >= set(range(len(said.labels))):
+        if said.labels and images.keys() >= set(range(len(said.labels))):
             yield CertifiedModel(
-                checkpoint=said.identity["checkpoint"],
+                checkpoint=checkpoint,
                 described=said.described,
                 procedure=procedure,
                 labels=np.array(said.labels),
@@ -330,9 +330,10 @@ def _all_kept(store: Path, damaged: Callable[[UserError], None]) -> Iterator[tup
         try:
             said = _said(path)
             procedure = _procedure(said.identity)
+            _ = said.identity["checkpoint"], said.described["dataset"]
         except UserError as error:
             damaged(error)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, AttributeError):
             damaged(UserError(f"{path} was stored by another version of advdef: {_way_out(path)}"))
         else:
             yield _Kept(path.parent, path.stem, procedure.record), said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import platform
 import warnings
@@ -39,6 +40,7 @@ __all__ = [
 _KEY = "advdef"
 _VERSION = 1
 _MOST_PIXELS = 2**24
+_MOST_DRAWS = 10_000
 
 
 def versions() -> dict[str, str]:
@@ -200,8 +202,13 @@ def load_checkpoint(
             if value is not None and value != getattr(info, word):
                 raise UserError(f"{path} was made with {word} {getattr(info, word)}, not {value}: leave {word} out")
         _refuse_unnamed_code(info, path, (model, *named))
-        _refuse_what_it_cannot_hold(info, tensors, path)
-        loaded = _fresh(info)
+        try:
+            _refuse_what_it_cannot_hold(info, tensors, path)
+            info = info.model_copy(update={"defenses": tuple(_with_defaults(spec, path) for spec in info.defenses)})
+            loaded = _fresh(info)
+        except UserError as error:
+            line = str(error)
+            raise UserError(line if line.startswith(str(path)) else f"{path}: {line}") from None
         fill(loaded, tensors, path, spec=info.model)
     return Checkpoint(model=loaded.eval(), info=info, sha256=hashlib.sha256(data).hexdigest())
 
@@ -228,26 +235,41 @@ def _fresh(info: CheckpointInfo) -> nn.Module:
 
 
 def _refuse_unnamed_code(info: CheckpointInfo, path: Path, named: Collection[str | None]) -> None:
-    asked = [("--model", models, info.model), *(("--defense", defenses, each.name) for each in info.defenses)]
-    for option, registry, name in asked:
-        if ":" in name and not registry.knows(name) and name not in named:
-            raise UserError(f"{path} needs the code {name}: if you trust it, name it yourself with {option} {name}")
+    models.trusted(info.model, file=path, named=named)
+    for spec in info.defenses:
+        defenses.trusted(spec.name, file=path, named=named)
+
+
+def _with_defaults(spec: MethodSpec, path: Path) -> MethodSpec:
+    """A defense with all its parameters, of which a file lacks those that are younger than itself.
+
+    What the file says stays as it says it, and so does the identity of what it holds whole.
+    """
+    kind = defenses.load(spec.name)
+    missing = [key for key in kind.model_fields if key not in spec.parameters]
+    if not missing:
+        return spec
+    every = MethodSpec.of(spec.build(defenses), name=spec.name).parameters
+    for key in missing:
+        warnings.warn(
+            f"{path} says nothing of {spec.name}.{key}: the default {json.dumps(every[key])} is taken", stacklevel=4
+        )
+    return spec.model_copy(update={"parameters": {**every, **spec.parameters}})
 
 
 def _refuse_what_it_cannot_hold(info: CheckpointInfo, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Refuses a file that describes more than is in it, before memory is taken for what it describes."""
     weights = sum(tensor.numel() for tensor in tensors.values())
+    # As the defenses read them: what JSON has as 4e16 or "40" is a whole number too.
+    values = [value for spec in info.defenses for value in dict(spec.build(defenses)).values()]
     # A list of whole numbers counts parts, as the channels of HRS, and a part has a tensor of its own.
-    parts = sum(
-        sum(value)
-        for spec in info.defenses
-        for value in spec.parameters.values()
-        if isinstance(value, list) and all(isinstance(number, int) for number in value)
-    )
+    lists = [each for each in values if isinstance(each, list | tuple) and all(isinstance(part, int) for part in each)]
+    draws = [defense.draws for defense in (spec.build(defenses) for spec in info.defenses) if hasattr(defense, "draws")]
     for what, number, most in (
         ("pixels an image", math.prod(info.shape), _MOST_PIXELS),
         ("classes", info.classes, max(weights, 1000)),
-        ("parts of a defense", parts, max(len(tensors), 100)),
+        ("parts of a defense", sum(map(sum, lists)), max(len(tensors), 100)),
+        ("draws of a decision", max(draws, default=0), _MOST_DRAWS),
     ):
         if number > most:
             raise UserError(f"{path} speaks of more than {most} {what}, which it cannot hold: it is damaged")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.cell import Cell
 from robustbench_cli.benchmarks.certification import CertifiedModel
 from robustbench_cli.benchmarks.intervals import Intervals
@@ -42,10 +43,21 @@ def certificate_of(cell: Cell, models: Sequence[CertifiedModel]) -> CertifiedMod
 
 def _sigma(cell: Cell) -> float | None:
     """The noise of the smoothing by whose draws a cell's model decides; ``None`` where it does not."""
-    last = cell.defenses[-1] if cell.defenses else None
-    if last is None or not defenses.knows(last.name) or not issubclass(defenses.load(last.name), RandomizedSmoothing):
+    last = _smoothing(cell)
+    return last.sigma if last is not None and last.decision in {"one-draw", "vote"} else None
+
+
+def _smoothing(cell: Cell) -> RandomizedSmoothing | None:
+    """The smoothing that is the last of a cell's defenses; ``None`` where it is another, or not one of this version."""
+    if not cell.defenses:
         return None
-    return float(last.parameters["sigma"]) if last.parameters["decision"] in ("one-draw", "vote") else None
+    spec = cell.defenses[-1]
+    try:
+        kind = defenses.load(defenses.trusted(spec.name, file=f"cell {cell.id}"))
+        smoothing = spec.build(defenses) if issubclass(kind, RandomizedSmoothing) else None
+    except UserError:
+        return None
+    return smoothing if isinstance(smoothing, RandomizedSmoothing) else None
 
 
 def certified_accuracy(cell: Cell, model: CertifiedModel) -> float:
@@ -88,8 +100,8 @@ def contradiction(cell: Cell, outcomes: Outcomes, model: CertifiedModel) -> str 
     # Of such an attack's images, those are kept that fell in the very draws that are counted.
     if cell.accounting == "single-draw":
         return None
-    last = cell.defenses[-1].parameters
-    draws = last["draws"] if last["decision"] == "vote" else 1
+    last = _smoothing(cell)
+    draws = last.draws if last is not None and last.decision == "vote" else 1
     no_majority = float(stats.binom.cdf(draws // 2, draws, 0.5)) if draws > 1 else 0.5
     chance = min(1.0, ALPHA + len(inside) * no_majority ** outcomes.clean.shape[0])
     if np.greater_equal(stats.binom.sf(number - 1, tried, chance), LEVEL):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean, one_line
+from robustbench_cli.attacks.base.escapes import unescaped_from_csv
 from robustbench_cli.benchmarks.rows import COLUMNS, WORST_CASE
 
 __all__ = [
@@ -93,7 +94,8 @@ def parse_limit(words: str, *, option: str) -> Limit:
     if column not in FIGURES:
         raise UserError(f"{option} '{words}': unknown column '{column}': {did_you_mean(column, FIGURES)}")
     try:
-        number = float(value)
+        # Not 0.4_0 or other scripts' digits, which Python takes too.
+        number = float(value) if re.fullmatch(r"[0-9eE.+-]+", value) else math.nan
     except ValueError:
         number = math.nan
     if not equals or not math.isfinite(number):
@@ -194,6 +196,8 @@ def read_baseline(path: Path) -> pd.DataFrame:
             table[column] = pd.to_numeric(table[column])
         except ValueError as error:
             raise UserError(f"--baseline {path}: {column}: {one_line(error)}: {_WAY_OUT}") from None
+    for column in KEYS:
+        table[column] = table[column].map(unescaped_from_csv, na_action="ignore")
     return table
 
 

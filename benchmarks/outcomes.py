@@ -11,11 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_cli.attacks.base.answers import NO_NUMBER, REJECTED
+from robustbench_cli.benchmarks.arrays import read_arrays
 from robustbench_cli.benchmarks.statistics import Floats, images_interval, passes_interval
 
 __all__ = ["Outcomes", "summarise", "worst_case"]
 
 Integers = NDArray[np.int64]
+
+_DIMENSIONS = {
+    "labels": 1,
+    "targets": 2,
+    "clean": 2,
+    "clean_survival": 1,
+    "perturbed": 3,
+    "survival": 2,
+    "distance": 2,
+    "l2": 2,
+    "linf": 2,
+    "draws_shared": 0,
+}
+_WHOLE = frozenset({"labels", "targets", "clean", "perturbed"})
+_MOST_CLASSES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +140,35 @@ class Outcomes:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Outcomes:
-        """Reads what :meth:`to_bytes` wrote."""
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            # Older files do not say whether draws are shared.
-            return cls(**{each.name: arrays[each.name] for each in fields(cls) if each.name in arrays})
+        """Reads what :meth:`to_bytes` wrote.
+
+        Raises:
+            ValueError: It holds anything else.
+        """
+        arrays = read_arrays(io.BytesIO(content))
+        # Older files do not say whether draws are shared.
+        arrays.setdefault("draws_shared", np.asarray(False))
+        if arrays.keys() != {field.name for field in fields(cls)}:
+            raise ValueError(f"it holds the arrays {', '.join(sorted(arrays)):.200}")
+        if any(arrays[name].ndim != dimensions for name, dimensions in _DIMENSIONS.items()):
+            raise ValueError("its arrays have other shapes")
+        goals, draws, images = arrays["perturbed"].shape
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("survival", "distance", "l2", "linf"), (goals, images))
+        shapes |= {"labels": (images,), "clean_survival": (images,), "clean": (draws, images)}
+        if len(arrays["targets"]):
+            shapes["targets"] = (goals, images)
+        for name, shape in shapes.items():
+            if arrays[name].shape != shape:
+                raise ValueError(f"'{name}' has the shape {arrays[name].shape} where others have {shape}")
+        for name, array in arrays.items():
+            whole = name in _WHOLE
+            if array.dtype.kind not in ("b" if name == "draws_shared" else "iu" if whole else "f"):
+                raise ValueError(f"'{name}' is of type {array.dtype}")
+            if whole and array.size and not (array.min() >= NO_NUMBER and array.max() < _MOST_CLASSES):
+                raise ValueError(f"'{name}' holds what is no class")
+        if not (goals and draws and images):
+            raise ValueError("it is of no images")
+        return cls(**arrays)
 
 
 _OF_IMAGES = [each.name for each in fields(Outcomes) if each.name != "draws_shared"]

@@ -8,9 +8,9 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.files import ensure_writable, is_temporary, write_whole
@@ -51,6 +51,18 @@ REPROGRAMMING = "reprogramming"
 _CELLS, _ASKED = "cells", "asked"
 
 
+_ACCURACIES = tuple(f"{kind}_accuracy{end}" for kind in ("clean", "robust") for end in ("", "_low", "_high"))
+
+
+def _whole_summary(summary: dict[str, float | None]) -> dict[str, float | None]:
+    """The figures of a row, each of whose accuracies is a share."""
+    for name in (*_ACCURACIES, "robust_accuracy_vote", "robust_accuracy_every_draw"):
+        value = summary.get(name)
+        if value is None or not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}, which is no share")
+    return summary
+
+
 class Result(BaseModel):
     """A finished cell.
 
@@ -75,7 +87,7 @@ class Result(BaseModel):
     cell: Cell
     eps: str
     checkpoint: str
-    summary: dict[str, float | None]
+    summary: Annotated[dict[str, float | None], AfterValidator(_whole_summary)]
     flags: tuple[str, ...]
     forwards: int
     backwards: int

@@ -97,8 +97,8 @@ def read_metadata(data: bytes) -> dict[str, str] | None:
         header = json.loads(data[8 : 8 + length])
     except (ValueError, RecursionError):
         return None
-    metadata = header.get("__metadata__", {})
-    return metadata if isinstance(metadata, dict) else {}
+    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else {}
+    return {key: text for key, text in metadata.items() if isinstance(text, str)} if isinstance(metadata, dict) else {}
 
 
 class Weights(dict[str, Tensor]):

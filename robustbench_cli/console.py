@@ -1,27 +1,31 @@
 """What a person sees: the report on stdout; notes, warnings, errors and progress on stderr.
 
-Words are printed as they are (no markup, no emoji codes), lines are never broken or cut in a pipe, and colours follow
-the terminal and ``NO_COLOR``. Of several processes that a launcher has started for one command, the first prints all
+Words are printed as they are (no markup, no emoji codes) except for control characters, which are shown and not obeyed;
+lines are never broken or cut in a pipe, and colours follow the terminal and ``NO_COLOR``. While a command runs, stdout
+is the report's alone: what a model prints goes to stderr. Of several processes that a launcher has started for one command, the first prints all
 that is the same for all, and whichever fails first tells why.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import IO, TYPE_CHECKING
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.escapes import escaped_for_terminal
 from robustbench_cli.defenses.base.processes import Processes
 
 if TYPE_CHECKING:
     import rich.progress
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
 __all__ = [
     "Progress",
@@ -36,6 +40,7 @@ __all__ = [
     "report",
     "require_stdout",
     "settings",
+    "stdout_for_the_report",
     "warn",
     "width",
 ]
@@ -52,7 +57,15 @@ class _Settings:
     verbose: bool = False
 
 
+@dataclass
+class _Report:
+    """Where the report goes, while a command runs; ``None`` is stdout as it is."""
+
+    stream: IO[str] | None = None
+
+
 settings = _Settings()
+_kept = _Report()
 
 
 def begin() -> None:
@@ -79,38 +92,85 @@ def require_stdout() -> None:
         raise UserError("stdout is closed, and the report goes there: open it, with >/dev/null to see nothing of it")
 
 
+@contextmanager
+def stdout_for_the_report() -> Iterator[None]:
+    """Keeps stdout for :func:`report` alone: what a model, a library or their C code writes there goes to stderr.
+
+    So do the processes that are started meanwhile.
+    """
+    before = sys.stdout
+    before.flush()
+    try:
+        # What Python's own stdout is a copy of.
+        own = os.dup(1)
+    except OSError:
+        own = None
+    try:
+        stream = before
+        if own is not None:
+            with suppress(OSError, ValueError):
+                if before.fileno() == 1:
+                    stream = os.fdopen(os.dup(own), "w", encoding=before.encoding, errors="backslashreplace")
+            with suppress(OSError):
+                os.dup2(2, 1)
+        _kept.stream, sys.stdout = stream, sys.stderr
+        _console.cache_clear()
+        yield
+    finally:
+        # What is still in the buffers of Python's stdout and of C's is not the report either.
+        with suppress(OSError, ValueError):
+            before.flush()
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).fflush(None)
+        if own is not None:
+            os.dup2(own, 1)
+            os.close(own)
+        if stream is not before:
+            with suppress(OSError):
+                stream.close()
+        _kept.stream, sys.stdout = None, before
+        _console.cache_clear()
+
+
+def _stdout() -> IO[str]:
+    return _kept.stream or sys.stdout
+
+
 def report(content: RenderableType) -> None:
-    """Prints what was asked for on stdout: a string to the letter, anything else as rich draws it.
+    """Prints what was asked for on stdout: a string line by line as it is, anything else as rich draws it.
 
     Where the reader has left (``| head``), the rest is dropped without a word, and the command goes on to its exit
     code.
     """
     if Processes.launched().rank:
         return
+    stream = _stdout()
     if not isinstance(content, str):
-        if sys.stdout.isatty():
+        if stream.isatty():
             _console("stdout").print(content, crop=False)
             return
         with _console("stdout").capture() as drawn:
             _console("stdout").print(content)
         # Rich fills up every line to the same width.
-        content = "".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines())
+        content = "".join(f"{line.rstrip()}\n" for line in drawn.get().split("\n")).removesuffix("\n")
+    else:
+        content = escaped_for_terminal(content, lines=True)
     try:
-        sys.stdout.write(content if content.endswith("\n") else f"{content}\n")
-        sys.stdout.flush()
+        stream.write(content if content.endswith("\n") else f"{content}\n")
+        stream.flush()
     except BrokenPipeError:
-        drop_the_rest(sys.stdout)
+        drop_the_rest(stream)
 
 
 def width() -> int | None:
     """How many characters the terminal behind stdout has in a line; ``None`` in a pipe, where a line has no end."""
-    return _console("stdout").width if sys.stdout.isatty() else None
+    return _console("stdout").width if _stdout().isatty() else None
 
 
 def note(line: str) -> None:
     """Tells what is going on, on stderr, unless ``-q`` was given."""
     if not settings.quiet and not Processes.launched().rank:
-        _print(line)
+        _print(_one_line(line))
 
 
 def warn(line: str) -> None:
@@ -230,9 +290,8 @@ def _print(line: str, *, style: str | None = None) -> None:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.split("\n")).strip()
     # What a file or a name holds must not break the line, nor tell the terminal what to do.
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
+    return escaped_for_terminal(" ".join(text.split("\n")).strip())
 
 
 @cache
@@ -248,9 +307,15 @@ def _console(name: str) -> Console:
         def on_broken_pipe(self) -> None:
             drop_the_rest(self.file)
 
-    stream = sys.stderr if name == "stderr" else sys.stdout
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            """All text comes through here, and none of it may tell the terminal what to do."""
+            for segment in super().render(renderable, options):
+                plain = segment.control is not None or segment.text.isprintable()
+                yield (segment if plain else segment._replace(text=escaped_for_terminal(segment.text, lines=True)))
+
+    stream = sys.stderr if name == "stderr" else _stdout()
     return Ours(
-        stderr=name == "stderr",
+        file=stream,
         width=None if stream.isatty() else _WIDTH_OF_A_PIPE,
         markup=False,
         emoji=False,

@@ -111,10 +111,7 @@ def card(kind: str, name: str) -> dict[str, Any]:
     """
     if kind == "suite":
         return _suite_card(name)
-    registry = _registry_of(kind)
-    word = name.partition(":")[0]
-    takes_argument = kind in {"dataset", "model"} and word in registry.names()
-    thing = _load(kind, word if takes_argument else name)
+    thing = _load(kind, name)
     told: dict[str, Any] = {"kind": kind, "name": name, "summary": _summary(thing)}
     described = _plain(thing.__doc__ or "").partition("\n")[2]
     # What follows is for who calls the class from Python.

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from robustbench_cli import console
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
-from robustbench_cli.values import OneOf
+from robustbench_cli.values import OneOf, decimal
 
 if TYPE_CHECKING:
     from robustbench_cli.attacks.base.method import Method
@@ -94,12 +95,7 @@ class ModelWords:
         info = read_own_info(path, unsaid=unsaid)
         if info.dataset is None:
             raise UserError(f"{path} does not say {unsaid}")
-        if ":" in info.dataset and not datasets.knows(info.dataset):
-            # Whoever made the file may not choose what code runs.
-            raise UserError(
-                f"{path} needs the code {info.dataset}: if you trust it, name it yourself with --dataset {info.dataset}"
-            )
-        return info.dataset
+        return datasets.trusted(info.dataset, file=path)
 
     def named(self) -> list[str]:
         """The models and defenses that were named, some of which may be code of the user's own."""
@@ -128,10 +124,22 @@ class ModelWords:
         self, prepare: Preparation, parameters: Mapping[str, Mapping[str, Any]], base: Subject | None
     ) -> Training:
         """The training that puts the defenses around a checkpoint's model, or around a fresh one."""
+        from robustbench_cli.defenses import registry
         from robustbench_cli.words import defense_specs
 
         specs = defense_specs(self.defenses, parameters)
+        if base is not None and not any(each.build(registry).fitted for each in specs):
+            self._tell_of_no_training(base.path, parameters)
         return prepare.training(model=self.model, mean=self.mean, std=self.std, base=base, defenses=specs)
+
+    def _tell_of_no_training(self, path: Path, parameters: Mapping[str, Mapping[str, Any]]) -> None:
+        """Tells who says something of a training that there is none."""
+        keys = [f"--set train.{key}" for key in parameters.get("train", {})]
+        for option in [*(["--epochs"] if self.epochs is not None else []), *keys]:
+            console.warn(
+                f"{option} changes nothing: {path} is taken as it is, and nothing is trained (name a --defense that trains, "
+                "or leave it out)"
+            )
 
     def subjects(
         self,
@@ -177,6 +185,8 @@ class ModelWords:
             as_it_is = names in ([], [each.name for each in base.defenses])
             if as_it_is and any(parameters[name] for name in names):
                 raise UserError(f"{path} is trained with {base.defense} already: leave out --set for it")
+            if as_it_is:
+                self._tell_of_no_training(path, parameters)
             subjects.append(base if as_it_is else trained(base))
         return subjects
 
@@ -186,7 +196,7 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
     if value is None:
         return None
     try:
-        return tuple(float(part) for part in value.split(","))
+        return tuple(decimal(part.strip()) for part in value.split(","))
     except ValueError:
         raise click.BadParameter(
             f"'{value}' is no list of numbers: give one, or one a channel, as 0.49,0.48,0.45"

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import click
+from click.core import ParameterSource
 
 from robustbench_cli import console
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.config_file import long_name, read_config
 from robustbench_cli.defenses.base.processes import Processes
 from robustbench_cli.exits import Interrupted
-from robustbench_cli.values import BATCH_SIZE, DEVICE, EOT, OneOf
+from robustbench_cli.values import BATCH_SIZE, DEVICE, EOT, OneOf, as_written
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +41,7 @@ __all__ = [
     "output_format",
     "repeats_option",
     "stores_or_default",
+    "tell_of_fewer",
 ]
 
 P = ParamSpec("P")
@@ -131,6 +133,7 @@ class Command(click.Command):
             if isinstance(option, click.Option):
                 option.envvar = f"{VARIABLES}{long_name(option).replace('-', '_').upper()}"
                 option.show_envvar = True
+                option.type = as_written(option.type)
                 if isinstance(option.type, click.IntRange) and option.metavar is None:
                     option.metavar = "N"
 
@@ -146,7 +149,8 @@ class Command(click.Command):
                 f"{ctx.command_path} was started {started} times by a launcher, which only 'advdef train' is for: start it "
                 "without one; 'advdef sweep --gpus 0,1' or --jobs uses several GPUs or processes"
             )
-        return super().invoke(ctx)
+        with console.stdout_for_the_report():
+            return super().invoke(ctx)
 
 
 def command(name: str, *, in_processes: bool = False) -> Callable[[Callable[..., None]], Command]:
@@ -255,6 +259,14 @@ def output_file(*endings: str) -> Callable[[Callable[..., None]], Callable[..., 
 def first_images(words: str, *, default: int = 1000) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Adds ``--n``, how many test images are used, from the first on; ``words`` are its help."""
     return click.option("--n", type=click.IntRange(min=1), default=default, show_default=True, help=words)
+
+
+def tell_of_fewer(n: int, there: int, of: str) -> None:
+    """Tells who asked for more images than there are by ``--n``, whose default asks for none in particular."""
+    context = click.get_current_context(silent=True)
+    source = None if context is None else context.get_parameter_source("n")
+    if n > there and source not in {None, ParameterSource.DEFAULT}:
+        console.warn(f"--n {n}: {of} has {there} test images, and all of them are taken")
 
 
 eot_option = click.option(

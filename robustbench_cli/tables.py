@@ -11,13 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 from robustbench_cli import console
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.escapes import escaped_for_csv, escaped_for_markdown, escaped_for_terminal
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
     from rich.table import Table
 
-__all__ = ["FORMATS", "ambiguous_files", "as_text", "for_terminal", "quick_look", "report", "require_place", "write"]
+__all__ = [
+    "FORMATS",
+    "ambiguous_files",
+    "as_text",
+    "for_terminal",
+    "plain",
+    "quick_look",
+    "report",
+    "require_place",
+    "write",
+]
 
 FORMATS = ("table", "csv", "json", "markdown")
 
@@ -33,18 +44,23 @@ _COMMON = ("dataset", "model", "n", "targeted", "seed")
 def as_text(table: pd.DataFrame, form: str) -> str:
     """The table as ``csv``, ``json`` (a list of objects, ``null`` for what there is not) or ``markdown``."""
     if form == "csv":
-        return str(table.map(_without_noise).to_csv(index=False))
+        return str(table.map(_as_field).to_csv(index=False, lineterminator="\n"))
     if form == "json":
         return json.dumps(_records(table.map(_without_noise)), indent=1) + "\n"
     columns, lines = _readable(table)
     rule = ["---" if numeric else ":--" for _, numeric in columns]
     names = [name for name, _ in columns]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (names, rule, *lines))
+    cells = [[escaped_for_markdown(word) for word in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (names, rule, *cells))
 
 
 def _without_noise(value: Any) -> Any:
     """A figure to 12 digits, the same in every file: 0.928 rather than 0.9279999999999999."""
     return float(f"{value:.12g}") if isinstance(value, float) else value
+
+
+def _as_field(value: Any) -> Any:
+    return escaped_for_csv(value) if isinstance(value, str) else _without_noise(value)
 
 
 def report(table: pd.DataFrame, drawn: RenderableType, output: Path | None) -> None:
@@ -101,6 +117,7 @@ def for_terminal(table: pd.DataFrame) -> Table:
     On a terminal that is too narrow columns are left out, the least needed first, and named below; in a pipe none is.
     """
     columns, lines = _readable(table)
+    lines = [plain(*line) for line in lines]
     width = console.width()
     hidden: list[str] = []
     drawn = _drawn(table, columns, lines, hidden)
@@ -143,6 +160,11 @@ def _drawn(
     return drawn
 
 
+def plain(*words: object) -> list[str]:
+    """What stands in a row of a table for people, each in one line."""
+    return [escaped_for_terminal(str(word)) for word in words]
+
+
 def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
     """The lines below the table: what the signs in it mean, unless ``-q`` was given, and the columns not shown."""
     from robustbench_cli.benchmarks.checks import FLAGS
@@ -173,7 +195,9 @@ def quick_look(table: pd.DataFrame) -> list[str]:
 
 def _shared(table: pd.DataFrame) -> str:
     shared = [(name, table[name].iloc[0]) for name in _COMMON if table[name].nunique() == 1]
-    return ", ".join(f"{name} {value}" for name, value in shared if (name, value) != ("targeted", "no"))
+    return escaped_for_terminal(
+        ", ".join(f"{name} {value}" for name, value in shared if (name, value) != ("targeted", "no"))
+    )
 
 
 def _readable(table: pd.DataFrame) -> tuple[list[tuple[str, bool]], list[list[str]]]:

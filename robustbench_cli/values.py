@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -13,9 +14,85 @@ from robustbench_cli.attacks.base.errors import did_you_mean
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.cell import Eps
 
-__all__ = ["BATCH_SIZE", "DEVICE", "EOT", "EPS", "GPUS", "SETTING", "SHARD", "OneOf", "Setting"]
+__all__ = [
+    "BATCH_SIZE",
+    "DEVICE",
+    "EOT",
+    "EPS",
+    "GPUS",
+    "SETTING",
+    "SHARD",
+    "Decimal",
+    "OneOf",
+    "Setting",
+    "Whole",
+    "as_written",
+    "decimal",
+    "whole",
+]
 
 T = TypeVar("T")
+
+
+def whole(words: str) -> int:
+    """Reads a whole number as it looks; Python would also take 1_0 for 10, and the digits of other scripts.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not re.fullmatch(r"[+-]?[0-9]{1,4000}", words):
+        raise ValueError(words)
+    return int(words)
+
+
+def decimal(words: str) -> float:
+    """Reads a finite decimal number as it looks, and not as 0 what is only too small.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", words)
+    value = float(words) if found else math.nan
+    if found is None or not math.isfinite(value) or (value == 0 and re.search("[1-9]", found[1])):
+        raise ValueError(words)
+    return value
+
+
+class Whole(click.IntRange):
+    """A whole number of a range, written in plain digits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Reads it; see :func:`whole`."""
+        try:
+            number = whole(value) if isinstance(value, str) else value
+        except ValueError:
+            self.fail(f"'{value}' is no whole number: give digits, such as 10", param, ctx)
+        return super().convert(number, param, ctx)
+
+
+class Decimal(click.FloatRange):
+    """A finite number of a range, written in plain digits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Reads it; see :func:`decimal`."""
+        try:
+            number = decimal(value) if isinstance(value, str) else value
+        except ValueError:
+            self.fail(f"'{value}' is no number: give a decimal one, such as 0.25", param, ctx)
+        return super().convert(number, param, ctx)
+
+
+def as_written(kind: click.ParamType[Any]) -> click.ParamType[Any]:
+    """The type that reads numbers as they look, in the place of one of click's own."""
+    if isinstance(kind, Whole | Decimal):
+        return kind
+    for theirs, ours in ((click.IntRange, Whole), (click.FloatRange, Decimal)):
+        if isinstance(kind, theirs):
+            given: Any = {key: getattr(kind, key) for key in ("min", "max", "min_open", "max_open", "clamp")}
+            return ours(**given)
+    if kind is click.INT:
+        return Whole()
+    return Decimal() if kind is click.FLOAT else kind
 
 
 class OneOf(click.Choice[str]):
@@ -58,7 +135,7 @@ class _EotType(_AsNamed[Draws]):
         if value in ("exact", "frozen"):
             return value  # type: ignore[no-any-return]
         try:
-            draws = int(value)
+            draws = whole(str(value))
         except ValueError:
             draws = 0
         if draws < 1:
@@ -104,7 +181,7 @@ class _BatchSizeType(_AsNamed["int | None"]):
         if value == "auto":
             return None
         try:
-            size = int(value)
+            size = whole(str(value))
         except ValueError:
             size = 0
         if size < 1:
@@ -116,7 +193,7 @@ class _DeviceType(_AsNamed[str]):
     name = "auto|cpu|cuda|cuda:N"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value)):
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", str(value)):
             self.fail(f"'{value}' is no device: give auto, cpu, cuda or cuda:N", param, ctx)
         return str(value)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,11 @@ from robustbench_cli.attacks.base.errors import UserError
 __all__ = ["YamlFile", "open_yaml_file", "read_yaml", "read_yaml_file"]
 
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*|([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?)")
+_SCIENTIFIC = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
 class _Loader(yaml.SafeLoader):
@@ -31,7 +38,10 @@ class _Loader(yaml.SafeLoader):
             raise UserError(
                 f"line {event.start_mark.line + 1}: *{event.anchor} is an alias: write out what it stands for"
             )
-        return super().compose_node(parent, index)
+        node = super().compose_node(parent, index)
+        if isinstance(node, yaml.ScalarNode) and node.style is None:
+            _require_plain_number(node)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -44,11 +54,25 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+def _require_plain_number(node: yaml.ScalarNode) -> None:
+    """Refuses a number that YAML 1.1 reads otherwise than it looks: 010 is 8 there, 1:30 is 90 and 1_0 is 10."""
+    written = node.value
+    line = f"line {node.start_mark.line + 1}: {written:.80}"
+    if node.tag in _NUMBERS and not (_DECIMAL.fullmatch(written) or _NOT_FINITE.fullmatch(written)):
+        raise UserError(f"{line} is not written as a decimal number, and YAML reads it as another: write digits alone")
+    if _SCIENTIFIC.fullmatch(written):
+        value = float(written)
+        digits = re.split("[eE]", written)[0]
+        if math.isinf(value) or (value == 0 and re.search("[1-9]", digits)):
+            raise UserError(f"{line} is too {'large' if value else 'small'} for a number of 64 bits: give another")
+
+
 def read_yaml(text: str) -> Any:
     """The value that YAML stands for: numbers, strings, booleans, null, lists and mappings of them.
 
     Raises:
-        UserError: A key is given twice, a value is nested too deeply or is too long a number, or there is an alias.
+        UserError: A key is given twice, a value is nested too deeply, a number is too long or looks like another, or
+            there is an alias.
         yaml.YAMLError: It is not YAML.
     """
     return _read(text)[0]

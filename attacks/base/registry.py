@@ -6,7 +6,9 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import EntryPoint, entry_points
@@ -32,19 +34,26 @@ class Registry:
     3. ``package.module:object``;
     4. ``path/to/file.py:object``.
 
-    Nothing is imported before it is loaded, and a user's file or module only when its name is given.
+    Nothing is imported before it is loaded. There are two ways to a name. One that the **user** gave, on the command
+    line, in the environment, in a config or a suite file, goes to :meth:`load` or :meth:`find`, and may be any of the
+    four. One that a **file** of data gave, a checkpoint or a store, goes through :meth:`trusted` first, and may be 1 or
+    2 only, by exact match: whoever made the file may not choose what code runs.
 
     Attributes:
         kind: What the objects are, in the singular, for messages and for the entry points' group.
         package: The dotted name of the package whose files are the project's own objects of this kind.
         base: The class that they all derive from, as ``package.module:class``; ``None`` where they need not be classes.
         not_named: Files of that package that are not themselves such an object.
+        argument: What may follow the colon of an installed name where a file of data gives it, as a regular
+            expression: ``resnet18`` in ``torchvision:resnet18``. ``None`` where objects of this kind take no argument,
+            from nobody.
     """
 
     kind: str
     package: str
     base: str | None = None
     not_named: frozenset[str] = field(default=frozenset())
+    argument: str | None = None
 
     @cached_property
     def _files(self) -> dict[str, str]:
@@ -63,9 +72,39 @@ class Registry:
         """The names that need no path: the project's own and those of installed entry points, sorted."""
         return sorted({*self._files, *self._entry_points})
 
-    def knows(self, name: str) -> bool:
-        """Whether ``name``, up to an argument after a colon, is one of :meth:`names`, not a path to a user's code."""
-        return name.partition(":")[0] in {*self._files, *self._entry_points}
+    def trusted(self, name: str, *, file: object, named: Collection[str | None] = ()) -> str:
+        """A name that a file of data gave, if it is safe to load: the one way from such a file to an object.
+
+        Args:
+            name: As the file gives it.
+            file: The file, for messages.
+            named: Names that the user gave: what the file names too may then be code of their own.
+
+        Returns:
+            The name, for :meth:`load` or :meth:`find`.
+
+        Raises:
+            UserError: It is neither installed, by exact match, nor among those that the user gave.
+        """
+        installed, argument = self._parted(name)
+        allowed = argument is None or re.fullmatch(self.argument or "", argument, flags=re.DOTALL) is not None
+        if name in named or (installed is not None and allowed):
+            return name
+        shown = name if len(name) <= 200 else f"{name[:199]}…"
+        if any(sign in name for sign in ":./\\"):
+            raise UserError(
+                f"{file} needs the code {shown}: if you trust it, name it yourself with --{self.kind} {shown}"
+            )
+        raise UserError(f"{file}: unknown {self.kind} '{shown}': {did_you_mean(name[:200], self.names())}")
+
+    def _parted(self, name: str) -> tuple[str | None, str | None]:
+        """The installed name in a name and its argument; nothing installed where it is a path to a user's code."""
+        if name in self._files or name in self._entry_points:
+            return name, None
+        word, colon, argument = name.partition(":")
+        if self.argument is not None and colon and (word in self._files or word in self._entry_points):
+            return word, argument
+        return None, None
 
     def name_of(self, thing: type) -> str:
         """The name under which ``thing`` is loaded again: its file's name, an entry point's, or ``module:object``."""
@@ -86,30 +125,31 @@ class Registry:
         Raises:
             UserError: As for :meth:`load`.
         """
-        if name.partition(":")[0] in self._files:
+        installed, _ = self._parted(name)
+        if installed in self._files:
             return None
-        module, thing = self._found(name)
+        module, thing = self._found(installed or name)
         while isinstance(thing, partial):
             thing = thing.func
         written_in = thing.__module__ if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing).__module__
         return hash_of_code(module.__name__, written_in)
 
     def find(self, words: str) -> tuple[Any, str | None]:
-        """The object that ``words`` name, and its argument: what follows a name's colon, as ``PATH`` in ``npz:PATH``.
+        """The object that a user's words name, and its argument: what follows a name's colon, as ``PATH`` in ``npz:PATH``.
 
         Raises:
             UserError: As for :meth:`load`.
         """
-        word, colon, argument = words.partition(":")
-        return (self.load(word), argument) if colon and self.knows(word) else (self.load(words), None)
+        installed, argument = self._parted(words)
+        return self._found(installed or words)[1], argument
 
     def load(self, name: str) -> Any:
-        """Imports and returns the object that ``name`` stands for.
+        """Imports and returns the object that a user's name stands for.
 
         Raises:
             UserError: The name is unknown, its module or file cannot be imported, or the object is not of this kind.
         """
-        return self._found(name)[1]
+        return self.find(name)[0]
 
     def _found(self, name: str) -> tuple[ModuleType, Any]:
         """The module that ``name`` leads to, and the object in it; see :meth:`load`."""

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
-import torchvision
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.datasets.folder import find_classes
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 from torchvision.transforms.functional import pil_to_tensor
 
 from robustbench_cli.attacks.base.errors import UserError, one_line
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, SplitName
+from robustbench_cli.benchmarks.datasets.base.regular import open_regular
 from robustbench_cli.benchmarks.datasets.base.split import Split
 
 __all__ = ["ImageFolder"]
+
+FORMATS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "WEBP")
+"""What is opened, by the content of a file: others are drawn by programs (PostScript), or are no pictures."""
+
+MOST_VALUES = 2**24
+"""Of an image in three channels: more pixels than a checkpoint may speak of."""
 
 
 class ImageFolder(Dataset):
@@ -43,7 +52,8 @@ class ImageFolder(Dataset):
                     f"the class folders of {self._folders['train']} and {self._folders['test']} differ "
                     f"({', '.join(sorted(differ)[:3])}): give both the same"
                 )
-        self._reference = _files(self._folders["test"]).samples[0][0]
+        self._reference = _samples(self._folders["test"], names)[0][0]
+        self._names = names
         _, height, width = _read(self._reference).shape
         self.shape = (3, height, width)
 
@@ -53,7 +63,7 @@ class ImageFolder(Dataset):
                 f"{self.argument} holds class folders, so all its images are the test split and none are left to train on: "
                 f"give a folder with train and test in it"
             )
-        samples = _files(self._folders[name]).samples
+        samples = _samples(self._folders[name], self._names)
         # The files are sorted by class; the evaluated images, the first ones, are to be of all classes.
         order = np.random.RandomState(0).permutation(len(samples))
         return _FileSplit([samples[index] for index in order], shape=self.shape, reference=self._reference)
@@ -105,24 +115,87 @@ def _classes(folder: Path) -> list[str]:
     return list(names)
 
 
-def _files(folder: Path) -> torchvision.datasets.ImageFolder:
-    try:
-        return torchvision.datasets.ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} cannot be read: {one_line(error)}") from None
+def _samples(folder: Path, names: list[str]) -> list[tuple[str, int]]:
+    """The image files below the class folders, by class and path, in torchvision's order, with their labels."""
+    samples = []
+    empty = []
+    for label, name in enumerate(names):
+        paths = [path for path in _below(folder / name) if path.lower().endswith(IMG_EXTENSIONS)]
+        samples += [(path, label) for path in paths]
+        empty += [] if paths else [name]
+    if empty:
+        raise UserError(
+            f"{folder} has no images of {', '.join(empty[:3])}: each class folder is to hold some, "
+            f"as {', '.join(IMG_EXTENSIONS)}"
+        )
+    return samples
+
+
+def _below(folder: Path) -> Iterator[str]:
+    """The paths below a folder, those in it first; a folder that a link leads back to is gone through once."""
+    seen = set()
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        key = os.path.realpath(place)
+        if key in seen:
+            folders.clear()
+            continue
+        seen.add(key)
+        found.append((place, sorted(files)))
+    for place, files in sorted(found):
+        yield from (os.path.join(place, file) for file in files)  # noqa: PTH118 - a Path for each costs seconds
 
 
 def _read(path: str) -> Tensor:
     """The image ``(3, H, W)``, uint8."""
     try:
-        with Image.open(path) as image:
-            pixels: Tensor = pil_to_tensor(image.convert("RGB"))
-            mode = image.mode
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}): replace or remove it") from None
-    if mode.startswith(("I", "F")):
-        raise UserError(f"{path} has more than 8 bits a channel ({mode}): save it with 8, or give npz:PATH")
+        with open_regular(path) as file, warnings.catch_warnings():
+            # What Pillow warns of is refused below, or is in what is not looked at.
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=FORMATS) as image:
+                refused = _fault(image)
+                # Nothing is decoded before its size and its kind are known.
+                if not refused:
+                    refused = "has transparent pixels: save it on a background" if _transparent(image) else ""
+                pixels: Tensor = torch.empty(0) if refused else pil_to_tensor(image.convert("RGB"))
+    except UnidentifiedImageError:
+        refused = f"cannot be read as an image: save it as one of {', '.join(FORMATS)}, or remove it"
+    except Image.DecompressionBombError:
+        refused = f"has too many pixels: an image may have {MOST_VALUES // 3:,}, resize it first"
+    except Exception as error:  # noqa: BLE001 - a damaged file can end in any exception
+        refused = f"cannot be read as an image ({one_line(error)}): replace or remove it"
+    if refused:
+        raise UserError(f"{path} {refused}")
     return pixels
+
+
+def _fault(image: Image.Image) -> str:
+    """What speaks against an image that has been opened and not yet decoded; empty where nothing does."""
+    width, height = image.size
+    if 3 * width * height > MOST_VALUES:
+        return f"has {width} x {height} pixels: an image may have {MOST_VALUES // 3:,}, resize it first"
+    # A 16-bit color image has the mode of one of 8 bits, and only its decoder is told.
+    told = [each.args if isinstance(each.args, tuple) else (each.args,) for each in getattr(image, "tile", ())]
+    deep = any(
+        (isinstance(word, str) and ";16" in word) or (image.format == "PPM" and isinstance(word, int) and word > 255)
+        for words in told
+        for word in words
+    )
+    if deep or image.mode.startswith(("I", "F")):
+        return f"has more than 8 bits a channel ({image.mode}): save it with 8, or give npz:PATH"
+    # A camera's MPO has a preview behind its picture.
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if frames > 1:
+        return f"holds {frames} pictures: save each in a file of its own"
+    return ""
+
+
+def _transparent(image: Image.Image) -> bool:
+    """Whether a pixel lets the background through, which no model sees."""
+    if not image.has_transparency_data:
+        return False
+    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return float(lowest) < 255  # type: ignore[arg-type]
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
+from robustbench_cli.benchmarks.arrays import Array, BadArraysError, PickledError, read_arrays
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, SplitName
+from robustbench_cli.benchmarks.datasets.base.regular import open_regular
 from robustbench_cli.benchmarks.datasets.base.split import Split, TensorSplit
 
 __all__ = ["Npz"]
 
-Array = np.ndarray[Any, np.dtype[Any]]
+_KEYS = ("images", "labels", "train_images", "train_labels", "classes")
 
 # What other files call our arrays: MedMNIST's and Keras's.
 _TEST = {"images": ("test_images", "x_test"), "labels": ("test_labels", "y_test")}
@@ -64,27 +67,30 @@ class Npz(Dataset):
 
 
 def _arrays(path: Path) -> dict[str, Array]:
-    """All arrays of a file; what is pickled in it is never loaded."""
+    """The arrays of a file that are of use here; what is pickled in it is never loaded."""
     if not path.is_file():
         raise UserError(f"no file {path}: give npz:PATH, where PATH is an .npz file with the arrays images and labels")
     start = b""
     try:
-        with path.open("rb") as file:
-            start = file.read(1)
+        with open_regular(path) as file:
+            start = file.read(6)
             file.seek(0)
-            content = np.load(file, allow_pickle=False)
-            if isinstance(content, np.lib.npyio.NpzFile):
-                return {key: content[key] for key in content.files}
-    except Exception as error:  # noqa: BLE001 - a damaged file can end in any exception
-        # NumPy takes whatever does not begin like an array or an archive for a pickle: a web page is none.
-        if "pickle" in str(error) and start in {b"P", b"\x80", b"\x93"}:
+            return read_arrays(file, _KEYS)
+    except PickledError:
+        pass
+    except (OSError, BadArraysError) as error:
+        if start == npy.MAGIC_PREFIX:
             raise UserError(
-                f"{path} holds pickled objects, which could run code and are not loaded: save plain arrays with numpy.savez"
+                f"{path} is a single array: save it with numpy.savez(path, images=..., labels=...)"
             ) from None
-        raise UserError(
-            f"{path} cannot be read as an .npz file ({type(error).__name__}): save it again with numpy.savez"
-        ) from None
-    raise UserError(f"{path} is a single array: save it with numpy.savez(path, images=..., labels=...)")
+        # What begins with another letter is no pickle.
+        if not start.startswith(b"\x80"):
+            raise UserError(
+                f"{path} cannot be read as an .npz file ({error}): save it again with numpy.savez"
+            ) from None
+    raise UserError(
+        f"{path} holds pickled objects, which could run code and are not loaded: save plain arrays with numpy.savez"
+    )
 
 
 def _name(key: str, arrays: dict[str, Array], names: Mapping[str, tuple[str, ...]] = _NAMES) -> str:

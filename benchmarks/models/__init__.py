@@ -8,4 +8,4 @@ from robustbench_cli.attacks.base.registry import Registry
 
 __all__ = ["registry"]
 
-registry = Registry(kind="model", package=__name__, not_named=frozenset({"base", "factory"}))
+registry = Registry(kind="model", package=__name__, not_named=frozenset({"base", "factory"}), argument=r"[\w.-]+")

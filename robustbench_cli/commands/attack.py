@@ -13,7 +13,16 @@ from robustbench_cli import console
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.norm import NORMS
 from robustbench_cli.model_options import ModelWords, model_options
-from robustbench_cli.options import Common, command, computing, eot_option, first_images, output_file, repeats_option
+from robustbench_cli.options import (
+    Common,
+    command,
+    computing,
+    eot_option,
+    first_images,
+    output_file,
+    repeats_option,
+    tell_of_fewer,
+)
 from robustbench_cli.values import EPS, SETTING, OneOf, Setting
 
 if TYPE_CHECKING:
@@ -148,6 +157,8 @@ def attack(
             for group, attacking in zip(groups, choices, strict=True)
         ]
         results, failures = attack_all(common, parts, shown, save_images=save_images)
+    if results:
+        tell_of_fewer(n, results[0].cell.n, dataset)
     report_results(common.store, results, failures, output)
     raise_failures(failures)
 

@@ -11,7 +11,7 @@ import click
 from robustbench_cli import console, tables
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.model_options import ModelWords, model_options
-from robustbench_cli.options import Common, command, computing, first_images, output_file
+from robustbench_cli.options import Common, command, computing, first_images, output_file, tell_of_fewer
 from robustbench_cli.values import EPS, SETTING, Setting
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def certify(
     with console.progress() as shown:
         prepare = preparation(common, dataset, words.recipe(parameters), shown)
         data = first_examples(prepare.data.split("test"), n)
+        tell_of_fewer(n, len(data), dataset)
 
         def certifiable(training: Training) -> None:
             procedure.require(untrained(training, data_dir=common.data_dir)[0], data.images[:2])
@@ -206,6 +207,6 @@ def _drawn(models: Sequence[Sequence[CertifiedAccuracy]]) -> Table:
             accuracy, low, high = (f"{100 * share:.1f}" for share in (row.certified_accuracy, *ends))
             of_all = (f"{100 * row.abstained:.1f}", f"{row.average_certified_radius:.3f}")
             cells = (row.model, row.defense, f"{row.eps:g}", f"{accuracy} [{low},{high}]", *of_all)
-            table.add_row(*cells, *([row.flags] if raised else []))
+            table.add_row(*tables.plain(*cells, *([row.flags] if raised else [])))
         table.add_section()
     return table

@@ -10,7 +10,16 @@ import click
 from robustbench_cli import console
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.model_options import ModelWords, model_options
-from robustbench_cli.options import Common, command, computing, eot_option, first_images, output_file, repeats_option
+from robustbench_cli.options import (
+    Common,
+    command,
+    computing,
+    eot_option,
+    first_images,
+    output_file,
+    repeats_option,
+    tell_of_fewer,
+)
 from robustbench_cli.values import SETTING, Setting
 
 if TYPE_CHECKING:
@@ -100,6 +109,7 @@ def reprogram(
             )
             for subject, prepare in subjects
         ]
+    tell_of_fewer(n, max((row.n for row in rows), default=n), task)
     table = pd.DataFrame([row.model_dump(mode="json", exclude={"versions"}) for row in rows])
     report(table, _drawn(rows), output)
 
@@ -138,6 +148,8 @@ def _drawn(rows: Sequence[ReprogrammedModel]) -> Table:
     from rich import box
     from rich.table import Table
 
+    from robustbench_cli.tables import plain
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("model", "defense", "task", "attack"):
         table.add_column(name, no_wrap=True)
@@ -147,5 +159,5 @@ def _drawn(rows: Sequence[ReprogrammedModel]) -> Table:
         ends = (row.reprogrammed_accuracy_low, row.reprogrammed_accuracy_high)
         accuracy, low, high = (f"{100 * share:.1f}" for share in (row.reprogrammed_accuracy, *ends))
         words = (row.model, row.defense, row.task, row.reprogramming, str(row.eot), str(row.n))
-        table.add_row(*words, f"{accuracy} [{low},{high}]", f"{100 * row.commonest_class:.1f}")
+        table.add_row(*plain(*words, f"{accuracy} [{low},{high}]", f"{100 * row.commonest_class:.1f}"))
     return table

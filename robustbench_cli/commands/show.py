@@ -10,6 +10,7 @@ import click
 from robustbench_cli import console
 from robustbench_cli.kinds import KINDS, card
 from robustbench_cli.options import command, output_format
+from robustbench_cli.tables import plain
 from robustbench_cli.values import OneOf
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _table(parameters: list[dict[str, Any]]) -> Table:
     )
     for each in parameters:
         default = "(required)" if each["required"] else _written(each["default"])
-        table.add_row(each["name"], each["type"], default, ", ".join(each["constraints"]), each["description"])
+        table.add_row(*plain(each["name"], each["type"], default, ", ".join(each["constraints"]), each["description"]))
     return table
 
 

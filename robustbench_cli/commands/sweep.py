@@ -18,9 +18,11 @@ from robustbench_cli.values import GPUS, SHARD, OneOf
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from robustbench_cli.benchmarks.cell import Cell
     from robustbench_cli.benchmarks.overview import CellState
     from robustbench_cli.benchmarks.store import Result
     from robustbench_cli.benchmarks.suite import Job
+    from robustbench_cli.benchmarks.suites.read import SuiteWords
     from robustbench_cli.benchmarks.sweep import Sweep
     from robustbench_cli.running import Engine
 
@@ -36,7 +38,7 @@ __all__ = ["sweep"]
 @click.option("--jobs", type=click.IntRange(min=1), help="Run in so many processes.")
 @click.option("--gpus", type=GPUS, help="Run on these GPUs, as 0,1.")
 @click.option(
-    "--per-gpu", type=click.IntRange(min=1), default=1, show_default=True, help="Run so many processes on each GPU."
+    "--per-gpu", type=click.IntRange(min=1), help="Run so many processes on each GPU of --gpus or of Ray.  [default: 1]"
 )
 @click.option("--shard", type=SHARD, help="Run the I-th of N shares of the cells; the others are for other machines.")
 @click.option(
@@ -66,7 +68,7 @@ def sweep(
     status: bool,
     jobs: int | None,
     gpus: tuple[int, ...] | None,
-    per_gpu: int,
+    per_gpu: int | None,
     shard: tuple[int, int] | None,
     engine_name: Literal["local", "ray"],
     existing: Literal["skip", "rerun", "error"],
@@ -92,8 +94,12 @@ def sweep(
 
     if output is not None:
         require_place(output)
-    devices = _devices(common, engine_name, jobs, gpus, per_gpu)
-    engine = _engine(common, engine_name, devices, jobs, per_gpu, timeout)
+    if per_gpu is not None and gpus is None and engine_name != "ray":
+        raise UserError(
+            "--per-gpu is for --gpus, which says what GPUs there are: give --gpus 0,1 too, or --jobs N alone"
+        )
+    devices = _devices(common, engine_name, jobs, gpus, per_gpu or 1)
+    engine = _engine(common, engine_name, devices, jobs, per_gpu or 1, timeout)
     words = read_suite(suite)
     with console.progress() as shown:
         planned = plan(
@@ -116,6 +122,8 @@ def sweep(
             results, failures = attack_all(
                 common, planned.parts(), shown, chosen=partial(_chosen, shard, existing, common.store), engine=engine
             )
+    computed = [cell.job.cell for cell in cells] if dry_run or status else [result.cell for result in results]
+    _tell_of_fewer(words, computed)
     if dry_run or status:
         if dry_run:
             console.report(_drawn(cells))
@@ -125,6 +133,17 @@ def sweep(
         return
     report_results(common.store, results, failures, output)
     raise_failures(failures)
+
+
+def _tell_of_fewer(words: SuiteWords, cells: Iterable[Cell]) -> None:
+    """Tells who asked for more images than a data set has."""
+    there: dict[str, int] = {}
+    for cell in cells:
+        there[cell.dataset] = max(cell.n, there.get(cell.dataset, 0))
+    wanted = max(words.n or (0,))
+    for dataset, n in there.items():
+        if n < wanted:
+            console.warn(f"{words.place('n')}: n is {wanted}: {dataset} has {n} test images, and all of them are taken")
 
 
 def _devices(
@@ -300,5 +319,5 @@ def _drawn(cells: Sequence[CellState]) -> Table:
     for name in columns:
         table.add_column(name, no_wrap=True, justify="right" if name in {"n", "eot", "seed", "passes"} else "left")
     for cell in cells:
-        table.add_row(*(told(cell) for told in columns.values()))
+        table.add_row(*tables.plain(*(told(cell) for told in columns.values())))
     return table

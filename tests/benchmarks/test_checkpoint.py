@@ -15,6 +15,7 @@ from robustbench_cli.attacks.base.errors import Choice, Notice, UserError
 from robustbench_cli.benchmarks.cell import MethodSpec
 from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, load_checkpoint, read_info, save_checkpoint, versions
 from robustbench_cli.benchmarks.models.base import build_model, example_images
+from robustbench_cli.benchmarks.subject import open_subject
 from robustbench_cli.defenses import registry
 
 SHAPE = (3, 8, 8)
@@ -133,13 +134,54 @@ def test_an_unknown_defense_is_named(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
+def test_a_parameter_that_a_file_lacks_has_its_default(tmp_path: Path, hrs: MethodSpec) -> None:
+    """A checkpoint that is older than a parameter is what it was, with a line on what is taken for it."""
+    model = registry.load("hrs").from_parameters(hrs.parameters, name="hrs").protect(own_model(), example_images(SHAPE))
+    whole, older = tmp_path / "whole.safetensors", tmp_path / "older.safetensors"
+    save_checkpoint(whole, model, INFO.model_copy(update={"defenses": (hrs,)}))
+    said = {key: value for key, value in hrs.parameters.items() if key not in {"decision", "draws"}}
+    less = hrs.model_copy(update={"parameters": said})
+    save_checkpoint(older, model, INFO.model_copy(update={"defenses": (less,)}))
+    with pytest.warns(
+        UserWarning, match=r"older.safetensors says nothing of hrs\.(decision|draws): the default"
+    ) as told:
+        subject = open_subject(older)
+    assert len(told) == 2
+    assert subject.decision == "one-draw"
+    assert subject.defenses == open_subject(whole).defenses
+    assert subject.identity == open_subject(whole).identity
+
+
+def test_a_parameter_that_has_no_default_is_missed(tmp_path: Path) -> None:
+    """Where nothing can be taken for it, the file and the parameter are named."""
+    (tmp_path / "own.py").write_text(OWN_DEFENSE.replace("factor: float = 1.0", "factor: float"))
+    name, path = f"{tmp_path}/own.py:Scale", tmp_path / "a.safetensors"
+    save_checkpoint(path, own_model(), INFO.model_copy(update={"defenses": (MethodSpec(name=name),)}))
+    with pytest.raises(UserError, match=rf"^{path}: {name} needs {name}\.factor"):
+        load_checkpoint(path, named=[name])
+
+
+@pytest.mark.parametrize("metadata", [5, None, [], {}, True, "[]", "5", "null", "{}", '{"model": 5}', '"' * 99])
+def test_metadata_of_any_kind_are_refused_in_a_line(own: Path, metadata: object) -> None:
+    """What stands in the place of the description, JSON of another type too, ends in one line or is no word of ours."""
+    data = own.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = {"advdef": metadata}
+    text = json.dumps(header).encode()
+    own.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with pytest.raises(UserError, match=r"own\.safetensors") as refusal:
+        load_checkpoint(own)
+    assert "\n" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("kind", ["model", "defense"])
 def test_a_file_does_not_choose_what_code_runs(tmp_path: Path, kind: str) -> None:
     """Code of a user's own that a checkpoint names is not imported until the user has named it too."""
     mark = tmp_path / "mark"
     (tmp_path / "own.py").write_text(f"open({str(mark)!r}, 'w').close()\n{OWN_DEFENSE}")
     name = f"{tmp_path}/own.py:Scale"
-    update = {"model": name} if kind == "model" else {"defenses": (MethodSpec(name=name),)}
+    update = {"model": name} if kind == "model" else {"defenses": (MethodSpec(name=name, parameters={"factor": 1.0}),)}
     path = tmp_path / "a.safetensors"
     save_checkpoint(path, own_model(), INFO.model_copy(update=update))
     with pytest.raises(
@@ -326,3 +368,21 @@ def test_a_header_of_too_many_brackets_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "deep.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     with pytest.raises(UserError, match="is cut off or damaged"):
         load_checkpoint(tmp_path / "deep.safetensors")
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        *({"channels": [2, 4e16]}, {"channels": [2, "4000000000"]}, {"channels": [2**60, 2]}),
+        *({"draws": 10**12, "decision": "vote"}, {"draws": 1e15, "decision": "mean"}),
+    ],
+)
+def test_no_more_is_built_than_a_file_holds(tmp_path: Path, hrs: MethodSpec, parameters: dict[str, object]) -> None:
+    """Numbers as a defense reads them, of floats and words too, ask for no memory and no time that the file has not."""
+    spec = hrs.model_copy(update={"parameters": hrs.parameters | parameters})
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, own_model(), INFO.model_copy(update={"defenses": (spec,)}))
+    with pytest.raises(
+        UserError, match=rf"^{path} speaks of more than [0-9]+ (parts of a defense|draws of a decision)"
+    ):
+        load_checkpoint(path)

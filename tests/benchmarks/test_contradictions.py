@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,3 +162,31 @@ def test_a_proof_is_contradicted_by_one_image(make_cell: Callable[..., Cell]) ->
         in told
     )
     assert contradiction(cell, outcomes_of(predictions, 0.05), proven) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["hrs:/evil.py:Evil", "randomized-smoothing:evil.py:Evil", "evil:Evil", "./evil.py:Evil", "gone", "", "pgd"]
+)
+def test_a_store_does_not_choose_what_code_runs(
+    make_cell: Callable[..., Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A cell's name is looked up among what is installed; code that it names is not imported."""
+    for folder in ("hrs:", "randomized-smoothing:"):
+        (tmp_path / folder).mkdir()
+    for file in ("evil", "hrs:/evil", "randomized-smoothing:evil"):
+        (tmp_path / f"{file}.py").write_text("raise SystemExit('code that a cell names has run')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert certificate_of(cell_of(make_cell, defenses=(MethodSpec(name=name),)), [SURE]) is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "fits"),
+    [({}, True), ({"sigma": 0.25}, True), ({"sigma": "x"}, False), ({"sigma": None}, False), ({"more": 1}, False)],
+)
+def test_parameters_that_a_cell_lacks(make_cell: Callable[..., Cell], parameters: dict[str, Any], fits: bool) -> None:
+    """Those of an older version have their defaults; of others, no certificate is known."""
+    cell = cell_of(make_cell, defenses=(MethodSpec(name="randomized-smoothing", parameters=parameters),))
+    assert (certificate_of(cell, [SURE]) is SURE) is fits
+    predictions = np.full((10, IMAGES), 3)
+    assert contradiction(cell, outcomes_of(predictions, 0.5), SURE) is not None

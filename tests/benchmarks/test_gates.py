@@ -141,6 +141,15 @@ def test_a_baseline_is_read_back_to_the_last_bit(tmp_path: Path) -> None:
         assert hold_to_baseline(rows, before, Limit(column, 0)) == Verdict()
 
 
+def test_names_that_were_escaped_are_read_back(tmp_path: Path) -> None:
+    """An attack that goes on where others failed begins with a plus sign, which a spreadsheet takes for a formula."""
+    rows = table({"attack": "+square"}, {"attack": "fgsm"})
+    (tmp_path / "baseline.csv").write_text(rows.map(lambda each: "'+square" if each == "+square" else each).to_csv())
+    before = read_baseline(tmp_path / "baseline.csv")
+    assert before["attack"].tolist() == ["+square", "fgsm"]
+    assert hold_to_baseline(rows, before, Limit("robust_accuracy", 0)) == Verdict()
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import io
+import json
 import os
 import pty
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.table import Table
@@ -93,3 +97,78 @@ def test_bars_are_for_terminals(environment: dict[str, str]) -> None:
     assert (b"a finished cell" in seen) is is_dumb
     assert (b"cells [5, 5]" in seen and b"2/3" in seen) is not is_dumb
     assert (b"\x1b[33m" in seen) is (environment == {})
+
+
+HOSTILE = "\x1b[31mred\x1b]0;title\x07\x9b31m\u202e\r"
+
+
+def test_no_text_tells_the_terminal_what_to_do(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever is reported, noted or warned of, and where: control characters are shown."""
+    table = Table("name", title=HOSTILE, caption=HOSTILE)
+    table.add_row(HOSTILE)
+    console.report(table)
+    console.report(f"a {HOSTILE}\n\tb\n")
+    console.note(f"a {HOSTILE}\nadvdef: error: b")
+    console.warn(HOSTILE)
+    console.error(HOSTILE)
+    console.fault(ValueError(HOSTILE))
+    console.details(f"a {HOSTILE}\nb")
+    out, err = capfd.readouterr()
+    assert all(each in "\n\t" or each.isprintable() for each in out + err)
+    assert out.count("\\x1b[31mred") == 4
+    assert len(err.splitlines()) == 6
+
+
+NOISY = """
+import ctypes, os, sys
+from robustbench_cli.attacks.pgd import PGD
+
+def say(when):
+    print("print", when)
+    sys.stdout.write("write\\n")
+    sys.__stdout__.write("own stdout\\n")
+    os.write(1, b"descriptor\\n")
+    os.system("echo a program")
+    ctypes.CDLL(None).puts(b"C")
+
+say("import")
+
+class Mine(PGD):
+    "Mine."
+"""
+
+
+def test_what_else_is_printed_is_no_report(tmp_path: Path, advdef_process: Callable[..., Any]) -> None:
+    """What a user's code, its programs or its C print goes to stderr, and stdout has the report alone."""
+    (tmp_path / "noisy.py").write_text(NOISY)
+    ended = advdef_process("show", "attack", "noisy.py:Mine", "--format", "json")
+    assert ended.code == 0
+    assert json.loads(ended.out)["summary"] == "Mine."
+    for word in ("print import", "write", "own stdout", "descriptor", "a program", "C"):
+        assert word in ended.err.splitlines()
+
+
+def test_stdout_is_as_it_was_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
+    """Within, only the report is on stdout, by Python and by descriptor; then all is again, also after an error."""
+    before = sys.stdout
+    with pytest.raises(KeyError), console.stdout_for_the_report():
+        sys.stdout.write("a model\n")
+        os.write(1, b"its C\n")
+        console.report("report")
+        raise KeyError
+    assert sys.stdout is before
+    sys.stdout.write("after\n")
+    os.write(1, b"after too\n")
+    out, err = capfd.readouterr()
+    assert sorted(out.splitlines()) == ["after", "after too", "report"]
+    assert sorted(err.splitlines()) == ["a model", "its C"]
+
+
+def test_a_stdout_of_pythons_alone_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where stdout is no file, as in a notebook, the report goes to it, and what a model prints does not."""
+    notebook = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", notebook)
+    with console.stdout_for_the_report():
+        sys.stdout.write("a model\n")
+        console.report("report")
+    assert notebook.getvalue() == "report\n"

@@ -94,7 +94,7 @@ def test_values_are_read(compute: Callable[..., Any], words: list[str], expected
         (["--set", ".a=1"], "--set: '.a=1' sets nothing: give KEY=VALUE or NAME.KEY=VALUE, such as pgd.steps=100"),
         (["--batch-size", "0"], "--batch-size: '0' is no batch size: give 'auto' or the number of images"),
         (["--device", "gpu"], "--device: 'gpu' is no device: give auto, cpu, cuda or cuda:N"),
-        (["--seed", "1.5"], "--seed: '1.5' is not a valid integer range"),
+        (["--seed", "1.5"], "--seed: '1.5' is no whole number: give digits, such as 10"),
         (["--seed", "-1"], "--seed: -1 is not in the range 0<=x<=4294967295"),
         (["--config", "none.yaml"], "--config: file 'none.yaml' does not exist"),
     ],
@@ -203,7 +203,7 @@ def test_a_file_sets_options(
     [
         (b"sed: 1", ": unknown key 'sed': did you mean 'seed'?"),
         (b"config: a.yaml", ": unknown key 'config': known: batch-size, "),
-        (b"seed: 1.5", ": seed: '1.5' is not a valid integer range"),
+        (b"seed: 1.5", ": seed: '1.5' is no whole number: give digits, such as 10"),
         (b"seed: [1, 2]", ": seed: is [1, 2]: give one value"),
         (b"seed:", ": seed: is null: give one value"),
         (b"eps: [-1]", ": eps: eps is '-1': it must be 0 or more, and finite"),

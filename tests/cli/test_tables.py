@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import csv
+import io
+import json
 import re
 from typing import Any
 
@@ -120,3 +123,29 @@ def test_models_that_are_called_the_same_are_told_apart(others: list[dict[str, A
     with on.capture() as captured:
         on.print(tables.for_terminal(pd.DataFrame([ROW, *(ROW | other for other in others)])), crop=False)
     assert [word for word in captured.get().split() if word.endswith(".safetensors")] == shown
+
+
+NAMES = ["\x1b[31mred\x1b]0;title\x07", "a\rb", "a|b\nc", "=cmd|' /C calc'!A0", "+fgsm", "<script>", "\u202egnp", "`a`"]
+
+
+@pytest.mark.parametrize(
+    "column", ["dataset", "model", "defense", "attack", "norm", "eps", "targeted", "flags", "cell"]
+)
+def test_no_name_is_more_than_a_name(column: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a store calls things by, each form has as many rows as results, and a terminal gets no commands."""
+    rows = [ROW | {"cell": "c", "mean_l2": -0.25, column: name} for name in NAMES]
+    table = pd.DataFrame(rows)
+    text = tables.as_text(table, "csv")
+    back = list(csv.reader(io.StringIO(text, newline="")))
+    assert [len(line) for line in back] == [len(ROW) + 1] * (len(NAMES) + 1)
+    place = back[0].index(column)
+    assert all(line[place][0] not in "=+-@\t\r" for line in back)
+    assert {line[back[0].index("mean_l2")] for line in back[1:]} == {"-0.25"}
+    assert len(pd.read_csv(io.StringIO(text))) == len(NAMES)
+    assert [each[column] for each in json.loads(tables.as_text(table, "json"))] == NAMES
+    assert tables.as_text(table, "markdown").count("\n") == len(NAMES) + 2
+    on = Console(width=1000, legacy_windows=False)
+    with on.capture() as captured:
+        on.print(tables.for_terminal(table), crop=False)
+    for each in (text, tables.as_text(table, "markdown"), captured.get()):
+        assert all(sign == "\n" or sign.isprintable() for sign in each)

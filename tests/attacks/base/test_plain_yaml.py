@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.plain_yaml import open_yaml_file, read_yaml
@@ -40,6 +44,66 @@ def test_what_could_be_misread_is_refused(text: str, line: str) -> None:
     with pytest.raises(UserError) as refusal:
         read_yaml(text)
     assert str(refusal.value) == line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "010",
+            "-010",
+            "1:30",
+            "190:20:30",
+            "-1:30.5",
+            "1_0",
+            "1_000",
+            "0b11",
+            "0x1F",
+            "00",
+            "+0_1",
+            "1_0.5",
+            "1._5",
+        ),
+        *("1e-400", "-1.5e-400", "1.0e+400", "2E400", ".5e-999"),
+    ],
+)
+@pytest.mark.parametrize("place", ["{}", "n: {}", "a: [1, {}]", "{{a: {{b: {}}}}}", "{}: 1"])
+def test_a_number_that_is_read_otherwise_than_it_looks_is_refused(text: str, place: str) -> None:
+    """Octal, base sixty, underlines, other bases, and what is too small or too large for a number."""
+    with pytest.raises(UserError, match=rf"^line 1: {re.escape(text)} is ") as refusal:
+        read_yaml(place.format(text))
+    assert "\n" not in str(refusal.value)
+
+
+@given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False)))
+def test_a_number_that_is_read_is_the_one_that_is_written(number: float) -> None:
+    """Every number as Python writes it comes back, or stays a word as with PyYAML."""
+    found = read_yaml(f"{number!r}")
+    assert float(found) == number
+    assert type(found) in {type(number), str}
+
+
+@given(st.text("0123456789+-._:eExobnaif", min_size=1, max_size=12))
+def test_whatever_looks_like_a_number(text: str) -> None:
+    """It is that number in decimal digits, a word, or refused: never another number."""
+    try:
+        found = read_yaml(f"a: {text}")["a"]
+    except (UserError, yaml.YAMLError, KeyError, TypeError):
+        return
+    if isinstance(found, int | float) and not isinstance(found, bool):
+        assert math.isnan(found) or math.isinf(found) or float(text) == found
+
+
+@pytest.mark.parametrize("text", ["0o17", "08", ".5e", "1e", "2001-12-14", "1.2.3", "٣", "._5", "12:75"])
+def test_what_is_no_number_is_a_word(text: str) -> None:
+    """Whoever wants a number refuses it."""
+    assert read_yaml(text) == text
+
+
+@pytest.mark.parametrize("text", ["'010'", '"1_0"', "'1:30'", "|\n  010"])
+def test_in_quotes_it_is_a_word(text: str) -> None:
+    """Quotes say that no number is meant."""
+    assert isinstance(read_yaml(text), str)
 
 
 @pytest.mark.parametrize("text", ["9" * 5000, f"[1, {'9' * 5000}]"])

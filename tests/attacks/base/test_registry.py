@@ -14,6 +14,8 @@ from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.registry import Registry
 from robustbench_cli.attacks.cw_pgd import CWPGD
 from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.benchmarks.models import registry as models
+from robustbench_cli.defenses import registry as defenses
 
 MINE = """
 from typing import ClassVar
@@ -71,9 +73,9 @@ def test_a_new_file_is_a_new_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     found = Registry(kind="thing", package="some_attacks", not_named=frozenset({"tools"}))
     assert found.names() == ["a-b"]
     assert found.load("a-b") == 1
-    assert found.knows("a-b")
-    assert found.knows("a-b:argument")
-    assert not found.knows("tools")
+    for other in ("tools", "base"):
+        with pytest.raises(UserError, match=f"unknown thing '{other}': known: a-b"):
+            found.load(other)
 
 
 def test_a_users_file_is_loaded_once(mine: Path) -> None:
@@ -193,3 +195,60 @@ def test_a_module_that_cannot_be_imported_is_one_line(tmp_path: Path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     expected = "needs_another cannot be imported: ModuleNotFoundError: No module named 'absent_module'"
     assert refused("needs_another:Mine") == expected
+
+
+EVIL = "raise SystemExit('code of a file has run')"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("hrs:{0}/evil.py:Evil", "hrs:/evil.py:Evil", "hrs:evil:Evil", "sap:Evil", "none:", "hrs:", ":hrs", ":", ""),
+        *("{0}/evil.py:Evil", "./evil.py:Evil", "evil:Evil", "os:system", "evil.py", "evil", "..", "hrs.py:HRS", "HRS"),
+        *(" hrs", "hrs ", "hrs\n", "hrs\0", "h\u200brs", "robustbench_cli.defenses.hrs:HRS", "hrs\\evil", "x" * 10_000),
+    ],
+)
+def test_what_a_file_names_is_installed_by_exact_match(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """No form of a name leads from a file of data to code: there is one right answer, and one line for the others."""
+    (tmp_path / "hrs:").mkdir()
+    for file in ("evil", "sap", "hrs", "hrs:/evil"):
+        (tmp_path / f"{file}.py").write_text(EVIL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = name.format(tmp_path)
+    with pytest.raises(UserError) as refusal:
+        defenses.trusted(name, file="a.safetensors", named=["jpeg", "other.py:Mine"])
+    assert str(refusal.value).startswith("a.safetensors")
+    assert len(str(refusal.value)) < 1500
+    # Whoever named it themselves gets what they named, and nothing else.
+    assert defenses.trusted(name, file="a.safetensors", named=[name]) == name
+    assert defenses.trusted("hrs", file="a.safetensors") == "hrs"
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted"),
+    [
+        *(("torchvision:resnet18", True), ("torchvision", True), ("small-cnn", True), ("torchvision:vit_b-16.x", True)),
+        *(("torchvision:/evil.py:Evil", False), ("torchvision:evil.py:Evil", False), ("torchvision:", False)),
+        *(("torchvision:a/b", False), ("torchvision:x\n", False), ("small-cnn:/evil.py:Evil", False)),
+    ],
+)
+def test_an_argument_from_a_file_is_a_plain_word(name: str, trusted: bool) -> None:
+    """A model's argument tells its plug-in what to build, so that a file may give a word there, and no path."""
+    if trusted:
+        assert models.trusted(name, file="a.safetensors") == name
+        return
+    with pytest.raises(UserError, match=r"a\.safetensors needs the code"):
+        models.trusted(name, file="a.safetensors")
+
+
+def test_a_plug_in_keeps_its_name_before_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows the colon of an installed name is never taken for an object of a module of that name."""
+    point = EntryPoint(name="zoo", value="robustbench_cli.benchmarks.models.small_cnn:SmallCNN", group="advdef.models")
+    monkeypatch.setattr(module, "entry_points", lambda group: [point])
+    found = Registry(kind="model", package="robustbench_cli.benchmarks.models", argument=r"\w+")
+    assert found.find("zoo:word")[1] == "word"
+    assert found.find("zoo")[1] is None
+    assert found.source_of("zoo:word") == found.source_of("zoo")

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import io
+import os
+import socket
+import struct
+import subprocess
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.benchmarks.datasets.imagefolder import ImageFolder
+from robustbench_cli.benchmarks.datasets.imagefolder import ImageFolder, _samples
 
 
 def write(folder: Path, name: str, value: int, *, size: tuple[int, int] = (6, 4), mode: str = "RGB") -> Path:
@@ -97,7 +105,7 @@ def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
         ([], "holds no folders: give one for each class"),
         (["train/cat"], "has a folder train and neither test nor val"),
         (["test"], "test holds no folders"),
-        (["cat"], "cannot be read: FileNotFoundError: Found no valid file for the classes cat"),
+        (["cat"], "has no images of cat: each class folder is to hold some"),
     ],
 )
 def test_folders_without_images(tmp_path: Path, folders: list[str], message: str) -> None:
@@ -121,3 +129,117 @@ def test_no_folder(tmp_path: Path) -> None:
     """A path that is no folder is named."""
     with pytest.raises(UserError, match=f"no folder {tmp_path}/x"):
         ImageFolder(str(tmp_path / "x"))
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG file."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, *, bits: int = 8, colors: int = 2, rows: bytes = b"") -> bytes:
+    """A PNG file with any header, whatever it holds."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colors, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def saved(image: Image.Image, form: str, **more: Any) -> bytes:
+    """The file of an image."""
+    content = io.BytesIO()
+    image.save(content, form, **more)
+    return content.getvalue()
+
+
+RED, BLUE = Image.new("RGB", (6, 4), (200, 0, 0)), Image.new("RGB", (6, 4), (0, 0, 200))
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (POSTSCRIPT, "cannot be read as an image: save it as one of PNG, JPEG"),
+        (saved(RED, "PDF"), "cannot be read as an image: save it as one of"),
+        (saved(RED, "GIF"), "cannot be read as an image: save it as one of"),
+        (b"", "cannot be read as an image"),
+        (png(60_000, 60_000), "has too many pixels: an image may have 5,592,405"),
+        (png(2**31 - 1, 1), "has too many pixels|x 1 pixels"),
+        (png(10_000, 10_000), "has 10000 x 10000 pixels: an image may have 5,592,405, resize it first"),
+        (png(6, 4, bits=16, rows=(b"\0" + bytes(36)) * 4), "has more than 8 bits a channel"),
+        (png(6, 4, bits=16, colors=6, rows=(b"\0" + bytes(48)) * 4), "has more than 8 bits a channel"),
+        (b"P6 6 4 65535\n" + bytes(144), "has more than 8 bits a channel"),
+        (saved(RED, "PNG")[:50], "cannot be read as an image"),
+        (saved(RED, "JPEG")[:200], "cannot be read as an image"),
+        (saved(RED, "PNG", save_all=True, append_images=[BLUE]), "holds 2 pictures: save each in a file of its own"),
+        (saved(RED, "WEBP", save_all=True, append_images=[BLUE]), "holds 2 pictures"),
+        (saved(RED, "TIFF", save_all=True, append_images=[BLUE]), "holds 2 pictures"),
+        (saved(Image.new("RGBA", (6, 4), (9, 9, 9, 128)), "PNG"), "has transparent pixels: save it on a background"),
+        (saved(Image.new("P", (6, 4)), "PNG", transparency=0), "has transparent pixels"),
+        (saved(Image.new("LA", (6, 4), (9, 0)), "PNG"), "has transparent pixels"),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else str(len(value)),
+)
+def test_each_file_that_is_not_such_an_image_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
+) -> None:
+    """Whatever a file of an image's name holds, it is told in one line; no program is started and nothing is unpacked."""
+    monkeypatch.setattr(subprocess, "Popen", None)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.png").write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{tmp_path}/a/0\.png ({message})") as refusal:
+        ImageFolder(str(tmp_path))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder", "nowhere", "itself"])
+def test_only_files_are_opened(tmp_path: Path, kind: str) -> None:
+    """What is no file, and may have no end or make one wait for ever, is named."""
+    path = tmp_path / "a" / "0.png"
+    path.parent.mkdir()
+    listener = socket.socket(socket.AF_UNIX)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        listener.bind(os.path.relpath(path))
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to({"device": "/dev/zero", "nowhere": tmp_path / "gone.png", "itself": path}[kind])
+    with pytest.raises(
+        UserError, match="has no images of a" if kind == "folder" else rf"^{path} cannot be read"
+    ) as told:
+        ImageFolder(str(tmp_path))
+    listener.close()
+    assert "\n" not in str(told.value)
+
+
+def test_links_that_lead_back_are_gone_through_once(tmp_path: Path) -> None:
+    """A folder inside itself has the images that it has, and links to other folders are followed."""
+    fill(tmp_path / "data", each=2)
+    write(tmp_path / "more", "z.png", 50)
+    for name in ("one", "two", "three"):
+        (tmp_path / "data" / "cat" / name).symlink_to(tmp_path / "data" / "cat", target_is_directory=True)
+    (tmp_path / "data" / "dog" / "more").symlink_to(tmp_path / "more", target_is_directory=True)
+    assert ImageFolder(str(tmp_path / "data")).split("test").labels.bincount().tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "PPM", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1"])
+def test_every_format_gives_what_pillow_does(tmp_path: Path, form: str, mode: str) -> None:
+    """Each supported format is read under any image's name, in every kind of 8 bits, as Pillow converts it."""
+    picture = Image.fromarray(np.arange(72, dtype=np.uint8).reshape(4, 6, 3) * 3).convert(mode)
+    try:
+        content = saved(picture, form)
+    except OSError:
+        content = saved(picture.convert("RGB"), form)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.jpg").write_bytes(content)
+    images, _ = ImageFolder(str(tmp_path)).load("test").batch(torch.arange(1))
+    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    assert np.array_equal((images[0] * 255).round().permute(1, 2, 0).numpy(), expected)
+
+
+def test_the_order_is_torchvisions(tmp_path: Path) -> None:
+    """The files have the order and the labels that torchvision gives them, so that stored results stay what they are."""
+    for name in ("b/1.png", "b/a/0.png", "b/c/9.JPG", "B/2.tiff", "b/0.webp", "a/z/y/x.png"):
+        write((tmp_path / name).parent, Path(name).name, 3)
+    expected = torchvision.datasets.ImageFolder(str(tmp_path)).samples
+    assert _samples(tmp_path, ["B", "a", "b"]) == expected

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import io
+import os
 import pickle
+import resource
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import pytest
 import torch
 
 from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.benchmarks.datasets.base.regular import open_regular
 from robustbench_cli.benchmarks.datasets.npz import Npz
 
 PIXELS = np.arange(4 * 5 * 6, dtype=np.uint8).reshape(4, 5, 6)
@@ -225,3 +230,83 @@ def test_no_file(tmp_path: Path) -> None:
     """A path that is no file is named."""
     with pytest.raises(UserError, match=f"no file {tmp_path}/b.npz"):
         Npz(str(tmp_path / "b.npz"))
+
+
+def packed(path: Path, *, method: int = zipfile.ZIP_DEFLATED, **members: bytes) -> str:
+    """An archive with any bytes as its arrays."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return str(path)
+
+
+def head(shape: tuple[int, ...], kind: str = "|u1") -> bytes:
+    """The header of an ``.npy`` file."""
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": kind, "fortran_order": False, "shape": shape})
+    return content.getvalue()
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    """An array that unpacks to a thousand times its size is refused before, and the memory is never taken."""
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("images.npy", "w", force_zip64=True) as stream:
+            stream.write(head((320, 512, 512)))
+            for _ in range(320):
+                stream.write(bytes(512 * 512))
+        archive.writestr("labels.npy", head((320,), "<i8") + bytes(2560))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(
+        UserError, match=r"a.npz cannot be read .*'images' would unpack from [0-9,]+ to 83,886,080 bytes"
+    ):
+        Npz(str(path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**15
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (head((2**62,)), "'images' is said to have the shape"),
+        (head((2**40, 2**40)), "'images' is said to have the shape"),
+        (head((10, 8, 8)) + bytes(639), "'images' is said to have the shape"),
+        (head((10, 8, 8)) + bytes(2**20), "'images' is said to have the shape"),
+        (head((10, -8, 8)) + bytes(640), "cannot be read"),
+        (head((10, 8, 8), "|O") + bytes(80), "holds pickled objects"),
+        (head((10,), "|V0"), "'images' of|cannot be read"),
+        (b"\x93NUMPY\x09\x00" + bytes(100), "of version 9.0"),
+        (b"\x93NUMPY\x01\x00\xff\xff" + bytes(100), "cut off or damaged"),
+        (b"\x93NUMPY\x01\x00\x10\x00__import__('os')" + bytes(100), "cut off or damaged"),
+        (b"", "cut off or damaged"),
+        (b"PK", "cut off or damaged"),
+    ],
+)
+def test_a_header_that_is_not_what_it_says(tmp_path: Path, images: bytes, message: str) -> None:
+    """An array whose header and content do not fit is named before memory is taken for it."""
+    labels = head((10,), "<i8") + bytes(80)
+    with pytest.raises(UserError, match=message) as refusal:
+        Npz(packed(tmp_path / "a.npz", images=images, labels=labels))
+    assert "\n" not in str(refusal.value)
+
+
+def test_what_is_not_needed_is_not_unpacked(tmp_path: Path) -> None:
+    """Another array of the file, damaged or full of objects, is of no account."""
+    more = {"images": head((4, 5, 6)) + PIXELS.tobytes(), "labels": head((4,), "<i8") + LABELS.tobytes()}
+    name = packed(tmp_path / "a.npz", other=b"nonsense", objects=head((3,), "|O"), **more)
+    assert Npz(name).split("test").labels.tolist() == LABELS.tolist()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_every_compression(tmp_path: Path, method: int) -> None:
+    """Each that an archive can have is read."""
+    more = {"images": head((4, 5, 6)) + PIXELS.tobytes(), "labels": head((4,), "<i8") + LABELS.tobytes()}
+    assert Npz(packed(tmp_path / "a.npz", method=method, **more)).split("test").labels.tolist() == LABELS.tolist()
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    """What is no regular file is refused at once, and never waited for."""
+    os.mkfifo(tmp_path / "a.npz")
+    with pytest.raises(UserError, match="no file"):
+        Npz(str(tmp_path / "a.npz"))
+    with pytest.raises(OSError, match="it is a pipe, not a file"):
+        open_regular(tmp_path / "a.npz")

@@ -28,6 +28,8 @@ from .conftest import TINY
 Advdef = Callable[..., Any]
 
 FAST = ("--attack", "fgsm", *TINY)
+AS_IT_IS = ("--attack", "fgsm", "--n", "40")
+"""The same of a checkpoint, which nothing is said of the training of."""
 
 COLUMNS = (
     "dataset,model,checkpoint,defense,attack,norm,eps,targeted,eot,n,repeats,seed,"
@@ -114,7 +116,7 @@ def test_one_defense_is_all_that_a_fresh_machine_needs(
 
 def test_the_table_is_all_of_stdout(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     """Progress and notes go to stderr; the same command again prints the same table, and computes nothing."""
-    ended = advdef("attack", "--checkpoint", "model.safetensors", *FAST)
+    ended = advdef("attack", "--checkpoint", "model.safetensors", *AS_IT_IS)
     assert ended.code == 0
     lines = ended.out.splitlines()
     assert lines[0].rstrip() == "dataset digits, model small-cnn, n 40, seed 0"
@@ -126,7 +128,7 @@ def test_the_table_is_all_of_stdout(advdef: Advdef, here: Path, checkpoint: Path
 
 def test_the_csv_has_the_contracts_columns(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     """In its order; JSON has the same names; a number in one is the number in the other."""
-    words = ("attack", "--checkpoint", "model.safetensors", "--eps", "8/255", *FAST, "--attack", "pgd")
+    words = ("attack", "--checkpoint", "model.safetensors", "--eps", "8/255", *AS_IT_IS, "--attack", "pgd")
     assert advdef(*words, "-o", "table.csv").code == 0
     assert advdef(*words, "-o", "table.json", "-q").err == ""
     assert (here / "table.csv").read_text().startswith(f"{COLUMNS},")
@@ -314,7 +316,7 @@ def test_cells_that_fail_leave_the_others(advdef: Advdef, here: Path, checkpoint
 def test_an_interrupted_run_keeps_what_was_finished(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     """SIGINT ends it with 130, nothing but whole results in the store, and the line that goes on from there."""
     (here / "own.py").write_text(SLOW)
-    words = ["attack", "--checkpoint", "model.safetensors", "--attack", "fgsm", "--attack", "own.py:Slow", *TINY]
+    words = ["attack", "--checkpoint", "model.safetensors", "--attack", "fgsm", "--attack", "own.py:Slow", "--n", "40"]
     running = subprocess.Popen(
         [sys.executable, "-m", "robustbench_cli", *words],
         env=os.environ | {"WAIT": "1"},
@@ -550,7 +552,7 @@ def test_a_suite_is_a_cascade(advdef: Advdef, here: Path) -> None:
     ended = advdef("attack", "--suite", "quick", *TINY, "-o", "t.csv")
     assert ended.code == 0
     rows = list(csv.DictReader(StringIO(Path("t.csv").read_text(encoding="utf-8"))))
-    assert [row["attack"] for row in rows] == ["cw-pgd(steps=20)", "+pgd(steps=20)", "worst-case"]
+    assert [row["attack"] for row in rows] == ["cw-pgd(steps=20)", "'+pgd(steps=20)", "worst-case"]
     first, second, worst = (float(row["robust_accuracy"]) for row in rows)
     assert first >= second == worst
     ended = advdef("attack", "--suite", "quick", "--attack", "pgd", *TINY)
@@ -734,3 +736,26 @@ def test_a_model_that_meddles_with_the_process_is_attacked_all_the_same(
     (here / "own.py").write_text(MEDDLING)
     ended = advdef_process("attack", "--model", "own.py:Net", "--attack", "pgd", "--attack", "ddn", "--n", "5", "-q")
     assert (ended.code, " ddn " in ended.out, "error" in ended.err) == (0, True, False), ended
+
+
+@pytest.mark.parametrize("more", [("--epochs", "3"), ("--set", "train.lr=0.1"), ("--epochs", "3", "--defense", "jpeg")])
+def test_a_recipe_without_a_training_is_told_of(
+    checkpoint: Path, advdef: Callable[..., Any], more: tuple[str, ...]
+) -> None:
+    """What is said of a training is never passed over in silence where a checkpoint is taken as it is."""
+    ended = advdef("attack", "--checkpoint", str(checkpoint), "--n", "4", "--attack", "fgsm", "-q", *more)
+    assert ended.code == 0
+    option = "--epochs" if "--epochs" in more else "--set train.lr"
+    assert ended.err.count(f"advdef: warning: {option} changes nothing: {checkpoint} is taken as it is") == 1
+
+
+@pytest.mark.parametrize(("n", "told"), [(("--n", "1000000"), True), ((), False), (("--n", "500"), False)])
+def test_more_images_than_there_are(
+    checkpoint: Path, advdef: Callable[..., Any], n: tuple[str, ...], told: bool
+) -> None:
+    """Who asks for more images than there are is told, and the row says how many there were."""
+    ended = advdef("attack", "--checkpoint", str(checkpoint), "--attack", "fgsm", *n, "-q", "-o", "a.csv")
+    assert ended.code == 0
+    assert ("warning: --n 1000000: digits has 500 test images, and all of them are taken" in ended.err) is told
+    (row,) = csv.DictReader(Path("a.csv").read_text().splitlines())
+    assert row["n"] == "500"

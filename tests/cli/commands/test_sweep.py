@@ -244,4 +244,21 @@ def test_attack_takes_the_same_files(advdef: Advdef, suite: Path, here: Path) ->
     suite.write_text("attacks: [cw, {name: fgsm, eot: [1, 1]}, {suite: quick}]")
     ended = advdef("attack", "--checkpoint", "model.safetensors", "--suite", "suite.yaml", "--n", "20", "-o", "t.csv")
     assert ended.code == 0, ended
-    assert [attack for _, attack, _ in cells(here / "t.csv")] == ["fgsm", "cw-pgd(steps=20)", "+pgd(steps=20)"]
+    assert [attack for _, attack, _ in cells(here / "t.csv")] == ["fgsm", "cw-pgd(steps=20)", "'+pgd(steps=20)"]
+
+
+def test_an_option_for_gpus_needs_gpus(here: Path, advdef: Callable[..., Any]) -> None:
+    """--per-gpu without --gpus is not passed over."""
+    (here / "s.yaml").write_text("attacks: [fgsm]")
+    for words in (("--per-gpu", "2"), ("--per-gpu", "2", "--jobs", "2")):
+        ended = advdef("sweep", "s.yaml", *words)
+        assert ended.code == 2
+        assert "--per-gpu is for --gpus" in ended.err
+
+
+def test_more_images_than_a_suites_data_have(here: Path, advdef: Callable[..., Any]) -> None:
+    """Who writes a number of images that there are not is told, and where it is written."""
+    (here / "s.yaml").write_text("attacks: [fgsm]\nn: 1000000\ntrain: {epochs: 1}")
+    ended = advdef("sweep", "s.yaml", "--dry-run", "-q")
+    assert ended.code == 0
+    assert "s.yaml, line 2: n is 1000000: digits has 500 test images, and all of them are taken" in ended.err

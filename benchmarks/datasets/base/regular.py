@@ -1,0 +1,33 @@
+"""Opens files of data that are files: not what has no end, or waits for somebody to write to it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import IO
+
+__all__ = ["open_regular"]
+
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: Path | str) -> IO[bytes]:
+    """Opens a file to read its bytes; never waits.
+
+    Raises:
+        OSError: It cannot be opened, or is a folder, a pipe, a socket or a device; the message says which.
+    """
+    # Without O_NONBLOCK a pipe would be waited for before anything could be asked of it.
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    kind = stat.S_IFMT(os.fstat(number).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(number)
+        raise OSError(f"it is {_KINDS.get(kind, 'something else')}, not a file")
+    return os.fdopen(number, "rb")
