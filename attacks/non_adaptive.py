@@ -49,6 +49,9 @@ class NonAdaptive(FixedRadiusAttack):
     def asked(self, model: nn.Module) -> nn.Module:
         return undefended(model)
 
+    def decides(self) -> bool:
+        return self.attack.decides()
+
     def fewest_classes(self, *, targeted: bool) -> int:
         return self.attack.fewest_classes(targeted=targeted)
 

@@ -56,6 +56,9 @@ class Transfer(FixedRadiusAttack):
             raise UserError(f"the surrogate is the file {self.surrogate}: give its model, load_checkpoint(path).model")
         return self.surrogate
 
+    def decides(self) -> bool:
+        return self.attack.decides()
+
     def fewest_classes(self, *, targeted: bool) -> int:
         return self.attack.fewest_classes(targeted=targeted)
 

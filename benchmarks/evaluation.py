@@ -189,6 +189,7 @@ def evaluate(
             single_draw=single_draw,
         )
         source = followed.source(eot, seed=seed, targeted=targeted != "no", precision=precision)
+        source.decides = attack.decides()
         search = _Search(
             attack=attack,
             source=source,

@@ -137,6 +137,7 @@ class Attack(Method, ABC):
             given, goals = on_model(clean, asked), classes.to(device_of(asked))
             require_classes(goals, checked_logits(asked, given[:2]).shape[1])
             source = MeasuredModel(asked, given, BatchSize(batch_size)).source(eot, seed=seed, targeted=targeted)
+            source.decides = self.decides()
             source.begin(seed_from(seed, "attack"), torch.arange(len(given), device=given.device))
             searched = replace(self.searched(threat), eps=self.searched(threat).eps.to(given.device))
             perturbed = self.run(source, given, goals, searched, Random.of(seed, given))
@@ -149,6 +150,10 @@ class Attack(Method, ABC):
             model: The attacked one.
         """
         return model
+
+    def decides(self) -> bool:
+        """Whether the logits that come with its gradients decide how small a perturbation may be."""
+        return self.minimal_norm
 
     def fewest_classes(self, *, targeted: bool) -> int:
         """From how many classes on the attack is what its parameters and its paper say; of fewer it makes do with them.

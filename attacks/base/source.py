@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -49,6 +49,8 @@ class GradientSource(ABC):
         exhaustive: Whether these are all the draws that the model can make.
         forwards: Images passed through the model so far, in passes of one draw.
         backwards: The same for passes back to the input.
+        decides: Whether the logits that come with a gradient decide how small a perturbation may be, so that a GPU is to
+            compute them in full float32.
         followed: ``(n, C, H, W)``, n up to 8: some of the points at which a gradient was last asked for, as far as the
             number of the question was a power of 2; ``None`` before the first.
         noise: Measures by how much a logit changes with the batch, see :mod:`~robustbench_cli.attacks.base.noise`; ``None``
@@ -77,6 +79,7 @@ class GradientSource(ABC):
         self._questions = 0
         self.forwards = 0.0
         self.backwards = 0.0
+        self.decides = False
         self.followed: Tensor | None = None
         self.noise: Callable[[], float] | None = None
         # A tensor once there are gradients: reading a number off a GPU makes it wait.
@@ -203,9 +206,10 @@ class GradientSource(ABC):
         keys, question = self._keys(images, rows, 1), self._next_question()
         if question & (question - 1) == 0:
             self.followed = images[:: max(1, len(images) // _FOLLOWED)][:_FOLLOWED].clone()
-        logits, gradients = self.size.fitting(
-            len(images) * self.cost, lambda: self._gradients_in_pieces(images, labels, losses, keys, question)
-        )
+        with full_float32(images.device) if self.decides else nullcontext():
+            logits, gradients = self.size.fitting(
+                len(images) * self.cost, lambda: self._gradients_in_pieces(images, labels, losses, keys, question)
+            )
         self.forwards += self.cost * len(images)
         self.backwards += self.cost * len(images) * len(gradients)
         self._without_gradient += self._count_without_gradient(logits, labels, gradients)

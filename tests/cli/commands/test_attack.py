@@ -352,7 +352,7 @@ def test_unknown_names_are_met_with_the_nearest(advdef: Advdef, here: Path) -> N
         (("--attack", "eot-pdg"), "unknown attack 'pdg': did you mean 'pgd'?"),
         (("--dataset", "digit"), "unknown dataset 'digit': did you mean 'digits'?"),
         (("--model", "smal-cnn"), "unknown model 'smal-cnn': did you mean 'small-cnn'?"),
-        (("--norm", "l7"), "--norm: unknown word 'l7': known: l0, l1, l2, linf"),
+        (("--norm", "l7"), "--norm: unknown word 'l7': did you mean 'l0', 'l1' or 'l2'?"),
         (("--epsilon", "1"), "advdef attack has no option --epsilon: did you mean '--eps'?"),
         (("--set", "pgd.stepz=3", "--attack", "pgd"), "pgd has no parameter 'stepz': did you mean 'steps'?"),
     ]:
@@ -383,7 +383,7 @@ def test_a_threat_is_looked_at_before_a_model_is_trained(advdef: Advdef, here: P
         (("--norm", "l2"), "no radius is usual in l2: give --eps"),
         (
             ("--norm", "l1", "--eps", "1"),
-            "fgsm does not know the norm l1: it knows linf, l2; in l1 give apgd-ce, apgd-dlr, apgd-t, cw-pgd or pgd",
+            "fgsm does not know the norm l1: it knows linf, l2; in l1 give apgd-ce, apgd-dlr, apgd-t, cw-pgd, pgd or square",
         ),
         (("--store", "file"), "--store: directory 'file' is a file"),
         (

@@ -300,7 +300,7 @@ def test_what_cannot_be_reported_is_named(advdef: Advdef, here: Path, store: Pat
         (("gone",), "no store at gone: run 'advdef attack --store gone' first, or name another"),
         (
             ("--fail-under", "robust=0.4"),
-            "--fail-under 'robust=0.4': unknown column 'robust': did you mean 'robust_accuracy'?",
+            "--fail-under 'robust=0.4': unknown column 'robust': did you mean 'robust_accuracy',",
         ),
         (("--fail-under", "robust_accuracy=x"), "--fail-under 'robust_accuracy=x': give COLUMN=VALUE, such as"),
         (
