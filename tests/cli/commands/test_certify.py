@@ -140,7 +140,7 @@ def test_the_report_has_certificates_beside_attacks(advdef: Advdef, here: Path) 
     fast = ("--attack", "fgsm", "--eot", "1", "--norm", "l2", "--eps", "0.2", "--n", "40")
     assert advdef("attack", *smoothed, *fast).code == 0
     (row,) = csv.DictReader((here / "certified.csv").read_text().splitlines())
-    ended = advdef("report", "--format", "csv")
+    ended = advdef("report", "--format", "csv", "-q")
     assert (ended.code, ended.err) == (0, "")
     (beside,) = csv.DictReader(ended.out.splitlines())
     assert float(beside["certified_accuracy"]) == pytest.approx(float(row["certified_accuracy"]))
