@@ -365,8 +365,12 @@ SUITE: dict[str, Any] = {
     "dataset": "digits",
     "model": ["small-cnn"],
     "n": [4],
-    "defenses": ["none", {"name": "hrs", "channels": [2, 2]}, ["jpeg", {"name": "gaussian-noise", "sigma": 0.1}]],
-    "decision": ["one-draw"],
+    "defenses": [
+        "none",
+        {"name": "hrs", "channels": [2, 2]},
+        ["jpeg", {"name": "gaussian-noise", "sigma_init": 0.1}],
+    ],
+    "decision": ["one-draw", "mean"],
     "attacks": ["fgsm", {"name": "pgd", "steps": 2, "eot": [1, 2]}, {"suite": "quick"}],
     "norm": ["linf"],
     "eps": ["8/255", 0.1],
@@ -406,6 +410,14 @@ def test_suites(place: Place, data: st.DataObject) -> None:
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
     place.run("sweep", str(path), "--status", "--store", str(place.new()), "-q")
     path.unlink()
+
+
+def test_what_is_changed_is_right_before(place: Place) -> None:
+    """The suite and the checkpoint that inputs are made of are in order, so that they are not refused for another reason."""
+    (place.folder / "right.yaml").write_text(yaml.safe_dump(SUITE))
+    assert place.run("sweep", "right.yaml", "--status", "--store", str(place.new()), "-q") == 0
+    words = ("attack", "--attack", "fgsm", "--n", "2", "--eps", "0.1", "--store", str(place.new()), "-q")
+    assert place.run(*words, "--checkpoint", "good.safetensors") == 0
 
 
 VALUES = [
