@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.bpda import Approximated, approximated
+from robustbench_cli.attacks.base.bpda import Approximated, Selecting, approximated
 from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.measured import MeasuredModel
 from robustbench_cli.attacks.base.model import INSIDE, with_layers
@@ -148,13 +148,16 @@ def gradient_is_blind(measured: MeasuredModel, images: Tensor, step: float) -> b
     """Whether pixels without any gradient matter to the logits nevertheless, if they are moved as far as an attack may.
 
     An attack leaves such pixels where they are. Each image is moved along random signs, once in its pixels of zero gradient
-    and once in all others; asked is the gap between the two classes that lead.
+    and once in all others; asked is the gap between the two classes that lead. A model with a layer that is
+    :class:`~robustbench_cli.attacks.base.bpda.Selecting` is not asked.
 
     Args:
         measured: The model, :func:`repeatable <is_repeatable>`.
         images: ``(N, C, H, W)`` in [0, 1].
         step: How far a pixel is moved.
     """
+    if any(isinstance(module, Selecting) for module in measured.model.modules()):
+        return False
     with approximated(measured.model), with_layers(measured.model, Decision, approximating=True):
         rows = images.clamp(INSIDE, 1 - INSIDE).repeat(_BLIND_DIRECTIONS, 1, 1, 1)
         logits = _logits(measured, rows)

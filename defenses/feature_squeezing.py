@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.bpda import Approximated
+from robustbench_cli.attacks.base.bpda import Approximated, Selecting
 from robustbench_cli.attacks.base.decision import Rejecting, rejecting
 from robustbench_cli.attacks.base.model import frozen
 from robustbench_cli.defenses.base.defense import Defense
@@ -107,7 +107,7 @@ class BitDepth(Approximated):
         return f"bits={self.bits}"
 
 
-class Median(nn.Module):
+class Median(Selecting):
     """The median of the window around each pixel, the upper one of an even number; images are mirrored at their edges.
 
     A window of even side reaches one pixel further up and to the left.

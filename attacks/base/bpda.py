@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.errors import UserError, did_you_mean
 from robustbench_cli.attacks.base.model import with_layers
 
-__all__ = ["Approximated", "Surrogate", "approximated", "bpda", "identity"]
+__all__ = ["Approximated", "Selecting", "Surrogate", "approximated", "bpda", "identity"]
 
 Surrogate = Callable[[Tensor], Tensor]
 """From what a layer is given to something of the shape that it returns, differentiably."""
@@ -48,6 +48,10 @@ class Approximated(nn.Module, ABC):
         with torch.no_grad():
             computed = self.exact(given.detach())
         return _with_backward_of(self.surrogate, given, computed)
+
+
+class Selecting(nn.Module):
+    """A layer that takes some of the numbers that it is given, as a median does, and rightly has no gradient at the others."""
 
 
 def approximated(model: nn.Module) -> AbstractContextManager[None]:

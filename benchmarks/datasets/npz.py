@@ -18,12 +18,11 @@ from robustbench_cli.benchmarks.datasets.base.split import Split, TensorSplit
 
 __all__ = ["Npz"]
 
-_KEYS = ("images", "labels", "train_images", "train_labels", "classes")
-
 # What other files call our arrays: MedMNIST's and Keras's.
 _TEST = {"images": ("test_images", "x_test"), "labels": ("test_labels", "y_test")}
 _TRAIN = {"images": ("train_images", "x_train"), "labels": ("train_labels", "y_train")}
 _NAMES = {**_TEST, **{f"train_{key}": names for key, names in _TRAIN.items()}}
+_WANTED = {"classes", *_NAMES, *(name for names in _NAMES.values() for name in names)}
 
 
 class Npz(Dataset):
@@ -32,8 +31,8 @@ class Npz(Dataset):
     The names of MedMNIST (``test_images``, ``test_labels``) and Keras (``x_test``, ``y_test``, ``x_train``, ``y_train``) are
     read too. ``PATH`` may also be a folder with ``test.npz`` and ``train.npz``, each with ``images`` and ``labels``. Images
     are ``(N, C, H, W)``, ``(N, H, W, C)`` or ``(N, H, W)`` with C 1 or 3, and channels first where both would fit; uint8, or
-    floats in [0, 1]. Labels are integers ``(N,)`` or ``(N, 1)``. The number of classes is ``classes`` where the (test) file has it, and the largest label plus one
-    elsewhere.
+    floats in [0, 1]. Labels are integers ``(N,)`` or ``(N, 1)``. The number of classes is ``classes`` where the (test) file
+    has it, and the largest label plus one elsewhere.
     """
 
     argument_name: ClassVar[str | None] = "PATH"
@@ -75,7 +74,7 @@ def _arrays(path: Path) -> dict[str, Array]:
         with open_regular(path) as file:
             start = file.read(6)
             file.seek(0)
-            return read_arrays(file, _KEYS)
+            return read_arrays(file, _WANTED)
     except PickledError:
         pass
     except (OSError, BadArraysError) as error:

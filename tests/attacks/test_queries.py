@@ -33,7 +33,7 @@ class Answers:
 
     def __init__(self, model: nn.Module, kind: str) -> None:
         self._source = gradient_source(model, randomized=False)
-        self.draws, self.exhaustive = self._source.draws, self._source.exhaustive
+        self.draws, self.exhaustive, self.noise = self._source.draws, self._source.exhaustive, None
         setattr(self, kind, getattr(self._source, kind))
 
 

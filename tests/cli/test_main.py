@@ -55,7 +55,11 @@ ENDING = """
         ("raise SystemExit(0)", 4, ["internal error: SystemExit: 0 (the same command with -v shows the traceback)"]),
         ("raise OSError(errno.ENAMETOOLONG, 'File name too long', 'aa')", 2, ["error: aa: File name too long"]),
         ("raise OSError(errno.ENOSPC, 'No space left on device')", 2, ["error: No space left on device"]),
-        ("open(chr(0xD800))", 2, ["error: a file's name that was given is not UTF-8, and cannot be stored: rename the file"]),
+        (
+            "open(chr(0xD800))",
+            2,
+            ["error: a file's name that was given is not UTF-8, and cannot be stored: rename the file"],
+        ),
     ],
 )
 def test_each_end_has_its_exit_code_and_lines(
