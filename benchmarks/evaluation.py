@@ -172,8 +172,12 @@ def evaluate(
         ready.enter_context(current(device))
         ready.enter_context(torch.inference_mode(mode=False))
         ready.enter_context(generators_kept())
-        for module in {model, asked}:
-            ready.enter_context(placed(module, device, few[: size.rows]))
+        layout = ready.enter_context(placed(model, device, few[: size.rows]))
+        if asked is not model:
+            ready.enter_context(placed(asked, device, few[: size.rows]))
+        if fresh is not None:
+            # In the model's layout, in which it draws: it is asked nothing to find that out.
+            fresh.to(device).to(memory_format=layout).eval().requires_grad_(False)
         probe = few.to(device)
         classes = check_model(model, probe[: size.rows], labels)
         attacked = followed = MeasuredModel(model, probe, size)
@@ -196,7 +200,7 @@ def evaluate(
             # Which classes are to be reached is a matter of the attacked model, whichever is asked how to reach them.
             aim=source if asked is model else attacked.source("auto"),
             judge=judge,
-            fresh=None if fresh is None else judge.of_copy(fresh.to(device).eval().requires_grad_(False)),
+            fresh=None if fresh is None else judge.of_copy(fresh),
             attacked=attacked,
             followed=followed,
             classes=classes,

@@ -260,13 +260,17 @@ def move(model: nn.Module, device: torch.device, images: Tensor) -> torch.memory
 
 
 @contextmanager
-def placed(model: nn.Module, device: torch.device, images: Tensor) -> Iterator[None]:
-    """Within it, a model is :func:`moved <move>` and :func:`frozen`; afterwards it is as it was, where it was."""
+def placed(model: nn.Module, device: torch.device, images: Tensor) -> Iterator[torch.memory_format]:
+    """Within it, a model is :func:`moved <move>` and :func:`frozen`; afterwards it is as it was, where it was.
+
+    Yields:
+        The layout in which the model runs.
+    """
     tensors = _tensors(model)
     try:
-        move(model, device, images)
+        layout = move(model, device, images)
         with frozen(model):
-            yield
+            yield layout
     finally:
         tensors.restore()
 

@@ -13,8 +13,14 @@ from robustbench_cli.attacks.hopskipjump import HopSkipJump
 from robustbench_cli.attacks.nes import NES
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.square import Square
-from robustbench_cli.benchmarks.evaluation import Evaluation, evaluate
+from robustbench_cli.benchmarks.evaluation import Evaluation, evaluate, predict
+from robustbench_cli.benchmarks.models.base import build_model
 from robustbench_cli.benchmarks.statistics import images_interval, passes_interval
+from robustbench_cli.defenses.base.defense import Defense
+from robustbench_cli.defenses.gaussian_noise import GaussianNoise
+from robustbench_cli.defenses.hrs import HRS
+from robustbench_cli.defenses.random_resize_pad import RandomResizePad
+from robustbench_cli.defenses.rse import RSE
 
 IMAGES = (torch.rand(24, 1, 6, 6, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
 WEIGHT = torch.randn(36, 4, generator=torch.Generator().manual_seed(1))
@@ -122,6 +128,20 @@ def test_no_pass_has_more_rows_than_the_batch_size(attack: Any, batch_size: int)
         rows.clear()
         evaluate(Counting(model), IMAGES[:6], LABELS[:6], attack=attack, eps=0.1, batch_size=batch_size)
         assert max(rows) <= batch_size
+
+
+@pytest.mark.parametrize(
+    "defense", [GaussianNoise(), RSE(), RandomResizePad(), HRS(channels=(2, 2))], ids=lambda each: type(each).__name__
+)
+def test_the_projects_own_defenses_raise_no_flag(defense: Defense) -> None:
+    """Convolutions are laid out channels last, and a fresh copy of the model draws in that layout too."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model("small-cnn", shape=(1, 8, 8), classes=4)
+        defended = defense.protect(model, torch.rand(1, 1, 8, 8)).eval()
+    images = (torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(2)) * 255).round() / 255
+    labels = predict(defended, images, repeats=1)[0]
+    assert evaluate(defended, images, labels, attack=PGD(steps=2), eps=0.1).flags == ()
 
 
 def test_an_image_rounded_to_8_bits_counts() -> None:
