@@ -229,6 +229,9 @@ def evaluate(
         flags |= _flags_of_models(attack, attacked, followed, draws=followed.eot(eot))
         if sum(piece.without_gradient for piece in pieces) > 0.01 * sum(piece.backwards for piece in pieces):
             flags.add("zero-gradient")
+        if "not-repeatable" in flags:
+            # Draws that no seed controls explain other answers by themselves.
+            flags -= {"unstable", "remembers"}
         if single_draw:
             flags.add("single-draw")
         if classes < attack.fewest_classes(targeted=targeted != "no"):
