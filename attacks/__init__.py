@@ -3,7 +3,7 @@
 Everything here knows models only through what ``base.model`` asks of them, and knows no defense.
 """
 
-from robustbench_cli.attacks.base.registry import Registry
+from robustbench_cli.core.registry import Registry
 
 __all__ = ["registry"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from robustbench_cli.attacks.base.apgd import APGD
 from robustbench_cli.attacks.base.losses import Loss, log_odds
+from robustbench_cli.attacks.base.search.apgd import APGD
 from robustbench_cli.attacks.base.threat import Threat
 
 __all__ = ["APGDCE"]

@@ -6,11 +6,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustbench_cli.attacks.base.apgd import APGD
+from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.iterates import BestIterates
 from robustbench_cli.attacks.base.losses import Loss, targeted_dlr
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.rng import Random
+from robustbench_cli.attacks.base.search.apgd import APGD
 from robustbench_cli.attacks.base.threat import Threat
 
 __all__ = ["APGDT"]

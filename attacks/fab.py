@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from robustbench_cli.attacks.base.attack import MinimalNormAttack
+from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.planes import nearest_plane, step_to_plane
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.smallest import Goal, Smallest
-from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.rng import Random
+from robustbench_cli.attacks.base.search.linearization import nearest_plane, step_to_plane
+from robustbench_cli.attacks.base.search.minimal_norm import Goal, Smallest
 from robustbench_cli.attacks.base.threat import Threat, distance, per_image, random_in_ball
 
 __all__ = ["FAB"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.smallest import Goal, Smallest
-from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.rng import Random
+from robustbench_cli.attacks.base.search.minimal_norm import Goal, Smallest
 from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.fab import FAB
 

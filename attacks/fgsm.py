@@ -7,10 +7,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack
+from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.losses import cross_entropy
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, per_image, steepest_ascent
 
 __all__ = ["FGSM"]

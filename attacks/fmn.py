@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 from robustbench_cli.attacks.base.attack import MinimalNormAttack
+from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.smallest import Goal, Smallest, free, linear_distance
-from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.rng import Random
+from robustbench_cli.attacks.base.search.minimal_norm import Goal, Smallest, free, linear_distance
 from robustbench_cli.attacks.base.threat import Threat, distance, per_image, project, steepest_ascent
 
 __all__ = ["FMN"]

@@ -11,14 +11,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from robustbench_cli.attacks.base.answers import REJECTED
 from robustbench_cli.attacks.base.attack import MinimalNormAttack
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.iterates import Streak
+from robustbench_cli.attacks.base.models.special_labels import REJECTED
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, distance, per_image, steepest_ascent
+from robustbench_cli.core.errors import UserError
 
 __all__ = ["HopSkipJump"]
 

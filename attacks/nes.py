@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robustbench_cli.attacks.base.finite_differences import FiniteDifferences
-from robustbench_cli.attacks.base.random import Random
+from robustbench_cli.attacks.base.gradients.finite_differences import FiniteDifferences
+from robustbench_cli.attacks.base.rng import Random
 
 __all__ = ["NES"]
 

@@ -9,11 +9,11 @@ from pydantic import Field
 from torch import Tensor
 
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack
+from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.iterates import BestIterates
 from robustbench_cli.attacks.base.losses import cross_entropy
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import (
     Threat,
     per_image,

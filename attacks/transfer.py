@@ -8,13 +8,13 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.attack import Attack, FixedRadiusAttack
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.inner import InnerAttack
+from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import GradientSource
-from robustbench_cli.attacks.base.surrogate import Surrogate
+from robustbench_cli.attacks.base.parameters.nested import InnerAttack
+from robustbench_cli.attacks.base.parameters.surrogate import Surrogate
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat
+from robustbench_cli.core.errors import UserError
 
 __all__ = ["Transfer"]
 

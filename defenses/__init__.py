@@ -1,6 +1,6 @@
 """Floor 2: the defenses, one file each with its training, and in ``base`` what they are built from."""
 
-from robustbench_cli.attacks.base.registry import Registry
+from robustbench_cli.core.registry import Registry
 
 __all__ = ["registry"]
 

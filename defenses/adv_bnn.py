@@ -11,10 +11,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.defenses.base.adversarial import AttackInTraining, ascend
-from robustbench_cli.defenses.base.randomized import DecisionRule, RandomizedDefense
-from robustbench_cli.defenses.base.training import Trainer
-from robustbench_cli.defenses.base.weights import RandomWeights, shared_draws, with_random_weights
+from robustbench_cli.defenses.base.decision_rules import DecisionRule
+from robustbench_cli.defenses.base.randomized import RandomizedDefense
+from robustbench_cli.defenses.base.surgery.random_weights import RandomWeights, shared_draws, with_random_weights
+from robustbench_cli.defenses.base.training.adversarial import AttackInTraining, ascend
+from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["AdvBNN"]
 

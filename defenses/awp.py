@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from robustbench_cli.defenses.base.adversarial_training import AdversarialTraining, Forward
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.training.adversarial_training import AdversarialTraining, Forward
+from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.mart import MART
 from robustbench_cli.defenses.pgd_at import PGDAT
 from robustbench_cli.defenses.trades import TRADES

@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.errors import UserError, one_line
-from robustbench_cli.attacks.base.surrogate import Surrogate
+from robustbench_cli.attacks.base.parameters.surrogate import Surrogate
+from robustbench_cli.core.errors import UserError, one_line
 from robustbench_cli.defenses.base.defense import Defense
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["DefensiveDistillation"]
 

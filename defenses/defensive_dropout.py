@@ -12,13 +12,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.model import frozen
+from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.pgd import PGD
-from robustbench_cli.defenses.base.drawing import Drawing
-from robustbench_cli.defenses.base.noise import uniform_like
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.stochastic import Drawing, uniform_like
+from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["DefensiveDropout"]
 

@@ -12,10 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.defenses.base.adversarial import ascend
 from robustbench_cli.defenses.base.defense import Defense
-from robustbench_cli.defenses.base.outcome import Collapse
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.training.adversarial import ascend
+from robustbench_cli.defenses.base.training.trainer import Trainer
+from robustbench_cli.defenses.base.training.weight_selection import Collapse
 
 __all__ = ["FastAT"]
 

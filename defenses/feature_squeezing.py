@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.bpda import Approximated, Selecting
-from robustbench_cli.attacks.base.decision import Rejecting, rejecting
-from robustbench_cli.attacks.base.model import frozen
+from robustbench_cli.attacks.base.gradients.bpda import Approximated, Selecting
+from robustbench_cli.attacks.base.models.decision import Rejecting, rejecting
+from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.defenses.base.defense import Defense
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.base.transformed import Transformed
 
 __all__ = ["FeatureSqueezing"]
@@ -195,7 +195,7 @@ class Detector(nn.Module):
 
     @property
     def undefended(self) -> nn.Module:
-        """See :class:`~robustbench_cli.attacks.base.undefended.Surrounding`."""
+        """See :class:`~robustbench_cli.attacks.base.models.unwrap.Surrounding`."""
         return self.model
 
     def forward(self, images: Tensor) -> Tensor:

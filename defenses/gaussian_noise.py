@@ -12,13 +12,19 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.model import EnumerableDraws, frozen
-from robustbench_cli.defenses.base.activations import AfterActivations
-from robustbench_cli.defenses.base.noise import Noisy
+from robustbench_cli.attacks.base.models.enumerable_draws import EnumerableDraws
+from robustbench_cli.attacks.base.models.freezing import frozen
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
-from robustbench_cli.defenses.base.training import Trainer
-from robustbench_cli.defenses.base.weights import RandomWeights, shared_draws, spread, with_random_weights
+from robustbench_cli.defenses.base.stochastic import Noisy
+from robustbench_cli.defenses.base.surgery.activations import AfterActivations
+from robustbench_cli.defenses.base.surgery.random_weights import (
+    RandomWeights,
+    shared_draws,
+    spread,
+    with_random_weights,
+)
+from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["GaussianNoise"]
 
@@ -109,7 +115,7 @@ class _NoisyLogits(nn.Module):
 
     @property
     def undefended(self) -> nn.Module:
-        """See :class:`~robustbench_cli.attacks.base.undefended.Surrounding`."""
+        """See :class:`~robustbench_cli.attacks.base.models.unwrap.Surrounding`."""
         return self.model
 
     def forward(self, images: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.inputs import (
     Images,
     checked_count,
@@ -26,12 +25,14 @@ from robustbench_cli.attacks.base.inputs import (
     checked_model,
     on_model,
 )
-from robustbench_cli.attacks.base.model import frozen
-from robustbench_cli.defenses.base.drawing import Drawing
-from robustbench_cli.defenses.base.randomized import RandomizedDefense, mean_softmax
-from robustbench_cli.defenses.base.split import split
-from robustbench_cli.defenses.base.stacked import Stacked, cross_entropy_of_each
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.attacks.base.models.freezing import frozen
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses.base.decision_rules import mean_softmax
+from robustbench_cli.defenses.base.randomized import RandomizedDefense
+from robustbench_cli.defenses.base.stochastic import Drawing
+from robustbench_cli.defenses.base.surgery.batched_ensemble import Stacked, cross_entropy_of_each
+from robustbench_cli.defenses.base.surgery.split import split
+from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["HRS", "HRSModel", "SwitchingBlock", "hrs"]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.defenses.base.defense import Defense
-from robustbench_cli.defenses.base.intervals import require_bounded, worst_logits
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.surgery.interval_bounds import require_bounded, worst_logits
+from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["IBP"]
 

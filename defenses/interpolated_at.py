@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Beta
 from torch.nn import functional
 
-from robustbench_cli.defenses.base.adversarial_training import AdversarialTraining, Forward
+from robustbench_cli.defenses.base.training.adversarial_training import AdversarialTraining, Forward
 
 __all__ = ["InterpolatedAT"]
 

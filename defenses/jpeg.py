@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.bpda import Approximated
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.gradients.bpda import Approximated
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.transformed import Transformed
 

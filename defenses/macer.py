@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.defenses.base.noise import normal_like
-from robustbench_cli.defenses.base.randomized import mean_softmax
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.decision_rules import mean_softmax
+from robustbench_cli.defenses.base.stochastic import normal_like
+from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.randomized_smoothing import RandomizedSmoothing, base_classifier
 
 __all__ = ["MACER"]

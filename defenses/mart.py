@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.defenses.base.adversarial_training import AdversarialTraining, Forward, divergence
+from robustbench_cli.defenses.base.training.adversarial_training import AdversarialTraining, Forward, divergence
 
 __all__ = ["MART"]
 

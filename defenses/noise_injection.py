@@ -9,8 +9,8 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from robustbench_cli.defenses.base.noise import Noisy
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
+from robustbench_cli.defenses.base.stochastic import Noisy
 
 __all__ = ["NoiseInjection"]
 

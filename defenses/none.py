@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from robustbench_cli.defenses.base.defense import Defense
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["Undefended"]
 

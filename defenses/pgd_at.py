@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from robustbench_cli.defenses.base.adversarial_training import AdversarialTraining, Forward
+from robustbench_cli.defenses.base.training.adversarial_training import AdversarialTraining, Forward
 
 __all__ = ["PGDAT"]
 

@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.model import frozen
-from robustbench_cli.defenses.base.drawing import Drawing
+from robustbench_cli.attacks.base.models.freezing import frozen
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
+from robustbench_cli.defenses.base.stochastic import Drawing
 
 __all__ = ["RandomResizePad"]
 
@@ -62,7 +62,7 @@ class _ResizePad(Drawing):
 
     @property
     def undefended(self) -> nn.Module:
-        """See :class:`~robustbench_cli.attacks.base.undefended.Surrounding`."""
+        """See :class:`~robustbench_cli.attacks.base.models.unwrap.Surrounding`."""
         return self.model
 
     def forward(self, images: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from robustbench_cli.defenses.base.noise import Noisy
-from robustbench_cli.defenses.base.randomized import Decision, DecisionRule, RandomizedDefense
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.decision_rules import Decision, DecisionRule
+from robustbench_cli.defenses.base.randomized import RandomizedDefense
+from robustbench_cli.defenses.base.stochastic import Noisy
+from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["RandomizedSmoothing", "base_classifier"]
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from robustbench_cli.defenses.base.randomized import DecisionRule
+from robustbench_cli.defenses.base.decision_rules import DecisionRule
 from robustbench_cli.defenses.gaussian_noise import GaussianNoise
 
 __all__ = ["RSE"]

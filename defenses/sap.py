@@ -9,10 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from robustbench_cli.defenses.base.activations import AfterActivations
-from robustbench_cli.defenses.base.drawing import Drawing
-from robustbench_cli.defenses.base.noise import uniform_like
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
+from robustbench_cli.defenses.base.stochastic import Drawing, uniform_like
+from robustbench_cli.defenses.base.surgery.activations import AfterActivations
 
 __all__ = ["SAP"]
 

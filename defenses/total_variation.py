@@ -11,9 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.defenses.base.drawing import Drawing
-from robustbench_cli.defenses.base.noise import uniform_like
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
+from robustbench_cli.defenses.base.stochastic import Drawing, uniform_like
 from robustbench_cli.defenses.base.transformed import Transformed
 
 __all__ = ["TotalVariation"]

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.model import frozen
-from robustbench_cli.defenses.base.adversarial_training import AdversarialTraining, Forward, divergence
+from robustbench_cli.attacks.base.models.freezing import frozen
+from robustbench_cli.defenses.base.training.adversarial_training import AdversarialTraining, Forward, divergence
 
 __all__ = ["TRADES"]
 

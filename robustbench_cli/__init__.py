@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.cw_pgd import CWPGD as CWPGD
     from robustbench_cli.attacks.fgsm import FGSM as FGSM
     from robustbench_cli.attacks.pgd import PGD as PGD
-    from robustbench_cli.benchmarks.checkpoint import load_checkpoint as load_checkpoint
-    from robustbench_cli.benchmarks.checkpoint import save_checkpoint as save_checkpoint
+    from robustbench_cli.benchmarks.checkpoints.checkpoint import load_checkpoint as load_checkpoint
+    from robustbench_cli.benchmarks.checkpoints.checkpoint import save_checkpoint as save_checkpoint
     from robustbench_cli.benchmarks.datasets.base.dataset import Dataset as Dataset
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset as load_dataset
     from robustbench_cli.benchmarks.datasets.base.slice import first_examples as first_examples
-    from robustbench_cli.benchmarks.evaluation import evaluate as evaluate
-    from robustbench_cli.benchmarks.models.base import build_model as build_model
+    from robustbench_cli.benchmarks.evaluation.evaluate import evaluate as evaluate
+    from robustbench_cli.benchmarks.models.base.build import build_model as build_model
     from robustbench_cli.defenses.base.defense import Defense as Defense
     from robustbench_cli.defenses.base.defense import defend as defend
     from robustbench_cli.defenses.gaussian_noise import GaussianNoise as GaussianNoise
@@ -47,14 +47,14 @@ _PLACES = {
     "MinimalNormAttack": "robustbench_cli.attacks.base.attack:MinimalNormAttack",
     "PGD": "robustbench_cli.attacks.pgd:PGD",
     "Undefended": "robustbench_cli.defenses.none:Undefended",
-    "build_model": "robustbench_cli.benchmarks.models.base:build_model",
+    "build_model": "robustbench_cli.benchmarks.models.base.build:build_model",
     "defend": "robustbench_cli.defenses.base.defense:defend",
-    "evaluate": "robustbench_cli.benchmarks.evaluation:evaluate",
+    "evaluate": "robustbench_cli.benchmarks.evaluation.evaluate.evaluate:evaluate",
     "first_examples": "robustbench_cli.benchmarks.datasets.base.slice:first_examples",
     "hrs": "robustbench_cli.defenses.hrs:hrs",
-    "load_checkpoint": "robustbench_cli.benchmarks.checkpoint:load_checkpoint",
+    "load_checkpoint": "robustbench_cli.benchmarks.checkpoints.checkpoint:load_checkpoint",
     "load_dataset": "robustbench_cli.benchmarks.datasets.base.load:load_dataset",
-    "save_checkpoint": "robustbench_cli.benchmarks.checkpoint:save_checkpoint",
+    "save_checkpoint": "robustbench_cli.benchmarks.checkpoints.checkpoint:save_checkpoint",
 }
 
 
@@ -63,7 +63,7 @@ def __getattr__(name: str) -> Any:
         # What Python itself and its tools ask of every module is no typing error.
         if name.startswith("_") or importlib.util.find_spec(f"{__name__}.{name}") is not None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from robustbench_cli.attacks.base.suggest import did_you_mean
+        from robustbench_cli.core.suggest import did_you_mean
 
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}: {did_you_mean(name, _PLACES)}")
     module, _, attribute = _PLACES[name].partition(":")

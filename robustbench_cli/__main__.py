@@ -2,7 +2,7 @@
 
 import sys
 
-from robustbench_cli.main import main
+from robustbench_cli.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -36,7 +36,7 @@ class Ended:
 @pytest.fixture
 def advdef(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Runs the command line in this process."""
-    from robustbench_cli.main import main
+    from robustbench_cli.cli.main import main
 
     def run(*words: str) -> Ended:
         capfd.readouterr()

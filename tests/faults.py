@@ -30,10 +30,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustbench_cli.benchmarks import overview, sweep, worker  # noqa: F401 - imported once for all processes
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
-from robustbench_cli.benchmarks.store import Store
-from robustbench_cli.main import main
+from robustbench_cli.benchmarks.store.store import Store
+from robustbench_cli.cli.main import main
 
 KILLED = """
 dataset: digits

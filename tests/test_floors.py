@@ -18,10 +18,10 @@ LIGHT = [
     for path in (
         *("attacks/__init__.py", "defenses/__init__.py", "benchmarks/__init__.py"),
         *("attacks/base/__init__.py", "defenses/base/__init__.py"),
-        *("attacks/base/errors.py", "attacks/base/registry.py", "attacks/base/method.py"),
-        "defenses/base/processes.py",
+        *("robustbench_cli/core/errors.py", "robustbench_cli/core/registry.py", "robustbench_cli/core/settings.py"),
+        "defenses/base/training/processes.py",
         *("benchmarks/datasets/__init__.py", "benchmarks/models/__init__.py"),
-        *("benchmarks/cell.py", "benchmarks/store.py", "benchmarks/suite.py"),
+        *("benchmarks/store/cell.py", "benchmarks/store/store.py", "benchmarks/suites/suite.py"),
     )
 ] + [*(ROOT / "robustbench_cli").glob("*.py"), *(ROOT / "robustbench_cli/commands").glob("*.py")]
 HEAVY = {"torch", "torchvision", "scipy", "sklearn", "pandas"}
@@ -116,17 +116,17 @@ def test_a_light_module_imports_nothing_heavy(path: Path) -> None:
         ("attacks/a.py", "from robustbench_cli.defenses import registry", ["robustbench_cli.defenses.registry"]),
         (
             "attacks/base/a.py",
-            "def f():\n    import robustbench_cli.benchmarks.cell",
-            ["robustbench_cli.benchmarks.cell"],
+            "def f():\n    import robustbench_cli.benchmarks.store.cell",
+            ["robustbench_cli.benchmarks.store.cell"],
         ),
-        ("defenses/a.py", "from robustbench_cli import console", ["robustbench_cli.console"]),
+        ("defenses/a.py", "from robustbench_cli import console", ["robustbench_cli.cli.console"]),
         ("defenses/a.py", "from robustbench_cli import benchmarks", ["robustbench_cli.benchmarks"]),
-        ("defenses/a.py", "from ..benchmarks import cell", ["robustbench_cli.benchmarks.cell"]),
+        ("defenses/a.py", "from ..benchmarks import cell", ["robustbench_cli.benchmarks.store.cell"]),
         ("defenses/a.py", "from .. import benchmarks", ["robustbench_cli.benchmarks"]),
         ("benchmarks/a.py", "import attacks", ["attacks"]),
         ("benchmarks/a.py", "from robustbench_cli.defenses import registry", []),
         ("benchmarks/a.py", "from .models import registry", []),
-        ("benchmarks/a.py", "from ..commands import show", ["robustbench_cli.commands.show"]),
+        ("benchmarks/a.py", "from ..commands import show", ["robustbench_cli.cli.commands.show"]),
         ("robustbench_cli/a.py", "from robustbench_cli.benchmarks import cell", []),
         ("robustbench_cli/commands/a.py", "from ..benchmarks import cell", []),
     ],
@@ -150,7 +150,9 @@ def test_printing_is_found(tmp_path: Path, line: str) -> None:
     assert len(spoken(path, tmp_path)) == 1
 
 
-@pytest.mark.parametrize("code", ["import robustbench_cli", "from robustbench_cli.main import main; main(['--help'])"])
+@pytest.mark.parametrize(
+    "code", ["import robustbench_cli", "from robustbench_cli.cli.main import main; main(['--help'])"]
+)
 def test_torch_is_not_imported_before_it_is_needed(code: str) -> None:
     """Importing the package and asking for help load neither torch nor any other library that takes seconds."""
     ask = f"import sys; {code}; sys.exit(' '.join({HEAVY!r} & set(sys.modules)) or 0)"

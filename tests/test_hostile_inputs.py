@@ -33,14 +33,14 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.benchmarks.cell import MethodSpec
-from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, save_checkpoint
-from robustbench_cli.benchmarks.models.base import build_model, example_images
-from robustbench_cli.benchmarks.store import Result, Store, _seal
-from robustbench_cli.benchmarks.subject import method_spec
+from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, save_checkpoint
+from robustbench_cli.benchmarks.checkpoints.defended_model import method_spec
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.models.base.build import build_model, example_images
+from robustbench_cli.benchmarks.store.store import Result, Store, _seal
+from robustbench_cli.cli.main import main
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry as defenses
-from robustbench_cli.main import main
 
 FULL = int(os.environ.get("HOSTILE_INPUTS", "0"))
 

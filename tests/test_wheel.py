@@ -89,7 +89,7 @@ def test_the_installed_wheel_runs_outside_the_checkout(site: Path, tmp_path: Pat
     (tmp_path / "attacks").mkdir()
     (tmp_path / "attacks/__init__.py").write_text("raise RuntimeError('the wrong attacks')")
     ask = (
-        f"import sys, robustbench_cli.main as m; assert m.__file__.startswith({str(site)!r}), m.__file__; "
+        f"import sys, robustbench_cli.cli.main as m; assert m.__file__.startswith({str(site)!r}), m.__file__; "
         f"code = m.main({words!r}); import robustbench_cli.attacks as a; assert a.__file__.startswith({str(site)!r}); "
         f"sys.exit(code)"
     )
@@ -108,5 +108,5 @@ def test_the_installed_wheel_runs_outside_the_checkout(site: Path, tmp_path: Pat
 def test_the_wheel_brings_the_command_and_the_types(site: Path) -> None:
     """The command advdef is made on installation, and type checkers may read the annotations."""
     information = site / f"advdef-{__version__}.dist-info"
-    assert "advdef = robustbench_cli.main:main" in (information / "entry_points.txt").read_text()
+    assert "advdef = robustbench_cli.cli.main:main" in (information / "entry_points.txt").read_text()
     assert (site / "robustbench_cli/py.typed").is_file()

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.draws import AskedDraws
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.gradients.draws import AskedDraws
+from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.inputs import (
     Images,
     Labels,
@@ -29,14 +29,14 @@ from robustbench_cli.attacks.base.inputs import (
     on_model,
     require_classes,
 )
-from robustbench_cli.attacks.base.measured import MeasuredModel
-from robustbench_cli.attacks.base.method import Method
-from robustbench_cli.attacks.base.model import frozen
+from robustbench_cli.attacks.base.models.freezing import frozen
+from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
+from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.norm import NORMS, Norm
-from robustbench_cli.attacks.base.passes import BatchSize
-from robustbench_cli.attacks.base.random import Random, generators_kept, seed_from
-from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.rng import Random, generators_kept, seed_from
 from robustbench_cli.attacks.base.threat import Threat, project_exactly, within
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.settings import Method
 
 __all__ = ["Attack", "FixedRadiusAttack", "MinimalNormAttack"]
 

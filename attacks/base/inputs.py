@@ -16,9 +16,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.errors import UserError, did_you_mean, one_line
+from robustbench_cli.attacks.base.models.passes import by_row
 from robustbench_cli.attacks.base.norm import NORMS, Norm
-from robustbench_cli.attacks.base.passes import by_row
+from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 
 __all__ = [
     "Images",
@@ -282,7 +282,7 @@ def checked_radii(eps: object, count: int, *, norm: Norm) -> Tensor:
 
 
 def checked_eot(eot: object) -> Any:
-    """The draws behind a gradient, as :data:`~robustbench_cli.attacks.base.draws.AskedDraws`.
+    """The draws behind a gradient, as :data:`~robustbench_cli.attacks.base.gradients.draws.AskedDraws`.
 
     Raises:
         UserError: They are none of its words, and no whole number above 0.

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.losses import expected_margin
-from robustbench_cli.attacks.base.noise import noise_of
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.models.logit_noise import noise_of
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
 __all__ = ["BestIterates", "Streak"]

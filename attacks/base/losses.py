@@ -153,7 +153,7 @@ def rounding(logits: Tensor, noise: float | None = None) -> Tensor:
     Args:
         logits: Of three classes or more where that proportion is to be of use; two near the boundary have no scale.
         noise: By how much a logit has been seen to change with the batch (see
-            :func:`~robustbench_cli.attacks.base.noise.noise_of`), the least that is returned. The type of the logits is
+            :func:`~robustbench_cli.attacks.base.models.logit_noise.noise_of`), the least that is returned. The type of the logits is
             no matter then. Where nothing has been measured, rounding is that of their type.
     """
     largest = logits.topk(min(3, logits.shape[-1]), dim=-1).values

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import Random
+from robustbench_cli.attacks.base.rng import Random
 
 __all__ = [
     "Threat",

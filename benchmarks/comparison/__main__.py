@@ -10,6 +10,7 @@ from statistics import median
 
 import torch
 
+from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
 from robustbench_cli.benchmarks.comparison.contest import Contest, Entry, distances, robust_accuracy, stands
 from robustbench_cli.benchmarks.comparison.costs import certify_overhead, hrs_forward, pgd_overhead
 from robustbench_cli.benchmarks.comparison.models import (
@@ -31,7 +32,6 @@ from robustbench_cli.benchmarks.comparison.tables import markdown
 from robustbench_cli.benchmarks.comparison.timing import ratio
 from robustbench_cli.benchmarks.comparison.trainers import TRAINERS, compare_trainers
 from robustbench_cli.benchmarks.devices import keep_freed_memory
-from robustbench_cli.benchmarks.subject import Subject
 
 OURS, *PEERS = LIBRARIES
 

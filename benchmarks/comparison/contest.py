@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import Threat, distance, project_exactly
+from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
 from robustbench_cli.benchmarks.comparison.models import Examples
 from robustbench_cli.benchmarks.comparison.peers import LIBRARIES, AutoAttackBudget, CWBudget, PGDBudget
 from robustbench_cli.benchmarks.comparison.timing import clock
-from robustbench_cli.benchmarks.subject import Subject
 
 __all__ = ["Array", "Budget", "Contest", "Entry", "distances", "robust_accuracy", "stands"]
 

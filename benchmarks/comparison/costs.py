@@ -8,21 +8,21 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.model import frozen
+from robustbench_cli.attacks.base.gradients.eot import gradient_source
+from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import gradient_source
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.pgd import PGD
-from robustbench_cli.benchmarks.certification import certified
-from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, save_checkpoint
+from robustbench_cli.benchmarks.certification.by_smoothing import Smoothing
+from robustbench_cli.benchmarks.certification.certify import certified
+from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, save_checkpoint
+from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, open_subject
 from robustbench_cli.benchmarks.comparison.models import Examples
 from robustbench_cli.benchmarks.comparison.timing import Ratio, in_turn, ratio
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.devices import automatic_batch_size, limit_threads
-from robustbench_cli.benchmarks.models.base import build_model
-from robustbench_cli.benchmarks.smoothing import Smoothing
-from robustbench_cli.benchmarks.subject import Subject, open_subject
+from robustbench_cli.benchmarks.models.base.build import build_model
 from robustbench_cli.defenses.hrs import hrs
 
 __all__ = ["certify_overhead", "hrs_forward", "pgd_overhead"]
@@ -89,7 +89,7 @@ def certify_overhead(model: str, *, images: int, samples: int = 10_000, turns: i
     Args:
         model: The name of a network, which has fresh weights.
         images: How many are certified.
-        samples: See :class:`~robustbench_cli.benchmarks.smoothing.Smoothing`.
+        samples: See :class:`~robustbench_cli.benchmarks.certification.by_smoothing.Smoothing`.
         turns: Times that both are run.
     """
     limit_threads(SHAPE)

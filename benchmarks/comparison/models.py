@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, method_spec
 from robustbench_cli.benchmarks.comparison.noisy_fgsm import NoisyFGSM
 from robustbench_cli.benchmarks.datasets.base.dataset import SplitName
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
-from robustbench_cli.benchmarks.prepare import Preparation
-from robustbench_cli.benchmarks.subject import Subject, method_spec
+from robustbench_cli.benchmarks.training.model_cache import Preparation
 from robustbench_cli.defenses import registry as defenses
 
 __all__ = [

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.defenses.base.defense import Defense
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["NoisyFGSM"]
 

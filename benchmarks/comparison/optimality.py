@@ -17,7 +17,7 @@ from robustbench_cli.benchmarks.comparison.contest import distances
 from robustbench_cli.benchmarks.comparison.models import classified_right, test_images, trained
 from robustbench_cli.benchmarks.comparison.peers import Run, foolbox_run
 from robustbench_cli.benchmarks.comparison.tables import markdown
-from robustbench_cli.benchmarks.suites.read import read_suite
+from robustbench_cli.benchmarks.suites.load import read_suite
 
 __all__ = ["NORMS", "compare_minimal_norm", "local_optimality"]
 

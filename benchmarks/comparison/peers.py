@@ -19,9 +19,9 @@ from robustbench_cli.attacks.base.threat import per_image
 from robustbench_cli.attacks.cw import CW
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.devices import automatic_batch_size, keep_freed_memory
-from robustbench_cli.benchmarks.evaluation import evaluate
-from robustbench_cli.benchmarks.outcomes import Outcomes
-from robustbench_cli.benchmarks.suites.read import read_suite
+from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
+from robustbench_cli.benchmarks.suites.load import read_suite
 
 __all__ = ["LIBRARIES", "AutoAttackBudget", "CWBudget", "Library", "PGDBudget", "Run", "foolbox_run"]
 

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.random import seeded
+from robustbench_cli.attacks.base.rng import seeded
 from robustbench_cli.benchmarks.comparison.contest import Array, Contest, robust_accuracy
 from robustbench_cli.benchmarks.comparison.models import Examples
 from robustbench_cli.benchmarks.comparison.peers import ART, LIBRARIES, AutoAttackBudget
 from robustbench_cli.benchmarks.comparison.tables import markdown
 from robustbench_cli.benchmarks.comparison.timing import clock, ratio
-from robustbench_cli.benchmarks.models.base import build_model
+from robustbench_cli.benchmarks.models.base.build import build_model
 from robustbench_cli.defenses import registry as defenses
-from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["TRAINERS", "Trained", "TrainingBudget", "Weights", "compare_trainers", "judged", "train", "trainers_table"]
 

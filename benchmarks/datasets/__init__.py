@@ -1,6 +1,6 @@
 """The data sets, one file each; a file named ``fashion_mnist.py`` is the data set ``fashion-mnist``."""
 
-from robustbench_cli.attacks.base.registry import Registry
+from robustbench_cli.core.registry import Registry
 
 __all__ = ["DEFAULT_DATASET", "registry"]
 

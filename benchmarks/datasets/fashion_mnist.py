@@ -12,10 +12,10 @@ import torch
 import torchvision
 from torch import Tensor
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.datasets.base.dataset import SplitName
 from robustbench_cli.benchmarks.datasets.base.downloaded import Downloaded
 from robustbench_cli.benchmarks.datasets.base.split import Split, TensorSplit
+from robustbench_cli.core.errors import UserError
 
 __all__ = ["FashionMnist"]
 

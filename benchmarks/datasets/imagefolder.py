@@ -15,10 +15,10 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 from torchvision.transforms.functional import pil_to_tensor
 
-from robustbench_cli.attacks.base.errors import UserError, one_line
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, SplitName
 from robustbench_cli.benchmarks.datasets.base.regular import open_regular
 from robustbench_cli.benchmarks.datasets.base.split import Split
+from robustbench_cli.core.errors import UserError, one_line
 
 __all__ = ["ImageFolder"]
 

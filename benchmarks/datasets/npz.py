@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 
-from robustbench_cli.attacks.base.errors import UserError, did_you_mean
-from robustbench_cli.benchmarks.arrays import Array, BadArraysError, PickledError, read_arrays
+from robustbench_cli.benchmarks.datasets.base.arrays import Array, BadArraysError, PickledError, read_arrays
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, SplitName
 from robustbench_cli.benchmarks.datasets.base.regular import open_regular
 from robustbench_cli.benchmarks.datasets.base.split import Split, TensorSplit
+from robustbench_cli.core.errors import UserError, did_you_mean
 
 __all__ = ["Npz"]
 

@@ -1,11 +1,11 @@
 """The models, one file each; a file named ``paper_cnn.py`` is the model ``paper-cnn``.
 
 A model is a class or a function that makes an ``nn.Module`` from no parameters or any of those in
-:data:`~robustbench_cli.benchmarks.models.factory.PARAMETERS`; or an ``nn.Module`` itself.
+:data:`~robustbench_cli.benchmarks.models.base.factory.PARAMETERS`; or an ``nn.Module`` itself.
 """
 
-from robustbench_cli.attacks.base.registry import Registry
+from robustbench_cli.core.registry import Registry
 
 __all__ = ["registry"]
 
-registry = Registry(kind="model", package=__name__, not_named=frozenset({"base", "factory"}), argument=r"[\w.-]+")
+registry = Registry(kind="model", package=__name__, argument=r"[\w.-]+")

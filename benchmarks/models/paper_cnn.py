@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.core.errors import UserError
 
 __all__ = ["PaperCNN"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torchvision
 from torch import nn
 
-from robustbench_cli.attacks.base.errors import UserError, did_you_mean
+from robustbench_cli.core.errors import UserError, did_you_mean
 
 __all__ = ["torchvision_model"]
 

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.inputs import (
     Images,
     Labels,
@@ -22,10 +21,11 @@ from robustbench_cli.attacks.base.inputs import (
     checked_model,
     require_classes,
 )
-from robustbench_cli.attacks.base.model import frozen
-from robustbench_cli.defenses.base.following import USUAL_RADIUS, Following
-from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.training import Examples, Trainer
+from robustbench_cli.attacks.base.models.freezing import frozen
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Examples, Trainer
+from robustbench_cli.defenses.base.usual_radius import USUAL_RADIUS, Following
 
 __all__ = ["Defense", "defend"]
 
@@ -33,10 +33,10 @@ __all__ = ["Defense", "defend"]
 class Defense(Following, ABC):
     """Turns a model into a defended one.
 
-    Whether the defended model is randomized is measured (:func:`~robustbench_cli.attacks.base.model.is_randomized`),
+    Whether the defended model is randomized is measured (:func:`~robustbench_cli.attacks.base.models.probes.is_randomized`),
     not declared. A randomized one draws from torch's global generators, for every row of a batch by itself, anew in
     each forward pass, and in ``eval()`` as in ``train()``; where its draws can be counted it satisfies
-    :class:`~robustbench_cli.attacks.base.model.EnumerableDraws`.
+    :class:`~robustbench_cli.attacks.base.models.enumerable_draws.EnumerableDraws`.
 
     Attributes:
         trained: Whether :meth:`fit` trains the model, from whatever weights it has.

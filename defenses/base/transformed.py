@@ -12,5 +12,5 @@ class Transformed(nn.Sequential):
 
     @property
     def undefended(self) -> nn.Module:
-        """See :class:`~robustbench_cli.attacks.base.undefended.Surrounding`."""
+        """See :class:`~robustbench_cli.attacks.base.models.unwrap.Surrounding`."""
         return self[-1]

@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from tables import HERE
 
-from robustbench_cli.benchmarks.prepare import Preparation
-from robustbench_cli.benchmarks.suites.read import read_suite
-from robustbench_cli.benchmarks.sweep import plan
+from robustbench_cli.benchmarks.suites.load import read_suite
+from robustbench_cli.benchmarks.suites.plan import plan
+from robustbench_cli.benchmarks.training.model_cache import Preparation
 
 IMAGES = 10_000
 

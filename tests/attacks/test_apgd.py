@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.apgd_ce import APGDCE
 from robustbench_cli.attacks.apgd_dlr import APGDDLR
 from robustbench_cli.attacks.apgd_t import APGDT
-from robustbench_cli.attacks.base.apgd import APGD, _DenseClimb, _SparseClimb
+from robustbench_cli.attacks.base.gradients.eot import EOT
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import EOT
+from robustbench_cli.attacks.base.rng import Random
+from robustbench_cli.attacks.base.search.apgd import APGD, _DenseClimb, _SparseClimb
 from robustbench_cli.attacks.base.threat import Threat, distance
 from robustbench_cli.attacks.pgd import PGD
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import EOT
+from robustbench_cli.attacks.base.gradients.eot import EOT
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, distance
 from robustbench_cli.attacks.cw_linf import CWLinf, _Adam
 

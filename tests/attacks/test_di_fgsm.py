@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robustbench_cli.attacks.base.gradients.eot import EOT
 from robustbench_cli.attacks.base.losses import Loss
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import EOT
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.di_fgsm import DIFGSM
 from robustbench_cli.attacks.mi_fgsm import MIFGSM
 

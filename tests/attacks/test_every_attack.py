@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks import registry
 from robustbench_cli.attacks.base.attack import Attack, FixedRadiusAttack
+from robustbench_cli.attacks.base.gradients.eot import gradient_source
+from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import NORMS, Norm
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import GradientSource, gradient_source
-from robustbench_cli.attacks.base.surrogate import surrogate_parameters
+from robustbench_cli.attacks.base.parameters.surrogate import surrogate_parameters
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, distance
 
 from .conftest import LinearVictim, Victim

@@ -10,7 +10,7 @@ from robustbench_cli.attacks import registry
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import distance
-from robustbench_cli.benchmarks.evaluation import evaluate
+from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
 
 from .conftest import Victim
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from robustbench_cli.attacks.base.gradients.eot import EOT
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import EOT
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.fgsm import FGSM
 

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.threat import distance
 from robustbench_cli.attacks.fmn import FMN
 from robustbench_cli.attacks.non_adaptive import NonAdaptive
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.square import Square
-from robustbench_cli.defenses.base.randomized import decided
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses.base.decision_rules import decided
 from robustbench_cli.defenses.base.transformed import Transformed
 from robustbench_cli.defenses.feature_squeezing import BitDepth, FeatureSqueezing
 from robustbench_cli.defenses.noise_injection import NoiseInjection

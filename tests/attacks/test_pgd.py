@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.gradients.eot import EOT, Exact
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import EOT, Exact
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, distance
 from robustbench_cli.attacks.pgd import PGD
 

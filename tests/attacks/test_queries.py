@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks import registry
 from robustbench_cli.attacks.base.attack import Attack
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.finite_differences import estimated_gradient
+from robustbench_cli.attacks.base.gradients.eot import gradient_source
+from robustbench_cli.attacks.base.gradients.finite_differences import estimated_gradient
 from robustbench_cli.attacks.base.losses import margin
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import gradient_source
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, distance
 from robustbench_cli.attacks.hopskipjump import HopSkipJump
 from robustbench_cli.attacks.nes import NES
 from robustbench_cli.attacks.sparse_rs import SparseRS
 from robustbench_cli.attacks.spsa import SPSA
 from robustbench_cli.attacks.square import Square
+from robustbench_cli.core.errors import UserError
 
 from .conftest import LinearVictim, Victim
 

@@ -5,9 +5,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.gradients.eot import EOT
 from robustbench_cli.attacks.base.losses import cross_entropy
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import EOT
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.mi_fgsm import MIFGSM
 from robustbench_cli.attacks.ti_fgsm import TIFGSM
 

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.apgd_t import APGDT
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import gradient_source
+from robustbench_cli.attacks.base.gradients.eot import gradient_source
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.di_fgsm import DIFGSM
 from robustbench_cli.attacks.fmn import FMN
 from robustbench_cli.attacks.mi_fgsm import MIFGSM
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.transfer import Transfer
+from robustbench_cli.core.errors import UserError
 
 from .conftest import LinearVictim, Victim
 

@@ -12,14 +12,17 @@ import pytest
 import torch
 
 from robustbench_cli.attacks import registry as attacks
-from robustbench_cli.benchmarks.cell import Cell, MethodSpec, parse_eps
+from robustbench_cli.attacks.base.eps import parse_eps
+from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, method_spec
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
-from robustbench_cli.benchmarks.outcomes import Outcomes, summarise
-from robustbench_cli.benchmarks.prepare import Preparation
-from robustbench_cli.benchmarks.store import Result
-from robustbench_cli.benchmarks.subject import Subject, method_spec
-from robustbench_cli.benchmarks.suite import AttackChoice, Job, Suite, expand
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarise
+from robustbench_cli.benchmarks.execution.job import Job
+from robustbench_cli.benchmarks.store.cell import Cell
+from robustbench_cli.benchmarks.store.store import Result
+from robustbench_cli.benchmarks.suites.suite import AttackChoice, Suite, expand
+from robustbench_cli.benchmarks.training.model_cache import Preparation
 from robustbench_cli.defenses import registry as defenses
 
 ATTACKED = 20

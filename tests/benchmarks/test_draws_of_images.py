@@ -13,9 +13,9 @@ from robustbench_cli.attacks.hopskipjump import HopSkipJump
 from robustbench_cli.attacks.nes import NES
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.square import Square
-from robustbench_cli.benchmarks.evaluation import Evaluation, evaluate, predict
-from robustbench_cli.benchmarks.models.base import build_model
-from robustbench_cli.benchmarks.statistics import images_interval, passes_interval
+from robustbench_cli.benchmarks.evaluation.evaluate import Evaluation, evaluate, predict
+from robustbench_cli.benchmarks.evaluation.statistics import images_interval, passes_interval
+from robustbench_cli.benchmarks.models.base.build import build_model
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.gaussian_noise import GaussianNoise
 from robustbench_cli.defenses.hrs import HRS
@@ -97,7 +97,7 @@ def test_figures_are_the_same_at_any_batch_size(model: nn.Module, attack: Any) -
 
 def test_figures_do_not_depend_on_batch_mates(monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that is evaluated among others, or at another place of an attack's batches, has the same outcomes."""
-    from robustbench_cli.benchmarks import evaluation
+    from robustbench_cli.benchmarks.evaluation import evaluate as evaluation
 
     words: dict[str, Any] = {"attack": PGD(steps=4), "eps": 0.05, "eot": 3, "repeats": 4}
     whole = evaluate(Noisy(), IMAGES, LABELS, **words)

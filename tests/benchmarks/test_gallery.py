@@ -13,7 +13,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy
 
-from robustbench_cli.benchmarks.saved_images import SavedImages
+from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages
 
 from . import gallery
 

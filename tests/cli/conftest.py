@@ -9,7 +9,7 @@ from textwrap import dedent
 
 import pytest
 
-from robustbench_cli import commands
+from robustbench_cli.cli import commands
 
 
 @pytest.fixture

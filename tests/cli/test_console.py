@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.table import Table
 
-from robustbench_cli import console
+from robustbench_cli.cli import console
 
 
 @pytest.fixture(autouse=True)

@@ -16,9 +16,9 @@ from robustbench_cli import __version__
 ENDING = """
     import click, errno, sys, warnings
     from robustbench_cli import console
-    from robustbench_cli.attacks.base.errors import UserError
-    from robustbench_cli.exits import CellsFailed, GateFailed, Interrupted
-    from robustbench_cli.options import command, computing
+    from robustbench_cli.core.errors import UserError
+    from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed, Interrupted
+    from robustbench_cli.cli.options import command, computing
     @command("ending")
     @computing
     def ending(common):
@@ -133,7 +133,7 @@ def test_help_names_every_command_in_full(advdef: Callable[..., Any], add_comman
     add_command(
         "added",
         f"""
-        from robustbench_cli.options import command
+        from robustbench_cli.cli.options import command
         @command("added")
         def added():
             '''{line}
@@ -160,7 +160,7 @@ CHILD = """
 import sys
 from robustbench_cli import commands
 commands.__path__.append(sys.argv[1])
-from robustbench_cli.main import main
+from robustbench_cli.cli.main import main
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -173,7 +173,7 @@ def test_a_signal_interrupts_in_good_order(add_command: Callable[[str, str], Pat
         """
         import signal
         from robustbench_cli import console
-        from robustbench_cli.options import command, computing
+        from robustbench_cli.cli.options import command, computing
         @command("waiting")
         @computing
         def waiting(common):
@@ -210,7 +210,7 @@ def test_a_second_signal_does_not_interrupt_the_last_line(add_command: Callable[
         f"""
         import os, signal
         from robustbench_cli import console
-        from robustbench_cli.options import command, computing
+        from robustbench_cli.cli.options import command, computing
         told = console.error
         def interrupted(line):
             os.kill(os.getpid(), signal.{number})
@@ -242,8 +242,8 @@ def test_a_reader_that_leaves_changes_no_exit_code(add_command: Callable[[str, s
         f"""
         from rich.table import Table
         from robustbench_cli import console
-        from robustbench_cli.exits import GateFailed
-        from robustbench_cli.options import command
+        from robustbench_cli.cli.exit_codes import GateFailed
+        from robustbench_cli.cli.options import command
         @command("gate")
         def gate():
             console.report({content})
@@ -340,10 +340,10 @@ class Finder:
             except KeyboardInterrupt:
                 raise ImportError("lost")
 sys.meta_path.insert(0, Finder())
-from robustbench_cli.main import main
+from robustbench_cli.cli.main import main
 sys.exit(main())
 """
-    for module in ("robustbench_cli.command_line", "rich.console"):
+    for module in ("robustbench_cli.cli.dispatch", "rich.console"):
         ended = subprocess.run(
             [sys.executable, "-c", code, module, *words, "--where"],
             check=False,
@@ -363,10 +363,10 @@ def test_a_library_that_ends_the_process_is_no_gate(code: int) -> None:
 import ctypes, sys
 class Finder:
     def find_spec(self, name, *_):
-        if name == "robustbench_cli.command_line":
+        if name == "robustbench_cli.cli.dispatch":
             ctypes.CDLL(None).exit({code})
 sys.meta_path.insert(0, Finder())
-from robustbench_cli.main import main
+from robustbench_cli.cli.main import main
 sys.exit(main())
 """
     ended = subprocess.run([sys.executable, "-c", library, "list"], check=False, capture_output=True, text=True)

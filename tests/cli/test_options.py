@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from robustbench_cli.command_line import advdef as group
-from robustbench_cli.config_file import long_name
+from robustbench_cli.cli.config_file import long_name
+from robustbench_cli.cli.dispatch import advdef as group
 
 CODE = """
 import json, click
 from robustbench_cli import console
-from robustbench_cli.options import command, computing
-from robustbench_cli.values import EOT, EPS, SETTING
+from robustbench_cli.cli.options import command, computing
+from robustbench_cli.cli.param_types import EOT, EPS, SETTING
 @command("compute")
 @click.option("--eps", type=EPS, multiple=True)
 @click.option("--eot", type=EOT)
@@ -237,7 +237,7 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CUDA device that the machine does not have is refused with what it has."""
     import torch
 
-    from robustbench_cli.attacks.base.errors import UserError
+    from robustbench_cli.core.errors import UserError
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"^no device cuda: torch .* sees no CUDA device here$"):
@@ -252,7 +252,7 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def common(device: str) -> Any:
     """The shared options with a device."""
-    from robustbench_cli.options import Common
+    from robustbench_cli.cli.options import Common
 
     return Common(store=Path("s"), device=device, seed=0, data_dir=None, batch_size=None)
 

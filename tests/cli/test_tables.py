@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from robustbench_cli import console, tables
+from robustbench_cli.cli import console, tables
 
 ROW: dict[str, Any] = {
     "dataset": "digits",

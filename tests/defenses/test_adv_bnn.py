@@ -9,12 +9,12 @@ import torchvision
 from torch import Tensor, distributions, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.models.paper_cnn import PaperCNN
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import adv_bnn as module
 from robustbench_cli.defenses.adv_bnn import AdvBNN
-from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer
 
 
 def test_the_divergence_is_that_of_normal_distributions() -> None:

@@ -10,12 +10,12 @@ import torchvision
 from scipy import stats
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.model import is_randomized
+from robustbench_cli.attacks.base.models.probes import is_randomized
 from robustbench_cli.benchmarks.models.paper_cnn import PaperCNN
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import defensive_dropout as module
-from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.defensive_dropout import DefensiveDropout
 
 

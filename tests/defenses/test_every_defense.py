@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_cli.attacks.base.model import EnumerableDraws, is_randomized
+from robustbench_cli.attacks.base.models.enumerable_draws import EnumerableDraws
+from robustbench_cli.attacks.base.models.probes import is_randomized
 from robustbench_cli.defenses import registry
 from robustbench_cli.defenses.base.defense import Defense
 

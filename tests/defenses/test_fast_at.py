@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.training import Trainer, TrainingProgress
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer, TrainingProgress
 from robustbench_cli.defenses.fast_at import FastAT
 
 

@@ -9,12 +9,12 @@ import torch
 from scipy import ndimage, stats
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.bpda import approximated
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.gradients.bpda import approximated
 from robustbench_cli.attacks.hopskipjump import HopSkipJump
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.transfer import Transfer
-from robustbench_cli.benchmarks.evaluation import evaluate, predict
+from robustbench_cli.benchmarks.evaluation.evaluate import evaluate, predict
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.defense import defend
 from robustbench_cli.defenses.feature_squeezing import BitDepth, Detector, FeatureSqueezing, Median, NonLocalMeans
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.free_at import FreeAT, Perturbed
 
 

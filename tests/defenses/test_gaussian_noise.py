@@ -9,10 +9,10 @@ import torchvision
 from scipy import stats
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.model import is_randomized
-from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.attacks.base.models.probes import is_randomized
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.gaussian_noise import GaussianNoise
 from robustbench_cli.defenses.hrs import hrs
 

@@ -11,11 +11,12 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.method import read_value
-from robustbench_cli.attacks.base.model import EnumerableDraws, is_randomized
-from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.training import Trainer, TrainingProgress
+from robustbench_cli.attacks.base.models.enumerable_draws import EnumerableDraws
+from robustbench_cli.attacks.base.models.probes import is_randomized
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.settings import read_value
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer, TrainingProgress
 from robustbench_cli.defenses.gaussian_noise import GaussianNoise
 from robustbench_cli.defenses.hrs import HRS, HRSModel, SwitchingBlock, hrs
 

@@ -9,8 +9,8 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
+from robustbench_cli.attacks.base.gradients.eot import EOT, Exact
 from robustbench_cli.attacks.base.losses import cross_entropy
-from robustbench_cli.attacks.base.source import EOT, Exact
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.defenses.hrs import HRSModel, hrs
 

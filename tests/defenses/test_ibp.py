@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.defenses.base.intervals import worst_logits
-from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses.base.surgery.interval_bounds import worst_logits
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.ibp import IBP
 
 

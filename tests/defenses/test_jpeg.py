@@ -6,12 +6,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.io import decode_jpeg, encode_jpeg
 
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.measured import MeasuredModel
+from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.transfer import Transfer
-from robustbench_cli.benchmarks.checks import gradient_is_wrong
-from robustbench_cli.benchmarks.evaluation import evaluate
+from robustbench_cli.benchmarks.evaluation.checks import gradient_is_wrong
+from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.jpeg import JPEG, Codec
 
 

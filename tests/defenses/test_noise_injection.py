@@ -6,8 +6,8 @@ import torchvision
 from scipy import stats
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.models.paper_cnn import PaperCNN
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.noise_injection import NoiseInjection
 
 

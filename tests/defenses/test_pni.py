@@ -9,11 +9,11 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.models.paper_cnn import PaperCNN
-from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.none import Undefended
 from robustbench_cli.defenses.pni import PNI
 

@@ -7,9 +7,9 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.model import is_randomized
+from robustbench_cli.attacks.base.models.probes import is_randomized
 from robustbench_cli.benchmarks.models.paper_cnn import PaperCNN
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.random_resize_pad import RandomResizePad
 
 

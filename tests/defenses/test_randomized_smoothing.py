@@ -8,10 +8,10 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry
-from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.macer import MACER
 from robustbench_cli.defenses.none import Undefended
 from robustbench_cli.defenses.pni import PNI

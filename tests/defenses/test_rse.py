@@ -9,9 +9,9 @@ import torchvision
 from torch import Tensor, nn
 
 from robustbench_cli.benchmarks.models.paper_cnn import PaperCNN
-from robustbench_cli.defenses.base.randomized import Decision
-from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.decision_rules import Decision
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.rse import RSE
 
 

@@ -9,11 +9,11 @@ import torchvision
 from scipy import stats
 from torch import nn
 
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.model import is_randomized
+from robustbench_cli.attacks.base.models.probes import is_randomized
 from robustbench_cli.benchmarks.models.paper_cnn import PaperCNN
-from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.sap import SAP
 
 ACTIVATIONS = torch.tensor([0.0, 0.5, 1.0, 2.5, 6.0]).view(1, 5, 1, 1)

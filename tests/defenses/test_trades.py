@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.attacks.pgd import PGD
-from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.trades import TRADES
 
 

@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 import platformdirs
 import torch
 
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.benchmarks.cell import parse_eps
+from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.benchmarks.datasets import registry
 from robustbench_cli.benchmarks.datasets.base.split import Split, check_images
+from robustbench_cli.core.errors import UserError
 
 __all__ = ["Dataset", "SplitName"]
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_cli.attacks.base.errors import UserError, one_line
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, SplitName
 from robustbench_cli.benchmarks.datasets.base.split import Split, TensorSplit
+from robustbench_cli.core.errors import UserError, one_line
 
 __all__ = ["Downloaded"]
 

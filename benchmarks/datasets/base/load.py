@@ -6,10 +6,10 @@ import inspect
 from functools import cache
 from pathlib import Path
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.inputs import checked_keywords
 from robustbench_cli.benchmarks.datasets import registry
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
+from robustbench_cli.core.errors import UserError
 
 __all__ = ["load_dataset"]
 

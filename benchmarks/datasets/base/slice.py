@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.attacks.base.inputs import checked_count, checked_keywords
 from robustbench_cli.benchmarks.datasets.base.split import Split, check_images
+from robustbench_cli.core.errors import UserError
 
 __all__ = ["Slice", "first_examples"]
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.core.errors import UserError
 
 __all__ = ["Split", "TensorSplit", "check_images"]
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack, MinimalNormAttack
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.gradients.eot import EOT
+from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.iterates import BestIterates, Streak
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import EOT, GradientSource
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, distance
+from robustbench_cli.core.errors import UserError
 
 IMAGES = torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 0, 1])

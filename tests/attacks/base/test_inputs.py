@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.inputs import (
     checked_count,
     checked_device,
@@ -21,11 +21,11 @@ from robustbench_cli.attacks.base.inputs import (
     radius_of,
 )
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.random import Random
-from robustbench_cli.attacks.base.source import GradientSource
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, distance
 from robustbench_cli.attacks.cw import CW
 from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.core.errors import UserError
 
 IMAGES = torch.rand(4, 3, 6, 5, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 1])

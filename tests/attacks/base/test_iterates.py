@@ -9,10 +9,10 @@ from torch import Tensor
 from robustbench_cli.attacks.apgd_ce import APGDCE
 from robustbench_cli.attacks.apgd_t import APGDT
 from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.gradients.eot import gradient_source
 from robustbench_cli.attacks.base.iterates import BestIterates
 from robustbench_cli.attacks.base.losses import margin
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.source import gradient_source
 from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.cw_pgd import CWPGD
 from robustbench_cli.attacks.non_adaptive import NonAdaptive

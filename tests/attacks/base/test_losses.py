@@ -20,7 +20,7 @@ from robustbench_cli.attacks.base.losses import (
     rounding,
     targeted_dlr,
 )
-from robustbench_cli.attacks.base.smallest import Goal
+from robustbench_cli.attacks.base.search.minimal_norm import Goal
 from robustbench_cli.attacks.cw_pgd import CWPGD
 
 ARBITRARY = {

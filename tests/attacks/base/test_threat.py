@@ -12,7 +12,7 @@ from scipy import optimize, stats
 from torch import Tensor
 
 from robustbench_cli.attacks.base.norm import NORMS, Norm
-from robustbench_cli.attacks.base.random import Random
+from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import (
     Threat,
     distance,

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_cli.benchmarks.checkpoint import CheckpointInfo, save_checkpoint
+from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, save_checkpoint
+from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, open_subject
 from robustbench_cli.benchmarks.comparison.models import Examples
-from robustbench_cli.benchmarks.models.base import build_model
-from robustbench_cli.benchmarks.subject import Subject, open_subject
+from robustbench_cli.benchmarks.models.base.build import build_model
 
 
 @pytest.fixture(scope="session")

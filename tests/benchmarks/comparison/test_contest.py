@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from robustbench_cli.attacks.base.threat import distance
+from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
 from robustbench_cli.benchmarks.comparison.contest import Contest, distances, robust_accuracy
 from robustbench_cli.benchmarks.comparison.models import Examples
 from robustbench_cli.benchmarks.comparison.peers import PGDBudget
-from robustbench_cli.benchmarks.subject import Subject
 
 BUDGET = PGDBudget(norm="linf", eps=0.1, steps=2)
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
 from robustbench_cli.benchmarks.comparison.costs import certify_overhead, hrs_forward, pgd_overhead
 from robustbench_cli.benchmarks.comparison.models import Examples
-from robustbench_cli.benchmarks.subject import Subject
 
 
 def test_the_cost_of_pgd_is_at_least_that_of_its_passes(subject: Subject, examples: Examples) -> None:

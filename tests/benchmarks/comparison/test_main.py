@@ -6,11 +6,11 @@ from typing import cast
 import torch
 from torch import nn
 
+from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
 from robustbench_cli.benchmarks.comparison.__main__ import autoattack_table, cw_table, pgd_table
 from robustbench_cli.benchmarks.comparison.contest import Entry
 from robustbench_cli.benchmarks.comparison.models import Examples, classified_right
 from robustbench_cli.benchmarks.comparison.peers import AutoAttackBudget, PGDBudget
-from robustbench_cli.benchmarks.subject import Subject
 
 
 def cells(table: str) -> list[list[str]]:

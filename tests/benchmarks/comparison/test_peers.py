@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from robustbench_cli.attacks.base.threat import distance
+from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
 from robustbench_cli.benchmarks.comparison.models import Examples
 from robustbench_cli.benchmarks.comparison.peers import LIBRARIES, Advdef, AutoAttackBudget, CWBudget, PGDBudget
-from robustbench_cli.benchmarks.subject import Subject
 
 ROOT = Path(__file__).parents[3]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torchvision
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.datasets.fashion_mnist import FashionMnist
+from robustbench_cli.core.errors import UserError
 
 
 @pytest.fixture

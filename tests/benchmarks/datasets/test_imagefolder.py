@@ -15,8 +15,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.datasets.imagefolder import ImageFolder, _samples
+from robustbench_cli.core.errors import UserError
 
 
 def write(folder: Path, name: str, value: int, *, size: tuple[int, int] = (6, 4), mode: str = "RGB") -> Path:

@@ -9,8 +9,8 @@ import scipy.io
 import torch
 import torchvision
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.datasets.svhn import Svhn
+from robustbench_cli.core.errors import UserError
 
 
 @pytest.fixture

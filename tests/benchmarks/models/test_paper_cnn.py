@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.models.paper_cnn import PaperCNN
+from robustbench_cli.core.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.models.small_cnn import SmallCNN
+from robustbench_cli.core.errors import UserError
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (2, 9, 13)])

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torchvision
 
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.benchmarks.models.base import build_model
+from robustbench_cli.benchmarks.models.base.build import build_model
+from robustbench_cli.core.errors import UserError
 
 
 def test_it_is_torchvisions_network() -> None:

@@ -18,10 +18,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from robustbench_cli.benchmarks import worker
-from robustbench_cli.benchmarks.evaluation import evaluate
-from robustbench_cli.defenses.base.randomized import DecisionRule
-from robustbench_cli.model_options import DECISIONS
+from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
+from robustbench_cli.benchmarks.execution import worker
+from robustbench_cli.cli.model_args import DECISIONS
+from robustbench_cli.defenses.base.decision_rules import DecisionRule
 
 from .conftest import TINY
 

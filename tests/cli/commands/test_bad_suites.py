@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from robustbench_cli.main import main
+from robustbench_cli.cli.main import main
 
 GOOD: dict[str, Any] = {
     "dataset": "digits",

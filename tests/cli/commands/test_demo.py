@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from robustbench_cli.benchmarks.datasets.digits import Digits
-from robustbench_cli.commands import demo
+from robustbench_cli.cli.commands import demo
 
 
 def test_the_demo_goes_the_whole_way(advdef: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from robustbench_cli import attacks, defenses
 from robustbench_cli.benchmarks import datasets, models
-from robustbench_cli.benchmarks.suites.read import suite_names
-from robustbench_cli.kinds import card
+from robustbench_cli.benchmarks.suites.load import suite_names
+from robustbench_cli.cli.catalog import card
 
 NAMES = {
     # What a command of its own runs is an attack too.

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from robustbench_cli import attacks, defenses
-from robustbench_cli.benchmarks.reprogramming import Reprogramming
-from robustbench_cli.kinds import KINDS, summaries
+from robustbench_cli.benchmarks.reprogramming.program import Reprogramming
+from robustbench_cli.cli.catalog import KINDS, summaries
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name, _ in summaries(kind)])

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from robustbench_cli.benchmarks.claims import Claims
-from robustbench_cli.benchmarks.store import Store
+from robustbench_cli.benchmarks.store.leases import Claims
+from robustbench_cli.benchmarks.store.store import Store
 
 Advdef = Callable[..., Any]
 

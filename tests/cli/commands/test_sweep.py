@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from robustbench_cli.benchmarks.claims import Claims
-from robustbench_cli.benchmarks.store import Result, Store
+from robustbench_cli.benchmarks.store.leases import Claims
+from robustbench_cli.benchmarks.store.store import Result, Store
 
 Advdef = Callable[..., Any]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from robustbench_cli.benchmarks.checkpoint import load_checkpoint
+from robustbench_cli.benchmarks.checkpoints.checkpoint import load_checkpoint
 
 
 def test_torchrun_trains_what_one_process_does(advdef: Callable[..., Any], tmp_path: Path) -> None:

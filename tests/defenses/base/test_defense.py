@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_cli.attacks.base.errors import UserError
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.defense import defend
 from robustbench_cli.defenses.hrs import HRS, hrs
 from robustbench_cli.defenses.none import Undefended

@@ -10,12 +10,14 @@ import torchvision
 from scipy import stats
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.errors import UserError
-from robustbench_cli.attacks.base.model import OneDraw, is_randomized
+from robustbench_cli.attacks.base.models.frozen_draw import OneDraw
+from robustbench_cli.attacks.base.models.probes import is_randomized
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry
-from robustbench_cli.defenses.base.randomized import Decision, DecisionRule, RandomizedDefense, decided
-from robustbench_cli.defenses.base.recipe import Recipe
-from robustbench_cli.defenses.base.training import Trainer
+from robustbench_cli.defenses.base.decision_rules import Decision, DecisionRule, decided
+from robustbench_cli.defenses.base.randomized import RandomizedDefense
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.gaussian_noise import GaussianNoise
 from robustbench_cli.defenses.hrs import HRS
 from robustbench_cli.defenses.noise_injection import NoiseInjection

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, SplitName
 from robustbench_cli.benchmarks.datasets.base.split import Split, TensorSplit
+from robustbench_cli.core.errors import UserError
 
 
 class Given(Dataset):

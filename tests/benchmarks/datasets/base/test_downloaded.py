@@ -9,8 +9,8 @@ import pytest
 import torch
 import torchvision
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.datasets.mnist import Mnist
+from robustbench_cli.core.errors import UserError
 
 
 @pytest.fixture(autouse=True)

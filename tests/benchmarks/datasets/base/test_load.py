@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.datasets import registry
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+from robustbench_cli.core.errors import UserError
 
 OWN = """
 import torch

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.datasets.base.split import TensorSplit
+from robustbench_cli.core.errors import UserError
 
 
 def split_of(images: torch.Tensor, labels: list[int]) -> TensorSplit:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_cli.attacks.base.errors import UserError
 from robustbench_cli.benchmarks.datasets.base.split import TensorSplit
+from robustbench_cli.core.errors import UserError
 
 
 def test_bytes_become_floats_by_255() -> None:

@@ -1,0 +1,1 @@
+"""Where an attack gets its logits and gradients."""

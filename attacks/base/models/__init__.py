@@ -1,0 +1,1 @@
+"""What attacks measure of a model, and how they pass images through it."""

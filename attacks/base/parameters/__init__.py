@@ -1,0 +1,1 @@
+"""Parameters of an attack that are themselves an attack or a model."""

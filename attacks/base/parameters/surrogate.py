@@ -1,0 +1,47 @@
+"""A parameter that is a model: a checkpoint's file as data, the loaded model where it is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import PlainSerializer, PlainValidator
+from torch import nn
+
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.settings import Method
+
+__all__ = ["Surrogate", "surrogate_parameters"]
+
+
+def _file_or_model(value: Any) -> Path | nn.Module:
+    if isinstance(value, nn.Module | Path):
+        return value
+    if not isinstance(value, str):
+        raise UserError("give the file of a checkpoint")
+    return Path(value)
+
+
+def _file(value: Path | nn.Module) -> str:
+    if isinstance(value, nn.Module):
+        raise UserError(f"a model in memory, {type(value).__name__}, has no file")
+    return str(value)
+
+
+Surrogate = Annotated[
+    Path | nn.Module, PlainValidator(_file_or_model), PlainSerializer(_file, return_type=str, when_used="json")
+]
+"""The type of a method's field that takes another model, images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``.
+
+A user's words name the file of a checkpoint; who builds the method from them puts its model in the file's place. From
+Python it is the model itself.
+"""
+
+
+def surrogate_parameters(kind: type[Method]) -> tuple[str, ...]:
+    """The names of a method's parameters that are models, or may be: ``Surrogate`` and ``Surrogate | None``."""
+    return tuple(
+        name
+        for name, field in kind.model_fields.items()
+        if field.annotation == Path | nn.Module or Surrogate in get_args(field.annotation)
+    )

@@ -1,0 +1,83 @@
+"""What a defended model takes, in memory and passes, beside the network that it defends, and what its training took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from robustbench_cli.attacks.base.models.freezing import frozen
+from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+from robustbench_cli.benchmarks.models.base.build import build_model, example_images
+
+__all__ = ["Footprint", "footprint"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What a defended model takes, and what the network without its defenses does.
+
+    Attributes:
+        parameters: How many numbers were trained.
+        network_parameters: The same of the network.
+        operations: Floating-point operations of a forward pass of one image by the deployed rule, as torch counts them.
+        network_operations: The same of the network.
+        cost_of_all_draws: In such passes; ``None`` where draws cannot be counted.
+        seconds: Of its last training: what was trained, in order, and how long.
+    """
+
+    parameters: int
+    network_parameters: int
+    operations: int
+    network_operations: int
+    cost_of_all_draws: float | None
+    seconds: tuple[tuple[str, float], ...]
+
+    def __str__(self) -> str:
+        words = [f"{self.parameters:,} parameters"]
+        if self.network_parameters:
+            words[0] += f", {self.parameters / self.network_parameters:.1f} times the network's"
+        if self.seconds:
+            total = f"trained in {sum(seconds for _, seconds in self.seconds):.1f} s"
+            parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds)
+            words.append(f"{total} ({parts})" if len(self.seconds) > 1 else total)
+        if self.network_operations:
+            cost = self.operations / self.network_operations
+            all_draws = "" if self.cost_of_all_draws is None else f", all draws {cost * self.cost_of_all_draws:.1f}"
+            words.append(f"a pass costs {cost:.1f} of the network's{all_draws}")
+        return "; ".join(words)
+
+
+def footprint(subject: Subject) -> Footprint:
+    """What a defended model takes.
+
+    Args:
+        subject: Its checkpoint.
+    """
+    model = subject.load()
+    network = build_model(
+        subject.model, shape=subject.shape, classes=subject.classes, mean=subject.mean, std=subject.std
+    )
+    image = example_images(subject.shape)[:1]
+    stages = subject.training.get("stages", [])
+    return Footprint(
+        parameters=_parameters(model),
+        network_parameters=_parameters(network),
+        operations=_operations(model, image),
+        network_operations=_operations(network, image),
+        cost_of_all_draws=subject.cost_of_all_draws,
+        seconds=tuple((name, part["seconds"]) for stage in stages for name, part in stage["trained"].items()),
+    )
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def _operations(model: nn.Module, image: Tensor) -> int:
+    with frozen(model), FlopCounterMode(display=False) as counter:
+        model(image)
+    return int(counter.get_total_flops())

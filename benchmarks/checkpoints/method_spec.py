@@ -1,0 +1,123 @@
+"""An attack or a defense as data: its name and its parameters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import getitem
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticSerializationError
+
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.registry import Registry
+from robustbench_cli.core.settings import Method
+
+__all__ = ["MethodSpec"]
+
+
+class MethodSpec(BaseModel):
+    """An attack or a defense as data: its name and all its parameters, defaults included.
+
+    Attributes:
+        name: As a user types it: registered, ``package.module:object`` or ``path.py:object``.
+        parameters: Every field of the method, as JSON values.
+        changed: The names of those that differ from the defaults, ``attack.steps`` for one of a parameter that is a
+            method itself; for the label only.
+        source: The sha256 of a user's own code, since their edits make another method of it.
+        surrogates: By the names of the parameters that are files of checkpoints: what models these hold, as
+            :attr:`~.subject.Subject.identity` says it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    changed: tuple[str, ...] = ()
+    source: str | None = None
+    surrogates: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _all_are_parameters(self) -> Self:
+        for what, keys in (("changed", self.changed), ("a surrogate", self.surrogates)):
+            if unknown := [key for key in keys if not _leads_to_one(key, self.parameters)]:
+                raise ValueError(f"'{unknown[0]}' is called {what} and is no parameter of {self.name}")
+        return self
+
+    @classmethod
+    def of(
+        cls, method: Method, *, name: str, source: str | None = None, surrogates: Mapping[str, str] | None = None
+    ) -> MethodSpec:
+        """A method as plain data.
+
+        Args:
+            method: The method.
+            name: See :class:`MethodSpec`.
+            source: See :class:`MethodSpec`.
+            surrogates: See :class:`MethodSpec`.
+
+        Raises:
+            UserError: A parameter is nothing that JSON holds.
+        """
+        try:
+            values = method.model_dump(mode="json")
+        except PydanticSerializationError as error:
+            raise UserError(
+                f"{name} has a parameter that JSON cannot hold, so it has no name to store it by: {error}"
+            ) from None
+        changed = tuple(_changed(method))
+        return cls(name=name, parameters=values, changed=changed, source=source, surrogates=dict(surrogates or {}))
+
+    def build(self, registry: Registry, **loaded: Any) -> Any:
+        """The attack or the defense itself.
+
+        Args:
+            registry: That of its kind.
+            **loaded: The models in the place of the files in :attr:`surrogates`.
+
+        Raises:
+            UserError: The name or a parameter is unknown, or a value not allowed.
+        """
+        return registry.load(self.name).from_parameters({**self.parameters, **loaded}, name=self.name)
+
+    @property
+    def label(self) -> str:
+        """The name, with the parameters that differ from the defaults: ``hrs(channels=[10,10])``."""
+        if not self.changed:
+            return self.name
+        found = {key: reduce(getitem, key.split("."), self.parameters) for key in self.changed}
+        values = (f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in found.items())
+        return f"{self.name}({','.join(values)})".replace('"', "")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes it this method: not the paths of a user's files, whose content counts."""
+        name = self.name if self.source is None else self.name.rpartition(":")[2]
+        return {"name": name, "parameters": {**self.parameters, **self.surrogates}, "source": self.source}
+
+
+def _leads_to_one(key: str, parameters: Any) -> bool:
+    """Whether a name, with dots before those of an inner method, is one of a parameter."""
+    for part in key.split("."):
+        if not isinstance(parameters, dict) or part not in parameters:
+            return False
+        parameters = parameters[part]
+    return True
+
+
+def _changed(method: Method) -> Iterator[str]:
+    """The names of the parameters that differ from the defaults; of one that is a method, its own after a dot."""
+    kind = type(method)
+    required = {key: getattr(method, key) for key, field in kind.model_fields.items() if field.is_required()}
+    usual = kind(**required)
+    for key in kind.model_fields:
+        value = getattr(method, key)
+        if key not in required and value == getattr(usual, key):
+            continue
+        if isinstance(value, Method):
+            yield f"{key}.name"
+            yield from (f"{key}.{each}" for each in _changed(value))
+        else:
+            yield key

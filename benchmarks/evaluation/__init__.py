@@ -1,0 +1,1 @@
+"""Runs an attack on a model and scores the result."""

@@ -1,0 +1,68 @@
+"""What an attack costs: counted on an image that it cannot break, so that no search ends early."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.gradients.eot import gradient_source
+from robustbench_cli.attacks.base.models.freezing import frozen
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.attacks.base.rng import Random
+
+__all__ = ["Passes", "passes"]
+
+_SHAPE = (1, 8, 8)
+_EPS: dict[Norm, float] = {"linf": 0.1, "l2": 0.5, "l1": 5.0, "l0": 5.0}
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Passes of one image through a model, in passes of one draw.
+
+    Attributes:
+        forwards: To the logits.
+        backwards: Back to the input.
+    """
+
+    forwards: int
+    backwards: int
+
+
+def passes(attack: Attack, *, norm: Norm | None = None, classes: int = 10) -> Passes:
+    """What an untargeted attack costs for each image that stands, with one draw behind every answer.
+
+    Args:
+        attack: The attack and its parameters.
+        norm: One of the attack's norms; its own where not given.
+        classes: K.
+    """
+    model = _Unbreakable(classes)
+    images = torch.full((1, *_SHAPE), 0.5)
+    labels = torch.zeros(1, dtype=torch.int64)
+    norm = norm or attack.norms[0]
+    threat = attack.threat(images, norm=norm, eps=_EPS[norm], targeted=False)
+    with frozen(model), torch.random.fork_rng(devices=[]):
+        source = gradient_source(model, randomized=False)
+        attack.run(source, images, labels, attack.searched(threat), Random.of(0, images))
+    return Passes(round(source.forwards), round(source.backwards))
+
+
+class _Unbreakable(nn.Module):
+    """Linear logits of which the first is ahead by more than any image can change."""
+
+    weights: Tensor
+    ahead: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        weights = torch.randn(classes, _SHAPE[1] * _SHAPE[2], generator=torch.Generator().manual_seed(0))
+        self.register_buffer("weights", weights)
+        self.register_buffer("ahead", 1000.0 * nn.functional.one_hot(torch.tensor(0), classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = images.flatten(1) @ self.weights.T + self.ahead
+        return logits

@@ -1,0 +1,140 @@
+"""Adversarial images as files of 8 bits a channel, scored as they are in the file."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from robustbench_cli.attacks.base.models.special_labels import REJECTED
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.attacks.base.threat import Threat, distance, per_image, project_exactly
+from robustbench_cli.core.atomic_write import write_whole
+from robustbench_cli.core.errors import UserError, one_line
+
+__all__ = ["SavedImages", "levels", "rounded"]
+
+Bytes = NDArray[np.uint8]
+
+
+def levels(images: Tensor) -> Tensor:
+    """Images ``(N, C, H, W)`` in [0, 1] as the nearest of 256 levels, uint8."""
+    return (images.double() * 255).round().to(torch.uint8)
+
+
+def rounded(perturbed: Tensor, images: Tensor, *, norm: Norm, eps: float | None) -> Tensor:
+    """Perturbed images in 256 levels, inside the ball around the image in 256 levels.
+
+    A pixel takes the nearest level, or the nearest one towards the image's own where the nearest would lead out of the
+    ball: in linf that pixel, in another norm all pixels of that image.
+
+    Args:
+        perturbed: ``(N, C, H, W)`` in [0, 1].
+        images: Of the same shape.
+        norm: Of the ball.
+        eps: Its radius; ``None`` where any distance counts, and the nearest level is taken.
+
+    Returns:
+        ``(N, C, H, W)`` uint8.
+    """
+    if eps is None:
+        return levels(perturbed)
+    centre = levels(images).double()
+    radius = torch.full((len(images),), eps, dtype=torch.float64, device=images.device)
+    inside = project_exactly(perturbed.double(), centre / 255, Threat(norm=norm, eps=radius)) * 255 - centre
+    # 8/255 times 255 is not always 8 in floating point.
+    nearest, shorter = inside.round(), (inside * (1 + 1e-9)).trunc()
+    if norm == "linf":
+        leaves = nearest.abs() > eps * 255 * (1 + 1e-9)
+    else:
+        leaves = per_image(distance(nearest / 255, torch.zeros_like(nearest), norm) > eps * (1 + 1e-9), images)
+    return (centre + torch.where(leaves, shorter, nearest)).to(torch.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedImages:
+    """The adversarial images of a cell, as they are written.
+
+    Attributes:
+        images: ``(N, H, W, C)``, the clean ones.
+        perturbed: ``(N, H, W, C)``.
+        labels: ``(N,)``.
+        predictions: ``(R, N)``, what the deployed rule says of ``perturbed`` in R draws; see
+            :func:`~robustbench_cli.attacks.base.models.decision.decisions`.
+    """
+
+    images: Bytes
+    perturbed: Bytes
+    labels: NDArray[np.int64]
+    predictions: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, images: Tensor, perturbed: Tensor, labels: Tensor, predictions: NDArray[np.int64]) -> SavedImages:
+        """From tensors: images ``(N, C, H, W)`` uint8 on the CPU, labels ``(N,)``."""
+        return cls(
+            images=images.permute(0, 2, 3, 1).numpy(),
+            perturbed=perturbed.permute(0, 2, 3, 1).numpy(),
+            labels=labels.numpy(),
+            predictions=predictions,
+        )
+
+    @property
+    def perturbed_levels(self) -> Tensor:
+        """``(N, C, H, W)`` uint8, as :func:`levels` gives them."""
+        return torch.from_numpy(self.perturbed).permute(0, 3, 1, 2)
+
+    @property
+    def robust_accuracy(self) -> float:
+        """The share of images and draws that are right; a clean error counts as one.
+
+        To reject an image that the attack has changed is right, and to reject one that it has not is wrong.
+        """
+        changed = (self.perturbed != self.images).any(axis=(1, 2, 3))
+        return float(((self.predictions == self.labels) | (self.predictions == REJECTED) & changed).mean())
+
+    def write(self, folder: Path, name: str) -> None:
+        """Writes ``NAME.npz``, and first ``NAME/PLACE_label_LABEL_predicted_PREDICTION.png`` for every image.
+
+        The prediction is the first draw's.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        pictures = folder / name
+        shutil.rmtree(pictures, ignore_errors=True)
+        for place, (image, label, prediction) in enumerate(
+            zip(self.perturbed, self.labels, self.predictions[0], strict=True)
+        ):
+            content = io.BytesIO()
+            Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(content, "PNG")
+            write_whole(pictures / f"{place:05}_label_{label}_predicted_{prediction}.png", content.getvalue())
+        arrays = io.BytesIO()
+        np.savez_compressed(
+            arrays, images=self.images, perturbed=self.perturbed, labels=self.labels, predictions=self.predictions
+        )
+        write_whole(folder / f"{name}.npz", arrays.getvalue())
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> SavedImages:
+        """Reads ``NAME.npz``.
+
+        Raises:
+            UserError: The file is missing, or is not as it was written.
+        """
+        path = folder / f"{name}.npz"
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return cls(**arrays)
+        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(
+                f"{path} is missing or damaged ({one_line(error)}): remove {folder} to save its images again"
+            ) from None

@@ -1,0 +1,1 @@
+"""Runs cells: the worker, the engines, and the state of a sweep."""

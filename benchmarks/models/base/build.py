@@ -1,0 +1,277 @@
+"""From the words that a user types to a model with its normalisation inside, and the test of its contract."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from robustbench_cli.attacks.base.inputs import checked_count, checked_keywords, checked_logits, require_classes
+from robustbench_cli.attacks.base.models.freezing import frozen
+from robustbench_cli.benchmarks.models import registry
+from robustbench_cli.benchmarks.models.base.factory import make, unwrapped
+from robustbench_cli.core.errors import UserError, one_line
+
+__all__ = [
+    "Normalize",
+    "build_model",
+    "check_model",
+    "default_model",
+    "example_images",
+    "is_trained",
+    "normalized",
+]
+
+
+Numbers = float | Sequence[float] | Tensor | NDArray[Any]
+"""One number for all channels, or one a channel."""
+
+
+class Normalize(nn.Module):
+    """``(images - mean) / std``, channel by channel, as the first layer of a model.
+
+    Args:
+        mean: One number a channel, or one for all, on the [0, 1] pixel scale.
+        std: The same, each above 0.
+        channels: C.
+
+    Raises:
+        UserError: The numbers are neither one nor C, not finite, a mean is outside [0, 1], or a std is not above 0.
+    """
+
+    monotone = True
+    """No output falls where an input rises: intervals pass through it by their ends."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, *, mean: Numbers, std: Numbers, channels: int) -> None:
+        super().__init__()
+        means, stds = _channel_values(mean, "mean", channels), _channel_values(std, "std", channels)
+        for value in means:
+            if not 0 <= value <= 1:
+                raise UserError(
+                    f"mean is {value:g}: give it on the [0, 1] pixel scale (divided by 255 where pixels were)"
+                )
+        for value in stds:
+            if not 0 < value < math.inf:
+                raise UserError(f"std is {value:g}: give a number above 0, on the [0, 1] pixel scale")
+        self.register_buffer("mean", torch.tensor(means).reshape(1, channels, 1, 1))
+        self.register_buffer("std", torch.tensor(stds).reshape(1, channels, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``(N, C, H, W)`` in [0, 1] → normalised images of the same shape."""
+        return (images - self.mean) / self.std
+
+
+def _channel_values(values: Numbers, word: str, channels: int) -> list[float]:
+    given: Any = values.tolist() if isinstance(values, Tensor | np.ndarray | np.generic) else values
+    try:
+        numbers = [float(value) for value in (given if isinstance(given, Sequence) else [given])]
+    except (TypeError, ValueError):
+        raise UserError(f"{word} is {values!r}: give a number, or one a channel") from None
+    if len(numbers) not in (1, channels):
+        raise UserError(
+            f"{word} has {len(numbers)} numbers: the images have {channels} channels, give one or {channels}"
+        )
+    return numbers * (channels if len(numbers) == 1 else 1)
+
+
+def normalized(network: nn.Module, *, mean: Numbers | None, std: Numbers | None, channels: int) -> nn.Module:
+    """Puts the normalisation into the model, so that nobody can get it wrong at attack time.
+
+    Args:
+        network: Takes normalised images.
+        mean: See :class:`Normalize`; ``None`` together with ``std``: the network takes [0, 1] images as they are.
+        std: See :class:`Normalize`.
+        channels: C.
+
+    Returns:
+        ``network`` itself, or a ``Sequential`` of ``normalize`` and ``network``.
+
+    Raises:
+        UserError: Only one of the two is given, or they are not what :class:`Normalize` takes.
+    """
+    if mean is None and std is None:
+        return network
+    if mean is None or std is None:
+        raise UserError(f"{'std' if mean is None else 'mean'} is given alone: mean and std belong together, give both")
+    normalize = Normalize(mean=mean, std=std, channels=channels)
+    return nn.Sequential(OrderedDict(normalize=normalize, network=network))
+
+
+@checked_keywords
+def build_model(
+    spec: str,
+    *,
+    shape: tuple[int, int, int],
+    classes: int,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+) -> nn.Module:
+    """Builds a model with fresh weights, which come from torch's global generator.
+
+    Args:
+        spec: ``paper-cnn``, ``small-cnn``, ``torchvision:NAME``, or a user's own as ``package.module:object`` or
+            ``path/to/file.py:object``, where the object is a class or a function with no parameters or any of
+            :data:`~.factory.PARAMETERS` (others have defaults) that makes an ``nn.Module``, or an ``nn.Module``, of which
+            the model is a copy.
+        shape: ``(C, H, W)`` of the images.
+        classes: K.
+        mean: Of the normalisation that the network expects; see :class:`Normalize`.
+        std: Of that normalisation.
+
+    Returns:
+        Images ``(N, C, H, W)`` in [0, 1] → logits ``(N, K)``.
+
+    Raises:
+        UserError: The model is unknown, cannot be built for this shape, or does not keep the contract of a model.
+    """
+    name, size = _checked(spec, shape, classes)
+
+    def finish(network: nn.Module) -> nn.Module:
+        model = normalized(network, mean=mean, std=std, channels=size[0])
+        if any(map(is_lazy, [*network.parameters(), *network.buffers()])):
+            try:
+                model.eval()(example_images(size)[:1])
+            except Exception as error:
+                raise UserError(f"{name} cannot run on images of shape {size}: {one_line(error)}") from error
+            model.train()
+        check_model(model, example_images(size), classes=classes, name=name)
+        return model
+
+    # A file that draws when it is imported, the first time only, would make other weights of a second model.
+    state = torch.get_rng_state()
+    thing, argument = registry.find(spec)
+    torch.set_rng_state(state)
+    return make(thing, name=name, shape=size, classes=int(classes), argument=argument, finish=finish)
+
+
+def _checked(spec: object, shape: object, classes: object) -> tuple[str, tuple[int, int, int]]:
+    """How a message calls the model, and the shape as a tuple.
+
+    Raises:
+        UserError: They are not what they must be.
+    """
+    if not isinstance(spec, str):
+        way = "it is built already" if isinstance(spec, nn.Module) else "give its name, such as 'small-cnn'"
+        raise UserError(f"the model is a {type(spec).__name__}: {way}")
+    checked_count(classes, "classes", "give the number of classes, at least 2", least=2)
+    sides = [*shape] if isinstance(shape, Iterable) and not isinstance(shape, str) else []
+    if len(sides) != 3:
+        raise UserError(f"shape is {shape!r}: give (C, H, W), three whole numbers")
+    channels, height, width = (checked_count(side, "a side of the shape") for side in sides)
+    return f"model {spec}", (channels, height, width)
+
+
+def default_model(shape: tuple[int, int, int]) -> str:
+    """The model that is trained on images ``(C, H, W)`` where the user names none.
+
+    Raises:
+        UserError: None is usual for such images.
+    """
+    if shape in ((1, 28, 28), (3, 32, 32)):
+        return "paper-cnn"
+    if shape[1] <= 64 and shape[2] <= 64:
+        return "small-cnn"
+    raise UserError(f"no model is usual for images of shape {shape}: give --model, such as torchvision:resnet18")
+
+
+def is_trained(spec: str) -> bool:
+    """Whether a model comes with trained weights: what makes it says so by an attribute ``trained`` that is true.
+
+    An ``nn.Module`` that is named itself has the weights that the user wants, unless its ``trained`` is false.
+
+    Args:
+        spec: As :func:`build_model` takes it.
+
+    Raises:
+        UserError: The model is unknown.
+    """
+    thing, _ = registry.find(spec)
+    return bool(getattr(unwrapped(thing), "trained", isinstance(thing, nn.Module)))
+
+
+def example_images(shape: tuple[int, int, int]) -> Tensor:
+    """Two different images ``(2, C, H, W)`` in [0, 1], always the same, for a first look at a model."""
+    return torch.linspace(0, 1, 2 * math.prod(shape)).reshape(2, *shape)
+
+
+@torch.no_grad()
+def _first_not_finite(model: nn.Module, images: Tensor) -> str:
+    """Which layer is the first to give NaN or +inf, as the end of a message; empty where it is none."""
+    found: list[str] = []
+
+    def look(name: str, layer: nn.Module, output: object) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point() and not _is_number(output).all():
+            found.append(f", first in its layer {name} ({type(layer).__name__})")
+
+    hooks = [
+        layer.register_forward_hook(lambda layer, _, output, name=name: look(name, layer, output))
+        for name, layer in model.named_modules()
+        if name
+    ]
+    try:
+        with frozen(model):
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else ""
+
+
+def _is_number(values: Tensor) -> Tensor:
+    """Where values are neither NaN nor +inf; -inf is how classes are masked."""
+    return values < torch.inf
+
+
+@torch.no_grad()
+def check_model(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    classes: int | None = None,
+    name: str = "the model",
+) -> int:
+    """Holds a model to its contract on some images: float logits ``(N, K)``.
+
+    Args:
+        model: Is put into ``eval()`` mode meanwhile.
+        images: ``(N, C, H, W)`` in [0, 1], on the model's device; a few are enough.
+        labels: That the model is to be judged by, any number of them.
+        classes: What K is to be.
+        name: The beginning of the message.
+
+    Returns:
+        K.
+
+    Raises:
+        UserError: The model fails on the images; gives anything but ``(N, K)`` floats, K at least 2, which are finite, or
+            -inf for masked classes; gives probabilities; K is not ``classes``; or a label is outside [0, K).
+    """
+    with frozen(model):
+        logits = checked_logits(model, images, classes=classes, name=name)
+    given = logits.shape[1]
+    if classes is not None and given != classes:
+        raise UserError(f"{name} gives {given} logits an image, the data have {classes} classes: give it as many")
+    valid = _is_number(logits).all(dim=1) & (logits > -torch.inf).any(dim=1)
+    if not valid.all():
+        number = int((~valid).nonzero()[0])
+        what = "NaN or infinite logits" if not _is_number(logits[number]).all() else "-inf for every class"
+        raise UserError(
+            f"{name} gives {what} for image {number}{_first_not_finite(model, images[number, None])}: "
+            "check its weights and its normalisation"
+        )
+    if (logits >= 0).all() and (logits <= 1).all() and ((logits.sum(dim=1) - 1).abs() < 1e-4).all():
+        raise UserError(f"{name} gives probabilities (each row sums to 1): give logits, remove the softmax")
+    if labels is not None:
+        require_classes(labels, given, name=name)
+    return given

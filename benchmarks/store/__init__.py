@@ -1,0 +1,1 @@
+"""Stored results, one immutable file per cell."""

@@ -1,0 +1,115 @@
+"""From the words for an attack or a defense to its parameters, one combination after the other."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import ValidationError, create_model
+
+from robustbench_cli.attacks import registry as attacks
+from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.gradients.draws import AskedDraws
+from robustbench_cli.benchmarks.checkpoints.defended_model import method_spec
+from robustbench_cli.benchmarks.suites.config import Member
+from robustbench_cli.benchmarks.suites.suite import AttackChoice
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.settings import Method, read_value
+
+__all__ = ["attack_choices", "attack_kind", "placed", "variants"]
+
+
+def attack_kind(member: Member) -> type[Attack]:
+    """The class of an attack of a command or a suite.
+
+    Raises:
+        UserError: The name is unknown, or a command of its own runs it.
+    """
+    with placed(member.place):
+        if member.name == "reprogramming":
+            raise UserError("reprogramming has a task and a command of its own: give advdef reprogram --task NAME")
+        kind: type[Attack] = attacks.load(member.name)
+        return kind
+
+
+def attack_choices(
+    member: Member,
+    parameters: Mapping[str, Any] | None = None,
+    eot: AskedDraws | None = None,
+    *,
+    named: Collection[str] = (),
+) -> list[AttackChoice]:
+    """An attack of a command or a suite, for each combination of its parameters.
+
+    Args:
+        member: The attack; what it says of ``eot`` goes before the command's word.
+        parameters: What the user set of it beside, which goes before what the member says.
+        eot: Draws a gradient.
+        named: Code of the user's own that the user has named, which a surrogate may need.
+
+    Raises:
+        UserError: The name or a parameter is unknown, or a value not allowed.
+    """
+    kind = attack_kind(member)
+    with placed(member.place):
+        norms = member.among(kind.norms)
+        if not norms:
+            raise UserError(
+                f"{member.name} does not know the norm {', '.join(member.norm or ())}: it knows {', '.join(kind.norms)}"
+            )
+        found = []
+        for each in variants(kind, {**member.parameters, **(parameters or {})}):
+            _, spec, surrogates = method_spec(attacks, member.name, each, named=named)
+            found.append(
+                AttackChoice(
+                    spec=spec,
+                    norms=norms,
+                    limited=member.norm is not None,
+                    minimal_norm=kind.minimal_norm,
+                    eot=member.eot or eot or "auto",
+                    in_bf16=kind.uses == "gradients" and not kind.minimal_norm,
+                    surrogate=next(iter(surrogates.values()), None),
+                    only_if=member.only_if,
+                )
+            )
+        return found
+
+
+def variants(kind: type[Method], parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Parameters as a suite gives them: a list where the method takes a single value is a dimension of the grid."""
+    values = {
+        key: value if isinstance(value, list) and not _is_one_value(kind, key, value) and value else [value]
+        for key, value in parameters.items()
+    }
+    for combination in itertools.product(*values.values()):
+        yield {key: _value(each) for key, each in zip(values, combination, strict=True)}
+
+
+def _is_one_value(kind: type[Method], key: str, value: list[Any]) -> bool:
+    if key not in kind.model_fields:
+        return True
+    field = kind.model_fields[key]
+    try:
+        fields: dict[str, Any] = {"value": (field.annotation, field)}
+        create_model("One", **fields).model_validate({"value": value})
+    except ValidationError:
+        return False
+    return True
+
+
+def _value(value: Any) -> Any:
+    """A value as a file has it, where a fraction is a word: ``2/255``."""
+    if isinstance(value, str) and "/" in value and isinstance(number := read_value(value), float):
+        return number
+    return value
+
+
+@contextmanager
+def placed(place: str) -> Iterator[None]:
+    """Names a place in front of what is wrong there."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}" if place else str(error)) from None

@@ -1,0 +1,1 @@
+"""Trains defended models, each once, into the cache."""

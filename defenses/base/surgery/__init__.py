@@ -1,0 +1,1 @@
+"""Changes to the layers of an existing network."""

@@ -1,0 +1,82 @@
+"""``advdef env``: what a bug report needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from robustbench_cli import __version__
+from robustbench_cli.cli import console
+from robustbench_cli.cli.options import VARIABLES, command, output_format
+
+__all__ = ["env"]
+
+_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pandas",
+    "pydantic",
+    "safetensors",
+    "click",
+    "rich",
+)
+
+
+@command("env")
+@output_format("table", "json")
+def env(output_format: str) -> None:
+    """Show versions, devices, folders and settings: what a bug report needs."""
+    told = _told()
+    if output_format == "json":
+        console.report(json.dumps(told, indent=2))
+        return
+    lines: list[tuple[str, str]] = []
+    for key, value in told.items():
+        if isinstance(value, dict):
+            lines += value.items()
+        else:
+            lines.append((key, "; ".join(value) if isinstance(value, list) else str(value)))
+    width = max(len(key) for key, _ in lines)
+    console.report("".join(f"{key:{width}}  {value}\n" for key, value in lines))
+
+
+def _told() -> dict[str, Any]:
+    import platformdirs
+    import torch
+
+    from robustbench_cli.benchmarks.devices import threads
+
+    cuda = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    cache = platformdirs.user_cache_path("advdef")
+    return {
+        "advdef": __version__,
+        "installed in": str(Path(__file__).parents[2]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "devices": ["cpu", *(f"cuda:{index} {torch.cuda.get_device_name(index)}" for index in cuda)],
+        "cuda": f"{torch.version.cuda or 'none'} in torch, {len(cuda) or 'no'} device{'' if len(cuda) == 1 else 's'} here",
+        "cpus": os.cpu_count(),
+        "threads": threads(),
+        "cache folder": str(cache),
+        "data folder": os.environ.get("ADVDEF_DATA_DIR", str(cache / "datasets")),
+        "environment": {
+            key: value
+            for key, value in sorted(os.environ.items())
+            if key.startswith(VARIABLES) or key in {"CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"}
+        },
+    }
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,164 @@
+"""``advdef reprogram``: how well a model can be made to do a task that it was not trained for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from robustbench_cli.cli import console
+from robustbench_cli.cli.model_args import ModelWords, model_options
+from robustbench_cli.cli.options import (
+    Common,
+    command,
+    computing,
+    eot_option,
+    first_images,
+    output_file,
+    repeats_option,
+    tell_of_fewer,
+)
+from robustbench_cli.cli.param_types import SETTING, Setting
+from robustbench_cli.core.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from rich.table import Table
+
+    from robustbench_cli.attacks.base.gradients.draws import Draws
+    from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+    from robustbench_cli.benchmarks.reprogramming.run import ReprogrammedModel
+    from robustbench_cli.benchmarks.training.model_cache import Preparation
+
+__all__ = ["reprogram"]
+
+
+@command("reprogram")
+@model_options(checkpoints=True)
+@click.option(
+    "--suite", "suite_name", metavar="NAME|FILE.yaml", help="Attack the models of this suite, as 'advdef sweep' does."
+)
+@click.option("--task", metavar="NAME", required=True, help="Make the model classify this data set.")
+@click.option(
+    "--set",
+    "settings",
+    type=SETTING,
+    multiple=True,
+    help="Set a parameter of the reprogramming (reprogramming.kernel=5), a defense or the training.",
+)
+@eot_option
+@first_images("Score the first N test images of the task.")
+@repeats_option
+@output_file(".csv", ".json")
+@computing
+def reprogram(
+    common: Common,
+    words: ModelWords,
+    suite_name: str | None,
+    task: str,
+    settings: tuple[Setting, ...],
+    eot: Draws | None,
+    n: int,
+    repeats: int | None,
+    output: Path | None,
+) -> None:
+    """Reprogram a defended model to another task and print how well it does it.
+
+    A program in front of the frozen model is trained until the model's answers solve the task: adversarial
+    reprogramming. The less accurate it gets, the better the model is protected. Of a suite, every model is attacked with
+    every rule of decision that it names; what is to be trained is trained once, for 'advdef sweep' too.
+    """
+    import pandas as pd
+
+    from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+    from robustbench_cli.benchmarks.reprogramming.program import Reprogramming
+    from robustbench_cli.benchmarks.reprogramming.run import reprogrammed
+    from robustbench_cli.cli.parameters import distribute
+    from robustbench_cli.cli.tables import report, require_place
+    from robustbench_cli.core.atomic_write import ensure_writable
+
+    if output is not None:
+        require_place(output, forms=("csv", "json"))
+    ensure_writable(common.store)
+    if suite_name is not None and words.given:
+        raise UserError(f"--suite names the models too: leave out {words.given}")
+    # A suite says itself what its models are trained with.
+    of_models = words.kinds() if suite_name is None else {}
+    parameters = distribute(settings, {"reprogramming": Reprogramming, **of_models})
+    method = Reprogramming.from_parameters(parameters["reprogramming"], name="reprogramming")
+    data = load_dataset(task, data_dir=common.data_dir)
+    with console.progress() as shown:
+        if suite_name is None:
+            subjects = _of_words(common, words, parameters, shown)
+        else:
+            subjects = _of_suite(common, suite_name, shown)
+        rows = [
+            reprogrammed(
+                subject,
+                data,
+                method,
+                eot=eot or "auto",
+                n=n,
+                repeats=repeats,
+                seed=common.seed,
+                store=common.store,
+                device=common.torch_device(),
+                batch_size=common.batch_size,
+                progress=prepare.progress,
+            )
+            for subject, prepare in subjects
+        ]
+    tell_of_fewer(n, max((row.n for row in rows), default=n), task)
+    table = pd.DataFrame([row.model_dump(mode="json", exclude={"versions"}) for row in rows])
+    report(table, _drawn(rows), output)
+
+
+def _of_words(
+    common: Common, words: ModelWords, parameters: Mapping[str, Mapping[str, Any]], shown: console.Progress
+) -> Iterator[tuple[Subject, Preparation]]:
+    """The models that the command line names, with what prepared them."""
+    from robustbench_cli.cli.session import preparation
+
+    prepare = preparation(common, words.dataset_name(), words.recipe(parameters), shown)
+    for subject in words.subjects(prepare, parameters):
+        yield subject, prepare
+
+
+def _of_suite(common: Common, name: str, shown: console.Progress) -> Iterator[tuple[Subject, Preparation]]:
+    """The models of a suite, with what prepared them: one that has no draws once, by whatever rules the others decide."""
+    from robustbench_cli.benchmarks.suites.load import read_suite
+    from robustbench_cli.benchmarks.suites.plan import plan
+    from robustbench_cli.cli.session import preparation
+
+    planned = plan(
+        read_suite(name),
+        prepare=lambda dataset, recipe, seed: preparation(common, dataset, recipe, shown, seed=seed),
+        seed=common.seed,
+    )
+    known = set()
+    for model in planned.models:
+        subject = model.subject()
+        if subject.identity not in known:
+            known.add(subject.identity)
+            yield subject, model.prepare
+
+
+def _drawn(rows: Sequence[ReprogrammedModel]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from robustbench_cli.cli.tables import plain
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("model", "defense", "task", "attack"):
+        table.add_column(name, no_wrap=True)
+    for name in ("eot", "n", "reprogrammed", "commonest class"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        ends = (row.reprogrammed_accuracy_low, row.reprogrammed_accuracy_high)
+        accuracy, low, high = (f"{100 * share:.1f}" for share in (row.reprogrammed_accuracy, *ends))
+        words = (row.model, row.defense, row.task, row.reprogramming, str(row.eot), str(row.n))
+        table.add_row(*plain(*words, f"{accuracy} [{low},{high}]", f"{100 * row.commonest_class:.1f}"))
+    return table

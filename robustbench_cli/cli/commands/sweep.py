@@ -1,0 +1,323 @@
+"""``advdef sweep``: every cell of a suite, on one machine or many."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from robustbench_cli.cli import console, tables
+from robustbench_cli.cli.options import Common, command, computing, output_file
+from robustbench_cli.cli.param_types import GPUS, SHARD, OneOf
+from robustbench_cli.core.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from robustbench_cli.benchmarks.execution.job import Job
+    from robustbench_cli.benchmarks.execution.status import CellState
+    from robustbench_cli.benchmarks.store.cell import Cell
+    from robustbench_cli.benchmarks.store.store import Result
+    from robustbench_cli.benchmarks.suites.config import SuiteWords
+    from robustbench_cli.benchmarks.suites.plan import Sweep
+    from robustbench_cli.cli.session import Engine
+
+__all__ = ["sweep"]
+
+
+@command("sweep")
+@click.argument("suite", metavar="SUITE|FILE.yaml")
+@click.option("--dry-run", is_flag=True, help="Print the cells, how far they are and what they cost, and do nothing.")
+@click.option(
+    "--status", is_flag=True, help="Print how many cells are done, running and where, failed, stale and missing."
+)
+@click.option("--jobs", type=click.IntRange(min=1), help="Run in so many processes.")
+@click.option("--gpus", type=GPUS, help="Run on these GPUs, as 0,1.")
+@click.option(
+    "--per-gpu", type=click.IntRange(min=1), help="Run so many processes on each GPU of --gpus or of Ray.  [default: 1]"
+)
+@click.option("--shard", type=SHARD, help="Run the I-th of N shares of the cells; the others are for other machines.")
+@click.option(
+    "--engine",
+    "engine_name",
+    type=OneOf(("local", "ray")),
+    default="local",
+    show_default=True,
+    help="Run on this machine, or on a Ray cluster (pip install 'advdef[ray]').",
+)
+@click.option(
+    "--existing",
+    type=OneOf(("skip", "rerun", "error")),
+    default="skip",
+    show_default=True,
+    help="Leave alone what the store has, compute it again, or refuse to go on.",
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give a cell up after this."
+)
+@output_file(".csv", ".json", ".md")
+@computing
+def sweep(
+    common: Common,
+    suite: str,
+    dry_run: bool,
+    status: bool,
+    jobs: int | None,
+    gpus: tuple[int, ...] | None,
+    per_gpu: int | None,
+    shard: tuple[int, int] | None,
+    engine_name: Literal["local", "ray"],
+    existing: Literal["skip", "rerun", "error"],
+    timeout: float | None,
+    output: Path | None,
+) -> None:
+    """Run every cell of a suite: models, defenses, attacks, radii and seeds.
+
+    What is to be trained is trained once. Several processes and machines may share a store: none computes what another
+    is at. The same command again goes on with what is missing.
+    """
+    from robustbench_cli.benchmarks.suites.load import read_suite
+    from robustbench_cli.benchmarks.suites.plan import plan
+    from robustbench_cli.cli.session import (
+        attack_all,
+        preparation,
+        raise_failures,
+        report_results,
+        tell_of_other_norms,
+        train_in_processes,
+    )
+    from robustbench_cli.cli.tables import require_place
+
+    if output is not None:
+        require_place(output)
+    if per_gpu is not None and gpus is None and engine_name != "ray":
+        raise UserError(
+            "--per-gpu is for --gpus, which says what GPUs there are: give --gpus 0,1 too, or --jobs N alone"
+        )
+    devices = _devices(common, engine_name, jobs, gpus, per_gpu or 1)
+    engine = _engine(common, engine_name, devices, jobs, per_gpu or 1, timeout)
+    words = read_suite(suite)
+    with console.progress() as shown:
+        planned = plan(
+            words,
+            prepare=lambda dataset, recipe, seed: preparation(common, dataset, recipe, shown, seed=seed),
+            seed=common.seed,
+        )
+        if words.norm or words.eps:
+            # Of a grid, each once.
+            pairs = {(a.spec.name, part.norm or "linf"): a for part, _ in planned.grid for a in part.attacks}
+            for (_, norm), attack in pairs.items():
+                tell_of_other_norms([attack], norm)
+        if dry_run or status:
+            stored = _stored(common.store)
+            cells = _states(common, planned, shard, stored, costs=dry_run)
+        else:
+            trainings = [model.training for model in planned.models if model.training and model.to_be_trained]
+            if trainings and devices:
+                train_in_processes(common, trainings, devices)
+            results, failures = attack_all(
+                common, planned.parts(), shown, chosen=partial(_chosen, shard, existing, common.store), engine=engine
+            )
+    computed = [cell.job.cell for cell in cells] if dry_run or status else [result.cell for result in results]
+    _tell_of_fewer(words, computed)
+    if dry_run or status:
+        if dry_run:
+            console.report(_drawn(cells))
+        console.report(_summary(common, planned, cells))
+        if dry_run:
+            console.report(_left(stored.values(), [cell for cell in cells if cell.state != "done"]))
+        return
+    report_results(common.store, results, failures, output)
+    raise_failures(failures)
+
+
+def _tell_of_fewer(words: SuiteWords, cells: Iterable[Cell]) -> None:
+    """Tells who asked for more images than a data set has."""
+    there: dict[str, int] = {}
+    for cell in cells:
+        there[cell.dataset] = max(cell.n, there.get(cell.dataset, 0))
+    wanted = max(words.n or (0,))
+    for dataset, n in there.items():
+        if n < wanted:
+            console.warn(f"{words.place('n')}: n is {wanted}: {dataset} has {n} test images, and all of them are taken")
+
+
+def _devices(
+    common: Common, engine: Literal["local", "ray"], jobs: int | None, gpus: tuple[int, ...] | None, per_gpu: int
+) -> list[str]:
+    """A device for each process that is to be started on this machine; none where this process does all of it."""
+    if jobs is not None and gpus is not None:
+        raise UserError("--jobs and --gpus both say how many processes there are: give one, or --gpus and --per-gpu")
+    if engine == "ray":
+        if gpus is not None:
+            raise UserError("--gpus are this machine's, and Ray hands out its own: give --device cuda and --per-gpu")
+        return []
+    if gpus is not None:
+        return [str(common.on(f"cuda:{gpu}").torch_device()) for _ in range(per_gpu) for gpu in gpus]
+    return [str(common.torch_device())] * (jobs or 0)
+
+
+def _engine(
+    common: Common,
+    name: Literal["local", "ray"],
+    devices: Sequence[str],
+    jobs: int | None,
+    per_gpu: int,
+    timeout: float | None,
+) -> Engine | None:
+    """What runs the cells; ``None`` for this process."""
+    if name == "ray":
+        from robustbench_cli.benchmarks.execution.engines import ray
+
+        return partial(ray.run, processes=jobs, per_gpu=per_gpu, timeout=timeout)
+    if not devices and timeout is None:
+        return None
+    from robustbench_cli.benchmarks.execution.engines import processes
+
+    # Only another process can be ended when its time is over.
+    return partial(processes.run, devices=devices or [str(common.torch_device())], timeout=timeout)
+
+
+def _chosen(
+    share: tuple[int, int] | None, existing: Literal["skip", "rerun", "error"], store: Path, jobs: list[Job]
+) -> list[Job]:
+    """The share of the cells that is asked for, when what is done of it has been dealt with."""
+    from robustbench_cli.benchmarks.execution.engines.schedule import shard
+    from robustbench_cli.benchmarks.execution.worker import again, is_done
+
+    chosen = jobs if share is None else shard(jobs, *share)
+    if existing == "error" and (done := [job for job in chosen if is_done(job)]):
+        raise UserError(
+            f"{len(done)} of {len(chosen)} cells are in {store} already: give another --store, or --existing skip"
+        )
+    return again(chosen) if existing == "rerun" else chosen
+
+
+def _states(
+    common: Common, planned: Sweep, share: tuple[int, int] | None, stored: dict[str, Result], *, costs: bool
+) -> list[CellState]:
+    from robustbench_cli.benchmarks.execution.status import states
+    from robustbench_cli.benchmarks.suites.plan import jobs_of
+
+    jobs = jobs_of(
+        planned.expected(),
+        store=common.store,
+        data_dir=common.data_dir,
+        device=str(common.torch_device()),
+        batch_size=common.batch_size,
+    )
+    return states(
+        _chosen(share, "skip", common.store, jobs),
+        [model.expected for model in planned.models],
+        stored=stored,
+        wanted={job.cell.id for job in jobs},
+        untrained={model.expected.identity for model in planned.models if model.to_be_trained},
+        costs=costs,
+    )
+
+
+def _stored(store: Path) -> dict[str, Result]:
+    """The results in a store by cell, as far as they can be read."""
+    from robustbench_cli.benchmarks.store.store import Store
+
+    if not store.is_dir():
+        return {}
+    return {result.cell.id: result for result in Store(store).results(damaged=lambda _: None)}
+
+
+def _summary(common: Common, planned: Sweep, cells: Sequence[CellState]) -> str:
+    """The cells in numbers, who is at which, what is to be trained, and what is of another version."""
+    from robustbench_cli.benchmarks.execution.status import STATES
+    from robustbench_cli.benchmarks.execution.worker import claimed
+    from robustbench_cli.benchmarks.store.leases import Claims
+    from robustbench_cli.cli.session import cell_words
+
+    counted = Counter(cell.state for cell in cells)
+    lines = [
+        f"{len(cells)} cells: {', '.join(f'{counted[state]} {state}' for state in STATES if counted[state]) or 'none'}"
+    ]
+    older = [cell for cell in cells if cell.state == "done" and cell.changed]
+    if older:
+        lines.append(f"{len(older)} of another version ({older[0].changed[0]}): --existing rerun computes them again")
+    claims = Claims(common.store)
+    lines += [
+        f"running: {cell_words(cell.job)}, {claims.holder(claimed(cell.job)) or 'done by now'}"
+        for cell in cells
+        if cell.state == "running"
+    ]
+    left = {model.training.key: model for model in planned.models if model.training is not None and model.to_be_trained}
+    for model in left.values():
+        assert model.training is not None
+        begun = model.prepare.is_being_trained(model.training)
+        lines.append(f"{'being trained' if begun else 'to be trained'}: {model.training.label}")
+    return "\n".join(lines)
+
+
+def _left(stored: Iterable[Result], cells: Sequence[CellState]) -> str:
+    """What cells cost, as far as it can be told."""
+    from robustbench_cli.benchmarks.execution.status import seconds_a_pass
+    from robustbench_cli.cli.session import duration
+
+    if not cells:
+        return "left: nothing"
+    measured = seconds_a_pass(stored)
+    times = [_seconds(cell, measured) for cell in cells]
+    told = [seconds for seconds in times if seconds is not None]
+    costs = [cell.passes for cell in cells if cell.passes is not None]
+
+    def but(number: int) -> str:
+        return f" and {number} cells of which that cannot be told" if number else ""
+
+    passes = f"at most {sum(costs):,} passes{but(len(cells) - len(costs))}" if costs else "unknown"
+    time = f"at most {duration(sum(told))} in one process{but(len(cells) - len(told))}" if told else "unknown"
+    return f"left: {passes}; time: {time}"
+
+
+def _seconds(cell: CellState, measured: dict[tuple[str, str], float]) -> float | None:
+    """What a cell takes at most, from what the store has measured of the same model."""
+    rate = measured.get((cell.job.cell.dataset, cell.job.cell.model))
+    return None if rate is None or cell.passes is None else rate * cell.passes
+
+
+def _drawn(cells: Sequence[CellState]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    files = tables.ambiguous_files(
+        ((each.job.cell.dataset, each.job.cell.model, each.job.cell.defense), str(each.job.checkpoint))
+        for each in cells
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    columns: dict[str, Callable[[CellState], str]] = {
+        "dataset": lambda each: each.job.cell.dataset,
+        "model": lambda each: each.job.cell.model,
+        "n": lambda each: str(each.job.cell.n),
+        "defense": lambda each: each.job.cell.defense,
+        "checkpoint": lambda each: files[str(each.job.checkpoint)],
+        "mean": lambda each: ",".join(map(repr, each.job.mean or ())) or "-",
+        "std": lambda each: ",".join(map(repr, each.job.std or ())) or "-",
+        "attack": lambda each: each.job.cell.attack_label,
+        "norm": lambda each: each.job.cell.norm,
+        "eps": lambda each: each.job.eps or "any",
+        "targeted": lambda each: each.job.cell.targeted,
+        "eot": lambda each: str(each.job.cell.eot),
+        "seed": lambda each: str(each.job.cell.seed),
+        "passes": lambda each: "unknown" if each.passes is None else f"{each.passes:,}",
+        "state": lambda each: each.state,
+        "changed": lambda each: "; ".join(each.changed),
+    }
+    if not files:
+        del columns["checkpoint"]
+    if len({(cell.job.mean, cell.job.std) for cell in cells}) < 2:
+        del columns["mean"], columns["std"]
+    if not any(cell.changed for cell in cells):
+        del columns["changed"]
+    for name in columns:
+        table.add_column(name, no_wrap=True, justify="right" if name in {"n", "eot", "seed", "passes"} else "left")
+    for cell in cells:
+        table.add_row(*tables.plain(*(told(cell) for told in columns.values())))
+    return table

@@ -1,0 +1,270 @@
+"""The options that name models and defenses, shared by the commands that train and that attack."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
+from robustbench_cli.cli import console
+from robustbench_cli.cli.param_types import OneOf, decimal
+from robustbench_cli.core.errors import UserError
+
+if TYPE_CHECKING:
+    from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+    from robustbench_cli.benchmarks.training.model_cache import Preparation
+    from robustbench_cli.benchmarks.training.train import Training
+    from robustbench_cli.core.settings import Method
+    from robustbench_cli.defenses.base.decision_rules import DecisionRule
+
+__all__ = ["ModelWords", "model_options"]
+
+DECISIONS = ("one-draw", "mean", "vote", "exact", "deterministic", "frozen")
+
+
+@dataclass(frozen=True)
+class ModelWords:
+    """What the command line says of the models.
+
+    Attributes:
+        checkpoints: Files to start from.
+        model: As the user named it.
+        classes: K, of a foreign checkpoint.
+        mean: Of the normalisation inside the model.
+        std: Of that normalisation.
+        dataset: As the user named it.
+        defenses: Names, in the order in which they are put around the model.
+        epochs: Of a training.
+        decisions: Rules by which the draws of a randomized model decide, each for a model of its own; its own rule
+            where there are none.
+    """
+
+    checkpoints: tuple[Path, ...]
+    model: str | None
+    classes: int | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    dataset: str | None
+    defenses: tuple[str, ...]
+    epochs: int | None
+    decisions: tuple[DecisionRule, ...] = ()
+
+    @property
+    def given(self) -> str:
+        """The options that were given; empty where none was."""
+        options = {
+            "--checkpoint": self.checkpoints,
+            "--model": self.model,
+            "--classes": self.classes,
+            "--mean": self.mean,
+            "--std": self.std,
+            "--dataset": self.dataset,
+            "--defense": self.defenses,
+            "--epochs": self.epochs,
+            "--decision": self.decisions,
+        }
+        return ", ".join(option for option, value in options.items() if value not in (None, ()))
+
+    def kinds(self) -> dict[str, type[Method]]:
+        """The methods to which ``--set`` can give a parameter: the defenses, and the training as ``train``."""
+        from robustbench_cli.defenses import registry
+        from robustbench_cli.defenses.base.training.recipe import Recipe
+
+        return {name: registry.load(name) for name in self.defenses} | {"train": Recipe}
+
+    def recipe(self, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """What the user set of the training recipe, by ``--epochs`` and ``--set train.KEY=VALUE``."""
+        epochs = {} if self.epochs is None else {"epochs": self.epochs}
+        return {**parameters["train"], **epochs}
+
+    def dataset_name(self) -> str:
+        """The data set that was named, or the one that the first checkpoint was trained on, or the embedded one."""
+        from robustbench_cli.benchmarks.checkpoints.checkpoint import read_own_info
+        from robustbench_cli.benchmarks.datasets import registry as datasets
+
+        if self.dataset is not None:
+            return self.dataset
+        if not self.checkpoints:
+            return DEFAULT_DATASET
+        path, unsaid = self.checkpoints[0], "what it was trained on: give --dataset"
+        info = read_own_info(path, unsaid=unsaid)
+        if info.dataset is None:
+            raise UserError(f"{path} does not say {unsaid}")
+        return datasets.trusted(info.dataset, file=path)
+
+    def named(self) -> list[str]:
+        """The models and defenses that were named, some of which may be code of the user's own."""
+        return [name for name in (self.model, *self.defenses) if name is not None]
+
+    def base(self, prepare: Preparation, path: Path) -> Subject:
+        """One of the checkpoints, loaded."""
+        from robustbench_cli.benchmarks.checkpoints.checkpoint import read_info
+        from robustbench_cli.benchmarks.checkpoints.defended_model import open_subject
+
+        named = self.named()
+        if read_info(path) is not None:
+            return open_subject(path, named=named, model=self.model, classes=self.classes, mean=self.mean, std=self.std)
+        data = prepare.data
+        return open_subject(
+            path,
+            named=named,
+            model=self.model,
+            classes=self.classes or data.classes,
+            mean=self.mean,
+            std=self.std,
+            shape=data.shape,
+        )
+
+    def training(
+        self, prepare: Preparation, parameters: Mapping[str, Mapping[str, Any]], base: Subject | None
+    ) -> Training:
+        """The training that puts the defenses around a checkpoint's model, or around a fresh one."""
+        from robustbench_cli.cli.parameters import defense_specs
+        from robustbench_cli.defenses import registry
+
+        specs = defense_specs(self.defenses, parameters)
+        if base is not None and not any(each.build(registry).fitted for each in specs):
+            self._tell_of_no_training(base.path, parameters)
+        return prepare.training(model=self.model, mean=self.mean, std=self.std, base=base, defenses=specs)
+
+    def _tell_of_no_training(self, path: Path, parameters: Mapping[str, Mapping[str, Any]]) -> None:
+        """Tells who says something of a training that there is none."""
+        keys = [f"--set train.{key}" for key in parameters.get("train", {})]
+        for option in [*(["--epochs"] if self.epochs is not None else []), *keys]:
+            console.warn(
+                f"{option} changes nothing: {path} is taken as it is, and nothing is trained (name a --defense that trains, "
+                "or leave it out)"
+            )
+
+    def subjects(
+        self,
+        prepare: Preparation,
+        parameters: Mapping[str, Mapping[str, Any]],
+        *,
+        before: Callable[[Training], None] = lambda _: None,
+    ) -> list[Subject]:
+        """The defended models: what is made of each checkpoint, or of a fresh model, with each rule of decision.
+
+        A checkpoint is taken as it is where no defense is named, or just those that it has: naming them is how a user
+        allows the code of their own that it needs.
+
+        Args:
+            prepare: By which they are come by.
+            parameters: What the user set, by method.
+            before: Called with each training before it is begun, or its checkpoint taken from the cache.
+        """
+        trained = self._trained(prepare, parameters, before)
+        if not self.decisions:
+            return trained
+        # What has no draws is the same model by every rule.
+        deciding = [subject.deciding(rule) for subject in trained for rule in self.decisions]
+        return list({subject.identity: subject for subject in deciding}.values())
+
+    def _trained(
+        self,
+        prepare: Preparation,
+        parameters: Mapping[str, Mapping[str, Any]],
+        before: Callable[[Training], None],
+    ) -> list[Subject]:
+        def trained(base: Subject | None) -> Subject:
+            training = self.training(prepare, parameters, base)
+            before(training)
+            return prepare.trained(training)
+
+        if not self.checkpoints:
+            return [trained(None)]
+        names = [name for name in self.defenses if name != "none"]
+        subjects = []
+        for path in self.checkpoints:
+            base = self.base(prepare, path)
+            as_it_is = names in ([], [each.name for each in base.defenses])
+            if as_it_is and any(parameters[name] for name in names):
+                raise UserError(f"{path} is trained with {base.defense} already: leave out --set for it")
+            if as_it_is:
+                self._tell_of_no_training(path, parameters)
+            subjects.append(base if as_it_is else trained(base))
+        return subjects
+
+
+def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Reads ``0.5`` or ``0.49,0.48,0.45``."""
+    if value is None:
+        return None
+    try:
+        return tuple(decimal(part.strip()) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"'{value}' is no list of numbers: give one, or one a channel, as 0.49,0.48,0.45"
+        ) from None
+
+
+def model_options(*, checkpoints: bool, decisions: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds the options that name models and defenses; they arrive as ``words``.
+
+    Args:
+        checkpoints: Whether several checkpoints may be given.
+        decisions: Whether other rules of decision may be named for them.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @click.option(
+            "--checkpoint",
+            type=click.Path(path_type=Path),
+            multiple=checkpoints,
+            metavar="FILE",
+            help="Start from the model in this file." if not checkpoints else "Attack the model in this file.",
+        )
+        @click.option("--model", metavar="SPEC", help="Build this model, as 'paper-cnn' or 'torchvision:resnet18'.")
+        @click.option("--classes", type=click.IntRange(min=2), help="Number of classes of a foreign checkpoint.")
+        @click.option(
+            "--mean", callback=_numbers, metavar="M[,M...]", help="Subtract this from each pixel, inside the model."
+        )
+        @click.option("--std", callback=_numbers, metavar="S[,S...]", help="Then divide by this.")
+        @click.option(
+            "--dataset", metavar="NAME", help=f"Use this data set.  [default: the checkpoint's, or {DEFAULT_DATASET}]"
+        )
+        @click.option(
+            "--defense",
+            "defenses",
+            multiple=True,
+            metavar="NAME",
+            help="Put this defense around the model; several compose in order.",
+        )
+        @click.option(
+            "--epochs", type=click.IntRange(min=1), help="Train so many epochs.  [default: the data set's usual]"
+        )
+        @functools.wraps(function)
+        def with_words(
+            *args: Any,
+            checkpoint: Any,
+            model: str | None,
+            classes: int | None,
+            mean: tuple[float, ...] | None,
+            std: tuple[float, ...] | None,
+            dataset: str | None,
+            defenses: tuple[str, ...],
+            epochs: int | None,
+            decisions: tuple[DecisionRule, ...] = (),
+            **others: Any,
+        ) -> None:
+            files = checkpoint if checkpoints else (checkpoint,) if checkpoint else ()
+            words = ModelWords(files, model, classes, mean, std, dataset, defenses, epochs, decisions)
+            function(*args, words=words, **others)
+
+        if not (checkpoints and decisions):
+            return with_words
+        return click.option(
+            "--decision",
+            "decisions",
+            type=OneOf(DECISIONS),
+            multiple=True,
+            help="Let the draws of a randomized defense decide by this rule, without training it again; 'deterministic' is its "
+            "counterpart that draws nothing.  [default: as it was trained]",
+        )(with_words)
+
+    return decorate

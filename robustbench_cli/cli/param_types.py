@@ -1,0 +1,230 @@
+"""The types of the options' values."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+from robustbench_cli.attacks.base.gradients.draws import Draws
+from robustbench_cli.core.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from robustbench_cli.attacks.base.eps import Eps
+
+__all__ = [
+    "BATCH_SIZE",
+    "DEVICE",
+    "EOT",
+    "EPS",
+    "GPUS",
+    "SETTING",
+    "SHARD",
+    "Decimal",
+    "OneOf",
+    "Setting",
+    "Whole",
+    "as_written",
+    "decimal",
+    "whole",
+]
+
+T = TypeVar("T")
+
+
+def whole(words: str) -> int:
+    """Reads a whole number as it looks; Python would also take 1_0 for 10, and the digits of other scripts.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not re.fullmatch(r"[+-]?[0-9]{1,4000}", words):
+        raise ValueError(words)
+    return int(words)
+
+
+def decimal(words: str) -> float:
+    """Reads a finite decimal number as it looks, and not as 0 what is only too small.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", words)
+    value = float(words) if found else math.nan
+    if found is None or not math.isfinite(value) or (value == 0 and re.search("[1-9]", found[1])):
+        raise ValueError(words)
+    return value
+
+
+class Whole(click.IntRange):
+    """A whole number of a range, written in plain digits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Reads it; see :func:`whole`."""
+        try:
+            number = whole(value) if isinstance(value, str) else value
+        except ValueError:
+            self.fail(f"'{value}' is no whole number: give digits, such as 10", param, ctx)
+        return super().convert(number, param, ctx)
+
+
+class Decimal(click.FloatRange):
+    """A finite number of a range, written in plain digits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Reads it; see :func:`decimal`."""
+        try:
+            number = decimal(value) if isinstance(value, str) else value
+        except ValueError:
+            self.fail(f"'{value}' is no number: give a decimal one, such as 0.25", param, ctx)
+        return super().convert(number, param, ctx)
+
+
+def as_written(kind: click.ParamType[Any]) -> click.ParamType[Any]:
+    """The type that reads numbers as they look, in the place of one of click's own."""
+    if isinstance(kind, Whole | Decimal):
+        return kind
+    for theirs, ours in ((click.IntRange, Whole), (click.FloatRange, Decimal)):
+        if isinstance(kind, theirs):
+            given: Any = {key: getattr(kind, key) for key in ("min", "max", "min_open", "max_open", "clamp")}
+            return ours(**given)
+    if kind is click.INT:
+        return Whole()
+    return Decimal() if kind is click.FLOAT else kind
+
+
+class OneOf(click.Choice[str]):
+    """One of a few words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Takes a word in the other number too: ``attack`` where ``attacks`` is meant, and the other way round."""
+        words = (str(value), f"{value}s", str(value).removesuffix("s"))
+        return super().convert(next((word for word in words if word in self.choices), value), param, ctx)
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """The message for any other word."""
+        return f"unknown word '{value}': {did_you_mean(str(value), self.choices)}"
+
+
+class _AsNamed(click.ParamType[T]):
+    """A type that the help shows by its name as it is, where click would put it in capitals."""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return self.name
+
+
+class _EpsType(_AsNamed["Eps"]):
+    """A radius on the [0, 1] pixel scale, which keeps the words it was written in."""
+
+    name = "RADIUS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Eps:
+        from robustbench_cli.attacks.base.eps import Eps, parse_eps
+
+        return value if isinstance(value, Eps) else parse_eps(value)
+
+
+class _EotType(_AsNamed[Draws]):
+    """The number of draws that an expectation over a defense's randomness is taken over, or all there are."""
+
+    name = "K|exact|frozen"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Draws:
+        if value in ("exact", "frozen"):
+            return value  # type: ignore[no-any-return]
+        try:
+            draws = whole(str(value))
+        except ValueError:
+            draws = 0
+        if draws < 1:
+            self.fail(f"'{value}' is no number of draws: give 1, 10, ..., 'exact' or 'frozen'", param, ctx)
+        return draws
+
+
+class Setting(NamedTuple):
+    """What ``--set`` gives: ``hrs.channels=[5, 5]`` is ``("hrs", "channels", "[5, 5]")``.
+
+    Attributes:
+        name: The attack or defense, or ``None`` where only one of those named has such a parameter.
+        key: The parameter.
+        value: Its value as written, for :func:`~.method.read_value` to read.
+    """
+
+    name: str | None
+    key: str
+    value: str
+
+
+class _SettingType(_AsNamed[Setting]):
+    name = "[NAME.]KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Setting:
+        if isinstance(value, Setting):
+            return value
+        place, equals, written = str(value).partition("=")
+        name, dot, key = place.strip().rpartition(".")
+        if not equals or not key.isidentifier() or (dot and not name):
+            self.fail(f"'{value}' sets nothing: give KEY=VALUE or NAME.KEY=VALUE, such as pgd.steps=100", param, ctx)
+        return Setting(name or None, key, written.strip())
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """``;`` separates the settings of an environment variable, since a value may have spaces in it."""
+        return [part for part in rv.split(";") if part.strip()]
+
+
+class _BatchSizeType(_AsNamed["int | None"]):
+    name = "auto|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value == "auto":
+            return None
+        try:
+            size = whole(str(value))
+        except ValueError:
+            size = 0
+        if size < 1:
+            self.fail(f"'{value}' is no batch size: give 'auto' or the number of images", param, ctx)
+        return size
+
+
+class _DeviceType(_AsNamed[str]):
+    name = "auto|cpu|cuda|cuda:N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", str(value)):
+            self.fail(f"'{value}' is no device: give auto, cpu, cuda or cuda:N", param, ctx)
+        return str(value)
+
+
+class _ShardType(_AsNamed[tuple[int, int]]):
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(value))
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            self.fail(f"'{value}' is no share: give I/N with I from 1 to N, such as 1/4", param, ctx)
+        return int(found[1]), int(found[2])
+
+
+class _GpusType(_AsNamed[tuple[int, ...]]):
+    name = "I[,I...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        if not re.fullmatch(r"[0-9]{1,4}(,[0-9]{1,4})*", str(value)):
+            self.fail(f"'{value}' names no GPUs: give their numbers, such as 0,1", param, ctx)
+        return tuple(dict.fromkeys(int(part) for part in str(value).split(",")))
+
+
+EPS = _EpsType()
+EOT = _EotType()
+SETTING = _SettingType()
+BATCH_SIZE = _BatchSizeType()
+DEVICE = _DeviceType()
+SHARD = _ShardType()
+GPUS = _GpusType()

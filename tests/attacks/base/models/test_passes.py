@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.models.passes import BatchSize, logits_of, single_pass
+from robustbench_cli.core.errors import UserError
+
+IMAGES = torch.rand(300, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("rows", "cost", "longest"), [(None, 1, 300), (1, 1, 1), (7, 1, 7), (7, 3, 2), (2, 3, 1), (999, 1, 300)]
+)
+def test_slices_fit_and_are_equal(rows: int | None, cost: float, longest: int) -> None:
+    """They cover everything once, none is longer than the rows allow, and their lengths differ by 1 at most."""
+    slices = list(BatchSize(rows).slices(300, cost=cost))
+    assert [place for part in slices for place in range(part.start, part.stop)] == list(range(300))
+    lengths = [part.stop - part.start for part in slices]
+    assert max(lengths) <= longest
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_halving_begins_at_the_rows_that_are_there() -> None:
+    """300 rows that fit by 50: three attempts fail (300, 150, 75) although 4,096 were allowed, and the next knows."""
+    attempts: list[int] = []
+
+    class Small(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            attempts.append(len(images))
+            if len(images) > 50:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return images.flatten(1)
+
+    size = BatchSize(4096)
+    torch.testing.assert_close(logits_of(Small(), IMAGES, size), IMAGES.flatten(1))
+    assert [attempt for attempt in attempts if attempt > 50] == [300, 150, 75]
+    attempts.clear()
+    logits_of(Small(), IMAGES, size)
+    assert max(attempts) <= 50
+
+
+def test_an_error_that_is_no_lack_of_memory_is_the_models() -> None:
+    """It is raised at once; so is a lack of memory for a single row."""
+
+    def fails(images: Tensor) -> Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    def never_fits(images: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        logits_of(fails, IMAGES, BatchSize())  # type: ignore[arg-type]
+    with pytest.raises(torch.OutOfMemoryError):
+        logits_of(never_fits, IMAGES, BatchSize())  # type: ignore[arg-type]
+
+
+def test_a_model_that_writes_into_its_input_gets_a_copy() -> None:
+    """The images are as before, with a graph and without, and the gradient is that of the function."""
+    images = IMAGES.clone()
+    torch.testing.assert_close(single_pass(lambda rows: rows.sqrt_().flatten(1), images), IMAGES.sqrt().flatten(1))
+    leaf = images.clone().requires_grad_()
+    single_pass(lambda rows: rows.sqrt_().flatten(1), leaf).sum().backward()
+    torch.testing.assert_close(leaf.grad, 0.5 / IMAGES.sqrt())
+    assert torch.equal(images, IMAGES)
+
+
+def test_a_single_row_may_come_without_its_batch() -> None:
+    """``(K,)`` for one row is ``(1, K)``; for two, and in any other shape, it is a mistake of the model's."""
+    squeezed = single_pass(lambda rows: rows.flatten(1).squeeze(0), IMAGES[:1])
+    torch.testing.assert_close(squeezed, IMAGES[:1].flatten(1))
+    for model in (lambda rows: rows.flatten(), lambda rows: rows, lambda rows: None, lambda rows: rows[:1].flatten(1)):
+        with pytest.raises(UserError, match=r"^the model gives logits of (shape|type) .* for 2 images"):
+            single_pass(model, IMAGES[:2])  # type: ignore[arg-type]

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from robustbench_cli.attacks.base.models.row_draws import RowDraws, Unit, keys_of, keys_of_draws
+
+IMAGES = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+KEYS = keys_of(torch.arange(100, 112))
+WEIGHT = torch.randn(36, 5, generator=torch.Generator().manual_seed(1))
+
+
+def linear(images: Tensor) -> Tensor:
+    return images.flatten(1) @ WEIGHT
+
+
+class Drawn(nn.Module):
+    """A linear model that draws in some way."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.way = forward
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.way(images)
+
+
+def sub_batch(images: Tensor) -> Tensor:
+    """Draws for some of the rows only, and which these are is drawn too."""
+    logits = linear(images)
+    chosen = torch.randint(2, (len(images),)) == 1
+    logits[chosen] = logits[chosen] + torch.randn_like(logits[chosen])
+    return logits
+
+
+def checkpointed(images: Tensor, *, reentrant: bool) -> Tensor:
+    logits: Tensor = checkpoint(
+        lambda rows: functional.dropout(linear(rows), 0.5, training=True).tanh(), images, use_reentrant=reentrant
+    )
+    return logits
+
+
+def reseeded(images: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    return linear(images) + torch.randn(len(images), 5)
+
+
+def with_idle_attention(images: Tensor) -> Tensor:
+    """Attention without dropout is an operation that might draw and does not."""
+    queries = images.flatten(2)
+    attended = functional.scaled_dot_product_attention(queries, queries, queries)
+    return linear(attended.view_as(images)) + torch.randn(len(images), 5)
+
+
+WAYS: dict[str, tuple[Callable[[Tensor], Tensor], Unit]] = {
+    "noise": (lambda images: linear(images + 0.3 * torch.randn_like(images)), "row"),
+    "channels last": (lambda images: linear(images + torch.randn_like(images.mT.contiguous().mT)), "row"),
+    "in place": (lambda images: linear(images + torch.empty_like(images).normal_(0.1, 2)), "row"),
+    "uniform": (lambda images: linear(images + torch.empty_like(images).uniform_(-1, 3)), "row"),
+    "dropout": (lambda images: functional.dropout(linear(images), 0.4, training=True), "row"),
+    "feature dropout": (lambda images: linear(functional.dropout2d(images.repeat(1, 1, 1, 1), 0.4)), "row"),
+    "bernoulli": (lambda images: linear(torch.bernoulli(images)), "row"),
+    "normal": (lambda images: torch.normal(linear(images), 0.5), "row"),
+    "exponential": (lambda images: linear(images + torch.empty_like(images).exponential_(2)), "row"),
+    "switch": (lambda images: linear(images) * (1 + torch.randint(3, (len(images),)))[:, None], "row"),
+    "rows second": (lambda images: linear(images) + torch.rand(4, len(images), 5).mean(0), "row"),
+    "double": (lambda images: linear(images + torch.randn_like(images.double()).float()), "row"),
+    "checkpoint": (lambda images: checkpointed(images, reentrant=False), "row"),
+    "own seed": (reseeded, "row"),
+    "attention": (with_idle_attention, "row"),
+    "scalar": (lambda images: linear(images if torch.rand(()) < 0.5 else 1 - images), "pass"),
+    "one number": (lambda images: linear(images) + torch.randn(1), "pass"),
+    "weights": (lambda images: linear(images) @ torch.randn(5, 5), "pass"),
+    "both": (lambda images: linear(images) + torch.randn(len(images), 5) + torch.randn(5), "pass"),
+    "permutation": (lambda images: linear(images)[:, torch.randperm(5)], "pass"),
+    "some rows": (sub_batch, "alone"),
+    "choices": (
+        lambda images: linear(images) + torch.multinomial(torch.ones(len(images), 9), 2).sum(1)[:, None],
+        "alone",
+    ),
+}
+
+
+def logits_and_slopes(draws: RowDraws, cuts: list[slice], seed: int = 7) -> tuple[Tensor, Tensor]:
+    logits, slopes = [], []
+    for cut in cuts:
+        leaf = IMAGES[cut].clone().requires_grad_()
+        with draws(KEYS[cut], seed) as model:
+            answer = model(leaf)
+            if answer.requires_grad:
+                answer.square().sum().backward()
+        logits.append(answer.detach())
+        slopes.append(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
+    return torch.cat(logits), torch.cat(slopes)
+
+
+@pytest.mark.parametrize("batch_size", [None, 1])
+@pytest.mark.parametrize("way", WAYS)
+def test_an_image_draws_the_same_in_any_batch(way: str, batch_size: int | None) -> None:
+    """All at once, one by one, in parts and in another order; logits and gradients; and another seed draws otherwise."""
+    forward, unit = WAYS[way]
+    draws = RowDraws(Drawn(forward), IMAGES, batch_size=batch_size)
+    assert draws.unit == unit
+    logits, slopes = logits_and_slopes(draws, [slice(0, 12)])
+    for cuts in ([slice(row, row + 1) for row in range(12)], [slice(0, 5), slice(5, 6), slice(6, 12)]):
+        others, of_others = logits_and_slopes(draws, cuts)
+        torch.testing.assert_close(others, logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(of_others, slopes, rtol=1e-3, atol=1e-4)
+    with draws(KEYS.flip(0), 7) as model, torch.no_grad():
+        torch.testing.assert_close(model(IMAGES.flip(0)).flip(0), logits, rtol=1e-4, atol=1e-5)
+    if way != "own seed":
+        assert any(not torch.allclose(logits_and_slopes(draws, [slice(0, 12)], seed)[0], logits) for seed in range(9))
+
+
+@pytest.mark.parametrize("way", [way for way, (_, unit) in WAYS.items() if unit != "pass" and way != "own seed"])
+def test_rows_draw_independently(way: str) -> None:
+    """Copies of an image differ from each other."""
+    draws = RowDraws(Drawn(WAYS[way][0]), IMAGES)
+    with draws(keys_of_draws(KEYS[:1], range(64)), 3) as model, torch.no_grad():
+        logits = model(IMAGES[:1].repeat(64, 1, 1, 1))
+    assert len(logits.unique(dim=0)) > 1
+
+
+def drawn(draw: Callable[[Tensor], Tensor], rows: int = 400, numbers: int = 150) -> Tensor:
+    """What a model draws for many rows."""
+    model = Drawn(lambda images: draw(images))
+    images = torch.zeros(3, 1, 1, numbers)
+    with RowDraws(model, images)(keys_of(torch.arange(rows)), 5) as drawing:
+        return drawing(torch.zeros(rows, 1, 1, numbers)).double()
+
+
+@pytest.mark.parametrize(
+    ("draw", "distribution"),
+    [
+        (lambda images: torch.randn_like(images.flatten(1)), stats.norm()),
+        (lambda images: torch.empty(len(images), images.shape[3]).normal_(2, 3), stats.norm(2, 3)),
+        (lambda images: torch.rand(len(images), images.shape[3]), stats.uniform()),
+        (lambda images: torch.empty(len(images), images.shape[3]).uniform_(-1, 3), stats.uniform(-1, 4)),
+        (lambda images: torch.empty(len(images), images.shape[3]).exponential_(2), stats.expon(scale=0.5)),
+    ],
+    ids=["normal", "mean and std", "uniform", "range", "exponential"],
+)
+def test_draws_have_torchs_distributions(draw: Callable[[Tensor], Tensor], distribution: stats.rv_continuous) -> None:
+    """By Kolmogorov and Smirnov's test at a level of 0.001; and neither rows nor columns are correlated."""
+    numbers = drawn(draw)
+    assert stats.kstest(numbers.flatten().numpy(), distribution.cdf).pvalue > 0.001
+    for matrix in (numbers, numbers.T):
+        correlation = torch.corrcoef(matrix)
+        off = correlation[~torch.eye(len(correlation), dtype=torch.bool)] * math.sqrt(matrix.shape[1])
+        assert off.abs().max() < 6
+        assert off.var() == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("draw", "shares"),
+    [
+        (lambda images: torch.randint(5, (len(images), images.shape[3])), [0.2] * 5),
+        (lambda images: torch.randint(2, 4, (len(images), images.shape[3])), [0, 0, 0.5, 0.5]),
+        (lambda images: torch.bernoulli(torch.full((len(images), images.shape[3]), 0.3)), [0.7, 0.3]),
+        (lambda images: functional.dropout(torch.ones(len(images), images.shape[3]), 0.5), [0.5, 0, 0.5]),
+        (lambda images: torch.native_dropout(torch.ones(len(images), images.shape[3]), 0.5, True)[0], [0.5, 0, 0.5]),
+    ],
+    ids=["integers", "from 2", "bernoulli", "dropout", "native dropout"],
+)
+def test_draws_have_torchs_frequencies(draw: Callable[[Tensor], Tensor], shares: list[float]) -> None:
+    """By the chi-squared test at a level of 0.001."""
+    counts = drawn(draw).long().flatten().bincount(minlength=len(shares))
+    assert len(counts) == len(shares)
+    expected = [share * int(counts.sum()) for share in shares]
+    assert all(count == 0 for count, share in zip(counts.tolist(), shares, strict=True) if not share)
+    some = [(count, number) for count, number in zip(counts.tolist(), expected, strict=True) if number]
+    assert stats.chisquare(*zip(*some, strict=True)).pvalue > 0.001
+
+
+def test_a_model_that_draws_nothing_is_known() -> None:
+    """It has no draws to watch, whatever its operations; and the caller's generators stay where they are."""
+    state = torch.get_rng_state()
+    assert RowDraws(nn.Sequential(nn.Flatten(), nn.Dropout(0.5)).eval(), IMAGES).number == 0
+    assert RowDraws(Drawn(WAYS["noise"][0]), IMAGES).number == 1
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from robustbench_cli.attacks.base.models.unwrap import undefended
+from robustbench_cli.defenses.base.decision_rules import Decision
+from robustbench_cli.defenses.feature_squeezing import FeatureSqueezing
+from robustbench_cli.defenses.gaussian_noise import GaussianNoise
+from robustbench_cli.defenses.jpeg import JPEG
+from robustbench_cli.defenses.noise_injection import NoiseInjection
+from robustbench_cli.defenses.random_resize_pad import RandomResizePad
+from robustbench_cli.defenses.randomized_smoothing import RandomizedSmoothing
+from robustbench_cli.defenses.total_variation import TotalVariation
+
+IMAGES = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(192, 10)).eval()
+
+
+def test_what_stands_around_a_model_is_left_out() -> None:
+    """Inside of transformations, noise, a detector and a vote, one around the other, is the model to the bit."""
+    model = defended = network()
+    for defense in (
+        FeatureSqueezing(bits=2),
+        JPEG(),
+        TotalVariation(decision="mean"),
+        NoiseInjection(),
+        RandomResizePad(),
+        RandomizedSmoothing(),
+        FeatureSqueezing(false_positives=0.1),
+    ):
+        defended = defense.protect(defended, IMAGES[:1])
+        assert torch.equal(undefended(defended)(IMAGES), model(IMAGES))
+        assert undefended(defended) in list(defended.modules())
+
+
+def test_what_is_inside_the_model_stays() -> None:
+    """A model without anything around it is itself; of noise between its layers only the vote is left out."""
+    model = network()
+    assert undefended(model) is model
+    voting = GaussianNoise(decision="vote").protect(model, IMAGES[:1])
+    assert isinstance(voting, Decision)
+    assert undefended(voting) is voting.model

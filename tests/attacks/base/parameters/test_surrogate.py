@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from pydantic import Field
+from pydantic_core import PydanticSerializationError
+from torch import nn
+
+from robustbench_cli.attacks.base.parameters.surrogate import Surrogate, surrogate_parameters
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.settings import Method
+
+
+class WithModel(Method):
+    """A method with a model and other parameters."""
+
+    paper: ClassVar[str] = "none"
+
+    steps: int = Field(3, description="steps")
+    other: Surrogate = Field(description="a model")
+    spare: Surrogate | None = Field(None, description="a model or none")
+    folder: Path = Field(Path("here"), description="a path that is no model's")
+
+
+def test_the_parameters_that_are_models_are_known() -> None:
+    """They are told from other parameters, paths among them, by their type."""
+    assert surrogate_parameters(WithModel) == ("other", "spare")
+
+
+def test_words_are_a_file_and_a_module_is_itself() -> None:
+    """A file survives JSON as the words it came in; a module is held and not copied, and has no JSON."""
+    module = nn.Linear(2, 2)
+    assert WithModel(other=module).other is module
+    for words in ("a/b.safetensors", Path("a/b.safetensors")):
+        method = WithModel(other=words)
+        assert method.other == Path("a/b.safetensors")
+        assert method.model_dump(mode="json")["other"] == "a/b.safetensors"
+        assert method.model_dump(mode="json")["spare"] is None
+        assert WithModel(other=words, spare=words).model_dump(mode="json")["spare"] == "a/b.safetensors"
+    with pytest.raises(PydanticSerializationError, match="a model in memory, Linear, has no file"):
+        WithModel(other=module).model_dump(mode="json")
+
+
+@pytest.mark.parametrize("value", [3, None, ["a"], nn.Linear])
+def test_what_is_neither_is_refused(value: object) -> None:
+    """Also a module's class, which is no model."""
+    with pytest.raises(UserError, match=r"method\.other is .*: give the file of a checkpoint"):
+        WithModel.from_parameters({"other": value}, name="method")

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, method_spec
+from robustbench_cli.benchmarks.checkpoints.footprint import footprint
+from robustbench_cli.benchmarks.training.model_cache import Preparation
+from robustbench_cli.defenses import registry
+
+OWN = """
+from torch import nn
+
+__all__ = ["Own"]
+
+class Own(nn.Sequential):
+    def __init__(self, shape, classes):
+        pixels = shape[0] * shape[1] * shape[2]
+        super().__init__(nn.Flatten(), nn.Linear(pixels, 40), nn.ReLU(), nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, classes))
+"""
+FIRST, SECOND, LAST = 64 * 40, 40 * 20, 20 * 10
+"""The weights of its layers, each of which is multiplied and added once for an image."""
+
+
+def test_hrs_takes_what_its_channels_take(prepare: Callable[..., Preparation], tmp_path: Path) -> None:
+    """Parameters of every channel, operations of one path or of all, counted by hand from the layers' sizes."""
+    (tmp_path / "own.py").write_text(OWN)
+    prepared = prepare()
+    defense = method_spec(registry, "hrs", {"channels": [3, 2], "split": ["2"]}).spec
+    training = prepared.training(model=f"{tmp_path / 'own.py'}:Own", defenses=(defense,))
+    subject = prepared.trained(training, tmp_path / "hrs.safetensors")
+    found = footprint(subject)
+    before, after = FIRST + 40, SECOND + 20 + LAST + 10
+    assert (found.parameters, found.network_parameters) == (3 * before + 2 * after, before + after)
+    assert found.operations == found.network_operations == 2 * (FIRST + SECOND + LAST)
+    all_draws = 3 * FIRST + 3 * 2 * (SECOND + LAST)
+    assert found.cost_of_all_draws == pytest.approx(all_draws / (FIRST + SECOND + LAST))
+    assert [name for name, _ in found.seconds] == ["block 1", "block 2"]
+    words = str(found)
+    assert words.startswith(f"{found.parameters:,} parameters, {found.parameters / found.network_parameters:.1f} times")
+    assert words.endswith(f"a pass costs 1.0 of the network's, all draws {found.cost_of_all_draws:.1f}")
+    (mean, exact) = (footprint(subject.deciding(rule)) for rule in ("mean", "exact"))
+    assert (mean.operations, exact.operations) == (10 * found.operations, 2 * all_draws)
+    assert (mean.parameters, mean.cost_of_all_draws, exact.cost_of_all_draws) == (found.parameters, None, None)
+
+
+def test_what_is_not_there_is_not_told(subject: Subject) -> None:
+    """A deterministic model has no draws to count, and one network was trained."""
+    assert str(footprint(subject)).count(";") == 2
+    assert "draws" not in str(footprint(subject))
+    assert "(" not in str(footprint(subject))

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from robustbench_cli.attacks.base.gradients.bpda import Approximated
+from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
+from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.benchmarks.evaluation.checks import gradient_is_wrong, is_repeatable, is_unstable
+from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
+from robustbench_cli.defenses.base.decision_rules import Decision
+
+IMAGES = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def is_wrong(model: nn.Module, images: Tensor) -> bool:
+    return gradient_is_wrong(MeasuredModel(model, images), images)
+
+
+def unstable(model: Callable[[Tensor], Tensor], images: Tensor) -> bool:
+    with torch.no_grad():
+        return is_unstable(lambda images, _: model(images)[None], images, torch.arange(len(images)))
+
+
+def network(seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(200, 32),
+            nn.ReLU(),
+            nn.Linear(32, 10),
+        )
+    return model.eval().requires_grad_(False)
+
+
+class Honest(nn.Module):
+    """A network whose logits are scaled and shifted, and whose input is noisy."""
+
+    def __init__(self, *, scale: float = 1.0, shift: float = 0.0, sigma: float = 0.0) -> None:
+        super().__init__()
+        self.network, self.scale, self.shift, self.sigma = network(), scale, shift, sigma
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images + self.sigma * torch.randn_like(images))
+        return self.scale * logits + self.shift
+
+
+class Quantized(nn.Module):
+    """Sees 9 grey values, but for a small share that goes straight by."""
+
+    def __init__(self, share: float = 0.01) -> None:
+        super().__init__()
+        self.network, self.share = network(), share
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network((1 - self.share) * (images * 8).round() / 8 + self.share * images)
+        return logits
+
+
+class TurnedAround(nn.Module):
+    """The right logits with the opposite gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = network()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        return 2 * logits.detach() - logits
+
+
+class Noisy(nn.Module):
+    """A model on noisy images."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images + 0.1 * torch.randn_like(images))
+        return logits
+
+
+class Jumpy(nn.Module):
+    """A model that sees each pixel rounded up or down to one of 33 grey values, on average as it is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        rounded = (images * 32 + torch.rand_like(images) - 0.5).round() / 32
+        logits: Tensor = self.model(images + (rounded - images).detach())
+        return logits
+
+
+class TwoFaced(nn.Module):
+    """Another network where a gradient is wanted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.mask = network(), network(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = (self.mask if images.requires_grad else self.network)(images)
+        return logits
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("sigma", [0.0, 0.1])
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1e-8, 0.0), (1e8, 0.0), (1.0, 100.0)])
+def test_a_true_gradient_is_believed(scale: float, shift: float, sigma: float, seed: int) -> None:
+    """Whatever the range of the logits and the noise on the images."""
+    images = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(seed))
+    model = Honest(scale=scale, shift=shift, sigma=sigma)
+    assert is_repeatable(MeasuredModel(model, images))
+    assert not is_wrong(model, images)
+
+
+def test_the_gradient_of_a_large_network_is_believed() -> None:
+    """Torchvision's ResNet-18, untrained, on images of 3 x 64 x 64."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = resnet18(num_classes=10).eval()
+    assert not is_wrong(model, torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("model", [Quantized(), Quantized(0.05), TurnedAround(), TwoFaced()])
+def test_a_gradient_that_leads_astray_is_found(model: nn.Module, seed: int) -> None:
+    """Quantized with a small way around, turned around, or that of another network."""
+    images = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(seed))
+    assert is_wrong(model, images)
+
+
+class Levels(Approximated):
+    """Some grey values, with the slope of a share of the image, forwards or turned around."""
+
+    def __init__(self, levels: int, share: float) -> None:
+        super().__init__()
+        self.levels, self.share = levels, share
+
+    def exact(self, given: Tensor) -> Tensor:
+        return (given * self.levels).round() / self.levels
+
+    def surrogate(self, given: Tensor) -> Tensor:
+        return self.share * given
+
+
+@pytest.mark.parametrize("levels", [1, 8])
+@pytest.mark.parametrize(("share", "wrong"), [(1.0, False), (-1.0, True), (0.1, True), (10.0, True), (0.0, True)])
+def test_a_surrogate_is_believed_where_it_resembles_its_layer(levels: int, share: float, wrong: bool) -> None:
+    """The gradient of a surrogate is no slope of the logits, on purpose; but the surrogate has to be like the layer."""
+    assert is_wrong(nn.Sequential(Levels(levels, share), network()), IMAGES) == wrong
+
+
+def test_a_surrogate_does_not_cover_another_layers_lie() -> None:
+    """What is wrong behind a layer that has a surrogate is found as it is without it."""
+    assert is_wrong(nn.Sequential(Levels(8, 1.0), TurnedAround()), IMAGES)
+    assert is_wrong(nn.Sequential(Levels(8, 1.0), Quantized()), IMAGES)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("randomize", [Noisy, Jumpy])
+def test_only_the_mean_of_a_randomized_model_has_to_have_a_true_gradient(
+    randomize: Callable[[nn.Module], nn.Module], seed: int
+) -> None:
+    """Noise, and draws that jump where their mean is smooth, around a true gradient and around one that is turned."""
+    images = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(seed))
+    assert not is_wrong(randomize(Honest()), images)
+    assert is_wrong(randomize(TurnedAround()), images)
+
+
+class Unsure(nn.Module):
+    """One of two classes by a narrow margin, so that votes move with the image far more than probabilities do."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        sums = (images - 0.5).flatten(1) @ torch.linspace(-1, 1, images[0].numel())
+        margin = 0.02 * (sums + torch.randn(len(images)))
+        return torch.stack([margin, -margin], dim=1)
+
+
+def test_the_gradient_of_a_vote_is_that_of_the_mean_softmax() -> None:
+    """That votes move otherwise is no lie; a gradient that is turned around is one under a vote too."""
+    assert not is_wrong(Decision(Unsure(), "vote", 10), IMAGES)
+    assert is_wrong(Decision(Noisy(TurnedAround()), "vote", 10), IMAGES)
+
+
+def test_a_gradient_of_zero_where_nothing_changes_is_no_lie() -> None:
+    """Of constant logits there is nothing to say."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(IMAGES[0].numel(), 5), nn.Threshold(1e9, 0))
+    assert not is_wrong(model, IMAGES)
+
+
+def test_draws_that_the_seed_does_not_rule_are_found() -> None:
+    """Python's own random numbers, against torch's."""
+    assert is_repeatable(MeasuredModel(Honest(sigma=0.1), IMAGES))
+    assert not is_repeatable(MeasuredModel(lambda images: images.flatten(1) * random.random(), IMAGES))  # type: ignore[arg-type]
+
+
+def test_a_model_that_takes_its_answer_back_is_unstable() -> None:
+    """Rows that are compared with the batch's first one depend on their order; those of a network do not."""
+    model = network()
+    assert not unstable(model, IMAGES)
+
+    def mixed(images: Tensor) -> Tensor:
+        return (images - images[:1]).flatten(1)[:, :5]
+
+    assert unstable(mixed, IMAGES)
+
+
+def test_a_model_that_looks_at_the_batchs_statistics_is_unstable() -> None:
+    """Their order does not matter to it, but who they are does."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        images = torch.rand(64, 1, 12, 12)
+        model = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), network(), nn.Linear(10, 10)).eval()
+        assert unstable(model, images)
+
+
+@pytest.mark.parametrize(
+    ("model", "flag"), [(Quantized(), "wrong-gradient"), (Honest(), None), (TurnedAround(), "wrong-gradient")]
+)
+def test_an_evaluation_raises_the_flag(model: nn.Module, flag: str | None) -> None:
+    """A row that followed a wrong gradient says so, and no other row does."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        labels = model(IMAGES).argmax(1)
+    flags = evaluate(model, IMAGES, labels, attack=PGD(steps=2), eps=0.01).flags
+    assert flags == ((flag,) if flag else ())

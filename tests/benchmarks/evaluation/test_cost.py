@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from robustbench_cli.attacks.apgd_t import APGDT
+from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.attacks.cw import CW
+from robustbench_cli.attacks.fab_t import FABT
+from robustbench_cli.attacks.fgsm import FGSM
+from robustbench_cli.attacks.hopskipjump import HopSkipJump
+from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.attacks.square import Square
+from robustbench_cli.benchmarks.evaluation.cost import Passes, passes
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm", "cost"),
+    [
+        (FGSM(), "linf", Passes(1, 1)),
+        (PGD(steps=7, restarts=3), "l2", Passes(24, 21)),
+        (APGDT(steps=10, targets=4), "linf", Passes(1 + 4 * 11, 40)),
+        (APGDT(steps=10, targets=4), "l1", Passes(1 + 4 * 11, 40)),
+        (Square(queries=50), "linf", Passes(50, 0)),
+    ],
+)
+def test_the_cost_is_what_the_papers_algorithms_take(attack: Attack, norm: Norm, cost: Passes) -> None:
+    """Every step takes the gradient at one point, and each run looks at where it came to."""
+    assert passes(attack, norm=norm) == cost
+
+
+def test_fewer_classes_are_fewer_targets() -> None:
+    """Nine of ten, two of three."""
+    assert passes(FABT(steps=5), classes=3).backwards * 9 == passes(FABT(steps=5), classes=10).backwards * 2
+
+
+def test_the_cost_is_that_of_an_image_that_stands() -> None:
+    """C&W tries all its constants; an attack by decisions has no start and looks for one as long as it may."""
+    assert passes(CW(steps=10, binary_search_steps=3)).backwards >= 30
+    assert passes(HopSkipJump()).backwards == 0

@@ -1,0 +1,336 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from robustbench_cli.attacks import registry as attacks
+from robustbench_cli.attacks.base.threat import distance
+from robustbench_cli.attacks.di_fgsm import DIFGSM
+from robustbench_cli.attacks.transfer import Transfer
+from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, load_subject
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+from robustbench_cli.benchmarks.datasets.base.slice import first_examples
+from robustbench_cli.benchmarks.evaluation.evaluate import Evaluation, evaluate
+from robustbench_cli.benchmarks.evaluation.outcomes import summarise
+from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages
+from robustbench_cli.benchmarks.execution import worker
+from robustbench_cli.benchmarks.execution.engines import local
+from robustbench_cli.benchmarks.execution.job import Job
+from robustbench_cli.benchmarks.execution.worker import again, is_done, work
+from robustbench_cli.benchmarks.store.store import Failure, Result, Store
+from robustbench_cli.benchmarks.training.model_cache import Preparation
+from robustbench_cli.core.errors import UserError
+
+from ..conftest import ATTACKED as N
+from ..conftest import spec
+
+BROKEN = """
+import os
+from typing import ClassVar
+from robustbench_cli.attacks.base.attack import FixedRadiusAttack
+
+class Broken(FixedRadiusAttack):
+    norms: ClassVar[tuple] = ("linf",)
+
+    def run(self, source, images, labels, threat, random):
+        if "MENDED" not in os.environ:
+            raise RuntimeError("no\\nway")
+        return images
+"""
+
+
+@pytest.fixture
+def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The attacks that were really run, in order."""
+    run: list[Any] = []
+
+    def counted(*arguments: Any, **options: Any) -> Evaluation:
+        run.append(options["attack"])
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(worker, "evaluate", counted)
+    return run
+
+
+CW = {"steps": 20, "binary_search_steps": 2}
+
+
+def done(job: Job) -> Result:
+    """The result of a job that does not fail."""
+    result = work(job)
+    assert isinstance(result, Result), result
+    return result
+
+
+def test_a_job_is_run_once(jobs: Callable[..., list[Job]], evaluations: list[Any]) -> None:
+    """The second time its stored result comes back, to the last bit."""
+    (job,) = jobs(spec("pgd", steps=3))
+    first = done(job)
+    assert done(job) == first
+    assert len(evaluations) == 1
+
+
+def test_a_result_is_that_of_its_outcomes(jobs: Callable[..., list[Job]], subject: Subject) -> None:
+    """The stored figures are those of the stored outcomes, and both those of an evaluation in Python."""
+    (job,) = jobs(spec("pgd", steps=3))
+    result = done(job)
+    assert summarise(Store(job.store).outcomes(job.cell.id)) == pytest.approx(result.summary)
+    examples = first_examples(load_dataset("digits").split("test"), N)
+    attack = attacks.load("pgd")(steps=3)
+    direct = evaluate(subject.load(), examples.images, examples.labels, attack=attack, eps=0.15)
+    assert direct.summary == pytest.approx(result.summary)
+    assert (result.forwards, result.backwards) == (direct.forwards, direct.backwards)
+    assert (result.eps, result.device, result.checkpoint) == ("0.15", "cpu", str(subject.path))
+
+
+def test_the_same_cell_gives_the_same_row_anywhere(
+    jobs: Callable[..., list[Job]], tmp_path: Path, prepare: Callable[..., Preparation]
+) -> None:
+    """Into another store, from another file and with another batch size, a cell has one identity and one outcome."""
+    (job,) = jobs(spec("pgd", steps=3))
+    moved = prepare(epochs=8).trained(prepare(epochs=8).training(), tmp_path / "moved.safetensors")
+    (other,) = jobs(spec("pgd", steps=3), subject=moved, batch_size=7)
+    other = other.model_copy(update={"store": tmp_path / "other"})
+    assert other.cell == job.cell
+    assert done(other).summary == pytest.approx(done(job).summary)
+
+
+def test_a_minimal_norm_attack_runs_once_for_all_radii(
+    jobs: Callable[..., list[Job]], evaluations: list[Any], tmp_path: Path
+) -> None:
+    """Each radius is read off its distances, also later and at none, and only what was asked for is a result."""
+    found = [done(job) for job in jobs(spec("cw", **CW), eps=("0.3", "0.6", "0"))]
+    assert len(evaluations) == 1
+    store = Store(tmp_path / "store")
+    assert {result.cell.eps for result in store.results()} == {0, 0.3, 0.6}
+    left = [result.summary["robust_accuracy"] for result in found]
+    assert left[0] == found[0].summary["clean_accuracy"]
+    assert left[0] > left[1] > left[2]  # type: ignore[operator]
+    (whole,) = jobs(spec("cw", **CW))
+    outcomes = store.outcomes(done(whole).cell.id)
+    assert len(evaluations) == 1
+    for result in found:
+        assert result.cell.eps is not None
+        read = summarise(outcomes.within(result.cell.eps))
+        for figure in ("clean_accuracy", "robust_accuracy", "robust_accuracy_low", "attack_success_rate"):
+            assert result.summary[figure] == read[figure]
+        assert result.forwards == done(whole).forwards
+    done(jobs(spec("cw", **CW), eps=("0.45",))[0])
+    assert len(evaluations) == 1
+
+
+def test_a_failure_is_stored_and_tried_again(
+    jobs: Callable[..., list[Job]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told in one line, stops no other job, and gives way to the result of a later try."""
+    (tmp_path / "broken.py").write_text(BROKEN)
+    planned = jobs(spec(f"{tmp_path / 'broken.py'}:Broken"), spec("fgsm"))
+    finished: list[tuple[str, Result | Failure]] = []
+    local.run(
+        planned, finished=lambda job, result: finished.append((job.cell.id, result)), progress=lambda job, done: None
+    )
+    assert [cell for cell, _ in finished] == [job.cell.id for job in planned]
+    failure, result = finished[0][1], finished[1][1]
+    assert isinstance(failure, Failure)
+    assert isinstance(result, Result)
+    assert failure.error == "RuntimeError: no way"
+    assert "broken.py" in failure.traceback
+    store = Store(tmp_path / "store")
+    assert list(store.failures()) == [failure]
+    monkeypatch.setenv("MENDED", "1")
+    mended = done(planned[0])
+    assert mended.flags == ()
+    assert list(store.failures()) == []
+    assert {each.cell.id for each in store.results()} == {job.cell.id for job in planned}
+
+
+def test_an_interruption_is_no_failure(
+    jobs: Callable[..., list[Job]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ctrl-C goes through, and leaves nothing of the cell behind."""
+    (job,) = jobs(spec("fgsm"))
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        work(job)
+    store = Store(tmp_path / "store")
+    store.ensure_writable()
+    assert list(store.failures()) == list(store.results()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_says_what_helps(
+    jobs: Callable[..., list[Job]], monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    """An accelerator's complaint, or the processor's, names the option."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(worker, "evaluate", full)
+    failure = work(jobs(spec("fgsm"))[0])
+    assert isinstance(failure, Failure)
+    assert failure.error == f"out of memory: give a smaller --batch-size ({type(error).__name__}: {error})"
+
+
+def test_of_cells_that_build_on_each_other_the_first_says_why(
+    jobs: Callable[..., list[Job]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of several radii names the cell that failed and its reason, and none between them."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise UserError("the reason")
+
+    monkeypatch.setattr(worker, "evaluate", refused)
+    first, _, last = jobs(spec("pgd", steps=1), eps=("0.1", "0.2", "0.3"))
+    failure = work(last)
+    assert isinstance(failure, Failure)
+    assert failure.error == f"the cell {first.cell.id} (pgd(steps=1)), which goes first, failed: the reason"
+
+
+def test_what_has_changed_since_is_not_run(jobs: Callable[..., list[Job]], prepare: Callable[..., Preparation]) -> None:
+    """Other images, or another model under the checkpoint's name, are no longer the cell that was planned."""
+    (job,) = jobs(spec("fgsm"))
+    other_data = job.model_copy(update={"cell": job.cell.model_copy(update={"data": "0" * 64})})
+    other_model = job.model_copy(update={"cell": job.cell.model_copy(update={"checkpoint": "0" * 64})})
+    for changed, told in ((other_data, "the images of digits have changed"), (other_model, "safetensors has changed")):
+        failure = work(changed)
+        assert isinstance(failure, Failure)
+        assert told in failure.error
+        assert failure.error.endswith("since the command began: give the command again")
+
+
+def test_a_surrogate_is_loaded_where_the_job_is_done(
+    jobs: Callable[..., list[Job]], prepare: Callable[..., Preparation], subject: Subject, tmp_path: Path
+) -> None:
+    """The stored figures are those of the loaded model in Python; another model in its file is not taken for it."""
+    prepared = prepare(seed=1, epochs=8)
+    other = prepared.trained(prepared.training(), tmp_path / "other.safetensors")
+    (job,) = jobs(spec("transfer", surrogate=str(other.path), attack={"name": "di-fgsm", "steps": 3}))
+    examples = first_examples(load_dataset("digits").split("test"), N)
+    attack = Transfer(surrogate=other.load(), attack=DIFGSM(steps=3))
+    direct = evaluate(subject.load(), examples.images, examples.labels, attack=attack, eps=0.15)
+    assert done(job).summary == pytest.approx(direct.summary)
+    assert done(job).cell.attack_label == f"transfer(surrogate={other.path},attack.name=di-fgsm,attack.steps=3)"
+    (again,) = jobs(spec("transfer", surrogate=str(other.path)))
+    other.path.write_bytes(subject.path.read_bytes())
+    failure = work(again)
+    assert isinstance(failure, Failure)
+    assert failure.error == f"{other.path} has changed since the command began: give the command again"
+
+
+def test_progress_is_told_for_each_job(jobs: Callable[..., list[Job]]) -> None:
+    """With the job that it is of, from when it begins."""
+    planned = jobs(spec("fgsm"), spec("pgd", steps=2))
+    told: list[tuple[str, int]] = []
+    local.run(
+        planned, finished=lambda job, result: None, progress=lambda job, done: told.append((job.cell.attack.name, done))
+    )
+    assert told == [("fgsm", 0), ("fgsm", N), ("pgd", 0), ("pgd", N)]
+
+
+def test_what_fell_at_a_smaller_radius_is_not_attacked_again(jobs: Callable[..., list[Job]], tmp_path: Path) -> None:
+    """At each radius of a curve only what stands is attacked; no accuracy rises with the radius, nor above a lone attack's."""
+    chain = jobs(spec("pgd", steps=5), eps=("0.3", "0.05", "0.15"))
+    results = [done(job) for job in reversed(chain)][::-1]
+    assert [result.cell.eps for result in results] == [0.05, 0.15, 0.3]
+    store = Store(tmp_path / "store")
+    for smaller, larger in itertools.pairwise(results):
+        fell = store.outcomes(smaller.cell.id).fell()
+        standing = int((~fell).sum())
+        assert 0 < standing < len(fell)
+        before, after = store.outcomes(smaller.cell.id), store.outcomes(larger.cell.id)
+        assert (after.distance[:, fell] == before.distance[:, fell]).all()
+        assert after.fell()[fell].all()
+        # The clean image, five steps and the last iterate; the scoring and the second look.
+        assert larger.backwards <= 5 * standing
+        (alone,) = jobs(spec("pgd", steps=5), eps=(str(larger.cell.eps),))
+        lone = done(alone)
+        assert alone.cell.id != larger.cell.id
+        assert larger.summary["robust_accuracy"] <= lone.summary["robust_accuracy"]  # type: ignore[operator]
+        assert larger.backwards < lone.backwards
+
+
+@pytest.mark.parametrize("attack", [spec("pgd", steps=5), spec("cw", **CW)])
+def test_saved_images_are_what_was_scored(attack: MethodSpec, jobs: Callable[..., list[Job]], tmp_path: Path) -> None:
+    """The files of every radius hold images in the ball on which the model, asked again, says what is written there."""
+    folder = tmp_path / "images"
+    plain = jobs(attack, eps=("0.3", "0.6"))
+    results = [done(job) for job in plain]
+    chain = [job.model_copy(update={"images": folder, "before": None}) for job in plain[:1]]
+    chain += [job.model_copy(update={"images": folder, "before": job.before and chain[0]}) for job in plain[1:]]
+    for job, result in zip(chain, results, strict=True):
+        assert done(job) == result
+        saved = SavedImages.read(folder, job.cell.id)
+        moved = torch.from_numpy(saved.perturbed).double() - torch.from_numpy(saved.images).double()
+        assert job.cell.eps is not None
+        radii = distance(moved.permute(0, 3, 1, 2), torch.zeros_like(moved).permute(0, 3, 1, 2), job.cell.norm)  # type: ignore[arg-type]
+        assert (radii <= 255 * job.cell.eps * (1 + 1e-9)).all()
+        model = load_subject(job.checkpoint, job.loading, job.cell.checkpoint)
+        with torch.no_grad():
+            images = torch.from_numpy(saved.perturbed).permute(0, 3, 1, 2) / 255
+            assert np.array_equal(model(images).argmax(1), saved.predictions[0])
+        clean = result.summary["clean_accuracy"]
+        assert clean is not None
+        assert saved.robust_accuracy < clean
+
+
+@pytest.mark.parametrize("attack", ["pgd", "fmn"])
+def test_what_is_run_again_stays_until_the_new_result_is_whole(
+    attack: str, jobs: Callable[..., list[Job]], evaluations: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the new run fails or is cut off; then the new one is read with its own outcomes, and is not run once more.
+
+    What goes before it is run again too, and a search once for all radii.
+    """
+    asked = jobs(spec(attack, steps=3), eps=("0.05", "0.1"))
+    store = Store(asked[0].store)
+    first = [done(job) for job in asked]
+    renewed = again(asked)
+    assert not any(map(is_done, renewed))
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "evaluate", None)
+        assert isinstance(work(renewed[0]), Failure)
+    assert list(store.failures()) == []
+    assert {result.cell.id: result for result in store.results()} == {result.cell.id: result for result in first}
+    evaluations.clear()
+    seen: list[Result] = []
+    second = [work(job, progress=lambda _, job=job: seen.append(store.result(job.cell.id))) for job in renewed]  # type: ignore[misc]
+    assert len(evaluations) == len(seen) == (1 if attack == "fmn" else 2)
+    assert seen == first[: len(seen)]
+    assert all(map(is_done, renewed))
+    for before, after in zip(first, second, strict=True):
+        assert store.result(after.cell.id) == after != before
+        assert after.summary == before.summary  # type: ignore[union-attr]
+        assert store.outcomes(after.cell.id)
+    left = {path.name for path in (store.path / "cells").iterdir()} - {
+        path.name for path in store.leftovers(older_than=0)
+    }
+    assert len(left) == 4
+
+
+def test_a_damaged_result_is_run_again(jobs: Callable[..., list[Job]]) -> None:
+    """A new one takes its place."""
+    (job,) = jobs(spec("pgd", steps=3))
+    first = done(job)
+    path = job.store / "cells" / f"{job.cell.id}.json"
+    path.write_bytes(path.read_bytes()[:-1])
+    (renewed,) = again([job])
+    assert done(renewed).summary == first.summary
+    assert is_done(renewed)

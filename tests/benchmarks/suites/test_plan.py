@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, method_spec
+from robustbench_cli.benchmarks.execution.job import Job
+from robustbench_cli.benchmarks.execution.status import seconds_a_pass, states
+from robustbench_cli.benchmarks.execution.worker import claimed, work
+from robustbench_cli.benchmarks.store.leases import Claims
+from robustbench_cli.benchmarks.store.store import Failure, Result, Store
+from robustbench_cli.benchmarks.suites.config import Member
+from robustbench_cli.benchmarks.suites.grid import attack_choices
+from robustbench_cli.benchmarks.suites.load import read_suite
+from robustbench_cli.benchmarks.suites.plan import Sweep, jobs_of, plan
+from robustbench_cli.benchmarks.training import model_cache as preparing
+from robustbench_cli.benchmarks.training.model_cache import Preparation
+from robustbench_cli.benchmarks.training.train import cached_checkpoint
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses import registry as defenses
+
+
+@pytest.fixture
+def planned(tmp_path: Path, prepare: Callable[..., Preparation]) -> Callable[[str], Sweep]:
+    """What a suite of these words comes to, with trainings of an epoch."""
+
+    def make(words: str) -> Sweep:
+        (tmp_path / "suite.yaml").write_text(words)
+        return plan(
+            read_suite(str(tmp_path / "suite.yaml")),
+            prepare=lambda dataset, recipe, seed: prepare(dataset, seed, **recipe),
+            seed=3,
+        )
+
+    return make
+
+
+@pytest.fixture
+def expected(planned: Callable[[str], Sweep], tmp_path: Path) -> Callable[[str], list[Job]]:
+    """The cells of a suite before anything is trained."""
+    return lambda words: jobs_of(
+        planned(words).expected(), store=tmp_path / "store", data_dir=None, device="cpu", batch_size=None
+    )
+
+
+def test_every_list_is_a_dimension(expected: Callable[[str], list[Job]]) -> None:
+    """Of the suite and of what attacks and defenses take; a list that is itself a value is none."""
+    jobs = expected("""
+        n: [5, 6]
+        defenses: [none, {name: hrs, channels: [[2, 2], [3, 3]]}]
+        attacks: [{name: pgd, steps: [3, 4]}, {name: fgsm, eot: [1, 2]}]
+        eps: [1/10, 0.2]
+        seeds: [0, 1]
+    """)
+    cells = [job.cell for job in jobs]
+    assert len({cell.id for cell in cells}) == len(cells) == 2 * 2 * 2 * (3 + 4 + 4)
+    assert {cell.defense for cell in cells} == {"none", "hrs(channels=[2,2])", "hrs(channels=[3,3])"}
+    assert {cell.attack.label for cell in cells} == {"pgd(steps=3)", "pgd(steps=4)", "fgsm"}
+    assert {(cell.eps, job.eps) for cell, job in zip(cells, jobs, strict=True)} == {(0.1, "1/10"), (0.2, "0.2")}
+    assert {cell.seed for cell in cells} == {0, 1}
+
+
+def test_a_suite_in_a_suite_keeps_its_cascade(expected: Callable[[str], list[Job]]) -> None:
+    """The attacks beside it are no part of that, and run in their own norm; its own that do not know the norm do not run."""
+    jobs = expected("{n: 5, attacks: [cw, {suite: quick}, {suite: minimal-norm}], eps: 0.1}")
+    assert [(job.cell.attack_label, job.cell.norm, job.eps) for job in jobs] == [
+        ("cw", "l2", ""),
+        ("cw-pgd(steps=20)", "linf", "0.1"),
+        ("+pgd(steps=20)", "linf", "0.1"),
+        *((label, "linf", "0.1") for label in _minimal_norm_attacks("linf")),
+    ]
+
+
+def _minimal_norm_attacks(norm: str) -> list[str]:
+    choices = [choice for member in read_suite("minimal-norm").members for choice in attack_choices(member)]
+    return [choice.spec.label for choice in choices if norm in choice.norms]
+
+
+def test_of_several_norms_each_attack_runs_in_those_it_knows(expected: Callable[[str], list[Job]]) -> None:
+    """And in no other."""
+    jobs = expected("{n: 5, attacks: [pgd, cw], norm: [linf, l2], eps: 0.5}")
+    assert [(job.cell.attack.name, job.cell.norm) for job in jobs] == [("pgd", "linf"), ("pgd", "l2"), ("cw", "l2")]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            "{n: 5, attacks: [cw], norm: linf, eps: 0.5}",
+            "cw does not know the norm linf: it knows l2; in linf give cw-linf",
+        ),
+        ("{n: 5, attacks: [cw, ddn], norm: [linf]}", "cw does not know the norm linf"),
+        ("{n: 5, attacks: [pgd, sigma-zero], norm: [linf, l2], eps: 0.5}", "sigma-zero does not know the norm l"),
+    ],
+)
+def test_a_norm_that_no_attack_keeps_to_is_named(planned: Callable[[str], Sweep], words: str, told: str) -> None:
+    """Where no attack knows it; and of several norms, an attack that knows none of them is not dropped in silence."""
+    with pytest.raises(UserError, match=f"suite.yaml, line 1: {told}"):
+        planned(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (
+            "exclude: {defense: hrs}",
+            {("none", "pgd", 0.1), ("none", "pgd", 0.2), ("none", "fgsm", 0.1), ("none", "fgsm", 0.2)},
+        ),
+        ("exclude: [{defense: none}, {attack: pgd, eps: 1/5}, {attack: [fgsm]}]", {("hrs", "pgd", 0.1)}),
+        ("include: {attack: pgd, eps: 0.1}", {("none", "pgd", 0.1), ("hrs", "pgd", 0.1)}),
+        ("include: {attack: pgd}, exclude: [{eps: 0.1}, {defense: hrs}]", {("none", "pgd", 0.2)}),
+    ],
+)
+def test_only_what_is_wanted_is_run_and_trained(
+    words: str, left: set[Any], planned: Callable[[str], Sweep], expected: Callable[[str], list[Job]]
+) -> None:
+    """Cells are told by the words of the table; a model that none of them attacks is not trained."""
+    suite = f"{{n: 5, defenses: [none, hrs], attacks: [pgd, fgsm], eps: [0.1, 0.2], {words}}}"
+    assert {(job.cell.defense, job.cell.attack.name, job.cell.eps) for job in expected(suite)} == left
+    assert len(planned(suite).models) == len({defense for defense, _, _ in left})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("attacks:\n- pgd\n- pdg", r"line 3: unknown attack 'pdg': did you mean 'pgd'\?"),
+        ("attacks: [{name: pgd, stepps: 3}]", r"line 1: pgd has no parameter 'stepps': did you mean 'steps'\?"),
+        ("attacks: [{name: pgd, steps: [3, 0]}]", "line 1: pgd.steps is 0"),
+        ("\ndefenses: [none, hsr]", r"line 2: unknown defense 'hsr': did you mean 'hrs'\?"),
+        ("defenses: [{name: hrs, chanels: [5, 5]}]", "did you mean 'channels'"),
+        ("defenses: {checkpoint: no.safetensors}", r"line 1: .*no.safetensors"),
+        ("dataset: digit", r"line 1: unknown dataset 'digit': did you mean 'digits'\?"),
+        ("model: smal-cnn", r"line 1: .*did you mean 'small-cnn'\?"),
+        ("decision: vot", r"line 1: unknown rule of decision 'vot': did you mean 'vote'\?"),
+        ("train: {epochs: 0}", "line 1: train.epochs is 0"),
+        ("train: {seed: x}", "line 1: train.seed is 'x'"),
+        ("exclude: {attack: pdg}", "line 1: no cell has attack: pdg"),
+        ("{norm: l0, attacks: [{suite: quick}]}", "line 1: no attack of a suite that is named here knows the norm l0"),
+        ("{attacks: [pgd], norm: l2}", "no radius is usual in l2"),
+    ],
+)
+def test_a_slip_is_named(words: str, message: str, expected: Callable[[str], list[Job]]) -> None:
+    """With its line, before anything is trained."""
+    with pytest.raises(UserError, match=message) as raised:
+        expected(words)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_checkpoint_stands_as_it_is_or_is_defended(
+    planned: Callable[[str], Sweep], subject: Subject, tmp_path: Path
+) -> None:
+    """With each rule of decision where draws decide; a defense around it is trained from it."""
+    shutil.copy(subject.path, tmp_path / "base.safetensors")
+    base = tmp_path / "base.safetensors"
+    sweep = planned(
+        f"{{n: 5, defenses: [{{checkpoint: {base}}}, [{{checkpoint: {base}}}, gaussian-noise]], decision: [one-draw, vote]}}"
+    )
+    aside = planned(
+        f"{{n: 5, defenses: [none, {{checkpoint: {base}}}], exclude: {{checkpoint: base.safetensors}}, attacks: pgd}}"
+    )
+    assert [model.training is None for model in aside.models] == [False]
+    plain = [model for model in sweep.models if model.training is None]
+    noisy = [model for model in sweep.models if model.training is not None]
+    assert [model.expected.identity for model in plain] == [subject.identity] * 2
+    assert [model.expected.defense for model in noisy] == ["gaussian-noise", "gaussian-noise(decision=vote)"]
+    assert [model.training.base for model in noisy if model.training] == [plain[0].base] * 2
+
+
+def test_rules_of_decision_are_rows_of_one_training(
+    planned: Callable[[str], Sweep], expected: Callable[[str], list[Job]]
+) -> None:
+    """What has no draws has one row for all; a rule can be excluded from some attacks, or stand with the defense itself."""
+    chains = "[none, {name: hrs, channels: [2, 1]}, {name: hrs, channels: [2, 1], decision: vote}]"
+    suite = f"""
+        n: 5
+        defenses: {chains}
+        attacks: [pgd, {{name: fgsm, eot: [auto, frozen]}}]
+        decision: [one-draw, deterministic, frozen]
+        exclude: [{{decision: [deterministic, frozen], attack: pgd}}]
+    """
+    cells = [(job.cell.defense, job.cell.attack.name, job.cell.eot) for job in expected(suite)]
+    assert sorted(cells, key=str) == sorted(
+        [
+            ("none", "pgd", 1),
+            ("none", "fgsm", 1),
+            ("hrs(channels=[2,1])", "pgd", "exact"),
+            ("hrs(channels=[2,1])", "fgsm", "exact"),
+            ("hrs(channels=[2,1])", "fgsm", "frozen"),
+            ("hrs(decision=deterministic,channels=[2,1])", "fgsm", 1),
+            ("hrs(decision=frozen,channels=[2,1])", "fgsm", 1),
+        ],
+        key=str,
+    )
+    for words in (suite, f"{{n: 5, defenses: {chains}, attacks: fgsm}}"):
+        trainings = {model.training.key for model in planned(words).models if model.training is not None}
+        assert len(trainings) == 2
+    own = expected(f"{{n: 5, defenses: {chains}, attacks: fgsm, include: {{decision: [none, vote]}}}}")
+    assert [job.cell.defense for job in own] == ["none", "hrs(decision=vote,channels=[2,1])"]
+
+
+def test_draws_of_a_gradient_can_be_excluded(expected: Callable[[str], list[Job]]) -> None:
+    """By their number or their word, as the table has it."""
+    words = "n: 5, defenses: [none, {name: hrs, channels: [2, 1]}], attacks: {name: fgsm, eot: [3, exact, frozen]}"
+    cells = expected(f"{{{words}, exclude: [{{eot: 3}}, {{eot: frozen}}]}}")
+    assert [(job.cell.defense, job.cell.eot) for job in cells] == [("none", 1), ("hrs(channels=[2,1])", "exact")]
+
+
+@pytest.mark.parametrize("name", ["hrs-paper-mnist", "hrs-paper-cifar10", "hrs-fashion", "hrs-fashion-quick"])
+def test_the_hrs_suites_show_what_the_randomness_is_worth(name: str, expected: Callable[[str], list[Job]]) -> None:
+    """Each defense that draws stands beside its deterministic counterpart and a frozen draw; the paper's attacks do not."""
+    rows: dict[Any, set[Any]] = {}
+    for job in expected(f"{{extends: {name}, dataset: digits, model: small-cnn}}"):
+        cell = job.cell
+        rules = [each.parameters["decision"] for each in cell.defenses if "decision" in each.parameters]
+        named = [(each.name, {**each.parameters, "decision": ""}) for each in cell.defenses]
+        threat = (str(named), bool(rules), cell.attack.label, cell.eps, cell.targeted)
+        rows.setdefault(threat, set()).add((*rules, cell.eot))
+    for (_, draws, _, _, targeted), found in rows.items():
+        if not draws:
+            assert found == {(1,)}
+        elif targeted == "all":
+            assert found == {("one-draw", 1), ("one-draw", 10)}
+        else:
+            adaptive = found - {("one-draw", "frozen"), ("deterministic", 1), ("frozen", 1)}
+            assert len(found) == 4 and adaptive < {("one-draw", 10), ("one-draw", "exact")}
+    assert {(draws, targeted) for _, draws, _, _, targeted in rows} == {
+        *((draws, targeted) for draws in (True, False) for targeted in ("all", "no"))
+    }
+
+
+def test_what_is_expected_of_a_model_is_what_it_becomes(planned: Callable[[str], Sweep], tmp_path: Path) -> None:
+    """All but the weights; and every model is trained once for all that attacks it."""
+    sweep = planned(
+        "{n: 5, defenses: {name: hrs, channels: [2, 2]}, attacks: [fgsm, {suite: quick}], train: {epochs: 1}}"
+    )
+    (model,) = sweep.models
+    assert model.to_be_trained
+    before = {
+        job.eps for job in jobs_of(sweep.expected(), store=tmp_path, data_dir=None, device="cpu", batch_size=None)
+    }
+    jobs = jobs_of(sweep.parts(), store=tmp_path, data_dir=None, device="cpu", batch_size=None)
+    assert not model.to_be_trained
+    assert {job.eps for job in jobs} == before
+    assert len({job.cell.checkpoint for job in jobs}) == 1
+    now = model.subject()
+    for name in ("randomized", "cost_of_all_draws", "defense", "model", "shape", "classes"):
+        assert getattr(model.expected, name) == getattr(now, name)
+
+
+def test_two_processes_train_a_model_once(prepare: Callable[..., Preparation], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one waits, and takes what was trained."""
+    monkeypatch.setattr(preparing, "PAUSE", 0.01)
+    prepared = prepare(seed=77)
+    training = prepared.training()
+    path = cached_checkpoint(training)
+    claim = Claims(path.parent.parent).hold(training.key)
+    assert claim.__enter__()
+    found: list[Subject] = []
+    waiting = threading.Thread(target=lambda: found.append(prepared.trained(training)))
+    waiting.start()
+    waiting.join(0.2)
+    assert prepared.is_being_trained(training)
+    assert not found and not path.exists() and not prepared.train_if_free(training)
+    other = prepare(seed=78).trained(prepare(seed=78).training())
+    shutil.copy(other.path, path)  # no checkpoint of that training: it is trained again
+    claim.__exit__(None, None, None)
+    waiting.join(60)
+    assert [subject.training["key"] for subject in found] == [training.key]
+
+
+def test_the_state_of_every_cell(jobs: Callable[..., list[Job]]) -> None:
+    """Done, failed, at work, missing, or of a model that is not trained; what a search gives costs nothing once more."""
+    specs = [choice.spec for name in ("fgsm", "pgd", "cw-pgd", "fmn") for choice in attack_choices(Member(name=name))]
+    asked = jobs(*specs, eps=("0.1", "0.2"))
+    subjects = [_subject_of(asked[0])]
+    work(asked[0])
+    Store(asked[2].store).publish_failure(Failure(cell=asked[2].cell, eps="0.1", error="no way"))
+    done = Store(asked[0].store).result(asked[0].cell.id)
+    with Claims(asked[0].store).hold(claimed(asked[-1])):
+        found = states(asked, subjects, stored={done.cell.id: done})
+    assert [each.state for each in found] == [
+        *("done", "missing", "failed", "missing", "missing", "missing"),
+        *("running", "running"),
+    ]
+    # An image costs a forward and a backward pass a step, one more to look at the last, and one each to judge it before and after.
+    assert [each.passes for each in found] == [20 * 4] * 2 + [20 * 83] * 4 + [20 * (201 + 2), 0]
+    assert not any(each.changed for each in found)
+    of_another_model = states(asked, subjects, stored={}, untrained={asked[0].cell.checkpoint})
+    assert [each.state for each in of_another_model] == ["done", *["to be trained"] * (len(asked) - 1)]
+    ((model, seconds),) = seconds_a_pass([done]).items()
+    assert model == ("digits", "small-cnn")
+    assert seconds == pytest.approx(done.seconds / (done.forwards + done.backwards))
+
+
+def test_what_has_changed_since_a_cell_was_stored_is_told(jobs: Callable[..., list[Job]]) -> None:
+    """Of the same name, of what the suite does not ask for as it is; a result of another model's file is of no account."""
+    choices = [choice for name in ("pgd", "fgsm") for choice in attack_choices(Member(name=name))]
+    pgd, fgsm = jobs(*(choice.spec for choice in choices), eps=("0.1",))
+    slower = pgd.cell.attack.model_copy(update={"parameters": {**pgd.cell.attack.parameters, "steps": 7}})
+    edited = pgd.cell.attack.model_copy(update={"source": "0" * 64})
+
+    def told(*olds: dict[str, Any], checkpoint: str = "model.safetensors", wanted: Collection[str] = ()) -> list[Any]:
+        stored = [
+            Result.model_construct(
+                cell=pgd.cell.model_copy(update=old), checkpoint=f"elsewhere/{checkpoint}", versions={}
+            )
+            for old in olds
+        ]
+        asked = [job.model_copy(update={"checkpoint": Path("here/model.safetensors")}) for job in (pgd, fgsm)]
+        known = {job.cell.id for job in asked} | {stored[int(each)].cell.id for each in wanted}
+        return [
+            (each.state, each.changed)
+            for each in states(
+                asked, [_subject_of(pgd)], stored={each.cell.id: each for each in stored}, wanted=known, costs=False
+            )
+        ]
+
+    nothing = ("missing", ())
+    for old, words in (
+        ({"checkpoint": "0"}, ["weights"]),
+        ({"attack": slower}, ["pgd.steps was 7"]),
+        ({"attack": edited}, ["code of pgd"]),
+        ({"data": "0"}, ["images"]),
+        ({"data": "0", "n": 7}, ["n was 7"]),
+        ({"eot": 10, "repeats": 5}, ["eot was 10", "repeats was 5"]),
+        ({"after": "0"}, ["the cell before it"]),
+    ):
+        assert told(old) == [("stale", tuple(words)), nothing]
+    for old in ({"seed": 1}, {"eps": 0.2}, {"norm": "l2"}, {"dataset": "mnist"}):
+        assert told(old) == [nothing, nothing]
+    assert told({"checkpoint": "0"}, checkpoint="other.safetensors") == [nothing, nothing]
+    assert told({"attack": slower}, wanted="0") == [nothing, nothing]
+    # Of several, the one that is nearest.
+    assert told({"attack": slower, "checkpoint": "0"}, {"eot": 10})[0] == ("stale", ("eot was 10",))
+    # By another rule of decision it is another row.
+    switching = [method_spec(defenses, "hrs", {"decision": rule}).spec for rule in ("one-draw", "frozen")]
+    pgd, fgsm = (
+        job.model_copy(update={"cell": job.cell.model_copy(update={"defenses": tuple(switching[:1])})})
+        for job in (pgd, fgsm)
+    )
+    assert told({"n": 7}) == [("stale", ("n was 7",)), nothing]
+    assert told({"defenses": tuple(switching[1:]), "n": 7}) == [nothing, nothing]
+
+
+def _subject_of(job: Job) -> Subject:
+    from robustbench_cli.benchmarks.checkpoints.defended_model import open_subject
+
+    return open_subject(job.checkpoint)

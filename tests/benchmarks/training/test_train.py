@@ -1,0 +1,427 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+import pytest
+import torch
+
+from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, method_spec, open_subject
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.models.base.build import build_model
+from robustbench_cli.benchmarks.training.model_cache import Preparation
+from robustbench_cli.benchmarks.training.train import cached_checkpoint
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses import registry as defenses
+
+Prepare = Callable[..., Preparation]
+
+NOISE = method_spec(defenses, "gaussian-noise", {}).spec
+
+OWN = """
+import copy
+from typing import ClassVar
+from torch import nn
+from robustbench_cli.defenses.base.defense import Defense
+
+class Darker(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = copy.deepcopy(model)
+
+    def forward(self, images):
+        return self.model(images / 2)
+
+class Dim(Defense):
+    '''Halves every pixel.'''
+
+    paper: ClassVar[str] = "none"
+
+    def protect(self, model, example):
+        return Darker(model)
+"""
+
+
+def tensors(subject: Subject) -> dict[str, torch.Tensor]:
+    """The weights of a model on the disk."""
+    return subject.load().state_dict()
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether the weights are equal to the last bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_same_words_train_the_same_weights(prepare: Prepare, tmp_path: Path, hrs: MethodSpec) -> None:
+    """Wherever the file lies, and whatever was drawn before."""
+    first = prepare().trained(prepare().training(defenses=(hrs,)), tmp_path / "first.safetensors")
+    torch.rand(7)
+    second = prepare().trained(prepare().training(defenses=(hrs,)), tmp_path / "second.safetensors")
+    assert same(tensors(first), tensors(second))
+    assert first.identity == second.identity
+    other = prepare(seed=1)
+    assert other.trained(other.training(defenses=(hrs,)), tmp_path / "other.safetensors").identity != first.identity
+
+
+def test_what_is_trained_is_not_trained_again(prepare: Prepare) -> None:
+    """In the cache, one file for one training, and a damaged one is replaced."""
+    begun: list[Path] = []
+    prepared = replace(prepare(), begin=lambda label, path: begun.append(path))
+    training = prepared.training(defenses=(NOISE,))
+    cached_checkpoint(training).unlink(missing_ok=True)
+    first = prepared.trained(training)
+    assert prepared.trained(training) == first
+    assert begun == [first.path] == [cached_checkpoint(training)]
+    assert platformdirs.user_cache_path("advdef") in first.path.parents
+    for damaged in (first.path.read_bytes()[:-100], b"", b"<html>"):
+        first.path.write_bytes(damaged)
+        assert prepared.trained(training).identity == first.identity
+    assert len(begun) == 4
+
+
+@pytest.mark.parametrize("rule", [{"decision": "deterministic"}, {"decision": "vote", "draws": 3}])
+def test_no_rule_of_decision_needs_a_training(prepare: Prepare, tmp_path: Path, rule: dict[str, Any]) -> None:
+    """In the cache all rules share their weights; a file of the user's own has the rule that they asked for."""
+    begun: list[Path] = []
+    prepared = replace(prepare(seed=21), begin=lambda label, path: begun.append(path))
+    usual, other = (
+        prepared.training(defenses=(method_spec(defenses, "hrs", {"channels": [2, 1], **each}).spec,))
+        for each in ({}, rule)
+    )
+    cached_checkpoint(usual).unlink(missing_ok=True)
+    (decided,) = prepared.trained(other).defenses
+    assert {key: decided.parameters[key] for key in rule} == rule
+    assert prepared.trained(usual).defenses == usual.defenses
+    assert begun == [cached_checkpoint(usual)] == [cached_checkpoint(other)]
+    for training in (usual, other):
+        assert prepared.trained(training, tmp_path / "own.safetensors").defenses == training.defenses
+    assert len(begun) == 3
+    weights = [prepared.trained(training).load().state_dict().values() for training in (usual, other)]
+    assert all(torch.equal(*tensors) for tensors in zip(*weights, strict=True))
+
+
+def test_the_rule_of_an_inner_defense_is_trained_with(prepare: Prepare) -> None:
+    """What comes around the draws of another defense learns from what they decide."""
+    around = method_spec(defenses, "pgd-at", {"steps": 1}).spec
+    usual, other = (
+        prepare().training(defenses=(method_spec(defenses, "hrs", {"decision": rule}).spec, around))
+        for rule in ("one-draw", "mean")
+    )
+    assert usual.key != other.key
+    assert (len(usual.beginnings), len(other.beginnings)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("chain", "stages", "trained"),
+    [
+        ([("sap", {})], ["training"], []),
+        ([("jpeg", {}), ("gaussian-noise", {})], ["training", "training"], ["training"]),
+        (
+            [("hrs", {"channels": [2, 1]}), ("pgd-at", {"steps": 1})],
+            ["block 1", "block 2", "adversarial training"],
+            ["adversarial training"],
+        ),
+    ],
+)
+def test_a_training_goes_on_from_what_was_trained_with_fewer_defenses(
+    prepare: Prepare, tmp_path: Path, chain: list[Any], stages: list[str], trained: list[str]
+) -> None:
+    """With the very weights and the record that it has where it begins anew."""
+    seen: list[str] = []
+    prepared = replace(prepare(seed=31), progress=lambda now: seen.append(now.name))
+    specs = tuple(method_spec(defenses, name, parameters).spec for name, parameters in chain)
+    training = prepared.training(defenses=specs)
+    for beginning in (prepared.training(defenses=specs[:count]) for count in range(len(specs))):
+        cached_checkpoint(beginning).unlink(missing_ok=True)
+    anew = prepared.trained(training, tmp_path / "anew.safetensors")
+    assert seen == stages
+    prepared.trained(prepared.training(defenses=specs[:-1]))
+    seen.clear()
+    again = prepared.trained(training, tmp_path / "again.safetensors")
+    assert seen == trained
+    assert same(tensors(anew), tensors(again))
+    assert [list(stage["trained"]) for stage in again.training["stages"]] == [
+        list(stage["trained"]) for stage in anew.training["stages"]
+    ]
+
+
+def test_a_file_that_the_user_named_is_not_replaced_blindly(prepare: Prepare, tmp_path: Path) -> None:
+    """Another training's checkpoint gives way to the one asked for; what is none stays."""
+    path = tmp_path / "model.safetensors"
+    prepared = prepare()
+    prepared.trained(prepared.training(), path)
+    noisy = prepared.trained(prepared.training(defenses=(NOISE,)), path)
+    assert open_subject(path).defense == noisy.defense == "gaussian-noise"
+    path.write_bytes(b"<html>")
+    with pytest.raises(UserError, match=f"{path} is a web page"):
+        prepared.trained(prepared.training(), path)
+    assert path.read_bytes() == b"<html>"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("model.pt", "a checkpoint is a .safetensors file, not model.pt"),
+        ("file/model.safetensors", "cannot write in .*file"),
+    ],
+)
+def test_a_place_is_tried_before_the_training(prepare: Prepare, tmp_path: Path, name: str, told: str) -> None:
+    """Nothing is trained for a file that cannot be written."""
+    (tmp_path / "file").write_text("")
+    begun: list[Any] = []
+    prepared = replace(prepare(), begin=lambda *told: begun.append(told), progress=begun.append)
+    with pytest.raises(UserError, match=told):
+        prepared.trained(prepared.training(), tmp_path / name)
+    assert begun == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"recipe": {"epochs": 2}},
+        {"model": "torchvision:resnet18"},
+        {"mean": (0.5,), "std": (0.5,)},
+        {"defenses": (NOISE,)},
+        {"data": "other"},
+    ],
+    ids=str,
+)
+def test_what_changes_the_weights_is_another_training(prepare: Prepare, change: dict[str, Any]) -> None:
+    """Seed, recipe, model, normalisation, defenses and data have a part in the key; marks of changed parameters have not."""
+    training = prepare().training()
+    assert training.model_copy(update=change).key != training.key
+    marked = NOISE.model_copy(update={"changed": ("sigma_init",)})
+    keys = {prepare().training(defenses=(each,)).key for each in (NOISE, marked)}
+    assert len(keys) == 1
+
+
+def test_other_data_of_the_same_name_are_trained_on_anew(prepare: Prepare, tmp_path: Path) -> None:
+    """A changed image among the first, or a changed label anywhere, is other data."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "images": rng.integers(0, 255, (20, 8, 8), dtype=np.uint8),
+        "labels": np.arange(20) % 3,
+        "train_images": rng.integers(0, 255, (1200, 8, 8), dtype=np.uint8),
+        "train_labels": np.arange(1200) % 3,
+    }
+    keys = set()
+    for number, (name, place) in enumerate([("train_images", 0), ("train_labels", 0), ("train_labels", 1199)]):
+        changed = {key: value.copy() for key, value in arrays.items()}
+        changed[name][place] = (changed[name][place] + 1) % 3
+        # The data set is kept by its name within a process.
+        path = tmp_path / str(number) / "data.npz"
+        path.parent.mkdir()
+        np.savez(path, **changed)
+        keys.add(prepare(f"npz:{path}").training().data)
+    assert len(keys) == 3
+
+
+def test_a_defense_goes_around_a_checkpoint(prepare: Prepare, tmp_path: Path) -> None:
+    """The base's normalisation and defenses stay, and its weights are where the training starts."""
+    prepared = prepare()
+    base = prepared.trained(
+        prepared.training(mean=(0.3,), std=(0.4,), defenses=(NOISE,)), tmp_path / "base.safetensors"
+    )
+    spec = _own(tmp_path)
+    around = prepared.trained(prepared.training(base=base, defenses=(spec,)), tmp_path / "around.safetensors")
+    assert [each.name for each in around.defenses] == ["gaussian-noise", spec.name]
+    assert (around.mean, around.std, around.model) == ((0.3,), (0.4,), "small-cnn")
+    assert same({name.removeprefix("model."): tensor for name, tensor in tensors(around).items()}, tensors(base))
+    assert around.training["base"]["identity"] == base.identity
+
+
+def test_a_foreign_checkpoint_is_a_base_too(prepare: Prepare, tmp_path: Path) -> None:
+    """A state dict with the words that tell what it is; what comes of it is a checkpoint of ours."""
+    model = build_model("small-cnn", shape=(1, 8, 8), classes=10)
+    torch.save(model.state_dict(), tmp_path / "theirs.pth")
+    base = open_subject(
+        tmp_path / "theirs.pth", model="small-cnn", classes=10, shape=(1, 8, 8), mean=(0.5,), std=(0.5,)
+    )
+    prepared = prepare()
+    noisy = prepared.trained(prepared.training(base=base, defenses=(NOISE,)), tmp_path / "noisy.safetensors")
+    assert open_subject(noisy.path).identity == noisy.identity
+    assert noisy.mean == (0.5,)
+    assert noisy.randomized
+
+
+def test_the_bases_key_is_its_content(prepare: Prepare, tmp_path: Path) -> None:
+    """Moved to another place, it is the same base."""
+    prepared = prepare()
+    base = prepared.trained(prepared.training(), tmp_path / "base.safetensors")
+    moved = open_subject(base.path.rename(tmp_path / "moved.safetensors"))
+    keys = {prepared.training(base=each, defenses=(NOISE,)).key for each in (base, moved)}
+    assert len(keys) == 1
+
+
+def test_a_base_must_fit(prepare: Prepare, tmp_path: Path) -> None:
+    """A checkpoint of other data, or with nothing to make of it, is one line."""
+    prepared = prepare()
+    base = prepared.trained(prepared.training())
+    with pytest.raises(
+        UserError, match=f"there is nothing to make of {base.path}: give the --defense to put around it"
+    ):
+        prepared.training(base=base)
+    rng = np.random.default_rng(0)
+    arrays = {"images": rng.random((9, 8, 8), dtype=np.float32), "labels": np.arange(9) % 3}
+    np.savez(tmp_path / "three.npz", **arrays, train_images=arrays["images"], train_labels=arrays["labels"])
+    with pytest.raises(UserError, match=r"takes images \(1, 8, 8\) of 10 classes, npz:.* has \(1, 8, 8\) of 3"):
+        prepare(f"npz:{tmp_path / 'three.npz'}").training(base=base, defenses=(NOISE,))
+
+
+def test_a_defense_that_needs_no_training_protects_a_trained_model(prepare: Prepare, tmp_path: Path) -> None:
+    """The model inside it is the one that is trained without a defense."""
+    prepared = prepare()
+    plain = prepared.trained(prepared.training())
+    dim = prepared.trained(prepared.training(defenses=(_own(tmp_path),)), tmp_path / "dim.safetensors")
+    assert same({name.removeprefix("model."): tensor for name, tensor in tensors(dim).items()}, tensors(plain))
+
+
+def test_nothing_is_left_beside_a_finished_checkpoint(prepare: Prepare, tmp_path: Path) -> None:
+    """The files for resuming are gone, also those of a training to the same file that was begun otherwise."""
+    path = tmp_path / "model.safetensors"
+    stopped = prepare(epochs=3)
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace(stopped, progress=stop).trained(stopped.training(), path)
+    assert [file.suffix for file in tmp_path.iterdir()] == [".partial"]
+    prepare().trained(prepare().training(), path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_accuracy_of_a_randomized_model_is_the_same_each_time(prepare: Prepare, hrs: MethodSpec) -> None:
+    """One pass over the test images, whose draws follow from the seed."""
+    prepared = prepare(epochs=2)
+    subject = prepared.trained(prepared.training(defenses=(hrs,)))
+    torch.manual_seed(1)
+    first = prepared.accuracy(subject)
+    torch.manual_seed(2)
+    assert prepared.accuracy(subject) == first
+    assert first[1] == 500
+    assert prepared.accuracy(subject, images=50)[1] == 50
+
+
+def test_a_teacher_in_a_file(prepare: Prepare, tmp_path: Path) -> None:
+    """Its content, not its place, has a part in the key; the student's checkpoint loads without it."""
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    prepare().trained(prepare().training(), first)
+    second.write_bytes(first.read_bytes())
+
+    def distillation(teacher: Path) -> MethodSpec:
+        return method_spec(defenses, "defensive-distillation", {"temperature": 2, "teacher": str(teacher)}).spec
+
+    trainings = [prepare().training(defenses=(distillation(path),)) for path in (first, second)]
+    assert trainings[0].key == trainings[1].key
+    student = prepare().trained(trainings[0], tmp_path / "student.safetensors")
+    first.unlink()
+    second.unlink()
+    assert set(student.training["stages"][0]["trained"]) == {"student"}
+    assert all(name.startswith("student.") for name in tensors(student))
+    with pytest.raises(UserError, match=r"defensive-distillation.teacher: no checkpoint .*first.safetensors"):
+        distillation(first)
+
+
+def test_a_teacher_of_other_classes(prepare: Prepare, tmp_path: Path) -> None:
+    """It is refused in a line before anything is trained."""
+    parts = (("images", np.zeros((60, 8, 8), dtype=np.uint8)), ("labels", np.arange(60) % 3))
+    np.savez(tmp_path / "three.npz", **{f"{split}{part}": each for split in ("train_", "") for part, each in parts})
+    other = prepare(f"npz:{tmp_path / 'three.npz'}")
+    teacher = other.trained(other.training(model="small-cnn"), tmp_path / "teacher.safetensors").path
+    spec = method_spec(defenses, "defensive-distillation", {"teacher": str(teacher)}).spec
+    told = r"defensive-distillation.teacher knows 3 classes, the model has 10: give a teacher of the same data set"
+    with pytest.raises(UserError, match=told):
+        prepare().trained(prepare().training(defenses=(spec,)), tmp_path / "student.safetensors")
+    assert not (tmp_path / "student.safetensors").exists()
+
+
+def _own(folder: Path) -> MethodSpec:
+    (folder / "own.py").write_text(OWN)
+    return method_spec(defenses, f"{folder / 'own.py'}:Dim", {}).spec
+
+
+RADIUS = """
+import torch
+from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
+from robustbench_cli.benchmarks.datasets.base.split import TensorSplit
+
+class Silent(Dataset):
+    classes, shape = 2, (1, 8, 8)
+
+    def load(self, name):
+        labels = torch.arange(20) % 2
+        return TensorSplit(labels.float().view(-1, 1, 1, 1).expand(20, 1, 8, 8).clone(), labels)
+
+class Loud(Silent):
+    eps = "1/4"
+"""
+
+
+@pytest.mark.parametrize(
+    ("dataset", "radius"),
+    [("digits", 0.15), ("own.py:Silent", 8 / 255), ("own.py:Loud", 0.25)],
+)
+@pytest.mark.parametrize(("name", "key", "share"), [("pgd-at", "eps", 1), ("noise-injection", "sigma", 1)])
+def test_radii_follow_from_the_data_set(
+    prepare: Prepare,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dataset: str,
+    radius: float,
+    name: str,
+    key: str,
+    share: float,
+) -> None:
+    """The number is in the training's key and the checkpoint, not in the label; given, it is the same defense."""
+    (tmp_path / "own.py").write_text(RADIUS)
+    monkeypatch.chdir(tmp_path)
+    prepared = prepare(dataset)
+    unset, given, other = (
+        prepared.training(defenses=(method_spec(defenses, name, parameters).spec,))
+        for parameters in ({}, {key: share * radius}, {key: 0.07})
+    )
+    assert unset.defenses[0].parameters[key] == share * radius
+    assert unset == given
+    assert other.key != unset.key
+    assert [each.defenses[0].label for each in (unset, other)] == [name, f"{name}({key}=0.07)"]
+    subject = prepared.trained(unset, tmp_path / "model.safetensors")
+    assert subject.defenses[0].parameters[key] == share * radius
+    assert subject.defense == name
+    if key == "eps":
+        assert subject.training["stages"][0]["trained"]["adversarial training"]["eps"] == radius
+
+
+def test_what_follows_is_no_change_with_another_rule_either(prepare: Prepare) -> None:
+    """Whichever rule decides, the label has the rule alone."""
+    training = prepare().training(defenses=(method_spec(defenses, "noise-injection", {"decision": "vote"}).spec,))
+    assert training.by_usual_rule.defenses[0].label == "noise-injection"
+    assert training.by_usual_rule.defenses[0].parameters["sigma"] == 0.15
+    subject = prepare().trained(training)
+    assert subject.defense == "noise-injection(decision=vote)"
+    assert subject.deciding("mean").defense == "noise-injection(decision=mean)"
+    assert subject.deciding("one-draw").defense == "noise-injection"
+
+
+def test_what_follows_in_a_chain_is_told(prepare: Prepare, tmp_path: Path) -> None:
+    """Each of several defenses follows, and the line before a training says with what."""
+    begun: list[str] = []
+    prepared = replace(prepare(), begin=lambda label, path: begun.append(label))
+    specs = [method_spec(defenses, name, {"steps": 1} if name == "pgd-at" else {}).spec for name in ("jpeg", "pgd-at")]
+    prepared.trained(prepared.training(defenses=tuple(specs)), tmp_path / "model.safetensors")
+    assert begun == [
+        "small-cnn with jpeg+pgd-at(steps=1) on digits (pgd-at.eps=0.15, from the data set's usual radius)"
+    ]
+
+
+def test_a_radius_that_cannot_be(prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set whose radius no attack can have is refused in a line that names the parameter."""
+    (tmp_path / "far.py").write_text(RADIUS.replace("1/4", "8"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^pgd-at.eps is 8.0: input should be less than or equal to 1$"):
+        prepare("far.py:Loud").training(defenses=(method_spec(defenses, "pgd-at", {}).spec,))

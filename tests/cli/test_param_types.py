@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from robustbench_cli.cli.options import Command
+from robustbench_cli.cli.param_types import BATCH_SIZE, DEVICE, EOT, EPS
+
+KINDS: dict[str, Any] = {
+    "range": click.IntRange(min=1),
+    "whole": int,
+    "share": click.FloatRange(min=0, min_open=True),
+    "number": float,
+    "batch": BATCH_SIZE,
+    "eot": EOT,
+    "eps": EPS,
+}
+
+
+def read(kind: str, words: str) -> Any:
+    """What a command gets for an option of a kind, or how it is refused."""
+    found: list[Any] = []
+    option = click.Option(["--x"], type=KINDS[kind])
+    command = Command("test", params=[option], callback=lambda x: found.append(x))
+    ended = CliRunner().invoke(command, ["--x", words], standalone_mode=False)
+    return found[0] if found else ended.exception
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "words",
+    ["1_0", "٣", "0x10", "1e400", "1e-400", "nan", "inf", "", "1 0", "1:30", "0b1", "--5", "²", "1,5", "x"],
+)
+def test_no_number_is_read_otherwise_than_it_looks(kind: str, words: str) -> None:
+    """What Python reads as a number and nobody writes as one is refused, with the option's name."""
+    refusal = read(kind, words)
+    assert isinstance(refusal, click.BadParameter | ValueError)
+    assert "\n" not in str(refusal)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "value"),
+    [
+        *(("range", "10", 10), ("range", "007", 7), ("whole", "-3", -3), ("whole", "+3", 3), ("batch", "16", 16)),
+        *(("share", "0.25", 0.25), ("share", "1e-3", 1e-3), ("number", "-.5", -0.5), ("number", "0e-999", 0.0)),
+        *(("share", "5.", 5.0), ("eot", "10", 10), ("eot", "exact", "exact"), ("batch", "auto", None)),
+    ],
+)
+def test_numbers_are_read(kind: str, words: str, value: float | str | None) -> None:
+    """Decimal numbers are what Python says they are."""
+    assert read(kind, words) == value
+
+
+@pytest.mark.parametrize("words", ["cuda:٣", "cuda:1_0", "cuda:-1", "cuda:"])
+def test_a_devices_number_is_plain_too(words: str) -> None:
+    """Only digits count devices."""
+    with pytest.raises(click.BadParameter, match="is no device"):
+        DEVICE.convert(words, None, None)

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustbench_cli.core.atomic_write import write_whole
+from robustbench_cli.core.errors import UserError
+
+
+def test_a_file_is_written_with_the_folders_above_it(tmp_path: Path) -> None:
+    """The content is there, an older one is replaced, and nothing else is left behind."""
+    path = tmp_path / "a/b/c.json"
+    write_whole(path, b"old")
+    write_whole(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [*path.parent.iterdir()] == [path]
+
+
+def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
+    """Others may read a result where the person's umask lets them."""
+    before = os.umask(0o027)
+    try:
+        write_whole(tmp_path / "file", b"")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is one line for the user, an interruption stays one, and neither costs the old content."""
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+    for error, expected in (
+        (OSError(28, "No space left on device"), UserError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ):
+
+        def fail(_: int, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(expected):
+            write_whole(path, b"new")
+        assert path.read_bytes() == b"old"
+        assert [*tmp_path.iterdir()] == [path]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from robustbench_cli.core.atomic_write import write_whole
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+{} = die
+write_whole(Path(sys.argv[1]), b"half")
+"""
+
+
+def killed(when: str, path: Path) -> None:
+    """Writes a file in a process that kills itself at a call."""
+    done = subprocess.run([sys.executable, "-c", KILLED.format(when), str(path)], check=False)
+    assert done.returncode == -9
+
+
+def test_a_killed_writer_leaves_nothing(tmp_path: Path) -> None:
+    """Neither the new content nor a temporary file, wherever the content is when the process dies."""
+    killed("os.fsync", tmp_path / "table.csv")
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("when", ["Path.replace", "del os.O_TMPFILE; os.fsync"])
+def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path, when: str) -> None:
+    """Just before the file has its name, and where the file system knows no files without one; nothing else goes."""
+    path = tmp_path / "table.csv"
+    others = [
+        tmp_path / ".table.csv.swp",
+        tmp_path / ".table.csv.0123456789abcdef.bak",
+        tmp_path / ".other.0123456789abcdef",
+    ]
+    for other in others:
+        other.write_bytes(b"")
+    killed(when, path)
+    assert len([*tmp_path.iterdir()]) == len(others) + 1
+    write_whole(path, b"whole")
+    assert {*tmp_path.iterdir()} == {path, *others}
+    assert path.read_bytes() == b"whole"
+
+
+def test_what_a_living_writer_is_at_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that write the same file do not take each other's for left by a kill."""
+    path, replace = tmp_path / "table.csv", Path.replace
+
+    def meanwhile(temporary: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", replace)
+        code = "import sys; from pathlib import Path; from robustbench_cli.core.atomic_write import write_whole; write_whole(Path(sys.argv[1]), b'other')"
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+        assert path.read_bytes() == b"other"
+        return replace(temporary, target)
+
+    monkeypatch.setattr(Path, "replace", meanwhile)
+    write_whole(path, b"own")
+    assert [*tmp_path.iterdir()] == [path]
+    assert path.read_bytes() == b"own"
+
+
+@pytest.mark.parametrize("place", ["file/inside", "folder", "folder/."])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
+    """A file in the place of a folder and a folder in the place of a file: one line that says where."""
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=f"cannot write {tmp_path}/"):
+        write_whole(tmp_path / place, b"content")
+    assert [*(tmp_path / "folder").iterdir()] == []

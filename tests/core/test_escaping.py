@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import csv
+import io
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from robustbench_cli.core.escaping import (
+    escaped_for_csv,
+    escaped_for_markdown,
+    escaped_for_terminal,
+    unescaped_from_csv,
+)
+
+HOSTILE = [
+    "\x1b[31mred\x1b]0;new window title\x07",
+    "\x9b31mC1",
+    "\x90q\x9c",
+    "a\rb",
+    "a\nb",
+    "a\r\nb",
+    "a\x0bb\x0cc\x1cd\x1ee\x85f\u2028g\u2029h",
+    "a\tb",
+    "a\0b",
+    "\x7f\x08\x08over",
+    "hrs\u202egnp.exe",
+    "\u2066isolated\u2069\u200f",
+    "zero\u200bwidth\ufeff\u00ad",
+    "\U000e0041tag",
+    "\ud800 surrogate",
+    "a|b",
+    "a\\|b",
+    "`code` ``more``",
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "&lt;b&gt; &amp; &#60;",
+    "[a](javascript:alert(1))",
+    "![a](http://example.org/a.png)",
+    "**bold** *a*",
+    "=cmd|' /C calc'!A0",
+    "+1+cmd",
+    "-2+3",
+    "@SUM(A1)",
+    "\t=1+1",
+    "\r=1+1",
+    " =1+1",
+    "\uff1d1+1",
+    '"quoted", and more',
+    "''",
+    "",
+]
+PLAIN = [
+    "hrs(channels=[10,10])",
+    "torchvision:resnet18",
+    "8/255",
+    "ResNet-18",
+    "a b",
+    "naïve",
+    "模型",
+    "worst-case",
+    "0.5",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_terminal_shows_and_obeys_nothing(name: str) -> None:
+    """No character is left that is not a letter, a sign or a blank, and what was there can be read."""
+    shown = escaped_for_terminal(name)
+    assert all(unicodedata.category(each)[0] != "C" for each in shown)
+    assert all(unicodedata.category(each) not in {"Zl", "Zp"} for each in shown)
+    assert escaped_for_terminal(shown) == shown
+    assert shown == name or "\\" in shown
+
+
+def test_text_of_lines_keeps_its_lines() -> None:
+    """Where a text has lines, they and its tabs stay; a carriage return, which writes over a line, does not."""
+    assert escaped_for_terminal("a\n\tb\rc\x1b", lines=True) == "a\n\tb\\rc\\x1b"
+
+
+def row(*fields: str) -> list[list[str]]:
+    """What a reader of CSV finds in a line of such fields."""
+    written = io.StringIO()
+    csv.writer(written, lineterminator="\n").writerow(fields)
+    return list(csv.reader(io.StringIO(written.getvalue(), newline="")))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_field_is_one_field_and_no_formula(name: str) -> None:
+    """One row of as many fields comes back, and none begins like a formula."""
+    field = escaped_for_csv(name)
+    assert row("a", field, "b") == [["a", field, "b"]]
+    assert field.lstrip()[:1] not in {*"=+-@\uff1d"} or not field
+    assert "\r" not in field and "\n" not in field
+    assert escaped_for_csv(field) == field
+    assert unescaped_from_csv(field) == escaped_for_terminal(name)
+
+
+@pytest.mark.parametrize("number", ["-0.5", "-3", "+1e-05", "-.5", "1e400", "-1E+3"])
+def test_numbers_stay_numbers(number: str) -> None:
+    """What reads as a number is none of a spreadsheet's formulas."""
+    assert escaped_for_csv(number) == number
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_usual_names_stay_as_they_are(name: str) -> None:
+    """No name of the literature is changed."""
+    assert escaped_for_terminal(name) == escaped_for_csv(name) == escaped_for_markdown(name) == name
+
+
+def inside(tokens: list[Token]) -> list[Token]:
+    """All tokens, those within others too."""
+    return [each for token in tokens for each in (token, *inside(token.children or []))]
+
+
+def cells(name: str) -> list[str]:
+    """The texts of a table's cells as a renderer of Markdown understands them."""
+    line = escaped_for_markdown(name)
+    text = f"| defense | robust |\n| :-- | --- |\n| {line} | 12.5 |\n| b | 3 |\n"
+    tokens = inside(MarkdownIt("commonmark", {"html": True}).enable("table").parse(text))
+    allowed = {f"{kind}_{end}" for kind in ("table", "thead", "tbody", "tr", "th", "td") for end in ("open", "close")}
+    assert {token.type for token in tokens} <= allowed | {"inline", "text"}
+    return ["".join(each.content for each in token.children or []) for token in tokens if token.type == "inline"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_cell_of_markdown_holds_the_name(name: str) -> None:
+    """Two rows of two cells come back, one with the name, and there is no tag, code, link or emphasis."""
+    assert cells(name) == ["defense", "robust", escaped_for_terminal(name).strip(), "12.5", "b", "3"]
+
+
+@given(st.text())
+def test_any_text(name: str) -> None:
+    """What holds for hostile names holds for all."""
+    test_a_terminal_shows_and_obeys_nothing(name)
+    test_a_field_is_one_field_and_no_formula(name)
+    assert len(cells(name.replace("_", "").replace("[", ""))) == 6

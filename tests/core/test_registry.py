@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from robustbench_cli.attacks import registry
+from robustbench_cli.attacks.cw_pgd import CWPGD
+from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.benchmarks.models import registry as models
+from robustbench_cli.core import registry as module
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.registry import Registry
+from robustbench_cli.defenses import registry as defenses
+
+MINE = """
+from typing import ClassVar
+from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.attacks.base.attack import FixedRadiusAttack
+
+class Mine(PGD):
+    "Mine."
+    paper: ClassVar[str] = "none"
+
+class Half(FixedRadiusAttack):
+    norms: ClassVar[tuple[str, ...]] = ("linf",)
+
+number = 3
+function = lambda: None
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A user's file with an attack and other things in it."""
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    return path
+
+
+def refused(name: str, registry: Registry = registry) -> str:
+    """The one line that answers a name which cannot be loaded."""
+    with pytest.raises(UserError) as refusal:
+        registry.load(name)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_every_file_is_a_name() -> None:
+    """The names are the files of the folder, with hyphens, and each stands for the one public object of its file."""
+    files = Path(inspect.getfile(PGD)).parent.glob("*.py")
+    assert registry.names() == sorted(file.stem.replace("_", "-") for file in files if file.stem != "__init__")
+    assert registry.load("cw-pgd") is CWPGD
+    assert registry.name_of(CWPGD) == "cw-pgd"
+
+
+def test_a_new_file_is_a_new_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is put into the package is found, one that is not named there is not, and sub-packages are not."""
+    package = tmp_path / "some_attacks"
+    (package / "base").mkdir(parents=True)
+    for file, text in {
+        "__init__": "",
+        "base/__init__": "",
+        "a_b": "__all__ = ['thing']\nthing = 1",
+        "tools": "",
+    }.items():
+        (package / f"{file}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = Registry(kind="thing", package="some_attacks", not_named=frozenset({"tools"}))
+    assert found.names() == ["a-b"]
+    assert found.load("a-b") == 1
+    for other in ("tools", "base"):
+        with pytest.raises(UserError, match=f"unknown thing '{other}': known: a-b"):
+            found.load(other)
+
+
+def test_a_users_file_is_loaded_once(mine: Path) -> None:
+    """An object of a user's file is found by path, is the same at the second time, and its version is the file's hash."""
+    name = f"{mine}:Mine"
+    loaded = registry.load(name)
+    assert issubclass(loaded, PGD)
+    assert registry.load(name) is loaded
+    assert registry.source_of(name) == hashlib.sha256(mine.read_bytes()).hexdigest()
+    assert registry.source_of("pgd") is None
+
+
+def test_a_users_module_is_found(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``package.module:object`` is imported from where Python finds it, and goes by that name."""
+    (mine.parent / "my_package").mkdir()
+    mine.rename(mine.parent / "my_package" / "attacks_of_mine.py")
+    monkeypatch.syspath_prepend(mine.parent)
+    loaded = registry.load("my_package.attacks_of_mine:Mine")
+    assert issubclass(loaded, PGD)
+    assert registry.name_of(loaded) == "my_package.attacks_of_mine:Mine"
+
+
+def test_an_entry_point_is_a_name(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another distribution offers in the group of the kind is named like the project's own."""
+    monkeypatch.syspath_prepend(mine.parent)
+    point = EntryPoint(name="mine", value="mine:Mine", group="advdef.attacks")
+    broken = EntryPoint(name="broken", value="mine:absent", group="advdef.attacks")
+    gone = EntryPoint(name="gone", value="not_installed_any_more:Mine", group="advdef.attacks")
+    monkeypatch.setattr(module, "entry_points", lambda *, group: [point, broken, gone] if group == point.group else [])
+    found = Registry(kind="attack", package=registry.package, base=registry.base)
+    assert {"mine", "broken", "gone", "pgd"} <= {*found.names()}
+    assert found.load("mine").__name__ == "Mine"
+    assert found.name_of(found.load("mine")) == "mine"
+    assert "mine has no 'absent'" in refused("broken", found)
+    assert "no module not_installed_any_more" in refused("gone", found)
+    del sys.modules["mine"]
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    """A typing error gets the name that was meant, another word all names."""
+    assert refused("pdg") == "unknown attack 'pdg': did you mean 'pgd'?"
+    assert refused("qqq") == f"unknown attack 'qqq': known: {', '.join(registry.names())}"
+
+
+@pytest.mark.parametrize(
+    "name", ["./foo:obj", ":obj", "..:obj", ".foo:obj", "a b:obj", "absent_module:obj", "json.absent:obj"]
+)
+def test_what_is_no_module_is_one_line(name: str) -> None:
+    """A place that cannot be a module, or is none, is answered with the two forms that can be given."""
+    assert refused(name).endswith("give package.module:object or path/to/file.py:object")
+
+
+def test_what_is_no_file_is_one_line(tmp_path: Path) -> None:
+    """A path at which there is nothing is named."""
+    assert refused(f"{tmp_path}/absent.py:Mine").startswith(f"no file {tmp_path}/absent.py: ")
+
+
+def test_an_absent_object_is_answered_with_the_nearest(mine: Path) -> None:
+    """A typing error in the object's name gets that of the file's."""
+    assert refused(f"{mine}:Mime") == f"{mine} has no 'Mime': did you mean 'Mine'?"
+    assert refused(f"{mine}:").startswith(f"{mine} has no ''")
+
+
+def test_an_imported_module_is_no_suggestion(tmp_path: Path) -> None:
+    """What a file imports for its own use is not offered as what was meant."""
+    (tmp_path / "own.py").write_text("import json as near\nfar = 1\n")
+    assert refused(f"{tmp_path}/own.py:nearr") == f"{tmp_path}/own.py has no 'nearr': known: far"
+
+
+@pytest.mark.parametrize("name", ["number", "function", "ClassVar"])
+def test_what_is_no_attack_is_one_line(mine: Path, name: str) -> None:
+    """An object of another kind is refused when it is loaded, not when it is run."""
+    expected = (
+        f"'{mine}:{name}' is no attack: give a class that derives from robustbench_cli.attacks.base.attack.Attack"
+    )
+    assert refused(f"{mine}:{name}") == expected
+
+
+def test_a_class_with_parts_missing_is_one_line(mine: Path) -> None:
+    """A class without the method that does the work says which one it lacks."""
+    assert refused(f"{mine}:Half") == f"'{mine}:Half' is no complete attack: its class lacks run"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("1 +", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("import absent_module", "ModuleNotFoundError: No module named 'absent_module'"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        ("raise ValueError('two\\nlines')", "ValueError: two lines"),
+        (
+            "from robustbench_cli.attacks.pgd import PGD\nclass Mine(PGD):\n    speed = 3",
+            "PydanticUserError: A non-annotated",
+        ),
+        (
+            (
+                "from robustbench_cli.attacks.base.attack import FixedRadiusAttack\n"
+                "class Mine(FixedRadiusAttack):\n"
+                "    def run(self, *given): ..."
+            ),
+            "TypeError: Mine must say which norms it knows",
+        ),
+    ],
+)
+def test_code_that_cannot_be_imported_is_one_line(tmp_path: Path, text: str, told: str) -> None:
+    """Whatever goes wrong in a user's file or module, the line says where and what."""
+    path = tmp_path / "broken_code.py"
+    path.write_text(text)
+    for _ in range(2):
+        assert refused(f"{path}:Mine").startswith(f"{path} cannot be imported: {told}")
+
+
+def test_a_module_that_cannot_be_imported_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that is there, and lacks another one, is told from one that is not there."""
+    (tmp_path / "needs_another.py").write_text("import absent_module")
+    monkeypatch.syspath_prepend(tmp_path)
+    expected = "needs_another cannot be imported: ModuleNotFoundError: No module named 'absent_module'"
+    assert refused("needs_another:Mine") == expected
+
+
+EVIL = "raise SystemExit('code of a file has run')"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("hrs:{0}/evil.py:Evil", "hrs:/evil.py:Evil", "hrs:evil:Evil", "sap:Evil", "none:", "hrs:", ":hrs", ":", ""),
+        *("{0}/evil.py:Evil", "./evil.py:Evil", "evil:Evil", "os:system", "evil.py", "evil", "..", "hrs.py:HRS", "HRS"),
+        *(" hrs", "hrs ", "hrs\n", "hrs\0", "h\u200brs", "robustbench_cli.defenses.hrs:HRS", "hrs\\evil", "x" * 10_000),
+    ],
+)
+def test_what_a_file_names_is_installed_by_exact_match(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """No form of a name leads from a file of data to code: there is one right answer, and one line for the others."""
+    (tmp_path / "hrs:").mkdir()
+    for file in ("evil", "sap", "hrs", "hrs:/evil"):
+        (tmp_path / f"{file}.py").write_text(EVIL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = name.format(tmp_path)
+    with pytest.raises(UserError) as refusal:
+        defenses.trusted(name, file="a.safetensors", named=["jpeg", "other.py:Mine"])
+    assert str(refusal.value).startswith("a.safetensors")
+    assert len(str(refusal.value)) < 1500
+    # Whoever named it themselves gets what they named, and nothing else.
+    assert defenses.trusted(name, file="a.safetensors", named=[name]) == name
+    assert defenses.trusted("hrs", file="a.safetensors") == "hrs"
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted"),
+    [
+        *(("torchvision:resnet18", True), ("torchvision", True), ("small-cnn", True), ("torchvision:vit_b-16.x", True)),
+        *(("torchvision:/evil.py:Evil", False), ("torchvision:evil.py:Evil", False), ("torchvision:", False)),
+        *(("torchvision:a/b", False), ("torchvision:x\n", False), ("small-cnn:/evil.py:Evil", False)),
+    ],
+)
+def test_an_argument_from_a_file_is_a_plain_word(name: str, trusted: bool) -> None:
+    """A model's argument tells its plug-in what to build, so that a file may give a word there, and no path."""
+    if trusted:
+        assert models.trusted(name, file="a.safetensors") == name
+        return
+    with pytest.raises(UserError, match=r"a\.safetensors needs the code"):
+        models.trusted(name, file="a.safetensors")
+
+
+def test_a_plug_in_keeps_its_name_before_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows the colon of an installed name is never taken for an object of a module of that name."""
+    point = EntryPoint(name="zoo", value="robustbench_cli.benchmarks.models.small_cnn:SmallCNN", group="advdef.models")
+    monkeypatch.setattr(module, "entry_points", lambda group: [point])
+    found = Registry(kind="model", package="robustbench_cli.benchmarks.models", argument=r"\w+")
+    assert found.find("zoo:word")[1] == "word"
+    assert found.find("zoo")[1] is None
+    assert found.source_of("zoo:word") == found.source_of("zoo")

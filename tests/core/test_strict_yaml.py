@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.strict_yaml import open_yaml_file, read_yaml
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "3", "1.5", "1e-3", "yes", "null", "word", "[5, 5]", "{a: 1, b: [x, {c: null}]}", "a: 1\nb:\n  - 2\n", "é"],
+)
+def test_values_are_those_of_pyyaml(text: str) -> None:
+    """What is plain is read as PyYAML's safe loader reads it."""
+    assert read_yaml(text) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("text", ["2001-12-14", "2001-13-45", "2001-12-14t21:59:43.10-05:00"])
+def test_dates_stay_words(text: str) -> None:
+    """No parameter is a date."""
+    assert read_yaml(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\nb: 2\na: 3", "line 3: 'a' is given twice: give it once"),
+        ("x: {a: 1, a: 1}", "line 1: 'a' is given twice: give it once"),
+        ("a: &b [1]\nc: *b", "line 2: *b is an alias: write out what it stands for"),
+        ("&a [*a]", "line 1: *a is an alias: write out what it stands for"),
+        ("[" * 5000, "brackets inside brackets, too many to read: give a value that is nested less deeply"),
+        ("{a: " * 5000, "brackets inside brackets, too many to read: give a value that is nested less deeply"),
+    ],
+)
+def test_what_could_be_misread_is_refused(text: str, line: str) -> None:
+    """Keys given twice, aliases and too many brackets get a line of their own."""
+    with pytest.raises(UserError) as refusal:
+        read_yaml(text)
+    assert str(refusal.value) == line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "010",
+            "-010",
+            "1:30",
+            "190:20:30",
+            "-1:30.5",
+            "1_0",
+            "1_000",
+            "0b11",
+            "0x1F",
+            "00",
+            "+0_1",
+            "1_0.5",
+            "1._5",
+        ),
+        *("1e-400", "-1.5e-400", "1.0e+400", "2E400", ".5e-999"),
+    ],
+)
+@pytest.mark.parametrize("place", ["{}", "n: {}", "a: [1, {}]", "{{a: {{b: {}}}}}", "{}: 1"])
+def test_a_number_that_is_read_otherwise_than_it_looks_is_refused(text: str, place: str) -> None:
+    """Octal, base sixty, underlines, other bases, and what is too small or too large for a number."""
+    with pytest.raises(UserError, match=rf"^line 1: {re.escape(text)} is ") as refusal:
+        read_yaml(place.format(text))
+    assert "\n" not in str(refusal.value)
+
+
+@given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False)))
+def test_a_number_that_is_read_is_the_one_that_is_written(number: float) -> None:
+    """Every number as Python writes it comes back, or stays a word as with PyYAML."""
+    found = read_yaml(f"{number!r}")
+    assert type(number)(found) == number
+    assert type(found) in {type(number), str}
+
+
+@given(st.text("0123456789+-._:eExobnaif", min_size=1, max_size=12))
+def test_whatever_looks_like_a_number(text: str) -> None:
+    """It is that number in decimal digits, a word, or refused: never another number."""
+    try:
+        found = read_yaml(f"a: {text}")["a"]
+    except (UserError, yaml.YAMLError, KeyError, TypeError):
+        return
+    if isinstance(found, int | float) and not isinstance(found, bool):
+        assert math.isnan(found) or math.isinf(found) or float(text) == found
+
+
+@pytest.mark.parametrize("text", ["0o17", "08", ".5e", "1e", "2001-12-14", "1.2.3", "٣", "._5", "12:75"])
+def test_what_is_no_number_is_a_word(text: str) -> None:
+    """Whoever wants a number refuses it."""
+    assert read_yaml(text) == text
+
+
+@pytest.mark.parametrize("text", ["'010'", '"1_0"', "'1:30'", "|\n  010"])
+def test_in_quotes_it_is_a_word(text: str) -> None:
+    """Quotes say that no number is meant."""
+    assert isinstance(read_yaml(text), str)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, f"[1, {'9' * 5000}]"])
+def test_a_number_that_is_too_long_is_refused(text: str) -> None:
+    """More digits than Python reads are the user's mistake."""
+    with pytest.raises(UserError, match=r"a number that cannot be read: .*5000 digits"):
+        read_yaml(text)
+
+
+def test_a_key_may_stand_in_several_mappings_and_types() -> None:
+    """Only the same key of the same mapping is given twice."""
+    text = "[{a: 1}, {a: 2}, {1: x, '1': y}]"
+    assert read_yaml(text) == [{"a": 1}, {"a": 2}, {1: "x", "1": "y"}]
+
+
+def test_what_is_no_yaml_is_pyyamls_error() -> None:
+    """So that who reads words can take them as they are."""
+    with pytest.raises(yaml.YAMLError):
+        read_yaml("[1, 2")
+
+
+def test_a_value_is_found_by_its_line(tmp_path: Path) -> None:
+    """By the keys and positions that lead to it; what is not there leads to what comes before it."""
+    path = tmp_path / "a.yaml"
+    path.write_text("# a remark\na: 1\nb:\n  - c\n  - d: 2\n    e: [3,\n      4]\n")
+    file = open_yaml_file(path)
+    assert file.value == {"a": 1, "b": ["c", {"d": 2, "e": [3, 4]}]}
+    lines = {(): 2, ("a",): 2, ("b",): 3, ("b", 0): 4, ("b", 1, "e"): 6, ("b", 1, "e", 1): 7, ("b", 7): 3, ("a", 0): 2}
+    for keys, line in lines.items():
+        assert file.place(*keys) == f"{path}, line {line}"

@@ -1,0 +1,163 @@
+"""Networks that are trained together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from robustbench_cli.attacks.base.models.freezing import frozen
+from robustbench_cli.defenses.base.surgery.batched_ensemble import Stacked, cross_entropy_of_each
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+
+
+def without_dropout(network: nn.Module) -> nn.Module:
+    for layer in network.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    return network
+
+
+def fresh(network: Callable[[], nn.Module], count: int) -> list[nn.Module]:
+    torch.manual_seed(5)
+    return [without_dropout(network()) for _ in range(count)]
+
+
+def tensors(network: nn.Module) -> list[Tensor]:
+    return list(network.state_dict().values())
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+@pytest.mark.parametrize(("optimizer", "architecture"), [("adam", "network"), ("sgd", "normed")])
+def test_each_learns_as_it_would_alone(
+    digits: Any, request: pytest.FixtureRequest, optimizer: str, architecture: str, vectorized: bool
+) -> None:
+    """Three networks trained together for two epochs have the weights and batch statistics of three trained alone.
+
+    Adam makes whole steps of the rounding errors that are the gradient of a bias before batch normalisation.
+    """
+    train, _ = digits
+    build = request.getfixturevalue(architecture)
+    recipe = Recipe.from_parameters({"epochs": 2, "optimizer": optimizer, "batch_size": 256}, name="train")
+    alone = fresh(build, 3)
+    for network in alone:
+        Trainer(train, recipe, seed=1, device=CPU).fit(network, name="block 1")
+    together = fresh(build, 3)
+    stacked = Stacked(together, vectorized=vectorized)
+    Trainer(train, recipe, seed=1, device=CPU).fit(
+        stacked, name="block 1", loss=cross_entropy_of_each, settled=partial(stacked.copy_to, together)
+    )
+    assert not torch.equal(tensors(together[0])[0], tensors(together[1])[0])
+    for one, other in zip(together, alone, strict=True):
+        for found, expected in zip(tensors(one), tensors(other), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_logits(normed: Callable[[], nn.Module], vectorized: bool) -> None:
+    """The logits of each network while they train, and the log of their mean softmax otherwise."""
+    networks = fresh(normed, 3)
+    stacked = Stacked(networks, vectorized=vectorized)
+    rows = torch.rand(5, 1, 8, 8)
+    for network in networks:
+        network.train()
+    torch.testing.assert_close(stacked.train()(rows), torch.stack([network(rows) for network in networks]))
+    for network in networks:
+        network.eval()
+    torch.testing.assert_close(
+        stacked.eval()(rows).exp(), torch.stack([network(rows).softmax(1) for network in networks]).mean(0)
+    )
+    assert all(parameter.requires_grad for parameter in stacked.parameters())
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_each_draws_for_itself(vectorized: bool) -> None:
+    """Dropout drops other numbers in each of two equal networks."""
+    dropping = nn.Sequential(nn.Linear(100, 100), nn.Dropout(0.5))
+    stacked = Stacked([dropping, copy.deepcopy(dropping)], vectorized=vectorized).train()
+    first, second = stacked(torch.ones(4, 100))
+    assert not torch.equal(first == 0, second == 0)
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_training_goes_on_after_a_look_at_it(normed: Callable[[], nn.Module], vectorized: bool) -> None:
+    """Who has frozen the networks for a while leaves them in the mode in which they were: batch statistics are taken again."""
+    stacked = Stacked(fresh(normed, 2), vectorized=vectorized).train()
+    rows = torch.rand(5, 1, 8, 8)
+    expected = stacked(rows)
+    with frozen(stacked):
+        assert stacked(rows).shape == (5, 10)
+    torch.testing.assert_close(stacked(rows), expected)
+
+
+class Counting(nn.Module):
+    """Puts a new tensor in the place of a buffer at each pass, instead of changing it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.5 * self.mean + 0.5 * rows.detach().mean(0)
+        return rows - self.mean
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_buffers_that_are_replaced(vectorized: bool) -> None:
+    """A layer that replaces its buffer keeps what it learnt, as it does alone."""
+    torch.manual_seed(0)
+    networks = [nn.Sequential(nn.Linear(3, 4), Counting()).train() for _ in range(2)]
+    stacked = Stacked(networks, vectorized=vectorized).train()
+    for rows in torch.rand(3, 7, 3):
+        found = stacked(rows)
+        torch.testing.assert_close(found, torch.stack([network(rows) for network in networks]))
+    copies = [nn.Sequential(nn.Linear(3, 4), Counting()) for _ in range(2)]
+    stacked.copy_to(copies)
+    for kept, network in zip(copies, networks, strict=True):
+        torch.testing.assert_close(tensors(kept), tensors(network))
+
+
+def test_what_vmap_does_not_know() -> None:
+    """Stochastic depth, which vmap refuses, runs in one network after another."""
+    networks = [nn.Sequential(nn.Linear(3, 4), StochasticDepth(0.5, "row")) for _ in range(2)]
+    stacked = Stacked(networks, vectorized=True).train()
+    expected = Stacked(networks, vectorized=False).train()
+    rows = torch.rand(7, 3)
+    torch.manual_seed(0)
+    found = stacked(rows)
+    torch.manual_seed(0)
+    torch.testing.assert_close(found, expected(rows))
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_too_little_memory(vectorized: bool) -> None:
+    """What does not fit the memory is tried once, and not again in one network after another."""
+    tried: list[int] = []
+
+    class Large(nn.Linear):
+        def forward(self, rows: Tensor) -> Tensor:
+            tried.append(len(rows))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Stacked([Large(3, 4), Large(3, 4)], vectorized=vectorized)(torch.rand(7, 3))
+    assert tried == [7]
+
+
+def test_convolutions_lie_channels_last() -> None:
+    """Weights of a convolution that lie channels last do so in each network's part."""
+    networks = [nn.Conv2d(4, 6, 3) for _ in range(2)]
+    stacked = copy.deepcopy(Stacked(networks, vectorized=False)).to(memory_format=torch.channels_last)
+    weight = next(stacked.parameters())
+    assert weight.shape == (12, 4, 3, 3)
+    assert weight.chunk(2)[1].is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy import stats
+
+from robustbench_cli.defenses.base.stochastic import normal_like, uniform_like
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_numbers_have_their_distribution_in_any_layout(layout: torch.memory_format) -> None:
+    """Shape and strides are the rows', and the numbers normal or uniform (Kolmogorov-Smirnov, level 0.001)."""
+    rows = torch.zeros(20, 3, 10, 9).to(memory_format=layout)
+    for draw, name in ((normal_like, "norm"), (uniform_like, "uniform")):
+        numbers = draw(rows)
+        assert numbers.shape == rows.shape
+        assert numbers.stride() == rows.stride()
+        assert stats.kstest(numbers.flatten().numpy(), name).pvalue > 0.001

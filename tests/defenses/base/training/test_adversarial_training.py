@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from scipy.special import rel_entr
+from torch import Tensor, nn
+from torch.distributions import Categorical, kl_divergence
+
+from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses import registry
+from robustbench_cli.defenses.base.training.adversarial_training import divergence
+from robustbench_cli.defenses.base.training.recipe import Recipe
+from robustbench_cli.defenses.base.training.trainer import Trainer
+from robustbench_cli.defenses.free_at import Perturbed
+
+CPU = torch.device("cpu")
+EPS = 0.15
+TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
+    "pgd-at": ("pgd-at", {"steps": 2}),
+    "trades": ("trades", {"steps": 2}),
+    "mart": ("mart", {"steps": 2}),
+    "awp on trades": ("awp", {"on": "trades", "gamma": 0.005, "steps": 2}),
+    "fast-at": ("fast-at", {}),
+    "free-at": ("free-at", {"replays": 3}),
+    "interpolated-at": ("interpolated-at", {"steps": 2}),
+}
+
+
+def trained(
+    name: str, fields: dict[str, Any], train: Any, network: nn.Module, **options: Any
+) -> tuple[nn.Module, Trainer]:
+    defense = registry.load(name).from_parameters(fields, name=name)
+    model = defense.protect(network, train.images[:1])
+    trainer = Trainer(train, options.pop("recipe", Recipe(epochs=9, lr=0.01)), seed=0, device=CPU, **options)
+    defense.fit(model, trainer)
+    return model, trainer
+
+
+def left_by_pgd(model: nn.Module, test: Any, eps: float = EPS) -> float:
+    images, labels = test.images[:250], test.labels[:250]
+    perturbed = PGD(steps=10)(model, images, labels, eps=eps)
+    with torch.no_grad():
+        return (model(perturbed).argmax(1) == labels).double().mean().item()
+
+
+@pytest.fixture(scope="module")
+def left_of_the_undefended(digits: Any, network: Callable[[], nn.Module]) -> float:
+    """What PGD leaves of an undefended network."""
+    torch.manual_seed(0)
+    model, _ = trained("none", {}, digits[0], network())
+    return left_by_pgd(model, digits[1])
+
+
+@pytest.mark.parametrize("which", TRAINED)
+def test_training_makes_it_robust(
+    digits: Any,
+    network: Callable[[], nn.Module],
+    accuracy: Callable[..., float],
+    left_of_the_undefended: float,
+    which: str,
+) -> None:
+    """Of its digits PGD leaves far more right than of an undefended network's, and it still reads the clean ones."""
+    train, test = digits
+    name, fields = TRAINED[which]
+    model, trainer = trained(name, {**fields, "eps": EPS}, train, network())
+    assert accuracy(model, test) > 0.8
+    assert left_by_pgd(model, test) > left_of_the_undefended + (0.12 if name == "free-at" else 0.25)
+    assert "collapsed_epoch" not in trainer.record["trained"]["adversarial training"]
+
+
+@pytest.mark.parametrize("name", ["pgd-at", "trades", "mart", "awp", "interpolated-at", "fast-at", "free-at"])
+def test_the_images_made_for_training(normed: Callable[[], nn.Module], digits: Any, name: str) -> None:
+    """They lie in the ball and the box; parameters, modes and gradients are afterwards as they were."""
+    train, _ = digits
+    images, labels = train.images[:40], train.labels[:40]
+    network = normed().train()
+    network[0].requires_grad_(False)
+    seen: list[Tensor] = []
+    network.register_forward_pre_hook(lambda _, rows: seen.append(rows[0].detach()))
+    defense = registry.load(name).from_parameters({"eps": 0.1}, name=name)
+    if name == "free-at":
+        wrapped = Perturbed(network, torch.zeros(40, 1, 8, 8)).train()
+        for _ in range(3):
+            defense.gradients(wrapped, images, labels, [network[3].weight])
+        assert wrapped.perturbation.abs().max() == pytest.approx(0.1)
+    else:
+        defense.loss(network, images, labels)
+    for rows in seen if name != "interpolated-at" else seen[:-2]:
+        assert (rows - images).abs().max() <= 0.1 + 1e-6
+        assert rows.min() >= 0
+        assert rows.max() <= 1
+    assert all(module.training for module in network.modules())
+    assert [parameter.requires_grad for parameter in network.parameters()] == [False] * 2 + [True] * 8
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [("pgd-at", 1), ("trades", 2), ("mart", 2), ("awp", 1), ("interpolated-at", 2), ("fast-at", 2), ("free-at", 1)],
+)
+def test_the_passes_that_batch_norm_learns_from(
+    normed: Callable[[], nn.Module], digits: Any, name: str, passes: int
+) -> None:
+    """Its statistics follow the passes of the loss, and of one-step training those of the attack too, and no other."""
+    train, _ = digits
+    network = normed().train()
+    defense = registry.load(name)()
+    if name == "free-at":
+        wrapped = Perturbed(network, torch.zeros(40, 1, 8, 8)).train()
+        defense.gradients(wrapped, train.images[:40], train.labels[:40], list(network.parameters()))
+    else:
+        defense.loss(network, train.images[:40], train.labels[:40])
+    assert network[1].num_batches_tracked == passes
+
+
+def test_no_gradient_of_a_parameter_while_images_are_made(normed: Callable[[], nn.Module], digits: Any) -> None:
+    """In a pass back to the images, no convolution is asked for the gradient of its weights."""
+    train, _ = digits
+    images, labels = train.images[:40], train.labels[:40]
+    for name in ("pgd-at", "trades", "fast-at"):
+        network = normed().train()
+        asked: list[Tensor] = []
+        for parameter in network.parameters():
+            parameter.register_hook(asked.append)
+        defense = registry.load(name)()
+        value = defense.loss(network, images, labels)
+        assert not asked, name
+        torch.autograd.grad(value, list(network.parameters()))
+        assert len(asked) == len(list(network.parameters()))
+
+
+def test_divergence() -> None:
+    """It is torch's own between categorical distributions, and scipy's sum of relative entropies."""
+    logits, others = 5 * torch.randn(2, 30, 7)
+    expected = kl_divergence(Categorical(logits=logits), Categorical(logits=others))
+    torch.testing.assert_close(divergence(logits, others), expected)
+    p, q = (each.double().softmax(1).numpy() for each in (logits, others))
+    torch.testing.assert_close(
+        divergence(logits, others).double(), torch.tensor(rel_entr(p, q).sum(1)), rtol=1e-4, atol=1e-6
+    )
+    assert divergence(torch.tensor([[200.0, 0.0]]), torch.tensor([[200.0, 0.0]])).item() == 0
+
+
+@pytest.mark.parametrize("name", ["pgd-at", "awp", "free-at", "fast-at"])
+def test_a_killed_training_goes_on(digits: Any, normed: Callable[[], nn.Module], tmp_path: Any, name: str) -> None:
+    """A training killed after an epoch and resumed ends with bit for bit the weights of one that was not."""
+    train, _ = digits
+    small = type(train)(train.images[:300], train.labels[:300])
+    path, fields = tmp_path / "state.safetensors", {"eps": 0.1} | ({"steps": 2} if name in ("pgd-at", "awp") else {})
+
+    class KilledError(Exception):
+        """Stands for whatever ends a training early."""
+
+    def kill(progress: Any) -> None:
+        if progress.epoch == 1:
+            raise KilledError
+
+    def start(**options: Any) -> nn.Module:
+        torch.manual_seed(0)
+        return trained(name, fields, small, normed(), recipe=Recipe(epochs=8), **options)[0]
+
+    whole = start()
+    with pytest.raises(KilledError):
+        start(resume=path, progress=kill)
+    torch.manual_seed(99)
+    for key, tensor in start(resume=path).state_dict().items():
+        assert torch.equal(tensor, whole.state_dict()[key]), key
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("pgd-at", {"eps": 0}, r"pgd-at.eps is 0: input should be greater than 0"),
+        ("trades", {"beta": -1}, r"trades.beta is -1: input should be greater than or equal to 0"),
+        ("mart", {"steps": 0}, r"mart.steps is 0: input should be greater than or equal to 1"),
+        ("awp", {"on": "fast-at"}, r"awp.on is 'fast-at': input should be 'pgd-at', 'trades' or 'mart'"),
+        ("awp", {"gamma": 0}, r"awp.gamma is 0: input should be greater than 0"),
+        ("awp", {"beta": 3}, r"awp is \{'beta': 3\}: pgd-at has no beta: leave it out, or give on=trades or on=mart"),
+        ("fast-at", {"fall": 2}, r"fast-at.fall is 2: input should be less than or equal to 1"),
+        ("free-at", {"replays": 0}, r"free-at.replays is 0: input should be greater than or equal to 1"),
+        ("interpolated-at", {"alpha": 0}, r"interpolated-at.alpha is 0: input should be greater than 0"),
+    ],
+)
+def test_bad_parameters(name: str, fields: dict[str, Any], message: str) -> None:
+    """What cannot be is refused in a line that says what and where."""
+    with pytest.raises(UserError, match=rf"^{message}$"):
+        registry.load(name).from_parameters(fields, name=name)
