@@ -15,7 +15,7 @@ from robustbench_cli.attacks.base.iterates import Streak
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.linearization import nearest_plane, step_to_plane
-from robustbench_cli.attacks.base.search.minimal_norm import Goal, Smallest
+from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
 __all__ = ["CW"]
@@ -94,7 +94,7 @@ class CW(MinimalNormAttack):
             length[rows] = torch.where(known.isfinite(), known, 2 * length[rows]).clamp_max(0.1 * diagonal)
             if self.abort_early:
                 rows = rows[~(known > 0.99 * before)]
-        smallest = Smallest(source, images, labels, "l2", goal)
+        smallest = BestPerturbation(source, images, labels, "l2", goal)
         smallest.start_from(best, best_length.isfinite())
         if source.exhaustive and bool(smallest.found().any()):
             # The shortest way from the image to the boundary, as linear as it is around what was found.

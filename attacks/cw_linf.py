@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.minimal_norm import Goal, Smallest, free, linear_distance
+from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, free, linear_distance
 from robustbench_cli.attacks.base.threat import Threat, distance, in_proportion, per_image
 
 __all__ = ["CWLinf"]
@@ -52,7 +52,7 @@ class CWLinf(MinimalNormAttack):
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal.of(source, confidence=self.confidence, targeted=threat.targeted)
-        best = Smallest(source, images, labels, "linf", goal)
+        best = BestPerturbation(source, images, labels, "linf", goal)
         tau = torch.full_like(best.distance, torch.inf)
         iterates, adam = images, _Adam(images)
         for step in range(self.steps):

@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.minimal_norm import Goal, Smallest, free, linear_distance
+from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, free, linear_distance
 from robustbench_cli.attacks.base.threat import Threat, per_image, steepest_ascent
 
 __all__ = ["DDN"]
@@ -43,7 +43,7 @@ class DDN(MinimalNormAttack):
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal.of(source, targeted=threat.targeted)
-        best = Smallest(source, images, labels, "l2", goal)
+        best = BestPerturbation(source, images, labels, "l2", goal)
         # A linear model that calls for more than a tenth of the box's diagonal is not believed.
         diagonal = math.sqrt(images[0].numel())
         length = torch.zeros_like(best.distance)

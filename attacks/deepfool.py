@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.linearization import free_step_to_plane, nearest_plane
-from robustbench_cli.attacks.base.search.minimal_norm import Goal, Smallest
+from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
 __all__ = ["DeepFool"]
@@ -42,7 +42,7 @@ class DeepFool(MinimalNormAttack):
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal.of(source, targeted=threat.targeted)
-        best = Smallest(source, images, labels, threat.norm, goal)
+        best = BestPerturbation(source, images, labels, threat.norm, goal)
         iterates, logits = images.clone(), source.logits(images)
         best.offer(images, logits)
         for _ in range(self.steps):

@@ -14,7 +14,7 @@ from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.linearization import nearest_plane, step_to_plane
-from robustbench_cli.attacks.base.search.minimal_norm import Goal, Smallest
+from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal
 from robustbench_cli.attacks.base.threat import Threat, distance, per_image, random_in_ball
 
 __all__ = ["FAB"]
@@ -48,13 +48,13 @@ class FAB(MinimalNormAttack):
         return 2 if targeted else self.classes + 1
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        best = Smallest(source, images, labels, threat.norm, Goal.of(source, targeted=threat.targeted))
+        best = BestPerturbation(source, images, labels, threat.norm, Goal.of(source, targeted=threat.targeted))
         for start in self._starts(images, best, threat.norm, random):
             self._search(source, images, start, labels, Goal.of(source, targeted=threat.targeted), threat.norm, best)
         best.shorten()
         return best.images
 
-    def _starts(self, images: Tensor, best: Smallest, norm: Norm, random: Random) -> Iterator[Tensor]:
+    def _starts(self, images: Tensor, best: BestPerturbation, norm: Norm, random: Random) -> Iterator[Tensor]:
         yield images
         for _ in range(self.restarts - 1):
             radius = torch.where(best.found(), best.distance / 2, 0)
@@ -68,7 +68,7 @@ class FAB(MinimalNormAttack):
         labels: Tensor,
         goal: Goal,
         norm: Norm,
-        best: Smallest,
+        best: BestPerturbation,
     ) -> None:
         """Takes all steps from ``start``, towards ``labels`` if ``goal`` is targeted, and offers every iterate."""
         iterates = start

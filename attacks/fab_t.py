@@ -7,7 +7,7 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.minimal_norm import Goal, Smallest
+from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal
 from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.fab import FAB
 
@@ -24,7 +24,7 @@ class FABT(FAB):
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         if threat.targeted:
             return super().run(source, images, labels, threat, random)
-        best = Smallest(source, images, labels, threat.norm, Goal.of(source, targeted=False))
+        best = BestPerturbation(source, images, labels, threat.norm, Goal.of(source, targeted=False))
         logits = source.logits(images).mean(0)
         others = logits.scatter(1, labels[:, None], -torch.inf).sort(dim=1, descending=True).indices
         for start in self._starts(images, best, threat.norm, random):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.attack import Attack, FixedRadiusAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
-from robustbench_cli.attacks.base.models.unwrap import undefended
+from robustbench_cli.attacks.base.models.unwrap import unwrapped_model
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.parameters.nested import InnerAttack
 from robustbench_cli.attacks.base.rng import Random
@@ -47,7 +47,7 @@ class NonAdaptive(FixedRadiusAttack):
     )
 
     def asked(self, model: nn.Module) -> nn.Module:
-        return undefended(model)
+        return unwrapped_model(model)
 
     def decides(self) -> bool:
         return self.attack.decides()

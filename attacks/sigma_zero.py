@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.minimal_norm import Goal, Smallest
+from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
 __all__ = ["SigmaZero"]
@@ -44,7 +44,7 @@ class SigmaZero(MinimalNormAttack):
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal.of(source, targeted=threat.targeted)
-        best = Smallest(source, images, labels, "l0", goal)
+        best = BestPerturbation(source, images, labels, "l0", goal)
         threshold = torch.full_like(best.distance, self.threshold)
         change, iterates = torch.zeros_like(images), images
         first, second = torch.zeros_like(images), torch.zeros_like(images)

@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.linearization import nearest_plane, short_step_to_plane, step_to_plane
-from robustbench_cli.attacks.base.search.minimal_norm import Goal, Smallest
+from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
 __all__ = ["SuperDeepFool"]
@@ -44,7 +44,7 @@ class SuperDeepFool(MinimalNormAttack):
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal.of(source, targeted=threat.targeted)
-        best = Smallest(source, images, labels, "l2", goal)
+        best = BestPerturbation(source, images, labels, "l2", goal)
         iterates = images
         for _ in range(self.steps):
             logits, plane = nearest_plane(source, iterates, labels, goal, classes=self.classes, norm="l2")

@@ -16,7 +16,7 @@ from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
-from robustbench_cli.defenses.base.stochastic import Drawing, uniform_like
+from robustbench_cli.defenses.base.stochastic import StochasticLayer, uniform_like
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["DefensiveDropout"]
@@ -45,7 +45,7 @@ class DefensiveDropout(RandomizedDefense):
         "Neural Networks under Adversarial Attacks, ICCAD 2018, arXiv 1809.05165"
     )
     trained: ClassVar[bool] = True
-    following: ClassVar[Mapping[str, float]] = {"eps": 1}
+    follows: ClassVar[Mapping[str, float]] = {"eps": 1}
 
     rate: float | None = Field(None, ge=0, lt=1, description="of the dropout after training; chosen where not given")
     train_rate: float | None = Field(
@@ -121,7 +121,7 @@ def _choose(measured: Sequence[_Measured], drop: float) -> float:
     return min(allowed, key=lambda each: each.success).rate
 
 
-class _Dropout(Drawing):
+class _Dropout(StochasticLayer):
     """Dropout of single numbers, at one rate in training and another, kept with the weights, after it."""
 
     rate: Tensor

@@ -33,7 +33,7 @@ class FastAT(Defense):
         "Wong, Rice, Kolter: Fast is Better than Free: Revisiting Adversarial Training. ICLR 2020, arXiv 2001.03994"
     )
     trained: ClassVar[bool] = True
-    following: ClassVar[Mapping[str, float]] = {"eps": 1}
+    follows: ClassVar[Mapping[str, float]] = {"eps": 1}
 
     eps: float | None = Field(
         None,

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.gradients.bpda import Approximated, Selecting
+from robustbench_cli.attacks.base.gradients.bpda import BPDALayer, Selecting
 from robustbench_cli.attacks.base.models.decision import Rejecting, rejecting
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.defenses.base.defense import Defense
@@ -92,7 +92,7 @@ class FeatureSqueezing(Defense):
         model.rejection.threshold.copy_(scores.sort().values[count - rejected - 1])
 
 
-class BitDepth(Approximated):
+class BitDepth(BPDALayer):
     """Pixels rounded to the ``2^bits`` values that as many bits can hold; its surrogate is the identity."""
 
     def __init__(self, bits: int) -> None:
@@ -194,8 +194,8 @@ class Detector(nn.Module):
         self.rejection = _Rejection()
 
     @property
-    def undefended(self) -> nn.Module:
-        """See :class:`~robustbench_cli.attacks.base.models.unwrap.Surrounding`."""
+    def unwrapped_model(self) -> nn.Module:
+        """See :class:`~robustbench_cli.attacks.base.models.unwrap.Wrapper`."""
         return self.model
 
     def forward(self, images: Tensor) -> Tensor:
@@ -214,7 +214,7 @@ class Detector(nn.Module):
         return logits
 
 
-class _Rejection(Approximated, Rejecting):
+class _Rejection(BPDALayer, Rejecting):
     """From logits ``(1 + S, N, K)`` of images and their squeezed copies to those of the detector."""
 
     threshold: Tensor

@@ -33,7 +33,7 @@ class FreeAT(Defense):
         "NeurIPS 2019, arXiv 1904.12843"
     )
     trained: ClassVar[bool] = True
-    following: ClassVar[Mapping[str, float]] = {"eps": 1}
+    follows: ClassVar[Mapping[str, float]] = {"eps": 1}
 
     eps: float | None = Field(
         None,

@@ -16,7 +16,7 @@ from robustbench_cli.attacks.base.models.enumerable_draws import EnumerableDraws
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
-from robustbench_cli.defenses.base.stochastic import Noisy
+from robustbench_cli.defenses.base.stochastic import NoiseLayer
 from robustbench_cli.defenses.base.surgery.activations import AfterActivations
 from robustbench_cli.defenses.base.surgery.random_weights import (
     RandomWeights,
@@ -81,9 +81,9 @@ class GaussianNoise(RandomizedDefense):
             case "convolutions":
                 return self._before_convolutions(model, example)
             case "input":
-                return Noisy(copy.deepcopy(model), self.sigma_of_images)
+                return NoiseLayer(copy.deepcopy(model), self.sigma_of_images)
             case "activations":
-                return AfterActivations(copy.deepcopy(model), Noisy(nn.Identity(), sigma))
+                return AfterActivations(copy.deepcopy(model), NoiseLayer(nn.Identity(), sigma))
             case "weights":
                 return with_random_weights(model, partial(_Layer, share=sigma), name="gaussian-noise")
             case "output":
@@ -101,7 +101,7 @@ class GaussianNoise(RandomizedDefense):
         for name, module in list(noisy.named_modules(remove_duplicate=False)):
             if isinstance(module, _ConvNd):
                 sigma = self.value("sigma_init" if module in first else "sigma_inner")
-                noisy.set_submodule(name, Noisy(module, sigma))
+                noisy.set_submodule(name, NoiseLayer(module, sigma))
         return noisy
 
 
@@ -111,11 +111,11 @@ class _NoisyLogits(nn.Module):
     def __init__(self, model: nn.Module, sigma: float) -> None:
         super().__init__()
         self.model = model
-        self.noise = Noisy(nn.Identity(), sigma)
+        self.noise = NoiseLayer(nn.Identity(), sigma)
 
     @property
-    def undefended(self) -> nn.Module:
-        """See :class:`~robustbench_cli.attacks.base.models.unwrap.Surrounding`."""
+    def unwrapped_model(self) -> nn.Module:
+        """See :class:`~robustbench_cli.attacks.base.models.unwrap.Wrapper`."""
         return self.model
 
     def forward(self, images: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.decision_rules import mean_softmax
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
-from robustbench_cli.defenses.base.stochastic import Drawing
-from robustbench_cli.defenses.base.surgery.batched_ensemble import Stacked, cross_entropy_of_each
+from robustbench_cli.defenses.base.stochastic import StochasticLayer
+from robustbench_cli.defenses.base.surgery.batched_ensemble import BatchedEnsemble, cross_entropy_of_each
 from robustbench_cli.defenses.base.surgery.split import split
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
@@ -101,10 +101,10 @@ class HRS(RandomizedDefense):
             _require_difference(block, name)
             with trainer.draws(name, "later blocks"):
                 networks = [
-                    nn.Sequential(channel, *(_fresh(following.channels[0]) for following in blocks[number + 1 :]))
+                    nn.Sequential(channel, *(_fresh(follows.channels[0]) for follows in blocks[number + 1 :]))
                     for channel in block.channels
                 ]
-            together = Stacked(networks, vectorized=trainer.device.type == "cuda")
+            together = BatchedEnsemble(networks, vectorized=trainer.device.type == "cuda")
             trainer.fit(
                 nn.Sequential(*blocks[:number], together),
                 name=name,
@@ -142,7 +142,7 @@ class SwitchingBlock(nn.Module):
         return torch.cat(parts or [self.channels[0](rows)])[order.argsort().to(rows.device, non_blocking=True)]
 
 
-class HRSModel(Drawing):
+class HRSModel(StochasticLayer):
     """Switching blocks in a row; without draws, the mean of all paths.
 
     Args:

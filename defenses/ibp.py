@@ -33,7 +33,7 @@ class IBP(Defense):
         "Propagation for Training Verifiably Robust Models. 2018, arXiv 1810.12715"
     )
     trained: ClassVar[bool] = True
-    following: ClassVar[Mapping[str, float]] = {"eps": 1}
+    follows: ClassVar[Mapping[str, float]] = {"eps": 1}
 
     eps: float | None = Field(
         None,

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.gradients.bpda import Approximated
+from robustbench_cli.attacks.base.gradients.bpda import BPDALayer
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.transformed import Transformed
@@ -53,7 +53,7 @@ class JPEG(Defense):
         return Transformed(Codec(self.quality), copy.deepcopy(model)).to(example.device)
 
 
-class Codec(Approximated):
+class Codec(BPDALayer):
     """Images ``(N, C, H, W)``, C = 1 or 3, to what is left of them in a JPEG file; beyond [0, 1] they are cut.
 
     Args:

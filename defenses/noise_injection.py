@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
-from robustbench_cli.defenses.base.stochastic import Noisy
+from robustbench_cli.defenses.base.stochastic import NoiseLayer
 
 __all__ = ["NoiseInjection"]
 
@@ -27,7 +27,7 @@ class NoiseInjection(RandomizedDefense):
         "NeurIPS 2022, arXiv 2206.09491"
     )
 
-    following: ClassVar[Mapping[str, float]] = {"sigma": 1}
+    follows: ClassVar[Mapping[str, float]] = {"sigma": 1}
 
     sigma: float | None = Field(
         None,
@@ -37,4 +37,4 @@ class NoiseInjection(RandomizedDefense):
     )
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
-        return Noisy(copy.deepcopy(model), self.value("sigma"))
+        return NoiseLayer(copy.deepcopy(model), self.value("sigma"))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
-from robustbench_cli.defenses.base.stochastic import Drawing
+from robustbench_cli.defenses.base.stochastic import StochasticLayer
 
 __all__ = ["RandomResizePad"]
 
@@ -51,7 +51,7 @@ class RandomResizePad(RandomizedDefense):
         return randomized
 
 
-class _ResizePad(Drawing):
+class _ResizePad(StochasticLayer):
     """Resizes and pads every image ``(N, C, H, W)`` by itself before the model; without draws, to the whole side."""
 
     def __init__(self, model: nn.Module, size: float, smallest: float) -> None:
@@ -61,8 +61,8 @@ class _ResizePad(Drawing):
         self.smallest = smallest
 
     @property
-    def undefended(self) -> nn.Module:
-        """See :class:`~robustbench_cli.attacks.base.models.unwrap.Surrounding`."""
+    def unwrapped_model(self) -> nn.Module:
+        """See :class:`~robustbench_cli.attacks.base.models.unwrap.Wrapper`."""
         return self.model
 
     def forward(self, images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.defenses.base.decision_rules import Decision, DecisionRule
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
-from robustbench_cli.defenses.base.stochastic import Noisy
+from robustbench_cli.defenses.base.stochastic import NoiseLayer
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["RandomizedSmoothing", "base_classifier"]
@@ -40,7 +40,7 @@ class RandomizedSmoothing(RandomizedDefense):
         trainer.fit(model, name="training")
 
 
-class _Smoothed(Noisy):
+class _Smoothed(NoiseLayer):
     """The noise of randomized smoothing, before the classifier that is smoothed."""
 
 

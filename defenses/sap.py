@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
-from robustbench_cli.defenses.base.stochastic import Drawing, uniform_like
+from robustbench_cli.defenses.base.stochastic import StochasticLayer, uniform_like
 from robustbench_cli.defenses.base.surgery.activations import AfterActivations
 
 __all__ = ["SAP"]
@@ -40,7 +40,7 @@ class SAP(RandomizedDefense):
         return AfterActivations(copy.deepcopy(model), _Pruning(self.ratio))
 
 
-class _Pruning(Drawing):
+class _Pruning(StochasticLayer):
     """Keeps some of the activations ``(N, ...)``, each row's by themselves."""
 
     def __init__(self, ratio: float) -> None:

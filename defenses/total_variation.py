@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
-from robustbench_cli.defenses.base.stochastic import Drawing, uniform_like
+from robustbench_cli.defenses.base.stochastic import StochasticLayer, uniform_like
 from robustbench_cli.defenses.base.transformed import Transformed
 
 __all__ = ["TotalVariation"]
@@ -45,7 +45,7 @@ class TotalVariation(RandomizedDefense):
         return Transformed(_Smoothing(self.rate, self.weight, self.steps), copy.deepcopy(model))
 
 
-class _Smoothing(Drawing):
+class _Smoothing(StochasticLayer):
     """Images ``(N, C, H, W)`` of little total variation, near to pixels drawn for each; without draws, near to all."""
 
     def __init__(self, rate: float, weight: float, steps: int) -> None:
@@ -66,9 +66,9 @@ class _Smoothing(Drawing):
             # Bounded before the root, which has no slope at 0.
             length = flow.square().sum(0).clamp_min(self.weight**2).sqrt()
             flow = flow * (self.weight / length)
-            following = (smooth + primal * _divergence(flow) + pull * images) / (1 + pull)
-            ahead = 2 * following - smooth
-            smooth = following
+            follows = (smooth + primal * _divergence(flow) + pull * images) / (1 + pull)
+            ahead = 2 * follows - smooth
+            smooth = follows
         return smooth
 
     def extra_repr(self) -> str:

@@ -69,7 +69,7 @@ class Noted(FGSM):
 """
 """An attack of which is known how often it was run on what, which takes as long as it is told to, or hangs once."""
 
-Asked = Callable[[str, str], None]
+RequestedCell = Callable[[str, str], None]
 """Called with whether a file of a store is about to be read, written or removed, and which; it may wait, or raise what the
 file system would."""
 
@@ -92,7 +92,7 @@ class Row:
     cells: int
 
 
-def start(folder: Path, store: str, *words: str, asked: Asked | None = None, lasts: float = 0.0) -> int:
+def start(folder: Path, store: str, *words: str, asked: RequestedCell | None = None, lasts: float = 0.0) -> int:
     """A process that sweeps ``suite.yaml`` in a folder; its identity. What it says goes to ``PROCESS.log``.
 
     This process computes nothing, since a copy of one that has does not wake its threads.
@@ -117,11 +117,11 @@ def start(folder: Path, store: str, *words: str, asked: Asked | None = None, las
     os.dup2(log, 1)
     os.dup2(log, 2)
     if asked is not None:
-        sys.addaudithook(_told(asked, store))
+        sys.addaudithook(_describe(asked, store))
     os._exit(main([*(words or ("sweep", "suite.yaml")), "--store", store]))
 
 
-def _told(asked: Asked, store: str) -> Callable[[str, tuple[Any, ...]], None]:
+def _describe(asked: RequestedCell, store: str) -> Callable[[str, tuple[Any, ...]], None]:
     def hook(event: str, given: tuple[Any, ...]) -> None:
         if event not in {"open", "os.mkdir", "os.rename", "os.remove", "os.utime"}:
             return
@@ -281,7 +281,7 @@ class Faults:
         self,
         store: str,
         *,
-        asked: Asked | None = None,
+        asked: RequestedCell | None = None,
         lasts: float = 0.0,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> int:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.gradients.draws import AskedDraws
+from robustbench_cli.attacks.base.gradients.draws import EOTChoice
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.inputs import (
     Images,
@@ -36,12 +36,12 @@ from robustbench_cli.attacks.base.norm import NORMS, Norm
 from robustbench_cli.attacks.base.rng import Random, generators_kept, seed_from
 from robustbench_cli.attacks.base.threat import Threat, project_exactly, within
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.core.settings import Method
+from robustbench_cli.core.settings import Settings
 
 __all__ = ["Attack", "FixedRadiusAttack", "MinimalNormAttack"]
 
 
-class Attack(Method, ABC):
+class Attack(Settings, ABC):
     """Searches an input that the model gets wrong.
 
     Attributes:
@@ -97,7 +97,7 @@ class Attack(Method, ABC):
         norm: Norm | None = None,
         eps: Radius | None = None,
         targeted: bool = False,
-        eot: AskedDraws = "auto",
+        eot: EOTChoice = "auto",
         seed: int = 0,
         batch_size: int | None = None,
     ) -> Tensor:
@@ -112,7 +112,7 @@ class Attack(Method, ABC):
             eps: The radius as a number or a fraction (``"8/255"``), for all or ``(N,)``. Needed for a fixed-radius attack.
                 What a minimal-norm attack finds beyond it is replaced by the image itself.
             targeted: Whether the labels are the classes to reach.
-            eot: The draws behind a randomized model's gradient; see :data:`~.draws.AskedDraws`.
+            eot: The draws behind a randomized model's gradient; see :data:`~.draws.EOTChoice`.
             seed: For the attack's own random numbers, and of the frozen draw.
             batch_size: Rows that pass through the model at once; all where not given.
 

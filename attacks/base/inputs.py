@@ -282,7 +282,7 @@ def checked_radii(eps: object, count: int, *, norm: Norm) -> Tensor:
 
 
 def checked_eot(eot: object) -> Any:
-    """The draws behind a gradient, as :data:`~robustbench_cli.attacks.base.gradients.draws.AskedDraws`.
+    """The draws behind a gradient, as :data:`~robustbench_cli.attacks.base.gradients.draws.EOTChoice`.
 
     Raises:
         UserError: They are none of its words, and no whole number above 0.

@@ -17,7 +17,7 @@ from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.certification.certificates import Certificates
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.devices import automatic_batch_size
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry as defenses
@@ -132,9 +132,9 @@ class Intervals:
         """Forward passes that an image costs: one of itself, and two for the bounds at each radius."""
         return 1 + 2 * HALVINGS
 
-    def flags(self, subject: Subject) -> list[str]:
-        """What speaks against certifying a model so: names of :data:`~.certification.FLAGS`."""
-        trained = any(issubclass(defenses.load(each.name), IBP) for each in subject.defenses)
+    def flags(self, defended: DefendedModel) -> list[str]:
+        """What speaks against certifying a model so: names of :data:`~.certification.CERTIFICATE_FLAGS`."""
+        trained = any(issubclass(defenses.load(each.name), IBP) for each in defended.defenses)
         return [] if trained else ["no-bound-training"]
 
     def require(self, model: nn.Module, images: Tensor) -> None:

@@ -22,7 +22,7 @@ from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import generators_kept, seed_from, seeded
 from robustbench_cli.benchmarks.certification.certificates import Certificates
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.devices import automatic_batch_size, keep_freed_memory
 from robustbench_cli.benchmarks.evaluation.statistics import Floats
 from robustbench_cli.core.errors import UserError
@@ -94,10 +94,10 @@ class Smoothing:
         """Forward passes that an image costs."""
         return self.n0 + self.samples
 
-    def flags(self, subject: Subject) -> list[str]:
-        """What speaks against certifying a model so: names of :data:`~.certification.FLAGS`."""
+    def flags(self, defended: DefendedModel) -> list[str]:
+        """What speaks against certifying a model so: names of :data:`~.certification.CERTIFICATE_FLAGS`."""
         trained = set()
-        for each in subject.defenses:
+        for each in defended.defenses:
             kind = defenses.load(each.name)
             if issubclass(kind, RandomizedSmoothing):
                 trained.add(each.parameters["sigma"])

@@ -19,16 +19,16 @@ from robustbench_cli.benchmarks.certification.by_interval_bounds import Bounded,
 from robustbench_cli.benchmarks.certification.by_smoothing import Sampled, Smoothing
 from robustbench_cli.benchmarks.certification.certificates import Certificates
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.devices import limit_threads
 from robustbench_cli.benchmarks.evaluation.statistics import mean_interval
 from robustbench_cli.benchmarks.store.store import CERTIFICATION, half_written, sealed, unsealed
-from robustbench_cli.core.atomic_write import ensure_writable, name_in_words, write_whole
+from robustbench_cli.core.atomic_write import display_path, ensure_writable, write_atomically
 from robustbench_cli.core.errors import UserError
 
 __all__ = [
-    "FLAGS",
+    "CERTIFICATE_FLAGS",
     "CertifiedAccuracy",
     "CertifiedModel",
     "Procedure",
@@ -42,7 +42,7 @@ __all__ = [
 _IMAGES = ".images.jsonl"
 """How the name of the file ends that holds what was found of a cell's images."""
 
-FLAGS = {
+CERTIFICATE_FLAGS = {
     "no-noise-training": "the model was not trained with noise on its images, so that little can be certified: train it with "
     "--defense randomized-smoothing",
     "other-noise": "the model was trained with noise of another standard deviation than sigma",
@@ -79,7 +79,7 @@ class CertifiedAccuracy(BaseModel):
         certified_accuracy_high: Upper end.
         average_certified_radius: The mean over all images of the radius, 0 where the prediction is wrong or none.
         abstained: Share of images of which nothing is certified.
-        flags: Names in :data:`FLAGS`, ``;`` between them.
+        flags: Names in :data:`CERTIFICATE_FLAGS`, ``;`` between them.
         forwards: Images passed through the model.
         seconds: Wall time of all passes, those of an interrupted command included.
         device: Where the first of them ran.
@@ -117,7 +117,7 @@ class CertifiedModel:
     """The certificates of a model on a data slice, as the store holds them.
 
     Attributes:
-        checkpoint: See :attr:`.subject.Subject.identity`.
+        checkpoint: See :attr:`.subject.DefendedModel.identity`.
         described: What it is, in the words of the table.
         procedure: How it was certified.
         labels: ``(N,)`` the true classes.
@@ -169,7 +169,7 @@ class CertifiedModel:
 
 
 def certified(
-    subject: Subject,
+    defended: DefendedModel,
     data: Slice,
     procedure: Procedure,
     *,
@@ -187,7 +187,7 @@ def certified(
     is certified at any alpha, it is no part of what they are stored by.
 
     Args:
-        subject: The model.
+        defended: The model.
         data: The images and their labels.
         procedure: How.
         dataset: As the user named it.
@@ -201,8 +201,8 @@ def certified(
         UserError: The model does not fit the data, it is of a kind that cannot be certified, or the store cannot be
             written.
     """
-    subject.require_fit(data, dataset)
-    identity = {"version": 1, "checkpoint": subject.identity, "data": data.sha256, **_identity(procedure, seed)}
+    defended.require_fit(data, dataset)
+    identity = {"version": 1, "checkpoint": defended.identity, "data": data.sha256, **_identity(procedure, seed)}
     cell = _cell(identity)
     kept = _Kept(store / CERTIFICATION, cell, procedure.record)
     images = {place: image for place, image in kept.images().items() if place < len(data)}
@@ -210,19 +210,19 @@ def certified(
     progress(len(images))
     described = {
         "dataset": dataset,
-        "model": subject.model,
-        "checkpoint": name_in_words(subject.path),
-        "defense": subject.defense,
+        "model": defended.model,
+        "checkpoint": display_path(defended.path),
+        "defense": defended.defense,
         "seed": seed if isinstance(procedure, Smoothing) else None,
-        "flags": ";".join(procedure.flags(subject)),
+        "flags": ";".join(procedure.flags(defended)),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cell": cell,
     }
     if missing:
         kept.begin(_Said(identity=identity, described=described, labels=data.labels.tolist(), versions=versions()))
-        limit_threads(subject.shape)
+        limit_threads(defended.shape)
         rest = procedure.examined(
-            subject.load(),
+            defended.load(),
             data.images[missing],
             places=missing,
             seed=seed,
@@ -234,7 +234,7 @@ def certified(
             images[image.place] = image
             progress(len(images))
     return CertifiedModel(
-        checkpoint=subject.identity,
+        checkpoint=defended.identity,
         described=described | {"device": kept.said().described["device"]},
         procedure=procedure,
         labels=np.asarray(data.labels.numpy()),
@@ -396,7 +396,7 @@ class _Kept:
         """Says what the images are, unless that is said; makes sure that they can be written."""
         ensure_writable(self._path.parent)
         if not self.begun:
-            write_whole(self._path, sealed(said))
+            write_atomically(self._path, sealed(said))
         if self._images.exists() and not self._images.read_bytes().endswith(b"\n"):
             self._append(b"\n")
 

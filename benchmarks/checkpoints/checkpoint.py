@@ -22,7 +22,7 @@ from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.checkpoints.weights_file import fill, read_bytes, read_metadata, read_tensors
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base.build import build_model, example_images, normalized
-from robustbench_cli.core.atomic_write import ensure_writable, write_whole
+from robustbench_cli.core.atomic_write import ensure_writable, write_atomically
 from robustbench_cli.core.errors import Choice, Notice, UserError
 from robustbench_cli.defenses import registry as defenses
 
@@ -116,7 +116,7 @@ def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo) -> None:
     require_place(path)
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    write_whole(path, save_tensors(tensors, metadata={_KEY: info.model_dump_json()}))
+    write_atomically(path, save_tensors(tensors, metadata={_KEY: info.model_dump_json()}))
 
 
 def read_info(path: Path) -> CheckpointInfo | None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.gradients.draws import AskedDraws, Draws, resolve_eot
+from robustbench_cli.attacks.base.gradients.draws import Draws, EOTChoice, resolve_eot
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.parameters.surrogate import surrogate_parameters
@@ -24,30 +24,30 @@ from robustbench_cli.benchmarks.evaluation.options import resolve_repeats
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base.build import example_images
 from robustbench_cli.core.errors import Notice, UserError
-from robustbench_cli.core.isolation import contained
+from robustbench_cli.core.isolation import isolated
 from robustbench_cli.core.registry import Registry
-from robustbench_cli.core.settings import Method
+from robustbench_cli.core.settings import Settings
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.decision_rules import Decision, DecisionRule, decided
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 
 __all__ = [
+    "DefendedModel",
     "SpecifiedMethod",
-    "Subject",
     "decided_by",
+    "defended_model_of",
     "for_radius",
-    "load_subject",
+    "load_defended_model",
     "load_surrogates",
     "method_spec",
-    "open_subject",
-    "subject_of",
+    "open_defended_model",
     "usual_values",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class DefendedModel:
     """A checkpoint that cells attack.
 
     Attributes:
@@ -92,10 +92,10 @@ class Subject:
         return drawing[-1].parameters["decision"] if drawing else None
 
     def load(self) -> nn.Module:
-        """The model, in ``eval()`` mode; see :func:`load_subject`."""
-        return load_subject(self.path, self.loading, self.identity)
+        """The model, in ``eval()`` mode; see :func:`load_defended_model`."""
+        return load_defended_model(self.path, self.loading, self.identity)
 
-    def deciding(self, rule: DecisionRule) -> Subject:
+    def deciding(self, rule: DecisionRule) -> DefendedModel:
         """The same weights with another rule by which the draws decide; the same model where it has no draws.
 
         Args:
@@ -104,7 +104,7 @@ class Subject:
         Raises:
             UserError: The defense's draws cannot decide so.
         """
-        return open_subject(self.path, **(self.loading | {"decision": rule}))
+        return open_defended_model(self.path, **(self.loading | {"decision": rule}))
 
     def require_fit(self, examples: Slice, dataset: str) -> None:
         """Makes sure that the model takes the examples and knows their classes.
@@ -129,7 +129,7 @@ class Subject:
                 f"labels are to be 0 to {self.classes - 1}"
             )
 
-    def eot(self, asked: AskedDraws) -> Draws:
+    def eot(self, asked: EOTChoice) -> Draws:
         """The draws behind a gradient of this model; see :func:`~robustbench_cli.attacks.base.gradients.draws.resolve_eot`."""
         return resolve_eot(asked, randomized=self.randomized, cost_of_all_draws=self.cost_of_all_draws)
 
@@ -138,7 +138,7 @@ class Subject:
         return resolve_repeats(asked, randomized=self.randomized)
 
 
-def open_subject(path: Path, *, named: Collection[str] = (), **loading: Any) -> Subject:
+def open_defended_model(path: Path, *, named: Collection[str] = (), **loading: Any) -> DefendedModel:
     """Loads a checkpoint once, to learn what it is.
 
     Args:
@@ -152,26 +152,26 @@ def open_subject(path: Path, *, named: Collection[str] = (), **loading: Any) -> 
     """
     loading |= {"named": sorted(named)}
     model, info = _load(path, **loading)
-    return subject_of(model, info, path, loading)
+    return defended_model_of(model, info, path, loading)
 
 
-def subject_of(
+def defended_model_of(
     model: nn.Module, info: CheckpointInfo, path: Path, loading: dict[str, Any], *, identity: str | None = None
-) -> Subject:
+) -> DefendedModel:
     """What is to be known of a model, as a subject.
 
     Args:
         model: In ``eval()`` mode.
         info: What its checkpoint says of it.
-        path: See :class:`Subject`.
-        loading: See :class:`Subject`.
+        path: See :class:`DefendedModel`.
+        loading: See :class:`DefendedModel`.
         identity: Stands for the hash of the model; computed where not given.
     """
     protection = _protection(info)
     measured = MeasuredModel(model, example_images(info.shape))
-    with contained(), frozen(model):
+    with isolated(), frozen(model):
         randomized, cost = measured.randomized, measured.cost_of_all_draws
-    return Subject(
+    return DefendedModel(
         path=path,
         loading=loading,
         identity=identity or _identity(model, info, protection),
@@ -188,13 +188,13 @@ def subject_of(
     )
 
 
-def load_subject(path: Path, loading: dict[str, Any], identity: str) -> nn.Module:
+def load_defended_model(path: Path, loading: dict[str, Any], identity: str) -> nn.Module:
     """Loads the model of a subject again, and no other.
 
     Args:
-        path: See :class:`Subject`.
-        loading: See :class:`Subject`.
-        identity: See :class:`Subject`.
+        path: See :class:`DefendedModel`.
+        loading: See :class:`DefendedModel`.
+        identity: See :class:`DefendedModel`.
 
     Raises:
         UserError: The file holds another model by now.
@@ -212,7 +212,7 @@ def _load(
     path: Path, *, decision: DecisionRule | None = None, draws: int | None = None, **loading: Any
 ) -> tuple[nn.Module, CheckpointInfo]:
     """A checkpoint's model and what is said of it, with another rule of decision where one is given."""
-    with contained():
+    with isolated():
         model, info, _ = load_checkpoint(path, **loading)
         if decision is not None:
             model, info = decided_by(decision, model, info, draws=draws)
@@ -294,9 +294,9 @@ class SpecifiedMethod(NamedTuple):
         surrogates: The models that are among its parameters, by name.
     """
 
-    kind: type[Method]
+    kind: type[Settings]
     spec: MethodSpec
-    surrogates: dict[str, Subject]
+    surrogates: dict[str, DefendedModel]
 
 
 def method_spec(
@@ -313,7 +313,7 @@ def method_spec(
     Raises:
         UserError: The name or a parameter is unknown, or a value not allowed.
     """
-    kind: type[Method] = registry.load(name)
+    kind: type[Settings] = registry.load(name)
     method = kind.from_parameters(parameters, name=name)
     files = {key: getattr(method, key) for key in surrogate_parameters(kind)}
     surrogates = {
@@ -356,10 +356,10 @@ def usual_values(spec: MethodSpec, radius: float) -> dict[str, float]:
     return defense.usual(radius)
 
 
-def _open_surrogate(parameter: str, path: Path, named: Collection[str]) -> Subject:
+def _open_surrogate(parameter: str, path: Path, named: Collection[str]) -> DefendedModel:
     try:
         read_own_info(path, unsaid="what it holds: give a checkpoint that 'advdef train' has made")
-        return open_subject(path, named=named)
+        return open_defended_model(path, named=named)
     except UserError as error:
         raise UserError(f"{parameter}: {error}") from None
 
@@ -375,6 +375,6 @@ def load_surrogates(spec: MethodSpec, named: Collection[str]) -> dict[str, nn.Mo
         UserError: A file holds another model by now.
     """
     return {
-        key: load_subject(Path(spec.parameters[key]), {"named": sorted(named)}, identity)
+        key: load_defended_model(Path(spec.parameters[key]), {"named": sorted(named)}, identity)
         for key, identity in spec.surrogates.items()
     }

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from robustbench_cli.attacks.base.models.freezing import frozen
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.models.base.build import build_model, example_images
 
 __all__ = ["Footprint", "footprint"]
@@ -50,24 +50,24 @@ class Footprint:
         return "; ".join(words)
 
 
-def footprint(subject: Subject) -> Footprint:
+def footprint(defended: DefendedModel) -> Footprint:
     """What a defended model takes.
 
     Args:
-        subject: Its checkpoint.
+        defended: Its checkpoint.
     """
-    model = subject.load()
+    model = defended.load()
     network = build_model(
-        subject.model, shape=subject.shape, classes=subject.classes, mean=subject.mean, std=subject.std
+        defended.model, shape=defended.shape, classes=defended.classes, mean=defended.mean, std=defended.std
     )
-    image = example_images(subject.shape)[:1]
-    stages = subject.training.get("stages", [])
+    image = example_images(defended.shape)[:1]
+    stages = defended.training.get("stages", [])
     return Footprint(
         parameters=_parameters(model),
         network_parameters=_parameters(network),
         operations=_operations(model, image),
         network_operations=_operations(network, image),
-        cost_of_all_draws=subject.cost_of_all_draws,
+        cost_of_all_draws=defended.cost_of_all_draws,
         seconds=tuple((name, part["seconds"]) for stage in stages for name, part in stage["trained"].items()),
     )
 

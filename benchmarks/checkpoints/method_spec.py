@@ -13,7 +13,7 @@ from pydantic_core import PydanticSerializationError
 
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.registry import Registry
-from robustbench_cli.core.settings import Method
+from robustbench_cli.core.settings import Settings
 
 __all__ = ["MethodSpec"]
 
@@ -28,7 +28,7 @@ class MethodSpec(BaseModel):
             method itself; for the label only.
         source: The sha256 of a user's own code, since their edits make another method of it.
         surrogates: By the names of the parameters that are files of checkpoints: what models these hold, as
-            :attr:`~.subject.Subject.identity` says it.
+            :attr:`~.subject.DefendedModel.identity` says it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,7 +48,7 @@ class MethodSpec(BaseModel):
 
     @classmethod
     def of(
-        cls, method: Method, *, name: str, source: str | None = None, surrogates: Mapping[str, str] | None = None
+        cls, method: Settings, *, name: str, source: str | None = None, surrogates: Mapping[str, str] | None = None
     ) -> MethodSpec:
         """A method as plain data.
 
@@ -107,7 +107,7 @@ def _leads_to_one(key: str, parameters: Any) -> bool:
     return True
 
 
-def _changed(method: Method) -> Iterator[str]:
+def _changed(method: Settings) -> Iterator[str]:
     """The names of the parameters that differ from the defaults; of one that is a method, its own after a dot."""
     kind = type(method)
     required = {key: getattr(method, key) for key, field in kind.model_fields.items() if field.is_required()}
@@ -116,7 +116,7 @@ def _changed(method: Method) -> Iterator[str]:
         value = getattr(method, key)
         if key not in required and value == getattr(usual, key):
             continue
-        if isinstance(value, Method):
+        if isinstance(value, Settings):
             yield f"{key}.name"
             yield from (f"{key}.{each}" for each in _changed(value))
         else:

@@ -10,7 +10,7 @@ from statistics import median
 
 import torch
 
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.comparison.contest import Contest, Entry, distances, robust_accuracy, stands
 from robustbench_cli.benchmarks.comparison.costs import certify_overhead, hrs_forward, pgd_overhead
 from robustbench_cli.benchmarks.comparison.models import (
@@ -19,7 +19,7 @@ from robustbench_cli.benchmarks.comparison.models import (
     NOISE,
     PLAIN,
     SWITCHING,
-    Examples,
+    ImageSet,
     classified_right,
     test_images,
     trained,
@@ -98,13 +98,13 @@ def main() -> None:
 def compare_costs(*, images: int, turns: int) -> None:
     """Prints what our own attacks and defenses cost, beside the least that they could."""
     keep_freed_memory()
-    subject = trained()[ADVERSARIAL]
-    examples = classified_right(subject, test_images(images))
+    defended = trained()[ADVERSARIAL]
+    examples = classified_right(defended, test_images(images))
     measured = [
         (
             f"PGD, {norm}, no image falls",
             "as many forward and backward passes",
-            pgd_overhead(subject, examples, norm, turns=turns),
+            pgd_overhead(defended, examples, norm, turns=turns),
         )
         for norm in ("linf", "l2")
     ]
@@ -129,54 +129,54 @@ def compare_libraries(peers: Sequence[str], *, images: int, cw_images: int, turn
     names = [OURS, *peers]
     print(", ".join(f"{name} {version(LIBRARIES[name].distribution)}" for name in names))
     print(f"The peers are given {BATCH} images at once; each library runs in a process of its own.", flush=True)
-    subjects, examples = trained(), test_images(images)
+    defended_models, examples = trained(), test_images(images)
     with Contest(names) as contest:
         for runs, repeated in ((TIMED, turns), (SCORED, 1)):
             for model, budget in runs:
-                entries = contest.run(subjects[model], examples, budget, turns=repeated)
+                entries = contest.run(defended_models[model], examples, budget, turns=repeated)
                 print(f"\n{budget}, {model} model, {len(examples)} images\n")
-                print(pgd_table(entries, subjects[model], examples, budget), flush=True)
-        for model, subject in subjects.items():
-            right = classified_right(subject, examples, most=cw_images)
-            entries = contest.run(subject, right, CWBudget(), turns=1)
+                print(pgd_table(entries, defended_models[model], examples, budget), flush=True)
+        for model, defended in defended_models.items():
+            right = classified_right(defended, examples, most=cw_images)
+            entries = contest.run(defended, right, CWBudget(), turns=1)
             print(f"\n{CWBudget()}, {model} model, {len(right)} images that it classifies right\n")
-            print(cw_table(entries, subject, right), flush=True)
+            print(cw_table(entries, defended, right), flush=True)
 
 
 def compare_autoattack(models: Sequence[str], *, images: int) -> None:
     """Prints what the standard suite and torchattacks' AutoAttack break, and how long they take."""
     names = [OURS, "torchattacks"]
     print(", ".join(f"{name} {version(LIBRARIES[name].distribution)}" for name in names), flush=True)
-    subjects, examples = trained(models), test_images(images)
+    defended_models, examples = trained(models), test_images(images)
     with Contest(names) as contest:
-        for model, subject in subjects.items():
+        for model, defended in defended_models.items():
             budget = AutoAttackBudget(norm="linf", eps=AUTOATTACKED[model])
-            entries = contest.run(subject, examples, budget, turns=1)
+            entries = contest.run(defended, examples, budget, turns=1)
             print(f"\n{budget}, {model} model, {len(examples)} images\n")
-            print(autoattack_table(entries, subject, examples, budget), flush=True)
+            print(autoattack_table(entries, defended, examples, budget), flush=True)
 
 
 def compare_single(models: Sequence[str], *, images: int) -> None:
     """Prints what single attacks of other libraries break of the images that the standard suite leaves."""
-    subjects, examples = trained(models), test_images(images)
+    defended_models, examples = trained(models), test_images(images)
     with Contest([OURS]) as contest:
-        for model, subject in subjects.items():
+        for model, defended in defended_models.items():
             budget = AutoAttackBudget(norm="linf", eps=AUTOATTACKED[model])
-            found = contest.run(subject, examples, budget, turns=1)[OURS]
-            left = stands(subject.load(), examples, found.perturbed, budget)
+            found = contest.run(defended, examples, budget, turns=1)[OURS]
+            left = stands(defended.load(), examples, found.perturbed, budget)
             print(
                 f"\n{budget.norm} {budget.eps:g}, {model} model, {len(examples)} images; {OURS}: standard suite, ",
                 end="",
             )
             print(f"{100 * left.double().mean():.1f} % in {found.seconds[0]:.0f} s\n", flush=True)
-            print(single_table(subject, examples, left, single_attacks(budget.eps), budget), flush=True)
+            print(single_table(defended, examples, left, single_attacks(budget.eps), budget), flush=True)
 
 
 def autoattack_table(
-    entries: Mapping[str, Entry], subject: Subject, examples: Examples, budget: AutoAttackBudget
+    entries: Mapping[str, Entry], defended: DefendedModel, examples: ImageSet, budget: AutoAttackBudget
 ) -> str:
     """The robust accuracy that each library leaves, how many images it alone breaks, and its time."""
-    model = subject.load()
+    model = defended.load()
     standing = {name: stands(model, examples, entry.perturbed, budget) for name, entry in entries.items()}
     rows = []
     for name, entry in entries.items():
@@ -193,9 +193,9 @@ def autoattack_table(
     return markdown(("library", "robust accuracy", "broken by it alone", "seconds", f"over {OURS}"), rows)
 
 
-def pgd_table(entries: Mapping[str, Entry], subject: Subject, examples: Examples, budget: PGDBudget) -> str:
+def pgd_table(entries: Mapping[str, Entry], defended: DefendedModel, examples: ImageSet, budget: PGDBudget) -> str:
     """The robust accuracy that each library's PGD leaves, and its time."""
-    model = subject.load()
+    model = defended.load()
     rows = [
         (
             name,
@@ -208,9 +208,9 @@ def pgd_table(entries: Mapping[str, Entry], subject: Subject, examples: Examples
     return markdown(("library", "robust accuracy", "seconds", f"over {OURS}"), rows)
 
 
-def cw_table(entries: Mapping[str, Entry], subject: Subject, examples: Examples) -> str:
+def cw_table(entries: Mapping[str, Entry], defended: DefendedModel, examples: ImageSet) -> str:
     """How many images each library's C&W attack fools, from how near, and its time."""
-    model = subject.load()
+    model = defended.load()
     rows = []
     for name, entry in entries.items():
         found = distances(model, examples, entry.perturbed)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import Threat, distance, project_exactly
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
-from robustbench_cli.benchmarks.comparison.models import Examples
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
+from robustbench_cli.benchmarks.comparison.models import ImageSet
 from robustbench_cli.benchmarks.comparison.peers import LIBRARIES, AutoAttackBudget, CWBudget, PGDBudget
 from robustbench_cli.benchmarks.comparison.timing import clock
 
@@ -28,7 +28,7 @@ Budget = PGDBudget | CWBudget | AutoAttackBudget
 # common.
 Array = np.ndarray[Any, Any]
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,15 @@ class Contest(ExitStack):
             for name in libraries
         }
 
-    def call(self, library: str, function: Callable[..., Result], *arguments: Any) -> Result:
+    def call(self, library: str, function: Callable[..., T], *arguments: Any) -> T:
         """What a function gives in a library's process; it, its arguments and its result are to be picklable."""
         return self._processes[library].submit(function, *arguments).result()
 
-    def run(self, subject: Subject, examples: Examples, budget: Budget, *, turns: int) -> Mapping[str, Entry]:
+    def run(self, defended: DefendedModel, examples: ImageSet, budget: Budget, *, turns: int) -> Mapping[str, Entry]:
         """Runs one attack of every library.
 
         Args:
-            subject: The model to attack.
+            defended: The model to attack.
             examples: N images, and the classes to leave.
             budget: The attack and its parameters.
             turns: Times that each library runs, after a run of three steps that is not counted.
@@ -79,7 +79,7 @@ class Contest(ExitStack):
             asked = _short(budget) if turn < 0 else budget
             for name in self._processes:
                 perturbed[name], spent = self.call(
-                    name, _attack, name, subject, examples.images.numpy(), examples.labels.numpy(), asked
+                    name, _attack, name, defended, examples.images.numpy(), examples.labels.numpy(), asked
                 )
                 if turn >= 0:
                     seconds[name].append(spent)
@@ -87,13 +87,13 @@ class Contest(ExitStack):
 
 
 def robust_accuracy(
-    model: nn.Module, examples: Examples, perturbed: Tensor, budget: PGDBudget | AutoAttackBudget
+    model: nn.Module, examples: ImageSet, perturbed: Tensor, budget: PGDBudget | AutoAttackBudget
 ) -> float:
     """The share of images that stand; see :func:`stands`."""
     return stands(model, examples, perturbed, budget).double().mean().item()
 
 
-def stands(model: nn.Module, examples: Examples, perturbed: Tensor, budget: PGDBudget | AutoAttackBudget) -> Tensor:
+def stands(model: nn.Module, examples: ImageSet, perturbed: Tensor, budget: PGDBudget | AutoAttackBudget) -> Tensor:
     """``(N,)``, which images are classified right, after what left the ball or the box was projected back.
 
     Args:
@@ -107,7 +107,7 @@ def stands(model: nn.Module, examples: Examples, perturbed: Tensor, budget: PGDB
     return ~_fooled(model, inside, examples.labels)
 
 
-def distances(model: nn.Module, examples: Examples, perturbed: Tensor, norm: Norm = "l2") -> Tensor:
+def distances(model: nn.Module, examples: ImageSet, perturbed: Tensor, norm: Norm = "l2") -> Tensor:
     """``(N,)`` norms of the perturbations that fool the model, infinite where one does not; see :func:`stands`."""
     found = perturbed.clamp(0, 1)
     return distance(found, examples.images, norm).where(_fooled(model, found, examples.labels), torch.inf)
@@ -130,10 +130,10 @@ def _begin(name: str) -> None:
     LIBRARIES[name].begin()
 
 
-def _attack(name: str, subject: Subject, images: Array, labels: Array, budget: Budget) -> tuple[Array, float]:
+def _attack(name: str, defended: DefendedModel, images: Array, labels: Array, budget: Budget) -> tuple[Array, float]:
     """What a library gives, and the seconds that its attack took."""
     library = LIBRARIES[name]
-    model = library.wrap(subject.load())
+    model = library.wrap(defended.load())
     x, y = torch.from_numpy(images), torch.from_numpy(labels)
     started = clock()
     if isinstance(budget, PGDBudget):

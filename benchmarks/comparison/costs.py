@@ -17,8 +17,8 @@ from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.certification.by_smoothing import Smoothing
 from robustbench_cli.benchmarks.certification.certify import certified
 from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, save_checkpoint
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, open_subject
-from robustbench_cli.benchmarks.comparison.models import Examples
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, open_defended_model
+from robustbench_cli.benchmarks.comparison.models import ImageSet
 from robustbench_cli.benchmarks.comparison.timing import Ratio, in_turn, ratio
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.devices import automatic_batch_size, limit_threads
@@ -31,11 +31,11 @@ SHAPE = (1, 28, 28)
 STEPS = 40
 
 
-def pgd_overhead(subject: Subject, examples: Examples, norm: Norm, *, turns: int) -> Ratio:
+def pgd_overhead(defended: DefendedModel, examples: ImageSet, norm: Norm, *, turns: int) -> Ratio:
     """PGD while no image falls, over as many forward and backward passes to the input as it has steps.
 
     Args:
-        subject: The model to attack.
+        defended: The model to attack.
         examples: Images that it classifies right.
         norm: Of the ball, which is too small for any image to fall.
         turns: Times that both are run.
@@ -46,7 +46,7 @@ def pgd_overhead(subject: Subject, examples: Examples, norm: Norm, *, turns: int
     images, labels = examples.images, examples.labels
     size = automatic_batch_size(images.device, SHAPE)
     eps = torch.full((len(images),), 1e-6, dtype=torch.float64)
-    model = subject.load().to(memory_format=torch.channels_last)
+    model = defended.load().to(memory_format=torch.channels_last)
 
     def least() -> None:
         for _ in range(STEPS):
@@ -102,13 +102,13 @@ def certify_overhead(model: str, *, images: int, samples: int = 10_000, turns: i
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "fresh.safetensors")
         save_checkpoint(path, network, CheckpointInfo(model=model, shape=SHAPE, classes=10))
-        subject = open_subject(path)
+        defended = open_defended_model(path)
 
         def ours() -> None:
             device = data.images.device
             with tempfile.TemporaryDirectory(dir=folder) as store:
                 certified(
-                    subject, data, smoothing, dataset="", seed=0, store=Path(store), device=device, batch_size=None
+                    defended, data, smoothing, dataset="", seed=0, store=Path(store), device=device, batch_size=None
                 )
 
         def least() -> None:

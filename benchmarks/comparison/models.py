@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, method_spec
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec
 from robustbench_cli.benchmarks.comparison.noisy_fgsm import NoisyFGSM
 from robustbench_cli.benchmarks.datasets.base.dataset import SplitName
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
-from robustbench_cli.benchmarks.training.model_cache import Preparation
+from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.defenses import registry as defenses
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "NOISE",
     "PLAIN",
     "SWITCHING",
-    "Examples",
+    "ImageSet",
     "classified_right",
     "test_images",
     "trained",
@@ -48,7 +48,7 @@ as AutoAttack does, are not to be compared with others on a model that draws.
 
 
 @dataclass(frozen=True)
-class Examples:
+class ImageSet:
     """Images and their classes.
 
     Attributes:
@@ -67,36 +67,36 @@ class Examples:
         return self.images[indices], self.labels[indices]
 
 
-def test_images(n: int) -> Examples:
+def test_images(n: int) -> ImageSet:
     """The first ``n`` test images of Fashion-MNIST."""
     return _first("test", n)
 
 
-def training_images(n: int) -> Examples:
+def training_images(n: int) -> ImageSet:
     """The first ``n`` training images of Fashion-MNIST."""
     return _first("train", n)
 
 
-def _first(split: SplitName, n: int) -> Examples:
+def _first(split: SplitName, n: int) -> ImageSet:
     first = first_examples(load_dataset(DATASET).split(split), n)
-    return Examples(first.images, first.labels)
+    return ImageSet(first.images, first.labels)
 
 
 @torch.no_grad()
-def classified_right(subject: Subject, examples: Examples, *, most: int | None = None) -> Examples:
+def classified_right(defended: DefendedModel, examples: ImageSet, *, most: int | None = None) -> ImageSet:
     """The examples that a model classifies right, or the first ``most`` of them."""
-    rows = (subject.load()(examples.images).argmax(1) == examples.labels).nonzero().squeeze(1)[:most]
-    return Examples(examples.images[rows], examples.labels[rows])
+    rows = (defended.load()(examples.images).argmax(1) == examples.labels).nonzero().squeeze(1)[:most]
+    return ImageSet(examples.images[rows], examples.labels[rows])
 
 
-def trained(names: Sequence[str] = (PLAIN, ADVERSARIAL)) -> dict[str, Subject]:
+def trained(names: Sequence[str] = (PLAIN, ADVERSARIAL)) -> dict[str, DefendedModel]:
     """The paper's network, trained in different ways; each once, and kept in the user's cache folder.
 
     Args:
         names: Which: :data:`PLAIN`, :data:`ADVERSARIAL` or, trained with a randomized defense of which only the
             deterministic counterpart is left, :data:`SWITCHING`, :data:`NOISE`, :data:`DROPOUT`.
     """
-    prepare = Preparation(
+    cache = ModelCache(
         dataset=DATASET,
         data_dir=None,
         device=torch.device("cpu"),
@@ -106,4 +106,4 @@ def trained(names: Sequence[str] = (PLAIN, ADVERSARIAL)) -> dict[str, Subject]:
         progress=lambda at: print(f"{at.name}: epoch {at.epoch} of {at.epochs}, {at.seconds:.0f} s", file=sys.stderr),
     )
     specs = {name: method_spec(defenses, *_DEFENSES[name]).spec for name in names}
-    return {name: prepare.trained(prepare.training(defenses=(spec,))) for name, spec in specs.items()}
+    return {name: cache.trained(cache.training(defenses=(spec,))) for name, spec in specs.items()}

@@ -58,14 +58,14 @@ def local_optimality(distances: Tensor, best: Tensor) -> float:
 def compare_minimal_norm(models: Sequence[str], norms: Sequence[Norm], *, images: int) -> None:
     """Prints the distances of our minimal-norm attacks and of other libraries', and the local optimality of each."""
     examples = test_images(3 * images)
-    for label, subject in trained(models).items():
-        right = classified_right(subject, examples, most=images)
+    for label, defended in trained(models).items():
+        right = classified_right(defended, examples, most=images)
         for norm in norms:
             suite = _suite(norm)
             attacks = {**suite, **_alone(norm), **_foolbox(norm), **_torchattacks(norm), **_adv_lib(norm)}
             found, passes = {}, {}
             for name, attack in attacks.items():
-                model = Counted(subject.load()).eval()
+                model = Counted(defended.load()).eval()
                 torch.manual_seed(0)
                 perturbed = attack(model, right.images, right.labels).detach()
                 passes[name] = f"{model.passes / len(right):.0f}"

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.comparison.contest import stands
-from robustbench_cli.benchmarks.comparison.models import Examples
+from robustbench_cli.benchmarks.comparison.models import ImageSet
 from robustbench_cli.benchmarks.comparison.peers import ART, BATCH, AutoAttackBudget, Run, foolbox_run
 from robustbench_cli.benchmarks.comparison.tables import markdown
 from robustbench_cli.benchmarks.comparison.timing import clock
@@ -35,20 +35,20 @@ def single_attacks(eps: float) -> dict[str, Run]:
 
 
 def single_table(
-    subject: Subject, examples: Examples, left: Tensor, attacks: Mapping[str, Run], budget: AutoAttackBudget
+    defended: DefendedModel, examples: ImageSet, left: Tensor, attacks: Mapping[str, Run], budget: AutoAttackBudget
 ) -> str:
     """What each attack breaks of the images that the suite leaves, and the robust accuracy that it leaves itself.
 
     An attack that breaks none of them leaves at least what the suite leaves; only the others are run on all images.
 
     Args:
-        subject: The model.
+        defended: The model.
         examples: N images.
         left: ``(N,)``, which of them stand after the suite.
         attacks: By the name that the table shows.
         budget: Gives the norm and the radius.
     """
-    model, rest = subject.load(), Examples(examples.images[left], examples.labels[left])
+    model, rest = defended.load(), ImageSet(examples.images[left], examples.labels[left])
     accuracy, rows = 100 * left.double().mean(), []
     for name, attack in attacks.items():
         started = clock()
@@ -63,11 +63,11 @@ def single_table(
     return markdown(("attack", f"breaks of the {len(rest)} left", "robust accuracy", "seconds for those"), rows)
 
 
-def _standing(model: nn.Module, examples: Examples, attack: Run, budget: AutoAttackBudget) -> Tensor:
+def _standing(model: nn.Module, examples: ImageSet, attack: Run, budget: AutoAttackBudget) -> Tensor:
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002, ART draws from it
-    pieces = zip(examples.images.split(BATCH), examples.labels.split(BATCH), strict=True)
-    return stands(model, examples, torch.cat([attack(model, x, y).detach() for x, y in pieces]), budget)
+    batch_results = zip(examples.images.split(BATCH), examples.labels.split(BATCH), strict=True)
+    return stands(model, examples, torch.cat([attack(model, x, y).detach() for x, y in batch_results]), budget)
 
 
 def _torchattacks(eps: float) -> dict[str, Run]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.rng import seeded
 from robustbench_cli.benchmarks.comparison.contest import Array, Contest, robust_accuracy
-from robustbench_cli.benchmarks.comparison.models import Examples
+from robustbench_cli.benchmarks.comparison.models import ImageSet
 from robustbench_cli.benchmarks.comparison.peers import ART, LIBRARIES, AutoAttackBudget
 from robustbench_cli.benchmarks.comparison.tables import markdown
 from robustbench_cli.benchmarks.comparison.timing import clock, ratio
@@ -82,7 +82,7 @@ class Trained:
     seconds: float
 
 
-def compare_trainers(trainers: Sequence[str], training: Examples, test: Examples, *, epochs: int, turns: int) -> None:
+def compare_trainers(trainers: Sequence[str], training: ImageSet, test: ImageSet, *, epochs: int, turns: int) -> None:
     """Prints what networks that we and ART have trained stand, and how long that took.
 
     Args:
@@ -99,7 +99,7 @@ def compare_trainers(trainers: Sequence[str], training: Examples, test: Examples
     found: dict[tuple[str, str], list[Trained]] = {}
     with Contest(LIBRARIES_WITH_TRAINERS) as contest:
 
-        def trained(library: str, name: str, images: Examples, seed: int) -> tuple[Weights, float]:
+        def trained(library: str, name: str, images: ImageSet, seed: int) -> tuple[Weights, float]:
             start = _weights(_network(seed))
             arrays = (images.images.numpy(), images.labels.numpy())
             return contest.call(library, train, library, name, start, *arrays, budget, seed)
@@ -107,7 +107,7 @@ def compare_trainers(trainers: Sequence[str], training: Examples, test: Examples
         for name in trainers:
             for library in LIBRARIES_WITH_TRAINERS:
                 # What comes with the first steps is not counted.
-                trained(library, name, Examples(training.images[:128], training.labels[:128]), 0)
+                trained(library, name, ImageSet(training.images[:128], training.labels[:128]), 0)
             for turn in range(turns):
                 for library in LIBRARIES_WITH_TRAINERS:
                     worth = judged(*trained(library, name, training, turn), test, eps=budget.eps)
@@ -165,7 +165,7 @@ def train(
     return _weights(trained), seconds
 
 
-def judged(weights: Weights, seconds: float, test: Examples, *, eps: float) -> Trained:
+def judged(weights: Weights, seconds: float, test: ImageSet, *, eps: float) -> Trained:
     """What a small network with such weights is worth.
 
     Args:
@@ -189,7 +189,7 @@ def _ours(name: str, network: nn.Module, images: Array, labels: Array, budget: T
     recipe = Recipe(epochs=budget.epochs, batch_size=budget.batch_size)
     if name != "fast-at":
         recipe = recipe.model_copy(update={"lr": budget.lr, "schedule": "constant"})
-    examples = Examples(torch.from_numpy(images), torch.from_numpy(labels))
+    examples = ImageSet(torch.from_numpy(images), torch.from_numpy(labels))
     model: nn.Module = defense.protect(network, examples.images[:1])
     defense.fit(model, Trainer(examples, recipe, seed=seed, device=torch.device("cpu")))
     return model

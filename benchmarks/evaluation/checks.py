@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.gradients.bpda import Approximated, Selecting, approximated
+from robustbench_cli.attacks.base.gradients.bpda import BPDALayer, Selecting, with_surrogates
 from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.models.freezing import with_layers
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
@@ -66,7 +66,7 @@ def gradient_is_wrong(measured: MeasuredModel, images: Tensor) -> bool:
     plainly and noisily trained, have 0.9 to 1 and 0.87 to 1.07 at 0.01; a network behind a quantizer with a small
     straight way around it, or with its gradient turned around, at most 0.5 and at least 10, or -0.96.
 
-    A layer that passes gradients back as its surrogate does (:class:`~robustbench_cli.attacks.base.gradients.bpda.Approximated`)
+    A layer that passes gradients back as its surrogate does (:class:`~robustbench_cli.attacks.base.gradients.bpda.BPDALayer`)
     has no slope to compare with. Such a model is measured with the surrogates in the layers' places; and each layer and
     its surrogate have to change alike, by the same measures, as what they are given grows from zero to what images make
     of it. A vote, too, is measured as the mean softmax whose gradient it has.
@@ -85,16 +85,16 @@ def gradient_is_wrong(measured: MeasuredModel, images: Tensor) -> bool:
     """
     if _a_surrogate_is_another(measured, images):
         return True
-    with approximated(measured.model), with_layers(measured.model, Decision, approximating=True):
+    with with_surrogates(measured.model), with_layers(measured.model, Decision, approximating=True):
         return _gradient_disagrees(measured, images)
 
 
 def _a_surrogate_is_another(measured: MeasuredModel, images: Tensor) -> bool:
     """Whether any layer's surrogate changes otherwise than the layer from a zero input to what images make of it."""
-    layers = [module for module in measured.model.modules() if isinstance(module, Approximated)]
+    layers = [module for module in measured.model.modules() if isinstance(module, BPDALayer)]
     if not layers:
         return False
-    given: list[tuple[Approximated, Tensor]] = []
+    given: list[tuple[BPDALayer, Tensor]] = []
     hooks = [
         layer.register_forward_pre_hook(lambda layer, inputs: given.append((layer, inputs[0].clone())))
         for layer in layers
@@ -108,7 +108,7 @@ def _a_surrogate_is_another(measured: MeasuredModel, images: Tensor) -> bool:
         return any(_disagree(*_changes(layer, inputs)) for layer, inputs in given)
 
 
-def _changes(layer: Approximated, inputs: Tensor) -> tuple[Tensor, Tensor]:
+def _changes(layer: BPDALayer, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """How a layer's and its surrogate's results ``(1, n)`` differ from those at zero."""
     nothing = torch.zeros_like(inputs)
     exact, surrogate = (
@@ -159,7 +159,7 @@ def gradient_is_blind(measured: MeasuredModel, images: Tensor, step: float) -> b
     """
     if any(isinstance(module, Selecting) for module in measured.model.modules()):
         return False
-    with approximated(measured.model), with_layers(measured.model, Decision, approximating=True):
+    with with_surrogates(measured.model), with_layers(measured.model, Decision, approximating=True):
         rows = images.clamp(INSIDE, 1 - INSIDE).repeat(_BLIND_DIRECTIONS, 1, 1, 1)
         logits = _logits(measured, rows)
         leading = logits[: len(images)].topk(2).indices.repeat(_BLIND_DIRECTIONS, 1)

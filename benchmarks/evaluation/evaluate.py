@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.attack import Attack
-from robustbench_cli.attacks.base.gradients.draws import AskedDraws, Draws
+from robustbench_cli.attacks.base.gradients.draws import Draws, EOTChoice
 from robustbench_cli.attacks.base.gradients.source import GradientSource, Precision
 from robustbench_cli.attacks.base.inputs import (
     Images,
@@ -49,9 +49,9 @@ from robustbench_cli.benchmarks.evaluation.checks import (
 )
 from robustbench_cli.benchmarks.evaluation.options import Accounting, Targeted, resolve_repeats
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarise
-from robustbench_cli.benchmarks.evaluation.partial_results import KeptPieces, Piece
+from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult, PartialResults
 from robustbench_cli.benchmarks.evaluation.saved_images import rounded as levels_inside
-from robustbench_cli.benchmarks.evaluation.scoring import Candidates, Judge
+from robustbench_cli.benchmarks.evaluation.scoring import Candidates, Scorer
 from robustbench_cli.benchmarks.models.base.build import check_model
 from robustbench_cli.core.errors import UserError
 
@@ -108,7 +108,7 @@ def evaluate(
     norm: Norm | None = None,
     eps: float | str | None = None,
     targeted: Targeted = "no",
-    eot: AskedDraws = "auto",
+    eot: EOTChoice = "auto",
     repeats: int | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -116,7 +116,7 @@ def evaluate(
     precision: Precision = "float32",
     accounting: Accounting = "expected",
     before: Outcomes | None = None,
-    kept: KeptPieces | None = None,
+    kept: PartialResults | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
     """Measures what is left of a model's accuracy under an attack.
@@ -133,7 +133,7 @@ def evaluate(
         eps: The radius as a number or a fraction (``"8/255"``); ``None`` lets a minimal-norm attack's successes count at any distance.
         targeted: How target classes are chosen, or ``"no"``.
         eot: The draws behind a gradient, of the model that the attack asks; see
-            :data:`~robustbench_cli.attacks.base.gradients.draws.AskedDraws`.
+            :data:`~robustbench_cli.attacks.base.gradients.draws.EOTChoice`.
         repeats: Draws that score an image; see :func:`resolve_repeats`.
         seed: Of the attack's random numbers and of all draws.
         device: Where to compute; where the model is, if not given.
@@ -181,7 +181,7 @@ def evaluate(
             check_model(asked, probe[: size.rows], labels, classes=classes, name="the surrogate")
             followed = MeasuredModel(asked, probe, size)
         single_draw = attacked.randomized and accounting == "single-draw"
-        judge = Judge(
+        scorer = Scorer(
             attacked,
             repeats=resolve_repeats(repeats, randomized=attacked.randomized),
             # Each attack is to be judged on draws of its own, whatever images it is run on.
@@ -195,8 +195,8 @@ def evaluate(
             source=source,
             # Which classes are to be reached is a matter of the attacked model, whichever is asked how to reach them.
             aim=source if asked is model else attacked.source("auto"),
-            judge=judge,
-            fresh=None if fresh is None else judge.of_copy(fresh),
+            scorer=scorer,
+            fresh=None if fresh is None else scorer.of_copy(fresh),
             attacked=attacked,
             followed=followed,
             classes=classes,
@@ -207,23 +207,27 @@ def evaluate(
             single_draw=single_draw,
         )
         standing = torch.arange(len(images)) if before is None else torch.from_numpy(~before.fell()).nonzero()[:, 0]
-        pieces: list[Piece] = []
+        batch_results: list[BatchResult] = []
         earlier = 0.0
         for start in range(0, len(standing), IMAGES_AT_ONCE):
             places = standing[start : start + IMAGES_AT_ONCE]
-            piece = kept.read(start, places, images[places].cpu()) if kept is not None else None
-            if piece is not None:
-                earlier += piece.seconds
+            batch_result = kept.read(start, places, images[places].cpu()) if kept is not None else None
+            if batch_result is not None:
+                earlier += batch_result.seconds
             else:
-                piece = search.piece(places.to(device), images[places].to(device), labels[places].to(device))
+                batch_result = search.batch_result(
+                    places.to(device), images[places].to(device), labels[places].to(device)
+                )
                 # One that is all would be kept for no longer than the moment until the evaluation is stored.
                 if kept is not None and len(standing) > len(places):
-                    kept.write(start, piece)
-            pieces.append(piece)
+                    kept.write(start, batch_result)
+            batch_results.append(batch_result)
             progress(len(images) - len(standing) + start + len(places))
-        flags = {flag for piece in pieces for flag in piece.flags}
+        flags = {flag for batch_result in batch_results for flag in batch_result.flags}
         flags |= _flags_of_models(attack, attacked, followed, draws=followed.eot(eot))
-        if sum(piece.without_gradient for piece in pieces) > 0.01 * sum(piece.backwards for piece in pieces):
+        if sum(batch_result.without_gradient for batch_result in batch_results) > 0.01 * sum(
+            batch_result.backwards for batch_result in batch_results
+        ):
             flags.add("zero-gradient")
         if "not-repeatable" in flags:
             # Draws that no seed controls explain other answers by themselves.
@@ -232,18 +236,24 @@ def evaluate(
             flags.add("single-draw")
         if classes < attack.fewest_classes(targeted=targeted != "no"):
             flags.add("few-classes")
-        if eps == 0 or "not-a-number" in flags or not all("unchanged" in piece.flags for piece in pieces):
+        if (
+            eps == 0
+            or "not-a-number" in flags
+            or not all("unchanged" in batch_result.flags for batch_result in batch_results)
+        ):
             flags.discard("unchanged")
         shares_draws = attacked.rows_share_draws
     perturbed = images.cpu().clone()
-    for piece in pieces:
-        perturbed[piece.places] = piece.perturbed
-    outcomes = _joined(before, standing, [piece.outcomes for piece in pieces], single_draw=single_draw)
+    for batch_result in batch_results:
+        perturbed[batch_result.places] = batch_result.perturbed
+    outcomes = _joined(
+        before, standing, [batch_result.outcomes for batch_result in batch_results], single_draw=single_draw
+    )
     return Evaluation(
         outcomes=replace(outcomes, draws_shared=np.asarray(shares_draws)),
         flags=tuple(name for name in FLAGS if name in flags),
-        forwards=round(sum(piece.forwards for piece in pieces)),
-        backwards=round(sum(piece.backwards for piece in pieces)),
+        forwards=round(sum(batch_result.forwards for batch_result in batch_results)),
+        backwards=round(sum(batch_result.backwards for batch_result in batch_results)),
         seconds=time.perf_counter() - started + earlier,
         perturbed=perturbed,
     )
@@ -266,7 +276,7 @@ class _Search:
         attack: The attack and its parameters.
         source: What it asks.
         aim: What says which classes are to be reached.
-        judge: The deployed rule.
+        scorer: The deployed rule.
         fresh: The rule of a copy of the model that has been asked nothing yet; ``None`` where there is no copy.
         attacked: The model that it is the rule of.
         followed: The model that the source asks.
@@ -281,8 +291,8 @@ class _Search:
     attack: Attack
     source: GradientSource
     aim: GradientSource
-    judge: Judge
-    fresh: Judge | None
+    scorer: Scorer
+    fresh: Scorer | None
     attacked: MeasuredModel
     followed: MeasuredModel
     classes: int
@@ -292,7 +302,7 @@ class _Search:
     seed: int
     single_draw: bool
 
-    def piece(self, places: Tensor, images: Tensor, labels: Tensor) -> Piece:
+    def batch_result(self, places: Tensor, images: Tensor, labels: Tensor) -> BatchResult:
         """What it finds on images ``(N, C, H, W)`` with labels ``(N,)``, and what that costs.
 
         Args:
@@ -310,7 +320,7 @@ class _Search:
             flags.add("not-a-number")
         if torch.equal(candidates.worst, images):
             flags.add("unchanged")
-        return Piece(
+        return BatchResult(
             places=places.cpu(),
             outcomes=candidates.arrays(),
             perturbed=candidates.worst.cpu(),
@@ -323,7 +333,7 @@ class _Search:
 
     def _counted(self) -> NDArray[np.float64]:
         """Passes so far: forwards, backwards, and those of the latter that came back empty."""
-        forwards = self.source.forwards + self.judge.forwards
+        forwards = self.source.forwards + self.scorer.forwards
         if self.aim is not self.source:
             forwards += self.aim.forwards
         return np.array([forwards, self.source.backwards, self.source.share_without_gradient * self.source.backwards])
@@ -341,7 +351,7 @@ class _Search:
             return within(project_exactly((levels.double() / 255).to(images), images, searched), images, threat)
 
         candidates = Candidates(
-            self.judge,
+            self.scorer,
             images,
             labels,
             places,
@@ -388,11 +398,11 @@ class _Search:
         """The flags of what the model says of images that the attack has made."""
         flags: set[str] = set()
         with _failing_into(flags):
-            if is_unstable(self.judge.scored, images, places, noise=self.judge.noise):
+            if is_unstable(self.scorer.scored, images, places, noise=self.scorer.noise):
                 flags.add("unstable")
         with _failing_into(flags):
             if self.fresh is not None and remembers(
-                self.judge.scored, self.fresh.scored, images, places, noise=self.judge.noise
+                self.scorer.scored, self.fresh.scored, images, places, noise=self.scorer.noise
             ):
                 flags.add("remembers")
         return flags
@@ -455,19 +465,26 @@ def predict(
     size = BatchSize(batch_size or automatic_batch_size(device, tuple(images.shape[1:])))
     with generators_kept(), placed(model, device, images[: min(4, size.rows or 4)]):
         source = MeasuredModel(model, images[:8].to(device), size).source(repeats)
-        pieces = []
+        batch_results = []
         for start, part in enumerate(images.split(IMAGES_AT_ONCE)):
             places = torch.arange(len(part), device=device) + start * IMAGES_AT_ONCE
             source.begin(seed_from(seed, "predict"), places)
-            pieces.append(source.decisions(part.to(device)).cpu())
-    return np.asarray(torch.cat(pieces, dim=1).numpy())
+            batch_results.append(source.decisions(part.to(device)).cpu())
+    return np.asarray(torch.cat(batch_results, dim=1).numpy())
 
 
-def _joined(before: Outcomes | None, standing: Tensor, pieces: list[dict[str, Any]], *, single_draw: bool) -> Outcomes:
+def _joined(
+    before: Outcomes | None, standing: Tensor, batch_results: list[dict[str, Any]], *, single_draw: bool
+) -> Outcomes:
     """The outcomes of all images, from those of an earlier attack and the pieces of this one, on what stood then."""
-    if before is not None and not pieces:
+    if before is not None and not batch_results:
         return before
-    own = Outcomes(**{name: np.concatenate([piece[name] for piece in pieces], axis=-1) for name in pieces[0]})
+    own = Outcomes(
+        **{
+            name: np.concatenate([batch_result[name] for batch_result in batch_results], axis=-1)
+            for name in batch_results[0]
+        }
+    )
     if before is None:
         return own
     rows = standing.numpy()

@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
-from robustbench_cli.benchmarks.store.store import PIECES
-from robustbench_cli.core.atomic_write import write_whole
+from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS
+from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["KeptPieces", "Piece", "take_pieces", "whole_pieces"]
+__all__ = ["BatchResult", "PartialResults", "complete_partial_results", "merge_partial_results"]
 
 _SEAL = 32
 """Bytes of a sha256."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class BatchResult:
     """The outcomes of an attack on some of the images, and what it cost.
 
     Attributes:
@@ -53,7 +53,7 @@ class Piece:
     seconds: float
 
 
-class KeptPieces:
+class PartialResults:
     """The pieces of one evaluation, a file each: the sha256 of an ``.npz`` file, and that.
 
     What another version has left, or is damaged, or is of other images, is not there.
@@ -69,7 +69,7 @@ class KeptPieces:
         self._images = images
         self._version = json.dumps(versions(), sort_keys=True)
 
-    def read(self, start: int, places: Tensor, images: Tensor) -> Piece | None:
+    def read(self, start: int, places: Tensor, images: Tensor) -> BatchResult | None:
         """The piece that begins with the ``start``-th image, or ``None`` where it is not there.
 
         Args:
@@ -91,29 +91,29 @@ class KeptPieces:
             return None
         if self._images and perturbed is None:
             return None
-        return Piece(
+        return BatchResult(
             places=places,
             outcomes=found,
             perturbed=images if perturbed is None else torch.from_numpy(perturbed),
             **(said | {"flags": frozenset(said["flags"])}),
         )
 
-    def write(self, start: int, piece: Piece) -> None:
+    def write(self, start: int, batch_result: BatchResult) -> None:
         """Keeps a piece; where it cannot be written, a kill costs more, and the store will tell when it is written."""
-        said = {name: getattr(piece, name) for name in ("forwards", "backwards", "without_gradient", "seconds")}
-        arrays: dict[str, Any] = dict(piece.outcomes)
+        said = {name: getattr(batch_result, name) for name in ("forwards", "backwards", "without_gradient", "seconds")}
+        arrays: dict[str, Any] = dict(batch_result.outcomes)
         if self._images:
-            arrays["images"] = piece.perturbed.numpy()
+            arrays["images"] = batch_result.perturbed.numpy()
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
-            places=piece.places.numpy(),
-            said=np.array(json.dumps(said | {"version": self._version, "flags": sorted(piece.flags)})),
+            places=batch_result.places.numpy(),
+            said=np.array(json.dumps(said | {"version": self._version, "flags": sorted(batch_result.flags)})),
             **arrays,
         )
         content = buffer.getvalue()
         with suppress(UserError):
-            write_whole(self._file(start), _seal(content) + content)
+            write_atomically(self._file(start), _seal(content) + content)
 
     def remove(self) -> None:
         """Removes them all, when the evaluation is stored."""
@@ -123,14 +123,14 @@ class KeptPieces:
         return self._folder / f"{start}.piece"
 
 
-def whole_pieces(store: Path, *, damaged: Callable[[UserError], None]) -> Iterator[Path]:
+def complete_partial_results(store: Path, *, damaged: Callable[[UserError], None]) -> Iterator[Path]:
     """The files of pieces in a store that are as they were stored.
 
     Args:
         store: The folder of the store.
         damaged: Called with what is to be said of each that is not.
     """
-    for path in sorted((store / PIECES).glob("*/*.piece")):
+    for path in sorted((store / PARTIAL_RESULTS).glob("*/*.piece")):
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -146,23 +146,23 @@ def whole_pieces(store: Path, *, damaged: Callable[[UserError], None]) -> Iterat
             )
 
 
-def take_pieces(store: Path, other: Path, *, damaged: Callable[[UserError], None]) -> None:
+def merge_partial_results(store: Path, other: Path, *, damaged: Callable[[UserError], None]) -> None:
     """Copies what another store has found of cells that this one has neither finished nor found that much of.
 
     Args:
         store: The folder of the store.
         other: The other's, which stays as it is.
-        damaged: As for :func:`whole_pieces`.
+        damaged: As for :func:`complete_partial_results`.
 
     Raises:
         UserError: This store cannot be written.
     """
-    for path in whole_pieces(other, damaged=damaged):
+    for path in complete_partial_results(other, damaged=damaged):
         own = store / path.relative_to(other)
         if not own.exists() and not any(
             (each / "cells" / f"{path.parent.name}.json").exists() for each in (store, other)
         ):
-            write_whole(own, path.read_bytes())
+            write_atomically(own, path.read_bytes())
 
 
 def _seal(content: bytes) -> bytes:

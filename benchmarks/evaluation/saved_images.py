@@ -18,7 +18,7 @@ from torch import Tensor
 from robustbench_cli.attacks.base.models.special_labels import REJECTED
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import Threat, distance, per_image, project_exactly
-from robustbench_cli.core.atomic_write import write_whole
+from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError, one_line
 
 __all__ = ["SavedImages", "levels", "rounded"]
@@ -116,12 +116,12 @@ class SavedImages:
         ):
             content = io.BytesIO()
             Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(content, "PNG")
-            write_whole(pictures / f"{place:05}_label_{label}_predicted_{prediction}.png", content.getvalue())
+            write_atomically(pictures / f"{place:05}_label_{label}_predicted_{prediction}.png", content.getvalue())
         arrays = io.BytesIO()
         np.savez_compressed(
             arrays, images=self.images, perturbed=self.perturbed, labels=self.labels, predictions=self.predictions
         )
-        write_whole(folder / f"{name}.npz", arrays.getvalue())
+        write_atomically(folder / f"{name}.npz", arrays.getvalue())
 
     @classmethod
     def read(cls, folder: Path, name: str) -> SavedImages:

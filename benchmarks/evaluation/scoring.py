@@ -17,7 +17,7 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import seed_from
 from robustbench_cli.attacks.base.threat import distance, per_image
 
-__all__ = ["SELECTION_DRAWS", "Candidates", "Judge"]
+__all__ = ["SELECTION_DRAWS", "Candidates", "Scorer"]
 
 SELECTION_DRAWS = 50
 """Draws that judge which of several images survives least, where all the draws that there are cost more.
@@ -27,7 +27,7 @@ could come out above the better one alone.
 """
 
 
-class Judge:
+class Scorer:
     """The deployed decision rule, asked on its own draws: some to score on, others to choose on.
 
     An image's draws are a function of the seed, its place and the draw's number: whatever images it is judged among, and
@@ -80,10 +80,10 @@ class Judge:
         chosen = self._choices.decided(chosen_on)
         return self._scores.decided(scored), _survival(chosen_on, chosen, labels, perturbed=candidate > 0)
 
-    def of_copy(self, model: nn.Module) -> Judge:
+    def of_copy(self, model: nn.Module) -> Scorer:
         """The same rule for a copy of the model, which is asked nothing for it."""
         measured = self._model.of_copy(model)
-        return Judge(measured, repeats=self._repeats, seed=self._seed, single_draw=self._single_draw)
+        return Scorer(measured, repeats=self._repeats, seed=self._seed, single_draw=self._single_draw)
 
     @property
     def noise(self) -> float | None:
@@ -120,7 +120,7 @@ class Candidates:
     those of real images, and defend only against them.
 
     Args:
-        judge: Judges them.
+        scorer: Judges them.
         images: ``(N, C, H, W)`` in [0, 1].
         labels: ``(N,)``.
         places: ``(N,)``, of the images in the data slice.
@@ -136,7 +136,7 @@ class Candidates:
 
     def __init__(
         self,
-        judge: Judge,
+        scorer: Scorer,
         images: Tensor,
         labels: Tensor,
         places: Tensor,
@@ -146,7 +146,7 @@ class Candidates:
         *,
         minimal_norm: bool,
     ) -> None:
-        self._judge = judge
+        self._judge = scorer
         self._images = images
         self._labels = labels
         self._places = places
@@ -154,7 +154,7 @@ class Candidates:
         self._rounded = rounded
         self._succeeded_below = 0.5 if minimal_norm else 0.0
         self._judged = 0
-        predictions, survival = judge(images, labels, places, 0)
+        predictions, survival = scorer(images, labels, places, 0)
         self._alone = {"labels": labels, "targets": goals, "clean": predictions, "clean_survival": survival}
         self._each: dict[str, list[Tensor]] = {name: [] for name in ("perturbed", "survival", "distance", "l2", "linf")}
         self._least = torch.full_like(survival, torch.inf)

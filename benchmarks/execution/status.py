@@ -15,14 +15,14 @@ from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.evaluation.cost import Passes, passes
 from robustbench_cli.benchmarks.evaluation.scoring import SELECTION_DRAWS
 from robustbench_cli.benchmarks.execution.job import Job
-from robustbench_cli.benchmarks.execution.worker import claimed, is_done
+from robustbench_cli.benchmarks.execution.worker import is_done, lease_name
 from robustbench_cli.benchmarks.store.cell import Cell
-from robustbench_cli.benchmarks.store.leases import Claims
+from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.store.store import Result, Store
 
 __all__ = ["STATES", "CellState", "State", "seconds_a_pass", "states"]
@@ -53,7 +53,7 @@ class CellState:
 
 def states(
     jobs: Sequence[Job],
-    subjects: Sequence[Subject],
+    defended_models: Sequence[DefendedModel],
     *,
     stored: Mapping[str, Result],
     wanted: Collection[str] | None = None,
@@ -64,13 +64,13 @@ def states(
 
     Args:
         jobs: Of one store.
-        subjects: The models that they attack, or what these will be.
+        defended_models: The models that they attack, or what these will be.
         stored: The results that the store has, by cell.
         wanted: The cells of the whole suite, where these are but some of them.
         untrained: The identities of the models that are not trained yet.
         costs: Whether passes are counted, for which each attack is run once.
     """
-    models = {subject.identity: subject for subject in subjects}
+    models = {defended.identity: defended for defended in defended_models}
     known = {job.cell.id for job in jobs} if wanted is None else wanted
     earlier: defaultdict[Hashable, list[Result]] = defaultdict(list)
     for cell_id, result in stored.items():
@@ -79,7 +79,7 @@ def states(
     searches: set[str] = set()
     found = []
     for job in jobs:
-        search = claimed(job)
+        search = lease_name(job)
         count = None
         if costs:
             count = 0 if search in searches else _most_passes(job.cell, models[job.cell.checkpoint])
@@ -95,7 +95,7 @@ def states(
 def _state(job: Job, search: str, untrained: Collection[str], changed: Sequence[str]) -> State:
     if job.cell.checkpoint in untrained:
         return "to be trained"
-    if Claims(job.store).holder(search) is not None:
+    if Leases(job.store).holder(search) is not None:
         return "running"
     if Store(job.store).has_failed(job.cell):
         return "failed"
@@ -157,7 +157,7 @@ def _other_version(result: Result | None) -> tuple[str, ...]:
     return () if was in {None, versions().get("advdef")} else (f"advdef was {was}",)
 
 
-def _most_passes(cell: Cell, subject: Subject) -> int | None:
+def _most_passes(cell: Cell, defended: DefendedModel) -> int | None:
     """What a cell costs where the attack breaks no image before its end, with what it takes to judge the images."""
     if cell.attack.surrogates:
         return None
@@ -165,13 +165,13 @@ def _most_passes(cell: Cell, subject: Subject) -> int | None:
     if attack is None:
         return None
     if cell.eot == "exact":
-        draws = subject.cost_of_all_draws or 1.0
+        draws = defended.cost_of_all_draws or 1.0
     else:
         draws = 1.0 if cell.eot == "frozen" else float(cell.eot)
     judged = float(cell.repeats)
-    if subject.randomized:
-        judged += min(subject.cost_of_all_draws or SELECTION_DRAWS, SELECTION_DRAWS)
-    goals = subject.classes - 1 if cell.targeted == "all" else 1
+    if defended.randomized:
+        judged += min(defended.cost_of_all_draws or SELECTION_DRAWS, SELECTION_DRAWS)
+    goals = defended.classes - 1 if cell.targeted == "all" else 1
     return round(cell.n * (goals * draws * (attack.forwards + attack.backwards) + (1 + goals) * judged))
 
 

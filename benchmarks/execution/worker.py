@@ -19,23 +19,23 @@ from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.threat import distance, per_image
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
-from robustbench_cli.benchmarks.checkpoints.defended_model import load_subject, load_surrogates
+from robustbench_cli.benchmarks.checkpoints.defended_model import load_defended_model, load_surrogates
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
 from robustbench_cli.benchmarks.devices import current, keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate, predict
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarise, worst_case
-from robustbench_cli.benchmarks.evaluation.partial_results import KeptPieces
+from robustbench_cli.benchmarks.evaluation.partial_results import PartialResults
 from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages, levels, rounded
 from robustbench_cli.benchmarks.execution.job import Job
-from robustbench_cli.benchmarks.store.leases import Claims
-from robustbench_cli.benchmarks.store.store import PIECES, SEARCHES, Failure, Result, Store
+from robustbench_cli.benchmarks.store.leases import Leases
+from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS, SEARCHES, Failure, Result, Store
 from robustbench_cli.benchmarks.store.worst_case_flags import Run, blinded
-from robustbench_cli.core.atomic_write import name_in_words
+from robustbench_cli.core.atomic_write import display_path
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
-from robustbench_cli.core.isolation import contain
+from robustbench_cli.core.isolation import isolate
 
-__all__ = ["again", "claimed", "compute_if_free", "is_done", "work", "work_if_free"]
+__all__ = ["again", "compute_if_free", "is_done", "lease_name", "work", "work_if_free"]
 
 _GOES_FIRST = ", which goes first, failed: "
 
@@ -89,7 +89,7 @@ def compute_if_free(
         UserError: The store cannot be read or written.
     """
     with ExitStack() as claim:
-        if not claim.enter_context(Claims(job.store).hold(claimed(job))):
+        if not claim.enter_context(Leases(job.store).hold(lease_name(job))):
             return None
         progress(0)
         publish = _computed(job, progress)
@@ -124,7 +124,7 @@ def _publish_failure(store: Store, failure: Failure) -> Failure:
     return failure
 
 
-def claimed(job: Job) -> str:
+def lease_name(job: Job) -> str:
     """The name under which a process claims a job: a minimal-norm attack searches once for all radii."""
     kind: type[Attack] = attacks.load(job.cell.attack.name)
     return (_search(job) if kind.minimal_norm else job).cell.id
@@ -272,10 +272,10 @@ def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed
     )
 
 
-def _kept(job: Job, attack: Attack) -> KeptPieces:
+def _kept(job: Job, attack: Attack) -> PartialResults:
     """Where a run keeps what it has found so far, in the store that its result goes to."""
     store = job.store / SEARCHES if attack.minimal_norm else job.store
-    return KeptPieces(store / PIECES / job.cell.id, images=job.images is not None)
+    return PartialResults(store / PARTIAL_RESULTS / job.cell.id, images=job.images is not None)
 
 
 def _save_images(job: Job, computed: _Computed) -> None:
@@ -348,7 +348,7 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
     result = Result(
         cell=job.cell,
         eps=job.eps,
-        checkpoint=name_in_words(job.checkpoint),
+        checkpoint=display_path(job.checkpoint),
         summary={key: None if math.isnan(value) else value for key, value in summary.items()},
         flags=computed.flags,
         forwards=computed.forwards,
@@ -361,7 +361,7 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
         std=job.std,
     )
     store.publish(result, content, instead_of=job.replaces.get(job.cell.id))
-    KeptPieces(store.path / PIECES / job.cell.id, images=False).remove()
+    PartialResults(store.path / PARTIAL_RESULTS / job.cell.id, images=False).remove()
     return store.result(job.cell.id)
 
 
@@ -373,7 +373,7 @@ def _examples(dataset: str, data_dir: Path | None, n: int) -> Slice:
 @lru_cache(maxsize=1)
 def _model(checkpoint: Path, loading: str, identity: str) -> nn.Module:
     # Not before: what bounds a model by intervals takes none that has hooks.
-    return contain(load_subject(checkpoint, json.loads(loading), identity))
+    return isolate(load_defended_model(checkpoint, json.loads(loading), identity))
 
 
 def _reason(error: BaseException) -> str:

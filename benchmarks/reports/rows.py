@@ -14,8 +14,8 @@ import pandas as pd
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarise, worst_case
 from robustbench_cli.benchmarks.evaluation.statistics import defense_efficiency
 from robustbench_cli.benchmarks.store.cell import Cell
-from robustbench_cli.benchmarks.store.store import Asked, Failure, Result
-from robustbench_cli.benchmarks.store.worst_case_flags import Run, headline_flags, is_quick_look
+from robustbench_cli.benchmarks.store.store import Failure, RequestedCell, Result
+from robustbench_cli.benchmarks.store.worst_case_flags import Run, is_quick_look, worst_case_flags
 
 __all__ = ["COLUMNS", "WORST_CASE", "failed_rows", "missing_rows", "rows"]
 
@@ -75,7 +75,7 @@ def rows(results: Iterable[tuple[Result, Callable[[], Outcomes]]]) -> pd.DataFra
         One row per cell in the given order, the worst case of a model and threat after its attacks; columns
         :data:`COLUMNS`. A cell whose condition did not hold has no row. A figure that there is not is missing (NaN);
         ``eps`` is as it was written, empty where none is. ``quick_look`` marks rows that
-        :func:`~.headline.is_quick_look` speaks of, and a worst case has the flags of :func:`~.headline.headline_flags`.
+        :func:`~.headline.is_quick_look` speaks of, and a worst case has the flags of :func:`~.headline.worst_case_flags`.
     """
     groups: dict[Hashable, list[_Row]] = defaultdict(list)
     for result, outcomes in results:
@@ -84,7 +84,7 @@ def rows(results: Iterable[tuple[Result, Callable[[], Outcomes]]]) -> pd.DataFra
         row = _Row.of(result, outcomes)
         groups[row.model_and_threat].append(row)
     table: list[_Row] = []
-    undefended: dict[Hashable, list[_Row]] = defaultdict(list)
+    unwrapped_model: dict[Hashable, list[_Row]] = defaultdict(list)
     for group in groups.values():
         worst = group[0] if len(group) == 1 else _Row.worst_case(group)
         table += group if len(group) == 1 else [*group, worst]
@@ -94,9 +94,9 @@ def rows(results: Iterable[tuple[Result, Callable[[], Outcomes]]]) -> pd.DataFra
             row.record["quick_look"] = quick_look
         if not worst.result.cell.defenses:
             for row in group:
-                undefended[row.counterparts(row.attack)].append(row)
-            undefended[worst.counterparts(WORST_CASE)].append(worst)
-    records = [row.record | _efficiency(row, undefended[row.counterparts(row.attack)]) for row in table]
+                unwrapped_model[row.counterparts(row.attack)].append(row)
+            unwrapped_model[worst.counterparts(WORST_CASE)].append(worst)
+    records = [row.record | _efficiency(row, unwrapped_model[row.counterparts(row.attack)]) for row in table]
     return pd.DataFrame.from_records(records, columns=list(COLUMNS))
 
 
@@ -105,7 +105,7 @@ def failed_rows(failures: Sequence[Failure]) -> pd.DataFrame:
     return pd.DataFrame.from_records([_words(each.cell, each.eps) for each in failures], columns=list(COLUMNS))
 
 
-def missing_rows(asked: Sequence[Asked]) -> pd.DataFrame:
+def missing_rows(asked: Sequence[RequestedCell]) -> pd.DataFrame:
     """What is known of cells that were asked for and are not there, in the same form."""
     records = [_words(each.cell, each.eps) | {"checkpoint": each.checkpoint} for each in asked]
     return pd.DataFrame.from_records(records, columns=list(COLUMNS))
@@ -200,7 +200,7 @@ class _Row:
         first = group[0]
         outcomes = worst_case([row.outcomes for row in group], nearest=first.result.cell.eps is None)
         cells = "".join(sorted(row.record["cell"] for row in group))
-        flags = headline_flags([row.run for row in group], outcomes)
+        flags = worst_case_flags([row.run for row in group], outcomes)
         record = first.record | {
             "attack": WORST_CASE,
             "eot": "",
@@ -213,11 +213,11 @@ class _Row:
         return cls(record, first.result, lambda: outcomes, WORST_CASE)
 
 
-def _efficiency(row: _Row, undefended: Sequence[_Row]) -> dict[str, Any]:
+def _efficiency(row: _Row, unwrapped_model: Sequence[_Row]) -> dict[str, Any]:
     """The columns of the Defense Efficiency Score; none without exactly one undefended model to compare with."""
-    if not row.result.cell.defenses or len({base.result.cell.checkpoint for base in undefended}) != 1:
+    if not row.result.cell.defenses or len({base.result.cell.checkpoint for base in unwrapped_model}) != 1:
         return {}
-    base, own = undefended[0].outcomes, row.outcomes
+    base, own = unwrapped_model[0].outcomes, row.outcomes
     score = defense_efficiency(
         undefended_success=base.success(),
         defended_success=own.success(),

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.core.settings import Method
+from robustbench_cli.core.settings import Settings
 
 __all__ = ["Program", "Reprogramming"]
 
 
-class Reprogramming(Method):
+class Reprogramming(Settings):
     """Adversarial reprogramming: what stands before a frozen model is trained until its answers solve another task.
 
     The program is the locally connected layer of the HRS paper: the task's image, zero-padded, goes through a window

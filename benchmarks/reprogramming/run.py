@@ -17,13 +17,13 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.gradients.draws import AskedDraws, Draws
+from robustbench_cli.attacks.base.gradients.draws import Draws, EOTChoice
 from robustbench_cli.attacks.base.models.freezing import placed
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.rng import seed_from
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
@@ -32,7 +32,7 @@ from robustbench_cli.benchmarks.evaluation.evaluate import predict
 from robustbench_cli.benchmarks.evaluation.statistics import mean_interval
 from robustbench_cli.benchmarks.reprogramming.program import Program, Reprogramming
 from robustbench_cli.benchmarks.store.store import REPROGRAMMING, half_written, sealed, unsealed
-from robustbench_cli.core.atomic_write import name_in_words, write_whole
+from robustbench_cli.core.atomic_write import display_path, write_atomically
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Examples, Trainer, TrainingProgress
@@ -73,7 +73,7 @@ def reprogram(
     images: Tensor,
     labels: Tensor,
     method: Reprogramming,
-    eot: AskedDraws = 1,
+    eot: EOTChoice = 1,
     repeats: int = 1,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -90,7 +90,7 @@ def reprogram(
         images: ``(n, c, h, w)`` in [0, 1]: what it is tested on.
         labels: ``(n,)``: the task's classes.
         method: The parameters.
-        eot: The draws behind every gradient; see :data:`~robustbench_cli.attacks.base.gradients.draws.AskedDraws`.
+        eot: The draws behind every gradient; see :data:`~robustbench_cli.attacks.base.gradients.draws.EOTChoice`.
         repeats: Draws that score an image.
         seed: Of the program's weights, of the order of training and of all draws.
         device: Where to compute.
@@ -210,11 +210,11 @@ class ReprogrammedModel(BaseModel):
 
 
 def reprogrammed(
-    subject: Subject,
+    defended: DefendedModel,
     task: Dataset,
     method: Reprogramming,
     *,
-    eot: AskedDraws,
+    eot: EOTChoice,
     n: int,
     repeats: int | None,
     seed: int,
@@ -226,10 +226,10 @@ def reprogrammed(
     """The result of a reprogramming, from the store where that has it already.
 
     Args:
-        subject: The model.
+        defended: The model.
         task: The data set that it is to classify.
         method: The parameters.
-        eot: See :data:`~robustbench_cli.attacks.base.gradients.draws.AskedDraws`.
+        eot: See :data:`~robustbench_cli.attacks.base.gradients.draws.EOTChoice`.
         n: Test images.
         repeats: See :func:`~.evaluation.resolve_repeats`.
         seed: See :func:`reprogram`.
@@ -242,9 +242,9 @@ def reprogrammed(
         UserError: The task does not suit the model, the examples lack a class of it, or the store cannot be read or
             written.
     """
-    if task.classes > subject.classes:
+    if task.classes > defended.classes:
         raise UserError(
-            f"{task.name} has {task.classes} classes, and {subject.path} only {subject.classes}: give a task of fewer"
+            f"{task.name} has {task.classes} classes, and {defended.path} only {defended.classes}: give a task of fewer"
         )
     spec = MethodSpec.of(method, name="reprogramming")
     test, train = first_examples(task.split("test"), n), task.split("train")
@@ -256,10 +256,10 @@ def reprogrammed(
             f"the first {used} training images of {task.name} are of {known} of {all_known} classes: give more of them with "
             "reprogramming.examples"
         )
-    draws, times = subject.eot(eot), subject.repeats(repeats)
+    draws, times = defended.eot(eot), defended.repeats(repeats)
     identity = {
         "version": 1,
-        "checkpoint": subject.identity,
+        "checkpoint": defended.identity,
         "reprogramming": spec.identity,
         "test": test.sha256,
         "train": first_examples(train, used).sha256,
@@ -273,9 +273,9 @@ def reprogrammed(
         return _read(path)
     with current(device):
         result = reprogram(
-            subject.load(),
-            subject.shape,
-            subject.classes,
+            defended.load(),
+            defended.shape,
+            defended.classes,
             train=train,
             images=test.images,
             labels=test.labels,
@@ -289,10 +289,10 @@ def reprogrammed(
         )
     low, high = mean_interval(result.right)
     row = ReprogrammedModel(
-        dataset=subject.dataset,
-        model=subject.model,
-        checkpoint=name_in_words(subject.path),
-        defense=subject.defense,
+        dataset=defended.dataset,
+        model=defended.model,
+        checkpoint=display_path(defended.path),
+        defense=defended.defense,
         task=task.name,
         reprogramming=spec.label,
         eot=draws,
@@ -310,7 +310,7 @@ def reprogrammed(
         cell=cell,
         versions=versions(),
     )
-    write_whole(path, sealed(row))
+    write_atomically(path, sealed(row))
     return row
 
 
@@ -348,7 +348,7 @@ def take(store: Path, other: Path, *, damaged: Callable[[UserError], None]) -> i
     for row in stored(other, damaged=damaged):
         path = store / REPROGRAMMING / f"{row.cell}.json"
         if not path.exists():
-            write_whole(path, sealed(row))
+            write_atomically(path, sealed(row))
             copied += 1
     return copied
 

@@ -20,7 +20,7 @@ __all__ = ["Cell", "OnlyIf"]
 
 OnlyIf = Literal["blinded"]
 """The condition of an attack in a cascade: ``"blinded"`` runs it only where attacks before it were blinded and none of
-the others broke through; see :func:`~robustbench_cli.benchmarks.store.worst_case_flags.headline_flags`.
+the others broke through; see :func:`~robustbench_cli.benchmarks.store.worst_case_flags.worst_case_flags`.
 """
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["Claims"]
+__all__ = ["Leases"]
 
 _watched: dict[Path, tuple[tuple[bytes, int], float]] = {}
 """The claims of others that this process wanted: what was there with which time, and since when by its own clock."""
 
 
-class Claims:
+class Leases:
     """Claims of cells: a file each in ``DIR/claims``, whose time its holder renews for as long as it lives.
 
     A claim saves work and nothing else: where two hold the same one, on a file system that lost a file, both compute

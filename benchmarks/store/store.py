@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from robustbench_cli.benchmarks.store.cell import Cell
-from robustbench_cli.core.atomic_write import ensure_writable, is_temporary, write_whole
+from robustbench_cli.core.atomic_write import ensure_writable, is_temporary, write_atomically
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CERTIFICATION",
-    "PIECES",
+    "PARTIAL_RESULTS",
     "REPROGRAMMING",
     "SEARCHES",
-    "Asked",
     "Failure",
+    "RequestedCell",
     "Result",
     "Store",
     "half_written",
@@ -33,7 +33,7 @@ __all__ = [
     "unsealed",
 ]
 
-PIECES = "pieces"
+PARTIAL_RESULTS = "pieces"
 """The folder inside a store of what has been found of cells that are not done yet; see :mod:`.pieces`."""
 
 SEARCHES = "searches"
@@ -122,7 +122,7 @@ class Failure(BaseModel):
     traceback: str = ""
 
 
-class Asked(BaseModel):
+class RequestedCell(BaseModel):
     """A cell that a command was to compute.
 
     Attributes:
@@ -143,7 +143,7 @@ class _Request(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    asked: tuple[Asked, ...]
+    asked: tuple[RequestedCell, ...]
 
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -219,8 +219,8 @@ class Store:
             UserError: The folder cannot be written.
         """
         if self.mark(result.cell.id) in {None, instead_of}:
-            write_whole(self._outcomes_file(result.cell.id, result), outcomes)
-            write_whole(self._result_file(result.cell.id), sealed(result))
+            write_atomically(self._outcomes_file(result.cell.id, result), outcomes)
+            write_atomically(self._result_file(result.cell.id), sealed(result))
         self._failure_file(result.cell.id).unlink(missing_ok=True)
 
     def publish_failure(self, failure: Failure) -> None:
@@ -229,9 +229,9 @@ class Store:
         Raises:
             UserError: The folder cannot be written.
         """
-        write_whole(self._failure_file(failure.cell.id), sealed(failure))
+        write_atomically(self._failure_file(failure.cell.id), sealed(failure))
 
-    def ask(self, cells: Iterable[Asked]) -> None:
+    def ask(self, cells: Iterable[RequestedCell]) -> None:
         """Remembers which cells are asked for, before the first of them is computed.
 
         Raises:
@@ -242,9 +242,9 @@ class Store:
             content = sealed(_Request(asked=tuple(asked.values())), without_defaults=True)
             path = self._requests / f"{_sha256(content)[:20]}.json"
             if not path.exists():
-                write_whole(path, content)
+                write_atomically(path, content)
 
-    def asked(self, *, damaged: Callable[[UserError], None] = _raise) -> dict[str, Asked]:
+    def asked(self, *, damaged: Callable[[UserError], None] = _raise) -> dict[str, RequestedCell]:
         """All cells that were ever asked for and not forgotten since, by identity.
 
         Args:
@@ -255,7 +255,7 @@ class Store:
         """
         return {each.cell.id: each for _, request in self._all_requests(damaged) for each in request.asked}
 
-    def missing(self, *, damaged: Callable[[UserError], None] = _raise) -> dict[str, Asked]:
+    def missing(self, *, damaged: Callable[[UserError], None] = _raise) -> dict[str, RequestedCell]:
         """The cells that were asked for, and neither have a result nor have failed, by identity.
 
         Args:
@@ -421,9 +421,9 @@ class Store:
             with suppress(FileNotFoundError):
                 if not needed and time.time() - path.stat().st_mtime >= older_than and at_work(cell_id) is None:
                     found.append(path)
-        pieces = sorted((self.path / PIECES).glob("*/*"))
-        found += [path for path in pieces if f"{path.parent.name}.json" in names]
-        for folder in (self._requests, *sorted((self.path / PIECES).glob("*"))):
+        batch_results = sorted((self.path / PARTIAL_RESULTS).glob("*/*"))
+        found += [path for path in batch_results if f"{path.parent.name}.json" in names]
+        for folder in (self._requests, *sorted((self.path / PARTIAL_RESULTS).glob("*"))):
             found += [path for path in half_written(folder, older_than=older_than) if path not in found]
         return found + self._contained_requests()
 
@@ -443,7 +443,7 @@ class Store:
     @property
     def exists(self) -> bool:
         """Whether anything has been stored in the folder, of whatever kind."""
-        kinds = (_CELLS, _ASKED, PIECES, SEARCHES, CERTIFICATION, REPROGRAMMING)
+        kinds = (_CELLS, _ASKED, PARTIAL_RESULTS, SEARCHES, CERTIFICATION, REPROGRAMMING)
         return any((self.path / kind).is_dir() for kind in kinds)
 
     def _require_store(self) -> None:

@@ -16,7 +16,7 @@ from robustbench_cli.benchmarks.evaluation.statistics import Floats, mean_interv
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.store import Result
 
-__all__ = ["BLINDED", "NEAR_ZERO", "QUICK_LOOK", "SET_UP", "Run", "blinded", "headline_flags", "is_quick_look"]
+__all__ = ["BLINDED", "NEAR_ZERO", "QUICK_LOOK", "SET_UP", "Run", "blinded", "is_quick_look", "worst_case_flags"]
 
 BLINDED = frozenset({"zero-gradient", "wrong-gradient"})
 """Flags of an attack that the model kept from seeing the way."""
@@ -72,7 +72,7 @@ class Run:
         return self.result.backwards > 0 and not other
 
 
-def headline_flags(runs: Sequence[Run], worst: Outcomes) -> list[str]:
+def worst_case_flags(runs: Sequence[Run], worst: Outcomes) -> list[str]:
     """The flags of the worst case over several attacks, in alphabetical order.
 
     There are three kinds of flags:
@@ -107,8 +107,8 @@ def headline_flags(runs: Sequence[Run], worst: Outcomes) -> list[str]:
 
 
 def blinded(runs: Sequence[Run], worst: Outcomes) -> bool:
-    """Whether attacks were blinded and none of the others broke through; see :func:`headline_flags`."""
-    return not BLINDED.isdisjoint(headline_flags(runs, worst))
+    """Whether attacks were blinded and none of the others broke through; see :func:`worst_case_flags`."""
+    return not BLINDED.isdisjoint(worst_case_flags(runs, worst))
 
 
 def is_quick_look(results: Sequence[Result], *, clean: float, robust: float) -> bool:

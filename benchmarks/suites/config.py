@@ -17,13 +17,13 @@ from robustbench_cli.core.strict_yaml import YamlFile
 
 __all__ = [
     "CONDITIONS",
+    "AttackEntry",
+    "AttackGroup",
     "Conditions",
-    "DefenseWords",
+    "DefenseConfig",
     "Many",
-    "Member",
-    "ModelName",
-    "SuiteOfAttacks",
-    "SuiteWords",
+    "ModelConfig",
+    "SuiteConfig",
     "T",
 ]
 
@@ -84,7 +84,7 @@ class _Named(BaseModel):
         return copy
 
 
-class Member(_Named):
+class AttackEntry(_Named):
     """An attack of a suite. What stands beside ``name``, ``eot``, ``norm`` and ``only_if`` are its parameters."""
 
     name: str
@@ -111,7 +111,7 @@ class _Entry(_Named):
     only_if: OnlyIf | None = None
 
 
-class ModelName(BaseModel):
+class ModelConfig(BaseModel):
     """A model that is to be trained, with the normalisation inside it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -121,7 +121,7 @@ class ModelName(BaseModel):
     std: Many[float] | None = None
 
 
-class DefenseWords(_Named):
+class DefenseConfig(_Named):
     """A defense, or a checkpoint that others may be put around. Beside ``name`` stand the defense's parameters.
 
     Attributes:
@@ -146,7 +146,7 @@ class DefenseWords(_Named):
         return {**(own if self.name is not None else {}), **(self.model_extra or {})}
 
 
-class SuiteOfAttacks(BaseModel):
+class AttackGroup(BaseModel):
     """Attacks that are run together.
 
     Attributes:
@@ -159,12 +159,12 @@ class SuiteOfAttacks(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    attacks: tuple[Member, ...] = Field(min_length=1)
+    attacks: tuple[AttackEntry, ...] = Field(min_length=1)
     cascade: bool = False
     accounting: Accounting = "expected"
     any_norm: bool = False
 
-    def knowing(self, norm: Norm, norms: Mapping[str, Sequence[Norm]]) -> SuiteOfAttacks:
+    def knowing(self, norm: Norm, norms: Mapping[str, Sequence[Norm]]) -> AttackGroup:
         """The suite without the attacks that do not know a norm.
 
         Args:
@@ -199,7 +199,7 @@ def _as_conditions(value: Any) -> Any:
 Conditions = Annotated[tuple[dict[str, tuple[Any, ...]], ...], BeforeValidator(_as_conditions)]
 
 
-class SuiteWords(BaseModel):
+class SuiteConfig(BaseModel):
     """What a suite's file says. Every list is a dimension of the grid; a single value stands for a list of one.
 
     Attributes:
@@ -219,8 +219,8 @@ class SuiteWords(BaseModel):
         repeats: Draws that score an image.
         precision: Of gradients.
         train: Recipes of the trainings: what differs from the usual one, and their ``seed``.
-        cascade: See :class:`SuiteOfAttacks`.
-        accounting: See :class:`SuiteOfAttacks`.
+        cascade: See :class:`AttackGroup`.
+        accounting: See :class:`AttackGroup`.
         include: Where there are any, a cell has to fit one of these; what each may speak of is in :data:`CONDITIONS`.
         exclude: A cell that fits one of these is left out.
     """
@@ -230,13 +230,13 @@ class SuiteWords(BaseModel):
     description: str = ""
     extends: str | None = None
     dataset: Many[str] | None = None
-    model: Annotated[Many[ModelName], BeforeValidator(_as_entries)] | None = None
+    model: Annotated[Many[ModelConfig], BeforeValidator(_as_entries)] | None = None
     n: Many[Annotated[int, Field(strict=True, ge=1)]] | None = None
     defenses: Annotated[
-        tuple[Annotated[tuple[DefenseWords, ...], Field(min_length=1)], ...],
+        tuple[Annotated[tuple[DefenseConfig, ...], Field(min_length=1)], ...],
         BeforeValidator(_as_chains),
         Field(min_length=1),
-    ] = ((DefenseWords(name="none"),),)
+    ] = ((DefenseConfig(name="none"),),)
     decision: Many[str] | None = None
     attacks: Annotated[tuple[_Entry, ...], BeforeValidator(_as_entries), Field(min_length=1)] = ()
     norm: Many[Norm] | None = None
@@ -251,17 +251,17 @@ class SuiteWords(BaseModel):
     include: Conditions = ()
     exclude: Conditions = ()
 
-    _groups: tuple[SuiteOfAttacks, ...] = PrivateAttr(())
+    _groups: tuple[AttackGroup, ...] = PrivateAttr(())
     _files: dict[str, YamlFile] = PrivateAttr(default_factory=dict)
 
-    def read_from(self, file: YamlFile, base: SuiteWords | None, groups: tuple[SuiteOfAttacks, ...]) -> Self:
+    def read_from(self, file: YamlFile, base: SuiteConfig | None, groups: tuple[AttackGroup, ...]) -> Self:
         """These words, which know where they stand: in a file, or in that of the suite that they extend."""
         self._files = (base._files if base is not None else {}) | dict.fromkeys(file.value, file)  # noqa: SLF001 - one of this class
         self._groups = groups
         return self
 
     @property
-    def groups(self) -> tuple[SuiteOfAttacks, ...]:
+    def groups(self) -> tuple[AttackGroup, ...]:
         """The attacks: those of this suite, and those of each suite that it names, which is run as it says itself.
 
         In a cascade, the attacks of a suite that counts in the same way take their places in it.
@@ -269,7 +269,7 @@ class SuiteWords(BaseModel):
         return self._groups
 
     @property
-    def members(self) -> tuple[Member, ...]:
+    def members(self) -> tuple[AttackEntry, ...]:
         """All attacks of all groups."""
         return tuple(member for group in self._groups for member in group.attacks)
 

@@ -11,23 +11,23 @@ from pydantic import ValidationError, create_model
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
-from robustbench_cli.attacks.base.gradients.draws import AskedDraws
+from robustbench_cli.attacks.base.gradients.draws import EOTChoice
 from robustbench_cli.benchmarks.checkpoints.defended_model import method_spec
-from robustbench_cli.benchmarks.suites.config import Member
+from robustbench_cli.benchmarks.suites.config import AttackEntry
 from robustbench_cli.benchmarks.suites.suite import AttackChoice
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.core.settings import Method, read_value
+from robustbench_cli.core.settings import Settings, read_value
 
-__all__ = ["attack_choices", "attack_kind", "placed", "variants"]
+__all__ = ["attack_choices", "attack_kind", "error_location", "variants"]
 
 
-def attack_kind(member: Member) -> type[Attack]:
+def attack_kind(member: AttackEntry) -> type[Attack]:
     """The class of an attack of a command or a suite.
 
     Raises:
         UserError: The name is unknown, or a command of its own runs it.
     """
-    with placed(member.place):
+    with error_location(member.place):
         if member.name == "reprogramming":
             raise UserError("reprogramming has a task and a command of its own: give advdef reprogram --task NAME")
         kind: type[Attack] = attacks.load(member.name)
@@ -35,9 +35,9 @@ def attack_kind(member: Member) -> type[Attack]:
 
 
 def attack_choices(
-    member: Member,
+    member: AttackEntry,
     parameters: Mapping[str, Any] | None = None,
-    eot: AskedDraws | None = None,
+    eot: EOTChoice | None = None,
     *,
     named: Collection[str] = (),
 ) -> list[AttackChoice]:
@@ -53,7 +53,7 @@ def attack_choices(
         UserError: The name or a parameter is unknown, or a value not allowed.
     """
     kind = attack_kind(member)
-    with placed(member.place):
+    with error_location(member.place):
         norms = member.among(kind.norms)
         if not norms:
             raise UserError(
@@ -77,7 +77,7 @@ def attack_choices(
         return found
 
 
-def variants(kind: type[Method], parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def variants(kind: type[Settings], parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Parameters as a suite gives them: a list where the method takes a single value is a dimension of the grid."""
     values = {
         key: value if isinstance(value, list) and not _is_one_value(kind, key, value) and value else [value]
@@ -87,7 +87,7 @@ def variants(kind: type[Method], parameters: Mapping[str, Any]) -> Iterator[dict
         yield {key: _value(each) for key, each in zip(values, combination, strict=True)}
 
 
-def _is_one_value(kind: type[Method], key: str, value: list[Any]) -> bool:
+def _is_one_value(kind: type[Settings], key: str, value: list[Any]) -> bool:
     if key not in kind.model_fields:
         return True
     field = kind.model_fields[key]
@@ -107,7 +107,7 @@ def _value(value: Any) -> Any:
 
 
 @contextmanager
-def placed(place: str) -> Iterator[None]:
+def error_location(place: str) -> Iterator[None]:
     """Names a place in front of what is wrong there."""
     try:
         yield

@@ -12,11 +12,11 @@ from pydantic_core import ErrorDetails
 from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.benchmarks.suites.config import (
     CONDITIONS,
-    DefenseWords,
-    Member,
-    ModelName,
-    SuiteOfAttacks,
-    SuiteWords,
+    AttackEntry,
+    AttackGroup,
+    DefenseConfig,
+    ModelConfig,
+    SuiteConfig,
     _Entry,
 )
 from robustbench_cli.core.errors import UserError, did_you_mean
@@ -32,7 +32,7 @@ def suite_names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
-def read_suite(name: str) -> SuiteWords:
+def read_suite(name: str) -> SuiteConfig:
     """Reads a suite, with what it takes from others in its place.
 
     Args:
@@ -45,7 +45,7 @@ def read_suite(name: str) -> SuiteWords:
     return _read(name, Path(), ())
 
 
-def _read(name: str, folder: Path, within: tuple[Path, ...]) -> SuiteWords:
+def _read(name: str, folder: Path, within: tuple[Path, ...]) -> SuiteConfig:
     path = folder / name if name.endswith((".yaml", ".yml")) else _FOLDER / f"{name}.yaml"
     if path.parent == _FOLDER and path.stem not in suite_names():
         raise UserError(
@@ -64,7 +64,7 @@ def _read(name: str, folder: Path, within: tuple[Path, ...]) -> SuiteWords:
     return words.read_from(file, base, _groups(words, base, file, (*within, path)))
 
 
-def _inner(name: str, place: str, within: tuple[Path, ...]) -> SuiteWords:
+def _inner(name: str, place: str, within: tuple[Path, ...]) -> SuiteConfig:
     try:
         return _read(name, within[-1].parent, within)
     except UserError as error:
@@ -72,17 +72,17 @@ def _inner(name: str, place: str, within: tuple[Path, ...]) -> SuiteWords:
         raise error if ", line " in str(error) else UserError(f"{place}: {error}") from None
 
 
-def _words_of(file: YamlFile) -> SuiteWords:
+def _words_of(file: YamlFile) -> SuiteConfig:
     """A file's own words."""
     if not isinstance(file.value, dict):
         raise UserError(f"{file.path} holds no suite: give 'attacks: [pgd, cw]'")
     for key in file.value:
-        if key not in SuiteWords.model_fields:
+        if key not in SuiteConfig.model_fields:
             raise UserError(
-                f"{file.place(key)}: unknown key '{key}': {did_you_mean(str(key), SuiteWords.model_fields)}"
+                f"{file.place(key)}: unknown key '{key}': {did_you_mean(str(key), SuiteConfig.model_fields)}"
             )
     try:
-        words = SuiteWords.model_validate(file.value)
+        words = SuiteConfig.model_validate(file.value)
     except ValidationError as error:
         raise _refused(file, error.errors()) from None
     for key in ("include", "exclude"):
@@ -104,29 +104,29 @@ def _words_of(file: YamlFile) -> SuiteWords:
     return words.model_copy(update={"defenses": tuple(defenses)} if "defenses" in words.model_fields_set else {})
 
 
-def _placed(words: DefenseWords, file: YamlFile, length: int, keys: tuple[str, int, int]) -> DefenseWords:
-    placed = words.at(file.place(*(keys if length > 1 else keys[:2])))
+def _placed(words: DefenseConfig, file: YamlFile, length: int, keys: tuple[str, int, int]) -> DefenseConfig:
+    error_location = words.at(file.place(*(keys if length > 1 else keys[:2])))
     if (words.name is None) == (words.checkpoint is None):
         raise UserError(
-            f"{placed.place}: a defense needs a name or a checkpoint, and not both: {{name: hrs, channels: [5, 5]}}"
+            f"{error_location.place}: a defense needs a name or a checkpoint, and not both: {{name: hrs, channels: [5, 5]}}"
         )
     if words.checkpoint is not None and words.model_extra:
         key = next(iter(words.model_extra))
-        known = [each for each in DefenseWords.model_fields if each != "name"]
-        raise UserError(f"{placed.place}: a checkpoint has no '{key}': {did_you_mean(key, known)}")
+        known = [each for each in DefenseConfig.model_fields if each != "name"]
+        raise UserError(f"{error_location.place}: a checkpoint has no '{key}': {did_you_mean(key, known)}")
     if words.checkpoint is not None and keys[2] > 0:
-        raise UserError(f"{placed.place}: a checkpoint goes first: defenses are put around it in order")
-    return placed
+        raise UserError(f"{error_location.place}: a checkpoint goes first: defenses are put around it in order")
+    return error_location
 
 
 def _groups(
-    words: SuiteWords, base: SuiteWords | None, file: YamlFile, within: tuple[Path, ...]
-) -> tuple[SuiteOfAttacks, ...]:
-    """The groups of a suite; see :attr:`SuiteWords.groups`."""
+    words: SuiteConfig, base: SuiteConfig | None, file: YamlFile, within: tuple[Path, ...]
+) -> tuple[AttackGroup, ...]:
+    """The groups of a suite; see :attr:`SuiteConfig.groups`."""
     changed = {key: file.value[key] for key in ("cascade", "accounting") if key in file.value}
     if "attacks" not in file.value:
         return tuple(group.model_copy(update=changed) for group in base.groups) if base is not None else ()
-    own = SuiteOfAttacks.model_construct(attacks=(), cascade=words.cascade, accounting=words.accounting)
+    own = AttackGroup.model_construct(attacks=(), cascade=words.cascade, accounting=words.accounting)
     groups = [own]
     for number, entry in enumerate(words.attacks):
         place = file.place("attacks", number)
@@ -155,11 +155,11 @@ def _groups(
     return tuple(group for group in groups if group.attacks)
 
 
-def _members(entry: _Entry, place: str) -> Iterator[Member]:
+def _members(entry: _Entry, place: str) -> Iterator[AttackEntry]:
     for eot in entry.eot:
-        yield Member(name=entry.name or "", eot=eot, norm=entry.norm, only_if=entry.only_if, **entry.parameters).at(
-            place
-        )
+        yield AttackEntry(
+            name=entry.name or "", eot=eot, norm=entry.norm, only_if=entry.only_if, **entry.parameters
+        ).at(place)
 
 
 def _refused(file: YamlFile, errors: Sequence[ErrorDetails]) -> UserError:
@@ -177,7 +177,7 @@ def _refused(file: YamlFile, errors: Sequence[ErrorDetails]) -> UserError:
     elif error["type"] == "path_type":
         message = f"is {error['input']!r:.80}: give the path of a file"
     elif error["type"] == "extra_forbidden":
-        message = f"unknown key: {did_you_mean(str(where[-1]), ModelName.model_fields)}"
+        message = f"unknown key: {did_you_mean(str(where[-1]), ModelConfig.model_fields)}"
     elif error["type"] == "too_short":
         message = "is empty: give at least one value"
     # Where there are words beside numbers, they are another error at the same place.

@@ -12,14 +12,14 @@ from typing import Any, get_args
 from robustbench_cli.attacks.base.eps import Eps
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.checkpoints.checkpoint import read_info
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, method_spec, open_subject
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec, open_defended_model
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.execution.job import Job
-from robustbench_cli.benchmarks.suites.config import DefenseWords, Member, ModelName, SuiteOfAttacks, SuiteWords
-from robustbench_cli.benchmarks.suites.grid import attack_choices, placed, variants
+from robustbench_cli.benchmarks.suites.config import AttackEntry, AttackGroup, DefenseConfig, ModelConfig, SuiteConfig
+from robustbench_cli.benchmarks.suites.grid import attack_choices, error_location, variants
 from robustbench_cli.benchmarks.suites.suite import (
     AttackChoice,
     Condition,
@@ -29,7 +29,7 @@ from robustbench_cli.benchmarks.suites.suite import (
     expand,
     usual_norm,
 )
-from robustbench_cli.benchmarks.training.model_cache import Preparation
+from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.benchmarks.training.train import Training
 from robustbench_cli.core.errors import UserError, did_you_mean
 from robustbench_cli.defenses import registry as defenses
@@ -48,11 +48,11 @@ class Part:
 
     Attributes:
         suite: The words.
-        subjects: Gives the defended models, which it may have to train.
+        defended_models: Gives the defended models, which it may have to train.
     """
 
     suite: Suite
-    subjects: Callable[[], Sequence[Subject]]
+    defended_models: Callable[[], Sequence[DefendedModel]]
 
 
 def jobs_of(
@@ -90,7 +90,7 @@ def jobs_of(
     for part, usual_eps, examples in looked_at:
         for job in expand(
             part.suite,
-            part.subjects(),
+            part.defended_models(),
             examples=examples,
             usual_eps=usual_eps,
             store=store,
@@ -108,15 +108,15 @@ class PlannedModel:
     """A defended model as a suite names it.
 
     Attributes:
-        prepare: Trains it.
+        cache: Trains it.
         base: The checkpoint that it starts from.
         training: What makes it; ``None`` where the checkpoint is taken as it is.
         decision: The rule by which its draws decide; its own where not given.
         place: Where the suite speaks of it.
     """
 
-    prepare: Preparation
-    base: Subject | None
+    cache: ModelCache
+    base: DefendedModel | None
     training: Training | None
     decision: DecisionRule | None
     place: str
@@ -134,26 +134,26 @@ class PlannedModel:
     @property
     def to_be_trained(self) -> bool:
         """Whether there is no checkpoint of it yet."""
-        return self.training is not None and not self.prepare.is_trained(self.training)
+        return self.training is not None and not self.cache.is_trained(self.training)
 
     @cached_property
-    def expected(self) -> Subject:
+    def expected(self) -> DefendedModel:
         """It; or what it will be, where it is to be trained."""
-        with placed(self.place):
+        with error_location(self.place):
             if self.training is not None and self.to_be_trained:
-                return self.prepare.untrained(self.training, self.decision)
-            return self._subject
+                return self.cache.untrained(self.training, self.decision)
+            return self._defended
 
     @cached_property
-    def _subject(self) -> Subject:
-        subject = self.base if self.training is None else self.prepare.trained(self.training)
-        assert subject is not None
-        return subject if self.decision is None else subject.deciding(self.decision)
+    def _defended(self) -> DefendedModel:
+        defended = self.base if self.training is None else self.cache.trained(self.training)
+        assert defended is not None
+        return defended if self.decision is None else defended.deciding(self.decision)
 
-    def subject(self) -> Subject:
+    def defended(self) -> DefendedModel:
         """It, trained now unless its checkpoint is there already."""
-        with placed(self.place):
-            return self._subject
+        with error_location(self.place):
+            return self._defended
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Sweep:
     def expected(self) -> list[Part]:
         """What is to be run, on models that are not trained for it: their cells have identities that no result has."""
         return [
-            Part(suite=suite, subjects=partial(_distinct, [model.expected for model in models]))
+            Part(suite=suite, defended_models=partial(_distinct, [model.expected for model in models]))
             for suite, models in self.grid
         ]
 
@@ -184,30 +184,30 @@ class Sweep:
         """What is to be run; whoever asks for a model of it lets all models be trained that are not yet."""
         train_once = cache(self._train)
 
-        def subjects(models: Sequence[PlannedModel]) -> list[Subject]:
+        def defended_models(models: Sequence[PlannedModel]) -> list[DefendedModel]:
             train_once()
-            return _distinct([model.subject() for model in models])
+            return _distinct([model.defended() for model in models])
 
-        return [Part(suite=suite, subjects=partial(subjects, models)) for suite, models in self.grid]
+        return [Part(suite=suite, defended_models=partial(defended_models, models)) for suite, models in self.grid]
 
     def _train(self) -> None:
         """Trains whatever is to be trained and no other process is at, so that several share the work."""
         for model in self.models:
             if model.training is not None:
-                model.prepare.train_if_free(model.training)
+                model.cache.train_if_free(model.training)
 
 
-def _distinct(subjects: Sequence[Subject]) -> list[Subject]:
+def _distinct(defended_models: Sequence[DefendedModel]) -> list[DefendedModel]:
     # What has no draws is the same model by every rule of decision.
-    return list({subject.identity: subject for subject in subjects}.values())
+    return list({defended.identity: defended for defended in defended_models}.values())
 
 
-def plan(words: SuiteWords, *, prepare: Callable[[str, dict[str, Any], int], Preparation], seed: int) -> Sweep:
+def plan(words: SuiteConfig, *, cache: Callable[[str, dict[str, Any], int], ModelCache], seed: int) -> Sweep:
     """Looks at the words of a suite: what attacks what.
 
     Args:
         words: As they were read.
-        prepare: Gives, for a data set, what the user set of a training recipe and a seed, how models are come by.
+        cache: Gives, for a data set, what the user set of a training recipe and a seed, how models are come by.
         seed: Of trainings and attacks of which the suite does not say another.
 
     Raises:
@@ -220,14 +220,14 @@ def plan(words: SuiteWords, *, prepare: Callable[[str, dict[str, Any], int], Pre
     named = _named(words)
     choices = [
         (group, [choice for member in group.attacks for choice in attack_choices(member, named=named)])
-        for group in words.groups or (SuiteOfAttacks(attacks=tuple(Member(name=name) for name in DEFAULT_ATTACKS)),)
+        for group in words.groups or (AttackGroup(attacks=tuple(AttackEntry(name=name) for name in DEFAULT_ATTACKS)),)
     ]
     norms = words.norm or (usual_norm([choice for _, members in choices for choice in members]),)
     grid: list[tuple[Suite, Sequence[PlannedModel]]] = []
     for dataset in words.dataset or (DEFAULT_DATASET,):
-        with placed(words.place("dataset")):
-            usual_eps = load_dataset(dataset, data_dir=prepare(dataset, {}, seed).data_dir).eps
-        models = _models(words, dataset, named, prepare, seed)
+        with error_location(words.place("dataset")):
+            usual_eps = load_dataset(dataset, data_dir=cache(dataset, {}, seed).data_dir).eps
+        models = _models(words, dataset, named, cache, seed)
         for n, norm, targeted, repeats, precision in itertools.product(
             words.n or (1000,), norms, words.targeted, words.repeats or (None,), words.precision
         ):
@@ -257,16 +257,14 @@ def plan(words: SuiteWords, *, prepare: Callable[[str, dict[str, Any], int], Pre
     return Sweep(grid, selection)
 
 
-def _is_wanted(suite: Suite, subject: Subject, threats: Sequence[tuple[AttackChoice, Norm, Eps | None]]) -> bool:
+def _is_wanted(suite: Suite, defended: DefendedModel, threats: Sequence[tuple[AttackChoice, Norm, Eps | None]]) -> bool:
     """Whether any cell of a model is wanted; all are asked for, since each condition of the suite is to fit one."""
-    asked = [suite.wants(subject, *threat, seed) for threat, seed in itertools.product(threats, suite.seeds)]
+    asked = [suite.wants(defended, *threat, seed) for threat, seed in itertools.product(threats, suite.seeds)]
     return any(asked)
 
 
-def _knowing(
-    words: SuiteWords, group: SuiteOfAttacks, choices: Sequence[AttackChoice], norm: Norm
-) -> list[AttackChoice]:
-    """The attacks of a group that are to run in a norm; see :attr:`~.suites.read.SuiteOfAttacks.any_norm`.
+def _knowing(words: SuiteConfig, group: AttackGroup, choices: Sequence[AttackChoice], norm: Norm) -> list[AttackChoice]:
+    """The attacks of a group that are to run in a norm; see :attr:`~.suites.read.AttackGroup.any_norm`.
 
     Of several norms, each attack runs in those that it knows. Beside attacks that know the one norm, those that look for
     the smallest perturbation run in their own; see :meth:`~.suite.Suite.threats`.
@@ -279,7 +277,7 @@ def _knowing(
         return knowing
     strangers = [choice for choice in choices if not {*named} & {*choice.norms}]
     if named and strangers and (len(named) > 1 or len(strangers) == len(choices)):
-        with placed(words.place("norm")):
+        with error_location(words.place("norm")):
             raise does_not_know(strangers[0], norm)
     if len(named) < 2:
         return list(choices)
@@ -287,41 +285,41 @@ def _knowing(
 
 
 def _models(
-    words: SuiteWords,
+    words: SuiteConfig,
     dataset: str,
     named: Collection[str],
-    prepare: Callable[[str, dict[str, Any], int], Preparation],
+    cache: Callable[[str, dict[str, Any], int], ModelCache],
     seed: int,
 ) -> list[PlannedModel]:
     """The models of a suite on a data set, each once."""
     found: dict[str, PlannedModel] = {}
     recipes = [(place, *recipe) for place, recipe in _recipes(words, seed)]
-    names: tuple[ModelName | None, ...] = words.model or (None,)
+    names: tuple[ModelConfig | None, ...] = words.model or (None,)
     for chain, name, (recipe_place, recipe, its_seed), decision in itertools.product(
         words.defenses, names, recipes, words.decision or (None,)
     ):
-        prepared = prepare(dataset, recipe, its_seed)
+        cache_of_seed = cache(dataset, recipe, its_seed)
         for specs in _specs(chain):
             place = chain[0].place or words.place("defenses")
-            base = _base(chain[0], name, prepared, named)
+            base = _base(chain[0], name, cache_of_seed, named)
             training = None
             if base is None or specs:
-                with placed(place if base is not None else words.place("model") if name else recipe_place):
-                    training = prepared.training(
+                with error_location(place if base is not None else words.place("model") if name else recipe_place):
+                    training = cache_of_seed.training(
                         model=name.name if name is not None and base is None else None,
                         mean=name.mean if name is not None and base is None else None,
                         std=name.std if name is not None and base is None else None,
                         base=base,
                         defenses=specs,
                     )
-            with placed(words.place("decision")):
+            with error_location(words.place("decision")):
                 rule = None if decision is None else _rule(decision)
-            model = PlannedModel(prepare=prepared, base=base, training=training, decision=rule, place=place)
+            model = PlannedModel(cache=cache_of_seed, base=base, training=training, decision=rule, place=place)
             found.setdefault(model.key, model)
     return list(found.values())
 
 
-def _recipes(words: SuiteWords, seed: int) -> Iterator[tuple[str, tuple[dict[str, Any], int]]]:
+def _recipes(words: SuiteConfig, seed: int) -> Iterator[tuple[str, tuple[dict[str, Any], int]]]:
     """What a suite sets of the training recipe, and the seed of the training; with where it stands."""
     for number, said in enumerate(words.train):
         place = words.place("train", number)
@@ -330,18 +328,18 @@ def _recipes(words: SuiteWords, seed: int) -> Iterator[tuple[str, tuple[dict[str
         for its_seed in seeds if isinstance(seeds, list) else [seeds]:
             if isinstance(its_seed, bool) or not isinstance(its_seed, int) or not 0 <= its_seed < 2**32:
                 raise UserError(f"{place}: train.seed is {its_seed!r:.80}: give a whole number from 0 on")
-            with placed(place):
+            with error_location(place):
                 for recipe in variants(Recipe, parameters):
                     Recipe.from_parameters(recipe, name="train")
                     yield place, (recipe, its_seed)
 
 
-def _specs(chain: Sequence[DefenseWords]) -> Iterator[tuple[MethodSpec, ...]]:
+def _specs(chain: Sequence[DefenseConfig]) -> Iterator[tuple[MethodSpec, ...]]:
     """The defenses of a chain, for each combination of their parameters."""
     choices: list[list[MethodSpec]] = []
     for words in chain:
         if words.name is not None and words.name != "none":
-            with placed(words.place):
+            with error_location(words.place):
                 kind = defenses.load(words.name)
                 choices.append(
                     [method_spec(defenses, words.name, each).spec for each in variants(kind, words.parameters)]
@@ -349,16 +347,18 @@ def _specs(chain: Sequence[DefenseWords]) -> Iterator[tuple[MethodSpec, ...]]:
     yield from itertools.product(*choices)
 
 
-def _base(words: DefenseWords, model: ModelName | None, prepare: Preparation, named: Collection[str]) -> Subject | None:
+def _base(
+    words: DefenseConfig, model: ModelConfig | None, cache: ModelCache, named: Collection[str]
+) -> DefendedModel | None:
     """The checkpoint that a chain begins with."""
     if words.checkpoint is None:
         return None
-    with placed(words.place):
+    with error_location(words.place):
         if read_info(words.checkpoint) is not None:
             said = {"model": words.model, "classes": words.classes, "mean": words.mean, "std": words.std}
-            return open_subject(words.checkpoint, named=named, **said)
-        data = prepare.data
-        return open_subject(
+            return open_defended_model(words.checkpoint, named=named, **said)
+        data = cache.data
+        return open_defended_model(
             words.checkpoint,
             named=named,
             model=words.model or (model.name if model is not None else None),
@@ -377,7 +377,7 @@ def _rule(word: str) -> DecisionRule:
     raise UserError(f"unknown rule of decision '{word}': {did_you_mean(word, rules)}")
 
 
-def _named(words: SuiteWords) -> list[str]:
+def _named(words: SuiteConfig) -> list[str]:
     """The models and defenses that a suite names, some of which may be code of the user's own."""
     defended = [name for chain in words.defenses for each in chain for name in (each.name, each.model)]
     return sorted({name for name in (*defended, *(each.name for each in words.model or ())) if name is not None})

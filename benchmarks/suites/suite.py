@@ -19,7 +19,7 @@ from robustbench_cli.benchmarks.store.cell import Cell, OnlyIf
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
-    from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+    from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
     from robustbench_cli.benchmarks.datasets.base.slice import Slice
 
 __all__ = ["AttackChoice", "Condition", "Selection", "Suite", "does_not_know", "expand", "usual_norm"]
@@ -46,13 +46,13 @@ class AttackChoice:
     minimal_norm: bool
     eot: int | Literal["exact", "frozen", "auto"] = "auto"
     in_bf16: bool = False
-    surrogate: Subject | None = None
+    surrogate: DefendedModel | None = None
     limited: bool = False
     only_if: OnlyIf | None = None
 
-    def draws(self, subject: Subject) -> int | Literal["exact", "frozen"]:
+    def draws(self, defended: DefendedModel) -> int | Literal["exact", "frozen"]:
         """The draws behind a gradient where this attacks a subject: of the model that it asks."""
-        return (self.surrogate or subject).eot(self.eot)
+        return (self.surrogate or defended).eot(self.eot)
 
 
 @dataclass(frozen=True)
@@ -213,20 +213,20 @@ class Suite:
             if attack.surrogate is not None:
                 attack.surrogate.require_fit(examples, self.dataset)
 
-    def wants(self, subject: Subject, attack: AttackChoice, norm: Norm, eps: Eps | None, seed: int) -> bool:
+    def wants(self, defended: DefendedModel, attack: AttackChoice, norm: Norm, eps: Eps | None, seed: int) -> bool:
         """Whether a cell of the grid is wanted."""
         return self.selection.wants(
             {
                 "dataset": [self.dataset],
-                "model": [subject.model],
-                "checkpoint": [str(subject.path), subject.path.name],
-                "defense": [subject.defense, "+".join(each.name for each in subject.defenses) or "none"],
-                "decision": [subject.decision or "none"],
+                "model": [defended.model],
+                "checkpoint": [str(defended.path), defended.path.name],
+                "defense": [defended.defense, "+".join(each.name for each in defended.defenses) or "none"],
+                "decision": [defended.decision or "none"],
                 "attack": [attack.spec.label, attack.spec.name],
                 "norm": [norm],
                 "eps": [None if eps is None else eps.value],
                 "targeted": [self.targeted],
-                "eot": [attack.draws(subject)],
+                "eot": [attack.draws(defended)],
                 "n": [self.n],
                 "repeats": [self.repeats],
                 "seed": [seed],
@@ -234,20 +234,20 @@ class Suite:
             }
         )
 
-    def chain(self, attack: AttackChoice, eps: Eps | None, subject: Subject) -> str | None:
+    def chain(self, attack: AttackChoice, eps: Eps | None, defended: DefendedModel) -> str | None:
         """Names the cells of a subject of which each leaves the next what it has broken, or ``None`` where none does.
 
         What an untargeted attack has broken in every draw there is stays broken at a larger radius, and in a cascade
         for all later attacks. A minimal-norm attack searches once for all radii.
         """
-        eot = attack.draws(subject)
+        eot = attack.draws(defended)
         if self.targeted != "no" or eps is None:
             return None
-        if subject.randomized and self.accounting == "single-draw":
+        if defended.randomized and self.accounting == "single-draw":
             # One draw has made it fall at this radius; at another one, draws are drawn again.
             return f"cascade {eps.value}" if self.cascade else None
         # What is found on all draws of a surrogate has been tried on none of the attacked model.
-        if subject.randomized and (eot != "exact" or attack.surrogate is not None):
+        if defended.randomized and (eot != "exact" or attack.surrogate is not None):
             return None
         if self.cascade:
             return "cascade"
@@ -256,7 +256,7 @@ class Suite:
 
 def expand(
     suite: Suite,
-    subjects: Sequence[Subject],
+    defended_models: Sequence[DefendedModel],
     *,
     examples: Slice,
     usual_eps: str,
@@ -270,7 +270,7 @@ def expand(
 
     Args:
         suite: The words.
-        subjects: The defended models.
+        defended_models: The defended models.
         examples: The evaluated slice.
         usual_eps: The data set's usual radius in linf.
         store: See :class:`Job`.
@@ -285,20 +285,20 @@ def expand(
     """
     threats = suite.threats(usual_eps=usual_eps)
     jobs: dict[str, Job] = {}
-    for subject in subjects:
-        subject.require_fit(examples, suite.dataset)
+    for defended in defended_models:
+        defended.require_fit(examples, suite.dataset)
         for attack in suite.attacks:
-            if attack.surrogate is not None and attack.surrogate.classes != subject.classes:
+            if attack.surrogate is not None and attack.surrogate.classes != defended.classes:
                 raise UserError(
-                    f"{attack.surrogate.path} knows {attack.surrogate.classes} classes, {subject.path} {subject.classes}: "
+                    f"{attack.surrogate.path} knows {attack.surrogate.classes} classes, {defended.path} {defended.classes}: "
                     "give a surrogate of the same classes"
                 )
         latest: dict[tuple[str, int], Job] = {}
         known: set[str] = set()
         for (attack, norm, eps), seed in itertools.product(threats, suite.seeds):
-            if not suite.wants(subject, attack, norm, eps, seed):
+            if not suite.wants(defended, attack, norm, eps, seed):
                 continue
-            chain = suite.chain(attack, eps, subject)
+            chain = suite.chain(attack, eps, defended)
             before = None if chain is None else latest.get((chain, seed))
             if attack.only_if is not None and (before is None or not suite.cascade):
                 # Where no attack goes on from another, there is none whose result the condition could be about.
@@ -307,18 +307,18 @@ def expand(
                 dataset=suite.dataset,
                 data=examples.sha256,
                 n=len(examples),
-                model=subject.model,
-                checkpoint=subject.identity,
-                defenses=subject.defenses,
+                model=defended.model,
+                checkpoint=defended.identity,
+                defenses=defended.defenses,
                 attack=attack.spec,
                 norm=norm,
                 eps=None if eps is None else eps.value,
                 targeted=suite.targeted,
-                eot=attack.draws(subject),
-                repeats=subject.repeats(1 if suite.accounting == "single-draw" else suite.repeats),
+                eot=attack.draws(defended),
+                repeats=defended.repeats(1 if suite.accounting == "single-draw" else suite.repeats),
                 seed=seed,
                 precision=suite.precision if attack.in_bf16 else "float32",
-                accounting=suite.accounting if subject.randomized else "expected",
+                accounting=suite.accounting if defended.randomized else "expected",
                 only_if=attack.only_if,
             )
             # The same attack twice, in other words or with a gradient source that comes to the same, is one cell.
@@ -332,10 +332,10 @@ def expand(
                 cell=cell,
                 eps="" if eps is None else eps.text,
                 before=before,
-                checkpoint=subject.path,
-                loading=subject.loading,
-                mean=subject.mean,
-                std=subject.std,
+                checkpoint=defended.path,
+                loading=defended.loading,
+                mean=defended.mean,
+                std=defended.std,
                 store=store,
                 images=images,
                 data_dir=data_dir,

@@ -16,11 +16,11 @@ from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.attacks.base.rng import seeded
 from robustbench_cli.benchmarks.checkpoints.checkpoint import read_info, require_place
 from robustbench_cli.benchmarks.checkpoints.defended_model import (
-    Subject,
+    DefendedModel,
     decided_by,
+    defended_model_of,
     for_radius,
-    open_subject,
-    subject_of,
+    open_defended_model,
     usual_values,
 )
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
@@ -31,7 +31,7 @@ from robustbench_cli.benchmarks.datasets.base.split import Split
 from robustbench_cli.benchmarks.devices import current, keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base.build import default_model, is_trained
-from robustbench_cli.benchmarks.store.leases import Claims
+from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.training.train import Training, cached_checkpoint, train, untrained
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry
@@ -40,7 +40,7 @@ from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import TrainingProgress
 
-__all__ = ["Preparation"]
+__all__ = ["ModelCache"]
 
 HASHED_IMAGES = 1000
 """How many of the training images are hashed; reading all that there are in a folder could take minutes."""
@@ -50,7 +50,7 @@ PAUSE = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preparation:
+class ModelCache:
     """How defended models are come by.
 
     Attributes:
@@ -85,7 +85,7 @@ class Preparation:
         model: str | None = None,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
-        base: Subject | None = None,
+        base: DefendedModel | None = None,
         defenses: tuple[MethodSpec, ...] = (),
     ) -> Training:
         """The training of a defended model, with numbers for what follows from the data set's usual radius.
@@ -128,7 +128,7 @@ class Preparation:
             seed=self.seed,
         )
 
-    def trained(self, training: Training, path: Path | None = None) -> Subject:
+    def trained(self, training: Training, path: Path | None = None) -> DefendedModel:
         """A defended model, trained now unless its checkpoint is there already, or another process is at it.
 
         Args:
@@ -138,12 +138,12 @@ class Preparation:
         if path is not None:
             if not Processes.joined(self.device).from_first(partial(_holds, path, training)):
                 self._train(training, path)
-            return open_subject(path, named=_names(training))
+            return open_defended_model(path, named=_names(training))
         if not self.train_if_free(training):
             self.wait(training.label)
             while not self.train_if_free(training):
                 time.sleep(PAUSE)
-        return open_subject(cached_checkpoint(training), named=_names(training), **training.rule)
+        return open_defended_model(cached_checkpoint(training), named=_names(training), **training.rule)
 
     def is_trained(self, training: Training) -> bool:
         """Whether the checkpoint of a training is in the user's cache folder."""
@@ -155,7 +155,7 @@ class Preparation:
 
     def is_being_trained(self, training: Training) -> bool:
         """Whether a living process trains that at this moment for the user's cache folder."""
-        return _claims(training).holder(training.key) is not None
+        return _leases(training).holder(training.key) is not None
 
     def train_if_free(self, training: Training) -> bool:
         """Trains a defended model for the user's cache folder, unless a living process that shares it is at it already.
@@ -166,7 +166,7 @@ class Preparation:
         if self.is_trained(training):
             return True
         path = cached_checkpoint(training)
-        with _claims(training).hold(training.key) as ours:
+        with _leases(training).hold(training.key) as ours:
             if not ours:
                 return False
             # It may have come while this process looked for it.
@@ -174,7 +174,7 @@ class Preparation:
                 self._train(training.by_usual_rule, path)
             return True
 
-    def untrained(self, training: Training, decision: DecisionRule | None = None) -> Subject:
+    def untrained(self, training: Training, decision: DecisionRule | None = None) -> DefendedModel:
         """What a defended model will be, as far as that can be known before its training.
 
         Args:
@@ -185,7 +185,7 @@ class Preparation:
         if decision is not None:
             model, info = decided_by(decision, model, info)
         identity = f"training {training.key}: {'+'.join(each.label for each in info.defenses)}"
-        return subject_of(model, info, cached_checkpoint(training), {}, identity=identity)
+        return defended_model_of(model, info, cached_checkpoint(training), {}, identity=identity)
 
     def _train(self, training: Training, path: Path) -> None:
         require_place(path)
@@ -209,21 +209,21 @@ class Preparation:
         ]
         return f" ({', '.join(found)}, from the data set's usual radius)" if found else ""
 
-    def _begun(self, training: Training) -> Subject | None:
+    def _begun(self, training: Training) -> DefendedModel | None:
         """What the user's cache folder has of a training already: the longest of its beginnings."""
         if Processes.launched().number > 1:
             # They may be on several machines, which have a folder each.
             return None
         for beginning in training.beginnings:
             if self.is_trained(beginning):
-                return open_subject(cached_checkpoint(beginning), named=_names(training))
+                return open_defended_model(cached_checkpoint(beginning), named=_names(training))
         return None
 
     @torch.no_grad()
-    def accuracy(self, subject: Subject, images: int = 1000) -> tuple[float, int]:
+    def accuracy(self, defended: DefendedModel, images: int = 1000) -> tuple[float, int]:
         """The share of test images that one pass of a model gets right, and how many there were."""
         examples = first_examples(self.data.split("test"), images)
-        model = subject.load().to(self.device)
+        model = defended.load().to(self.device)
         batches = examples.images.split(256)
         with current(self.device), seeded(self.seed):
             right = torch.cat([model(batch.to(self.device)).argmax(1).cpu() for batch in batches]) == examples.labels
@@ -236,9 +236,9 @@ def _hash_of(examples: Split) -> str:
     return f"{labels}-{first_examples(examples, HASHED_IMAGES).sha256}"
 
 
-def _claims(training: Training) -> Claims:
+def _leases(training: Training) -> Leases:
     """Who trains what for the user's cache folder."""
-    return Claims(cached_checkpoint(training).parent.parent)
+    return Leases(cached_checkpoint(training).parent.parent)
 
 
 def _names(training: Training) -> set[str]:
@@ -260,5 +260,5 @@ def _holds(path: Path, training: Training) -> bool:
     said = info.defenses[-1].parameters if info.defenses else {}
     if any(said.get(key) != value for key, value in training.rule.items()):
         return False
-    open_subject(path, named=_names(training))
+    open_defended_model(path, named=_names(training))
     return True

@@ -17,12 +17,12 @@ from torch import nn
 
 from robustbench_cli.attacks.base.rng import seed_from, seeded
 from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, save_checkpoint, versions
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, load_surrogates
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, load_surrogates
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.models.base.build import build_model, example_images, is_trained
-from robustbench_cli.core.isolation import contained
+from robustbench_cli.core.isolation import isolated
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
@@ -58,7 +58,7 @@ class Training(BaseModel):
     model_source: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    base: Subject | None = None
+    base: DefendedModel | None = None
     defenses: tuple[MethodSpec, ...] = ()
     recipe: dict[str, Any]
     seed: int
@@ -134,7 +134,7 @@ def train(
     path: Path,
     *,
     device: torch.device,
-    begun: Subject | None = None,
+    begun: DefendedModel | None = None,
     data_dir: Path | None = None,
     progress: Callable[[TrainingProgress], None] = lambda _: None,
 ) -> None:
@@ -218,7 +218,7 @@ def _begin(training: Training, dataset: Dataset) -> tuple[nn.Module, list[Defens
     chain: list[Defense] = [each.build(defenses, **load_surrogates(each, named)) for each in training.defenses]
     if training.base is not None:
         return training.base.load(), chain
-    with contained():
+    with isolated():
         model = build_model(
             training.model, shape=dataset.shape, classes=dataset.classes, mean=training.mean, std=training.std
         )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.models.enumerable_draws import EnumerableDraws, cost_of_all_draws
 from robustbench_cli.attacks.base.models.freezing import frozen
-from robustbench_cli.attacks.base.models.frozen_draw import OneDraw
+from robustbench_cli.attacks.base.models.frozen_draw import FrozenDraw
 from robustbench_cli.attacks.base.models.probes import is_randomized
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.stochastic import without_draws
@@ -42,7 +42,7 @@ class Decision(nn.Module):
 
     Attributes:
         approximating: Whether a vote gives the mean's logarithm, whose gradient it has, as a layer that is
-            :class:`~robustbench_cli.attacks.base.gradients.bpda.Approximated` gives what its surrogate does.
+            :class:`~robustbench_cli.attacks.base.gradients.bpda.BPDALayer` gives what its surrogate does.
     """
 
     approximating = False
@@ -54,8 +54,8 @@ class Decision(nn.Module):
         self.draws = draws
 
     @property
-    def undefended(self) -> nn.Module:
-        """See :class:`~robustbench_cli.attacks.base.models.unwrap.Surrounding`."""
+    def unwrapped_model(self) -> nn.Module:
+        """See :class:`~robustbench_cli.attacks.base.models.unwrap.Wrapper`."""
         return self.model
 
     def forward(self, images: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class Decision(nn.Module):
             with without_draws(self.model):
                 return cast("Tensor", self.model(images))
         if self.rule == "frozen":
-            return cast("Tensor", OneDraw(self.model, seed=0)(images))
+            return cast("Tensor", FrozenDraw(self.model, seed=0)(images))
         logits = torch.stack([self.model(images) for _ in range(self.draws)])
         mean = mean_softmax(logits)
         return mean if self.rule == "mean" or self.approximating else mean + (_shares(logits, mean) - mean).detach()

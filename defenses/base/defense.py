@@ -25,12 +25,12 @@ from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Examples, Trainer
-from robustbench_cli.defenses.base.usual_radius import USUAL_RADIUS, Following
+from robustbench_cli.defenses.base.usual_radius import USUAL_RADIUS, UsualRadiusDefaults
 
 __all__ = ["Defense", "defend"]
 
 
-class Defense(Following, ABC):
+class Defense(UsualRadiusDefaults, ABC):
     """Turns a model into a defended one.
 
     Whether the defended model is randomized is measured (:func:`~robustbench_cli.attacks.base.models.probes.is_randomized`),

@@ -10,10 +10,10 @@ from torch import Tensor, fx, nn
 
 from robustbench_cli.attacks.base.models.freezing import with_layers
 
-__all__ = ["Drawing", "Noisy", "normal_like", "uniform_like", "without_draws"]
+__all__ = ["NoiseLayer", "StochasticLayer", "normal_like", "uniform_like", "without_draws"]
 
 
-class Drawing(nn.Module):
+class StochasticLayer(nn.Module):
     """A layer that draws, unless it is told not to: then it gives what it would if its randomness were taken away.
 
     Attributes:
@@ -24,11 +24,11 @@ class Drawing(nn.Module):
 
 
 def without_draws(model: nn.Module) -> AbstractContextManager[None]:
-    """Within it, no :class:`Drawing` layer of a model draws."""
-    return with_layers(model, Drawing, drawing=False)
+    """Within it, no :class:`StochasticLayer` layer of a model draws."""
+    return with_layers(model, StochasticLayer, drawing=False)
 
 
-class Noisy(Drawing):
+class NoiseLayer(StochasticLayer):
     """A layer whose input gets Gaussian noise, in ``eval()`` too.
 
     Args:
@@ -42,8 +42,8 @@ class Noisy(Drawing):
         self.sigma = sigma
 
     @property
-    def undefended(self) -> nn.Module:
-        """See :class:`~robustbench_cli.attacks.base.models.unwrap.Surrounding`."""
+    def unwrapped_model(self) -> nn.Module:
+        """See :class:`~robustbench_cli.attacks.base.models.unwrap.Wrapper`."""
         return self.layer
 
     def forward(self, rows: Tensor) -> Tensor:

@@ -11,6 +11,6 @@ class Transformed(nn.Sequential):
     """A model with transformations of its images before it, the model last."""
 
     @property
-    def undefended(self) -> nn.Module:
-        """See :class:`~robustbench_cli.attacks.base.models.unwrap.Surrounding`."""
+    def unwrapped_model(self) -> nn.Module:
+        """See :class:`~robustbench_cli.attacks.base.models.unwrap.Wrapper`."""
         return self[-1]

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
-from robustbench_cli.core.settings import Method
+from robustbench_cli.core.settings import Settings
 
-__all__ = ["USUAL_RADIUS", "Following"]
+__all__ = ["USUAL_RADIUS", "UsualRadiusDefaults"]
 
 USUAL_RADIUS = 8 / 255
 """In linf, where nothing is known of the data: that of CIFAR-10, and of every data set that names no other."""
 
 
-class Following(Method):
+class UsualRadiusDefaults(Settings):
     """A method with parameters that are ``None`` until they follow from the data set's usual radius in linf.
 
-    A subclass names such parameters in :attr:`following`, gives them ``None`` as their default, says so in their
+    A subclass names such parameters in :attr:`follows`, gives them ``None`` as their default, says so in their
     descriptions, and reads them with :meth:`value`.
 
     Attributes:
-        following: The parameters, and what share of the usual radius each is.
+        follows: The parameters, and what share of the usual radius each is.
     """
 
-    following: ClassVar[Mapping[str, float]] = {}
+    follows: ClassVar[Mapping[str, float]] = {}
 
     def usual(self, radius: float) -> dict[str, float]:
         """What the following parameters are where they are not given.
@@ -31,7 +31,7 @@ class Following(Method):
         Args:
             radius: The data set's usual radius in linf.
         """
-        return {name: share * radius for name, share in self.following.items()}
+        return {name: share * radius for name, share in self.follows.items()}
 
     def for_radius(self, radius: float) -> Self:
         """The method for data of a usual radius: what was not given has its number, what was given stays.

@@ -11,7 +11,7 @@ from tables import HERE
 
 from robustbench_cli.benchmarks.suites.load import read_suite
 from robustbench_cli.benchmarks.suites.plan import plan
-from robustbench_cli.benchmarks.training.model_cache import Preparation
+from robustbench_cli.benchmarks.training.model_cache import ModelCache
 
 IMAGES = 10_000
 
@@ -20,17 +20,17 @@ def main() -> None:
     """Measures each model by its own rule."""
     planned = plan(
         read_suite("hrs-fashion"),
-        prepare=lambda dataset, recipe, seed: Preparation(
+        cache=lambda dataset, recipe, seed: ModelCache(
             dataset=dataset, data_dir=None, device=torch.device("cpu"), seed=seed or 0, recipe=recipe
         ),
         seed=0,
     )
     lines = {}
     for model in planned.models:
-        subject = model.subject()
-        if "decision=" not in subject.defense and subject.defense not in lines:
-            right, images = model.prepare.accuracy(subject, IMAGES)
-            lines[subject.defense] = {"defense": subject.defense, "clean_accuracy": right, "n": images}
+        defended = model.defended()
+        if "decision=" not in defended.defense and defended.defense not in lines:
+            right, images = model.cache.accuracy(defended, IMAGES)
+            lines[defended.defense] = {"defense": defended.defense, "clean_accuracy": right, "n": images}
     pd.DataFrame(lines.values()).to_csv(HERE / "clean.csv", index=False)
 
 

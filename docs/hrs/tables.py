@@ -92,10 +92,10 @@ def mean_efficiencies(table: pd.DataFrame) -> pd.DataFrame:
     accuracy lost on all.
     """
     of = table[table.attack.isin(PAPERS) & (table.targeted == "all") & (table.rule == "one-draw")]
-    undefended = of[of.defense == "none"].set_index(["attack", "eps"]).attack_success_rate
+    unwrapped_model = of[of.defense == "none"].set_index(["attack", "eps"]).attack_success_rate
     clean = clean_accuracies()
     of = of[of.defense != "none"]
-    prevented = of.join(undefended, on=["attack", "eps"], suffixes=("", "_undefended")).eval(
+    prevented = of.join(unwrapped_model, on=["attack", "eps"], suffixes=("", "_undefended")).eval(
         "attack_success_rate_undefended - attack_success_rate"
     )
     lost = clean["none"] - of.defense.map(clean)

@@ -22,7 +22,7 @@ from robustbench_cli import __version__
 from robustbench_cli.cli import commands, console
 from robustbench_cli.cli.config_file import long_name
 from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed, Interrupted
-from robustbench_cli.cli.options import PAGE, VARIABLES, all_words
+from robustbench_cli.cli.options import PAGE, VARIABLES, option_names
 from robustbench_cli.core.errors import Notice, UserError, did_you_mean, lacks_resources, one_line
 
 __all__ = ["advdef", "run"]
@@ -91,7 +91,7 @@ def run(words: list[str]) -> int:
         click.echo(error.format_message(), err=True)
         return 2
     except click.ClickException as error:
-        console.error(_told(error))
+        console.error(_describe(error))
         return 2
     except UserError as error:
         console.error(str(error))
@@ -167,7 +167,7 @@ def _warn_of_unknown_variables() -> None:
             console.warn(f"unknown variable {name} in the environment: {did_you_mean(name, known)}")
 
 
-def _told(error: click.ClickException) -> str:
+def _describe(error: click.ClickException) -> str:
     """Click's complaint in one line that says where the word came from and what would be right."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     if isinstance(error, click.exceptions.NoSuchCommand):
@@ -176,7 +176,7 @@ def _told(error: click.ClickException) -> str:
             f"unknown command '{error.command_name}': {did_you_mean(error.command_name, advdef.list_commands(context))}"
         )
     if isinstance(error, click.NoSuchOption) and context is not None:
-        known = all_words(context.command.get_params(context))
+        known = option_names(context.command.get_params(context))
         return f"{context.command_path} has no option {error.option_name}: {did_you_mean(error.option_name, known)}"
     where = f"{context.command_path}: " if context is not None else ""
     if isinstance(error, click.MissingParameter) and error.param is not None and context is not None:

@@ -16,19 +16,19 @@ from robustbench_cli.cli.param_types import OneOf, decimal
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
-    from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
-    from robustbench_cli.benchmarks.training.model_cache import Preparation
+    from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
+    from robustbench_cli.benchmarks.training.model_cache import ModelCache
     from robustbench_cli.benchmarks.training.train import Training
-    from robustbench_cli.core.settings import Method
+    from robustbench_cli.core.settings import Settings
     from robustbench_cli.defenses.base.decision_rules import DecisionRule
 
-__all__ = ["ModelWords", "model_options"]
+__all__ = ["ModelArgs", "model_options"]
 
 DECISIONS = ("one-draw", "mean", "vote", "exact", "deterministic", "frozen")
 
 
 @dataclass(frozen=True)
-class ModelWords:
+class ModelArgs:
     """What the command line says of the models.
 
     Attributes:
@@ -70,7 +70,7 @@ class ModelWords:
         }
         return ", ".join(option for option, value in options.items() if value not in (None, ()))
 
-    def kinds(self) -> dict[str, type[Method]]:
+    def kinds(self) -> dict[str, type[Settings]]:
         """The methods to which ``--set`` can give a parameter: the defenses, and the training as ``train``."""
         from robustbench_cli.defenses import registry
         from robustbench_cli.defenses.base.training.recipe import Recipe
@@ -101,16 +101,18 @@ class ModelWords:
         """The models and defenses that were named, some of which may be code of the user's own."""
         return [name for name in (self.model, *self.defenses) if name is not None]
 
-    def base(self, prepare: Preparation, path: Path) -> Subject:
+    def base(self, cache: ModelCache, path: Path) -> DefendedModel:
         """One of the checkpoints, loaded."""
         from robustbench_cli.benchmarks.checkpoints.checkpoint import read_info
-        from robustbench_cli.benchmarks.checkpoints.defended_model import open_subject
+        from robustbench_cli.benchmarks.checkpoints.defended_model import open_defended_model
 
         named = self.named()
         if read_info(path) is not None:
-            return open_subject(path, named=named, model=self.model, classes=self.classes, mean=self.mean, std=self.std)
-        data = prepare.data
-        return open_subject(
+            return open_defended_model(
+                path, named=named, model=self.model, classes=self.classes, mean=self.mean, std=self.std
+            )
+        data = cache.data
+        return open_defended_model(
             path,
             named=named,
             model=self.model,
@@ -121,7 +123,7 @@ class ModelWords:
         )
 
     def training(
-        self, prepare: Preparation, parameters: Mapping[str, Mapping[str, Any]], base: Subject | None
+        self, cache: ModelCache, parameters: Mapping[str, Mapping[str, Any]], base: DefendedModel | None
     ) -> Training:
         """The training that puts the defenses around a checkpoint's model, or around a fresh one."""
         from robustbench_cli.cli.parameters import defense_specs
@@ -130,7 +132,7 @@ class ModelWords:
         specs = defense_specs(self.defenses, parameters)
         if base is not None and not any(each.build(registry).fitted for each in specs):
             self._tell_of_no_training(base.path, parameters)
-        return prepare.training(model=self.model, mean=self.mean, std=self.std, base=base, defenses=specs)
+        return cache.training(model=self.model, mean=self.mean, std=self.std, base=base, defenses=specs)
 
     def _tell_of_no_training(self, path: Path, parameters: Mapping[str, Mapping[str, Any]]) -> None:
         """Tells who says something of a training that there is none."""
@@ -141,54 +143,54 @@ class ModelWords:
                 "or leave it out)"
             )
 
-    def subjects(
+    def defended_models(
         self,
-        prepare: Preparation,
+        cache: ModelCache,
         parameters: Mapping[str, Mapping[str, Any]],
         *,
         before: Callable[[Training], None] = lambda _: None,
-    ) -> list[Subject]:
+    ) -> list[DefendedModel]:
         """The defended models: what is made of each checkpoint, or of a fresh model, with each rule of decision.
 
         A checkpoint is taken as it is where no defense is named, or just those that it has: naming them is how a user
         allows the code of their own that it needs.
 
         Args:
-            prepare: By which they are come by.
+            cache: By which they are come by.
             parameters: What the user set, by method.
             before: Called with each training before it is begun, or its checkpoint taken from the cache.
         """
-        trained = self._trained(prepare, parameters, before)
+        trained = self._trained(cache, parameters, before)
         if not self.decisions:
             return trained
         # What has no draws is the same model by every rule.
-        deciding = [subject.deciding(rule) for subject in trained for rule in self.decisions]
-        return list({subject.identity: subject for subject in deciding}.values())
+        deciding = [defended.deciding(rule) for defended in trained for rule in self.decisions]
+        return list({defended.identity: defended for defended in deciding}.values())
 
     def _trained(
         self,
-        prepare: Preparation,
+        cache: ModelCache,
         parameters: Mapping[str, Mapping[str, Any]],
         before: Callable[[Training], None],
-    ) -> list[Subject]:
-        def trained(base: Subject | None) -> Subject:
-            training = self.training(prepare, parameters, base)
+    ) -> list[DefendedModel]:
+        def trained(base: DefendedModel | None) -> DefendedModel:
+            training = self.training(cache, parameters, base)
             before(training)
-            return prepare.trained(training)
+            return cache.trained(training)
 
         if not self.checkpoints:
             return [trained(None)]
         names = [name for name in self.defenses if name != "none"]
-        subjects = []
+        defended_models = []
         for path in self.checkpoints:
-            base = self.base(prepare, path)
+            base = self.base(cache, path)
             as_it_is = names in ([], [each.name for each in base.defenses])
             if as_it_is and any(parameters[name] for name in names):
                 raise UserError(f"{path} is trained with {base.defense} already: leave out --set for it")
             if as_it_is:
                 self._tell_of_no_training(path, parameters)
-            subjects.append(base if as_it_is else trained(base))
-        return subjects
+            defended_models.append(base if as_it_is else trained(base))
+        return defended_models
 
 
 def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -253,7 +255,7 @@ def model_options(*, checkpoints: bool, decisions: bool = True) -> Callable[[Cal
             **others: Any,
         ) -> None:
             files = checkpoint if checkpoints else (checkpoint,) if checkpoint else ()
-            words = ModelWords(files, model, classes, mean, std, dataset, defenses, epochs, decisions)
+            words = ModelArgs(files, model, classes, mean, std, dataset, defenses, epochs, decisions)
             function(*args, words=words, **others)
 
         if not (checkpoints and decisions):

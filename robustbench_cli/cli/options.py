@@ -19,7 +19,7 @@ from click.core import ParameterSource
 from robustbench_cli.cli import console
 from robustbench_cli.cli.config_file import long_name, read_config
 from robustbench_cli.cli.exit_codes import Interrupted
-from robustbench_cli.cli.param_types import BATCH_SIZE, DEVICE, EOT, OneOf, as_written
+from robustbench_cli.cli.param_types import BATCH_SIZE, DEVICE, EOT_TYPE, OneOf, as_written
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.training.processes import Processes
 
@@ -32,16 +32,16 @@ __all__ = [
     "VARIABLES",
     "Command",
     "Common",
-    "all_words",
     "command",
     "computing",
     "eot_option",
     "first_images",
+    "option_names",
     "output_file",
     "output_format",
     "repeats_option",
     "stores_or_default",
-    "tell_of_fewer",
+    "warn_of_fewer_images",
 ]
 
 P = ParamSpec("P")
@@ -261,7 +261,7 @@ def first_images(words: str, *, default: int = 1000) -> Callable[[Callable[..., 
     return click.option("--n", type=click.IntRange(min=1), default=default, show_default=True, help=words)
 
 
-def tell_of_fewer(n: int, there: int, of: str) -> None:
+def warn_of_fewer_images(n: int, there: int, of: str) -> None:
     """Tells who asked for more images than there are by ``--n``, whose default asks for none in particular."""
     context = click.get_current_context(silent=True)
     source = None if context is None else context.get_parameter_source("n")
@@ -271,7 +271,7 @@ def tell_of_fewer(n: int, there: int, of: str) -> None:
 
 eot_option = click.option(
     "--eot",
-    type=EOT,
+    type=EOT_TYPE,
     help="Average gradients over K draws of a randomized defense, or over all, or follow one frozen draw.  "
     "[default: 10, or exact where that costs no more]",
 )
@@ -291,7 +291,7 @@ def _verbose(context: click.Context, option: click.Parameter, value: bool) -> No
     console.settings.verbose = value
 
 
-def all_words(parameters: Iterable[click.Parameter]) -> list[str]:
+def option_names(parameters: Iterable[click.Parameter]) -> list[str]:
     """Every word that starts with a dash and that a command understands."""
     options = [each for each in parameters if isinstance(each, click.Option)]
     return [word for option in options for word in (*option.opts, *option.secondary_opts)]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BATCH_SIZE",
     "DEVICE",
-    "EOT",
+    "EOT_TYPE",
     "EPS",
     "GPUS",
     "SETTING",
@@ -222,7 +222,7 @@ class _GpusType(_AsNamed[tuple[int, ...]]):
 
 
 EPS = _EpsType()
-EOT = _EotType()
+EOT_TYPE = _EotType()
 SETTING = _SettingType()
 BATCH_SIZE = _BatchSizeType()
 DEVICE = _DeviceType()

@@ -10,15 +10,15 @@ from robustbench_cli.core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
-    from robustbench_cli.benchmarks.suites.config import Member
-    from robustbench_cli.core.settings import Method
+    from robustbench_cli.benchmarks.suites.config import AttackEntry
+    from robustbench_cli.core.settings import Settings
 
 __all__ = ["defense_specs", "distribute", "members_named"]
 
 _EOT = "eot-"
 
 
-def distribute(settings: Sequence[Setting], kinds: Mapping[str, type[Method]]) -> dict[str, dict[str, Any]]:
+def distribute(settings: Sequence[Setting], kinds: Mapping[str, type[Settings]]) -> dict[str, dict[str, Any]]:
     """Gives each ``--set`` to the method that it is meant for.
 
     Args:
@@ -59,16 +59,16 @@ def distribute(settings: Sequence[Setting], kinds: Mapping[str, type[Method]]) -
     return parameters
 
 
-def members_named(names: Iterable[str]) -> list[Member]:
+def members_named(names: Iterable[str]) -> list[AttackEntry]:
     """The attacks of ``--attack``: ``eot-pgd`` is ``pgd`` with ``--eot 10``."""
     from robustbench_cli.attacks import registry
     from robustbench_cli.attacks.base.gradients.draws import EOT_DRAWS
-    from robustbench_cli.benchmarks.suites.config import Member
+    from robustbench_cli.benchmarks.suites.config import AttackEntry
 
     return [
-        Member(name=name)
+        AttackEntry(name=name)
         if name in registry.names() or not name.startswith(_EOT)
-        else Member(name=name.removeprefix(_EOT), eot=EOT_DRAWS)
+        else AttackEntry(name=name.removeprefix(_EOT), eot=EOT_DRAWS)
         for name in names
     ]
 

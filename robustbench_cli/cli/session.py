@@ -18,12 +18,12 @@ from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
     from robustbench_cli.attacks.base.norm import Norm
-    from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+    from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
     from robustbench_cli.benchmarks.execution.job import Job
-    from robustbench_cli.benchmarks.store.store import Asked, Failure, Result
+    from robustbench_cli.benchmarks.store.store import Failure, RequestedCell, Result
     from robustbench_cli.benchmarks.suites.plan import Part
     from robustbench_cli.benchmarks.suites.suite import AttackChoice
-    from robustbench_cli.benchmarks.training.model_cache import Preparation
+    from robustbench_cli.benchmarks.training.model_cache import ModelCache
     from robustbench_cli.benchmarks.training.train import Training
     from robustbench_cli.cli.options import Common
     from robustbench_cli.defenses.base.training.trainer import TrainingProgress
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Engine",
     "attack_all",
-    "cell_words",
+    "describe_cell",
     "duration",
     "failure_line",
     "missing_line",
-    "preparation",
+    "model_cache",
+    "note_other_norms",
     "raise_failures",
     "report_results",
-    "tell_of_other_norms",
     "train_in_processes",
 ]
 
@@ -56,10 +56,10 @@ class Engine(Protocol):
         """Runs jobs; tells of each that has ended, and of the images that are done."""
 
 
-def preparation(
+def model_cache(
     common: Common, dataset: str, recipe: dict[str, Any], shown: console.Progress, *, seed: int | None = None
-) -> Preparation:
-    """A :class:`Preparation` whose trainings are shown as bars, or as a line a network.
+) -> ModelCache:
+    """A :class:`ModelCache` whose trainings are shown as bars, or as a line a network.
 
     Args:
         common: The options of the command.
@@ -68,7 +68,7 @@ def preparation(
         shown: Where progress is shown.
         seed: Of trainings; the command's own where not given.
     """
-    from robustbench_cli.benchmarks.training.model_cache import Preparation
+    from robustbench_cli.benchmarks.training.model_cache import ModelCache
 
     bars: dict[str, console.Task] = {}
 
@@ -84,7 +84,7 @@ def preparation(
             note = f"; {now.note}" if now.note else ""
             shown.finished(f"{now.name}: {now.epochs} epochs, loss {now.loss:.4f}, {now.seconds:.1f} s{note}")
 
-    return Preparation(
+    return ModelCache(
         dataset=dataset,
         data_dir=common.data_dir,
         device=common.torch_device(),
@@ -130,7 +130,7 @@ def _train(common: Common, trainings: Sequence[Training], quiet: bool) -> None:
     for training in trainings:
         with suppress(UserError):
             shown = console.Progress(None, about=training.label)
-            preparation(common, training.dataset, {}, shown).train_if_free(training)
+            model_cache(common, training.dataset, {}, shown).train_if_free(training)
 
 
 def attack_all(
@@ -158,9 +158,9 @@ def attack_all(
     from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages
     from robustbench_cli.benchmarks.execution.engines import local
     from robustbench_cli.benchmarks.execution.worker import is_done
-    from robustbench_cli.benchmarks.store.store import Asked, Failure, Store
+    from robustbench_cli.benchmarks.store.store import Failure, RequestedCell, Store
     from robustbench_cli.benchmarks.suites.plan import jobs_of
-    from robustbench_cli.core.atomic_write import ensure_writable, name_in_words
+    from robustbench_cli.core.atomic_write import display_path, ensure_writable
 
     store = Store(common.store)
     store.ensure_writable()
@@ -176,7 +176,7 @@ def attack_all(
     )
     jobs = chosen(every)
     # Also the cells of others' shares: the report of a store in which one share is missing is not whole.
-    store.ask(Asked(cell=job.cell, eps=job.eps, checkpoint=name_in_words(job.checkpoint)) for job in every)
+    store.ask(RequestedCell(cell=job.cell, eps=job.eps, checkpoint=display_path(job.checkpoint)) for job in every)
     todo = [job for job in jobs if not is_done(job)]
     if len(todo) < len(jobs):
         console.note(f"{len(jobs) - len(todo)} of {len(jobs)} cells are in {common.store} already")
@@ -195,24 +195,24 @@ def attack_all(
             cells.update(text=f"cells, {left.rate:,.0f} passes/s")
         if isinstance(outcome, Failure):
             failures.append(outcome)
-            shown.finished(f"{cell_words(job)}: failed: {outcome.error}{left}")
+            shown.finished(f"{describe_cell(job)}: failed: {outcome.error}{left}")
             return
         computed[job.cell.id] = outcome
         if outcome.was_skipped:
             shown.finished(
-                f"{cell_words(job)}: not needed: no attack before it was blinded, or another broke through{left}"
+                f"{describe_cell(job)}: not needed: no attack before it was blinded, or another broke through{left}"
             )
             return
         summary = outcome.summary
         rate = (outcome.forwards + outcome.backwards) / max(outcome.seconds, 1e-3)
         shown.finished(
-            f"{cell_words(job)}: clean {summary['clean_accuracy']:.3f}, robust {summary['robust_accuracy']:.3f}, "
+            f"{describe_cell(job)}: clean {summary['clean_accuracy']:.3f}, robust {summary['robust_accuracy']:.3f}, "
             f"{outcome.seconds:.1f} s, {rate:,.0f} passes/s{left}"
         )
 
     def progress(job: Job, done: int) -> None:
         if job.cell.id not in running:
-            running[job.cell.id] = shown.add(cell_words(job), total=job.cell.n)
+            running[job.cell.id] = shown.add(describe_cell(job), total=job.cell.n)
         running[job.cell.id].update(completed=done)
 
     (engine or local.run)(todo, finished=finished, progress=progress)
@@ -221,7 +221,7 @@ def attack_all(
         for job in jobs:
             if job.cell.id not in failed:
                 accuracy = SavedImages.read(save_images, job.cell.id).robust_accuracy
-                console.note(f"{save_images / job.cell.id}.npz: {cell_words(job)}: robust {accuracy:.3f} in 8 bits")
+                console.note(f"{save_images / job.cell.id}.npz: {describe_cell(job)}: robust {accuracy:.3f} in 8 bits")
     results = []
     for job in jobs:
         if job.cell.id in failed:
@@ -231,12 +231,12 @@ def attack_all(
         except UserError as error:
             # One that was damaged must not hide the others.
             failures.append(Failure(cell=job.cell, eps=job.eps, error=str(error)))
-    subjects = {subject.identity: subject for part in parts for subject in part.subjects()}
-    _warn_of_chance(results, list(subjects.values()))
+    defended_models = {defended.identity: defended for part in parts for defended in part.defended_models()}
+    _warn_of_chance(results, list(defended_models.values()))
     return results, failures
 
 
-def tell_of_other_norms(choices: Iterable[AttackChoice], norm: Norm) -> None:
+def note_other_norms(choices: Iterable[AttackChoice], norm: Norm) -> None:
     """Tells that the norm and the radius of others are not those of the attacks that do not know the norm."""
     for choice in choices:
         if choice.minimal_norm and norm not in choice.norms:
@@ -298,19 +298,19 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"
 
 
-def _warn_of_chance(results: Sequence[Result], subjects: Sequence[Subject]) -> None:
+def _warn_of_chance(results: Sequence[Result], defended_models: Sequence[DefendedModel]) -> None:
     """Tells of models that do no better on clean images than guessing does, whose robustness says nothing."""
-    for subject in subjects:
-        own = [result for result in results if result.cell.checkpoint == subject.identity]
+    for defended in defended_models:
+        own = [result for result in results if result.cell.checkpoint == defended.identity]
         clean = own[0].summary["clean_accuracy"] if own else None
-        if clean is not None and clean <= 1.5 / subject.classes:
+        if clean is not None and clean <= 1.5 / defended.classes:
             console.warn(
-                f"{subject.model} with {subject.defense if subject.defenses else 'no defense'} does no better on clean images "
-                f"than guessing one of {subject.classes} classes: train it longer, or check its data set and normalisation"
+                f"{defended.model} with {defended.defense if defended.defenses else 'no defense'} does no better on clean images "
+                f"than guessing one of {defended.classes} classes: train it longer, or check its data set and normalisation"
             )
 
 
-def cell_words(job: Job) -> str:
+def describe_cell(job: Job) -> str:
     """A cell in a few words, for lines of progress."""
     cell = job.cell
     radius = f" eps {job.eps}" if job.eps else ""
@@ -343,7 +343,7 @@ def failure_line(failure: Failure) -> str:
     return f"cell {cell.id} ({cell.defense} {cell.attack_label}) failed: {failure.error}"
 
 
-def missing_line(asked: Asked) -> str:
+def missing_line(asked: RequestedCell) -> str:
     """A cell that was asked for and is not there, in one line."""
     cell = asked.cell
     radius = f" eps {asked.eps}" if asked.eps else ""

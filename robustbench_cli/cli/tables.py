@@ -81,9 +81,9 @@ def write(table: pd.DataFrame, path: Path) -> None:
     Raises:
         UserError: The ending is unknown or the place cannot be written.
     """
-    from robustbench_cli.core.atomic_write import write_whole
+    from robustbench_cli.core.atomic_write import write_atomically
 
-    write_whole(path, as_text(table, _form_of(path)).encode())
+    write_atomically(path, as_text(table, _form_of(path)).encode())
 
 
 def require_place(path: Path, *, forms: Collection[str] = FORMATS) -> None:

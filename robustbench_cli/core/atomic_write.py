@@ -14,12 +14,12 @@ from typing import BinaryIO
 
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["ensure_writable", "is_temporary", "name_in_words", "write_whole"]
+__all__ = ["display_path", "ensure_writable", "is_temporary", "write_atomically"]
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}")
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file so that a reader sees the old one, or none, or the whole new one; also after a crash.
 
     The content goes to a temporary file in the same folder, is flushed to the disk, and takes the name in one step. The
@@ -104,7 +104,7 @@ def _remove_left(path: Path) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file has the name of one that :func:`write_whole` has not finished."""
+    """Whether a file has the name of one that :func:`write_atomically` has not finished."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
@@ -122,6 +122,6 @@ def ensure_writable(folder: Path) -> None:
         raise UserError(f"cannot write in {folder}: {error.strerror}; name a place that can be written") from None
 
 
-def name_in_words(path: Path) -> str:
+def display_path(path: Path) -> str:
     """A path as it can be stored and shown: bytes of it that are not UTF-8 stand there as a backslash and their number."""
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")

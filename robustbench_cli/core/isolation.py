@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["contain", "contained"]
+__all__ = ["isolate", "isolated"]
 
 
 @contextmanager
-def contained() -> Iterator[None]:
+def isolated() -> Iterator[None]:
     """Within it a user's code may run.
 
     Torch's default type, gradient mode and number of threads, the filters of warnings and the standard streams are
@@ -30,8 +30,8 @@ def contained() -> Iterator[None]:
         restore()
 
 
-def contain(model: nn.Module) -> nn.Module:
-    """The same model, each pass of which is :func:`contained`."""
+def isolate(model: nn.Module) -> nn.Module:
+    """The same model, each pass of which is :func:`isolated`."""
     begun: list[Callable[[], None]] = []
 
     def before(*_: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from robustbench_cli.core.code_hash import hash_of_code
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
-from robustbench_cli.core.isolation import contained
+from robustbench_cli.core.isolation import isolated
 
 __all__ = ["Registry"]
 
@@ -162,7 +162,7 @@ class Registry:
             place, colon, attribute = name.rpartition(":")
             if not colon:
                 raise UserError(f"unknown {self.kind} '{name}': {did_you_mean(name, self.names(), kind=self.kind)}")
-        with contained():
+        with isolated():
             module = _module_of_file(Path(place)) if place.endswith(".py") else _module(place)
         try:
             thing = getattr(module, attribute)

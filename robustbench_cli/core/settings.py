@@ -16,12 +16,12 @@ from pydantic_core import ErrorDetails
 from robustbench_cli.core.errors import UserError, did_you_mean
 from robustbench_cli.core.strict_yaml import read_yaml
 
-__all__ = ["Method", "read_value"]
+__all__ = ["Settings", "read_value"]
 
 _FRACTION = re.compile(r"[0-9]{1,300}/0*[1-9][0-9]{,300}")
 
 
-class Method(BaseModel):
+class Settings(BaseModel):
     """A method of the literature: its parameters are its fields, each with a type, a default and a description.
 
     Attributes:
@@ -87,7 +87,7 @@ def read_value(words: str) -> Any:
         return words
 
 
-def _fill(method: Method, parameters: Mapping[str, Any], *, name: str, python: bool) -> None:
+def _fill(method: Settings, parameters: Mapping[str, Any], *, name: str, python: bool) -> None:
     """Gives a new method its parameters.
 
     Args:

@@ -82,7 +82,7 @@ def test_what_cannot_be_fooled_or_need_not_be_comes_back_as_it_was(
     assert torch.equal(unmoved, victim.images)
 
 
-class Noisy(nn.Module):
+class NoiseLayer(nn.Module):
     """A model behind normal noise on its images, drawn for every row."""
 
     def __init__(self, model: nn.Module, sigma: float) -> None:
@@ -104,7 +104,7 @@ def test_of_a_randomized_model_it_fools_nearly_every_fresh_draw(
     """
     victim = linear_victim(2)
     sigma = 0.02
-    model = Noisy(victim.model, sigma)
+    model = NoiseLayer(victim.model, sigma)
     attack: Attack = registry.load(name)()
     torch.manual_seed(0)
     perturbed = attack(model, victim.images, victim.labels, norm=norm, eot=4)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.gradients.eot import EOT, Exact
+from robustbench_cli.attacks.base.gradients.eot import EOT, ExactExpectation
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, distance
@@ -176,7 +176,7 @@ def test_with_all_draws_known_every_one_is_fooled_where_that_is_possible(
         hardest = (model.all_draws(victim.images).diff(dim=2).abs().amax(0)[:, 0]).double()
         weight = victim.model.weight
         dual = (weight[0] - weight[1]).abs().sum().double()
-    source = Exact(model.requires_grad_(False))
+    source = ExactExpectation(model.requires_grad_(False))
     threat = Threat(norm="linf", eps=1.01 * hardest / dual)
     perturbed = PGD().run(source, victim.images, victim.labels, threat, Random.of(0, victim.images))
     assert (model.all_draws(perturbed).argmax(2) != victim.labels).all()

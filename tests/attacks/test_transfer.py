@@ -67,7 +67,7 @@ def test_what_a_linear_surrogate_gives_away_is_known(linear_victim: Callable[...
     torch.testing.assert_close(perturbed, victim.images + 0.05 * towards * direction)
 
 
-class Noisy(nn.Module):
+class NoiseLayer(nn.Module):
     """A model behind uniform noise of a width."""
 
     def __init__(self, model: nn.Module, width: float) -> None:
@@ -82,7 +82,7 @@ class Noisy(nn.Module):
 
 def test_of_a_randomized_surrogate_the_expectation_is_followed(digits_victim: Victim) -> None:
     """Its draws are averaged over as many as were asked for: with 30, more images of a model without noise fall than with 1."""
-    surrogate = Noisy(digits_victim.model, 2.5)
+    surrogate = NoiseLayer(digits_victim.model, 2.5)
     images, labels = digits_victim.images, digits_victim.labels
     left = {}
     for draws in (1, 30):

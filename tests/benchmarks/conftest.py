@@ -13,7 +13,7 @@ import torch
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.eps import parse_eps
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, method_spec
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
@@ -22,7 +22,7 @@ from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.store import Result
 from robustbench_cli.benchmarks.suites.suite import AttackChoice, Suite, expand
-from robustbench_cli.benchmarks.training.model_cache import Preparation
+from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.defenses import registry as defenses
 
 ATTACKED = 20
@@ -113,11 +113,11 @@ def make_result() -> MakeResult:
 
 
 @pytest.fixture
-def prepare() -> Callable[..., Preparation]:
+def cache() -> Callable[..., ModelCache]:
     """How models are come by, with a training of a second."""
 
-    def make(dataset: str = "digits", seed: int = 0, **recipe: Any) -> Preparation:
-        return Preparation(
+    def make(dataset: str = "digits", seed: int = 0, **recipe: Any) -> ModelCache:
+        return ModelCache(
             dataset=dataset,
             data_dir=None,
             device=torch.device("cpu"),
@@ -135,14 +135,14 @@ def hrs() -> MethodSpec:
 
 
 @pytest.fixture
-def subject(prepare: Callable[..., Preparation]) -> Subject:
+def defended(cache: Callable[..., ModelCache]) -> DefendedModel:
     """A network that has learned a little."""
-    prepared = prepare(epochs=8)
+    prepared = cache(epochs=8)
     return prepared.trained(prepared.training())
 
 
 @pytest.fixture
-def jobs(tmp_path: Path, subject: Subject) -> Callable[..., list[Job]]:
+def jobs(tmp_path: Path, defended: DefendedModel) -> Callable[..., list[Job]]:
     """The jobs of attacks on that network."""
 
     def expanded(*specs: MethodSpec, eps: tuple[str, ...] = (), **changes: Any) -> list[Job]:
@@ -153,7 +153,7 @@ def jobs(tmp_path: Path, subject: Subject) -> Callable[..., list[Job]]:
         suite = Suite(dataset="digits", n=ATTACKED, attacks=choices, eps=[parse_eps(words) for words in eps])
         return expand(
             suite,
-            [changes.get("subject", subject)],
+            [changes.get("subject", defended)],
             examples=first_examples(load_dataset("digits").split("test"), ATTACKED),
             usual_eps="0.15",
             store=tmp_path / "store",

@@ -26,7 +26,7 @@ IMAGES = (torch.rand(24, 1, 6, 6, generator=torch.Generator().manual_seed(0)) * 
 WEIGHT = torch.randn(36, 4, generator=torch.Generator().manual_seed(1))
 
 
-class Noisy(nn.Module):
+class NoiseLayer(nn.Module):
     """Each row has noise of its own."""
 
     def forward(self, images: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Fixed(nn.Module):
 LABELS = (IMAGES.flatten(1) @ WEIGHT).argmax(1)
 
 
-@pytest.mark.parametrize("model", [Noisy(), NoisyWeights(), SomeRows()], ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize("model", [NoiseLayer(), NoisyWeights(), SomeRows()], ids=lambda model: type(model).__name__)
 @pytest.mark.parametrize(
     "attack",
     [
@@ -100,10 +100,10 @@ def test_figures_do_not_depend_on_batch_mates(monkeypatch: pytest.MonkeyPatch) -
     from robustbench_cli.benchmarks.evaluation import evaluate as evaluation
 
     words: dict[str, Any] = {"attack": PGD(steps=4), "eps": 0.05, "eot": 3, "repeats": 4}
-    whole = evaluate(Noisy(), IMAGES, LABELS, **words)
+    whole = evaluate(NoiseLayer(), IMAGES, LABELS, **words)
     monkeypatch.setattr(evaluation, "IMAGES_AT_ONCE", 5)
-    cut = evaluate(Noisy(), IMAGES, LABELS, **words)
-    first = evaluate(Noisy(), IMAGES[:9], LABELS[:9], **words)
+    cut = evaluate(NoiseLayer(), IMAGES, LABELS, **words)
+    first = evaluate(NoiseLayer(), IMAGES[:9], LABELS[:9], **words)
     assert np.array_equal(cut.outcomes.perturbed, whole.outcomes.perturbed)
     assert np.array_equal(first.outcomes.perturbed, whole.outcomes.perturbed[..., :9])
 
@@ -124,7 +124,7 @@ def test_no_pass_has_more_rows_than_the_batch_size(attack: Any, batch_size: int)
             logits: Tensor = self.model(images)
             return logits
 
-    for model in (nn.Sequential(nn.Flatten(), nn.Linear(36, 4)), Noisy()):
+    for model in (nn.Sequential(nn.Flatten(), nn.Linear(36, 4)), NoiseLayer()):
         rows.clear()
         evaluate(Counting(model), IMAGES[:6], LABELS[:6], attack=attack, eps=0.1, batch_size=batch_size)
         assert max(rows) <= batch_size

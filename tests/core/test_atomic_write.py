@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_cli.core.atomic_write import write_whole
+from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
 
 
 def test_a_file_is_written_with_the_folders_above_it(tmp_path: Path) -> None:
     """The content is there, an older one is replaced, and nothing else is left behind."""
     path = tmp_path / "a/b/c.json"
-    write_whole(path, b"old")
-    write_whole(path, b"new")
+    write_atomically(path, b"old")
+    write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
     assert [*path.parent.iterdir()] == [path]
 
@@ -25,7 +25,7 @@ def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
     """Others may read a result where the person's umask lets them."""
     before = os.umask(0o027)
     try:
-        write_whole(tmp_path / "file", b"")
+        write_atomically(tmp_path / "file", b"")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
@@ -34,7 +34,7 @@ def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk is one line for the user, an interruption stays one, and neither costs the old content."""
     path = tmp_path / "file"
-    write_whole(path, b"old")
+    write_atomically(path, b"old")
     for error, expected in (
         (OSError(28, "No space left on device"), UserError),
         (KeyboardInterrupt(), KeyboardInterrupt),
@@ -45,7 +45,7 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest
 
         monkeypatch.setattr(os, "fsync", fail)
         with pytest.raises(expected):
-            write_whole(path, b"new")
+            write_atomically(path, b"new")
         assert path.read_bytes() == b"old"
         assert [*tmp_path.iterdir()] == [path]
 
@@ -88,7 +88,7 @@ def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path, when: str)
         other.write_bytes(b"")
     killed(when, path)
     assert len([*tmp_path.iterdir()]) == len(others) + 1
-    write_whole(path, b"whole")
+    write_atomically(path, b"whole")
     assert {*tmp_path.iterdir()} == {path, *others}
     assert path.read_bytes() == b"whole"
 
@@ -105,7 +105,7 @@ def test_what_a_living_writer_is_at_stays(tmp_path: Path, monkeypatch: pytest.Mo
         return replace(temporary, target)
 
     monkeypatch.setattr(Path, "replace", meanwhile)
-    write_whole(path, b"own")
+    write_atomically(path, b"own")
     assert [*tmp_path.iterdir()] == [path]
     assert path.read_bytes() == b"own"
 
@@ -116,5 +116,5 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> 
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=f"cannot write {tmp_path}/"):
-        write_whole(tmp_path / place, b"content")
+        write_atomically(tmp_path / place, b"content")
     assert [*(tmp_path / "folder").iterdir()] == []

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_cli.core.isolation import contain, contained
+from robustbench_cli.core.isolation import isolate, isolated
 
 
 def meddle() -> None:
@@ -41,11 +41,11 @@ def state() -> tuple[object, ...]:
 def test_what_code_changes_is_as_it_was() -> None:
     """Also where it fails."""
     before = state()
-    with contained():
+    with isolated():
         meddle()
         assert state() != before
     assert state() == before
-    with pytest.raises(ZeroDivisionError), contained():
+    with pytest.raises(ZeroDivisionError), isolated():
         meddle()
         raise ZeroDivisionError
     assert state() == before
@@ -54,7 +54,7 @@ def test_what_code_changes_is_as_it_was() -> None:
 @pytest.mark.parametrize("fails", [False, True])
 def test_each_pass_leaves_all_as_it_was(fails: bool) -> None:
     """And has a gradient; a copy of the model does so too."""
-    model = contain(Meddling(3, 2))
+    model = isolate(Meddling(3, 2))
     model.fails = fails
     before = state()
     images = torch.ones(1, 3, requires_grad=True)

@@ -10,10 +10,10 @@ import torch
 from pydantic import Field, field_validator
 
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.core.settings import Method, read_value
+from robustbench_cli.core.settings import Settings, read_value
 
 
-class Example(Method):
+class Example(Settings):
     """The first line.
 
     More lines.
@@ -114,7 +114,7 @@ def test_parameters_have_names() -> None:
     with pytest.raises(UserError, match=r"^Example takes its parameters by name: give Example\(steps=40\)$"):
         Example(40)  # type: ignore[call-arg, misc]
 
-    class Needs(Method):
+    class Needs(Settings):
         paper: ClassVar[str] = "none"
         model: str = Field(description="the model's file")
 

@@ -9,7 +9,7 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
-from robustbench_cli.attacks.base.gradients.eot import EOT, Exact
+from robustbench_cli.attacks.base.gradients.eot import EOT, ExactExpectation
 from robustbench_cli.attacks.base.losses import cross_entropy
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.defenses.hrs import HRSModel, hrs
@@ -40,7 +40,7 @@ def gradient_of_all_paths(model: HRSModel) -> torch.Tensor:
 @pytest.mark.parametrize("batch_size", [None, 1, 30])
 def test_the_exact_gradient_is_the_mean_over_all_paths(model: HRSModel, batch_size: int | None) -> None:
     """``--eot exact`` gives the mean of every path's gradient to rounding, at less than a pass for each path."""
-    source = Exact(model, batch_size=batch_size)
+    source = ExactExpectation(model, batch_size=batch_size)
     _, gradient = source.gradient(IMAGES, LABELS, cross_entropy)
     torch.testing.assert_close(gradient, gradient_of_all_paths(model), rtol=1e-10, atol=1e-14)
     assert source.backwards == pytest.approx(9 * model.cost_of_all_draws)

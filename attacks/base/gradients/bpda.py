@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.models.freezing import with_layers
 from robustbench_cli.core.errors import UserError, did_you_mean
 
-__all__ = ["Approximated", "Selecting", "Surrogate", "approximated", "bpda", "identity"]
+__all__ = ["BPDALayer", "Selecting", "SurrogateFunction", "bpda", "identity", "with_surrogates"]
 
-Surrogate = Callable[[Tensor], Tensor]
+SurrogateFunction = Callable[[Tensor], Tensor]
 """From what a layer is given to something of the shape that it returns, differentiably."""
 
 
@@ -24,7 +24,7 @@ def identity(given: Tensor) -> Tensor:
     return given
 
 
-class Approximated(nn.Module, ABC):
+class BPDALayer(nn.Module, ABC):
     """A layer that passes gradients back as its surrogate does, so that every attack by gradients adapts to it.
 
     Attributes:
@@ -54,13 +54,13 @@ class Selecting(nn.Module):
     """A layer that takes some of the numbers that it is given, as a median does, and rightly has no gradient at the others."""
 
 
-def approximated(model: nn.Module) -> AbstractContextManager[None]:
-    """Within it, every :class:`Approximated` layer of a model gives what its surrogate does."""
-    return with_layers(model, Approximated, approximating=True)
+def with_surrogates(model: nn.Module) -> AbstractContextManager[None]:
+    """Within it, every :class:`BPDALayer` layer of a model gives what its surrogate does."""
+    return with_layers(model, BPDALayer, approximating=True)
 
 
 @contextmanager
-def bpda(model: nn.Module, surrogates: Mapping[str, Surrogate]) -> Iterator[nn.Module]:
+def bpda(model: nn.Module, surrogates: Mapping[str, SurrogateFunction]) -> Iterator[nn.Module]:
     """Within it, layers of a model pass gradients back as their surrogates do, and compute what they did to the bit.
 
     A layer's own gradient may be zero, wrong or missing: none is asked for. (Athalye, Carlini, Wagner: Obfuscated
@@ -84,7 +84,7 @@ def bpda(model: nn.Module, surrogates: Mapping[str, Surrogate]) -> Iterator[nn.M
 
 
 @contextmanager
-def _backward_of(layer: nn.Module, surrogate: Surrogate, name: str) -> Iterator[None]:
+def _backward_of(layer: nn.Module, surrogate: SurrogateFunction, name: str) -> Iterator[None]:
     own = layer.forward
 
     def forward(given: Tensor) -> Any:
@@ -103,7 +103,9 @@ def _backward_of(layer: nn.Module, surrogate: Surrogate, name: str) -> Iterator[
             layer.forward = set_before
 
 
-def _with_backward_of(surrogate: Surrogate, given: Tensor, computed: Tensor, *, where: str = "a layer") -> Tensor:
+def _with_backward_of(
+    surrogate: SurrogateFunction, given: Tensor, computed: Tensor, *, where: str = "a layer"
+) -> Tensor:
     """What a layer has computed, with the derivative of a surrogate."""
     if not torch.is_grad_enabled():
         return computed

@@ -6,21 +6,21 @@ from typing import Literal
 
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["EOT_DRAWS", "AskedDraws", "Draws", "resolve_eot"]
+__all__ = ["EOT_DRAWS", "Draws", "EOTChoice", "resolve_eot"]
 
 Draws = int | Literal["exact", "frozen"]
 """A number of draws over which a randomized gradient is averaged; ``"exact"``, all that there are; or ``"frozen"``:
 one draw for all images and steps.
 """
 
-AskedDraws = Draws | Literal["auto"]
+EOTChoice = Draws | Literal["auto"]
 """The same, or whichever is right for the model; see :func:`resolve_eot`."""
 
 EOT_DRAWS = 10
 """Draws of a gradient where nothing else is asked for (Wang et al., appendix C.3: success saturates for more)."""
 
 
-def resolve_eot(asked: AskedDraws, *, randomized: bool, cost_of_all_draws: float | None) -> Draws:
+def resolve_eot(asked: EOTChoice, *, randomized: bool, cost_of_all_draws: float | None) -> Draws:
     """The draws behind a gradient of a model.
 
     Args:

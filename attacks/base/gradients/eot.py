@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource, Precision
 from robustbench_cli.attacks.base.models.enumerable_draws import EnumerableDraws
-from robustbench_cli.attacks.base.models.frozen_draw import OneDraw
+from robustbench_cli.attacks.base.models.frozen_draw import FrozenDraw
 from robustbench_cli.attacks.base.models.passes import BatchSize, single_pass
 from robustbench_cli.attacks.base.models.row_draws import RowDraws, keys_of_draws
 from robustbench_cli.attacks.base.rng import seed_from
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["EOT", "Exact", "gradient_source"]
+__all__ = ["EOT", "ExactExpectation", "gradient_source"]
 
 
 class EOT(GradientSource):
@@ -72,7 +72,7 @@ class EOT(GradientSource):
         return single_pass(model, rows).view(draws, len(images), -1)
 
 
-class Exact(GradientSource):
+class ExactExpectation(GradientSource):
     """The exact expectation over all draws of a model that can enumerate them."""
 
     exhaustive = True
@@ -136,10 +136,10 @@ def gradient_source(
         return EOT(model, targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
     if eot == "frozen":
         return EOT(
-            OneDraw(model, seed=seed), targeted=targeted, batch_size=batch_size, precision=precision, inside=inside
+            FrozenDraw(model, seed=seed), targeted=targeted, batch_size=batch_size, precision=precision, inside=inside
         )
     if eot == "exact":
-        return Exact(model, targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
+        return ExactExpectation(model, targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
     return EOT(
         model,
         draws=eot,

@@ -13,10 +13,10 @@ from torch.func import vmap
 from robustbench_cli.attacks.base.rng import seeded
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
 
-__all__ = ["OneDraw"]
+__all__ = ["FrozenDraw"]
 
 
-class OneDraw(nn.Module):
+class FrozenDraw(nn.Module):
     """A randomized model that has drawn once, for all images and all passes, and so is deterministic.
 
     Each row is drawn for as if it were alone in its batch, with the same random numbers: what a row gets is independent

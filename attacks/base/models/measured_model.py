@@ -9,7 +9,7 @@ from functools import cached_property, partial
 
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.gradients.draws import AskedDraws, Draws, resolve_eot
+from robustbench_cli.attacks.base.gradients.draws import Draws, EOTChoice, resolve_eot
 from robustbench_cli.attacks.base.gradients.eot import gradient_source
 from robustbench_cli.attacks.base.gradients.source import GradientSource, Precision
 from robustbench_cli.attacks.base.models.enumerable_draws import cost_of_all_draws
@@ -85,12 +85,12 @@ class MeasuredModel:
         with self.row_draws(keys, seed) as model:
             yield partial(single_pass, model)
 
-    def eot(self, asked: AskedDraws) -> Draws:
+    def eot(self, asked: EOTChoice) -> Draws:
         """The draws behind a gradient of this model; see :func:`~robustbench_cli.attacks.base.gradients.draws.resolve_eot`."""
         return resolve_eot(asked, randomized=self.randomized, cost_of_all_draws=self.cost_of_all_draws)
 
     def source(
-        self, eot: AskedDraws, *, seed: int = 0, targeted: bool = False, precision: Precision = "float32"
+        self, eot: EOTChoice, *, seed: int = 0, targeted: bool = False, precision: Precision = "float32"
     ) -> GradientSource:
         """A gradient source of this model; see :func:`~robustbench_cli.attacks.base.gradients.eot.gradient_source`.
 

@@ -6,27 +6,27 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-__all__ = ["Surrounding", "undefended"]
+__all__ = ["Wrapper", "unwrapped_model"]
 
 
 @runtime_checkable
-class Surrounding(Protocol):
+class Wrapper(Protocol):
     """A transformation, a detector, noise or a rule of decision around a model that works without it too.
 
     Attributes:
-        undefended: The model inside: images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``.
+        unwrapped_model: The model inside: images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``.
     """
 
     @property
-    def undefended(self) -> nn.Module: ...
+    def unwrapped_model(self) -> nn.Module: ...
 
 
-def undefended(model: nn.Module) -> nn.Module:
+def unwrapped_model(model: nn.Module) -> nn.Module:
     """The model inside of all that stands around it; itself where nothing does.
 
     Args:
         model: A defended one. What its defenses have changed in its layers and weights stays.
     """
-    while isinstance(model, Surrounding):
-        model = model.undefended
+    while isinstance(model, Wrapper):
+        model = model.unwrapped_model
     return model

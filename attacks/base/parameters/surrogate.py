@@ -9,7 +9,7 @@ from pydantic import PlainSerializer, PlainValidator
 from torch import nn
 
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.core.settings import Method
+from robustbench_cli.core.settings import Settings
 
 __all__ = ["Surrogate", "surrogate_parameters"]
 
@@ -38,7 +38,7 @@ Python it is the model itself.
 """
 
 
-def surrogate_parameters(kind: type[Method]) -> tuple[str, ...]:
+def surrogate_parameters(kind: type[Settings]) -> tuple[str, ...]:
     """The names of a method's parameters that are models, or may be: ``Surrogate`` and ``Surrogate | None``."""
     return tuple(
         name

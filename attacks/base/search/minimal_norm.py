@@ -15,7 +15,7 @@ from robustbench_cli.attacks.base.models.logit_noise import noise_of
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import distance, per_image
 
-__all__ = ["Goal", "Smallest", "free", "linear_distance"]
+__all__ = ["BestPerturbation", "Goal", "free", "linear_distance"]
 
 _DUAL_ORDERS = {"linf": 1, "l2": 2, "l1": torch.inf, "l0": torch.inf}
 
@@ -62,7 +62,7 @@ class Goal:
         return (self.shortfall(logits, labels.expand(len(logits), -1)) < -self.rounding(logits)).all(0)
 
 
-class Smallest:
+class BestPerturbation:
     """The smallest perturbation of each image that has reached the goal.
 
     An attack's loop offers its iterates with the logits that it has computed anyway.

@@ -14,9 +14,9 @@ from robustbench_cli.attacks.base.losses import cross_entropy, margin, proportio
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
-__all__ = ["Propose", "Start", "random_search"]
+__all__ = ["Propose", "StartPoint", "random_search"]
 
-Start = Callable[[Tensor, Threat, Random], Tensor]
+StartPoint = Callable[[Tensor, Threat, Random], Tensor]
 """From images ``(n, C, H, W)``, their threat and random numbers to the first incumbents ``(n, C, H, W)``."""
 
 Propose = Callable[[float, Tensor, Tensor, Threat, Random], Tensor]
@@ -46,7 +46,7 @@ def random_search(
     threat: Threat,
     random: Random,
     *,
-    start: Start,
+    start: StartPoint,
     propose: Propose,
     queries: int,
     restarts: int,
@@ -107,7 +107,7 @@ def _search(
     threat: Threat,
     random: Random,
     best: BestIterates,
-    start: Start,
+    start: StartPoint,
     propose: Propose,
     queries: int,
     *,
@@ -156,7 +156,7 @@ def _search_samples(
     labels: Tensor,
     threat: Threat,
     random: Random,
-    start: Start,
+    start: StartPoint,
     propose: Propose,
     queries: int,
 ) -> tuple[Tensor, Tensor]:

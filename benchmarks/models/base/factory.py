@@ -14,7 +14,7 @@ from torch import nn
 
 from robustbench_cli.attacks.base.inputs import checked_model
 from robustbench_cli.core.errors import UserError, one_line
-from robustbench_cli.core.isolation import contained
+from robustbench_cli.core.isolation import isolated
 
 __all__ = ["PARAMETERS", "make", "unwrapped"]
 
@@ -93,7 +93,7 @@ def make(
     for positional, keywords in _calls(thing, values, argument, name):
         torch.set_rng_state(state)
         try:
-            with contained():
+            with isolated():
                 made = thing(*positional, **keywords)
         except UserError as error:
             failures.append((1, error))

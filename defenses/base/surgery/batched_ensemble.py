@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from robustbench_cli.core.errors import is_out_of_memory
 from robustbench_cli.defenses.base.decision_rules import mean_softmax
 
-__all__ = ["Stacked", "cross_entropy_of_each"]
+__all__ = ["BatchedEnsemble", "cross_entropy_of_each"]
 
 
-class Stacked(nn.Module):
+class BatchedEnsemble(nn.Module):
     """Networks of one architecture on the same rows, in one pass.
 
     A parameter holds those of all networks, one after the other along its first dimension, so that an optimizer that
@@ -92,7 +92,7 @@ class Stacked(nn.Module):
 
 
 def cross_entropy_of_each(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """The mean cross-entropy of a network that ends in a :class:`Stacked`; its slope is that of the sum over the M.
+    """The mean cross-entropy of a network that ends in a :class:`BatchedEnsemble`; its slope is that of the sum over the M.
 
     So that each network learns as it would alone.
     """

@@ -14,12 +14,12 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from robustbench_cli.attacks.base.models.freezing import with_layers
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.defenses.base.stochastic import Drawing
+from robustbench_cli.defenses.base.stochastic import StochasticLayer
 
 __all__ = ["RandomWeights", "shared_draws", "spread", "with_random_weights"]
 
 
-class RandomWeights(Drawing):
+class RandomWeights(StochasticLayer):
     """A fully connected layer or a convolution whose weights get Gaussian noise.
 
     Every row draws for itself, unless :func:`shared_draws` rules. A convolution draws weights for each row and runs all

@@ -15,7 +15,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import UserError, did_you_mean
-from robustbench_cli.defenses.base.stochastic import Drawing
+from robustbench_cli.defenses.base.stochastic import StochasticLayer
 
 __all__ = ["CutPoint", "cut_points", "narrowest", "split"]
 
@@ -122,7 +122,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         # A trace would hold on to whether it draws now.
-        return isinstance(m, Drawing) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, StochasticLayer) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.attacks.base.models.freezing import frozen
-from robustbench_cli.defenses.base.usual_radius import Following
+from robustbench_cli.defenses.base.usual_radius import UsualRadiusDefaults
 
 __all__ = ["AttackInTraining", "Start", "accuracy_under_pgd", "ascend", "nearby"]
 
@@ -20,10 +20,10 @@ Start = Literal["ball", "near", "image"]
 """Where the steps begin: uniformly in the ball, beside the image (a normal deviation of 0.001), or at the image."""
 
 
-class AttackInTraining(Following):
+class AttackInTraining(UsualRadiusDefaults):
     """The parameters of the methods that train on what steps of PGD in linf make of each batch."""
 
-    following: ClassVar[Mapping[str, float]] = {"eps": 1}
+    follows: ClassVar[Mapping[str, float]] = {"eps": 1}
 
     eps: float | None = Field(
         None,

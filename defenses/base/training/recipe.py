@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from robustbench_cli.core.settings import Method
+from robustbench_cli.core.settings import Settings
 
 __all__ = ["Recipe"]
 
 
-class Recipe(Method):
+class Recipe(Settings):
     """How long and how a network is trained.
 
     The one-cycle schedule is a variant of the paper's, whose rate falls along a line as it rose. Of the running mean of

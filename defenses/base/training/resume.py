@@ -13,14 +13,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from robustbench_cli.core.atomic_write import write_whole
+from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["State", "read_state", "read_tensors", "write_state"]
+__all__ = ["TrainingState", "read_state", "read_tensors", "write_state"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class State:
+class TrainingState:
     """How far a training of one or more networks has come, beside their weights.
 
     Attributes:
@@ -40,7 +40,7 @@ class State:
 
 def write_state(
     path: Path,
-    state: State,
+    state: TrainingState,
     identity: Mapping[str, str],
     *,
     whole: nn.Module,
@@ -71,7 +71,7 @@ def write_state(
             tensors |= {f"copies/{name}/{key}": tensor for key, tensor in each.items()}
     # Tensors of one storage are refused, and the network's are also those of the whole.
     content = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-    write_whole(path, save(content, {**identity, "state": json.dumps(vars(state))}))
+    write_atomically(path, save(content, {**identity, "state": json.dumps(vars(state))}))
 
 
 def read_state(
@@ -84,7 +84,7 @@ def read_state(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     copies: Mapping[str, dict[str, Tensor]],
-) -> State:
+) -> TrainingState:
     """Loads the weights of ``whole`` in place, and network and optimizer too if the file is from amid their training.
 
     Args:
@@ -104,7 +104,7 @@ def read_state(
     for what, value in identity.items():
         if metadata.get(what) != value:
             raise UserError(f"{path} is a training with another {what}: delete it to start anew")
-    state = State(**json.loads(metadata["state"]))
+    state = TrainingState(**json.loads(metadata["state"]))
     whole.load_state_dict(_below("whole/", tensors))
     if name == state.name and name not in state.finished:
         network.load_state_dict(_below("network/", tensors))

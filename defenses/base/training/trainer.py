@@ -24,8 +24,8 @@ from robustbench_cli.defenses.base.training.adversarial import accuracy_under_pg
 from robustbench_cli.defenses.base.training.data_parallel import averaged, in_shares
 from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
-from robustbench_cli.defenses.base.training.resume import State, read_state, read_tensors, write_state
-from robustbench_cli.defenses.base.training.weight_selection import Collapse, Outcome
+from robustbench_cli.defenses.base.training.resume import TrainingState, read_state, read_tensors, write_state
+from robustbench_cli.defenses.base.training.weight_selection import Collapse, WeightSelection
 
 __all__ = ["Examples", "Gradients", "Trainer", "TrainingLoss", "TrainingProgress"]
 
@@ -241,7 +241,7 @@ class Trainer:
             gradients = in_shares(gradients, self._processes)
         whole = keep or network
         held_out = partial(self._held_out_accuracy, eps=eps) if len(self.held_out) else None
-        outcome = Outcome(network, decay=self.recipe.ema, held_out=held_out, collapse=collapse)
+        outcome = WeightSelection(network, decay=self.recipe.ema, held_out=held_out, collapse=collapse)
         # Each process draws for its share by itself; the first of several as one alone.
         other = (self._processes.rank,) if self._processes.rank else ()
         epochs = math.ceil(self.recipe.epochs / replays)
@@ -273,7 +273,7 @@ class Trainer:
                 settled()
                 radius = {"eps": eps} if eps else {}
                 self._finished[name] = {"loss": value, "seconds": seconds, **radius, **outcome.measured}
-            state = State(
+            state = TrainingState(
                 name=name, epoch=epoch + 1, seconds=seconds, finished=self._finished, measured=outcome.measured
             )
             self._keep(state, whole, network, optimizer, outcome)
@@ -371,7 +371,12 @@ class Trainer:
         }
 
     def _keep(
-        self, state: State, whole: nn.Module, network: nn.Module, optimizer: torch.optim.Optimizer, outcome: Outcome
+        self,
+        state: TrainingState,
+        whole: nn.Module,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        outcome: WeightSelection,
     ) -> None:
         """Writes the file to resume from, if one is asked for, while the other processes wait."""
         if self._resume is None:
@@ -387,7 +392,7 @@ class Trainer:
         whole: nn.Module,
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
-        outcome: Outcome,
+        outcome: WeightSelection,
     ) -> tuple[int, float]:
         """Takes up what the file holds of this training; the epochs done and the seconds spent on them."""
         if self._saved:

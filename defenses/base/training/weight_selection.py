@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Collapse", "Outcome"]
+__all__ = ["Collapse", "WeightSelection"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Collapse:
     fall: float
 
 
-class Outcome:
+class WeightSelection:
     """Follows a training and settles what weights it ends with.
 
     Args:

@@ -11,7 +11,7 @@ import click
 
 from robustbench_cli.attacks.base.norm import NORMS
 from robustbench_cli.cli import console
-from robustbench_cli.cli.model_args import ModelWords, model_options
+from robustbench_cli.cli.model_args import ModelArgs, model_options
 from robustbench_cli.cli.options import (
     Common,
     command,
@@ -20,7 +20,7 @@ from robustbench_cli.cli.options import (
     first_images,
     output_file,
     repeats_option,
-    tell_of_fewer,
+    warn_of_fewer_images,
 )
 from robustbench_cli.cli.param_types import EPS, SETTING, OneOf, Setting
 from robustbench_cli.core.errors import UserError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.base.gradients.draws import Draws
     from robustbench_cli.attacks.base.norm import Norm
     from robustbench_cli.benchmarks.evaluation.options import Targeted
-    from robustbench_cli.benchmarks.suites.config import SuiteOfAttacks
+    from robustbench_cli.benchmarks.suites.config import AttackGroup
     from robustbench_cli.benchmarks.suites.suite import AttackChoice
 
 __all__ = ["attack"]
@@ -76,7 +76,7 @@ TARGETS = ("next", "random", "least-likely", "all")
 @computing
 def attack(
     common: Common,
-    words: ModelWords,
+    words: ModelArgs,
     attacks: tuple[str, ...],
     suite_name: str | None,
     settings: tuple[Setting, ...],
@@ -95,26 +95,26 @@ def attack(
     Without a checkpoint the model is trained first, once, and kept in the cache folder. Without --attack: pgd, cw-pgd
     and cw, each adapted to the defense. What the store has already is not computed again.
     """
-    from robustbench_cli.benchmarks.suites.config import SuiteOfAttacks
+    from robustbench_cli.benchmarks.suites.config import AttackGroup
     from robustbench_cli.benchmarks.suites.grid import attack_choices, attack_kind
     from robustbench_cli.benchmarks.suites.load import read_suite
     from robustbench_cli.benchmarks.suites.plan import DEFAULT_ATTACKS, Part
     from robustbench_cli.benchmarks.suites.suite import Suite, usual_norm
     from robustbench_cli.cli.parameters import distribute, members_named
-    from robustbench_cli.cli.session import attack_all, preparation, raise_failures, report_results, tell_of_other_norms
+    from robustbench_cli.cli.session import attack_all, model_cache, note_other_norms, raise_failures, report_results
     from robustbench_cli.cli.tables import require_place
 
     if output is not None:
         require_place(output)
     if attacks and suite_name:
         raise UserError("--attack and --suite name attacks both: give one of them")
-    groups: Sequence[SuiteOfAttacks]
+    groups: Sequence[AttackGroup]
     if suite_name:
         named = read_suite(suite_name)
         named.require_attacks_only(suite_name)
         groups = named.groups
     else:
-        groups = [SuiteOfAttacks(attacks=tuple(members_named(attacks or DEFAULT_ATTACKS)))]
+        groups = [AttackGroup(attacks=tuple(members_named(attacks or DEFAULT_ATTACKS)))]
     kinds = {member.name: attack_kind(member) for group in groups for member in group.attacks}
     if suite_name:
         norms = {name: kind.norms for name, kind in kinds.items()}
@@ -134,11 +134,11 @@ def attack(
         choices = [_knowing_of_the_usual(choices[0], norm)]
     elif eps:
         for group in choices:
-            tell_of_other_norms(group, usual_norm(group))
+            note_other_norms(group, usual_norm(group))
     with console.progress() as shown:
         dataset = words.dataset_name()
-        prepare = preparation(common, dataset, words.recipe(parameters), shown)
-        subjects = functools.cache(lambda: words.subjects(prepare, parameters))
+        cache = model_cache(common, dataset, words.recipe(parameters), shown)
+        defended_models = functools.cache(lambda: words.defended_models(cache, parameters))
         parts = [
             Part(
                 suite=Suite(
@@ -154,20 +154,18 @@ def attack(
                     cascade=group.cascade,
                     accounting=group.accounting,
                 ),
-                subjects=subjects,
+                defended_models=defended_models,
             )
             for group, attacking in zip(groups, choices, strict=True)
         ]
         results, failures = attack_all(common, parts, shown, save_images=save_images)
     if results:
-        tell_of_fewer(n, results[0].cell.n, dataset)
+        warn_of_fewer_images(n, results[0].cell.n, dataset)
     report_results(common.store, results, failures, output)
     raise_failures(failures)
 
 
-def _knowing(
-    groups: Sequence[SuiteOfAttacks], norm: Norm, norms: Mapping[str, Sequence[Norm]]
-) -> Sequence[SuiteOfAttacks]:
+def _knowing(groups: Sequence[AttackGroup], norm: Norm, norms: Mapping[str, Sequence[Norm]]) -> Sequence[AttackGroup]:
     """The attacks of a suite that know a norm."""
     found = [group for group in groups if any(norm in member.among(norms[member.name]) for member in group.attacks)]
     return [group.knowing(norm, norms) for group in found or groups]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from robustbench_cli.cli import console, tables
-from robustbench_cli.cli.model_args import ModelWords, model_options
-from robustbench_cli.cli.options import Common, command, computing, first_images, output_file, tell_of_fewer
+from robustbench_cli.cli.model_args import ModelArgs, model_options
+from robustbench_cli.cli.options import Common, command, computing, first_images, output_file, warn_of_fewer_images
 from robustbench_cli.cli.param_types import EPS, SETTING, Setting
 from robustbench_cli.core.errors import UserError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from robustbench_cli.attacks.base.eps import Eps
     from robustbench_cli.benchmarks.certification.certify import CertifiedAccuracy, CertifiedModel, Procedure
-    from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+    from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
     from robustbench_cli.benchmarks.datasets.base.slice import Slice
     from robustbench_cli.benchmarks.training.train import Training
 
@@ -65,7 +65,7 @@ ALPHA = 0.001
 @computing
 def certify(
     common: Common,
-    words: ModelWords,
+    words: ModelArgs,
     settings: tuple[Setting, ...],
     sigma: float | None,
     n0: int | None,
@@ -88,7 +88,7 @@ def certify(
     from robustbench_cli.benchmarks.datasets.base.slice import first_examples
     from robustbench_cli.benchmarks.training.train import untrained
     from robustbench_cli.cli.parameters import distribute
-    from robustbench_cli.cli.session import preparation
+    from robustbench_cli.cli.session import model_cache
     from robustbench_cli.core.atomic_write import ensure_writable
 
     procedure = _procedure(sigma, n0, samples, alpha)
@@ -101,15 +101,15 @@ def certify(
     radii = [radius.value for radius in eps] or usual
     ensure_writable(common.store)
     with console.progress() as shown:
-        prepare = preparation(common, dataset, words.recipe(parameters), shown)
-        data = first_examples(prepare.data.split("test"), n)
-        tell_of_fewer(n, len(data), dataset)
+        cache = model_cache(common, dataset, words.recipe(parameters), shown)
+        data = first_examples(cache.data.split("test"), n)
+        warn_of_fewer_images(n, len(data), dataset)
 
         def certifiable(training: Training) -> None:
             procedure.require(untrained(training, data_dir=common.data_dir)[0], data.images[:2])
 
-        subjects = words.subjects(prepare, parameters, before=certifiable)
-        models = [_certified(common, subject, data, procedure, dataset, shown) for subject in subjects]
+        defended_models = words.defended_models(cache, parameters, before=certifiable)
+        models = [_certified(common, defended, data, procedure, dataset, shown) for defended in defended_models]
     rows = [model.rows(radii, alpha=alpha) for model in models]
     records = [row.model_dump(mode="json") for of_model in rows for row in of_model]
     tables.report(pd.DataFrame(records), _drawn(rows), output)
@@ -146,13 +146,13 @@ def _usual_radii(procedure: Procedure, alpha: float, usual_eps: str) -> list[flo
 
 
 def _certified(
-    common: Common, subject: Subject, data: Slice, procedure: Procedure, dataset: str, shown: console.Progress
+    common: Common, defended: DefendedModel, data: Slice, procedure: Procedure, dataset: str, shown: console.Progress
 ) -> CertifiedModel:
     """Certifies one model, with a bar, or a line when it is done."""
     from robustbench_cli.benchmarks.certification.certify import certified
     from robustbench_cli.benchmarks.devices import current
 
-    bar = shown.add(f"{subject.model} {subject.defense}", total=len(data))
+    bar = shown.add(f"{defended.model} {defended.defense}", total=len(data))
     fresh = [0]
 
     def progress(done: int) -> None:
@@ -161,7 +161,7 @@ def _certified(
 
     with current(common.torch_device()):
         model = certified(
-            subject,
+            defended,
             data,
             procedure,
             dataset=dataset,
@@ -175,7 +175,7 @@ def _certified(
     # It is called once before the first image.
     new, seconds = fresh[0] - 1, sum(image.seconds for image in model.images)
     shown.finished(
-        f"{subject.model} {subject.defense}: {len(data)} images, {new} of them certified now, {seconds:.1f} s in all"
+        f"{defended.model} {defended.defense}: {len(data)} images, {new} of them certified now, {seconds:.1f} s in all"
     )
     return model
 
@@ -184,7 +184,7 @@ def _drawn(models: Sequence[Sequence[CertifiedAccuracy]]) -> Table:
     from rich import box
     from rich.table import Table
 
-    from robustbench_cli.benchmarks.certification.certify import FLAGS
+    from robustbench_cli.benchmarks.certification.certify import CERTIFICATE_FLAGS
 
     one = models[0][0]
     how = "by intervals"
@@ -200,7 +200,7 @@ def _drawn(models: Sequence[Sequence[CertifiedAccuracy]]) -> Table:
     raised = [name for name in FLAGS if any(name in rows[0].flags.split(";") for rows in models)]
     if raised:
         table.add_column("flags", no_wrap=True)
-        table.caption = "\n".join(f"{name}: {FLAGS[name]}" for name in raised)
+        table.caption = "\n".join(f"{name}: {CERTIFICATE_FLAGS[name]}" for name in raised)
     for rows in models:
         for row in rows:
             ends = (row.certified_accuracy_low, row.certified_accuracy_high)

@@ -33,7 +33,7 @@ _LIBRARIES = (
 @output_format("table", "json")
 def env(output_format: str) -> None:
     """Show versions, devices, folders and settings: what a bug report needs."""
-    told = _told()
+    told = _describe()
     if output_format == "json":
         console.report(json.dumps(told, indent=2))
         return
@@ -47,7 +47,7 @@ def env(output_format: str) -> None:
     console.report("".join(f"{key:{width}}  {value}\n" for key, value in lines))
 
 
-def _told() -> dict[str, Any]:
+def _describe() -> dict[str, Any]:
     import platformdirs
     import torch
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from robustbench_cli.benchmarks.store.cell import Cell
-    from robustbench_cli.benchmarks.store.store import Asked, Result, Store
+    from robustbench_cli.benchmarks.store.store import RequestedCell, Result, Store
 
 __all__ = ["report"]
 
@@ -159,7 +159,7 @@ _MOST_LINES = 20
 """Lines that name missing cells."""
 
 
-def _absent(stores: Sequence[Store], there: Collection[str], damaged: list[str]) -> list[Asked]:
+def _absent(stores: Sequence[Store], there: Collection[str], damaged: list[str]) -> list[RequestedCell]:
     """The cells that some store was asked for and that none of them has."""
     asked = {
         cell_id: each
@@ -171,7 +171,7 @@ def _absent(stores: Sequence[Store], there: Collection[str], damaged: list[str])
     return sorted((each for cell_id, each in asked.items() if cell_id not in known), key=lambda each: _order(each.cell))
 
 
-def _lines_of(absent: Sequence[Asked]) -> list[str]:
+def _lines_of(absent: Sequence[RequestedCell]) -> list[str]:
     """A line for each missing cell, up to a number, and last what to do."""
     from robustbench_cli.cli.session import missing_line
 

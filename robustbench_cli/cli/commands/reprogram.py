@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_cli.cli import console
-from robustbench_cli.cli.model_args import ModelWords, model_options
+from robustbench_cli.cli.model_args import ModelArgs, model_options
 from robustbench_cli.cli.options import (
     Common,
     command,
@@ -17,7 +17,7 @@ from robustbench_cli.cli.options import (
     first_images,
     output_file,
     repeats_option,
-    tell_of_fewer,
+    warn_of_fewer_images,
 )
 from robustbench_cli.cli.param_types import SETTING, Setting
 from robustbench_cli.core.errors import UserError
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from robustbench_cli.attacks.base.gradients.draws import Draws
-    from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+    from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
     from robustbench_cli.benchmarks.reprogramming.run import ReprogrammedModel
-    from robustbench_cli.benchmarks.training.model_cache import Preparation
+    from robustbench_cli.benchmarks.training.model_cache import ModelCache
 
 __all__ = ["reprogram"]
 
@@ -55,7 +55,7 @@ __all__ = ["reprogram"]
 @computing
 def reprogram(
     common: Common,
-    words: ModelWords,
+    words: ModelArgs,
     suite_name: str | None,
     task: str,
     settings: tuple[Setting, ...],
@@ -91,12 +91,12 @@ def reprogram(
     data = load_dataset(task, data_dir=common.data_dir)
     with console.progress() as shown:
         if suite_name is None:
-            subjects = _of_words(common, words, parameters, shown)
+            defended_models = _of_words(common, words, parameters, shown)
         else:
-            subjects = _of_suite(common, suite_name, shown)
+            defended_models = _of_suite(common, suite_name, shown)
         rows = [
             reprogrammed(
-                subject,
+                defended,
                 data,
                 method,
                 eot=eot or "auto",
@@ -106,43 +106,43 @@ def reprogram(
                 store=common.store,
                 device=common.torch_device(),
                 batch_size=common.batch_size,
-                progress=prepare.progress,
+                progress=cache.progress,
             )
-            for subject, prepare in subjects
+            for defended, cache in defended_models
         ]
-    tell_of_fewer(n, max((row.n for row in rows), default=n), task)
+    warn_of_fewer_images(n, max((row.n for row in rows), default=n), task)
     table = pd.DataFrame([row.model_dump(mode="json", exclude={"versions"}) for row in rows])
     report(table, _drawn(rows), output)
 
 
 def _of_words(
-    common: Common, words: ModelWords, parameters: Mapping[str, Mapping[str, Any]], shown: console.Progress
-) -> Iterator[tuple[Subject, Preparation]]:
+    common: Common, words: ModelArgs, parameters: Mapping[str, Mapping[str, Any]], shown: console.Progress
+) -> Iterator[tuple[DefendedModel, ModelCache]]:
     """The models that the command line names, with what prepared them."""
-    from robustbench_cli.cli.session import preparation
+    from robustbench_cli.cli.session import model_cache
 
-    prepare = preparation(common, words.dataset_name(), words.recipe(parameters), shown)
-    for subject in words.subjects(prepare, parameters):
-        yield subject, prepare
+    cache = model_cache(common, words.dataset_name(), words.recipe(parameters), shown)
+    for defended in words.defended_models(cache, parameters):
+        yield defended, cache
 
 
-def _of_suite(common: Common, name: str, shown: console.Progress) -> Iterator[tuple[Subject, Preparation]]:
+def _of_suite(common: Common, name: str, shown: console.Progress) -> Iterator[tuple[DefendedModel, ModelCache]]:
     """The models of a suite, with what prepared them: one that has no draws once, by whatever rules the others decide."""
     from robustbench_cli.benchmarks.suites.load import read_suite
     from robustbench_cli.benchmarks.suites.plan import plan
-    from robustbench_cli.cli.session import preparation
+    from robustbench_cli.cli.session import model_cache
 
     planned = plan(
         read_suite(name),
-        prepare=lambda dataset, recipe, seed: preparation(common, dataset, recipe, shown, seed=seed),
+        cache=lambda dataset, recipe, seed: model_cache(common, dataset, recipe, shown, seed=seed),
         seed=common.seed,
     )
     known = set()
     for model in planned.models:
-        subject = model.subject()
-        if subject.identity not in known:
-            known.add(subject.identity)
-            yield subject, model.prepare
+        defended = model.defended()
+        if defended.identity not in known:
+            known.add(defended.identity)
+            yield defended, model.cache
 
 
 def _drawn(rows: Sequence[ReprogrammedModel]) -> Table:

@@ -57,7 +57,7 @@ def _verify(folders: Sequence[Path]) -> None:
         damaged.append(str(error))
 
     for folder in folders:
-        results = failures = pieces = 0
+        results = failures = batch_results = 0
         before = len(damaged)
         missing = Store(folder).missing(damaged=tell)
         for store in _with_searches(folder):
@@ -69,25 +69,25 @@ def _verify(folders: Sequence[Path]) -> None:
                 else:
                     results += 1
             failures += len(list(store.failures(damaged=tell)))
-            pieces += _pieces(store.path, tell)
+            batch_results += _partial_results(store.path, tell)
         counts = [f"{results} results", f"{failures} failures", *_others(folder, tell)]
-        counts += [f"{pieces} pieces of unfinished cells"] if pieces else []
+        counts += [f"{batch_results} pieces of unfinished cells"] if batch_results else []
         counts += [f"{len(missing)} cells missing"] if missing else []
         console.report(f"{folder}: {', '.join(counts)}, {len(damaged) - before} damaged")
     if damaged:
         raise CellsFailed(damaged)
 
 
-def _pieces(folder: Path, damaged: Callable[[UserError], None]) -> int:
+def _partial_results(folder: Path, damaged: Callable[[UserError], None]) -> int:
     """How much a store has of cells that are not done."""
-    from robustbench_cli.benchmarks.store.store import PIECES
+    from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS
 
     # Each kind of file is read by what computes it, which takes a while to import.
-    if not (folder / PIECES).is_dir():
+    if not (folder / PARTIAL_RESULTS).is_dir():
         return 0
-    from robustbench_cli.benchmarks.evaluation.partial_results import whole_pieces
+    from robustbench_cli.benchmarks.evaluation.partial_results import complete_partial_results
 
-    return len(list(whole_pieces(folder, damaged=damaged)))
+    return len(list(complete_partial_results(folder, damaged=damaged)))
 
 
 def _others(folder: Path, damaged: Callable[[UserError], None]) -> list[str]:
@@ -109,7 +109,7 @@ def _others(folder: Path, damaged: Callable[[UserError], None]) -> list[str]:
 
 
 def _merge(folders: Sequence[Path]) -> None:
-    from robustbench_cli.benchmarks.store.store import CERTIFICATION, PIECES, REPROGRAMMING
+    from robustbench_cli.benchmarks.store.store import CERTIFICATION, PARTIAL_RESULTS, REPROGRAMMING
 
     if len(folders) < 2:
         raise UserError("advdef store merge: give the stores to copy from and, last, the one to copy into")
@@ -126,10 +126,10 @@ def _merge(folders: Sequence[Path]) -> None:
         for store in _with_searches(source):
             target = type(store)(into / store.path.relative_to(source))
             copied += target.take(store, damaged=tell)
-            if (store.path / PIECES).is_dir():
-                from robustbench_cli.benchmarks.evaluation.partial_results import take_pieces
+            if (store.path / PARTIAL_RESULTS).is_dir():
+                from robustbench_cli.benchmarks.evaluation.partial_results import merge_partial_results
 
-                take_pieces(target.path, store.path, damaged=tell)
+                merge_partial_results(target.path, store.path, damaged=tell)
         counts = [f"{copied} results"]
         if (source / CERTIFICATION).is_dir():
             from robustbench_cli.benchmarks.certification import certify as certification
@@ -145,11 +145,11 @@ def _merge(folders: Sequence[Path]) -> None:
 
 
 def _prune(folders: Sequence[Path], *, dry_run: bool, unfinished: bool) -> None:
-    from robustbench_cli.benchmarks.store.leases import Claims
+    from robustbench_cli.benchmarks.store.leases import Leases
     from robustbench_cli.benchmarks.store.store import CERTIFICATION, REPROGRAMMING, Store
 
     for folder in folders:
-        holder = Claims(folder).holder
+        holder = Leases(folder).holder
         left = [path for store in _with_searches(folder) for path in store.leftovers(older_than=HOUR, at_work=holder)]
         if (folder / CERTIFICATION).is_dir():
             from robustbench_cli.benchmarks.certification import certify as certification

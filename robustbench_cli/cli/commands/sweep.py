@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.execution.status import CellState
     from robustbench_cli.benchmarks.store.cell import Cell
     from robustbench_cli.benchmarks.store.store import Result
-    from robustbench_cli.benchmarks.suites.config import SuiteWords
+    from robustbench_cli.benchmarks.suites.config import SuiteConfig
     from robustbench_cli.benchmarks.suites.plan import Sweep
     from robustbench_cli.cli.session import Engine
 
@@ -84,10 +84,10 @@ def sweep(
     from robustbench_cli.benchmarks.suites.plan import plan
     from robustbench_cli.cli.session import (
         attack_all,
-        preparation,
+        model_cache,
+        note_other_norms,
         raise_failures,
         report_results,
-        tell_of_other_norms,
         train_in_processes,
     )
     from robustbench_cli.cli.tables import require_place
@@ -104,14 +104,14 @@ def sweep(
     with console.progress() as shown:
         planned = plan(
             words,
-            prepare=lambda dataset, recipe, seed: preparation(common, dataset, recipe, shown, seed=seed),
+            cache=lambda dataset, recipe, seed: model_cache(common, dataset, recipe, shown, seed=seed),
             seed=common.seed,
         )
         if words.norm or words.eps:
             # Of a grid, each once.
             pairs = {(a.spec.name, part.norm or "linf"): a for part, _ in planned.grid for a in part.attacks}
             for (_, norm), attack in pairs.items():
-                tell_of_other_norms([attack], norm)
+                note_other_norms([attack], norm)
         if dry_run or status:
             stored = _stored(common.store)
             cells = _states(common, planned, shard, stored, costs=dry_run)
@@ -123,7 +123,7 @@ def sweep(
                 common, planned.parts(), shown, chosen=partial(_chosen, shard, existing, common.store), engine=engine
             )
     computed = [cell.job.cell for cell in cells] if dry_run or status else [result.cell for result in results]
-    _tell_of_fewer(words, computed)
+    _warn_of_fewer_images(words, computed)
     if dry_run or status:
         if dry_run:
             console.report(_drawn(cells))
@@ -135,7 +135,7 @@ def sweep(
     raise_failures(failures)
 
 
-def _tell_of_fewer(words: SuiteWords, cells: Iterable[Cell]) -> None:
+def _warn_of_fewer_images(words: SuiteConfig, cells: Iterable[Cell]) -> None:
     """Tells who asked for more images than a data set has."""
     there: dict[str, int] = {}
     for cell in cells:
@@ -232,9 +232,9 @@ def _stored(store: Path) -> dict[str, Result]:
 def _summary(common: Common, planned: Sweep, cells: Sequence[CellState]) -> str:
     """The cells in numbers, who is at which, what is to be trained, and what is of another version."""
     from robustbench_cli.benchmarks.execution.status import STATES
-    from robustbench_cli.benchmarks.execution.worker import claimed
-    from robustbench_cli.benchmarks.store.leases import Claims
-    from robustbench_cli.cli.session import cell_words
+    from robustbench_cli.benchmarks.execution.worker import lease_name
+    from robustbench_cli.benchmarks.store.leases import Leases
+    from robustbench_cli.cli.session import describe_cell
 
     counted = Counter(cell.state for cell in cells)
     lines = [
@@ -243,16 +243,16 @@ def _summary(common: Common, planned: Sweep, cells: Sequence[CellState]) -> str:
     older = [cell for cell in cells if cell.state == "done" and cell.changed]
     if older:
         lines.append(f"{len(older)} of another version ({older[0].changed[0]}): --existing rerun computes them again")
-    claims = Claims(common.store)
+    leases = Leases(common.store)
     lines += [
-        f"running: {cell_words(cell.job)}, {claims.holder(claimed(cell.job)) or 'done by now'}"
+        f"running: {describe_cell(cell.job)}, {leases.holder(lease_name(cell.job)) or 'done by now'}"
         for cell in cells
         if cell.state == "running"
     ]
     left = {model.training.key: model for model in planned.models if model.training is not None and model.to_be_trained}
     for model in left.values():
         assert model.training is not None
-        begun = model.prepare.is_being_trained(model.training)
+        begun = model.cache.is_being_trained(model.training)
         lines.append(f"{'being trained' if begun else 'to be trained'}: {model.training.label}")
     return "\n".join(lines)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from robustbench_cli.cli import console
-from robustbench_cli.cli.model_args import ModelWords, model_options
+from robustbench_cli.cli.model_args import ModelArgs, model_options
 from robustbench_cli.cli.options import Common, command, computing
 from robustbench_cli.cli.param_types import SETTING, Setting
 from robustbench_cli.core.errors import UserError
@@ -33,7 +33,7 @@ __all__ = ["train"]
     help="Write the checkpoint to this .safetensors file.",
 )
 @computing
-def train(common: Common, words: ModelWords, settings: tuple[Setting, ...], output: Path) -> None:
+def train(common: Common, words: ModelArgs, settings: tuple[Setting, ...], output: Path) -> None:
     """Train a defended model and write it to a checkpoint.
 
     The same command again goes on with a training that was interrupted, and does nothing when it is done.
@@ -41,21 +41,21 @@ def train(common: Common, words: ModelWords, settings: tuple[Setting, ...], outp
     """
     from robustbench_cli.benchmarks.checkpoints.footprint import footprint
     from robustbench_cli.cli.parameters import distribute
-    from robustbench_cli.cli.session import preparation
+    from robustbench_cli.cli.session import model_cache
 
     if words.checkpoints and output.resolve() == words.checkpoints[0].resolve():
         raise UserError(f"-o {output} is the checkpoint that the training starts from: give another file")
     parameters = distribute(settings, words.kinds())
     with console.progress() as shown:
-        prepare = preparation(common, words.dataset_name(), words.recipe(parameters), shown)
-        base = words.base(prepare, words.checkpoints[0]) if words.checkpoints else None
-        training = words.training(prepare, parameters, base)
-        subject = prepare.trained(training, output)
+        cache = model_cache(common, words.dataset_name(), words.recipe(parameters), shown)
+        base = words.base(cache, words.checkpoints[0]) if words.checkpoints else None
+        training = words.training(cache, parameters, base)
+        defended = cache.trained(training, output)
         processes = Processes.launched()
         processes.disconnect()
         if processes.rank:
             return
-        right, images = prepare.accuracy(subject)
-    kind, draws = ("randomized", " in one draw each") if subject.randomized else ("deterministic", "")
+        right, images = cache.accuracy(defended)
+    kind, draws = ("randomized", " in one draw each") if defended.randomized else ("deterministic", "")
     accuracy = f"clean accuracy {100 * right:.1f}{draws} on {images:,} test images"
-    console.report(f"{output}: {training.label}, {kind}, {accuracy}\n{footprint(subject)}")
+    console.report(f"{output}: {training.label}, {kind}, {accuracy}\n{footprint(defended)}")

@@ -193,10 +193,10 @@ def test_the_model_is_asked_whether_it_is_randomized() -> None:
             asked.append((source.draws, source.exhaustive))
             return images
 
-    class Noisy(Brightness):
+    class NoiseLayer(Brightness):
         def forward(self, images: Tensor) -> Tensor:
             return super().forward(images + 0.1 * torch.randn_like(images))
 
-    for model in (Brightness(), Noisy()):
+    for model in (Brightness(), NoiseLayer()):
         Asking()(model, IMAGES, LABELS, eps=0.1, eot=7)
     assert asked == [(1, True), (7, False)]

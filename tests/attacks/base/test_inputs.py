@@ -39,7 +39,7 @@ class Model(nn.Sequential):
         super().__init__(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(48, 3))
 
 
-class Noisy(nn.Module):
+class NoiseLayer(nn.Module):
     """A model that adds noise to its images."""
 
     def __init__(self) -> None:
@@ -200,7 +200,12 @@ class Asking(FixedRadiusAttack):
 def test_an_attack_alone_adapts_to_a_randomized_model() -> None:
     """As in an evaluation, ten draws stand behind a gradient unless the caller says otherwise."""
     Asking.draws.clear()
-    for model, keywords in ((Noisy(), {}), (Noisy(), {"eot": "auto"}), (Noisy(), {"eot": np.int64(3)}), (Model(), {})):
+    for model, keywords in (
+        (NoiseLayer(), {}),
+        (NoiseLayer(), {"eot": "auto"}),
+        (NoiseLayer(), {"eot": np.int64(3)}),
+        (Model(), {}),
+    ):
         Asking()(model, IMAGES, LABELS, eps=0.1, **keywords)
     assert Asking.draws == [10, 10, 3, 1]
 

@@ -11,11 +11,11 @@ from torch import nn
 from robustbench_cli.attacks.cw_pgd import CWPGD
 from robustbench_cli.benchmarks.certification.by_interval_bounds import HALVINGS, Intervals, bounded
 from robustbench_cli.benchmarks.certification.certify import CertifiedModel, certified, stored
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, method_spec
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
-from robustbench_cli.benchmarks.training.model_cache import Preparation
+from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry as defenses
 
@@ -23,16 +23,16 @@ DIGITS = first_examples(load_dataset("digits").split("test"), 60)
 
 
 @pytest.fixture
-def trained(prepare: Callable[..., Preparation]) -> Subject:
+def trained(cache: Callable[..., ModelCache]) -> DefendedModel:
     """A network that was trained for bounds."""
-    prepared = prepare(epochs=10, batch_size=32)
+    prepared = cache(epochs=10, batch_size=32)
     return prepared.trained(prepared.training(defenses=(method_spec(defenses, "ibp", {"eps": 0.03}).spec,)))
 
 
-def certify(subject: Subject, store: Path) -> CertifiedModel:
+def certify(defended: DefendedModel, store: Path) -> CertifiedModel:
     device = torch.device("cpu")
     return certified(
-        subject, DIGITS, Intervals(), dataset="digits", seed=0, store=store, device=device, batch_size=None
+        defended, DIGITS, Intervals(), dataset="digits", seed=0, store=store, device=device, batch_size=None
     )
 
 
@@ -72,7 +72,7 @@ def test_what_single_precision_makes_of_a_model_counts() -> None:
         assert model(torch.full((1, 1, 1, 1), 0.4)).argmax(1) != image.predicted
 
 
-def test_the_batch_size_does_not_matter(trained: Subject) -> None:
+def test_the_batch_size_does_not_matter(trained: DefendedModel) -> None:
     """An image's radius is its own, the model is left as it was."""
     model = trained.load()
     whole, parts = (list(bounded(model, DIGITS.images[:20], batch_size=size)) for size in (20, 3))
@@ -81,7 +81,7 @@ def test_the_batch_size_does_not_matter(trained: Subject) -> None:
     assert not any(module.training for module in model.modules())
 
 
-def test_no_attack_succeeds_inside_a_certified_radius(trained: Subject, tmp_path: Path) -> None:
+def test_no_attack_succeeds_inside_a_certified_radius(trained: DefendedModel, tmp_path: Path) -> None:
     """At each radius all certified images stand against an attack, which breaks some of the others."""
     each, labels = certify(trained, tmp_path).certificates(alpha=0.001), DIGITS.labels.numpy()
     fell = 0
@@ -96,9 +96,9 @@ def test_no_attack_succeeds_inside_a_certified_radius(trained: Subject, tmp_path
     assert fell > 10
 
 
-def test_it_is_stored_and_told_in_rows(trained: Subject, subject: Subject, tmp_path: Path) -> None:
+def test_it_is_stored_and_told_in_rows(trained: DefendedModel, defended: DefendedModel, tmp_path: Path) -> None:
     """What the store holds is what was found; a network that was not trained for it has little, and says so."""
-    rows = [certify(each, tmp_path).rows([0.0, 0.02], alpha=0.001)[1] for each in (trained, subject)]
+    rows = [certify(each, tmp_path).rows([0.0, 0.02], alpha=0.001)[1] for each in (trained, defended)]
     assert rows[0].certified_accuracy > rows[1].certified_accuracy + 0.3
     assert [(row.flags, row.norm, row.sigma, row.alpha, row.seed) for row in rows] == [
         ("", "linf", None, None, None),
@@ -110,9 +110,9 @@ def test_it_is_stored_and_told_in_rows(trained: Subject, subject: Subject, tmp_p
     assert kept[trained.identity].procedure == Intervals()
 
 
-def test_a_model_that_cannot_be_bounded(prepare: Callable[..., Preparation], tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_bounded(cache: Callable[..., ModelCache], tmp_path: Path) -> None:
     """One with noise is refused, and the layer is named."""
-    prepared = prepare(epochs=1)
+    prepared = cache(epochs=1)
     noisy = prepared.trained(prepared.training(defenses=(method_spec(defenses, "noise-injection", {}).spec,)))
     with pytest.raises(UserError, match="cannot be bounded by intervals: it is a Noisy; "):
         certify(noisy, tmp_path)

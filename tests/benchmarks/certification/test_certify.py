@@ -14,23 +14,23 @@ from robustbench_cli.benchmarks.certification import by_smoothing as smoothing
 from robustbench_cli.benchmarks.certification import certify as certification
 from robustbench_cli.benchmarks.certification.by_smoothing import Smoothing, certificates, sampled
 from robustbench_cli.benchmarks.certification.certify import certified
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, method_spec
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
-from robustbench_cli.benchmarks.training.model_cache import Preparation
+from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.decision_rules import decided
 from robustbench_cli.defenses.randomized_smoothing import base_classifier
 
-Prepare = Callable[..., Preparation]
+MakeCache = Callable[..., ModelCache]
 
 
 @pytest.fixture
-def smoothed(prepare: Prepare) -> Subject:
+def smoothed(cache: MakeCache) -> DefendedModel:
     """A network that was trained with noise."""
-    prepared = prepare(epochs=15)
+    prepared = cache(epochs=15)
     return prepared.trained(prepared.training(defenses=(method_spec(defenses, "randomized-smoothing", {}).spec,)))
 
 
@@ -42,7 +42,7 @@ def test_images() -> Slice:
 SMOOTHING = Smoothing(sigma=0.25, samples=400)
 
 
-def certify(subject: Subject, data: Slice, store: Path, **changes: Any) -> certification.CertifiedModel:
+def certify(defended: DefendedModel, data: Slice, store: Path, **changes: Any) -> certification.CertifiedModel:
     usual: dict[str, Any] = {
         "procedure": SMOOTHING,
         "dataset": "digits",
@@ -51,11 +51,11 @@ def certify(subject: Subject, data: Slice, store: Path, **changes: Any) -> certi
         "device": torch.device("cpu"),
         "batch_size": None,
     }
-    return certified(subject, data, **(usual | changes))
+    return certified(defended, data, **(usual | changes))
 
 
 def test_it_goes_on_where_it_was_killed(
-    smoothed: Subject, test_images: Slice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smoothed: DefendedModel, test_images: Slice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only what is missing is computed, a half-written line among it, and the result is that of one that was not killed."""
     whole = certify(smoothed, test_images, tmp_path / "whole")
@@ -94,7 +94,7 @@ def test_it_goes_on_where_it_was_killed(
     assert len(asked) == 57
 
 
-def test_no_attack_succeeds_inside_a_certified_radius(smoothed: Subject, test_images: Slice) -> None:
+def test_no_attack_succeeds_inside_a_certified_radius(smoothed: DefendedModel, test_images: Slice) -> None:
     """What PGD in l2 makes of certified images, at radii below their own, the smoothed model gets right.
 
     The attack follows the mean over 20 draws of one noisy pass; it is judged by a vote of 2000.
@@ -117,7 +117,7 @@ def test_no_attack_succeeds_inside_a_certified_radius(smoothed: Subject, test_im
     assert fell > 4
 
 
-def test_figures_of_a_row(smoothed: Subject, test_images: Slice, tmp_path: Path) -> None:
+def test_figures_of_a_row(smoothed: DefendedModel, test_images: Slice, tmp_path: Path) -> None:
     """Certified accuracy, its average radius and abstentions are those counted image by image."""
     model = certify(smoothed, test_images, tmp_path)
     each = certificates(model.images, SMOOTHING, alpha=0.001)
@@ -133,17 +133,19 @@ def test_figures_of_a_row(smoothed: Subject, test_images: Slice, tmp_path: Path)
     assert row.certified_accuracy == 0
 
 
-def test_training_with_noise_counts(smoothed: Subject, subject: Subject, test_images: Slice, tmp_path: Path) -> None:
+def test_training_with_noise_counts(
+    smoothed: DefendedModel, defended: DefendedModel, test_images: Slice, tmp_path: Path
+) -> None:
     """A model that was not trained with noise has far smaller radii, and says so; so does one of other noise."""
-    plain, noisy = (certify(each, test_images, tmp_path).rows([0.25], alpha=0.001)[0] for each in (subject, smoothed))
+    plain, noisy = (certify(each, test_images, tmp_path).rows([0.25], alpha=0.001)[0] for each in (defended, smoothed))
     assert plain.average_certified_radius < noisy.average_certified_radius - 0.05
     assert (plain.flags, noisy.flags) == ("no-noise-training", "")
     other = certify(smoothed, test_images, tmp_path, procedure=Smoothing(sigma=0.5, samples=10))
     assert other.rows([0], alpha=0.001)[0].flags == "other-noise"
-    assert set(certification.FLAGS) == {"no-noise-training", "other-noise", "no-bound-training"}
+    assert set(certification.CERTIFICATE_FLAGS) == {"no-noise-training", "other-noise", "no-bound-training"}
 
 
-def test_images_of_another_shape(smoothed: Subject, tmp_path: Path) -> None:
+def test_images_of_another_shape(smoothed: DefendedModel, tmp_path: Path) -> None:
     """A model is certified on images that it takes."""
     data = Slice(images=torch.rand(2, 3, 8, 8), labels=torch.zeros(2, dtype=torch.int64), sha256="")
     with pytest.raises(UserError, match="takes images of shape"):

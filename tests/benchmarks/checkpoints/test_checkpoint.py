@@ -18,7 +18,7 @@ from robustbench_cli.benchmarks.checkpoints.checkpoint import (
     save_checkpoint,
     versions,
 )
-from robustbench_cli.benchmarks.checkpoints.defended_model import open_subject
+from robustbench_cli.benchmarks.checkpoints.defended_model import open_defended_model
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.models.base.build import build_model, example_images
 from robustbench_cli.core.errors import Choice, Notice, UserError
@@ -151,11 +151,11 @@ def test_a_parameter_that_a_file_lacks_has_its_default(tmp_path: Path, hrs: Meth
     with pytest.warns(
         UserWarning, match=r"older.safetensors says nothing of hrs\.(decision|draws): the default"
     ) as told:
-        subject = open_subject(older)
+        defended = open_defended_model(older)
     assert len(told) == 2
-    assert subject.decision == "one-draw"
-    assert subject.defenses == open_subject(whole).defenses
-    assert subject.identity == open_subject(whole).identity
+    assert defended.decision == "one-draw"
+    assert defended.defenses == open_defended_model(whole).defenses
+    assert defended.identity == open_defended_model(whole).identity
 
 
 def test_a_parameter_that_has_no_default_is_missed(tmp_path: Path) -> None:

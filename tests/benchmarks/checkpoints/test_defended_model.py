@@ -15,15 +15,15 @@ from torch import nn
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, save_checkpoint
 from robustbench_cli.benchmarks.checkpoints.defended_model import (
-    Subject,
+    DefendedModel,
     decided_by,
     load_surrogates,
     method_spec,
-    open_subject,
+    open_defended_model,
 )
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.models.base.build import build_model
-from robustbench_cli.benchmarks.training.model_cache import Preparation
+from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.core.errors import Notice, UserError
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.decision_rules import DecisionRule
@@ -51,36 +51,36 @@ def saved(path: Path, *, seed: int = 0, **changes: Any) -> Path:
 
 def test_the_identity_is_that_of_the_weights(tmp_path: Path) -> None:
     """When and how a model was trained, and what file it lies in, make no other model of it; its weights do."""
-    first = open_subject(saved(tmp_path / "first.safetensors"))
+    first = open_defended_model(saved(tmp_path / "first.safetensors"))
     later = saved(tmp_path / "later.safetensors", training={"seconds": 9}, versions={"torch": "3"}, dataset="digits")
-    assert open_subject(later).identity == first.identity
-    assert open_subject(saved(tmp_path / "other.safetensors", seed=1)).identity != first.identity
+    assert open_defended_model(later).identity == first.identity
+    assert open_defended_model(saved(tmp_path / "other.safetensors", seed=1)).identity != first.identity
     normalized = saved(tmp_path / "normalized.safetensors", mean=(0.5,), std=(0.5,))
-    assert open_subject(normalized).identity != first.identity
+    assert open_defended_model(normalized).identity != first.identity
 
 
 @pytest.mark.filterwarnings("ignore::robustbench_cli.core.errors.Notice")
 def test_a_foreign_file_is_the_same_model_as_ours(tmp_path: Path) -> None:
     """The same weights as a state dict, told what they are, have the same identity; told otherwise, another."""
-    ours = open_subject(saved(tmp_path / "ours.safetensors"))
+    ours = open_defended_model(saved(tmp_path / "ours.safetensors"))
     state = ours.load().state_dict()
     torch.save({"state_dict": state}, tmp_path / "theirs.pth")
     save_file({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "theirs.safetensors")
     loading = {"model": "small-cnn", "classes": 10, "shape": SHAPE}
     for name in ("theirs.pth", "theirs.safetensors"):
-        assert open_subject(tmp_path / name, **loading).identity == ours.identity
-    other = open_subject(tmp_path / "theirs.pth", **loading, mean=(0.1,), std=(1.0,))
+        assert open_defended_model(tmp_path / name, **loading).identity == ours.identity
+    other = open_defended_model(tmp_path / "theirs.pth", **loading, mean=(0.1,), std=(1.0,))
     assert other.identity != ours.identity
     assert other.loading["mean"] == (0.1,)
 
 
 def test_what_was_taken_is_told_once(tmp_path: Path) -> None:
     """Opening a file of several weights tells which were taken; what loads it again, as each worker does, does not."""
-    state = open_subject(saved(tmp_path / "ours.safetensors")).load().state_dict()
+    state = open_defended_model(saved(tmp_path / "ours.safetensors")).load().state_dict()
     torch.save({"model": {name: tensor * 0 for name, tensor in state.items()}, "ema": state}, tmp_path / "theirs.pt")
     with pytest.warns(Notice, match="took 'ema'"):
-        subject = open_subject(tmp_path / "theirs.pt", model="small-cnn", classes=10, shape=SHAPE)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in subject.load().state_dict().items())
+        defended = open_defended_model(tmp_path / "theirs.pt", model="small-cnn", classes=10, shape=SHAPE)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in defended.load().state_dict().items())
 
 
 def test_a_users_own_model_is_told_by_its_source(tmp_path: Path) -> None:
@@ -90,13 +90,13 @@ def test_a_users_own_model_is_told_by_its_source(tmp_path: Path) -> None:
         (tmp_path / name).write_text(content)
         spec = f"{tmp_path / name}:Net"
         path = saved(tmp_path / f"{name}.safetensors", model=spec)
-        identities.append(open_subject(path, named=[spec]).identity)
+        identities.append(open_defended_model(path, named=[spec]).identity)
     assert identities[0] == identities[1] != identities[2]
 
 
-def test_a_subject_says_what_it_is(tmp_path: Path, prepare: Callable[..., Preparation], hrs: MethodSpec) -> None:
+def test_a_subject_says_what_it_is(tmp_path: Path, cache: Callable[..., ModelCache], hrs: MethodSpec) -> None:
     """A switching model is randomized and can be counted; a plain one is neither."""
-    prepared = prepare()
+    prepared = cache()
     plain = prepared.trained(prepared.training())
     switching = prepared.trained(prepared.training(defenses=(hrs,)), tmp_path / "hrs.safetensors")
     assert (plain.randomized, plain.cost_of_all_draws, plain.defense) == (False, None, "none")
@@ -110,11 +110,11 @@ def test_a_subject_says_what_it_is(tmp_path: Path, prepare: Callable[..., Prepar
 
 def test_another_model_is_not_loaded_in_its_place(tmp_path: Path) -> None:
     """A file that was changed since it was opened is refused rather than attacked under the old name."""
-    subject = open_subject(saved(tmp_path / "model.safetensors"))
-    assert isinstance(subject.load(), torch.nn.Module)
-    saved(subject.path, seed=1)
-    with pytest.raises(UserError, match=f"{subject.path} has changed since the command began: give the command again"):
-        subject.load()
+    defended = open_defended_model(saved(tmp_path / "model.safetensors"))
+    assert isinstance(defended.load(), torch.nn.Module)
+    saved(defended.path, seed=1)
+    with pytest.raises(UserError, match=f"{defended.path} has changed since the command began: give the command again"):
+        defended.load()
 
 
 def test_a_method_is_data_with_all_its_parameters() -> None:
@@ -151,7 +151,7 @@ def test_a_surrogate_is_opened_and_its_identity_is_kept(tmp_path: Path) -> None:
         assert found[name].surrogates["surrogate"].path == tmp_path / f"{name}.safetensors"
     identities = [found[name].spec.identity for name in ("first", "moved", "other")]
     assert identities[0] == identities[1] != identities[2]
-    assert found["first"].spec.surrogates == {"surrogate": open_subject(first).identity}
+    assert found["first"].spec.surrogates == {"surrogate": open_defended_model(first).identity}
     assert found["first"].spec.label == f"transfer(surrogate={first},attack.name=di-fgsm,attack.steps=4)"
     assert method_spec(attacks, "transfer", {"surrogate": str(first)}).spec.label == f"transfer(surrogate={first})"
     assert method_spec(attacks, "pgd", {}).surrogates == {}
@@ -163,7 +163,7 @@ def test_a_surrogate_is_loaded_again_and_no_other(tmp_path: Path) -> None:
     spec = method_spec(attacks, "transfer", {"surrogate": str(path)}).spec
     images = torch.rand(3, *SHAPE)
     with torch.no_grad():
-        assert torch.equal(load_surrogates(spec, ())["surrogate"](images), open_subject(path).load()(images))
+        assert torch.equal(load_surrogates(spec, ())["surrogate"](images), open_defended_model(path).load()(images))
     saved(path, seed=1)
     with pytest.raises(UserError, match="has changed since the command began"):
         load_surrogates(spec, ())
@@ -214,11 +214,11 @@ def test_what_is_no_method_is_named(tmp_path: Path, registry: Any, code: str, to
         method_spec(registry, f"{tmp_path / 'own.py'}:Mine", {})
 
 
-def test_the_record_of_the_training_is_in_the_file(prepare: Callable[..., Preparation], tmp_path: Path) -> None:
+def test_the_record_of_the_training_is_in_the_file(cache: Callable[..., ModelCache], tmp_path: Path) -> None:
     """Data set, seed, recipe and versions are read from the metadata by any program."""
-    prepared = prepare(seed=3)
-    subject: Subject = prepared.trained(prepared.training(), tmp_path / "model.safetensors")
-    with safe_open(subject.path, "pt") as file:
+    prepared = cache(seed=3)
+    defended: DefendedModel = prepared.trained(prepared.training(), tmp_path / "model.safetensors")
+    with safe_open(defended.path, "pt") as file:
         told = json.loads(file.metadata()["advdef"])
     assert told["dataset"] == "digits"
     assert told["training"]["stages"][0]["recipe"]["epochs"] == 1
@@ -227,31 +227,31 @@ def test_the_record_of_the_training_is_in_the_file(prepare: Callable[..., Prepar
 
 @pytest.mark.parametrize("rule", ["mean", "exact", "deterministic", "frozen"])
 def test_another_rule_of_decision(
-    tmp_path: Path, prepare: Callable[..., Preparation], hrs: MethodSpec, rule: DecisionRule
+    tmp_path: Path, cache: Callable[..., ModelCache], hrs: MethodSpec, rule: DecisionRule
 ) -> None:
     """The same weights, without another training, are what a model built with that rule is; it is a model of its own."""
-    prepared = prepare()
-    subject = prepared.trained(prepared.training(defenses=(hrs,)), tmp_path / "hrs.safetensors")
-    other = subject.deciding(rule)
+    prepared = cache()
+    defended = prepared.trained(prepared.training(defenses=(hrs,)), tmp_path / "hrs.safetensors")
+    other = defended.deciding(rule)
     assert other.defense == f"hrs(decision={rule},channels=[2,2])"
-    assert other.identity != subject.identity
+    assert other.identity != defended.identity
     assert other.randomized == (rule == "mean")
-    assert other.path == subject.path
+    assert other.path == defended.path
     images, model = torch.rand(5, *SHAPE), other.load()
     built = HRS(channels=(2, 2), decision=rule).protect(build_model("small-cnn", shape=SHAPE, classes=10), images[:1])
-    built.eval().load_state_dict({f"model.{name}": tensor for name, tensor in subject.load().state_dict().items()})
+    built.eval().load_state_dict({f"model.{name}": tensor for name, tensor in defended.load().state_dict().items()})
     answers = []
     for each in (model, built):
         torch.manual_seed(0)
         answers.append(each(images))
     assert torch.equal(*answers)
-    assert other.deciding("one-draw").identity == subject.identity
+    assert other.deciding("one-draw").identity == defended.identity
 
 
 def test_what_has_no_draws_is_the_same_by_every_rule(tmp_path: Path) -> None:
     """An undefended model has nothing to decide."""
-    subject = open_subject(saved(tmp_path / "plain.safetensors"))
-    assert subject.deciding("deterministic").identity == subject.identity
+    defended = open_defended_model(saved(tmp_path / "plain.safetensors"))
+    assert defended.deciding("deterministic").identity == defended.identity
 
 
 @pytest.mark.parametrize("before", ["mean", "deterministic", "frozen"])

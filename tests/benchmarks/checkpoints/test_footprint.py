@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, method_spec
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec
 from robustbench_cli.benchmarks.checkpoints.footprint import footprint
-from robustbench_cli.benchmarks.training.model_cache import Preparation
+from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.defenses import registry
 
 OWN = """
@@ -24,14 +24,14 @@ FIRST, SECOND, LAST = 64 * 40, 40 * 20, 20 * 10
 """The weights of its layers, each of which is multiplied and added once for an image."""
 
 
-def test_hrs_takes_what_its_channels_take(prepare: Callable[..., Preparation], tmp_path: Path) -> None:
+def test_hrs_takes_what_its_channels_take(cache: Callable[..., ModelCache], tmp_path: Path) -> None:
     """Parameters of every channel, operations of one path or of all, counted by hand from the layers' sizes."""
     (tmp_path / "own.py").write_text(OWN)
-    prepared = prepare()
+    prepared = cache()
     defense = method_spec(registry, "hrs", {"channels": [3, 2], "split": ["2"]}).spec
     training = prepared.training(model=f"{tmp_path / 'own.py'}:Own", defenses=(defense,))
-    subject = prepared.trained(training, tmp_path / "hrs.safetensors")
-    found = footprint(subject)
+    defended = prepared.trained(training, tmp_path / "hrs.safetensors")
+    found = footprint(defended)
     before, after = FIRST + 40, SECOND + 20 + LAST + 10
     assert (found.parameters, found.network_parameters) == (3 * before + 2 * after, before + after)
     assert found.operations == found.network_operations == 2 * (FIRST + SECOND + LAST)
@@ -41,13 +41,13 @@ def test_hrs_takes_what_its_channels_take(prepare: Callable[..., Preparation], t
     words = str(found)
     assert words.startswith(f"{found.parameters:,} parameters, {found.parameters / found.network_parameters:.1f} times")
     assert words.endswith(f"a pass costs 1.0 of the network's, all draws {found.cost_of_all_draws:.1f}")
-    (mean, exact) = (footprint(subject.deciding(rule)) for rule in ("mean", "exact"))
+    (mean, exact) = (footprint(defended.deciding(rule)) for rule in ("mean", "exact"))
     assert (mean.operations, exact.operations) == (10 * found.operations, 2 * all_draws)
     assert (mean.parameters, mean.cost_of_all_draws, exact.cost_of_all_draws) == (found.parameters, None, None)
 
 
-def test_what_is_not_there_is_not_told(subject: Subject) -> None:
+def test_what_is_not_there_is_not_told(defended: DefendedModel) -> None:
     """A deterministic model has no draws to count, and one network was trained."""
-    assert str(footprint(subject)).count(";") == 2
-    assert "draws" not in str(footprint(subject))
-    assert "(" not in str(footprint(subject))
+    assert str(footprint(defended)).count(";") == 2
+    assert "draws" not in str(footprint(defended))
+    assert "(" not in str(footprint(defended))

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from robustbench_cli.attacks.base.threat import distance
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.comparison.contest import Contest, distances, robust_accuracy
-from robustbench_cli.benchmarks.comparison.models import Examples
+from robustbench_cli.benchmarks.comparison.models import ImageSet
 from robustbench_cli.benchmarks.comparison.peers import PGDBudget
 
 BUDGET = PGDBudget(norm="linf", eps=0.1, steps=2)
@@ -26,7 +26,7 @@ def threshold() -> nn.Module:
 
 
 # Distances of 0.05, 0.2 and 0.05 from the threshold; the last is of class 1 and named as 0.
-EXAMPLES = Examples(torch.tensor([[0.55, 0.5], [0.7, 0.5], [0.45, 0.5]]).view(3, 1, 1, 2), torch.tensor([0, 0, 0]))
+EXAMPLES = ImageSet(torch.tensor([[0.55, 0.5], [0.7, 0.5], [0.45, 0.5]]).view(3, 1, 1, 2), torch.tensor([0, 0, 0]))
 
 
 def test_an_image_beyond_the_ball_is_projected_before_it_is_scored(threshold: nn.Module) -> None:
@@ -45,10 +45,10 @@ def test_a_distance_counts_only_where_the_model_is_fooled(threshold: nn.Module) 
     torch.testing.assert_close(distances(threshold, EXAMPLES, perturbed), expected, rtol=0, atol=1e-6)
 
 
-def test_a_library_runs_in_a_process_of_its_own(subject: Subject, examples: Examples) -> None:
+def test_a_library_runs_in_a_process_of_its_own(defended: DefendedModel, examples: ImageSet) -> None:
     """The images come back, with the seconds of as many turns as were asked for."""
     with Contest(["advdef"]) as contest:
-        entries = contest.run(subject, examples, BUDGET, turns=2)
+        entries = contest.run(defended, examples, BUDGET, turns=2)
     assert [*entries] == ["advdef"]
     assert len(entries["advdef"].seconds) == 2
     assert min(entries["advdef"].seconds) > 0

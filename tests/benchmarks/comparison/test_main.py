@@ -6,10 +6,10 @@ from typing import cast
 import torch
 from torch import nn
 
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.comparison.__main__ import autoattack_table, cw_table, pgd_table
 from robustbench_cli.benchmarks.comparison.contest import Entry
-from robustbench_cli.benchmarks.comparison.models import Examples, classified_right
+from robustbench_cli.benchmarks.comparison.models import ImageSet, classified_right
 from robustbench_cli.benchmarks.comparison.peers import AutoAttackBudget, PGDBudget
 
 
@@ -18,13 +18,13 @@ def cells(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
 
 
-def test_pgd_beside_a_library_that_did_nothing(subject: Subject, examples: Examples) -> None:
+def test_pgd_beside_a_library_that_did_nothing(defended: DefendedModel, examples: ImageSet) -> None:
     """Images as they were all stand, and three times the seconds are a ratio of three."""
     entries = {
         "advdef": Entry(examples.images, (1.0, 2.0, 1.5)),
         "another": Entry(examples.images, (3.0, 6.0, 4.5)),
     }
-    assert cells(pgd_table(entries, subject, examples, PGDBudget(norm="linf", eps=0.1))) == [
+    assert cells(pgd_table(entries, defended, examples, PGDBudget(norm="linf", eps=0.1))) == [
         ["advdef", "100.0 %", "1.50", "1.00"],
         ["another", "100.0 %", "4.50", "3.00"],
     ]
@@ -36,28 +36,28 @@ def test_autoattack_tells_what_one_alone_has_broken() -> None:
     right, wrong = torch.tensor([1.0, 0.0]).view(1, 1, 2), torch.tensor([0.0, 1.0]).view(1, 1, 2)
     ours, others = torch.stack([wrong, wrong, right, right]), torch.stack([wrong, right, wrong, right])
     entries = {"advdef": Entry(ours, (1.0,)), "another": Entry(others, (2.5,))}
-    subject = cast("Subject", SimpleNamespace(load=nn.Flatten))
-    table = autoattack_table(entries, subject, Examples(others, labels), AutoAttackBudget(norm="linf", eps=1))
+    defended = cast("DefendedModel", SimpleNamespace(load=nn.Flatten))
+    table = autoattack_table(entries, defended, ImageSet(others, labels), AutoAttackBudget(norm="linf", eps=1))
     assert cells(table) == [
         ["advdef", "50.0 %", "1", "1.0", "1.00"],
         ["another", "50.0 %", "1", "2.5", "2.50"],
     ]
 
 
-def test_cw_counts_what_it_did_not_fool(subject: Subject, examples: Examples) -> None:
+def test_cw_counts_what_it_did_not_fool(defended: DefendedModel, examples: ImageSet) -> None:
     """An image that is named wrong is fooled at distance 0; one that is not is infinitely far."""
     labels = examples.labels.clone()
     labels[:3] = (labels[:3] + 1) % 10
-    table = cw_table({"advdef": Entry(examples.images, (2.0,))}, subject, Examples(examples.images, labels))
+    table = cw_table({"advdef": Entry(examples.images, (2.0,))}, defended, ImageSet(examples.images, labels))
     assert cells(table) == [["advdef", "75.0 %", "0.000", "0.50", "1.00"]]
-    none = cw_table({"advdef": Entry(examples.images, (2.0,))}, subject, examples)
+    none = cw_table({"advdef": Entry(examples.images, (2.0,))}, defended, examples)
     assert cells(none) == [["advdef", "0.0 %", "inf", "0.50", "1.00"]]
 
 
-def test_only_what_is_classified_right_is_kept(subject: Subject, examples: Examples) -> None:
+def test_only_what_is_classified_right_is_kept(defended: DefendedModel, examples: ImageSet) -> None:
     """Of four images, two named wrong, the others stay; or as many of them as are asked for."""
     labels = examples.labels.clone()
     labels[[0, 2]] = (labels[[0, 2]] + 1) % 10
-    kept = classified_right(subject, Examples(examples.images, labels))
+    kept = classified_right(defended, ImageSet(examples.images, labels))
     torch.testing.assert_close(kept.images, examples.images[[1, 3]], rtol=0, atol=0)
-    assert len(classified_right(subject, examples, most=3)) == 3
+    assert len(classified_right(defended, examples, most=3)) == 3

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from robustbench_cli.attacks.base.threat import distance
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
-from robustbench_cli.benchmarks.comparison.models import Examples
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
+from robustbench_cli.benchmarks.comparison.models import ImageSet
 from robustbench_cli.benchmarks.comparison.peers import LIBRARIES, Advdef, AutoAttackBudget, CWBudget, PGDBudget
 
 ROOT = Path(__file__).parents[3]
@@ -29,15 +29,15 @@ def test_the_environment_holds_every_peer() -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_our_pgd_keeps_to_the_budget(subject: Subject, examples: Examples, norm: str) -> None:
+def test_our_pgd_keeps_to_the_budget(defended: DefendedModel, examples: ImageSet, norm: str) -> None:
     """Our own adapter gives perturbed images of the budget's ball."""
     budget = PGDBudget(norm=norm, eps=0.2, steps=2)  # type: ignore[arg-type]
-    perturbed = Advdef().pgd(Advdef().wrap(subject.load()), examples.images, examples.labels, budget)
+    perturbed = Advdef().pgd(Advdef().wrap(defended.load()), examples.images, examples.labels, budget)
     length = distance(perturbed, examples.images, norm)  # type: ignore[arg-type]
     assert ((length > 0) & (length <= 0.2)).all()
 
 
-def test_our_cw_takes_the_budget(examples: Examples) -> None:
+def test_our_cw_takes_the_budget(examples: ImageSet) -> None:
     """Our own adapter gives images that the model no longer gets right."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10))
@@ -48,7 +48,7 @@ def test_our_cw_takes_the_budget(examples: Examples) -> None:
         assert (model(perturbed).argmax(1) != labels).all()
 
 
-def test_our_suite_gives_the_images_that_its_attacks_found(examples: Examples) -> None:
+def test_our_suite_gives_the_images_that_its_attacks_found(examples: ImageSet) -> None:
     """Just beyond the closed-form distance of a linear model all images fall; an image that was wrong stays as it was."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 2))

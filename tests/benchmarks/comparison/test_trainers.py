@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from robustbench_cli.benchmarks.comparison.models import Examples
+from robustbench_cli.benchmarks.comparison.models import ImageSet
 from robustbench_cli.benchmarks.comparison.trainers import (
     TRAINERS,
     Trained,
@@ -29,7 +29,7 @@ def weights_of(network: SmallCNN) -> Weights:
     return {name: tensor.detach().numpy().copy() for name, tensor in network.state_dict().items()}
 
 
-def test_ours_takes_the_optimizer_of_the_budget(network: SmallCNN, examples: Examples) -> None:
+def test_ours_takes_the_optimizer_of_the_budget(network: SmallCNN, examples: ImageSet) -> None:
     """A step in a ball that moves no pixel is torch's AdamW's, of all weights whose gradient is no matter of rounding."""
     start = weights_of(network)
     budget = TrainingBudget(eps=1e-12, epochs=1, batch_size=4, lr=3e-3)
@@ -46,7 +46,7 @@ def test_ours_takes_the_optimizer_of_the_budget(network: SmallCNN, examples: Exa
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_each_trains_a_copy(network: SmallCNN, examples: Examples, name: str) -> None:
+def test_each_trains_a_copy(network: SmallCNN, examples: ImageSet, name: str) -> None:
     """Every defense that is compared has other weights afterwards, by the same names; what it started from stays."""
     start, before = weights_of(network), weights_of(network)
     budget = TrainingBudget(steps=2, epochs=1, batch_size=2)
@@ -61,7 +61,7 @@ def test_networks_are_judged_by_their_weights(network: SmallCNN) -> None:
     """A network that says 3 of everything is right about the one image in four that is a 3, whatever attacks it."""
     weights = {name: 0 * value for name, value in weights_of(network).items()}
     weights["fc2.bias"][3] = 10
-    test = Examples(torch.full((4, 1, 28, 28), 0.5), torch.tensor([1, 2, 3, 4]))
+    test = ImageSet(torch.full((4, 1, 28, 28), 0.5), torch.tensor([1, 2, 3, 4]))
     assert judged(weights, 5.0, test, eps=0.1) == Trained(clean=0.25, robust=0.25, seconds=5.0)
 
 

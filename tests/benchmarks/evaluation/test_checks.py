@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from robustbench_cli.attacks.base.gradients.bpda import Approximated
+from robustbench_cli.attacks.base.gradients.bpda import BPDALayer
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.evaluation.checks import gradient_is_wrong, is_repeatable, is_unstable
@@ -79,7 +79,7 @@ class TurnedAround(nn.Module):
         return 2 * logits.detach() - logits
 
 
-class Noisy(nn.Module):
+class NoiseLayer(nn.Module):
     """A model on noisy images."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -143,7 +143,7 @@ def test_a_gradient_that_leads_astray_is_found(model: nn.Module, seed: int) -> N
     assert is_wrong(model, images)
 
 
-class Levels(Approximated):
+class Levels(BPDALayer):
     """Some grey values, with the slope of a share of the image, forwards or turned around."""
 
     def __init__(self, levels: int, share: float) -> None:
@@ -171,7 +171,7 @@ def test_a_surrogate_does_not_cover_another_layers_lie() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("randomize", [Noisy, Jumpy])
+@pytest.mark.parametrize("randomize", [NoiseLayer, Jumpy])
 def test_only_the_mean_of_a_randomized_model_has_to_have_a_true_gradient(
     randomize: Callable[[nn.Module], nn.Module], seed: int
 ) -> None:
@@ -193,7 +193,7 @@ class Unsure(nn.Module):
 def test_the_gradient_of_a_vote_is_that_of_the_mean_softmax() -> None:
     """That votes move otherwise is no lie; a gradient that is turned around is one under a vote too."""
     assert not is_wrong(Decision(Unsure(), "vote", 10), IMAGES)
-    assert is_wrong(Decision(Noisy(TurnedAround()), "vote", 10), IMAGES)
+    assert is_wrong(Decision(NoiseLayer(TurnedAround()), "vote", 10), IMAGES)
 
 
 def test_a_gradient_of_zero_where_nothing_changes_is_no_lie() -> None:

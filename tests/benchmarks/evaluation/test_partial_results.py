@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.evaluation import evaluate as evaluation
 from robustbench_cli.benchmarks.evaluation.evaluate import Evaluation, evaluate
-from robustbench_cli.benchmarks.evaluation.partial_results import KeptPieces
+from robustbench_cli.benchmarks.evaluation.partial_results import PartialResults
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.worker import work
-from robustbench_cli.benchmarks.store.store import PIECES, SEARCHES, Failure, Result, Store
+from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS, SEARCHES, Failure, Result, Store
 
 from ..conftest import spec
 
 IMAGES = 20
 
 
-class Noisy(nn.Module):
+class NoiseLayer(nn.Module):
     """Linear logits of images with noise on them, or without."""
 
     def __init__(self, sigma: float) -> None:
@@ -72,11 +72,11 @@ def same(one: Evaluation, other: Evaluation) -> None:
 @pytest.mark.parametrize("words", [{}, {"targeted": "all"}, {"accounting": "single-draw", "repeats": 1}])
 def test_what_was_cut_off_goes_on_where_it_was(tmp_path: Path, sigma: float, words: dict[str, Any]) -> None:
     """What comes of it is what comes of a run in one go, draws, passes and flags included; only one batch is run again."""
-    model = Noisy(sigma)
+    model = NoiseLayer(sigma)
     images, labels = torch.rand(IMAGES, 1, 4, 4), torch.arange(IMAGES) % 3
     given: dict[str, Any] = {"eps": 0.1, "eot": 2, "seed": 5} | words
     alone = evaluate(model, images, labels, attack=PGD(steps=3), **given)
-    kept = KeptPieces(tmp_path / "pieces", images=True)
+    kept = PartialResults(tmp_path / "pieces", images=True)
     if words.get("targeted") != "all":
         with pytest.raises(KeyboardInterrupt):
             evaluate(model, images, labels, attack=CutOff(steps=3), kept=kept, **given)
@@ -94,8 +94,8 @@ def test_what_was_cut_off_goes_on_where_it_was(tmp_path: Path, sigma: float, wor
 @pytest.mark.parametrize("spoil", ["damaged", "empty", "another version", "other images"])
 def test_a_piece_that_does_not_fit_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str) -> None:
     """It is found again."""
-    model, images, labels = Noisy(0.0), torch.rand(IMAGES, 1, 4, 4), torch.arange(IMAGES) % 3
-    kept = KeptPieces(tmp_path / "pieces", images=True)
+    model, images, labels = NoiseLayer(0.0), torch.rand(IMAGES, 1, 4, 4), torch.arange(IMAGES) % 3
+    kept = PartialResults(tmp_path / "pieces", images=True)
     alone = evaluate(model, images, labels, attack=PGD(steps=3), eps=0.1, kept=kept)
     path = tmp_path / "pieces" / "8.piece"
     if spoil in {"damaged", "empty"}:
@@ -118,8 +118,8 @@ def test_a_piece_that_does_not_fit_is_not_there(tmp_path: Path, monkeypatch: pyt
 
 def test_no_flipped_bit_is_read(tmp_path: Path) -> None:
     """In any byte of the file: a piece that is not as it was written is none, and no number comes of it."""
-    model, images, labels = Noisy(0.0), torch.rand(IMAGES, 1, 4, 4), torch.arange(IMAGES) % 3
-    kept = KeptPieces(tmp_path, images=False)
+    model, images, labels = NoiseLayer(0.0), torch.rand(IMAGES, 1, 4, 4), torch.arange(IMAGES) % 3
+    kept = PartialResults(tmp_path, images=False)
     evaluate(model, images, labels, attack=PGD(steps=1), eps=0.1, kept=kept)
     content = (tmp_path / "8.piece").read_bytes()
     places = torch.arange(8, 16)
@@ -134,8 +134,8 @@ def test_no_flipped_bit_is_read(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
     """And the evaluation goes on."""
     (tmp_path / "pieces").write_text("")
-    model, images, labels = Noisy(0.0), torch.rand(IMAGES, 1, 4, 4), torch.arange(IMAGES) % 3
-    kept = KeptPieces(tmp_path / "pieces", images=False)
+    model, images, labels = NoiseLayer(0.0), torch.rand(IMAGES, 1, 4, 4), torch.arange(IMAGES) % 3
+    kept = PartialResults(tmp_path / "pieces", images=False)
     given: dict[str, Any] = {"attack": PGD(steps=1), "eps": 0.1}
     same(
         evaluate(model, images, labels, kept=kept, **given),
@@ -156,7 +156,7 @@ def test_a_killed_cell_costs_a_batch(jobs: Callable[..., list[Job]], tmp_path: P
 
     with pytest.raises(KeyboardInterrupt):
         work(job, progress=interrupt)
-    folder = job.store / (SEARCHES if attack == "fmn" else "") / PIECES
+    folder = job.store / (SEARCHES if attack == "fmn" else "") / PARTIAL_RESULTS
     assert len(list(folder.glob("*/*.piece"))) == 2
     resumed = work(job)
     assert not isinstance(resumed, Failure)

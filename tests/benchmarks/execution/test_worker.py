@@ -13,7 +13,7 @@ from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.threat import distance
 from robustbench_cli.attacks.di_fgsm import DIFGSM
 from robustbench_cli.attacks.transfer import Transfer
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, load_subject
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, load_defended_model
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
@@ -25,7 +25,7 @@ from robustbench_cli.benchmarks.execution.engines import local
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.worker import again, is_done, work
 from robustbench_cli.benchmarks.store.store import Failure, Result, Store
-from robustbench_cli.benchmarks.training.model_cache import Preparation
+from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.core.errors import UserError
 
 from ..conftest import ATTACKED as N
@@ -77,26 +77,26 @@ def test_a_job_is_run_once(jobs: Callable[..., list[Job]], evaluations: list[Any
     assert len(evaluations) == 1
 
 
-def test_a_result_is_that_of_its_outcomes(jobs: Callable[..., list[Job]], subject: Subject) -> None:
+def test_a_result_is_that_of_its_outcomes(jobs: Callable[..., list[Job]], defended: DefendedModel) -> None:
     """The stored figures are those of the stored outcomes, and both those of an evaluation in Python."""
     (job,) = jobs(spec("pgd", steps=3))
     result = done(job)
     assert summarise(Store(job.store).outcomes(job.cell.id)) == pytest.approx(result.summary)
     examples = first_examples(load_dataset("digits").split("test"), N)
     attack = attacks.load("pgd")(steps=3)
-    direct = evaluate(subject.load(), examples.images, examples.labels, attack=attack, eps=0.15)
+    direct = evaluate(defended.load(), examples.images, examples.labels, attack=attack, eps=0.15)
     assert direct.summary == pytest.approx(result.summary)
     assert (result.forwards, result.backwards) == (direct.forwards, direct.backwards)
-    assert (result.eps, result.device, result.checkpoint) == ("0.15", "cpu", str(subject.path))
+    assert (result.eps, result.device, result.checkpoint) == ("0.15", "cpu", str(defended.path))
 
 
 def test_the_same_cell_gives_the_same_row_anywhere(
-    jobs: Callable[..., list[Job]], tmp_path: Path, prepare: Callable[..., Preparation]
+    jobs: Callable[..., list[Job]], tmp_path: Path, cache: Callable[..., ModelCache]
 ) -> None:
     """Into another store, from another file and with another batch size, a cell has one identity and one outcome."""
     (job,) = jobs(spec("pgd", steps=3))
-    moved = prepare(epochs=8).trained(prepare(epochs=8).training(), tmp_path / "moved.safetensors")
-    (other,) = jobs(spec("pgd", steps=3), subject=moved, batch_size=7)
+    moved = cache(epochs=8).trained(cache(epochs=8).training(), tmp_path / "moved.safetensors")
+    (other,) = jobs(spec("pgd", steps=3), defended=moved, batch_size=7)
     other = other.model_copy(update={"store": tmp_path / "other"})
     assert other.cell == job.cell
     assert done(other).summary == pytest.approx(done(job).summary)
@@ -204,7 +204,7 @@ def test_of_cells_that_build_on_each_other_the_first_says_why(
     assert failure.error == f"the cell {first.cell.id} (pgd(steps=1)), which goes first, failed: the reason"
 
 
-def test_what_has_changed_since_is_not_run(jobs: Callable[..., list[Job]], prepare: Callable[..., Preparation]) -> None:
+def test_what_has_changed_since_is_not_run(jobs: Callable[..., list[Job]], cache: Callable[..., ModelCache]) -> None:
     """Other images, or another model under the checkpoint's name, are no longer the cell that was planned."""
     (job,) = jobs(spec("fgsm"))
     other_data = job.model_copy(update={"cell": job.cell.model_copy(update={"data": "0" * 64})})
@@ -217,19 +217,19 @@ def test_what_has_changed_since_is_not_run(jobs: Callable[..., list[Job]], prepa
 
 
 def test_a_surrogate_is_loaded_where_the_job_is_done(
-    jobs: Callable[..., list[Job]], prepare: Callable[..., Preparation], subject: Subject, tmp_path: Path
+    jobs: Callable[..., list[Job]], cache: Callable[..., ModelCache], defended: DefendedModel, tmp_path: Path
 ) -> None:
     """The stored figures are those of the loaded model in Python; another model in its file is not taken for it."""
-    prepared = prepare(seed=1, epochs=8)
+    prepared = cache(seed=1, epochs=8)
     other = prepared.trained(prepared.training(), tmp_path / "other.safetensors")
     (job,) = jobs(spec("transfer", surrogate=str(other.path), attack={"name": "di-fgsm", "steps": 3}))
     examples = first_examples(load_dataset("digits").split("test"), N)
     attack = Transfer(surrogate=other.load(), attack=DIFGSM(steps=3))
-    direct = evaluate(subject.load(), examples.images, examples.labels, attack=attack, eps=0.15)
+    direct = evaluate(defended.load(), examples.images, examples.labels, attack=attack, eps=0.15)
     assert done(job).summary == pytest.approx(direct.summary)
     assert done(job).cell.attack_label == f"transfer(surrogate={other.path},attack.name=di-fgsm,attack.steps=3)"
     (again,) = jobs(spec("transfer", surrogate=str(other.path)))
-    other.path.write_bytes(subject.path.read_bytes())
+    other.path.write_bytes(defended.path.read_bytes())
     failure = work(again)
     assert isinstance(failure, Failure)
     assert failure.error == f"{other.path} has changed since the command began: give the command again"
@@ -282,7 +282,7 @@ def test_saved_images_are_what_was_scored(attack: MethodSpec, jobs: Callable[...
         assert job.cell.eps is not None
         radii = distance(moved.permute(0, 3, 1, 2), torch.zeros_like(moved).permute(0, 3, 1, 2), job.cell.norm)  # type: ignore[arg-type]
         assert (radii <= 255 * job.cell.eps * (1 + 1e-9)).all()
-        model = load_subject(job.checkpoint, job.loading, job.cell.checkpoint)
+        model = load_defended_model(job.checkpoint, job.loading, job.cell.checkpoint)
         with torch.no_grad():
             images = torch.from_numpy(saved.perturbed).permute(0, 3, 1, 2) / 255
             assert np.array_equal(model(images).argmax(1), saved.predictions[0])

@@ -14,7 +14,7 @@ from robustbench_cli.attacks.base.models.enumerable_draws import EnumerableDraws
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.models.small_cnn import SmallCNN
 from robustbench_cli.benchmarks.reprogramming.run import Program, Reprogramming, reprogram, reprogrammed
-from robustbench_cli.benchmarks.training.model_cache import Preparation
+from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer
@@ -103,8 +103,8 @@ def test_the_training_is_that_of_the_whole(eot: Any) -> None:
 
 def test_a_model_without_defense_learns_a_new_task(tmp_path: Path) -> None:
     """A classifier of digits is made to give each digit another class, far above guessing; and the store keeps it."""
-    prepare = Preparation(dataset="digits", data_dir=None, device=torch.device("cpu"), seed=0, recipe={"epochs": 8})
-    subject = prepare.trained(prepare.training(), tmp_path / "model.safetensors")
+    cache = ModelCache(dataset="digits", data_dir=None, device=torch.device("cpu"), seed=0, recipe={"epochs": 8})
+    defended = cache.trained(cache.training(), tmp_path / "model.safetensors")
     method = Reprogramming(epochs=10, shift=3)
     options: Any = {
         "eot": "auto",
@@ -115,10 +115,10 @@ def test_a_model_without_defense_learns_a_new_task(tmp_path: Path) -> None:
         "device": torch.device("cpu"),
         "batch_size": None,
     }
-    row = reprogrammed(subject, DIGITS, method, **options)
+    row = reprogrammed(defended, DIGITS, method, **options)
     assert row.reprogrammed_accuracy > 0.4 > 2 * row.commonest_class
     assert row.reprogrammed_accuracy_low < row.reprogrammed_accuracy < row.reprogrammed_accuracy_high
-    again = reprogrammed(subject, DIGITS, method, **options)
+    again = reprogrammed(defended, DIGITS, method, **options)
     assert again == row
     (kept,) = (tmp_path / "runs" / "reprogramming").iterdir()
     assert json.loads(kept.read_text())["cell"] == row.cell == kept.stem
@@ -126,7 +126,7 @@ def test_a_model_without_defense_learns_a_new_task(tmp_path: Path) -> None:
     for damaged in (b"{}", whole.replace(b'"n": 200', b'"n": 201'), whole[:-9]):
         kept.write_bytes(damaged)
         with pytest.raises(UserError, match=f"{kept} is damaged, its content is not what was stored: remove"):
-            reprogrammed(subject, DIGITS, method, **options)
+            reprogrammed(defended, DIGITS, method, **options)
 
 
 def test_examples_that_lack_a_class(tmp_path: Path) -> None:
@@ -134,12 +134,12 @@ def test_examples_that_lack_a_class(tmp_path: Path) -> None:
     parts = {"images": np.zeros((40, 8, 8), dtype=np.uint8), "labels": np.arange(40) // 10}
     np.savez(tmp_path / "sorted.npz", **parts, **{f"train_{name}": part for name, part in parts.items()})
     task = load_dataset(f"npz:{tmp_path / 'sorted.npz'}")
-    prepare = Preparation(dataset="digits", data_dir=None, device=torch.device("cpu"), seed=0, recipe={"epochs": 1})
-    subject = prepare.trained(prepare.training(), tmp_path / "model.safetensors")
+    cache = ModelCache(dataset="digits", data_dir=None, device=torch.device("cpu"), seed=0, recipe={"epochs": 1})
+    defended = cache.trained(cache.training(), tmp_path / "model.safetensors")
 
     def attacked(examples: int) -> float:
         row = reprogrammed(
-            subject,
+            defended,
             task,
             Reprogramming(epochs=1, examples=examples),
             eot="auto",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_cli.benchmarks.store.leases import Claims, _watched
+from robustbench_cli.benchmarks.store.leases import Leases, _watched
 from robustbench_cli.core.errors import UserError
 
 
@@ -25,10 +25,10 @@ def claimed_by(folder: Path, **who: object) -> Path:
 
 def test_a_cell_is_held_once_and_given_back(tmp_path: Path) -> None:
     """While one holds it nobody else does; other cells are free, and so is it afterwards, with nothing left lying."""
-    claims = Claims(tmp_path)
-    with claims.hold("a") as first, claims.hold("a") as second, claims.hold("b") as other:
+    leases = Leases(tmp_path)
+    with leases.hold("a") as first, leases.hold("a") as second, leases.hold("b") as other:
         assert (first, second, other) == (True, False, True)
-    with claims.hold("a") as again:
+    with leases.hold("a") as again:
         assert again
     assert [path.name for path in (tmp_path / "claims").iterdir()] == [".lock"]
 
@@ -37,48 +37,48 @@ def test_the_claim_of_a_dead_process_is_free_at_once(tmp_path: Path) -> None:
     """That of a process of this machine that has ended, and not that of one that lives."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    with Claims(tmp_path).hold("a"):
+    with Leases(tmp_path).hold("a"):
         here = json.loads((tmp_path / "claims" / "a").read_text())
     path = claimed_by(tmp_path, **here | {"process": ended.pid})
-    with Claims(tmp_path).hold("a") as ours:
+    with Leases(tmp_path).hold("a") as ours:
         assert ours
     for other in ({}, {"process": ended.pid, "system": "another boot"}, {"process": ended.pid, "host": "elsewhere"}):
         path.write_text(json.dumps(here | {"process": os.getpid()} | other))
-        with Claims(tmp_path).hold("a") as ours:
+        with Leases(tmp_path).hold("a") as ours:
             assert not ours
 
 
 def test_another_machines_claim_is_lost_when_it_is_not_renewed(tmp_path: Path) -> None:
     """While somebody looks on who wants it, for long enough; whatever the clocks say, which may jump either way."""
-    claims = Claims(tmp_path, lost_after=0)
+    leases = Leases(tmp_path, lost_after=0)
     path = claimed_by(tmp_path)
-    with claims.hold("a") as ours:
+    with leases.hold("a") as ours:
         assert not ours
     for jump in (-1e6, 1e6, -3600.0):
         os.utime(path, (path.stat().st_mtime + jump,) * 2)
-        with claims.hold("a") as ours:
+        with leases.hold("a") as ours:
             assert not ours
-    with Claims(tmp_path, lost_after=60).hold("a") as ours:
+    with Leases(tmp_path, lost_after=60).hold("a") as ours:
         assert not ours
-    with claims.hold("a") as ours:
+    with leases.hold("a") as ours:
         assert ours
 
 
 def test_who_holds_a_cell_is_told(tmp_path: Path) -> None:
     """By the file system's clock, since nobody looks on for long; nobody does whose claim is old, or whose process is gone."""
-    claims = Claims(tmp_path)
-    assert claims.holder("a") is None
-    with claims.hold("a"):
-        assert claims.holder("a") == f"process {os.getpid()} on {os.uname().nodename}"
+    leases = Leases(tmp_path)
+    assert leases.holder("a") is None
+    with leases.hold("a"):
+        assert leases.holder("a") == f"process {os.getpid()} on {os.uname().nodename}"
     path = claimed_by(tmp_path)
-    assert claims.holder("a") == "process 1 on elsewhere"
+    assert leases.holder("a") == "process 1 on elsewhere"
     os.utime(path, (path.stat().st_mtime - 100,) * 2)
-    assert claims.holder("a") is None
+    assert leases.holder("a") is None
 
 
 def test_a_claim_is_renewed_while_it_is_held(tmp_path: Path) -> None:
     """Its file's time moves on."""
-    with Claims(tmp_path, renewed_every=0.01).hold("a"):
+    with Leases(tmp_path, renewed_every=0.01).hold("a"):
         path = tmp_path / "claims" / "a"
         os.utime(path, (0, 0))
         renewed = threading.Event()
@@ -90,7 +90,7 @@ def test_a_claim_is_renewed_while_it_is_held(tmp_path: Path) -> None:
 
 def test_what_another_took_over_is_not_given_back(tmp_path: Path) -> None:
     """A process that stood still for too long leaves the claim to whom it went."""
-    with Claims(tmp_path).hold("a"):
+    with Leases(tmp_path).hold("a"):
         path = tmp_path / "claims" / "a"
         path.write_text("another's")
     assert path.read_text() == "another's"
@@ -100,7 +100,7 @@ def test_of_many_that_find_a_lost_claim_one_gets_it(tmp_path: Path) -> None:
     """Eight threads at once, fifty times over."""
     for _ in range(50):
         path = claimed_by(tmp_path)
-        with Claims(tmp_path).hold("a") as ours:
+        with Leases(tmp_path).hold("a") as ours:
             assert not ours
         _watched[path] = _watched[path][0], -math.inf
         start, end = threading.Barrier(8), threading.Barrier(8)
@@ -108,7 +108,7 @@ def test_of_many_that_find_a_lost_claim_one_gets_it(tmp_path: Path) -> None:
 
         def take(start: threading.Barrier = start, end: threading.Barrier = end, got: list[bool] = got) -> None:
             start.wait()
-            with Claims(tmp_path).hold("a") as ours:
+            with Leases(tmp_path).hold("a") as ours:
                 got.append(ours)
                 end.wait()
 
@@ -124,7 +124,7 @@ def test_of_many_that_find_a_lost_claim_one_gets_it(tmp_path: Path) -> None:
 def test_whatever_stands_in_a_claim_is_one(tmp_path: Path, content: str) -> None:
     """Somebody may be writing it."""
     claimed_by(tmp_path).write_text(content)
-    with Claims(tmp_path).hold("a") as ours:
+    with Leases(tmp_path).hold("a") as ours:
         assert not ours
 
 
@@ -137,14 +137,14 @@ def test_a_full_disk_leaves_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     with monkeypatch.context() as disk:
         disk.setattr(Path, "write_bytes", full)
-        with pytest.raises(UserError, match="No space left"), Claims(tmp_path).hold("a"):
+        with pytest.raises(UserError, match="No space left"), Leases(tmp_path).hold("a"):
             pass
-    with Claims(tmp_path).hold("a") as ours:
+    with Leases(tmp_path).hold("a") as ours:
         assert ours
 
 
 def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     """In one line."""
     (tmp_path / "claims").write_text("")
-    with pytest.raises(UserError, match=r"cannot write in .*claims"), Claims(tmp_path).hold("a"):
+    with pytest.raises(UserError, match=r"cannot write in .*claims"), Leases(tmp_path).hold("a"):
         pass

@@ -64,7 +64,7 @@ def test_a_kill_between_the_files_loses_nothing(
 ) -> None:
     """Killed after the outcomes and before the result, the cell is not done, and is stored by the next try."""
     store = Store(tmp_path)
-    whole = store_module.write_whole
+    whole = store_module.write_atomically
 
     def killed_at_the_result(path: Path, content: bytes) -> None:
         if path.suffix == ".json":
@@ -97,7 +97,7 @@ def test_a_result_always_finds_its_outcomes(
     cell = make_cell()
     ours = make_result(cell, make_outcomes(clean=[20] * 4, robust=[3] * 4, draws=20))
     theirs = make_result(cell, make_outcomes(clean=[20] * 4, robust=[11] * 4, draws=20))
-    whole = store_module.write_whole
+    whole = store_module.write_atomically
 
     def overtaken(path: Path, content: bytes) -> None:
         if path.suffix == at:

@@ -7,7 +7,7 @@ import pytest
 
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.evaluation.outcomes import worst_case
-from robustbench_cli.benchmarks.store.worst_case_flags import Run, blinded, headline_flags, is_quick_look
+from robustbench_cli.benchmarks.store.worst_case_flags import Run, blinded, is_quick_look, worst_case_flags
 
 from ..conftest import MakeCell, MakeOutcomes, MakeResult
 
@@ -47,8 +47,8 @@ def square(attack: MakeRun) -> MakeRun:
 
 def flags(*runs: Run) -> list[str]:
     """The flags of the headline; the same in any order of the attacks."""
-    found = headline_flags(runs, worst_case([run.outcomes for run in runs]))
-    assert headline_flags(runs[::-1], worst_case([run.outcomes for run in runs[::-1]])) == found
+    found = worst_case_flags(runs, worst_case([run.outcomes for run in runs]))
+    assert worst_case_flags(runs[::-1], worst_case([run.outcomes for run in runs[::-1]])) == found
     assert blinded(runs, worst_case([run.outcomes for run in runs])) == (
         "zero-gradient" in found or "wrong-gradient" in found
     )

@@ -13,7 +13,7 @@ from robustbench_cli.attacks.fab import FAB
 from robustbench_cli.attacks.fmn import FMN
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
-from robustbench_cli.benchmarks.suites.config import Member, SuiteOfAttacks
+from robustbench_cli.benchmarks.suites.config import AttackEntry, AttackGroup
 from robustbench_cli.benchmarks.suites.grid import attack_choices
 from robustbench_cli.benchmarks.suites.load import read_suite, suite_names
 from robustbench_cli.benchmarks.suites.suite import Suite
@@ -186,8 +186,8 @@ def test_a_condition_that_cannot_hold_is_refused(content: str, told: str, tmp_pa
 
 def test_only_attacks_that_know_the_norm_are_run() -> None:
     """The others are left out; a suite without any is a mistake."""
-    suite = SuiteOfAttacks(attacks=(Member(name="a"), Member(name="b")))
-    assert suite.knowing("l2", {"a": ("linf",), "b": ("linf", "l2")}).attacks == (Member(name="b"),)
+    suite = AttackGroup(attacks=(AttackEntry(name="a"), AttackEntry(name="b")))
+    assert suite.knowing("l2", {"a": ("linf",), "b": ("linf", "l2")}).attacks == (AttackEntry(name="b"),)
     with pytest.raises(UserError, match="linf"):
         suite.knowing("l0", {"a": ("linf",), "b": ("linf", "l2")})
 

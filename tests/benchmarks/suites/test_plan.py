@@ -8,32 +8,32 @@ from typing import Any
 
 import pytest
 
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, method_spec
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.status import seconds_a_pass, states
-from robustbench_cli.benchmarks.execution.worker import claimed, work
-from robustbench_cli.benchmarks.store.leases import Claims
+from robustbench_cli.benchmarks.execution.worker import lease_name, work
+from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.store.store import Failure, Result, Store
-from robustbench_cli.benchmarks.suites.config import Member
+from robustbench_cli.benchmarks.suites.config import AttackEntry
 from robustbench_cli.benchmarks.suites.grid import attack_choices
 from robustbench_cli.benchmarks.suites.load import read_suite
 from robustbench_cli.benchmarks.suites.plan import Sweep, jobs_of, plan
 from robustbench_cli.benchmarks.training import model_cache as preparing
-from robustbench_cli.benchmarks.training.model_cache import Preparation
+from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.benchmarks.training.train import cached_checkpoint
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry as defenses
 
 
 @pytest.fixture
-def planned(tmp_path: Path, prepare: Callable[..., Preparation]) -> Callable[[str], Sweep]:
+def planned(tmp_path: Path, cache: Callable[..., ModelCache]) -> Callable[[str], Sweep]:
     """What a suite of these words comes to, with trainings of an epoch."""
 
     def make(words: str) -> Sweep:
         (tmp_path / "suite.yaml").write_text(words)
         return plan(
             read_suite(str(tmp_path / "suite.yaml")),
-            prepare=lambda dataset, recipe, seed: prepare(dataset, seed, **recipe),
+            cache=lambda dataset, recipe, seed: cache(dataset, seed, **recipe),
             seed=3,
         )
 
@@ -152,10 +152,10 @@ def test_a_slip_is_named(words: str, message: str, expected: Callable[[str], lis
 
 
 def test_a_checkpoint_stands_as_it_is_or_is_defended(
-    planned: Callable[[str], Sweep], subject: Subject, tmp_path: Path
+    planned: Callable[[str], Sweep], defended: DefendedModel, tmp_path: Path
 ) -> None:
     """With each rule of decision where draws decide; a defense around it is trained from it."""
-    shutil.copy(subject.path, tmp_path / "base.safetensors")
+    shutil.copy(defended.path, tmp_path / "base.safetensors")
     base = tmp_path / "base.safetensors"
     sweep = planned(
         f"{{n: 5, defenses: [{{checkpoint: {base}}}, [{{checkpoint: {base}}}, gaussian-noise]], decision: [one-draw, vote]}}"
@@ -166,7 +166,7 @@ def test_a_checkpoint_stands_as_it_is_or_is_defended(
     assert [model.training is None for model in aside.models] == [False]
     plain = [model for model in sweep.models if model.training is None]
     noisy = [model for model in sweep.models if model.training is not None]
-    assert [model.expected.identity for model in plain] == [subject.identity] * 2
+    assert [model.expected.identity for model in plain] == [defended.identity] * 2
     assert [model.expected.defense for model in noisy] == ["gaussian-noise", "gaussian-noise(decision=vote)"]
     assert [model.training.base for model in noisy if model.training] == [plain[0].base] * 2
 
@@ -247,42 +247,44 @@ def test_what_is_expected_of_a_model_is_what_it_becomes(planned: Callable[[str],
     assert not model.to_be_trained
     assert {job.eps for job in jobs} == before
     assert len({job.cell.checkpoint for job in jobs}) == 1
-    now = model.subject()
+    now = model.defended()
     for name in ("randomized", "cost_of_all_draws", "defense", "model", "shape", "classes"):
         assert getattr(model.expected, name) == getattr(now, name)
 
 
-def test_two_processes_train_a_model_once(prepare: Callable[..., Preparation], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_train_a_model_once(cache: Callable[..., ModelCache], monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one waits, and takes what was trained."""
     monkeypatch.setattr(preparing, "PAUSE", 0.01)
-    prepared = prepare(seed=77)
+    prepared = cache(seed=77)
     training = prepared.training()
     path = cached_checkpoint(training)
-    claim = Claims(path.parent.parent).hold(training.key)
+    claim = Leases(path.parent.parent).hold(training.key)
     assert claim.__enter__()
-    found: list[Subject] = []
+    found: list[DefendedModel] = []
     waiting = threading.Thread(target=lambda: found.append(prepared.trained(training)))
     waiting.start()
     waiting.join(0.2)
     assert prepared.is_being_trained(training)
     assert not found and not path.exists() and not prepared.train_if_free(training)
-    other = prepare(seed=78).trained(prepare(seed=78).training())
+    other = cache(seed=78).trained(cache(seed=78).training())
     shutil.copy(other.path, path)  # no checkpoint of that training: it is trained again
     claim.__exit__(None, None, None)
     waiting.join(60)
-    assert [subject.training["key"] for subject in found] == [training.key]
+    assert [defended.training["key"] for defended in found] == [training.key]
 
 
 def test_the_state_of_every_cell(jobs: Callable[..., list[Job]]) -> None:
     """Done, failed, at work, missing, or of a model that is not trained; what a search gives costs nothing once more."""
-    specs = [choice.spec for name in ("fgsm", "pgd", "cw-pgd", "fmn") for choice in attack_choices(Member(name=name))]
+    specs = [
+        choice.spec for name in ("fgsm", "pgd", "cw-pgd", "fmn") for choice in attack_choices(AttackEntry(name=name))
+    ]
     asked = jobs(*specs, eps=("0.1", "0.2"))
-    subjects = [_subject_of(asked[0])]
+    defended_models = [_subject_of(asked[0])]
     work(asked[0])
     Store(asked[2].store).publish_failure(Failure(cell=asked[2].cell, eps="0.1", error="no way"))
     done = Store(asked[0].store).result(asked[0].cell.id)
-    with Claims(asked[0].store).hold(claimed(asked[-1])):
-        found = states(asked, subjects, stored={done.cell.id: done})
+    with Leases(asked[0].store).hold(lease_name(asked[-1])):
+        found = states(asked, defended_models, stored={done.cell.id: done})
     assert [each.state for each in found] == [
         *("done", "missing", "failed", "missing", "missing", "missing"),
         *("running", "running"),
@@ -290,7 +292,7 @@ def test_the_state_of_every_cell(jobs: Callable[..., list[Job]]) -> None:
     # An image costs a forward and a backward pass a step, one more to look at the last, and one each to judge it before and after.
     assert [each.passes for each in found] == [20 * 4] * 2 + [20 * 83] * 4 + [20 * (201 + 2), 0]
     assert not any(each.changed for each in found)
-    of_another_model = states(asked, subjects, stored={}, untrained={asked[0].cell.checkpoint})
+    of_another_model = states(asked, defended_models, stored={}, untrained={asked[0].cell.checkpoint})
     assert [each.state for each in of_another_model] == ["done", *["to be trained"] * (len(asked) - 1)]
     ((model, seconds),) = seconds_a_pass([done]).items()
     assert model == ("digits", "small-cnn")
@@ -299,7 +301,7 @@ def test_the_state_of_every_cell(jobs: Callable[..., list[Job]]) -> None:
 
 def test_what_has_changed_since_a_cell_was_stored_is_told(jobs: Callable[..., list[Job]]) -> None:
     """Of the same name, of what the suite does not ask for as it is; a result of another model's file is of no account."""
-    choices = [choice for name in ("pgd", "fgsm") for choice in attack_choices(Member(name=name))]
+    choices = [choice for name in ("pgd", "fgsm") for choice in attack_choices(AttackEntry(name=name))]
     pgd, fgsm = jobs(*(choice.spec for choice in choices), eps=("0.1",))
     slower = pgd.cell.attack.model_copy(update={"parameters": {**pgd.cell.attack.parameters, "steps": 7}})
     edited = pgd.cell.attack.model_copy(update={"source": "0" * 64})
@@ -347,7 +349,7 @@ def test_what_has_changed_since_a_cell_was_stored_is_told(jobs: Callable[..., li
     assert told({"defenses": tuple(switching[1:]), "n": 7}) == [nothing, nothing]
 
 
-def _subject_of(job: Job) -> Subject:
-    from robustbench_cli.benchmarks.checkpoints.defended_model import open_subject
+def _subject_of(job: Job) -> DefendedModel:
+    from robustbench_cli.benchmarks.checkpoints.defended_model import open_defended_model
 
-    return open_subject(job.checkpoint)
+    return open_defended_model(job.checkpoint)

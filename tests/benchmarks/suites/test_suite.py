@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from robustbench_cli.attacks.base.eps import parse_eps
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.execution.job import Job
@@ -26,7 +26,7 @@ EOT_PGD = AttackChoice(spec=MethodSpec(name="pgd"), norms=("linf", "l2"), minima
 EXAMPLES = Slice(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 9]), "d" * 64)
 
 
-def subject(**changes: Any) -> Subject:
+def defended(**changes: Any) -> DefendedModel:
     """A model on the disk."""
     usual: dict[str, Any] = {
         "path": Path("model.safetensors"),
@@ -43,18 +43,18 @@ def subject(**changes: Any) -> Subject:
         "cost_of_all_draws": None,
         "training": {},
     }
-    return Subject(**usual | changes)
+    return DefendedModel(**usual | changes)
 
 
 @pytest.fixture
 def jobs(tmp_path: Path) -> Callable[..., list[Job]]:
     """The jobs of a suite of these attacks."""
 
-    def expanded(*attacks: AttackChoice, subjects: list[Subject] | None = None, **words: Any) -> list[Job]:
+    def expanded(*attacks: AttackChoice, defended_models: list[DefendedModel] | None = None, **words: Any) -> list[Job]:
         words["eps"] = [parse_eps(text) for text in words.get("eps", [])]
         return expand(
             Suite(dataset="digits", n=3, attacks=attacks, **words),
-            subjects or [subject()],
+            defended_models or [defended()],
             examples=EXAMPLES,
             usual_eps="0.15",
             store=tmp_path,
@@ -73,8 +73,8 @@ def threats(jobs: list[Job]) -> list[tuple[str, str, str]]:
 
 def test_a_suite_is_a_grid(jobs: Callable[..., list[Job]]) -> None:
     """Every model, attack, radius and seed is a cell of its own, in this order."""
-    other = subject(identity="o" * 64)
-    found = jobs(PGD, CW, subjects=[subject(), other], norm="l2", eps=["1/2", "1"], seeds=(0, 1))
+    other = defended(identity="o" * 64)
+    found = jobs(PGD, CW, defended_models=[defended(), other], norm="l2", eps=["1/2", "1"], seeds=(0, 1))
     assert len(found) == len({job.cell.id for job in found}) == 16
     assert [job.cell.checkpoint[0] for job in found] == ["c"] * 8 + ["o"] * 8
     assert threats(found)[:8:2] == [("pgd", "l2", "1/2"), ("pgd", "l2", "1"), ("cw", "l2", "1/2"), ("cw", "l2", "1")]
@@ -125,11 +125,11 @@ def test_a_threat_that_makes_no_sense_is_named(
 
 def test_draws_adapt_to_each_model(jobs: Callable[..., list[Job]]) -> None:
     """A deterministic model is asked and scored once whatever was asked for; a randomized one by ten draws, or exactly."""
-    noisy = subject(identity="n" * 64, randomized=True)
-    hrs = subject(identity="h" * 64, randomized=True, cost_of_all_draws=6.0)
-    found = jobs(PGD, EOT_PGD, subjects=[subject(), noisy, hrs])
+    noisy = defended(identity="n" * 64, randomized=True)
+    hrs = defended(identity="h" * 64, randomized=True, cost_of_all_draws=6.0)
+    found = jobs(PGD, EOT_PGD, defended_models=[defended(), noisy, hrs])
     assert [(job.cell.eot, job.cell.repeats) for job in found] == [(1, 1), (10, 10), ("exact", 10), (10, 10)]
-    found = jobs(PGD, subjects=[subject(), noisy], repeats=30)
+    found = jobs(PGD, defended_models=[defended(), noisy], repeats=30)
     assert [job.cell.repeats for job in found] == [1, 30]
 
 
@@ -149,7 +149,7 @@ def test_draws_adapt_to_each_model(jobs: Callable[..., list[Job]]) -> None:
 def test_a_model_of_other_data_is_named(jobs: Callable[..., list[Job]], changes: dict[str, Any], told: str) -> None:
     """Before any cell is run, a model that does not take the images or their labels is one line."""
     with pytest.raises(UserError, match=told):
-        jobs(PGD, subjects=[subject(**changes)])
+        jobs(PGD, defended_models=[defended(**changes)])
 
 
 def test_a_job_is_plain_data(jobs: Callable[..., list[Job]]) -> None:
@@ -193,19 +193,21 @@ def test_in_a_cascade_every_attack_goes_on_from_the_one_before(jobs: Callable[..
 
 def test_nothing_is_passed_on_where_a_fall_is_not_certain(jobs: Callable[..., list[Job]]) -> None:
     """Towards targets, and of randomized models unless all draws are counted, every cell stands alone."""
-    sampled = subject(randomized=True)
-    counted = subject(randomized=True, cost_of_all_draws=4.0)
+    sampled = defended(randomized=True)
+    counted = defended(randomized=True, cost_of_all_draws=4.0)
     radii = ["0.1", "0.2"]
-    assert not any(job.before for job in jobs(PGD, FMN, eps=radii, cascade=True, subjects=[sampled]))
+    assert not any(job.before for job in jobs(PGD, FMN, eps=radii, cascade=True, defended_models=[sampled]))
     assert not any(job.before for job in jobs(PGD, FMN, eps=radii, cascade=True, targeted="next"))
-    assert sum(job.before is not None for job in jobs(PGD, FMN, eps=radii, cascade=True, subjects=[counted])) == 3
-    assert not any(job.before for job in jobs(EOT_PGD, eps=radii, subjects=[counted]))
+    assert (
+        sum(job.before is not None for job in jobs(PGD, FMN, eps=radii, cascade=True, defended_models=[counted])) == 3
+    )
+    assert not any(job.before for job in jobs(EOT_PGD, eps=radii, defended_models=[counted]))
 
 
 def test_an_attack_on_a_condition_waits_for_a_cascade(jobs: Callable[..., list[Job]]) -> None:
     """It is a cell of its own, which goes on from those before it; where nothing goes on from another, it is left out."""
     last = replace(FMN, only_if="blinded")
-    sampled = subject(randomized=True)
+    sampled = defended(randomized=True)
     found = jobs(PGD, last, FMN, eps=["0.1", "0.2"], cascade=True)
     assert names(found)[:3] == [("pgd", "0.1", None), ("fmn", "0.1", "pgd 0.1"), ("fmn", "0.1", "fmn 0.1")]
     assert [job.cell.only_if for job in found] == [None, "blinded", None] * 2
@@ -228,7 +230,7 @@ def test_only_attacks_that_may_follow_gradients_in_bf16_do(jobs: Callable[..., l
 def test_single_draws_are_counted_in_a_cascade_of_each_radius(jobs: Callable[..., list[Job]]) -> None:
     """Whatever the draws, what has fallen leaves the later attacks of its radius; a deterministic model has no such cells."""
     words: dict[str, Any] = {"eps": ["0.2", "0.1"], "cascade": True, "accounting": "single-draw"}
-    found = jobs(PGD, OTHER, subjects=[subject(randomized=True)], **words)
+    found = jobs(PGD, OTHER, defended_models=[defended(randomized=True)], **words)
     assert names(found) == [
         ("pgd", "0.1", None),
         ("fgsm", "0.1", "pgd 0.1"),
@@ -244,16 +246,16 @@ def test_single_draws_are_counted_in_a_cascade_of_each_radius(jobs: Callable[...
 def transfer(**changes: Any) -> AttackChoice:
     """Transfer from a model on the disk."""
     spec = MethodSpec(name="transfer", parameters={"surrogate": "other"}, surrogates={"surrogate": "5" * 64})
-    surrogate = subject(path=Path("other.safetensors"), identity="5" * 64, **changes)
+    surrogate = defended(path=Path("other.safetensors"), identity="5" * 64, **changes)
     return AttackChoice(spec=spec, norms=("linf",), minimal_norm=False, surrogate=surrogate)
 
 
 def test_the_draws_of_a_transfer_are_its_surrogates(jobs: Callable[..., list[Job]]) -> None:
     """Whether the attacked model is randomized decides on how it is scored, and not on what is followed."""
-    subjects = [subject(), subject(identity="n" * 64, randomized=True)]
+    defended_models = [defended(), defended(identity="n" * 64, randomized=True)]
     counted = {"randomized": True, "cost_of_all_draws": 4.0}
     for surrogate, draws in (({}, 1), ({"randomized": True}, 10), (counted, "exact")):
-        found = jobs(transfer(**surrogate), subjects=subjects)
+        found = jobs(transfer(**surrogate), defended_models=defended_models)
         assert [(job.cell.eot, job.cell.repeats) for job in found] == [(draws, 1), (draws, 10)]
 
 
@@ -261,7 +263,7 @@ def test_all_draws_of_a_surrogate_are_none_of_the_attacked_model(jobs: Callable[
     """In a cascade on a randomized model its falls are passed on to no one, and on a deterministic one they are."""
     counted = {"randomized": True, "cost_of_all_draws": 4.0}
     attacks, words = (PGD, transfer(**counted), OTHER), {"eps": ["0.1"], "cascade": True}
-    found = jobs(*attacks, subjects=[subject(**counted)], **words)
+    found = jobs(*attacks, defended_models=[defended(**counted)], **words)
     assert names(found) == [("pgd", "0.1", None), ("transfer", "0.1", None), ("fgsm", "0.1", "pgd 0.1")]
     assert names(jobs(*attacks, **words))[1:] == [("transfer", "0.1", "pgd 0.1"), ("fgsm", "0.1", "transfer 0.1")]
 

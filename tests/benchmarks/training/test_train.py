@@ -10,15 +10,15 @@ import platformdirs
 import pytest
 import torch
 
-from robustbench_cli.benchmarks.checkpoints.defended_model import Subject, method_spec, open_subject
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec, open_defended_model
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.models.base.build import build_model
-from robustbench_cli.benchmarks.training.model_cache import Preparation
+from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.benchmarks.training.train import cached_checkpoint
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry as defenses
 
-Prepare = Callable[..., Preparation]
+MakeCache = Callable[..., ModelCache]
 
 NOISE = method_spec(defenses, "gaussian-noise", {}).spec
 
@@ -46,9 +46,9 @@ class Dim(Defense):
 """
 
 
-def tensors(subject: Subject) -> dict[str, torch.Tensor]:
+def tensors(defended: DefendedModel) -> dict[str, torch.Tensor]:
     """The weights of a model on the disk."""
-    return subject.load().state_dict()
+    return defended.load().state_dict()
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -56,21 +56,21 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_same_words_train_the_same_weights(prepare: Prepare, tmp_path: Path, hrs: MethodSpec) -> None:
+def test_the_same_words_train_the_same_weights(cache: MakeCache, tmp_path: Path, hrs: MethodSpec) -> None:
     """Wherever the file lies, and whatever was drawn before."""
-    first = prepare().trained(prepare().training(defenses=(hrs,)), tmp_path / "first.safetensors")
+    first = cache().trained(cache().training(defenses=(hrs,)), tmp_path / "first.safetensors")
     torch.rand(7)
-    second = prepare().trained(prepare().training(defenses=(hrs,)), tmp_path / "second.safetensors")
+    second = cache().trained(cache().training(defenses=(hrs,)), tmp_path / "second.safetensors")
     assert same(tensors(first), tensors(second))
     assert first.identity == second.identity
-    other = prepare(seed=1)
+    other = cache(seed=1)
     assert other.trained(other.training(defenses=(hrs,)), tmp_path / "other.safetensors").identity != first.identity
 
 
-def test_what_is_trained_is_not_trained_again(prepare: Prepare) -> None:
+def test_what_is_trained_is_not_trained_again(cache: MakeCache) -> None:
     """In the cache, one file for one training, and a damaged one is replaced."""
     begun: list[Path] = []
-    prepared = replace(prepare(), begin=lambda label, path: begun.append(path))
+    prepared = replace(cache(), begin=lambda label, path: begun.append(path))
     training = prepared.training(defenses=(NOISE,))
     cached_checkpoint(training).unlink(missing_ok=True)
     first = prepared.trained(training)
@@ -84,10 +84,10 @@ def test_what_is_trained_is_not_trained_again(prepare: Prepare) -> None:
 
 
 @pytest.mark.parametrize("rule", [{"decision": "deterministic"}, {"decision": "vote", "draws": 3}])
-def test_no_rule_of_decision_needs_a_training(prepare: Prepare, tmp_path: Path, rule: dict[str, Any]) -> None:
+def test_no_rule_of_decision_needs_a_training(cache: MakeCache, tmp_path: Path, rule: dict[str, Any]) -> None:
     """In the cache all rules share their weights; a file of the user's own has the rule that they asked for."""
     begun: list[Path] = []
-    prepared = replace(prepare(seed=21), begin=lambda label, path: begun.append(path))
+    prepared = replace(cache(seed=21), begin=lambda label, path: begun.append(path))
     usual, other = (
         prepared.training(defenses=(method_spec(defenses, "hrs", {"channels": [2, 1], **each}).spec,))
         for each in ({}, rule)
@@ -104,11 +104,11 @@ def test_no_rule_of_decision_needs_a_training(prepare: Prepare, tmp_path: Path, 
     assert all(torch.equal(*tensors) for tensors in zip(*weights, strict=True))
 
 
-def test_the_rule_of_an_inner_defense_is_trained_with(prepare: Prepare) -> None:
+def test_the_rule_of_an_inner_defense_is_trained_with(cache: MakeCache) -> None:
     """What comes around the draws of another defense learns from what they decide."""
     around = method_spec(defenses, "pgd-at", {"steps": 1}).spec
     usual, other = (
-        prepare().training(defenses=(method_spec(defenses, "hrs", {"decision": rule}).spec, around))
+        cache().training(defenses=(method_spec(defenses, "hrs", {"decision": rule}).spec, around))
         for rule in ("one-draw", "mean")
     )
     assert usual.key != other.key
@@ -128,11 +128,11 @@ def test_the_rule_of_an_inner_defense_is_trained_with(prepare: Prepare) -> None:
     ],
 )
 def test_a_training_goes_on_from_what_was_trained_with_fewer_defenses(
-    prepare: Prepare, tmp_path: Path, chain: list[Any], stages: list[str], trained: list[str]
+    cache: MakeCache, tmp_path: Path, chain: list[Any], stages: list[str], trained: list[str]
 ) -> None:
     """With the very weights and the record that it has where it begins anew."""
     seen: list[str] = []
-    prepared = replace(prepare(seed=31), progress=lambda now: seen.append(now.name))
+    prepared = replace(cache(seed=31), progress=lambda now: seen.append(now.name))
     specs = tuple(method_spec(defenses, name, parameters).spec for name, parameters in chain)
     training = prepared.training(defenses=specs)
     for beginning in (prepared.training(defenses=specs[:count]) for count in range(len(specs))):
@@ -149,13 +149,13 @@ def test_a_training_goes_on_from_what_was_trained_with_fewer_defenses(
     ]
 
 
-def test_a_file_that_the_user_named_is_not_replaced_blindly(prepare: Prepare, tmp_path: Path) -> None:
+def test_a_file_that_the_user_named_is_not_replaced_blindly(cache: MakeCache, tmp_path: Path) -> None:
     """Another training's checkpoint gives way to the one asked for; what is none stays."""
     path = tmp_path / "model.safetensors"
-    prepared = prepare()
+    prepared = cache()
     prepared.trained(prepared.training(), path)
     noisy = prepared.trained(prepared.training(defenses=(NOISE,)), path)
-    assert open_subject(path).defense == noisy.defense == "gaussian-noise"
+    assert open_defended_model(path).defense == noisy.defense == "gaussian-noise"
     path.write_bytes(b"<html>")
     with pytest.raises(UserError, match=f"{path} is a web page"):
         prepared.trained(prepared.training(), path)
@@ -169,11 +169,11 @@ def test_a_file_that_the_user_named_is_not_replaced_blindly(prepare: Prepare, tm
         ("file/model.safetensors", "cannot write in .*file"),
     ],
 )
-def test_a_place_is_tried_before_the_training(prepare: Prepare, tmp_path: Path, name: str, told: str) -> None:
+def test_a_place_is_tried_before_the_training(cache: MakeCache, tmp_path: Path, name: str, told: str) -> None:
     """Nothing is trained for a file that cannot be written."""
     (tmp_path / "file").write_text("")
     begun: list[Any] = []
-    prepared = replace(prepare(), begin=lambda *told: begun.append(told), progress=begun.append)
+    prepared = replace(cache(), begin=lambda *told: begun.append(told), progress=begun.append)
     with pytest.raises(UserError, match=told):
         prepared.trained(prepared.training(), tmp_path / name)
     assert begun == []
@@ -191,16 +191,16 @@ def test_a_place_is_tried_before_the_training(prepare: Prepare, tmp_path: Path, 
     ],
     ids=str,
 )
-def test_what_changes_the_weights_is_another_training(prepare: Prepare, change: dict[str, Any]) -> None:
+def test_what_changes_the_weights_is_another_training(cache: MakeCache, change: dict[str, Any]) -> None:
     """Seed, recipe, model, normalisation, defenses and data have a part in the key; marks of changed parameters have not."""
-    training = prepare().training()
+    training = cache().training()
     assert training.model_copy(update=change).key != training.key
     marked = NOISE.model_copy(update={"changed": ("sigma_init",)})
-    keys = {prepare().training(defenses=(each,)).key for each in (NOISE, marked)}
+    keys = {cache().training(defenses=(each,)).key for each in (NOISE, marked)}
     assert len(keys) == 1
 
 
-def test_other_data_of_the_same_name_are_trained_on_anew(prepare: Prepare, tmp_path: Path) -> None:
+def test_other_data_of_the_same_name_are_trained_on_anew(cache: MakeCache, tmp_path: Path) -> None:
     """A changed image among the first, or a changed label anywhere, is other data."""
     rng = np.random.default_rng(0)
     arrays = {
@@ -217,13 +217,13 @@ def test_other_data_of_the_same_name_are_trained_on_anew(prepare: Prepare, tmp_p
         path = tmp_path / str(number) / "data.npz"
         path.parent.mkdir()
         np.savez(path, **changed)
-        keys.add(prepare(f"npz:{path}").training().data)
+        keys.add(cache(f"npz:{path}").training().data)
     assert len(keys) == 3
 
 
-def test_a_defense_goes_around_a_checkpoint(prepare: Prepare, tmp_path: Path) -> None:
+def test_a_defense_goes_around_a_checkpoint(cache: MakeCache, tmp_path: Path) -> None:
     """The base's normalisation and defenses stay, and its weights are where the training starts."""
-    prepared = prepare()
+    prepared = cache()
     base = prepared.trained(
         prepared.training(mean=(0.3,), std=(0.4,), defenses=(NOISE,)), tmp_path / "base.safetensors"
     )
@@ -235,32 +235,32 @@ def test_a_defense_goes_around_a_checkpoint(prepare: Prepare, tmp_path: Path) ->
     assert around.training["base"]["identity"] == base.identity
 
 
-def test_a_foreign_checkpoint_is_a_base_too(prepare: Prepare, tmp_path: Path) -> None:
+def test_a_foreign_checkpoint_is_a_base_too(cache: MakeCache, tmp_path: Path) -> None:
     """A state dict with the words that tell what it is; what comes of it is a checkpoint of ours."""
     model = build_model("small-cnn", shape=(1, 8, 8), classes=10)
     torch.save(model.state_dict(), tmp_path / "theirs.pth")
-    base = open_subject(
+    base = open_defended_model(
         tmp_path / "theirs.pth", model="small-cnn", classes=10, shape=(1, 8, 8), mean=(0.5,), std=(0.5,)
     )
-    prepared = prepare()
+    prepared = cache()
     noisy = prepared.trained(prepared.training(base=base, defenses=(NOISE,)), tmp_path / "noisy.safetensors")
-    assert open_subject(noisy.path).identity == noisy.identity
+    assert open_defended_model(noisy.path).identity == noisy.identity
     assert noisy.mean == (0.5,)
     assert noisy.randomized
 
 
-def test_the_bases_key_is_its_content(prepare: Prepare, tmp_path: Path) -> None:
+def test_the_bases_key_is_its_content(cache: MakeCache, tmp_path: Path) -> None:
     """Moved to another place, it is the same base."""
-    prepared = prepare()
+    prepared = cache()
     base = prepared.trained(prepared.training(), tmp_path / "base.safetensors")
-    moved = open_subject(base.path.rename(tmp_path / "moved.safetensors"))
+    moved = open_defended_model(base.path.rename(tmp_path / "moved.safetensors"))
     keys = {prepared.training(base=each, defenses=(NOISE,)).key for each in (base, moved)}
     assert len(keys) == 1
 
 
-def test_a_base_must_fit(prepare: Prepare, tmp_path: Path) -> None:
+def test_a_base_must_fit(cache: MakeCache, tmp_path: Path) -> None:
     """A checkpoint of other data, or with nothing to make of it, is one line."""
-    prepared = prepare()
+    prepared = cache()
     base = prepared.trained(prepared.training())
     with pytest.raises(
         UserError, match=f"there is nothing to make of {base.path}: give the --defense to put around it"
@@ -270,21 +270,21 @@ def test_a_base_must_fit(prepare: Prepare, tmp_path: Path) -> None:
     arrays = {"images": rng.random((9, 8, 8), dtype=np.float32), "labels": np.arange(9) % 3}
     np.savez(tmp_path / "three.npz", **arrays, train_images=arrays["images"], train_labels=arrays["labels"])
     with pytest.raises(UserError, match=r"takes images \(1, 8, 8\) of 10 classes, npz:.* has \(1, 8, 8\) of 3"):
-        prepare(f"npz:{tmp_path / 'three.npz'}").training(base=base, defenses=(NOISE,))
+        cache(f"npz:{tmp_path / 'three.npz'}").training(base=base, defenses=(NOISE,))
 
 
-def test_a_defense_that_needs_no_training_protects_a_trained_model(prepare: Prepare, tmp_path: Path) -> None:
+def test_a_defense_that_needs_no_training_protects_a_trained_model(cache: MakeCache, tmp_path: Path) -> None:
     """The model inside it is the one that is trained without a defense."""
-    prepared = prepare()
+    prepared = cache()
     plain = prepared.trained(prepared.training())
     dim = prepared.trained(prepared.training(defenses=(_own(tmp_path),)), tmp_path / "dim.safetensors")
     assert same({name.removeprefix("model."): tensor for name, tensor in tensors(dim).items()}, tensors(plain))
 
 
-def test_nothing_is_left_beside_a_finished_checkpoint(prepare: Prepare, tmp_path: Path) -> None:
+def test_nothing_is_left_beside_a_finished_checkpoint(cache: MakeCache, tmp_path: Path) -> None:
     """The files for resuming are gone, also those of a training to the same file that was begun otherwise."""
     path = tmp_path / "model.safetensors"
-    stopped = prepare(epochs=3)
+    stopped = cache(epochs=3)
 
     def stop(_: object) -> None:
         raise KeyboardInterrupt
@@ -292,34 +292,34 @@ def test_nothing_is_left_beside_a_finished_checkpoint(prepare: Prepare, tmp_path
     with pytest.raises(KeyboardInterrupt):
         replace(stopped, progress=stop).trained(stopped.training(), path)
     assert [file.suffix for file in tmp_path.iterdir()] == [".partial"]
-    prepare().trained(prepare().training(), path)
+    cache().trained(cache().training(), path)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_accuracy_of_a_randomized_model_is_the_same_each_time(prepare: Prepare, hrs: MethodSpec) -> None:
+def test_the_accuracy_of_a_randomized_model_is_the_same_each_time(cache: MakeCache, hrs: MethodSpec) -> None:
     """One pass over the test images, whose draws follow from the seed."""
-    prepared = prepare(epochs=2)
-    subject = prepared.trained(prepared.training(defenses=(hrs,)))
+    prepared = cache(epochs=2)
+    defended = prepared.trained(prepared.training(defenses=(hrs,)))
     torch.manual_seed(1)
-    first = prepared.accuracy(subject)
+    first = prepared.accuracy(defended)
     torch.manual_seed(2)
-    assert prepared.accuracy(subject) == first
+    assert prepared.accuracy(defended) == first
     assert first[1] == 500
-    assert prepared.accuracy(subject, images=50)[1] == 50
+    assert prepared.accuracy(defended, images=50)[1] == 50
 
 
-def test_a_teacher_in_a_file(prepare: Prepare, tmp_path: Path) -> None:
+def test_a_teacher_in_a_file(cache: MakeCache, tmp_path: Path) -> None:
     """Its content, not its place, has a part in the key; the student's checkpoint loads without it."""
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    prepare().trained(prepare().training(), first)
+    cache().trained(cache().training(), first)
     second.write_bytes(first.read_bytes())
 
     def distillation(teacher: Path) -> MethodSpec:
         return method_spec(defenses, "defensive-distillation", {"temperature": 2, "teacher": str(teacher)}).spec
 
-    trainings = [prepare().training(defenses=(distillation(path),)) for path in (first, second)]
+    trainings = [cache().training(defenses=(distillation(path),)) for path in (first, second)]
     assert trainings[0].key == trainings[1].key
-    student = prepare().trained(trainings[0], tmp_path / "student.safetensors")
+    student = cache().trained(trainings[0], tmp_path / "student.safetensors")
     first.unlink()
     second.unlink()
     assert set(student.training["stages"][0]["trained"]) == {"student"}
@@ -328,16 +328,16 @@ def test_a_teacher_in_a_file(prepare: Prepare, tmp_path: Path) -> None:
         distillation(first)
 
 
-def test_a_teacher_of_other_classes(prepare: Prepare, tmp_path: Path) -> None:
+def test_a_teacher_of_other_classes(cache: MakeCache, tmp_path: Path) -> None:
     """It is refused in a line before anything is trained."""
     parts = (("images", np.zeros((60, 8, 8), dtype=np.uint8)), ("labels", np.arange(60) % 3))
     np.savez(tmp_path / "three.npz", **{f"{split}{part}": each for split in ("train_", "") for part, each in parts})
-    other = prepare(f"npz:{tmp_path / 'three.npz'}")
+    other = cache(f"npz:{tmp_path / 'three.npz'}")
     teacher = other.trained(other.training(model="small-cnn"), tmp_path / "teacher.safetensors").path
     spec = method_spec(defenses, "defensive-distillation", {"teacher": str(teacher)}).spec
     told = r"defensive-distillation.teacher knows 3 classes, the model has 10: give a teacher of the same data set"
     with pytest.raises(UserError, match=told):
-        prepare().trained(prepare().training(defenses=(spec,)), tmp_path / "student.safetensors")
+        cache().trained(cache().training(defenses=(spec,)), tmp_path / "student.safetensors")
     assert not (tmp_path / "student.safetensors").exists()
 
 
@@ -369,7 +369,7 @@ class Loud(Silent):
 )
 @pytest.mark.parametrize(("name", "key", "share"), [("pgd-at", "eps", 1), ("noise-injection", "sigma", 1)])
 def test_radii_follow_from_the_data_set(
-    prepare: Prepare,
+    cache: MakeCache,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     dataset: str,
@@ -381,7 +381,7 @@ def test_radii_follow_from_the_data_set(
     """The number is in the training's key and the checkpoint, not in the label; given, it is the same defense."""
     (tmp_path / "own.py").write_text(RADIUS)
     monkeypatch.chdir(tmp_path)
-    prepared = prepare(dataset)
+    prepared = cache(dataset)
     unset, given, other = (
         prepared.training(defenses=(method_spec(defenses, name, parameters).spec,))
         for parameters in ({}, {key: share * radius}, {key: 0.07})
@@ -390,28 +390,28 @@ def test_radii_follow_from_the_data_set(
     assert unset == given
     assert other.key != unset.key
     assert [each.defenses[0].label for each in (unset, other)] == [name, f"{name}({key}=0.07)"]
-    subject = prepared.trained(unset, tmp_path / "model.safetensors")
-    assert subject.defenses[0].parameters[key] == share * radius
-    assert subject.defense == name
+    defended = prepared.trained(unset, tmp_path / "model.safetensors")
+    assert defended.defenses[0].parameters[key] == share * radius
+    assert defended.defense == name
     if key == "eps":
-        assert subject.training["stages"][0]["trained"]["adversarial training"]["eps"] == radius
+        assert defended.training["stages"][0]["trained"]["adversarial training"]["eps"] == radius
 
 
-def test_what_follows_is_no_change_with_another_rule_either(prepare: Prepare) -> None:
+def test_what_follows_is_no_change_with_another_rule_either(cache: MakeCache) -> None:
     """Whichever rule decides, the label has the rule alone."""
-    training = prepare().training(defenses=(method_spec(defenses, "noise-injection", {"decision": "vote"}).spec,))
+    training = cache().training(defenses=(method_spec(defenses, "noise-injection", {"decision": "vote"}).spec,))
     assert training.by_usual_rule.defenses[0].label == "noise-injection"
     assert training.by_usual_rule.defenses[0].parameters["sigma"] == 0.15
-    subject = prepare().trained(training)
-    assert subject.defense == "noise-injection(decision=vote)"
-    assert subject.deciding("mean").defense == "noise-injection(decision=mean)"
-    assert subject.deciding("one-draw").defense == "noise-injection"
+    defended = cache().trained(training)
+    assert defended.defense == "noise-injection(decision=vote)"
+    assert defended.deciding("mean").defense == "noise-injection(decision=mean)"
+    assert defended.deciding("one-draw").defense == "noise-injection"
 
 
-def test_what_follows_in_a_chain_is_told(prepare: Prepare, tmp_path: Path) -> None:
+def test_what_follows_in_a_chain_is_told(cache: MakeCache, tmp_path: Path) -> None:
     """Each of several defenses follows, and the line before a training says with what."""
     begun: list[str] = []
-    prepared = replace(prepare(), begin=lambda label, path: begun.append(label))
+    prepared = replace(cache(), begin=lambda label, path: begun.append(label))
     specs = [method_spec(defenses, name, {"steps": 1} if name == "pgd-at" else {}).spec for name in ("jpeg", "pgd-at")]
     prepared.trained(prepared.training(defenses=tuple(specs)), tmp_path / "model.safetensors")
     assert begun == [
@@ -419,9 +419,9 @@ def test_what_follows_in_a_chain_is_told(prepare: Prepare, tmp_path: Path) -> No
     ]
 
 
-def test_a_radius_that_cannot_be(prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_radius_that_cannot_be(cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A data set whose radius no attack can have is refused in a line that names the parameter."""
     (tmp_path / "far.py").write_text(RADIUS.replace("1/4", "8"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^pgd-at.eps is 8.0: input should be less than or equal to 1$"):
-        prepare("far.py:Loud").training(defenses=(method_spec(defenses, "pgd-at", {}).spec,))
+        cache("far.py:Loud").training(defenses=(method_spec(defenses, "pgd-at", {}).spec,))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from robustbench_cli.benchmarks.store.leases import Claims
+from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.store.store import Store
 
 Advdef = Callable[..., Any]
@@ -77,7 +77,7 @@ def test_what_no_result_needs_is_pruned(advdef: Advdef, filled: Path) -> None:
     for path in cells.iterdir():
         os.utime(path, (0, 0))
     named = sorted(str(path.relative_to(filled.parent)) for path in left)
-    with Claims(filled).hold(cell_id):
+    with Leases(filled).hold(cell_id):
         assert advdef("store", "prune", "--dry-run").out == f"{left[2].relative_to(filled.parent)}\n"
     assert sorted(advdef("store", "prune", "--dry-run").out.splitlines()) == named
     assert all(path.exists() for path in left)
@@ -179,10 +179,10 @@ def test_pieces_are_verified_and_merged(advdef: Advdef, filled: Path, here: Path
     done = next(path.stem for path in filled.glob("cells/*.json") if not path.name.endswith(".failed.json"))
     content = b"found so far"
     whole = hashlib.sha256(content).digest() + content
-    for cell, start, piece in (("a" * 20, 0, whole), ("a" * 20, 8, whole[:-1]), (done, 0, whole)):
+    for cell, start, batch_result in (("a" * 20, 0, whole), ("a" * 20, 8, whole[:-1]), (done, 0, whole)):
         path = filled / "pieces" / cell / f"{start}.piece"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(piece)
+        path.write_bytes(batch_result)
     ended = advdef("store", "verify")
     assert ended.out == "advdef-runs: 4 results, 1 failures, 2 pieces of unfinished cells, 1 damaged\n"
     assert f"advdef-runs/pieces/{'a' * 20}/8.piece is damaged" in ended.err

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from robustbench_cli.benchmarks.store.leases import Claims
+from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.store.store import Result, Store
 
 Advdef = Callable[..., Any]
@@ -143,7 +143,7 @@ def test_what_runs_elsewhere_is_seen(advdef: Advdef, suite: Path, here: Path) ->
     assert ended.err.count("no way") == 4
     assert advdef("sweep", "suite.yaml", "--status").out == "4 cells: 2 done, 2 failed\n"
     (failed, *_) = (here / "advdef-runs" / "cells").glob("*.failed.json")
-    with Claims(here / "advdef-runs").hold(failed.name.partition(".")[0]):
+    with Leases(here / "advdef-runs").hold(failed.name.partition(".")[0]):
         lines = advdef("sweep", "suite.yaml", "--status").out.splitlines()
     assert lines[0] == "4 cells: 2 done, 1 running, 1 failed"
     assert re.fullmatch(rf"running: none own.py:Broken linf eps 0.[12], process {os.getpid()} on \S+", lines[1])

@@ -10,7 +10,7 @@ import torchvision
 from scipy import stats
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.models.frozen_draw import OneDraw
+from robustbench_cli.attacks.base.models.frozen_draw import FrozenDraw
 from robustbench_cli.attacks.base.models.probes import is_randomized
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry
@@ -159,7 +159,7 @@ def test_what_draws_nevertheless(normed: Callable[[], nn.Module]) -> None:
 def test_a_frozen_draw_is_one_path(normed: Callable[[], nn.Module]) -> None:
     """All rows take the same path at every pass, whatever stands beside them, back to the images too."""
     model: Any = HRS(channels=(3, 4)).protect(normed(), IMAGES[:1]).eval()
-    one = OneDraw(model, seed=5)
+    one = FrozenDraw(model, seed=5)
     with torch.no_grad():
         distance = (torch.stack([model.path(index)(IMAGES) for index in range(12)]) - one(IMAGES)).abs().amax((1, 2))
     path = int(distance.argmin())
@@ -176,7 +176,7 @@ def test_a_frozen_draw_is_drawn_like_any_other() -> None:
     """Over 2,000 seeds a coin falls as often as it does by itself (exact test, level 0.001), for all rows alike."""
     images = torch.zeros(3, 1, 1, 1)
     state = torch.get_rng_state()
-    heads = torch.stack([OneDraw(Coin(), seed=seed)(images).argmax(1) == 0 for seed in range(2000)])
+    heads = torch.stack([FrozenDraw(Coin(), seed=seed)(images).argmax(1) == 0 for seed in range(2000)])
     assert (heads == heads[:, :1]).all()
     assert stats.binomtest(int(heads[:, 0].sum()), 2000, 0.3).pvalue > 0.001
     assert torch.equal(torch.get_rng_state(), state)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.gradients.bpda import Approximated, approximated, bpda, identity
+from robustbench_cli.attacks.base.gradients.bpda import BPDALayer, bpda, identity, with_surrogates
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.core.errors import UserError
 from tests.attacks.conftest import Victim
@@ -60,7 +60,7 @@ def test_what_does_not_fit_is_named() -> None:
         model(torch.zeros(1, 1, 2, 2, requires_grad=True))
 
 
-class Steps(Approximated):
+class Steps(BPDALayer):
     """Whole numbers, with the slope of 2 sin."""
 
     def exact(self, given: Tensor) -> Tensor:
@@ -78,6 +78,6 @@ def test_a_layer_brings_its_surrogate_along() -> None:
     assert torch.equal(result, torch.tensor([0.0, 1.0, -3.0]))
     (gradient,) = torch.autograd.grad(result.sum(), values)
     assert torch.allclose(gradient, 2 * values.detach().cos())
-    with approximated(model):
+    with with_surrogates(model):
         assert torch.equal(model(values), 2 * values.sin())
     assert torch.equal(model(values), result)

@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.gradients.eot import EOT, Exact, gradient_source
+from robustbench_cli.attacks.base.gradients.eot import EOT, ExactExpectation, gradient_source
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.losses import cross_entropy, margin
 from robustbench_cli.attacks.base.models.row_draws import RowDraws
@@ -55,7 +55,7 @@ def mean_of_gradients(model: Paths) -> Tensor:
 def test_the_exact_expectation_is_the_mean_over_all_paths(batch_size: int | None) -> None:
     """Logits and gradient are those of every path alone, to rounding, however the batch is cut."""
     model = Paths()
-    source = Exact(model, batch_size=batch_size)
+    source = ExactExpectation(model, batch_size=batch_size)
     logits, gradient = source.gradient(IMAGES, LABELS, cross_entropy)
     expected = torch.stack([model.path(index, IMAGES) for index in range(4)])
     torch.testing.assert_close(logits, expected)
@@ -89,7 +89,7 @@ def test_every_image_has_draws_of_its_own() -> None:
 @pytest.mark.parametrize("batch_size", [None, 3])
 def test_several_losses_cost_one_pass_forward_and_one_back_each(batch_size: int | None) -> None:
     """The slopes of three logits over all paths are those of each alone, for a count of four passes an image and path."""
-    source, alone = Exact(Paths(), batch_size=batch_size), Exact(Paths(), batch_size=batch_size)
+    source, alone = ExactExpectation(Paths(), batch_size=batch_size), ExactExpectation(Paths(), batch_size=batch_size)
     logits, gradients = source.gradients(IMAGES, LABELS, lambda logits, labels: logits[:, :3])
     assert gradients.shape == (3, *IMAGES.shape)
     for column in range(3):
@@ -152,7 +152,7 @@ def test_passes_are_counted(batch_size: int | None) -> None:
     for source, cost in (
         (EOT(Paths(), batch_size=batch_size), 1.0),
         (EOT(Paths(), draws=6, randomized=True, batch_size=batch_size), 6.0),
-        (Exact(Paths(cost=2.5), batch_size=batch_size), 2.5),
+        (ExactExpectation(Paths(cost=2.5), batch_size=batch_size), 2.5),
     ):
         assert source.cost == cost
         source.logits(IMAGES)
@@ -242,7 +242,7 @@ def test_the_source_is_the_one_asked_for() -> None:
         (gradient_source(Paths(), eot="exact", randomized=False), EOT, 1, True),
         (gradient_source(Paths(), eot=1, randomized=True), EOT, 1, False),
         (gradient_source(Paths(), eot=10, randomized=True), EOT, 10, False),
-        (gradient_source(Paths(), eot="exact", randomized=True), Exact, 4, True),
+        (gradient_source(Paths(), eot="exact", randomized=True), ExactExpectation, 4, True),
     ]
     for source, kind, draws, exhaustive in cases:
         assert (type(source), source.draws, source.exhaustive) == (kind, draws, exhaustive)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.models.freezing import frozen, move, with_layers
-from robustbench_cli.attacks.base.models.frozen_draw import OneDraw
+from robustbench_cli.attacks.base.models.frozen_draw import FrozenDraw
 from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.models.probes import cut_at_edges, is_randomized
 from robustbench_cli.core.errors import UserError
@@ -134,4 +134,4 @@ def test_what_cannot_draw_once_is_told_in_one_line() -> None:
             return torch.from_numpy(images.numpy()).flatten(1)
 
     with pytest.raises(UserError, match=r"^one frozen draw needs a model that torch.func.vmap can run.*RuntimeError"):
-        OneDraw(Codec(), seed=0)(IMAGES)
+        FrozenDraw(Codec(), seed=0)(IMAGES)

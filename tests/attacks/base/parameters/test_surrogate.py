@@ -10,10 +10,10 @@ from torch import nn
 
 from robustbench_cli.attacks.base.parameters.surrogate import Surrogate, surrogate_parameters
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.core.settings import Method
+from robustbench_cli.core.settings import Settings
 
 
-class WithModel(Method):
+class WithModel(Settings):
     """A method with a model and other parameters."""
 
     paper: ClassVar[str] = "none"

@@ -19,7 +19,7 @@ from robustbench_cli.benchmarks.execution.engines import ray as on_ray
 from robustbench_cli.benchmarks.execution.engines.schedule import Schedule
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.worker import work
-from robustbench_cli.benchmarks.store.leases import Claims
+from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.store.store import Failure, Result, Store
 from robustbench_cli.core.errors import UserError
 from tests.benchmarks.conftest import spec
@@ -159,7 +159,7 @@ def test_a_job_that_hangs_is_given_up(elsewhere: Engine, jobs: MakeJobs, own: Ca
 def test_what_another_process_computes_is_waited_for(engine: Engine, jobs: MakeJobs) -> None:
     """The job that is free comes first; the other one when its claim is given back."""
     asked = jobs(spec("fgsm"), spec("pgd", steps=2))
-    claim = Claims(asked[0].store).hold(asked[0].cell.id)
+    claim = Leases(asked[0].store).hold(asked[0].cell.id)
     assert claim.__enter__()
     order = []
 
@@ -194,7 +194,7 @@ def test_a_job_that_another_process_has_after_a_loss_is_waited_for(
 ) -> None:
     """Its process dies when it has told progress; Ray begins it anew and then its claim is held."""
     (job,) = jobs(own("DiesOnce"))
-    claim = Claims(job.store).hold(job.cell.id)
+    claim = Leases(job.store).hold(job.cell.id)
     postpone = Schedule.postpone
 
     def taken_over(job: Job, done: int) -> None:

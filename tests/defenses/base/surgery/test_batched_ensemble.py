@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from robustbench_cli.attacks.base.models.freezing import frozen
-from robustbench_cli.defenses.base.surgery.batched_ensemble import Stacked, cross_entropy_of_each
+from robustbench_cli.defenses.base.surgery.batched_ensemble import BatchedEnsemble, cross_entropy_of_each
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
@@ -52,7 +52,7 @@ def test_each_learns_as_it_would_alone(
     for network in alone:
         Trainer(train, recipe, seed=1, device=CPU).fit(network, name="block 1")
     together = fresh(build, 3)
-    stacked = Stacked(together, vectorized=vectorized)
+    stacked = BatchedEnsemble(together, vectorized=vectorized)
     Trainer(train, recipe, seed=1, device=CPU).fit(
         stacked, name="block 1", loss=cross_entropy_of_each, settled=partial(stacked.copy_to, together)
     )
@@ -66,7 +66,7 @@ def test_each_learns_as_it_would_alone(
 def test_logits(normed: Callable[[], nn.Module], vectorized: bool) -> None:
     """The logits of each network while they train, and the log of their mean softmax otherwise."""
     networks = fresh(normed, 3)
-    stacked = Stacked(networks, vectorized=vectorized)
+    stacked = BatchedEnsemble(networks, vectorized=vectorized)
     rows = torch.rand(5, 1, 8, 8)
     for network in networks:
         network.train()
@@ -83,7 +83,7 @@ def test_logits(normed: Callable[[], nn.Module], vectorized: bool) -> None:
 def test_each_draws_for_itself(vectorized: bool) -> None:
     """Dropout drops other numbers in each of two equal networks."""
     dropping = nn.Sequential(nn.Linear(100, 100), nn.Dropout(0.5))
-    stacked = Stacked([dropping, copy.deepcopy(dropping)], vectorized=vectorized).train()
+    stacked = BatchedEnsemble([dropping, copy.deepcopy(dropping)], vectorized=vectorized).train()
     first, second = stacked(torch.ones(4, 100))
     assert not torch.equal(first == 0, second == 0)
 
@@ -91,7 +91,7 @@ def test_each_draws_for_itself(vectorized: bool) -> None:
 @pytest.mark.parametrize("vectorized", [False, True])
 def test_training_goes_on_after_a_look_at_it(normed: Callable[[], nn.Module], vectorized: bool) -> None:
     """Who has frozen the networks for a while leaves them in the mode in which they were: batch statistics are taken again."""
-    stacked = Stacked(fresh(normed, 2), vectorized=vectorized).train()
+    stacked = BatchedEnsemble(fresh(normed, 2), vectorized=vectorized).train()
     rows = torch.rand(5, 1, 8, 8)
     expected = stacked(rows)
     with frozen(stacked):
@@ -117,7 +117,7 @@ def test_buffers_that_are_replaced(vectorized: bool) -> None:
     """A layer that replaces its buffer keeps what it learnt, as it does alone."""
     torch.manual_seed(0)
     networks = [nn.Sequential(nn.Linear(3, 4), Counting()).train() for _ in range(2)]
-    stacked = Stacked(networks, vectorized=vectorized).train()
+    stacked = BatchedEnsemble(networks, vectorized=vectorized).train()
     for rows in torch.rand(3, 7, 3):
         found = stacked(rows)
         torch.testing.assert_close(found, torch.stack([network(rows) for network in networks]))
@@ -130,8 +130,8 @@ def test_buffers_that_are_replaced(vectorized: bool) -> None:
 def test_what_vmap_does_not_know() -> None:
     """Stochastic depth, which vmap refuses, runs in one network after another."""
     networks = [nn.Sequential(nn.Linear(3, 4), StochasticDepth(0.5, "row")) for _ in range(2)]
-    stacked = Stacked(networks, vectorized=True).train()
-    expected = Stacked(networks, vectorized=False).train()
+    stacked = BatchedEnsemble(networks, vectorized=True).train()
+    expected = BatchedEnsemble(networks, vectorized=False).train()
     rows = torch.rand(7, 3)
     torch.manual_seed(0)
     found = stacked(rows)
@@ -150,14 +150,14 @@ def test_too_little_memory(vectorized: bool) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        Stacked([Large(3, 4), Large(3, 4)], vectorized=vectorized)(torch.rand(7, 3))
+        BatchedEnsemble([Large(3, 4), Large(3, 4)], vectorized=vectorized)(torch.rand(7, 3))
     assert tried == [7]
 
 
 def test_convolutions_lie_channels_last() -> None:
     """Weights of a convolution that lie channels last do so in each network's part."""
     networks = [nn.Conv2d(4, 6, 3) for _ in range(2)]
-    stacked = copy.deepcopy(Stacked(networks, vectorized=False)).to(memory_format=torch.channels_last)
+    stacked = copy.deepcopy(BatchedEnsemble(networks, vectorized=False)).to(memory_format=torch.channels_last)
     weight = next(stacked.parameters())
     assert weight.shape == (12, 4, 3, 3)
     assert weight.chunk(2)[1].is_contiguous(memory_format=torch.channels_last)
