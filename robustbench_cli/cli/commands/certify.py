@@ -197,7 +197,7 @@ def _drawn(models: Sequence[Sequence[CertifiedAccuracy]]) -> Table:
         table.add_column(name, no_wrap=True)
     for name in (f"{one.norm} radius", "certified", "abstained", "average radius"):
         table.add_column(name, justify="right", no_wrap=True)
-    raised = [name for name in FLAGS if any(name in rows[0].flags.split(";") for rows in models)]
+    raised = [name for name in CERTIFICATE_FLAGS if any(name in rows[0].flags.split(";") for rows in models)]
     if raised:
         table.add_column("flags", no_wrap=True)
         table.caption = "\n".join(f"{name}: {CERTIFICATE_FLAGS[name]}" for name in raised)

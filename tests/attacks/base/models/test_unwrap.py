@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from robustbench_cli.attacks.base.models.unwrap import undefended
+from robustbench_cli.attacks.base.models.unwrap import unwrapped_model
 from robustbench_cli.defenses.base.decision_rules import Decision
 from robustbench_cli.defenses.feature_squeezing import FeatureSqueezing
 from robustbench_cli.defenses.gaussian_noise import GaussianNoise
@@ -33,14 +33,14 @@ def test_what_stands_around_a_model_is_left_out() -> None:
         FeatureSqueezing(false_positives=0.1),
     ):
         defended = defense.protect(defended, IMAGES[:1])
-        assert torch.equal(undefended(defended)(IMAGES), model(IMAGES))
-        assert undefended(defended) in list(defended.modules())
+        assert torch.equal(unwrapped_model(defended)(IMAGES), model(IMAGES))
+        assert unwrapped_model(defended) in list(defended.modules())
 
 
 def test_what_is_inside_the_model_stays() -> None:
     """A model without anything around it is itself; of noise between its layers only the vote is left out."""
     model = network()
-    assert undefended(model) is model
+    assert unwrapped_model(model) is model
     voting = GaussianNoise(decision="vote").protect(model, IMAGES[:1])
     assert isinstance(voting, Decision)
-    assert undefended(voting) is voting.model
+    assert unwrapped_model(voting) is voting.model
