@@ -145,7 +145,7 @@ def again(jobs: Sequence[Job]) -> list[Job]:
         renewed[job.cell.id] = job.model_copy(
             update={
                 "replaces": {cell: mark for cell, mark in marks.items() if mark is not None},
-                "before": job.before and renewed.get(job.before.cell.id, job.before),
+                "previous": job.previous and renewed.get(job.previous.cell.id, job.previous),
             }
         )
     return list(renewed.values())
@@ -189,17 +189,17 @@ def _compute(job: Job, progress: Callable[[int], None]) -> _Computed:
 def _condition_holds(job: Job) -> bool:
     """Whether the attacks that a job goes on from, at its radius, were blinded: the one condition there is."""
     runs: list[Run] = []
-    earlier = job.before
+    earlier = job.previous
     while earlier is not None and earlier.cell.eps == job.cell.eps:
         outcomes = _outcomes_of(earlier)
         runs.append(Run(Store(job.store).result(earlier.cell.id), outcomes))
-        earlier = earlier.before
+        earlier = earlier.previous
     return bool(runs) and blinded(runs, worst_case([run.outcomes for run in runs]))
 
 
 def _skipped(job: Job) -> _Computed:
     """What a job whose condition does not hold gives: the outcomes, and the images, of the one that it goes on from."""
-    before = job.before
+    before = job.previous
     assert before is not None
     saved = None if job.images is None else SavedImages.read(job.images, before.cell.id).perturbed_levels / 255
     result, outcomes = Store(job.store).result(before.cell.id), _outcomes_of(before)
@@ -241,7 +241,7 @@ def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed
     limit_threads(tuple(examples.images.shape[1:]))
     if examples.sha256 != cell.data:
         raise UserError(f"the images of {cell.dataset} have changed since the command began: give the command again")
-    before = None if job.before is None else _outcomes_of(job.before)
+    before = None if job.previous is None else _outcomes_of(job.previous)
     evaluation = evaluate(
         _model(job.checkpoint, json.dumps(job.loading), cell.checkpoint),
         examples.images,
@@ -318,9 +318,9 @@ def _images_to_save(job: Job, folder: Path, computed: _Computed, images: Tensor,
     if cell.eps is not None:
         outside = distance(perturbed.double() / 255, clean.double() / 255, cell.norm) > cell.eps + 1e-9
         perturbed = torch.where(per_image(outside, clean), clean, perturbed)
-    if job.before is not None:
-        earlier = SavedImages.read(folder, job.before.cell.id).perturbed_levels
-        fell = torch.from_numpy(_outcomes_of(job.before).fell())
+    if job.previous is not None:
+        earlier = SavedImages.read(folder, job.previous.cell.id).perturbed_levels
+        fell = torch.from_numpy(_outcomes_of(job.previous).fell())
         perturbed = torch.where(per_image(fell, clean), earlier, perturbed)
     return perturbed
 

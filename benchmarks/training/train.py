@@ -110,6 +110,30 @@ class Training(BaseModel):
         return [each for each in shorter if each == each.by_usual_rule]
 
     @property
+    def stages(self) -> list[Training]:
+        """The shorter trainings of this one that learn something, each of which starts from the one before it."""
+        return [
+            beginning
+            for beginning in reversed(self.beginnings)
+            if beginning.learns_after(beginning.defenses[:-1] if beginning.defenses else None)
+        ]
+
+    @property
+    def learns_by_itself(self) -> bool:
+        """Whether it learns anything that its :attr:`stages` have not learned."""
+        return self.learns_after(self.stages[-1].defenses if self.stages else None)
+
+    def learns_after(self, trained: tuple[MethodSpec, ...] | None) -> bool:
+        """Whether anything is learned from the training examples beyond the first defenses.
+
+        Args:
+            trained: The defenses that are trained already; ``None`` where the network itself is not.
+        """
+        if trained is None and self.base is None and not is_trained(self.model):
+            return True
+        return any(spec.build(defenses).fitted for spec in self.defenses[len(trained or ()) :])
+
+    @property
     def all_defenses(self) -> tuple[MethodSpec, ...]:
         """Of what is trained, in order: the base's own, and those that are put around it."""
         return (*(self.base.defenses if self.base is not None else ()), *self.defenses)

@@ -88,7 +88,7 @@ def _suite_card(name: str) -> dict[str, Any]:
 
     suite = read_suite(name)
     summary, description = _sentences(suite.description)
-    attacks = [member.model_dump(exclude_none=True) for member in suite.members]
+    attacks = [member.model_dump(exclude_none=True) for member in suite.entries]
     return {
         "kind": "suite",
         "name": name,

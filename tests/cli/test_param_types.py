@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from robustbench_cli.cli.options import Command
-from robustbench_cli.cli.param_types import BATCH_SIZE, DEVICE, EOT, EPS
+from robustbench_cli.cli.param_types import BATCH_SIZE, DEVICE, EOT_TYPE, EPS
 
 KINDS: dict[str, Any] = {
     "range": click.IntRange(min=1),

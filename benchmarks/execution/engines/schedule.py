@@ -33,7 +33,7 @@ class Schedule:
         """The next job that can run now, or ``None`` where all of them wait or are running."""
         now = time.monotonic()
         for name, job in self._waiting.items():
-            goes_on_from = job.before.cell.id if job.before is not None else None
+            goes_on_from = job.previous.cell.id if job.previous is not None else None
             if goes_on_from not in self._unsettled and self._not_before.get(name, now) <= now:
                 return self._waiting.pop(name)
         return None
@@ -59,8 +59,8 @@ def shard(jobs: Sequence[Job], number: int, of: int) -> list[Job]:
     first: dict[str, int] = {}
     chains = 0
     for job in jobs:
-        if job.before is not None and job.before.cell.id in first:
-            first[job.cell.id] = first[job.before.cell.id]
+        if job.previous is not None and job.previous.cell.id in first:
+            first[job.cell.id] = first[job.previous.cell.id]
         else:
             first[job.cell.id] = chains
             chains += 1

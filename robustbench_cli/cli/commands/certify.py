@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.certification.certify import CertifiedAccuracy, CertifiedModel, Procedure
     from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
     from robustbench_cli.benchmarks.datasets.base.slice import Slice
-    from robustbench_cli.benchmarks.training.train import Training
 
 __all__ = ["certify"]
 
@@ -65,7 +64,7 @@ ALPHA = 0.001
 @computing
 def certify(
     common: Common,
-    words: ModelArgs,
+    args: ModelArgs,
     settings: tuple[Setting, ...],
     sigma: float | None,
     n0: int | None,
@@ -86,30 +85,33 @@ def certify(
 
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset
     from robustbench_cli.benchmarks.datasets.base.slice import first_examples
+    from robustbench_cli.benchmarks.suites.config import SuiteConfig
+    from robustbench_cli.benchmarks.suites.plan import plan_models, train_models
     from robustbench_cli.benchmarks.training.train import untrained
     from robustbench_cli.cli.parameters import distribute
-    from robustbench_cli.cli.session import model_cache
+    from robustbench_cli.cli.session import cache_for
     from robustbench_cli.core.atomic_write import ensure_writable
 
     procedure = _procedure(sigma, n0, samples, alpha)
     alpha = ALPHA if alpha is None else alpha
     if output is not None:
         tables.require_place(output, forms=("csv", "json"))
-    parameters = distribute(settings, words.kinds())
-    dataset = words.dataset_name()
+    parameters = distribute(settings, args.settable())
+    dataset = args.dataset_name()
     usual = _usual_radii(procedure, alpha, load_dataset(dataset, data_dir=common.data_dir).eps)
     radii = [radius.value for radius in eps] or usual
     ensure_writable(common.store)
     with console.progress() as shown:
-        cache = model_cache(common, dataset, words.recipe(parameters), shown)
-        data = first_examples(cache.data.split("test"), n)
+        config = SuiteConfig.from_options(**args.suite_options(parameters))
+        planned = plan_models(config, cache_for=cache_for(common, shown), seed=common.seed)
+        data = first_examples(load_dataset(dataset, data_dir=common.data_dir).split("test"), n)
         warn_of_fewer_images(n, len(data), dataset)
 
-        def certifiable(training: Training) -> None:
-            procedure.require(untrained(training, data_dir=common.data_dir)[0], data.images[:2])
-
-        defended_models = words.defended_models(cache, parameters, before=certifiable)
-        models = [_certified(common, defended, data, procedure, dataset, shown) for defended in defended_models]
+        for model in planned:
+            if model.training is not None:
+                procedure.require(untrained(model.training, data_dir=common.data_dir)[0], data.images[:2])
+        train_models(planned)
+        models = [_certified(common, model.defended(), data, procedure, dataset, shown) for model in planned]
     rows = [model.rows(radii, alpha=alpha) for model in models]
     records = [row.model_dump(mode="json") for of_model in rows for row in of_model]
     tables.report(pd.DataFrame(records), _drawn(rows), output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,14 +23,12 @@ from robustbench_cli.cli.param_types import SETTING, Setting
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
     from rich.table import Table
 
     from robustbench_cli.attacks.base.gradients.draws import Draws
-    from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
     from robustbench_cli.benchmarks.reprogramming.run import ReprogrammedModel
-    from robustbench_cli.benchmarks.training.model_cache import ModelCache
 
 __all__ = ["reprogram"]
 
@@ -55,7 +53,7 @@ __all__ = ["reprogram"]
 @computing
 def reprogram(
     common: Common,
-    words: ModelArgs,
+    args: ModelArgs,
     suite_name: str | None,
     task: str,
     settings: tuple[Setting, ...],
@@ -75,28 +73,35 @@ def reprogram(
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset
     from robustbench_cli.benchmarks.reprogramming.program import Reprogramming
     from robustbench_cli.benchmarks.reprogramming.run import reprogrammed
+    from robustbench_cli.benchmarks.suites.config import SuiteConfig
+    from robustbench_cli.benchmarks.suites.load import read_suite
+    from robustbench_cli.benchmarks.suites.plan import plan_models, train_models
     from robustbench_cli.cli.parameters import distribute
+    from robustbench_cli.cli.session import cache_for
     from robustbench_cli.cli.tables import report, require_place
     from robustbench_cli.core.atomic_write import ensure_writable
 
     if output is not None:
         require_place(output, forms=("csv", "json"))
     ensure_writable(common.store)
-    if suite_name is not None and words.given:
-        raise UserError(f"--suite names the models too: leave out {words.given}")
+    if suite_name is not None and args.given:
+        raise UserError(f"--suite names the models too: leave out {args.given}")
     # A suite says itself what its models are trained with.
-    of_models = words.kinds() if suite_name is None else {}
+    of_models = args.settable() if suite_name is None else {}
     parameters = distribute(settings, {"reprogramming": Reprogramming, **of_models})
     method = Reprogramming.from_parameters(parameters["reprogramming"], name="reprogramming")
     data = load_dataset(task, data_dir=common.data_dir)
     with console.progress() as shown:
-        if suite_name is None:
-            defended_models = _of_words(common, words, parameters, shown)
-        else:
-            defended_models = _of_suite(common, suite_name, shown)
+        config = (
+            SuiteConfig.from_options(**args.suite_options(parameters)) if suite_name is None else read_suite(suite_name)
+        )
+        models = plan_models(config, cache_for=cache_for(common, shown), seed=common.seed)
+        train_models(models)
+        # A model without random draws is the same model under every decision rule.
+        distinct = {model.defended().identity: model for model in models}
         rows = [
             reprogrammed(
-                defended,
+                model.defended(),
                 data,
                 method,
                 eot=eot or "auto",
@@ -106,43 +111,13 @@ def reprogram(
                 store=common.store,
                 device=common.torch_device(),
                 batch_size=common.batch_size,
-                progress=cache.progress,
+                progress=model.cache.progress,
             )
-            for defended, cache in defended_models
+            for model in distinct.values()
         ]
     warn_of_fewer_images(n, max((row.n for row in rows), default=n), task)
     table = pd.DataFrame([row.model_dump(mode="json", exclude={"versions"}) for row in rows])
     report(table, _drawn(rows), output)
-
-
-def _of_words(
-    common: Common, words: ModelArgs, parameters: Mapping[str, Mapping[str, Any]], shown: console.Progress
-) -> Iterator[tuple[DefendedModel, ModelCache]]:
-    """The models that the command line names, with what prepared them."""
-    from robustbench_cli.cli.session import model_cache
-
-    cache = model_cache(common, words.dataset_name(), words.recipe(parameters), shown)
-    for defended in words.defended_models(cache, parameters):
-        yield defended, cache
-
-
-def _of_suite(common: Common, name: str, shown: console.Progress) -> Iterator[tuple[DefendedModel, ModelCache]]:
-    """The models of a suite, with what prepared them: one that has no draws once, by whatever rules the others decide."""
-    from robustbench_cli.benchmarks.suites.load import read_suite
-    from robustbench_cli.benchmarks.suites.plan import plan
-    from robustbench_cli.cli.session import model_cache
-
-    planned = plan(
-        read_suite(name),
-        cache=lambda dataset, recipe, seed: model_cache(common, dataset, recipe, shown, seed=seed),
-        seed=common.seed,
-    )
-    known = set()
-    for model in planned.models:
-        defended = model.defended()
-        if defended.identity not in known:
-            known.add(defended.identity)
-            yield defended, model.cache
 
 
 def _drawn(rows: Sequence[ReprogrammedModel]) -> Table:

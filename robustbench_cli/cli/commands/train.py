@@ -33,29 +33,31 @@ __all__ = ["train"]
     help="Write the checkpoint to this .safetensors file.",
 )
 @computing
-def train(common: Common, words: ModelArgs, settings: tuple[Setting, ...], output: Path) -> None:
+def train(common: Common, args: ModelArgs, settings: tuple[Setting, ...], output: Path) -> None:
     """Train a defended model and write it to a checkpoint.
 
     The same command again goes on with a training that was interrupted, and does nothing when it is done.
     Started by "accelerate launch" or "torchrun", its processes train on a GPU each, and share every batch.
     """
     from robustbench_cli.benchmarks.checkpoints.footprint import footprint
+    from robustbench_cli.benchmarks.suites.config import SuiteConfig
+    from robustbench_cli.benchmarks.suites.plan import plan_models
     from robustbench_cli.cli.parameters import distribute
-    from robustbench_cli.cli.session import model_cache
+    from robustbench_cli.cli.session import cache_for
 
-    if words.checkpoints and output.resolve() == words.checkpoints[0].resolve():
+    if args.checkpoints and output.resolve() == args.checkpoints[0].resolve():
         raise UserError(f"-o {output} is the checkpoint that the training starts from: give another file")
-    parameters = distribute(settings, words.kinds())
-    with console.progress() as shown:
-        cache = model_cache(common, words.dataset_name(), words.recipe(parameters), shown)
-        base = words.base(cache, words.checkpoints[0]) if words.checkpoints else None
-        training = words.training(cache, parameters, base)
-        defended = cache.trained(training, output)
+    config = SuiteConfig.from_options(**args.suite_options(distribute(settings, args.settable())))
+    with console.progress() as progress:
+        (model,) = plan_models(config, cache_for=cache_for(common, progress), seed=common.seed)
+        if model.training is None:
+            raise UserError(f"nothing to train: name a --defense to put around {args.checkpoints[0]}")
+        defended = model.cache.trained(model.training, output)
         processes = Processes.launched()
         processes.disconnect()
         if processes.rank:
             return
-        right, images = cache.accuracy(defended)
-    kind, draws = ("randomized", " in one draw each") if defended.randomized else ("deterministic", "")
-    accuracy = f"clean accuracy {100 * right:.1f}{draws} on {images:,} test images"
-    console.report(f"{output}: {training.label}, {kind}, {accuracy}\n{footprint(defended)}")
+        correct, images = model.cache.accuracy(defended)
+    kind, draws = ("randomized", " under one draw each") if defended.randomized else ("deterministic", "")
+    accuracy = f"clean accuracy {100 * correct:.1f}{draws} on {images:,} test images"
+    console.report(f"{output}: {model.training.label}, {kind}, {accuracy}\n{footprint(defended)}")

@@ -273,8 +273,8 @@ def test_saved_images_are_what_was_scored(attack: MethodSpec, jobs: Callable[...
     folder = tmp_path / "images"
     plain = jobs(attack, eps=("0.3", "0.6"))
     results = [done(job) for job in plain]
-    chain = [job.model_copy(update={"images": folder, "before": None}) for job in plain[:1]]
-    chain += [job.model_copy(update={"images": folder, "before": job.before and chain[0]}) for job in plain[1:]]
+    chain = [job.model_copy(update={"images": folder, "previous": None}) for job in plain[:1]]
+    chain += [job.model_copy(update={"images": folder, "previous": job.previous and chain[0]}) for job in plain[1:]]
     for job, result in zip(chain, results, strict=True):
         assert done(job) == result
         saved = SavedImages.read(folder, job.cell.id)

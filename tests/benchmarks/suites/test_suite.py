@@ -175,8 +175,8 @@ def test_each_attack_goes_on_from_its_own_smaller_radius(jobs: Callable[..., lis
     ]
     assert not any(job.cell.cascade for job in found)
     for job in found:
-        assert (job.before is None) == (job.cell.after is None)
-        assert job.before is None or job.before.cell.id == job.cell.after
+        assert (job.previous is None) == (job.cell.after is None)
+        assert job.previous is None or job.previous.cell.id == job.cell.after
 
 
 def test_in_a_cascade_every_attack_goes_on_from_the_one_before(jobs: Callable[..., list[Job]]) -> None:
@@ -196,12 +196,12 @@ def test_nothing_is_passed_on_where_a_fall_is_not_certain(jobs: Callable[..., li
     sampled = defended(randomized=True)
     counted = defended(randomized=True, cost_of_all_draws=4.0)
     radii = ["0.1", "0.2"]
-    assert not any(job.before for job in jobs(PGD, FMN, eps=radii, cascade=True, defended_models=[sampled]))
-    assert not any(job.before for job in jobs(PGD, FMN, eps=radii, cascade=True, targeted="next"))
+    assert not any(job.previous for job in jobs(PGD, FMN, eps=radii, cascade=True, defended_models=[sampled]))
+    assert not any(job.previous for job in jobs(PGD, FMN, eps=radii, cascade=True, targeted="next"))
     assert (
-        sum(job.before is not None for job in jobs(PGD, FMN, eps=radii, cascade=True, defended_models=[counted])) == 3
+        sum(job.previous is not None for job in jobs(PGD, FMN, eps=radii, cascade=True, defended_models=[counted])) == 3
     )
-    assert not any(job.before for job in jobs(EOT_PGD, eps=radii, defended_models=[counted]))
+    assert not any(job.previous for job in jobs(EOT_PGD, eps=radii, defended_models=[counted]))
 
 
 def test_an_attack_on_a_condition_waits_for_a_cascade(jobs: Callable[..., list[Job]]) -> None:

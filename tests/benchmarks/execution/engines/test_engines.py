@@ -117,7 +117,7 @@ def test_every_job_is_done_and_stored(engine: Engine, jobs: MakeJobs, tmp_path: 
     assert {result.cell.id for result in store.results()} == {job.cell.id for job in asked} == set(said)
     for job in asked:
         elsewhere = job.model_copy(
-            update={"store": tmp_path / "alone", "before": job.before and alone(job.before, tmp_path)}
+            update={"store": tmp_path / "alone", "previous": job.previous and alone(job.previous, tmp_path)}
         )
         work(elsewhere)
         ours, theirs = store.outcomes(job.cell.id), Store(tmp_path / "alone").outcomes(job.cell.id)
