@@ -324,7 +324,7 @@ class Faults:
             store = f"hang-{number}"
             (self.folder / "hang").touch()
             process = start(self.folder, store, "sweep", "suite.yaml", "--timeout", "10")
-            ended = self.ended(store, process, code=3, line="it took longer than 10 s")
+            ended = self.ended(store, process, code=3, line="time limit of 10 s exceeded")
             require(sum("advdef: error: cell" in line for line in ended.lines) == 1, f"{store}: {ended.lines}")
             cells += self.goes_on(store)
         return Row("worker hangs, --timeout", times, "3, a line a cell", cells)

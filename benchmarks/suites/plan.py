@@ -93,14 +93,14 @@ class PlannedModel:
 
     @property
     def needs_training(self) -> bool:
-        """Whether the cache has no checkpoint of it yet."""
-        return self.training is not None and not self.cache.is_trained(self.training)
+        """Whether anything has to be trained for it."""
+        return self.training is not None and bool(self.cache.missing(self.training))
 
     @cached_property
     def expected(self) -> DefendedModel:
         """The defended model; before its training, the same with untrained weights."""
         with error_location(self.location):
-            if self.training is not None and self.needs_training:
+            if self.training is not None and not self.cache.is_trained(self.training):
                 return self.cache.untrained(self.training, self.decision)
             return self._defended
 
@@ -306,7 +306,7 @@ def _supporting(
     unsupported = [choice for choice in choices if not {*norms} & {*choice.norms}]
     if norms and unsupported and (len(norms) > 1 or len(unsupported) == len(choices)):
         with error_location(config.location("norm")):
-            raise unsupported_norm(unsupported[0].spec.name, norm)
+            raise unsupported_norm(unsupported[0].spec.name, unsupported[0].norms, norm)
     return list(choices) if len(norms) < 2 else supporting
 
 

@@ -123,20 +123,21 @@ def usual_norm(norms: Sequence[Sequence[Norm]]) -> Norm:
     return "linf" if any("linf" in supported for supported in norms) else norms[0][0]
 
 
-def unsupported_norm(name: str, norm: Norm) -> UserError:
+def unsupported_norm(name: str, supported: Sequence[Norm], norm: Norm) -> UserError:
     """The error of an attack in a norm that it does not support, with attacks of its kind that do.
 
     Args:
         name: The attack.
-        norm: The norm.
+        supported: The norms that it supports.
+        norm: The other norm.
     """
-    attack = attacks.load(name)
+    minimal_norm = attacks.load(name).minimal_norm
     alternatives = []
-    for other in attacks.names():
+    for other in [other for other in attacks.names() if other != name]:
         # An installed attack of another distribution may be broken; that is not this error.
         with suppress(UserError):
             candidate = attacks.load(other)
-            if norm in candidate.norms and candidate.minimal_norm == attack.minimal_norm:
+            if norm in candidate.norms and candidate.minimal_norm == minimal_norm:
                 alternatives.append(other)
     # cw and cw-linf are variants of one method.
     variants = [
@@ -144,7 +145,7 @@ def unsupported_norm(name: str, norm: Norm) -> UserError:
     ]
     names = variants or alternatives
     hint = f"; for {norm} use {', '.join(names[:-1])}{' or ' if names[1:] else ''}{names[-1]}" if names else ""
-    return UserError(f"{name} does not support the norm {norm} (it supports {', '.join(attack.norms)}){hint}")
+    return UserError(f"{name} does not support the norm {norm} (it supports {', '.join(supported)}){hint}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +203,7 @@ class Suite:
             elif attack.minimal_norm:
                 threats.append((attack, attack.norms[0], None))
             else:
-                raise unsupported_norm(attack.spec.name, norm)
+                raise unsupported_norm(attack.spec.name, attack.norms, norm)
         if self.cascade:
             threats.sort(key=lambda threat: 0.0 if threat[2] is None else threat[2].value)
         return threats

@@ -15,7 +15,7 @@ KINDS: dict[str, Any] = {
     "share": click.FloatRange(min=0, min_open=True),
     "number": float,
     "batch": BATCH_SIZE,
-    "eot": EOT,
+    "eot": EOT_TYPE,
     "eps": EPS,
 }
 

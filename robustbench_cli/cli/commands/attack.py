@@ -127,14 +127,14 @@ def _group(attacks: Sequence[str], norm: Norm | None, eps: Sequence[Eps]) -> Att
         for name in [name for name in norms if usual not in norms[name]]:
             raise UserError(
                 f"--eps {eps[0].text} is a radius in {usual}, the usual norm of these attacks: "
-                f"{unsupported_norm(name, usual)}; or give --norm"
+                f"{unsupported_norm(name, norms[name], usual)}; or give --norm"
             )
     if norm is not None:
         unsupported = [name for name in norms if norm not in norms[name]]
         if unsupported and (attacks or len(unsupported) == len(norms)):
-            raise unsupported_norm(unsupported[0], norm)
+            raise unsupported_norm(unsupported[0], norms[unsupported[0]], norm)
         for name in unsupported:
-            console.note(f"{name} is left out: {unsupported_norm(name, norm)}")
+            console.note(f"{name} is left out: {unsupported_norm(name, norms[name], norm)}")
         entries = [entry for entry in entries if entry.name not in unsupported]
     return AttackGroup(attacks=tuple(entries))
 

@@ -262,9 +262,7 @@ def test_a_base_must_fit(cache: MakeCache, tmp_path: Path) -> None:
     """A checkpoint of other data, or with nothing to make of it, is one line."""
     prepared = cache()
     base = prepared.trained(prepared.training())
-    with pytest.raises(
-        UserError, match=f"there is nothing to make of {base.path}: give the --defense to put around it"
-    ):
+    with pytest.raises(UserError, match=f"nothing to train: name a --defense to put around {base.path}"):
         prepared.training(base=base)
     rng = np.random.default_rng(0)
     arrays = {"images": rng.random((9, 8, 8), dtype=np.float32), "labels": np.arange(9) % 3}

@@ -243,7 +243,7 @@ def test_every_attack_keeps_to_the_norm_or_is_refused(advdef: Advdef, here: Path
             refused = told(
                 advdef("attack", "--config", "model.yaml", "--attack", name, "--norm", norm, "--eps", "1", "--n", "2")
             )
-            assert refused.startswith(f"{name} does not know the norm {norm}: it knows "), (name, norm)
+            assert refused.startswith(f"{name} does not support the norm {norm} (it supports "), (name, norm)
 
 
 @pytest.mark.parametrize(
@@ -251,19 +251,25 @@ def test_every_attack_keeps_to_the_norm_or_is_refused(advdef: Advdef, here: Path
     [
         (
             ("--attack", "cw", "--norm", "linf", "--eps", "8/255"),
-            "cw does not know the norm linf: it knows l2; in linf give cw-linf",
+            "cw does not support the norm linf (it supports l2); for linf use cw-linf",
         ),
-        (("--attack", "cw", "--norm", "linf"), "cw does not know the norm linf: it knows l2; in linf give cw-linf"),
-        (("--attack", "cw-linf", "--norm", "l2"), "cw-linf does not know the norm l2: it knows linf; in l2 give cw"),
+        (
+            ("--attack", "cw", "--norm", "linf"),
+            "cw does not support the norm linf (it supports l2); for linf use cw-linf",
+        ),
+        (
+            ("--attack", "cw-linf", "--norm", "l2"),
+            "cw-linf does not support the norm l2 (it supports linf); for l2 use cw",
+        ),
         (
             ("--attack", "pgd", "--attack", "ddn", "--norm", "l1", "--eps", "1"),
-            "ddn does not know the norm l1: it knows l2; in l1 give fab, fab-t or fmn",
+            "ddn does not support the norm l1 (it supports l2); for l1 use fab, fab-t or fmn",
         ),
         (
             ("--attack", "pgd", "--attack", "cw", "--eps", "8/255"),
-            "--eps 8/255 is a radius in linf, the usual norm of these attacks: cw does not know the norm linf: it knows l2; in linf give cw-linf; or give --norm",
+            "--eps 8/255 is a radius in linf, the usual norm of these attacks: cw does not support the norm linf (it supports l2); for linf use cw-linf; or give --norm",
         ),
-        (("--norm", "l0", "--eps", "3"), "pgd does not know the norm l0: it knows linf, l2, l1"),
+        (("--norm", "l0", "--eps", "3"), "pgd does not support the norm l0 (it supports linf, l2, l1)"),
     ],
 )
 def test_a_norm_that_was_given_is_never_passed_over(
@@ -279,11 +285,11 @@ def test_what_nobody_named_runs_where_it_knows_the_norm(advdef: Advdef, here: Pa
     words = ("attack", "--checkpoint", "model.safetensors", "--n", "3", "-o", "table.csv")
     ended = advdef(*words, "--norm", "linf")
     assert (ended.code, {row["norm"] for row in table(here / "table.csv")}) == (0, {"linf"})
-    assert "cw is left out: cw does not know the norm linf: it knows l2; in linf give cw-linf" in ended.err
+    assert "cw is left out: cw does not support the norm linf (it supports l2); for linf use cw-linf" in ended.err
     ended = advdef(*words, "--eps", "0.1")
     assert {row["norm"] for row in table(here / "table.csv")} == {"linf", "l2"}
-    assert "cw does not know linf: it looks in l2, at any distance" in ended.err
-    assert "does not know" not in advdef(*words, "--attack", "pgd", "--attack", "cw").err
+    assert "cw does not support linf: it runs in l2, at any distance" in ended.err
+    assert "does not support" not in advdef(*words, "--attack", "pgd", "--attack", "cw").err
 
 
 @pytest.mark.parametrize("targeted", ["next", "random", "least-likely", "all"])
@@ -380,10 +386,10 @@ def test_a_threat_is_looked_at_before_a_model_is_trained(advdef: Advdef, here: P
     """A norm without a radius, a store that cannot be written or an odd file name cost no training."""
     (here / "file").write_text("")
     for words, line in [
-        (("--norm", "l2"), "no radius is usual in l2: give --eps"),
+        (("--norm", "l2"), "no default eps for l2: pass --eps"),
         (
             ("--norm", "l1", "--eps", "1"),
-            "fgsm does not know the norm l1: it knows linf, l2; in l1 give apgd-ce, apgd-dlr, apgd-t, cw-pgd, pgd or square",
+            "fgsm does not support the norm l1 (it supports linf, l2); for l1 use apgd-ce, apgd-dlr, apgd-t, cw-pgd, pgd or square",
         ),
         (("--store", "file"), "--store: directory 'file' is a file"),
         (

@@ -141,7 +141,7 @@ def test_what_cannot_be_trained_is_named(advdef: Advdef, here: Path, checkpoint:
         ((), "advdef train: give --output FILE"),
         (
             (*out, "--checkpoint", "model.safetensors"),
-            "there is nothing to make of model.safetensors: give the --defense",
+            "nothing to train: name a --defense to put around model.safetensors",
         ),
         (
             ("-o", "./model.safetensors", "--checkpoint", "model.safetensors", "--defense", "gaussian-noise"),

@@ -152,7 +152,7 @@ def test_a_job_that_hangs_is_given_up(elsewhere: Engine, jobs: MakeJobs, own: Ca
     """After the time that was given to it, and stored as a failure."""
     (job,) = jobs(own("Hangs"))
     said = run(partial(elsewhere, timeout=1.0), [job])
-    assert "longer than 1 s" in said[job.cell.id].error  # type: ignore[union-attr]
+    assert "time limit of 1 s exceeded" in said[job.cell.id].error  # type: ignore[union-attr]
     assert len(list(Store(job.store).failures())) == 1
 
 
