@@ -26,15 +26,15 @@ from robustbench_cli.attacks.base.inputs import (
     checked_norm,
     checked_radii,
     device_of,
-    on_model,
+    match_model,
     require_classes,
 )
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.norm import NORMS, Norm
-from robustbench_cli.attacks.base.rng import Random, generators_kept, seed_from
-from robustbench_cli.attacks.base.threat import Threat, project_exactly, within
+from robustbench_cli.attacks.base.rng import Random, preserve_generators, seed_from
+from robustbench_cli.attacks.base.threat import Threat, project_exactly, reset_outside
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.settings import Settings
 
@@ -47,7 +47,7 @@ class Attack(Settings, ABC):
     Attributes:
         norms: The norms that the attack knows, its own first.
         minimal_norm: Whether it looks for the smallest perturbation rather than inside a given radius.
-        uses: What it asks of the model (see :meth:`asked`): gradients, logits (``"scores"``), or no more than predicted
+        uses: What it asks of the model (see :meth:`queried_model`): gradients, logits (``"scores"``), or no more than predicted
             classes.
     """
 
@@ -80,7 +80,7 @@ class Attack(Settings, ABC):
             source: Gives logits and gradients; the attack asks nothing else of the model.
             images: ``(N, C, H, W)`` in [0, 1].
             labels: ``(N,)``, the classes to leave, or to reach if the threat is targeted.
-            threat: Its radii are infinite for a minimal-norm attack; see :meth:`searched`.
+            threat: Its radii are infinite for a minimal-norm attack; see :meth:`search_threat`.
             random: Random numbers for each image.
 
         Returns:
@@ -131,19 +131,19 @@ class Attack(Settings, ABC):
         seed = checked_count(seed, "seed", "give a whole number, at least 0", least=0)
         batch_size = None if batch_size is None else checked_count(batch_size, "batch_size")
         threat = self.threat(clean, norm=norm, eps=eps, targeted=targeted)
-        asked = self.asked(model)
+        asked = self.queried_model(model)
         # The model may write into what it is given, and the caller may be in inference mode.
-        with torch.inference_mode(mode=False), frozen(model), frozen(asked), generators_kept():
-            given, goals = on_model(clean, asked), classes.to(device_of(asked))
+        with torch.inference_mode(mode=False), frozen(model), frozen(asked), preserve_generators():
+            given, goals = match_model(clean, asked), classes.to(device_of(asked))
             require_classes(goals, checked_logits(asked, given[:2]).shape[1])
             source = MeasuredModel(asked, given, BatchSize(batch_size)).source(eot, seed=seed, targeted=targeted)
-            source.decides = self.decides()
-            source.begin(seed_from(seed, "attack"), torch.arange(len(given), device=given.device))
-            searched = replace(self.searched(threat), eps=self.searched(threat).eps.to(given.device))
+            source.full_precision = self.needs_full_precision()
+            source.bind_draws(seed_from(seed, "attack"), torch.arange(len(given), device=given.device))
+            searched = replace(self.search_threat(threat), eps=self.search_threat(threat).eps.to(given.device))
             perturbed = self.run(source, given, goals, searched, Random.of(seed, given))
-        return within(project_exactly(perturbed.to(clean), clean, self.searched(threat)), clean, threat)
+        return reset_outside(project_exactly(perturbed.to(clean), clean, self.search_threat(threat)), clean, threat)
 
-    def asked(self, model: nn.Module) -> nn.Module:
+    def queried_model(self, model: nn.Module) -> nn.Module:
         """The model that the attack asks for logits and gradients: the attacked one, unless it has a surrogate for it.
 
         Args:
@@ -151,11 +151,11 @@ class Attack(Settings, ABC):
         """
         return model
 
-    def decides(self) -> bool:
+    def needs_full_precision(self) -> bool:
         """Whether the logits that come with its gradients decide how small a perturbation may be."""
         return self.minimal_norm
 
-    def fewest_classes(self, *, targeted: bool) -> int:
+    def min_classes(self, *, targeted: bool) -> int:
         """From how many classes on the attack is what its parameters and its paper say; of fewer it makes do with them.
 
         Args:
@@ -163,7 +163,7 @@ class Attack(Settings, ABC):
         """
         return 2
 
-    def searched(self, threat: Threat) -> Threat:
+    def search_threat(self, threat: Threat) -> Threat:
         """The threat inside which the attack searches: at any distance, if it looks for the smallest perturbation."""
         return replace(threat, eps=torch.full_like(threat.eps, torch.inf)) if self.minimal_norm else threat
 

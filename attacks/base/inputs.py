@@ -16,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.models.passes import by_row
+from robustbench_cli.attacks.base.models.passes import as_rows
 from robustbench_cli.attacks.base.norm import NORMS, Norm
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 
@@ -36,8 +36,8 @@ __all__ = [
     "checked_norm",
     "checked_radii",
     "device_of",
-    "on_model",
-    "radius_of",
+    "match_model",
+    "parse_radius",
     "require_classes",
 ]
 
@@ -224,7 +224,7 @@ def checked_norm(norm: object, known: tuple[Norm, ...], *, name: str) -> Norm:
     raise UserError(f"{name} does not know the norm {word}{meant}")
 
 
-def radius_of(eps: object) -> float:
+def parse_radius(eps: object) -> float:
     """One radius on the [0, 1] pixel scale, from a number or from words such as ``"8/255"``.
 
     Raises:
@@ -257,9 +257,9 @@ def checked_radii(eps: object, count: int, *, norm: Norm) -> Tensor:
         UserError: There are neither one nor N, or one is not a number, negative, infinite, or too large for its norm.
     """
     if isinstance(eps, str | Real) or getattr(eps, "ndim", None) == 0:
-        radii = torch.full((count,), radius_of(eps), dtype=torch.float64)
+        radii = torch.full((count,), parse_radius(eps), dtype=torch.float64)
     elif isinstance(eps, list | tuple) and any(isinstance(each, str) for each in eps):
-        radii = torch.tensor([radius_of(each) for each in eps], dtype=torch.float64)
+        radii = torch.tensor([parse_radius(each) for each in eps], dtype=torch.float64)
     else:
         values = _tensor(eps, "eps")
         if values.is_complex() or values.dtype == torch.bool:
@@ -336,7 +336,7 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if held is None else held.device
 
 
-def on_model(images: Tensor, model: nn.Module) -> Tensor:
+def match_model(images: Tensor, model: nn.Module) -> Tensor:
     """Images on a model's device, in float64 if its weights are in float64, and in float32 otherwise.
 
     Args:
@@ -365,7 +365,7 @@ def checked_logits(model: nn.Module, images: Tensor, *, classes: int | None = No
     with torch.no_grad():
         try:
             # A model may write into what it is given.
-            logits = by_row(model(images.clone()), len(images))
+            logits = as_rows(model(images.clone()), len(images))
         except (torch.OutOfMemoryError, UserError):
             raise
         except Exception as error:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.losses import expected_margin
-from robustbench_cli.attacks.base.models.logit_noise import noise_of
+from robustbench_cli.attacks.base.models.logit_noise import measured_noise
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
@@ -53,7 +53,7 @@ class BestIterates:
     Attributes:
         images: ``(N, C, H, W)``, the best iterates.
         rows: ``(n,)``, which images the attack goes on with.
-        margins_of_run: ``(N,)``, the smallest expected margin of each image since the last :meth:`begin`, until it fell.
+        margins_of_run: ``(N,)``, the smallest expected margin of each image since the last :meth:`begin_restart`, until it fell.
         seldom: Whether images leave at the offers 1, 2, 4, 8, ... only; where it is ``None``, on a GPU, which has to wait
             where it is asked how many images stand.
     """
@@ -62,7 +62,7 @@ class BestIterates:
 
     def __init__(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat) -> None:
         self._exhaustive = source.exhaustive
-        self._noise = noise_of(source)
+        self._noise = measured_noise(source)
         self._targeted = threat.targeted
         self._labels = labels
         self._margin = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
@@ -112,14 +112,14 @@ class BestIterates:
             random: Gives each its own numbers, and as many whether or not any image is left to it.
 
         Yields:
-            The images ``(n,)`` that a restart has to attack, see :meth:`begin`, and their random numbers.
+            The images ``(n,)`` that a restart has to attack, see :meth:`begin_restart`, and their random numbers.
         """
         for stream in [random.split() for _ in range(count)]:
-            rows = self.begin()
+            rows = self.begin_restart()
             if len(rows):
                 yield rows, stream.select(rows)
 
-    def begin(self) -> Tensor:
+    def begin_restart(self) -> Tensor:
         """Begins a restart: the images ``(n,)`` that it has to attack, which are those that still stand."""
         self._offers = 0
         self.margins_of_run = torch.full_like(self._margin, torch.inf)

@@ -10,23 +10,23 @@ from torch.nn import functional
 
 __all__ = [
     "Loss",
+    "bounded",
     "cross_entropy",
     "dlr",
     "expected_margin",
     "log_odds",
     "margin",
-    "open_classes",
-    "open_spread",
-    "proportion",
     "rounding",
     "targeted_dlr",
+    "unmasked_classes",
+    "unmasked_spread",
 ]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From logits ``(M, K)`` and labels ``(M,)`` to ``(M,)`` values that are large where the label is not predicted."""
 
 _MASKED = 1e2
-"""How far below the largest logit a masked one is, in sizes of the two largest; see :func:`open_classes`."""
+"""How far below the largest logit a masked one is, in sizes of the two largest; see :func:`unmasked_classes`."""
 
 _LARGEST = 1e30
 """A margin that float32 holds, with room to add to it; of masked classes margins are larger, or infinite."""
@@ -106,16 +106,16 @@ def _spread(largest: Tensor, last: int) -> Tensor:
     return (first.squeeze(1) - smaller).maximum(least.clamp_min(1e-30))
 
 
-def open_spread(logits: Tensor) -> Tensor:
+def unmasked_spread(logits: Tensor) -> Tensor:
     """How far the largest logit stands above the mean of the classes that are not masked: ``(...)`` of ``(..., K)``.
 
-    See :func:`open_classes`.
+    See :func:`unmasked_classes`.
     """
     leads, among = _leads(logits)
     return leads.where(among, 0).sum(-1) / among.sum(-1)
 
 
-def open_classes(logits: Tensor) -> Tensor:
+def unmasked_classes(logits: Tensor) -> Tensor:
     """Where ``(..., K)`` logits are of classes that are not masked.
 
     A class is masked by a logit far below all others: -1e4, -1e9, the lowest float, -inf. It counts as masked where it is
@@ -153,7 +153,7 @@ def rounding(logits: Tensor, noise: float | None = None) -> Tensor:
     Args:
         logits: Of three classes or more where that proportion is to be of use; two near the boundary have no scale.
         noise: By how much a logit has been seen to change with the batch (see
-            :func:`~robustbench_cli.attacks.base.models.logit_noise.noise_of`), the least that is returned. The type of the logits is
+            :func:`~robustbench_cli.attacks.base.models.logit_noise.measured_noise`), the least that is returned. The type of the logits is
             no matter then. Where nothing has been measured, rounding is that of their type.
     """
     largest = logits.topk(min(3, logits.shape[-1]), dim=-1).values
@@ -166,7 +166,7 @@ def rounding(logits: Tensor, noise: float | None = None) -> Tensor:
     return tolerance.clamp_min_(noise) if noise else tolerance
 
 
-def proportion(margins: Tensor, scale: Tensor | float) -> Tensor:
+def bounded(margins: Tensor, scale: Tensor | float) -> Tensor:
     """``margins / (scale + |margins|)``, between -1 and 1, also of infinite ones, as masked labels have."""
     margins = margins.clamp(-_LARGEST, _LARGEST)
     return margins / (scale + margins.abs())
@@ -196,11 +196,11 @@ def expected_margin(
     margins = margin(logits, labels.expand(draws, -1)).double()
     if targeted:
         margins = -margins
-    bounded = _mean(proportion(margins, 1))
+    mean_margin = _mean(bounded(margins, 1))
     if not exhaustive:
-        return bounded
+        return mean_margin
     resisting = _mean((margins >= -rounding(logits, noise)).double())
-    return resisting.add(bounded, alpha=1 / (2 * draws + 1))
+    return resisting.add(mean_margin, alpha=1 / (2 * draws + 1))
 
 
 def _mean(values: Tensor) -> Tensor:

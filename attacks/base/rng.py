@@ -10,7 +10,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["Random", "generators_kept", "mix", "normal_from", "seed_draws", "seed_from", "seeded", "uniform_from"]
+__all__ = [
+    "Random",
+    "mix",
+    "normal_from",
+    "preserve_generators",
+    "seed_from",
+    "seed_generators",
+    "seeded",
+    "uniform_from",
+]
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -121,7 +130,7 @@ def seed_from(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "little") >> 2
 
 
-def seed_draws(seed: int) -> None:
+def seed_generators(seed: int) -> None:
     """Lets torch's random numbers follow from ``seed``, on the CPU and on every CUDA device where any is in use.
 
     ``torch.manual_seed`` does so too, and takes as long as a small network's pass where no CUDA device is in use.
@@ -132,7 +141,7 @@ def seed_draws(seed: int) -> None:
 
 
 @contextmanager
-def generators_kept() -> Iterator[None]:
+def preserve_generators() -> Iterator[None]:
     """Within it, torch's generators may be seeded; afterwards those of the CPU and of every CUDA device are as before."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
@@ -142,8 +151,8 @@ def generators_kept() -> Iterator[None]:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Within it, torch's random numbers follow from ``seed``; the caller's stay as they were."""
-    with generators_kept():
-        seed_draws(seed)
+    with preserve_generators():
+        seed_generators(seed)
         yield
 
 

@@ -15,14 +15,14 @@ from robustbench_cli.attacks.base.rng import Random
 __all__ = [
     "Threat",
     "distance",
-    "in_proportion",
     "per_image",
     "project",
     "project_exactly",
     "random_in_ball",
+    "reset_outside",
+    "scale_by_largest",
     "sparse_ascent",
     "steepest_ascent",
-    "within",
 ]
 
 _ORDERS = {"linf": torch.inf, "l2": 2, "l1": 1}
@@ -61,7 +61,7 @@ def distance(perturbed: Tensor, images: Tensor, norm: Norm) -> Tensor:
     return length
 
 
-def in_proportion(gradient: Tensor) -> Tensor:
+def scale_by_largest(gradient: Tensor) -> Tensor:
     """The gradient ``(N, ...)`` over each image's largest entry; zero where the gradient is.
 
     One far below what float32 holds does not vanish when it is summed up or squared afterwards.
@@ -81,7 +81,7 @@ def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
     if norm == "linf":
         return gradient.sign()
     if norm == "l2":
-        return functional.normalize(in_proportion(gradient).flatten(1), dim=1).view_as(gradient)
+        return functional.normalize(scale_by_largest(gradient).flatten(1), dim=1).view_as(gradient)
     if norm == "l1":
         flat = gradient.flatten(1)
         largest = flat.abs().argmax(1, keepdim=True)
@@ -216,7 +216,7 @@ def project_exactly(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor
     return torch.where(per_image(outside, images), shorter, perturbed)
 
 
-def within(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor:
+def reset_outside(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor:
     """``perturbed`` where it lies in its ball to the last bit, and the image itself elsewhere; all ``(N, C, H, W)``."""
     inside = distance(perturbed, images, threat.norm) <= threat.eps
     return torch.where(per_image(inside, images), perturbed, images)

@@ -276,7 +276,7 @@ class SuiteConfig(BaseModel):
     def place(self, *keys: object) -> str:
         """The file and the line of a value; where nothing is said of it, the name of its key."""
         file = self._files.get(str(keys[0]))
-        return file.place(*keys) if file is not None else str(keys[0])
+        return file.location(*keys) if file is not None else str(keys[0])
 
     @property
     def beside_attacks(self) -> list[str]:

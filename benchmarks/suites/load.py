@@ -58,7 +58,7 @@ def _read(name: str, folder: Path, within: tuple[Path, ...]) -> SuiteConfig:
     words = _words_of(file)
     base = None
     if words.extends is not None:
-        base = _inner(words.extends, file.place("extends"), (*within, path))
+        base = _inner(words.extends, file.location("extends"), (*within, path))
         own = {key: getattr(words, key) for key in words.model_fields_set - {"extends"}}
         words = base.model_copy(update=own)
     return words.read_from(file, base, _groups(words, base, file, (*within, path)))
@@ -79,7 +79,7 @@ def _words_of(file: YamlFile) -> SuiteConfig:
     for key in file.value:
         if key not in SuiteConfig.model_fields:
             raise UserError(
-                f"{file.place(key)}: unknown key '{key}': {did_you_mean(str(key), SuiteConfig.model_fields)}"
+                f"{file.location(key)}: unknown key '{key}': {did_you_mean(str(key), SuiteConfig.model_fields)}"
             )
     try:
         words = SuiteConfig.model_validate(file.value)
@@ -88,7 +88,7 @@ def _words_of(file: YamlFile) -> SuiteConfig:
     for key in ("include", "exclude"):
         for number, condition in enumerate(getattr(words, key)):
             for word, values in condition.items():
-                place = file.place(key, number, word)
+                place = file.location(key, number, word)
                 if word not in CONDITIONS:
                     raise UserError(f"{place}: {key} knows no '{word}': {did_you_mean(word, CONDITIONS)}")
                 try:
@@ -105,7 +105,7 @@ def _words_of(file: YamlFile) -> SuiteConfig:
 
 
 def _placed(words: DefenseConfig, file: YamlFile, length: int, keys: tuple[str, int, int]) -> DefenseConfig:
-    error_location = words.at(file.place(*(keys if length > 1 else keys[:2])))
+    error_location = words.at(file.location(*(keys if length > 1 else keys[:2])))
     if (words.name is None) == (words.checkpoint is None):
         raise UserError(
             f"{error_location.place}: a defense needs a name or a checkpoint, and not both: {{name: hrs, channels: [5, 5]}}"
@@ -129,7 +129,7 @@ def _groups(
     own = AttackGroup.model_construct(attacks=(), cascade=words.cascade, accounting=words.accounting)
     groups = [own]
     for number, entry in enumerate(words.attacks):
-        place = file.place("attacks", number)
+        place = file.location("attacks", number)
         if (entry.name is None) == (entry.suite is None) or (
             entry.suite is not None and len(entry.model_dump(exclude_unset=True)) > 1
         ):
@@ -184,7 +184,7 @@ def _refused(file: YamlFile, errors: Sequence[ErrorDetails]) -> UserError:
     for other in errors[1:]:
         if other["type"] == "literal_error" and _keys(other) == where:
             message += f", or one of the words {', '.join(_words_in(other))}"
-    return UserError(f"{file.place(*where)}: {'.'.join(map(str, where))}: {' '.join(message.split())}")
+    return UserError(f"{file.location(*where)}: {'.'.join(map(str, where))}: {' '.join(message.split())}")
 
 
 def _keys(error: ErrorDetails) -> list[int | str]:

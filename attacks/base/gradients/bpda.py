@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.models.freezing import with_layers
+from robustbench_cli.attacks.base.models.freezing import override_layers
 from robustbench_cli.core.errors import UserError, did_you_mean
 
-__all__ = ["BPDALayer", "Selecting", "SurrogateFunction", "bpda", "identity", "with_surrogates"]
+__all__ = ["BPDALayer", "SelectionLayer", "SurrogateFunction", "bpda", "identity", "use_surrogates"]
 
 SurrogateFunction = Callable[[Tensor], Tensor]
 """From what a layer is given to something of the shape that it returns, differentiably."""
@@ -50,13 +50,13 @@ class BPDALayer(nn.Module, ABC):
         return _with_backward_of(self.surrogate, given, computed)
 
 
-class Selecting(nn.Module):
+class SelectionLayer(nn.Module):
     """A layer that takes some of the numbers that it is given, as a median does, and rightly has no gradient at the others."""
 
 
-def with_surrogates(model: nn.Module) -> AbstractContextManager[None]:
+def use_surrogates(model: nn.Module) -> AbstractContextManager[None]:
     """Within it, every :class:`BPDALayer` layer of a model gives what its surrogate does."""
-    return with_layers(model, BPDALayer, approximating=True)
+    return override_layers(model, BPDALayer, approximating=True)
 
 
 @contextmanager

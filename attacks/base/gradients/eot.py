@@ -12,7 +12,7 @@ from robustbench_cli.attacks.base.gradients.source import GradientSource, Precis
 from robustbench_cli.attacks.base.models.enumerable_draws import EnumerableDraws
 from robustbench_cli.attacks.base.models.frozen_draw import FrozenDraw
 from robustbench_cli.attacks.base.models.passes import BatchSize, single_pass
-from robustbench_cli.attacks.base.models.row_draws import RowDraws, keys_of_draws
+from robustbench_cli.attacks.base.models.row_draws import RowDraws, draw_keys
 from robustbench_cli.attacks.base.rng import seed_from
 from robustbench_cli.core.errors import UserError
 
@@ -58,12 +58,14 @@ class EOT(GradientSource):
         return [range(start, min(start + most, self.draws)) for start in range(0, self.draws, most)]
 
     @contextmanager
-    def _asked(self, images: Tensor, keys: Tensor, draws: range, question: int) -> Iterator[Callable[[Tensor], Tensor]]:
+    def _seeded_model(
+        self, images: Tensor, keys: Tensor, draws: range, question: int
+    ) -> Iterator[Callable[[Tensor], Tensor]]:
         if self._row_draws is None:
             yield lambda images: self._logits(self.model, images, len(draws))
             return
         seed = seed_from(self._seed, question, draws.start if self._one_draw_a_pass else "")
-        with self._row_draws(keys_of_draws(keys, draws), seed) as model:
+        with self._row_draws(draw_keys(keys, draws), seed) as model:
             yield lambda images: self._logits(model, images, len(draws))
 
     @staticmethod
@@ -99,7 +101,9 @@ class ExactExpectation(GradientSource):
         return self._enumerable.cost_of_all_draws
 
     @contextmanager
-    def _asked(self, images: Tensor, keys: Tensor, draws: range, question: int) -> Iterator[Callable[[Tensor], Tensor]]:
+    def _seeded_model(
+        self, images: Tensor, keys: Tensor, draws: range, question: int
+    ) -> Iterator[Callable[[Tensor], Tensor]]:
         yield lambda images: self._enumerable.all_draws(images.clone())
 
 

@@ -14,8 +14,8 @@ from robustbench_cli.attacks.base.losses import Loss, margin
 from robustbench_cli.attacks.base.models.decision import can_reject, decisions
 from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.models.precision import full_float32
-from robustbench_cli.attacks.base.models.probes import INSIDE
-from robustbench_cli.attacks.base.models.row_draws import keys_of
+from robustbench_cli.attacks.base.models.probes import EDGE_OFFSET
+from robustbench_cli.attacks.base.models.row_draws import row_keys
 from robustbench_cli.core.errors import UserError
 
 __all__ = ["GradientSource", "Precision"]
@@ -78,8 +78,8 @@ class GradientSource(ABC):
         self._questions = 0
         self.forwards = 0.0
         self.backwards = 0.0
-        self.decides = False
-        self.followed: Tensor | None = None
+        self.full_precision = False
+        self.recent_points: Tensor | None = None
         self.noise: Callable[[], float] | None = None
         # A tensor once there are gradients: reading a number off a GPU makes it wait.
         self._without_gradient: Tensor | int = 0
@@ -90,11 +90,11 @@ class GradientSource(ABC):
         return float(self.draws)
 
     @property
-    def share_without_gradient(self) -> float:
+    def zero_gradient_share(self) -> float:
         """The share of all gradients so far that were zero in every pixel although the goal was not reached in every draw."""
         return float(self._without_gradient) * self.cost / self.backwards if self.backwards else 0.0
 
-    def begin(self, seed: int, places: Tensor) -> None:
+    def bind_draws(self, seed: int, places: Tensor) -> None:
         """Ties all draws from here on to a seed and to images: the same questions then get the same draws.
 
         Args:
@@ -104,7 +104,7 @@ class GradientSource(ABC):
         self._seed, self._places, self._questions = seed, places, 0
 
     @abstractmethod
-    def _asked(
+    def _seeded_model(
         self, images: Tensor, keys: Tensor, draws: range, question: int
     ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         """What gives logits ``(len(draws), N, K)`` of images ``(N, C, H, W)``; a pass back belongs inside it too.
@@ -133,13 +133,13 @@ class GradientSource(ABC):
             for part, parts in self._cuts(images):
                 of_slice = []
                 for draws in parts:
-                    with self._asked(images[part], keys[part], draws, question) as model:
+                    with self._seeded_model(images[part], keys[part], draws, question) as model:
                         of_slice.append(model(images[part]))
                 pieces.append(torch.cat(of_slice))
             return torch.cat(pieces, dim=1)
 
         with torch.no_grad(), full_float32(images.device):
-            return self.size.fitting(len(images) * self.cost, compute)
+            return self.size.retry_smaller(len(images) * self.cost, compute)
 
     def _next_question(self) -> int:
         self._questions += 1
@@ -151,13 +151,13 @@ class GradientSource(ABC):
         if places is None or len(places) * copies != len(images):
             # An attack that does not say which images these are gets draws by their order.
             places, copies = torch.arange(-len(images), 0, device=images.device), 1
-        return keys_of(places.to(images.device), copies)
+        return row_keys(places.to(images.device), copies)
 
     def decisions(self, images: Tensor, *, rows: Tensor | None = None, copies: int = 1) -> Tensor:
         """The decisions ``(D, N)`` on images ``(N, C, H, W)``, and no more; see :meth:`logits` and :func:`.decision.decisions`."""
-        return self.decided(self.logits(images, rows=rows, copies=copies))
+        return self.decisions_of(self.logits(images, rows=rows, copies=copies))
 
-    def decided(self, logits: Tensor) -> Tensor:
+    def decisions_of(self, logits: Tensor) -> Tensor:
         """The decisions ``(D, N)`` that logits ``(D, N, K)`` of this model stand for."""
         return decisions(logits, detector=can_reject(self.model))
 
@@ -204,9 +204,9 @@ class GradientSource(ABC):
         """
         keys, question = self._keys(images, rows, 1), self._next_question()
         if question & (question - 1) == 0:
-            self.followed = images[:: max(1, len(images) // _FOLLOWED)][:_FOLLOWED].clone()
-        with full_float32(images.device) if self.decides else nullcontext():
-            logits, gradients = self.size.fitting(
+            self.recent_points = images[:: max(1, len(images) // _FOLLOWED)][:_FOLLOWED].clone()
+        with full_float32(images.device) if self.full_precision else nullcontext():
+            logits, gradients = self.size.retry_smaller(
                 len(images) * self.cost, lambda: self._gradients_in_pieces(images, labels, losses, keys, question)
             )
         self.forwards += self.cost * len(images)
@@ -217,13 +217,13 @@ class GradientSource(ABC):
     def _gradients_in_pieces(
         self, images: Tensor, labels: Tensor, losses: Loss, keys: Tensor, question: int
     ) -> tuple[Tensor, Tensor]:
-        points = images.clamp(INSIDE, 1 - INSIDE) if self._inside() else images
+        points = images.clamp(EDGE_OFFSET, 1 - EDGE_OFFSET) if self._inside() else images
         pieces, gradients = [], []
         for part, parts in self._cuts(images):
             leaf = points[part].detach().requires_grad_()
             of_slice, found = [], []
             for draws in parts:
-                with self._asked(leaf, keys[part], draws, question) as model:
+                with self._seeded_model(leaf, keys[part], draws, question) as model:
                     logits, slopes = self._gradients_of_draws(model, leaf, labels[part], losses, len(draws))
                 of_slice.append(logits)
                 found.append(slopes)

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.models.special_labels import NO_NUMBER, REJECTED
 
-__all__ = ["Rejecting", "can_reject", "decisions", "rejecting"]
+__all__ = ["RejectionLayer", "can_reject", "decisions", "with_rejections"]
 
 
-class Rejecting(nn.Module):
-    """The base of a layer that may reject images, by :func:`rejecting`.
+class RejectionLayer(nn.Module):
+    """The base of a layer that may reject images, by :func:`with_rejections`.
 
     Only where a model has one are equal logits a rejection. Elsewhere they are what an attack has made of a model whose
     logits saturate, and to count them as held off would make it look robust.
@@ -19,8 +19,8 @@ class Rejecting(nn.Module):
 
 
 def can_reject(model: nn.Module) -> bool:
-    """Whether a model is a detector: whether any of its layers is :class:`Rejecting`."""
-    return any(isinstance(module, Rejecting) for module in model.modules())
+    """Whether a model is a detector: whether any of its layers is :class:`RejectionLayer`."""
+    return any(isinstance(module, RejectionLayer) for module in model.modules())
 
 
 def decisions(logits: Tensor, *, detector: bool) -> Tensor:
@@ -36,7 +36,7 @@ def decisions(logits: Tensor, *, detector: bool) -> Tensor:
     return classes.masked_fill(logits.isnan().any(-1), NO_NUMBER)
 
 
-def rejecting(logits: Tensor, rejected: Tensor) -> Tensor:
+def with_rejections(logits: Tensor, rejected: Tensor) -> Tensor:
     """Logits ``(..., K)`` that say so where an image is rejected ``(...)``: no class stands above another.
 
     So a rejection has the margin 0 whatever the label and the class to reach: to an attack it is not yet a success.

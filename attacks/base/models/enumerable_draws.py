@@ -11,7 +11,7 @@ from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.models.passes import BatchSize, logits_of
 from robustbench_cli.attacks.base.models.precision import full_float32
 
-__all__ = ["EnumerableDraws", "cost_of_all_draws", "enumerates_other_draws"]
+__all__ = ["EnumerableDraws", "cost_of_all_draws", "enumeration_is_wrong"]
 
 
 @runtime_checkable
@@ -38,14 +38,14 @@ def cost_of_all_draws(model: nn.Module, images: Tensor, *, size: BatchSize | Non
 
     They cannot be, whatever the model says, where a layer inside draws for itself too: then the draws that are counted
     are not all there are, which is measured by counting them twice. Nor can they where they are
-    :func:`others <enumerates_other_draws>` than the model makes.
+    :func:`others <enumeration_is_wrong>` than the model makes.
 
     Args:
         model: In ``eval()`` mode.
         images: ``(N, C, H, W)`` in [0, 1], N >= 1; the first two are used.
         size: Rows that pass through the model at once; draws that are counted together pass together.
     """
-    if not isinstance(model, EnumerableDraws) or enumerates_other_draws(model, images, size=size):
+    if not isinstance(model, EnumerableDraws) or enumeration_is_wrong(model, images, size=size):
         return None
     first, second = (_all_draws(model, images[:2]) for _ in range(2))
     same = bool((_apart(first, second) <= rounding(first).unsqueeze(-1)).all())
@@ -57,7 +57,7 @@ _MOST_DRAWS = 256
 
 
 @torch.no_grad()
-def enumerates_other_draws(model: nn.Module, images: Tensor, *, size: BatchSize | None = None) -> bool:
+def enumeration_is_wrong(model: nn.Module, images: Tensor, *, size: BatchSize | None = None) -> bool:
     """Whether a model that says that its draws can be counted makes other draws, or makes some more often than others.
 
     An exact expectation over draws that the model does not make is one over another model. Every draw must be one of those

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.models.probes import _logger
-from robustbench_cli.attacks.base.rng import generators_kept
+from robustbench_cli.attacks.base.rng import preserve_generators
 from robustbench_cli.core.errors import is_out_of_memory, one_line
 
-__all__ = ["frozen", "move", "placed", "with_layers"]
+__all__ = ["frozen", "frozen_on", "move", "override_layers"]
 
 
 @contextmanager
-def with_layers(model: nn.Module, kind: type[nn.Module], **values: Any) -> Iterator[None]:
+def override_layers(model: nn.Module, kind: type[nn.Module], **values: Any) -> Iterator[None]:
     """Within it, attributes of all layers of a kind in a model have other values; afterwards each has its own again.
 
     Args:
@@ -54,7 +54,7 @@ def move(model: nn.Module, device: torch.device, images: Tensor) -> torch.memory
     tensors = _tensors(model)
     model.to(memory_format=torch.channels_last)
     try:
-        with frozen(model), torch.enable_grad(), generators_kept():
+        with frozen(model), torch.enable_grad(), preserve_generators():
             # A copy, since a model may write into its input.
             rows = images.detach().to(device, copy=True, memory_format=torch.channels_last)
             model(rows.requires_grad_().clone())
@@ -67,7 +67,7 @@ def move(model: nn.Module, device: torch.device, images: Tensor) -> torch.memory
 
 
 @contextmanager
-def placed(model: nn.Module, device: torch.device, images: Tensor) -> Iterator[torch.memory_format]:
+def frozen_on(model: nn.Module, device: torch.device, images: Tensor) -> Iterator[torch.memory_format]:
     """Within it, a model is :func:`moved <move>` and :func:`frozen`; afterwards it is as it was, where it was.
 
     Yields:

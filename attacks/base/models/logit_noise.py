@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
-from robustbench_cli.attacks.base.losses import margin, open_classes, open_spread
+from robustbench_cli.attacks.base.losses import margin, unmasked_classes, unmasked_spread
 from robustbench_cli.attacks.base.rng import Random, seeded
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["measure_noise", "noise_of", "noise_once"]
+__all__ = ["lazy_noise", "measure_noise", "measured_noise"]
 
 _SAFETY = 4.0
 """Two logits may move against each other, and an attack meets more images and batch sizes than are measured."""
@@ -27,12 +27,12 @@ _MOST_BY_INPUTS = 1e-4
 _GRID = 1 / 255
 
 
-def noise_of(source: GradientSource) -> float | None:
+def measured_noise(source: GradientSource) -> float | None:
     """The noise of a source that :class:`.measured.MeasuredModel` has made; ``None`` of any other, which is not measured."""
     return None if source.noise is None else source.noise()
 
 
-def noise_once(source: GradientSource, images: Tensor) -> Callable[[], float]:
+def lazy_noise(source: GradientSource, images: Tensor) -> Callable[[], float]:
     """A function that measures the noise of a source when it is first called; the source does not count its passes.
 
     A GPU may compute the logits that come with a gradient in another precision: these are measured too.
@@ -87,7 +87,7 @@ def measure_noise(ways: Sequence[Callable[[Tensor], Tensor]], images: Tensor) ->
     larger = first(torch.cat([probes.flip(0), moved])).float()
     again, of_moved = larger.split(len(probes), dim=1)
     alone = torch.cat([first(probes[row, None]).float() for row in range(min(2, len(probes)))], dim=1)
-    counted = open_classes(together)
+    counted = unmasked_classes(together)
 
     def change(logits: Tensor) -> Tensor:
         """The largest of any logit ``(n,)`` of the first n images."""
@@ -97,6 +97,6 @@ def measure_noise(ways: Sequence[Callable[[Tensor], Tensor]], images: Tensor) ->
 
     by_batch = torch.cat([change(again.flip(1)), change(alone), *(change(way(probes).float()) for way in others)]).max()
     by_inputs = _SAFETY * change(of_moved).median()
-    spread = open_spread(together).mean(0).median()
+    spread = unmasked_spread(together).mean(0).median()
     noise = torch.maximum(by_batch.minimum(_MOST * spread), by_inputs.minimum(_MOST_BY_INPUTS * spread))
     return _SAFETY * float(noise)

@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.gradients.draws import Draws, EOTChoice, resol
 from robustbench_cli.attacks.base.gradients.eot import gradient_source
 from robustbench_cli.attacks.base.gradients.source import GradientSource, Precision
 from robustbench_cli.attacks.base.models.enumerable_draws import cost_of_all_draws
-from robustbench_cli.attacks.base.models.logit_noise import noise_once
+from robustbench_cli.attacks.base.models.logit_noise import lazy_noise
 from robustbench_cli.attacks.base.models.passes import BatchSize, single_pass
 from robustbench_cli.attacks.base.models.probes import cut_at_edges, is_randomized
 from robustbench_cli.attacks.base.models.row_draws import RowDraws
@@ -72,7 +72,7 @@ class MeasuredModel:
         return copied
 
     @contextmanager
-    def asked(self, keys: Tensor, seed: int) -> Iterator[Callable[[Tensor], Tensor]]:
+    def seeded(self, keys: Tensor, seed: int) -> Iterator[Callable[[Tensor], Tensor]]:
         """What gives logits ``(M, K)`` of rows ``(M, C, H, W)`` with these keys; a pass back belongs inside it too.
 
         Args:
@@ -116,5 +116,5 @@ class MeasuredModel:
         )
         if precision == "float32":
             # In bf16 what comes with a gradient is rounded as its type is.
-            source.noise = noise_once(source, self.images)
+            source.noise = lazy_noise(source, self.images)
         return source

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.models.precision import full_float32
 from robustbench_cli.core.errors import UserError, is_out_of_memory
 
-__all__ = ["BatchSize", "by_row", "logits_of", "single_pass"]
+__all__ = ["BatchSize", "as_rows", "logits_of", "single_pass"]
 
 Answer = TypeVar("Answer")
 
@@ -42,7 +42,7 @@ class BatchSize:
         for index in range(number):
             yield slice(index * count // number, (index + 1) * count // number)
 
-    def fitting(self, rows: float, compute: Callable[[], Answer]) -> Answer:
+    def retry_smaller(self, rows: float, compute: Callable[[], Answer]) -> Answer:
         """Computes, and again with half the rows at once for as long as the memory does not hold them.
 
         Args:
@@ -60,7 +60,7 @@ class BatchSize:
             torch.cuda.empty_cache()
 
 
-def by_row(logits: object, rows: int) -> object:
+def as_rows(logits: object, rows: int) -> object:
     """What a model gives for so many rows; the ``(K,)`` that some give for a single row becomes ``(1, K)``."""
     return logits.unsqueeze(0) if isinstance(logits, Tensor) and logits.dim() == 1 and rows == 1 else logits
 
@@ -73,7 +73,7 @@ def single_pass(model: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     Raises:
         UserError: The model gives something else.
     """
-    logits = by_row(model(rows.clone()), len(rows))
+    logits = as_rows(model(rows.clone()), len(rows))
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(rows):
         what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"type {type(logits).__name__}"
         raise UserError(
@@ -90,4 +90,4 @@ def logits_of(model: nn.Module, images: Tensor, size: BatchSize) -> Tensor:
         with full_float32(images.device):
             return torch.cat([single_pass(model, images[rows]) for rows in size.slices(len(images))])
 
-    return size.fitting(len(images), compute)
+    return size.retry_smaller(len(images), compute)

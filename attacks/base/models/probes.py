@@ -17,10 +17,10 @@ from robustbench_cli.attacks.base.rng import seeded
 
 _logger = logging.getLogger(__name__)
 
-__all__ = ["INSIDE", "cut_at_edges", "is_randomized"]
+__all__ = ["EDGE_OFFSET", "cut_at_edges", "is_randomized"]
 
 
-INSIDE = 1e-6
+EDGE_OFFSET = 1e-6
 """How far from 0 and 1 a pixel is inside the box: more than single precision rounds, and less than a model sees."""
 
 
@@ -38,10 +38,10 @@ def cut_at_edges(model: nn.Module, images: Tensor, *, size: BatchSize | None = N
     edges, rows = images[:8].round(), size or BatchSize()
 
     def cut() -> bool:
-        alive = _has_slope(model, edges.clamp(INSIDE, 1 - INSIDE), rows)
+        alive = _has_slope(model, edges.clamp(EDGE_OFFSET, 1 - EDGE_OFFSET), rows)
         return bool((alive & ~_has_slope(model, edges, rows)).any())
 
-    return rows.fitting(len(edges), cut)
+    return rows.retry_smaller(len(edges), cut)
 
 
 def _has_slope(model: nn.Module, images: Tensor, size: BatchSize) -> Tensor:

@@ -15,9 +15,16 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from robustbench_cli.attacks.base.rng import generators_kept, mix, normal_from, seed_draws, seed_from, uniform_from
+from robustbench_cli.attacks.base.rng import (
+    mix,
+    normal_from,
+    preserve_generators,
+    seed_from,
+    seed_generators,
+    uniform_from,
+)
 
-__all__ = ["RowDraws", "Unit", "keys_of", "keys_of_draws"]
+__all__ = ["RowDraws", "Unit", "draw_keys", "row_keys"]
 
 Unit = Literal["row", "pass", "alone"]
 """What has a random draw of its own: each row of a batch; each pass, so that its rows share the draw; or each row, which
@@ -123,7 +130,7 @@ class RowDraws:
         if self._kinds is None:
             yield lambda rows: self._one_by_one(rows, keys, seed)
             return
-        seed_draws(seed)
+        seed_generators(seed)
         drawing = _RowDrawing(self._kinds, keys)
         with drawing if self._draws_again else nullcontext():
             yield lambda rows: self._together(rows, keys, seed, drawing)
@@ -141,17 +148,17 @@ class RowDraws:
     def _one_by_one(self, rows: Tensor, keys: Tensor, seed: int) -> Tensor:
         logits = []
         for row, key in zip(rows.split(1), keys.tolist(), strict=True):
-            seed_draws(seed_from(seed, key))
+            seed_generators(seed_from(seed, key))
             logits.append(self._model(row))
         return torch.cat(logits)
 
 
-def keys_of(places: Tensor, copies: int = 1) -> Tensor:
+def row_keys(places: Tensor, copies: int = 1) -> Tensor:
     """``(N * copies,)``: a key for each copy of images, side by side, with the numbers ``places`` ``(N,)`` int64."""
     return mix(mix(places)[:, None] + torch.arange(copies, device=places.device)).flatten()
 
 
-def keys_of_draws(keys: Tensor, draws: range) -> Tensor:
+def draw_keys(keys: Tensor, draws: range) -> Tensor:
     """``(len(draws) * N,)``: a key for each draw of rows with keys ``(N,)``, one draw of all rows after the other."""
     numbers = torch.arange(draws.start, draws.stop, device=keys.device)
     return mix(keys + mix(numbers)[:, None]).flatten()
@@ -160,7 +167,7 @@ def keys_of_draws(keys: Tensor, draws: range) -> Tensor:
 def _kinds(model: nn.Module, images: Tensor, batch_size: int | None) -> list[_Kind] | None:
     """What each operation of a pass that may draw does; ``None`` where that cannot be told."""
     try:
-        with torch.no_grad(), generators_kept():
+        with torch.no_grad(), preserve_generators():
             ones = [_recorded(model, images[index % len(images)][None]) for index in range(_PASSES)]
             if not any(draw.drew for one in ones for draw in one):
                 return [_IDLE] * len(ones[0])
@@ -201,7 +208,7 @@ def _kind(two: _Draw, three: _Draw) -> _Kind | None:
 def _draws_in_passes_back(model: nn.Module, images: Tensor) -> bool:
     """Whether a model draws in a pass back too, as it does where gradient checkpointing computes a part of it again."""
     try:
-        with torch.enable_grad(), generators_kept():
+        with torch.enable_grad(), preserve_generators():
             logits = model(images.clone().requires_grad_())
             if not logits.requires_grad:
                 return False

@@ -10,7 +10,7 @@ from robustbench_cli.attacks import registry
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["InnerAttack"]
+__all__ = ["NestedAttack"]
 
 
 def _built(value: Any) -> Any:
@@ -32,5 +32,5 @@ def _as_words(attack: Attack) -> dict[str, Any]:
     return {"name": registry.name_of(type(attack)), **attack.model_dump(mode="json")}
 
 
-InnerAttack = Annotated[Attack, BeforeValidator(_built), PlainSerializer(_as_words, when_used="json")]
+NestedAttack = Annotated[Attack, BeforeValidator(_built), PlainSerializer(_as_words, when_used="json")]
 """The type of a method's field that takes one of the project's attacks: its name, or a mapping with its parameters."""

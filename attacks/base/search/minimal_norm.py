@@ -11,11 +11,11 @@ from torch import Tensor
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.iterates import Streak
 from robustbench_cli.attacks.base.losses import margin, rounding
-from robustbench_cli.attacks.base.models.logit_noise import noise_of
+from robustbench_cli.attacks.base.models.logit_noise import measured_noise
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import distance, per_image
 
-__all__ = ["BestPerturbation", "Goal", "free", "linear_distance"]
+__all__ = ["BestPerturbation", "Goal", "linear_distance", "without_blocked_pixels"]
 
 _DUAL_ORDERS = {"linf": 1, "l2": 2, "l1": torch.inf, "l0": torch.inf}
 
@@ -37,7 +37,7 @@ class Goal:
     @classmethod
     def of(cls, source: GradientSource, *, targeted: bool, confidence: float = 0.0) -> Goal:
         """A goal that the logits of a source have to reach, beyond their noise."""
-        return cls(targeted=targeted, confidence=confidence, noise=noise_of(source))
+        return cls(targeted=targeted, confidence=confidence, noise=measured_noise(source))
 
     def rounding(self, logits: Tensor) -> Tensor:
         """What decides nothing ``(...)``, of logits ``(..., K)``."""
@@ -113,7 +113,7 @@ class BestPerturbation:
         """Takes perturbed images ``(N, C, H, W)`` that have been found elsewhere, where they are successes ``(N,)``."""
         self._keep(perturbed, success)
 
-    def found(self) -> Tensor:
+    def succeeded(self) -> Tensor:
         """``(N,)``, where any has reached the goal."""
         return self.distance.isfinite()
 
@@ -125,7 +125,7 @@ class BestPerturbation:
         half times its own, from the longest down, the last is taken before one that does not fool as many fresh draws
         in a row as the search asked for.
         """
-        if self._norm == "l0" or not bool(self.found().any()):
+        if self._norm == "l0" or not bool(self.succeeded().any()):
             return
         if self._source.exhaustive:
             self._bisect()
@@ -146,21 +146,21 @@ class BestPerturbation:
             reached = self._goal.reached(self._source.logits(candidates), self._labels)
             low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
             shortest = torch.where(per_image(reached, candidates), candidates, shortest)
-        self._keep(shortest, self.found())
+        self._keep(shortest, self.succeeded())
 
     def _settle(self) -> None:
-        chosen, standing = self._at(torch.full_like(self.distance, 1.5)), self.found()
+        chosen, standing = self._at(torch.full_like(self.distance, 1.5)), self.succeeded()
         for tenths in range(15, 4, -1):
             candidates = self._at(torch.full_like(self.distance, tenths / 10))
             for _ in range(Streak.steps):
                 standing = standing & self._goal.reached(self._source.logits(candidates), self._labels)
             chosen = torch.where(per_image(standing, candidates), candidates, chosen)
-        self.images = torch.where(per_image(self.found(), chosen), chosen, self.images)
+        self.images = torch.where(per_image(self.succeeded(), chosen), chosen, self.images)
         length = distance(self.images, self._originals, self._norm)
-        self.distance = torch.where(self.found(), length, self.distance)
+        self.distance = torch.where(self.succeeded(), length, self.distance)
 
 
-def free(gradient: Tensor, images: Tensor) -> Tensor:
+def without_blocked_pixels(gradient: Tensor, images: Tensor) -> Tensor:
     """A gradient ``(N, C, H, W)`` without the pixels at an edge of the box that a descent would push out of it.
 
     Half of the pixels of some data sets are exactly 0. A step that is spent on those is clipped away, and a slope that

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.iterates import BestIterates
-from robustbench_cli.attacks.base.losses import cross_entropy, margin, proportion
+from robustbench_cli.attacks.base.losses import bounded, cross_entropy, margin
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
@@ -97,7 +97,7 @@ def _scores(logits: Tensor, labels: Tensor, threat: Threat) -> Tensor:
     labels = labels.expand(len(logits), -1)
     if threat.targeted:
         return cross_entropy(logits, labels).double()
-    return proportion(margin(logits, labels).double(), 1)
+    return bounded(margin(logits, labels).double(), 1)
 
 
 def _search(

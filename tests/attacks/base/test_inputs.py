@@ -18,7 +18,7 @@ from robustbench_cli.attacks.base.inputs import (
     checked_labels,
     checked_model,
     checked_radii,
-    radius_of,
+    parse_radius,
 )
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
@@ -342,7 +342,7 @@ def test_the_pieces_by_themselves() -> None:
     assert checked_radii(0.5, 2, norm="linf").tolist() == [0.5, 0.5]
     assert checked_radii(3, 2, norm="l2").tolist() == [3, 3]
     assert str(checked_radii("-0", 1, norm="linf").tolist()) == "[0.0]"
-    assert radius_of("8/255") == 8 / 255
+    assert parse_radius("8/255") == 8 / 255
     assert checked_eot("exact") == "exact"
     assert checked_count(np.uint8(3), "n") == 3
     assert checked_device("cpu") == torch.device("cpu")
