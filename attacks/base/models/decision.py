@@ -1,4 +1,4 @@
-"""What a user of a model gets from its logits: a class, a rejection, or nothing."""
+"""Turns logits into the model's decision: a class, a rejection, or a failure."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ __all__ = ["RejectionLayer", "can_reject", "decisions", "with_rejections"]
 
 
 class RejectionLayer(nn.Module):
-    """The base of a layer that may reject images, by :func:`with_rejections`.
+    """The base class of a layer that may reject images with :func:`with_rejections`.
 
-    Only where a model has one are equal logits a rejection. Elsewhere they are what an attack has made of a model whose
-    logits saturate, and to count them as held off would make it look robust.
+    Equal logits count as a rejection only if the model has such a layer. In any other model, equal logits are a sign
+    that the logits saturate under attack. Counting those images as rejected would make the model look robust.
     """
 
 
 def can_reject(model: nn.Module) -> bool:
-    """Whether a model is a detector: whether any of its layers is :class:`RejectionLayer`."""
+    """Whether a model is a detector: whether any of its layers is a :class:`RejectionLayer`."""
     return any(isinstance(module, RejectionLayer) for module in model.modules())
 
 
 def decisions(logits: Tensor, *, detector: bool) -> Tensor:
-    """The decisions ``(...)`` that logits ``(..., K)`` stand for: a class, :data:`~.answers.REJECTED` or :data:`~.answers.NO_NUMBER`.
+    """The decision of the deployed model for each row of logits.
 
     Args:
-        logits: Of the deployed model.
-        detector: Whether it :func:`can_reject`, so that equal logits are a rejection; else they are the first class.
+        logits: ``(..., K)``, of the deployed model.
+        detector: Whether the model :func:`can_reject`. If so, equal logits are a rejection; if not, they are class 0.
+
+    Returns:
+        ``(...)`` int64: a class, or :data:`~.special_labels.REJECTED`, or :data:`~.special_labels.NO_NUMBER`.
     """
     classes = logits.argmax(-1)
     if detector:
@@ -37,8 +40,15 @@ def decisions(logits: Tensor, *, detector: bool) -> Tensor:
 
 
 def with_rejections(logits: Tensor, rejected: Tensor) -> Tensor:
-    """Logits ``(..., K)`` that say so where an image is rejected ``(...)``: no class stands above another.
+    """Replaces the logits of rejected images by their mean, so that all logits are equal.
 
-    So a rejection has the margin 0 whatever the label and the class to reach: to an attack it is not yet a success.
+    A rejection then has margin 0 for every label and every target. An attack does not count it as a success.
+
+    Args:
+        logits: ``(..., K)``.
+        rejected: ``(...)`` bool.
+
+    Returns:
+        Logits ``(..., K)``.
     """
     return torch.where(rejected.unsqueeze(-1), logits.mean(-1, keepdim=True), logits)
