@@ -114,7 +114,7 @@ class Scripted(GradientSource):
         self.draws, self.exhaustive = 2, exhaustive
 
     def _seeded_model(
-        self, images: Tensor, keys: Tensor, draws: range, question: int
+        self, images: Tensor, keys: Tensor, draws: range, query: int
     ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         raise NotImplementedError
 
