@@ -342,7 +342,7 @@ class _Search:
         """Runs on images, and judges what it makes of them; see :meth:`piece`. Adds the flags of what it returns."""
         threat = self.attack.threat(images, norm=self.norm, eps=self.eps, targeted=self.targeted != "no")
         searched = self.attack.search_threat(threat)
-        random = Random.of(self.seed, images, places=places)
+        random = Random.of(self.seed, images, indices=places)
         self.aim.bind_draws(seed_from(self.seed, "goals"), places)
         goals = _targets(self.aim, images, labels, self.classes, self.targeted, random)
 
@@ -380,7 +380,7 @@ class _Search:
         if self.attack.uses != "gradients" or self.source.recent_points is None:
             return flags
         images, places = images[:4], places[:4]
-        random = Random.of(self.seed, images, places=places)
+        random = Random.of(self.seed, images, indices=places)
         signs = 2.0 * random.integers(2, images.shape[1:]) - 1
         threat = self.attack.threat(images, norm=self.norm, eps=self.eps or _NEAR, targeted=False)
         surface = project(images + threat.eps.max().to(images) * signs, images, threat)
