@@ -247,13 +247,13 @@ MODEL = Model()
         ({"labels": LABELS > 0}, "the labels are of type bool"),
         (
             {"labels": torch.eye(3)[LABELS]},
-            r"the labels have the shape \(4, 3\): give one class an image, as in labels\.argmax",
+            r"the labels have the shape \(4, 3\): give one class per image, as in labels\.argmax",
         ),
         ({"labels": ["cat"] * 4}, "the labels are of type <U3: give numbers"),
         ({"labels": [0, 1, -1, 2]}, "the labels reach down to -1: classes are counted from 0"),
         (
             {"labels": [0, 1, 3, 2]},
-            "the labels reach from 0 to 3, and the model gives 3 logits an image: labels are to be 0 to 2",
+            "the labels reach from 0 to 3, and the model gives 3 logits per image: labels must be 0 to 2",
         ),
         (
             {"labels": np.array([2**63] * 4, dtype=np.uint64)},
@@ -297,7 +297,7 @@ MODEL = Model()
         ),
         (
             {"model": nn.Conv2d(3, 4, 3)},
-            r"the model gives torch.float32 of shape \(2, 4, 4, 3\) for 2 images: it is to give float",
+            r"the model gives torch.float32 of shape \(2, 4, 4, 3\) for 2 images: it must give float",
         ),
         ({"model": nn.Sequential(nn.Flatten(), nn.Linear(90, 1))}, r"the model gives torch.float32 of shape \(2, 1\)"),
         ({"model": nn.Flatten(0)}, r"the model gives torch.float32 of shape \(180,\)"),
