@@ -16,7 +16,7 @@ class APGDDLR(APGD):
     targeted ratio, as in ``apgd-t``: the untargeted one is constant for as long as the target has the third logit.
     """
 
-    def fewest_classes(self, *, targeted: bool) -> int:
+    def min_classes(self, *, targeted: bool) -> int:
         return 4 if targeted else 3
 
     def loss(self, threat: Threat) -> Loss:

@@ -32,7 +32,7 @@ class APGDT(APGD):
     trial_steps: int = Field(0, ge=0, description="steps of a trial towards each target; 0 for none")
     finalists: int = Field(3, ge=1, description="how many targets are aimed at with all steps after a trial")
 
-    def fewest_classes(self, *, targeted: bool) -> int:
+    def min_classes(self, *, targeted: bool) -> int:
         return 4 if targeted else max(4, self.targets + 1)
 
     def loss(self, threat: Threat) -> Loss:
@@ -50,7 +50,7 @@ class APGDT(APGD):
             margins = []
             for target in targets.unbind(1):
                 own = stream.split()
-                rows = best.begin()
+                rows = best.begin_restart()
                 if len(rows):
                     goals = torch.stack([labels, target], 1)[rows]
                     attack.climb(source, images[rows], goals, threat.select(rows), own.select(rows), best)

@@ -96,7 +96,7 @@ class CW(MinimalNormAttack):
                 rows = rows[~(known > 0.99 * before)]
         smallest = BestPerturbation(source, images, labels, "l2", goal)
         smallest.start_from(best, best_length.isfinite())
-        if source.exhaustive and bool(smallest.found().any()):
+        if source.exhaustive and bool(smallest.succeeded().any()):
             # The shortest way from the image to the boundary, as linear as it is around what was found.
             for _ in range(_CORRECTIONS):
                 points = smallest.images

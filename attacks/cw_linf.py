@@ -13,8 +13,13 @@ from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, free, linear_distance
-from robustbench_cli.attacks.base.threat import Threat, distance, in_proportion, per_image
+from robustbench_cli.attacks.base.search.minimal_norm import (
+    BestPerturbation,
+    Goal,
+    linear_distance,
+    without_blocked_pixels,
+)
+from robustbench_cli.attacks.base.threat import Threat, distance, per_image, scale_by_largest
 
 __all__ = ["CWLinf"]
 
@@ -60,10 +65,10 @@ class CWLinf(MinimalNormAttack):
             change = self.decrease * (0.01 + 0.99 * falling)
             logits, gradient = source.gradient(iterates, labels, goal.shortfall)
             fooled, success = best.offer(iterates, logits)
-            gradient = free(gradient, iterates)
+            gradient = without_blocked_pixels(gradient, iterates)
             away = linear_distance(goal.mean_shortfall(logits, labels), gradient, "linf")
             reach = distance(iterates, images, "linf") + away
-            wider = torch.minimum(torch.where(best.found(), tau, reach) * (1 + change), best.distance)
+            wider = torch.minimum(torch.where(best.succeeded(), tau, reach) * (1 + change), best.distance)
             narrower = torch.minimum(best.distance, tau) * (1 - change)
             tau = torch.where(success, narrower, torch.where(fooled, tau, wider)).clamp_max(1)
             bound = per_image(tau, images).to(images.dtype)
@@ -92,7 +97,7 @@ class _Adam:
     def direction(self, gradient: Tensor) -> Tensor:
         """Takes the gradient ``(N, C, H, W)`` of a step; returns by how many learning rates to go against it."""
         self._steps += 1
-        scaled = in_proportion(gradient)
+        scaled = scale_by_largest(gradient)
         size = scaled.flatten(1).abs().mean(1).clamp_min(1 / gradient[0].numel())
         scaled = scaled / per_image(size, gradient)
         self._second = self._second.lerp_(scaled.square(), 0.5)

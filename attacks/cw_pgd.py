@@ -6,14 +6,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robustbench_cli.attacks.base.losses import margin, open_spread, proportion
+from robustbench_cli.attacks.base.losses import bounded, margin, unmasked_spread
 from robustbench_cli.attacks.pgd import PGD
 
 __all__ = ["CWPGD"]
 
 
 _BREADTH = 0.15
-"""The margin at which a draw counts half as much, in parts of :func:`.losses.open_spread` of its logits."""
+"""The margin at which a draw counts half as much, in parts of :func:`.losses.unmasked_spread` of its logits."""
 
 
 class CWPGD(PGD):
@@ -34,6 +34,6 @@ class CWPGD(PGD):
 
     @staticmethod
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        scale = _BREADTH * open_spread(logits.detach())
+        scale = _BREADTH * unmasked_spread(logits.detach())
         # Of equal logits the spread is 0, and so is the margin.
-        return -proportion(margin(logits, labels), scale.clamp_min(1e-30))
+        return -bounded(margin(logits, labels), scale.clamp_min(1e-30))

@@ -13,7 +13,12 @@ from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, free, linear_distance
+from robustbench_cli.attacks.base.search.minimal_norm import (
+    BestPerturbation,
+    Goal,
+    linear_distance,
+    without_blocked_pixels,
+)
 from robustbench_cli.attacks.base.threat import Threat, per_image, steepest_ascent
 
 __all__ = ["DDN"]
@@ -51,7 +56,7 @@ class DDN(MinimalNormAttack):
         for step in range(self.steps):
             logits, gradient = source.gradient(iterates, labels, goal.shortfall)
             fooled, success = best.offer(iterates, logits)
-            gradient = free(gradient, iterates)
+            gradient = without_blocked_pixels(gradient, iterates)
             if step == 0:
                 away = linear_distance(goal.mean_shortfall(logits, labels), gradient, "l2")
                 length = torch.where(success, 0, away.clamp_max(0.1 * diagonal))

@@ -44,7 +44,7 @@ class FAB(MinimalNormAttack):
     backward: float = Field(0.9, gt=0, lt=1, description="what is kept of a perturbation that succeeded (beta)")
     classes: int = Field(9, ge=1, description="classes besides the label, the likeliest first, whose boundaries count")
 
-    def fewest_classes(self, *, targeted: bool) -> int:
+    def min_classes(self, *, targeted: bool) -> int:
         return 2 if targeted else self.classes + 1
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
@@ -57,7 +57,7 @@ class FAB(MinimalNormAttack):
     def _starts(self, images: Tensor, best: BestPerturbation, norm: Norm, random: Random) -> Iterator[Tensor]:
         yield images
         for _ in range(self.restarts - 1):
-            radius = torch.where(best.found(), best.distance / 2, 0)
+            radius = torch.where(best.succeeded(), best.distance / 2, 0)
             yield (images + random_in_ball(images, Threat(norm=norm, eps=radius), random)).clamp(0, 1)
 
     def _search(

@@ -13,7 +13,12 @@ from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, free, linear_distance
+from robustbench_cli.attacks.base.search.minimal_norm import (
+    BestPerturbation,
+    Goal,
+    linear_distance,
+    without_blocked_pixels,
+)
 from robustbench_cli.attacks.base.threat import Threat, distance, per_image, project, steepest_ascent
 
 __all__ = ["FMN"]
@@ -60,11 +65,11 @@ class FMN(MinimalNormAttack):
             gamma = self.gamma_final + (self.gamma - self.gamma_final) * falling
             logits, gradient = source.gradient(iterates, labels, goal.shortfall)
             fooled, success = best.offer(iterates, logits)
-            gradient = free(gradient, iterates)
+            gradient = without_blocked_pixels(gradient, iterates)
             away = linear_distance(goal.mean_shortfall(logits, labels), gradient, threat.norm)
             reach = distance(iterates, images, threat.norm) + away
             first = 3 * reach if threat.norm == "l2" else reach
-            wider = torch.where(best.found(), radius, first) * (1 + gamma)
+            wider = torch.where(best.succeeded(), radius, first) * (1 + gamma)
             narrower = torch.minimum(best.distance, radius) * (1 - gamma)
             if threat.norm == "l0":
                 # Whole pixels: at least one more or one less at a time.

@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.losses import cross_entropy
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.threat import Threat, in_proportion, per_image, project
+from robustbench_cli.attacks.base.threat import Threat, per_image, project, scale_by_largest
 
 __all__ = ["MIFGSM"]
 
@@ -43,7 +43,7 @@ class MIFGSM(FixedRadiusAttack):
         iterates, momentum = images, torch.zeros_like(images)
         for _ in range(self.steps):
             gradient = self.gradient(source, self.look_ahead(iterates, size * momentum, threat), labels, random)
-            scaled = in_proportion(gradient)
+            scaled = scale_by_largest(gradient)
             length = scaled.flatten(1).abs().sum(1).clamp_min(1)
             momentum = self.decay * momentum + scaled / per_image(length, images)
             move = size * momentum.sign()

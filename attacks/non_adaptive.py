@@ -11,9 +11,9 @@ from robustbench_cli.attacks.base.attack import Attack, FixedRadiusAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.models.unwrap import unwrapped_model
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.parameters.nested import InnerAttack
+from robustbench_cli.attacks.base.parameters.nested import NestedAttack
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.threat import Threat, within
+from robustbench_cli.attacks.base.threat import Threat, reset_outside
 from robustbench_cli.core.errors import UserError
 
 __all__ = ["NonAdaptive"]
@@ -41,21 +41,21 @@ class NonAdaptive(FixedRadiusAttack):
     )
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
-    attack: Annotated[InnerAttack, AfterValidator(_knows_the_norms)] = Field(
+    attack: Annotated[NestedAttack, AfterValidator(_knows_the_norms)] = Field(
         "pgd",  # type: ignore[assignment]
         description="what makes the images: an attack's name, or {name: pgd, steps: 20} with its parameters",
     )
 
-    def asked(self, model: nn.Module) -> nn.Module:
+    def queried_model(self, model: nn.Module) -> nn.Module:
         return unwrapped_model(model)
 
-    def decides(self) -> bool:
-        return self.attack.decides()
+    def needs_full_precision(self) -> bool:
+        return self.attack.needs_full_precision()
 
-    def fewest_classes(self, *, targeted: bool) -> int:
-        return self.attack.fewest_classes(targeted=targeted)
+    def min_classes(self, *, targeted: bool) -> int:
+        return self.attack.min_classes(targeted=targeted)
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        perturbed = self.attack.run(source, images, labels, self.attack.searched(threat), random)
+        perturbed = self.attack.run(source, images, labels, self.attack.search_threat(threat), random)
         # The smallest perturbation is an attack where it is inside the radius, and not where it is cut off there.
-        return within(perturbed, images, threat) if self.attack.minimal_norm else perturbed
+        return reset_outside(perturbed, images, threat) if self.attack.minimal_norm else perturbed

@@ -12,7 +12,7 @@ from robustbench_cli.attacks.base.attack import FixedRadiusAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.random_search import random_search
+from robustbench_cli.attacks.base.search.random_search import RandomSearch
 from robustbench_cli.attacks.base.threat import Threat
 
 __all__ = ["SparseRS"]
@@ -44,17 +44,10 @@ class SparseRS(FixedRadiusAttack):
     )
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        return random_search(
-            source,
-            images,
-            labels,
-            threat,
-            random,
-            start=_random_pixels,
-            propose=self._exchanged,
-            queries=self.queries,
-            restarts=self.restarts,
+        search = RandomSearch(
+            start=_random_pixels, propose=self._exchanged, queries=self.queries, restarts=self.restarts
         )
+        return search.run(source, images, labels, threat, random)
 
     def _exchanged(self, over: float, incumbents: Tensor, images: Tensor, threat: Threat, random: Random) -> Tensor:
         divisor = next(value for query, value in reversed(_SHRINKING.items()) if 10_000 * over >= query)

@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.attack import FixedRadiusAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.random_search import random_search
+from robustbench_cli.attacks.base.search.random_search import RandomSearch
 from robustbench_cli.attacks.base.threat import Threat, per_image, project
 
 __all__ = ["Square"]
@@ -65,18 +65,14 @@ class Square(FixedRadiusAttack):
     )
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        return random_search(
-            source,
-            images,
-            labels,
-            threat,
-            random,
+        search = RandomSearch(
             start=_stripes if threat.norm == "linf" else _hills,
             propose=self._corners if threat.norm == "linf" else self._moved_hill,
             queries=self.queries,
             restarts=self.restarts,
-            gives_up=self.gives_up,
+            early_stopping=self.gives_up,
         )
+        return search.run(source, images, labels, threat, random)
 
     def _side(self, over: float, images: Tensor) -> int:
         """The side of a window when the share ``over`` of the search is."""

@@ -39,7 +39,7 @@ class SuperDeepFool(MinimalNormAttack):
     overshoot: float = Field(0.02, ge=0, description="share by which every step goes beyond the plane")
     classes: int = Field(9, ge=1, description="classes besides the label, the likeliest first, whose boundaries count")
 
-    def fewest_classes(self, *, targeted: bool) -> int:
+    def min_classes(self, *, targeted: bool) -> int:
         return 2 if targeted else self.classes + 1
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:

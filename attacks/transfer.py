@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.attack import Attack, FixedRadiusAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.parameters.nested import InnerAttack
+from robustbench_cli.attacks.base.parameters.nested import NestedAttack
 from robustbench_cli.attacks.base.parameters.surrogate import Surrogate
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat
@@ -25,7 +25,7 @@ def _follows_gradients(attack: Attack) -> Attack:
     return attack
 
 
-_Inner = Annotated[InnerAttack, AfterValidator(_follows_gradients)]
+_Inner = Annotated[NestedAttack, AfterValidator(_follows_gradients)]
 
 
 class Transfer(FixedRadiusAttack):
@@ -51,16 +51,16 @@ class Transfer(FixedRadiusAttack):
         description="what makes them: an attack's name, or {name: di-fgsm, steps: 20} with its parameters",
     )
 
-    def asked(self, model: nn.Module) -> nn.Module:
+    def queried_model(self, model: nn.Module) -> nn.Module:
         if not isinstance(self.surrogate, nn.Module):
             raise UserError(f"the surrogate is the file {self.surrogate}: give its model, load_checkpoint(path).model")
         return self.surrogate
 
-    def decides(self) -> bool:
-        return self.attack.decides()
+    def needs_full_precision(self) -> bool:
+        return self.attack.needs_full_precision()
 
-    def fewest_classes(self, *, targeted: bool) -> int:
-        return self.attack.fewest_classes(targeted=targeted)
+    def min_classes(self, *, targeted: bool) -> int:
+        return self.attack.min_classes(targeted=targeted)
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         return self.attack.run(source, images, labels, threat, random)

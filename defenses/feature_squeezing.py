@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.gradients.bpda import BPDALayer, Selecting
-from robustbench_cli.attacks.base.models.decision import Rejecting, rejecting
+from robustbench_cli.attacks.base.gradients.bpda import BPDALayer, SelectionLayer
+from robustbench_cli.attacks.base.models.decision import RejectionLayer, with_rejections
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.training.trainer import Trainer
@@ -107,7 +107,7 @@ class BitDepth(BPDALayer):
         return f"bits={self.bits}"
 
 
-class Median(Selecting):
+class Median(SelectionLayer):
     """The median of the window around each pixel, the upper one of an even number; images are mirrored at their edges.
 
     A window of even side reaches one pixel further up and to the left.
@@ -214,7 +214,7 @@ class Detector(nn.Module):
         return logits
 
 
-class _Rejection(BPDALayer, Rejecting):
+class _Rejection(BPDALayer, RejectionLayer):
     """From logits ``(1 + S, N, K)`` of images and their squeezed copies to those of the detector."""
 
     threshold: Tensor
@@ -224,7 +224,7 @@ class _Rejection(BPDALayer, Rejecting):
         self.register_buffer("threshold", torch.tensor(torch.inf))
 
     def exact(self, given: Tensor) -> Tensor:
-        return rejecting(given[0], _scores(given) > self.threshold)
+        return with_rejections(given[0], _scores(given) > self.threshold)
 
     def surrogate(self, given: Tensor) -> Tensor:
         mean: Tensor = _Agreement.apply(given.mean(0), _scores(given.detach()) > self.threshold)

@@ -23,7 +23,7 @@ from robustbench_cli.attacks.base.inputs import (
     checked_images,
     checked_keywords,
     checked_model,
-    on_model,
+    match_model,
 )
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import UserError
@@ -230,8 +230,8 @@ def hrs(
     checked_model(model)
     if isinstance(example, tuple | list) and len(example) == 3 and all(isinstance(size, int) for size in example):
         channels_and_sides = [checked_count(size, "a side of the example") for size in example]
-        return defense.randomize(model, on_model(torch.zeros(1, *channels_and_sides), model))
-    return defense.randomize(model, on_model(checked_images(example, what="the example's images")[:1], model))
+        return defense.randomize(model, match_model(torch.zeros(1, *channels_and_sides), model))
+    return defense.randomize(model, match_model(checked_images(example, what="the example's images")[:1], model))
 
 
 def _fresh(module: nn.Module) -> nn.Module:

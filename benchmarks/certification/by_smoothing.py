@@ -16,11 +16,11 @@ from scipy import stats
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
-from robustbench_cli.attacks.base.models.freezing import frozen, placed
+from robustbench_cli.attacks.base.models.freezing import frozen, frozen_on
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.rng import generators_kept, seed_from, seeded
+from robustbench_cli.attacks.base.rng import preserve_generators, seed_from, seeded
 from robustbench_cli.benchmarks.certification.certificates import Certificates
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.devices import automatic_batch_size, keep_freed_memory
@@ -186,7 +186,7 @@ def sampled(
     device, shape = torch.device(device), tuple(images.shape[1:])
     keep_freed_memory()
     noise = _Noise(shape, device=device, batch_size=batch_size)
-    with generators_kept(), placed(model, device, images[:4]):
+    with preserve_generators(), frozen_on(model, device, images[:4]):
         measured = MeasuredModel(model, images[:8].to(device), BatchSize(batch_size or noise.block))
         _require_own_draws(measured)
         source = measured.source(1)
@@ -219,11 +219,11 @@ def _decisions(source: GradientSource, batches: Iterator[Tensor], seed: int) -> 
     answers: list[Tensor] = []
     done = 0
     for rows in batches:
-        source.begin(seed, torch.arange(done, done + len(rows), device=rows.device))
+        source.bind_draws(seed, torch.arange(done, done + len(rows), device=rows.device))
         answers.append(source.logits(rows))
         done += len(rows)
     logits = torch.cat(answers, dim=1)
-    return np.asarray(source.decided(logits)[0].clamp_min(-1).cpu().numpy())
+    return np.asarray(source.decisions_of(logits)[0].clamp_min(-1).cpu().numpy())
 
 
 class _Noise:

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.gradients.bpda import BPDALayer, Selecting, with_surrogates
+from robustbench_cli.attacks.base.gradients.bpda import BPDALayer, SelectionLayer, use_surrogates
 from robustbench_cli.attacks.base.losses import rounding
-from robustbench_cli.attacks.base.models.freezing import with_layers
+from robustbench_cli.attacks.base.models.freezing import override_layers
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.precision import full_float32
-from robustbench_cli.attacks.base.models.probes import INSIDE
-from robustbench_cli.attacks.base.models.row_draws import keys_of
-from robustbench_cli.attacks.base.rng import Random, generators_kept, seed_draws, seed_from
+from robustbench_cli.attacks.base.models.probes import EDGE_OFFSET
+from robustbench_cli.attacks.base.models.row_draws import row_keys
+from robustbench_cli.attacks.base.rng import Random, preserve_generators, seed_from, seed_generators
 from robustbench_cli.defenses.base.decision_rules import Decision
 
 __all__ = ["FLAGS", "copy_of", "gradient_is_blind", "gradient_is_wrong", "is_repeatable", "is_unstable", "remembers"]
@@ -85,7 +85,7 @@ def gradient_is_wrong(measured: MeasuredModel, images: Tensor) -> bool:
     """
     if _a_surrogate_is_another(measured, images):
         return True
-    with with_surrogates(measured.model), with_layers(measured.model, Decision, approximating=True):
+    with use_surrogates(measured.model), override_layers(measured.model, Decision, approximating=True):
         return _gradient_disagrees(measured, images)
 
 
@@ -104,7 +104,7 @@ def _a_surrogate_is_another(measured: MeasuredModel, images: Tensor) -> bool:
     finally:
         for hook in hooks:
             hook.remove()
-    with torch.no_grad(), generators_kept():
+    with torch.no_grad(), preserve_generators():
         return any(_disagree(*_changes(layer, inputs)) for layer, inputs in given)
 
 
@@ -150,17 +150,17 @@ def gradient_is_blind(measured: MeasuredModel, images: Tensor, step: float) -> b
 
     An attack leaves such pixels where they are. Each image is moved along random signs, once in its pixels of zero gradient
     and once in all others; asked is the gap between the two classes that lead. A model with a layer that is
-    :class:`~robustbench_cli.attacks.base.gradients.bpda.Selecting` is not asked.
+    :class:`~robustbench_cli.attacks.base.gradients.bpda.SelectionLayer` is not asked.
 
     Args:
         measured: The model, :func:`repeatable <is_repeatable>`.
         images: ``(N, C, H, W)`` in [0, 1].
         step: How far a pixel is moved.
     """
-    if any(isinstance(module, Selecting) for module in measured.model.modules()):
+    if any(isinstance(module, SelectionLayer) for module in measured.model.modules()):
         return False
-    with with_surrogates(measured.model), with_layers(measured.model, Decision, approximating=True):
-        rows = images.clamp(INSIDE, 1 - INSIDE).repeat(_BLIND_DIRECTIONS, 1, 1, 1)
+    with use_surrogates(measured.model), override_layers(measured.model, Decision, approximating=True):
+        rows = images.clamp(EDGE_OFFSET, 1 - EDGE_OFFSET).repeat(_BLIND_DIRECTIONS, 1, 1, 1)
         logits = _logits(measured, rows)
         leading = logits[: len(images)].topk(2).indices.repeat(_BLIND_DIRECTIONS, 1)
         gradient = _slopes(measured, rows, leading)
@@ -254,14 +254,14 @@ def _asked(measured: MeasuredModel, keys: Tensor) -> Iterator[Callable[[Tensor],
     """A model at the draws of one seed that belong to rows with these keys."""
     seed = seed_from("checks")
     # A deterministic model is seeded too: what it draws changes nothing, or is measured to.
-    seed_draws(seed)
-    with measured.asked(keys, seed) as model:
+    seed_generators(seed)
+    with measured.seeded(keys, seed) as model:
         yield model
 
 
 def _logits(measured: MeasuredModel, rows: Tensor) -> Tensor:
     """``(N, K)``, at the draws of one seed."""
-    keys = keys_of(torch.arange(len(rows), device=rows.device))
+    keys = row_keys(torch.arange(len(rows), device=rows.device))
 
     def compute() -> Tensor:
         logits = []
@@ -270,13 +270,13 @@ def _logits(measured: MeasuredModel, rows: Tensor) -> Tensor:
                 logits.append(model(rows[part]))
         return torch.cat(logits)
 
-    with torch.no_grad(), full_float32(rows.device), generators_kept():
-        return measured.size.fitting(len(rows), compute)
+    with torch.no_grad(), full_float32(rows.device), preserve_generators():
+        return measured.size.retry_smaller(len(rows), compute)
 
 
 def _slopes(measured: MeasuredModel, rows: Tensor, leading: Tensor) -> Tensor | None:
     """The gradients ``(N, C, H, W)`` of the gaps between two classes each; ``None`` where the model has none."""
-    keys = keys_of(torch.arange(len(rows), device=rows.device))
+    keys = row_keys(torch.arange(len(rows), device=rows.device))
 
     def compute() -> Tensor | None:
         slopes = []
@@ -291,8 +291,8 @@ def _slopes(measured: MeasuredModel, rows: Tensor, leading: Tensor) -> Tensor | 
             slopes.append(leaf.grad.nan_to_num(0, 0, 0))
         return torch.cat(slopes)
 
-    with torch.enable_grad(), full_float32(rows.device), generators_kept():
-        return measured.size.fitting(len(rows), compute)
+    with torch.enable_grad(), full_float32(rows.device), preserve_generators():
+        return measured.size.retry_smaller(len(rows), compute)
 
 
 def _gaps(logits: Tensor, leading: Tensor) -> Tensor:

@@ -27,16 +27,16 @@ from robustbench_cli.attacks.base.inputs import (
     checked_keywords,
     checked_model,
     device_of,
-    on_model,
-    radius_of,
+    match_model,
+    parse_radius,
 )
-from robustbench_cli.attacks.base.models.enumerable_draws import enumerates_other_draws
-from robustbench_cli.attacks.base.models.freezing import placed
+from robustbench_cli.attacks.base.models.enumerable_draws import enumeration_is_wrong
+from robustbench_cli.attacks.base.models.freezing import frozen_on
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.rng import Random, generators_kept, seed_draws, seed_from
-from robustbench_cli.attacks.base.threat import distance, project, project_exactly, within
+from robustbench_cli.attacks.base.rng import Random, preserve_generators, seed_from, seed_generators
+from robustbench_cli.attacks.base.threat import distance, project, project_exactly, reset_outside
 from robustbench_cli.benchmarks.devices import automatic_batch_size, current
 from robustbench_cli.benchmarks.evaluation.checks import (
     FLAGS,
@@ -155,11 +155,11 @@ def evaluate(
         raise UserError(f"attack is {attack!r}: give an attack with its parameters, such as PGD(steps=40)")
     checked_model(model)
     images, labels = checked_batch(images, labels)
-    images = images.to(on_model(images[:1], model).dtype)
-    eps = None if eps is None else radius_of(eps)
+    images = images.to(match_model(images[:1], model).dtype)
+    eps = None if eps is None else parse_radius(eps)
     eot, seed = checked_eot(eot), checked_count(seed, "seed", "give a whole number, at least 0", least=0)
     device = checked_device(device) if device is not None else device_of(model)
-    asked = attack.asked(model)
+    asked = attack.queried_model(model)
     size = BatchSize(batch_size or automatic_batch_size(device, tuple(images.shape[1:])))
     few = images[_spread(labels, 8)]
     # Before it is asked anything: what it remembers of other evaluations is not deployed either.
@@ -167,10 +167,10 @@ def evaluate(
     with ExitStack() as ready:
         ready.enter_context(current(device))
         ready.enter_context(torch.inference_mode(mode=False))
-        ready.enter_context(generators_kept())
-        layout = ready.enter_context(placed(model, device, few[: size.rows]))
+        ready.enter_context(preserve_generators())
+        layout = ready.enter_context(frozen_on(model, device, few[: size.rows]))
         if asked is not model:
-            ready.enter_context(placed(asked, device, few[: size.rows]))
+            ready.enter_context(frozen_on(asked, device, few[: size.rows]))
         if fresh is not None:
             # In the model's layout, in which it draws: it is asked nothing to find that out.
             fresh.to(device).to(memory_format=layout).eval().requires_grad_(False)
@@ -189,7 +189,7 @@ def evaluate(
             single_draw=single_draw,
         )
         source = followed.source(eot, seed=seed, targeted=targeted != "no", precision=precision)
-        source.decides = attack.decides()
+        source.full_precision = attack.needs_full_precision()
         search = _Search(
             attack=attack,
             source=source,
@@ -234,7 +234,7 @@ def evaluate(
             flags -= {"unstable", "remembers"}
         if single_draw:
             flags.add("single-draw")
-        if classes < attack.fewest_classes(targeted=targeted != "no"):
+        if classes < attack.min_classes(targeted=targeted != "no"):
             flags.add("few-classes")
         if (
             eps == 0
@@ -336,19 +336,19 @@ class _Search:
         forwards = self.source.forwards + self.scorer.forwards
         if self.aim is not self.source:
             forwards += self.aim.forwards
-        return np.array([forwards, self.source.backwards, self.source.share_without_gradient * self.source.backwards])
+        return np.array([forwards, self.source.backwards, self.source.zero_gradient_share * self.source.backwards])
 
     def candidates(self, places: Tensor, images: Tensor, labels: Tensor, flags: set[str]) -> Candidates:
         """Runs on images, and judges what it makes of them; see :meth:`piece`. Adds the flags of what it returns."""
         threat = self.attack.threat(images, norm=self.norm, eps=self.eps, targeted=self.targeted != "no")
-        searched = self.attack.searched(threat)
-        random = Random.of(self.seed, images, places=places)
-        self.aim.begin(seed_from(self.seed, "goals"), places)
+        searched = self.attack.search_threat(threat)
+        random = Random.of(self.seed, images, indices=places)
+        self.aim.bind_draws(seed_from(self.seed, "goals"), places)
         goals = _targets(self.aim, images, labels, self.classes, self.targeted, random)
 
         def rounded(perturbed: Tensor) -> Tensor:
             levels = levels_inside(perturbed, images, norm=threat.norm, eps=self.eps)
-            return within(project_exactly((levels.double() / 255).to(images), images, searched), images, threat)
+            return reset_outside(project_exactly((levels.double() / 255).to(images), images, searched), images, threat)
 
         candidates = Candidates(
             self.scorer,
@@ -362,13 +362,13 @@ class _Search:
         )
         for number, goal in enumerate(goals if len(goals) else labels[None]):
             # An attack that draws from torch's generators itself draws the same each time.
-            seed_draws(seed_from(self.seed, "draws of the attack", int(places[0]), number))
-            self.source.begin(seed_from(self.seed, "attack", number), places)
+            seed_generators(seed_from(self.seed, "draws of the attack", int(places[0]), number))
+            self.source.bind_draws(seed_from(self.seed, "attack", number), places)
             proposed = _images_of(self.attack.run(self.source, images, goal, searched, random), images, self.attack)
             inside = project_exactly(proposed, images, searched)
             if not bool(distance(inside, proposed, "linf").max() <= 1e-4):
                 flags.add("left-the-ball")
-            candidates.add(within(inside, images, threat))
+            candidates.add(reset_outside(inside, images, threat))
         return candidates
 
     def _flags_of_gradients(self, images: Tensor, places: Tensor) -> set[str]:
@@ -377,17 +377,17 @@ class _Search:
         A model can have a true gradient at images of 8 bits, as all clean images are, and another one beside them.
         """
         flags: set[str] = set()
-        if self.attack.uses != "gradients" or self.source.followed is None:
+        if self.attack.uses != "gradients" or self.source.recent_points is None:
             return flags
         images, places = images[:4], places[:4]
-        random = Random.of(self.seed, images, places=places)
+        random = Random.of(self.seed, images, indices=places)
         signs = 2.0 * random.integers(2, images.shape[1:]) - 1
         threat = self.attack.threat(images, norm=self.norm, eps=self.eps or _NEAR, targeted=False)
         surface = project(images + threat.eps.max().to(images) * signs, images, threat)
         with _failing_into(flags):
             if not is_repeatable(self.followed):
                 return flags
-            if gradient_is_wrong(self.followed, torch.cat([self.source.followed[:4], surface])):
+            if gradient_is_wrong(self.followed, torch.cat([self.source.recent_points[:4], surface])):
                 flags.add("wrong-gradient")
             step = min(_FAR, float(threat.eps.max())) if threat.norm == "linf" else _FAR
             if gradient_is_blind(self.followed, self.followed.images, step):
@@ -427,7 +427,7 @@ def _flags_of_models(attack: Attack, attacked: MeasuredModel, followed: Measured
     if attack.minimal_norm and attacked.randomized:
         flags.add("every-draw")
     with _failing_into(flags):
-        if enumerates_other_draws(attacked.model, attacked.images, size=attacked.size):
+        if enumeration_is_wrong(attacked.model, attacked.images, size=attacked.size):
             flags.add("other-draws")
     with _failing_into(flags):
         repeatable = is_repeatable(followed)
@@ -463,12 +463,12 @@ def predict(
     """
     device = checked_device(device) if device is not None else device_of(model)
     size = BatchSize(batch_size or automatic_batch_size(device, tuple(images.shape[1:])))
-    with generators_kept(), placed(model, device, images[: min(4, size.rows or 4)]):
+    with preserve_generators(), frozen_on(model, device, images[: min(4, size.rows or 4)]):
         source = MeasuredModel(model, images[:8].to(device), size).source(repeats)
         batch_results = []
         for start, part in enumerate(images.split(IMAGES_AT_ONCE)):
             places = torch.arange(len(part), device=device) + start * IMAGES_AT_ONCE
-            source.begin(seed_from(seed, "predict"), places)
+            source.bind_draws(seed_from(seed, "predict"), places)
             batch_results.append(source.decisions(part.to(device)).cpu())
     return np.asarray(torch.cat(batch_results, dim=1).numpy())
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.losses import margin
-from robustbench_cli.attacks.base.models.logit_noise import noise_of
+from robustbench_cli.attacks.base.models.logit_noise import measured_noise
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.special_labels import NO_NUMBER, REJECTED
 from robustbench_cli.attacks.base.norm import Norm
@@ -77,8 +77,8 @@ class Scorer:
         else:
             scored = self.scored(images, places)
             chosen_on = self._ask(self._choices, images, "choose", places) if self.randomized else scored
-        chosen = self._choices.decided(chosen_on)
-        return self._scores.decided(scored), _survival(chosen_on, chosen, labels, perturbed=candidate > 0)
+        chosen = self._choices.decisions_of(chosen_on)
+        return self._scores.decisions_of(scored), _survival(chosen_on, chosen, labels, perturbed=candidate > 0)
 
     def of_copy(self, model: nn.Module) -> Scorer:
         """The same rule for a copy of the model, which is asked nothing for it."""
@@ -87,15 +87,15 @@ class Scorer:
 
     @property
     def noise(self) -> float | None:
-        """See :func:`~robustbench_cli.attacks.base.models.logit_noise.noise_of`."""
-        return noise_of(self._scores)
+        """See :func:`~robustbench_cli.attacks.base.models.logit_noise.measured_noise`."""
+        return measured_noise(self._scores)
 
     def scored(self, images: Tensor, places: Tensor) -> Tensor:
         """The logits ``(R, N, K)`` that score images ``(N, C, H, W)`` with these places ``(N,)``."""
         return self._ask(self._scores, images, "score", places)
 
     def _ask(self, source: GradientSource, images: Tensor, purpose: str, places: Tensor) -> Tensor:
-        source.begin(seed_from(self._seed, purpose), places)
+        source.bind_draws(seed_from(self._seed, purpose), places)
         return source.logits(images)
 
 

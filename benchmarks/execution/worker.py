@@ -33,7 +33,7 @@ from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS, SEARCHES, Fa
 from robustbench_cli.benchmarks.store.worst_case_flags import Run, blinded
 from robustbench_cli.core.atomic_write import display_path
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
-from robustbench_cli.core.isolation import isolate
+from robustbench_cli.core.isolation import isolate_passes
 
 __all__ = ["again", "compute_if_free", "is_done", "lease_name", "work", "work_if_free"]
 
@@ -373,7 +373,7 @@ def _examples(dataset: str, data_dir: Path | None, n: int) -> Slice:
 @lru_cache(maxsize=1)
 def _model(checkpoint: Path, loading: str, identity: str) -> nn.Module:
     # Not before: what bounds a model by intervals takes none that has hooks.
-    return isolate(load_defended_model(checkpoint, json.loads(loading), identity))
+    return isolate_passes(load_defended_model(checkpoint, json.loads(loading), identity))
 
 
 def _reason(error: BaseException) -> str:

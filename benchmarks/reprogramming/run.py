@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.attacks.base.gradients.draws import Draws, EOTChoice
-from robustbench_cli.attacks.base.models.freezing import placed
+from robustbench_cli.attacks.base.models.freezing import frozen_on
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.rng import seed_from
@@ -108,10 +108,10 @@ def reprogram(
     recipe = Recipe(epochs=method.epochs, lr=method.lr, weight_decay=0)
     trainer = Trainer(_First(train, method.examples), recipe, seed=seed, device=device, progress=progress)
     probe = torch.linspace(0, 1, 8 * math.prod(shape), device=device).reshape(8, *shape)
-    with placed(model, device, probe):
+    with frozen_on(model, device, probe):
         size = BatchSize(batch_size or automatic_batch_size(device, shape))
         source = MeasuredModel(model, probe, size).source(eot, seed=seed)
-        source.begin(seed_from(seed, "reprogramming"), torch.empty(0, dtype=torch.int64))
+        source.bind_draws(seed_from(seed, "reprogramming"), torch.empty(0, dtype=torch.int64))
 
         def loss(program: nn.Module, batch: Tensor, truth: Tensor) -> Tensor:
             rows: Tensor = program(batch)

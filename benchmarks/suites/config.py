@@ -293,7 +293,7 @@ class SuiteConfig(_Grid):
         if self._files is None:
             return ""
         file = self._files.get(str(keys[0]))
-        return file.place(*keys) if file is not None else str(keys[0])
+        return file.location(*keys) if file is not None else str(keys[0])
 
     def prefix(self, *keys: object) -> str:
         """The beginning of a message on a value: its location and a colon; empty for the command line."""

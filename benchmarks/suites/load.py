@@ -59,7 +59,7 @@ def _read(name: str, folder: Path, parents: tuple[Path, ...]) -> SuiteConfig:
     config = _parsed(file)
     base = None
     if config.extends is not None:
-        base = _read_inner(config.extends, file.place("extends"), (*parents, path))
+        base = _read_inner(config.extends, file.location("extends"), (*parents, path))
         values = {key: getattr(config, key) for key in config.model_fields_set - {"extends"}}
         config = base.model_copy(update=values)
     return config.read_from(file, base, _groups(config, base, file, (*parents, path)))
@@ -81,7 +81,7 @@ def _parsed(file: YamlFile) -> SuiteConfig:
     for key in file.value:
         if key not in SuiteConfig.model_fields:
             raise UserError(
-                f"{file.place(key)}: unknown key '{key}': {did_you_mean(str(key), SuiteConfig.model_fields)}"
+                f"{file.location(key)}: unknown key '{key}': {did_you_mean(str(key), SuiteConfig.model_fields)}"
             )
     try:
         config = SuiteConfig.model_validate(file.value)
@@ -102,7 +102,7 @@ def _parsed(file: YamlFile) -> SuiteConfig:
 def _check_condition(file: YamlFile, key: str, number: int, condition: dict[str, tuple[object, ...]]) -> None:
     """Makes sure that a condition of ``include`` or ``exclude`` names columns, and that its radii are numbers."""
     for column, values in condition.items():
-        location = file.place(key, number, column)
+        location = file.location(key, number, column)
         if column not in CONDITIONS:
             raise UserError(f"{location}: {key}: unknown column '{column}': {did_you_mean(column, CONDITIONS)}")
         try:
@@ -118,7 +118,7 @@ def _located_defense(
 ) -> DefenseConfig:
     """An entry of ``defenses`` with its file and line, checked."""
     number, index = keys
-    entry = entry.at(file.place("defenses", number, index) if len(chain) > 1 else file.place("defenses", number))
+    entry = entry.at(file.location("defenses", number, index) if len(chain) > 1 else file.location("defenses", number))
     if (entry.name is None) == (entry.checkpoint is None):
         raise UserError(
             f"{entry.location}: give a defense either a name or a checkpoint, as {{name: hrs, channels: [5, 5]}}"
@@ -145,7 +145,7 @@ def _groups(
         groups[0] = groups[0].model_copy(update={"attacks": (*groups[0].attacks, *entries)})
 
     for number, entry in enumerate(config.attacks):
-        location = file.place("attacks", number)
+        location = file.location("attacks", number)
         _check_entry(entry, location, cascade=config.cascade, is_first=not groups[0].attacks)
         if entry.suite is None:
             add(tuple(_attack_entries(entry, location)))
@@ -190,7 +190,7 @@ def _schema_error(file: YamlFile, errors: Sequence[ErrorDetails]) -> UserError:
     for other in errors[1:]:
         if other["type"] == "literal_error" and _keys(other) == keys:
             message += f", or one of {', '.join(_allowed(other))}"
-    return UserError(f"{file.place(*keys)}: {'.'.join(map(str, keys))}: {' '.join(message.split())}")
+    return UserError(f"{file.location(*keys)}: {'.'.join(map(str, keys))}: {' '.join(message.split())}")
 
 
 def _message(error: ErrorDetails, keys: Sequence[int | str]) -> str:

@@ -144,7 +144,7 @@ def test_how_many_classes_it_needs_is_what_its_attack_needs() -> None:
     """APGD-T has fewer targets than it asks for where there are few classes, whatever model it runs on."""
     attack = APGDT(targets=5)
     for targeted in (False, True):
-        assert Transfer(surrogate="a", attack=attack).fewest_classes(targeted=targeted) == attack.fewest_classes(
+        assert Transfer(surrogate="a", attack=attack).min_classes(targeted=targeted) == attack.min_classes(
             targeted=targeted
         )
 

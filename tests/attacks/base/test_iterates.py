@@ -63,7 +63,7 @@ def test_what_has_fallen_stays_as_it_fell() -> None:
     threat = Threat(norm="linf", eps=torch.ones(1, dtype=torch.float64))
     best = BestIterates(source, images, labels, threat)
     best.seldom = True  # type: ignore[misc]
-    best.begin()
+    best.begin_restart()
     iterates = torch.tensor([[1.0, 0.5], [0.4, 0.6], [0.0, 1.0]]).view(3, 1, 1, 1, 2)
     margins = []
     for iterate in iterates:

@@ -519,7 +519,7 @@ def test_progress_is_told_in_images(network: Network, monkeypatch: pytest.Monkey
             "40 images need as many labels",
         ),
         ({"labels": torch.zeros(40)}, "the labels are of type float32"),
-        ({"labels": torch.full((40,), 4)}, "the labels reach from 4 to 4, and the model gives 4 logits an image"),
+        ({"labels": torch.full((40,), 4)}, "the labels reach from 4 to 4, and the model gives 4 logits per image"),
         ({"eps": -0.1}, "eps must be a number that is not negative"),
         ({"eps": None}, "PGD needs a radius: give eps"),
         ({"norm": "l0"}, "PGD does not know the norm l0: it knows linf, l2, l1"),

@@ -40,7 +40,7 @@ def test_every_suite_breaks_models_of_any_number_of_classes(name: str, classes: 
         eps = None if attack.minimal_norm else {"linf": 1.0}.get(attack.norms[0], 4.0)
         found = evaluate(model, images, labels, attack=attack, eps=eps, eot=member.eot or "auto")
         assert found.summary["robust_accuracy"] == 0
-        assert ("few-classes" in found.flags) == (attack.fewest_classes(targeted=False) > classes)
+        assert ("few-classes" in found.flags) == (attack.min_classes(targeted=False) > classes)
 
 
 def test_a_file_of_ones_own_may_build_on_other_suites(tmp_path: Path) -> None:
