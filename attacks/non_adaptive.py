@@ -20,7 +20,7 @@ __all__ = ["NonAdaptive"]
 
 
 def _knows_the_norms(attack: Attack) -> Attack:
-    if attack.uses != "gradients" or not {*NonAdaptive.norms} <= {*attack.norms} or isinstance(attack, NonAdaptive):
+    if attack.access != "gradients" or not {*NonAdaptive.norms} <= {*attack.norms} or isinstance(attack, NonAdaptive):
         raise UserError("give an attack by gradients that knows linf and l2, such as pgd or fmn")
     return attack
 

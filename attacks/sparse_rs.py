@@ -33,7 +33,7 @@ class SparseRS(FixedRadiusAttack):
         "black-box adversarial attacks. AAAI 2022, arXiv 2006.12834"
     )
     norms: ClassVar[tuple[Norm, ...]] = ("l0",)
-    uses: ClassVar[Literal["scores"]] = "scores"
+    access: ClassVar[Literal["scores"]] = "scores"
 
     queries: int = Field(5000, ge=1, description="images that each restart asks the model about, for each image")
     alpha_init: float = Field(

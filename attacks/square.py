@@ -46,7 +46,7 @@ class Square(FixedRadiusAttack):
         "search. ECCV 2020, arXiv 1912.00049"
     )
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
-    uses: ClassVar[Literal["scores"]] = "scores"
+    access: ClassVar[Literal["scores"]] = "scores"
 
     queries: int = Field(5000, ge=1, description="images that each restart asks the model about, for each image")
     p_init: float = Field(0.8, gt=0, le=1, description="share of the pixels in the first windows")

@@ -20,7 +20,7 @@ __all__ = ["Transfer"]
 
 
 def _follows_gradients(attack: Attack) -> Attack:
-    if attack.minimal_norm or attack.uses != "gradients" or "linf" not in attack.norms or isinstance(attack, Transfer):
+    if attack.minimal_norm or attack.access != "gradients" or "linf" not in attack.norms or isinstance(attack, Transfer):
         raise UserError("give an attack by gradients inside a fixed linf radius, such as mi-fgsm")
     return attack
 

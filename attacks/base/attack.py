@@ -47,13 +47,13 @@ class Attack(Settings, ABC):
     Attributes:
         norms: The norms that the attack knows, its own first.
         minimal_norm: Whether it looks for the smallest perturbation rather than inside a given radius.
-        uses: What it asks of the model (see :meth:`asked`): gradients, logits (``"scores"``), or no more than predicted
-            classes.
+        access: What it needs of the model that it queries: ``"gradients"``, ``"scores"`` (logits) or ``"decisions"``
+            (predicted classes).
     """
 
     norms: ClassVar[tuple[Norm, ...]]
     minimal_norm: ClassVar[bool]
-    uses: ClassVar[Literal["gradients", "scores", "decisions"]] = "gradients"
+    access: ClassVar[Literal["gradients", "scores", "decisions"]] = "gradients"
     elsewhere: ClassVar[Mapping[str, str]] = {
         "eps": "--eps",
         "epsilon": "--eps",

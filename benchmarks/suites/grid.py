@@ -70,7 +70,7 @@ def attack_choices(
                     limited=member.norm is not None,
                     minimal_norm=kind.minimal_norm,
                     eot=member.eot or eot or "auto",
-                    in_bf16=kind.uses == "gradients" and not kind.minimal_norm,
+                    in_bf16=kind.access == "gradients" and not kind.minimal_norm,
                     surrogate=next(iter(surrogates.values()), None),
                     only_if=member.only_if,
                 )

@@ -25,7 +25,7 @@ from robustbench_cli.core.errors import UserError
 
 from .conftest import LinearVictim, Victim
 
-WITHOUT_GRADIENTS = [name for name in registry.names() if registry.load(name).uses != "gradients"]
+WITHOUT_GRADIENTS = [name for name in registry.names() if registry.load(name).access != "gradients"]
 
 
 class Answers:
@@ -44,7 +44,7 @@ def test_an_attack_asks_for_no_more_than_it_says(name: str, linear_victim: Calla
     attack: Attack = kind(**{key: 200 for key in ("queries",) if key in kind.model_fields})
     norm = attack.norms[0]
     threat = Threat(norm=norm, eps=(4 * victim.radii(norm)).double())
-    answers: Any = Answers(victim.model, {"scores": "logits", "decisions": "decisions"}[attack.uses])
+    answers: Any = Answers(victim.model, {"scores": "logits", "decisions": "decisions"}[attack.access])
     with torch.no_grad():
         perturbed = attack.run(answers, victim.images, victim.labels, threat, Random.of(0, victim.images))
     assert victim.accuracy(perturbed) == 0

@@ -60,7 +60,7 @@ class FiniteDifferences(FixedRadiusAttack, ABC):
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
-    uses: ClassVar[Literal["scores"]] = "scores"
+    access: ClassVar[Literal["scores"]] = "scores"
 
     steps: int = Field(50, ge=1, description="steps of the ascent")
     pairs: int = Field(32, ge=1, description="directions of each estimate; the model is asked twice for each of them")

@@ -140,7 +140,7 @@ def test_standard_ends_with_an_attack_by_decisions(tmp_path: Path) -> None:
     (group,) = read_suite("standard").groups
     last = group.attacks[-1]
     kind = registry.load(last.name)
-    assert (kind.uses, last.only_if, group.cascade) == ("decisions", "blinded", True)
+    assert (kind.access, last.only_if, group.cascade) == ("decisions", "blinded", True)
     assert all(each.only_if is None for each in group.attacks[:-1])
     norms = {each.name: registry.load(each.name).norms for each in group.attacks}
     for norm in ("linf", "l2"):
