@@ -1,4 +1,4 @@
-"""Transfer from a surrogate."""
+"""Transfer attack from a surrogate model."""
 
 from __future__ import annotations
 
@@ -19,22 +19,27 @@ from robustbench_cli.core.errors import UserError
 __all__ = ["Transfer"]
 
 
-def _follows_gradients(attack: Attack) -> Attack:
-    if attack.minimal_norm or attack.uses != "gradients" or "linf" not in attack.norms or isinstance(attack, Transfer):
-        raise UserError("give an attack by gradients inside a fixed linf radius, such as mi-fgsm")
+def _checked_attack(attack: Attack) -> Attack:
+    if (
+        attack.minimal_norm
+        or attack.access != "gradients"
+        or "linf" not in attack.norms
+        or isinstance(attack, Transfer)
+    ):
+        raise UserError("give a gradient-based fixed-radius attack that supports linf, such as mi-fgsm")
     return attack
 
 
-_Inner = Annotated[NestedAttack, AfterValidator(_follows_gradients)]
+_Inner = Annotated[NestedAttack, AfterValidator(_checked_attack)]
 
 
 class Transfer(FixedRadiusAttack):
-    """Adversarial images of another model, the surrogate, which often fool the attacked model as well.
+    """Adversarial examples of a surrogate model, which often fool the attacked model as well.
 
-    The attacked model is asked nothing: another attack runs on the surrogate alone, and what it makes there is judged
-    on the attacked model. So it needs no gradients of that model, and tells whether a defense only hides them:
-    white-box attacks should break at least what transfer does. A surrogate of the same data whose training is like that
-    of the attacked model is the strongest. The draws behind each gradient (``--eot``) are the surrogate's.
+    Another attack runs on the surrogate alone; its images are then evaluated on the attacked model, which is never queried.
+    So the attack needs no gradients of the attacked model, and it reveals defenses that only mask them: white-box attacks
+    should break at least as many images as transfer does. The strongest surrogate is trained on the same data in a
+    similar way. The draws of each gradient (``--eot``) are those of the surrogate.
     """
 
     paper: ClassVar[str] = (
@@ -44,11 +49,11 @@ class Transfer(FixedRadiusAttack):
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
 
     surrogate: Surrogate = Field(
-        repr=False, description="checkpoint of the model that the images are made on, of the same images and classes"
+        repr=False, description="checkpoint of the surrogate model, for the same image shape and classes"
     )
     attack: _Inner = Field(
         "mi-fgsm",  # type: ignore[assignment]
-        description="what makes them: an attack's name, or {name: di-fgsm, steps: 20} with its parameters",
+        description="attack on the surrogate: a name, or {name: di-fgsm, steps: 20} with its parameters",
     )
 
     def queried_model(self, model: nn.Module) -> nn.Module:

@@ -62,14 +62,13 @@ class Attack(Settings, ABC):
     Attributes:
         norms: The norms that the attack supports; the first is the default.
         minimal_norm: Whether the attack searches for the smallest perturbation, and not inside a given radius.
-        uses: The access to the model (see :meth:`queried_model`) that the attack needs: ``"gradients"``, logits
-            (``"scores"``), or predicted classes only (``"decisions"``).
-        elsewhere: See :class:`~robustbench_cli.core.settings.Settings`.
+        access: The access to the model (see :meth:`queried_model`) that the attack needs: ``"gradients"``, ``"scores"``
+            (logits) or ``"decisions"`` (predicted classes).
     """
 
     norms: ClassVar[tuple[Norm, ...]]
     minimal_norm: ClassVar[bool]
-    uses: ClassVar[Literal["gradients", "scores", "decisions"]] = "gradients"
+    access: ClassVar[Literal["gradients", "scores", "decisions"]] = "gradients"
     elsewhere: ClassVar[Mapping[str, str]] = {
         "eps": "--eps",
         "epsilon": "--eps",

@@ -377,7 +377,7 @@ class _Search:
         A model can have a true gradient at images of 8 bits, as all clean images are, and another one beside them.
         """
         flags: set[str] = set()
-        if self.attack.uses != "gradients" or self.source.recent_points is None:
+        if self.attack.access != "gradients" or self.source.recent_points is None:
             return flags
         images, places = images[:4], places[:4]
         random = Random.of(self.seed, images, indices=places)
@@ -421,7 +421,7 @@ def _failing_into(flags: set[str]) -> Iterator[None]:
 def _flags_of_models(attack: Attack, attacked: MeasuredModel, followed: MeasuredModel, *, draws: Draws) -> set[str]:
     """What the attacked model, and the one that the attack follows, say against a result, whatever the attack found."""
     flags = set()
-    by_gradient = attack.uses == "gradients"
+    by_gradient = attack.access == "gradients"
     if by_gradient and followed.randomized and draws in (1, "frozen"):
         flags.add("no-eot")
     if attack.minimal_norm and attacked.randomized:

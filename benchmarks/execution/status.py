@@ -126,7 +126,9 @@ def _changed(old: Result, job: Job) -> tuple[str, ...]:
         *(text for pair in zip(was.defenses, now.defenses, strict=True) for text in _changed_parameters(*pair)),
         *_changed_parameters(was.attack, now.attack),
     ]
-    if was.checkpoint != now.checkpoint and was.defenses == now.defenses:
+    if was.checkpoint != now.checkpoint and [spec.identity for spec in was.defenses] == [
+        spec.identity for spec in now.defenses
+    ]:
         changes.append("weights")
     if was.n != now.n:
         changes.append(f"n was {was.n}")
@@ -144,7 +146,7 @@ def _changed_parameters(was: MethodSpec, now: MethodSpec) -> Iterator[str]:
         yield f"code of {now.name}"
     missing: Any = object()
     for key, value in now.parameters.items():
-        old = was.parameters.get(key, missing)
+        old = was.parameters.get(key, was.parameters.get(now.formerly.get(key, key), missing))
         if was.surrogates.get(key) != now.surrogates.get(key):
             yield f"model in {now.name}.{key}"
         elif old != value and key not in now.surrogates:

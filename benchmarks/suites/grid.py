@@ -55,7 +55,7 @@ def attack_choices(entry: AttackEntry, *, named: Collection[str] = ()) -> list[A
                 f"{', '.join(attack.norms)})"
             )
         choices = []
-        for parameters in variants(attack, entry.parameters):
+        for parameters in variants(attack, attack.current_names(entry.parameters, name=entry.name)):
             _, spec, surrogates = method_spec(attacks, entry.name, parameters, named=named)
             choices.append(
                 AttackChoice(
@@ -64,7 +64,7 @@ def attack_choices(entry: AttackEntry, *, named: Collection[str] = ()) -> list[A
                     limited=entry.norm is not None,
                     minimal_norm=attack.minimal_norm,
                     eot=entry.eot or "auto",
-                    in_bf16=attack.uses == "gradients" and not attack.minimal_norm,
+                    in_bf16=attack.access == "gradients" and not attack.minimal_norm,
                     surrogate=next(iter(surrogates.values()), None),
                     only_if=entry.only_if,
                 )
@@ -89,9 +89,9 @@ def variants(settings: type[Settings], parameters: Mapping[str, Any]) -> Iterato
 
 def _is_single_value(settings: type[Settings], key: str, value: list[Any]) -> bool:
     """Whether a list is one value of a parameter, as in ``channels: [5, 5]``."""
-    if key not in settings.model_fields:
+    field = settings.model_fields.get(settings.current_name(key))
+    if field is None:
         return True
-    field = settings.model_fields[key]
     try:
         fields: dict[str, Any] = {"value": (field.annotation, field)}
         create_model("SingleValue", **fields).model_validate({"value": value})

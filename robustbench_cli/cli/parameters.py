@@ -47,7 +47,7 @@ def _owner(setting: Setting, settable: Mapping[str, type[Settings]]) -> str:
     """The name of what a ``--set`` changes."""
     key = setting.key
     if setting.name is None:
-        owners = [name for name, settings in settable.items() if key in settings.model_fields]
+        owners = [name for name, settings in settable.items() if settings.current_name(key) in settings.model_fields]
         if len(owners) == 1:
             return owners[0]
         if owners:

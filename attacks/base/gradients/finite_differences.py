@@ -61,7 +61,7 @@ class FiniteDifferences(FixedRadiusAttack, ABC):
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
-    uses: ClassVar[Literal["scores"]] = "scores"
+    access: ClassVar[Literal["scores"]] = "scores"
 
     steps: int = Field(50, ge=1, description="steps of the ascent")
     pairs: int = Field(32, ge=1, description="directions of each estimate; each costs two queries")
@@ -71,8 +71,11 @@ class FiniteDifferences(FixedRadiusAttack, ABC):
         description="step size on the [0, 1] pixel scale; by default it decreases linearly from eps to 0",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="weight of the earlier estimates in the running mean")
-    width: float = Field(
-        0.01, gt=0, description="average change of a pixel between the image and a point of a difference"
+    delta: float = Field(
+        0.01,
+        gt=0,
+        description="step of the finite differences, as the mean change of a pixel",
+        json_schema_extra={"formerly": "width"},
     )
 
     @abstractmethod
@@ -98,7 +101,7 @@ class FiniteDifferences(FixedRadiusAttack, ABC):
                 images, labels, threat = images[remaining], labels[remaining], threat.select(remaining)
                 iterates, mean, random = iterates[remaining], mean[remaining], random.select(remaining)
             directions = self._chunks(images.shape[1:], random)
-            mean = self.momentum * mean + estimated_gradient(source, iterates, labels, directions, self.width)
+            mean = self.momentum * mean + estimated_gradient(source, iterates, labels, directions, self.delta)
             move = steepest_ascent(mean, threat.norm) * self._step_sizes(step, threat, images)
             iterates = project(iterates - move if threat.targeted else iterates + move, images, threat)
         best.offer(iterates, source.logits(iterates))

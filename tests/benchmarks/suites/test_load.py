@@ -120,7 +120,7 @@ def test_autoattacks_own_composition(name: str, norm: Norm, attacks: list[tuple[
         if member.name == "square":
             assert member.parameters["rescale_schedule"] is False
         if member.name == "apgd-t":
-            assert member.parameters["targets"] == (5 if norm == "l1" else 9)
+            assert member.parameters["n_target_classes"] == (5 if norm == "l1" else 9)
         if member.name == "apgd-ce":
             assert member.parameters.get("restarts", 1) == (5 if norm == "l1" else 1)
         budget = member.parameters.get("steps") or member.parameters["queries"]
@@ -136,7 +136,7 @@ def test_standard_ends_with_an_attack_by_decisions(tmp_path: Path) -> None:
     (group,) = read_suite("standard").groups
     last = group.attacks[-1]
     kind = registry.load(last.name)
-    assert (kind.uses, last.only_if, group.cascade) == ("decisions", "blinded", True)
+    assert (kind.access, last.only_if, group.cascade) == ("decisions", "blinded", True)
     assert all(each.only_if is None for each in group.attacks[:-1])
     assert last.norms_among(registry.load(last.name).norms) == ("l2", "linf")
     path = tmp_path / "mine.yaml"
