@@ -37,7 +37,6 @@ class AdvBNN(AttackInTraining, RandomizedDefense):
         "Xuanqing Liu, Yao Li, Chongruo Wu, Cho-Jui Hsieh, Adv-BNN: Improved Adversarial Defense through Robust Bayesian Neural "
         "Network, ICLR 2019, arXiv 1810.01279"
     )
-    trained: ClassVar[bool] = True
 
     decision: DecisionRule = Field("mean", description="what decides; the paper's rule is the mean softmax")
     sigma: float = Field(
@@ -52,7 +51,7 @@ class AdvBNN(AttackInTraining, RandomizedDefense):
         return with_random_weights(model, partial(_Layer, sigma=self.sigma), name="adv-bnn")
 
     def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
-        weight = self.kl_weight / len(trainer.training)
+        weight = self.kl_weight / len(trainer.train_indices)
 
         def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
             perturbed = ascend(
@@ -61,7 +60,7 @@ class AdvBNN(AttackInTraining, RandomizedDefense):
                 lambda logits: functional.cross_entropy(logits, labels, reduction="sum"),
                 eps=self.radius,
                 steps=self.steps,
-                step_size=self.size_of_step,
+                step_size=self.pgd_step_size,
                 start="image",
             )
             return functional.cross_entropy(network(perturbed), labels) + weight * _divergence(network, self.prior)

@@ -60,7 +60,7 @@ class AWP(AdversarialTraining):
         return inner if self.beta is None else inner.model_copy(update={"beta": self.beta})
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
-        loss = partial(self.loss, averaged=trainer.averaged)
+        loss = partial(self.loss, averaged=trainer.average_gradients)
         trainer.fit(model, name="adversarial training", loss=loss, eps=self.radius)
 
     def loss(
@@ -74,17 +74,17 @@ class AWP(AdversarialTraining):
             labels: ``(B,)``.
             averaged: Gives the gradients on the whole batch where ``images`` are only a share of it.
         """
-        perturbed = self.perturbed(network, images, labels)
-        moved = self.moved(network, images, perturbed, labels, averaged)
-        return self.loss_on(lambda rows: functional_call(network, moved, (rows,)), images, perturbed, labels)
+        perturbed = self.perturb(network, images, labels)
+        moved = self.perturbed_weights(network, images, perturbed, labels, averaged)
+        return self.batch_loss(lambda rows: functional_call(network, moved, (rows,)), images, perturbed, labels)
 
-    def perturbed(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        return self.inner.perturbed(network, images, labels)
+    def perturb(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return self.inner.perturb(network, images, labels)
 
-    def loss_on(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
-        return self.inner.loss_on(forward, images, perturbed, labels)
+    def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
+        return self.inner.batch_loss(forward, images, perturbed, labels)
 
-    def moved(
+    def perturbed_weights(
         self,
         network: nn.Module,
         images: Tensor,
@@ -108,7 +108,7 @@ class AWP(AdversarialTraining):
         }
         # Batch statistics of this pass go to copies.
         buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-        value = self.loss_on(lambda rows: functional_call(network, buffers, (rows,)), images, perturbed, labels)
+        value = self.batch_loss(lambda rows: functional_call(network, buffers, (rows,)), images, perturbed, labels)
         own = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
         gradients = averaged(own, list(weights.values()), len(images))
         return {

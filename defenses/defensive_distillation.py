@@ -32,7 +32,6 @@ class DefensiveDistillation(Defense):
         "Papernot, McDaniel, Wu, Jha, Swami: Distillation as a Defense to Adversarial Perturbations against Deep Neural "
         "Networks. IEEE S&P 2016, arXiv 1511.04508"
     )
-    trained: ClassVar[bool] = True
     attacked_by: ClassVar[str] = (
         "losses on the logits, such as the margin of cw-pgd: the cross-entropy's gradient is 0 in floating-point numbers"
     )
@@ -61,7 +60,7 @@ class DefensiveDistillation(Defense):
                 answers = (teacher(images).float() / self.temperature).softmax(1)
             return functional.cross_entropy(network(images).float() / self.temperature, answers)
 
-        trainer.fit(model.student, name="student", keep=model, loss=loss)
+        trainer.fit(model.student, name="student", whole=model, loss=loss)
 
     def _taught(self, model: Distilled, trainer: Trainer) -> nn.Module:
         """The teacher, in ``eval()`` mode: the given one, or the model's own after its training."""
@@ -74,7 +73,7 @@ class DefensiveDistillation(Defense):
             return functional.cross_entropy(network(images).float() / self.temperature, labels)
 
         model.teacher.requires_grad_(True)
-        trainer.fit(model.teacher, name="teacher", keep=model, loss=loss)
+        trainer.fit(model.teacher, name="teacher", whole=model, loss=loss)
         return model.teacher.requires_grad_(False)
 
 

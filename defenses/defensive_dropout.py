@@ -44,8 +44,7 @@ class DefensiveDropout(RandomizedDefense):
         "Siyue Wang, Xiao Wang, Pu Zhao, Wujie Wen, David Kaeli, Peter Chin, Xue Lin, Defensive Dropout for Hardening Deep "
         "Neural Networks under Adversarial Attacks, ICCAD 2018, arXiv 1809.05165"
     )
-    trained: ClassVar[bool] = True
-    follows: ClassVar[Mapping[str, float]] = {"eps": 1}
+    radius_multiples: ClassVar[Mapping[str, float]] = {"eps": 1}
 
     rate: float | None = Field(None, ge=0, lt=1, description="of the dropout after training; chosen where not given")
     train_rate: float | None = Field(
@@ -63,7 +62,7 @@ class DefensiveDropout(RandomizedDefense):
     @property
     def radius(self) -> float:
         """Of the attack, in linf."""
-        return self.value("eps")
+        return self.resolved("eps")
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
         randomized = copy.deepcopy(model)
@@ -87,7 +86,7 @@ class DefensiveDropout(RandomizedDefense):
     def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
         trainer.fit(model, name="training")
         if self.rate is None:
-            with trainer.draws("rate") as seed:
+            with trainer.seeded("rate") as seed:
                 order = torch.randperm(len(trainer.examples))
                 images, labels = (part.to(trainer.device) for part in trainer.examples.batch(order[:_IMAGES]))
                 measured = [self._measure(model, rate, images, labels, seed) for rate in _RATES]

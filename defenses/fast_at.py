@@ -32,8 +32,7 @@ class FastAT(Defense):
     paper: ClassVar[str] = (
         "Wong, Rice, Kolter: Fast is Better than Free: Revisiting Adversarial Training. ICLR 2020, arXiv 2001.03994"
     )
-    trained: ClassVar[bool] = True
-    follows: ClassVar[Mapping[str, float]] = {"eps": 1}
+    radius_multiples: ClassVar[Mapping[str, float]] = {"eps": 1}
 
     eps: float | None = Field(
         None,
@@ -49,14 +48,14 @@ class FastAT(Defense):
     @property
     def radius(self) -> float:
         """Of the attack, in linf."""
-        return self.value("eps")
+        return self.resolved("eps")
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         return copy.deepcopy(model)
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
-        with trainer.draws("watched images"):
-            watched = trainer.training[torch.randperm(len(trainer.training))][: trainer.recipe.batch_size]
+        with trainer.seeded("watched images"):
+            watched = trainer.train_indices[torch.randperm(len(trainer.train_indices))][: trainer.recipe.batch_size]
         accuracy = partial(trainer.accuracy, places=watched, eps=self.radius, steps=5, step_size=self.radius / 4)
         trainer.fit(
             model,

@@ -44,6 +44,7 @@ class FeatureSqueezing(Defense):
         "Weilin Xu, David Evans, Yanjun Qi, Feature Squeezing: Detecting Adversarial Examples in Deep Neural Networks, "
         "NDSS 2018, arXiv 1704.01155"
     )
+    trains: ClassVar[bool] = False
     attacked_by: ClassVar[str] = (
         "the identity in the place of rounding (BPDA); of the detector, the mean logits of the image and its copies until "
         "it is accepted"
@@ -65,7 +66,7 @@ class FeatureSqueezing(Defense):
     )
 
     @property
-    def fitted(self) -> bool:
+    def needs_fit(self) -> bool:
         return self.false_positives is not None
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
@@ -83,7 +84,7 @@ class FeatureSqueezing(Defense):
         assert self.false_positives is not None
         count = min(len(trainer.examples), _MOST_EXAMPLES)
         places = torch.arange(count) * len(trainer.examples) // count
-        with frozen(model), torch.no_grad(), trainer.draws("threshold"):
+        with frozen(model), torch.no_grad(), trainer.seeded("threshold"):
             scores = torch.cat(
                 [model.scores(trainer.examples.batch(part)[0].to(trainer.device)) for part in places.split(_AT_ONCE)]
             )

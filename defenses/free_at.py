@@ -32,8 +32,7 @@ class FreeAT(Defense):
         "Shafahi, Najibi, Ghiasi, Xu, Dickerson, Studer, Davis, Taylor, Goldstein: Adversarial Training for Free! "
         "NeurIPS 2019, arXiv 1904.12843"
     )
-    trained: ClassVar[bool] = True
-    follows: ClassVar[Mapping[str, float]] = {"eps": 1}
+    radius_multiples: ClassVar[Mapping[str, float]] = {"eps": 1}
 
     eps: float | None = Field(
         None,
@@ -47,18 +46,18 @@ class FreeAT(Defense):
     @property
     def radius(self) -> float:
         """Of the attack, in linf."""
-        return self.value("eps")
+        return self.resolved("eps")
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         return copy.deepcopy(model)
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
-        images, _ = trainer.batch(trainer.training[:1])
+        images, _ = trainer.batch(trainer.train_indices[:1])
         network = Perturbed(model, images.new_zeros(trainer.largest_batch, *images.shape[1:]), trainer.share)
         trainer.fit(
             network,
             name="adversarial training",
-            keep=model,
+            whole=model,
             eps=self.radius,
             gradients=self.gradients,
             replays=self.replays,

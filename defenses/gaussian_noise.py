@@ -21,7 +21,7 @@ from robustbench_cli.defenses.base.surgery.activations import AfterActivations
 from robustbench_cli.defenses.base.surgery.random_weights import (
     RandomWeights,
     shared_draws,
-    spread,
+    weight_std,
     with_random_weights,
 )
 from robustbench_cli.defenses.base.training.trainer import Trainer
@@ -47,7 +47,6 @@ class GaussianNoise(RandomizedDefense):
         "Xuanqing Liu, Minhao Cheng, Huan Zhang, Cho-Jui Hsieh, Towards Robust Neural Networks via Random Self-ensemble, "
         "ECCV 2018, arXiv 1712.00673"
     )
-    trained: ClassVar[bool] = True
 
     place: Literal["convolutions", "input", "activations", "weights", "output"] = Field(
         "convolutions", description="where the noise is added"
@@ -66,17 +65,17 @@ class GaussianNoise(RandomizedDefense):
         "convolutions, and 0.1 in the other places",
     )
 
-    def usual(self, radius: float) -> dict[str, float]:
+    def radius_defaults(self, radius: float) -> dict[str, float]:
         # Only there is the noise on the scale of what the pixels become.
         return {"sigma_init": 2 / 3 * radius, "sigma_inner": radius / 3 if self.place == "convolutions" else 0.1}
 
     @property
     def sigma_of_images(self) -> float:
         """The standard deviation of the noise that images get, in pixel values."""
-        return self.value("sigma_init") if self.place in ("convolutions", "input") else 0.0
+        return self.resolved("sigma_init") if self.place in ("convolutions", "input") else 0.0
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
-        sigma = self.value("sigma_inner")
+        sigma = self.resolved("sigma_inner")
         match self.place:
             case "convolutions":
                 return self._before_convolutions(model, example)
@@ -100,7 +99,7 @@ class GaussianNoise(RandomizedDefense):
             raise UserError(f"gaussian-noise adds noise before convolutions, and {type(model).__name__} runs none")
         for name, module in list(noisy.named_modules(remove_duplicate=False)):
             if isinstance(module, _ConvNd):
-                sigma = self.value("sigma_init" if module in first else "sigma_inner")
+                sigma = self.resolved("sigma_init" if module in first else "sigma_inner")
                 noisy.set_submodule(name, NoiseLayer(module, sigma))
         return noisy
 
@@ -132,7 +131,7 @@ class _Layer(RandomWeights):
         self.share = share
 
     def sigma(self) -> Tensor:
-        return self.share * spread(self.layer.weight)
+        return self.share * weight_std(self.layer.weight)
 
     def extra_repr(self) -> str:
         return f"share={self.share}"

@@ -30,7 +30,7 @@ from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.decision_rules import mean_softmax
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.stochastic import StochasticLayer
-from robustbench_cli.defenses.base.surgery.batched_ensemble import BatchedEnsemble, cross_entropy_of_each
+from robustbench_cli.defenses.base.surgery.batched_ensemble import BatchedEnsemble, ensemble_cross_entropy
 from robustbench_cli.defenses.base.surgery.split import split
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
@@ -54,7 +54,6 @@ class HRS(RandomizedDefense):
         "Xiao Wang, Siyue Wang, Pin-Yu Chen, Yanzhi Wang, Brian Kulis, Xue Lin, Peter Chin, Protecting Neural Networks with "
         "Hierarchical Random Switching, IJCAI 2019, arXiv 1908.07116"
     )
-    trained: ClassVar[bool] = True
 
     channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (5, 5),
@@ -99,7 +98,7 @@ class HRS(RandomizedDefense):
         for number, block in enumerate(blocks):
             name = f"block {number + 1}"
             _require_difference(block, name)
-            with trainer.draws(name, "later blocks"):
+            with trainer.seeded(name, "later blocks"):
                 networks = [
                     nn.Sequential(channel, *(_fresh(follows.channels[0]) for follows in blocks[number + 1 :]))
                     for channel in block.channels
@@ -108,9 +107,9 @@ class HRS(RandomizedDefense):
             trainer.fit(
                 nn.Sequential(*blocks[:number], together),
                 name=name,
-                keep=model,
-                loss=cross_entropy_of_each,
-                settled=partial(together.copy_to, networks),
+                whole=model,
+                loss=ensemble_cross_entropy,
+                on_finish=partial(together.copy_to, networks),
             )
             block.requires_grad_(False)
         model.requires_grad_(True).eval()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.defenses.base.defense import Defense
-from robustbench_cli.defenses.base.surgery.interval_bounds import require_bounded, worst_logits
+from robustbench_cli.defenses.base.surgery.interval_bounds import require_boundable, worst_logits
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["IBP"]
@@ -32,8 +32,7 @@ class IBP(Defense):
         "Gowal, Dvijotham, Stanforth, Bunel, Qin, Uesato, Arandjelovic, Mann, Kohli: On the Effectiveness of Interval Bound "
         "Propagation for Training Verifiably Robust Models. 2018, arXiv 1810.12715"
     )
-    trained: ClassVar[bool] = True
-    follows: ClassVar[Mapping[str, float]] = {"eps": 1}
+    radius_multiples: ClassVar[Mapping[str, float]] = {"eps": 1}
 
     eps: float | None = Field(
         None,
@@ -48,15 +47,15 @@ class IBP(Defense):
     @property
     def radius(self) -> float:
         """That is trained for at the end, in linf."""
-        return self.value("eps")
+        return self.resolved("eps")
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
-        require_bounded(model)
+        require_boundable(model)
         return copy.deepcopy(model)
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
         def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-            risen = self.risen(trainer.done)
+            risen = self.ramp_fraction(trainer.fraction_done)
             clean = functional.cross_entropy(network(images), labels)
             if not risen:
                 return clean
@@ -67,7 +66,7 @@ class IBP(Defense):
 
         trainer.fit(model, name="training", loss=loss, eps=self.radius)
 
-    def risen(self, done: float) -> float:
+    def ramp_fraction(self, done: float) -> float:
         """The share of the full radius, and of the change of the weights, when the share ``done`` of it is done."""
         if done < self.warm_up:
             return 0.0

@@ -32,10 +32,10 @@ class InterpolatedAT(AdversarialTraining):
         1, gt=0, description="of the Beta distribution that a share is drawn from; 1 is the uniform one"
     )
 
-    def loss_on(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
-        return (self.mixed(forward, images, labels) + self.mixed(forward, perturbed, labels)) / 2
+    def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
+        return (self.mixup_loss(forward, images, labels) + self.mixup_loss(forward, perturbed, labels)) / 2
 
-    def mixed(self, forward: Forward, images: Tensor, labels: Tensor) -> Tensor:
+    def mixup_loss(self, forward: Forward, images: Tensor, labels: Tensor) -> Tensor:
         """The mean loss on a mixture of images ``(B, C, H, W)`` with others of them, by torch's global generators."""
         share = Beta(self.alpha, self.alpha).sample().item()
         order = torch.randperm(len(images), device=images.device)

@@ -32,15 +32,15 @@ class MART(AdversarialTraining):
         5, ge=0, description="weight of the divergence: the larger, the more robust and the less accurate"
     )
 
-    def perturbed(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        return self.climb(
+    def perturb(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return self.attack(
             network,
             images,
             lambda logits: functional.cross_entropy(logits, labels, reduction="sum"),
             start="near",
         )
 
-    def loss_on(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
+    def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
         clean, attacked = forward(images).float(), forward(perturbed).float()
         wrongness = 1 - clean.softmax(1).gather(1, labels[:, None]).squeeze(1)
         return (_boosted(attacked, labels) + self.beta * divergence(clean, attacked) * wrongness).mean()

@@ -27,7 +27,7 @@ class NoiseInjection(RandomizedDefense):
         "NeurIPS 2022, arXiv 2206.09491"
     )
 
-    follows: ClassVar[Mapping[str, float]] = {"sigma": 1}
+    radius_multiples: ClassVar[Mapping[str, float]] = {"sigma": 1}
 
     sigma: float | None = Field(
         None,
@@ -37,4 +37,4 @@ class NoiseInjection(RandomizedDefense):
     )
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
-        return NoiseLayer(copy.deepcopy(model), self.value("sigma"))
+        return NoiseLayer(copy.deepcopy(model), self.resolved("sigma"))

@@ -17,7 +17,6 @@ class Undefended(Defense):
     """The model as it is, with ordinary training."""
 
     paper: ClassVar[str] = "none"
-    trained: ClassVar[bool] = True
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         return copy.deepcopy(model)

@@ -25,5 +25,5 @@ class PGDAT(AdversarialTraining):
         "ICLR 2018, arXiv 1706.06083"
     )
 
-    def loss_on(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
+    def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(forward(perturbed), labels)

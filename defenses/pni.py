@@ -14,7 +14,7 @@ from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.surgery.random_weights import (
     RandomWeights,
     shared_draws,
-    spread,
+    weight_std,
     with_random_weights,
 )
 from robustbench_cli.defenses.base.training.adversarial import AttackInTraining, ascend
@@ -38,7 +38,6 @@ class PNI(AttackInTraining, RandomizedDefense):
         "Zhezhi He, Adnan Siraj Rakin, Deliang Fan, Parametric Noise Injection: Trainable Randomness to Improve Deep Neural "
         "Network Robustness against Adversarial Attack, CVPR 2019, arXiv 1811.09310"
     )
-    trained: ClassVar[bool] = True
 
     alpha: float = Field(
         0.25, ge=0, description="strength of the noise when training begins, in standard deviations of W"
@@ -62,7 +61,7 @@ class PNI(AttackInTraining, RandomizedDefense):
             lambda logits: functional.cross_entropy(logits, predicted, reduction="sum"),
             eps=self.radius,
             steps=self.steps,
-            step_size=self.size_of_step,
+            step_size=self.pgd_step_size,
         )
         return (functional.cross_entropy(logits, labels) + functional.cross_entropy(network(perturbed), labels)) / 2
 
@@ -77,4 +76,4 @@ class _Layer(RandomWeights):
         self.alpha = nn.Parameter(torch.full(shapes[per], alpha, dtype=weight.dtype, device=weight.device))
 
     def sigma(self) -> Tensor:
-        return self.alpha * spread(self.layer.weight)
+        return self.alpha * weight_std(self.layer.weight)

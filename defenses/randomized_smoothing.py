@@ -28,7 +28,6 @@ class RandomizedSmoothing(RandomizedDefense):
         "Jeremy Cohen, Elan Rosenfeld, J. Zico Kolter, Certified Adversarial Robustness via Randomized Smoothing, ICML 2019, "
         "arXiv 1902.02918"
     )
-    trained: ClassVar[bool] = True
 
     sigma: float = Field(0.25, gt=0, description="standard deviation of the noise, in pixel values")
     decision: DecisionRule = Field("vote", description="what decides; the paper's rule is the vote")

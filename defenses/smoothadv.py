@@ -54,10 +54,10 @@ class SmoothAdv(RandomizedSmoothing):
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """The mean cross-entropy over images ``(B, C, H, W)`` with labels ``(B,)`` and their draws of noise."""
         classifier, noise = base_classifier(network), self.sigma * normal_like(self._repeated(images))
-        perturbed = self.perturbed(classifier, images, labels, noise)
+        perturbed = self.perturb(classifier, images, labels, noise)
         return functional.cross_entropy(classifier(self._repeated(perturbed) + noise), labels.repeat(self.noises))
 
-    def perturbed(self, classifier: nn.Module, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+    def perturb(self, classifier: nn.Module, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
         """The images ``(B, C, H, W)`` that the attack arrives at, inside the ball and the box, without a graph.
 
         Args:

@@ -32,11 +32,11 @@ class TRADES(AdversarialTraining):
         6, ge=0, description="weight of the divergence: the larger, the more robust and the less accurate"
     )
 
-    def perturbed(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def perturb(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         with frozen(network), torch.no_grad():
             clean = network(images)
-        return self.climb(network, images, lambda logits: divergence(clean, logits).sum(), start="near")
+        return self.attack(network, images, lambda logits: divergence(clean, logits).sum(), start="near")
 
-    def loss_on(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
+    def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
         clean = forward(images)
         return functional.cross_entropy(clean, labels) + self.beta * divergence(clean, forward(perturbed)).mean()

@@ -113,7 +113,7 @@ class ModelCache:
             )
         model = base.model if base is not None else model or default_model(data.shape)
         recipe = Recipe.from_parameters({"epochs": data.epochs, **self.recipe}, name="train")
-        learns = (base is None and not is_trained(model)) or any(each.build(registry).fitted for each in protection)
+        learns = (base is None and not is_trained(model)) or any(each.build(registry).needs_fit for each in protection)
         return Training(
             dataset=self.dataset,
             # Where nothing is learned from them, there may be no training examples.
@@ -136,7 +136,7 @@ class ModelCache:
             path: The checkpoint; a file in the user's cache folder where not given, which serves all rules of decision.
         """
         if path is not None:
-            if not Processes.joined(self.device).from_first(partial(_holds, path, training)):
+            if not Processes.connect(self.device).run_on_first(partial(_holds, path, training)):
                 self._train(training, path)
             return open_defended_model(path, named=_names(training))
         if not self.train_if_free(training):
@@ -211,7 +211,7 @@ class ModelCache:
 
     def _begun(self, training: Training) -> DefendedModel | None:
         """What the user's cache folder has of a training already: the longest of its beginnings."""
-        if Processes.launched().number > 1:
+        if Processes.from_environment().number > 1:
             # They may be on several machines, which have a folder each.
             return None
         for beginning in training.beginnings:

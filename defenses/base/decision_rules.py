@@ -15,7 +15,7 @@ from robustbench_cli.attacks.base.models.probes import is_randomized
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.stochastic import without_draws
 
-__all__ = ["Decision", "DecisionRule", "decided", "mean_softmax"]
+__all__ = ["Decision", "DecisionRule", "mean_softmax", "with_decision_rule"]
 
 
 DecisionRule = Literal["one-draw", "mean", "vote", "exact", "deterministic", "frozen"]
@@ -76,7 +76,7 @@ class Decision(nn.Module):
         return f"{self.rule}, draws={self.draws}" if self.rule in ("mean", "vote") else self.rule
 
 
-def decided(model: nn.Module, rule: DecisionRule, *, draws: int, example: Tensor) -> nn.Module:
+def with_decision_rule(model: nn.Module, rule: DecisionRule, *, draws: int, example: Tensor) -> nn.Module:
     """A model whose draws decide by a rule.
 
     Args:

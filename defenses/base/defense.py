@@ -39,21 +39,32 @@ class Defense(UsualRadiusDefaults, ABC):
     :class:`~robustbench_cli.attacks.base.models.enumerable_draws.EnumerableDraws`.
 
     Attributes:
-        trained: Whether :meth:`fit` trains the model, from whatever weights it has.
-        attacked_by: What an attack has to follow in order to adapt to it, in words; every attack by gradients does so
-            by itself where it is what the defended model passes back.
+        trains: Whether :meth:`fit` trains the network's weights, from any initial weights. ``False``: the defense needs
+            a network that is trained already, so all such defenses of one network share its training. A class that
+            defines ``fit`` trains, unless it declares ``trains: ClassVar[bool] = False``.
+        attacked_by: What an adaptive attack has to follow, for the reader. Gradient attacks do so by themselves where
+            the defended model backpropagates it.
     """
 
-    trained: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
     attacked_by: ClassVar[str] = "its own gradient"
 
-    @property
-    def fitted(self) -> bool:
-        """Whether :meth:`fit` has to follow :meth:`protect` before the defended model is of use.
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for base in cls.__mro__:
+            if "trains" in vars(base):
+                break
+            if not {"fit", "train_draws"}.isdisjoint(vars(base)):
+                cls.trains = True
+                break
 
-        So it has where it trains, and where it only looks at clean examples, as the choice of a threshold does.
+    @property
+    def needs_fit(self) -> bool:
+        """Whether the defended model is unusable before :meth:`fit`.
+
+        True if ``fit`` trains weights, and also if it only sets a threshold on clean examples.
         """
-        return self.trained
+        return type(self).fit is not Defense.fit
 
     @abstractmethod
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
@@ -121,12 +132,12 @@ def defend(
     trainer = Trainer(found, Recipe.from_parameters(recipe, name="recipe"), seed=seed, device=where)
     image, label = found.batch(torch.zeros(1, dtype=torch.int64))
     copied = copy.deepcopy(model).to(where)
-    with frozen(copied), trainer.draws("probe"):
+    with frozen(copied), trainer.seeded("probe"):
         labels = found.labels if isinstance(found, _InMemory) else label
         require_classes(labels, checked_logits(copied, image.to(where)).shape[1])
-    with trainer.draws("weights"):
+    with trainer.seeded("weights"):
         protected = defense.protect(copied, image.to(where))
-    if defense.fitted:
+    if defense.needs_fit:
         defense.fit(protected, trainer)
     return protected.eval()
 

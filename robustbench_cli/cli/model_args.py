@@ -130,7 +130,7 @@ class ModelArgs:
         from robustbench_cli.defenses import registry
 
         specs = defense_specs(self.defenses, parameters)
-        if base is not None and not any(each.build(registry).fitted for each in specs):
+        if base is not None and not any(each.build(registry).needs_fit for each in specs):
             self._tell_of_no_training(base.path, parameters)
         return cache.training(model=self.model, mean=self.mean, std=self.std, base=base, defenses=specs)
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from robustbench_cli.core.errors import is_out_of_memory
 from robustbench_cli.defenses.base.decision_rules import mean_softmax
 
-__all__ = ["BatchedEnsemble", "cross_entropy_of_each"]
+__all__ = ["BatchedEnsemble", "ensemble_cross_entropy"]
 
 
 class BatchedEnsemble(nn.Module):
@@ -91,7 +91,7 @@ class BatchedEnsemble(nn.Module):
         }
 
 
-def cross_entropy_of_each(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def ensemble_cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """The mean cross-entropy of a network that ends in a :class:`BatchedEnsemble`; its slope is that of the sum over the M.
 
     So that each network learns as it would alone.

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["monotone", "require_bounded", "worst_logits"]
+__all__ = ["is_monotone", "require_boundable", "worst_logits"]
 
 _MONOTONE = (
     *(nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh),
@@ -20,7 +20,7 @@ _MONOTONE = (
 """Layers of which no output falls where an input rises: the bounds of the inputs give those of the outputs."""
 
 
-def monotone(layer: nn.Module) -> bool:
+def is_monotone(layer: nn.Module) -> bool:
     """Whether no output of a layer falls where an input rises; one of another floor says so by ``monotone = True``."""
     if isinstance(layer, nn.LeakyReLU) and layer.negative_slope < 0:
         return False
@@ -38,7 +38,7 @@ def _is_any(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
     return any(isinstance(layer, kind) and type(layer).forward is kind.forward for kind in kinds)
 
 
-def require_bounded(model: nn.Module) -> None:
+def require_boundable(model: nn.Module) -> None:
     """Makes sure that intervals can be followed through a model.
 
     Raises:
@@ -48,7 +48,7 @@ def require_bounded(model: nn.Module) -> None:
 
 
 def _bounded_layers(model: nn.Module) -> list[nn.Module]:
-    """All layers of a network that intervals can be followed through; see :func:`require_bounded`."""
+    """All layers of a network that intervals can be followed through; see :func:`require_boundable`."""
     layers = list(_layers(model, ""))
     if not layers or not _is_any(layers[-1], (nn.Linear,)):
         last = f"its last layer is a {type(layers[-1]).__name__}" if layers else "it has no layer"
@@ -71,7 +71,7 @@ def _layers(model: nn.Module, name: str) -> Iterator[nn.Module]:
         for key, child in model._modules.items():  # noqa: SLF001
             assert child is not None
             yield from _layers(child, f"{name}.{key}" if name else key)
-    elif _is_affine(model) or monotone(model):
+    elif _is_affine(model) or is_monotone(model):
         yield model
     else:
         where = f"its layer {name}" if name else "it"
@@ -83,7 +83,7 @@ def _layers(model: nn.Module, name: str) -> Iterator[nn.Module]:
 
 
 def worst_logits(
-    model: nn.Module, images: Tensor, labels: Tensor, eps: float | Tensor, *, rounded: float = 0.0
+    model: nn.Module, images: Tensor, labels: Tensor, eps: float | Tensor, *, unit_roundoff: float = 0.0
 ) -> Tensor:
     """How far each class may come ahead of the label over all images within a radius in linf, at most.
 
@@ -93,11 +93,11 @@ def worst_logits(
     drops nothing here, and batch norm takes its running statistics, in training too.
 
     Args:
-        model: A sequential network; see :func:`require_bounded`.
+        model: A sequential network; see :func:`require_boundable`.
         images: ``(N, C, H, W)`` in [0, 1].
         labels: ``(N,)``.
         eps: The radius, one for all or ``(N,)``; the ball is cut with the box [0, 1].
-        rounded: The relative error at most of one operation of the model; with it the bounds are not those of exact
+        unit_roundoff: The relative error at most of one operation of the model; with it the bounds are not those of exact
             sums but of what the model computes, in whichever order (a sum of n products is off by no more than about n
             such errors of the sum of their sizes: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
 
@@ -114,33 +114,33 @@ def worst_logits(
     radius = eps.view(-1, *[1] * (images.dim() - 1)).to(images) if isinstance(eps, Tensor) else eps
     low, high = (images - radius).clamp(0, 1), (images + radius).clamp(0, 1)
     for layer in layers[:-1]:
-        low, high = _through(layer, low, high, rounded)
+        low, high = _through(layer, low, high, unit_roundoff)
     centre, half = (high + low) / 2, (high - low) / 2
     # Row j of an image: what turns its features into Z_j - Z_y.
     differences = last.weight - last.weight[labels].unsqueeze(1)
     upper = (differences @ centre.unsqueeze(2) + differences.abs() @ half.unsqueeze(2)).squeeze(2)
     if last.bias is not None:
         upper = upper + last.bias - last.bias[labels].unsqueeze(1)
-    if not rounded:
+    if not unit_roundoff:
         return upper
-    error = _of_sums(last, rounded)
+    error = _of_sums(last, unit_roundoff)
     errors = functional.linear(error * _size(low, high), last.weight.abs(), _scaled(last.bias, error))
     index = labels.unsqueeze(1)
     return (upper + errors + errors.gather(1, index)).scatter(1, index, 0.0)
 
 
-def _through(layer: nn.Module, low: Tensor, high: Tensor, rounded: float) -> tuple[Tensor, Tensor]:
+def _through(layer: nn.Module, low: Tensor, high: Tensor, unit_roundoff: float) -> tuple[Tensor, Tensor]:
     """The bounds of a layer's outputs from those of its inputs; see :func:`worst_logits`."""
     if isinstance(layer, nn.Dropout | nn.Dropout2d):
         return low, high
     if not _is_affine(layer):
         both: Tensor = layer(torch.cat([low, high]))
         lowest, highest = both.chunk(2)
-        if not rounded:
+        if not unit_roundoff:
             return lowest, highest
-        errors = 4 * rounded * _size(lowest, highest)
+        errors = 4 * unit_roundoff * _size(lowest, highest)
         if isinstance(layer, nn.AvgPool2d | nn.AdaptiveAvgPool2d):
-            errors = errors + rounded * low[0, 0].numel() * layer(_size(low, high))
+            errors = errors + unit_roundoff * low[0, 0].numel() * layer(_size(low, high))
         return lowest - errors, highest + errors
     centre, half = (high + low) / 2, (high - low) / 2
     if isinstance(layer, nn.BatchNorm2d):
@@ -152,13 +152,13 @@ def _through(layer: nn.Module, low: Tensor, high: Tensor, rounded: float) -> tup
             scale, shift, bias = scale * layer.weight, shift * layer.weight, layer.bias
         scale, shift, bias = (each.view(1, -1, 1, 1) for each in (scale, shift, bias))
         centre, half = centre * scale + shift + bias, half * scale.abs()
-        if rounded:
-            half = half + 8 * rounded * (_size(low, high) * scale.abs() + shift.abs() + bias.abs())
+        if unit_roundoff:
+            half = half + 8 * unit_roundoff * (_size(low, high) * scale.abs() + shift.abs() + bias.abs())
         return centre - half, centre + half
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     centre, errors_of_bias = layer(centre), None
-    if rounded:
-        error = _of_sums(layer, rounded)
+    if unit_roundoff:
+        error = _of_sums(layer, unit_roundoff)
         half, errors_of_bias = half + error * _size(low, high), _scaled(layer.bias, error)
     if isinstance(layer, nn.Linear):
         half = functional.linear(half, layer.weight.abs(), errors_of_bias)
@@ -172,9 +172,9 @@ def _size(low: Tensor, high: Tensor) -> Tensor:
     return torch.maximum(low.abs(), high.abs())
 
 
-def _of_sums(layer: nn.Linear | nn.Conv2d, rounded: float) -> float:
+def _of_sums(layer: nn.Linear | nn.Conv2d, unit_roundoff: float) -> float:
     """The relative error of a layer's sums, of products and a bias."""
-    return rounded * (layer.weight[0].numel() + 2)
+    return unit_roundoff * (layer.weight[0].numel() + 2)
 
 
 def _scaled(bias: Tensor | None, error: float) -> Tensor | None:

@@ -16,7 +16,7 @@ from robustbench_cli.attacks.base.models.freezing import with_layers
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.stochastic import StochasticLayer
 
-__all__ = ["RandomWeights", "shared_draws", "spread", "with_random_weights"]
+__all__ = ["RandomWeights", "shared_draws", "weight_std", "with_random_weights"]
 
 
 class RandomWeights(StochasticLayer):
@@ -111,7 +111,7 @@ class RandomWeights(StochasticLayer):
         return noise.view(count, -1, *noise.shape[2:])
 
 
-def spread(weight: Tensor) -> Tensor:
+def weight_std(weight: Tensor) -> Tensor:
     """The standard deviation of a layer's weights, as a constant; 0 for a single weight, where the usual one is NaN."""
     weight = weight.detach()
     return weight.std() if weight.numel() > 1 else weight.new_zeros(())

@@ -14,7 +14,7 @@ from torch.nn import functional
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.defenses.base.usual_radius import UsualRadiusDefaults
 
-__all__ = ["AttackInTraining", "Start", "accuracy_under_pgd", "ascend", "nearby"]
+__all__ = ["AttackInTraining", "Start", "accuracy_under_pgd", "ascend", "starting_points"]
 
 Start = Literal["ball", "near", "image"]
 """Where the steps begin: uniformly in the ball, beside the image (a normal deviation of 0.001), or at the image."""
@@ -23,7 +23,7 @@ Start = Literal["ball", "near", "image"]
 class AttackInTraining(UsualRadiusDefaults):
     """The parameters of the methods that train on what steps of PGD in linf make of each batch."""
 
-    follows: ClassVar[Mapping[str, float]] = {"eps": 1}
+    radius_multiples: ClassVar[Mapping[str, float]] = {"eps": 1}
 
     eps: float | None = Field(
         None,
@@ -37,15 +37,15 @@ class AttackInTraining(UsualRadiusDefaults):
     @property
     def radius(self) -> float:
         """Of the attack, in linf."""
-        return self.value("eps")
+        return self.resolved("eps")
 
     @property
-    def size_of_step(self) -> float:
+    def pgd_step_size(self) -> float:
         """Of each step, in linf."""
         return self.step_size or 2.5 * self.radius / self.steps
 
 
-def nearby(images: Tensor, *, eps: float, start: Start) -> Tensor:
+def starting_points(images: Tensor, *, eps: float, start: Start) -> Tensor:
     """Where the steps of an attack in linf begin, by draws from torch's global generator; before any cut with the box.
 
     Args:
@@ -89,7 +89,7 @@ def ascend(
         Images ``(B, C, H, W)`` inside the ball and the box, without a graph.
     """
     low, high = (images - eps).clamp_min_(0), (images + eps).clamp_max_(1)
-    iterates = nearby(images, eps=eps, start=start).clamp(low, high)
+    iterates = starting_points(images, eps=eps, start=start).clamp(low, high)
     with nullcontext() if training else frozen(network):
         for _ in range(steps):
             leaf = iterates.detach().requires_grad_()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,8 +28,6 @@ class AdversarialTraining(AttackInTraining, Defense):
     images, each batch has statistics of its own.
     """
 
-    trained: ClassVar[bool] = True
-
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         return copy.deepcopy(model)
 
@@ -39,14 +36,14 @@ class AdversarialTraining(AttackInTraining, Defense):
 
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of a training step; see :data:`~.training.TrainingLoss`."""
-        return self.loss_on(network, images, self.perturbed(network, images, labels), labels)
+        return self.batch_loss(network, images, self.perturb(network, images, labels), labels)
 
-    def perturbed(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def perturb(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """What the attack makes of images ``(B, C, H, W)``, labels ``(B,)``: by cross-entropy, from a random start."""
-        return self.climb(network, images, lambda logits: functional.cross_entropy(logits, labels, reduction="sum"))
+        return self.attack(network, images, lambda logits: functional.cross_entropy(logits, labels, reduction="sum"))
 
     @abstractmethod
-    def loss_on(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
+    def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of a batch whose attack is done.
 
         Args:
@@ -56,12 +53,12 @@ class AdversarialTraining(AttackInTraining, Defense):
             labels: ``(B,)``.
         """
 
-    def climb(
+    def attack(
         self, network: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor], start: Start = "ball"
     ) -> Tensor:
         """The attack of this training on another loss; see :func:`~.adversarial.ascend`."""
         return ascend(
-            network, images, loss, eps=self.radius, steps=self.steps, step_size=self.size_of_step, start=start
+            network, images, loss, eps=self.radius, steps=self.steps, step_size=self.pgd_step_size, start=start
         )
 
 

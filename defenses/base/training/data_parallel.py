@@ -13,10 +13,10 @@ from robustbench_cli.defenses.base.training.processes import Processes
 if TYPE_CHECKING:
     from robustbench_cli.defenses.base.training.trainer import Gradients
 
-__all__ = ["averaged", "in_shares"]
+__all__ = ["average_gradients", "data_parallel_gradients"]
 
 
-def in_shares(gradients: Gradients, processes: Processes) -> Gradients:
+def data_parallel_gradients(gradients: Gradients, processes: Processes) -> Gradients:
     """Gradients of a whole batch, by processes that each have a share of it; the very same in all of them.
 
     Loss and gradients are the mean of the shares', weighted by how many images each has. So is the change of the
@@ -44,7 +44,7 @@ def in_shares(gradients: Gradients, processes: Processes) -> Gradients:
         known_here = torch.tensor([slope is not None for slope in slopes]).to(images.device, non_blocking=True)
         own = _flat([*known, value.detach(), change, change != 0, empty.new_ones(1), known_here], empty)
         sizes = [sum(parameter.numel() for parameter in parameters), 1, len(change), len(change), 1, len(slopes)]
-        total = processes.total(own.mul_(len(images)))
+        total = processes.sum(own.mul_(len(images)))
         slope_sum, value_sum, change_sum, changed, number, known_by = total.split(sizes)
         _write(buffers, before + change_sum / changed.clamp_min(1))
         means = _unflat(slope_sum.div_(number), parameters)
@@ -57,7 +57,7 @@ def in_shares(gradients: Gradients, processes: Processes) -> Gradients:
     return merged
 
 
-def averaged(
+def average_gradients(
     gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], number: int, processes: Processes
 ) -> Sequence[Tensor | None]:
     """Gradients of the mean loss over a batch, from those over the share that each process has.
@@ -80,7 +80,7 @@ def averaged(
         for parameter, gradient in zip(parameters, gradients, strict=True)
     ]
     known_here = torch.tensor([gradient is not None for gradient in gradients]).to(empty.device)
-    total = processes.total(_flat([*known, empty.new_ones(1), known_here], empty).mul_(number))
+    total = processes.sum(_flat([*known, empty.new_ones(1), known_here], empty).mul_(number))
     total_gradient, images, known_by = total.split([len(total) - len(known) - 1, 1, len(known)])
     means = _unflat(total_gradient / images, parameters)
     return [mean if some > 0 else None for mean, some in zip(means, known_by.tolist(), strict=True)]

@@ -30,7 +30,7 @@ _SET_BY_LAUNCHERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
 class Processes:
     """This process among those that train one network together; one alone where no launcher has started several.
 
-    All methods but :meth:`speaks` are to be called by all of them, in the same order.
+    All methods but :meth:`reports_failure` are to be called by all of them, in the same order.
 
     Attributes:
         number: How many there are.
@@ -41,14 +41,14 @@ class Processes:
     rank: int = 0
 
     @classmethod
-    def launched(cls) -> Processes:
+    def from_environment(cls) -> Processes:
         """Those that the environment tells of, before they are connected."""
         if not all(os.environ.get(name, "").isdecimal() for name in _SET_BY_LAUNCHERS):
             return cls()
         return cls(int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"]))
 
     @classmethod
-    def joined(cls, device: torch.device) -> Processes:
+    def connect(cls, device: torch.device) -> Processes:
         """Those that compute together, connected.
 
         Args:
@@ -57,7 +57,7 @@ class Processes:
         Raises:
             UserError: There are several, and Accelerate is not installed or has connected them otherwise.
         """
-        processes = cls.launched()
+        processes = cls.from_environment()
         if processes.number > 1 and processes.device(device.type).type != device.type:
             raise UserError(f"Accelerate has connected the processes on other devices than {device.type}")
         return processes
@@ -93,7 +93,7 @@ class Processes:
             device: torch.device = PartialState(cpu=kind == "cpu").device
         return device
 
-    def total(self, numbers: Tensor) -> Tensor:
+    def sum(self, numbers: Tensor) -> Tensor:
         """The sum over all processes of tensors of one shape; the very same in each of them."""
         if self.number == 1:
             return numbers
@@ -103,7 +103,7 @@ class Processes:
             summed: Tensor = reduce(numbers, "sum")
         return summed
 
-    def copy_first(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast_first(self, tensors: Iterable[Tensor]) -> None:
         """Gives tensors of all processes, in place, the values that the first one's have."""
         if self.number == 1:
             return
@@ -113,7 +113,7 @@ class Processes:
             for tensor in tensors:
                 tensor.detach().copy_(broadcast(tensor.detach().contiguous()))
 
-    def from_first(self, function: Callable[[], T]) -> T:
+    def run_on_first(self, function: Callable[[], T]) -> T:
         """What a function returns that only the first process calls, while the others wait for it.
 
         Args:
@@ -142,7 +142,7 @@ class Processes:
 
             PartialState().destroy_process_group()
 
-    def speaks(self) -> bool:
+    def reports_failure(self) -> bool:
         """Whether this process is the first to ask, which is the one to tell why all of them end.
 
         The others may have met the same fault, or only that this one is gone.

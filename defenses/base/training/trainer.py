@@ -21,7 +21,7 @@ from robustbench_cli.attacks.base.models.freezing import move
 from robustbench_cli.attacks.base.rng import seed_from, seeded
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
 from robustbench_cli.defenses.base.training.adversarial import accuracy_under_pgd
-from robustbench_cli.defenses.base.training.data_parallel import averaged, in_shares
+from robustbench_cli.defenses.base.training.data_parallel import average_gradients, data_parallel_gradients
 from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.resume import TrainingState, read_state, read_tensors, write_state
@@ -160,21 +160,21 @@ class Trainer:
         self._progress = progress
         self._resume = resume
         self._finished: dict[str, dict[str, float]] = {}
-        self._processes = Processes.joined(device)
-        self._saved = self._processes.from_first(lambda: resume is not None and resume.exists())
+        self._processes = Processes.connect(device)
+        self._saved = self._processes.run_on_first(lambda: resume is not None and resume.exists())
         self.share = self._processes.share
-        self.done = 0.0
-        self.training, self.held_out = self._divided()
-        if len(self.training) < self._batches_an_epoch * self._processes.number:
+        self.fraction_done = 0.0
+        self.train_indices, self.held_out_indices = self._divided()
+        if len(self.train_indices) < self._batches_an_epoch * self._processes.number:
             raise UserError(
-                f"{self._processes.number} processes cannot share batches of {recipe.batch_size} from {len(self.training)} "
+                f"{self._processes.number} processes cannot share batches of {recipe.batch_size} from {len(self.train_indices)} "
                 "images: give a larger batch_size, or start fewer"
             )
 
     @property
     def largest_batch(self) -> int:
         """How many images a step has at most, of all processes together."""
-        return math.ceil(len(self.training) / self._batches_an_epoch)
+        return math.ceil(len(self.train_indices) / self._batches_an_epoch)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -189,7 +189,7 @@ class Trainer:
         }
 
     @contextmanager
-    def draws(self, *of: int | str) -> Iterator[int]:
+    def seeded(self, *of: int | str) -> Iterator[int]:
         """Within it, torch's random numbers follow from the trainer's seed and ``of`` alone; the caller's stay.
 
         Yields:
@@ -204,13 +204,13 @@ class Trainer:
         network: nn.Module,
         *,
         name: str,
-        keep: nn.Module | None = None,
+        whole: nn.Module | None = None,
         loss: TrainingLoss = _cross_entropy,
         eps: float = 0,
         gradients: Gradients | None = None,
         replays: int = 1,
         collapse: Collapse | None = None,
-        settled: Callable[[], None] = lambda: None,
+        on_finish: Callable[[], None] = lambda: None,
     ) -> None:
         """Trains in place the parameters of ``network`` that require a gradient.
 
@@ -220,27 +220,27 @@ class Trainer:
         Args:
             network: Images ``(B, C, H, W)`` to logits ``(B, K)``.
             name: Tells this training from others of the same trainer.
-            keep: The whole model that ``network`` is a part of, if it is one; kept with it in the file for resuming.
+            whole: The whole model that ``network`` is a part of, if it is one; kept with it in the file for resuming.
             loss: The mean cross entropy of the logits, unless given.
             eps: The radius in linf that the network is trained for, at which held-out images are attacked.
             gradients: In the place of ``loss``, what gives the loss and its gradients in one.
             replays: How often in a row each batch is trained on; the recipe's epochs are divided by it.
             collapse: What ends the training early, if anything does.
-            settled: Called when ``network`` has the weights that it ends with, before ``keep`` is kept.
+            on_finish: Called when ``network`` has the weights that it ends with, before ``whole`` is stored.
 
         Raises:
             UserError: The loss is not finite or has no gradient, a step does not fit the memory, or the file for
                 resuming is of another training or cannot be written.
         """
-        self._layout = move(network, self.device, self.examples.batch(self.training[:4])[0])
-        self._processes.copy_first(network.state_dict().values())
+        self._layout = move(network, self.device, self.examples.batch(self.train_indices[:4])[0])
+        self._processes.broadcast_first(network.state_dict().values())
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         optimizer = self.recipe.build_optimizer(parameters)
         gradients = gradients or _gradients_of(loss)
         if self._processes.number > 1:
-            gradients = in_shares(gradients, self._processes)
-        whole = keep or network
-        held_out = partial(self._held_out_accuracy, eps=eps) if len(self.held_out) else None
+            gradients = data_parallel_gradients(gradients, self._processes)
+        whole = whole or network
+        held_out = partial(self._held_out_accuracy, eps=eps) if len(self.held_out_indices) else None
         outcome = WeightSelection(network, decay=self.recipe.ema, held_out=held_out, collapse=collapse)
         # Each process draws for its share by itself; the first of several as one alone.
         other = (self._processes.rank,) if self._processes.rank else ()
@@ -254,23 +254,23 @@ class Trainer:
             total = torch.zeros((), device=self.device)
             batches = [batch for batch in self._batches(seed_from(self.seed, name, epoch)) for _ in range(replays)]
             steps = epochs * len(batches)
-            with _telling_of_memory(name), self.draws(name, epoch, *other):
+            with _telling_of_memory(name), self.seeded(name, epoch, *other):
                 for step, indices in enumerate(batches, start=epoch * len(batches)):
-                    self.done = step / steps
+                    self.fraction_done = step / steps
                     rate = self.recipe.rate(step, steps)
                     total += self._step(network, parameters, optimizer, gradients, indices, rate) * len(indices)
                     outcome.after_step(step)
             optimizer.zero_grad()
-            value = total.item() / (replays * len(self.training))
+            value = total.item() / (replays * len(self.train_indices))
             if not math.isfinite(value):
                 raise UserError(f"{name} diverged in epoch {epoch + 1}, its loss is {value}: give a lower lr")
-            with _telling_of_memory(name), self.draws(name, epoch, "measured", *other):
+            with _telling_of_memory(name), self.seeded(name, epoch, "measured", *other):
                 collapsed = outcome.after_epoch(epoch)
             seconds += time.perf_counter() - started
             ended, note = collapsed or epoch + 1 == epochs, ""
             if ended:
                 note = outcome.settle()
-                settled()
+                on_finish()
                 radius = {"eps": eps} if eps else {}
                 self._finished[name] = {"loss": value, "seconds": seconds, **radius, **outcome.measured}
             state = TrainingState(
@@ -290,7 +290,7 @@ class Trainer:
             labels.to(self.device, non_blocking=True),
         )
 
-    def averaged(
+    def average_gradients(
         self, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], number: int
     ) -> Sequence[Tensor | None]:
         """Gradients of the mean loss over a batch, from those over this process's share of it; the same where it has all.
@@ -302,7 +302,7 @@ class Trainer:
             parameters: What they are gradients of.
             number: How many images the share has.
         """
-        return averaged(gradients, parameters, number, self._processes)
+        return average_gradients(gradients, parameters, number, self._processes)
 
     def accuracy(self, network: nn.Module, places: Tensor, *, eps: float, steps: int, step_size: float) -> float:
         """The share of the examples at places ``(n,)`` that a network in training gets right under PGD.
@@ -313,7 +313,7 @@ class Trainer:
         batches = (self.batch(part) for part in own.split(self.recipe.batch_size))
         right = accuracy_under_pgd(network, batches, eps=eps, steps=steps, step_size=step_size) if len(own) else 0.0
         # Of doubles, which count exactly; a product is whole but for rounding.
-        total = self._processes.total(torch.tensor(round(right * len(own)), dtype=torch.float64, device=self.device))
+        total = self._processes.sum(torch.tensor(round(right * len(own)), dtype=torch.float64, device=self.device))
         return total.item() / len(places)
 
     def _divided(self) -> tuple[Tensor, Tensor]:
@@ -327,12 +327,12 @@ class Trainer:
 
     def _batches(self, seed: int) -> Sequence[Tensor]:
         """An epoch's batches of places, in an order that follows from the seed."""
-        order = torch.randperm(len(self.training), generator=torch.Generator().manual_seed(seed))
-        return self.training[order].tensor_split(self._batches_an_epoch)
+        order = torch.randperm(len(self.train_indices), generator=torch.Generator().manual_seed(seed))
+        return self.train_indices[order].tensor_split(self._batches_an_epoch)
 
     @property
     def _batches_an_epoch(self) -> int:
-        return math.ceil(len(self.training) / self.recipe.batch_size)
+        return math.ceil(len(self.train_indices) / self.recipe.batch_size)
 
     def _step(
         self,
@@ -358,7 +358,7 @@ class Trainer:
         """The share of the held-out images that a network gets right under PGD."""
         eps = eps if self.recipe.held_out_eps is None else self.recipe.held_out_eps
         steps = self.recipe.held_out_steps
-        return self.accuracy(network, self.held_out, eps=eps, steps=steps, step_size=2.5 * eps / steps)
+        return self.accuracy(network, self.held_out_indices, eps=eps, steps=steps, step_size=2.5 * eps / steps)
 
     def _identity(self, model: nn.Module) -> dict[str, str]:
         """What must be the same for a training to go on, by what it is called in a message."""
@@ -382,7 +382,7 @@ class Trainer:
         if self._resume is None:
             return
         write = partial(write_state, self._resume, state, self._identity(whole))
-        self._processes.from_first(
+        self._processes.run_on_first(
             partial(write, whole=whole, network=network, optimizer=optimizer, copies=outcome.copies)
         )
 
@@ -397,7 +397,7 @@ class Trainer:
         """Takes up what the file holds of this training; the epochs done and the seconds spent on them."""
         if self._saved:
             assert self._resume is not None
-            content = self._processes.from_first(partial(read_tensors, self._resume))
+            content = self._processes.run_on_first(partial(read_tensors, self._resume))
             state = read_state(
                 self._resume,
                 content,

@@ -51,7 +51,7 @@ def train(common: Common, words: ModelArgs, settings: tuple[Setting, ...], outpu
         base = words.base(cache, words.checkpoints[0]) if words.checkpoints else None
         training = words.training(cache, parameters, base)
         defended = cache.trained(training, output)
-        processes = Processes.launched()
+        processes = Processes.from_environment()
         processes.disconnect()
         if processes.rank:
             return

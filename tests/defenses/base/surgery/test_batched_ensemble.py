@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from robustbench_cli.attacks.base.models.freezing import frozen
-from robustbench_cli.defenses.base.surgery.batched_ensemble import BatchedEnsemble, cross_entropy_of_each
+from robustbench_cli.defenses.base.surgery.batched_ensemble import BatchedEnsemble, ensemble_cross_entropy
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
@@ -54,7 +54,7 @@ def test_each_learns_as_it_would_alone(
     together = fresh(build, 3)
     stacked = BatchedEnsemble(together, vectorized=vectorized)
     Trainer(train, recipe, seed=1, device=CPU).fit(
-        stacked, name="block 1", loss=cross_entropy_of_each, settled=partial(stacked.copy_to, together)
+        stacked, name="block 1", loss=ensemble_cross_entropy, on_finish=partial(stacked.copy_to, together)
     )
     assert not torch.equal(tensors(together[0])[0], tensors(together[1])[0])
     for one, other in zip(together, alone, strict=True):

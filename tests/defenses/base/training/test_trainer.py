@@ -382,7 +382,7 @@ def test_the_best_epoch_stays(digits: Any, normed: Callable[[], nn.Module], accu
             return images, labels
 
     def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        assert not seen & set(trainer.held_out.tolist())
+        assert not seen & set(trainer.held_out_indices.tolist())
         value = nn.functional.cross_entropy(network(images), labels)
         return value if next(steps) <= 30 else -value
 
@@ -393,9 +393,9 @@ def test_the_best_epoch_stays(digits: Any, normed: Callable[[], nn.Module], accu
 
     recipe = Recipe(epochs=6, batch_size=117, schedule="constant", held_out=0.1)
     trainer = Trainer(Watched(), recipe, seed=0, device=CPU, progress=look)
-    held = type(train)(*train.batch(trainer.held_out))
-    assert len(trainer.held_out) == 130
-    assert torch.equal(torch.cat([trainer.held_out, trainer.training]).sort().values, torch.arange(1297))
+    held = type(train)(*train.batch(trainer.held_out_indices))
+    assert len(trainer.held_out_indices) == 130
+    assert torch.equal(torch.cat([trainer.held_out_indices, trainer.train_indices]).sort().values, torch.arange(1297))
     trainer.fit(model, name="forgetful", loss=loss)
     record = trainer.record["trained"]["forgetful"]
     assert record["kept_epoch"] == 3
