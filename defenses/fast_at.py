@@ -56,13 +56,13 @@ class FastAT(Defense):
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
         with trainer.seeded("watched images"):
             watched = trainer.train_indices[torch.randperm(len(trainer.train_indices))][: trainer.recipe.batch_size]
-        accuracy = partial(trainer.accuracy, places=watched, eps=self.radius, steps=5, step_size=self.radius / 4)
+        accuracy = partial(trainer.accuracy, indices=watched, eps=self.radius, steps=5, step_size=self.radius / 4)
         trainer.fit(
             model,
             name="adversarial training",
             loss=self.loss,
             eps=self.radius,
-            collapse=Collapse(accuracy=accuracy, fall=self.fall),
+            collapse=Collapse(accuracy=accuracy, drop=self.fall),
         )
 
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

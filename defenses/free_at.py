@@ -54,12 +54,12 @@ class FreeAT(Defense):
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
         images, _ = trainer.batch(trainer.train_indices[:1])
         network = Perturbed(model, images.new_zeros(trainer.largest_batch, *images.shape[1:]), trainer.share)
-        trainer.fit(
+        trainer.fit_with_gradients(
             network,
+            self.gradients,
             name="adversarial training",
             whole=model,
             eps=self.radius,
-            gradients=self.gradients,
             replays=self.replays,
         )
 

@@ -259,7 +259,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Scenario], Ended]
     """How each of the scenarios ended in two processes."""
     folder = tmp_path_factory.mktemp("together")
     names = [scenario.__name__ for scenario in SCENARIOS]
-    program = Path(__file__).parents[2] / "together.py"
+    program = Path(__file__).parents[3] / "together.py"
     done = subprocess.run(
         [sys.executable, program, __file__, folder, *names],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
