@@ -27,7 +27,7 @@ from robustbench_cli.attacks.base.inputs import (
 )
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.defenses.base.decision_rules import mean_softmax
+from robustbench_cli.defenses.base.decision_rules import log_mean_softmax
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.stochastic import StochasticLayer
 from robustbench_cli.defenses.base.surgery.batched_ensemble import BatchedEnsemble, ensemble_cross_entropy
@@ -174,7 +174,7 @@ class HRSModel(StochasticLayer):
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(N, K)`` of images ``(N, C, H, W)``, each by a path drawn for it, or the log of the mean softmax."""
         if not self.drawing:
-            return mean_softmax(self.all_draws(images))
+            return log_mean_softmax(self.all_draws(images))
         for block in self.blocks:
             images = block(images)
         return images

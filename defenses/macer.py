@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.defenses.base.decision_rules import mean_softmax
+from robustbench_cli.defenses.base.decision_rules import log_mean_softmax
 from robustbench_cli.defenses.base.stochastic import normal_like
 from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.randomized_smoothing import RandomizedSmoothing, base_classifier
@@ -46,7 +46,7 @@ class MACER(RandomizedSmoothing):
         noisy = torch.add(rows, normal_like(rows), alpha=self.sigma)
         logits = base_classifier(network)(noisy).float().unflatten(0, (self.noises, -1))
         hinge = self.sigma / 2 * _below((self.beta * logits).softmax(2).mean(0), labels, self.gamma)
-        return functional.nll_loss(mean_softmax(logits), labels) + self.weight * hinge.mean()
+        return functional.nll_loss(log_mean_softmax(logits), labels) + self.weight * hinge.mean()
 
 
 def _below(probabilities: Tensor, labels: Tensor, gamma: float) -> Tensor:

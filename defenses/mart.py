@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.defenses.base.training.adversarial_training import AdversarialTraining, Forward, divergence
+from robustbench_cli.defenses.base.training.adversarial_training import AdversarialTraining, Forward, kl_divergence
 
 __all__ = ["MART"]
 
@@ -43,7 +43,7 @@ class MART(AdversarialTraining):
     def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
         clean, attacked = forward(images).float(), forward(perturbed).float()
         wrongness = 1 - clean.softmax(1).gather(1, labels[:, None]).squeeze(1)
-        return (_boosted(attacked, labels) + self.beta * divergence(clean, attacked) * wrongness).mean()
+        return (_boosted(attacked, labels) + self.beta * kl_divergence(clean, attacked) * wrongness).mean()
 
 
 def _boosted(logits: Tensor, labels: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.threat import Threat, project, steepest_ascent
-from robustbench_cli.defenses.base.decision_rules import mean_softmax
+from robustbench_cli.defenses.base.decision_rules import log_mean_softmax
 from robustbench_cli.defenses.base.stochastic import normal_like
 from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.randomized_smoothing import RandomizedSmoothing, base_classifier
@@ -72,7 +72,7 @@ class SmoothAdv(RandomizedSmoothing):
             for _ in range(self.steps):
                 leaf = iterates.detach().requires_grad_()
                 logits = classifier(self._repeated(leaf) + noise).unflatten(0, (self.noises, -1))
-                loss = functional.nll_loss(mean_softmax(logits), labels, reduction="sum")
+                loss = functional.nll_loss(log_mean_softmax(logits), labels, reduction="sum")
                 (gradient,) = torch.autograd.grad(loss, leaf)
                 step = steepest_ascent(gradient, "l2")
                 moved = torch.add(leaf.detach(), step, alpha=2 * self.radius / self.steps)

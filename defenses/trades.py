@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.attacks.base.models.freezing import frozen
-from robustbench_cli.defenses.base.training.adversarial_training import AdversarialTraining, Forward, divergence
+from robustbench_cli.defenses.base.training.adversarial_training import AdversarialTraining, Forward, kl_divergence
 
 __all__ = ["TRADES"]
 
@@ -35,8 +35,8 @@ class TRADES(AdversarialTraining):
     def perturb(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         with frozen(network), torch.no_grad():
             clean = network(images)
-        return self.attack(network, images, lambda logits: divergence(clean, logits).sum(), start="near")
+        return self.attack(network, images, lambda logits: kl_divergence(clean, logits).sum(), start="near")
 
     def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
         clean = forward(images)
-        return functional.cross_entropy(clean, labels) + self.beta * divergence(clean, forward(perturbed)).mean()
+        return functional.cross_entropy(clean, labels) + self.beta * kl_divergence(clean, forward(perturbed)).mean()

@@ -107,9 +107,9 @@ def test_the_exact_mean_is_over_all_paths(normed: Callable[[], nn.Module]) -> No
 
 def test_what_cannot_be_counted_has_no_exact_mean(normed: Callable[[], nn.Module]) -> None:
     """A rule that needs all draws is refused where they cannot be counted, also behind noise around a switching model."""
-    with pytest.raises(UserError, match="draws of this defense cannot be counted: give mean or vote"):
+    with pytest.raises(UserError, match="draws of this defense cannot be enumerated: give mean or vote"):
         GaussianNoise(decision="exact").protect(normed(), IMAGES[:1])
-    with pytest.raises(UserError, match="cannot be counted"):
+    with pytest.raises(UserError, match="cannot be enumerated"):
         HRS(decision="exact").protect(GaussianNoise().protect(normed(), IMAGES[:1]), IMAGES[:1])
 
 

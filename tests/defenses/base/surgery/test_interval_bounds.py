@@ -175,7 +175,7 @@ def test_what_cannot_be_bounded(model: nn.Module, told: str) -> None:
 def test_the_last_layer_is_fully_connected() -> None:
     """Bounds are of differences of logits, which the last layer makes."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(8, 2), nn.ReLU())
-    with pytest.raises(UserError, match="its last layer is a ReLU, and the last has to be fully connected"):
+    with pytest.raises(UserError, match="its last layer is a ReLU, and the last layer must be fully connected"):
         worst_logits(model, torch.rand(1, *SHAPE), torch.zeros(1).long(), 0.1)
     with pytest.raises(UserError, match="its last layer is a ReLU"):
         require_boundable(model)
