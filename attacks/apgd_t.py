@@ -24,16 +24,31 @@ class APGDT(APGD):
     there are fewer targets; of three the ratio is to the mean of the second and the third logit, of two the loss is the
     margin.
 
-    With ``trial_steps`` every target is first tried with a few steps, and only the ``finalists`` that came nearest are
+    With ``ranking_steps`` every target is first tried with a few steps, and only the ``top_k`` that came nearest are
     aimed at with all of them: the ranking of targets of the Minimum-Margin attack (Gao et al., ICML 2022).
     """
 
-    targets: int = Field(9, ge=1, description="how many of the other classes are aimed at, the likeliest first")
-    trial_steps: int = Field(0, ge=0, description="steps of a trial towards each target; 0 for none")
-    finalists: int = Field(3, ge=1, description="how many targets are aimed at with all steps after a trial")
+    n_target_classes: int = Field(
+        9,
+        ge=1,
+        description="number of target classes, the most likely ones first",
+        json_schema_extra={"formerly": "targets"},
+    )
+    ranking_steps: int = Field(
+        0,
+        ge=0,
+        description="steps towards each target to rank the targets; 0 for no ranking",
+        json_schema_extra={"formerly": "trial_steps"},
+    )
+    top_k: int = Field(
+        3,
+        ge=1,
+        description="number of best-ranked targets that get the full number of steps",
+        json_schema_extra={"formerly": "finalists"},
+    )
 
     def fewest_classes(self, *, targeted: bool) -> int:
-        return 4 if targeted else max(4, self.targets + 1)
+        return 4 if targeted else max(4, self.n_target_classes + 1)
 
     def loss(self, threat: Threat) -> Loss:
         return targeted_dlr if threat.targeted else _towards_target
@@ -60,10 +75,10 @@ class APGDT(APGD):
         # The label comes first of all, and the classes after it by their logits.
         order = logits.mean(0).scatter(1, labels[:, None], torch.inf).sort(dim=1, descending=True, stable=True).indices
         for stream in [random.split() for _ in range(self.restarts)]:
-            targets = order[:, 1 : 1 + self.targets]
-            if self.trial_steps and targets.shape[1] > self.finalists:
-                margins = aim(self.model_copy(update={"steps": self.trial_steps}), targets, stream)
-                nearest = margins.argsort(dim=1, stable=True)[:, : self.finalists]
+            targets = order[:, 1 : 1 + self.n_target_classes]
+            if self.ranking_steps and targets.shape[1] > self.top_k:
+                margins = aim(self.model_copy(update={"steps": self.ranking_steps}), targets, stream)
+                nearest = margins.argsort(dim=1, stable=True)[:, : self.top_k]
                 targets = targets.gather(1, nearest)
             aim(self, targets, stream)
         return best.images

@@ -46,8 +46,12 @@ class CWLinf(MinimalNormAttack):
     penalty: float = Field(
         2.0, gt=0, description="how far a step draws a pixel back that exceeds tau, over the learning rate: 1 / c"
     )
-    decrease: float = Field(
-        0.1, gt=0, lt=1, description="share by which tau shrinks at the first step; it falls to a hundredth of that"
+    tau_decay: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share by which tau shrinks at the first step; it falls to a hundredth of that",
+        json_schema_extra={"formerly": "decrease"},
     )
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
@@ -57,7 +61,7 @@ class CWLinf(MinimalNormAttack):
         iterates, adam = images, _Adam(images)
         for step in range(self.steps):
             falling = 0.5 + 0.5 * math.cos(math.pi * step / self.steps)
-            change = self.decrease * (0.01 + 0.99 * falling)
+            change = self.tau_decay * (0.01 + 0.99 * falling)
             logits, gradient = source.gradient(iterates, labels, goal.shortfall)
             fooled, success = best.offer(iterates, logits)
             gradient = free(gradient, iterates)

@@ -35,10 +35,15 @@ class DeepFool(MinimalNormAttack):
 
     steps: int = Field(50, ge=1, description="steps at most; each takes a gradient for each class")
     overshoot: float = Field(0.02, ge=0, description="share by which every step goes beyond the plane")
-    classes: int = Field(9, ge=1, description="classes besides the label, the likeliest first, whose boundaries count")
+    candidates: int = Field(
+        9,
+        ge=1,
+        description="number of other classes considered, the most likely ones first",
+        json_schema_extra={"formerly": "classes"},
+    )
 
     def fewest_classes(self, *, targeted: bool) -> int:
-        return 2 if targeted else self.classes + 1
+        return 2 if targeted else self.candidates + 1
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal.of(source, targeted=threat.targeted)
@@ -51,7 +56,7 @@ class DeepFool(MinimalNormAttack):
                 break
             points = iterates[rows]
             logits[:, rows], plane = nearest_plane(
-                source, points, labels[rows], goal, classes=self.classes, norm=threat.norm, box=False, rows=rows
+                source, points, labels[rows], goal, classes=self.candidates, norm=threat.norm, box=False, rows=rows
             )
             fooled, _ = best.offer(iterates, logits)
             ahead = (points + (1 + self.overshoot) * free_step_to_plane(plane, threat.norm)).clamp_(0, 1)

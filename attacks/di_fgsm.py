@@ -30,12 +30,24 @@ class DIFGSM(MIFGSM):
         "Diversity. CVPR 2019, arXiv 1803.06978"
     )
 
-    probability: float = Field(0.5, ge=0, le=1, description="how likely an image is resized at a step")
-    smallest: float = Field(0.9, gt=0, le=1, description="the smallest factor by which an image is resized")
+    diversity_prob: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="probability that an image is resized and padded at a step",
+        json_schema_extra={"formerly": "probability"},
+    )
+    resize_rate: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="smallest factor by which an image is resized",
+        json_schema_extra={"formerly": "smallest"},
+    )
 
     def gradient(self, source: GradientSource, points: Tensor, labels: Tensor, random: Random) -> Tensor:
-        resized = random.uniform(()) < self.probability
-        factors = torch.where(resized, self.smallest + (1 - self.smallest) * random.uniform(()), 1)
+        resized = random.uniform(()) < self.diversity_prob
+        factors = torch.where(resized, self.resize_rate + (1 - self.resize_rate) * random.uniform(()), 1)
         middles = (1 - factors)[:, None] * (2 * random.uniform((2,)) - 1)
         # From places in the padded image back to places in the image: both reach from -1 to 1.
         scale = torch.eye(2, device=points.device) / per_image(factors, points)[..., 0]

@@ -40,12 +40,28 @@ class FAB(MinimalNormAttack):
         1, ge=1, description="runs; the first begins at the image, each other at a random point near it"
     )
     alpha_max: float = Field(0.1, ge=0, le=1, description="the largest weight of the original image's own step")
-    overshoot: float = Field(1.05, ge=1, description="how far a step goes over the way to the plane (eta)")
-    backward: float = Field(0.9, gt=0, lt=1, description="what is kept of a perturbation that succeeded (beta)")
-    classes: int = Field(9, ge=1, description="classes besides the label, the likeliest first, whose boundaries count")
+    eta: float = Field(
+        1.05,
+        ge=1,
+        description="overshoot of a step beyond the plane, as a factor",
+        json_schema_extra={"formerly": "overshoot"},
+    )
+    beta: float = Field(
+        0.9,
+        gt=0,
+        lt=1,
+        description="factor of the backward step, which shrinks a successful perturbation",
+        json_schema_extra={"formerly": "backward"},
+    )
+    n_target_classes: int = Field(
+        9,
+        ge=1,
+        description="number of other classes considered, the most likely ones first",
+        json_schema_extra={"formerly": "classes"},
+    )
 
     def fewest_classes(self, *, targeted: bool) -> int:
-        return 2 if targeted else self.classes + 1
+        return 2 if targeted else self.n_target_classes + 1
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         best = BestPerturbation(source, images, labels, threat.norm, Goal.of(source, targeted=threat.targeted))
@@ -73,7 +89,7 @@ class FAB(MinimalNormAttack):
         """Takes all steps from ``start``, towards ``labels`` if ``goal`` is targeted, and offers every iterate."""
         iterates = start
         for _ in range(self.steps):
-            logits, plane = nearest_plane(source, iterates, labels, goal, classes=self.classes, norm=norm)
+            logits, plane = nearest_plane(source, iterates, labels, goal, classes=self.n_target_classes, norm=norm)
             fooled, success = best.offer(iterates, logits)
             from_iterate = step_to_plane(iterates, plane.slope, plane.value, norm)
             from_image = step_to_plane(images, plane.slope, plane.value_at(images, iterates), norm)
@@ -81,9 +97,9 @@ class FAB(MinimalNormAttack):
             of_image = distance(images + from_image, images, norm)
             alpha = (length / (length + of_image).clamp_min(1e-12)).clamp_max(self.alpha_max)
             weight = per_image(alpha, images).to(images.dtype)
-            ahead = (1 - weight) * (iterates + self.overshoot * from_iterate)
-            ahead = (ahead + weight * (images + self.overshoot * from_image)).clamp_(0, 1)
-            back = images + self.backward * (iterates - images)
+            ahead = (1 - weight) * (iterates + self.eta * from_iterate)
+            ahead = (ahead + weight * (images + self.eta * from_image)).clamp_(0, 1)
+            back = images + self.beta * (iterates - images)
             # Fooled by a sample of the draws, but not often enough in a row: the same point is asked again.
             stay = per_image(fooled & ~success, images)
             moved = torch.where(per_image(success, images), back, ahead)

@@ -49,7 +49,13 @@ class PGD(FixedRadiusAttack):
     )
     restarts: int = Field(1, ge=1, description="runs from different random starts; only what still stands is run again")
     random_start: bool = Field(True, description="start uniformly inside the ball rather than at the image")
-    moved: float = Field(0.03, gt=0, le=1, description="share of the pixels that a step moves, in l1")
+    l1_sparsity: float = Field(
+        0.03,
+        gt=0,
+        le=1,
+        description="share of the pixels that a step changes in l1",
+        json_schema_extra={"formerly": "moved"},
+    )
 
     @staticmethod
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -82,7 +88,9 @@ class PGD(FixedRadiusAttack):
 
     def _direction(self, gradient: Tensor, iterates: Tensor, threat: Threat) -> Tensor:
         if threat.norm == "l1":
-            return sparse_ascent(gradient, iterates, torch.full_like(threat.eps, self.moved * gradient[0].numel()))
+            return sparse_ascent(
+                gradient, iterates, torch.full_like(threat.eps, self.l1_sparsity * gradient[0].numel())
+            )
         return steepest_ascent(gradient, threat.norm)
 
     def _step_sizes(self, step: int, threat: Threat, images: Tensor) -> Tensor:

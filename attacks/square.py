@@ -58,10 +58,10 @@ class Square(FixedRadiusAttack):
     restarts: int = Field(
         1, ge=1, description="searches from different starts; only what still stands is searched again"
     )
-    gives_up: bool = Field(
+    early_stopping: bool = Field(
         False,
-        description="whether an untargeted search leaves images whose margin has fallen too slowly of late to be lost in "
-        "the queries that are left",
+        json_schema_extra={"formerly": "gives_up"},
+        description="stop early on images that are unlikely to be broken within the remaining queries; untargeted only",
     )
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
@@ -75,7 +75,7 @@ class Square(FixedRadiusAttack):
             propose=self._corners if threat.norm == "linf" else self._moved_hill,
             queries=self.queries,
             restarts=self.restarts,
-            gives_up=self.gives_up,
+            gives_up=self.early_stopping,
         )
 
     def _side(self, over: float, images: Tensor) -> int:

@@ -37,17 +37,22 @@ class SuperDeepFool(MinimalNormAttack):
 
     steps: int = Field(30, ge=1, description="steps of both kinds; each takes a gradient for each class")
     overshoot: float = Field(0.02, ge=0, description="share by which every step goes beyond the plane")
-    classes: int = Field(9, ge=1, description="classes besides the label, the likeliest first, whose boundaries count")
+    candidates: int = Field(
+        9,
+        ge=1,
+        description="number of other classes considered, the most likely ones first",
+        json_schema_extra={"formerly": "classes"},
+    )
 
     def fewest_classes(self, *, targeted: bool) -> int:
-        return 2 if targeted else self.classes + 1
+        return 2 if targeted else self.candidates + 1
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal.of(source, targeted=threat.targeted)
         best = BestPerturbation(source, images, labels, "l2", goal)
         iterates = images
         for _ in range(self.steps):
-            logits, plane = nearest_plane(source, iterates, labels, goal, classes=self.classes, norm="l2")
+            logits, plane = nearest_plane(source, iterates, labels, goal, classes=self.candidates, norm="l2")
             fooled, success = best.offer(iterates, logits)
             step = short_step_to_plane(iterates, plane, "l2")
             ahead = iterates + (1 + self.overshoot) * step

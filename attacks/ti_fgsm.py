@@ -19,7 +19,7 @@ __all__ = ["TIFGSM"]
 class TIFGSM(MIFGSM):
     """MI-FGSM with the gradient blurred, as if it were summed up over shifted copies of the image.
 
-    The kernel is Gaussian, of ``2 reach + 1`` pixels a side and a standard deviation of ``reach / sqrt(3)`` (section
+    The kernel is Gaussian, of ``2 kernel_radius + 1`` pixels a side and a standard deviation of ``kernel_radius / sqrt(3)`` (section
     3.3 of the paper).
     """
 
@@ -28,16 +28,17 @@ class TIFGSM(MIFGSM):
         "CVPR 2019, arXiv 1904.02884"
     )
 
-    reach: int | None = Field(
+    kernel_radius: int | None = Field(
         None,
         ge=0,
-        description="of the kernel, in pixels to each side; where not given, the paper's 7 for images of 299 pixels, in "
+        description="pixels of the kernel on each side of its center; by default 7 for images of 299 pixels, as in the paper, in "
         "proportion for others, and at least 1",
+        json_schema_extra={"formerly": "reach"},
     )
 
     def gradient(self, source: GradientSource, points: Tensor, labels: Tensor, random: Random) -> Tensor:
         slopes = super().gradient(source, points, labels, random)
-        reach = max(1, round(7 / 299 * max(points.shape[2:]))) if self.reach is None else self.reach
+        reach = max(1, round(7 / 299 * max(points.shape[2:]))) if self.kernel_radius is None else self.kernel_radius
         if not reach:
             return slopes
         places = torch.arange(-reach, reach + 1, device=points.device, dtype=points.dtype)

@@ -246,6 +246,7 @@ def _with_defaults(spec: MethodSpec, path: Path) -> MethodSpec:
     What the file says stays as it says it, and so does the identity of what it holds whole.
     """
     kind = defenses.load(spec.name)
+    spec = spec.renamed(kind)
     missing = [key for key in kind.model_fields if key not in spec.parameters]
     if not missing:
         return spec

@@ -123,7 +123,9 @@ def _changed(old: Result, job: Job) -> tuple[str, ...]:
         *(words for each in zip(was.defenses, now.defenses, strict=True) for words in _changed_method(*each)),
         *_changed_method(was.attack, now.attack),
     ]
-    if was.checkpoint != now.checkpoint and was.defenses == now.defenses:
+    if was.checkpoint != now.checkpoint and all(
+        before.identity == after.identity for before, after in zip(was.defenses, now.defenses, strict=True)
+    ):
         found.append("weights")
     if was.n != now.n:
         found.append(f"n was {was.n}")
@@ -140,7 +142,7 @@ def _changed_method(was: MethodSpec, now: MethodSpec) -> Iterator[str]:
         yield f"code of {now.name}"
     missing: Any = object()
     for key, value in now.parameters.items():
-        before = was.parameters.get(key, missing)
+        before = was.parameters.get(key, was.parameters.get(now.formerly.get(key, key), missing))
         if was.surrogates.get(key) != now.surrogates.get(key):
             yield f"model in {now.name}.{key}"
         elif before != value and key not in now.surrogates:

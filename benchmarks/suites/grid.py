@@ -60,7 +60,8 @@ def attack_choices(
                 f"{member.name} does not know the norm {', '.join(member.norm or ())}: it knows {', '.join(kind.norms)}"
             )
         found = []
-        for each in variants(kind, {**member.parameters, **(parameters or {})}):
+        own = kind.current_names(member.parameters, name=member.name)
+        for each in variants(kind, {**own, **kind.current_names(parameters or {}, name=member.name)}):
             _, spec, surrogates = method_spec(attacks, member.name, each, named=named)
             found.append(
                 AttackChoice(
@@ -88,9 +89,9 @@ def variants(kind: type[Settings], parameters: Mapping[str, Any]) -> Iterator[di
 
 
 def _is_one_value(kind: type[Settings], key: str, value: list[Any]) -> bool:
-    if key not in kind.model_fields:
+    field = kind.model_fields.get(kind.current_name(key))
+    if field is None:
         return True
-    field = kind.model_fields[key]
     try:
         fields: dict[str, Any] = {"value": (field.annotation, field)}
         create_model("One", **fields).model_validate({"value": value})

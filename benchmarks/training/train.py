@@ -67,7 +67,7 @@ class Training(BaseModel):
     def key(self) -> str:
         """A hash of what determines the weights: the base's identity counts, not where its file lies; no rule does."""
         content = self.model_dump(mode="json", exclude={"base", "defenses", "recipe"})
-        content["recipe"] = Recipe.model_validate(self.recipe).in_effect
+        content["recipe"] = Recipe.by_former_names(Recipe.model_validate(self.recipe).in_effect)
         content["base"] = self.base.identity if self.base is not None else None
         content["defenses"] = [defense.identity for defense in self.by_usual_rule.defenses]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

@@ -37,7 +37,7 @@ def distribute(settings: Sequence[Setting], kinds: Mapping[str, type[Settings]])
     for setting in settings:
         name = setting.name
         if name is None:
-            fitting = [each for each, kind in kinds.items() if setting.key in kind.model_fields]
+            fitting = [each for each, kind in kinds.items() if kind.current_name(setting.key) in kind.model_fields]
             if len(fitting) != 1:
                 known = sorted({key for kind in kinds.values() for key in kind.model_fields})
                 raise UserError(

@@ -117,7 +117,7 @@ def test_passes_are_paid_for_standing_images_only(norm: Norm, linear_victim: Cal
     assert cost(APGDCE(steps=10), none) == (24 * 11, 24 * 10)
     assert cost(APGDCE(steps=10, restarts=3), none) == (3 * 24 * 11, 3 * 24 * 10)
     assert cost(APGDT(steps=10), none) == (24 + 2 * 24 * 11, 2 * 24 * 10)
-    assert cost(APGDT(steps=10, targets=1, restarts=2), none) == (24 + 2 * 24 * 11, 2 * 24 * 10)
+    assert cost(APGDT(steps=10, n_target_classes=1, restarts=2), none) == (24 + 2 * 24 * 11, 2 * 24 * 10)
     easy = torch.where(torch.arange(24) < 18, 5.0, 0.5)
     forwards, backwards = cost(APGDT(steps=40), easy)
     hard = 6 * 2 * 40
@@ -191,17 +191,17 @@ def test_a_trial_finds_the_target_that_the_logits_do_not_name(linear_victim: Cal
     def accuracy(attack: APGDT) -> float:
         return victim.accuracy(attack(victim.model, victim.images, victim.labels, **words))
 
-    assert accuracy(APGDT(targets=1)) > 0
-    assert accuracy(APGDT(trial_steps=10, finalists=1)) == 0
+    assert accuracy(APGDT(n_target_classes=1)) > 0
+    assert accuracy(APGDT(ranking_steps=10, top_k=1)) == 0
 
 
 def test_only_finalists_are_paid_for_in_full(linear_victim: Callable[..., LinearVictim]) -> None:
     """Five targets with two steps each, then two of them with ten; without a choice there is no trial."""
     victim = linear_victim(6)
-    for finalists, expected in ((2, 5 * 2 + 2 * 10), (5, 5 * 10)):
+    for top_k, expected in ((2, 5 * 2 + 2 * 10), (5, 5 * 10)):
         source = EOT(victim.model.requires_grad_(False))
         threat = Threat(norm="linf", eps=0.5 * victim.radii("linf").double())
-        attack = APGDT(steps=10, trial_steps=2, finalists=finalists)
+        attack = APGDT(steps=10, ranking_steps=2, top_k=top_k)
         attack.run(source, victim.images, victim.labels, threat, Random.of(0, victim.images))
         assert source.backwards == len(victim.images) * expected
 

@@ -70,7 +70,12 @@ class FiniteDifferences(FixedRadiusAttack, ABC):
         description="length of every step on the [0, 1] pixel scale; where not given, it falls evenly from eps to 0",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="weight of the earlier estimates at each step")
-    width: float = Field(0.01, gt=0, description="how far every pixel is moved, on average, to take a difference")
+    delta: float = Field(
+        0.01,
+        gt=0,
+        description="step of the finite differences, as the mean change of a pixel",
+        json_schema_extra={"formerly": "width"},
+    )
 
     @abstractmethod
     def directions(self, shape: tuple[int, ...], random: Random) -> Tensor:
@@ -87,7 +92,7 @@ class FiniteDifferences(FixedRadiusAttack, ABC):
                 images, labels, threat = images[going_on], labels[going_on], threat.select(going_on)
                 iterates, mean, random = iterates[going_on], mean[going_on], random.select(going_on)
             directions = self._in_parts(images.shape[1:], random)
-            mean = self.momentum * mean + estimated_gradient(source, iterates, labels, directions, self.width)
+            mean = self.momentum * mean + estimated_gradient(source, iterates, labels, directions, self.delta)
             move = steepest_ascent(mean, threat.norm) * self._step_sizes(step, threat, images)
             iterates = project(iterates - move if threat.targeted else iterates + move, images, threat)
         best.offer(iterates, source.logits(iterates))

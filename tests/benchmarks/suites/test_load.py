@@ -124,7 +124,7 @@ def test_autoattacks_own_composition(name: str, norm: Norm, attacks: list[tuple[
         if member.name == "square":
             assert member.parameters["rescale_schedule"] is False
         if member.name == "apgd-t":
-            assert member.parameters["targets"] == (5 if norm == "l1" else 9)
+            assert member.parameters["n_target_classes"] == (5 if norm == "l1" else 9)
         if member.name == "apgd-ce":
             assert member.parameters.get("restarts", 1) == (5 if norm == "l1" else 1)
         budget = member.parameters.get("steps") or member.parameters["queries"]
