@@ -1,4 +1,4 @@
-"""No defense: the reference that every defense is compared with."""
+"""No defense: the baseline of all comparisons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Undefended"]
 
 
 class Undefended(Defense):
-    """The model as it is, with ordinary training."""
+    """The unchanged model with standard training."""
 
     paper: ClassVar[str] = "none"
 

@@ -1,4 +1,4 @@
-"""TRADES: accuracy against robustness by way of a divergence."""
+"""TRADES: a trade-off between accuracy and robustness by a divergence."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["TRADES"]
 
 
 class TRADES(AdversarialTraining):
-    """TRADES: the cross-entropy on the images, plus ``beta`` times how far an attack moves the network's answer.
+    """TRADES: the cross-entropy on clean images, plus ``beta`` times the divergence between clean and adversarial outputs.
 
-    The loss is ``CE(f(x), y) + beta KL(p(x) || p(x'))``; both distributions have a part in its gradient. The attack
-    climbs the same divergence and knows no label. It begins beside the image, by normal noise of deviation 0.001, since
-    at the image itself the divergence has no slope. Images are made in ``eval()`` mode, as in the authors' code.
+    The loss is ``CE(f(x), y) + beta KL(p(x) || p(x'))``, with a gradient through both distributions. The attack maximizes
+    the same divergence and needs no label. It starts at the image plus normal noise of standard deviation 0.001, because
+    the gradient of the divergence is 0 at the image itself. It runs in ``eval()`` mode, as in the authors' code.
     """
 
     paper: ClassVar[str] = (
@@ -29,7 +29,7 @@ class TRADES(AdversarialTraining):
     )
 
     beta: float = Field(
-        6, ge=0, description="weight of the divergence: the larger, the more robust and the less accurate"
+        6, ge=0, description="weight of the divergence; larger values trade clean accuracy for robustness"
     )
 
     def perturb(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
