@@ -21,7 +21,7 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.devices import automatic_batch_size
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry as defenses
-from robustbench_cli.defenses.base.surgery.interval_bounds import require_bounded, worst_logits
+from robustbench_cli.defenses.base.surgery.interval_bounds import require_boundable, worst_logits
 from robustbench_cli.defenses.ibp import IBP
 
 __all__ = ["HALVINGS", "Bounded", "Intervals", "bounded"]
@@ -62,7 +62,7 @@ def bounded(
     of every layer's sums, and have to be apart by more than what another way to compute a convolution explains.
 
     Args:
-        model: A sequential network; see :func:`~robustbench_cli.defenses.base.surgery.interval_bounds.require_bounded`.
+        model: A sequential network; see :func:`~robustbench_cli.defenses.base.surgery.interval_bounds.require_boundable`.
         images: ``(N, C, H, W)`` in [0, 1].
         places: Of the images, in their order; 0 to N - 1 where not given.
         device: Where to compute.
@@ -96,7 +96,7 @@ def _radii(model: nn.Module, images: Tensor, labels: Tensor, least: Tensor) -> T
     """``(N,)``: the largest radii at which all other logits are proven to lie ``least`` below the label's."""
 
     def proven(eps: Tensor) -> Tensor:
-        worst = worst_logits(model, images, labels, eps, rounded=torch.finfo(torch.float32).eps / 2)
+        worst = worst_logits(model, images, labels, eps, unit_roundoff=torch.finfo(torch.float32).eps / 2)
         return worst.scatter(1, labels[:, None], -torch.inf).amax(1) < -least
 
     certain, doubtful = torch.zeros(len(images)).to(images), torch.ones(len(images)).to(images)
@@ -110,7 +110,7 @@ def _radii(model: nn.Module, images: Tensor, labels: Tensor, least: Tensor) -> T
 def _require_bounded(model: nn.Module) -> None:
     """Tells of a model that intervals cannot be followed through what else could certify it."""
     try:
-        require_bounded(model)
+        require_boundable(model)
     except UserError as error:
         raise UserError(f"{error}; or give --sigma SIGMA, such as 0.25, which certifies any model") from error
 

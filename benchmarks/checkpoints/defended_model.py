@@ -28,7 +28,7 @@ from robustbench_cli.core.isolation import isolated
 from robustbench_cli.core.registry import Registry
 from robustbench_cli.core.settings import Settings
 from robustbench_cli.defenses import registry as defenses
-from robustbench_cli.defenses.base.decision_rules import Decision, DecisionRule, decided
+from robustbench_cli.defenses.base.decision_rules import Decision, DecisionRule, with_decision_rule
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 
@@ -246,7 +246,7 @@ def decided_by(
     chain[last] = spec.model_copy(update={"changed": changed})
     example = example_images(info.shape)[:1]
     if built[last].decision == "one-draw":
-        model = decided(model, decision, draws=draws, example=example)
+        model = with_decision_rule(model, decision, draws=draws, example=example)
     else:
         model = _with_another_rule(model, decision, draws=draws, example=example)
     return model.eval(), info.model_copy(update={"defenses": tuple(chain)})
@@ -256,7 +256,7 @@ def _with_another_rule(model: nn.Module, rule: DecisionRule, *, draws: int, exam
     """A model with another rule in the place of its outermost, which may stand inside of what does not draw."""
     modules = list(model.named_modules(remove_duplicate=False))
     outermost = next(module for _, module in modules if isinstance(module, Decision))
-    other = decided(outermost, rule, draws=draws, example=example)
+    other = with_decision_rule(outermost, rule, draws=draws, example=example)
     for path in [path for path, module in modules if module is outermost]:
         if not path:
             return other
@@ -353,7 +353,7 @@ def usual_values(spec: MethodSpec, radius: float) -> dict[str, float]:
         radius: In linf.
     """
     defense: Defense = spec.build(defenses)
-    return defense.usual(radius)
+    return defense.radius_defaults(radius)
 
 
 def _open_surrogate(parameter: str, path: Path, named: Collection[str]) -> DefendedModel:

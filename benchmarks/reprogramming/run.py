@@ -122,7 +122,7 @@ def reprogram(
             through = (rows * gradient).sum() / len(rows)
             return value + through - through.detach()
 
-        with trainer.draws("program"):
+        with trainer.seeded("program"):
             _, channels, height, width = images.shape
             program = Program((channels, height, width), shape, kernel=method.kernel)
         trainer.fit(program, name="program", loss=loss)

@@ -138,7 +138,7 @@ class ModelCache:
             path: The checkpoint; a file in the cache where not given, which serves all decision rules.
         """
         if path is not None:
-            if not Processes.joined(self.device).from_first(partial(_holds, path, training)):
+            if not Processes.connect(self.device).run_on_first(partial(_holds, path, training)):
                 self._train(training, path)
             return open_defended_model(path, named=_user_code(training))
         if not self.train_if_free(training):
@@ -175,7 +175,7 @@ class ModelCache:
         """
         if self.is_trained(training):
             return True
-        stages = training.stages if Processes.launched().number == 1 else []
+        stages = training.stages if Processes.from_environment().number == 1 else []
         if stages and not self.train_if_free(stages[-1]):
             return False
         path = cached_checkpoint(training)
@@ -226,7 +226,7 @@ class ModelCache:
 
     def _begun(self, training: Training) -> DefendedModel | None:
         """The longest beginning of a training that the cache has."""
-        if Processes.launched().number > 1:
+        if Processes.from_environment().number > 1:
             # They may run on several machines, each with a cache of its own.
             return None
         for beginning in training.beginnings:

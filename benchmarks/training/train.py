@@ -103,7 +103,7 @@ class Training(BaseModel):
         shorter = [
             self.model_copy(update={"defenses": self.defenses[:count]}) for count in reversed(range(len(self.defenses)))
         ]
-        if shorter and (self.base is not None or defenses.load(self.defenses[0].name).trained):
+        if shorter and (self.base is not None or defenses.load(self.defenses[0].name).trains):
             # Then nothing is trained before the first defense.
             shorter.pop()
         # What stands in the cache has the usual rule, and so the names of its weights.
@@ -131,7 +131,7 @@ class Training(BaseModel):
         """
         if trained is None and self.base is None and not is_trained(self.model):
             return True
-        return any(spec.build(defenses).fitted for spec in self.defenses[len(trained or ()) :])
+        return any(spec.build(defenses).needs_fit for spec in self.defenses[len(trained or ()) :])
 
     @property
     def all_defenses(self) -> tuple[MethodSpec, ...]:
@@ -196,7 +196,7 @@ def train(
                 model.load_state_dict(begun.load().state_dict())
                 model.eval()
                 record["stages"] = list(begun.training.get("stages", []))
-            elif place >= done and defense.fitted:
+            elif place >= done and defense.needs_fit:
                 trainer = Trainer(
                     dataset.split("train"),
                     Recipe.model_validate(training.recipe),
@@ -214,7 +214,7 @@ def train(
         for partial in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
             partial.unlink(missing_ok=True)
 
-    Processes.joined(device).from_first(keep)
+    Processes.connect(device).run_on_first(keep)
 
 
 def untrained(training: Training, *, data_dir: Path | None = None) -> tuple[nn.Module, CheckpointInfo]:
@@ -246,7 +246,7 @@ def _begin(training: Training, dataset: Dataset) -> tuple[nn.Module, list[Defens
         model = build_model(
             training.model, shape=dataset.shape, classes=dataset.classes, mean=training.mean, std=training.std
         )
-    if not is_trained(training.model) and not (chain and chain[0].trained):
+    if not is_trained(training.model) and not (chain and chain[0].trains):
         chain.insert(0, Undefended())
     return model, chain
 

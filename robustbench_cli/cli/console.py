@@ -142,7 +142,7 @@ def report(content: RenderableType) -> None:
     Where the reader has left (``| head``), the rest is dropped without a word, and the command goes on to its exit
     code.
     """
-    if Processes.launched().rank:
+    if Processes.from_environment().rank:
         return
     stream = _stdout()
     if not isinstance(content, str):
@@ -169,13 +169,13 @@ def width() -> int | None:
 
 def note(line: str) -> None:
     """Tells what is going on, on stderr, unless ``-q`` was given."""
-    if not settings.quiet and not Processes.launched().rank:
+    if not settings.quiet and not Processes.from_environment().rank:
         _print(_one_line(line))
 
 
 def warn(line: str) -> None:
     """Tells what the user should know before they trust the result, on stderr, even with ``-q``."""
-    if not Processes.launched().rank:
+    if not Processes.from_environment().rank:
         _print(f"advdef: warning: {_one_line(line)}", style="yellow")
 
 
@@ -198,7 +198,7 @@ def fault(exception: BaseException) -> None:
 
 def details(text: str) -> None:
     """Shows on stderr, in as many lines as it has, what ``-v`` was given for; also with ``-q``."""
-    if not Processes.launched().rank:
+    if not Processes.from_environment().rank:
         _print(text.rstrip("\n"))
 
 
@@ -271,7 +271,12 @@ def progress() -> Iterator[Progress]:
                 cells.advance()
                 shown.finished(f"{cell.defense} {cell.attack.label}: done")
     """
-    if settings.quiet or Processes.launched().rank or not sys.stderr.isatty() or _console("stderr").is_dumb_terminal:
+    if (
+        settings.quiet
+        or Processes.from_environment().rank
+        or not sys.stderr.isatty()
+        or _console("stderr").is_dumb_terminal
+    ):
         yield Progress(None)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -296,7 +301,7 @@ def _one_line(text: str) -> str:
 
 @cache
 def _tells_of_the_end() -> bool:
-    return Processes.launched().speaks()
+    return Processes.from_environment().reports_failure()
 
 
 @cache

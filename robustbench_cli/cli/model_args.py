@@ -152,7 +152,7 @@ class ModelArgs:
         from robustbench_cli.defenses import registry
 
         specs = [method_spec(registry, entry.name, entry.parameters).spec for entry in entries if entry.name]
-        return any(spec.build(registry).fitted for spec in specs)
+        return any(spec.build(registry).needs_fit for spec in specs)
 
     def _warn_of_no_training(self, path: Path, recipe: Mapping[str, Any]) -> None:
         """Warns a user who sets options of a training where nothing is trained."""

@@ -88,7 +88,7 @@ class Common:
         """
         import torch
 
-        processes = Processes.launched()
+        processes = Processes.from_environment()
         there_are = torch.cuda.device_count() if torch.cuda.is_available() else 0
         device = torch.device(("cuda" if there_are else "cpu") if self.device == "auto" else self.device)
         if processes.number > 1 and device.index is not None:
@@ -143,7 +143,7 @@ class Command(click.Command):
         Raises:
             UserError: A launcher has started several processes, each of which would do the same.
         """
-        started = Processes.launched().number
+        started = Processes.from_environment().number
         if started > 1 and not self.in_processes:
             raise UserError(
                 f"{ctx.command_path} was started {started} times by a launcher, which only 'advdef train' is for: start it "

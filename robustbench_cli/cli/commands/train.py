@@ -53,7 +53,7 @@ def train(common: Common, args: ModelArgs, settings: tuple[Setting, ...], output
         if model.training is None:
             raise UserError(f"nothing to train: name a --defense to put around {args.checkpoints[0]}")
         defended = model.cache.trained(model.training, output)
-        processes = Processes.launched()
+        processes = Processes.from_environment()
         processes.disconnect()
         if processes.rank:
             return

@@ -21,7 +21,7 @@ from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry as defenses
-from robustbench_cli.defenses.base.decision_rules import decided
+from robustbench_cli.defenses.base.decision_rules import with_decision_rule
 from robustbench_cli.defenses.randomized_smoothing import base_classifier
 
 MakeCache = Callable[..., ModelCache]
@@ -104,7 +104,7 @@ def test_no_attack_succeeds_inside_a_certified_radius(smoothed: DefendedModel, t
     labels = test_images.labels.numpy()
     draws = Smoothing(sigma=0.25, samples=1000)
     each = certificates(list(sampled(base, test_images.images, draws)), draws, alpha=0.001)
-    noisy = decided(model, "one-draw", draws=1, example=test_images.images[:1])
+    noisy = with_decision_rule(model, "one-draw", draws=1, example=test_images.images[:1])
     judged = Smoothing(sigma=0.25, n0=2000, samples=1)
     fell = 0
     for eps in (0.2, 0.4):

@@ -90,7 +90,7 @@ def test_the_training_is_that_of_the_whole(eot: Any) -> None:
     recipe = Recipe(epochs=2, lr=0.02, weight_decay=0)
     trainer = Trainer(First(), recipe, seed=0, device=torch.device("cpu"))
     model.eval().requires_grad_(False)
-    with trainer.draws("program"):
+    with trainer.seeded("program"):
         expected = Program(SHAPE, SHAPE, kernel=3)
     begun = expected.weight.detach().clone()
     trainer.fit(expected, name="program", loss=loss)
