@@ -1,4 +1,4 @@
-"""``advdef reprogram``: how well a model can be made to do a task that it was not trained for."""
+"""``advdef reprogram``: train adversarial programs that make models solve another task, and print their accuracy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from robustbench_cli.attacks.base.gradients.draws import Draws
     from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
-    from robustbench_cli.benchmarks.reprogramming.run import ReprogrammedModel
+    from robustbench_cli.benchmarks.reprogramming.records import ReprogrammedModel
     from robustbench_cli.benchmarks.training.model_cache import ModelCache
 
 __all__ = ["reprogram"]
@@ -40,13 +40,13 @@ __all__ = ["reprogram"]
 @click.option(
     "--suite", "suite_name", metavar="NAME|FILE.yaml", help="Attack the models of this suite, as 'advdef sweep' does."
 )
-@click.option("--task", metavar="NAME", required=True, help="Make the model classify this data set.")
+@click.option("--task", metavar="NAME", required=True, help="The data set that the program makes the model classify.")
 @click.option(
     "--set",
     "settings",
     type=SETTING,
     multiple=True,
-    help="Set a parameter of the reprogramming (reprogramming.kernel=5), a defense or the training.",
+    help="Set a parameter of the reprogramming (reprogramming.kernel=5), of a defense or of the training.",
 )
 @eot_option
 @first_images("Score the first N test images of the task.")
@@ -64,17 +64,17 @@ def reprogram(
     repeats: int | None,
     output: Path | None,
 ) -> None:
-    """Reprogram a defended model to another task and print how well it does it.
+    """Reprogram a defended model to solve another task, and print its accuracy on that task.
 
-    A program in front of the frozen model is trained until the model's answers solve the task: adversarial
-    reprogramming. The less accurate it gets, the better the model is protected. Of a suite, every model is attacked with
-    every rule of decision that it names; what is to be trained is trained once, for 'advdef sweep' too.
+    Adversarial reprogramming trains a program in front of the frozen model until the model's output solves the task. A
+    lower accuracy means a better protected model. With --suite, it attacks every model of the suite with every decision
+    rule that the suite names. Each model is trained once, and 'advdef sweep' uses the same training.
     """
     import pandas as pd
 
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset
-    from robustbench_cli.benchmarks.reprogramming.program import Reprogramming
-    from robustbench_cli.benchmarks.reprogramming.run import reprogrammed
+    from robustbench_cli.benchmarks.reprogramming.program import Reprogramming, ReprogrammingOptions
+    from robustbench_cli.benchmarks.reprogramming.run import reprogram_model
     from robustbench_cli.cli.parameters import distribute
     from robustbench_cli.cli.tables import report, require_place
     from robustbench_cli.core.atomic_write import ensure_writable
@@ -84,41 +84,36 @@ def reprogram(
     ensure_writable(common.store)
     if suite_name is not None and words.given:
         raise UserError(f"--suite names the models too: leave out {words.given}")
-    # A suite says itself what its models are trained with.
-    of_models = words.kinds() if suite_name is None else {}
-    parameters = distribute(settings, {"reprogramming": Reprogramming, **of_models})
+    # A suite names the parameters of its own models.
+    model_methods = words.kinds() if suite_name is None else {}
+    parameters = distribute(settings, {"reprogramming": Reprogramming, **model_methods})
     method = Reprogramming.from_parameters(parameters["reprogramming"], name="reprogramming")
     data = load_dataset(task, data_dir=common.data_dir)
+    options = ReprogrammingOptions(
+        eot=eot or "auto",
+        repeats=repeats,
+        seed=common.seed,
+        device=common.torch_device(),
+        batch_size=common.batch_size,
+    )
     with console.progress() as shown:
         if suite_name is None:
-            defended_models = _of_words(common, words, parameters, shown)
+            defended_models = _from_options(common, words, parameters, shown)
         else:
-            defended_models = _of_suite(common, suite_name, shown)
+            defended_models = _from_suite(common, suite_name, shown)
         rows = [
-            reprogrammed(
-                defended,
-                data,
-                method,
-                eot=eot or "auto",
-                n=n,
-                repeats=repeats,
-                seed=common.seed,
-                store=common.store,
-                device=common.torch_device(),
-                batch_size=common.batch_size,
-                progress=cache.progress,
-            )
+            reprogram_model(defended, data, method, options, n=n, store=common.store, progress=cache.progress)
             for defended, cache in defended_models
         ]
     warn_of_fewer_images(n, max((row.n for row in rows), default=n), task)
     table = pd.DataFrame([row.model_dump(mode="json", exclude={"versions"}) for row in rows])
-    report(table, _drawn(rows), output)
+    report(table, _table(rows), output)
 
 
-def _of_words(
+def _from_options(
     common: Common, words: ModelArgs, parameters: Mapping[str, Mapping[str, Any]], shown: console.Progress
 ) -> Iterator[tuple[DefendedModel, ModelCache]]:
-    """The models that the command line names, with what prepared them."""
+    """The models that the command line names, with the cache that trained them."""
     from robustbench_cli.cli.session import model_cache
 
     cache = model_cache(common, words.dataset_name(), words.recipe(parameters), shown)
@@ -126,8 +121,8 @@ def _of_words(
         yield defended, cache
 
 
-def _of_suite(common: Common, name: str, shown: console.Progress) -> Iterator[tuple[DefendedModel, ModelCache]]:
-    """The models of a suite, with what prepared them: one that has no draws once, by whatever rules the others decide."""
+def _from_suite(common: Common, name: str, shown: console.Progress) -> Iterator[tuple[DefendedModel, ModelCache]]:
+    """The models of a suite, with the cache that trained them. A deterministic model comes once for all decision rules."""
     from robustbench_cli.benchmarks.suites.load import read_suite
     from robustbench_cli.benchmarks.suites.plan import plan
     from robustbench_cli.cli.session import model_cache
@@ -137,15 +132,16 @@ def _of_suite(common: Common, name: str, shown: console.Progress) -> Iterator[tu
         cache=lambda dataset, recipe, seed: model_cache(common, dataset, recipe, shown, seed=seed),
         seed=common.seed,
     )
-    known = set()
+    identities = set()
     for model in planned.models:
         defended = model.defended()
-        if defended.identity not in known:
-            known.add(defended.identity)
+        if defended.identity not in identities:
+            identities.add(defended.identity)
             yield defended, model.cache
 
 
-def _drawn(rows: Sequence[ReprogrammedModel]) -> Table:
+def _table(rows: Sequence[ReprogrammedModel]) -> Table:
+    """The table for the terminal: a row for each model."""
     from rich import box
     from rich.table import Table
 
@@ -157,8 +153,8 @@ def _drawn(rows: Sequence[ReprogrammedModel]) -> Table:
     for name in ("eot", "n", "reprogrammed", "commonest class"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        ends = (row.reprogrammed_accuracy_low, row.reprogrammed_accuracy_high)
-        accuracy, low, high = (f"{100 * share:.1f}" for share in (row.reprogrammed_accuracy, *ends))
-        words = (row.model, row.defense, row.task, row.reprogramming, str(row.eot), str(row.n))
-        table.add_row(*plain(*words, f"{accuracy} [{low},{high}]", f"{100 * row.commonest_class:.1f}"))
+        shares = (row.reprogrammed_accuracy, row.reprogrammed_accuracy_low, row.reprogrammed_accuracy_high)
+        accuracy, low, high = (f"{100 * share:.1f}" for share in shares)
+        cells = (row.model, row.defense, row.task, row.reprogramming, str(row.eot), str(row.n))
+        table.add_row(*plain(*cells, f"{accuracy} [{low},{high}]", f"{100 * row.commonest_class:.1f}"))
     return table
