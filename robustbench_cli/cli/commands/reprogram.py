@@ -1,4 +1,4 @@
-"""``advdef reprogram``: how well a model can be made to do a task that it was not trained for."""
+"""``advdef reprogram``: train adversarial programs that make models solve another task, and print their accuracy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from robustbench_cli.attacks.base.gradients.draws import Draws
-    from robustbench_cli.benchmarks.reprogramming.run import ReprogrammedModel
+    from robustbench_cli.benchmarks.reprogramming.records import ReprogrammedModel
 
 __all__ = ["reprogram"]
 
@@ -38,13 +38,13 @@ __all__ = ["reprogram"]
 @click.option(
     "--suite", "suite_name", metavar="NAME|FILE.yaml", help="Attack the models of this suite, as 'advdef sweep' does."
 )
-@click.option("--task", metavar="NAME", required=True, help="Make the model classify this data set.")
+@click.option("--task", metavar="NAME", required=True, help="The data set that the program makes the model classify.")
 @click.option(
     "--set",
     "settings",
     type=SETTING,
     multiple=True,
-    help="Set a parameter of the reprogramming (reprogramming.kernel=5), a defense or the training.",
+    help="Set a parameter of the reprogramming (reprogramming.kernel=5), of a defense or of the training.",
 )
 @eot_option
 @first_images("Score the first N test images of the task.")
@@ -62,17 +62,17 @@ def reprogram(
     repeats: int | None,
     output: Path | None,
 ) -> None:
-    """Reprogram a defended model to another task and print how well it does it.
+    """Reprogram a defended model to solve another task, and print its accuracy on that task.
 
-    A program in front of the frozen model is trained until the model's answers solve the task: adversarial
-    reprogramming. The less accurate it gets, the better the model is protected. Of a suite, every model is attacked with
-    every rule of decision that it names; what is to be trained is trained once, for 'advdef sweep' too.
+    Adversarial reprogramming trains a program in front of the frozen model until the model's output solves the task. A
+    lower accuracy means a better protected model. With --suite, it attacks every model of the suite with every decision
+    rule that the suite names. Each model is trained once, and 'advdef sweep' uses the same training.
     """
     import pandas as pd
 
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset
-    from robustbench_cli.benchmarks.reprogramming.program import Reprogramming
-    from robustbench_cli.benchmarks.reprogramming.run import reprogrammed
+    from robustbench_cli.benchmarks.reprogramming.program import Reprogramming, ReprogrammingOptions
+    from robustbench_cli.benchmarks.reprogramming.run import reprogram_model
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
     from robustbench_cli.benchmarks.suites.load import read_suite
     from robustbench_cli.benchmarks.suites.plan import plan_models, train_models
@@ -86,11 +86,18 @@ def reprogram(
     ensure_writable(common.store)
     if suite_name is not None and args.given:
         raise UserError(f"--suite names the models too: leave out {args.given}")
-    # A suite says itself what its models are trained with.
-    of_models = args.settable() if suite_name is None else {}
-    parameters = distribute(settings, {"reprogramming": Reprogramming, **of_models})
+    # A suite names the parameters of its own models.
+    settable = args.settable() if suite_name is None else {}
+    parameters = distribute(settings, {"reprogramming": Reprogramming, **settable})
     method = Reprogramming.from_parameters(parameters["reprogramming"], name="reprogramming")
     data = load_dataset(task, data_dir=common.data_dir)
+    options = ReprogrammingOptions(
+        eot=eot or "auto",
+        repeats=repeats,
+        seed=common.seed,
+        device=common.torch_device(),
+        batch_size=common.batch_size,
+    )
     with console.progress() as shown:
         config = (
             SuiteConfig.from_options(**args.suite_options(parameters)) if suite_name is None else read_suite(suite_name)
@@ -100,27 +107,18 @@ def reprogram(
         # A model without random draws is the same model under every decision rule.
         distinct = {model.defended().identity: model for model in models}
         rows = [
-            reprogrammed(
-                model.defended(),
-                data,
-                method,
-                eot=eot or "auto",
-                n=n,
-                repeats=repeats,
-                seed=common.seed,
-                store=common.store,
-                device=common.torch_device(),
-                batch_size=common.batch_size,
-                progress=model.cache.progress,
+            reprogram_model(
+                model.defended(), data, method, options, n=n, store=common.store, progress=model.cache.progress
             )
             for model in distinct.values()
         ]
     warn_of_fewer_images(n, max((row.n for row in rows), default=n), task)
     table = pd.DataFrame([row.model_dump(mode="json", exclude={"versions"}) for row in rows])
-    report(table, _drawn(rows), output)
+    report(table, _table(rows), output)
 
 
-def _drawn(rows: Sequence[ReprogrammedModel]) -> Table:
+def _table(rows: Sequence[ReprogrammedModel]) -> Table:
+    """The table for the terminal: a row for each model."""
     from rich import box
     from rich.table import Table
 
@@ -132,8 +130,8 @@ def _drawn(rows: Sequence[ReprogrammedModel]) -> Table:
     for name in ("eot", "n", "reprogrammed", "commonest class"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        ends = (row.reprogrammed_accuracy_low, row.reprogrammed_accuracy_high)
-        accuracy, low, high = (f"{100 * share:.1f}" for share in (row.reprogrammed_accuracy, *ends))
-        words = (row.model, row.defense, row.task, row.reprogramming, str(row.eot), str(row.n))
-        table.add_row(*plain(*words, f"{accuracy} [{low},{high}]", f"{100 * row.commonest_class:.1f}"))
+        shares = (row.reprogrammed_accuracy, row.reprogrammed_accuracy_low, row.reprogrammed_accuracy_high)
+        accuracy, low, high = (f"{100 * share:.1f}" for share in shares)
+        cells = (row.model, row.defense, row.task, row.reprogramming, str(row.eot), str(row.n))
+        table.add_row(*plain(*cells, f"{accuracy} [{low},{high}]", f"{100 * row.commonest_class:.1f}"))
     return table

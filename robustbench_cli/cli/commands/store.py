@@ -96,13 +96,13 @@ def _others(folder: Path, damaged: Callable[[UserError], None]) -> list[str]:
 
     counts = []
     if (folder / CERTIFICATION).is_dir():
-        from robustbench_cli.benchmarks.certification import certify as certification
+        from robustbench_cli.benchmarks.certification import records as certification
 
         done, interrupted = certification.counted(folder, damaged=damaged)
         counts.append(f"{done} certifications")
         counts += [f"{interrupted} certifications interrupted"] if interrupted else []
     if (folder / REPROGRAMMING).is_dir():
-        from robustbench_cli.benchmarks.reprogramming import run as reprogramming
+        from robustbench_cli.benchmarks.reprogramming import records as reprogramming
 
         counts.append(f"{len(list(reprogramming.stored(folder, damaged=damaged)))} reprogrammings")
     return counts
@@ -132,11 +132,11 @@ def _merge(folders: Sequence[Path]) -> None:
                 merge_partial_results(target.path, store.path, damaged=tell)
         counts = [f"{copied} results"]
         if (source / CERTIFICATION).is_dir():
-            from robustbench_cli.benchmarks.certification import certify as certification
+            from robustbench_cli.benchmarks.certification import records as certification
 
             counts.append(f"{certification.take(into, source, damaged=tell)} certifications")
         if (source / REPROGRAMMING).is_dir():
-            from robustbench_cli.benchmarks.reprogramming import run as reprogramming
+            from robustbench_cli.benchmarks.reprogramming import records as reprogramming
 
             counts.append(f"{reprogramming.take(into, source, damaged=tell)} reprogrammings")
         console.report(f"{into}: {', '.join(counts)} from {source}")
@@ -152,11 +152,11 @@ def _prune(folders: Sequence[Path], *, dry_run: bool, unfinished: bool) -> None:
         holder = Leases(folder).holder
         left = [path for store in _with_searches(folder) for path in store.leftovers(older_than=HOUR, at_work=holder)]
         if (folder / CERTIFICATION).is_dir():
-            from robustbench_cli.benchmarks.certification import certify as certification
+            from robustbench_cli.benchmarks.certification import records as certification
 
             left += certification.leftovers(folder, older_than=HOUR)
         if (folder / REPROGRAMMING).is_dir():
-            from robustbench_cli.benchmarks.reprogramming import run as reprogramming
+            from robustbench_cli.benchmarks.reprogramming import records as reprogramming
 
             left += reprogramming.leftovers(folder, older_than=HOUR)
         for path in left:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,18 @@ from typing import Any
 import pytest
 
 from robustbench_cli import attacks, defenses
+from robustbench_cli.benchmarks.evaluation import cost
 from robustbench_cli.benchmarks.reprogramming.program import Reprogramming
 from robustbench_cli.cli.catalog import KINDS, summaries
 
 
+@pytest.fixture
+def counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts the passes of each attack once, which takes up to seconds, and not for each format."""
+    monkeypatch.setattr(cost, "passes", functools.lru_cache(cost.passes))
+
+
+@pytest.mark.usefixtures("counted_once")
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name, _ in summaries(kind)])
 def test_everything_that_is_registered_can_be_shown(advdef: Callable[..., Any], kind: str, name: str) -> None:
     """Each card has the source paper, all parameters with description and default, and of a defense what attacks follow."""
