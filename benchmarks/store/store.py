@@ -70,7 +70,7 @@ class Result(BaseModel):
         cell: What was run.
         eps: The radius as it was written; empty where there is none.
         checkpoint: The checkpoint's file as it was named.
-        summary: The figures of the row, by column; see :func:`~robustbench_cli.benchmarks.evaluation.outcomes.summarise`.
+        summary: The figures of the row, by column; see :func:`~robustbench_cli.benchmarks.evaluation.outcomes.summarize`.
         flags: Audit checks that speak against the row.
         forwards: Images passed through the model.
         backwards: Images passed back to the input.

@@ -85,7 +85,7 @@ def _partial_results(folder: Path, damaged: Callable[[UserError], None]) -> int:
     # Each kind of file is read by what computes it, which takes a while to import.
     if not (folder / PARTIAL_RESULTS).is_dir():
         return 0
-    from robustbench_cli.benchmarks.evaluation.partial_results import complete_partial_results
+    from robustbench_cli.benchmarks.store.unfinished import complete_partial_results
 
     return len(list(complete_partial_results(folder, damaged=damaged)))
 
@@ -127,7 +127,7 @@ def _merge(folders: Sequence[Path]) -> None:
             target = type(store)(into / store.path.relative_to(source))
             copied += target.take(store, damaged=tell)
             if (store.path / PARTIAL_RESULTS).is_dir():
-                from robustbench_cli.benchmarks.evaluation.partial_results import merge_partial_results
+                from robustbench_cli.benchmarks.store.unfinished import merge_partial_results
 
                 merge_partial_results(target.path, store.path, damaged=tell)
         counts = [f"{copied} results"]

@@ -73,7 +73,7 @@ def test_a_kill_between_the_files_loses_nothing(
 
     first = make_result(make_cell(), make_outcomes(clean=[1, 1], robust=[0, 1]))
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "write_whole", killed_at_the_result)
+        patch.setattr(store_module, "write_atomically", killed_at_the_result)
         with pytest.raises(KeyboardInterrupt):
             store.publish(*first)
     assert first[0].cell not in store
@@ -101,11 +101,11 @@ def test_a_result_always_finds_its_outcomes(
 
     def overtaken(path: Path, content: bytes) -> None:
         if path.suffix == at:
-            monkeypatch.setattr(store_module, "write_whole", whole)
+            monkeypatch.setattr(store_module, "write_atomically", whole)
             Store(tmp_path).publish(*theirs)
         whole(path, content)
 
-    monkeypatch.setattr(store_module, "write_whole", overtaken)
+    monkeypatch.setattr(store_module, "write_atomically", overtaken)
     store = Store(tmp_path)
     store.publish(*ours)
     assert len(list(store.results())) == 1
