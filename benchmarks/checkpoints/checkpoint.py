@@ -32,7 +32,7 @@ __all__ = [
     "load_checkpoint",
     "read_info",
     "read_own_info",
-    "require_place",
+    "require_writable",
     "save_checkpoint",
     "versions",
 ]
@@ -89,7 +89,7 @@ class Checkpoint(NamedTuple):
     sha256: str
 
 
-def require_place(path: Path) -> None:
+def require_writable(path: Path) -> None:
     """Makes sure, before hours of training, that a checkpoint can be written; its folder is made where there is none.
 
     Raises:
@@ -113,7 +113,7 @@ def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo) -> None:
     Raises:
         UserError: The file's name does not end in ``.safetensors``, or its place cannot be written.
     """
-    require_place(path)
+    require_writable(path)
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     write_atomically(path, save_tensors(tensors, metadata={_KEY: info.model_dump_json()}))
@@ -128,12 +128,12 @@ def read_info(path: Path) -> CheckpointInfo | None:
     return _info(read_bytes(path), path)
 
 
-def read_own_info(path: Path, *, unsaid: str) -> CheckpointInfo:
+def read_own_info(path: Path, *, missing: str) -> CheckpointInfo:
     """What a checkpoint of our own says of itself.
 
     Args:
         path: The file.
-        unsaid: What a foreign file does not say, and what would be right: the end of the message.
+        missing: What a foreign file lacks, and what to do: the end of the message.
 
     Raises:
         UserError: As for :func:`read_info`, or it is a foreign file.
@@ -142,7 +142,7 @@ def read_own_info(path: Path, *, unsaid: str) -> CheckpointInfo:
     if info is None:
         # What is no checkpoint at all, or would run code, is better said at once.
         read_tensors(read_bytes(path), path)
-        raise UserError(f"{path} does not say {unsaid}")
+        raise UserError(f"{path} does not say {missing}")
     return info
 
 

@@ -33,16 +33,16 @@ from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 
 __all__ = [
+    "CheckedMethod",
     "DefendedModel",
-    "SpecifiedMethod",
-    "decided_by",
-    "defended_model_of",
     "for_radius",
     "load_defended_model",
     "load_surrogates",
+    "measured_defended_model",
     "method_spec",
     "open_defended_model",
     "usual_values",
+    "with_decision_rule",
 ]
 
 
@@ -95,7 +95,7 @@ class DefendedModel:
         """The model, in ``eval()`` mode; see :func:`load_defended_model`."""
         return load_defended_model(self.path, self.loading, self.identity)
 
-    def deciding(self, rule: DecisionRule) -> DefendedModel:
+    def with_decision(self, rule: DecisionRule) -> DefendedModel:
         """The same weights with another rule by which the draws decide; the same model where it has no draws.
 
         Args:
@@ -152,10 +152,10 @@ def open_defended_model(path: Path, *, named: Collection[str] = (), **loading: A
     """
     loading |= {"named": sorted(named)}
     model, info = _load(path, **loading)
-    return defended_model_of(model, info, path, loading)
+    return measured_defended_model(model, info, path, loading)
 
 
-def defended_model_of(
+def measured_defended_model(
     model: nn.Module, info: CheckpointInfo, path: Path, loading: dict[str, Any], *, identity: str | None = None
 ) -> DefendedModel:
     """What is to be known of a model, as a subject.
@@ -215,11 +215,11 @@ def _load(
     with isolated():
         model, info, _ = load_checkpoint(path, **loading)
         if decision is not None:
-            model, info = decided_by(decision, model, info, draws=draws)
+            model, info = with_decision_rule(decision, model, info, draws=draws)
     return model, info
 
 
-def decided_by(
+def with_decision_rule(
     decision: DecisionRule, model: nn.Module, info: CheckpointInfo, *, draws: int | None = None
 ) -> tuple[nn.Module, CheckpointInfo]:
     """A model whose draws decide by another rule, and what is to be said of it; the same where it has no draws.
@@ -285,7 +285,7 @@ def _identity(model: nn.Module, info: CheckpointInfo, protection: Sequence[Metho
     return digest.hexdigest()
 
 
-class SpecifiedMethod(NamedTuple):
+class CheckedMethod(NamedTuple):
     """An attack or a defense as plain data, with what had to be looked at to make it.
 
     Attributes:
@@ -301,7 +301,7 @@ class SpecifiedMethod(NamedTuple):
 
 def method_spec(
     registry: Registry, name: str, parameters: dict[str, Any], *, named: Collection[str] = ()
-) -> SpecifiedMethod:
+) -> CheckedMethod:
     """An attack or a defense as plain data, with all its parameters checked.
 
     Args:
@@ -321,7 +321,7 @@ def method_spec(
     }
     identities = {key: surrogate.identity for key, surrogate in surrogates.items()}
     spec = MethodSpec.of(method, name=name, source=registry.source_of(name), surrogates=identities)
-    return SpecifiedMethod(kind, spec, surrogates)
+    return CheckedMethod(kind, spec, surrogates)
 
 
 def for_radius(spec: MethodSpec, radius: float) -> MethodSpec:
@@ -358,7 +358,7 @@ def usual_values(spec: MethodSpec, radius: float) -> dict[str, float]:
 
 def _open_surrogate(parameter: str, path: Path, named: Collection[str]) -> DefendedModel:
     try:
-        read_own_info(path, unsaid="what it holds: give a checkpoint that 'advdef train' has made")
+        read_own_info(path, missing="what it holds: give a checkpoint that 'advdef train' has made")
         return open_defended_model(path, named=named)
     except UserError as error:
         raise UserError(f"{parameter}: {error}") from None

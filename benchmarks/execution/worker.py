@@ -140,8 +140,8 @@ def again(jobs: Sequence[Job]) -> list[Job]:
     for job in jobs:
         search = _search(job).cell.id
         marks = {
-            job.cell.id: Store(job.store).mark(job.cell.id),
-            search: Store(job.store / SEARCHES).mark(search),
+            job.cell.id: Store(job.store).result_hash(job.cell.id),
+            search: Store(job.store / SEARCHES).result_hash(search),
         }
         renewed[job.cell.id] = job.model_copy(
             update={
@@ -172,7 +172,7 @@ def is_done(job: Job) -> bool:
 
 def _is_in(store: Store, job: Job) -> bool:
     if job.cell.id in job.replaces:
-        return store.mark(job.cell.id) not in {None, job.replaces[job.cell.id]}
+        return store.result_hash(job.cell.id) not in {None, job.replaces[job.cell.id]}
     return job.cell in store
 
 
@@ -355,7 +355,7 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
         mean=job.mean,
         std=job.std,
     )
-    store.publish(result, content, instead_of=job.replaces.get(job.cell.id))
+    store.publish(result, content, replacing=job.replaces.get(job.cell.id))
     PartialResults(store.path / PARTIAL_RESULTS / job.cell.id, images=False).remove()
     return store.result(job.cell.id)
 

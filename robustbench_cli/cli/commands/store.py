@@ -125,7 +125,7 @@ def _merge(folders: Sequence[Path]) -> None:
         copied = 0
         for store in _with_searches(source):
             target = type(store)(into / store.path.relative_to(source))
-            copied += target.take(store, damaged=tell)
+            copied += target.merge(store, damaged=tell)
             if (store.path / PARTIAL_RESULTS).is_dir():
                 from robustbench_cli.benchmarks.store.unfinished import merge_partial_results
 
@@ -150,7 +150,7 @@ def _prune(folders: Sequence[Path], *, dry_run: bool, unfinished: bool) -> None:
 
     for folder in folders:
         holder = Leases(folder).holder
-        left = [path for store in _with_searches(folder) for path in store.leftovers(older_than=HOUR, at_work=holder)]
+        left = [path for store in _with_searches(folder) for path in store.leftovers(older_than=HOUR, holder=holder)]
         if (folder / CERTIFICATION).is_dir():
             from robustbench_cli.benchmarks.certification import certify as certification
 

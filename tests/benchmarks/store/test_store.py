@@ -138,7 +138,7 @@ def test_what_another_process_removes_meanwhile_is_no_damage(tmp_path: Path, mak
     halves = [tmp_path / "cells" / f".{name}.json.half" for name in "ab"]
     for half in halves:
         half.touch()
-    assert store.leftovers(older_than=0, at_work=lambda cell: halves[1].unlink(missing_ok=True)) == halves[:1]
+    assert store.leftovers(older_than=0, holder=lambda cell: halves[1].unlink(missing_ok=True)) == halves[:1]
 
 
 def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -200,9 +200,7 @@ def test_a_result_under_another_name_is_named(filled: Filled) -> None:
     path = store.path / "cells" / f"{result.cell.id}.json"
     wrong = path.with_name(f"{'0' * 20}.json")
     path.rename(wrong)
-    with pytest.raises(
-        UserError, match=f"{wrong} holds the cell {result.cell.id}: remove it, or give it back its name"
-    ):
+    with pytest.raises(UserError, match=f"{wrong} has the cell {result.cell.id}: remove it, or restore its name"):
         list(store.results())
 
 
