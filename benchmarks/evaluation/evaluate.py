@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.attack import Attack
-from robustbench_cli.attacks.base.gradients.draws import Draws
 from robustbench_cli.attacks.base.inputs import (
     Images,
     Labels,
@@ -29,19 +29,20 @@ from robustbench_cli.attacks.base.inputs import (
     on_model,
     radius_of,
 )
-from robustbench_cli.attacks.base.models.enumerable_draws import enumerates_other_draws
 from robustbench_cli.attacks.base.models.freezing import placed
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.rng import generators_kept, seed_from
 from robustbench_cli.benchmarks.devices import automatic_batch_size, current
-from robustbench_cli.benchmarks.evaluation.checks import FLAGS, copy_of, gradient_is_wrong, is_repeatable
+from robustbench_cli.benchmarks.evaluation.checks import raised_flags, row_flags
+from robustbench_cli.benchmarks.evaluation.checks.base.check import EvaluatedModels, FinishedEvaluation
 from robustbench_cli.benchmarks.evaluation.context import RunContext
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions, resolve_repeats
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
 from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
 from robustbench_cli.benchmarks.evaluation.scoring import Scorer
-from robustbench_cli.benchmarks.evaluation.search import AttackSearch, failures_flagged
+from robustbench_cli.benchmarks.evaluation.search import AttackSearch
+from robustbench_cli.benchmarks.evaluation.setup import Setup
 from robustbench_cli.benchmarks.models.base.build import check_model
 from robustbench_cli.core.errors import UserError, did_you_mean
 
@@ -57,7 +58,7 @@ class Evaluation:
 
     Attributes:
         outcomes: The outcome of every image.
-        flags: Names of the checks in :data:`~.checks.FLAGS` that speak against the result.
+        flags: Names of the :mod:`checks <.checks>` that speak against the result, in the order of a row.
         forwards: Images passed forward through the models, by the attack and by the scoring, in passes of one draw.
         backwards: Images passed backward to the input.
         seconds: Wall time.
@@ -121,10 +122,10 @@ def evaluate(
         unbroken = torch.from_numpy(~context.earlier.broken()).nonzero()[:, 0]
     with _prepared(model, images, labels, attack=attack, options=options, context=context) as search:
         batches, resumed_seconds = _search_batches(search, images, labels, unbroken, context)
-        flags = _flags(search, batches)
+        flags = _flags(search.setup, batches)
         outcomes = replace(
-            _all_outcomes(context.earlier, unbroken, batches, single_draw=search.single_draw),
-            draws_shared=np.asarray(search.attacked.rows_share_draws),
+            _all_outcomes(context.earlier, unbroken, batches, single_draw=search.setup.single_draw),
+            draws_shared=np.asarray(search.setup.attacked.rows_share_draws),
         )
     perturbed = images.cpu().clone()
     for batch in batches:
@@ -206,7 +207,7 @@ def _prepared(
     size = BatchSize(context.batch_size or automatic_batch_size(device, tuple(images.shape[1:])))
     probe = images[_spread_over_classes(labels, 8)]
     # Copied before the first query: what the model remembers of other evaluations is not deployed either.
-    fresh = copy_of(model)
+    fresh = _copy_of(model)
     with ExitStack() as stack:
         stack.enter_context(current(device))
         stack.enter_context(torch.inference_mode(mode=False))
@@ -219,45 +220,42 @@ def _prepared(
             fresh.to(device).to(memory_format=layout).eval().requires_grad_(False)
         probe = probe.to(device)
         classes = check_model(model, probe[: size.rows], labels)
-        measured = measured_surrogate = MeasuredModel(model, probe, size)
+        attacked = measured = MeasuredModel(model, probe, size)
         if followed is not model:
             check_model(followed, probe[: size.rows], labels, classes=classes, name="the surrogate")
-            measured_surrogate = MeasuredModel(followed, probe, size)
-        yield _search(attack, options, measured, measured_surrogate, fresh, classes=classes)
+            measured = MeasuredModel(followed, probe, size)
+        setup = Setup(attack=attack, options=options, attacked=attacked, followed=measured, classes=classes)
+        yield _search(setup, fresh)
 
 
-def _search(
-    attack: Attack,
-    options: EvaluationOptions,
-    attacked: MeasuredModel,
-    followed: MeasuredModel,
-    fresh: nn.Module | None,
-    *,
-    classes: int,
-) -> AttackSearch:
+def _search(setup: Setup, fresh: nn.Module | None) -> AttackSearch:
     """The search of an attack, with the gradient sources and the scorer that it needs."""
-    single_draw = attacked.randomized and options.accounting == "single-draw"
+    attack, options, attacked, followed = setup.attack, setup.options, setup.attacked, setup.followed
     scorer = Scorer(
         attacked,
         repeats=resolve_repeats(options.repeats, randomized=attacked.randomized),
         # Each attack is scored on draws of its own, on whichever images it runs.
-        seed=seed_from(options.seed, repr(attack)) if single_draw else options.seed,
-        single_draw=single_draw,
+        seed=seed_from(options.seed, repr(attack)) if setup.single_draw else options.seed,
+        single_draw=setup.single_draw,
     )
     source = followed.source(options.eot, seed=options.seed, targeted=options.is_targeted, precision=options.precision)
     source.decides = attack.decides()
     return AttackSearch(
-        attack=attack,
-        options=options,
+        setup=setup,
         source=source,
         # The attacked model chooses the target classes, also where the attack follows a surrogate.
         target_source=source if followed is attacked else attacked.source("auto"),
         scorer=scorer,
         fresh=None if fresh is None else scorer.of_copy(fresh),
-        attacked=attacked,
-        followed=followed,
-        classes=classes,
     )
+
+
+def _copy_of(model: nn.Module) -> nn.Module | None:
+    """A copy of a model with all of its state; ``None`` where it cannot be copied."""
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # noqa: BLE001 - a user's model may hold anything, and its copy may raise anything
+        return None
 
 
 def _search_batches(
@@ -293,45 +291,12 @@ def _search_batches(
     return results, resumed_seconds
 
 
-def _flags(search: AttackSearch, batches: list[BatchResult]) -> tuple[str, ...]:
+def _flags(setup: Setup, batches: list[BatchResult]) -> tuple[str, ...]:
     """The flags of an evaluation, in the order of a row."""
-    flags = {flag for batch in batches for flag in batch.flags}
-    flags |= _model_flags(search, draws=search.followed.eot(search.options.eot))
-    without_gradient = sum(batch.without_gradient for batch in batches)
-    if without_gradient > 0.01 * sum(batch.backwards for batch in batches):
-        flags.add("zero-gradient")
-    if "not-repeatable" in flags:
-        # Draws that no seed controls explain other predictions by themselves.
-        flags -= {"unstable", "remembers"}
-    if search.single_draw:
-        flags.add("single-draw")
-    if search.classes < search.attack.fewest_classes(targeted=search.options.is_targeted):
-        flags.add("few-classes")
-    unchanged = all("unchanged" in batch.flags for batch in batches)
-    if search.options.eps == 0 or "not-a-number" in flags or not unchanged:
-        flags.discard("unchanged")
-    return tuple(name for name in FLAGS if name in flags)
-
-
-def _model_flags(search: AttackSearch, *, draws: Draws) -> set[str]:
-    """The flags of the attacked model and of the model that the attack follows, whatever the attack found."""
-    flags = set()
-    attack, attacked, followed = search.attack, search.attacked, search.followed
-    by_gradient = attack.uses == "gradients"
-    if by_gradient and followed.randomized and draws in (1, "frozen"):
-        flags.add("no-eot")
-    if attack.minimal_norm and attacked.randomized:
-        flags.add("every-draw")
-    with failures_flagged(flags):
-        if enumerates_other_draws(attacked.model, attacked.images, size=attacked.size):
-            flags.add("other-draws")
-    with failures_flagged(flags):
-        repeatable = is_repeatable(followed)
-        if not (repeatable and (followed is attacked or is_repeatable(attacked))):
-            flags.add("not-repeatable")
-        if by_gradient and repeatable and gradient_is_wrong(followed, followed.images):
-            flags.add("wrong-gradient")
-    return flags
+    models = EvaluatedModels(setup=setup)
+    raised = raised_flags(lambda check: check.raised_by_models(models))
+    raised.update(*(batch.flags for batch in batches))
+    return row_flags(FinishedEvaluation(setup=setup, batches=batches, raised=frozenset(raised)))
 
 
 def _all_outcomes(
