@@ -33,11 +33,12 @@ from robustbench_cli.attacks.base.models.freezing import placed
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.rng import generators_kept, seed_from
+from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
 from robustbench_cli.benchmarks.devices import automatic_batch_size, current
 from robustbench_cli.benchmarks.evaluation.checks import raised_flags, row_flags
 from robustbench_cli.benchmarks.evaluation.checks.base.check import EvaluatedModels, FinishedEvaluation
 from robustbench_cli.benchmarks.evaluation.context import RunContext
-from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions, resolve_repeats
+from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
 from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
 from robustbench_cli.benchmarks.evaluation.scoring import Scorer

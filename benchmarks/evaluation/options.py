@@ -14,7 +14,7 @@ from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.attacks.base.gradients.draws import EOTChoice
 from robustbench_cli.attacks.base.norm import Norm
 
-__all__ = ["Accounting", "EvaluationOptions", "Targeted", "resolve_repeats"]
+__all__ = ["Accounting", "EvaluationOptions", "Targeted"]
 
 
 Targeted = Literal["no", "next", "random", "least-likely", "all"]
@@ -63,16 +63,3 @@ class EvaluationOptions(BaseModel):
     def is_targeted(self) -> bool:
         """Whether the attack has target classes."""
         return self.targeted != "no"
-
-
-def resolve_repeats(repeats: int | None, *, randomized: bool) -> int:
-    """The number of fresh draws that score an image.
-
-    Args:
-        repeats: What the user set; ``None`` for the default of 10.
-        randomized: Whether the model is randomized.
-
-    Returns:
-        ``repeats`` or its default for a randomized model, 1 for a deterministic one.
-    """
-    return (repeats or 10) if randomized else 1

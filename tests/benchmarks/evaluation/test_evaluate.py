@@ -26,7 +26,7 @@ from robustbench_cli.attacks.transfer import Transfer
 from robustbench_cli.benchmarks.evaluation import evaluate as evaluation
 from robustbench_cli.benchmarks.evaluation.context import RunContext
 from robustbench_cli.benchmarks.evaluation.evaluate import Evaluation, evaluate
-from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions, Targeted, resolve_repeats
+from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions, Targeted
 from robustbench_cli.benchmarks.evaluation.outcomes import summarize
 from robustbench_cli.core.errors import UserError
 
@@ -554,12 +554,6 @@ def test_probabilities_are_refused(network: Network) -> None:
     """A softmax at the end would hide the margins from every attack."""
     with pytest.raises(UserError, match="gives probabilities"):
         evaluate(nn.Sequential(network, nn.Softmax(1)), IMAGES, labels_of(network), attack=FGSM(), eps=0.1)
-
-
-def test_repeats_are_for_randomized_models() -> None:
-    """Ten draws, or as many as asked for, score a randomized model; one pass scores another."""
-    assert [resolve_repeats(asked, randomized=True) for asked in (None, 1, 30)] == [10, 1, 30]
-    assert [resolve_repeats(asked, randomized=False) for asked in (None, 1, 30)] == [1, 1, 1]
 
 
 class NoAnswer(MinimalNormAttack):
