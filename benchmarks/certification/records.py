@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from robustbench_cli.benchmarks.certification.procedures import ImageRecord, procedure_of
-from robustbench_cli.benchmarks.store.store import CERTIFICATION, half_written, sealed, unsealed
+from robustbench_cli.benchmarks.store.store import CERTIFICATION, encoded, read_record, stale_temporary_files
 from robustbench_cli.core.atomic_write import ensure_writable, write_atomically
 from robustbench_cli.core.errors import UserError
 
@@ -80,7 +80,7 @@ class CertificationFiles:
         """
         ensure_writable(self._path.parent)
         if not self.exist:
-            write_atomically(self._path, sealed(header))
+            write_atomically(self._path, encoded(header))
         if self._records.exists() and not self._records.read_bytes().endswith(b"\n"):
             self._append(b"\n")
 
@@ -218,7 +218,7 @@ def leftovers(store: Path, *, older_than: float) -> list[Path]:
         if not path.with_name(f"{path.name.removesuffix(_RECORDS)}.json").exists()
         and time.time() - path.stat().st_mtime >= older_than
     ]
-    return half_written(folder, older_than=older_than) + headless
+    return stale_temporary_files(folder, older_than=older_than) + headless
 
 
 def cell_id(identity: dict[str, Any]) -> str:
@@ -232,7 +232,7 @@ def _read_header(path: Path) -> CertificationHeader:
     Raises:
         UserError: The file is missing or damaged.
     """
-    header = unsealed(path, CertificationHeader, word="certification", way_out=_remedy(path))
+    header = read_record(path, CertificationHeader, name="certification", hint=_remedy(path))
     if cell_id(header.identity) != path.stem:
         raise UserError(f"{path} holds the cell {cell_id(header.identity)}: remove it, or give it back its name")
     return header

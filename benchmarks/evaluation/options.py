@@ -1,4 +1,4 @@
-"""The options of an evaluation.
+"""The options of an evaluation: the threat model, the draws and the way to count. This module imports no torch.
 
 A field of :class:`GridOptions` is an option of ``advdef attack``, a key and a dimension of a suite file, a part of a
 cell's identity and an argument of ``evaluate``: adding one is adding one field.
@@ -10,16 +10,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-__all__ = ["Accounting", "GridOptions", "Targeted", "resolve_repeats"]
+from robustbench_cli.attacks.base.eps import parse_eps
+from robustbench_cli.attacks.base.gradients.draws import EOTChoice
+from robustbench_cli.attacks.base.norm import Norm
+
+__all__ = ["Accounting", "EvaluationOptions", "GridOptions", "Targeted"]
 
 Targeted = Literal["no", "next", "random", "least-likely", "all"]
+"""How a targeted attack chooses its target classes; ``"no"`` for an untargeted attack."""
 
 Accounting = Literal["expected", "single-draw"]
 """How the accuracy of a randomized model is counted.
 
-``"expected"``: over held-out draws. ``"single-draw"``: as AutoAttack does, on one draw for the clean image and one after
-each attack; an image counts as broken once one of these draws misclassifies it. It takes an unlucky draw for a success
-of the attack, and exists for comparison with published figures.
+``"expected"`` is the expected accuracy over held-out draws. ``"single-draw"`` is how AutoAttack counts: the clean image and
+every attack get one draw, and an image is broken as soon as one of these draws is wrong. An unlucky draw then counts as a
+success of the attack, so this way exists only for comparison with figures that were counted like that.
 """
 
 
@@ -28,8 +33,13 @@ def _yaml_no(value: Any) -> Any:
     return "no" if value is False else value
 
 
+def _radius(eps: Any) -> Any:
+    """A radius that is text, such as ``"8/255"``, as a number."""
+    return parse_eps(eps).value if isinstance(eps, str) else eps
+
+
 class GridOptions(BaseModel):
-    """The evaluation options that are plain dimensions of a suite's grid."""
+    """The options that every attack of a suite shares, and that can take several values in a suite file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,18 +47,29 @@ class GridOptions(BaseModel):
         "no", description="target class of a targeted attack; 'no' attacks away from the correct class"
     )
     repeats: Annotated[int, Field(strict=True, ge=1)] | None = Field(
-        None, description="held-out draws that score an image of a randomized defense (10 where not given)"
+        None, description="held-out draws that score each image of a randomized defense; 10 by default"
     )
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="precision of the gradients of fixed-radius attacks; images are scored in float32"
     )
 
+    @property
+    def is_targeted(self) -> bool:
+        """Whether the attack has target classes."""
+        return self.targeted != "no"
 
-def resolve_repeats(repeats: int | None, *, randomized: bool) -> int:
-    """The number of held-out draws that score an image.
 
-    Args:
-        repeats: The user's choice; ``None`` for 10.
-        randomized: Whether the model draws; a deterministic model needs one pass.
-    """
-    return (repeats or 10) if randomized else 1
+class EvaluationOptions(GridOptions):
+    """What an evaluation measures, besides the model, the images and the attack."""
+
+    norm: Norm | None = Field(None, description="norm of the perturbation; the attack's first norm by default")
+    eps: Annotated[float | None, BeforeValidator(_radius)] = Field(
+        None, description="radius on the [0, 1] pixel scale; without it a minimal-norm attack may move any distance"
+    )
+    eot: EOTChoice = Field(
+        "auto", description="draws of a randomized defense behind each gradient: a number, 'exact', 'frozen' or 'auto'"
+    )
+    seed: int = Field(0, ge=0, description="seed of the attack's random numbers and of all draws")
+    accounting: Accounting = Field(
+        "expected", description="count the expected accuracy over draws, or one draw per attack as AutoAttack does"
+    )

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarise, worst_case
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize, worst_case
 from robustbench_cli.benchmarks.evaluation.statistics import defense_efficiency
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.store import Failure, RequestedCell, Result
@@ -204,7 +204,7 @@ class _Row:
         record = first.record | {
             "attack": WORST_CASE,
             "eot": "",
-            **summarise(outcomes),
+            **summarize(outcomes),
             "flags": ";".join(flags),
             "cell": hashlib.sha256(cells.encode()).hexdigest()[:20],
         }

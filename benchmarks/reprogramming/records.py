@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from robustbench_cli.attacks.base.gradients.draws import Draws
-from robustbench_cli.benchmarks.store.store import REPROGRAMMING, half_written, sealed, unsealed
+from robustbench_cli.benchmarks.store.store import REPROGRAMMING, encoded, read_record, stale_temporary_files
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
 
@@ -81,7 +81,7 @@ def read(path: Path) -> ReprogrammedModel:
     Raises:
         UserError: The file is missing or damaged, or its name is not its cell.
     """
-    row = unsealed(path, ReprogrammedModel)
+    row = read_record(path, ReprogrammedModel)
     if row.cell != path.stem:
         raise UserError(f"{path} holds the cell {row.cell}: remove it, or give it back its name")
     return row
@@ -97,7 +97,7 @@ def write(store: Path, row: ReprogrammedModel) -> None:
     Raises:
         UserError: The store cannot be written.
     """
-    write_atomically(record_file(store, row.cell), sealed(row))
+    write_atomically(record_file(store, row.cell), encoded(row))
 
 
 def stored(store: Path, *, damaged: Callable[[UserError], None]) -> Iterator[ReprogrammedModel]:
@@ -145,4 +145,4 @@ def leftovers(store: Path, *, older_than: float) -> list[Path]:
         store: The folder of the store.
         older_than: Age in seconds. A younger file may still be in use.
     """
-    return half_written(store / REPROGRAMMING, older_than=older_than)
+    return stale_temporary_files(store / REPROGRAMMING, older_than=older_than)

@@ -12,7 +12,8 @@ from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.eps import Eps, parse_eps
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
-from robustbench_cli.benchmarks.evaluation.options import Accounting, GridOptions, resolve_repeats
+from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
+from robustbench_cli.benchmarks.evaluation.options import Accounting, GridOptions
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
 from robustbench_cli.benchmarks.store.cell import Cell, OnlyIf
 from robustbench_cli.core.errors import UserError

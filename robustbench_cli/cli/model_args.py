@@ -113,7 +113,7 @@ class ModelArgs:
         if not self.checkpoints:
             return DEFAULT_DATASET
         path, missing = self.checkpoints[0], "what it was trained on: give --dataset"
-        info = read_own_info(path, unsaid=missing)
+        info = read_own_info(path, missing=missing)
         if info.dataset is None:
             raise UserError(f"{path} does not say {missing}")
         return datasets.trusted(info.dataset, file=path)

@@ -249,7 +249,9 @@ def _request(jobs: list[Job], store: Path) -> None:
     from robustbench_cli.benchmarks.store.store import RequestedCell, Store
     from robustbench_cli.core.atomic_write import display_path
 
-    Store(store).ask(RequestedCell(cell=job.cell, eps=job.eps, checkpoint=display_path(job.checkpoint)) for job in jobs)
+    Store(store).request(
+        RequestedCell(cell=job.cell, eps=job.eps, checkpoint=display_path(job.checkpoint)) for job in jobs
+    )
 
 
 def _missing(jobs: Sequence[Job], store: Path) -> list[Job]:

@@ -164,10 +164,10 @@ def _absent(stores: Sequence[Store], there: Collection[str], damaged: list[str])
     asked = {
         cell_id: each
         for store in stores
-        for cell_id, each in store.asked(damaged=lambda error: damaged.append(str(error))).items()
+        for cell_id, each in store.requested(damaged=lambda error: damaged.append(str(error))).items()
     }
     # Of a damaged one it is told already that it is to be computed again.
-    known = {cell_id for cell_id in asked if cell_id in there or any(store.mark(cell_id) for store in stores)}
+    known = {cell_id for cell_id in asked if cell_id in there or any(store.result_hash(cell_id) for store in stores)}
     return sorted((each for cell_id, each in asked.items() if cell_id not in known), key=lambda each: _order(each.cell))
 
 

@@ -149,7 +149,7 @@ def test_nothing_is_computed_twice(
     run: list[float] = []
 
     def counted(*arguments: Any, **options: Any) -> Any:
-        run.append(options["eps"])
+        run.append(options["options"].eps)
         return evaluate(*arguments, **options)
 
     monkeypatch.setattr(worker, "evaluate", counted)
