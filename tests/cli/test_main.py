@@ -15,7 +15,7 @@ from robustbench_cli import __version__
 
 ENDING = """
     import click, errno, sys, warnings
-    from robustbench_cli import console
+    from robustbench_cli.cli import console
     from robustbench_cli.core.errors import UserError
     from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed, Interrupted
     from robustbench_cli.cli.options import command, computing
@@ -158,7 +158,7 @@ def test_no_words_show_the_help_as_an_error(advdef: Callable[..., Any]) -> None:
 
 CHILD = """
 import sys
-from robustbench_cli import commands
+from robustbench_cli.cli import commands
 commands.__path__.append(sys.argv[1])
 from robustbench_cli.cli.main import main
 sys.exit(main(sys.argv[2:]))
@@ -172,7 +172,7 @@ def test_a_signal_interrupts_in_good_order(add_command: Callable[[str, str], Pat
         "waiting",
         """
         import signal
-        from robustbench_cli import console
+        from robustbench_cli.cli import console
         from robustbench_cli.cli.options import command, computing
         @command("waiting")
         @computing
@@ -209,7 +209,7 @@ def test_a_second_signal_does_not_interrupt_the_last_line(add_command: Callable[
         "impatient",
         f"""
         import os, signal
-        from robustbench_cli import console
+        from robustbench_cli.cli import console
         from robustbench_cli.cli.options import command, computing
         told = console.error
         def interrupted(line):
@@ -241,7 +241,7 @@ def test_a_reader_that_leaves_changes_no_exit_code(add_command: Callable[[str, s
         "gate",
         f"""
         from rich.table import Table
-        from robustbench_cli import console
+        from robustbench_cli.cli import console
         from robustbench_cli.cli.exit_codes import GateFailed
         from robustbench_cli.cli.options import command
         @command("gate")

@@ -12,12 +12,12 @@ from robustbench_cli.cli.dispatch import advdef as group
 
 CODE = """
 import json, click
-from robustbench_cli import console
+from robustbench_cli.cli import console
 from robustbench_cli.cli.options import command, computing
-from robustbench_cli.cli.param_types import EOT, EPS, SETTING
+from robustbench_cli.cli.param_types import EOT_TYPE, EPS, SETTING
 @command("compute")
 @click.option("--eps", type=EPS, multiple=True)
-@click.option("--eot", type=EOT)
+@click.option("--eot", type=EOT_TYPE)
 @click.option("--set", "settings", type=SETTING, multiple=True)
 @click.option("--model", multiple=True)
 @click.option("--strict", is_flag=True)
