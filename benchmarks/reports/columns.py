@@ -30,6 +30,7 @@ __all__ = [
     "gated_columns",
     "identity_columns",
     "shown_columns",
+    "title_columns",
 ]
 
 WORST_CASE = "worst-case"
@@ -121,7 +122,7 @@ class Shown:
     hide: int | None = None
     in_title: bool = False
     usual: str | None = None
-    when: Callable[[pd.DataFrame], bool] = lambda table: True
+    when: Callable[[pd.DataFrame], bool] = lambda _: True
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,9 @@ def _score(row: Record) -> str:
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("dataset", "text", lambda row: row.cell.dataset, identity="always", shown=Shown("dataset", 30, in_title=True)),
+    Column(
+        "dataset", "text", lambda row: row.cell.dataset, identity="always", shown=Shown("dataset", 30, in_title=True)
+    ),
     Column("model", "text", lambda row: row.cell.model, identity="always", shown=Shown("model", 31, in_title=True)),
     Column("checkpoint", "text", lambda row: row.checkpoint, shown=Shown("checkpoint", 11, when=_files_differ)),
     Column("defense", "text", lambda row: row.cell.defense, identity="always", shown=Shown("defense", 10)),
@@ -352,9 +355,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("des_low", "points", lambda row: row.of_efficiency("low")),
     Column("des_high", "points", lambda row: row.of_efficiency("high")),
-    Column(
-        "clean_accuracy_loss_within_interval", "yes/no", lambda row: row.of_efficiency("loss_within_interval")
-    ),
+    Column("clean_accuracy_loss_within_interval", "yes/no", lambda row: row.of_efficiency("loss_within_interval")),
     Column("quick_look", "yes/no", lambda row: row.quick_look),
     Column(
         "certified_accuracy",
@@ -403,11 +404,22 @@ def identity_columns(*, available: Iterable[str] | None = None) -> list[str]:
 
 def shown_columns(table: pd.DataFrame) -> list[Column]:
     """The columns that a table has for people, from left to right."""
-    shown = [
-        (entry.shown.position, entry)
-        for entry in COLUMNS
-        if entry.shown is not None
-        and entry.shown.when(table)
-        and not (entry.shown.in_title and table[entry.name].nunique() <= 1)
+    return [
+        entry
+        for shown, entry in _from_left_to_right()
+        if shown.when(table) and not (shown.in_title and table[entry.name].nunique() <= 1)
     ]
-    return [entry for _, entry in sorted(shown, key=lambda pair: pair[0])]
+
+
+def title_columns(table: pd.DataFrame) -> list[Column]:
+    """The columns whose one value stands above a table."""
+    return [
+        entry
+        for shown, entry in _from_left_to_right()
+        if shown.in_title and table[entry.name].nunique() == 1 and table[entry.name].iloc[0] != shown.usual
+    ]
+
+
+def _from_left_to_right() -> list[tuple[Shown, Column]]:
+    shown = [(entry.shown, entry) for entry in COLUMNS if entry.shown is not None]
+    return sorted(shown, key=lambda pair: pair[0].position)

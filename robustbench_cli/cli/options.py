@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 import click
 from click.core import ParameterSource
 
+from robustbench_cli.benchmarks.reports.formats import file_endings
 from robustbench_cli.cli import console
 from robustbench_cli.cli.config_file import long_name, read_config
 from robustbench_cli.cli.exit_codes import Interrupted
@@ -246,13 +247,23 @@ def output_format(*formats: str) -> Callable[[Callable[..., None]], Callable[...
     )
 
 
-def output_file(*endings: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds ``-o``, the file that the table goes to, whose ending is one of several; it arrives as ``output``."""
+def output_file(
+    *, any_table: bool = False, multiple: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds ``-o``, the file of the table; it arrives as ``output``.
+
+    Args:
+        any_table: Whether the table has other columns than the table of results.
+        multiple: Whether several files may be given; they arrive as ``outputs``.
+    """
+    *endings, last = file_endings(any_table=any_table)
     return click.option(
         "-o",
         "--output",
+        "outputs" if multiple else "output",
+        multiple=multiple,
         type=click.Path(dir_okay=False, path_type=Path),
-        help=f"Write the table to a {', '.join(endings[:-1])} or {endings[-1]} file.",
+        help=f"Write the table to a {', '.join(endings)} or {last} file.",
     )
 
 

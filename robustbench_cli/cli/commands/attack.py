@@ -67,7 +67,7 @@ TARGETS = ("next", "random", "least-likely", "all")
 )
 @first_images("Attack the first N test images.")
 @repeats_option
-@output_file(".csv", ".json", ".md")
+@output_file()
 @click.option(
     "--save-images",
     type=click.Path(file_okay=False, path_type=Path),

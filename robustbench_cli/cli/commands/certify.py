@@ -61,7 +61,7 @@ ALPHA = 0.001
     "quarters of the data set's usual one]",
 )
 @first_images("Certify the first N test images.", default=500)
-@output_file(".csv", ".json")
+@output_file(any_table=True)
 @computing
 def certify(
     common: Common,

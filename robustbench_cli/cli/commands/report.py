@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from robustbench_cli.benchmarks.reports.formats import format_names
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
-from robustbench_cli.cli.options import command, output_format, stores_or_default
+from robustbench_cli.cli.options import command, output_file, output_format, stores_or_default
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,15 +34,8 @@ __all__ = ["report"]
     metavar="KEY=VALUE",
     help="Keep rows whose column KEY is VALUE; all of several must hold, any of several values of one key.",
 )
-@output_format(*tables.FORMATS)
-@click.option(
-    "-o",
-    "--output",
-    "outputs",
-    multiple=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the table to a .csv, .json or .md file too.",
-)
+@output_format("table", *format_names())
+@output_file(multiple=True)
 @click.option(
     "--fail-under",
     "minima",

@@ -51,7 +51,7 @@ __all__ = ["reprogram"]
 @eot_option
 @first_images("Score the first N test images of the task.")
 @repeats_option
-@output_file(".csv", ".json")
+@output_file(any_table=True)
 @computing
 def reprogram(
     common: Common,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,8 +16,6 @@ from robustbench_cli.cli.param_types import GPUS, SHARD, OneOf
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from robustbench_cli.benchmarks.execution.job import Job
     from robustbench_cli.benchmarks.execution.status import CellState
     from robustbench_cli.benchmarks.store.cell import Cell
@@ -59,7 +57,7 @@ __all__ = ["sweep"]
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give a cell up after this."
 )
-@output_file(".csv", ".json", ".md")
+@output_file()
 @computing
 def sweep(
     common: Common,
@@ -126,7 +124,7 @@ def sweep(
     _warn_of_fewer_images(words, computed)
     if dry_run or status:
         if dry_run:
-            console.report(_drawn(cells))
+            console.report(tables.cell_states(cells))
         console.report(_summary(common, planned, cells))
         if dry_run:
             console.report(_left(stored.values(), [cell for cell in cells if cell.state != "done"]))
@@ -281,43 +279,3 @@ def _seconds(cell: CellState, measured: dict[tuple[str, str], float]) -> float |
     """What a cell takes at most, from what the store has measured of the same model."""
     rate = measured.get((cell.job.cell.dataset, cell.job.cell.model))
     return None if rate is None or cell.passes is None else rate * cell.passes
-
-
-def _drawn(cells: Sequence[CellState]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    files = tables.ambiguous_files(
-        ((each.job.cell.dataset, each.job.cell.model, each.job.cell.defense), str(each.job.checkpoint))
-        for each in cells
-    )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    columns: dict[str, Callable[[CellState], str]] = {
-        "dataset": lambda each: each.job.cell.dataset,
-        "model": lambda each: each.job.cell.model,
-        "n": lambda each: str(each.job.cell.n),
-        "defense": lambda each: each.job.cell.defense,
-        "checkpoint": lambda each: files[str(each.job.checkpoint)],
-        "mean": lambda each: ",".join(map(repr, each.job.mean or ())) or "-",
-        "std": lambda each: ",".join(map(repr, each.job.std or ())) or "-",
-        "attack": lambda each: each.job.cell.attack_label,
-        "norm": lambda each: each.job.cell.norm,
-        "eps": lambda each: each.job.eps or "any",
-        "targeted": lambda each: each.job.cell.targeted,
-        "eot": lambda each: str(each.job.cell.eot),
-        "seed": lambda each: str(each.job.cell.seed),
-        "passes": lambda each: "unknown" if each.passes is None else f"{each.passes:,}",
-        "state": lambda each: each.state,
-        "changed": lambda each: "; ".join(each.changed),
-    }
-    if not files:
-        del columns["checkpoint"]
-    if len({(cell.job.mean, cell.job.std) for cell in cells}) < 2:
-        del columns["mean"], columns["std"]
-    if not any(cell.changed for cell in cells):
-        del columns["changed"]
-    for name in columns:
-        table.add_column(name, no_wrap=True, justify="right" if name in {"n", "eot", "seed", "passes"} else "left")
-    for cell in cells:
-        table.add_row(*tables.plain(*(told(cell) for told in columns.values())))
-    return table

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from robustbench_cli.benchmarks.reports.columns import column_names
 from robustbench_cli.benchmarks.reports.gates import (
     Limit,
     Verdict,
@@ -17,7 +18,6 @@ from robustbench_cli.benchmarks.reports.gates import (
     select,
     unmet,
 )
-from robustbench_cli.benchmarks.reports.columns import column_names
 from robustbench_cli.core.errors import UserError
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
-from robustbench_cli.benchmarks.reports.gates import select
 from robustbench_cli.benchmarks.reports.columns import column_names
+from robustbench_cli.benchmarks.reports.gates import select
 from robustbench_cli.benchmarks.reports.rows import failed_rows, rows
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.store import Failure, Result
