@@ -99,13 +99,15 @@ class OneOf(click.Choice[str]):
     """One of a few words."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Takes a word in the other number too: ``attack`` where ``attacks`` is meant, and the other way round."""
-        words = (str(value), f"{value}s", str(value).removesuffix("s"))
-        return super().convert(next((word for word in words if word in self.choices), value), param, ctx)
-
-    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
-        """The message for any other word."""
-        return f"unknown word '{value}': {did_you_mean(str(value), self.choices)}"
+        """Takes singular and plural: ``attack`` for ``attacks``, and ``attacks`` for ``attack``."""
+        word = str(value)
+        for form in (word, f"{word}s", word.removesuffix("s")):
+            if form in self.choices:
+                return form
+        noun = "value" if param is None else max(param.opts, key=len).lstrip("-")
+        hint = did_you_mean(word, self.choices)
+        way_out = f": {hint}" if hint.startswith("did you mean") else f" (choose from {', '.join(self.choices)})"
+        raise click.BadParameter(f"unknown {noun} '{word}'{way_out}", ctx=ctx, param=param)
 
 
 class _AsNamed(click.ParamType[T]):

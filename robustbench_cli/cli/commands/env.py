@@ -11,7 +11,8 @@ from typing import Any
 
 from robustbench_cli import __version__
 from robustbench_cli.cli import console
-from robustbench_cli.cli.options import VARIABLES, command, output_format
+from robustbench_cli.cli.help_page import VARIABLES
+from robustbench_cli.cli.options import command, output_format
 
 __all__ = ["env"]
 

@@ -13,7 +13,7 @@ import click
 from robustbench_cli.benchmarks.reports.formats import format_names
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
-from robustbench_cli.cli.options import command, output_file, output_format, stores_or_default
+from robustbench_cli.cli.options import command, option, output_file, output_format, stores_or_default
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,47 +27,55 @@ __all__ = ["report"]
 
 @command("report")
 @click.argument("stores", nargs=-1, type=click.Path(path_type=Path), metavar="[STORE ...]")
-@click.option(
+@option(
     "--where",
     "conditions",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Keep rows whose column KEY is VALUE; all of several must hold, any of several values of one key.",
+    group="Rows",
+    help="Only rows whose column KEY is VALUE. Several keys must all fit; of several values for one key, any.",
 )
 @output_format("table", *format_names())
 @output_file(multiple=True)
-@click.option(
+@option(
     "--fail-under",
     "minima",
     multiple=True,
     metavar="COLUMN=VALUE",
+    group="Gates",
     help="Exit with 1 if a row's COLUMN is below VALUE.",
 )
-@click.option(
+@option(
     "--fail-over",
     "maxima",
     multiple=True,
     metavar="COLUMN=VALUE",
-    help="Exit with 1 if a row's COLUMN is above VALUE, where lower is better: attack_success_rate.",
+    group="Gates",
+    help="Exit with 1 if a row's COLUMN is above VALUE, for columns where lower is better (attack_success_rate).",
 )
-@click.option(
-    "--baseline", type=click.Path(dir_okay=False, path_type=Path), help="Compare with the rows of this .csv file."
+@option(
+    "--baseline",
+    type=click.Path(dir_okay=False, path_type=Path),
+    group="Gates",
+    help="Compare with the rows of this .csv file.",
 )
-@click.option(
+@option(
     "--max-drop",
     "drops",
     multiple=True,
     metavar="COLUMN=VALUE",
+    group="Gates",
     help="Exit with 1 if a row's COLUMN is lower than the baseline's by more than VALUE.",
 )
-@click.option(
+@option(
     "--max-rise",
     "rises",
     multiple=True,
     metavar="COLUMN=VALUE",
+    group="Gates",
     help="Exit with 1 if a row's COLUMN is higher than the baseline's by more than VALUE, where lower is better.",
 )
-@click.option("--strict", is_flag=True, help="Exit with 3 if the baseline lacks a row of the table.")
+@option("--strict", is_flag=True, group="Gates", help="Exit with 3 if the baseline lacks a row of the table.")
 def report(
     stores: tuple[Path, ...],
     conditions: tuple[str, ...],

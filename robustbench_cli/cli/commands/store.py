@@ -1,4 +1,4 @@
-"""``advdef store``: looks after the folders of results."""
+"""``advdef store``: verifies, merges and prunes folders of results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from robustbench_cli.cli import console
 from robustbench_cli.cli.exit_codes import CellsFailed
-from robustbench_cli.cli.options import command, stores_or_default
+from robustbench_cli.cli.options import command, option, stores_or_default
 from robustbench_cli.cli.param_types import OneOf
 from robustbench_cli.core.errors import UserError
 
@@ -25,21 +25,20 @@ HOUR = 3600.0
 @command("store")
 @click.argument("action", type=OneOf(("verify", "merge", "prune")), metavar="verify|merge|prune")
 @click.argument("stores", nargs=-1, type=click.Path(file_okay=False, path_type=Path), metavar="[STORE ...]")
-@click.option("--dry-run", is_flag=True, help="Print what 'prune' would remove, and remove nothing.")
-@click.option("--unfinished", is_flag=True, help="Let 'prune' forget the cells that failed or are missing.")
+@option("--dry-run", is_flag=True, group="Store", help="With 'prune': print what would be removed, and remove nothing.")
+@option("--unfinished", is_flag=True, group="Store", help="With 'prune': forget the cells that failed or are missing.")
 def store(
     action: Literal["verify", "merge", "prune"], stores: tuple[Path, ...], dry_run: bool, unfinished: bool
 ) -> None:
-    """Check, merge or tidy up folders of results.
+    """Verify, merge or prune stores: folders of results.
 
-    'verify STORE ...' reads every file and names the damaged ones (exit code 3). 'merge FROM ... INTO' copies what INTO
-    has not yet. 'prune STORE ...' removes what no result needs, an hour after it was written: what kills have left
-    half-written, failures of cells that were done since. The store is ADVDEF_STORE, or ./advdef-runs, where none is
-    named.
+    'verify STORE ...' reads every file and names the damaged ones (exit code 3). 'merge FROM ... INTO' copies the results
+    that INTO lacks. 'prune STORE ...' removes files that are older than an hour and that no result needs: half-written
+    files, and failures of cells that have a result now. The default store is ADVDEF_STORE, or ./advdef-runs.
     """
-    for option, given in (("--dry-run", dry_run), ("--unfinished", unfinished)):
-        if given and action != "prune":
-            raise UserError(f"{option} is for 'advdef store prune', and {action} removes nothing: leave it out")
+    for name, value in (("--dry-run", dry_run), ("--unfinished", unfinished)):
+        if value and action != "prune":
+            raise UserError(f"{name} is for 'advdef store prune', and {action} removes nothing: leave it out")
     if action == "merge":
         _merge(stores)
     elif action == "verify":

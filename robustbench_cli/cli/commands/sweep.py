@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from robustbench_cli.cli import console, tables
-from robustbench_cli.cli.options import Common, command, computing, output_file
+from robustbench_cli.cli.completion import complete_names
+from robustbench_cli.cli.options import Common, command, computing, option, output_file
 from robustbench_cli.cli.param_types import GPUS, SHARD, OneOf
 from robustbench_cli.core.errors import UserError
 
@@ -28,34 +29,48 @@ __all__ = ["sweep"]
 
 
 @command("sweep")
-@click.argument("suite", metavar="SUITE|FILE.yaml")
-@click.option("--dry-run", is_flag=True, help="Print the cells, how far they are and what they cost, and do nothing.")
-@click.option(
-    "--status", is_flag=True, help="Print how many cells are done, running and where, failed, stale and missing."
+@click.argument("suite", metavar="SUITE|FILE.yaml", shell_complete=complete_names("suite"))
+@option("--dry-run", is_flag=True, group="Run", help="Print the cells, their state and their cost; compute nothing.")
+@option(
+    "--status",
+    is_flag=True,
+    group="Run",
+    help="Print how many cells are done, running (and where), failed, stale and missing; compute nothing.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), help="Run in so many processes.")
-@click.option("--gpus", type=GPUS, help="Run on these GPUs, as 0,1.")
-@click.option(
-    "--per-gpu", type=click.IntRange(min=1), help="Run so many processes on each GPU of --gpus or of Ray.  [default: 1]"
+@option("--jobs", type=click.IntRange(min=1), group="Run", help="Number of processes.")
+@option("--gpus", type=GPUS, group="Run", help="GPUs to run on, such as 0,1.")
+@option(
+    "--per-gpu",
+    type=click.IntRange(min=1),
+    group="Run",
+    help="Number of processes per GPU, with --gpus or Ray.  [default: 1]",
 )
-@click.option("--shard", type=SHARD, help="Run the I-th of N shares of the cells; the others are for other machines.")
-@click.option(
+@option(
+    "--shard", type=SHARD, group="Run", help="Run only the I-th of N parts of the cells; other machines run the others."
+)
+@option(
     "--engine",
     "engine_name",
     type=OneOf(("local", "ray")),
     default="local",
     show_default=True,
+    group="Run",
     help="Run on this machine, or on a Ray cluster (pip install 'advdef[ray]').",
 )
-@click.option(
+@option(
     "--existing",
     type=OneOf(("skip", "rerun", "error")),
     default="skip",
     show_default=True,
-    help="Leave alone what the store has, compute it again, or refuse to go on.",
+    group="Run",
+    help="Cells that the store has: skip them, compute them again, or stop with an error.",
 )
-@click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give a cell up after this."
+@option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    group="Run",
+    help="Time limit per cell, in seconds.",
 )
 @output_file()
 @computing
