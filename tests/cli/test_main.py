@@ -42,14 +42,12 @@ ENDING = """
         (
             "raise KeyboardInterrupt",
             130,
-            [
-                "error: interrupted: what was finished is stored; the same command goes on: advdef ending --store 'a folder'"
-            ],
+            ["error: interrupted: what was finished is stored; resume with: advdef ending --store 'a folder'"],
         ),
         (
             "raise Interrupted('3 of 4 cells are stored')",
             130,
-            ["error: interrupted: 3 of 4 cells are stored; the same command goes on: advdef ending --store 'a folder'"],
+            ["error: interrupted: 3 of 4 cells are stored; resume with: advdef ending --store 'a folder'"],
         ),
         ("raise PermissionError(errno.EACCES, 'Permission denied', 'x.csv')", 2, ["error: x.csv: Permission denied"]),
         ("raise SystemExit(0)", 4, ["internal error: SystemExit: 0 (the same command with -v shows the traceback)"]),
@@ -58,7 +56,7 @@ ENDING = """
         (
             "open(chr(0xD800))",
             2,
-            ["error: a file's name that was given is not UTF-8, and cannot be stored: rename the file"],
+            ["error: the name of a file is not UTF-8, and cannot be stored: rename the file"],
         ),
     ],
 )
@@ -100,9 +98,9 @@ def test_verbose_shows_the_traceback_of_a_fault(
         (["lst"], "unknown command 'lst': did you mean 'list'?"),
         (["list", "attacks", "--fromat", "json"], "advdef list has no option --fromat: did you mean '--format'?"),
         (["--versoin"], "advdef has no option --versoin: did you mean '--version'?"),
-        (["list", "attacks", "--format", "jsn"], "--format: unknown word 'jsn': did you mean 'json'?"),
-        (["list", "atacks"], "advdef list: unknown word 'atacks': did you mean 'attacks'?"),
-        (["list", "xyz"], "advdef list: unknown word 'xyz': known: attacks, datasets, defenses, models, suites"),
+        (["list", "attacks", "--format", "jsn"], "--format: unknown format 'jsn': did you mean 'json'?"),
+        (["list", "atacks"], "advdef list: unknown kind 'atacks': did you mean 'attacks'?"),
+        (["list", "xyz"], "advdef list: unknown kind 'xyz' (choose from attacks, defenses, datasets, models, suites)"),
         (["list"], "advdef list: give attacks|defenses|datasets|models|suites"),
         (["env", "now"], "advdef env: got unexpected extra argument (now)"),
         (["env", "--format"], "option '--format' requires an argument"),
@@ -197,9 +195,7 @@ def test_a_signal_interrupts_in_good_order(add_command: Callable[[str, str], Pat
     child.send_signal(number)
     out, err = child.communicate(timeout=60)
     assert (child.returncode, out) == (130, "in order\n")
-    assert err == (
-        "advdef: error: interrupted: what was finished is stored; the same command goes on: advdef waiting --seed 3\n"
-    )
+    assert err == ("advdef: error: interrupted: what was finished is stored; resume with: advdef waiting --seed 3\n")
 
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
@@ -230,7 +226,7 @@ def test_a_second_signal_does_not_interrupt_the_last_line(add_command: Callable[
         timeout=60,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    line = "interrupted: what was finished is stored; the same command goes on: advdef impatient"
+    line = "interrupted: what was finished is stored; resume with: advdef impatient"
     assert (ended.returncode, ended.stderr) == (130, f"advdef: error: {line}\n")
 
 
@@ -322,7 +318,7 @@ def shell(*words: str, redirect: str) -> subprocess.CompletedProcess[str]:
     [
         (
             ("attack", "--seed", "3"),
-            "interrupted: what was finished is stored; the same command goes on: advdef attack --seed 3",
+            "interrupted: what was finished is stored; resume with: advdef attack --seed 3",
         ),
         (("report",), "interrupted"),
     ],

@@ -334,7 +334,7 @@ def test_an_interrupted_run_keeps_what_was_finished(advdef: Advdef, here: Path, 
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out) == (130, "")
     assert "interrupted: " in err
-    assert err.rstrip().endswith(f"the same command goes on: advdef {' '.join(words)}")
+    assert err.rstrip().endswith(f"resume with: advdef {' '.join(words)}")
     assert "Traceback" not in err
     assert len([*(here / "advdef-runs" / "cells").glob("*.json")]) == 1
     assert not [*(here / "advdef-runs" / "cells").glob(".*")]
@@ -352,7 +352,7 @@ def test_unknown_names_are_met_with_the_nearest(advdef: Advdef, here: Path) -> N
         (("--attack", "eot-pdg"), "unknown attack 'pdg': did you mean 'pgd'?"),
         (("--dataset", "digit"), "unknown dataset 'digit': did you mean 'digits'?"),
         (("--model", "smal-cnn"), "unknown model 'smal-cnn': did you mean 'small-cnn'?"),
-        (("--norm", "l7"), "--norm: unknown word 'l7': did you mean 'l0', 'l1' or 'l2'?"),
+        (("--norm", "l7"), "--norm: unknown norm 'l7': did you mean 'l0', 'l1' or 'l2'?"),
         (("--epsilon", "1"), "advdef attack has no option --epsilon: did you mean '--eps'?"),
         (("--set", "pgd.stepz=3", "--attack", "pgd"), "pgd has no parameter 'stepz': did you mean 'steps'?"),
     ]:
@@ -390,7 +390,7 @@ def test_a_threat_is_looked_at_before_a_model_is_trained(advdef: Advdef, here: P
             ("--store", "file/runs"),
             "cannot write in file/runs/cells: Not a directory; name a place that can be written",
         ),
-        (("-o", "table.xlsx"), "-o table.xlsx: the ending names the form; give one of .csv, .json, .md"),
+        (("-o", "table.xlsx"), "-o table.xlsx: the ending selects the format: give one of .csv, .json, .md"),
     ]:
         ended = advdef("attack", *words, *FAST, "--seed", "77")
         assert told(ended) == line

@@ -68,7 +68,7 @@ def test_wrong_words(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     """A parameter, an ending or a task that cannot be is told in one line."""
     for words, message in (
         (("--set", "reprogramming.kernal=5"), "did you mean 'kernel'?"),
-        (("-o", "table.md"), "-o table.md: the ending names the form; give one of .csv, .json"),
+        (("-o", "table.md"), "-o table.md: the ending selects the format: give one of .csv, .json"),
         (("--task", "digitz"), "digits"),
     ):
         ended = advdef("reprogram", "--checkpoint", str(checkpoint), *QUICK, *words)

@@ -203,7 +203,7 @@ def test_what_was_asked_is_verified(advdef: Advdef, filled: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["verfy"], "unknown word 'verfy': did you mean 'verify'?"),
+        (["verfy"], "unknown action 'verfy': did you mean 'verify'?"),
         (["verify", "gone"], "no store at gone"),
         (["merge", "gone", "into"], "no store at gone"),
         (["merge", "one"], "give the stores to copy from and, last, the one to copy into"),
