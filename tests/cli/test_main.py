@@ -348,8 +348,8 @@ sys.exit(main())
             timeout=60,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        goes_on = f"{told} --where" if "goes on" in told else told
-        assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", f"advdef: error: {goes_on}\n")
+        line = f"{told} --where" if "resume" in told else told
+        assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", f"advdef: error: {line}\n")
 
 
 @pytest.mark.parametrize("code", [0, 1, 77])
@@ -367,7 +367,7 @@ sys.exit(main())
 """
     ended = subprocess.run([sys.executable, "-c", library, "list"], check=False, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("advdef: error: a library has ended the process, maybe for want of memory")
+    assert ended.stderr.startswith("advdef: error: a library ended the process, maybe for lack of memory")
 
 
 def test_too_little_memory_is_no_gate() -> None:

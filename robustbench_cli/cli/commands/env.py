@@ -1,4 +1,4 @@
-"""``advdef env``: what a bug report needs."""
+"""``advdef env``: versions, devices and settings, for a bug report."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _LIBRARIES = (
 @command("env")
 @output_format("table", "json")
 def env(output_format: str) -> None:
-    """Show versions, devices, folders and settings: what a bug report needs."""
-    told = _describe()
+    """Show versions, devices, folders and settings for a bug report."""
+    entries = _describe()
     if output_format == "json":
-        console.report(json.dumps(told, indent=2))
+        console.report(json.dumps(entries, indent=2))
         return
     lines: list[tuple[str, str]] = []
-    for key, value in told.items():
+    for key, value in entries.items():
         if isinstance(value, dict):
             lines += value.items()
         else:

@@ -52,25 +52,25 @@ def _verify(folders: Sequence[Path]) -> None:
 
     damaged: list[str] = []
 
-    def tell(error: UserError) -> None:
+    def collect(error: UserError) -> None:
         damaged.append(str(error))
 
     for folder in folders:
         results = failures = batch_results = 0
         before = len(damaged)
-        missing = Store(folder).missing(damaged=tell)
+        missing = Store(folder).missing(damaged=collect)
         for store in _with_searches(folder):
-            for result in store.results(damaged=tell):
+            for result in store.results(damaged=collect):
                 try:
                     store.outcomes(result.cell.id)
                 except UserError as error:
-                    tell(error)
+                    collect(error)
                 else:
                     results += 1
-            failures += len(list(store.failures(damaged=tell)))
-            batch_results += _partial_results(store.path, tell)
-        counts = [f"{results} results", f"{failures} failures", *_others(folder, tell)]
-        counts += [f"{batch_results} pieces of unfinished cells"] if batch_results else []
+            failures += len(list(store.failures(damaged=collect)))
+            batch_results += _partial_results(store.path, collect)
+        counts = [f"{results} results", f"{failures} failures", *_other_results(folder, collect)]
+        counts += [f"{batch_results} partial results of unfinished cells"] if batch_results else []
         counts += [f"{len(missing)} cells missing"] if missing else []
         console.report(f"{folder}: {', '.join(counts)}, {len(damaged) - before} damaged")
     if damaged:
@@ -78,10 +78,10 @@ def _verify(folders: Sequence[Path]) -> None:
 
 
 def _partial_results(folder: Path, damaged: Callable[[UserError], None]) -> int:
-    """How much a store has of cells that are not done."""
+    """The number of partial results of unfinished cells in a store."""
     from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS
 
-    # Each kind of file is read by what computes it, which takes a while to import.
+    # Its module imports torch, so it is imported only if there is something to read.
     if not (folder / PARTIAL_RESULTS).is_dir():
         return 0
     from robustbench_cli.benchmarks.evaluation.partial_results import complete_partial_results
@@ -89,8 +89,8 @@ def _partial_results(folder: Path, damaged: Callable[[UserError], None]) -> int:
     return len(list(complete_partial_results(folder, damaged=damaged)))
 
 
-def _others(folder: Path, damaged: Callable[[UserError], None]) -> list[str]:
-    """How much a store has of what is no cell, in words."""
+def _other_results(folder: Path, damaged: Callable[[UserError], None]) -> list[str]:
+    """The numbers of certifications and reprogrammings in a store."""
     from robustbench_cli.benchmarks.store.store import CERTIFICATION, REPROGRAMMING
 
     counts = []
@@ -117,27 +117,27 @@ def _merge(folders: Sequence[Path]) -> None:
         raise UserError(f"{into} is among the stores to copy from: name it last, and once")
     damaged: list[str] = []
 
-    def tell(error: UserError) -> None:
+    def collect(error: UserError) -> None:
         damaged.append(str(error))
 
     for source in sources:
         copied = 0
         for store in _with_searches(source):
             target = type(store)(into / store.path.relative_to(source))
-            copied += target.take(store, damaged=tell)
+            copied += target.take(store, damaged=collect)
             if (store.path / PARTIAL_RESULTS).is_dir():
                 from robustbench_cli.benchmarks.evaluation.partial_results import merge_partial_results
 
-                merge_partial_results(target.path, store.path, damaged=tell)
+                merge_partial_results(target.path, store.path, damaged=collect)
         counts = [f"{copied} results"]
         if (source / CERTIFICATION).is_dir():
             from robustbench_cli.benchmarks.certification import certify as certification
 
-            counts.append(f"{certification.take(into, source, damaged=tell)} certifications")
+            counts.append(f"{certification.take(into, source, damaged=collect)} certifications")
         if (source / REPROGRAMMING).is_dir():
             from robustbench_cli.benchmarks.reprogramming import run as reprogramming
 
-            counts.append(f"{reprogramming.take(into, source, damaged=tell)} reprogrammings")
+            counts.append(f"{reprogramming.take(into, source, damaged=collect)} reprogrammings")
         console.report(f"{into}: {', '.join(counts)} from {source}")
     if damaged:
         raise CellsFailed(damaged)
@@ -149,30 +149,32 @@ def _prune(folders: Sequence[Path], *, dry_run: bool, unfinished: bool) -> None:
 
     for folder in folders:
         holder = Leases(folder).holder
-        left = [path for store in _with_searches(folder) for path in store.leftovers(older_than=HOUR, at_work=holder)]
+        leftovers = [
+            path for store in _with_searches(folder) for path in store.leftovers(older_than=HOUR, at_work=holder)
+        ]
         if (folder / CERTIFICATION).is_dir():
             from robustbench_cli.benchmarks.certification import certify as certification
 
-            left += certification.leftovers(folder, older_than=HOUR)
+            leftovers += certification.leftovers(folder, older_than=HOUR)
         if (folder / REPROGRAMMING).is_dir():
             from robustbench_cli.benchmarks.reprogramming import run as reprogramming
 
-            left += reprogramming.leftovers(folder, older_than=HOUR)
-        for path in left:
+            leftovers += reprogramming.leftovers(folder, older_than=HOUR)
+        for path in leftovers:
             if not dry_run:
                 path.unlink(missing_ok=True)
             console.report(str(path))
-        console.note(f"{folder}: {len(left)} files {'would be removed' if dry_run else 'removed'}")
+        console.note(f"{folder}: {len(leftovers)} files {'would be removed' if dry_run else 'removed'}")
         if unfinished:
             _forget(Store(folder), dry_run=dry_run)
 
 
 def _forget(store: Store, *, dry_run: bool) -> None:
-    """Forgets the cells that failed, and those that were asked for and are not there."""
+    """Forgets the cells that failed or are missing."""
     from robustbench_cli.cli.session import failure_line, missing_line
 
     lines = [failure_line(failure) for failure in store.failures(damaged=lambda _: None)]
-    lines += [missing_line(asked) for asked in store.missing(damaged=lambda _: None).values()]
+    lines += [missing_line(entry) for entry in store.missing(damaged=lambda _: None).values()]
     for line in lines:
         console.report(line)
     if not dry_run:
@@ -181,7 +183,7 @@ def _forget(store: Store, *, dry_run: bool) -> None:
 
 
 def _with_searches(folder: Path) -> Iterator[Store]:
-    """A store, and the one inside it of what minimal-norm attacks found."""
+    """A store, and the store inside it with the searches of minimal-norm attacks."""
     from robustbench_cli.benchmarks.store.store import SEARCHES, Store
 
     yield Store(folder)

@@ -154,7 +154,7 @@ def test_the_report_has_certificates_beside_attacks(advdef: Advdef, here: Path) 
     path.write_bytes(b"".join(lines))
     ended = advdef("report")
     assert ended.code == 0
-    assert "of 30 images fell nearer than the radius that is certified for them" in ended.err
+    assert "of 30 images were broken inside their certified radius" in ended.err
     assert beside["cell"] in ended.err
     path.with_name(path.name.replace(".images.jsonl", ".json")).write_text("{")
     ended = advdef("report")
