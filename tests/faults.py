@@ -3,7 +3,7 @@
     python tests/faults.py --kills 50 --processes 4 --times 10
 
 Each fault comes, again and again, over a sweep at a random moment, and the sweep has to end as it should. Then the fault
-goes away, and the same command goes on: every file that was stored must still be there, byte for byte, and every cell
+goes away, and resume with: every file that was stored must still be there, byte for byte, and every cell
 must be there once, with the outcomes of a sweep that nobody disturbed. What came of it is printed as a table.
 
 The faults of a file system are made where Python asks for a file of the store, in the process that they are to hit.
@@ -379,9 +379,7 @@ class Faults:
                 time.sleep(0.01)
             time.sleep(self.chance.uniform(0, 0.5))
             os.kill(process, (signal.SIGINT, signal.SIGTERM)[number % 2])
-            self.ended(
-                store, process, code=130, line=f"the same command goes on: advdef sweep suite.yaml --store {store}"
-            )
+            self.ended(store, process, code=130, line=f"resume with: advdef sweep suite.yaml --store {store}")
             cells += self.goes_on(store)
         return Row("SIGINT, SIGTERM", 2 * self.times, "130, how to go on", cells)
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
-from robustbench_cli.cli import console
+from robustbench_cli.cli import console, help_page
+from robustbench_cli.cli.completion import complete_names
 from robustbench_cli.cli.param_types import OneOf, decimal
 from robustbench_cli.core.errors import UserError
 
@@ -176,40 +177,74 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
         ) from None
 
 
-def model_options(*, checkpoints: bool, decisions: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def model_options(
+    *, checkpoints: bool, decisions: bool = True, checkpoint_help: str = "Attack the model in this file."
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Adds the options that name models and defenses; they arrive as ``args``.
 
     Args:
         checkpoints: Whether several checkpoints may be given.
         decisions: Whether other rules of decision may be named for them.
+        checkpoint_help: The help of ``--checkpoint``.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        @click.option(
+        @help_page.option(
             "--checkpoint",
             type=click.Path(path_type=Path),
             multiple=checkpoints,
             metavar="FILE",
-            help="Start from the model in this file." if not checkpoints else "Attack the model in this file.",
+            group="Model",
+            help=checkpoint_help,
         )
-        @click.option("--model", metavar="SPEC", help="Build this model, as 'paper-cnn' or 'torchvision:resnet18'.")
-        @click.option("--classes", type=click.IntRange(min=2), help="Number of classes of a foreign checkpoint.")
-        @click.option(
-            "--mean", callback=_numbers, metavar="M[,M...]", help="Subtract this from each pixel, inside the model."
+        @help_page.option(
+            "--model",
+            metavar="SPEC",
+            group="Model",
+            shell_complete=complete_names("model"),
+            help="Model to build, such as 'paper-cnn' or 'torchvision:resnet18'.",
         )
-        @click.option("--std", callback=_numbers, metavar="S[,S...]", help="Then divide by this.")
-        @click.option(
-            "--dataset", metavar="NAME", help=f"Use this data set.  [default: the checkpoint's, or {DEFAULT_DATASET}]"
+        @help_page.option(
+            "--classes",
+            type=click.IntRange(min=2),
+            group="Model",
+            help="Number of classes of a checkpoint that advdef did not write.",
         )
-        @click.option(
+        @help_page.option(
+            "--mean",
+            callback=_numbers,
+            metavar="M[,M...]",
+            group="Model",
+            help="Mean of the input normalization, for all channels or per channel (pixels in [0, 1]).",
+        )
+        @help_page.option(
+            "--std",
+            callback=_numbers,
+            metavar="S[,S...]",
+            group="Model",
+            help="Standard deviation of the input normalization, for all channels or per channel.",
+        )
+        @help_page.option(
+            "--dataset",
+            metavar="NAME",
+            group="Data",
+            shell_complete=complete_names("dataset"),
+            help=f"Data set.  [default: the checkpoint's, or {DEFAULT_DATASET}]",
+        )
+        @help_page.option(
             "--defense",
             "defenses",
             multiple=True,
             metavar="NAME",
-            help="Put this defense around the model; several compose in order.",
+            group="Defense",
+            shell_complete=complete_names("defense"),
+            help="Defense around the model; several compose in order.",
         )
-        @click.option(
-            "--epochs", type=click.IntRange(min=1), help="Train so many epochs.  [default: the data set's usual]"
+        @help_page.option(
+            "--epochs",
+            type=click.IntRange(min=1),
+            group="Model",
+            help="Number of training epochs.  [default: the data set's usual number]",
         )
         @functools.wraps(function)
         def with_model_args(
@@ -231,13 +266,14 @@ def model_options(*, checkpoints: bool, decisions: bool = True) -> Callable[[Cal
 
         if not (checkpoints and decisions):
             return with_model_args
-        return click.option(
+        return help_page.option(
             "--decision",
             "decisions",
             type=OneOf(DECISIONS),
             multiple=True,
-            help="Let the draws of a randomized defense decide by this rule, without training it again; 'deterministic' is its "
-            "counterpart that draws nothing.  [default: as it was trained]",
+            group="Defense",
+            help="Decision rule of a randomized defense at test time (no retraining); 'deterministic' is its deterministic "
+            "counterpart.  [default: the rule that it was trained with]",
         )(with_model_args)
 
     return decorate

@@ -10,6 +10,7 @@ import click
 
 from robustbench_cli.attacks.base.norm import NORMS
 from robustbench_cli.cli import console
+from robustbench_cli.cli.completion import complete_names
 from robustbench_cli.cli.grid_args import grid_options
 from robustbench_cli.cli.model_args import ModelArgs, model_options
 from robustbench_cli.cli.options import (
@@ -18,6 +19,7 @@ from robustbench_cli.cli.options import (
     computing,
     eot_option,
     first_images,
+    option,
     output_file,
 )
 from robustbench_cli.cli.param_types import EPS, SETTING, OneOf, Setting
@@ -34,28 +36,48 @@ __all__ = ["attack"]
 
 @command("attack")
 @model_options(checkpoints=True)
-@click.option(
-    "--attack", "attacks", multiple=True, metavar="NAME", help="Attack with this; 'eot-NAME' is NAME with --eot 10."
+@option(
+    "--attack",
+    "attacks",
+    multiple=True,
+    metavar="NAME",
+    group="Attack",
+    shell_complete=complete_names("attack", prefix="eot-"),
+    help="Attack: a name of 'advdef list attacks'; 'eot-NAME' is NAME with --eot 10.  [default: pgd, cw-pgd and cw]",
 )
-@click.option("--suite", "suite_name", metavar="NAME", help="Attack with these: 'advdef list suites', or a .yaml file.")
-@click.option(
-    "--set", "settings", type=SETTING, multiple=True, help="Set a parameter of an attack, a defense or the training."
+@option(
+    "--suite",
+    "suite_name",
+    metavar="NAME",
+    group="Attack",
+    shell_complete=complete_names("suite"),
+    help="Attacks of a suite: a name of 'advdef list suites', or a .yaml file.",
 )
-@click.option("--norm", type=OneOf(NORMS), help="Measure the perturbation in this norm.  [default: linf]")
-@click.option(
+@option(
+    "--set",
+    "settings",
+    type=SETTING,
+    multiple=True,
+    group="Attack",
+    help="Parameter of an attack, a defense or the training, such as pgd.steps=100.",
+)
+@option("--norm", type=OneOf(NORMS), group="Attack", help="Norm of the perturbation.  [default: linf]")
+@option(
     "--eps",
     type=EPS,
     multiple=True,
-    help="Allow perturbations up to this radius, as 0.1 or 8/255.  [default in linf: the data set's usual one]",
+    group="Attack",
+    help="Radius of the perturbation, such as 0.1 or 8/255.  [default in linf: the data set's usual radius]",
 )
 @eot_option
 @grid_options
-@first_images("Attack the first N test images.")
-@output_file(".csv", ".json", ".md")
-@click.option(
+@first_images("Number of test images, from the first on.")
+@output_file()
+@option(
     "--save-images",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Save the adversarial images in this folder, in 8 bits as .npz and .png, and score them again as they are there.",
+    group="Output",
+    help="Save the adversarial images to this folder (8 bits, .npz and .png), and score them again as saved.",
 )
 @computing
 def attack(

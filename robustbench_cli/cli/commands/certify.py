@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.model_args import ModelArgs, model_options
-from robustbench_cli.cli.options import Common, command, computing, first_images, output_file, warn_of_fewer_images
+from robustbench_cli.cli.options import (
+    Common,
+    command,
+    computing,
+    first_images,
+    option,
+    output_file,
+    warn_of_fewer_images,
+)
 from robustbench_cli.cli.param_types import EPS, SETTING, Setting
 from robustbench_cli.core.errors import UserError
 
@@ -30,33 +36,54 @@ ALPHA = 0.001
 
 
 @command("certify")
-@model_options(checkpoints=True, decisions=False)
-@click.option("--set", "settings", type=SETTING, multiple=True, help="Set a parameter of a defense or of the training.")
-@click.option(
+@model_options(checkpoints=True, decisions=False, checkpoint_help="Certify the model in this file.")
+@option(
+    "--set",
+    "settings",
+    type=SETTING,
+    multiple=True,
+    group="Defense",
+    help="Parameter of a defense or of the training, such as train.lr=0.01.",
+)
+@option(
     "--sigma",
     type=float,
     metavar="SIGMA",
-    help="Standard deviation of the smoothing noise, in pixel values: best the one of the model's training.  [default: "
-    "no smoothing; interval bounds certify the model itself, in linf]",
+    group="Certificate",
+    help="Standard deviation of the smoothing noise, in pixel values: the one that the model was trained with.  [default: no "
+    "noise; interval bounds certify the model itself, in linf]",
 )
-@click.option(
-    "--n0", type=int, metavar="N", help="Monte-Carlo samples that select the class to certify (n0).  [default: 100]"
+@option(
+    "--n0",
+    type=int,
+    metavar="N",
+    group="Certificate",
+    help="Monte-Carlo samples that choose the class (n0).  [default: 100]",
 )
-@click.option(
-    "--samples", type=int, metavar="N", help="Monte-Carlo samples that bound its probability (n).  [default: 10000]"
+@option(
+    "--samples",
+    type=int,
+    metavar="N",
+    group="Certificate",
+    help="Monte-Carlo samples that bound its probability (n).  [default: 10000]",
 )
-@click.option(
-    "--alpha", type=float, metavar="P", help="Maximum chance that an image's certificate is wrong.  [default: 0.001]"
+@option(
+    "--alpha",
+    type=float,
+    metavar="P",
+    group="Certificate",
+    help="Largest probability that the certificate of an image is wrong.  [default: 0.001]",
 )
-@click.option(
+@option(
     "--eps",
     type=EPS,
     multiple=True,
-    help="Radius at which to report certified accuracy.  [default in l2: multiples of sigma / 2; in linf: quarters of the "
-    "data set's usual radius]",
+    group="Certificate",
+    help="Radius at which the certified accuracy is printed.  [default in l2: multiples of sigma / 2; in linf: quarters of "
+    "the data set's usual radius]",
 )
-@first_images("Certify the first N test images.", default=500)
-@output_file(".csv", ".json")
+@first_images("Number of test images, from the first on.", default=500)
+@output_file(any_table=True)
 @computing
 def certify(
     common: Common,

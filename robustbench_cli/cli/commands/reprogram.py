@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from robustbench_cli.cli import console
+from robustbench_cli.cli.completion import complete_names
 from robustbench_cli.cli.model_args import ModelArgs, model_options
 from robustbench_cli.cli.options import (
     Common,
@@ -15,6 +14,7 @@ from robustbench_cli.cli.options import (
     computing,
     eot_option,
     first_images,
+    option,
     output_file,
     repeats_option,
     warn_of_fewer_images,
@@ -34,22 +34,35 @@ __all__ = ["reprogram"]
 
 
 @command("reprogram")
-@model_options(checkpoints=True)
-@click.option(
-    "--suite", "suite_name", metavar="NAME|FILE.yaml", help="Attack the models of this suite, as 'advdef sweep' does."
+@model_options(checkpoints=True, checkpoint_help="Reprogram the model in this file.")
+@option(
+    "--suite",
+    "suite_name",
+    metavar="NAME|FILE.yaml",
+    group="Model",
+    shell_complete=complete_names("suite"),
+    help="Models of a suite, instead of --checkpoint or --model.",
 )
-@click.option("--task", metavar="NAME", required=True, help="The data set that the program makes the model classify.")
-@click.option(
+@option(
+    "--task",
+    metavar="NAME",
+    required=True,
+    group="Task",
+    shell_complete=complete_names("dataset"),
+    help="Data set that the model is reprogrammed to classify.",
+)
+@option(
     "--set",
     "settings",
     type=SETTING,
     multiple=True,
-    help="Set a parameter of the reprogramming (reprogramming.kernel=5), of a defense or of the training.",
+    group="Task",
+    help="Parameter of the reprogramming (reprogramming.kernel=5), a defense or the training.",
 )
 @eot_option
-@first_images("Score the first N test images of the task.")
+@first_images("Number of test images of the task, from the first on.")
 @repeats_option
-@output_file(".csv", ".json")
+@output_file(any_table=True)
 @computing
 def reprogram(
     common: Common,

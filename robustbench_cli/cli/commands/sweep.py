@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from robustbench_cli.cli import console, tables
-from robustbench_cli.cli.options import Common, command, computing, output_file
+from robustbench_cli.cli.completion import complete_names
+from robustbench_cli.cli.options import Common, command, computing, option, output_file
 from robustbench_cli.cli.param_types import GPUS, SHARD, OneOf
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from robustbench_cli.benchmarks.execution.job import Job
     from robustbench_cli.benchmarks.execution.status import CellState
     from robustbench_cli.benchmarks.store.store import Result
@@ -29,36 +28,50 @@ __all__ = ["sweep"]
 
 
 @command("sweep")
-@click.argument("suite", metavar="SUITE|FILE.yaml")
-@click.option("--dry-run", is_flag=True, help="Print the cells, how far they are and what they cost, and do nothing.")
-@click.option(
-    "--status", is_flag=True, help="Print how many cells are done, running and where, failed, stale and missing."
+@click.argument("suite", metavar="SUITE|FILE.yaml", shell_complete=complete_names("suite"))
+@option("--dry-run", is_flag=True, group="Run", help="Print the cells, their state and their cost; compute nothing.")
+@option(
+    "--status",
+    is_flag=True,
+    group="Run",
+    help="Print how many cells are done, running (and where), failed, stale and missing; compute nothing.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), help="Run in so many processes.")
-@click.option("--gpus", type=GPUS, help="Run on these GPUs, as 0,1.")
-@click.option(
-    "--per-gpu", type=click.IntRange(min=1), help="Run so many processes on each GPU of --gpus or of Ray.  [default: 1]"
+@option("--jobs", type=click.IntRange(min=1), group="Run", help="Number of processes.")
+@option("--gpus", type=GPUS, group="Run", help="GPUs to run on, such as 0,1.")
+@option(
+    "--per-gpu",
+    type=click.IntRange(min=1),
+    group="Run",
+    help="Number of processes per GPU, with --gpus or Ray.  [default: 1]",
 )
-@click.option("--shard", type=SHARD, help="Run the I-th of N shares of the cells; the others are for other machines.")
-@click.option(
+@option(
+    "--shard", type=SHARD, group="Run", help="Run only the I-th of N parts of the cells; other machines run the others."
+)
+@option(
     "--engine",
     "engine_name",
     type=OneOf(("local", "ray")),
     default="local",
     show_default=True,
+    group="Run",
     help="Run on this machine, or on a Ray cluster (pip install 'advdef[ray]').",
 )
-@click.option(
+@option(
     "--existing",
     type=OneOf(("skip", "rerun", "error")),
     default="skip",
     show_default=True,
-    help="Leave alone what the store has, compute it again, or refuse to go on.",
+    group="Run",
+    help="Cells that the store has: skip them, compute them again, or stop with an error.",
 )
-@click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give a cell up after this."
+@option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    group="Run",
+    help="Time limit per cell, in seconds.",
 )
-@output_file(".csv", ".json", ".md")
+@output_file()
 @computing
 def sweep(
     common: Common,
@@ -110,7 +123,7 @@ def _report_status(common: Common, config: SuiteConfig, share: tuple[int, int] |
         cells = _states(common, planned, share, stored, costs=dry_run)
     warn_of_small_datasets(config, {state.job.cell.dataset: state.job.cell.n for state in cells})
     if dry_run:
-        console.report(_table(cells))
+        console.report(tables.cell_states(cells))
     console.report(_summary(common, planned, cells))
     if dry_run:
         console.report(_left(stored.values(), [state for state in cells if state.state != "done"]))
@@ -244,43 +257,3 @@ def _seconds(cell: CellState, measured: dict[tuple[str, str], float]) -> float |
     """What a cell takes at most, from what the store has measured of the same model."""
     rate = measured.get((cell.job.cell.dataset, cell.job.cell.model))
     return None if rate is None or cell.passes is None else rate * cell.passes
-
-
-def _table(cells: Sequence[CellState]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    files = tables.ambiguous_files(
-        ((each.job.cell.dataset, each.job.cell.model, each.job.cell.defense), str(each.job.checkpoint))
-        for each in cells
-    )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    columns: dict[str, Callable[[CellState], str]] = {
-        "dataset": lambda each: each.job.cell.dataset,
-        "model": lambda each: each.job.cell.model,
-        "n": lambda each: str(each.job.cell.n),
-        "defense": lambda each: each.job.cell.defense,
-        "checkpoint": lambda each: files[str(each.job.checkpoint)],
-        "mean": lambda each: ",".join(map(repr, each.job.mean or ())) or "-",
-        "std": lambda each: ",".join(map(repr, each.job.std or ())) or "-",
-        "attack": lambda each: each.job.cell.attack_label,
-        "norm": lambda each: each.job.cell.norm,
-        "eps": lambda each: each.job.eps or "any",
-        "targeted": lambda each: each.job.cell.targeted,
-        "eot": lambda each: str(each.job.cell.eot),
-        "seed": lambda each: str(each.job.cell.seed),
-        "passes": lambda each: "unknown" if each.passes is None else f"{each.passes:,}",
-        "state": lambda each: each.state,
-        "changed": lambda each: "; ".join(each.changed),
-    }
-    if not files:
-        del columns["checkpoint"]
-    if len({(cell.job.mean, cell.job.std) for cell in cells}) < 2:
-        del columns["mean"], columns["std"]
-    if not any(cell.changed for cell in cells):
-        del columns["changed"]
-    for name in columns:
-        table.add_column(name, no_wrap=True, justify="right" if name in {"n", "eot", "seed", "passes"} else "left")
-    for cell in cells:
-        table.add_row(*tables.plain(*(told(cell) for told in columns.values())))
-    return table

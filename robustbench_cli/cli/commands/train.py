@@ -8,7 +8,7 @@ import click
 
 from robustbench_cli.cli import console
 from robustbench_cli.cli.model_args import ModelArgs, model_options
-from robustbench_cli.cli.options import Common, command, computing
+from robustbench_cli.cli.options import Common, command, computing_options, option
 from robustbench_cli.cli.param_types import SETTING, Setting
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.training.processes import Processes
@@ -17,22 +17,24 @@ __all__ = ["train"]
 
 
 @command("train", in_processes=True)
-@model_options(checkpoints=False)
-@click.option(
+@model_options(checkpoints=False, checkpoint_help="Start from the model in this file.")
+@option(
     "--set",
     "settings",
     type=SETTING,
     multiple=True,
-    help="Set a parameter of a defense, or of the training: train.lr=0.01.",
+    group="Defense",
+    help="Parameter of a defense or of the training, such as train.lr=0.01; see 'advdef show training'.",
 )
-@click.option(
+@option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     required=True,
+    group="Output",
     help="Write the checkpoint to this .safetensors file.",
 )
-@computing
+@computing_options(stores_results=False)
 def train(common: Common, args: ModelArgs, settings: tuple[Setting, ...], output: Path) -> None:
     """Train a defended model and write it to a checkpoint.
 

@@ -18,6 +18,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from robustbench_cli.benchmarks.checkpoints.checkpoint import load_checkpoint
+from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
 from robustbench_cli.benchmarks.execution import worker
 from robustbench_cli.cli.model_args import DECISIONS
@@ -138,8 +141,20 @@ def test_the_csv_has_the_contracts_columns(advdef: Advdef, here: Path, checkpoin
     for row, each in zip(rows, objects, strict=True):
         for column in ("clean_accuracy", "robust_accuracy", "mean_l2", "seconds", "forwards"):
             assert float(row[column]) == each[column]
-        assert float(row["robust_accuracy"]) <= float(row["clean_accuracy"])
         assert each["des"] is None
+    fgsm = next(row for row in rows if row["attack"] == "fgsm")
+    expected = accuracies_by_hand(here / "model.safetensors", n=40, eps=8 / 255)
+    assert [float(fgsm["clean_accuracy"]), float(fgsm["robust_accuracy"])] == pytest.approx(expected, abs=1e-9)
+
+
+def accuracies_by_hand(checkpoint: Path, *, n: int, eps: float) -> list[float]:
+    """The shares of the first test images that the model gets right, clean and after FGSM, written out in torch."""
+    model = load_checkpoint(checkpoint).model.eval()
+    data = first_examples(load_dataset("digits").split("test"), n)
+    images = data.images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(model(images), data.labels), images)
+    perturbed = (images + eps * gradient.sign()).clamp(0, 1)
+    return [float((model(batch).argmax(dim=1) == data.labels).double().mean()) for batch in (images, perturbed)]
 
 
 def test_nothing_is_computed_twice(
@@ -340,7 +355,7 @@ def test_an_interrupted_run_keeps_what_was_finished(advdef: Advdef, here: Path, 
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out) == (130, "")
     assert "interrupted: " in err
-    assert err.rstrip().endswith(f"the same command goes on: advdef {' '.join(words)}")
+    assert err.rstrip().endswith(f"resume with: advdef {' '.join(words)}")
     assert "Traceback" not in err
     assert len([*(here / "advdef-runs" / "cells").glob("*.json")]) == 1
     assert not [*(here / "advdef-runs" / "cells").glob(".*")]
@@ -358,7 +373,7 @@ def test_unknown_names_are_met_with_the_nearest(advdef: Advdef, here: Path) -> N
         (("--attack", "eot-pdg"), "unknown attack 'pdg': did you mean 'pgd'?"),
         (("--dataset", "digit"), "unknown dataset 'digit': did you mean 'digits'?"),
         (("--model", "smal-cnn"), "unknown model 'smal-cnn': did you mean 'small-cnn'?"),
-        (("--norm", "l7"), "--norm: unknown word 'l7': did you mean 'l0', 'l1' or 'l2'?"),
+        (("--norm", "l7"), "--norm: unknown norm 'l7': did you mean 'l0', 'l1' or 'l2'?"),
         (("--epsilon", "1"), "advdef attack has no option --epsilon: did you mean '--eps'?"),
         (("--set", "pgd.stepz=3", "--attack", "pgd"), "pgd has no parameter 'stepz': did you mean 'steps'?"),
     ]:
@@ -396,7 +411,7 @@ def test_a_threat_is_looked_at_before_a_model_is_trained(advdef: Advdef, here: P
             ("--store", "file/runs"),
             "cannot write in file/runs/cells: Not a directory; name a place that can be written",
         ),
-        (("-o", "table.xlsx"), "-o table.xlsx: the ending names the form; give one of .csv, .json, .md"),
+        (("-o", "table.xlsx"), "-o table.xlsx: the ending selects the format: give one of .csv, .json, .md"),
     ]:
         ended = advdef("attack", *words, *FAST, "--seed", "77")
         assert told(ended) == line

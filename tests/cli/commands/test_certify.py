@@ -46,7 +46,7 @@ def test_certified_accuracy_against_radius(advdef: Advdef, here: Path, checkpoin
         (("--n0", "0"), "n0 is 0: give a number of draws, at least 1"),
         (("--samples", "0"), "samples is 0: give a number of draws, at least 1"),
         (("--n", "0"), "--n: 0 is not in the range"),
-        (("-o", "table.md"), "-o table.md: the ending names the form; give one of .csv, .json"),
+        (("-o", "table.md"), "-o table.md: the ending selects the format: give one of .csv, .json"),
         (("--decision", "mean"), "advdef certify has no option --decision"),
     ],
 )
@@ -152,7 +152,7 @@ def test_the_report_has_certificates_beside_attacks(advdef: Advdef, here: Path) 
     path.write_bytes(b"".join(lines))
     ended = advdef("report")
     assert ended.code == 0
-    assert "of 30 images fell nearer than the radius that is certified for them" in ended.err
+    assert "of 30 images were broken inside their certified radius" in ended.err
     assert attacked["cell"] in ended.err
     path.with_name(path.name.replace(".images.jsonl", ".json")).write_text("{")
     ended = advdef("report")

@@ -68,7 +68,7 @@ def test_a_usage_error(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     """An unknown parameter, file ending or task is one line with exit code 2."""
     for options, message in (
         (("--set", "reprogramming.kernal=5"), "did you mean 'kernel'?"),
-        (("-o", "table.md"), "-o table.md: the ending names the form; give one of .csv, .json"),
+        (("-o", "table.md"), "-o table.md: the ending selects the format: give one of .csv, .json"),
         (("--task", "digitz"), "digits"),
     ):
         ended = advdef("reprogram", "--checkpoint", str(checkpoint), *QUICK, *options)

@@ -204,7 +204,7 @@ def test_a_cluster_that_takes_its_machine_back_loses_nothing(suite: Path, here: 
     os.killpg(running.pid, signal.SIGTERM)
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out) == (130, "")
-    assert err.rstrip().endswith("the same command goes on: advdef sweep suite.yaml --jobs 1")
+    assert err.rstrip().endswith("resume with: advdef sweep suite.yaml --jobs 1")
     assert len(list((here / "advdef-runs" / "cells").glob("*.json"))) == 1
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -222,7 +222,7 @@ def test_a_cluster_that_takes_its_machine_back_loses_nothing(suite: Path, here: 
         (["suite.yaml", "--shard", "3/2"], "--shard: '3/2' is no share"),
         (["suite.yaml", "--shard", "half"], "--shard: 'half' is no share"),
         (["suite.yaml", "--existing", "reru"], "did you mean 'rerun'?"),
-        (["suite.yaml", "-o", "table.txt"], "the ending names the form"),
+        (["suite.yaml", "-o", "table.txt"], "the ending selects the format"),
         (["bad.yaml"], "bad.yaml, line 2: unknown attack 'pdg': did you mean 'pgd'?"),
     ],
 )
