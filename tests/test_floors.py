@@ -31,16 +31,7 @@ ROOMS = (
 RANKS = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 
 # Pairs of modules that break the order of the rooms, and why they cannot be moved.
-EXCEPTIONS = {
-    (
-        "robustbench_cli.benchmarks.checkpoints.defended_model",
-        "robustbench_cli.benchmarks.evaluation.options",
-    ): "resolve_repeats is read by both",
-    (
-        "robustbench_cli.benchmarks.evaluation.partial_results",
-        "robustbench_cli.benchmarks.store.store",
-    ): "the name of the folder of partial results",
-}
+EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 PEERS = {"adv_lib", "art", "autoattack", "cleverhans", "foolbox", "torchattacks"}
 HEAVY = {"torch", "torchvision", "scipy", "sklearn", "pandas"}
