@@ -74,11 +74,11 @@ define environment
 	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir --constraint constraints.txt $(2)
 endef
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(call environment,$(VENV),--editable '.[dev]')
 	@touch $@
 
-$(PEERS_INSTALLED): pyproject.toml constraints.txt peers.txt
+$(PEERS_INSTALLED): pyproject.toml setup.py constraints.txt peers.txt
 	$(call environment,$(PEERS),--constraint peers.txt --editable . $(LIBRARIES))
 	$(call environment,$(PEERS),--constraint peers.txt --no-deps $(WITHOUT_THEIRS))
 	@touch $@
