@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -305,7 +306,7 @@ def hold_to_baseline(table: pd.DataFrame, baseline: pd.DataFrame, limit: Limit) 
 
 def _hold_row(row: pd.Series, old: Any, limit: Limit, verdict: Verdict) -> None:
     """Compares a row with its value in the baseline."""
-    new = row[limit.column]
+    new: Any = row[limit.column]
     if pd.isna(old) and pd.isna(new):
         return
     if pd.isna(old) or pd.isna(new):
