@@ -23,7 +23,7 @@ from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages
 from robustbench_cli.benchmarks.execution import worker
 from robustbench_cli.benchmarks.execution.engines import local
 from robustbench_cli.benchmarks.execution.job import Job
-from robustbench_cli.benchmarks.execution.worker import again, is_done, work
+from robustbench_cli.benchmarks.execution.worker import is_done, rerun, work
 from robustbench_cli.benchmarks.store.store import Failure, Result, Store
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.core.errors import UserError
@@ -201,7 +201,7 @@ def test_of_cells_that_build_on_each_other_the_first_says_why(
     first, _, last = jobs(spec("pgd", steps=1), eps=("0.1", "0.2", "0.3"))
     failure = work(last)
     assert isinstance(failure, Failure)
-    assert failure.error == f"the cell {first.cell.id} (pgd(steps=1)), which goes first, failed: the reason"
+    assert failure.error == f"the cell {first.cell.id} (pgd(steps=1)), which this cell continues, failed: the reason"
 
 
 def test_what_has_changed_since_is_not_run(jobs: Callable[..., list[Job]], cache: Callable[..., ModelCache]) -> None:
@@ -302,7 +302,7 @@ def test_what_is_run_again_stays_until_the_new_result_is_whole(
     asked = jobs(spec(attack, steps=3), eps=("0.05", "0.1"))
     store = Store(asked[0].store)
     first = [done(job) for job in asked]
-    renewed = again(asked)
+    renewed = rerun(asked)
     assert not any(map(is_done, renewed))
     with monkeypatch.context() as patch:
         patch.setattr(worker, "evaluate", None)
