@@ -28,19 +28,18 @@ DECISIONS = ("one-draw", "mean", "vote", "exact", "deterministic", "frozen")
 
 @dataclass(frozen=True)
 class ModelArgs:
-    """What the command line says of the models.
+    """The models of a command line.
 
     Attributes:
-        checkpoints: Files to start from.
+        checkpoints: The files to start from.
         model: As the user named it.
-        classes: K, of a foreign checkpoint.
-        mean: Of the normalisation inside the model.
-        std: Of that normalisation.
+        classes: The number of classes of a foreign checkpoint.
+        mean: Per-channel mean of the normalization inside the model.
+        std: Per-channel standard deviation of the normalization.
         dataset: As the user named it.
         defenses: Names, in the order in which they are put around the model.
-        epochs: Of a training.
-        decisions: Rules by which the draws of a randomized model decide, each for a model of its own; its own rule
-            where there are none.
+        epochs: Training epochs.
+        decisions: Decision rules of a randomized defense, each for a model of its own; the defense's own where empty.
     """
 
     checkpoints: tuple[Path, ...]

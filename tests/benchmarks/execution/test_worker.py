@@ -331,6 +331,6 @@ def test_a_damaged_result_is_run_again(jobs: Callable[..., list[Job]]) -> None:
     first = done(job)
     path = job.store / "cells" / f"{job.cell.id}.json"
     path.write_bytes(path.read_bytes()[:-1])
-    (renewed,) = again([job])
+    (renewed,) = rerun([job])
     assert done(renewed).summary == first.summary
     assert is_done(renewed)
