@@ -136,10 +136,11 @@ class ModelArgs:
         chains = []
         for path in self.checkpoints:
             info = read_info(path)
-            existing = [spec.name for spec in info.defenses if spec.name != "none"] if info is not None else []
-            is_used_as_it_is = names in ([], existing)
+            existing = [spec for spec in info.defenses if spec.name != "none"] if info is not None else []
+            is_used_as_it_is = names in ([], [spec.name for spec in existing])
             if is_used_as_it_is and any(parameters.get(name) for name in names):
-                raise UserError(f"{path} is trained with {'+'.join(existing)} already: leave out --set for it")
+                labels = "+".join(spec.label for spec in existing)
+                raise UserError(f"{path} is trained with {labels} already: leave out --set for it")
             if is_used_as_it_is or not self._trains(entries):
                 self._warn_of_no_training(path, recipe)
             base = DefenseConfig(checkpoint=path, model=self.model, classes=self.classes, mean=self.mean, std=self.std)
