@@ -59,7 +59,7 @@ class HopSkipJump(MinimalNormAttack):
         "Chen, Jordan, Wainwright: HopSkipJumpAttack: A Query-Efficient Decision-Based Attack. IEEE S&P 2020, arXiv 1904.02144"
     )
     norms: ClassVar[tuple[Norm, ...]] = ("l2", "linf")
-    uses: ClassVar[Literal["decisions"]] = "decisions"
+    access: ClassVar[Literal["decisions"]] = "decisions"
 
     queries: int = Field(5000, ge=1, description="images that the model is asked about at most, for each image")
     initial_samples: int = Field(

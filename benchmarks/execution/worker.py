@@ -23,8 +23,9 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import load_defended_
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
 from robustbench_cli.benchmarks.devices import current, keep_freed_memory, limit_threads
+from robustbench_cli.benchmarks.evaluation.context import RunContext
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate, predict
-from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarise, worst_case
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize, worst_case
 from robustbench_cli.benchmarks.evaluation.partial_results import PartialResults
 from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages, levels, rounded
 from robustbench_cli.benchmarks.execution.job import Job
@@ -33,7 +34,7 @@ from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS, SEARCHES, Fa
 from robustbench_cli.benchmarks.store.worst_case_flags import Run, blinded
 from robustbench_cli.core.atomic_write import display_path
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
-from robustbench_cli.core.isolation import isolate
+from robustbench_cli.core.isolation import isolate_passes
 
 __all__ = ["again", "compute_if_free", "is_done", "lease_name", "work", "work_if_free"]
 
@@ -139,13 +140,13 @@ def again(jobs: Sequence[Job]) -> list[Job]:
     for job in jobs:
         search = _search(job).cell.id
         marks = {
-            job.cell.id: Store(job.store).mark(job.cell.id),
-            search: Store(job.store / SEARCHES).mark(search),
+            job.cell.id: Store(job.store).result_hash(job.cell.id),
+            search: Store(job.store / SEARCHES).result_hash(search),
         }
         renewed[job.cell.id] = job.model_copy(
             update={
                 "replaces": {cell: mark for cell, mark in marks.items() if mark is not None},
-                "before": job.before and renewed.get(job.before.cell.id, job.before),
+                "previous": job.previous and renewed.get(job.previous.cell.id, job.previous),
             }
         )
     return list(renewed.values())
@@ -171,7 +172,7 @@ def is_done(job: Job) -> bool:
 
 def _is_in(store: Store, job: Job) -> bool:
     if job.cell.id in job.replaces:
-        return store.mark(job.cell.id) not in {None, job.replaces[job.cell.id]}
+        return store.result_hash(job.cell.id) not in {None, job.replaces[job.cell.id]}
     return job.cell in store
 
 
@@ -189,17 +190,17 @@ def _compute(job: Job, progress: Callable[[int], None]) -> _Computed:
 def _condition_holds(job: Job) -> bool:
     """Whether the attacks that a job goes on from, at its radius, were blinded: the one condition there is."""
     runs: list[Run] = []
-    earlier = job.before
+    earlier = job.previous
     while earlier is not None and earlier.cell.eps == job.cell.eps:
         outcomes = _outcomes_of(earlier)
         runs.append(Run(Store(job.store).result(earlier.cell.id), outcomes))
-        earlier = earlier.before
+        earlier = earlier.previous
     return bool(runs) and blinded(runs, worst_case([run.outcomes for run in runs]))
 
 
 def _skipped(job: Job) -> _Computed:
     """What a job whose condition does not hold gives: the outcomes, and the images, of the one that it goes on from."""
-    before = job.before
+    before = job.previous
     assert before is not None
     saved = None if job.images is None else SavedImages.read(job.images, before.cell.id).perturbed_levels / 255
     result, outcomes = Store(job.store).result(before.cell.id), _outcomes_of(before)
@@ -241,25 +242,19 @@ def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed
     limit_threads(tuple(examples.images.shape[1:]))
     if examples.sha256 != cell.data:
         raise UserError(f"the images of {cell.dataset} have changed since the command began: give the command again")
-    before = None if job.before is None else _outcomes_of(job.before)
     evaluation = evaluate(
         _model(job.checkpoint, json.dumps(job.loading), cell.checkpoint),
         examples.images,
         examples.labels,
         attack=attack,
-        norm=cell.norm,
-        eps=cell.eps,
-        targeted=cell.targeted,
-        eot=cell.eot,
-        repeats=cell.repeats,
-        seed=cell.seed,
-        device=device,
-        batch_size=job.batch_size,
-        precision=cell.precision,
-        accounting=cell.accounting,
-        before=before,
-        kept=_kept(job, attack),
-        progress=progress,
+        options=cell.evaluation_options,
+        context=RunContext(
+            device=device,
+            batch_size=job.batch_size,
+            earlier=None if job.previous is None else _outcomes_of(job.previous),
+            partial_results=_kept(job, attack),
+            progress=progress,
+        ),
     )
     return _Computed(
         outcomes=evaluation.outcomes,
@@ -318,9 +313,9 @@ def _images_to_save(job: Job, folder: Path, computed: _Computed, images: Tensor,
     if cell.eps is not None:
         outside = distance(perturbed.double() / 255, clean.double() / 255, cell.norm) > cell.eps + 1e-9
         perturbed = torch.where(per_image(outside, clean), clean, perturbed)
-    if job.before is not None:
-        earlier = SavedImages.read(folder, job.before.cell.id).perturbed_levels
-        fell = torch.from_numpy(_outcomes_of(job.before).fell())
+    if job.previous is not None:
+        earlier = SavedImages.read(folder, job.previous.cell.id).perturbed_levels
+        fell = torch.from_numpy(_outcomes_of(job.previous).broken())
         perturbed = torch.where(per_image(fell, clean), earlier, perturbed)
     return perturbed
 
@@ -344,7 +339,7 @@ def _outcomes_of(job: Job) -> Outcomes:
 
 def _publish(job: Job, store: Store, computed: _Computed) -> Result:
     content = computed.outcomes.to_bytes()
-    summary = summarise(computed.outcomes)
+    summary = summarize(computed.outcomes)
     result = Result(
         cell=job.cell,
         eps=job.eps,
@@ -360,7 +355,7 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
         mean=job.mean,
         std=job.std,
     )
-    store.publish(result, content, instead_of=job.replaces.get(job.cell.id))
+    store.publish(result, content, replacing=job.replaces.get(job.cell.id))
     PartialResults(store.path / PARTIAL_RESULTS / job.cell.id, images=False).remove()
     return store.result(job.cell.id)
 
@@ -373,7 +368,7 @@ def _examples(dataset: str, data_dir: Path | None, n: int) -> Slice:
 @lru_cache(maxsize=1)
 def _model(checkpoint: Path, loading: str, identity: str) -> nn.Module:
     # Not before: what bounds a model by intervals takes none that has hooks.
-    return isolate(load_defended_model(checkpoint, json.loads(loading), identity))
+    return isolate_passes(load_defended_model(checkpoint, json.loads(loading), identity))
 
 
 def _reason(error: BaseException) -> str:

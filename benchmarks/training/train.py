@@ -67,7 +67,7 @@ class Training(BaseModel):
     def key(self) -> str:
         """A hash of what determines the weights: the base's identity counts, not where its file lies; no rule does."""
         content = self.model_dump(mode="json", exclude={"base", "defenses", "recipe"})
-        content["recipe"] = Recipe.model_validate(self.recipe).in_effect
+        content["recipe"] = Recipe.by_former_names(Recipe.model_validate(self.recipe).in_effect)
         content["base"] = self.base.identity if self.base is not None else None
         content["defenses"] = [defense.identity for defense in self.by_usual_rule.defenses]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
@@ -103,11 +103,35 @@ class Training(BaseModel):
         shorter = [
             self.model_copy(update={"defenses": self.defenses[:count]}) for count in reversed(range(len(self.defenses)))
         ]
-        if shorter and (self.base is not None or defenses.load(self.defenses[0].name).trained):
+        if shorter and (self.base is not None or defenses.load(self.defenses[0].name).trains):
             # Then nothing is trained before the first defense.
             shorter.pop()
         # What stands in the cache has the usual rule, and so the names of its weights.
         return [each for each in shorter if each == each.by_usual_rule]
+
+    @property
+    def stages(self) -> list[Training]:
+        """The shorter trainings of this one that learn something, each of which starts from the one before it."""
+        return [
+            beginning
+            for beginning in reversed(self.beginnings)
+            if beginning.learns_after(beginning.defenses[:-1] if beginning.defenses else None)
+        ]
+
+    @property
+    def learns_by_itself(self) -> bool:
+        """Whether it learns anything that its :attr:`stages` have not learned."""
+        return self.learns_after(self.stages[-1].defenses if self.stages else None)
+
+    def learns_after(self, trained: tuple[MethodSpec, ...] | None) -> bool:
+        """Whether anything is learned from the training examples beyond the first defenses.
+
+        Args:
+            trained: The defenses that are trained already; ``None`` where the network itself is not.
+        """
+        if trained is None and self.base is None and not is_trained(self.model):
+            return True
+        return any(spec.build(defenses).needs_fit for spec in self.defenses[len(trained or ()) :])
 
     @property
     def all_defenses(self) -> tuple[MethodSpec, ...]:
@@ -172,7 +196,7 @@ def train(
                 model.load_state_dict(begun.load().state_dict())
                 model.eval()
                 record["stages"] = list(begun.training.get("stages", []))
-            elif place >= done and defense.fitted:
+            elif place >= done and defense.needs_fit:
                 trainer = Trainer(
                     dataset.split("train"),
                     Recipe.model_validate(training.recipe),
@@ -190,7 +214,7 @@ def train(
         for partial in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
             partial.unlink(missing_ok=True)
 
-    Processes.joined(device).from_first(keep)
+    Processes.connect(device).run_on_first(keep)
 
 
 def untrained(training: Training, *, data_dir: Path | None = None) -> tuple[nn.Module, CheckpointInfo]:
@@ -222,7 +246,7 @@ def _begin(training: Training, dataset: Dataset) -> tuple[nn.Module, list[Defens
         model = build_model(
             training.model, shape=dataset.shape, classes=dataset.classes, mean=training.mean, std=training.std
         )
-    if not is_trained(training.model) and not (chain and chain[0].trained):
+    if not is_trained(training.model) and not (chain and chain[0].trains):
         chain.insert(0, Undefended())
     return model, chain
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["isolate", "isolated"]
+__all__ = ["isolate_passes", "isolated"]
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def isolated() -> Iterator[None]:
         restore()
 
 
-def isolate(model: nn.Module) -> nn.Module:
+def isolate_passes(model: nn.Module) -> nn.Module:
     """The same model, each pass of which is :func:`isolated`."""
     begun: list[Callable[[], None]] = []
 

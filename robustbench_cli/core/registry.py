@@ -72,6 +72,10 @@ class Registry:
         """The names that need no path: the project's own and those of installed entry points, sorted."""
         return sorted({*self._files, *self._entry_points})
 
+    def module_of(self, name: str) -> str | None:
+        """The module of one of the project's own objects, without an import; ``None`` for any other name."""
+        return self._files.get(name)
+
     def trusted(self, name: str, *, file: object, named: Collection[str | None] = ()) -> str:
         """A name that a file of data gave, if it is safe to load: the one way from such a file to an object.
 

@@ -91,7 +91,7 @@ class YamlFile:
     value: Any
     _root: yaml.Node | None
 
-    def place(self, *keys: object) -> str:
+    def location(self, *keys: object) -> str:
         """The file and the line of a value, for a message.
 
         Args:

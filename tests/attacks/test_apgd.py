@@ -12,7 +12,7 @@ from robustbench_cli.attacks.apgd_t import APGDT
 from robustbench_cli.attacks.base.gradients.eot import EOT
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.apgd import APGD, _DenseClimb, _SparseClimb
+from robustbench_cli.attacks.base.search.apgd import APGD, _DenseRun, _SparseRun
 from robustbench_cli.attacks.base.threat import Threat, distance
 from robustbench_cli.attacks.pgd import PGD
 
@@ -24,18 +24,18 @@ NORMS: list[Norm] = ["linf", "l2", "l1"]
 
 def test_the_checkpoints_are_the_papers() -> None:
     """Of 100 steps: 22, 41, 57, 70, 80, 87, 93, 99; of any other number the same shares, rounded up."""
-    spans = _DenseClimb.checkpoints(100)
+    spans = _DenseRun.checkpoints(100)
     assert [mark for mark in spans if mark < 100] == [22, 41, 57, 70, 80, 87, 93, 99]
     assert [spans[mark] for mark in (22, 41, 57, 99)] == [22, 19, 16, 6]
-    assert [mark for mark in _DenseClimb.checkpoints(20) if mark < 20] == [5, 9, 12, 14, 16, 18, 19]
+    assert [mark for mark in _DenseRun.checkpoints(20) if mark < 20] == [5, 9, 12, 14, 16, 18, 19]
 
 
 def test_the_stages_of_l1_take_all_the_steps() -> None:
     """Balls of three, two and one radii, with three, three and four tenths of the steps; a single step is in the ball."""
-    assert _SparseClimb.stages(100) == [(3, 30), (2, 30), (1, 40)]
+    assert _SparseRun.stages(100) == [(3, 30), (2, 30), (1, 40)]
     for steps in range(1, 30):
-        assert sum(count for _, count in _SparseClimb.stages(steps)) == steps
-        assert _SparseClimb.stages(steps)[-1][1] >= 1
+        assert sum(count for _, count in _SparseRun.stages(steps)) == steps
+        assert _SparseRun.stages(steps)[-1][1] >= 1
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -117,7 +117,7 @@ def test_passes_are_paid_for_standing_images_only(norm: Norm, linear_victim: Cal
     assert cost(APGDCE(steps=10), none) == (24 * 11, 24 * 10)
     assert cost(APGDCE(steps=10, restarts=3), none) == (3 * 24 * 11, 3 * 24 * 10)
     assert cost(APGDT(steps=10), none) == (24 + 2 * 24 * 11, 2 * 24 * 10)
-    assert cost(APGDT(steps=10, targets=1, restarts=2), none) == (24 + 2 * 24 * 11, 2 * 24 * 10)
+    assert cost(APGDT(steps=10, n_target_classes=1, restarts=2), none) == (24 + 2 * 24 * 11, 2 * 24 * 10)
     easy = torch.where(torch.arange(24) < 18, 5.0, 0.5)
     forwards, backwards = cost(APGDT(steps=40), easy)
     hard = 6 * 2 * 40
@@ -191,17 +191,17 @@ def test_a_trial_finds_the_target_that_the_logits_do_not_name(linear_victim: Cal
     def accuracy(attack: APGDT) -> float:
         return victim.accuracy(attack(victim.model, victim.images, victim.labels, **words))
 
-    assert accuracy(APGDT(targets=1)) > 0
-    assert accuracy(APGDT(trial_steps=10, finalists=1)) == 0
+    assert accuracy(APGDT(n_target_classes=1)) > 0
+    assert accuracy(APGDT(ranking_steps=10, top_k=1)) == 0
 
 
 def test_only_finalists_are_paid_for_in_full(linear_victim: Callable[..., LinearVictim]) -> None:
     """Five targets with two steps each, then two of them with ten; without a choice there is no trial."""
     victim = linear_victim(6)
-    for finalists, expected in ((2, 5 * 2 + 2 * 10), (5, 5 * 10)):
+    for top_k, expected in ((2, 5 * 2 + 2 * 10), (5, 5 * 10)):
         source = EOT(victim.model.requires_grad_(False))
         threat = Threat(norm="linf", eps=0.5 * victim.radii("linf").double())
-        attack = APGDT(steps=10, trial_steps=2, finalists=finalists)
+        attack = APGDT(steps=10, ranking_steps=2, top_k=top_k)
         attack.run(source, victim.images, victim.labels, threat, Random.of(0, victim.images))
         assert source.backwards == len(victim.images) * expected
 

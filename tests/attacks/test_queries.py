@@ -25,7 +25,7 @@ from robustbench_cli.core.errors import UserError
 
 from .conftest import LinearVictim, Victim
 
-WITHOUT_GRADIENTS = [name for name in registry.names() if registry.load(name).uses != "gradients"]
+WITHOUT_GRADIENTS = [name for name in registry.names() if registry.load(name).access != "gradients"]
 
 
 class Answers:
@@ -44,7 +44,7 @@ def test_an_attack_asks_for_no_more_than_it_says(name: str, linear_victim: Calla
     attack: Attack = kind(**{key: 200 for key in ("queries",) if key in kind.model_fields})
     norm = attack.norms[0]
     threat = Threat(norm=norm, eps=(4 * victim.radii(norm)).double())
-    answers: Any = Answers(victim.model, {"scores": "logits", "decisions": "decisions"}[attack.uses])
+    answers: Any = Answers(victim.model, {"scores": "logits", "decisions": "decisions"}[attack.access])
     with torch.no_grad():
         perturbed = attack.run(answers, victim.images, victim.labels, threat, Random.of(0, victim.images))
     assert victim.accuracy(perturbed) == 0
@@ -150,16 +150,16 @@ def test_square_leaves_what_it_will_not_break(linear_victim: Callable[..., Linea
         return victim.accuracy(perturbed), source.forwards / (len(victim.images) * attack.queries)
 
     assert attacked(Square(queries=1500), 0.5) == (1, 1)
-    standing, asked = attacked(Square(queries=1500, gives_up=True), 0.5)
+    standing, asked = attacked(Square(queries=1500, early_stopping=True), 0.5)
     assert standing == 1
     assert asked < 0.3
-    assert attacked(Square(queries=1500, gives_up=True), 1.03)[0] == 0
+    assert attacked(Square(queries=1500, early_stopping=True), 1.03)[0] == 0
 
 
 def test_square_leaves_each_image_by_itself(digits_victim: Victim) -> None:
     """Which image is left, and what was found for it by then, does not depend on the others."""
     images, labels = digits_victim.images[:6], digits_victim.labels[:6]
-    attack, random = Square(queries=200, gives_up=True), Random.of(0, images)
+    attack, random = Square(queries=200, early_stopping=True), Random.of(0, images)
     source = gradient_source(digits_victim.model, randomized=False)
     threat = Threat(norm="linf", eps=torch.full((6,), 0.05, dtype=torch.float64))
     with torch.no_grad():

@@ -142,9 +142,9 @@ def test_other_words_are_refused(parameters: dict[str, Any], told: str) -> None:
 
 def test_how_many_classes_it_needs_is_what_its_attack_needs() -> None:
     """APGD-T has fewer targets than it asks for where there are few classes, whatever model it runs on."""
-    attack = APGDT(targets=5)
+    attack = APGDT(n_target_classes=5)
     for targeted in (False, True):
-        assert Transfer(surrogate="a", attack=attack).fewest_classes(targeted=targeted) == attack.fewest_classes(
+        assert Transfer(surrogate="a", attack=attack).min_classes(targeted=targeted) == attack.min_classes(
             targeted=targeted
         )
 

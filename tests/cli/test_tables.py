@@ -42,7 +42,8 @@ ROW: dict[str, Any] = {
     "clean_accuracy_loss_within_interval": True,
 }
 TABLE = pd.DataFrame([ROW])
-WORDS = ("gaussian-noise", "worst-case", "linf 0.15", "93.8 [89,97]", "27.9 [22,33]")
+ALWAYS = ("gaussian-noise", "worst-case", "linf 0.15", "exact", "93.8", "27.9")
+"""The texts that tell rows apart, and the two accuracies."""
 
 
 def drawn(width: int | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -56,26 +57,69 @@ def drawn(width: int | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("width", [20, 60, 80, 100, 120, 200, None])
 def test_no_word_is_broken_at_any_width(width: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A column is there with whole words or is not there, and is named below then; what matters most always is."""
+    """A column has whole words, or it is hidden and named below; what tells rows apart is never hidden."""
     lines = drawn(width, monkeypatch)
     text = "\n".join(lines)
     assert "…" not in text
-    assert all(word in text for word in WORDS)
-    (named,) = re.findall(r"not shown, for want of width: ([a-z0-9,\s]+)", text) or [""]
-    hidden = named.replace("\n", " ").replace(",", " ").split()
+    assert all(word in text for word in ALWAYS)
+    (named,) = re.findall(r"hidden \(terminal too narrow\): ([a-z0-9,\s]+)", text) or [""]
+    hidden = " ".join(named.split()).split(", ") if named else []
     shown = lines[2].split()
-    assert {"passes", "l2", "every", "vote", "success", "des", "eot"} == {*hidden} | {*shown} - {
-        "defense",
-        "attack",
-        "threat",
-        "clean",
-        "robust",
-        "flags",
-    }
+    names = {"passes", "l2", "every", "vote", "success", "des"}
+    assert names & {*shown} | names & {*hidden} == names
+    assert not {*shown} & {*hidden}
+    assert {"defense", "attack", "threat", "eot", "clean", "robust", "flags"} <= {*shown}
+    assert ("93.8 [89,97]" in text, "27.9 [22,33]" in text) == (
+        "clean interval" not in hidden,
+        "robust interval" not in hidden,
+    )
+    # Intervals go before any column does.
+    assert hidden[:2] == ["clean interval", "robust interval"][: len(hidden)]
     if width is None or width >= 140:
         assert hidden == []
     if width == 80:
         assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("seed", (0, 1)),
+        ("n", (100, 500)),
+        ("eps", ("0.1", "0.2")),
+        ("eot", ("1", "10")),
+        ("dataset", ("digits", "mnist")),
+        ("model", ("small-cnn", "paper-cnn")),
+        ("targeted", ("no", "all")),
+        ("checkpoint", ("a.safetensors", "b.safetensors")),
+        ("checkpoint_sha256", ("a" * 64, "b" * 64)),
+        ("mean", ("0.5", "0.4")),
+    ],
+)
+def test_rows_that_differ_look_different_on_a_narrow_terminal(
+    column: str, values: tuple[object, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever identifies a row is shown at 80 columns, in a terminal that hides something."""
+    monkeypatch.setattr(console, "width", lambda: 80)
+    base = {**ROW, "mean": "", "std": "", "checkpoint_sha256": "c" * 64}
+    table = pd.DataFrame([base | {column: value} for value in values])
+    on = Console(width=80, legacy_windows=False)
+    with on.capture() as captured:
+        on.print(tables.for_terminal(table), crop=False)
+    assert "hidden" in captured.get()
+    assert len({line for line in captured.get().splitlines() if "gaussian-noise" in line}) == 2
+
+
+def test_parameters_are_broken_at_commas_where_nothing_is_left_to_hide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long attack takes several lines of a narrow terminal; each of its parameters stays whole."""
+    monkeypatch.setattr(console, "width", lambda: 80)
+    table = pd.DataFrame([ROW | {"attack": "pgd(steps=20,step_size=0.0125,random_start=false)"}])
+    on = Console(width=80, legacy_windows=False)
+    with on.capture() as captured:
+        on.print(tables.for_terminal(table), crop=False)
+    words = captured.get().split()
+    assert {"pgd(steps=20,", "step_size=0.0125,", "random_start=false)"} <= {*words}
+    assert max(len(line.rstrip()) for line in captured.get().splitlines()) <= 80
 
 
 @pytest.mark.parametrize(

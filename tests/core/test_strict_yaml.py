@@ -133,4 +133,4 @@ def test_a_value_is_found_by_its_line(tmp_path: Path) -> None:
     assert file.value == {"a": 1, "b": ["c", {"d": 2, "e": [3, 4]}]}
     lines = {(): 2, ("a",): 2, ("b",): 3, ("b", 0): 4, ("b", 1, "e"): 6, ("b", 1, "e", 1): 7, ("b", 7): 3, ("a", 0): 2}
     for keys, line in lines.items():
-        assert file.place(*keys) == f"{path}, line {line}"
+        assert file.location(*keys) == f"{path}, line {line}"

@@ -32,17 +32,17 @@ def test_a_step_done_in_place(normed: Callable[[], nn.Module], on: str) -> None:
     before = copy.deepcopy(network)
 
     proxy = copy.deepcopy(network)
-    perturbed = seeded(lambda: inner.perturbed(proxy, images, labels))
+    perturbed = seeded(lambda: inner.perturb(proxy, images, labels))
     start = [parameter.detach().clone() for parameter in proxy.parameters()]
     statistics = proxy[1].running_mean.clone()
-    inner.loss_on(proxy, images, perturbed, labels).backward()
+    inner.batch_loss(proxy, images, perturbed, labels).backward()
     proxy[1].running_mean.copy_(statistics)
     with torch.no_grad():
         for parameter in proxy.parameters():
             if parameter.dim() > 1:
                 parameter.add_(0.02 * parameter.norm() * parameter.grad / parameter.grad.norm())
     assert max((now - then).abs().max() for now, then in zip(proxy.parameters(), start, strict=True)) > 0
-    expected = torch.autograd.grad(inner.loss_on(proxy, images, perturbed, labels), list(proxy.parameters()))
+    expected = torch.autograd.grad(inner.batch_loss(proxy, images, perturbed, labels), list(proxy.parameters()))
 
     value = seeded(lambda: defense.loss(network, images, labels))
     gradients = torch.autograd.grad(value, list(network.parameters()))
@@ -94,7 +94,7 @@ def test_a_layer_without_a_gradient_stays(build: Callable[[], nn.Module], shape:
     moved = defense.moved(network, images, images, labels)
     assert all(tensor.isfinite().all() for tensor in moved.values())
     own, still = dict(network.named_parameters()), 0
-    loss = defense.loss_on(network, images, images, labels)
+    loss = defense.batch_loss(network, images, images, labels)
     for name, gradient in zip(moved, torch.autograd.grad(loss, [own[name] for name in moved]), strict=True):
         if not gradient.any():
             assert torch.equal(moved[name], own[name])

@@ -50,4 +50,4 @@ def test_a_fall_ends_the_training(digits: Any, normed: Callable[[], nn.Module]) 
     assert record["collapsed_epoch"] == len(states) < 60
     assert record["collapsed_accuracy"] <= record["watched_accuracy"] - 0.02
     assert torch.equal(model[9].weight, states[-2])  # type: ignore[index]
-    assert notes[-1].startswith(f"collapsed in epoch {len(states)}, ")
+    assert notes[-1].startswith(f"collapsed in epoch {len(states)} ")

@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage, stats
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.gradients.bpda import with_surrogates
+from robustbench_cli.attacks.base.gradients.bpda import use_surrogates
 from robustbench_cli.attacks.hopskipjump import HopSkipJump
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.transfer import Transfer
@@ -257,7 +257,7 @@ def test_the_surrogate_is_smooth() -> None:
     """With the surrogates in the layers' places no image is rejected and no pixel is rounded."""
     images = torch.rand(5, 1, 2, 2)
     model = detector(-1.0, bits=2, median=1)
-    with with_surrogates(model):
+    with use_surrogates(model):
         assert torch.allclose(model(images), Pixels()(images))
 
 

@@ -78,7 +78,7 @@ def test_a_loss_sees_how_far_the_training_is(digits: Any, normed: Callable[[], n
     trainer, seen = Trainer(train, Recipe(epochs=2, batch_size=300), seed=0, device=torch.device("cpu")), []
 
     def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        seen.append(trainer.done)
+        seen.append(trainer.fraction_done)
         return functional.cross_entropy(network(images), labels)
 
     trainer.fit(normed(), name="training", loss=loss)

@@ -23,7 +23,7 @@ def test_the_loss_is_the_cross_entropy_to_mixed_labels(normed: Callable[[], nn.M
         logits: Tensor = network(rows)
         return logits
 
-    value = InterpolatedAT().loss_on(forward, images, perturbed, labels)
+    value = InterpolatedAT().batch_loss(forward, images, perturbed, labels)
     expected = []
     for rows, mixed in zip((images, perturbed), seen, strict=True):
         # The mixture of each row by least squares over all pairs: the pair that leaves no residue.

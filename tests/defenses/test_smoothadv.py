@@ -19,7 +19,7 @@ def test_on_a_linear_model_of_two_classes(eps: float, steps: int, noises: int) -
     classifier = nn.Sequential(nn.Flatten(), linear)
     labels = LABELS % 2
     defense = SmoothAdv(eps=eps, steps=steps, noises=noises, sigma=0.3)
-    moved = defense.perturbed(classifier, IMAGES, labels, 0.3 * torch.randn(noises * 6, 1, 8, 8)) - IMAGES
+    moved = defense.perturb(classifier, IMAGES, labels, 0.3 * torch.randn(noises * 6, 1, 8, 8)) - IMAGES
     away = (linear.weight[1] - linear.weight[0]).detach()
     expected = eps * away / away.norm() * torch.where(labels == 0, 1, -1)[:, None]
     torch.testing.assert_close(moved.flatten(1), expected, rtol=1e-3, atol=1e-5)
@@ -38,7 +38,7 @@ def test_it_climbs_the_loss_of_the_smoothed_model(network: Callable[[], nn.Modul
         return soft.view(4, 6, 10).mean(0)[torch.arange(6), LABELS]
 
     dark = IMAGES - 0.3
-    moved = defense.perturbed(classifier, dark, LABELS, noise)
+    moved = defense.perturb(classifier, dark, LABELS, noise)
     assert ((moved - dark).flatten(1).norm(dim=1) <= 0.5 * (1 + 1e-5)).all()
     assert 0 <= moved.min() <= moved.max() <= 1
     assert (moved == 0).any()

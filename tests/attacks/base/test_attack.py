@@ -113,8 +113,8 @@ class Scripted(GradientSource):
         super().__init__(nn.Identity())
         self.draws, self.exhaustive = 2, exhaustive
 
-    def _asked(
-        self, images: Tensor, keys: Tensor, draws: range, question: int
+    def _seeded_model(
+        self, images: Tensor, keys: Tensor, draws: range, query: int
     ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         raise NotImplementedError
 
@@ -159,10 +159,10 @@ def test_an_image_leaves_when_no_draw_resists_any_more(*, targeted: bool) -> Non
     margins = sign * torch.tensor([[1.0, -1, -1], [1, -1, -1]])
     assert best.offer(iterate(0.2, 3), logits_with(margins.tolist(), LABELS[best.rows])).tolist() == [0]
     assert best.images[:, 0, 0, 0].tolist() == pytest.approx([0.1, 0.1, 0.2, 0.2])
-    assert best.begin().tolist() == [0]
+    assert best.begin_restart().tolist() == [0]
     sample = BestIterates(Scripted(exhaustive=False), IMAGES, LABELS, threat(targeted=targeted))
     assert sample.offer(iterate(0.1), logits_with([[-sign * 1.0] * 4] * 2, LABELS)) is None
-    assert sample.begin().tolist() == [0, 1, 2, 3]
+    assert sample.begin_restart().tolist() == [0, 1, 2, 3]
 
 
 def test_an_iterate_without_numbers_is_never_the_best() -> None:
@@ -170,7 +170,7 @@ def test_an_iterate_without_numbers_is_never_the_best() -> None:
     best = BestIterates(Scripted(exhaustive=True), IMAGES, LABELS, threat())
     assert best.offer(iterate(0.1), torch.full((2, 4, 2), torch.nan)) is None
     assert torch.equal(best.images, IMAGES)
-    assert best.begin().tolist() == [0, 1, 2, 3]
+    assert best.begin_restart().tolist() == [0, 1, 2, 3]
 
 
 def test_a_sample_must_be_fooled_several_times_in_a_row() -> None:

@@ -18,7 +18,7 @@ from robustbench_cli.attacks.base.inputs import (
     checked_labels,
     checked_model,
     checked_radii,
-    radius_of,
+    parse_radius,
 )
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
@@ -247,13 +247,13 @@ MODEL = Model()
         ({"labels": LABELS > 0}, "the labels are of type bool"),
         (
             {"labels": torch.eye(3)[LABELS]},
-            r"the labels have the shape \(4, 3\): give one class an image, as in labels\.argmax",
+            r"the labels have the shape \(4, 3\): give one class per image, as in labels\.argmax",
         ),
         ({"labels": ["cat"] * 4}, "the labels are of type <U3: give numbers"),
         ({"labels": [0, 1, -1, 2]}, "the labels reach down to -1: classes are counted from 0"),
         (
             {"labels": [0, 1, 3, 2]},
-            "the labels reach from 0 to 3, and the model gives 3 logits an image: labels are to be 0 to 2",
+            "the labels reach from 0 to 3, and the model gives 3 logits per image: labels must be 0 to 2",
         ),
         (
             {"labels": np.array([2**63] * 4, dtype=np.uint64)},
@@ -297,7 +297,7 @@ MODEL = Model()
         ),
         (
             {"model": nn.Conv2d(3, 4, 3)},
-            r"the model gives torch.float32 of shape \(2, 4, 4, 3\) for 2 images: it is to give float",
+            r"the model gives torch.float32 of shape \(2, 4, 4, 3\) for 2 images: it must give float",
         ),
         ({"model": nn.Sequential(nn.Flatten(), nn.Linear(90, 1))}, r"the model gives torch.float32 of shape \(2, 1\)"),
         ({"model": nn.Flatten(0)}, r"the model gives torch.float32 of shape \(180,\)"),
@@ -342,7 +342,7 @@ def test_the_pieces_by_themselves() -> None:
     assert checked_radii(0.5, 2, norm="linf").tolist() == [0.5, 0.5]
     assert checked_radii(3, 2, norm="l2").tolist() == [3, 3]
     assert str(checked_radii("-0", 1, norm="linf").tolist()) == "[0.0]"
-    assert radius_of("8/255") == 8 / 255
+    assert parse_radius("8/255") == 8 / 255
     assert checked_eot("exact") == "exact"
     assert checked_count(np.uint8(3), "n") == 3
     assert checked_device("cpu") == torch.device("cpu")

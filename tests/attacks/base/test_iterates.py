@@ -26,9 +26,9 @@ ATTACKS: list[tuple[Attack, Norm, float]] = [
     (PGD(steps=20), "l1", 4.0),
     (CWPGD(steps=20), "l2", 0.7),
     (APGDCE(steps=20), "linf", 0.1),
-    (APGDT(steps=20, targets=4, trial_steps=5, finalists=2), "l2", 0.7),
+    (APGDT(steps=20, n_target_classes=4, ranking_steps=5, top_k=2), "l2", 0.7),
     (Square(queries=100, restarts=2), "linf", 0.1),
-    (Square(queries=100, gives_up=True), "l1", 6.0),
+    (Square(queries=100, early_stopping=True), "l1", 6.0),
     (SparseRS(queries=100), "l0", 6.0),
     (SPSA(steps=10, pairs=4), "linf", 0.1),
     (NonAdaptive(), "linf", 0.1),
@@ -63,7 +63,7 @@ def test_what_has_fallen_stays_as_it_fell() -> None:
     threat = Threat(norm="linf", eps=torch.ones(1, dtype=torch.float64))
     best = BestIterates(source, images, labels, threat)
     best.seldom = True  # type: ignore[misc]
-    best.begin()
+    best.begin_restart()
     iterates = torch.tensor([[1.0, 0.5], [0.4, 0.6], [0.0, 1.0]]).view(3, 1, 1, 1, 2)
     margins = []
     for iterate in iterates:

@@ -16,9 +16,9 @@ from robustbench_cli.attacks.base.losses import (
     expected_margin,
     log_odds,
     margin,
-    open_spread,
     rounding,
     targeted_dlr,
+    unmasked_spread,
 )
 from robustbench_cli.attacks.base.search.minimal_norm import Goal
 from robustbench_cli.attacks.cw_pgd import CWPGD
@@ -217,7 +217,7 @@ LOSSES: dict[str, Loss] = {
     "dlr": dlr,
     "targeted_dlr": targeted_dlr,
     "cw_pgd": CWPGD.loss,
-    "open_spread": lambda logits, _: open_spread(logits),
+    "unmasked_spread": lambda logits, _: unmasked_spread(logits),
     "rounding": lambda logits, _: rounding(logits),
     "expected_margin": lambda logits, labels: expected_margin(logits[None], labels, targeted=False, exhaustive=True),
     "expected_margin of a target": lambda logits, labels: expected_margin(

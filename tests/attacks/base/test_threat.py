@@ -202,17 +202,17 @@ def test_the_l1_projection_is_the_nearest_point(count: int) -> None:
         nearest = project(perturbed, images, threat("l1", *[radius] * 8))
         for point, image, ours in zip(perturbed.view(8, -1), images.view(8, -1), nearest.view(8, -1), strict=True):
             # The change's positive and negative parts are the unknowns, so that the ball's edge is a plane.
-            centre, aim = image.double().numpy(), point.double().numpy()
-            bounds = [(0, 1 - pixel) for pixel in centre] + [(0, pixel) for pixel in centre]
+            center, aim = image.double().numpy(), point.double().numpy()
+            bounds = [(0, 1 - pixel) for pixel in center] + [(0, pixel) for pixel in center]
             found = optimize.minimize(
-                lambda parts, centre=centre, aim=aim: ((centre + parts[:count] - parts[count:] - aim) ** 2).sum() / 2,
+                lambda parts, center=center, aim=aim: ((center + parts[:count] - parts[count:] - aim) ** 2).sum() / 2,
                 x0=[0.0] * 2 * count,
                 method="SLSQP",
                 bounds=bounds,
                 constraints={"type": "ineq", "fun": lambda parts, radius=radius: min(radius, 1e6) - parts.sum()},
                 options={"ftol": 1e-14, "maxiter": 500},
             )
-            best = torch.from_numpy(centre + found.x[:count] - found.x[count:])
+            best = torch.from_numpy(center + found.x[:count] - found.x[count:])
             torch.testing.assert_close(ours.double(), best, rtol=0, atol=2e-5)
 
 

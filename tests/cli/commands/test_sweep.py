@@ -45,11 +45,11 @@ def test_a_sweep_runs_every_cell_once(advdef: Advdef, suite: Path, here: Path) -
     planned = advdef("sweep", "suite.yaml", "--dry-run")
     assert planned.code == 0, planned
     assert len([line for line in planned.out.splitlines() if line.startswith(" digits")]) == 12
-    left = planned.out.splitlines()[-3:]
-    assert left[0] == "12 cells: 6 missing, 6 to be trained"
-    assert left[1] == "to be trained: model.safetensors with random-resize-pad on digits"
-    assert left[2].startswith("left: at most ")
-    assert left[2].endswith("; time: unknown")
+    summary, left = planned.out.splitlines()[-2:]
+    # Resizing trains nothing: it uses the training of its base.
+    assert summary == "12 cells: 12 missing"
+    assert left.startswith("left: at most ")
+    assert left.endswith("; time: unknown")
     assert not [*here.rglob("*.failed.json")]
     ended = advdef("sweep", "suite.yaml", "-o", "table.csv")
     assert ended.code == 0, ended
@@ -119,7 +119,7 @@ def test_what_is_stale_is_told(advdef: Advdef, suite: Path, here: Path) -> None:
     store = Store(here / "advdef-runs")
     for result in list(store.results()):
         older = result.model_copy(update={"versions": result.versions | {"advdef": "0.0"}, "seconds": 1.0})
-        store.publish(older, outcomes_file(result, here), instead_of=store.mark(result.cell.id))
+        store.publish(older, outcomes_file(result, here), replacing=store.result_hash(result.cell.id))
     lines = advdef("sweep", "suite.yaml", "--status").out.splitlines()
     assert lines[1] == "1 of another version (advdef was 0.0): --existing rerun computes them again"
 
@@ -204,7 +204,7 @@ def test_a_cluster_that_takes_its_machine_back_loses_nothing(suite: Path, here: 
     os.killpg(running.pid, signal.SIGTERM)
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out) == (130, "")
-    assert err.rstrip().endswith("the same command goes on: advdef sweep suite.yaml --jobs 1")
+    assert err.rstrip().endswith("resume with: advdef sweep suite.yaml --jobs 1")
     assert len(list((here / "advdef-runs" / "cells").glob("*.json"))) == 1
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -222,7 +222,7 @@ def test_a_cluster_that_takes_its_machine_back_loses_nothing(suite: Path, here: 
         (["suite.yaml", "--shard", "3/2"], "--shard: '3/2' is no share"),
         (["suite.yaml", "--shard", "half"], "--shard: 'half' is no share"),
         (["suite.yaml", "--existing", "reru"], "did you mean 'rerun'?"),
-        (["suite.yaml", "-o", "table.txt"], "the ending names the form"),
+        (["suite.yaml", "-o", "table.txt"], "the ending selects the format"),
         (["bad.yaml"], "bad.yaml, line 2: unknown attack 'pdg': did you mean 'pgd'?"),
     ],
 )

@@ -60,7 +60,7 @@ def test_a_training_that_was_killed_goes_on(advdef: Advdef, advdef_process: Advd
     # epoch's begin, in the second of the second.
     stopped = advdef_process(*words, DIE_AT="30", DIE_BY="SIGTERM")
     assert stopped.code == 130
-    assert stopped.err.rstrip().endswith(f"the same command goes on: advdef {shlex.join(words)}")
+    assert stopped.err.rstrip().endswith(f"resume with: advdef {shlex.join(words)}")
     killed = advdef_process(*words, DIE_AT="27", DIE_BY="SIGKILL")
     assert killed.code == -signal.SIGKILL
     assert "block 1: 3 epochs" in killed.err
@@ -141,7 +141,7 @@ def test_what_cannot_be_trained_is_named(advdef: Advdef, here: Path, checkpoint:
         ((), "advdef train: give --output FILE"),
         (
             (*out, "--checkpoint", "model.safetensors"),
-            "there is nothing to make of model.safetensors: give the --defense",
+            "nothing to train: name a --defense to put around model.safetensors",
         ),
         (
             ("-o", "./model.safetensors", "--checkpoint", "model.safetensors", "--defense", "gaussian-noise"),

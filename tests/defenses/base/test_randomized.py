@@ -14,7 +14,7 @@ from robustbench_cli.attacks.base.models.frozen_draw import FrozenDraw
 from robustbench_cli.attacks.base.models.probes import is_randomized
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry
-from robustbench_cli.defenses.base.decision_rules import Decision, DecisionRule, decided
+from robustbench_cli.defenses.base.decision_rules import Decision, DecisionRule, with_decision_rule
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer
@@ -107,9 +107,9 @@ def test_the_exact_mean_is_over_all_paths(normed: Callable[[], nn.Module]) -> No
 
 def test_what_cannot_be_counted_has_no_exact_mean(normed: Callable[[], nn.Module]) -> None:
     """A rule that needs all draws is refused where they cannot be counted, also behind noise around a switching model."""
-    with pytest.raises(UserError, match="draws of this defense cannot be counted: give mean or vote"):
+    with pytest.raises(UserError, match="draws of this defense cannot be enumerated: give mean or vote"):
         GaussianNoise(decision="exact").protect(normed(), IMAGES[:1])
-    with pytest.raises(UserError, match="cannot be counted"):
+    with pytest.raises(UserError, match="cannot be enumerated"):
         HRS(decision="exact").protect(GaussianNoise().protect(normed(), IMAGES[:1]), IMAGES[:1])
 
 
@@ -132,7 +132,9 @@ def test_the_deterministic_counterpart_is_the_model_itself(name: str, normed: Ca
     torch.testing.assert_close(defended(IMAGES), model(IMAGES))
     torch.manual_seed(0)
     drawn = registry.load(name)(**{"decision": "one-draw"} | ({"rate": 0.5} if name == "defensive-dropout" else {}))
-    assert is_randomized(decided(drawn.protect(model, IMAGES[:1]).eval(), "one-draw", draws=1, example=IMAGES), IMAGES)
+    assert is_randomized(
+        with_decision_rule(drawn.protect(model, IMAGES[:1]).eval(), "one-draw", draws=1, example=IMAGES), IMAGES
+    )
 
 
 def test_the_deterministic_counterpart_of_switching(normed: Callable[[], nn.Module]) -> None:
@@ -145,7 +147,7 @@ def test_the_deterministic_counterpart_of_switching(normed: Callable[[], nn.Modu
     paths: Any = silent.eval()
     mean = torch.stack([paths.path(index)(IMAGES).softmax(1) for index in range(6)]).mean(0)
     for defended in (noisy, NoiseInjection().protect(noisy, IMAGES[:1]).eval()):
-        deterministic = decided(defended, "deterministic", draws=1, example=IMAGES[:1])
+        deterministic = with_decision_rule(defended, "deterministic", draws=1, example=IMAGES[:1])
         torch.testing.assert_close(deterministic(IMAGES).softmax(1), mean)
         assert is_randomized(defended, IMAGES)
 

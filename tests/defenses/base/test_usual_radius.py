@@ -28,15 +28,15 @@ def test_the_radius_in_training_is_the_usual_one(name: str, radius: float) -> No
     assert kind().radius == 8 / 255
     assert kind(eps=0.2).for_radius(radius) == kind(eps=0.2)
     assert followed.for_radius(0.01) == followed
-    if hasattr(followed, "size_of_step"):
-        assert followed.size_of_step / radius == pytest.approx(kind().size_of_step / (8 / 255))
+    if hasattr(followed, "pgd_step_size"):
+        assert followed.pgd_step_size / radius == pytest.approx(kind().pgd_step_size / (8 / 255))
 
 
 @pytest.mark.parametrize("name", registry.names())
 def test_what_follows_is_said(name: str) -> None:
     """A parameter that follows has no default of its own, and its description names the radius; all have a number in the end."""
     kind = registry.load(name)
-    for key in kind().usual(0.1):
+    for key in kind().radius_defaults(0.1):
         field = kind.model_fields[key]
         assert field.default is None or name == "rse"
         assert "the data set's usual" in (field.description or "") or name == "rse"

@@ -185,14 +185,14 @@ def test_vanished_gradients_are_counted() -> None:
     images = torch.tensor([0.9, 0.8, 0.5, 0.2]).view(4, 1, 1, 1).expand(4, 1, 2, 2)
     labels = torch.tensor([0, 0, 0, 0])
     source = EOT(Saturated())
-    assert source.share_without_gradient == 0
+    assert source.zero_gradient_share == 0
     source.gradient(images, labels, cross_entropy)
-    assert source.share_without_gradient == 0.5
+    assert source.zero_gradient_share == 0.5
     source.gradient(images, labels, lambda logits, labels: -margin(logits, labels))
-    assert source.share_without_gradient == 0.25
+    assert source.zero_gradient_share == 0.25
     targeted = EOT(Saturated(), targeted=True, batch_size=3)
     targeted.gradient(images, 1 - labels, lambda logits, labels: margin(logits, labels).clamp_max(-1e9))
-    assert targeted.share_without_gradient == 0.75
+    assert targeted.zero_gradient_share == 0.75
 
 
 @pytest.mark.parametrize("batch_size", [None, 3])
@@ -204,7 +204,7 @@ def test_a_loss_can_be_told_more_than_the_labels(batch_size: int | None) -> None
     _, gradient = source.gradient(images, told, lambda logits, told: told[:, 1] * cross_entropy(logits, told[:, 0]))
     _, plain = source.gradient(images, told[:, 0], cross_entropy)
     torch.testing.assert_close(gradient, plain * told[:, 1].view(4, 1, 1, 1))
-    assert source.share_without_gradient == 0.5
+    assert source.zero_gradient_share == 0.5
 
 
 class Roots(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.models.freezing import frozen, move, with_layers
+from robustbench_cli.attacks.base.models.freezing import frozen, move, override_layers
 from robustbench_cli.attacks.base.models.frozen_draw import FrozenDraw
 from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.models.probes import cut_at_edges, is_randomized
@@ -114,9 +114,9 @@ def test_layers_of_a_kind_are_otherwise_for_a_while() -> None:
     def rates() -> list[float]:
         return [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
 
-    with with_layers(model, nn.Dropout, p=0.5):
+    with override_layers(model, nn.Dropout, p=0.5):
         assert rates() == [0.5, 0.5]
-        with pytest.raises(KeyError), with_layers(model[1], nn.Dropout, p=0.9, inplace=True):
+        with pytest.raises(KeyError), override_layers(model[1], nn.Dropout, p=0.9, inplace=True):
             assert rates() == [0.5, 0.9]
             assert model[1][0].inplace
             assert not model[1][1].inplace

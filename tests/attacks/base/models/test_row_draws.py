@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from robustbench_cli.attacks.base.models.row_draws import RowDraws, Unit, keys_of, keys_of_draws
+from robustbench_cli.attacks.base.models.row_draws import RowDraws, Unit, draw_keys, row_keys
 
 IMAGES = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-KEYS = keys_of(torch.arange(100, 112))
+KEYS = row_keys(torch.arange(100, 112))
 WEIGHT = torch.randn(36, 5, generator=torch.Generator().manual_seed(1))
 
 
@@ -123,7 +123,7 @@ def test_an_image_draws_the_same_in_any_batch(way: str, batch_size: int | None) 
 def test_rows_draw_independently(way: str) -> None:
     """Copies of an image differ from each other."""
     draws = RowDraws(Drawn(WAYS[way][0]), IMAGES)
-    with draws(keys_of_draws(KEYS[:1], range(64)), 3) as model, torch.no_grad():
+    with draws(draw_keys(KEYS[:1], range(64)), 3) as model, torch.no_grad():
         logits = model(IMAGES[:1].repeat(64, 1, 1, 1))
     assert len(logits.unique(dim=0)) > 1
 
@@ -132,7 +132,7 @@ def drawn(draw: Callable[[Tensor], Tensor], rows: int = 400, numbers: int = 150)
     """What a model draws for many rows."""
     model = Drawn(lambda images: draw(images))
     images = torch.zeros(3, 1, 1, numbers)
-    with RowDraws(model, images)(keys_of(torch.arange(rows)), 5) as drawing:
+    with RowDraws(model, images)(row_keys(torch.arange(rows)), 5) as drawing:
         return drawing(torch.zeros(rows, 1, 1, numbers)).double()
 
 

@@ -382,7 +382,7 @@ def test_the_best_epoch_stays(digits: Any, normed: Callable[[], nn.Module], accu
             return images, labels
 
     def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        assert not seen & set(trainer.held_out.tolist())
+        assert not seen & set(trainer.held_out_indices.tolist())
         value = nn.functional.cross_entropy(network(images), labels)
         return value if next(steps) <= 30 else -value
 
@@ -393,15 +393,15 @@ def test_the_best_epoch_stays(digits: Any, normed: Callable[[], nn.Module], accu
 
     recipe = Recipe(epochs=6, batch_size=117, schedule="constant", held_out=0.1)
     trainer = Trainer(Watched(), recipe, seed=0, device=CPU, progress=look)
-    held = type(train)(*train.batch(trainer.held_out))
-    assert len(trainer.held_out) == 130
-    assert torch.equal(torch.cat([trainer.held_out, trainer.training]).sort().values, torch.arange(1297))
+    held = type(train)(*train.batch(trainer.held_out_indices))
+    assert len(trainer.held_out_indices) == 130
+    assert torch.equal(torch.cat([trainer.held_out_indices, trainer.train_indices]).sort().values, torch.arange(1297))
     trainer.fit(model, name="forgetful", loss=loss)
     record = trainer.record["trained"]["forgetful"]
     assert record["kept_epoch"] == 3
     assert accuracy(model, held) == pytest.approx(record["held_out_accuracy"])
     assert after[4][0] < after[5][0] == max(value for value, _ in after)
-    assert after[5][1] == f"epoch 3 stays: {record['held_out_accuracy']:.1%} of the held-out images are right"
+    assert after[5][1] == f"the weights of epoch 3 are used: {record['held_out_accuracy']:.1%} held-out accuracy"
 
 
 def test_held_out_images_are_attacked(digits: Any, normed: Callable[[], nn.Module]) -> None:
@@ -431,7 +431,7 @@ def test_a_collapse_ends_the_training(digits: Any, normed: Callable[[], nn.Modul
 
     seen: list[TrainingProgress] = []
     trainer = Trainer(train, Recipe(epochs=5), seed=0, device=CPU, progress=seen.append)
-    trainer.fit(model, name="training", collapse=Collapse(accuracy=measured, fall=0.2))
+    trainer.fit(model, name="training", collapse=Collapse(accuracy=measured, drop=0.2))
     assert len(states) == 4
     assert torch.equal(model[0].weight, states[2])
     assert not torch.equal(states[3], states[2])
@@ -456,7 +456,7 @@ def test_replays(digits: Any, normed: Callable[[], nn.Module]) -> None:
     model = normed()
     before = model[0].weight.detach().clone()
     trainer = Trainer(train, recipe, seed=0, device=CPU)
-    trainer.fit(model, name="training", gradients=gradients, replays=3)
+    trainer.fit_with_gradients(model, gradients, name="training", replays=3)
     assert len(batches) == 2 * 2 * 3
     for start in range(0, 12, 3):
         assert torch.equal(batches[start], batches[start + 1])
