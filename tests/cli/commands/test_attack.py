@@ -667,7 +667,7 @@ def test_what_is_not_trained_needs_nothing_to_train_on(
         ("--model", "small-cnn"),
         ("--model", "trained.py:Net", "--defense", "pgd-at"),
         # It looks for its threshold on clean training images.
-        ("--model", "trained.py:Net", "--set", "false_positives=0.05", "--defense", "feature-squeezing"),
+        ("--model", "trained.py:Net", "--set", "false_positive_rate=0.05", "--defense", "feature-squeezing"),
         ("--checkpoint", "model.safetensors", "--defense", "pgd-at"),
     ],
     ids=" ".join,
