@@ -91,7 +91,7 @@ def test_hopskipjump_says_that_it_has_nowhere_to_start(linear_victim: Callable[.
     """A class that the model never predicts cannot be begun at: a line names it."""
     victim = linear_victim(3)
     never = nn.Sequential(victim.model, nn.ConstantPad1d((0, 1), -1e9))
-    with pytest.raises(UserError, match="nowhere to start from for class 3"):
+    with pytest.raises(UserError, match="no starting point for class 3"):
         HopSkipJump()(never, victim.images[:4], torch.full((4,), 3), targeted=True)
 
 
