@@ -143,7 +143,8 @@ def fixed_digits() -> Victim:
     model[1].bias.copy_(2 * torch.rand(256, generator=generator, dtype=torch.float64) - 1)
     features = torch.cat([model[:3](images), torch.ones(len(images), 1, dtype=torch.float64)], 1)[:1297]
     readout = torch.linalg.solve(
-        features.T @ features + torch.eye(257, dtype=torch.float64), features.T @ (10.0 * one_hot(labels[:1297]) - 5)
+        features.T @ features + torch.eye(257, dtype=torch.float64),
+        features.T @ (10 * one_hot(labels[:1297]).double() - 5),
     )
     model[3].weight.copy_(readout[:-1].T)
     model[3].bias.copy_(readout[-1])
