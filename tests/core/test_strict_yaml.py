@@ -33,10 +33,10 @@ def test_dates_stay_words(text: str) -> None:
     [
         ("a: 1\nb: 2\na: 3", "line 3: 'a' is given twice: give it once"),
         ("x: {a: 1, a: 1}", "line 1: 'a' is given twice: give it once"),
-        ("a: &b [1]\nc: *b", "line 2: *b is an alias: write out what it stands for"),
-        ("&a [*a]", "line 1: *a is an alias: write out what it stands for"),
-        ("[" * 5000, "brackets inside brackets, too many to read: give a value that is nested less deeply"),
-        ("{a: " * 5000, "brackets inside brackets, too many to read: give a value that is nested less deeply"),
+        ("a: &b [1]\nc: *b", "line 2: *b is an alias: write its value out"),
+        ("&a [*a]", "line 1: *a is an alias: write its value out"),
+        ("[" * 5000, "the value is nested too deeply: give one with fewer brackets inside brackets"),
+        ("{a: " * 5000, "the value is nested too deeply: give one with fewer brackets inside brackets"),
     ],
 )
 def test_what_could_be_misread_is_refused(text: str, line: str) -> None:

@@ -496,7 +496,7 @@ def test_values_that_cannot_be_read_are_named(advdef: Advdef, here: Path) -> Non
         assert told(advdef("attack", "--attack", "pgd", "--set", f"steps={value}")).startswith("--set pgd.steps: ")
     for content, line in [
         (f"seed: {many}", "x.yaml: a number that cannot be read"),
-        (f"seed: {deep}", "x.yaml: brackets inside brackets"),
+        (f"seed: {deep}", "x.yaml: the value is nested too deeply"),
         ("seed: 1\nn: 3\nseed: 2", "x.yaml: line 3: 'seed' is given twice: give it once"),
         (
             "data-dir: a\ndata_dir: b",
