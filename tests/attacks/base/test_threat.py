@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import get_args
 
 import pytest
 import torch
@@ -16,10 +15,12 @@ from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import (
     Threat,
     distance,
+    in_ball,
     per_image,
     project,
     project_exactly,
     random_in_ball,
+    reset_outside,
     sparse_ascent,
     steepest_ascent,
 )
@@ -44,11 +45,6 @@ def threat(norm: Norm, *radii: float) -> Threat:
 
 def random_images(count: int, *shape: int, seed: int = 0) -> Tensor:
     return torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed))
-
-
-def test_the_norms_are_those_of_the_type() -> None:
-    """The tuple for loops and the type for checkers agree."""
-    assert get_args(Norm) == NORMS
 
 
 @pytest.mark.parametrize("norm", BALLS)
@@ -280,3 +276,13 @@ def test_random_points_in_the_l0_ball_take_every_pixel_equally_often() -> None:
     assert stats.chisquare(changed.sum(0).numpy()).pvalue > 1e-4
     colours = (images + points)[(points != 0).any(1, keepdim=True).expand_as(points)]
     assert stats.kstest(colours.numpy(), "uniform").pvalue > 1e-4
+
+
+@pytest.mark.parametrize(("norm", "length"), [("linf", 0.25), ("l2", 0.5), ("l1", 1.0), ("l0", 4.0)])
+def test_a_point_on_the_surface_is_in_the_ball_and_one_bit_further_is_not(norm: Norm, length: float) -> None:
+    """Four pixels that change by a quarter, at their exact norm, and at the next smaller float64."""
+    images = torch.full((2, 1, 2, 2), 0.5)
+    perturbed = images + 0.25
+    limits = threat(norm, length, math.nextafter(length, 0))
+    assert in_ball(perturbed, images, limits).tolist() == [True, False]
+    assert torch.equal(reset_outside(perturbed, images, limits), torch.stack([perturbed[0], images[1]]))
