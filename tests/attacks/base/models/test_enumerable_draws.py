@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.models.enumerable_draws import cost_of_all_draws, enumeration_is_wrong
 
 IMAGES = torch.rand(2, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+MANY = [1.0 + draw for draw in range(40)]
 
 
 class Channels(nn.Module):
@@ -14,7 +15,7 @@ class Channels(nn.Module):
 
     def __init__(self, scales: list[float], probabilities: list[float], enumerated: list[float]) -> None:
         super().__init__()
-        self.scales, self.probabilities = torch.tensor(scales), torch.tensor(probabilities)
+        self.scales, self.probabilities = torch.tensor(scales), torch.tensor(probabilities, dtype=torch.float64)
         self.enumerated = torch.tensor(enumerated)
         self.number_of_draws, self.cost_of_all_draws = len(enumerated), 1.5
 
@@ -33,10 +34,10 @@ class Channels(nn.Module):
         (Channels([1, 2], [2, 1], [1, 1, 2]), False),
         (Channels([1, 2, 3], [1, 1, 1], [1, 2, 4]), True),
         (Channels([1, 2, 3], [1, 1, 1], [1, 2]), True),
-        (Channels([1, 2], [1, 1], [1, 2, 3]), True),
-        (Channels([1, 2], [9, 1], [1, 2]), True),
+        (Channels(MANY[:20], [1] * 20, MANY), True),
+        (Channels(MANY, [40] + [1] * 39, MANY), True),
     ],
-    ids=["right", "equal draws", "another draw", "a draw is missing", "a draw is never made", "not equally likely"],
+    ids=["right", "equal draws", "another draw", "a draw is missing", "draws that are never made", "not equally likely"],
 )
 def test_an_enumeration_is_compared_with_the_draws(model: nn.Module, wrong: bool) -> None:
     """Each sampled draw must be an enumerated one, and all of them must be equally likely."""
