@@ -160,7 +160,7 @@ def test_a_class_with_parts_missing_is_one_line(mine: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("1 +", "SyntaxError"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
@@ -181,12 +181,12 @@ def test_a_class_with_parts_missing_is_one_line(mine: Path) -> None:
         ),
     ],
 )
-def test_code_that_cannot_be_imported_is_one_line(tmp_path: Path, text: str, told: str) -> None:
+def test_code_that_cannot_be_imported_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     """Whatever goes wrong in a user's file or module, the line says where and what."""
     path = tmp_path / "broken_code.py"
     path.write_text(text)
     for _ in range(2):
-        assert refused(f"{path}:Mine").startswith(f"{path} cannot be imported: {told}")
+        assert refused(f"{path}:Mine").startswith(f"{path} cannot be imported: {message}")
 
 
 def test_a_module_that_cannot_be_imported_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

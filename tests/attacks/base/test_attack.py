@@ -35,7 +35,7 @@ class Far(FixedRadiusAttack):
         return images + 5
 
 
-class Given(MinimalNormAttack):
+class FixedPerturbation(MinimalNormAttack):
     """Finds a perturbation of a given length for each image, of which some have no answer."""
 
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
@@ -61,9 +61,9 @@ def test_an_attack_that_goes_too_far_is_brought_back(norm: Norm) -> None:
 
 def test_a_minimal_norm_attack_is_read_at_its_radius() -> None:
     """What it found beyond the radius is replaced by the image, and so is what is no image; the rest stays as found."""
-    whole = Given()(Brightness(), IMAGES, LABELS)
+    whole = FixedPerturbation()(Brightness(), IMAGES, LABELS)
     assert distance(whole, IMAGES, "l2").tolist() == pytest.approx([0.1, 0.2, 0.3, 0], abs=1e-6)
-    within = Given()(Brightness(), IMAGES, LABELS, eps=torch.tensor([0.5, 0.15, 0.31, 1.0]))
+    within = FixedPerturbation()(Brightness(), IMAGES, LABELS, eps=torch.tensor([0.5, 0.15, 0.31, 1.0]))
     expected = whole.clone()
     expected[1] = IMAGES[1]
     assert torch.equal(within, expected)
@@ -85,9 +85,9 @@ def test_a_minimal_norm_attack_is_read_at_its_radius() -> None:
 )
 def test_wrong_input_is_one_line(keywords: dict[str, object], line: str) -> None:
     """From Python, too, a mistake is told in one line, before anything is computed."""
-    given = {"images": IMAGES, "labels": LABELS, **keywords}
+    arguments = {"images": IMAGES, "labels": LABELS, **keywords}
     with pytest.raises(UserError, match=f"^{line}"):
-        Far()(Brightness(), given.pop("images"), given.pop("labels"), **given)  # type: ignore[arg-type]
+        Far()(Brightness(), arguments.pop("images"), arguments.pop("labels"), **arguments)  # type: ignore[arg-type]
 
 
 def test_an_attack_without_known_norms_cannot_be_defined() -> None:
@@ -101,12 +101,12 @@ def test_an_attack_without_known_norms_cannot_be_defined() -> None:
 
 def test_the_model_is_asked_whether_it_is_randomized() -> None:
     """A randomized model gets as many draws a gradient as were asked for, a deterministic one a single one."""
-    asked: list[tuple[int, bool]] = []
+    sources: list[tuple[int, bool]] = []
 
     class Asking(Far):
         def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
             assert isinstance(source, EOT)
-            asked.append((source.draws, source.exhaustive))
+            sources.append((source.draws, source.exhaustive))
             return images
 
     class NoiseLayer(Brightness):
@@ -115,4 +115,4 @@ def test_the_model_is_asked_whether_it_is_randomized() -> None:
 
     for model in (Brightness(), NoiseLayer()):
         Asking()(model, IMAGES, LABELS, eps=0.1, eot=7)
-    assert asked == [(1, True), (7, False)]
+    assert sources == [(1, True), (7, False)]

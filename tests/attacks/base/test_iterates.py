@@ -46,17 +46,17 @@ def test_when_images_leave_the_batch_changes_nothing(
     """At once, as on a CPU, or seldom, as on a GPU: the perturbed images are the same bit by bit, and not all fall."""
     images, labels = digits_victim.images[:24], digits_victim.labels[:24]
     goals = (labels + 1) % 10 if targeted else labels
-    found: list[Tensor] = []
+    results: list[Tensor] = []
     for seldom in (False, True):
         monkeypatch.setattr(BestIterates, "seldom", seldom)
         # One row at a time: in a larger batch a row's logits may differ in their last digit.
         perturbed = attack(
             digits_victim.model, images, goals, norm=norm, eps=eps, targeted=targeted, batch_size=1, seed=1
         )
-        found.append(perturbed)
-    assert torch.equal(*found)
+        results.append(perturbed)
+    assert torch.equal(*results)
     if not targeted:
-        assert 0 < digits_victim.accuracy(torch.cat([found[0], digits_victim.images[24:]])) < 1
+        assert 0 < digits_victim.accuracy(torch.cat([results[0], digits_victim.images[24:]])) < 1
 
 
 def test_what_has_fallen_stays_as_it_fell() -> None:

@@ -94,11 +94,15 @@ def test_vanished_gradients_are_counted() -> None:
 def test_a_loss_can_be_told_more_than_the_labels(batch_size: int | None) -> None:
     """Of two columns the loss gets both, row by row; the first says whether an image still resists."""
     images = torch.tensor([0.9, 0.8, 0.5, 0.2]).view(4, 1, 1, 1).expand(4, 1, 2, 2)
-    told = torch.tensor([[0, 7], [0, 5], [0, 3], [0, 1]])
+    labels_and_weights = torch.tensor([[0, 7], [0, 5], [0, 3], [0, 1]])
     source = EOT(Saturated(), batch_size=batch_size)
-    _, gradient = source.gradient(images, told, lambda logits, told: told[:, 1] * cross_entropy(logits, told[:, 0]))
-    _, plain = source.gradient(images, told[:, 0], cross_entropy)
-    torch.testing.assert_close(gradient, plain * told[:, 1].view(4, 1, 1, 1))
+    _, gradient = source.gradient(
+        images,
+        labels_and_weights,
+        lambda logits, labels_and_weights: labels_and_weights[:, 1] * cross_entropy(logits, labels_and_weights[:, 0]),
+    )
+    _, plain = source.gradient(images, labels_and_weights[:, 0], cross_entropy)
+    torch.testing.assert_close(gradient, plain * labels_and_weights[:, 1].view(4, 1, 1, 1))
     assert source.zero_gradient_share == 0.5
 
 
@@ -134,16 +138,16 @@ def test_memory_that_does_not_suffice_halves_the_batch() -> None:
     """A model that holds 2 rows at most gives, after some attempts, what it gives row by row; one that holds none fails."""
     weight = torch.randn(9, 4, generator=torch.Generator().manual_seed(5))
 
-    def model(images: Tensor, most: int = 2) -> Tensor:
-        if len(images) > most:
+    def model(images: Tensor, largest: int = 2) -> Tensor:
+        if len(images) > largest:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return (images.flatten(1) @ weight).tanh()
 
     source = EOT(model)  # type: ignore[arg-type]
     logits, gradient = source.gradient(IMAGES, LABELS, margin)
     alone = [EOT(model).gradient(IMAGES[row : row + 1], LABELS[row : row + 1], margin) for row in range(7)]  # type: ignore[arg-type]
-    torch.testing.assert_close(logits, torch.cat([each[0] for each in alone], dim=1))
-    torch.testing.assert_close(gradient, torch.cat([each[1] for each in alone]))
+    torch.testing.assert_close(logits, torch.cat([result[0] for result in alone], dim=1))
+    torch.testing.assert_close(gradient, torch.cat([result[1] for result in alone]))
     assert source.size.rows is not None
     assert source.size.rows <= 3
     with pytest.raises(torch.OutOfMemoryError):

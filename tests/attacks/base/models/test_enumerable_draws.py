@@ -37,7 +37,14 @@ class Channels(nn.Module):
         (Channels(MANY[:20], [1] * 20, MANY), True),
         (Channels(MANY, [40] + [1] * 39, MANY), True),
     ],
-    ids=["right", "equal draws", "another draw", "a draw is missing", "draws that are never made", "not equally likely"],
+    ids=[
+        "right",
+        "equal draws",
+        "another draw",
+        "a draw is missing",
+        "draws that are never made",
+        "not equally likely",
+    ],
 )
 def test_an_enumeration_is_compared_with_the_draws(model: nn.Module, wrong: bool) -> None:
     """Each sampled draw must be an enumerated one, and all of them must be equally likely."""
