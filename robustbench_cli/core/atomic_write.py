@@ -42,7 +42,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; name a place that can be written") from None
+        raise UserError(f"cannot write {path}: {error.strerror}; choose a writable location") from None
 
 
 @contextmanager
@@ -142,7 +142,7 @@ def ensure_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"cannot write in {folder}: {error.strerror}; name a place that can be written") from None
+        raise UserError(f"cannot write in {folder}: {error.strerror}; choose a writable location") from None
 
 
 def display_path(path: Path) -> str:

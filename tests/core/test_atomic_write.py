@@ -118,3 +118,21 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, folder: str) ->
     with pytest.raises(UserError, match=f"cannot write {tmp_path}/"):
         write_atomically(tmp_path / folder, b"content")
     assert [*(tmp_path / "folder").iterdir()] == []
+
+
+def test_a_system_without_posix_locks_writes_whole_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: the temporary file is closed before it is renamed, and files of other writers stay."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.delattr(os, "O_TMPFILE")
+    other = tmp_path / ".file.0123456789abcdef"
+    other.write_bytes(b"part")
+    replace, open_files = Path.replace, len([*Path("/proc/self/fd").iterdir()])
+
+    def renamed(temporary: Path, target: Path) -> Path:
+        assert len([*Path("/proc/self/fd").iterdir()]) == open_files
+        return replace(temporary, target)
+
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_atomically(tmp_path / "file", b"whole")
+    assert (tmp_path / "file").read_bytes() == b"whole"
+    assert {*tmp_path.iterdir()} == {tmp_path / "file", other}

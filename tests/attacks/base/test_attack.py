@@ -41,11 +41,11 @@ class FixedPerturbation(MinimalNormAttack):
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        found = images.clone()
-        found[:, 0, 0, 0] = (images[:, 0, 0, 0] + torch.tensor([0.1, 0.2, 0.3, torch.nan])).where(
+        moved = images.clone()
+        moved[:, 0, 0, 0] = (images[:, 0, 0, 0] + torch.tensor([0.1, 0.2, 0.3, torch.nan])).where(
             images[:, 0, 0, 0] < 0.5, images[:, 0, 0, 0] - torch.tensor([0.1, 0.2, 0.3, torch.nan])
         )
-        return found
+        return moved
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -93,7 +93,7 @@ def test_wrong_input_is_one_line(keywords: dict[str, object], line: str) -> None
 def test_an_attack_without_known_norms_cannot_be_defined() -> None:
     """A class that says nothing, or nonsense, of its norms fails where it is written."""
     for norms in ((), ("l3",)):
-        with pytest.raises(TypeError, match="Mine must say which norms it knows"):
+        with pytest.raises(TypeError, match="Mine must declare its norms"):
             type(
                 "Mine", (Far,), {"norms": norms, "__annotations__": {"norms": ClassVar[tuple]}, "__module__": __name__}
             )

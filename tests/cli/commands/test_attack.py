@@ -388,7 +388,7 @@ def test_a_threat_is_looked_at_before_a_model_is_trained(advdef: Advdef, here: P
         (("--store", "file"), "--store: directory 'file' is a file"),
         (
             ("--store", "file/runs"),
-            "cannot write in file/runs/cells: Not a directory; name a place that can be written",
+            "cannot write in file/runs/cells: Not a directory; choose a writable location",
         ),
         (("-o", "table.xlsx"), "-o table.xlsx: the ending names the form; give one of .csv, .json, .md"),
     ]:
