@@ -14,7 +14,7 @@ from robustbench_cli.attacks.apgd_t import APGDT
 from robustbench_cli.attacks.base.gradients.eot import EOT
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.apgd import APGD, _DenseRun, _SparseRun
+from robustbench_cli.attacks.base.search.apgd import APGD
 from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.pgd import PGD
 
@@ -22,22 +22,6 @@ from .conftest import LinearVictim, Victim
 
 KINDS = [APGDCE, APGDDLR, APGDT]
 NORMS: list[Norm] = ["linf", "l2", "l1"]
-
-
-def test_the_checkpoints_are_the_papers() -> None:
-    """Of 100 steps: 22, 41, 57, 70, 80, 87, 93, 99; of any other number the same shares, rounded up."""
-    spans = _DenseRun.checkpoints(100)
-    assert [mark for mark in spans if mark < 100] == [22, 41, 57, 70, 80, 87, 93, 99]
-    assert [spans[mark] for mark in (22, 41, 57, 99)] == [22, 19, 16, 6]
-    assert [mark for mark in _DenseRun.checkpoints(20) if mark < 20] == [5, 9, 12, 14, 16, 18, 19]
-
-
-def test_the_stages_of_l1_take_all_the_steps() -> None:
-    """Balls of three, two and one radii, with three, three and four tenths of the steps; a single step is in the ball."""
-    assert _SparseRun.stages(100) == [(3, 30), (2, 30), (1, 40)]
-    for steps in range(1, 30):
-        assert sum(count for _, count in _SparseRun.stages(steps)) == steps
-        assert _SparseRun.stages(steps)[-1][1] >= 1
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -409,7 +409,7 @@ def test_a_threat_is_looked_at_before_a_model_is_trained(advdef: Advdef, here: P
         (("--store", "file"), "--store: directory 'file' is a file"),
         (
             ("--store", "file/runs"),
-            "cannot write in file/runs/cells: Not a directory; name a place that can be written",
+            "cannot write in file/runs/cells: Not a directory; choose a writable location",
         ),
         (("-o", "table.xlsx"), "-o table.xlsx: the ending selects the format: give one of .csv, .json, .md"),
     ]:
@@ -517,7 +517,7 @@ def test_values_that_cannot_be_read_are_named(advdef: Advdef, here: Path) -> Non
         assert told(advdef("attack", "--attack", "pgd", "--set", f"steps={value}")).startswith("--set pgd.steps: ")
     for content, line in [
         (f"seed: {many}", "x.yaml: a number that cannot be read"),
-        (f"seed: {deep}", "x.yaml: brackets inside brackets"),
+        (f"seed: {deep}", "x.yaml: the value is nested too deeply"),
         ("seed: 1\nn: 3\nseed: 2", "x.yaml: line 3: 'seed' is given twice: give it once"),
         (
             "data-dir: a\ndata_dir: b",

@@ -143,7 +143,7 @@ def test_a_usage_error(advdef: Advdef, here: Path, checkpoint: Path) -> None:
             "no cut after 'conv9': the forward pass has no such module",
         ),
         (("-o", "out.pt"), "a checkpoint is a .safetensors file, not out.pt: give out.safetensors"),
-        (("-o", "file/out.safetensors"), "cannot write in file: File exists; name a place that can be written"),
+        (("-o", "file/out.safetensors"), "cannot write in file: File exists; choose a writable location"),
         ((), "advdef train: give --output FILE"),
         (
             (*out, "--checkpoint", "model.safetensors"),
