@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -303,7 +304,7 @@ def hold_to_baseline(table: pd.DataFrame, baseline: pd.DataFrame, limit: Limit) 
     return verdict
 
 
-def _hold_row(row: pd.Series, old: float, limit: Limit, verdict: Verdict) -> None:
+def _hold_row(row: pd.Series, old: Any, limit: Limit, verdict: Verdict) -> None:
     """Compares a row with its value in the baseline."""
     new = row[limit.column]
     if pd.isna(old) and pd.isna(new):

@@ -182,13 +182,10 @@ def for_terminal(table: pd.DataFrame) -> Table:
 
 def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
     """The lines below the table: the meaning of its signs, unless ``-q`` was given, and what is hidden."""
-    from robustbench_cli.benchmarks.evaluation.checks import FLAGS
-
     without = [f"hidden (terminal too narrow): {', '.join(hidden)}"] if hidden else []
     if console.settings.quiet:
         return without
-    raised = sorted({flag for flags in table["flags"] for flag in str(flags).split(";") if flag in FLAGS})
-    caption = [f"{flag}: {FLAGS[flag]}" for flag in raised]
+    caption = _flag_texts({flag for flags in table["flags"] for flag in str(flags).split(";") if flag})
     if table["attack"].str.startswith("+").any():
         caption.append(
             "+ before an attack: it ran only on images that the attacks before it in its suite did not break, and its row "
@@ -198,6 +195,16 @@ def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
     if "des" not in hidden and table["clean_accuracy_loss_within_interval"].eq(True).any():
         caption.append("~ in des: the loss of clean accuracy is not statistically significant")
     return caption + without
+
+
+def _flag_texts(flags: Collection[str]) -> list[str]:
+    """A line with the meaning of each flag, in alphabetical order."""
+    if not flags:
+        return []
+    # The module imports torch, which takes longer than all else here.
+    from robustbench_cli.benchmarks.evaluation.checks import FLAGS
+
+    return [f"{flag}: {FLAGS[flag]}" for flag in sorted(flags) if flag in FLAGS]
 
 
 def quick_look(table: pd.DataFrame) -> list[str]:
