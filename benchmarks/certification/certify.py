@@ -23,7 +23,7 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.devices import limit_threads
 from robustbench_cli.benchmarks.evaluation.statistics import mean_interval
-from robustbench_cli.benchmarks.store.store import CERTIFICATION, half_written, sealed, unsealed
+from robustbench_cli.benchmarks.store.store import CERTIFICATION, encoded, read_record, stale_temporary_files
 from robustbench_cli.core.atomic_write import display_path, ensure_writable, write_atomically
 from robustbench_cli.core.errors import UserError
 
@@ -321,7 +321,7 @@ def leftovers(store: Path, *, older_than: float) -> list[Path]:
         if not path.with_name(f"{path.name.removesuffix(_IMAGES)}.json").exists()
         and time.time() - path.stat().st_mtime >= older_than
     ]
-    return half_written(folder, older_than=older_than) + alone
+    return stale_temporary_files(folder, older_than=older_than) + alone
 
 
 def _all_kept(store: Path, damaged: Callable[[UserError], None]) -> Iterator[tuple[_Kept, _Said]]:
@@ -396,7 +396,7 @@ class _Kept:
         """Says what the images are, unless that is said; makes sure that they can be written."""
         ensure_writable(self._path.parent)
         if not self.begun:
-            write_atomically(self._path, sealed(said))
+            write_atomically(self._path, encoded(said))
         if self._images.exists() and not self._images.read_bytes().endswith(b"\n"):
             self._append(b"\n")
 
@@ -459,7 +459,7 @@ def _said(path: Path) -> _Said:
     Raises:
         UserError: The file is missing, or is not as it was stored.
     """
-    said = unsealed(path, _Said, word="certification", way_out=_way_out(path))
+    said = read_record(path, _Said, name="certification", hint=_way_out(path))
     if _cell(said.identity) != path.stem:
         raise UserError(f"{path} holds the cell {_cell(said.identity)}: remove it, or give it back its name")
     return said

@@ -165,7 +165,9 @@ class Advdef(Library):
             if budget.norm not in member.among(kind.norms):
                 continue
             attack = kind.from_parameters(member.parameters, name=member.name)
-            evaluation = evaluate(model, images, labels, attack=attack, norm=budget.norm, eps=budget.eps, before=before)
+            evaluation = evaluate(
+                model, images, labels, attack=attack, norm=budget.norm, eps=budget.eps, earlier=before
+            )
             found = torch.where(per_image(_broken(evaluation.outcomes, before), images), evaluation.perturbed, found)
             before = evaluation.outcomes
         return found
@@ -340,8 +342,8 @@ def foolbox_run(attack: Any, *, eps: float | None) -> Run:
 
 def _broken(outcomes: Outcomes, before: Outcomes | None) -> Tensor:
     """``(N,)``, whether an attack broke an image that the ones before it left, and that was right to begin with."""
-    fell = outcomes.fell() & outcomes.clean_right.all(0)
-    return torch.from_numpy(fell if before is None else fell & ~before.fell())
+    fell = outcomes.broken() & outcomes.clean_right.all(0)
+    return torch.from_numpy(fell if before is None else fell & ~before.broken())
 
 
 def _in_batches(attack: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class Job(BaseModel):
         data_dir: The folder of downloaded data sets.
         device: A torch device.
         batch_size: Rows that pass through the model at once; ``None`` chooses.
-        replaces: The marks of results whose place the new ones take, by cell; see :meth:`~.store.Store.mark`.
+        replaces: The marks of results whose place the new ones take, by cell; see :meth:`~.store.Store.result_hash`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

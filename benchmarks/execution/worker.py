@@ -23,8 +23,9 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import load_defended_
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
 from robustbench_cli.benchmarks.devices import current, keep_freed_memory, limit_threads
+from robustbench_cli.benchmarks.evaluation.context import RunContext
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate, predict
-from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarise, worst_case
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize, worst_case
 from robustbench_cli.benchmarks.evaluation.partial_results import PartialResults
 from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages, levels, rounded
 from robustbench_cli.benchmarks.execution.job import Job
@@ -139,8 +140,8 @@ def again(jobs: Sequence[Job]) -> list[Job]:
     for job in jobs:
         search = _search(job).cell.id
         marks = {
-            job.cell.id: Store(job.store).mark(job.cell.id),
-            search: Store(job.store / SEARCHES).mark(search),
+            job.cell.id: Store(job.store).result_hash(job.cell.id),
+            search: Store(job.store / SEARCHES).result_hash(search),
         }
         renewed[job.cell.id] = job.model_copy(
             update={
@@ -171,7 +172,7 @@ def is_done(job: Job) -> bool:
 
 def _is_in(store: Store, job: Job) -> bool:
     if job.cell.id in job.replaces:
-        return store.mark(job.cell.id) not in {None, job.replaces[job.cell.id]}
+        return store.result_hash(job.cell.id) not in {None, job.replaces[job.cell.id]}
     return job.cell in store
 
 
@@ -241,25 +242,19 @@ def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed
     limit_threads(tuple(examples.images.shape[1:]))
     if examples.sha256 != cell.data:
         raise UserError(f"the images of {cell.dataset} have changed since the command began: give the command again")
-    before = None if job.before is None else _outcomes_of(job.before)
     evaluation = evaluate(
         _model(job.checkpoint, json.dumps(job.loading), cell.checkpoint),
         examples.images,
         examples.labels,
         attack=attack,
-        norm=cell.norm,
-        eps=cell.eps,
-        targeted=cell.targeted,
-        eot=cell.eot,
-        repeats=cell.repeats,
-        seed=cell.seed,
-        device=device,
-        batch_size=job.batch_size,
-        precision=cell.precision,
-        accounting=cell.accounting,
-        before=before,
-        kept=_kept(job, attack),
-        progress=progress,
+        options=cell.evaluation_options,
+        context=RunContext(
+            device=device,
+            batch_size=job.batch_size,
+            earlier=None if job.before is None else _outcomes_of(job.before),
+            partial_results=_kept(job, attack),
+            progress=progress,
+        ),
     )
     return _Computed(
         outcomes=evaluation.outcomes,
@@ -320,7 +315,7 @@ def _images_to_save(job: Job, folder: Path, computed: _Computed, images: Tensor,
         perturbed = torch.where(per_image(outside, clean), clean, perturbed)
     if job.before is not None:
         earlier = SavedImages.read(folder, job.before.cell.id).perturbed_levels
-        fell = torch.from_numpy(_outcomes_of(job.before).fell())
+        fell = torch.from_numpy(_outcomes_of(job.before).broken())
         perturbed = torch.where(per_image(fell, clean), earlier, perturbed)
     return perturbed
 
@@ -344,7 +339,7 @@ def _outcomes_of(job: Job) -> Outcomes:
 
 def _publish(job: Job, store: Store, computed: _Computed) -> Result:
     content = computed.outcomes.to_bytes()
-    summary = summarise(computed.outcomes)
+    summary = summarize(computed.outcomes)
     result = Result(
         cell=job.cell,
         eps=job.eps,
@@ -360,7 +355,7 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
         mean=job.mean,
         std=job.std,
     )
-    store.publish(result, content, instead_of=job.replaces.get(job.cell.id))
+    store.publish(result, content, replacing=job.replaces.get(job.cell.id))
     PartialResults(store.path / PARTIAL_RESULTS / job.cell.id, images=False).remove()
     return store.result(job.cell.id)
 

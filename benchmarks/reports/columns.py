@@ -52,7 +52,7 @@ class RowSource:
         eps: The radius as the user wrote it; empty without one.
         checkpoint: The checkpoint's path as the user wrote it; ``None`` where it is unknown.
         results: One result, or those that a worst case combines; none for a cell that failed or is missing.
-        summary: The accuracies and distances by column; see :func:`~.outcomes.summarise`.
+        summary: The accuracies and distances by column; see :func:`~.outcomes.summarize`.
         flags: The names of the checks that failed.
         efficiency: The Defense Efficiency Score, where there is an undefended model to compare with.
         quick_look: Whether the attacks are too weak to vouch for the row; ``None`` where there is no result.

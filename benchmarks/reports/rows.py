@@ -9,7 +9,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarise, worst_case
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize, worst_case
 from robustbench_cli.benchmarks.evaluation.statistics import DefenseEfficiency, defense_efficiency
 from robustbench_cli.benchmarks.reports import columns
 from robustbench_cli.benchmarks.reports.columns import WORST_CASE, RowSource
@@ -143,7 +143,7 @@ class _Row:
             eps=first.eps,
             checkpoint=first.checkpoint,
             results=[row.result for row in group],
-            summary=summarise(outcomes),
+            summary=summarize(outcomes),
             flags=worst_case_flags([row.run for row in group], outcomes),
         )
         return cls(source, lambda: outcomes, WORST_CASE)

@@ -31,7 +31,7 @@ from robustbench_cli.benchmarks.devices import automatic_batch_size, current, ke
 from robustbench_cli.benchmarks.evaluation.evaluate import predict
 from robustbench_cli.benchmarks.evaluation.statistics import mean_interval
 from robustbench_cli.benchmarks.reprogramming.program import Program, Reprogramming
-from robustbench_cli.benchmarks.store.store import REPROGRAMMING, half_written, sealed, unsealed
+from robustbench_cli.benchmarks.store.store import REPROGRAMMING, encoded, read_record, stale_temporary_files
 from robustbench_cli.core.atomic_write import display_path, write_atomically
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.training.recipe import Recipe
@@ -310,7 +310,7 @@ def reprogrammed(
         cell=cell,
         versions=versions(),
     )
-    write_atomically(path, sealed(row))
+    write_atomically(path, encoded(row))
     return row
 
 
@@ -348,7 +348,7 @@ def take(store: Path, other: Path, *, damaged: Callable[[UserError], None]) -> i
     for row in stored(other, damaged=damaged):
         path = store / REPROGRAMMING / f"{row.cell}.json"
         if not path.exists():
-            write_atomically(path, sealed(row))
+            write_atomically(path, encoded(row))
             copied += 1
     return copied
 
@@ -360,11 +360,11 @@ def leftovers(store: Path, *, older_than: float) -> list[Path]:
         store: The folder of the store.
         older_than: Seconds; what is younger may be in the making.
     """
-    return half_written(store / REPROGRAMMING, older_than=older_than)
+    return stale_temporary_files(store / REPROGRAMMING, older_than=older_than)
 
 
 def _read(path: Path) -> ReprogrammedModel:
-    row = unsealed(path, ReprogrammedModel)
+    row = read_record(path, ReprogrammedModel)
     if row.cell != path.stem:
         raise UserError(f"{path} holds the cell {row.cell}: remove it, or give it back its name")
     return row

@@ -148,7 +148,7 @@ class PlannedModel:
     def _defended(self) -> DefendedModel:
         defended = self.base if self.training is None else self.cache.trained(self.training)
         assert defended is not None
-        return defended if self.decision is None else defended.deciding(self.decision)
+        return defended if self.decision is None else defended.with_decision(self.decision)
 
     def defended(self) -> DefendedModel:
         """It, trained now unless its checkpoint is there already."""

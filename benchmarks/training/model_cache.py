@@ -14,14 +14,14 @@ import torch
 
 from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.attacks.base.rng import seeded
-from robustbench_cli.benchmarks.checkpoints.checkpoint import read_info, require_place
+from robustbench_cli.benchmarks.checkpoints.checkpoint import read_info, require_writable
 from robustbench_cli.benchmarks.checkpoints.defended_model import (
     DefendedModel,
-    decided_by,
-    defended_model_of,
     for_radius,
+    measured_defended_model,
     open_defended_model,
     usual_values,
+    with_decision_rule,
 )
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
@@ -183,12 +183,12 @@ class ModelCache:
         """
         model, info = untrained(training, data_dir=self.data_dir)
         if decision is not None:
-            model, info = decided_by(decision, model, info)
+            model, info = with_decision_rule(decision, model, info)
         identity = f"training {training.key}: {'+'.join(each.label for each in info.defenses)}"
-        return defended_model_of(model, info, cached_checkpoint(training), {}, identity=identity)
+        return measured_defended_model(model, info, cached_checkpoint(training), {}, identity=identity)
 
     def _train(self, training: Training, path: Path) -> None:
-        require_place(path)
+        require_writable(path)
         # What cannot be built is refused before anything is trained, the last of several defenses too.
         untrained(training, data_dir=self.data_dir)
         limit_threads(self.data.shape)

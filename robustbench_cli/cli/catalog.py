@@ -1,4 +1,4 @@
-"""The catalog of named things: attacks, defenses, data sets, models, suites, and the training.
+"""The catalog of named things: attacks, defenses, data sets, models, suites, checks, and the training.
 
 The names and summaries are read from source files without an import of torch; a whole card imports its class.
 """
@@ -11,7 +11,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_cli.cli import console
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.base.attack import Attack
     from robustbench_cli.core.registry import Registry
 
-__all__ = ["KINDS", "SHOWN", "card", "names", "summaries"]
+__all__ = ["KINDS", "SHOWN", "card", "flag_texts", "names", "summaries"]
 
 _PACKAGES = {
     "attack": "robustbench_cli.attacks",
     "defense": "robustbench_cli.defenses",
     "dataset": "robustbench_cli.benchmarks.datasets",
     "model": "robustbench_cli.benchmarks.models",
+    "check": "robustbench_cli.benchmarks.evaluation.checks",
 }
 
-KINDS = (*_PACKAGES, "suite")
+KINDS = ("attack", "defense", "dataset", "model", "suite", "check")
 """The kinds of things that have names."""
 
 SHOWN = (*KINDS, "training")
@@ -56,6 +57,7 @@ _ATTRIBUTES = (
     "argument_name",
     "epochs",
     "eps",
+    "text",
 )
 """The class attributes that a card shows."""
 
@@ -82,6 +84,15 @@ def names(kind: str) -> list[str]:
     return sorted([*_registry_of(kind).names(), *(name for other, name in _OUTSIDE_REGISTRIES if other == kind)])
 
 
+def flag_texts(flags: Collection[str]) -> dict[str, str]:
+    """The meaning of flags in a row, in the order of ``advdef list checks``; other flags are left out.
+
+    Args:
+        flags: The names of flags.
+    """
+    return {name: _summarized("check", name)["summary"] for name in names("check") if name in flags}
+
+
 def summaries(kind: str) -> Iterator[dict[str, Any]]:
     """Describes everything of a kind in one line each.
 
@@ -106,6 +117,8 @@ def _summarized(kind: str, name: str) -> dict[str, Any]:
 
         return {"name": name, "summary": _sentences(read_suite(name).description)[0]}
     source = _source(kind, name)
+    if kind == "check":
+        return {"name": name, "summary": source.constants["text"]}
     summary = _plain(source.docstring).partition("\n")[0]
     if kind != "attack":
         return {"name": name, "summary": summary}
@@ -199,6 +212,8 @@ def card(kind: str, name: str) -> dict[str, Any]:
         # On a class, a property is not yet a value.
         if value is not None and value != "" and not callable(value) and not isinstance(value, property):
             found[attribute] = list(value) if isinstance(value, tuple) else value
+    if kind == "check":
+        return _check_card(found)
     if kind == "attack":
         found |= _attack_facts({key: getattr(thing, key, None) for key in ("norms", "access", "uses", "minimal_norm")})
         cost = _cost(thing)
@@ -206,6 +221,12 @@ def card(kind: str, name: str) -> dict[str, Any]:
     if hasattr(thing, "model_fields"):
         found["parameters"] = [_parameter(key, entry) for key, entry in thing.model_fields.items()]
     return found
+
+
+def _check_card(found: dict[str, Any]) -> dict[str, Any]:
+    """The card of a check: the meaning of its flag is the summary, and its docstring says how it is measured."""
+    description = "\n\n".join(text for text in (found["summary"], found["description"]) if text)
+    return {"kind": "check", "name": found["name"], "summary": found["text"], "description": description}
 
 
 def _cost(attack: type[Attack]) -> dict[str, int] | None:

@@ -93,7 +93,7 @@ class ModelArgs:
         if not self.checkpoints:
             return DEFAULT_DATASET
         path, unsaid = self.checkpoints[0], "what it was trained on: give --dataset"
-        info = read_own_info(path, unsaid=unsaid)
+        info = read_own_info(path, missing=unsaid)
         if info.dataset is None:
             raise UserError(f"{path} does not say {unsaid}")
         return datasets.trusted(info.dataset, file=path)
@@ -165,7 +165,7 @@ class ModelArgs:
         if not self.decisions:
             return trained
         # What has no draws is the same model by every rule.
-        deciding = [defended.deciding(rule) for defended in trained for rule in self.decisions]
+        deciding = [defended.with_decision(rule) for defended in trained for rule in self.decisions]
         return list({defended.identity: defended for defended in deciding}.values())
 
     def _trained(

@@ -176,7 +176,7 @@ def attack_all(
     )
     jobs = chosen(every)
     # Also the cells of others' shares: the report of a store in which one share is missing is not whole.
-    store.ask(RequestedCell(cell=job.cell, eps=job.eps, checkpoint=display_path(job.checkpoint)) for job in every)
+    store.request(RequestedCell(cell=job.cell, eps=job.eps, checkpoint=display_path(job.checkpoint)) for job in every)
     todo = [job for job in jobs if not is_done(job)]
     if len(todo) < len(jobs):
         console.note(f"{len(jobs) - len(todo)} of {len(jobs)} cells are in {common.store} already")

@@ -11,6 +11,7 @@ from robustbench_cli.benchmarks.reports import formats
 from robustbench_cli.benchmarks.reports.columns import title_columns
 from robustbench_cli.benchmarks.reports.readable import ambiguous_files, hiding_order, readable
 from robustbench_cli.cli import console
+from robustbench_cli.cli.catalog import flag_texts
 from robustbench_cli.core.escaping import escaped_for_terminal
 
 if TYPE_CHECKING:
@@ -185,7 +186,8 @@ def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
     without = [f"hidden (terminal too narrow): {', '.join(hidden)}"] if hidden else []
     if console.settings.quiet:
         return without
-    caption = _flag_texts({flag for flags in table["flags"] for flag in str(flags).split(";") if flag})
+    raised = {flag for flags in table["flags"] for flag in str(flags).split(";")}
+    caption = [f"{flag}: {text}" for flag, text in flag_texts(raised).items()]
     if table["attack"].str.startswith("+").any():
         caption.append(
             "+ before an attack: it ran only on images that the attacks before it in its suite did not break, and its row "
@@ -195,16 +197,6 @@ def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
     if "des" not in hidden and table["clean_accuracy_loss_within_interval"].eq(True).any():
         caption.append("~ in des: the loss of clean accuracy is not statistically significant")
     return caption + without
-
-
-def _flag_texts(flags: Collection[str]) -> list[str]:
-    """A line with the meaning of each flag, in alphabetical order."""
-    if not flags:
-        return []
-    # The module imports torch, which takes longer than all else here.
-    from robustbench_cli.benchmarks.evaluation.checks import FLAGS
-
-    return [f"{flag}: {FLAGS[flag]}" for flag in sorted(flags) if flag in FLAGS]
 
 
 def quick_look(table: pd.DataFrame) -> list[str]:

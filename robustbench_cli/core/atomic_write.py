@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
@@ -13,6 +12,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from robustbench_cli.core.errors import UserError
+
+try:
+    import fcntl
+except ImportError:
+    # Windows has no such module.
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["display_path", "ensure_writable", "is_temporary", "write_atomically"]
 
@@ -82,10 +87,21 @@ def _named(descriptor: int, path: Path) -> bool:
 def _fill(file: BinaryIO, content: bytes) -> None:
     # File systems without locks keep what is left.
     with suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(file)
     file.write(content)
     file.flush()
     os.fsync(file.fileno())
+
+
+def _lock(file: BinaryIO) -> None:
+    """Locks a file for this process.
+
+    Raises:
+        OSError: Another process has it locked, or the system has no such locks.
+    """
+    if fcntl is None:
+        raise OSError("this system has no file locks")
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _remove_left(path: Path) -> None:
@@ -99,7 +115,7 @@ def _remove_left(path: Path) -> None:
         with suppress(OSError):
             if found is not None and found[1] == path.name and temporary.is_file() and not temporary.is_symlink():
                 with temporary.open("rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _lock(file)
                     temporary.unlink(missing_ok=True)
 
 

@@ -53,13 +53,13 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from robustbench_cli.core.atomic_write import write_whole
+from robustbench_cli.core.atomic_write import write_atomically
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 {} = die
-write_whole(Path(sys.argv[1]), b"half")
+write_atomically(Path(sys.argv[1]), b"half")
 """
 
 
@@ -99,7 +99,7 @@ def test_what_a_living_writer_is_at_stays(tmp_path: Path, monkeypatch: pytest.Mo
 
     def meanwhile(temporary: Path, target: Path) -> Path:
         monkeypatch.setattr(Path, "replace", replace)
-        code = "import sys; from pathlib import Path; from robustbench_cli.core.atomic_write import write_whole; write_whole(Path(sys.argv[1]), b'other')"
+        code = "import sys; from pathlib import Path; from robustbench_cli.core.atomic_write import write_atomically; write_atomically(Path(sys.argv[1]), b'other')"
         subprocess.run([sys.executable, "-c", code, str(path)], check=True)
         assert path.read_bytes() == b"other"
         return replace(temporary, target)

@@ -190,9 +190,11 @@ class _Content:
 
 def _absent(stores: Sequence[Store], existing: Collection[str], collect: Damaged) -> list[RequestedCell]:
     """The cells that were requested of some store and that none has."""
-    requested = {cell_id: entry for store in stores for cell_id, entry in store.asked(damaged=collect).items()}
+    requested = {cell_id: entry for store in stores for cell_id, entry in store.requested(damaged=collect).items()}
     # A damaged result has a line of its own already.
-    known = {cell_id for cell_id in requested if cell_id in existing or any(store.mark(cell_id) for store in stores)}
+    known = {
+        cell_id for cell_id in requested if cell_id in existing or any(store.result_hash(cell_id) for store in stores)
+    }
     absent = [entry for cell_id, entry in requested.items() if cell_id not in known]
     return sorted(absent, key=lambda entry: _order(entry.cell))
 

@@ -84,7 +84,7 @@ def _partial_results(folder: Path, damaged: Callable[[UserError], None]) -> int:
     # Its module imports torch, so it is imported only if there is something to read.
     if not (folder / PARTIAL_RESULTS).is_dir():
         return 0
-    from robustbench_cli.benchmarks.evaluation.partial_results import complete_partial_results
+    from robustbench_cli.benchmarks.store.unfinished import complete_partial_results
 
     return len(list(complete_partial_results(folder, damaged=damaged)))
 
@@ -124,9 +124,9 @@ def _merge(folders: Sequence[Path]) -> None:
         copied = 0
         for store in _with_searches(source):
             target = type(store)(into / store.path.relative_to(source))
-            copied += target.take(store, damaged=collect)
+            copied += target.merge(store, damaged=collect)
             if (store.path / PARTIAL_RESULTS).is_dir():
-                from robustbench_cli.benchmarks.evaluation.partial_results import merge_partial_results
+                from robustbench_cli.benchmarks.store.unfinished import merge_partial_results
 
                 merge_partial_results(target.path, store.path, damaged=collect)
         counts = [f"{copied} results"]
@@ -150,7 +150,7 @@ def _prune(folders: Sequence[Path], *, dry_run: bool, unfinished: bool) -> None:
     for folder in folders:
         holder = Leases(folder).holder
         leftovers = [
-            path for store in _with_searches(folder) for path in store.leftovers(older_than=HOUR, at_work=holder)
+            path for store in _with_searches(folder) for path in store.leftovers(older_than=HOUR, holder=holder)
         ]
         if (folder / CERTIFICATION).is_dir():
             from robustbench_cli.benchmarks.certification import certify as certification

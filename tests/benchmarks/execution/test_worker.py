@@ -18,7 +18,7 @@ from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.evaluation.evaluate import Evaluation, evaluate
-from robustbench_cli.benchmarks.evaluation.outcomes import summarise
+from robustbench_cli.benchmarks.evaluation.outcomes import summarize
 from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages
 from robustbench_cli.benchmarks.execution import worker
 from robustbench_cli.benchmarks.execution.engines import local
@@ -81,7 +81,7 @@ def test_a_result_is_that_of_its_outcomes(jobs: Callable[..., list[Job]], defend
     """The stored figures are those of the stored outcomes, and both those of an evaluation in Python."""
     (job,) = jobs(spec("pgd", steps=3))
     result = done(job)
-    assert summarise(Store(job.store).outcomes(job.cell.id)) == pytest.approx(result.summary)
+    assert summarize(Store(job.store).outcomes(job.cell.id)) == pytest.approx(result.summary)
     examples = first_examples(load_dataset("digits").split("test"), N)
     attack = attacks.load("pgd")(steps=3)
     direct = evaluate(defended.load(), examples.images, examples.labels, attack=attack, eps=0.15)
@@ -118,7 +118,7 @@ def test_a_minimal_norm_attack_runs_once_for_all_radii(
     assert len(evaluations) == 1
     for result in found:
         assert result.cell.eps is not None
-        read = summarise(outcomes.within(result.cell.eps))
+        read = summarize(outcomes.within(result.cell.eps))
         for figure in ("clean_accuracy", "robust_accuracy", "robust_accuracy_low", "attack_success_rate"):
             assert result.summary[figure] == read[figure]
         assert result.forwards == done(whole).forwards
@@ -252,12 +252,12 @@ def test_what_fell_at_a_smaller_radius_is_not_attacked_again(jobs: Callable[...,
     assert [result.cell.eps for result in results] == [0.05, 0.15, 0.3]
     store = Store(tmp_path / "store")
     for smaller, larger in itertools.pairwise(results):
-        fell = store.outcomes(smaller.cell.id).fell()
+        fell = store.outcomes(smaller.cell.id).broken()
         standing = int((~fell).sum())
         assert 0 < standing < len(fell)
         before, after = store.outcomes(smaller.cell.id), store.outcomes(larger.cell.id)
         assert (after.distance[:, fell] == before.distance[:, fell]).all()
-        assert after.fell()[fell].all()
+        assert after.broken()[fell].all()
         # The clean image, five steps and the last iterate; the scoring and the second look.
         assert larger.backwards <= 5 * standing
         (alone,) = jobs(spec("pgd", steps=5), eps=(str(larger.cell.eps),))

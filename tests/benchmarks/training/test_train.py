@@ -404,8 +404,8 @@ def test_what_follows_is_no_change_with_another_rule_either(cache: MakeCache) ->
     assert training.by_usual_rule.defenses[0].parameters["sigma"] == 0.15
     defended = cache().trained(training)
     assert defended.defense == "noise-injection(decision=vote)"
-    assert defended.deciding("mean").defense == "noise-injection(decision=mean)"
-    assert defended.deciding("one-draw").defense == "noise-injection"
+    assert defended.with_decision("mean").defense == "noise-injection(decision=mean)"
+    assert defended.with_decision("one-draw").defense == "noise-injection"
 
 
 def test_what_follows_in_a_chain_is_told(cache: MakeCache, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_nothing_is_computed_twice(
     run: list[float] = []
 
     def counted(*arguments: Any, **options: Any) -> Any:
-        run.append(options["eps"])
+        run.append(options["options"].eps)
         return evaluate(*arguments, **options)
 
     monkeypatch.setattr(worker, "evaluate", counted)
@@ -533,7 +533,7 @@ def test_models_and_methods_that_are_none_are_named(advdef: Advdef, here: Path) 
             ("--model", "own.py:Probabilities"),
             "model own.py:Probabilities gives probabilities (each row sums to 1): give log",
         ),
-        (("--model", "own.py:no_module"), "model own.py:no_module gives a int: it is to return an nn.Module"),
+        (("--model", "own.py:no_module"), "model own.py:no_module gives a int: it must return an nn.Module"),
         (("--model", "own.py:Gone"), "own.py has no 'Gone': "),
         (("--model", "gone.py:Net"), "no file gone.py: give package.module:object or path/to/file.py:object"),
         (("--defense", "own.py:NoMethod"), "'own.py:NoMethod' is no defense: give a class that derives from "),

@@ -119,7 +119,7 @@ def test_what_is_stale_is_told(advdef: Advdef, suite: Path, here: Path) -> None:
     store = Store(here / "advdef-runs")
     for result in list(store.results()):
         older = result.model_copy(update={"versions": result.versions | {"advdef": "0.0"}, "seconds": 1.0})
-        store.publish(older, outcomes_file(result, here), instead_of=store.mark(result.cell.id))
+        store.publish(older, outcomes_file(result, here), replacing=store.result_hash(result.cell.id))
     lines = advdef("sweep", "suite.yaml", "--status").out.splitlines()
     assert lines[1] == "1 of another version (advdef was 0.0): --existing rerun computes them again"
 
