@@ -18,7 +18,7 @@ from robustbench_cli.defenses.randomized_smoothing import RandomizedSmoothing
 __all__ = ["ALPHA", "LEVEL", "certificate_of", "certified_accuracy", "contradiction"]
 
 ALPHA = 0.001
-"""The largest probability that a certificate by smoothing is wrong, where it stands beside an attack."""
+"""The largest probability that a certificate by smoothing is wrong, in a comparison with attacks."""
 
 LEVEL = 0.001
 """The significance level of a contradiction between attacks and a certificate by smoothing."""

@@ -129,12 +129,12 @@ def _summarized(kind: str, name: str) -> dict[str, Any]:
 def _source(kind: str, name: str) -> ClassSource:
     """The docstring and constants of a thing: from its source file, or from itself where that does not suffice."""
     if (kind, name) in _OUTSIDE_REGISTRIES:
-        found = read_class(*_OUTSIDE_REGISTRIES[kind, name])
+        source = read_class(*_OUTSIDE_REGISTRIES[kind, name])
     else:
         module = _registry_of(kind).module_of(name)
-        found = None if module is None else read_exported(module)
-    if found is not None and found.docstring:
-        return found
+        source = None if module is None else read_exported(module)
+    if source is not None and source.docstring:
+        return source
     thing = _load(kind, name)
     return ClassSource(thing.__doc__ or "", {key: getattr(thing, key, None) for key in _ATTRIBUTES})
 
@@ -201,32 +201,32 @@ def card(kind: str, name: str) -> dict[str, Any]:
     if kind == "suite":
         return _suite_card(name)
     thing = _load(kind, name)
-    found: dict[str, Any] = {"kind": kind, "name": name, "summary": _summary(thing)}
+    entry: dict[str, Any] = {"kind": kind, "name": name, "summary": _summary(thing)}
     description = _plain(thing.__doc__ or "").partition("\n")[2]
     # The sections of a docstring are for Python users.
-    found["description"] = re.split(r"^(?:Args|Attributes|Raises|Returns):$", description, flags=re.MULTILINE)[
+    entry["description"] = re.split(r"^(?:Args|Attributes|Raises|Returns):$", description, flags=re.MULTILINE)[
         0
     ].strip()
     for attribute in _ATTRIBUTES:
         value = getattr(thing, attribute, None)
         # On a class, a property is not yet a value.
         if value is not None and value != "" and not callable(value) and not isinstance(value, property):
-            found[attribute] = list(value) if isinstance(value, tuple) else value
+            entry[attribute] = list(value) if isinstance(value, tuple) else value
     if kind == "check":
-        return _check_card(found)
+        return _check_card(entry)
     if kind == "attack":
-        found |= _attack_facts({key: getattr(thing, key, None) for key in ("norms", "access", "uses", "minimal_norm")})
+        entry |= _attack_facts({key: getattr(thing, key, None) for key in ("norms", "access", "uses", "minimal_norm")})
         cost = _cost(thing)
-        found |= {} if cost is None else {"cost": cost}
+        entry |= {} if cost is None else {"cost": cost}
     if hasattr(thing, "model_fields"):
-        found["parameters"] = [_parameter(key, entry) for key, entry in thing.model_fields.items()]
-    return found
+        entry["parameters"] = [_parameter(key, field) for key, field in thing.model_fields.items()]
+    return entry
 
 
-def _check_card(found: dict[str, Any]) -> dict[str, Any]:
+def _check_card(entry: dict[str, Any]) -> dict[str, Any]:
     """The card of a check: the meaning of its flag is the summary, and its docstring says how it is measured."""
-    description = "\n\n".join(text for text in (found["summary"], found["description"]) if text)
-    return {"kind": "check", "name": found["name"], "summary": found["text"], "description": description}
+    description = "\n\n".join(text for text in (entry["summary"], entry["description"]) if text)
+    return {"kind": "check", "name": entry["name"], "summary": entry["text"], "description": description}
 
 
 def _cost(attack: type[Attack]) -> dict[str, int] | None:
@@ -241,17 +241,17 @@ def _cost(attack: type[Attack]) -> dict[str, int] | None:
     return asdict(passes(attack()))
 
 
-def _parameter(name: str, entry: FieldInfo) -> dict[str, Any]:
+def _parameter(name: str, field: FieldInfo) -> dict[str, Any]:
     from pydantic_core import to_jsonable_python
 
-    found = {"name": name, "type": _type(entry.annotation), "required": entry.is_required()}
-    if not entry.is_required():
-        found["default"] = to_jsonable_python(
-            entry.get_default(call_default_factory=True, validated_data={}), fallback=repr
+    parameter = {"name": name, "type": _type(field.annotation), "required": field.is_required()}
+    if not field.is_required():
+        parameter["default"] = to_jsonable_python(
+            field.get_default(call_default_factory=True, validated_data={}), fallback=repr
         )
-    found["constraints"] = _limits(entry.metadata)
-    found["description"] = entry.description or ""
-    return found
+    parameter["constraints"] = _limits(field.metadata)
+    parameter["description"] = field.description or ""
+    return parameter
 
 
 def _type(annotation: Any) -> str:
