@@ -37,7 +37,7 @@ from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, sa
 from robustbench_cli.benchmarks.checkpoints.defended_model import method_spec
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.models.base.build import build_model, example_images
-from robustbench_cli.benchmarks.store.store import Result, Store, _seal
+from robustbench_cli.benchmarks.store.store import Result, Store, _first_line
 from robustbench_cli.cli.main import main
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry as defenses
@@ -320,7 +320,7 @@ CERTIFICATE = {
 def sealed(record: Any) -> bytes:
     """A file of a store with anything in it, and the right hash."""
     body = f"{json.dumps(record, indent=1)}\n".encode().removeprefix(b"{\n")
-    return _seal(body) + b"\n" + body
+    return _first_line(body) + b"\n" + body
 
 
 @inputs(max_examples=FULL or 40)
