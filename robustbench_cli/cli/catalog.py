@@ -144,7 +144,7 @@ def _attack_facts(constants: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if constants.get("norms"):
         facts["norms"] = list(constants["norms"])
-        facts["access"] = constants.get("access") or constants.get("uses")
+        facts["access"] = constants.get("access")
         facts["type"] = "minimal-norm" if constants.get("minimal_norm") else "fixed-radius"
     return facts
 
@@ -215,7 +215,7 @@ def card(kind: str, name: str) -> dict[str, Any]:
     if kind == "check":
         return _check_card(entry)
     if kind == "attack":
-        entry |= _attack_facts({key: getattr(thing, key, None) for key in ("norms", "access", "uses", "minimal_norm")})
+        entry |= _attack_facts({key: getattr(thing, key, None) for key in ("norms", "access", "minimal_norm")})
         cost = _cost(thing)
         entry |= {} if cost is None else {"cost": cost}
     if hasattr(thing, "model_fields"):

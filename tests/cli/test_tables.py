@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -267,3 +269,17 @@ def test_a_pipe_gets_every_column_of_the_cells(cells: Any, monkeypatch: pytest.M
     assert drawn_cells(cells(), None, monkeypatch)[1].split() == header
     lines = drawn_cells(cells(changed=(("pgd.steps was 2",), ())), None, monkeypatch)
     assert lines[1].split() == [*header, "changed"]
+
+
+def test_a_table_with_flags_is_drawn_without_torch() -> None:
+    """A report is there at once: its legend reads the checks' texts from their sources."""
+    program = f"""
+import sys
+import pandas as pd
+from robustbench_cli.cli import console, tables
+console.report(tables.for_terminal(pd.DataFrame([{ROW!r}])))
+sys.exit("torch" in sys.modules)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "no-eot: " in ended.stdout
