@@ -140,8 +140,8 @@ def targeted_dlr(logits: Tensor, labels: Tensor) -> Tensor:
 def _spread(largest: Tensor, last: int) -> Tensor:
     """The gap between the largest logit and the mean of the ``last`` ones, never below rounding error.
 
-    A masked class counts as if it were :data:`_MASKED` times the size of the two largest logits below the largest one.
-    So the value that masks the class does not matter, even if it is -inf.
+    A masked class is moved to a fixed gap below the largest logit, :data:`_MASKED` times the size of the two largest
+    logits. So the value that masks the class does not matter, even if it is -inf.
 
     Args:
         largest: ``(M, n)``, the n largest logits in descending order.

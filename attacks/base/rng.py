@@ -146,7 +146,7 @@ def _numbers_from(keys: Tensor, count: int, finish: Callable[[Tensor, Tensor], t
 
 
 def seed_from(*parts: int | str) -> int:
-    """A seed in [0, 2**62): a hash of the parts, which differ in number, order or value from those of any other seed."""
+    """A seed in [0, 2**62), which is a hash of the parts and of their order."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 2
 

@@ -1,4 +1,4 @@
-"""Models whose weakest points are known: linear ones in closed form, and a small network trained on the digits."""
+"""Victims: linear models with closed-form adversarial distances, and a small network trained on the digits."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch.nn import functional as F
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Networks of this size gain nothing from a second thread, and lose much where another process needs the core."""
+    """Small networks gain nothing from a second thread, and are slow if another process needs the core."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """Every test starts from the same random numbers."""
+    """Every test starts with the same seed."""
     torch.manual_seed(0)
 
 
 class Linear(nn.Module):
-    """Logits ``scale * (W x + b) + shift``; each row is summed up by itself, so it does not depend on its batch."""
+    """Logits ``scale * (W x + b) + shift``. Each row is summed separately, so it does not depend on its batch."""
 
     def __init__(self, weight: Tensor, bias: Tensor, *, scale: float = 1.0, shift: float = 0.0) -> None:
         super().__init__()
@@ -41,30 +41,29 @@ class Linear(nn.Module):
 
 @dataclass(frozen=True)
 class Victim:
-    """A model with images, and their labels."""
+    """A model with images and their labels."""
 
     model: nn.Module
     images: Tensor
     labels: Tensor
 
     def accuracy(self, images: Tensor) -> float:
-        """The share of ``images`` in the place of its own that is classified right."""
+        """The accuracy on perturbed versions of the images."""
         with torch.no_grad():
             return (self.model(images).argmax(1) == self.labels).double().mean().item()
 
 
 @dataclass(frozen=True)
 class LinearVictim(Victim):
-    """A linear model with images in the middle of the box: their nearest adversarial images are known exactly."""
+    """A linear model with images near the middle of the box, whose nearest adversarial images are known in closed form."""
 
     def distances(self, norm: str) -> Tensor:
-        """``(N, K)`` distances to where class j draws level with the label, ``(Z_y - Z_j) / |w_y - w_j|``; infinite for j = y.
+        """``(N, K)``: the distance to the boundary of class j, ``(Z_y - Z_j) / |w_y - w_j|``; infinite for j = y.
 
         Args:
-            norm: ``linf`` or ``l2``; the norm of the formula is its dual, l1 or l2. In ``l1`` the largest weight alone
-                would do, but its pixel soon meets the box: pixel after pixel is spent to the box, the largest weight
-                first. In ``l0`` too, the largest gain first; it is the number of pixels that carries class j past the
-                label.
+            norm: In ``linf`` and ``l2``, the formula has the dual norm, l1 or l2. In ``l1``, the pixel with the largest
+                weight soon reaches the edge of the box, so pixels are moved to the edge one after another, the largest
+                weight first. In ``l0`` too, the largest gain first, and the distance is the number of pixels.
         """
         model = self.model
         assert isinstance(model, Linear)
@@ -90,17 +89,17 @@ class LinearVictim(Victim):
         return distances.scatter(1, labels, torch.inf)
 
     def radii(self, norm: str) -> Tensor:
-        """``(N,)`` exact distances to the nearest image of another class."""
+        """``(N,)``: the exact distance to the nearest image of another class."""
         return self.distances(norm).amin(1)
 
     def nearest(self, norm: str) -> Tensor:
-        """``(N,)`` the classes of these."""
+        """``(N,)``: the class of the nearest image of another class."""
         return self.distances(norm).argmin(1)
 
 
 def _linear_victim(classes: int, **keywords: float) -> LinearVictim:
     generator = torch.Generator().manual_seed(classes)
-    # Large weights make a sharp softmax, whose cross-entropy points at the nearest class.
+    # With large weights, the softmax is sharp, and the gradient of the cross-entropy points to the nearest class.
     weight = 20 * torch.randn(classes, 36, generator=generator)
     images = (0.5 + 0.1 * torch.randn(2000, 1, 6, 6, generator=generator)).clamp(0.2, 0.8)
     model = Linear(weight, -weight.sum(1) / 2, **keywords)
@@ -113,7 +112,7 @@ def _linear_victim(classes: int, **keywords: float) -> LinearVictim:
 
 @pytest.fixture(scope="session")
 def linear_victim() -> Callable[..., LinearVictim]:
-    """Builds a linear model of a number of classes, whose images are all right and near the middle of the box."""
+    """Makes a linear model with a number of classes; all images are classified correctly and near the middle of the box."""
     return _linear_victim
 
 
@@ -133,7 +132,7 @@ def _digits_cnn() -> nn.Module:
 
 @pytest.fixture(scope="session")
 def digits_victim() -> Victim:
-    """A small network trained on the digits, with 60 test images that it gets right."""
+    """A small network trained on the digits, with 60 test images that it classifies correctly."""
     pixels, targets = load_digits(return_X_y=True)
     images = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
     labels = torch.tensor(targets)

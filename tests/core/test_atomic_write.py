@@ -13,7 +13,7 @@ from robustbench_cli.core.errors import UserError
 
 
 def test_a_file_is_written_with_the_folders_above_it(tmp_path: Path) -> None:
-    """The content is there, an older one is replaced, and nothing else is left behind."""
+    """The content is complete, an old file is replaced, and no other file is left."""
     path = tmp_path / "a/b/c.json"
     write_atomically(path, b"old")
     write_atomically(path, b"new")
@@ -22,7 +22,7 @@ def test_a_file_is_written_with_the_folders_above_it(tmp_path: Path) -> None:
 
 
 def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
-    """Others may read a result where the person's umask lets them."""
+    """Other users may read a result if the umask allows it."""
     before = os.umask(0o027)
     try:
         write_atomically(tmp_path / "file", b"")
@@ -32,7 +32,7 @@ def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk is one line for the user, an interruption stays one, and neither costs the old content."""
+    """A full disk raises one line, an interrupt stays an interrupt, and the old content survives both."""
     path = tmp_path / "file"
     write_atomically(path, b"old")
     for error, expected in (
@@ -70,14 +70,14 @@ def killed(when: str, path: Path) -> None:
 
 
 def test_a_killed_writer_leaves_nothing(tmp_path: Path) -> None:
-    """Neither the new content nor a temporary file, wherever the content is when the process dies."""
+    """Neither the new content nor a temporary file remains."""
     killed("os.fsync", tmp_path / "table.csv")
     assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize("when", ["Path.replace", "del os.O_TMPFILE; os.fsync"])
 def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path, when: str) -> None:
-    """Just before the file has its name, and where the file system knows no files without one; nothing else goes."""
+    """The next writer removes the temporary file of a writer killed before the rename, and no other file."""
     path = tmp_path / "table.csv"
     bystanders = [
         tmp_path / ".table.csv.swp",
@@ -94,7 +94,7 @@ def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path, when: str)
 
 
 def test_what_a_living_writer_is_at_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes that write the same file do not take each other's for left by a kill."""
+    """Two writers of one file do not remove each other's temporary files."""
     path, replace = tmp_path / "table.csv", Path.replace
 
     def meanwhile(temporary: Path, target: Path) -> Path:
@@ -112,7 +112,7 @@ def test_what_a_living_writer_is_at_stays(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("folder", ["file/inside", "folder", "folder/."])
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, folder: str) -> None:
-    """A file in the place of a folder and a folder in the place of a file: one line that says where."""
+    """If a folder is a file or a file is a folder, one line names the path."""
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=f"cannot write {tmp_path}/"):
@@ -121,7 +121,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, folder: str) ->
 
 
 def test_a_system_without_posix_locks_writes_whole_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on Windows: the temporary file is closed before it is renamed, and files of other writers stay."""
+    """As on Windows: the temporary file is closed before the rename, and other temporary files stay."""
     monkeypatch.setitem(sys.modules, "fcntl", None)
     monkeypatch.delattr(os, "O_TMPFILE")
     other = tmp_path / ".file.0123456789abcdef"

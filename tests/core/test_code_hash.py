@@ -16,7 +16,7 @@ Hash = Callable[[str], str | None]
 
 @pytest.fixture
 def hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hash]:
-    """The hash of a module in the test's folder, imported anew, as another process would."""
+    """The hash of a module in the test's folder, imported again as in another process."""
     before = {*sys.modules}
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -35,7 +35,7 @@ def hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hash]:
 
 
 def write(folder: Path, **files: str) -> None:
-    """Python files by their names, ``a_in_b`` for ``b/a.py``."""
+    """Writes Python files by name, where ``a_in_b`` is ``b/a.py``."""
     for name, content in files.items():
         path = folder.joinpath(*reversed(name.split("_in_"))).with_suffix(".py")
         path.parent.mkdir(exist_ok=True, parents=True)
@@ -43,7 +43,7 @@ def write(folder: Path, **files: str) -> None:
 
 
 def test_a_file_alone_is_its_sha256(tmp_path: Path, hashed: Hash) -> None:
-    """Whatever libraries it imports, and whatever else lies beside it."""
+    """Imported libraries and other files in the folder do not matter."""
     write(tmp_path, mine_alone="import json\nimport torch\n", beside="x = 1\n")
     expected = hashlib.sha256((tmp_path / "mine_alone.py").read_bytes()).hexdigest()
     assert hashed("mine_alone") == expected
@@ -61,7 +61,7 @@ def test_a_file_alone_is_its_sha256(tmp_path: Path, hashed: Hash) -> None:
     ],
 )
 def test_an_edit_of_what_is_imported_is_seen(tmp_path: Path, hashed: Hash, statement: str) -> None:
-    """However it is imported, from beside or from below, and at any depth; going back gives the first hash again."""
+    """For any form and depth of import; undoing the edit restores the hash."""
     files = {"helper": "constant = 1\n", "between": "from helper import constant\n", "beside": "x = 1\n"}
     files |= {"inside_in_folder": "from helper import constant\n", "mine": f"{statement}\n"}
     write(tmp_path, **files)
@@ -74,7 +74,7 @@ def test_an_edit_of_what_is_imported_is_seen(tmp_path: Path, hashed: Hash, state
 
 
 def test_a_package_is_hashed_from_its_top(tmp_path: Path, hashed: Hash) -> None:
-    """Relative imports, also of what lies above; other files of the package are of no account."""
+    """Relative imports count, also from above; other files of the package do not."""
     files = {
         "__init___in_pack": "",
         "top_in_pack": "x = 1\n",
@@ -102,12 +102,12 @@ def test_where_the_code_lies_is_of_no_account(tmp_path: Path, hashed: Hash, monk
 
 
 def test_a_partial_is_known_by_the_file_that_names_it(tmp_path: Path) -> None:
-    """Its arguments stand there, whoever wrote the function."""
+    """The file with the arguments of the partial counts, whoever wrote the function."""
     text = "from functools import partial\nfrom torch import nn\nnet = partial(nn.Linear, 3)\n"
     (tmp_path / "nets.py").write_text(text)
     assert registry.source_of(f"{tmp_path}/nets.py:net") == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_what_is_built_in_has_no_code() -> None:
-    """There is no file to read."""
+    """A built-in object has no source file."""
     assert hash_of_code("sys") is None

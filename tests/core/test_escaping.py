@@ -69,7 +69,7 @@ PLAIN = [
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_terminal_shows_and_obeys_nothing(name: str) -> None:
-    """No character is left that is not a letter, a sign or a blank, and what was there can be read."""
+    """Only printable characters remain, and the escaped ones are readable."""
     shown = escaped_for_terminal(name)
     assert all(unicodedata.category(character)[0] != "C" for character in shown)
     assert all(unicodedata.category(character) not in {"Zl", "Zp"} for character in shown)
@@ -78,12 +78,12 @@ def test_a_terminal_shows_and_obeys_nothing(name: str) -> None:
 
 
 def test_text_of_lines_keeps_its_lines() -> None:
-    """Where a text has lines, they and its tabs stay; a carriage return, which writes over a line, does not."""
+    """Line ends and tabs stay; a carriage return, which overwrites a line, does not."""
     assert escaped_for_terminal("a\n\tb\rc\x1b", lines=True) == "a\n\tb\\rc\\x1b"
 
 
 def row(*fields: str) -> list[list[str]]:
-    """What a reader of CSV finds in a line of such fields."""
+    """The fields that a CSV reader returns for one line."""
     written = io.StringIO()
     csv.writer(written, lineterminator="\n").writerow(fields)
     return list(csv.reader(io.StringIO(written.getvalue(), newline="")))
@@ -91,7 +91,7 @@ def row(*fields: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_field_is_one_field_and_no_formula(name: str) -> None:
-    """One row of as many fields comes back, and none begins like a formula."""
+    """The row has the same number of fields, and none starts a formula."""
     field = escaped_for_csv(name)
     assert row("a", field, "b") == [["a", field, "b"]]
     assert field.lstrip()[:1] not in {*"=+-@\uff1d"} or not field
@@ -102,23 +102,23 @@ def test_a_field_is_one_field_and_no_formula(name: str) -> None:
 
 @pytest.mark.parametrize("number", ["-0.5", "-3", "+1e-05", "-.5", "1e400", "-1E+3"])
 def test_numbers_stay_numbers(number: str) -> None:
-    """What reads as a number is none of a spreadsheet's formulas."""
+    """Numbers are not taken for formulas."""
     assert escaped_for_csv(number) == number
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_usual_names_stay_as_they_are(name: str) -> None:
-    """No name of the literature is changed."""
+    """The names of the literature do not change."""
     assert escaped_for_terminal(name) == escaped_for_csv(name) == escaped_for_markdown(name) == name
 
 
 def inside(tokens: list[Token]) -> list[Token]:
-    """All tokens, those within others too."""
+    """All tokens, including nested ones."""
     return [character for token in tokens for character in (token, *inside(token.children or []))]
 
 
 def cells(name: str) -> list[str]:
-    """The texts of a table's cells as a renderer of Markdown understands them."""
+    """The texts of a table's cells after rendering the Markdown."""
     line = escaped_for_markdown(name)
     text = f"| defense | robust |\n| :-- | --- |\n| {line} | 12.5 |\n| b | 3 |\n"
     tokens = inside(MarkdownIt("commonmark", {"html": True}).enable("table").parse(text))
@@ -131,13 +131,13 @@ def cells(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_cell_of_markdown_holds_the_name(name: str) -> None:
-    """Two rows of two cells come back, one with the name, and there is no tag, code, link or emphasis."""
+    """The table has two rows of two cells, one with the name, and no tag, code, link or emphasis."""
     assert cells(name) == ["defense", "robust", escaped_for_terminal(name).strip(), "12.5", "b", "3"]
 
 
 @given(st.text())
 def test_any_text(name: str) -> None:
-    """What holds for hostile names holds for all."""
+    """The same holds for arbitrary text."""
     test_a_terminal_shows_and_obeys_nothing(name)
     test_a_field_is_one_field_and_no_formula(name)
     assert len(cells(name.replace("_", "").replace("[", ""))) == 6

@@ -12,7 +12,7 @@ from robustbench_cli.core.isolation import isolate_passes, isolated
 
 
 def meddle() -> None:
-    """Changes all that a user's code may change of the process."""
+    """Changes all settings that a user's code may change."""
     torch.set_default_dtype(torch.float64)
     torch.set_grad_enabled(False)
     torch.set_num_threads(torch.get_num_threads() + 1)
@@ -20,7 +20,7 @@ def meddle() -> None:
 
 
 class Meddling(nn.Linear):
-    """A layer that does so in each pass."""
+    """A layer that changes all settings in each pass."""
 
     fails = False
 
@@ -33,13 +33,13 @@ class Meddling(nn.Linear):
 
 
 def state() -> tuple[object, ...]:
-    """What is to be as it was."""
+    """The settings to be restored."""
     filters = tuple(warnings.filters)
     return torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(), filters
 
 
 def test_what_code_changes_is_as_it_was() -> None:
-    """Also where it fails."""
+    """Also after an error."""
     before = state()
     with isolated():
         meddle()
@@ -53,7 +53,7 @@ def test_what_code_changes_is_as_it_was() -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_each_pass_leaves_all_as_it_was(fails: bool) -> None:
-    """And has a gradient; a copy of the model does so too."""
+    """Settings are restored after each pass, which still has a gradient."""
     model = isolate_passes(Meddling(3, 2))
     model.fails = fails
     before = state()
@@ -73,7 +73,7 @@ def test_each_pass_leaves_all_as_it_was(fails: bool) -> None:
 
 @pytest.mark.parametrize("how", ["os.close(1); os.close(2)", "sys.stdout.close(); sys.stderr.close()"])
 def test_streams_that_code_closes_are_open_again(how: str) -> None:
-    """By their number and by their name."""
+    """Both the file descriptors and Python's objects."""
     code = f"""
 import os, sys
 from robustbench_cli.core.isolation import isolated

@@ -36,14 +36,14 @@ function = lambda: None
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
-    """A user's file with an attack and other things in it."""
+    """A user's file with an attack and other objects."""
     path = tmp_path / "mine.py"
     path.write_text(MINE)
     return path
 
 
 def refused(name: str, registry: Registry = registry) -> str:
-    """The one line that answers a name which cannot be loaded."""
+    """The error message for a name that cannot be loaded."""
     with pytest.raises(UserError) as refusal:
         registry.load(name)
     assert "\n" not in str(refusal.value)
@@ -51,7 +51,7 @@ def refused(name: str, registry: Registry = registry) -> str:
 
 
 def test_every_file_is_a_name() -> None:
-    """The names are the files of the folder, with hyphens, and each stands for the one public object of its file."""
+    """The names are those of the package's files, with hyphens; each loads the one public object of its file."""
     files = Path(inspect.getfile(PGD)).parent.glob("*.py")
     assert registry.names() == sorted(file.stem.replace("_", "-") for file in files if file.stem != "__init__")
     assert registry.load("cw-pgd") is CWPGD
@@ -59,7 +59,7 @@ def test_every_file_is_a_name() -> None:
 
 
 def test_a_new_file_is_a_new_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is put into the package is found, one that is not named there is not, and sub-packages are not."""
+    """A new file of the package is a name; excluded files and sub-packages are not."""
     package = tmp_path / "some_attacks"
     (package / "base").mkdir(parents=True)
     for file, text in {
@@ -79,7 +79,7 @@ def test_a_new_file_is_a_new_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_users_file_is_loaded_once(mine: Path) -> None:
-    """An object of a user's file is found by path, is the same at the second time, and its version is the file's hash."""
+    """An object is found by its file's path, loading it again returns the same object, and its version is the file's hash."""
     name = f"{mine}:Mine"
     loaded = registry.load(name)
     assert issubclass(loaded, PGD)
@@ -89,7 +89,7 @@ def test_a_users_file_is_loaded_once(mine: Path) -> None:
 
 
 def test_a_users_module_is_found(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``package.module:object`` is imported from where Python finds it, and goes by that name."""
+    """``package.module:object`` is imported from Python's path, and this is its name."""
     (mine.parent / "my_package").mkdir()
     mine.rename(mine.parent / "my_package" / "attacks_of_mine.py")
     monkeypatch.syspath_prepend(mine.parent)
@@ -99,7 +99,7 @@ def test_a_users_module_is_found(mine: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_entry_point_is_a_name(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another distribution offers in the group of the kind is named like the project's own."""
+    """Entry points of other distributions are names like the project's own."""
     monkeypatch.syspath_prepend(mine.parent)
     point = EntryPoint(name="mine", value="mine:Mine", group="advdef.attacks")
     broken = EntryPoint(name="broken", value="mine:absent", group="advdef.attacks")
@@ -115,7 +115,7 @@ def test_an_entry_point_is_a_name(mine: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    """A typing error gets the name that was meant, another word all names."""
+    """A typing error gets a suggestion, any other text the list of names."""
     assert refused("pdg") == "unknown attack 'pdg': did you mean 'pgd'?"
     assert refused("qqq") == f"unknown attack 'qqq': known: {', '.join(registry.names())}"
 
@@ -124,23 +124,23 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     "name", ["./foo:obj", ":obj", "..:obj", ".foo:obj", "a b:obj", "absent_module:obj", "json.absent:obj"]
 )
 def test_what_is_no_module_is_one_line(name: str) -> None:
-    """A place that cannot be a module, or is none, is answered with the two forms that can be given."""
+    """A text that is not a module's name gets the two valid forms."""
     assert refused(name).endswith("give package.module:object or path/to/file.py:object")
 
 
 def test_what_is_no_file_is_one_line(tmp_path: Path) -> None:
-    """A path at which there is nothing is named."""
+    """A path without a file is named."""
     assert refused(f"{tmp_path}/absent.py:Mine").startswith(f"no file {tmp_path}/absent.py: ")
 
 
 def test_an_absent_object_is_answered_with_the_nearest(mine: Path) -> None:
-    """A typing error in the object's name gets that of the file's."""
+    """A typing error in the object's name gets a suggestion from the file."""
     assert refused(f"{mine}:Mime") == f"{mine} has no 'Mime': did you mean 'Mine'?"
     assert refused(f"{mine}:").startswith(f"{mine} has no ''")
 
 
 def test_an_imported_module_is_no_suggestion(tmp_path: Path) -> None:
-    """What a file imports for its own use is not offered as what was meant."""
+    """Modules that a file imports are not suggested."""
     (tmp_path / "own.py").write_text("import json as near\nfar = 1\n")
     assert refused(f"{tmp_path}/own.py:nearr") == f"{tmp_path}/own.py has no 'nearr': known: far"
 
@@ -155,7 +155,7 @@ def test_what_is_no_attack_is_one_line(mine: Path, name: str) -> None:
 
 
 def test_a_class_with_parts_missing_is_one_line(mine: Path) -> None:
-    """A class without the method that does the work says which one it lacks."""
+    """An abstract class names the method that it lacks."""
     assert refused(f"{mine}:Half") == f"'{mine}:Half' is no complete attack: its class lacks run"
 
 
@@ -182,7 +182,7 @@ def test_a_class_with_parts_missing_is_one_line(mine: Path) -> None:
     ],
 )
 def test_code_that_cannot_be_imported_is_one_line(tmp_path: Path, text: str, message: str) -> None:
-    """Whatever goes wrong in a user's file or module, the line says where and what."""
+    """For any error in a user's file or module, the line says where and what."""
     path = tmp_path / "broken_code.py"
     path.write_text(text)
     for _ in range(2):
@@ -190,7 +190,7 @@ def test_code_that_cannot_be_imported_is_one_line(tmp_path: Path, text: str, mes
 
 
 def test_a_module_that_cannot_be_imported_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module that is there, and lacks another one, is told from one that is not there."""
+    """A module with a missing dependency and a missing module have different messages."""
     (tmp_path / "needs_another.py").write_text("import absent_module")
     monkeypatch.syspath_prepend(tmp_path)
     expected = "needs_another cannot be imported: ModuleNotFoundError: No module named 'absent_module'"
@@ -211,7 +211,7 @@ EVIL = "raise SystemExit('code of a file has run')"
 def test_what_a_file_names_is_installed_by_exact_match(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """No form of a name leads from a file of data to code: there is one right answer, and one line for the others."""
+    """No form of a name in a data file leads to code that is not installed."""
     (tmp_path / "hrs:").mkdir()
     for file in ("evil", "sap", "hrs", "hrs:/evil"):
         (tmp_path / f"{file}.py").write_text(EVIL)
@@ -236,7 +236,7 @@ def test_what_a_file_names_is_installed_by_exact_match(
     ],
 )
 def test_an_argument_from_a_file_is_a_plain_word(name: str, trusted: bool) -> None:
-    """A model's argument tells its plug-in what to build, so that a file may give a word there, and no path."""
+    """A data file may give a plug-in a plain name as its argument, but no path."""
     if trusted:
         assert models.trusted(name, file="a.safetensors") == name
         return
@@ -245,7 +245,7 @@ def test_an_argument_from_a_file_is_a_plain_word(name: str, trusted: bool) -> No
 
 
 def test_a_plug_in_keeps_its_name_before_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What follows the colon of an installed name is never taken for an object of a module of that name."""
+    """What follows the colon of an installed name is never an object of a module with that name."""
     point = EntryPoint(name="zoo", value="robustbench_cli.benchmarks.models.small_cnn:SmallCNN", group="advdef.models")
     monkeypatch.setattr(module, "entry_points", lambda group: [point])
     own_registry = Registry(kind="model", package="robustbench_cli.benchmarks.models", argument=r"\w+")

@@ -18,13 +18,13 @@ from robustbench_cli.core.strict_yaml import open_yaml_file, read_yaml
     ["", "3", "1.5", "1e-3", "yes", "null", "word", "[5, 5]", "{a: 1, b: [x, {c: null}]}", "a: 1\nb:\n  - 2\n", "é"],
 )
 def test_values_are_those_of_pyyaml(text: str) -> None:
-    """What is plain is read as PyYAML's safe loader reads it."""
+    """Plain values are those of PyYAML's safe loader."""
     assert read_yaml(text) == yaml.safe_load(text)
 
 
 @pytest.mark.parametrize("text", ["2001-12-14", "2001-13-45", "2001-12-14t21:59:43.10-05:00"])
 def test_dates_stay_words(text: str) -> None:
-    """No parameter is a date."""
+    """Dates stay strings."""
     assert read_yaml(text) == text
 
 
@@ -40,7 +40,7 @@ def test_dates_stay_words(text: str) -> None:
     ],
 )
 def test_what_could_be_misread_is_refused(text: str, line: str) -> None:
-    """Keys given twice, aliases and too many brackets get a line of their own."""
+    """Repeated keys, aliases and deep nesting have their own messages."""
     with pytest.raises(UserError) as refusal:
         read_yaml(text)
     assert str(refusal.value) == line
@@ -69,7 +69,7 @@ def test_what_could_be_misread_is_refused(text: str, line: str) -> None:
 )
 @pytest.mark.parametrize("template", ["{}", "n: {}", "a: [1, {}]", "{{a: {{b: {}}}}}", "{}: 1"])
 def test_a_number_that_is_read_otherwise_than_it_looks_is_refused(text: str, template: str) -> None:
-    """Octal, base sixty, underlines, other bases, and what is too small or too large for a number."""
+    """Octal and base 60, underscores, other bases, and numbers that are too small or too large."""
     with pytest.raises(UserError, match=rf"^line 1: {re.escape(text)} is ") as refusal:
         read_yaml(template.format(text))
     assert "\n" not in str(refusal.value)
@@ -77,7 +77,7 @@ def test_a_number_that_is_read_otherwise_than_it_looks_is_refused(text: str, tem
 
 @given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False)))
 def test_a_number_that_is_read_is_the_one_that_is_written(number: float) -> None:
-    """Every number as Python writes it comes back, or stays a word as with PyYAML."""
+    """Every number that Python writes has the same value, or stays a string as in PyYAML."""
     result = read_yaml(f"{number!r}")
     assert type(number)(result) == number
     assert type(result) in {type(number), str}
@@ -85,7 +85,7 @@ def test_a_number_that_is_read_is_the_one_that_is_written(number: float) -> None
 
 @given(st.text("0123456789+-._:eExobnaif", min_size=1, max_size=12))
 def test_whatever_looks_like_a_number(text: str) -> None:
-    """It is that number in decimal digits, a word, or refused: never another number."""
+    """The value is that of its decimal digits, a string, or an error, but never another number."""
     try:
         result = read_yaml(f"a: {text}")["a"]
     except (UserError, yaml.YAMLError, KeyError, TypeError):
@@ -96,37 +96,37 @@ def test_whatever_looks_like_a_number(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["0o17", "08", ".5e", "1e", "2001-12-14", "1.2.3", "٣", "._5", "12:75"])
 def test_what_is_no_number_is_a_word(text: str) -> None:
-    """Whoever wants a number refuses it."""
+    """Other text stays a string."""
     assert read_yaml(text) == text
 
 
 @pytest.mark.parametrize("text", ["'010'", '"1_0"', "'1:30'", "|\n  010"])
 def test_in_quotes_it_is_a_word(text: str) -> None:
-    """Quotes say that no number is meant."""
+    """Quoted text stays a string."""
     assert isinstance(read_yaml(text), str)
 
 
 @pytest.mark.parametrize("text", ["9" * 5000, f"[1, {'9' * 5000}]"])
 def test_a_number_that_is_too_long_is_refused(text: str) -> None:
-    """More digits than Python reads are the user's mistake."""
+    """More digits than Python accepts are a usage error."""
     with pytest.raises(UserError, match=r"a number that cannot be read: .*5000 digits"):
         read_yaml(text)
 
 
 def test_a_key_may_stand_in_several_mappings_and_types() -> None:
-    """Only the same key of the same mapping is given twice."""
+    """Only equal keys of one mapping are repeated keys."""
     text = "[{a: 1}, {a: 2}, {1: x, '1': y}]"
     assert read_yaml(text) == [{"a": 1}, {"a": 2}, {1: "x", "1": "y"}]
 
 
 def test_what_is_no_yaml_is_pyyamls_error() -> None:
-    """So that who reads words can take them as they are."""
+    """Callers may then treat the text as a string."""
     with pytest.raises(yaml.YAMLError):
         read_yaml("[1, 2")
 
 
 def test_a_value_is_found_by_its_line(tmp_path: Path) -> None:
-    """By the keys and positions that lead to it; what is not there leads to what comes before it."""
+    """Keys and positions lead to the line; after a missing one, the last existing line counts."""
     path = tmp_path / "a.yaml"
     path.write_text("# a remark\na: 1\nb:\n  - c\n  - d: 2\n    e: [3,\n      4]\n")
     file = open_yaml_file(path)

@@ -96,7 +96,7 @@ ADVERSARIAL_TRAINING = "'pgd-at', 'trades', 'mart', 'awp', 'fast-at', 'free-at' 
     ],
 )
 def test_names_of_other_libraries(kind: str, name: str, suggestion: str) -> None:
-    """A name as another library, a paper or a hurried hand writes it is answered with ours."""
+    """Names of other libraries and papers, and typing errors, lead to ours."""
     with pytest.raises(UserError) as refusal:
         REGISTRIES[kind].load(name)
     assert str(refusal.value) == f"unknown {kind} '{name}': did you mean {suggestion}?"
@@ -104,7 +104,7 @@ def test_names_of_other_libraries(kind: str, name: str, suggestion: str) -> None
 
 @pytest.mark.parametrize("name", ["wrn28-10", "WideResNet-28-10", "wide_resnet_28_10"])
 def test_a_model_that_is_not_here_is_answered_with_the_way_to_give_ones_own(name: str) -> None:
-    """Where we have no such network, the user's own class can be named; where we have one, it is named."""
+    """A known network is suggested; otherwise the message says how to name one's own class."""
     with pytest.raises(UserError, match=r"or a class or a function of your own as path/to/file\.py:object"):
         models.load(name)
     assert did_you_mean(name, ["wrn-28-10", "small-cnn"]) == "did you mean 'wrn-28-10'?"
@@ -115,7 +115,7 @@ def test_a_model_that_is_not_here_is_answered_with_the_way_to_give_ones_own(name
     [("autoattack", "'standard' or 'autoattack-compat'"), ("rand", "'randomized' or 'autoattack-rand-compat'")],
 )
 def test_suites(name: str, suggestion: str) -> None:
-    """AutoAttack's versions lead to the suite that replaces it and to the one that counts as it does."""
+    """The versions of AutoAttack lead to our suites."""
     with pytest.raises(UserError, match=f"did you mean {suggestion}"):
         read_suite(name)
 
@@ -133,7 +133,7 @@ def test_suites(name: str, suggestion: str) -> None:
     ],
 )
 def test_norms(name: str, norm: str) -> None:
-    """Each way to write a norm leads to ours."""
+    """All spellings of a norm lead to ours."""
     assert did_you_mean(name, NORMS) == f"did you mean '{norm}'?"
 
 
@@ -142,13 +142,13 @@ def test_norms(name: str, norm: str) -> None:
     [("stepz", "steps"), ("nb_iter", "steps"), ("alpha", "step_size"), ("num_restarts", "restarts"), ("step", "steps")],
 )
 def test_parameters(name: str, suggestion: str) -> None:
-    """A parameter under the name that it has elsewhere leads to ours, which is suggested only where it is known."""
+    """Other libraries' names of a parameter lead to ours, if it is known."""
     assert did_you_mean(name, attacks.load("pgd").model_fields) == f"did you mean '{suggestion}'?"
     assert did_you_mean("kappa", ["steps"]) == "known: steps"
 
 
 def test_words_of_like_letters_are_no_suggestion() -> None:
-    """Words that only share letters here and there are not near, however long they are."""
+    """Names that share only a few letters are not suggested, however long they are."""
     names = ["total-variation", "defensive-distillation"]
     assert did_you_mean("adaptive-training", names) == "known: defensive-distillation, total-variation"
     assert did_you_mean("", ["cw"]) == "known: cw"
@@ -156,6 +156,6 @@ def test_words_of_like_letters_are_no_suggestion() -> None:
 
 
 def test_distance_counts_a_swap_as_one_error() -> None:
-    """Two letters that changed places are one slip, as is one too many, too few or wrong."""
+    """Two swapped letters are one error, like a missing, additional or wrong letter."""
     for slip in ("smalll-cnn", "smal-cnn", "smlal-cnn", "smoll-cnn"):
         assert did_you_mean(slip, ["small-cnn", "paper-cnn"]) == "did you mean 'small-cnn'?"

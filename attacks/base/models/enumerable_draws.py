@@ -37,7 +37,7 @@ def cost_of_all_draws(model: nn.Module, images: Tensor, *, size: BatchSize | Non
     """The cost of all draws of a model per image, if its enumeration is complete and right.
 
     The enumeration is incomplete if another layer inside the model also draws. Two enumerations then differ, which is
-    measured. The enumeration is wrong if :func:`enumeration_is_wrong`.
+    measured. It is wrong if it differs from the draws that the model makes; see :func:`enumeration_is_wrong`.
 
     Args:
         model: In ``eval()`` mode.

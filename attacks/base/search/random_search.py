@@ -201,8 +201,8 @@ class _SearchState:
     def may_be_broken(self, source: GradientSource) -> bool:
         """Whether any image may be broken, so that the incumbents must be offered.
 
-        A negative margin shows it, but neither does a mean over several draws nor the cross-entropy of a targeted search,
-        and a GPU would have to wait for the comparison.
+        For one draw and an untargeted search, the score of a broken image is at most 0. In any other case the score does
+        not show it. On a GPU, this comparison would make the CPU wait, so the incumbents are offered at each query.
         """
         unclear = self.images.is_cuda or source.draws > 1 or self.threat.targeted
         return unclear or bool((self.score <= 0).any())

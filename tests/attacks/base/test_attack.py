@@ -19,7 +19,7 @@ LABELS = torch.tensor([0, 1, 0, 1])
 
 
 class Brightness(nn.Module):
-    """Class 1 where the mean is above 1/2."""
+    """Class 1 if the mean is above 1/2."""
 
     def forward(self, images: Tensor) -> Tensor:
         mean = images.flatten(1).mean(1)
@@ -27,7 +27,7 @@ class Brightness(nn.Module):
 
 
 class Far(FixedRadiusAttack):
-    """Goes further than it may."""
+    """Moves further than allowed."""
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
@@ -36,7 +36,7 @@ class Far(FixedRadiusAttack):
 
 
 class FixedPerturbation(MinimalNormAttack):
-    """Finds a perturbation of a given length for each image, of which some have no answer."""
+    """A perturbation of a fixed length per image, one of them NaN."""
 
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
 
@@ -50,7 +50,7 @@ class FixedPerturbation(MinimalNormAttack):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_an_attack_that_goes_too_far_is_brought_back(norm: Norm) -> None:
-    """What is returned lies in each image's own ball and in the box, whatever the attack did."""
+    """The returned images lie in their balls and in the box."""
     eps = torch.tensor([0.0, 0.1, 0.2, 1.0 if norm == "linf" else 5.0])
     perturbed = Far()(Brightness(), IMAGES, LABELS, norm=norm, eps=eps)
     assert (distance(perturbed, IMAGES, norm) <= eps.double()).all()
@@ -60,7 +60,7 @@ def test_an_attack_that_goes_too_far_is_brought_back(norm: Norm) -> None:
 
 
 def test_a_minimal_norm_attack_is_read_at_its_radius() -> None:
-    """What it found beyond the radius is replaced by the image, and so is what is no image; the rest stays as found."""
+    """Perturbations beyond the radius, and NaN, are replaced by the image; the others do not change."""
     whole = FixedPerturbation()(Brightness(), IMAGES, LABELS)
     assert distance(whole, IMAGES, "l2").tolist() == pytest.approx([0.1, 0.2, 0.3, 0], abs=1e-6)
     within = FixedPerturbation()(Brightness(), IMAGES, LABELS, eps=torch.tensor([0.5, 0.15, 0.31, 1.0]))
@@ -84,14 +84,14 @@ def test_a_minimal_norm_attack_is_read_at_its_radius() -> None:
     ],
 )
 def test_wrong_input_is_one_line(keywords: dict[str, object], line: str) -> None:
-    """From Python, too, a mistake is told in one line, before anything is computed."""
+    """In Python, too, a mistake raises one line before any computation."""
     arguments = {"images": IMAGES, "labels": LABELS, **keywords}
     with pytest.raises(UserError, match=f"^{line}"):
         Far()(Brightness(), arguments.pop("images"), arguments.pop("labels"), **arguments)  # type: ignore[arg-type]
 
 
 def test_an_attack_without_known_norms_cannot_be_defined() -> None:
-    """A class that says nothing, or nonsense, of its norms fails where it is written."""
+    """A class without valid norms fails at its definition."""
     for norms in ((), ("l3",)):
         with pytest.raises(TypeError, match="Mine must declare its norms"):
             type(
@@ -100,7 +100,7 @@ def test_an_attack_without_known_norms_cannot_be_defined() -> None:
 
 
 def test_the_model_is_asked_whether_it_is_randomized() -> None:
-    """A randomized model gets as many draws a gradient as were asked for, a deterministic one a single one."""
+    """A randomized model gets the requested number of draws per gradient, a deterministic one a single draw."""
     sources: list[tuple[int, bool]] = []
 
     class Asking(Far):

@@ -40,7 +40,7 @@ class Model(nn.Sequential):
 
 
 class NoiseLayer(nn.Module):
-    """A model that adds noise to its images."""
+    """Adds normal noise to the images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class NoiseLayer(nn.Module):
 
 
 def attacked(model: nn.Module, images: Any, labels: Any, **keywords: Any) -> Tensor:
-    """What a few steps of PGD give."""
+    """The result of a few steps of PGD."""
     return PGD(steps=3)(model, images, labels, **{"eps": 8 / 255, **keywords})
 
 
@@ -74,7 +74,7 @@ EXPECTED = attacked(Model(), IMAGES, LABELS)
     ids=lambda images: type(images).__name__,
 )
 def test_images_of_every_kind(images: Any) -> None:
-    """Whatever holds the same pixels gives the same tensor, without a graph."""
+    """Any container of the same pixels gives the same tensor, without a graph."""
     perturbed = attacked(Model(), images, LABELS)
     assert torch.equal(perturbed, EXPECTED)
     assert not perturbed.requires_grad
@@ -94,7 +94,7 @@ def test_images_of_every_kind(images: Any) -> None:
     ids=str,
 )
 def test_labels_of_every_integer_type(labels: Any) -> None:
-    """Classes count, not the type that holds them."""
+    """The integer type of the labels does not matter."""
     assert torch.equal(attacked(Model(), IMAGES, labels), EXPECTED)
 
 
@@ -115,12 +115,12 @@ def test_labels_of_every_integer_type(labels: Any) -> None:
     ids=repr,
 )
 def test_radii_of_every_kind(eps: Any) -> None:
-    """A number, a fraction in words, and one for each image are the same radius."""
+    """A number, a fraction as text, and one radius per image are equivalent."""
     assert torch.equal(attacked(Model(), IMAGES, LABELS, eps=eps), EXPECTED)
 
 
 def test_pixels_of_eight_bits() -> None:
-    """uint8 pixels are those over 255, as in the data sets."""
+    """uint8 pixels are divided by 255."""
     pixels = (IMAGES * 255).round().to(torch.uint8)
     expected = attacked(Model(), pixels.float() / 255, LABELS)
     assert torch.equal(attacked(Model(), pixels, LABELS), expected)
@@ -129,7 +129,7 @@ def test_pixels_of_eight_bits() -> None:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_images_in_double_precision(norm: Norm) -> None:
-    """They meet a model in single precision, and the ball is kept in theirs; half precision is widened."""
+    """A float32 model gets float32 images, but the ball is that of the float64 images; float16 becomes float32."""
     images = IMAGES.double() * 0.99 + 1e-9
     perturbed = attacked(Model(), images, LABELS, norm=norm)
     assert perturbed.dtype == torch.float64
@@ -141,7 +141,7 @@ def test_images_in_double_precision(norm: Norm) -> None:
 
 
 def test_the_callers_things_come_back_as_they_were() -> None:
-    """Modes, needs, gradients, weights, images, labels and torch's random numbers are untouched."""
+    """Modes, gradient flags, gradients, weights, images, labels and torch's generators do not change."""
     model = Model().train()
     model[4].eval()
     model[0].weight.requires_grad_(False)
@@ -178,7 +178,7 @@ def test_a_model_that_writes_into_its_input_leaves_the_callers_images() -> None:
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
 def test_a_caller_without_gradients(mode: Any) -> None:
-    """An attack takes its gradients wherever it is called, and of tensors that were made where there are none."""
+    """An attack computes gradients under ``no_grad`` and in inference mode, and for tensors made there."""
     model = Model()
     with mode():
         assert torch.equal(attacked(model, IMAGES.clone(), LABELS.clone()), EXPECTED)
@@ -187,7 +187,7 @@ def test_a_caller_without_gradients(mode: Any) -> None:
 
 
 class Asking(FixedRadiusAttack):
-    """Tells what it is given."""
+    """Records the number of draws."""
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
     draws: ClassVar[list[int]] = []
@@ -198,7 +198,7 @@ class Asking(FixedRadiusAttack):
 
 
 def test_an_attack_alone_adapts_to_a_randomized_model() -> None:
-    """As in an evaluation, ten draws stand behind a gradient unless the caller says otherwise."""
+    """As in an evaluation, the default is ten draws per gradient."""
     Asking.draws.clear()
     for model, keywords in (
         (NoiseLayer(), {}),
@@ -304,7 +304,7 @@ MODEL = Model()
     ],
 )
 def test_each_wrong_input_is_one_line(changed: dict[str, Any], line: str) -> None:
-    """What is wrong, what it is, and what would be right, before anything is attacked."""
+    """The line says what is wrong and what would be right, before the attack starts."""
     arguments = {"model": MODEL, "images": IMAGES, "labels": LABELS, "eps": 8 / 255, **changed}
     with pytest.raises(UserError, match=f"^({line})") as refusal:
         PGD(steps=3)(arguments.pop("model"), arguments.pop("images"), arguments.pop("labels"), **arguments)
@@ -316,7 +316,7 @@ def test_each_wrong_input_is_one_line(changed: dict[str, Any], line: str) -> Non
     [("eps", "eps"), ("epsilon", "eps"), ("norm", "norm"), ("targeted", "targeted"), ("batch_size", "batch_size")],
 )
 def test_what_belongs_to_the_call_is_no_parameter(key: str, way: str) -> None:
-    """From Python the line shows the call, on the command line the option."""
+    """In Python the line shows the call, on the command line the option."""
     with pytest.raises(UserError) as refusal:
         PGD(**{key: 1})
     assert str(refusal.value) == (
@@ -327,7 +327,7 @@ def test_what_belongs_to_the_call_is_no_parameter(key: str, way: str) -> None:
 
 
 def test_the_smallest_perturbation_takes_the_same_inputs() -> None:
-    """An attack of the other kind needs no radius, and takes one in words."""
+    """A minimal-norm attack needs no radius, and accepts one as text."""
     attack = CW(steps=5, binary_search_steps=1)
     whole = attack(MODEL, IMAGES.numpy(), LABELS.tolist())
     assert torch.equal(whole, attack(MODEL, IMAGES, LABELS))

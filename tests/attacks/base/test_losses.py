@@ -56,7 +56,7 @@ def test_cross_entropy_and_its_gradient_are_right_at_any_margin(classes: int, sc
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
 def test_the_log_odds_are_those_of_the_softmax(classes: int) -> None:
-    """Value as by float64 probabilities; the slope lives on where float32 has no cross-entropy left."""
+    """The value agrees with float64 probabilities; the slope does not vanish where the cross-entropy's does in float32."""
     logits, labels = logits_and_labels(0, 1, classes, 5.0, 0.0)
     probability = logits[0].double().softmax(1).gather(1, labels[:, None])[:, 0]
     expected = torch.log((1 - probability) / probability)
@@ -68,7 +68,7 @@ def test_the_log_odds_are_those_of_the_softmax(classes: int) -> None:
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 10])
 def test_the_difference_of_logits_ratios_are_the_papers(classes: int) -> None:
-    """By sorted lists of float64: (Z_y - max Z_j) over Z_1 - Z_3, or over Z_1 - (Z_3 + Z_4) / 2 for a target."""
+    """By sorting in float64: (Z_y - max Z_j) over Z_1 - Z_3, or over Z_1 - (Z_3 + Z_4) / 2 for a target."""
     logits, labels = logits_and_labels(1, 1, classes, 3.0, 1.0)
     for row, label, plain, aimed in zip(
         logits[0].double().tolist(),
@@ -91,7 +91,7 @@ def test_the_difference_of_logits_ratios_are_the_papers(classes: int) -> None:
 @pytest.mark.parametrize("loss", [dlr, targeted_dlr])
 @given(**{key: ARBITRARY[key] for key in ("seed", "classes")})
 def test_the_ratios_know_no_scale(loss: Loss, seed: int, classes: int) -> None:
-    """From three classes on, logits that are a million times larger or smaller have the same ratio."""
+    """With three or more classes, scaling the logits by a million does not change the ratio."""
     logits, labels = logits_and_labels(seed, 1, max(3, classes), 1.0, 0.0)
     value = loss(logits[0], labels)
     for scale in (2.0**-20, 2.0**20):
@@ -100,7 +100,7 @@ def test_the_ratios_know_no_scale(loss: Loss, seed: int, classes: int) -> None:
 
 @pytest.mark.parametrize("classes", [3, 4, 10])
 def test_a_target_in_the_last_place_has_a_slope(classes: int) -> None:
-    """However small the target's logit, raising it lowers the targeted ratio; of equal logits all slopes are numbers."""
+    """A larger logit of the least likely target lowers the targeted ratio; equal logits have finite slopes."""
     logits = torch.linspace(1, -1, classes)[None].requires_grad_()
     (gradient,) = torch.autograd.grad(targeted_dlr(logits, torch.tensor([classes - 1])).sum(), logits)
     assert gradient[0, -1] < 0
@@ -112,7 +112,7 @@ def test_a_target_in_the_last_place_has_a_slope(classes: int) -> None:
 
 @given(**{key: ARBITRARY[key] for key in ("seed", "draws", "classes", "scale", "shift")})
 def test_the_margin_is_what_sorting_gives(seed: int, draws: int, classes: int, scale: float, shift: float) -> None:
-    """The label's logit, less the largest of the others; its sign says whether the label is predicted."""
+    """The label's logit minus the largest of the others."""
     logits, labels = logits_and_labels(seed, draws, classes, scale, shift)
     margins = margin(logits, labels.expand(draws, -1))
     others = torch.stack(
@@ -123,7 +123,7 @@ def test_the_margin_is_what_sorting_gives(seed: int, draws: int, classes: int, s
 
 
 def test_the_margin_of_two_equal_logits_is_zero() -> None:
-    """A tie is neither won nor lost."""
+    """A tie has margin 0."""
     assert margin(torch.tensor([[2.0, 2.0, 1.0]]), torch.tensor([1])).item() == 0
 
 
@@ -131,7 +131,7 @@ def test_the_margin_of_two_equal_logits_is_zero() -> None:
 def test_the_expected_margin_of_all_draws_is_negative_where_all_are_fooled(
     seed: int, draws: int, classes: int, scale: float, shift: float, targeted: bool
 ) -> None:
-    """Of exhaustive draws: negative if and only if every draw is fooled, and smaller where fewer draws resist."""
+    """For exhaustive draws, it is negative if and only if every draw is fooled, and it increases with the unbroken draws."""
     logits, labels = logits_and_labels(seed, draws, classes, scale, shift)
     value = expected_margin(logits, labels, targeted=targeted, exhaustive=True)
     margins = margin(logits, labels.expand(draws, -1)) * (-1 if targeted else 1)
@@ -145,7 +145,7 @@ def test_the_expected_margin_of_all_draws_is_negative_where_all_are_fooled(
 def test_a_smaller_margin_in_every_draw_is_a_smaller_expected_margin(
     seed: int, draws: int, classes: int, scale: float, targeted: bool
 ) -> None:
-    """What is nearer to the goal in each draw is nearer in expectation, of a sample and of all draws."""
+    """Moving every draw closer to the goal lowers the expected margin, for a sample and for exhaustive draws."""
     logits, labels = logits_and_labels(seed, draws, classes, scale, 0.0)
     nearer = logits.clone()
     nearer[:, torch.arange(40), labels] += scale if targeted else -scale
@@ -156,13 +156,13 @@ def test_a_smaller_margin_in_every_draw_is_a_smaller_expected_margin(
 
 
 def test_no_draw_outweighs_the_others() -> None:
-    """One draw that is fooled by far does not make up for two that resist."""
+    """One draw with a huge negative margin does not outweigh two unbroken draws."""
     logits = torch.tensor([[[0.0, 1e9]], [[3.0, 0.0]], [[3.0, 0.0]]])
     assert expected_margin(logits, torch.tensor([0]), targeted=False, exhaustive=False) > 0
 
 
 def test_a_margin_within_rounding_is_not_yet_a_success() -> None:
-    """A lead that another batch size could undo keeps the image in the attack; a clear one lets it go."""
+    """A lead within rounding keeps the image in the attack; a clear lead does not."""
     label = torch.tensor([0])
     for lead, fooled in ((1e-6, False), (1e-2, True)):
         logits = torch.tensor([[[10.0, 10.0 + lead, 0.0]]])
@@ -170,7 +170,7 @@ def test_a_margin_within_rounding_is_not_yet_a_success() -> None:
 
 
 def test_rounding_covers_what_another_batch_size_changes() -> None:
-    """The logits of a convolutional network, alone and in a batch, differ by less; and it scales with the logits."""
+    """Logits of a convolutional network change less with the batch size; the tolerance scales with the logits."""
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 32, 3),
         torch.nn.ReLU(),
@@ -190,7 +190,7 @@ def test_rounding_covers_what_another_batch_size_changes() -> None:
 @pytest.mark.parametrize("masked", [1, 8, 90])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
 def test_masked_classes_do_not_change_rounding(masked: int, scale: float) -> None:
-    """A head of which most classes are closed is judged as the open ones alone are."""
+    """The tolerance depends on the unmasked classes only."""
     logits = logits_and_labels(0, 3, 4, scale, 0.0)[0]
     for mask in (-1e9, torch.finfo(torch.float32).min, -torch.inf):
         closed = torch.full((*logits.shape[:2], masked), mask)
@@ -200,7 +200,7 @@ def test_masked_classes_do_not_change_rounding(masked: int, scale: float) -> Non
 @pytest.mark.parametrize("masked", [1, 8, 90])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 10.0])
 def test_classes_masked_in_half_precision_hardly_change_rounding(masked: int, scale: float) -> None:
-    """Far less than an open class that far away would: it might be one, where the others happen to be near 0."""
+    """The tolerance increases far less than for an unmasked class with such a logit."""
     logits = logits_and_labels(0, 3, 4, scale, 0.0)[0]
     for mask in (-1e4, torch.finfo(torch.float16).min):
         closed = torch.full((*logits.shape[:2], masked), mask)
@@ -231,7 +231,7 @@ LOSSES: dict[str, Loss] = {
 def value_and_slopes(
     loss: Loss, open_logits: Tensor, labels: Tensor, masked: int, fill: float
 ) -> tuple[Tensor, Tensor]:
-    """The losses ``(M,)``, and the gradient of their sum at the classes that are open."""
+    """The losses ``(M,)``, and the gradient of their sum at the unmasked classes."""
     leaf = open_logits.clone().requires_grad_()
     values = loss(torch.cat([leaf, leaf.new_full((len(leaf), masked), fill)], 1), labels)
     (slopes,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True, materialize_grads=True)
@@ -241,9 +241,9 @@ def value_and_slopes(
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize(("opened", "masked"), [(10, 10), (10, 1), (4, 96), (3, 1), (2, 18)])
 def test_masked_classes_do_not_change_a_loss(name: str, opened: int, masked: int) -> None:
-    """Whatever masks them, values and slopes are finite, and those of the open classes alone.
+    """Values and slopes are finite and equal those of the unmasked classes alone, for every fill value.
 
-    Where two classes are open, ratios to a third logit are to a masked one: then they are those of any other fill.
+    If only two classes are unmasked, the third logit of a ratio is a masked one. The ratio is then that of any other fill.
     """
     logits, labels = logits_and_labels(0, 1, opened, 3.0, 0.0)
     alone = value_and_slopes(LOSSES[name], logits[0], labels, 0, 0.0)
@@ -258,7 +258,7 @@ def test_masked_classes_do_not_change_a_loss(name: str, opened: int, masked: int
 
 @pytest.mark.parametrize("fill", FILLS)
 def test_a_masked_class_is_never_reached_and_always_left(fill: float) -> None:
-    """The label of an image may be masked: the model has left it already, and no target can be further away."""
+    """A masked label counts as left by the model, and a masked target as far away."""
     logits, labels = torch.tensor([[1.0, 2.0, fill]]), torch.tensor([2])
     for targeted in (False, True):
         value = expected_margin(logits[None], labels, targeted=targeted, exhaustive=True).item()
@@ -271,7 +271,7 @@ def test_a_masked_class_is_never_reached_and_always_left(fill: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_what_has_been_measured_decides_and_not_the_type(dtype: torch.dtype) -> None:
-    """The same numbers in float32 have the same tolerance and margins; without a measurement that of their type."""
+    """With a measured noise, bfloat16 and float32 logits have the same tolerance and margins; without it, the type decides."""
     logits, labels = logits_and_labels(0, 3, 5, 3.0, 0.0)
     low = logits.to(dtype)
     for noise in (0.0, 0.01):

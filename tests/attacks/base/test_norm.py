@@ -6,5 +6,5 @@ from robustbench_cli.attacks.base.norm import NORMS, Norm
 
 
 def test_the_norms_are_those_of_the_type() -> None:
-    """The tuple for loops and the type for checkers agree."""
+    """The tuple and the type for type checkers agree."""
     assert get_args(Norm) == NORMS

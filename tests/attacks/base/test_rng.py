@@ -29,7 +29,7 @@ def test_the_mixing_function_is_that_of_splitmix64() -> None:
 
 
 def test_the_numbers_stay_what_they_are() -> None:
-    """A seed gives the same numbers in every release: stored results name only the seed."""
+    """A seed gives the same numbers in every release: stored results contain only the seed."""
     random = Random.of(0, torch.zeros(2, 1, 1, 1))
     assert seed_from(0, "attack") == 3151388063330966961
     assert random.uniform((2,)).tolist() == [
@@ -41,7 +41,7 @@ def test_the_numbers_stay_what_they_are() -> None:
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 20000), (20000, 1), (141, 141)])
 def test_uniform_numbers_are_uniform(rows: int, columns: int) -> None:
-    """Kolmogorov and Smirnov's test, along one stream, across streams, and both."""
+    """By the Kolmogorov-Smirnov test, along one stream, across streams, and both."""
     values = streams(rows).uniform((columns,))
     assert values.dtype == torch.float32
     assert values.min() >= 0
@@ -50,7 +50,7 @@ def test_uniform_numbers_are_uniform(rows: int, columns: int) -> None:
 
 
 def test_normal_numbers_are_normal() -> None:
-    """Kolmogorov and Smirnov's test, and the tails reach as far as 20,000 numbers do."""
+    """By the Kolmogorov-Smirnov test; the tails are as long as 20,000 numbers should have."""
     values = streams(100).normal((200,)).flatten()
     assert stats.kstest(values.numpy(), "norm").pvalue > LEVEL
     assert 3.3 < values.abs().max() < 6
@@ -58,7 +58,7 @@ def test_normal_numbers_are_normal() -> None:
 
 @pytest.mark.parametrize("high", [2, 3, 10, 1000])
 def test_integers_are_uniform(high: int) -> None:
-    """Every integer below the bound comes as often as the others (chi-square)."""
+    """All integers below the bound are equally frequent (chi-squared test)."""
     values = streams(50).integers(high, (2000,))
     assert values.dtype == torch.int64
     counts = values.flatten().bincount(minlength=high)
@@ -67,7 +67,7 @@ def test_integers_are_uniform(high: int) -> None:
 
 
 def test_streams_and_draws_do_not_resemble_each_other() -> None:
-    """Neighbouring seeds, neighbouring draws, neighbouring places and split-off streams are uncorrelated."""
+    """Adjacent seeds, draws and positions, and split streams, are uncorrelated."""
     random = streams(300)
     first, second = random.uniform((300,)), random.uniform((300,))
     child = random.split().uniform((300,))
@@ -77,7 +77,7 @@ def test_streams_and_draws_do_not_resemble_each_other() -> None:
 
 
 def test_an_image_has_its_numbers_in_any_batch() -> None:
-    """The streams of some images, at any point, in any order, give what they give among all."""
+    """Selected streams, at any time and in any order, continue as they would among all streams."""
     rows = torch.tensor([4, 0, 3])
     whole = streams(6)
     expected = [whole.uniform((3,)), whole.normal((2, 2)), whole.split().integers(9, (2,)), whole.uniform(())]
@@ -92,19 +92,19 @@ def test_an_image_has_its_numbers_in_any_batch() -> None:
 
 
 def test_an_image_has_its_numbers_whatever_their_count() -> None:
-    """More numbers in a draw leave the first ones as they are."""
+    """A larger draw starts with the same numbers."""
     assert torch.equal(streams(3).uniform((5,)), streams(3).uniform((8,))[:, :5])
 
 
 def test_a_seed_depends_on_every_part_and_on_where_it_ends() -> None:
-    """No two lists of parts give one seed, and every seed leaves room to add the number of an image."""
+    """Different lists of parts give different seeds, which leave room for adding an image's index."""
     seeds = [seed_from(*parts) for parts in [(0,), (1,), (0, 1), (1, 0), ("01",), (0, "", 1), (0, "a"), (0, "A")]]
     assert len({*seeds}) == len(seeds)
     assert all(0 <= seed < 2**62 for seed in seeds)
 
 
 def test_seeded_numbers_leave_the_callers_alone() -> None:
-    """Inside, the numbers are those of torch's generator with that seed; outside, the caller's go on, also after an error."""
+    """Inside, the numbers are torch's for that seed; afterwards the caller's generator continues, also after an error."""
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)

@@ -53,7 +53,7 @@ def random_images(count: int, *shape: int, seed: int = 0) -> Tensor:
 def test_the_ball_and_the_box_are_held_to_the_last_bit(
     norm: Norm, pixels: list[tuple[float, float]], radius: float
 ) -> None:
-    """Whatever an attack returns, the projection lies in the box, and its float64 distance does not exceed eps."""
+    """Any projected point lies in the box, and its float64 distance is at most eps."""
     images, steps = torch.tensor(pixels, dtype=torch.float32).T.reshape(2, 1, 1, 1, -1)
     inside = project_exactly(images + steps, images, threat(norm, radius))
     assert inside.dtype == torch.float32
@@ -66,7 +66,7 @@ def test_the_ball_and_the_box_are_held_to_the_last_bit(
 
 @pytest.mark.parametrize("norm", BALLS)
 def test_the_exact_projection_wastes_nothing(norm: Norm) -> None:
-    """Points on the ball's surface stay within rounding of it, so exactness costs an attack no strength."""
+    """Points on the ball's surface stay there up to rounding, so exactness costs no strength."""
     images = 0.3 + 0.4 * random_images(200, 3, 8, 8)
     limits = threat(norm, *torch.linspace(0.001, 0.2, 200, dtype=torch.float64).tolist())
     outside = images + 10 * torch.randn(images.shape)
@@ -77,14 +77,14 @@ def test_the_exact_projection_wastes_nothing(norm: Norm) -> None:
 
 @pytest.mark.parametrize("norm", BALLS)
 def test_what_is_inside_stays_as_it_is(norm: Norm) -> None:
-    """A point of the ball and the box is returned bit by bit."""
+    """A point of the ball and the box does not change."""
     images = random_images(50, 1, 5, 5)
     inside = (images + 0.001 * torch.randn(images.shape)).clamp(0, 1)
     assert torch.equal(project_exactly(inside, images, threat(norm, *[0.1] * 50)), inside)
 
 
 def test_a_row_that_is_no_number_becomes_the_image() -> None:
-    """An attack that diverged on one image has failed on that one only."""
+    """A diverged attack fails on that image only."""
     images = random_images(3, 1, 4, 4)
     perturbed = images + 0.01
     perturbed[0, 0, 0, 0] = torch.nan
@@ -96,7 +96,7 @@ def test_a_row_that_is_no_number_becomes_the_image() -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_distances_are_those_of_a_list_of_numbers(norm: Norm) -> None:
-    """The four norms, added up in plain Python; l0 counts a pixel once however many of its channels have changed."""
+    """The four norms in plain Python; l0 counts a pixel once, however many of its channels have changed."""
     images = random_images(3, 2, 4, 4)
     perturbed = images.clone()
     perturbed[0, :, 1, 2] += 0.25
@@ -115,7 +115,7 @@ def test_distances_are_those_of_a_list_of_numbers(norm: Norm) -> None:
 
 @pytest.mark.parametrize(("norm", "order"), [("linf", torch.inf), ("l2", 2), ("l1", 1)])
 def test_the_step_is_the_steepest_of_its_length(norm: Norm, order: float) -> None:
-    """It has norm 1 and its slope is the dual norm of the gradient, which by Hoelder's inequality no step exceeds."""
+    """It has norm 1, and its slope is the dual norm of the gradient, the maximum by Hoelder's inequality."""
     gradient = torch.randn(20, 2, 5, 5, dtype=torch.float64)
     step = steepest_ascent(gradient, norm).flatten(1)
     dual = {torch.inf: 1, 2: 2, 1: torch.inf}[order]
@@ -126,7 +126,7 @@ def test_the_step_is_the_steepest_of_its_length(norm: Norm, order: float) -> Non
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("scale", [1e-44, 1e-25, 1e30])
 def test_the_step_does_not_depend_on_the_size_of_the_gradient(norm: Norm, scale: float) -> None:
-    """A gradient whose square is 0 or infinite in float32 still shows the way; one of zeros shows none."""
+    """Gradients whose squares underflow or overflow in float32 keep their direction; a zero gradient has none."""
     gradient = torch.tensor([[3.0, -4.0, 0.0]]).view(1, 1, 1, 3)
     torch.testing.assert_close(
         steepest_ascent(gradient * scale, norm), steepest_ascent(gradient, norm), rtol=0.2, atol=0
@@ -135,7 +135,7 @@ def test_the_step_does_not_depend_on_the_size_of_the_gradient(norm: Norm, scale:
 
 
 def test_the_sparse_step_moves_the_largest_slopes_that_have_room() -> None:
-    """By sorting in plain Python: as many pixels as asked for, all by the same amount, none beyond the box."""
+    """By sorting in plain Python: the given number of pixels moves by the same amount, and none leaves the box."""
     generator = torch.Generator().manual_seed(0)
     gradient = torch.randn(9, 2, 4, 4, generator=generator)
     iterates = torch.randint(3, (9, 2, 4, 4), generator=generator) / 2
@@ -153,7 +153,7 @@ def test_the_sparse_step_moves_the_largest_slopes_that_have_room() -> None:
 
 
 def test_random_points_are_uniform_in_the_ball() -> None:
-    """In linf every pixel is uniform; in l2 and l1 the share of the volume within the length is (test at level 1e-6)."""
+    """In linf each pixel is uniform; in l2 and l1 the share of the volume inside the radius is (tests at level 1e-6)."""
     images, count = torch.zeros(3000, 1, 2, 3), 3000
     random = Random(torch.arange(count))
     cube = random_in_ball(images, threat("linf", *[0.3] * count), random).flatten()
@@ -175,7 +175,7 @@ def test_random_points_are_uniform_in_the_ball() -> None:
 
 @pytest.mark.parametrize("norm", BALLS)
 def test_the_loops_projection_agrees_with_the_exact_one(norm: Norm) -> None:
-    """To rounding, the projection of the attacks' loops is the one of the evaluation, with a radius for each image."""
+    """The projection in the attacks' loops equals the exact one up to rounding, with one radius per image."""
     images = random_images(30, 1, 6, 6)
     perturbed = images + torch.randn(images.shape)
     limits = threat(norm, *torch.linspace(0, 3, 30, dtype=torch.float64).tolist())
@@ -189,7 +189,7 @@ def test_the_loops_projection_agrees_with_the_exact_one(norm: Norm) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 12])
 def test_the_l1_projection_is_the_nearest_point(count: int) -> None:
-    """Scipy's constrained minimiser of the distance, inside the ball and the box, arrives at the same point."""
+    """Scipy's constrained minimizer of the distance finds the same point."""
     generator = torch.Generator().manual_seed(count)
     for radius in (0.0, 0.05, 0.5, 3.0, math.inf):
         # Some pixels at the edges of the box, as in black and white images.
@@ -215,7 +215,7 @@ def test_the_l1_projection_is_the_nearest_point(count: int) -> None:
 
 
 def test_the_l1_projection_of_many_pixels_is_a_minimum() -> None:
-    """The conditions of Karush, Kuhn and Tucker: one threshold for all pixels that are neither untouched nor at the box."""
+    """The Karush-Kuhn-Tucker conditions hold: one threshold for all pixels that change and do not reach the box."""
     images = random_images(20, 3, 32, 32)
     images[:, :, :8] = 0
     perturbed = images + torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
@@ -241,13 +241,13 @@ def test_a_threat_is_narrowed_with_its_images() -> None:
 
 
 def test_l0_has_no_steepest_ascent() -> None:
-    """No attack gets a direction that nobody has written down."""
+    """The l0 ball is unbounded, so it is an error."""
     with pytest.raises(ValueError, match="l0"):
         steepest_ascent(torch.zeros(1, 1, 2, 2), "l0")
 
 
 def test_the_l0_projection_is_the_nearest_of_all_choices_of_pixels() -> None:
-    """No choice of as many pixels, all of them enumerated, is nearer in l2; a pixel has all its channels or none."""
+    """No other choice of pixels is nearer in l2, by enumeration; a pixel changes with all of its channels."""
     images, perturbed = random_images(5, 3, 2, 3), 3 * random_images(5, 3, 2, 3, seed=1) - 1
     for pixels in range(8):
         result = project(perturbed, images, threat("l0", *[pixels + 0.5] * 5))
@@ -261,7 +261,7 @@ def test_the_l0_projection_is_the_nearest_of_all_choices_of_pixels() -> None:
 
 
 def test_equal_changes_do_not_let_more_pixels_into_the_l0_ball() -> None:
-    """Of changes of one size, and of none that float32 can square, no more are kept than the radius allows."""
+    """Ties, and changes whose squares underflow, do not let more pixels change than the radius allows."""
     images = torch.full((4, 1, 3, 3), 0.5)
     for change in (0.25, 1e-38):
         base = images if change > 1e-3 else torch.zeros_like(images)
@@ -270,19 +270,19 @@ def test_equal_changes_do_not_let_more_pixels_into_the_l0_ball() -> None:
 
 
 def test_random_points_in_the_l0_ball_take_every_pixel_equally_often() -> None:
-    """Exactly as many pixels are changed as the radius allows, everywhere alike (chi-square test at 1e-4), to colours of the box."""
+    """The radius gives the number of changed pixels, which are uniform (chi-squared test at 1e-4), as are their colors."""
     images = torch.full((4000, 2, 3, 3), 0.25)
     points = random_in_ball(images, threat("l0", *[2.9] * 4000), Random.of(0, images))
     assert (distance(images + points, images, "l0") == 2).all()
     changed = (points != 0).any(1).flatten(1)
     assert stats.chisquare(changed.sum(0).numpy()).pvalue > 1e-4
-    colours = (images + points)[(points != 0).any(1, keepdim=True).expand_as(points)]
-    assert stats.kstest(colours.numpy(), "uniform").pvalue > 1e-4
+    colors = (images + points)[(points != 0).any(1, keepdim=True).expand_as(points)]
+    assert stats.kstest(colors.numpy(), "uniform").pvalue > 1e-4
 
 
 @pytest.mark.parametrize(("norm", "length"), [("linf", 0.25), ("l2", 0.5), ("l1", 1.0), ("l0", 4.0)])
 def test_a_point_on_the_surface_is_in_the_ball_and_one_bit_further_is_not(norm: Norm, length: float) -> None:
-    """Four pixels that change by a quarter, at their exact norm, and at the next smaller float64."""
+    """Four pixels that change by a quarter, at their exact norm and at the next smaller float64."""
     images = torch.full((2, 1, 2, 2), 0.5)
     perturbed = images + 0.25
     limits = threat(norm, length, math.nextafter(length, 0))

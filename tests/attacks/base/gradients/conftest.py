@@ -10,7 +10,7 @@ LABELS = torch.tensor([0, 1, 2, 3, 0, 1, 2])
 
 
 class Paths(nn.Module):
-    """One of D small networks, drawn by each row for itself; all of them can be enumerated."""
+    """A random choice per row among D small networks, which can be enumerated."""
 
     def __init__(self, draws: int = 4, *, cost: float = 2.5) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Paths(nn.Module):
 
 
 def mean_of_gradients(model: Paths) -> Tensor:
-    """Path by path and image by image, the gradient of the cross-entropy; and their mean over the paths."""
+    """The gradients of the cross-entropy, computed path by path and image by image, and averaged over the paths."""
     total = torch.zeros_like(IMAGES)
     for index in range(model.number_of_draws):
         for row in range(len(IMAGES)):

@@ -10,18 +10,18 @@ from robustbench_cli.core.errors import UserError
 from tests.attacks.conftest import Victim
 
 
-class Quantiser(nn.Module):
-    """Pixels rounded to 16 levels, by way of NumPy and in place, so that no gradient can pass."""
+class Quantizer(nn.Module):
+    """Rounds pixels to 16 levels with NumPy and in place, so that no gradient passes."""
 
     def forward(self, images: Tensor) -> Tensor:
         images.mul_(15)
         return torch.from_numpy(images.numpy().round()) / 15
 
 
-def test_an_unbroken_quantiser_falls_with_the_identity(digits_victim: Victim) -> None:
-    """PGD breaks a network behind a quantiser as it does the bare one; its results and its layer stay as they were."""
-    quantiser = Quantiser()
-    model = nn.Sequential(quantiser, digits_victim.model)
+def test_an_unbroken_quantizer_falls_with_the_identity(digits_victim: Victim) -> None:
+    """With BPDA, PGD breaks a network behind a quantizer; the model's outputs and its layer do not change."""
+    quantizer = Quantizer()
+    model = nn.Sequential(quantizer, digits_victim.model)
     images, labels = digits_victim.images, digits_victim.labels
     with torch.no_grad():
         before = model(images.clone())
@@ -29,13 +29,13 @@ def test_an_unbroken_quantiser_falls_with_the_identity(digits_victim: Victim) ->
             assert torch.equal(model(images), before)
     with bpda(model, {"0": identity}):
         perturbed = PGD(steps=10)(model, images, labels, norm="linf", eps=0.25)
-    assert "forward" not in vars(quantiser)
+    assert "forward" not in vars(quantizer)
     with torch.no_grad():
         assert (model(perturbed.clone()).argmax(1) == labels).double().mean() < 0.1
 
 
 def test_the_gradient_is_the_surrogates() -> None:
-    """Forwards a step function, backwards the sigmoid's slope, 1/4 at 0 (closed form); results are the layer's bit by bit."""
+    """The output is the layer's, bit by bit; the gradient is that of the sigmoid (closed form)."""
 
     class Step(nn.Module):
         def forward(self, values: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def test_the_gradient_is_the_surrogates() -> None:
 
 
 def test_what_does_not_fit_is_named() -> None:
-    """An unknown layer and a surrogate of another shape are refused in one line."""
+    """An unknown layer and a surrogate of another shape raise one line."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     with pytest.raises(UserError, match="no layer '7'"), bpda(model, {"7": identity}):
         pass
@@ -61,7 +61,7 @@ def test_what_does_not_fit_is_named() -> None:
 
 
 class Steps(BPDALayer):
-    """Whole numbers, with the slope of 2 sin."""
+    """Rounds to whole numbers, with the surrogate 2 sin."""
 
     def exact(self, inputs: Tensor) -> Tensor:
         return inputs.round()
@@ -71,7 +71,7 @@ class Steps(BPDALayer):
 
 
 def test_a_layer_brings_its_surrogate_along() -> None:
-    """Forwards whole numbers to the bit, backwards 2 cos (closed form); told so, it gives 2 sin forwards too."""
+    """The output is rounded, the gradient is 2 cos (closed form). With use_surrogates, the output is 2 sin."""
     model = nn.Sequential(Steps())
     values = torch.tensor([0.2, 1.4, -2.6], requires_grad=True)
     result = model(values)

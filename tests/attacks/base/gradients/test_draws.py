@@ -22,7 +22,7 @@ from robustbench_cli.core.errors import UserError
     ],
 )
 def test_gradients_adapt_to_the_model(choice: Any, randomized: bool, cost: float | None, draws: Any) -> None:
-    """One draw for a deterministic model; exact where that costs no more than ten draws; what is asked for, if anything."""
+    """One draw for a deterministic model, the exact expectation if it costs at most ten draws, or the user's choice."""
     assert resolve_eot(choice, randomized=randomized, cost_of_all_draws=cost) == draws
 
 

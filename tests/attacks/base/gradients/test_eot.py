@@ -16,7 +16,7 @@ from .conftest import IMAGES, LABELS, Paths, mean_of_gradients
 
 @pytest.mark.parametrize("batch_size", [None, 1, 3, 5, 100])
 def test_the_exact_expectation_is_the_mean_over_all_paths(batch_size: int | None) -> None:
-    """Logits and gradient are those of every path alone, to rounding, however the batch is cut."""
+    """Logits and gradients equal those of the single paths, to rounding, at any batch size."""
     model = Paths()
     source = ExactExpectation(model, batch_size=batch_size)
     logits, gradient = source.gradient(IMAGES, LABELS, cross_entropy)
@@ -28,7 +28,7 @@ def test_the_exact_expectation_is_the_mean_over_all_paths(batch_size: int | None
 
 
 def test_the_gradient_over_draws_is_unbiased() -> None:
-    """The mean of 400 gradients of 5 draws each is the mean over all paths (t-test of each pixel, at level 1e-6 in all)."""
+    """The mean of 400 gradients of 5 draws each is the mean over all paths (t-test per pixel, familywise level 1e-6)."""
     model = Paths()
     source = EOT(model, draws=5, randomized=True)
     gradients = torch.stack([source.gradient(IMAGES, LABELS, cross_entropy)[1] for _ in range(400)]).double()
@@ -41,7 +41,7 @@ def test_the_gradient_over_draws_is_unbiased() -> None:
 
 
 def test_every_image_has_draws_of_its_own() -> None:
-    """Of the same image in many rows, with two draws each, all pairs of paths occur about equally often."""
+    """For one image in many rows with two draws each, all pairs of paths are equally frequent."""
     model = Paths(draws=2)
     logits = EOT(model, draws=2, randomized=True).logits(IMAGES[:1].repeat(1000, 1, 1, 1))
     drawn = (logits - model.path(0, IMAGES[:1])).abs().amax(2) > 1e-3
@@ -61,7 +61,7 @@ def test_every_image_has_draws_of_its_own() -> None:
     ],
 )
 def test_draws_are_cut_to_fit(draws: int, batch_size: int | None, rows: list[int]) -> None:
-    """Images times draws pass through at once as far as they fit, in slices of equal size; no draw is lost."""
+    """Passes contain as many images times draws as fit, in slices of equal size; no draw is lost."""
     model = Paths()
     source = EOT(model, draws=draws, randomized=True, batch_size=batch_size)
     logits, gradient = source.gradient(IMAGES, LABELS, cross_entropy)
@@ -80,7 +80,7 @@ def test_draws_are_cut_to_fit(draws: int, batch_size: int | None, rows: list[int
 
 
 def test_the_source_is_the_one_asked_for() -> None:
-    """A deterministic model is asked once whatever is said; a randomized one K times, or in all its draws."""
+    """A deterministic model has one draw for any choice; a randomized one has K draws, or all of them."""
     cases: list[tuple[GradientSource, type, int, bool]] = [
         (gradient_source(Paths(), eot=10, randomized=False), EOT, 1, True),
         (gradient_source(Paths(), eot="exact", randomized=False), EOT, 1, True),
@@ -93,13 +93,13 @@ def test_the_source_is_the_one_asked_for() -> None:
 
 
 def test_draws_that_cannot_be_counted_are_one_line() -> None:
-    """``--eot exact`` for a model that cannot enumerate says what can be given instead."""
+    """``--eot exact`` for a model that cannot enumerate its draws raises one line with an alternative."""
     with pytest.raises(UserError, match=r"--eot exact: the draws of this defense cannot be counted; .* --eot 10"):
         gradient_source(nn.Flatten(), eot="exact", randomized=True)
 
 
 def test_draws_that_rows_share_are_taken_in_passes_of_their_own() -> None:
-    """Of a model that draws once a pass, the K logits of an image are K different draws, and a pass holds each image once."""
+    """If rows share a draw, the K logits of an image are different draws, and each pass contains each image once."""
     passes: list[int] = []
 
     def model(images: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def test_draws_that_rows_share_are_taken_in_passes_of_their_own() -> None:
 
 
 def test_a_frozen_draw_is_one_draw_for_all_questions() -> None:
-    """Logits and slopes are those of one fixed offset, whatever is asked, in whatever order, and however it is cut."""
+    """Logits and gradients are those of one fixed offset, at any batch size and in any order."""
 
     class Shifted(nn.Module):
         def forward(self, images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from .conftest import IMAGES, LABELS, Paths
 
 @pytest.mark.parametrize("batch_size", [None, 3])
 def test_several_losses_cost_one_pass_forward_and_one_back_each(batch_size: int | None) -> None:
-    """The slopes of three logits over all paths are those of each alone, for a count of four passes an image and path."""
+    """The gradients of three logits equal those of three single calls, for one forward pass and three backward passes."""
     source, alone = ExactExpectation(Paths(), batch_size=batch_size), ExactExpectation(Paths(), batch_size=batch_size)
     logits, gradients = source.gradients(IMAGES, LABELS, lambda logits, labels: logits[:, :3])
     assert gradients.shape == (3, *IMAGES.shape)
@@ -27,7 +27,7 @@ def test_several_losses_cost_one_pass_forward_and_one_back_each(batch_size: int 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 2, 3, 7, 8, 100])
 def test_cutting_the_batch_changes_no_result_of_a_deterministic_model(batch_size: int | None) -> None:
-    """Logits and gradient are those of one backward pass over the whole batch."""
+    """Logits and gradients are those of one backward pass over the whole batch."""
     model = Paths(draws=1)
     source = EOT(model, batch_size=batch_size)
     leaf = IMAGES.clone().requires_grad_()
@@ -43,7 +43,7 @@ def test_cutting_the_batch_changes_no_result_of_a_deterministic_model(batch_size
 
 @pytest.mark.parametrize("batch_size", [None, 1, 4])
 def test_passes_are_counted(batch_size: int | None) -> None:
-    """An image costs a pass a draw, or what all draws together cost; backwards only where a gradient was asked for."""
+    """An image costs one pass per draw, or the cost of all draws; backward passes count only for gradients."""
     for source, cost in (
         (EOT(Paths(), batch_size=batch_size), 1.0),
         (EOT(Paths(), draws=6, randomized=True, batch_size=batch_size), 6.0),
@@ -57,7 +57,7 @@ def test_passes_are_counted(batch_size: int | None) -> None:
 
 
 def test_gradients_belong_to_the_input_alone() -> None:
-    """No parameter gets a gradient, no image needs one afterwards, and the logits have no graph."""
+    """No parameter gets a gradient, no image requires one afterwards, and the logits have no graph."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(9, 4)).requires_grad_(False)
     images = IMAGES.clone()
     logits, gradient = EOT(network).gradient(images, LABELS, cross_entropy)
@@ -69,14 +69,14 @@ def test_gradients_belong_to_the_input_alone() -> None:
 
 
 class Saturated(nn.Module):
-    """A softmax so sharp that its gradient underflows for images above 1/2, which are of class 0."""
+    """A saturated softmax, whose gradient underflows for images above 1/2, which belong to class 0."""
 
     def forward(self, images: Tensor) -> Tensor:
         return (images.flatten(1).mean(1, keepdim=True) - 0.5) * torch.tensor([[1e5, -1e5]])
 
 
 def test_vanished_gradients_are_counted() -> None:
-    """The share without a gradient is that of the images that still resist and got zeros; a reached goal is not one."""
+    """The share counts images with a zero gradient whose goal is not reached."""
     images = torch.tensor([0.9, 0.8, 0.5, 0.2]).view(4, 1, 1, 1).expand(4, 1, 2, 2)
     labels = torch.tensor([0, 0, 0, 0])
     source = EOT(Saturated())
@@ -92,7 +92,7 @@ def test_vanished_gradients_are_counted() -> None:
 
 @pytest.mark.parametrize("batch_size", [None, 3])
 def test_a_loss_can_be_told_more_than_the_labels(batch_size: int | None) -> None:
-    """Of two columns the loss gets both, row by row; the first says whether an image still resists."""
+    """The loss gets both columns row by row; the first one is the label."""
     images = torch.tensor([0.9, 0.8, 0.5, 0.2]).view(4, 1, 1, 1).expand(4, 1, 2, 2)
     labels_and_weights = torch.tensor([[0, 7], [0, 5], [0, 3], [0, 1]])
     source = EOT(Saturated(), batch_size=batch_size)
@@ -107,7 +107,7 @@ def test_a_loss_can_be_told_more_than_the_labels(batch_size: int | None) -> None
 
 
 class Roots(nn.Module):
-    """Logits of square roots, whose slope at a pixel of 0 is infinite, and times 0 is no number."""
+    """Logits of square roots: the slope at 0 is infinite, and 0 times this slope is NaN."""
 
     def forward(self, images: Tensor) -> Tensor:
         roots = images.flatten(1).sqrt()
@@ -115,27 +115,27 @@ class Roots(nn.Module):
 
 
 def test_a_slope_that_is_not_finite_is_none() -> None:
-    """One pixel without a slope does not stop the others."""
+    """A pixel with an infinite slope gets slope 0 and does not affect the others."""
     images = torch.tensor([[0.0, 0.25, 1.0]]).view(1, 1, 1, 3)
     _, gradient = EOT(Roots()).gradient(images, torch.tensor([0]), lambda logits, labels: -margin(logits, labels))
     torch.testing.assert_close(gradient.flatten(), torch.tensor([0.0, -1.0, -0.5]))
 
 
 class CutOff(nn.Module):
-    """Computes with numbers that have left the graph."""
+    """Computes the logits outside of the graph."""
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.tensor(images.detach().flatten(1)[:, :2].numpy())
 
 
 def test_a_model_without_a_gradient_is_one_line() -> None:
-    """A model that detaches its input is told from one whose gradient is zero."""
+    """A model that detaches its input raises an error and does not count as one with a zero gradient."""
     with pytest.raises(UserError, match="the model has no gradient"):
         EOT(CutOff()).gradient(IMAGES, LABELS, cross_entropy)
 
 
 def test_memory_that_does_not_suffice_halves_the_batch() -> None:
-    """A model that holds 2 rows at most gives, after some attempts, what it gives row by row; one that holds none fails."""
+    """A model that fits two rows returns the same results after some halvings; one that fits none fails."""
     weight = torch.randn(9, 4, generator=torch.Generator().manual_seed(5))
 
     def model(images: Tensor, largest: int = 2) -> Tensor:
@@ -155,7 +155,7 @@ def test_memory_that_does_not_suffice_halves_the_batch() -> None:
 
 
 def test_gradients_in_bf16_point_the_same_way_and_decisions_are_in_float32() -> None:
-    """Of a network, nearly all signs agree, and the logits asked for by themselves are those of float32."""
+    """Nearly all signs of the gradient agree, and logits without a gradient are computed in float32."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4))

@@ -10,7 +10,7 @@ from robustbench_cli.attacks.base.models.special_labels import NO_NUMBER, REJECT
 
 
 def test_a_decision_is_a_class_a_rejection_or_a_failure() -> None:
-    """The largest logit's class; of a detector none where all are equal; another word where one is no number."""
+    """The class of the largest logit; a rejection if a detector's logits are equal; a failure if a logit is NaN."""
     nan = float("nan")
     logits = torch.tensor([[0.0, 2.0, 1.0], [2.0, 2.0, 1.0], [3.0, 3.0, 3.0], [nan, 2.0, 1.0], [nan, nan, nan]])
     assert decisions(logits, detector=True).tolist() == [1, 0, REJECTED, NO_NUMBER, NO_NUMBER]
@@ -19,14 +19,14 @@ def test_a_decision_is_a_class_a_rejection_or_a_failure() -> None:
 
 
 def test_a_detector_is_a_model_with_a_layer_that_rejects() -> None:
-    """Wherever it stands in it; no other model is one."""
+    """The layer may be anywhere in the model; other models are not detectors."""
     assert can_reject(nn.Sequential(nn.Linear(2, 2), nn.Sequential(RejectionLayer())))
     assert not can_reject(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
 
 
 @pytest.mark.parametrize("targeted", [False, True])
 def test_a_rejection_is_no_success_for_any_label(targeted: bool) -> None:
-    """Its margin is 0, and the attack's goal is not reached, whether the label is to be left or to be reached."""
+    """Its margin is 0, so neither an untargeted nor a targeted goal is reached."""
     logits = with_rejections(torch.randn(7, 5), torch.ones(7, dtype=torch.bool))
     for label in range(5):
         labels = torch.full((7,), label)
@@ -35,7 +35,7 @@ def test_a_rejection_is_no_success_for_any_label(targeted: bool) -> None:
 
 
 def test_only_what_is_rejected_changes_and_every_loss_keeps_a_gradient() -> None:
-    """The other rows are the same to the bit; ratios of logits stay finite where all are equal."""
+    """The other rows do not change, and the ratios of equal logits stay finite."""
     logits = torch.randn(6, 5)
     rejected = torch.arange(6) % 2 == 0
     replaced = with_rejections(logits, rejected)

@@ -10,7 +10,7 @@ from robustbench_cli.attacks.base.models.freezing import frozen, frozen_on, move
 
 
 def test_a_frozen_model_is_still_and_comes_back() -> None:
-    """Inside, every module is in ``eval()`` and no parameter needs a gradient; outside, all is as it was, errors or not."""
+    """Inside, all modules are in ``eval()`` mode and no parameter needs a gradient; afterwards both are restored, also after an error."""
     model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(), nn.Linear(2, 2)))
     model[1].eval()
     model[1][0].train()
@@ -27,7 +27,7 @@ def test_a_frozen_model_is_still_and_comes_back() -> None:
 
 
 def test_a_model_that_is_moved_computes_the_same_from_weights_channels_last() -> None:
-    """It is moved in place, so that an optimizer's parameters stay its own, and no number of it changes."""
+    """The move is in place, so an optimizer keeps its parameters, and their values do not change."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(32, 10))
     parameters, before = list(model.parameters()), copy.deepcopy(model)
@@ -38,7 +38,7 @@ def test_a_model_that_is_moved_computes_the_same_from_weights_channels_last() ->
 
 
 def test_layers_of_a_kind_are_otherwise_for_a_while() -> None:
-    """All of the kind, at any depth, and no others; within another such change each goes back to what it was, errors or not."""
+    """All layers of the class change, at any depth; nested overrides are undone in order, also after an error."""
     model = nn.Sequential(nn.Dropout(0.1), nn.Sequential(nn.Dropout(0.2), nn.ReLU()), nn.BatchNorm1d(2))
 
     def rates() -> list[float]:
@@ -57,7 +57,7 @@ def test_layers_of_a_kind_are_otherwise_for_a_while() -> None:
 
 
 class Views(nn.Module):
-    """A convolution whose features are read by ``view``, which channels-last features do not allow."""
+    """A convolution whose output is reshaped by ``view``, which fails in the channels-last layout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,14 +70,14 @@ class Views(nn.Module):
 
 
 def test_a_model_that_needs_its_own_layout_keeps_it() -> None:
-    """A trial pass in channels-last fails, and the weights are back in their own layout."""
+    """The trial pass in channels-last fails, and the weights return to their own layout."""
     model = Views()
     assert move(model, torch.device("cpu"), torch.rand(2, 3, 4, 4)) == torch.contiguous_format
     assert model.layer.weight.is_contiguous()
 
 
 def test_a_model_comes_back_from_an_attack_with_its_own_tensors() -> None:
-    """Layout, storage, mode and buffers are the caller's again, even if the attack replaces a buffer and fails."""
+    """Layout, storage, mode and buffers are restored, even if the attack replaces a buffer and fails."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(32, 10))
     weight, mean = model[0].weight.data, model[1].running_mean
     with pytest.raises(KeyError), frozen_on(model, torch.device("cpu"), torch.rand(2, 3, 4, 4)) as layout:

@@ -11,14 +11,14 @@ IMAGES = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
 class NoiseLayer(nn.Module):
-    """Adds normal noise to the pixels."""
+    """Adds normal noise to the images."""
 
     def forward(self, images: Tensor) -> Tensor:
         return (images + torch.randn_like(images)).flatten(1)
 
 
 def test_the_draw_is_that_of_one_image_alone() -> None:
-    """The noise of every row, in any batch, is what torch draws for a batch of one with this seed."""
+    """The noise of every row, in any batch, is torch's noise for a batch of one with this seed."""
     model = FrozenDraw(NoiseLayer(), seed=5)
     noise = torch.randn(1, 16, generator=torch.Generator().manual_seed(5))
     state = torch.get_rng_state()
@@ -29,7 +29,7 @@ def test_the_draw_is_that_of_one_image_alone() -> None:
 
 
 def test_what_cannot_draw_once_is_told_in_one_line() -> None:
-    """A model that leaves torch, as a codec does, has operations that vmap cannot run."""
+    """A model that leaves torch has operations that vmap does not support."""
 
     class Codec(nn.Module):
         def forward(self, images: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def linear(classes: int, *, masked: float | None = None) -> nn.Module:
 
 
 class Wobbling(nn.Module):
-    """Logits that are larger in larger batches, by a number for each row beyond the first."""
+    """Logits that increase with the batch size, by a fixed amount per row."""
 
     def __init__(self, model: nn.Module, by: float) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Wobbling(nn.Module):
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
 def test_noise_covers_the_rounding_of_a_matrix_product(classes: int) -> None:
-    """As a margin changes between batch sizes, and by its error against float64; but far less than the logits' spread."""
+    """The noise covers the change between batch sizes and the error against float64, but is far below the logits' spread."""
     model = linear(classes)
     noise = measure_noise([lambda images: model(images)[None]], IMAGES)
     together, alone = model(IMAGES), torch.cat([model(image[None]) for image in IMAGES])
@@ -47,7 +47,7 @@ def test_noise_covers_the_rounding_of_a_matrix_product(classes: int) -> None:
 
 @pytest.mark.parametrize("by", [1e-4, 1e-3, 1e-2])
 def test_noise_is_what_changes_with_the_batch(by: float) -> None:
-    """At least as much as a row of sixteen differs from a row alone; and never so much that nothing could fall."""
+    """It is at least the difference between a batch of sixteen and a single row, and it is bounded."""
     model = Wobbling(linear(3), by)
     noise = measure_noise([lambda images: model(images)[None]], IMAGES)
     assert noise >= min(7 * by, 0.02)
@@ -58,7 +58,7 @@ def test_noise_is_what_changes_with_the_batch(by: float) -> None:
 
 @pytest.mark.parametrize("fill", [-1e9, -torch.inf])
 def test_masked_classes_have_no_noise(fill: float) -> None:
-    """With classes masked it is the same number."""
+    """Masked classes do not change the noise."""
     noises = [
         measure_noise([lambda images, model=model: model(images)[None]], IMAGES)
         for model in (linear(5), linear(5, masked=fill))
@@ -67,14 +67,14 @@ def test_masked_classes_have_no_noise(fill: float) -> None:
 
 
 def test_a_jump_is_no_noise() -> None:
-    """A model of gray values, which jump where a pixel moves by a last digit, has no more than rounding."""
+    """For a quantizer, whose output jumps when a pixel changes by its last digit, the noise is that of rounding."""
     gray = nn.Sequential(linear(3))
     noise = measure_noise([lambda images: gray((images * 8).round() / 8)[None]], IMAGES)
     assert noise < 1e-3 * unmasked_spread(gray(IMAGES)).mean()
 
 
 def test_it_is_measured_once_and_not_counted() -> None:
-    """A measured model's source knows it, at no cost; one that was made without knows nothing."""
+    """A measured model's source measures it once without counting the passes; other sources have no noise."""
     calls: list[int] = []
 
     class Counting(nn.Module):
@@ -92,7 +92,7 @@ def test_it_is_measured_once_and_not_counted() -> None:
 
 
 def test_the_tolerance_is_never_less_than_the_noise() -> None:
-    """Also where the two leading logits are 0 and no scale is left."""
+    """Also if the two leading logits are 0 and show no scale."""
     logits = torch.tensor([[1e-9, -1e-9]])
     assert rounding(logits).item() < 1e-9
     assert rounding(logits, 1e-5).item() == pytest.approx(1e-5)

@@ -14,7 +14,7 @@ IMAGES = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
 class Channels(nn.Module):
-    """Draws one of D linear models for each row, and can enumerate them; ``noise`` is a draw that it does not count."""
+    """Draws one of D linear models per row and can enumerate them; ``noise`` is a draw that the enumeration lacks."""
 
     def __init__(self, draws: int, *, noise: float = 0.0) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Channels(nn.Module):
 
 
 def test_the_source_of_a_model_that_counts_its_draws_is_exact() -> None:
-    """``auto`` gives, for a model of four channels, the mean of the four gradients."""
+    """With ``auto``, the gradient of a model with four channels is the mean of the four gradients."""
     model = Channels(4)
     labels = torch.tensor([0, 1, 2])
     logits, gradient = MeasuredModel(model, IMAGES).source("auto").gradient(IMAGES, labels, margin)
@@ -50,7 +50,7 @@ def test_the_source_of_a_model_that_counts_its_draws_is_exact() -> None:
     ids=["deterministic", "few", "many", "uncounted"],
 )
 def test_the_source_follows_from_what_is_measured(model: nn.Module, draws: int, exhaustive: bool) -> None:
-    """One draw of what draws nothing; all draws where they are few and all there are; else ten of them."""
+    """One draw for a deterministic model; all draws if they are few and complete; ten draws otherwise."""
     torch.manual_seed(0)
     source = MeasuredModel(model, IMAGES).source("auto")
     assert (source.draws, source.exhaustive) == (draws, exhaustive)
@@ -60,7 +60,7 @@ def test_the_source_follows_from_what_is_measured(model: nn.Module, draws: int, 
     "model", [nn.Sequential(nn.Flatten(), nn.Dropout()), Channels(4, noise=1.0)], ids=["uncountable", "uncounted"]
 )
 def test_not_all_draws_of_what_cannot_count_them(model: nn.Module) -> None:
-    """``exact`` is refused, also where a model counts some of its draws and a layer inside makes others."""
+    """``exact`` is refused, also if a layer inside makes draws that the enumeration lacks."""
     torch.manual_seed(0)
     measured = MeasuredModel(model, IMAGES)
     with pytest.raises(UserError, match="eot is exact, and the draws of this model cannot be counted"):
@@ -68,7 +68,7 @@ def test_not_all_draws_of_what_cannot_count_them(model: nn.Module) -> None:
 
 
 def test_a_model_is_measured_once() -> None:
-    """However often a source is made of it."""
+    """Further sources need no further passes."""
     passes: list[Any] = []
     model = nn.Flatten()
     model.register_forward_hook(lambda *_: passes.append(1))
@@ -81,7 +81,7 @@ def test_a_model_is_measured_once() -> None:
 
 
 class Cut(nn.Module):
-    """A network whose input is cut to [0, 1], or only from below, in all pixels or in the left ones."""
+    """A network whose input is clamped to [0, 1], or only from below, in all columns or in the left ones."""
 
     def __init__(self, network: nn.Module, upper: float | None, columns: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Cut(nn.Module):
 @pytest.mark.parametrize("columns", [1, 6])
 @pytest.mark.parametrize("upper", [1, None])
 def test_a_cut_of_the_input_hides_no_gradient(upper: float | None, columns: int) -> None:
-    """At black and white pixels the gradient is the network's without the cut, which torch's derivative there may lose."""
+    """At black and white pixels, the gradient is that of the network without the clamp."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.Tanh(), nn.Linear(20, 5))
     images, labels = torch.rand(6, 1, 6, 6).round(), torch.arange(6) % 5

@@ -14,7 +14,7 @@ IMAGES = torch.rand(300, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     ("rows", "cost", "longest"), [(None, 1, 300), (1, 1, 1), (7, 1, 7), (7, 3, 2), (2, 3, 1), (999, 1, 300)]
 )
 def test_slices_fit_and_are_equal(rows: int | None, cost: float, longest: int) -> None:
-    """They cover everything once, none is longer than the rows allow, and their lengths differ by 1 at most."""
+    """They cover the whole range once, none is longer than allowed, and their lengths differ by at most 1."""
     slices = list(BatchSize(rows).slices(300, cost=cost))
     assert [index for part in slices for index in range(part.start, part.stop)] == list(range(300))
     lengths = [part.stop - part.start for part in slices]
@@ -23,7 +23,7 @@ def test_slices_fit_and_are_equal(rows: int | None, cost: float, longest: int) -
 
 
 def test_halving_begins_at_the_rows_that_are_there(caplog: pytest.LogCaptureFixture) -> None:
-    """300 rows that fit by 50: three attempts fail (300, 150, 75) although 4,096 were allowed; one line says so once."""
+    """For 300 rows of which 50 fit, three attempts fail (300, 150, 75) although 4,096 are allowed; the log has one line."""
     attempts: list[int] = []
 
     class Small(nn.Module):
@@ -43,7 +43,7 @@ def test_halving_begins_at_the_rows_that_are_there(caplog: pytest.LogCaptureFixt
 
 
 def test_an_error_that_is_no_lack_of_memory_is_the_models() -> None:
-    """It is raised at once; so is a lack of memory for a single row."""
+    """It is raised at once; so is an out-of-memory error for a single row."""
 
     def fails(images: Tensor) -> Tensor:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
@@ -58,7 +58,7 @@ def test_an_error_that_is_no_lack_of_memory_is_the_models() -> None:
 
 
 def test_a_model_that_writes_into_its_input_gets_a_copy() -> None:
-    """The images are as before, with a graph and without, and the gradient is that of the function."""
+    """The images do not change, with and without a graph, and the gradient is right."""
     images = IMAGES.clone()
     torch.testing.assert_close(single_pass(lambda rows: rows.sqrt_().flatten(1), images), IMAGES.sqrt().flatten(1))
     leaf = images.clone().requires_grad_()
@@ -68,7 +68,7 @@ def test_a_model_that_writes_into_its_input_gets_a_copy() -> None:
 
 
 def test_a_single_row_may_come_without_its_batch() -> None:
-    """``(K,)`` for one row is ``(1, K)``; for two, and in any other shape, it is a mistake of the model's."""
+    """``(K,)`` for one row becomes ``(1, K)``; for two rows, and in any other shape, it is an error."""
     squeezed = single_pass(lambda rows: rows.flatten(1).squeeze(0), IMAGES[:1])
     torch.testing.assert_close(squeezed, IMAGES[:1].flatten(1))
     for model in (lambda rows: rows.flatten(), lambda rows: rows, lambda rows: None, lambda rows: rows[:1].flatten(1)):

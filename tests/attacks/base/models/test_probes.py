@@ -14,7 +14,7 @@ IMAGES = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
 class Switch(nn.Module):
-    """Each row, or the whole batch, draws one of two linear models, which are ``apart`` from each other."""
+    """Each row, or the whole batch, draws one of two linear models whose distance is ``apart``."""
 
     def __init__(
         self, *, apart: float = 1.0, scale: float = 1.0, shift: float = 0.0, whole_batch: bool = False
@@ -33,17 +33,17 @@ class Switch(nn.Module):
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
 @pytest.mark.parametrize("apart", [1.0, 0.01])
 def test_a_switch_between_two_is_noticed(images: Tensor, scale: float, apart: float) -> None:
-    """Even one image and two channels, whatever the range of the logits; never missed in 200 attempts."""
+    """Also for one image and two channels, at any scale of the logits; never missed in 200 attempts."""
     assert all(is_randomized(Switch(apart=apart, scale=scale), images) for _ in range(200))
 
 
 def test_a_draw_for_the_whole_batch_is_noticed() -> None:
-    """Of two paths that a whole pass shares, one is overlooked with a chance of 1e-9: never in 200 attempts."""
+    """A choice among two paths per pass is missed with a probability of 1e-9: never in 200 attempts."""
     assert all(is_randomized(Switch(whole_batch=True), IMAGES) for _ in range(200))
 
 
 def test_a_draw_from_a_generator_of_the_models_own_is_noticed() -> None:
-    """Python's and NumPy's, and one that nobody else can reach, of which one is overlooked in 500."""
+    """Python's, NumPy's, and a private generator, whose draws are missed once in 500 attempts."""
     choices = [random.random, np.random.random, np.random.default_rng(0).random]
     for choose in choices:
         models = [lambda images, choose=choose: images.flatten(1) * (1 + (choose() < 0.5)) for _ in range(40)]
@@ -52,7 +52,7 @@ def test_a_draw_from_a_generator_of_the_models_own_is_noticed() -> None:
 
 @pytest.mark.parametrize("batch_size", [None, 1, 5])
 def test_no_more_rows_are_asked_about_than_fit_a_batch(batch_size: int | None) -> None:
-    """Neither to measure whether a model draws, nor where a gradient is cut off."""
+    """Both probes respect the batch size."""
     rows: list[int] = []
 
     class Counting(nn.Module):
@@ -68,7 +68,7 @@ def test_no_more_rows_are_asked_about_than_fit_a_batch(batch_size: int | None) -
 @pytest.mark.parametrize("shift", [0.0, 1e4])
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
 def test_a_deterministic_model_is_not_taken_for_randomized(scale: float, shift: float) -> None:
-    """Rounding is no randomness, not even that of logits with a large part in common."""
+    """Rounding is not randomness, also if the logits have a large common offset."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 10)).eval()
     assert not is_randomized(lambda images: network(images) * scale + shift * scale, IMAGES)  # type: ignore[arg-type]

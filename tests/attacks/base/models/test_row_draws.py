@@ -22,7 +22,7 @@ def linear(images: Tensor) -> Tensor:
 
 
 class Drawn(nn.Module):
-    """A linear model that draws in some way."""
+    """A linear model whose draws are a parameter."""
 
     def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Drawn(nn.Module):
 
 
 def sub_batch(images: Tensor) -> Tensor:
-    """Draws for some of the rows only, and which these are is drawn too."""
+    """Draws only for some rows, which are themselves random."""
     logits = linear(images)
     chosen = torch.randint(2, (len(images),)) == 1
     logits[chosen] = logits[chosen] + torch.randn_like(logits[chosen])
@@ -53,7 +53,7 @@ def reseeded(images: Tensor) -> Tensor:
 
 
 def with_idle_attention(images: Tensor) -> Tensor:
-    """Attention without dropout is an operation that might draw and does not."""
+    """Attention without dropout is a random operation that draws nothing."""
     queries = images.flatten(2)
     attended = functional.scaled_dot_product_attention(queries, queries, queries)
     return linear(attended.view_as(images)) + torch.randn(len(images), 5)
@@ -104,7 +104,7 @@ def logits_and_slopes(draws: RowDraws, cuts: list[slice], seed: int = 7) -> tupl
 @pytest.mark.parametrize("batch_size", [None, 1])
 @pytest.mark.parametrize("name", WAYS)
 def test_an_image_draws_the_same_in_any_batch(name: str, batch_size: int | None) -> None:
-    """All at once, one by one, in parts and in another order; logits and gradients; and another seed draws otherwise."""
+    """Logits and gradients agree for the whole batch, single rows, slices and another order; other seeds give other draws."""
     forward, unit = WAYS[name]
     draws = RowDraws(Drawn(forward), IMAGES, batch_size=batch_size)
     assert draws.unit == unit
@@ -121,7 +121,7 @@ def test_an_image_draws_the_same_in_any_batch(name: str, batch_size: int | None)
 
 @pytest.mark.parametrize("name", [name for name, (_, unit) in WAYS.items() if unit != "pass" and name != "own seed"])
 def test_rows_draw_independently(name: str) -> None:
-    """Copies of an image differ from each other."""
+    """Copies of an image get different logits."""
     draws = RowDraws(Drawn(WAYS[name][0]), IMAGES)
     with draws(draw_keys(KEYS[:1], range(64)), 3) as model, torch.no_grad():
         logits = model(IMAGES[:1].repeat(64, 1, 1, 1))
@@ -129,7 +129,7 @@ def test_rows_draw_independently(name: str) -> None:
 
 
 def drawn(draw: Callable[[Tensor], Tensor], rows: int = 400, numbers: int = 150) -> Tensor:
-    """What a model draws for many rows."""
+    """The draws of a model for many rows."""
     model = Drawn(lambda images: draw(images))
     images = torch.zeros(3, 1, 1, numbers)
     with RowDraws(model, images)(row_keys(torch.arange(rows)), 5) as drawing:
@@ -148,7 +148,7 @@ def drawn(draw: Callable[[Tensor], Tensor], rows: int = 400, numbers: int = 150)
     ids=["normal", "mean and std", "uniform", "range", "exponential"],
 )
 def test_draws_have_torchs_distributions(draw: Callable[[Tensor], Tensor], distribution: stats.rv_continuous) -> None:
-    """By Kolmogorov and Smirnov's test at a level of 0.001; and neither rows nor columns are correlated."""
+    """By the Kolmogorov-Smirnov test at a level of 0.001; neither rows nor columns are correlated."""
     numbers = drawn(draw)
     assert stats.kstest(numbers.flatten().numpy(), distribution.cdf).pvalue > 0.001
     for matrix in (numbers, numbers.T):
@@ -180,7 +180,7 @@ def test_draws_have_torchs_frequencies(draw: Callable[[Tensor], Tensor], shares:
 
 
 def test_a_model_that_draws_nothing_is_known() -> None:
-    """It has no draws to watch, whatever its operations; and the caller's generators stay where they are."""
+    """The number of its draws is 0, and the caller's generators do not change."""
     state = torch.get_rng_state()
     assert RowDraws(nn.Sequential(nn.Flatten(), nn.Dropout(0.5)).eval(), IMAGES).number == 0
     assert RowDraws(Drawn(WAYS["noise"][0]), IMAGES).number == 1
@@ -194,7 +194,7 @@ def only_one_row(images: Tensor) -> Tensor:
 
 
 def test_a_model_that_fails_on_a_batch_runs_row_by_row_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    """Each image passes alone, and one line names the model and its error."""
+    """Each image passes alone, and one line in the log names the model and its error."""
     draws = RowDraws(Drawn(only_one_row), IMAGES)
     assert draws.unit == "alone"
     logits, _ = logits_and_slopes(draws, [slice(0, 12)])
@@ -204,7 +204,7 @@ def test_a_model_that_fails_on_a_batch_runs_row_by_row_and_the_log_says_so(caplo
 
 
 def test_a_model_that_draws_unlike_before_runs_row_by_row_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    """A model that draws once more after its measurement falls back once, with one line in the log."""
+    """A model with an additional draw after its measurement falls back once, with one line in the log."""
     calls: list[int] = []
 
     def growing(images: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def network() -> nn.Module:
 
 
 def test_what_stands_around_a_model_is_left_out() -> None:
-    """Inside of transformations, noise, a detector and a vote, one around the other, is the model to the bit."""
+    """The model inside nested transformations, noise, a detector and a vote is found."""
     model = defended = network()
     for defense in (
         FeatureSqueezing(bits=2),
@@ -38,7 +38,7 @@ def test_what_stands_around_a_model_is_left_out() -> None:
 
 
 def test_what_is_inside_the_model_stays() -> None:
-    """A model without anything around it is itself; of noise between its layers only the vote is left out."""
+    """A model without wrappers is itself; noise between its layers stays, and only the vote is removed."""
     model = network()
     assert unwrapped_model(model) is model
     voting = GaussianNoise(decision="vote").protect(model, IMAGES[:1])

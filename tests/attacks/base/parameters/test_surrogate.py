@@ -25,12 +25,12 @@ class WithModel(Settings):
 
 
 def test_the_parameters_that_are_models_are_known() -> None:
-    """They are told from other parameters, paths among them, by their type."""
+    """Their type distinguishes them from other parameters, including paths."""
     assert surrogate_parameters(WithModel) == ("other", "spare")
 
 
 def test_words_are_a_file_and_a_module_is_itself() -> None:
-    """A file survives JSON as the words it came in; a module is held and not copied, and has no JSON."""
+    """A file survives JSON as it was written; a module is not copied and cannot be written as JSON."""
     module = nn.Linear(2, 2)
     assert WithModel(other=module).other is module
     for path in ("a/b.safetensors", Path("a/b.safetensors")):
@@ -45,6 +45,6 @@ def test_words_are_a_file_and_a_module_is_itself() -> None:
 
 @pytest.mark.parametrize("value", [3, None, ["a"], nn.Linear])
 def test_what_is_neither_is_refused(value: object) -> None:
-    """Also a module's class, which is no model."""
+    """Also the class of a module."""
     with pytest.raises(UserError, match=r"method\.other is .*: give the file of a checkpoint"):
         WithModel.from_parameters({"other": value}, name="method")

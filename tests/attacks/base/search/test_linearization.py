@@ -11,7 +11,7 @@ from robustbench_cli.attacks.base.search.linearization import Plane, short_step_
 
 
 def shortest(point: Tensor, slope: Tensor, value: float, norm: Norm) -> float:
-    """The length of the shortest step inside the box to where a linear function is 0, by scipy's solvers."""
+    """The length of the shortest step inside the box to the zero set of a linear function, by scipy's solvers."""
     pixels, direction = point.flatten().double().numpy(), slope.flatten().double().numpy()
     box = list(zip(-pixels, 1 - pixels, strict=True))
     if norm == "l2":
@@ -35,7 +35,7 @@ def shortest(point: Tensor, slope: Tensor, value: float, norm: Norm) -> float:
 
 @pytest.mark.parametrize(("norm", "order"), [("linf", torch.inf), ("l2", 2), ("l1", 1)])
 def test_the_step_is_the_shortest_to_the_plane_inside_the_box(norm: Norm, order: float) -> None:
-    """From either side of the plane, at pixels inside the box and at its edges, with slopes of which some are 0."""
+    """From both sides of the plane, for pixels inside the box and at its edges, and with some slopes of 0."""
     generator = torch.Generator().manual_seed(0)
     points = (1.6 * torch.rand(8, 1, 3, 3, generator=generator) - 0.3).clamp(0, 1)
     slopes = torch.randn(8, 1, 3, 3, generator=generator)
@@ -51,7 +51,7 @@ def test_the_step_is_the_shortest_to_the_plane_inside_the_box(norm: Norm, order:
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_a_plane_outside_the_box_is_approached_as_far_as_the_box_allows(norm: Norm) -> None:
-    """Every pixel that matters ends at its edge of the box; without a slope nothing moves."""
+    """Every pixel with a slope ends at its edge of the box; without a slope nothing moves."""
     points = torch.tensor([0.25, 0.5, 1.0]).expand(2, 1, 1, 3)
     slopes = torch.tensor([[1.0, -2.0, 0.0], [0.0, 0.0, 0.0]]).view(2, 1, 1, 3)
     steps = step_to_plane(points, slopes, torch.tensor([9.0, 9.0]), norm)
@@ -59,7 +59,7 @@ def test_a_plane_outside_the_box_is_approached_as_far_as_the_box_allows(norm: No
 
 
 def test_the_short_step_goes_the_same_way_but_no_further_than_the_plane_is_away_without_a_box() -> None:
-    """With one of two pixels at the edge, it is cut to the closed-form distance; with room for both, it is the whole step."""
+    """If one of two pixels is at the edge, the step has the closed-form distance; if both have room, it is the whole step."""
     slope = torch.tensor([[3.0, 4.0]]).view(1, 1, 1, 2)
     for pixel, expected in ((0.0, (0.2, 0.0)), (0.5, (0.12, 0.16))):
         points = torch.tensor([[0.5, pixel]]).view(1, 1, 1, 2)
