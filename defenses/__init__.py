@@ -1,4 +1,4 @@
-"""Floor 2: the defenses, one file each with its training, and in ``base`` what they are built from."""
+"""Floor 2: the defenses, one file each, training included. ``base`` holds what they are built from."""
 
 from robustbench_cli.core.registry import Registry
 

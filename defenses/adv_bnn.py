@@ -1,4 +1,4 @@
-"""Adv-BNN: an adversarially trained Bayesian network."""
+"""Adv-BNN: an adversarially trained Bayesian neural network."""
 
 from __future__ import annotations
 
@@ -21,38 +21,41 @@ __all__ = ["AdvBNN"]
 
 
 class AdvBNN(AttackInTraining, RandomizedDefense):
-    """Adv-BNN: every weight is normal with a mean and a deviation that adversarial training learns; the mean decides.
+    """Adv-BNN: adversarial training learns a mean and a standard deviation of every weight; the mean softmax decides.
 
     Weights and biases of fully connected layers and convolutions are ``N(mu, exp(s)^2)``, with the prior
-    ``N(0, prior^2)``. The loss is the cross-entropy on PGD's images plus ``kl_weight / N`` times the Kullback-Leibler
-    divergence from the prior, over N training images. Each step of PGD, which begins at the image, follows another
-    draw, and its last iterate counts. In training a batch shares a draw, afterwards every row has its own.
+    ``N(0, prior_sigma^2)``. The loss is the cross-entropy on PGD images plus ``kl_weight / N`` times the Kullback-Leibler
+    divergence from the prior, for N training images. PGD starts at the image and makes a new draw in each step. In
+    training the rows of a batch share one draw. Afterwards every row has its own draw.
 
-    The authors' code differs in three places. It draws the scales of batch norm too. Its ``kl_weight`` is 1. And its
-    standard deviations begin at the prior's, 0.1, and it trains for 90 epochs and more: with few epochs a small network
-    learns nothing from there (7 % on the digits after 40 epochs, where 0.02 ends with 97 %).
+    The authors' code differs in three points. It also draws the scales of batch norm. Its ``kl_weight`` is 1. Its initial
+    standard deviations equal the prior's, 0.1, and it trains for 90 epochs or more. With few epochs a small network does
+    not learn from there: it has 7 % accuracy on the digits after 40 epochs, and 97 % with an initial 0.02.
     """
 
     paper: ClassVar[str] = (
         "Xuanqing Liu, Yao Li, Chongruo Wu, Cho-Jui Hsieh, Adv-BNN: Improved Adversarial Defense through Robust Bayesian Neural "
         "Network, ICLR 2019, arXiv 1810.01279"
     )
-    trained: ClassVar[bool] = True
 
-    decision: DecisionRule = Field("mean", description="what decides; the paper's rule is the mean softmax")
+    decision: DecisionRule = Field("mean", description="decision rule; the paper's is the mean softmax")
     sigma: float = Field(
         0.02,
         gt=0,
-        description="standard deviation of all weights when training begins; 0.1 in the authors' code, for long trainings",
+        description="initial standard deviation of all weights; 0.1 in the authors' code, for long trainings",
     )
-    prior: float = Field(0.1, gt=0, description="standard deviation of the prior")
-    kl_weight: float = Field(0.02, ge=0, description="weight of the divergence from the prior; 1 is the evidence bound")
+    prior_sigma: float = Field(
+        0.1, gt=0, description="standard deviation of the prior", json_schema_extra={"formerly": "prior"}
+    )
+    kl_weight: float = Field(
+        0.02, ge=0, description="weight of the divergence from the prior; 1 gives the evidence lower bound"
+    )
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
         return with_random_weights(model, partial(_Layer, sigma=self.sigma), name="adv-bnn")
 
     def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
-        weight = self.kl_weight / len(trainer.training)
+        weight = self.kl_weight / len(trainer.train_indices)
 
         def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
             perturbed = ascend(
@@ -61,17 +64,19 @@ class AdvBNN(AttackInTraining, RandomizedDefense):
                 lambda logits: functional.cross_entropy(logits, labels, reduction="sum"),
                 eps=self.radius,
                 steps=self.steps,
-                step_size=self.size_of_step,
+                step_size=self.pgd_step_size,
                 start="image",
             )
-            return functional.cross_entropy(network(perturbed), labels) + weight * _divergence(network, self.prior)
+            return functional.cross_entropy(network(perturbed), labels) + weight * _divergence(
+                network, self.prior_sigma
+            )
 
         with shared_draws(model):
             trainer.fit(model, name="adversarial training", loss=loss, eps=self.radius)
 
 
 class _Layer(RandomWeights):
-    """A layer whose weights and bias have deviations of their own, kept as logarithms."""
+    """A layer with a learned standard deviation of each weight and bias, stored as its logarithm."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, *, sigma: float) -> None:
         super().__init__(layer)
@@ -85,17 +90,18 @@ class _Layer(RandomWeights):
         return None if self.log_bias_sigma is None else self.log_bias_sigma.exp()
 
 
-def _divergence(network: nn.Module, prior: float) -> Tensor:
-    """The summed Kullback-Leibler divergence of all weights from the prior: 0 where mu is 0 and exp(s) ``prior``."""
+def _divergence(network: nn.Module, prior_sigma: float) -> Tensor:
+    """The sum of the Kullback-Leibler divergences of all weights from the prior."""
     parts = []
     for module in network.modules():
         if isinstance(module, _Layer):
-            parts.append(_from_prior(module.layer.weight, module.log_sigma, prior))
+            parts.append(_normal_divergence(module.layer.weight, module.log_sigma, prior_sigma))
             if module.layer.bias is not None and module.log_bias_sigma is not None:
-                parts.append(_from_prior(module.layer.bias, module.log_bias_sigma, prior))
+                parts.append(_normal_divergence(module.layer.bias, module.log_bias_sigma, prior_sigma))
     return torch.stack(parts).sum()
 
 
-def _from_prior(mean: Tensor, log_sigma: Tensor, prior: float) -> Tensor:
-    spread = ((2 * log_sigma).exp() + mean.square()) / (2 * prior**2)
-    return (math.log(prior) - log_sigma + spread - 0.5).sum()
+def _normal_divergence(mean: Tensor, log_sigma: Tensor, prior_sigma: float) -> Tensor:
+    """The sum of ``KL(N(mean, sigma^2) || N(0, prior_sigma^2))`` over the elements."""
+    second_moment = (2 * log_sigma).exp() + mean.square()
+    return (math.log(prior_sigma) - log_sigma + second_moment / (2 * prior_sigma**2) - 0.5).sum()

@@ -19,108 +19,118 @@ from robustbench_cli.defenses.trades import TRADES
 
 __all__ = ["AWP"]
 
-Averaged = Callable[[Sequence[Tensor | None], Sequence[Tensor], int], Sequence[Tensor | None]]
-"""From gradients on a share of a batch, their parameters and the share's size to the gradients on the whole batch."""
+AverageGradients = Callable[[Sequence[Tensor | None], Sequence[Tensor], int], Sequence[Tensor | None]]
+"""From the gradients on a share of a batch, their parameters and the share's size to the gradients on the whole batch."""
+
+
+def _whole_batch(
+    gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], images: int
+) -> Sequence[Tensor | None]:
+    """The gradients as they are: the share is the whole batch."""
+    return gradients
 
 
 class AWP(AdversarialTraining):
-    """Adversarial weight perturbation: another adversarial training, at the weights nearby at which its loss is large.
+    """Adversarial weight perturbation (AWP): another adversarial training, with its loss at perturbed weights.
 
-    At each step images are made as the other training makes them. Then the weights w of every layer, but for biases and
-    scales, move by ``gamma ||w|| g / (||g|| + 1e-20)``, with the gradient g of that training's loss on the whole batch,
-    whichever processes share it; the gradient there is what the weights w themselves descend. It costs one more pass back than the other training, and takes more epochs: a
-    network that has learnt nothing yet stays so for long. Batch norm learns from the pass at the moved weights alone;
-    images are made in ``eval()`` mode.
+    Each step makes adversarial images as the other training does. Then it perturbs the weights w of every layer, except
+    biases and scales, by ``gamma ||w|| g / (||g|| + 1e-20)``, where g is the gradient of that training's loss on the whole
+    batch. The gradient at the perturbed weights updates the original weights. A step costs one more backward pass than in
+    the other training, and training needs more epochs, because the first epochs make little progress. Batch norm learns
+    only from the pass at the perturbed weights. The attack runs in ``eval()`` mode.
     """
 
     paper: ClassVar[str] = (
         "Wu, Xia, Wang: Adversarial Weight Perturbation Helps Robust Generalization. NeurIPS 2020, arXiv 2004.05884"
     )
 
-    on: Literal["pgd-at", "trades", "mart"] = Field("pgd-at", description="the training whose loss it is")
+    objective: Literal["pgd-at", "trades", "mart"] = Field(
+        "pgd-at", description="the adversarial training whose loss is used", json_schema_extra={"formerly": "on"}
+    )
     gamma: float = Field(
         0.01,
         gt=0,
         le=1,
-        description="how far weights move, in their length; the paper has 0.01 for pgd-at, 0.005 for trades",
+        description="size of the weight perturbation relative to the norm of the weights; 0.01 for pgd-at and 0.005 for trades in "
+        "the paper",
     )
-    beta: float | None = Field(None, ge=0, description="of trades and mart; their own default where not given")
+    beta: float | None = Field(None, ge=0, description="beta of trades or mart; default: theirs")
 
     @model_validator(mode="after")
     def _beta_belongs(self) -> Self:
-        if self.beta is not None and self.on == "pgd-at":
-            raise ValueError("pgd-at has no beta: leave it out, or give on=trades or on=mart")
+        if self.beta is not None and self.objective == "pgd-at":
+            raise ValueError("pgd-at has no beta: leave it out, or give objective=trades or objective=mart")
         return self
 
     @property
     def inner(self) -> AdversarialTraining:
-        """The other training, with this one's attack."""
+        """The other training, with the parameters of this one's attack."""
         kinds: dict[str, type[AdversarialTraining]] = {"pgd-at": PGDAT, "trades": TRADES, "mart": MART}
-        inner = kinds[self.on](eps=self.eps, steps=self.steps, step_size=self.step_size)
+        inner = kinds[self.objective](eps=self.eps, steps=self.steps, step_size=self.step_size)
         return inner if self.beta is None else inner.model_copy(update={"beta": self.beta})
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
-        loss = partial(self.loss, averaged=trainer.averaged)
+        loss = partial(self.loss, average=trainer.average_gradients)
         trainer.fit(model, name="adversarial training", loss=loss, eps=self.radius)
 
     def loss(
-        self, network: nn.Module, images: Tensor, labels: Tensor, averaged: Averaged = lambda gradients, *_: gradients
+        self, network: nn.Module, images: Tensor, labels: Tensor, average: AverageGradients = _whole_batch
     ) -> Tensor:
-        """The mean loss of a training step at the moved weights.
+        """The mean loss of a training step at the perturbed weights.
 
         Args:
-            network: In training.
+            network: The network in training.
             images: ``(B, C, H, W)`` in [0, 1].
             labels: ``(B,)``.
-            averaged: Gives the gradients on the whole batch where ``images`` are only a share of it.
+            average: Computes the gradients on the whole batch, if ``images`` are only this process's share of it.
         """
-        perturbed = self.perturbed(network, images, labels)
-        moved = self.moved(network, images, perturbed, labels, averaged)
-        return self.loss_on(lambda rows: functional_call(network, moved, (rows,)), images, perturbed, labels)
+        perturbed = self.perturb(network, images, labels)
+        weights = self.perturbed_weights(network, images, perturbed, labels, average)
+        return self.batch_loss(lambda rows: functional_call(network, weights, (rows,)), images, perturbed, labels)
 
-    def perturbed(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        return self.inner.perturbed(network, images, labels)
+    def perturb(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return self.inner.perturb(network, images, labels)
 
-    def loss_on(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
-        return self.inner.loss_on(forward, images, perturbed, labels)
+    def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
+        return self.inner.batch_loss(forward, images, perturbed, labels)
 
-    def moved(
+    def perturbed_weights(
         self,
         network: nn.Module,
         images: Tensor,
         perturbed: Tensor,
         labels: Tensor,
-        averaged: Averaged = lambda gradients, *_: gradients,
+        average: AverageGradients = _whole_batch,
     ) -> dict[str, Tensor]:
-        """The weights that move, where they move to, by name; a gradient to them is one to the weights themselves.
+        """The perturbed weights by name. A gradient with respect to them is also one with respect to the weights.
 
         Args:
-            network: Is left as it is.
+            network: The network in training. It stays unchanged.
             images: ``(B, C, H, W)`` in [0, 1].
-            perturbed: ``(B, C, H, W)``, what the attack made of them.
+            perturbed: The adversarial images ``(B, C, H, W)``.
             labels: ``(B,)``.
-            averaged: See :meth:`loss`.
+            average: See :meth:`loss`.
         """
         weights = {
             name: parameter
             for name, parameter in network.named_parameters()
             if parameter.requires_grad and parameter.dim() > 1
         }
-        # Batch statistics of this pass go to copies.
+        # This pass updates the batch statistics of copies, not those of the network.
         buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-        value = self.loss_on(lambda rows: functional_call(network, buffers, (rows,)), images, perturbed, labels)
-        own = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
-        gradients = averaged(own, list(weights.values()), len(images))
+        value = self.batch_loss(lambda rows: functional_call(network, buffers, (rows,)), images, perturbed, labels)
+        local = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
+        gradients = average(local, list(weights.values()), len(images))
         return {
-            name: weight + self.gamma * _along(gradient, weight.detach())
+            name: weight + self.gamma * _rescaled(gradient, weight.detach())
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
             if gradient is not None
         }
 
 
-def _along(gradient: Tensor, weight: Tensor) -> Tensor:
-    """The gradient at the length of the weight; 0 where the gradient is."""
-    # The authors' constant. A half-precision number cannot hold it, and a quotient by the smallest float is infinite.
+def _rescaled(gradient: Tensor, weight: Tensor) -> Tensor:
+    """The gradient, scaled to the norm of the weight; 0 for a zero gradient."""
+    # 1e-20 is the authors' constant. It needs float32: in half precision it would be 0.
     wide = torch.promote_types(weight.dtype, torch.float32)
     length = weight.to(wide).norm() / (gradient.to(wide).norm() + 1e-20)
     step: Tensor = gradient.to(wide) * length

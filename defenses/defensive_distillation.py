@@ -19,32 +19,29 @@ __all__ = ["DefensiveDistillation"]
 
 
 class DefensiveDistillation(Defense):
-    """Defensive distillation: a network learns another's soft answers at a high temperature, to give hard ones.
+    """Defensive distillation: a student learns a teacher's soft labels at a high temperature T.
 
-    The teacher is trained with ``softmax(Z / T)``, and the student, of the same architecture and initial weights, with
-    the cross-entropy of its ``softmax(Z / T)`` from the teacher's. Used without the temperature, its logits are some T
-    times as large as usual, and the gradient of the cross-entropy is 0 in floating-point numbers. That hides the way
-    and does not block it: attacks on the logits themselves find it (Carlini, Wagner, S&P 2017). The teacher is kept in
-    the student's checkpoint, unless it was given.
+    The teacher is trained with ``softmax(Z / T)``. The student has the same architecture and initial weights. Its loss is
+    the cross-entropy between the teacher's ``softmax(Z / T)`` and its own. At test time T is 1, so its logits are about T
+    times as large as usual, and the gradient of the cross-entropy underflows to 0. This masks the gradient but gives no
+    robustness: attacks on the logits succeed (Carlini, Wagner: Towards Evaluating the Robustness of Neural Networks. S&P
+    2017). The student's checkpoint contains the teacher, unless the user gave one.
     """
 
     paper: ClassVar[str] = (
         "Papernot, McDaniel, Wu, Jha, Swami: Distillation as a Defense to Adversarial Perturbations against Deep Neural "
         "Networks. IEEE S&P 2016, arXiv 1511.04508"
     )
-    trained: ClassVar[bool] = True
     attacked_by: ClassVar[str] = (
-        "losses on the logits, such as the margin of cw-pgd: the cross-entropy's gradient is 0 in floating-point numbers"
+        "losses on the logits, such as the margin of cw-pgd: the cross-entropy's gradient underflows to 0"
     )
 
-    temperature: float = Field(
-        100, gt=0, description="what logits are divided by in training, T; the paper has 1 to 100"
-    )
+    temperature: float = Field(100, gt=0, description="temperature T of the softmax in training; 1 to 100 in the paper")
     teacher: Surrogate | None = Field(
         None,
         repr=False,
-        description="checkpoint of a teacher that was trained at this temperature, such as an earlier student, of the same images "
-        "and classes; one is trained where not given",
+        description="checkpoint of a teacher that was trained at this temperature on the same data set, such as an earlier "
+        "student; default: a teacher is trained",
     )
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
@@ -54,17 +51,17 @@ class DefensiveDistillation(Defense):
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
         assert isinstance(model, Distilled)
-        teacher = self._taught(model, trainer)
+        teacher = self._trained_teacher(model, trainer)
 
         def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
             with torch.no_grad():
-                answers = (teacher(images).float() / self.temperature).softmax(1)
-            return functional.cross_entropy(network(images).float() / self.temperature, answers)
+                soft_labels = (teacher(images).float() / self.temperature).softmax(1)
+            return functional.cross_entropy(network(images).float() / self.temperature, soft_labels)
 
-        trainer.fit(model.student, name="student", keep=model, loss=loss)
+        trainer.fit(model.student, name="student", whole=model, loss=loss)
 
-    def _taught(self, model: Distilled, trainer: Trainer) -> nn.Module:
-        """The teacher, in ``eval()`` mode: the given one, or the model's own after its training."""
+    def _trained_teacher(self, model: Distilled, trainer: Trainer) -> nn.Module:
+        """The teacher in ``eval()`` mode: the user's, or a newly trained one."""
         if model.teacher is None:
             if not isinstance(self.teacher, nn.Module):
                 raise UserError(f"the teacher is the file {self.teacher}: give its model, load_checkpoint(path).model")
@@ -74,16 +71,16 @@ class DefensiveDistillation(Defense):
             return functional.cross_entropy(network(images).float() / self.temperature, labels)
 
         model.teacher.requires_grad_(True)
-        trainer.fit(model.teacher, name="teacher", keep=model, loss=loss)
+        trainer.fit(model.teacher, name="teacher", whole=model, loss=loss)
         return model.teacher.requires_grad_(False)
 
 
 class Distilled(nn.Module):
-    """A student, with the teacher that it has learnt from.
+    """A student, together with its teacher.
 
     Args:
-        student: Answers.
-        teacher: Is only kept; ``None`` where it is kept elsewhere.
+        student: Computes the logits.
+        teacher: Is only stored; ``None`` if the user gave the teacher.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None) -> None:
@@ -92,22 +89,24 @@ class Distilled(nn.Module):
         self.teacher = None if teacher is None else teacher.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(N, K)`` of images ``(N, C, H, W)``."""
+        """The student's logits ``(N, K)`` of images ``(N, C, H, W)``."""
         return cast("Tensor", self.student(images))
 
 
 @torch.no_grad()
 def _require_same_classes(teacher: nn.Module, model: nn.Module, example: Tensor) -> None:
-    copies = [copy.deepcopy(each).to(example.device).eval() for each in (teacher, model)]
+    """Checks that the teacher accepts the model's images and has as many classes."""
+    copies = [copy.deepcopy(network).to(example.device).eval() for network in (teacher, model)]
     try:
-        known, needed = (each(example).shape[1] for each in copies)
+        teacher_classes, classes = (network(example).shape[1] for network in copies)
     except (RuntimeError, ValueError) as error:
         shape = "x".join(str(size) for size in example.shape[1:])
         raise UserError(
             f"defensive-distillation.teacher does not take the model's images, {shape} ({one_line(error)}): give a teacher "
             f"of the same data set"
         ) from None
-    if known != needed:
+    if teacher_classes != classes:
         raise UserError(
-            f"defensive-distillation.teacher knows {known} classes, the model has {needed}: give a teacher of the same data set"
+            f"defensive-distillation.teacher has {teacher_classes} classes, the model has {classes}: give a teacher of the same data "
+            "set"
         )

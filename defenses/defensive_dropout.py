@@ -1,4 +1,4 @@
-"""Defensive dropout: dropout that stays on, at a rate chosen against an attack."""
+"""Defensive dropout: dropout that stays on at test time, at a rate chosen against an attack."""
 
 from __future__ import annotations
 
@@ -22,62 +22,69 @@ from robustbench_cli.defenses.base.training.trainer import Trainer
 __all__ = ["DefensiveDropout"]
 
 _RATES = tuple(tenths / 10 for tenths in range(10))
-"""Among which the rate is chosen."""
+"""The candidate rates."""
 
 _IMAGES = 256
-"""Training images on which it is chosen."""
+"""The number of training images that select the rate."""
 
 _PASSES = 4
-"""Draws of each of them that measure the clean accuracy."""
+"""The number of draws per image in that measurement."""
 
 
 class DefensiveDropout(RandomizedDefense):
-    """Defensive dropout: dropout before fully connected layers stays on after training, at a rate of its own.
+    """Defensive dropout: dropout before fully connected layers stays on at test time, at a rate of its own.
 
-    It stands where the model has dropout, or before its last fully connected layer where it has none. The model is
-    trained at one rate; then, of the rates 0, 0.1, ... 0.9, that one is chosen at which an attack succeeds least among
-    those that lose no more clean accuracy than allowed. Here the attack is PGD with 10 steps that follow one draw each,
-    and both are measured on 256 of the training images. The paper leaves the attack to the user.
+    It replaces the model's dropout layers, or precedes its last fully connected layer if it has none. The model is trained
+    at the training rate. Then the test rate is selected from 0, 0.1, ... 0.9: the one with the lowest attack success rate
+    among those that lose at most ``accuracy_drop`` of clean accuracy. The attack is PGD with 10 steps, each on one draw,
+    and both are measured on 256 training images. The paper leaves the attack to the user.
     """
 
     paper: ClassVar[str] = (
         "Siyue Wang, Xiao Wang, Pu Zhao, Wujie Wen, David Kaeli, Peter Chin, Xue Lin, Defensive Dropout for Hardening Deep "
         "Neural Networks under Adversarial Attacks, ICCAD 2018, arXiv 1809.05165"
     )
-    trained: ClassVar[bool] = True
-    follows: ClassVar[Mapping[str, float]] = {"eps": 1}
+    radius_multiples: ClassVar[Mapping[str, float]] = {"eps": 1}
 
-    rate: float | None = Field(None, ge=0, lt=1, description="of the dropout after training; chosen where not given")
-    train_rate: float | None = Field(
-        None, ge=0, lt=1, description="of the dropout in training; the model's own where not given, 0 where it has none"
+    test_rate: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="dropout rate at test time; default: selected against an attack",
+        json_schema_extra={"formerly": "rate"},
     )
-    accuracy_drop: float = Field(0.01, ge=0, le=1, description="clean accuracy that the chosen rate may cost")
+    train_rate: float | None = Field(
+        None, ge=0, lt=1, description="dropout rate in training; default: the model's own, 0 if it has no dropout"
+    )
+    accuracy_drop: float = Field(
+        0.01, ge=0, le=1, description="largest loss of clean accuracy that the selected test rate may cause"
+    )
     eps: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="radius in linf of the attack against which the rate is chosen; the data set's usual one where not given, "
-        "8/255 for CIFAR-10",
+        description="radius in linf of the attack that selects the test rate; default: the data set's usual radius, 8/255 for "
+        "CIFAR-10",
     )
 
     @property
     def radius(self) -> float:
-        """Of the attack, in linf."""
-        return self.value("eps")
+        """The attack's radius in linf."""
+        return self.resolved("eps")
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
         randomized = copy.deepcopy(model)
-        places = {
+        dropouts = {
             name: module
             for name, module in randomized.named_modules(remove_duplicate=False)
             if isinstance(module, nn.Dropout) and module.p > 0
         }
-        for name, module in places.items():
-            own = module.p if self.train_rate is None else self.train_rate
-            randomized.set_submodule(name, _Dropout(own, self.rate or 0))
-        if not places:
+        for name, module in dropouts.items():
+            train_rate = module.p if self.train_rate is None else self.train_rate
+            randomized.set_submodule(name, _Dropout(train_rate, self.test_rate or 0))
+        if not dropouts:
             name, last = _last_linear(randomized, example)
-            layers = [_Dropout(self.train_rate or 0, self.rate or 0), last]
+            layers = [_Dropout(self.train_rate or 0, self.test_rate or 0), last]
             if not name:
                 randomized = nn.Sequential(*layers)
             else:
@@ -86,43 +93,44 @@ class DefensiveDropout(RandomizedDefense):
 
     def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
         trainer.fit(model, name="training")
-        if self.rate is None:
-            with trainer.draws("rate") as seed:
+        if self.test_rate is None:
+            with trainer.seeded("rate") as seed:
                 order = torch.randperm(len(trainer.examples))
                 images, labels = (part.to(trainer.device) for part in trainer.examples.batch(order[:_IMAGES]))
-                measured = [self._measure(model, rate, images, labels, seed) for rate in _RATES]
-            _set_rate(model, _choose(measured, self.accuracy_drop))
+                measurements = [self._measure(model, rate, images, labels, seed) for rate in _RATES]
+            _set_rate(model, _choose(measurements, self.accuracy_drop))
 
-    def _measure(self, model: nn.Module, rate: float, images: Tensor, labels: Tensor, seed: int) -> _Measured:
+    def _measure(self, model: nn.Module, rate: float, images: Tensor, labels: Tensor, seed: int) -> _Measurement:
+        """Measures clean accuracy and attack success at a test rate."""
         _set_rate(model, rate)
         perturbed = PGD(steps=10)(model, images, labels, norm="linf", eps=self.radius, eot=1, seed=seed)
         with frozen(model), torch.no_grad():
             clean, attacked = (
-                torch.stack([model(each).argmax(1) == labels for _ in range(_PASSES)]) for each in (images, perturbed)
+                torch.stack([model(rows).argmax(1) == labels for _ in range(_PASSES)]) for rows in (images, perturbed)
             )
-        # Draws of the clean image and of the perturbed one are independent: a success is a right one that is not kept.
+        # The draws on clean and on perturbed images are independent, so the probability that both are right is a product.
         accuracy = clean.double().mean().item()
-        kept = (clean.double().mean(0) * attacked.double().mean(0)).mean().item()
-        return _Measured(rate, accuracy, 1 - kept / accuracy if accuracy else 0.0)
+        unbroken = (clean.double().mean(0) * attacked.double().mean(0)).mean().item()
+        return _Measurement(rate, accuracy, 1 - unbroken / accuracy if accuracy else 0.0)
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """What a rate costs and gives: clean accuracy, and the share of what was right that the attack makes wrong."""
+class _Measurement:
+    """The clean accuracy and the attack success rate at a test rate."""
 
     rate: float
     accuracy: float
     success: float
 
 
-def _choose(measured: Sequence[_Measured], drop: float) -> float:
-    """The rate of the least success among those whose accuracy falls short of the first's by ``drop`` at most."""
-    allowed = [each for each in measured if each.accuracy >= measured[0].accuracy - drop]
-    return min(allowed, key=lambda each: each.success).rate
+def _choose(measurements: Sequence[_Measurement], drop: float) -> float:
+    """The rate with the lowest success rate among those that lose at most ``drop`` of the first one's accuracy."""
+    allowed = [candidate for candidate in measurements if candidate.accuracy >= measurements[0].accuracy - drop]
+    return min(allowed, key=lambda candidate: candidate.success).rate
 
 
 class _Dropout(StochasticLayer):
-    """Dropout of single numbers, at one rate in training and another, kept with the weights, after it."""
+    """Elementwise dropout, at one rate in training and another at test time. The latter is stored with the weights."""
 
     rate: Tensor
 
@@ -143,25 +151,26 @@ class _Dropout(StochasticLayer):
 
 
 def _set_rate(model: nn.Module, rate: float) -> None:
+    """Sets the test rate of all dropout layers."""
     for module in model.modules():
         if isinstance(module, _Dropout):
             module.rate.fill_(rate)
 
 
 def _last_linear(model: nn.Module, example: Tensor) -> tuple[str, nn.Module]:
-    """The fully connected layer that runs last, and its name."""
+    """The name of the fully connected layer that runs last, and the layer."""
     names: dict[nn.Module, str] = {
         module: name for name, module in model.named_modules() if isinstance(module, nn.Linear)
     }
-    ran: list[nn.Module] = []
-    hooks = [module.register_forward_hook(lambda module, *_: ran.append(module)) for module in names]
+    calls: list[nn.Module] = []
+    hooks = [module.register_forward_hook(lambda module, *_: calls.append(module)) for module in names]
     with frozen(model), torch.no_grad():
         model(example)
     for hook in hooks:
         hook.remove()
-    if not ran:
+    if not calls:
         raise UserError(
-            f"defensive-dropout stands before fully connected layers, and {type(model).__name__} runs none: "
-            "give a model with one, or with dropout of its own"
+            f"defensive-dropout precedes fully connected layers, and {type(model).__name__} runs none: "
+            "give a model with one, or with dropout"
         )
-    return names[ran[-1]], ran[-1]
+    return names[calls[-1]], calls[-1]

@@ -1,4 +1,4 @@
-"""Fast adversarial training: one step from a random start."""
+"""Fast adversarial training: a single attack step from a random start."""
 
 from __future__ import annotations
 
@@ -21,53 +21,64 @@ __all__ = ["FastAT"]
 
 
 class FastAT(Defense):
-    """Fast adversarial training (FGSM-RS): one signed gradient step from a uniform start, at twice training's cost.
+    """Fast adversarial training (FGSM-RS): one signed gradient step from a uniform start, at twice the cost of training.
 
-    Networks that learn from one step can suddenly learn to stand that step alone, while PGD breaks them entirely: the
-    accuracy under 5 steps of PGD, on one batch of training images, is therefore measured after each epoch, and when it
-    falls by ``fall`` the training ends with the weights that it had before. As in the authors' code the network is in
-    ``train()`` mode also while images are made, so batch norm takes and learns the statistics of both passes.
+    Single-step training can suffer catastrophic overfitting: the network suddenly becomes robust to that one step alone,
+    and PGD breaks it entirely. So the accuracy under PGD with 5 steps is measured after each epoch, on one batch of
+    training images. If it drops by ``overfitting_drop``, training stops with the weights from before the drop. As in the
+    authors' code the network is in ``train()`` mode during the attack too, so batch norm uses and updates the statistics
+    of both passes.
     """
 
     paper: ClassVar[str] = (
         "Wong, Rice, Kolter: Fast is Better than Free: Revisiting Adversarial Training. ICLR 2020, arXiv 2001.03994"
     )
-    trained: ClassVar[bool] = True
-    follows: ClassVar[Mapping[str, float]] = {"eps": 1}
+    radius_multiples: ClassVar[Mapping[str, float]] = {"eps": 1}
 
     eps: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="radius in linf of the attack in training; the data set's usual one where not given, 8/255 for CIFAR-10",
+        description="radius in linf of the attack in training; default: the data set's usual radius, 8/255 for CIFAR-10",
     )
-    step_size: float | None = Field(None, gt=0, description="of its one step; 1.25 eps where not given")
-    fall: float = Field(
-        0.2, gt=0, le=1, description="fall of the accuracy under PGD from one epoch to the next that ends the training"
+    step_size: float | None = Field(None, gt=0, description="step size of the attack; default: 1.25 eps")
+    overfitting_drop: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="drop of the accuracy under PGD from one epoch to the next that stops the training (catastrophic "
+        "overfitting)",
+        json_schema_extra={"formerly": "fall"},
     )
 
     @property
     def radius(self) -> float:
-        """Of the attack, in linf."""
-        return self.value("eps")
+        """The attack's radius in linf."""
+        return self.resolved("eps")
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         return copy.deepcopy(model)
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
-        with trainer.draws("watched images"):
-            watched = trainer.training[torch.randperm(len(trainer.training))][: trainer.recipe.batch_size]
-        accuracy = partial(trainer.accuracy, places=watched, eps=self.radius, steps=5, step_size=self.radius / 4)
+        with trainer.seeded("watched images"):
+            watched = trainer.train_indices[torch.randperm(len(trainer.train_indices))][: trainer.recipe.batch_size]
+        accuracy = partial(trainer.accuracy, indices=watched, eps=self.radius, steps=5, step_size=self.radius / 4)
         trainer.fit(
             model,
             name="adversarial training",
             loss=self.loss,
             eps=self.radius,
-            collapse=Collapse(accuracy=accuracy, fall=self.fall),
+            collapse=Collapse(accuracy=accuracy, drop=self.overfitting_drop),
         )
 
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of a training step; see :data:`~.training.TrainingLoss`."""
+        """The mean loss of a training step; see :data:`~.gradients.TrainingLoss`.
+
+        Args:
+            network: The network in training.
+            images: ``(B, C, H, W)`` in [0, 1].
+            labels: ``(B,)``.
+        """
         perturbed = ascend(
             network,
             images,

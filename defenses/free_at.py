@@ -1,4 +1,4 @@
-"""Free adversarial training: weights and perturbation learn from one pass back."""
+"""Free adversarial training: one backward pass updates the weights and the perturbation."""
 
 from __future__ import annotations
 
@@ -18,74 +18,83 @@ __all__ = ["FreeAT"]
 
 
 class FreeAT(Defense):
-    """Free adversarial training: each pass back moves the weights down and the perturbation up, at no extra cost.
+    """Free adversarial training: each backward pass updates both the weights and the perturbation, at no extra cost.
 
-    Every batch is trained on ``replays`` times in a row, and of the recipe's epochs only that part is left, so that
-    there are as many steps as in ordinary training. The perturbation moves by ``eps`` times the sign of its gradient,
-    and is handed from a batch to the next, row by row. Before and after each step it is cut to the ball and to the box
-    around the present images, so that every pixel has a slope. The authors' code cuts the perturbed image instead,
-    inside the pass back: there a pixel beyond 0 or 1 has no slope, and stays where it is. The network is in ``train()``
-    mode: batch norm takes and learns the statistics of the perturbed images, since there are no other passes.
+    Every batch is replayed ``replays`` times in a row. The number of epochs is divided by ``replays``, so there are as
+    many steps as in standard training. The perturbation moves by ``eps`` times the sign of its gradient and carries over
+    to the next batch, row by row. Before and after each step it is clipped to the ball and to the box around the current
+    images, so every pixel has a gradient. The authors' code clips the perturbed image inside the backward pass instead:
+    there a pixel outside [0, 1] has no gradient and never moves. The network is in ``train()`` mode, and batch norm uses
+    and updates the statistics of the perturbed images, because there are no other passes.
     """
 
     paper: ClassVar[str] = (
         "Shafahi, Najibi, Ghiasi, Xu, Dickerson, Studer, Davis, Taylor, Goldstein: Adversarial Training for Free! "
         "NeurIPS 2019, arXiv 1904.12843"
     )
-    trained: ClassVar[bool] = True
-    follows: ClassVar[Mapping[str, float]] = {"eps": 1}
+    radius_multiples: ClassVar[Mapping[str, float]] = {"eps": 1}
 
     eps: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="radius in linf of the perturbation, and length of its step; the data set's usual one where not given, "
-        "8/255 for CIFAR-10",
+        description="radius in linf of the perturbation, and its step size; default: the data set's usual radius, 8/255 for "
+        "CIFAR-10",
     )
-    replays: int = Field(4, ge=1, description="times that each batch is trained on in a row")
+    replays: int = Field(4, ge=1, description="number of times in a row that each batch is used")
 
     @property
     def radius(self) -> float:
-        """Of the attack, in linf."""
-        return self.value("eps")
+        """The perturbation's radius in linf."""
+        return self.resolved("eps")
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         return copy.deepcopy(model)
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
-        images, _ = trainer.batch(trainer.training[:1])
+        images, _ = trainer.batch(trainer.train_indices[:1])
         network = Perturbed(model, images.new_zeros(trainer.largest_batch, *images.shape[1:]), trainer.share)
-        trainer.fit(
+        trainer.fit_with_gradients(
             network,
+            self.gradients,
             name="adversarial training",
-            keep=model,
+            whole=model,
             eps=self.radius,
-            gradients=self.gradients,
             replays=self.replays,
         )
 
     def gradients(
         self, network: nn.Module, images: Tensor, labels: Tensor, parameters: Sequence[nn.Parameter]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """The mean loss and its gradients at this perturbation, which then moves; see :data:`~.training.Gradients`."""
-        eps, present = self.radius, cast("Perturbed", network).rows[: len(images)]
+        """The mean loss and its gradients at the current perturbation, which it then updates.
+
+        Args:
+            network: A :class:`Perturbed` network.
+            images: ``(B, C, H, W)`` in [0, 1].
+            labels: ``(B,)``.
+            parameters: The parameters to differentiate by.
+
+        Returns:
+            See :data:`~.gradients.Gradients`.
+        """
+        eps, perturbation = self.radius, cast("Perturbed", network).rows[: len(images)]
         low, high = (images - eps).clamp_min_(0), (images + eps).clamp_max_(1)
-        # The perturbation comes from other images, which had another box.
-        leaf = (images + present).clamp_(low, high).requires_grad_()
+        # The perturbation comes from the previous batch, whose box was another one.
+        leaf = (images + perturbation).clamp_(low, high).requires_grad_()
         value = functional.cross_entropy(network(leaf), labels)
-        *gradients, slope = torch.autograd.grad(value, [*parameters, leaf], allow_unused=True)
+        *gradients, image_gradient = torch.autograd.grad(value, [*parameters, leaf], allow_unused=True)
         with torch.no_grad():
-            present.copy_(torch.add(leaf, slope.sign(), alpha=eps).clamp_(low, high).sub_(images))
+            perturbation.copy_(torch.add(leaf, image_gradient.sign(), alpha=eps).clamp_(low, high).sub_(images))
         return value, gradients
 
 
 class Perturbed(nn.Module):
-    """A model with the perturbation that is handed from batch to batch, so that a training that goes on has it too.
+    """A model with the perturbation that carries over from batch to batch, as a buffer, so the resume file contains it.
 
     Args:
-        model: Is held as it is.
-        perturbation: ``(B, C, H, W)``, a row for each place in a batch.
-        share: Which places fall to this process.
+        model: The model. It is not copied.
+        perturbation: ``(B, C, H, W)``, one row for each index in a batch.
+        share: The rows of this process.
     """
 
     perturbation: Tensor
@@ -98,9 +107,9 @@ class Perturbed(nn.Module):
 
     @property
     def rows(self) -> Tensor:
-        """The perturbation at this process's places."""
+        """This process's rows of the perturbation."""
         return self.perturbation[self.share]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(N, K)`` of images ``(N, C, H, W)`` as they are."""
+        """Logits ``(N, K)`` of images ``(N, C, H, W)``, without the perturbation."""
         return cast("Tensor", self.model(images))

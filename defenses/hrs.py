@@ -1,4 +1,4 @@
-"""Hierarchical Random Switching: blocks of which each forward pass draws one of several trained channels."""
+"""Hierarchical Random Switching (HRS): each block switches at random between several trained channels."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from robustbench_cli.attacks.base.inputs import (
     checked_images,
     checked_keywords,
     checked_model,
-    on_model,
+    match_model,
 )
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.defenses.base.decision_rules import mean_softmax
+from robustbench_cli.defenses.base.decision_rules import log_mean_softmax
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.stochastic import StochasticLayer
-from robustbench_cli.defenses.base.surgery.batched_ensemble import BatchedEnsemble, cross_entropy_of_each
+from robustbench_cli.defenses.base.surgery.batched_ensemble import BatchedEnsemble, ensemble_cross_entropy
 from robustbench_cli.defenses.base.surgery.split import split
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
@@ -38,55 +38,56 @@ __all__ = ["HRS", "HRSModel", "SwitchingBlock", "hrs"]
 
 
 class HRS(RandomizedDefense):
-    """Hierarchical Random Switching: the model is cut into blocks, and each row runs through a random channel of each.
+    """Hierarchical Random Switching: the model is cut into blocks, and each row takes a random channel of each block.
 
-    Channels of a block have one architecture and separately trained weights. Any model that ``torch.fx`` can trace is
-    cut as it is; the automatic cut of the paper's networks into two blocks is that of the authors' code. Training goes
-    block by block (the paper's Algorithm 1): a channel is trained together with fresh single channels of all later
-    blocks, which are then thrown away, behind the finished earlier blocks, which stay frozen and switch; so it learns
-    to take what any path before it gives. That makes one training for each channel, not for each path. The channels of
-    a block are trained together, on the same batches: each learns what it would alone, in less time and in the memory
-    of all of them. Here each row of a batch switches by itself and dropout is off in the finished blocks; the authors'
-    code draws one path for a whole batch and leaves dropout on.
+    The channels of a block have one architecture and separately trained weights. Any model that ``torch.fx`` can trace can
+    be cut. The automatic cut of the paper's networks into two blocks equals that of the authors' code.
+
+    Training proceeds block by block (the paper's Algorithm 1). A channel is trained together with new single channels of
+    all later blocks, which are discarded afterwards. The earlier blocks are frozen and switch at random, so the channel
+    learns to accept the output of every path before it. This needs one training per channel, not per path. The channels
+    of a block are trained together on the same batches: each learns what it would learn alone, in less time, with the
+    memory of all of them.
+
+    Here each row of a batch switches independently, and dropout is off in the frozen blocks. The authors' code draws one
+    path for a whole batch and leaves dropout on.
     """
 
     paper: ClassVar[str] = (
         "Xiao Wang, Siyue Wang, Pin-Yu Chen, Yanzhi Wang, Brian Kulis, Xue Lin, Peter Chin, Protecting Neural Networks with "
         "Hierarchical Random Switching, IJCAI 2019, arXiv 1908.07116"
     )
-    trained: ClassVar[bool] = True
 
     channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (5, 5),
         min_length=1,
-        description="channels of each block, from the first to the last; also in the paper's form, whose networks are "
-        "[10][10], [20][20] and [30][30]",
+        description="number of channels of each block, in order; the paper's notation [10][10] is accepted too",
     )
     split: Literal["auto"] | tuple[str, ...] = Field(
         "auto",
-        description="the modules after which to cut, one fewer than blocks; auto: at the narrowest tensors, with two layers "
-        "with weights or more in each block",
+        description="names of the modules after which to cut, one fewer than blocks; auto: at the narrowest tensors, with at "
+        "least two layers with weights in each block",
     )
 
     @field_validator("channels", mode="before")
     @classmethod
-    def _counts(cls, value: object) -> object:
+    def _read_paper_notation(cls, value: object) -> object:
         if isinstance(value, str) and re.fullmatch(r"(\[[0-9]{1,6}\])+", value):
             return tuple(map(int, value[1:-1].split("][")))
         return value
 
     @field_validator("split", mode="before")
     @classmethod
-    def _names(cls, value: object, info: ValidationInfo) -> object:
+    def _check_names(cls, value: object, info: ValidationInfo) -> object:
         if value == "auto":
             return value
         names = list(value) if isinstance(value, list | tuple) else [value]
-        # The parts of a Sequential are called 0, 1, 2, which a file gives as numbers; 1.10 would come as 1.1.
+        # Modules of a Sequential are called 0, 1, 2, so YAML gives integers. Floats are refused: 1.10 would become 1.1.
         if not all(isinstance(name, str | int) for name in names):
-            raise ValueError("give auto, or names of modules, in quotes")
+            raise ValueError("give auto, or names of modules in quotes")
         cuts = len(info.data.get("channels", ())) - 1
         if "channels" in info.data and len(names) != cuts:
-            raise ValueError(f"{cuts + 1} blocks need {cuts} names, and here are {len(names)}")
+            raise ValueError(f"{cuts + 1} blocks need {cuts} names, not {len(names)}")
         return tuple(map(str, names))
 
     def randomize(self, model: nn.Module, example: Tensor) -> HRSModel:
@@ -96,33 +97,33 @@ class HRS(RandomizedDefense):
     def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
         assert isinstance(model, HRSModel)
         blocks = model.switching_blocks
-        for number, block in enumerate(blocks):
-            name = f"block {number + 1}"
-            _require_difference(block, name)
-            with trainer.draws(name, "later blocks"):
+        for index, block in enumerate(blocks):
+            name = f"block {index + 1}"
+            _require_different_channels(block, name)
+            with trainer.seeded(name, "later blocks"):
                 networks = [
-                    nn.Sequential(channel, *(_fresh(follows.channels[0]) for follows in blocks[number + 1 :]))
+                    nn.Sequential(channel, *(_reinitialized(later.channels[0]) for later in blocks[index + 1 :]))
                     for channel in block.channels
                 ]
-            together = BatchedEnsemble(networks, vectorized=trainer.device.type == "cuda")
+            ensemble = BatchedEnsemble(networks, vectorized=trainer.device.type == "cuda")
             trainer.fit(
-                nn.Sequential(*blocks[:number], together),
+                nn.Sequential(*blocks[:index], ensemble),
                 name=name,
-                keep=model,
-                loss=cross_entropy_of_each,
-                settled=partial(together.copy_to, networks),
+                whole=model,
+                loss=ensemble_cross_entropy,
+                on_finish=partial(ensemble.copy_to, networks),
             )
             block.requires_grad_(False)
         model.requires_grad_(True).eval()
 
 
 class SwitchingBlock(nn.Module):
-    """Draws one of its channels for every row, uniformly and independently, at each forward pass.
+    """A block that draws one of its channels for every row, uniformly and independently, in each forward pass.
 
-    Rows that drew the same channel run through it together, so a pass costs one channel, not all.
+    Rows with the same channel run through it together. So a pass costs as much as one channel.
 
     Args:
-        channels: Modules of one architecture, from rows to rows.
+        channels: Modules of one architecture.
     """
 
     def __init__(self, channels: Sequence[nn.Module]) -> None:
@@ -130,37 +131,38 @@ class SwitchingBlock(nn.Module):
         self.channels = nn.ModuleList(channels)
 
     def forward(self, rows: Tensor) -> Tensor:
-        # Drawn on the CPU: the groups' sizes are then known without waiting for a device.
+        """The output for rows ``(N, ...)``, each from a channel drawn for it."""
+        # Drawn on the CPU, so the group sizes are known without waiting for the GPU.
         drawn = torch.randint(len(self.channels), (len(rows),))
         order = drawn.argsort(stable=True)
         sizes = drawn.bincount(minlength=len(self.channels)).tolist()
         groups = torch.split(rows[order.to(rows.device, non_blocking=True)], sizes)
         parts = [channel(group) for channel, group in zip(self.channels, groups, strict=True) if len(group)]
         if len(parts) == 1:
-            # A stable order of equal draws is the order that they had.
+            # All rows have the same channel, and a stable sort keeps their order.
             return cast("Tensor", parts[0])
         return torch.cat(parts or [self.channels[0](rows)])[order.argsort().to(rows.device, non_blocking=True)]
 
 
 class HRSModel(StochasticLayer):
-    """Switching blocks in a row; without draws, the mean of all paths.
+    """A sequence of switching blocks. Its deterministic counterpart is the mean softmax of all paths.
 
     Args:
-        blocks: Modules that follow one another; each becomes a block of fresh copies of itself. They are left as they
-            are.
-        channels: N_i, how many copies of each.
-        example: One image ``(1, C, H, W)`` in [0, 1], to measure what the blocks cost.
+        blocks: Modules to run one after the other. Each becomes a block of reinitialized copies. They stay unchanged.
+        channels: The number N_i of copies of each block.
+        example: One image ``(1, C, H, W)`` in [0, 1], to measure the cost of the blocks.
 
     Attributes:
-        number_of_draws: The paths, prod N_i, all equally likely.
-        cost_of_all_draws: What :meth:`all_draws` costs an image, in forward passes of one path, by floating-point
-            operations.
+        number_of_draws: The number of paths, prod N_i. All are equally likely.
+        cost_of_all_draws: The cost of :meth:`all_draws` per image, in forward passes of one path, measured in
+            floating-point operations.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], channels: Sequence[int], example: Tensor) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            SwitchingBlock([_fresh(block) for _ in range(count)]) for block, count in zip(blocks, channels, strict=True)
+            SwitchingBlock([_reinitialized(block) for _ in range(count)])
+            for block, count in zip(blocks, channels, strict=True)
         )
         self.number_of_draws = math.prod(channels)
         operations = _operations(self.path(0), example)
@@ -169,22 +171,25 @@ class HRSModel(StochasticLayer):
 
     @property
     def switching_blocks(self) -> list[SwitchingBlock]:
-        """The blocks, with their type."""
+        """The blocks, as :class:`SwitchingBlock`."""
         return [cast("SwitchingBlock", block) for block in self.blocks]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(N, K)`` of images ``(N, C, H, W)``, each by a path drawn for it, or the log of the mean softmax."""
+        """Logits ``(N, K)`` of images ``(N, C, H, W)``, each from a path drawn for it.
+
+        Without draws: the logarithm of the mean softmax of all paths.
+        """
         if not self.drawing:
-            return mean_softmax(self.all_draws(images))
+            return log_mean_softmax(self.all_draws(images))
         for block in self.blocks:
             images = block(images)
         return images
 
     def path(self, index: int) -> nn.Sequential:
-        """One path alone, a deterministic model that shares this one's parameters.
+        """A single path: a deterministic model that shares this model's parameters.
 
         Args:
-            index: In [0, number_of_draws), in the order of :meth:`all_draws`.
+            index: The path in [0, number_of_draws), in the order of :meth:`all_draws`.
         """
         chosen = []
         for block in reversed(self.switching_blocks):
@@ -193,15 +198,15 @@ class HRSModel(StochasticLayer):
         return nn.Sequential(*reversed(chosen))
 
     def all_draws(self, images: Tensor) -> Tensor:
-        """Logits ``(D, N, K)`` of every path on images ``(N, C, H, W)``, the last block's channel changing fastest.
+        """Logits ``(D, N, K)`` of all D paths on images ``(N, C, H, W)``. The last block's channel varies fastest.
 
-        Paths share the work of the blocks that they have in common.
+        Paths share the computation of their common blocks.
         """
         paths, count = 1, len(images)
         rows = images
         for block in self.switching_blocks:
             parts = [channel(rows) for channel in block.channels]
-            # (paths so far, channels, N, ...): the channels that follow a path stand beside each other.
+            # (paths so far, channels, N, ...): the continuations of a path are adjacent.
             rows = torch.stack([part.reshape(paths, count, *part.shape[1:]) for part in parts], dim=1).flatten(0, 2)
             paths *= len(parts)
         return rows.reshape(paths, count, *rows.shape[1:])
@@ -215,54 +220,71 @@ def hrs(
     channels: Sequence[int] = (5, 5),
     split: str | Sequence[str] = "auto",
 ) -> HRSModel:
-    """Protects an existing model with Hierarchical Random Switching; its channels are fresh and wait for ``HRS.fit``.
+    """Protects an existing model with Hierarchical Random Switching. The channels are untrained.
+
+    To protect and train in one call, use :func:`~robustbench_cli.defenses.base.defense.defend` with :class:`HRS`.
 
     Args:
-        model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``; it is left as it is.
-        example: Images, or the shape ``(C, H, W)`` of one.
-        channels: See :class:`HRS`.
-        split: See :class:`HRS`.
+        model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``. It stays unchanged.
+        example: Images ``(N, C, H, W)``, or the shape ``(C, H, W)`` of an image.
+        channels: The number of channels of each block; see :class:`HRS`.
+        split: Where to cut the model; see :class:`HRS`.
 
     Raises:
-        UserError: The parameters are not allowed, or the model cannot be cut there.
+        UserError: A parameter is out of range, or the model cannot be cut there.
+
+    Examples:
+        >>> import torch
+        >>> from robustbench_cli.defenses.hrs import hrs
+        >>> network = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 10)
+        ... )
+        >>> model = hrs(network, (1, 8, 8), channels=(5, 3))
+        >>> images = torch.rand(4, 1, 8, 8)
+        >>> model(images).shape  # each image takes a random path
+        torch.Size([4, 10])
+        >>> model.number_of_draws
+        15
+        >>> model.all_draws(images).shape  # every path
+        torch.Size([15, 4, 10])
     """
     defense = HRS.from_parameters({"channels": tuple(channels), "split": split}, name="hrs")
     checked_model(model)
     if isinstance(example, tuple | list) and len(example) == 3 and all(isinstance(size, int) for size in example):
-        channels_and_sides = [checked_count(size, "a side of the example") for size in example]
-        return defense.randomize(model, on_model(torch.zeros(1, *channels_and_sides), model))
-    return defense.randomize(model, on_model(checked_images(example, what="the example's images")[:1], model))
+        shape = [checked_count(size, "a side of the example") for size in example]
+        return defense.randomize(model, match_model(torch.zeros(1, *shape), model))
+    return defense.randomize(model, match_model(checked_images(example, what="the example's images")[:1], model))
 
 
-def _fresh(module: nn.Module) -> nn.Module:
-    """A copy whose layers have drawn their weights anew; a parameter of a module that cannot do so keeps its value."""
+def _reinitialized(module: nn.Module) -> nn.Module:
+    """A copy with newly initialized weights. Layers without a ``reset_parameters`` method keep their weights."""
     module = copy.deepcopy(module)
     for layer in module.modules():
-        # MultiheadAttention's has an underscore.
+        # MultiheadAttention's method has an underscore.
         reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
         if reset is not None:
-            # What a parametrized layer draws is its weights; the parameters behind them follow from these.
+            # A parametrized layer initializes its weights; setting them sets the parameters behind them.
             with parametrize.cached():
                 reset()
                 for name in getattr(layer, "parametrizations", {}):
-                    # Some cannot be given any weights.
+                    # Some parametrizations cannot be set. They keep their parameters, as layers without a reset do.
                     with suppress(NotImplementedError, RuntimeError, ValueError):
                         setattr(layer, name, getattr(layer, name).detach().clone())
     return module.requires_grad_(True)
 
 
-def _require_difference(block: SwitchingBlock, name: str) -> None:
-    """Channels that start from the same weights would stay the same, since they are trained on the same batches."""
+def _require_different_channels(block: SwitchingBlock, name: str) -> None:
+    """Checks that no channel equals the first: equal channels stay equal, because all see the same batches."""
     first, *others = (list(channel.parameters()) for channel in block.channels)
     if any(all(map(torch.equal, first, other)) for other in others):
         raise UserError(
-            f"the channels of {name} would all be the same: none of its layers has a reset_parameters() that draws weights "
-            "anew; give the model's own layers one, as torch's have"
+            f"the channels of {name} would all be the same: none of its layers has a reset_parameters() method that draws new "
+            "weights; add one to the model's own layers, as torch's layers have"
         )
 
 
 def _operations(blocks: nn.Sequential, example: Tensor) -> list[int]:
-    """Floating-point operations of each block on one image."""
+    """The floating-point operations of each block on one image."""
     counts = []
     with frozen(blocks), torch.no_grad():
         for block in blocks:

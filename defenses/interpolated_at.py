@@ -16,11 +16,11 @@ __all__ = ["InterpolatedAT"]
 
 
 class InterpolatedAT(AdversarialTraining):
-    """Interpolated adversarial training: mixup of the images, and mixup of PGD's images, half of the loss each.
+    """Interpolated adversarial training: the mean of the mixup losses on clean images and on PGD images.
 
-    Images are mixed with others of their own batch, ``l x_i + (1 - l) x_j`` with ``l ~ Beta(alpha, alpha)``, and the
-    loss is ``l CE(., y_i) + (1 - l) CE(., y_j)``; one l is drawn for the clean batch and another for the perturbed one.
-    PGD climbs the cross-entropy on images that are not mixed, in ``eval()`` mode.
+    Mixup interpolates images of one batch, ``l x_i + (1 - l) x_j`` with ``l ~ Beta(alpha, alpha)``. Its loss is
+    ``l CE(., y_i) + (1 - l) CE(., y_j)``. The clean batch and the perturbed batch have separate draws of l. PGD maximizes
+    the cross-entropy on images without mixup, in ``eval()`` mode.
     """
 
     paper: ClassVar[str] = (
@@ -28,17 +28,21 @@ class InterpolatedAT(AdversarialTraining):
         "Sacrificing Too Much Accuracy. AISec 2019, arXiv 1906.06784"
     )
 
-    alpha: float = Field(
-        1, gt=0, description="of the Beta distribution that a share is drawn from; 1 is the uniform one"
-    )
+    alpha: float = Field(1, gt=0, description="parameter of the Beta distribution of the mixup coefficient; 1: uniform")
 
-    def loss_on(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
-        return (self.mixed(forward, images, labels) + self.mixed(forward, perturbed, labels)) / 2
+    def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
+        return (self.mixup_loss(forward, images, labels) + self.mixup_loss(forward, perturbed, labels)) / 2
 
-    def mixed(self, forward: Forward, images: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss on a mixture of images ``(B, C, H, W)`` with others of them, by torch's global generators."""
-        share = Beta(self.alpha, self.alpha).sample().item()
+    def mixup_loss(self, forward: Forward, images: Tensor, labels: Tensor) -> Tensor:
+        """The mean mixup loss of a batch, with draws from torch's global generators.
+
+        Args:
+            forward: The network.
+            images: ``(B, C, H, W)``.
+            labels: ``(B,)``.
+        """
+        coefficient = Beta(self.alpha, self.alpha).sample().item()
         order = torch.randperm(len(images), device=images.device)
-        logits = forward(share * images + (1 - share) * images[order])
-        own, other = functional.cross_entropy(logits, labels), functional.cross_entropy(logits, labels[order])
-        return share * own + (1 - share) * other
+        logits = forward(coefficient * images + (1 - coefficient) * images[order])
+        first, second = functional.cross_entropy(logits, labels), functional.cross_entropy(logits, labels[order])
+        return coefficient * first + (1 - coefficient) * second

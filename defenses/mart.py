@@ -1,4 +1,4 @@
-"""MART: adversarial training that looks at what is misclassified."""
+"""MART: adversarial training with emphasis on misclassified images."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.defenses.base.training.adversarial_training import AdversarialTraining, Forward, divergence
+from robustbench_cli.defenses.base.training.adversarial_training import AdversarialTraining, Forward, kl_divergence
 
 __all__ = ["MART"]
 
 
 class MART(AdversarialTraining):
-    """MART: TRADES' divergence, weighted by how wrong the network is on the image, beside a boosted cross-entropy.
+    """MART: a boosted cross-entropy plus TRADES' divergence, weighted by the error on the clean image.
 
-    The loss is ``BCE(p(x'), y) + beta KL(p(x) || p(x')) (1 - p_y(x))`` with the boosted cross-entropy
-    ``BCE(p, y) = -log p_y - log(1 - max_{k != y} p_k)``, which also presses the strongest wrong class down. Where the
-    authors' code adds small constants before logarithms, here they are taken of sums of exponentials, without any. The
-    attack climbs the cross-entropy from beside the image, by normal noise of deviation 0.001; images are made in
-    ``eval()`` mode, as in the authors' code.
+    The loss is ``BCE(p(x'), y) + beta KL(p(x) || p(x')) (1 - p_y(x))``. The boosted cross-entropy
+    ``BCE(p, y) = -log p_y - log(1 - max_{k != y} p_k)`` also decreases the strongest wrong class. The authors' code adds
+    small constants inside the logarithms. Here they are computed by log-sum-exp, without constants. The attack maximizes
+    the cross-entropy. It starts at the image plus normal noise of standard deviation 0.001, and runs in ``eval()`` mode,
+    as in the authors' code.
     """
 
     paper: ClassVar[str] = (
@@ -29,24 +29,24 @@ class MART(AdversarialTraining):
     )
 
     beta: float = Field(
-        5, ge=0, description="weight of the divergence: the larger, the more robust and the less accurate"
+        5, ge=0, description="weight of the divergence; larger values trade clean accuracy for robustness"
     )
 
-    def perturbed(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        return self.climb(
+    def perturb(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return self.attack(
             network,
             images,
             lambda logits: functional.cross_entropy(logits, labels, reduction="sum"),
             start="near",
         )
 
-    def loss_on(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
+    def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
         clean, attacked = forward(images).float(), forward(perturbed).float()
-        wrongness = 1 - clean.softmax(1).gather(1, labels[:, None]).squeeze(1)
-        return (_boosted(attacked, labels) + self.beta * divergence(clean, attacked) * wrongness).mean()
+        error = 1 - clean.softmax(1).gather(1, labels[:, None]).squeeze(1)
+        return (_boosted_cross_entropy(attacked, labels) + self.beta * kl_divergence(clean, attacked) * error).mean()
 
 
-def _boosted(logits: Tensor, labels: Tensor) -> Tensor:
+def _boosted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """The boosted cross-entropy ``(B,)`` of logits ``(B, K)`` and labels ``(B,)``."""
     strongest = logits.scatter(1, labels[:, None], -torch.inf).argmax(1, keepdim=True)
     without = logits.scatter(1, strongest, -torch.inf).logsumexp(1)

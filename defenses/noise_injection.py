@@ -1,4 +1,4 @@
-"""Gaussian noise on the image, before a model that is left as it is."""
+"""Gaussian noise on the image, in front of an unchanged model."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["NoiseInjection"]
 
 
 class NoiseInjection(RandomizedDefense):
-    """Gaussian noise on the image, before a model that was not trained for it.
+    """Gaussian noise on the image, in front of a model that was not trained for it; no training.
 
-    The model sees ``x + sigma * N(0, I)``, which is not cut to [0, 1]. The paper finds that such a preprocessing
-    protects the less, the better the model gets along with it.
+    The model's input is ``x + sigma * N(0, I)``, not clipped to [0, 1]. The paper shows that such preprocessing protects
+    less, the more invariant the model is to it.
     """
 
     paper: ClassVar[str] = (
@@ -27,14 +27,13 @@ class NoiseInjection(RandomizedDefense):
         "NeurIPS 2022, arXiv 2206.09491"
     )
 
-    follows: ClassVar[Mapping[str, float]] = {"sigma": 1}
+    radius_multiples: ClassVar[Mapping[str, float]] = {"sigma": 1}
 
     sigma: float | None = Field(
         None,
         ge=0,
-        description="standard deviation of the noise, in pixel values; the data set's usual radius where not given, 8/255 for "
-        "CIFAR-10",
+        description="standard deviation of the noise, in pixel values; default: the data set's usual radius, 8/255 for CIFAR-10",
     )
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
-        return NoiseLayer(copy.deepcopy(model), self.value("sigma"))
+        return NoiseLayer(copy.deepcopy(model), self.resolved("sigma"))

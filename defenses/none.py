@@ -1,4 +1,4 @@
-"""No defense: the reference that every defense is compared with."""
+"""No defense: the baseline of all comparisons."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ __all__ = ["Undefended"]
 
 
 class Undefended(Defense):
-    """The model as it is, with ordinary training."""
+    """The unchanged model with standard training."""
 
     paper: ClassVar[str] = "none"
-    trained: ClassVar[bool] = True
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         return copy.deepcopy(model)

@@ -13,11 +13,11 @@ __all__ = ["PGDAT"]
 
 
 class PGDAT(AdversarialTraining):
-    """Adversarial training: the cross-entropy on PGD's images alone takes the place of that on the images.
+    """Adversarial training: the loss is the cross-entropy on PGD images only.
 
-    PGD climbs the cross-entropy from a uniform start in the ball. The paper has 40 steps of 0.01 at a radius of 0.3 for
-    MNIST, and 7 steps of 2/255 at 8/255 for CIFAR-10. Images are made in ``eval()`` mode, with the running statistics
-    of batch norm.
+    PGD maximizes the cross-entropy from a uniform start in the ball. The paper uses 40 steps of 0.01 at a radius of 0.3
+    for MNIST, and 7 steps of 2/255 at 8/255 for CIFAR-10. PGD runs in ``eval()`` mode, with the running statistics of
+    batch norm.
     """
 
     paper: ClassVar[str] = (
@@ -25,5 +25,5 @@ class PGDAT(AdversarialTraining):
         "ICLR 2018, arXiv 1706.06083"
     )
 
-    def loss_on(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
+    def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(forward(perturbed), labels)

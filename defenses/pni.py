@@ -14,7 +14,7 @@ from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.surgery.random_weights import (
     RandomWeights,
     shared_draws,
-    spread,
+    weight_std,
     with_random_weights,
 )
 from robustbench_cli.defenses.base.training.adversarial import AttackInTraining, ascend
@@ -24,30 +24,30 @@ __all__ = ["PNI"]
 
 
 class PNI(AttackInTraining, RandomizedDefense):
-    """Parametric noise injection: Gaussian noise on all weights, of a strength that adversarial training learns.
+    """Parametric noise injection: Gaussian noise on all weights, with a strength learned by adversarial training.
 
-    The weights W of a fully connected layer or a convolution become ``W + alpha * eta`` with ``eta ~ N(0, std(W)^2)``;
-    alpha is learned, one for a layer, for an output channel or for a weight. The loss is half the cross-entropy on the
-    images and half that on PGD's images, which leave the class that the network predicts rather than the true one. Each
-    step of PGD, which begins uniformly in the ball, follows another draw, and its last iterate counts. In training a
-    batch shares a draw, afterwards every row has its own. Unlike in the authors' code, the attack belongs to the
-    training from its first epoch on, and alpha decays as the weights do.
+    The weights W of a fully connected layer or a convolution become ``W + alpha * eta`` with ``eta ~ N(0, std(W)^2)``.
+    Training learns one alpha per layer, per output channel or per weight. The loss is the mean of the cross-entropies on
+    clean and on PGD images. PGD moves away from the predicted class, not from the label. It starts uniformly in the ball
+    and makes a new draw in each step. In training the rows of a batch share one draw. Afterwards every row has its own
+    draw. Unlike in the authors' code, training is adversarial from the first epoch, and alpha has weight decay.
     """
 
     paper: ClassVar[str] = (
         "Zhezhi He, Adnan Siraj Rakin, Deliang Fan, Parametric Noise Injection: Trainable Randomness to Improve Deep Neural "
         "Network Robustness against Adversarial Attack, CVPR 2019, arXiv 1811.09310"
     )
-    trained: ClassVar[bool] = True
 
-    alpha: float = Field(
-        0.25, ge=0, description="strength of the noise when training begins, in standard deviations of W"
+    alpha: float = Field(0.25, ge=0, description="initial strength of the noise, in standard deviations of W")
+    granularity: Literal["layer", "channel", "element"] = Field(
+        "layer",
+        description="what shares one alpha: a layer, an output channel, or nothing",
+        json_schema_extra={"formerly": "per"},
     )
-    per: Literal["layer", "channel", "element"] = Field("layer", description="what has a strength of its own")
-    steps: int = Field(7, ge=1, description="steps of that attack")
+    steps: int = Field(7, ge=1, description="number of steps of that attack")
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
-        return with_random_weights(model, partial(_Layer, alpha=self.alpha, per=self.per), name="pni")
+        return with_random_weights(model, partial(_Layer, alpha=self.alpha, granularity=self.granularity), name="pni")
 
     def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
         with shared_draws(model):
@@ -62,19 +62,19 @@ class PNI(AttackInTraining, RandomizedDefense):
             lambda logits: functional.cross_entropy(logits, predicted, reduction="sum"),
             eps=self.radius,
             steps=self.steps,
-            step_size=self.size_of_step,
+            step_size=self.pgd_step_size,
         )
         return (functional.cross_entropy(logits, labels) + functional.cross_entropy(network(perturbed), labels)) / 2
 
 
 class _Layer(RandomWeights):
-    """A layer with a learned strength of its noise."""
+    """A layer with a learned noise strength."""
 
-    def __init__(self, layer: nn.Linear | nn.Conv2d, *, alpha: float, per: str) -> None:
+    def __init__(self, layer: nn.Linear | nn.Conv2d, *, alpha: float, granularity: str) -> None:
         super().__init__(layer)
         weight = layer.weight
         shapes = {"layer": (), "channel": (len(weight), *[1] * (weight.dim() - 1)), "element": weight.shape}
-        self.alpha = nn.Parameter(torch.full(shapes[per], alpha, dtype=weight.dtype, device=weight.device))
+        self.alpha = nn.Parameter(torch.full(shapes[granularity], alpha, dtype=weight.dtype, device=weight.device))
 
     def sigma(self) -> Tensor:
-        return self.alpha * spread(self.layer.weight)
+        return self.alpha * weight_std(self.layer.weight)

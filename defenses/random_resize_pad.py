@@ -18,12 +18,12 @@ __all__ = ["RandomResizePad"]
 
 
 class RandomResizePad(RandomizedDefense):
-    """Random resizing and padding: each image is resized to a random side and padded with zeros at random; no training.
+    """Random resizing and padding: each image gets a random size and random zero padding; no training.
 
-    The side is uniform between the smallest and that of the padded image, the image's place in it uniform too. Resizing
-    takes the nearest pixel. The paper enlarges images of 299 to sides of 299 to 330 and pads them to 331:
-    ``size=1.107``, for a model that takes larger images than it was trained on. With ``size=1`` the padded image is as
-    large as the image was, so that any model takes it, and what is random is how much it shrinks.
+    The size is uniform between the smallest size and that of the padded image. The offset is uniform too. Resizing uses
+    nearest-neighbor interpolation. The paper resizes images of 299 pixels to 299 to 330 and pads them to 331. This is
+    ``size=1.107`` and needs a model that accepts larger images. With ``size=1`` the padded image has the original size, so
+    every model accepts it, and images only shrink.
     """
 
     paper: ClassVar[str] = (
@@ -31,13 +31,17 @@ class RandomResizePad(RandomizedDefense):
         "ICLR 2018, arXiv 1711.01991"
     )
 
-    size: float = Field(1.0, ge=1, le=4, description="side of the padded image, in sides of the image")
-    smallest: float = Field(
-        0.9, gt=0, le=1, description="smallest side of the resized image, in sides of the padded one"
+    size: float = Field(1.0, ge=1, le=4, description="side of the padded image, relative to the image")
+    min_size: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="smallest side of the resized image, relative to the padded image",
+        json_schema_extra={"formerly": "smallest"},
     )
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
-        randomized = _ResizePad(copy.deepcopy(model), self.size, self.smallest)
+        randomized = _ResizePad(copy.deepcopy(model), self.size, self.min_size)
         height, width = (_side(self.size, length) for length in example.shape[2:])
         if (height, width) != example.shape[2:]:
             with frozen(randomized), torch.no_grad():
@@ -45,20 +49,20 @@ class RandomResizePad(RandomizedDefense):
                     randomized(example)
                 except RuntimeError as error:
                     raise UserError(
-                        f"random-resize-pad gives images of {height}x{width}, which {type(model).__name__} does not take: "
+                        f"random-resize-pad makes images of {height}x{width}, which {type(model).__name__} does not accept: "
                         "give size 1"
                     ) from error
         return randomized
 
 
 class _ResizePad(StochasticLayer):
-    """Resizes and pads every image ``(N, C, H, W)`` by itself before the model; without draws, to the whole side."""
+    """Resizes and pads every image ``(N, C, H, W)`` independently; without draws, to the full padded size."""
 
-    def __init__(self, model: nn.Module, size: float, smallest: float) -> None:
+    def __init__(self, model: nn.Module, size: float, min_size: float) -> None:
         super().__init__()
         self.model = model
         self.size = size
-        self.smallest = smallest
+        self.min_size = min_size
 
     @property
     def unwrapped_model(self) -> nn.Module:
@@ -67,35 +71,40 @@ class _ResizePad(StochasticLayer):
 
     def forward(self, images: Tensor) -> Tensor:
         count, channels, height, width = images.shape
-        # One number for both sides, so that the image keeps its proportions.
-        share = (torch.rand if self.drawing else torch.ones)(count, 1, device=images.device)
-        rows, high = self._sources(share, height)
-        columns, wide = self._sources(share, width)
+        # One number for both sides keeps the aspect ratio.
+        uniform = (torch.rand if self.drawing else torch.ones)(count, 1, device=images.device)
+        rows, inside_rows = self._sources(uniform, height)
+        columns, inside_columns = self._sources(uniform, width)
         resized = images.gather(2, rows[:, None, :, None].expand(-1, channels, -1, width))
         resized = resized.gather(3, columns[:, None, None, :].expand(-1, channels, rows.shape[1], -1))
-        output: Tensor = self.model(resized * (high[:, None, :, None] & wide[:, None, None, :]))
+        output: Tensor = self.model(resized * (inside_rows[:, None, :, None] & inside_columns[:, None, None, :]))
         return output
 
-    def _sources(self, share: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """For each place along a padded side ``(N, S)``: whence its pixel comes, and whether it is inside the image."""
+    def _sources(self, uniform: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """The source pixel of each pixel along a padded side, and whether it is inside the image; both ``(N, S)``.
+
+        Args:
+            uniform: ``(N, 1)`` in [0, 1], determines the resized length.
+            length: The length of the original side.
+        """
         side = _side(self.size, length)
-        smallest = max(1, int(self.smallest * side))
-        resized = smallest + _below(share, side - smallest + 1)
-        start = _below(torch.rand_like(share), side - resized + 1)
-        place = torch.arange(side, device=share.device) - start
-        inside = (place >= 0) & (place < resized)
-        return torch.where(inside, place * length // resized, 0), inside
+        smallest = max(1, int(self.min_size * side))
+        resized = smallest + _to_integers(uniform, side - smallest + 1)
+        offset = _to_integers(torch.rand_like(uniform), side - resized + 1)
+        position = torch.arange(side, device=uniform.device) - offset
+        inside = (position >= 0) & (position < resized)
+        return torch.where(inside, position * length // resized, 0), inside
 
     def extra_repr(self) -> str:
-        return f"size={self.size}, smallest={self.smallest}"
+        return f"size={self.size}, min_size={self.min_size}"
 
 
 def _side(size: float, length: int) -> int:
-    """The padded side for a side of ``length`` pixels."""
+    """The length of the padded side, for a side of ``length`` pixels."""
     return round(size * length)
 
 
-def _below(share: Tensor, count: Tensor | int) -> Tensor:
-    """Whole numbers in [0, count), uniform where ``share`` is uniform in [0, 1)."""
-    # Rounding can make the largest share times a count the count itself.
-    return torch.minimum((share * count).long(), torch.as_tensor(count, device=share.device) - 1)
+def _to_integers(uniform: Tensor, count: Tensor | int) -> Tensor:
+    """Maps uniform numbers in [0, 1] to uniform integers in [0, count)."""
+    # The product can round up to count.
+    return torch.minimum((uniform * count).long(), torch.as_tensor(count, device=uniform.device) - 1)

@@ -1,4 +1,4 @@
-"""Randomized smoothing: a model trained with Gaussian noise on its images, and the vote of several noisy draws."""
+"""Randomized smoothing: training with Gaussian noise, and the vote of several noisy draws."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ __all__ = ["RandomizedSmoothing", "base_classifier"]
 
 
 class RandomizedSmoothing(RandomizedDefense):
-    """Randomized smoothing: the vote of several draws of a model that was trained with Gaussian noise on its images.
+    """Randomized smoothing: the vote of several noisy draws of a model that was trained with Gaussian noise.
 
-    The model sees ``x + sigma * N(0, I)``, which is not cut to [0, 1], and is trained by the cross-entropy on one draw
-    an image. What no attack in l2 can change is certified by ``advdef certify``. The noise does not follow from the data
-    set's usual radius, which is one in linf: the literature takes 0.25, 0.5 or 1 for all data sets.
+    The model's input is ``x + sigma * N(0, I)``, not clipped to [0, 1]. Training uses the cross-entropy on one draw per
+    image. ``advdef certify`` certifies a radius in l2 for each image. The default sigma does not depend on the data set's
+    usual radius, which is in linf. The literature uses 0.25, 0.5 or 1 for all data sets.
     """
 
     paper: ClassVar[str] = (
         "Jeremy Cohen, Elan Rosenfeld, J. Zico Kolter, Certified Adversarial Robustness via Randomized Smoothing, ICML 2019, "
         "arXiv 1902.02918"
     )
-    trained: ClassVar[bool] = True
 
     sigma: float = Field(0.25, gt=0, description="standard deviation of the noise, in pixel values")
-    decision: DecisionRule = Field("vote", description="what decides; the paper's rule is the vote")
+    decision: DecisionRule = Field("vote", description="decision rule; the paper's is the vote")
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
         return _Smoothed(copy.deepcopy(model), self.sigma)
@@ -41,14 +40,14 @@ class RandomizedSmoothing(RandomizedDefense):
 
 
 class _Smoothed(NoiseLayer):
-    """The noise of randomized smoothing, before the classifier that is smoothed."""
+    """The noise of randomized smoothing in front of the base classifier."""
 
 
 def base_classifier(model: nn.Module) -> nn.Module:
-    """The classifier that is smoothed: a model without the noise and the vote of randomized smoothing around it.
+    """The base classifier of randomized smoothing: the model without the noise and the vote.
 
     Args:
-        model: Of any defense; it is given back where its last one is not randomized smoothing.
+        model: A model with any defense. If its last defense is not randomized smoothing, it is returned unchanged.
     """
-    drawn = model.model if isinstance(model, Decision) else model
-    return drawn.layer if isinstance(drawn, _Smoothed) else model
+    noisy = model.model if isinstance(model, Decision) else model
+    return noisy.layer if isinstance(noisy, _Smoothed) else model

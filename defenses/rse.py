@@ -1,4 +1,4 @@
-"""Random Self-Ensemble: noise before every convolution, and the mean of several draws."""
+"""Random Self-Ensemble: noise before every convolution, and the mean softmax of several draws."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["RSE"]
 class RSE(GaussianNoise):
     """Random Self-Ensemble: Gaussian noise before every convolution, and the mean softmax of several draws decides.
 
-    Trained with one draw a step, whose mean loss bounds that of the ensemble from above (Jensen's inequality). The
-    sigmas are the paper's, which has them for CIFAR-10 and STL-10; they do not follow from the data set's radius.
+    Training uses one draw a step: its mean loss is an upper bound of the ensemble's loss (Jensen's inequality). The
+    default sigmas are the paper's for CIFAR-10 and STL-10. They do not depend on the data set's radius.
     """
 
     paper: ClassVar[str] = GaussianNoise.paper
@@ -27,7 +27,7 @@ class RSE(GaussianNoise):
     sigma_inner: float | None = Field(
         0.1,
         ge=0,
-        description="standard deviation everywhere else: before each later convolution, of activations, of logits, or of "
-        "weights, as a share of that of a layer's own",
+        description="standard deviation everywhere else: before later convolutions, at activations or logits, or of the weights "
+        "relative to their own standard deviation",
     )
-    decision: DecisionRule = Field("mean", description="what decides; the paper's rule is the mean softmax")
+    decision: DecisionRule = Field("mean", description="decision rule; the paper's is the mean softmax")

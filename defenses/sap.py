@@ -17,16 +17,16 @@ __all__ = ["SAP"]
 
 
 class SAP(RandomizedDefense):
-    """Stochastic activation pruning: large activations are likelier kept, and what is kept is scaled up; no training.
+    """Stochastic activation pruning: drops small activations at random and scales up the others; no training.
 
-    After every activation function, an activation h_j of an image's map of a activations has the share
-    ``p_j = |h_j| / sum_k |h_k|``. It is kept with probability ``q_j = 1 - (1 - p_j)^r``, which is that of being met by
-    any of ``r = ratio * a`` draws with replacement, and becomes ``h_j / q_j``, so that the mean over draws is h. Here
-    each activation is kept or not by itself, while the paper's r draws are made from all at once: the probabilities are
-    the same, the (slight) dependence between activations is not.
+    Consider the a activations of an image after an activation function. Activation h_j has the probability
+    ``p_j = |h_j| / sum_k |h_k|``. It survives with probability ``q_j = 1 - (1 - p_j)^r``, the probability that
+    ``r = ratio * a`` draws with replacement hit it. A surviving activation becomes ``h_j / q_j``, so the mean over draws is
+    h. Here activations survive independently. The paper makes r draws from all activations together: the probabilities are
+    the same, but its survivals are slightly dependent.
 
-    A gradient takes q as it is, as a constant. Then its mean over the draws is that of the model without pruning;
-    through q it would not be, since which activations are kept has no slope.
+    The gradient treats q as a constant. So its mean over the draws is the gradient of the model without pruning. With a
+    gradient through q this would not hold, because the choice of the survivors has no gradient.
     """
 
     paper: ClassVar[str] = (
@@ -34,14 +34,14 @@ class SAP(RandomizedDefense):
         "Anima Anandkumar, Stochastic Activation Pruning for Robust Adversarial Defense, ICLR 2018, arXiv 1803.01442"
     )
 
-    ratio: float = Field(1.0, gt=0, description="draws from each map, for each activation in it")
+    ratio: float = Field(1.0, gt=0, description="number of draws per activation")
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
         return AfterActivations(copy.deepcopy(model), _Pruning(self.ratio))
 
 
 class _Pruning(StochasticLayer):
-    """Keeps some of the activations ``(N, ...)``, each row's by themselves."""
+    """Prunes activations ``(N, ...)``, independently for each row."""
 
     def __init__(self, ratio: float) -> None:
         super().__init__()
@@ -52,13 +52,14 @@ class _Pruning(StochasticLayer):
 
     @torch.no_grad()
     def _scales(self, activations: Tensor) -> Tensor:
+        """The factor of each activation: ``1 / q`` with probability q, else 0."""
         size = activations.abs()
         total = size.sum(tuple(range(1, size.dim())), keepdim=True)
-        # Of a map of zeros all shares are 0, and of a single activation the share is 1.
-        share = (size / total.clamp_min(torch.finfo(size.dtype).tiny)).clamp_max(1)
-        kept = -torch.expm1(self.ratio * activations[0].numel() * torch.log1p(-share))
-        # Where the chance is 0, nothing is kept and nothing is divided by 0.
-        return (uniform_like(kept) < kept) / kept.clamp_min(torch.finfo(kept.dtype).tiny)
+        # If all activations are 0, so are all p. A single activation has p = 1.
+        p = (size / total.clamp_min(torch.finfo(size.dtype).tiny)).clamp_max(1)
+        q = -torch.expm1(self.ratio * activations[0].numel() * torch.log1p(-p))
+        # The clamp avoids 0 / 0: where q is 0, the activation never survives.
+        return (uniform_like(q) < q) / q.clamp_min(torch.finfo(q.dtype).tiny)
 
     def extra_repr(self) -> str:
         return f"ratio={self.ratio}"

@@ -1,4 +1,4 @@
-"""SmoothAdv: randomized smoothing, trained on images that attack the smoothed model."""
+"""SmoothAdv: randomized smoothing with adversarial training of the smoothed model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.threat import Threat, project, steepest_ascent
-from robustbench_cli.defenses.base.decision_rules import mean_softmax
+from robustbench_cli.defenses.base.decision_rules import log_mean_softmax
 from robustbench_cli.defenses.base.stochastic import normal_like
 from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.randomized_smoothing import RandomizedSmoothing, base_classifier
@@ -20,14 +20,14 @@ __all__ = ["SmoothAdv"]
 
 
 class SmoothAdv(RandomizedSmoothing):
-    """SmoothAdv: randomized smoothing, trained on images that attack the smoothed model.
+    """SmoothAdv: randomized smoothing, trained on adversarial images of the smoothed model.
 
-    Each image gets ``noises`` draws of noise. An l2 attack on the logarithm of their mean softmax moves the image, and
-    the cross-entropy is taken at the moved image with these same draws. The noise is not cut to [0, 1], the moved image
-    is. A radius that grows over the first epochs, as in the authors' code, is left out.
+    Each image gets ``noise_samples`` draws of noise. PGD in l2 attacks the logarithm of their mean softmax. The loss is
+    the cross-entropy at the perturbed image with the same draws. The perturbed image is clipped to [0, 1] before the noise
+    is added. The authors' code lets the radius grow during the first epochs; here it is constant.
 
-    Radius and noise are in l2, where no radius is usual for a data set. The literature takes a sigma of 0.25, 0.5 or 1
-    for MNIST, CIFAR-10 and ImageNet alike.
+    Radius and noise are in l2, where data sets have no usual radius. The literature uses a sigma of 0.25, 0.5 or 1 for
+    MNIST, CIFAR-10 and ImageNet.
     """
 
     paper: ClassVar[str] = (
@@ -38,46 +38,60 @@ class SmoothAdv(RandomizedSmoothing):
     eps: float | None = Field(
         None,
         gt=0,
-        description="radius in l2 of the attack; sigma where not given: the paper has 64/255 and more, from sigmas of 0.12 on",
+        description="radius in l2 of the attack; default: sigma; the paper uses 64/255 and more, with sigmas of 0.12 and more",
     )
-    steps: int = Field(4, ge=1, description="steps of the attack, each of twice the radius over their number")
-    noises: int = Field(2, ge=1, description="draws of noise of each image; a step costs as many times as much")
+    steps: int = Field(4, ge=1, description="number of steps of the attack; the step size is 2 eps / steps")
+    noise_samples: int = Field(
+        2,
+        ge=1,
+        description="draws of noise per image; the cost of a step is proportional to it",
+        json_schema_extra={"formerly": "noises"},
+    )
 
     @property
     def radius(self) -> float:
-        """Of the attack, in l2."""
+        """The attack's radius in l2."""
         return self.sigma if self.eps is None else self.eps
 
     def train_draws(self, model: nn.Module, trainer: Trainer) -> None:
         trainer.fit(model, name="training", loss=self.loss)
 
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The mean cross-entropy over images ``(B, C, H, W)`` with labels ``(B,)`` and their draws of noise."""
-        classifier, noise = base_classifier(network), self.sigma * normal_like(self._repeated(images))
-        perturbed = self.perturbed(classifier, images, labels, noise)
-        return functional.cross_entropy(classifier(self._repeated(perturbed) + noise), labels.repeat(self.noises))
-
-    def perturbed(self, classifier: nn.Module, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
-        """The images ``(B, C, H, W)`` that the attack arrives at, inside the ball and the box, without a graph.
+        """The mean cross-entropy of a training step, over the images and their draws of noise.
 
         Args:
-            classifier: In training; it is in ``eval()`` mode meanwhile.
+            network: The randomized network.
             images: ``(B, C, H, W)`` in [0, 1].
             labels: ``(B,)``.
-            noise: ``(noises * B, C, H, W)``, the images' first draws first.
+        """
+        classifier, noise = base_classifier(network), self.sigma * normal_like(self._repeat(images))
+        perturbed = self.perturb(classifier, images, labels, noise)
+        return functional.cross_entropy(classifier(self._repeat(perturbed) + noise), labels.repeat(self.noise_samples))
+
+    def perturb(self, classifier: nn.Module, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+        """PGD in l2 on the smoothed classifier.
+
+        Args:
+            classifier: The base classifier. It is in ``eval()`` mode during the attack.
+            images: ``(B, C, H, W)`` in [0, 1].
+            labels: ``(B,)``.
+            noise: ``(noise_samples * B, C, H, W)``: the first draw of all images, then the second, and so on.
+
+        Returns:
+            The perturbed images ``(B, C, H, W)``, inside the ball and the box, detached from the graph.
         """
         threat = Threat(norm="l2", eps=torch.full((len(images),), self.radius, device=images.device))
         iterates = images
         with frozen(classifier):
             for _ in range(self.steps):
                 leaf = iterates.detach().requires_grad_()
-                logits = classifier(self._repeated(leaf) + noise).unflatten(0, (self.noises, -1))
-                loss = functional.nll_loss(mean_softmax(logits), labels, reduction="sum")
+                logits = classifier(self._repeat(leaf) + noise).unflatten(0, (self.noise_samples, -1))
+                loss = functional.nll_loss(log_mean_softmax(logits), labels, reduction="sum")
                 (gradient,) = torch.autograd.grad(loss, leaf)
                 step = steepest_ascent(gradient, "l2")
                 moved = torch.add(leaf.detach(), step, alpha=2 * self.radius / self.steps)
                 iterates = project(moved, images, threat)
         return iterates.detach()
 
-    def _repeated(self, images: Tensor) -> Tensor:
-        return images.repeat(self.noises, 1, 1, 1)
+    def _repeat(self, images: Tensor) -> Tensor:
+        return images.repeat(self.noise_samples, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""Total variation minimisation of the images."""
+"""Total variation minimization of the images."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _BALANCE = 0.5
 
 
 class TotalVariation(RandomizedDefense):
-    """Total variation minimisation: pixels are dropped at random and filled in as smoothly as the others allow.
+    """Total variation minimization: drops pixels at random and reconstructs a smooth image; no training.
 
-    Of an image x the model sees the z that minimises ``sum_i m_i (z_i - x_i)^2 + weight * TV(z)``, where m_i is 0 for
-    the dropped pixels of each channel and 1 for the others, and TV is the sum over the pixels of the length of the step
-    to the pixels below and to the right (Rudin, Osher, Fatemi, Physica D 1992). The steps of the solver (Chambolle,
-    Pock, Journal of Mathematical Imaging and Vision 2011) are differentiable, so that gradients are true ones, through
-    all of them.
+    For an image x, the model's input is the z that minimizes ``sum_i m_i (z_i - x_i)^2 + tv_weight * TV(z)``. The mask m_i
+    is 0 for the dropped pixels of each channel and 1 for the others. TV is the sum over the pixels of the norm of the
+    differences to the pixels below and to the right (Rudin, Osher, Fatemi: Nonlinear Total Variation Based Noise Removal
+    Algorithms. Physica D 1992). The primal-dual solver (Chambolle, Pock: A First-Order Primal-Dual Algorithm for Convex
+    Problems. JMIV 2011) is differentiable, and gradients are exact, through all its steps.
 
-    Attacks that do not adapt stand beside those that do in ``--suite adaptive``.
+    ``--suite adaptive`` shows non-adaptive and adaptive attacks side by side.
     """
 
     paper: ClassVar[str] = (
@@ -37,59 +37,65 @@ class TotalVariation(RandomizedDefense):
         "Transformations, ICLR 2018, arXiv 1711.00117"
     )
 
-    rate: float = Field(0.5, ge=0, lt=1, description="share of the pixels that are dropped")
-    weight: float = Field(0.03, gt=0, description="of the total variation against the squared distance from the image")
-    steps: int = Field(50, ge=1, description="of the solver")
+    drop_rate: float = Field(
+        0.5, ge=0, lt=1, description="fraction of the pixels that are dropped", json_schema_extra={"formerly": "rate"}
+    )
+    tv_weight: float = Field(
+        0.03,
+        gt=0,
+        description="weight of the total variation, relative to the squared distance from the image",
+        json_schema_extra={"formerly": "weight"},
+    )
+    steps: int = Field(50, ge=1, description="number of steps of the solver")
 
     def randomize(self, model: nn.Module, example: Tensor) -> nn.Module:
-        return Transformed(_Smoothing(self.rate, self.weight, self.steps), copy.deepcopy(model))
+        return Transformed(_TVDenoising(self.drop_rate, self.tv_weight, self.steps), copy.deepcopy(model))
 
 
-class _Smoothing(StochasticLayer):
-    """Images ``(N, C, H, W)`` of little total variation, near to pixels drawn for each; without draws, near to all."""
+class _TVDenoising(StochasticLayer):
+    """Reconstructs images ``(N, C, H, W)`` from randomly drawn pixels; without draws, from all pixels."""
 
-    def __init__(self, rate: float, weight: float, steps: int) -> None:
+    def __init__(self, drop_rate: float, tv_weight: float, steps: int) -> None:
         super().__init__()
-        self.rate = rate
-        self.weight = weight
+        self.drop_rate = drop_rate
+        self.tv_weight = tv_weight
         self.steps = steps
 
     def forward(self, images: Tensor) -> Tensor:
-        kept = uniform_like(images) >= self.rate if self.drawing else torch.ones_like(images, dtype=torch.bool)
-        # Primal and dual steps whose product is 1/8, the inverse of the differences' largest singular value, squared.
+        mask = uniform_like(images) >= self.drop_rate if self.drawing else torch.ones_like(images, dtype=torch.bool)
+        # The product of the step sizes is 1/8, and 8 bounds the squared norm of the difference operator.
         primal, dual = 1 / (_BALANCE * math.sqrt(8)), _BALANCE / math.sqrt(8)
-        pull = 2 * primal * kept
-        smooth = ahead = _filled(images, kept)
+        attraction = 2 * primal * mask
+        smooth = extrapolated = _fill_in(images, mask)
         flow = torch.zeros(2, *images.shape, dtype=images.dtype, device=images.device)
         for _ in range(self.steps):
-            flow = flow + dual * _differences(ahead)
-            # Bounded before the root, which has no slope at 0.
-            length = flow.square().sum(0).clamp_min(self.weight**2).sqrt()
-            flow = flow * (self.weight / length)
-            follows = (smooth + primal * _divergence(flow) + pull * images) / (1 + pull)
-            ahead = 2 * follows - smooth
-            smooth = follows
+            flow = flow + dual * _differences(extrapolated)
+            # Clamped before the square root, whose derivative is infinite at 0.
+            length = flow.square().sum(0).clamp_min(self.tv_weight**2).sqrt()
+            flow = flow * (self.tv_weight / length)
+            previous, smooth = smooth, (smooth + primal * _divergence(flow) + attraction * images) / (1 + attraction)
+            extrapolated = 2 * smooth - previous
         return smooth
 
     def extra_repr(self) -> str:
-        return f"rate={self.rate}, weight={self.weight}, steps={self.steps}"
+        return f"drop_rate={self.drop_rate}, tv_weight={self.tv_weight}, steps={self.steps}"
 
 
-def _filled(images: Tensor, kept: Tensor) -> Tensor:
-    """Images whose dropped pixels are the means of the kept ones around them; the solver's start."""
-    share, mean = (functional.avg_pool2d(each, 3, 1, padding=1) for each in (kept.to(images), kept * images))
-    return torch.where(kept, images, mean / share.clamp_min(1 / 9))
+def _fill_in(images: Tensor, mask: Tensor) -> Tensor:
+    """The solver's initial images: each dropped pixel becomes the mean of the others in its 3 x 3 neighborhood."""
+    density, mean = (functional.avg_pool2d(channels, 3, 1, padding=1) for channels in (mask.to(images), mask * images))
+    return torch.where(mask, images, mean / density.clamp_min(1 / 9))
 
 
 def _differences(images: Tensor) -> Tensor:
-    """``(2, N, C, H, W)``: the steps to the pixels below and to the right, 0 at the edge."""
+    """The differences to the pixels below and to the right ``(2, N, C, H, W)``, 0 at the edge."""
     below = functional.pad(images[:, :, 1:] - images[:, :, :-1], (0, 0, 0, 1))
     right = functional.pad(images[..., 1:] - images[..., :-1], (0, 1))
     return torch.stack((below, right))
 
 
 def _divergence(flow: Tensor) -> Tensor:
-    """The negative adjoint of :func:`_differences`."""
+    """The divergence, the negative adjoint of :func:`_differences`."""
     below, right = flow[0][:, :, :-1], flow[1][..., :-1]
     return (
         functional.pad(below, (0, 0, 0, 1))

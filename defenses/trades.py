@@ -1,4 +1,4 @@
-"""TRADES: accuracy against robustness by way of a divergence."""
+"""TRADES: a trade-off between accuracy and robustness by a divergence."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustbench_cli.attacks.base.models.freezing import frozen
-from robustbench_cli.defenses.base.training.adversarial_training import AdversarialTraining, Forward, divergence
+from robustbench_cli.defenses.base.training.adversarial_training import AdversarialTraining, Forward, kl_divergence
 
 __all__ = ["TRADES"]
 
 
 class TRADES(AdversarialTraining):
-    """TRADES: the cross-entropy on the images, plus ``beta`` times how far an attack moves the network's answer.
+    """TRADES: the cross-entropy on clean images, plus ``beta`` times the divergence between clean and adversarial outputs.
 
-    The loss is ``CE(f(x), y) + beta KL(p(x) || p(x'))``; both distributions have a part in its gradient. The attack
-    climbs the same divergence and knows no label. It begins beside the image, by normal noise of deviation 0.001, since
-    at the image itself the divergence has no slope. Images are made in ``eval()`` mode, as in the authors' code.
+    The loss is ``CE(f(x), y) + beta KL(p(x) || p(x'))``, with a gradient through both distributions. The attack maximizes
+    the same divergence and needs no label. It starts at the image plus normal noise of standard deviation 0.001, because
+    the gradient of the divergence is 0 at the image itself. It runs in ``eval()`` mode, as in the authors' code.
     """
 
     paper: ClassVar[str] = (
@@ -29,14 +29,14 @@ class TRADES(AdversarialTraining):
     )
 
     beta: float = Field(
-        6, ge=0, description="weight of the divergence: the larger, the more robust and the less accurate"
+        6, ge=0, description="weight of the divergence; larger values trade clean accuracy for robustness"
     )
 
-    def perturbed(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def perturb(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         with frozen(network), torch.no_grad():
             clean = network(images)
-        return self.climb(network, images, lambda logits: divergence(clean, logits).sum(), start="near")
+        return self.attack(network, images, lambda logits: kl_divergence(clean, logits).sum(), start="near")
 
-    def loss_on(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
+    def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
         clean = forward(images)
-        return functional.cross_entropy(clean, labels) + self.beta * divergence(clean, forward(perturbed)).mean()
+        return functional.cross_entropy(clean, labels) + self.beta * kl_divergence(clean, forward(perturbed)).mean()

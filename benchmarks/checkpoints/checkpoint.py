@@ -271,6 +271,7 @@ def _with_defaults(spec: MethodSpec, path: Path) -> MethodSpec:
     The values in the file stay as they are, and so does the identity of a defense that the file has in full.
     """
     kind = defenses.load(spec.name)
+    spec = spec.renamed(kind)
     missing = [key for key in kind.model_fields if key not in spec.parameters]
     if not missing:
         return spec

@@ -30,13 +30,14 @@ from robustbench_cli.core.isolation import isolated
 from robustbench_cli.core.registry import Registry
 from robustbench_cli.core.settings import Settings
 from robustbench_cli.defenses import registry as defenses
-from robustbench_cli.defenses.base.decision_rules import Decision, DecisionRule, decided
+from robustbench_cli.defenses.base.decision_rules import Decision, DecisionRule, with_decision_rule
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 
 __all__ = [
     "CheckedMethod",
     "DefendedModel",
+    "change_decision_rule",
     "for_radius",
     "load_defended_model",
     "load_surrogates",
@@ -44,7 +45,6 @@ __all__ = [
     "method_spec",
     "open_defended_model",
     "usual_values",
-    "with_decision_rule",
 ]
 
 _MOST_DESCRIPTIONS = 128
@@ -263,11 +263,11 @@ def _load(
     with isolated():
         model, info, _ = load_checkpoint(path, **loading)
         if decision is not None:
-            model, info = with_decision_rule(decision, model, info, draws=draws)
+            model, info = change_decision_rule(decision, model, info, draws=draws)
     return model, info
 
 
-def with_decision_rule(
+def change_decision_rule(
     decision: DecisionRule, model: nn.Module, info: CheckpointInfo, *, draws: int | None = None
 ) -> tuple[nn.Module, CheckpointInfo]:
     """A model with another decision rule, and its description; both unchanged if it has no randomized defense.
@@ -294,7 +294,7 @@ def with_decision_rule(
     specs[last] = spec.model_copy(update={"changed": changed})
     example = example_images(info.shape)[:1]
     if built[last].decision == "one-draw":
-        model = decided(model, decision, draws=draws, example=example)
+        model = with_decision_rule(model, decision, draws=draws, example=example)
     else:
         model = _replace_rule(model, decision, draws=draws, example=example)
     return model.eval(), info.model_copy(update={"defenses": tuple(specs)})
@@ -304,7 +304,7 @@ def _replace_rule(model: nn.Module, rule: DecisionRule, *, draws: int, example: 
     """Replaces the outermost decision rule of a model, which may be inside deterministic layers."""
     modules = list(model.named_modules(remove_duplicate=False))
     outermost = next(module for _, module in modules if isinstance(module, Decision))
-    replacement = decided(outermost, rule, draws=draws, example=example)
+    replacement = with_decision_rule(outermost, rule, draws=draws, example=example)
     for path in [path for path, module in modules if module is outermost]:
         if not path:
             return replacement
@@ -401,7 +401,7 @@ def usual_values(spec: MethodSpec, radius: float) -> dict[str, float]:
         radius: The usual radius in linf.
     """
     defense: Defense = spec.build(defenses)
-    return defense.usual(radius)
+    return defense.radius_defaults(radius)
 
 
 def _open_surrogate(parameter: str, path: Path, named: Collection[str]) -> DefendedModel:

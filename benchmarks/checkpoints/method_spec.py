@@ -8,7 +8,7 @@ from functools import reduce
 from operator import getitem
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import PydanticSerializationError
 
 from robustbench_cli.core.errors import UserError
@@ -29,6 +29,8 @@ class MethodSpec(BaseModel):
         source: The sha256 of a user's own code; an edit makes another method.
         surrogates: The identities of the models in checkpoints among the parameters, by parameter; see
             :attr:`~.defended_model.DefendedModel.identity`.
+        formerly: The former names of renamed parameters, by their current names. The identity contains the former names,
+            so that a rename changes no hash.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,13 +40,22 @@ class MethodSpec(BaseModel):
     changed: tuple[str, ...] = ()
     source: str | None = None
     surrogates: dict[str, str] = Field(default_factory=dict)
+    formerly: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        for what, keys in (("changed", self.changed), ("a surrogate", self.surrogates)):
+        for what, keys in (("changed", self.changed), ("a surrogate", self.surrogates), ("renamed", self.formerly)):
             if unknown := [key for key in keys if not _is_parameter(key, self.parameters)]:
                 raise ValueError(f"'{unknown[0]}' is called {what} and is no parameter of {self.name}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty_renames(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Most methods have no renamed parameter: their stored data stays as it was before there were renames."""
+        data: dict[str, Any] = serialize(self)
+        if not self.formerly:
+            data.pop("formerly", None)
+        return data
 
     @classmethod
     def of(
@@ -67,8 +78,37 @@ class MethodSpec(BaseModel):
             raise UserError(
                 f"{name} has a parameter that JSON cannot hold, so it has no name to store it by: {error}"
             ) from None
-        changed = tuple(_changed(method))
-        return cls(name=name, parameters=values, changed=changed, source=source, surrogates=dict(surrogates or {}))
+        return cls(
+            name=name,
+            parameters=values,
+            changed=tuple(_changed(method)),
+            source=source,
+            surrogates=dict(surrogates or {}),
+            formerly=dict(_renames(method)),
+        )
+
+    def renamed(self, kind: type[Settings]) -> MethodSpec:
+        """The same method with the current names of its parameters, where a file has former ones.
+
+        Args:
+            kind: The class of the method.
+
+        Raises:
+            UserError: A parameter is there under both of its names.
+        """
+        former = {key: old for key, old in kind.former_names().items() if old in self.parameters}
+        if not former:
+            return self
+        return self.model_copy(
+            update={
+                "parameters": kind.current_names(self.parameters, name=self.name, warn=False),
+                "changed": tuple(
+                    ".".join((kind.current_name(first), *rest)) for first, *rest in map(_parts, self.changed)
+                ),
+                "surrogates": kind.current_names(self.surrogates, name=self.name, warn=False),
+                "formerly": {**self.formerly, **former},
+            }
+        )
 
     def build(self, registry: Registry, **loaded: Any) -> Any:
         """Builds the attack or the defense.
@@ -95,7 +135,35 @@ class MethodSpec(BaseModel):
     def identity(self) -> dict[str, Any]:
         """The content of its hash: the name and the parameters, and the content of a user's files instead of their paths."""
         name = self.name if self.source is None else self.name.rpartition(":")[2]
-        return {"name": name, "parameters": {**self.parameters, **self.surrogates}, "source": self.source}
+        parameters = _by_former_names({**self.parameters, **self.surrogates}, self.formerly)
+        return {"name": name, "parameters": parameters, "source": self.source}
+
+
+def _parts(key: str) -> list[str]:
+    return key.split(".")
+
+
+def _by_former_names(parameters: Mapping[str, Any], formerly: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters by the names that they had before they were renamed.
+
+    Args:
+        parameters: Values by current name.
+        formerly: See :class:`MethodSpec`.
+    """
+    former = {}
+    for key, value in parameters.items():
+        nested = {path.removeprefix(f"{key}."): old for path, old in formerly.items() if path.startswith(f"{key}.")}
+        former[formerly.get(key, key)] = _by_former_names(value, nested) if nested else value
+    return former
+
+
+def _renames(method: Settings) -> Iterator[tuple[str, str]]:
+    """The current and the former names of renamed parameters; those of an inner method follow its name and a dot."""
+    yield from type(method).former_names().items()
+    for key in type(method).model_fields:
+        value = getattr(method, key)
+        if isinstance(value, Settings):
+            yield from ((f"{key}.{name}", former) for name, former in _renames(value))
 
 
 def _is_parameter(key: str, parameters: Any) -> bool:

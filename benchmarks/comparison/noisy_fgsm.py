@@ -28,7 +28,6 @@ class NoisyFGSM(Defense):
         "de Jorge, Bibi, Volpi, Sanyal, Torr, Rogez, Dokania: Make Some Noise: Reliable and Efficient Single-Step "
         "Adversarial Training. NeurIPS 2022, arXiv 2202.01181"
     )
-    trained: ClassVar[bool] = True
 
     eps: float = Field(0.1, gt=0, description="length of the step in linf; the noise is uniform in twice that")
 

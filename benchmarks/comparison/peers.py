@@ -160,9 +160,9 @@ class Advdef(Library):
     def autoattack(self, model: Any, images: Tensor, labels: Tensor, budget: AutoAttackBudget) -> Tensor:
         found, before = images.clone(), None
         # What goes on where others were blinded is not run on the comparison's models, whose gradients are right.
-        for member in (each for each in read_suite("standard").members if each.only_if is None):
+        for member in (each for each in read_suite("standard").entries if each.only_if is None):
             kind = registry.load(member.name)
-            if budget.norm not in member.among(kind.norms):
+            if budget.norm not in member.norms_among(kind.norms):
                 continue
             attack = kind.from_parameters(member.parameters, name=member.name)
             evaluation = evaluate(

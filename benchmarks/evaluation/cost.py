@@ -47,7 +47,7 @@ def passes(attack: Attack, *, norm: Norm | None = None, classes: int = 10) -> Pa
     threat = attack.threat(images, norm=norm, eps=_EPS[norm], targeted=False)
     with frozen(model), torch.random.fork_rng(devices=[]):
         source = gradient_source(model, randomized=False)
-        attack.run(source, images, labels, attack.searched(threat), Random.of(0, images))
+        attack.run(source, images, labels, attack.search_threat(threat), Random.of(0, images))
     return Passes(round(source.forwards), round(source.backwards))
 
 

@@ -26,13 +26,13 @@ from robustbench_cli.attacks.base.inputs import (
     checked_model,
     checked_norm,
     device_of,
-    on_model,
-    radius_of,
+    match_model,
+    parse_radius,
 )
-from robustbench_cli.attacks.base.models.freezing import placed
+from robustbench_cli.attacks.base.models.freezing import frozen_on
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.passes import BatchSize
-from robustbench_cli.attacks.base.rng import generators_kept, seed_from
+from robustbench_cli.attacks.base.rng import preserve_generators, seed_from
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
 from robustbench_cli.benchmarks.devices import automatic_batch_size, current
 from robustbench_cli.benchmarks.evaluation.checks import raised_flags, row_flags
@@ -115,7 +115,7 @@ def evaluate(
     options, context = _settings(attack, options, context, keywords)
     checked_model(model)
     images, labels = checked_batch(images, labels)
-    images = images.to(on_model(images[:1], model).dtype)
+    images = images.to(match_model(images[:1], model).dtype)
     device = checked_device(context.device) if context.device is not None else device_of(model)
     context = replace(context, device=device)
     unbroken = torch.arange(len(images))
@@ -176,7 +176,7 @@ def _checked_options(attack: Attack, values: Mapping[str, Any]) -> EvaluationOpt
     if values.get("norm") is not None:
         values["norm"] = checked_norm(values["norm"], attack.norms, name=type(attack).__name__)
     if values.get("eps") is not None:
-        values["eps"] = radius_of(values["eps"])
+        values["eps"] = parse_radius(values["eps"])
     if "eot" in values:
         values["eot"] = checked_eot(values["eot"])
     if "seed" in values:
@@ -204,7 +204,7 @@ def _prepared(
     """Puts the models on the device, frozen and checked; they are as they were afterwards."""
     assert isinstance(context.device, torch.device)
     device = context.device
-    followed = attack.asked(model)
+    followed = attack.queried_model(model)
     size = BatchSize(context.batch_size or automatic_batch_size(device, tuple(images.shape[1:])))
     probe = images[_spread_over_classes(labels, 8)]
     # Copied before the first query: what the model remembers of other evaluations is not deployed either.
@@ -212,10 +212,10 @@ def _prepared(
     with ExitStack() as stack:
         stack.enter_context(current(device))
         stack.enter_context(torch.inference_mode(mode=False))
-        stack.enter_context(generators_kept())
-        layout = stack.enter_context(placed(model, device, probe[: size.rows]))
+        stack.enter_context(preserve_generators())
+        layout = stack.enter_context(frozen_on(model, device, probe[: size.rows]))
         if followed is not model:
-            stack.enter_context(placed(followed, device, probe[: size.rows]))
+            stack.enter_context(frozen_on(followed, device, probe[: size.rows]))
         if fresh is not None:
             # The copy gets the model's memory layout, on which its draws depend, without a query.
             fresh.to(device).to(memory_format=layout).eval().requires_grad_(False)
@@ -240,7 +240,7 @@ def _search(setup: Setup, fresh: nn.Module | None) -> AttackSearch:
         single_draw=setup.single_draw,
     )
     source = followed.source(options.eot, seed=options.seed, targeted=options.is_targeted, precision=options.precision)
-    source.decides = attack.decides()
+    source.full_precision = attack.needs_full_precision()
     return AttackSearch(
         setup=setup,
         source=source,
@@ -352,11 +352,11 @@ def predict(
     """
     device = checked_device(device) if device is not None else device_of(model)
     size = BatchSize(batch_size or automatic_batch_size(device, tuple(images.shape[1:])))
-    with generators_kept(), placed(model, device, images[: min(4, size.rows or 4)]):
+    with preserve_generators(), frozen_on(model, device, images[: min(4, size.rows or 4)]):
         source = MeasuredModel(model, images[:8].to(device), size).source(repeats)
         predictions = []
         for start, part in enumerate(images.split(IMAGES_AT_ONCE)):
             indices = torch.arange(len(part), device=device) + start * IMAGES_AT_ONCE
-            source.begin(seed_from(seed, "predict"), indices)
+            source.bind_draws(seed_from(seed, "predict"), indices)
             predictions.append(source.decisions(part.to(device)).cpu())
     return np.asarray(torch.cat(predictions, dim=1).numpy())

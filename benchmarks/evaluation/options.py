@@ -1,7 +1,7 @@
-"""The options of an evaluation: the threat model, the draws and the way to count.
+"""The options of an evaluation: the threat model, the draws and the way to count. This module imports no torch.
 
-A new option is one field of :class:`EvaluationOptions`. Cells, suite files and the command line take their fields from it.
-This module imports no torch.
+A field of :class:`GridOptions` is an option of ``advdef attack``, a key and a dimension of a suite file, a part of a
+cell's identity and an argument of ``evaluate``: adding one is adding one field.
 """
 
 from __future__ import annotations
@@ -14,20 +14,23 @@ from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.attacks.base.gradients.draws import EOTChoice
 from robustbench_cli.attacks.base.norm import Norm
 
-__all__ = ["Accounting", "EvaluationOptions", "Targeted"]
-
+__all__ = ["Accounting", "EvaluationOptions", "GridOptions", "Targeted"]
 
 Targeted = Literal["no", "next", "random", "least-likely", "all"]
 """How a targeted attack chooses its target classes; ``"no"`` for an untargeted attack."""
 
-
 Accounting = Literal["expected", "single-draw"]
-"""What counts for a randomized model.
+"""How the accuracy of a randomized model is counted.
 
-``"expected"`` is the expected accuracy over fresh draws. ``"single-draw"`` is how AutoAttack counts: the clean image and
+``"expected"`` is the expected accuracy over held-out draws. ``"single-draw"`` is how AutoAttack counts: the clean image and
 every attack get one draw, and an image is broken as soon as one of these draws is wrong. An unlucky draw then counts as a
-success of the attack, so this way is only for comparisons with figures that were counted so.
+success of the attack, so this way exists only for comparison with figures that were counted like that.
 """
+
+
+def _yaml_no(value: Any) -> Any:
+    """YAML reads the word ``no`` as false."""
+    return "no" if value is False else value
 
 
 def _radius(eps: Any) -> Any:
@@ -35,31 +38,38 @@ def _radius(eps: Any) -> Any:
     return parse_eps(eps).value if isinstance(eps, str) else eps
 
 
-class EvaluationOptions(BaseModel):
-    """What an evaluation measures, besides the model, the images and the attack."""
+class GridOptions(BaseModel):
+    """The options that every attack of a suite shares, and that can take several values in a suite file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    norm: Norm | None = Field(None, description="Norm of the perturbation; the attack's first norm by default")
-    eps: Annotated[float | None, BeforeValidator(_radius)] = Field(
-        None, description="Radius on the [0, 1] pixel scale; without it a minimal-norm attack may move any distance"
+    targeted: Annotated[Targeted, BeforeValidator(_yaml_no)] = Field(
+        "no", description="target class of a targeted attack; 'no' attacks away from the correct class"
     )
-    targeted: Targeted = Field("no", description="How target classes are chosen; 'no' for an untargeted attack")
-    eot: EOTChoice = Field(
-        "auto", description="Draws of a randomized defense behind each gradient: a number, 'exact', 'frozen' or 'auto'"
+    repeats: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+        None, description="held-out draws that score each image of a randomized defense; 10 by default"
     )
-    repeats: int | None = Field(
-        None, ge=1, description="Fresh draws that score each image of a randomized defense; 10 by default"
-    )
-    seed: int = Field(0, ge=0, description="Seed of the attack's random numbers and of all draws")
     precision: Literal["float32", "bf16"] = Field(
-        "float32", description="Floating point of the gradients; images are always scored in float32"
-    )
-    accounting: Accounting = Field(
-        "expected", description="Count the expected accuracy over draws, or one draw per attack as AutoAttack does"
+        "float32", description="precision of the gradients of fixed-radius attacks; images are scored in float32"
     )
 
     @property
     def is_targeted(self) -> bool:
         """Whether the attack has target classes."""
         return self.targeted != "no"
+
+
+class EvaluationOptions(GridOptions):
+    """What an evaluation measures, besides the model, the images and the attack."""
+
+    norm: Norm | None = Field(None, description="norm of the perturbation; the attack's first norm by default")
+    eps: Annotated[float | None, BeforeValidator(_radius)] = Field(
+        None, description="radius on the [0, 1] pixel scale; without it a minimal-norm attack may move any distance"
+    )
+    eot: EOTChoice = Field(
+        "auto", description="draws of a randomized defense behind each gradient: a number, 'exact', 'frozen' or 'auto'"
+    )
+    seed: int = Field(0, ge=0, description="seed of the attack's random numbers and of all draws")
+    accounting: Accounting = Field(
+        "expected", description="count the expected accuracy over draws, or one draw per attack as AutoAttack does"
+    )

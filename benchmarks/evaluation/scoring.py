@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.losses import margin
-from robustbench_cli.attacks.base.models.logit_noise import noise_of
+from robustbench_cli.attacks.base.models.logit_noise import measured_noise
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.special_labels import NO_NUMBER, REJECTED
 from robustbench_cli.attacks.base.norm import Norm
@@ -77,8 +77,8 @@ class Scorer:
         else:
             scoring = self.logits(images, indices)
             selection = self._logits(self._selection, images, "choose", indices) if self.randomized else scoring
-        selecting = self._selection.decided(selection)
-        return self._scoring.decided(scoring), _survival(selection, selecting, labels, perturbed=candidate > 0)
+        selecting = self._selection.decisions_of(selection)
+        return self._scoring.decisions_of(scoring), _survival(selection, selecting, labels, perturbed=candidate > 0)
 
     def of_copy(self, model: nn.Module) -> Scorer:
         """The same rule for a copy of the model, without a query to the copy."""
@@ -87,8 +87,8 @@ class Scorer:
 
     @property
     def noise(self) -> float | None:
-        """See :func:`~robustbench_cli.attacks.base.models.logit_noise.noise_of`."""
-        return noise_of(self._scoring)
+        """See :func:`~robustbench_cli.attacks.base.models.logit_noise.measured_noise`."""
+        return measured_noise(self._scoring)
 
     def logits(self, images: Tensor, indices: Tensor) -> Tensor:
         """The logits that score images.
@@ -103,7 +103,7 @@ class Scorer:
         return self._logits(self._scoring, images, "score", indices)
 
     def _logits(self, source: GradientSource, images: Tensor, purpose: str, indices: Tensor) -> Tensor:
-        source.begin(seed_from(self._seed, purpose), indices)
+        source.bind_draws(seed_from(self._seed, purpose), indices)
         return source.logits(images)
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
-from robustbench_cli.attacks.base.rng import Random, seed_draws, seed_from
-from robustbench_cli.attacks.base.threat import distance, project_exactly, within
+from robustbench_cli.attacks.base.rng import Random, seed_from, seed_generators
+from robustbench_cli.attacks.base.threat import distance, project_exactly, reset_outside
 from robustbench_cli.benchmarks.evaluation.checks import raised_flags
 from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch
 from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
@@ -64,7 +64,7 @@ class AttackSearch:
             setup=self.setup,
             images=images,
             indices=indices,
-            followed_images=self.source.followed,
+            followed_images=self.source.recent_points,
             candidates=candidates,
             left_the_ball=left_the_ball,
             scorer=self.scorer,
@@ -87,22 +87,24 @@ class AttackSearch:
         forwards = self.source.forwards + self.scorer.forwards
         if self.target_source is not self.source:
             forwards += self.target_source.forwards
-        return np.array([forwards, self.source.backwards, self.source.share_without_gradient * self.source.backwards])
+        return np.array([forwards, self.source.backwards, self.source.zero_gradient_share * self.source.backwards])
 
     def _candidates(self, indices: Tensor, images: Tensor, labels: Tensor) -> tuple[Candidates, bool]:
         """Runs the attack once per target and scores its images; and whether any of these left the threat model."""
         attack, options = self.setup.attack, self.setup.options
         threat = attack.threat(images, norm=options.norm, eps=options.eps, targeted=options.is_targeted)
-        search_threat = attack.searched(threat)
-        random = Random.of(options.seed, images, places=indices)
-        self.target_source.begin(seed_from(options.seed, "goals"), indices)
+        search_threat = attack.search_threat(threat)
+        random = Random.of(options.seed, images, indices=indices)
+        self.target_source.bind_draws(seed_from(options.seed, "goals"), indices)
         targets = choose_targets(
             self.target_source, images, labels, options.targeted, random, classes=self.setup.classes
         )
 
         def rounded(perturbed: Tensor) -> Tensor:
             levels = rounded_to_levels(perturbed, images, norm=threat.norm, eps=options.eps)
-            return within(project_exactly((levels.double() / 255).to(images), images, search_threat), images, threat)
+            return reset_outside(
+                project_exactly((levels.double() / 255).to(images), images, search_threat), images, threat
+            )
 
         candidates = Candidates(
             self.scorer,
@@ -117,13 +119,13 @@ class AttackSearch:
         left_the_ball = False
         for number, goal in enumerate(targets if len(targets) else labels[None]):
             # An attack may draw from torch's own generators: it draws the same numbers in every run.
-            seed_draws(seed_from(options.seed, "draws of the attack", int(indices[0]), number))
-            self.source.begin(seed_from(options.seed, "attack", number), indices)
+            seed_generators(seed_from(options.seed, "draws of the attack", int(indices[0]), number))
+            self.source.bind_draws(seed_from(options.seed, "attack", number), indices)
             proposed = _checked_images(attack.run(self.source, images, goal, search_threat, random), images, attack)
             inside = project_exactly(proposed, images, search_threat)
             # The comparison is false for NaN.
             left_the_ball |= not bool(distance(inside, proposed, "linf").max() <= _TOLERANCE)
-            candidates.add(within(inside, images, threat))
+            candidates.add(reset_outside(inside, images, threat))
         return candidates, left_the_ball
 
 

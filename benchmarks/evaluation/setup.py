@@ -38,7 +38,7 @@ class Setup:
     @property
     def follows_gradients(self) -> bool:
         """Whether the attack uses gradients."""
-        return self.attack.uses == "gradients"
+        return self.attack.access == "gradients"
 
     @property
     def draws(self) -> Draws:

@@ -1,1 +1,1 @@
-"""What every defense is built from; the defenses themselves stand one folder up, one file each."""
+"""What the defenses are built from. The defenses themselves are one folder up, one file each."""

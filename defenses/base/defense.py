@@ -1,4 +1,4 @@
-"""The base of every defense."""
+"""The base of all defenses, and ``defend``, which protects and trains a model from Python."""
 
 from __future__ import annotations
 
@@ -31,51 +31,63 @@ __all__ = ["Defense", "defend"]
 
 
 class Defense(UsualRadiusDefaults, ABC):
-    """Turns a model into a defended one.
+    """Turns a model into a defended model.
 
-    Whether the defended model is randomized is measured (:func:`~robustbench_cli.attacks.base.models.probes.is_randomized`),
-    not declared. A randomized one draws from torch's global generators, for every row of a batch by itself, anew in
-    each forward pass, and in ``eval()`` as in ``train()``; where its draws can be counted it satisfies
+    Nobody declares whether the defended model is randomized: it is measured
+    (:func:`~robustbench_cli.attacks.base.models.probes.is_randomized`). A randomized model draws from torch's global
+    generators, independently for every row of a batch and in each forward pass, in ``train()`` and in ``eval()`` mode. If
+    its draws are enumerable, it implements
     :class:`~robustbench_cli.attacks.base.models.enumerable_draws.EnumerableDraws`.
 
     Attributes:
-        trained: Whether :meth:`fit` trains the model, from whatever weights it has.
-        attacked_by: What an attack has to follow in order to adapt to it, in words; every attack by gradients does so
-            by itself where it is what the defended model passes back.
+        trains: Whether :meth:`fit` trains the network's weights, from any initial weights. ``False``: the defense needs
+            a network that is trained already, so all such defenses of one network share its training. A class that
+            defines ``fit`` trains, unless it declares ``trains: ClassVar[bool] = False``.
+        attacked_by: What an adaptive attack has to follow, for the reader. Gradient attacks do so by themselves where
+            the defended model backpropagates it.
     """
 
-    trained: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
     attacked_by: ClassVar[str] = "its own gradient"
 
-    @property
-    def fitted(self) -> bool:
-        """Whether :meth:`fit` has to follow :meth:`protect` before the defended model is of use.
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for base in cls.__mro__:
+            if "trains" in vars(base):
+                break
+            if not {"fit", "train_draws"}.isdisjoint(vars(base)):
+                cls.trains = True
+                break
 
-        So it has where it trains, and where it only looks at clean examples, as the choice of a threshold does.
+    @property
+    def needs_fit(self) -> bool:
+        """Whether the defended model is unusable before :meth:`fit`.
+
+        True if ``fit`` trains weights, and also if it only sets a threshold on clean examples.
         """
-        return self.trained
+        return type(self).fit is not Defense.fit
 
     @abstractmethod
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         """Builds the defended model.
 
-        Its structure and the names in its state dict follow from the model's structure, the example's shape and the
-        defense's parameters alone, so that a checkpoint can be loaded into one built anew.
+        Its structure and the names in its state dict must depend only on the model's structure, the example's shape and
+        the defense's parameters. So a checkpoint can be loaded into a new one.
 
         Args:
-            model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``. It is left as it is, and shares no parameter
-                with what is returned.
+            model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``. It stays unchanged, and shares no parameter
+                with the result.
             example: One image ``(1, C, H, W)`` in [0, 1], on the model's device.
 
         Raises:
-            UserError: The model is not of the kind that the defense needs.
+            UserError: The defense does not support the model.
         """
 
     def fit(self, model: nn.Module, trainer: Trainer) -> None:
-        """Trains in place, by the defense's own procedure, what :meth:`protect` returned, or sets what it left open.
+        """Trains the defended model in place by the defense's own procedure, or sets its threshold.
 
         Args:
-            model: The protected model.
+            model: The model that :meth:`protect` built.
             trainer: The examples, the recipe and the loop.
         """
 
@@ -89,44 +101,57 @@ def defend(
     device: torch.device | str = "cpu",
     **recipe: Any,
 ) -> nn.Module:
-    """Protects a model and trains it where the defense needs training, from Python.
+    """Protects a model, and trains it if the defense needs training.
 
     Args:
-        model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``; left as it is.
-        defense: The defense and its parameters. Those that follow from the data set's usual radius, and are not given,
-            follow from that of the examples, or from 8/255 where they do not say which it is.
-        examples: What to train on: a split of a data set, which knows its ``usual_eps``, or images and labels as two tensors
+        model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``. It stays unchanged.
+        defense: The defense with its parameters. Parameters whose default depends on the data set's usual radius use that
+            of ``examples``, or 8/255 if it is unknown.
+        examples: The training data: a split of a data set, which has a ``usual_eps``, or images and labels as two tensors
             or arrays.
-        seed: Of the fresh weights and of the training.
-        device: Where to train.
+        seed: Determines the initial weights and the training.
+        device: The device to train on.
         **recipe: Fields of :class:`~.recipe.Recipe`, such as ``epochs``.
 
     Returns:
         The defended model, in ``eval()`` mode.
 
     Raises:
-        UserError: An argument is not what it must be, the model is not of the kind that the defense needs, or a part of
-            the recipe is unknown or not allowed.
+        UserError: An argument has the wrong type or shape, the defense does not support the model, or a field of the
+            recipe is unknown or out of range.
+
+    Examples:
+        >>> import torch
+        >>> from robustbench_cli.defenses.base.defense import defend
+        >>> from robustbench_cli.defenses.gaussian_noise import GaussianNoise
+        >>> _ = torch.manual_seed(0)
+        >>> images, labels = torch.rand(64, 1, 8, 8), torch.arange(64) % 10
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 10))
+        >>> noisy = defend(network, GaussianNoise(sigma_init=0.1), (images, labels), epochs=1)
+        >>> noisy(images).shape
+        torch.Size([64, 10])
+        >>> torch.equal(noisy(images), noisy(images))  # each pass draws new noise
+        False
     """
     checked_model(model)
     if not isinstance(defense, Defense):
         raise UserError(
-            f"the defense is {_called(defense)}: give one with its parameters, such as HRS(channels=(5, 5))"
+            f"the defense is {_kind_of(defense)}: give one with its parameters, such as HRS(channels=(5, 5))"
         )
-    found = _examples(examples)
-    radius: float | None = getattr(found, "usual_eps", None)
+    data = _as_examples(examples)
+    radius: float | None = getattr(data, "usual_eps", None)
     defense = defense.for_radius(USUAL_RADIUS if radius is None else radius)
-    where = checked_device(device)
+    target = checked_device(device)
     seed = checked_count(seed, "seed", "give a whole number, at least 0", least=0)
-    trainer = Trainer(found, Recipe.from_parameters(recipe, name="recipe"), seed=seed, device=where)
-    image, label = found.batch(torch.zeros(1, dtype=torch.int64))
-    copied = copy.deepcopy(model).to(where)
-    with frozen(copied), trainer.draws("probe"):
-        labels = found.labels if isinstance(found, _InMemory) else label
-        require_classes(labels, checked_logits(copied, image.to(where)).shape[1])
-    with trainer.draws("weights"):
-        protected = defense.protect(copied, image.to(where))
-    if defense.fitted:
+    trainer = Trainer(data, Recipe.from_parameters(recipe, name="recipe"), seed=seed, device=target)
+    image, label = data.batch(torch.zeros(1, dtype=torch.int64))
+    copied = copy.deepcopy(model).to(target)
+    with frozen(copied), trainer.seeded("probe"):
+        labels = data.labels if isinstance(data, _InMemory) else label
+        require_classes(labels, checked_logits(copied, image.to(target)).shape[1])
+    with trainer.seeded("weights"):
+        protected = defense.protect(copied, image.to(target))
+    if defense.needs_fit:
         defense.fit(protected, trainer)
     return protected.eval()
 
@@ -145,22 +170,23 @@ class _InMemory:
         return self.images[indices], self.labels[indices]
 
 
-def _examples(examples: object) -> Examples:
+def _as_examples(examples: object) -> Examples:
+    """The examples that a user gave, checked."""
     if isinstance(examples, list | tuple) and len(examples) == 2:
         images = checked_images(examples[0]).float().cpu()
         return _InMemory(images, checked_labels(examples[1], len(images)).cpu())
     if callable(getattr(examples, "batch", None)) and hasattr(examples, "__len__"):
-        found = cast("Examples", examples)
-        if not len(found):
-            raise UserError("the examples are none: give at least one image")
-        return found
-    way = (
+        data = cast("Examples", examples)
+        if not len(data):
+            raise UserError("the examples are empty: give at least one image")
+        return data
+    advice = (
         "give one of its splits, dataset.split('train')"
         if hasattr(examples, "split")
         else "give a split, or (images, labels)"
     )
-    raise UserError(f"the examples are {_called(examples)}: {way}")
+    raise UserError(f"the examples are {_kind_of(examples)}: {advice}")
 
 
-def _called(thing: object) -> str:
-    return f"the class {thing.__name__}" if isinstance(thing, type) else f"a {type(thing).__name__}"
+def _kind_of(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""Layers that draw, and a model without their draws."""
+"""Layers that draw random numbers, and a switch that turns the draws off."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, fx, nn
 
-from robustbench_cli.attacks.base.models.freezing import with_layers
+from robustbench_cli.attacks.base.models.freezing import override_layers
 
 __all__ = ["NoiseLayer", "StochasticLayer", "normal_like", "uniform_like", "without_draws"]
 
 
 class StochasticLayer(nn.Module):
-    """A layer that draws, unless it is told not to: then it gives what it would if its randomness were taken away.
+    """A layer that draws random numbers in its forward pass, or acts as its deterministic counterpart.
 
     Attributes:
-        drawing: Whether it draws; its forward pass looks at it.
+        drawing: Whether it draws. The forward pass must check it.
     """
 
     drawing = True
 
 
 def without_draws(model: nn.Module) -> AbstractContextManager[None]:
-    """Within it, no :class:`StochasticLayer` layer of a model draws."""
-    return with_layers(model, StochasticLayer, drawing=False)
+    """A context in which no :class:`StochasticLayer` of a model draws."""
+    return override_layers(model, StochasticLayer, drawing=False)
 
 
 class NoiseLayer(StochasticLayer):
-    """A layer whose input gets Gaussian noise, in ``eval()`` too.
+    """Adds Gaussian noise to the input of a layer, in ``train()`` and in ``eval()`` mode.
 
     Args:
-        layer: Takes rows ``(N, ...)``.
-        sigma: The noise's standard deviation.
+        layer: The layer. Its input is ``(N, ...)``.
+        sigma: The standard deviation of the noise.
     """
 
     def __init__(self, layer: nn.Module, sigma: float) -> None:
@@ -47,7 +47,7 @@ class NoiseLayer(StochasticLayer):
         return self.layer
 
     def forward(self, rows: Tensor) -> Tensor:
-        """The layer's output for ``rows + sigma * N(0, I)``; rows are left as they are."""
+        """The layer's output for ``rows + sigma * N(0, I)``. ``rows`` stays unchanged."""
         noisy = torch.add(rows, normal_like(rows), alpha=self.sigma) if self.sigma and self.drawing else rows
         output: Tensor = self.layer(noisy)
         return output
@@ -58,22 +58,22 @@ class NoiseLayer(StochasticLayer):
 
 @fx.wrap
 def normal_like(rows: Tensor) -> Tensor:
-    """Standard normal numbers of the shape and layout of ``rows``."""
+    """Standard normal numbers in the shape and memory layout of ``rows``."""
     return _drawn_like(torch.randn, rows)
 
 
 @fx.wrap
 def uniform_like(rows: Tensor) -> Tensor:
-    """Numbers uniform in [0, 1) of the shape and layout of ``rows``."""
+    """Uniform numbers in [0, 1) in the shape and memory layout of ``rows``."""
     return _drawn_like(torch.rand, rows)
 
 
 def _drawn_like(draw: Callable[..., Tensor], rows: Tensor) -> Tensor:
-    """Numbers of the shape of ``rows``, laid out in memory as they are.
+    """Random numbers in the shape and memory layout of ``rows``.
 
-    On a CPU torch draws many numbers at once only where the last dimension is the innermost, eight times faster than
-    ``randn_like`` draws in the channels-last layout.
+    The numbers are drawn in contiguous memory and then permuted. On a CPU this is eight times as fast as ``randn_like``
+    in the channels-last layout.
     """
     outer_first = sorted(range(rows.dim()), key=rows.stride, reverse=True)
-    numbers = draw([rows.shape[place] for place in outer_first], dtype=rows.dtype, device=rows.device)
-    return numbers.permute([outer_first.index(place) for place in range(rows.dim())])
+    numbers = draw([rows.shape[axis] for axis in outer_first], dtype=rows.dtype, device=rows.device)
+    return numbers.permute([outer_first.index(axis) for axis in range(rows.dim())])

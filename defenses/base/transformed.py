@@ -1,4 +1,4 @@
-"""A transformation of the images before a model that is left as it is."""
+"""Input transformations in front of an unchanged model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Transformed"]
 
 
 class Transformed(nn.Sequential):
-    """A model with transformations of its images before it, the model last."""
+    """A sequence of input transformations, followed by the model as its last element."""
 
     @property
     def unwrapped_model(self) -> nn.Module:

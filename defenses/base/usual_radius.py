@@ -1,4 +1,4 @@
-"""Parameters that follow from the usual radius of the data where the user has not set them."""
+"""Parameters whose defaults depend on the usual radius of the data set."""
 
 from __future__ import annotations
 
@@ -10,39 +10,43 @@ from robustbench_cli.core.settings import Settings
 __all__ = ["USUAL_RADIUS", "UsualRadiusDefaults"]
 
 USUAL_RADIUS = 8 / 255
-"""In linf, where nothing is known of the data: that of CIFAR-10, and of every data set that names no other."""
+"""The radius in linf for unknown data: that of CIFAR-10, and of every data set that names no other."""
 
 
 class UsualRadiusDefaults(Settings):
-    """A method with parameters that are ``None`` until they follow from the data set's usual radius in linf.
+    """A method some of whose defaults are multiples of the data set's usual radius in linf.
 
-    A subclass names such parameters in :attr:`follows`, gives them ``None`` as their default, says so in their
-    descriptions, and reads them with :meth:`value`.
+    A subclass lists such parameters in :attr:`radius_multiples` and gives them the default ``None``. Their descriptions
+    state the rule. :meth:`resolved` reads them.
 
     Attributes:
-        follows: The parameters, and what share of the usual radius each is.
+        radius_multiples: For each such parameter, its default divided by the usual radius.
     """
 
-    follows: ClassVar[Mapping[str, float]] = {}
+    radius_multiples: ClassVar[Mapping[str, float]] = {}
 
-    def usual(self, radius: float) -> dict[str, float]:
-        """What the following parameters are where they are not given.
+    def radius_defaults(self, radius: float) -> dict[str, float]:
+        """The defaults of these parameters for data of a usual radius.
 
         Args:
             radius: The data set's usual radius in linf.
         """
-        return {name: share * radius for name, share in self.follows.items()}
+        return {name: multiple * radius for name, multiple in self.radius_multiples.items()}
 
     def for_radius(self, radius: float) -> Self:
-        """The method for data of a usual radius: what was not given has its number, what was given stays.
+        """The method for data of a usual radius. Parameters that the user has set stay as they are.
 
         Args:
             radius: The data set's usual radius in linf.
         """
-        missing = {name: value for name, value in self.usual(radius).items() if getattr(self, name) is None}
+        missing = {name: value for name, value in self.radius_defaults(radius).items() if getattr(self, name) is None}
         return type(self)(**{**dict(self), **missing}) if missing else self
 
-    def value(self, name: str) -> float:
-        """The number of a following parameter: as given, or as it follows from :data:`USUAL_RADIUS`."""
-        given: float | None = getattr(self, name)
-        return self.usual(USUAL_RADIUS)[name] if given is None else given
+    def resolved(self, name: str) -> float:
+        """The value of a parameter: the user's, or the default for :data:`USUAL_RADIUS`.
+
+        Args:
+            name: One of the parameters that :meth:`radius_defaults` gives.
+        """
+        value: float | None = getattr(self, name)
+        return self.radius_defaults(USUAL_RADIUS)[name] if value is None else value

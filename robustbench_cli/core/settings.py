@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, ClassVar, Self, get_args
@@ -13,21 +14,35 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from robustbench_cli.core.errors import UserError, did_you_mean
+from robustbench_cli.core.errors import Notice, UserError, did_you_mean
 from robustbench_cli.core.strict_yaml import read_yaml
 
-__all__ = ["Settings", "read_value"]
+__all__ = ["RenamedParameter", "Settings", "read_value"]
 
 _FRACTION = re.compile(r"[0-9]{1,300}/0*[1-9][0-9]{,300}")
 
+_warned: set[tuple[str, str]] = set()
+"""The method's name and the former parameter name of every rename that this process has warned of."""
+
+
+class RenamedParameter(Notice):
+    """A parameter was set by its former name. The command line prints it as a warning."""
+
 
 class Settings(BaseModel):
-    """A method of the literature: its parameters are its fields, each with a type, a default and a description.
+    """The parameters of an attack, a defense or a training: fields with a type, a default and a description.
+
+    A renamed parameter still takes its former name, which its field declares::
+
+        l1_sparsity: float = Field(0.03, description="...", json_schema_extra={"formerly": "moved"})
+
+    ``PGD(moved=0.1)``, ``--set moved=0.1`` and a suite's ``{name: pgd, moved: 0.1}`` then set ``l1_sparsity`` and warn once
+    per process. Hashes of cells and of trainings contain the former name, so that a rename changes none of them.
 
     Attributes:
-        paper: The source: authors, title, place, arXiv number. Shown by ``advdef show``.
-        elsewhere: What is no parameter of the method and is often taken for one: from Python it goes into the call, and
-            on the command line it is this option.
+        paper: The source: authors, title, venue, arXiv number. Shown by ``advdef show``.
+        elsewhere: Options that users mistake for parameters, with their command line flags. In Python they are
+            arguments of the call.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
@@ -63,6 +78,60 @@ class Settings(BaseModel):
         _fill(method, parameters, name=name, python=False)
         return method
 
+    @classmethod
+    def former_names(cls) -> dict[str, str]:
+        """The renamed parameters: their current names, and the former name of each."""
+        extras = {key: field.json_schema_extra for key, field in cls.model_fields.items()}
+        return {
+            key: str(extra["formerly"])
+            for key, extra in extras.items()
+            if isinstance(extra, dict) and "formerly" in extra
+        }
+
+    @classmethod
+    def current_name(cls, key: str) -> str:
+        """The current name of a parameter.
+
+        Args:
+            key: Its current or former name. Any other text is returned as it is.
+        """
+        if key in cls.model_fields:
+            return key
+        return next((current for current, former in cls.former_names().items() if former == key), key)
+
+    @classmethod
+    def current_names(cls, parameters: Mapping[str, Any], *, name: str, warn: bool = True) -> dict[str, Any]:
+        """Replaces former names of parameters by the current ones.
+
+        Args:
+            parameters: Values by current or former name.
+            name: The method's name in messages.
+            warn: Whether to warn of a former name, once per process. Not for stored data, which no user can change.
+
+        Raises:
+            UserError: A parameter is set by both of its names.
+        """
+        current: dict[str, Any] = {}
+        for key, value in parameters.items():
+            new = cls.current_name(key)
+            if new != key and new in parameters:
+                raise UserError(f"{name}.{key} is the former name of {name}.{new}: set only {new}")
+            if new != key and warn and (name, key) not in _warned:
+                _warned.add((name, key))
+                warnings.warn(f"{name}: parameter '{key}' is now called '{new}'", RenamedParameter, stacklevel=4)
+            current[new] = value
+        return current
+
+    @classmethod
+    def by_former_names(cls, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters by the names that they had before they were renamed: for hashes, which a rename must not change.
+
+        Args:
+            parameters: Values by current name.
+        """
+        former = cls.former_names()
+        return {former.get(key, key): value for key, value in parameters.items()}
+
     def __setattr__(self, name: str, value: Any) -> None:
         try:
             super().__setattr__(name, value)
@@ -97,6 +166,7 @@ def _fill(method: Settings, parameters: Mapping[str, Any], *, name: str, python:
         python: Whether it is called from Python, for what the message says would be right.
     """
     fields = type(method).model_fields
+    parameters = type(method).current_names(parameters, name=name)
     for key in parameters:
         if key in fields:
             continue

@@ -37,7 +37,7 @@ def test_without_resizing_it_is_the_momentum_method(digits_victim: Victim) -> No
     """With a probability of 0, or with 1 as the smallest factor, nothing is changed but rounding."""
     model, images, labels = digits_victim.model, digits_victim.images, digits_victim.labels
     expected = MIFGSM()(model, images, labels, eps=0.1)
-    for attack in (DIFGSM(probability=0), DIFGSM(probability=1, smallest=1)):
+    for attack in (DIFGSM(diversity_prob=0), DIFGSM(diversity_prob=1, resize_rate=1)):
         assert ((attack(model, images, labels, eps=0.1) - expected).abs() < 1e-5).double().mean() > 0.99
     assert not torch.equal(DIFGSM()(model, images, labels, eps=0.1), expected)
 
@@ -47,7 +47,7 @@ def test_images_are_resized_and_put_at_random_places() -> None:
     count, side = 400, 32
     images, labels = torch.ones(count, 1, side, side), torch.zeros(count, dtype=torch.int64)
     source = Watching(Weighted(torch.ones(1, side, side)))
-    DIFGSM(probability=0.75, smallest=0.5).gradient(source, images, labels, Random(torch.arange(count)))
+    DIFGSM(diversity_prob=0.75, resize_rate=0.5).gradient(source, images, labels, Random(torch.arange(count)))
     factors = source.seen.mean((1, 2, 3)).sqrt()
     whole = (factors > 0.999).double().mean()
     assert abs(whole - 0.25) < 5 * (0.25 * 0.75 / count) ** 0.5
@@ -68,7 +68,7 @@ def test_the_gradient_goes_back_through_the_resizing() -> None:
     generator = torch.Generator().manual_seed(0)
     model = Weighted(torch.rand(1, 6, 6, generator=generator).double())
     images, labels = torch.rand(3, 1, 6, 6, generator=generator).double(), torch.zeros(3, dtype=torch.int64)
-    attack = DIFGSM(probability=1, smallest=0.5)
+    attack = DIFGSM(diversity_prob=1, resize_rate=0.5)
 
     def value(images: Tensor) -> Tensor:
         source = Watching(model)

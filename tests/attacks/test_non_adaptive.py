@@ -11,7 +11,7 @@ from robustbench_cli.attacks.non_adaptive import NonAdaptive
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.square import Square
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.defenses.base.decision_rules import decided
+from robustbench_cli.defenses.base.decision_rules import with_decision_rule
 from robustbench_cli.defenses.base.transformed import Transformed
 from robustbench_cli.defenses.feature_squeezing import BitDepth, FeatureSqueezing
 from robustbench_cli.defenses.noise_injection import NoiseInjection
@@ -22,7 +22,7 @@ from .conftest import Victim
 def test_it_is_the_attack_on_the_model_inside(digits_victim: Victim) -> None:
     """Bit by bit what the other attack makes of the undefended model, whatever stands around that."""
     model, images, labels = digits_victim.model, digits_victim.images, digits_victim.labels
-    noisy = decided(NoiseInjection().protect(model, images[:1]), "vote", draws=3, example=images[:1])
+    noisy = with_decision_rule(NoiseInjection().protect(model, images[:1]), "vote", draws=3, example=images[:1])
     for defended in (FeatureSqueezing(bits=1).protect(model, images[:1]), noisy, model):
         for norm, eps in (("linf", 0.1), ("l2", 1.0)):
             expected = PGD(steps=5)(model, images, labels, norm=norm, eps=eps, seed=3)  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ def test_quantisation_undoes_the_smallest_perturbations_and_no_others(digits_vic
 def test_attacks_that_it_does_not_run(attack: Any) -> None:
     """One without gradients, of other norms only, or itself, is refused in one line."""
     with pytest.raises(
-        UserError, match="give an attack by gradients that knows linf and l2, such as pgd or fmn"
+        UserError, match="give a gradient-based attack that supports linf and l2, such as pgd or fmn"
     ) as told:
         NonAdaptive.from_parameters({"attack": attack}, name="non-adaptive")
     assert "\n" not in str(told.value)

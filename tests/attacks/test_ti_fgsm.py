@@ -30,7 +30,7 @@ def test_the_gradient_is_blurred_as_by_scipy() -> None:
     source, images, labels = EOT(Colours()), torch.rand(4, 3, 9, 12), torch.tensor([0, 1, 1, 0])
     _, plain = source.gradient(images, labels, cross_entropy)
     for reach in (1, 2, 3):
-        blurred = TIFGSM(reach=reach).gradient(source, images, labels, Random(torch.arange(4)))
+        blurred = TIFGSM(kernel_radius=reach).gradient(source, images, labels, Random(torch.arange(4)))
         sigma = (0, 0, reach / np.sqrt(3), reach / np.sqrt(3))
         expected = ndimage.gaussian_filter(plain.double().numpy(), sigma, mode="constant", radius=(0, 0, reach, reach))
         np.testing.assert_allclose(blurred.numpy(), expected, rtol=1e-3, atol=1e-6)
@@ -39,9 +39,9 @@ def test_the_gradient_is_blurred_as_by_scipy() -> None:
 def test_the_reach_is_in_proportion_to_the_image(digits_victim: Victim) -> None:
     """Small images get the smallest kernel, those of the paper's size its own; none at all is the momentum method."""
     model, images, labels = digits_victim.model, digits_victim.images, digits_victim.labels
-    found = [attack(model, images, labels, eps=0.1) for attack in (TIFGSM(), TIFGSM(reach=1))]
+    found = [attack(model, images, labels, eps=0.1) for attack in (TIFGSM(), TIFGSM(kernel_radius=1))]
     assert torch.equal(*found)
-    plain = TIFGSM(reach=0)(model, images, labels, eps=0.1)
+    plain = TIFGSM(kernel_radius=0)(model, images, labels, eps=0.1)
     assert torch.equal(plain, MIFGSM()(model, images, labels, eps=0.1))
     assert not torch.equal(plain, found[0])
     source, large = EOT(OnePixel()), torch.rand(1, 1, 299, 299)

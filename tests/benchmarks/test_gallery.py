@@ -22,6 +22,9 @@ EPS = "0.21"
 
 N = 20
 
+SHORT_CW = ("--set", "cw.binary_search_steps=1", "--set", "cw.steps=2")
+"""The tests look at linf only, and the default attacks include C&W, in l2 and with thousands of passes per image."""
+
 NEAR_THE_TRUTH = 0.15
 """What may be left where the network itself, and the defenses, are worth 0.05 to 0.1."""
 
@@ -101,7 +104,8 @@ def attacked(
                 "--dataset",
                 f"npz:{digits / 'digits.npz'}",
             ),
-            *("--eps", EPS, "--n", str(N), "--store", str(tmp_path / "store"), "-o", str(output), *words),
+            *("--eps", EPS, "--n", str(N), "--store", str(tmp_path / "store"), "-o", str(output)),
+            *(words or SHORT_CW),
         )
         assert ended.code == 0, ended.err
         return Table([row for row in json.loads(output.read_text()) if row["norm"] == "linf"], ended.out, ended.err)
@@ -178,7 +182,7 @@ def test_standard_goes_on_to_decisions_where_gradients_vanish(
 ) -> None:
     """And finds the truth, or the headline keeps the flag."""
     table = attacked(defense, "--suite", "standard")
-    square, last, worst = table.row("square(gives_up=true)"), table.row("hopskipjump"), table.headline
+    square, last, worst = table.row("square(early_stopping=true)"), table.row("hopskipjump"), table.headline
     assert square is not None
     if last is None:
         assert square["robust_accuracy"] <= 0.1
@@ -197,7 +201,7 @@ def test_an_attack_that_was_not_needed_saves_the_images_of_the_one_before(
     saved = {
         path.stem: SavedImages.read(tmp_path / "images", path.stem) for path in (tmp_path / "images").glob("*.npz")
     }
-    square = table.row("square(gives_up=true)")
+    square = table.row("square(early_stopping=true)")
     assert square is not None
     own = saved[square["cell"]].perturbed_levels
     (skipped,) = set(saved) - {row["cell"] for row in table.rows} - searches(tmp_path / "store")

@@ -9,8 +9,9 @@ import pytest
 import torch
 from pydantic import Field, field_validator
 
+from robustbench_cli.core import settings
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.core.settings import Settings, read_value
+from robustbench_cli.core.settings import RenamedParameter, Settings, read_value
 
 
 class Example(Settings):
@@ -145,3 +146,61 @@ def test_methods_survive_copies_and_their_own_data() -> None:
     assert pickle.loads(pickle.dumps(example)) == example == copy.deepcopy(example)
     assert Example.model_validate(example.model_dump()) == example
     assert Example.model_validate_json(example.model_dump_json()) == example
+
+
+class Renamed(Settings):
+    """A method with a renamed parameter."""
+
+    paper: ClassVar[str] = "none"
+
+    l1_sparsity: float = Field(0.03, gt=0, description="a share", json_schema_extra={"formerly": "moved"})
+    steps: int = Field(40, description="steps")
+
+
+@pytest.fixture
+def _unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No rename has been warned of yet."""
+    monkeypatch.setattr(settings, "_warned", set())
+
+
+@pytest.mark.usefixtures("_unwarned")
+def test_a_former_name_sets_the_parameter_and_warns_once() -> None:
+    """From Python and from a user's text, with one line for each name of the method; the second time is silent."""
+    with pytest.warns(RenamedParameter, match=r"^Renamed: parameter 'moved' is now called 'l1_sparsity'$") as warned:
+        assert Renamed(moved=0.1) == Renamed(l1_sparsity=0.1)  # type: ignore[call-arg]
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
+    assert Renamed(moved=0.2).l1_sparsity == 0.2  # type: ignore[call-arg]
+    with pytest.warns(RenamedParameter, match=r"^x: parameter 'moved' is now called 'l1_sparsity'$"):
+        assert Renamed.from_parameters({"moved": "1/10", "steps": 3}, name="x") == Renamed(l1_sparsity=0.1, steps=3)
+
+
+@pytest.mark.usefixtures("_unwarned")
+def test_a_parameter_is_not_set_by_both_of_its_names() -> None:
+    """One line says which name to keep; a wrong value is reported by the current name."""
+    line = r"^x\.moved is the former name of x\.l1_sparsity: set only l1_sparsity$"
+    with pytest.raises(UserError, match=line):
+        Renamed.from_parameters({"moved": 0.1, "l1_sparsity": 0.1}, name="x")
+    with pytest.warns(RenamedParameter), pytest.raises(UserError, match=r"^x\.l1_sparsity is 0: "):
+        Renamed.from_parameters({"moved": 0}, name="x")
+
+
+def test_stored_data_is_renamed_in_silence_and_hashed_by_former_names() -> None:
+    """Nobody can change a stored file, so it warns of nothing; and hashes use the names of before."""
+    assert Renamed.former_names() == {"l1_sparsity": "moved"}
+    current = Renamed.current_names({"moved": 0.1, "steps": 3}, name="x", warn=False)
+    assert current == {"l1_sparsity": 0.1, "steps": 3}
+    assert Renamed.by_former_names(current) == {"moved": 0.1, "steps": 3}
+    assert [Renamed.current_name(name) for name in ("moved", "l1_sparsity", "steps", "other")] == [
+        *("l1_sparsity", "l1_sparsity", "steps", "other")
+    ]
+
+
+def test_a_field_may_reuse_a_former_name() -> None:
+    """A name that a field has today means that field."""
+
+    class Reused(Renamed):
+        moved: int = Field(1, description="something else")
+
+    assert Reused(moved=2).moved == 2
+    assert Reused(moved=2).l1_sparsity == 0.03

@@ -23,7 +23,7 @@ def test_the_loss_is_the_cross_entropy_to_mixed_labels(normed: Callable[[], nn.M
         logits: Tensor = network(rows)
         return logits
 
-    value = InterpolatedAT().loss_on(forward, images, perturbed, labels)
+    value = InterpolatedAT().batch_loss(forward, images, perturbed, labels)
     expected = []
     for rows, mixed in zip((images, perturbed), seen, strict=True):
         # The mixture of each row by least squares over all pairs: the pair that leaves no residue.
@@ -56,7 +56,7 @@ def test_shares_are_drawn_from_the_beta_distribution(alpha: float) -> None:
     images = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
     while len(seen) < 500:
         rows = len(seen)
-        InterpolatedAT(alpha=alpha).mixed(forward, images, torch.zeros(2, dtype=torch.int64))
+        InterpolatedAT(alpha=alpha).mixup_loss(forward, images, torch.zeros(2, dtype=torch.int64))
         # Where nobody is mixed with another nothing is seen of the share; else the larger of l and 1 - l is.
         if seen[rows] == 1.0:
             seen.pop()

@@ -17,7 +17,7 @@ def test_the_loss(normed: Callable[[], nn.Module], beta: float) -> None:
     network = normed().eval()
     images, perturbed = torch.rand(2, 20, 1, 8, 8)
     labels = torch.randint(10, (20,))
-    value = MART(beta=beta).loss_on(lambda rows: 20 * network(rows), images, perturbed, labels)
+    value = MART(beta=beta).batch_loss(lambda rows: 20 * network(rows), images, perturbed, labels)
     with torch.no_grad():
         clean, attacked = (softmax(20 * network(rows).double().numpy(), axis=1) for rows in (images, perturbed))
     rows = []
@@ -35,7 +35,7 @@ def test_a_gradient_where_the_network_is_sure() -> None:
         return logits
 
     images = torch.zeros(1, 1, 1, 1)
-    value = MART(beta=0).loss_on(forward, images, images, torch.tensor([0]))
+    value = MART(beta=0).batch_loss(forward, images, images, torch.tensor([0]))
     (gradient,) = torch.autograd.grad(value, logits)
     # -log p_0 is 300; 1 - p_1 is 2 exp(-300), and so -log(1 - p_1) is 300 - log 2.
     assert value.item() == pytest.approx(600 - np.log(2), rel=1e-5)

@@ -21,7 +21,7 @@ def test_the_loss_and_its_gradient(normed: Callable[[], nn.Module], beta: float)
     images, perturbed = torch.rand(2, 20, 1, 8, 8)
     labels = torch.randint(10, (20,))
     parameters = list(network.parameters())
-    value = TRADES(beta=beta).loss_on(network, images, perturbed, labels)
+    value = TRADES(beta=beta).batch_loss(network, images, perturbed, labels)
     clean, attacked = network(images), network(perturbed)
     divergence = functional.kl_div(attacked.log_softmax(1), clean.softmax(1), reduction="batchmean")
     expected = functional.cross_entropy(clean, labels) + beta * divergence
@@ -37,7 +37,7 @@ def test_the_attack_climbs_the_divergence() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     images = 0.4 + 0.2 * torch.rand(50, 1, 4, 4)
     weight = (model[1].weight[1] - model[1].weight[0]).detach().view(1, 4, 4)
-    perturbed = TRADES(eps=0.1).perturbed(model, images, torch.zeros(50, dtype=torch.int64))
+    perturbed = TRADES(eps=0.1).perturb(model, images, torch.zeros(50, dtype=torch.int64))
     direction = (perturbed - images) * weight.sign()
     torch.testing.assert_close(direction.abs(), torch.full_like(direction, 0.1))
     assert (direction.flatten(1).sign() == direction.flatten(1)[:, :1].sign()).all()
@@ -49,7 +49,7 @@ def test_labels_have_no_part_in_the_attack(normed: Callable[[], nn.Module]) -> N
 
     def made(labels: Tensor) -> Tensor:
         torch.manual_seed(0)
-        return TRADES().perturbed(network, images, labels)
+        return TRADES().perturb(network, images, labels)
 
     assert torch.equal(made(torch.zeros(10, dtype=torch.int64)), made(torch.arange(10)))
 

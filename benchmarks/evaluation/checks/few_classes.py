@@ -20,4 +20,4 @@ class FewClasses(Check):
 
     def raised_by_models(self, models: EvaluatedModels) -> bool:
         setup = models.setup
-        return setup.classes < setup.attack.fewest_classes(targeted=setup.options.is_targeted)
+        return setup.classes < setup.attack.min_classes(targeted=setup.options.is_targeted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from robustbench_cli.attacks.base.models.enumerable_draws import enumerates_other_draws
+from robustbench_cli.attacks.base.models.enumerable_draws import enumeration_is_wrong
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check, EvaluatedModels
 
 __all__ = ["OtherDraws"]
@@ -21,4 +21,4 @@ class OtherDraws(Check):
 
     def raised_by_models(self, models: EvaluatedModels) -> bool:
         attacked = models.setup.attacked
-        return enumerates_other_draws(attacked.model, attacked.images, size=attacked.size)
+        return enumeration_is_wrong(attacked.model, attacked.images, size=attacked.size)

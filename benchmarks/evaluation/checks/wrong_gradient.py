@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_cli.attacks.base.gradients.bpda import BPDALayer, with_surrogates
-from robustbench_cli.attacks.base.models.freezing import with_layers
+from robustbench_cli.attacks.base.gradients.bpda import BPDALayer, use_surrogates
+from robustbench_cli.attacks.base.models.freezing import override_layers
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
-from robustbench_cli.attacks.base.rng import Random, generators_kept
+from robustbench_cli.attacks.base.rng import Random, preserve_generators
 from robustbench_cli.attacks.base.threat import project
 from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch, Check, EvaluatedModels
 from robustbench_cli.benchmarks.evaluation.checks.base.measurements import class_gaps, gap_gradients, model_logits
@@ -40,7 +40,7 @@ class WrongGradient(Check):
             return False
         assert batch.followed_images is not None
         images, threat = batch.images[:4], batch.threat
-        random = Random.of(batch.setup.options.seed, images, places=batch.indices[:4])
+        random = Random.of(batch.setup.options.seed, images, indices=batch.indices[:4])
         signs = 2.0 * random.integers(2, images.shape[1:]) - 1
         surface = project(images + threat.eps.max().to(images) * signs, images, threat)
         return gradient_is_wrong(batch.setup.followed, torch.cat([batch.followed_images[:4], surface]))
@@ -82,7 +82,7 @@ def gradient_is_wrong(measured: MeasuredModel, images: Tensor) -> bool:
     """
     if _surrogate_disagrees(measured, images):
         return True
-    with with_surrogates(measured.model), with_layers(measured.model, Decision, approximating=True):
+    with use_surrogates(measured.model), override_layers(measured.model, Decision, approximating=True):
         return _gradient_disagrees(measured, images)
 
 
@@ -101,7 +101,7 @@ def _surrogate_disagrees(measured: MeasuredModel, images: Tensor) -> bool:
     finally:
         for hook in hooks:
             hook.remove()
-    with torch.no_grad(), generators_kept():
+    with torch.no_grad(), preserve_generators():
         return any(_disagree(*_changes(layer, inputs)) for layer, inputs in calls)
 
 

@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robustbench_cli.attacks.base.gradients.bpda import Selecting, with_surrogates
+from robustbench_cli.attacks.base.gradients.bpda import SelectionLayer, use_surrogates
 from robustbench_cli.attacks.base.losses import rounding
-from robustbench_cli.attacks.base.models.freezing import with_layers
+from robustbench_cli.attacks.base.models.freezing import override_layers
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
-from robustbench_cli.attacks.base.models.probes import INSIDE
+from robustbench_cli.attacks.base.models.probes import EDGE_OFFSET
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch, Check, FinishedEvaluation
 from robustbench_cli.benchmarks.evaluation.checks.base.measurements import class_gaps, gap_gradients, model_logits
@@ -61,17 +61,17 @@ def gradient_is_blind(measured: MeasuredModel, images: Tensor, step: float) -> b
 
     A gradient attack never moves such pixels. Each image moves along random signs, once in its pixels with a zero gradient
     and once in all others; the gap between the two largest logits is measured. A model with a
-    :class:`~robustbench_cli.attacks.base.gradients.bpda.Selecting` layer is never blind in this sense.
+    :class:`~robustbench_cli.attacks.base.gradients.bpda.SelectionLayer` layer is never blind in this sense.
 
     Args:
         measured: The model, :func:`repeatable <~.base.measurements.is_repeatable>`.
         images: ``(N, C, H, W)`` in [0, 1].
         step: How far a pixel moves.
     """
-    if any(isinstance(module, Selecting) for module in measured.model.modules()):
+    if any(isinstance(module, SelectionLayer) for module in measured.model.modules()):
         return False
-    with with_surrogates(measured.model), with_layers(measured.model, Decision, approximating=True):
-        rows = images.clamp(INSIDE, 1 - INSIDE).repeat(_DIRECTIONS, 1, 1, 1)
+    with use_surrogates(measured.model), override_layers(measured.model, Decision, approximating=True):
+        rows = images.clamp(EDGE_OFFSET, 1 - EDGE_OFFSET).repeat(_DIRECTIONS, 1, 1, 1)
         logits = model_logits(measured, rows)
         largest = logits[: len(images)].topk(2).indices.repeat(_DIRECTIONS, 1)
         gradient = gap_gradients(measured, rows, largest)

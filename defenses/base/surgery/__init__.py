@@ -1,1 +1,1 @@
-"""Changes to the layers of an existing network."""
+"""Operations on the layers of an existing network."""

@@ -1,4 +1,4 @@
-"""Changes what every activation function of a model gives, whether its code calls a module or a function."""
+"""Changes the output of every activation function of a model, whether it is a module or a function call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["AfterActivations"]
 
-# A module's forward calls the function of its name; the others are what a model's own code may call.
+# An activation module calls the function of its name. A model's own code may call any of the others.
 _ACTIVATIONS: frozenset[Callable[..., Any]] = frozenset(
     {
         functional.relu,
@@ -44,13 +44,13 @@ _ACTIVATIONS: frozenset[Callable[..., Any]] = frozenset(
 
 
 class AfterActivations(nn.Module):
-    """A model whose activations are changed before it goes on with them.
+    """A model with a change applied to all its activations.
 
-    An activation is the output of any of torch's activation functions but the sigmoid and the softmax, which make gates
-    and weights. The model's code is not looked at: whatever it calls while it runs is seen.
+    Activations are the outputs of torch's activation functions, except sigmoid and softmax, which make gates and
+    attention weights. The calls are intercepted while the model runs, so its code does not matter.
 
     Args:
-        model: Is held as it is.
+        model: The model. It is not copied.
         change: From activations ``(N, ...)`` to activations of the same shape.
     """
 
@@ -67,7 +67,7 @@ class AfterActivations(nn.Module):
 
 
 class _After(TorchFunctionMode):
-    """Hands every activation to ``change``; inside it the mode is off, so that nothing is changed twice."""
+    """Applies ``change`` to every activation. Inside ``change`` the mode is off, so nothing is changed twice."""
 
     def __init__(self, change: nn.Module) -> None:
         super().__init__()

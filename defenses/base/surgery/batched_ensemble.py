@@ -1,83 +1,95 @@
-"""Networks of one architecture that are trained together, as one network of stacked weights."""
+"""Trains networks of one architecture together, as one network with stacked weights."""
 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn import functional as F
+from torch.nn import functional
 
-from robustbench_cli.core.errors import is_out_of_memory
-from robustbench_cli.defenses.base.decision_rules import mean_softmax
+from robustbench_cli.core.errors import Notice, is_out_of_memory, one_line
+from robustbench_cli.defenses.base.decision_rules import log_mean_softmax
 
-__all__ = ["BatchedEnsemble", "cross_entropy_of_each"]
+__all__ = ["BatchedEnsemble", "ensemble_cross_entropy"]
 
 
 class BatchedEnsemble(nn.Module):
-    """Networks of one architecture on the same rows, in one pass.
+    """Networks of one architecture that run on the same rows in one pass.
 
-    A parameter holds those of all networks, one after the other along its first dimension, so that an optimizer that
-    works number by number does to each network what it would do to it alone.
+    Each parameter holds the networks' parameters one after the other along its first dimension. An elementwise optimizer
+    therefore updates each network as it would update that network alone.
 
-    In ``train()`` it gives the logits ``(M, B, K)`` of the M networks on B rows, in ``eval()`` the logarithm ``(B, K)``
-    of their mean softmax. A network that draws, draws for itself.
+    In ``train()`` mode the output is the logits ``(M, B, K)`` of the M networks on B rows. In ``eval()`` mode it is the
+    logarithm ``(B, K)`` of their mean softmax. Networks that draw make separate draws.
 
     Args:
-        networks: M of them, each from rows ``(B, ...)`` to logits ``(B, K)``; they are left as they are.
-        vectorized: Whether a layer runs for all networks in one call, as a GPU likes it; otherwise, and where
-            ``torch.vmap`` does not know what a network does, one network follows another, which a CPU likes better: it
-            has no calls to save, and is slow at convolutions in groups. Either way a step takes the memory of M networks.
+        networks: M networks, each from rows ``(B, ...)`` to logits ``(B, K)``. They stay unchanged.
+        vectorized: ``True``: each layer runs for all networks in one call of ``torch.vmap``, which is fast on a GPU. If
+            ``vmap`` does not support the network, a :class:`~robustbench_cli.core.errors.Notice` says so once, and the
+            networks run one after the other. ``False``: the networks run one after the other, which is faster on a CPU,
+            where grouped convolutions are slow. Both need the memory of M networks.
     """
 
     def __init__(self, networks: Sequence[nn.Module], *, vectorized: bool) -> None:
         super().__init__()
         self._vectorized = vectorized
         self._count = len(networks)
-        # In a tuple it is no submodule: only its structure is used, never its numbers.
+        # A tuple hides it from torch: it is no submodule. Only its structure is used, not its weights.
         self._structure = (copy.deepcopy(networks[0]),)
-        states = [_numbers(network) for network in networks]
+        states = [_parameters_and_buffers(network) for network in networks]
         self._shapes = {name: tuple(tensor.shape) for name, tensor in states[0].items()}
-        for place, (name, shape) in enumerate(self._shapes.items()):
-            # Joined, not stacked: a convolution's weights keep four dimensions, and so can lie channels last.
+        for index, (name, shape) in enumerate(self._shapes.items()):
+            # Concatenated, not stacked: a convolution's weights keep four dimensions, which channels-last needs.
             joined = torch.cat([state[name].detach().reshape(shape or (1,)) for state in states])
             if isinstance(states[0][name], nn.Parameter):
-                self.register_parameter(_place(place), nn.Parameter(joined))
+                self.register_parameter(_tensor_name(index), nn.Parameter(joined))
             else:
-                self.register_buffer(_place(place), joined)
+                self.register_buffer(_tensor_name(index), joined)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Logits of rows ``(B, ...)``; see the class."""
-        # Not in train(): whoever restores modes sets them module by module, and it is none.
+        # Set here and not in train(): code that restores the modes of all submodules does not know this one.
         self._structure[0].train(self.training)
         stacked = self._stacked()
-        if self._vectorized:
-            try:
-                logits = vmap(self._logits, in_dims=(0, None), randomness="different")(stacked, rows)
-            except RuntimeError as error:
-                if is_out_of_memory(error):
-                    raise
-                # Stochastic depth, for one.
-                self._vectorized = False
-                return self.forward(rows)
-        else:
-            logits = torch.stack([self._logits(state, rows) for state in _each(stacked)])
-        return logits if self.training else mean_softmax(logits)
+        logits = self._vectorized_logits(stacked, rows) if self._vectorized else None
+        if logits is None:
+            logits = torch.stack([self._logits(state, rows) for state in _unstack(stacked)])
+        return logits if self.training else log_mean_softmax(logits)
 
     @torch.no_grad()
     def copy_to(self, networks: Sequence[nn.Module]) -> None:
-        """Gives M networks of the same architecture the parameters and buffers, in place."""
-        for network, state in zip(networks, _each(self._stacked()), strict=True):
-            for name, tensor in _numbers(network).items():
+        """Copies the parameters and buffers into M networks of the same architecture, in place."""
+        for network, state in zip(networks, _unstack(self._stacked()), strict=True):
+            for name, tensor in _parameters_and_buffers(network).items():
                 tensor.copy_(state[name])
 
+    def _vectorized_logits(self, stacked: dict[str, Tensor], rows: Tensor) -> Tensor | None:
+        """The logits ``(M, B, K)`` by ``vmap``; ``None``, now and later, if it does not support the network."""
+        try:
+            return vmap(self._logits, in_dims=(0, None), randomness="different")(stacked, rows)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            # Stochastic depth, for example.
+            self._vectorized = False
+            warnings.warn(
+                f"{self._count} networks are trained one after the other and not in one call, which is slower: torch.vmap "
+                f"does not support this network ({one_line(error)})",
+                Notice,
+                stacklevel=2,
+            )
+            return None
+
     def _logits(self, state: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        """The logits of one network ``(B, K)``, by its parameters and buffers."""
         after = dict(state)
         logits = cast("Tensor", functional_call(self._structure[0], after, (rows,)))
-        # A layer may have put another tensor in the place of a buffer, instead of changing it.
+        # A layer may have replaced a buffer instead of changing it in place.
         for name, tensor in after.items():
             if tensor is not state[name]:
                 state[name].copy_(tensor.detach())
@@ -86,31 +98,34 @@ class BatchedEnsemble(nn.Module):
     def _stacked(self) -> dict[str, Tensor]:
         """Parameters and buffers ``(M, ...)``, by their names in a network."""
         return {
-            name: cast("Tensor", getattr(self, _place(place))).unflatten(0, (self._count, *shape[:1]))
-            for place, (name, shape) in enumerate(self._shapes.items())
+            name: cast("Tensor", getattr(self, _tensor_name(index))).unflatten(0, (self._count, *shape[:1]))
+            for index, (name, shape) in enumerate(self._shapes.items())
         }
 
 
-def cross_entropy_of_each(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """The mean cross-entropy of a network that ends in a :class:`BatchedEnsemble`; its slope is that of the sum over the M.
+def ensemble_cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The mean cross-entropy over the M networks, with the gradient of the sum, so each learns as it would alone.
 
-    So that each network learns as it would alone.
+    Args:
+        network: Ends in a :class:`BatchedEnsemble`, in ``train()`` mode.
+        images: ``(B, C, H, W)`` in [0, 1].
+        labels: ``(B,)``.
     """
     logits = network(images)
-    mean = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))
+    mean = functional.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))
     return mean + (len(logits) - 1) * (mean - mean.detach())
 
 
-def _numbers(network: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers of a network by name."""
+def _parameters_and_buffers(network: nn.Module) -> dict[str, Tensor]:
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
-def _place(number: int) -> str:
-    return f"numbers_{number}"
+def _tensor_name(index: int) -> str:
+    """The name of a stacked tensor. It is part of the resume file's format."""
+    return f"numbers_{index}"
 
 
-def _each(stacked: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+def _unstack(stacked: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """The parameters and buffers of each network, as views."""
     parts = zip(*(tensor.unbind() for tensor in stacked.values()), strict=True)
     return [dict(zip(stacked, part, strict=True)) for part in parts]

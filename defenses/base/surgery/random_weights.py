@@ -1,4 +1,4 @@
-"""Layers whose weights are drawn: every row of a batch gets its own."""
+"""Layers with random weights: every row of a batch gets its own draw."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from robustbench_cli.attacks.base.models.freezing import with_layers
+from robustbench_cli.attacks.base.models.freezing import override_layers
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.stochastic import StochasticLayer
 
-__all__ = ["RandomWeights", "shared_draws", "spread", "with_random_weights"]
+__all__ = ["RandomWeights", "shared_draws", "weight_std", "with_random_weights"]
 
 
 class RandomWeights(StochasticLayer):
-    """A fully connected layer or a convolution whose weights get Gaussian noise.
+    """A fully connected layer or a convolution with Gaussian noise on its weights.
 
-    Every row draws for itself, unless :func:`shared_draws` rules. A convolution draws weights for each row and runs all
-    rows as groups of one convolution, beside the pass through the mean weights; that takes memory for as many weights
-    as there are rows. A fully connected layer that is given vectors draws the noise of its outputs instead, which are
-    normal and independent with the variance ``x^2 @ sigma^2`` (Kingma, Salimans, Welling, Variational Dropout and the
-    Local Reparameterization Trick, NeurIPS 2015): each row's outputs, and so any expectation and its gradient, are
-    those of weights drawn for it, though a single draw's gradient is not.
+    Every row gets its own draw, except within :func:`shared_draws`. A convolution draws weights for each row and runs all
+    rows as groups of one convolution, in addition to the pass with the mean weights. This needs memory for one set of
+    weights a row. A fully connected layer on vectors draws the noise of its outputs instead: they are normal and
+    independent, with the variance ``x^2 @ sigma^2``. This is the local reparameterization trick (Kingma, Salimans,
+    Welling: Variational Dropout and the Local Reparameterization Trick. NeurIPS 2015). The distribution of the outputs
+    is that of weights drawn for each row, and so are all expectations and their gradients. The gradient of a single draw
+    is not.
 
     Args:
-        layer: The layer; it is held, and its weights are the mean.
+        layer: The layer. It is not copied, and its weights are the mean.
     """
 
     def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
@@ -40,7 +41,7 @@ class RandomWeights(StochasticLayer):
 
     @property
     def weight(self) -> Tensor:
-        """The mean weights, for code that reads a layer's weights and does not call it."""
+        """The mean weights, for code that reads a layer's weights without calling the layer."""
         return self.layer.weight
 
     @property
@@ -50,20 +51,20 @@ class RandomWeights(StochasticLayer):
 
     @abstractmethod
     def sigma(self) -> Tensor:
-        """The standard deviation of the weights' noise, in a shape that broadcasts against theirs."""
+        """The standard deviation of the weights' noise, in a shape that broadcasts to the weights."""
 
     def bias_sigma(self) -> Tensor | None:
-        """The standard deviation ``(O,)`` of the bias's noise; ``None`` where it has none."""
+        """The standard deviation ``(O,)`` of the bias's noise; ``None`` without noise."""
         return None
 
     def forward(self, rows: Tensor) -> Tensor:
-        """The layer's output for ``rows`` with weights drawn anew."""
+        """The layer's output for ``rows`` with newly drawn weights."""
         if not self.drawing:
             mean: Tensor = self.layer(rows)
             return mean
         sigma, bias_sigma = self.sigma(), self.bias_sigma()
         if self.shared:
-            return self._one_for_all(rows, sigma, bias_sigma)
+            return self._shared_draw(rows, sigma, bias_sigma)
         output: Tensor = self.layer(rows)
         return output + (
             self._convolution_noise(rows, sigma, bias_sigma)
@@ -71,7 +72,8 @@ class RandomWeights(StochasticLayer):
             else self._linear_noise(rows, sigma, bias_sigma)
         )
 
-    def _one_for_all(self, rows: Tensor, sigma: Tensor, bias_sigma: Tensor | None) -> Tensor:
+    def _shared_draw(self, rows: Tensor, sigma: Tensor, bias_sigma: Tensor | None) -> Tensor:
+        """The output with one draw of the weights for all rows."""
         weight, bias = self.layer.weight, self.layer.bias
         weight = weight + sigma * torch.randn_like(weight)
         if bias is not None and bias_sigma is not None:
@@ -81,22 +83,24 @@ class RandomWeights(StochasticLayer):
         return functional.linear(rows, weight, bias)
 
     def _linear_noise(self, rows: Tensor, sigma: Tensor, bias_sigma: Tensor | None) -> Tensor:
+        """The noise of a fully connected layer's outputs, with a draw for each row."""
         sigma = sigma.expand_as(self.layer.weight)
         if rows.dim() == 2:
             variance = functional.linear(rows.square(), sigma.square())
             if bias_sigma is not None:
                 variance = variance + bias_sigma.square()
-            # A root has no slope at 0, where there is no noise either.
-            some = variance > 0
-            return torch.where(some, variance, 1).sqrt() * some * torch.randn_like(variance)
+            # The square root has an infinite derivative at 0, where there is no noise.
+            positive = variance > 0
+            return torch.where(positive, variance, 1).sqrt() * positive * torch.randn_like(variance)
         weight = sigma * torch.randn(len(rows), *sigma.shape, dtype=rows.dtype, device=rows.device)
         noise = (rows.flatten(1, -2) @ weight.mT).view(*rows.shape[:-1], -1)
         if bias_sigma is None:
             return noise
-        own = bias_sigma * torch.randn(len(rows), len(bias_sigma), dtype=rows.dtype, device=rows.device)
-        return noise + own.view(len(rows), *[1] * (rows.dim() - 2), -1)
+        bias = bias_sigma * torch.randn(len(rows), len(bias_sigma), dtype=rows.dtype, device=rows.device)
+        return noise + bias.view(len(rows), *[1] * (rows.dim() - 2), -1)
 
     def _convolution_noise(self, rows: Tensor, sigma: Tensor, bias_sigma: Tensor | None) -> Tensor:
+        """The noise of a convolution's outputs, with a draw of the weights for each row."""
         layer = self.layer
         assert isinstance(layer, nn.Conv2d)
         count = len(rows)
@@ -105,30 +109,30 @@ class RandomWeights(StochasticLayer):
         if bias_sigma is not None:
             bias = bias_sigma * torch.randn(count, len(bias_sigma), dtype=rows.dtype, device=rows.device)
             bias = bias.flatten()
-        # The rows stand beside each other as channels of one image, in groups that do not mix.
-        beside = rows.reshape(1, -1, *rows.shape[2:])
-        noise = _convolution(layer, beside, weight.flatten(0, 1), bias, groups=count * layer.groups)
+        # All rows become channels of one image. Groups keep them separate.
+        stacked = rows.reshape(1, -1, *rows.shape[2:])
+        noise = _convolution(layer, stacked, weight.flatten(0, 1), bias, groups=count * layer.groups)
         return noise.view(count, -1, *noise.shape[2:])
 
 
-def spread(weight: Tensor) -> Tensor:
-    """The standard deviation of a layer's weights, as a constant; 0 for a single weight, where the usual one is NaN."""
+def weight_std(weight: Tensor) -> Tensor:
+    """The standard deviation of a layer's weights, without a gradient; 0 for a single weight, where torch gives NaN."""
     weight = weight.detach()
     return weight.std() if weight.numel() > 1 else weight.new_zeros(())
 
 
 def shared_draws(model: nn.Module) -> AbstractContextManager[None]:
-    """Within it, all rows of a pass share one draw of the weights, which costs no more than weights that are not drawn.
+    """A context in which all rows of a pass share one draw of the weights.
 
-    The papers train so.
+    A pass then costs as much as one without draws. The papers train this way.
     """
-    return with_layers(model, RandomWeights, shared=True)
+    return override_layers(model, RandomWeights, shared=True)
 
 
 def _convolution(
     layer: nn.Conv2d, rows: Tensor, weight: Tensor, bias: Tensor | None, *, groups: int | None = None
 ) -> Tensor:
-    """The convolution of a layer with other weights."""
+    """A layer's convolution with other weights."""
     padding: str | tuple[int, ...] = layer.padding
     if layer.padding_mode != "zeros":
         rows = functional.pad(rows, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)  # noqa: SLF001
@@ -139,14 +143,14 @@ def _convolution(
 def with_random_weights(
     model: nn.Module, build: Callable[[nn.Linear | nn.Conv2d], RandomWeights], *, name: str
 ) -> nn.Module:
-    """A copy of a model with every fully connected layer and two-dimensional convolution replaced.
+    """A copy of a model with random weights in every fully connected layer and two-dimensional convolution.
 
-    The matrices inside an attention module, which it does not call as layers, stay as they are.
+    The matrices inside torch's attention modules keep their weights, because these modules do not call them as layers.
 
     Args:
-        model: Left as it is.
-        build: Makes of a layer the one that stands in its place.
-        name: The defense's, for the message.
+        model: It stays unchanged.
+        build: Makes the replacement of a layer.
+        name: The defense's name, for the message.
 
     Raises:
         UserError: The model has no such layer.

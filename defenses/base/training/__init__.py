@@ -1,1 +1,1 @@
-"""The training loop and what belongs to it."""
+"""The training loop and its parts."""

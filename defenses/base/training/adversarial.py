@@ -1,4 +1,4 @@
-"""Adversarial images for training, and accuracy on them."""
+"""PGD inside a training: adversarial images for a step, and the accuracy on them."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from torch.nn import functional
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.defenses.base.usual_radius import UsualRadiusDefaults
 
-__all__ = ["AttackInTraining", "Start", "accuracy_under_pgd", "ascend", "nearby"]
+__all__ = ["AttackInTraining", "Start", "accuracy_under_pgd", "ascend", "starting_points"]
 
 Start = Literal["ball", "near", "image"]
-"""Where the steps begin: uniformly in the ball, beside the image (a normal deviation of 0.001), or at the image."""
+"""The starting point: uniform in the ball, the image plus normal noise of standard deviation 0.001, or the image."""
 
 
 class AttackInTraining(UsualRadiusDefaults):
-    """The parameters of the methods that train on what steps of PGD in linf make of each batch."""
+    """The parameters of the methods that train on images from PGD in linf."""
 
-    follows: ClassVar[Mapping[str, float]] = {"eps": 1}
+    radius_multiples: ClassVar[Mapping[str, float]] = {"eps": 1}
 
     eps: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="radius in linf of the attack in training; the data set's usual one where not given, 8/255 for CIFAR-10",
+        description="radius in linf of the attack in training; default: the data set's usual radius, 8/255 for CIFAR-10",
     )
-    steps: int = Field(10, ge=1, description="steps of that attack")
-    step_size: float | None = Field(None, gt=0, description="of that attack; 2.5 eps / steps where not given")
+    steps: int = Field(10, ge=1, description="number of steps of that attack")
+    step_size: float | None = Field(None, gt=0, description="step size of that attack; default: 2.5 eps / steps")
 
     @property
     def radius(self) -> float:
-        """Of the attack, in linf."""
-        return self.value("eps")
+        """The attack's radius in linf."""
+        return self.resolved("eps")
 
     @property
-    def size_of_step(self) -> float:
-        """Of each step, in linf."""
+    def pgd_step_size(self) -> float:
+        """The attack's step size in linf, with the default resolved."""
         return self.step_size or 2.5 * self.radius / self.steps
 
 
-def nearby(images: Tensor, *, eps: float, start: Start) -> Tensor:
-    """Where the steps of an attack in linf begin, by draws from torch's global generator; before any cut with the box.
+def starting_points(images: Tensor, *, eps: float, start: Start) -> Tensor:
+    """The starting points of an attack in linf, not clipped to the box. They are drawn from torch's global generator.
 
     Args:
         images: ``(B, C, H, W)`` in [0, 1].
         eps: The radius.
-        start: Which place.
+        start: The kind of starting point.
     """
     if start == "ball":
         return images + torch.empty_like(images).uniform_(-eps, eps)
@@ -69,27 +69,27 @@ def ascend(
     start: Start = "ball",
     training: bool = False,
 ) -> Tensor:
-    """Signed gradient steps in linf, for a step of a training: the last iterate, whatever the image was on the way.
+    """PGD in linf for a training step: signed gradient steps, of which the last iterate is returned.
 
-    No gradient of a parameter is computed. A randomized network draws anew for each step.
+    It computes no gradients of parameters. A randomized network makes a new draw in each step.
 
     Args:
-        network: In training.
+        network: The network in training.
         images: ``(B, C, H, W)`` in [0, 1].
-        loss: From logits ``(B, K)`` to a scalar, summed over the rows, that the steps climb.
+        loss: From logits ``(B, K)`` to a scalar, summed over the rows. The steps increase it.
         eps: The radius.
-        steps: How many.
-        step_size: Of each.
-        start: Where they begin.
-        training: Whether the network stays in ``train()`` mode, in which batch norm takes the statistics of the
-            perturbed batch and learns from them too. Otherwise it is in ``eval()`` mode meanwhile: batch norm takes the
-            statistics that it has and leaves them as they are, and nothing is dropped.
+        steps: The number of steps.
+        step_size: The size of a step.
+        start: The kind of starting point.
+        training: ``True``: the network stays in ``train()`` mode, so batch norm uses the statistics of the perturbed
+            batch and updates its running statistics. ``False``: it is in ``eval()`` mode during the attack, with its
+            running statistics and without dropout.
 
     Returns:
-        Images ``(B, C, H, W)`` inside the ball and the box, without a graph.
+        Images ``(B, C, H, W)`` inside the ball and the box, detached from the graph.
     """
     low, high = (images - eps).clamp_min_(0), (images + eps).clamp_max_(1)
-    iterates = nearby(images, eps=eps, start=start).clamp(low, high)
+    iterates = starting_points(images, eps=eps, start=start).clamp(low, high)
     with nullcontext() if training else frozen(network):
         for _ in range(steps):
             leaf = iterates.detach().requires_grad_()
@@ -101,16 +101,16 @@ def ascend(
 def accuracy_under_pgd(
     network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, eps: float, steps: int, step_size: float
 ) -> float:
-    """The share of images that a network in training gets right after :func:`ascend` on the cross-entropy.
+    """The accuracy of a network in training after :func:`ascend` on the cross-entropy, in [0, 1].
 
     Args:
-        network: Its modes and its statistics are left as they are.
+        network: Its modes and its statistics stay unchanged.
         batches: Images ``(B, C, H, W)`` in [0, 1] and labels ``(B,)``.
-        eps: The radius; with 0 it is the accuracy on the images themselves.
-        steps: How many.
-        step_size: Of each.
+        eps: The radius; 0 gives the clean accuracy.
+        steps: The number of steps.
+        step_size: The size of a step.
     """
-    right, number = torch.zeros((), dtype=torch.int64), 0
+    correct, count = torch.zeros((), dtype=torch.int64), 0
     for images, labels in batches:
         perturbed = images
         if eps > 0:
@@ -123,6 +123,6 @@ def accuracy_under_pgd(
                 step_size=step_size,
             )
         with frozen(network), torch.no_grad():
-            right = right.to(labels.device) + (network(perturbed).argmax(1) == labels).sum()
-        number += len(labels)
-    return right.item() / number
+            correct = correct.to(labels.device) + (network(perturbed).argmax(1) == labels).sum()
+        count += len(labels)
+    return correct.item() / count

@@ -1,11 +1,10 @@
-"""The base of the defenses that train on adversarial images which they make at each step."""
+"""The base of the defenses that make adversarial images in each training step."""
 
 from __future__ import annotations
 
 import copy
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,22 +13,20 @@ from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.training.adversarial import AttackInTraining, Start, ascend
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
-__all__ = ["AdversarialTraining", "Forward", "divergence"]
+__all__ = ["AdversarialTraining", "Forward", "kl_divergence"]
 
 Forward = Callable[[Tensor], Tensor]
 """From images ``(B, C, H, W)`` to logits ``(B, K)``."""
 
 
 class AdversarialTraining(AttackInTraining, Defense):
-    """Trains on the images that a PGD attack in linf makes of each batch.
+    """Adversarial training: attacks each batch by PGD in linf and trains on the result.
 
-    A subclass says what the attack climbs and what the weights descend. While images are made, the network is in
-    ``eval()`` mode: batch norm takes its running statistics, as in the authors' code of TRADES and MART, and learns
-    from none of the attack's steps. The pass that the weights learn from is in ``train()`` mode; of clean and perturbed
-    images, each batch has statistics of its own.
+    A subclass defines the loss of the attack and the loss of the weights. During the attack the network is in ``eval()``
+    mode: batch norm uses its running statistics and does not update them, as in the authors' code of TRADES and MART. The
+    pass that gives the weights' gradient is in ``train()`` mode. Clean and perturbed images are separate batches there,
+    each with its own batch statistics.
     """
-
-    trained: ClassVar[bool] = True
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         return copy.deepcopy(model)
@@ -38,38 +35,61 @@ class AdversarialTraining(AttackInTraining, Defense):
         trainer.fit(model, name="adversarial training", loss=self.loss, eps=self.radius)
 
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of a training step; see :data:`~.training.TrainingLoss`."""
-        return self.loss_on(network, images, self.perturbed(network, images, labels), labels)
-
-    def perturbed(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """What the attack makes of images ``(B, C, H, W)``, labels ``(B,)``: by cross-entropy, from a random start."""
-        return self.climb(network, images, lambda logits: functional.cross_entropy(logits, labels, reduction="sum"))
-
-    @abstractmethod
-    def loss_on(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of a batch whose attack is done.
+        """The mean loss of a training step; see :data:`~.gradients.TrainingLoss`.
 
         Args:
-            forward: The network, with the weights that the loss is to be taken at.
+            network: The network in training.
             images: ``(B, C, H, W)`` in [0, 1].
-            perturbed: ``(B, C, H, W)``, what the attack made of them.
+            labels: ``(B,)``.
+        """
+        return self.batch_loss(network, images, self.perturb(network, images, labels), labels)
+
+    def perturb(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The adversarial images of a batch: PGD on the cross-entropy from a random start, unless a subclass says otherwise.
+
+        Args:
+            network: The network in training.
+            images: ``(B, C, H, W)`` in [0, 1].
+            labels: ``(B,)``.
+        """
+        return self.attack(network, images, lambda logits: functional.cross_entropy(logits, labels, reduction="sum"))
+
+    @abstractmethod
+    def batch_loss(self, forward: Forward, images: Tensor, perturbed: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of a batch with its adversarial images.
+
+        Args:
+            forward: The network, possibly with other weights.
+            images: ``(B, C, H, W)`` in [0, 1].
+            perturbed: The adversarial images ``(B, C, H, W)``.
             labels: ``(B,)``.
         """
 
-    def climb(
+    def attack(
         self, network: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor], start: Start = "ball"
     ) -> Tensor:
-        """The attack of this training on another loss; see :func:`~.adversarial.ascend`."""
+        """Runs this training's PGD on a loss; see :func:`~.adversarial.ascend`.
+
+        Args:
+            network: The network in training.
+            images: ``(B, C, H, W)`` in [0, 1].
+            loss: From logits ``(B, K)`` to a scalar, summed over the rows.
+            start: The kind of starting point.
+        """
         return ascend(
-            network, images, loss, eps=self.radius, steps=self.steps, step_size=self.size_of_step, start=start
+            network, images, loss, eps=self.radius, steps=self.steps, step_size=self.pgd_step_size, start=start
         )
 
 
-def divergence(logits: Tensor, others: Tensor) -> Tensor:
-    """The Kullback-Leibler divergence ``(B,)`` of the softmax of ``others`` from that of ``logits``, both ``(B, K)``.
+def kl_divergence(logits: Tensor, other_logits: Tensor) -> Tensor:
+    """The Kullback-Leibler divergence ``KL(p || q) = sum_k p_k (log p_k - log q_k)`` of two softmaxes, in float32.
 
-    It is ``sum_k p_k (log p_k - log q_k)``, with p of ``logits`` and q of ``others``, in float32, with a gradient to
-    both.
+    Args:
+        logits: ``(B, K)``, whose softmax is p.
+        other_logits: ``(B, K)``, whose softmax is q.
+
+    Returns:
+        ``(B,)``, differentiable in both arguments.
     """
-    log_p, log_q = logits.float().log_softmax(1), others.float().log_softmax(1)
+    log_p, log_q = logits.float().log_softmax(1), other_logits.float().log_softmax(1)
     return (log_p.exp() * (log_p - log_q)).sum(1)

@@ -1,6 +1,6 @@
 """The processes that a launcher has started to train one network together.
 
-Nothing here imports torch when it is imported; Accelerate, which connects them, is imported where there are several.
+Importing this file imports neither torch nor Accelerate, which connects the processes.
 """
 
 from __future__ import annotations
@@ -22,53 +22,53 @@ __all__ = ["Processes"]
 
 T = TypeVar("T")
 
-# `accelerate launch` and `torchrun` set all of them; a scheduler may set the first alone.
+# `accelerate launch` and `torchrun` set all three. A scheduler may set WORLD_SIZE alone.
 _SET_BY_LAUNCHERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train one network together; one alone where no launcher has started several.
+    """The processes that train one network together, as one of them sees them.
 
-    All methods but :meth:`speaks` are to be called by all of them, in the same order.
+    All processes must make the same calls in the same order. Only :meth:`reports_failure` is exempt.
 
     Attributes:
-        number: How many there are.
-        rank: Which of them this one is, from 0, the first, which alone writes files.
+        number: The number of processes; 1 without a launcher.
+        rank: The number of this process, from 0. Process 0 alone writes files.
     """
 
     number: int = 1
     rank: int = 0
 
     @classmethod
-    def launched(cls) -> Processes:
-        """Those that the environment tells of, before they are connected."""
+    def from_environment(cls) -> Processes:
+        """The processes according to the environment variables, not connected yet."""
         if not all(os.environ.get(name, "").isdecimal() for name in _SET_BY_LAUNCHERS):
             return cls()
         return cls(int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"]))
 
     @classmethod
-    def joined(cls, device: torch.device) -> Processes:
-        """Those that compute together, connected.
+    def connect(cls, device: torch.device) -> Processes:
+        """Connects the processes.
 
         Args:
-            device: Where this one computes: the CPU, or its own GPU.
+            device: The device of this process: the CPU, or its own GPU.
 
         Raises:
-            UserError: There are several, and Accelerate is not installed or has connected them otherwise.
+            UserError: There are several processes, and Accelerate is not installed or uses devices of another kind.
         """
-        processes = cls.launched()
+        processes = cls.from_environment()
         if processes.number > 1 and processes.device(device.type).type != device.type:
             raise UserError(f"Accelerate has connected the processes on other devices than {device.type}")
         return processes
 
     @property
     def share(self) -> slice:
-        """What of a sequence falls to this process: a place here and there, so that a place in a batch keeps to it."""
+        """This process's part of a batch: every ``number``-th index. So an index always belongs to the same process."""
         return slice(self.rank, None, self.number)
 
     def device(self, kind: str) -> torch.device:
-        """Connects several processes, and tells this one's device.
+        """Connects the processes, and returns this one's device.
 
         Args:
             kind: ``cpu`` or ``cuda``.
@@ -84,17 +84,17 @@ class Processes:
             raise UserError(
                 f"{self.number} processes train together by Accelerate: pip install 'advdef[accelerate]'"
             ) from None
-        here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
-        if kind == "cuda" and here > gpus:
+        local, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if kind == "cuda" and local > gpus:
             raise UserError(
-                f"a machine with {here} processes needs as many GPUs, and has {gpus}: start fewer, or give --device cpu"
+                f"a machine with {local} processes needs as many GPUs, and has {gpus}: start fewer, or give --device cpu"
             )
         with self._connected():
             device: torch.device = PartialState(cpu=kind == "cpu").device
         return device
 
-    def total(self, numbers: Tensor) -> Tensor:
-        """The sum over all processes of tensors of one shape; the very same in each of them."""
+    def sum(self, numbers: Tensor) -> Tensor:
+        """The sum of the processes' tensors, which have one shape. All processes get the same result."""
         if self.number == 1:
             return numbers
         from accelerate.utils import reduce
@@ -103,8 +103,8 @@ class Processes:
             summed: Tensor = reduce(numbers, "sum")
         return summed
 
-    def copy_first(self, tensors: Iterable[Tensor]) -> None:
-        """Gives tensors of all processes, in place, the values that the first one's have."""
+    def broadcast_first(self, tensors: Iterable[Tensor]) -> None:
+        """Copies the values of the first process's tensors into those of all processes."""
         if self.number == 1:
             return
         from accelerate.utils import broadcast
@@ -113,45 +113,45 @@ class Processes:
             for tensor in tensors:
                 tensor.detach().copy_(broadcast(tensor.detach().contiguous()))
 
-    def from_first(self, function: Callable[[], T]) -> T:
-        """What a function returns that only the first process calls, while the others wait for it.
+    def run_on_first(self, function: Callable[[], T]) -> T:
+        """Calls a function in the first process alone, and returns its result in all processes.
 
         Args:
-            function: Its result can be pickled; a :class:`UserError` of it is raised in all processes.
+            function: Its result can be pickled. If it raises a :class:`UserError`, all processes raise it.
         """
         if self.number == 1:
             return function()
         from accelerate.utils import broadcast_object_list
 
-        said: list[Any] = [None, None]
+        message: list[Any] = [None, None]
         if self.rank == 0:
             try:
-                said[0] = function()
+                message[0] = function()
             except UserError as error:
-                said[1] = str(error)
+                message[1] = str(error)
         with self._connected():
-            result, complaint = broadcast_object_list(said)
-        if complaint is not None:
-            raise UserError(complaint)
+            result, failure = broadcast_object_list(message)
+        if failure is not None:
+            raise UserError(failure)
         return result  # type: ignore[no-any-return]
 
     def disconnect(self) -> None:
-        """Ends their connection, when all is done."""
+        """Closes the connection."""
         if self.number > 1:
             from accelerate import PartialState
 
             PartialState().destroy_process_group()
 
-    def speaks(self) -> bool:
-        """Whether this process is the first to ask, which is the one to tell why all of them end.
+    def reports_failure(self) -> bool:
+        """Whether this process prints the error: the first one to call this method does.
 
-        The others may have met the same fault, or only that this one is gone.
+        The other processes may have failed in the same way, or only because this one is gone.
         """
         if self.number == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             return True
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-        # The launcher's own, which outlives the processes; a launcher that starts them anew counts that.
+        # The launcher's store outlives the processes. The launcher counts its restarts.
         try:
             store = TCPStore(
                 os.environ["MASTER_ADDR"],
@@ -162,19 +162,20 @@ class Processes:
             )
             return bool(store.add(f"advdef/ended/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}", 1) == 1)
         except RuntimeError:
+            # The launcher is gone. An error printed twice is better than none.
             return True
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
-        """Within it, a lost connection is told as what it is: another process has ended."""
+        """Turns a lost connection into a :class:`UserError`: another process has ended."""
         try:
             yield
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
             if isinstance(error, NotImplementedError):
-                # Accelerate knows GPUs that need a setting, and says which.
+                # Some GPUs need a setting. Accelerate's message names it.
                 raise UserError(one_line(error)) from error
             raise UserError(
-                f"another of the {self.number} processes has ended ({one_line(error)}): the same command goes on"
+                f"another of the {self.number} processes has ended ({one_line(error)}): run the same command again to resume"
             ) from error

@@ -1,4 +1,4 @@
-"""How long and how a network is trained."""
+"""The hyperparameters of a training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ __all__ = ["Recipe"]
 
 
 class Recipe(Settings):
-    """How long and how a network is trained.
+    """The hyperparameters of a training.
 
-    The one-cycle schedule is a variant of the paper's, whose rate falls along a line as it rose. Of the running mean of
-    the weights, step n has the weight ``1 - min(ema, (1 + n) / (10 + n))``, so that the first steps are soon forgotten.
+    The one-cycle schedule is a variant of the paper's: its rate falls along a cosine, the paper's along a line. In the
+    running mean of the weights, step n has the weight ``1 - min(ema, (1 + n) / (10 + n))``. So the first steps soon lose
+    their influence.
     """
 
     paper: ClassVar[str] = (
@@ -26,49 +27,55 @@ class Recipe(Settings):
         "Rates, 2017, arXiv 1708.07120 (the one-cycle schedule, of which ours is a variant)"
     )
 
-    epochs: int = Field(10, ge=1, description="passes through the training data")
-    batch_size: int = Field(128, ge=1, description="most images in a step; an epoch's batches are of nearly equal size")
-    optimizer: Literal["adam", "sgd"] = Field("adam", description="AdamW, or SGD with Nesterov's momentum")
-    lr: float = Field(4e-3, gt=0, description="learning rate, at its highest")
-    momentum: float = Field(0.9, gt=0, lt=1, description="of sgd")
+    epochs: int = Field(10, ge=1, description="number of passes through the training data")
+    batch_size: int = Field(
+        128, ge=1, description="largest number of images in a step; the batches of an epoch have nearly equal sizes"
+    )
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="adam: AdamW; sgd: SGD with Nesterov momentum")
+    lr: float = Field(4e-3, gt=0, description="maximum learning rate")
+    momentum: float = Field(0.9, gt=0, lt=1, description="momentum of sgd")
     weight_decay: float = Field(
-        0.01, ge=0, description="of adam decoupled from the gradient (AdamW), of sgd added to it"
+        0.01, ge=0, description="weight decay: decoupled for adam (AdamW), added to the gradient for sgd"
     )
     schedule: Literal["one-cycle", "constant", "cyclic", "cosine", "multistep"] = Field(
         "one-cycle",
-        description="up in a line for a fifth of the steps and down along a cosine to 0; always lr; up and down in lines, "
-        "highest at two fifths; down along a cosine; or a tenth of the rate from each of the milestones on",
+        description="one-cycle: linear rise for a fifth of the steps, then cosine decay to 0; constant: always lr; cyclic: "
+        "linear rise for two fifths of the steps, then linear decay; cosine: cosine decay; multistep: divided by 10 at each "
+        "milestone",
     )
     milestones: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
-        (0.5, 0.75), description="of multistep, as shares of all steps"
+        (0.5, 0.75), description="milestones of multistep, as fractions of all steps"
     )
     precision: Literal["float32", "bf16"] = Field(
-        "float32", description="of the layers' arithmetic; bf16 is faster where the processor has it"
+        "float32", description="arithmetic of the layers; bf16 is faster if the hardware supports it"
     )
     ema: float = Field(
         0,
         ge=0,
         lt=1,
-        description="decay of the running mean of the weights, such as 0.995, which then takes their place; 0: none",
+        description="decay of the running mean of the weights, such as 0.995; the mean becomes the final weights; 0: no mean",
     )
     held_out: float = Field(
         0,
         ge=0,
         le=0.5,
-        description="share of the training data that is kept back to choose the epoch whose weights stay, by accuracy "
-        "under PGD; 0: the last epoch's stay",
+        description="fraction of the training data that is held out to select the best epoch by accuracy under PGD; 0: the "
+        "last epoch's weights are used",
     )
     held_out_eps: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="radius in linf of that PGD; where not given, the one that the defense trains with, or 0 if it has none",
+        description="radius in linf of that PGD; default: the radius of the defense's training, or 0 if it has none",
     )
-    held_out_steps: int = Field(10, ge=1, description="steps of that PGD")
+    held_out_steps: int = Field(10, ge=1, description="number of steps of that PGD")
 
     @property
     def in_effect(self) -> dict[str, Any]:
-        """The fields as JSON values, without those of a feature that is not used: a new one makes no other recipe."""
+        """The fields that have an effect, as JSON values.
+
+        A feature that is off adds no field. So a new feature leaves the keys of cached checkpoints as they are.
+        """
         values = self.model_dump(mode="json")
         unused = {
             "milestones": self.schedule != "multistep",
@@ -78,22 +85,27 @@ class Recipe(Settings):
         return {name: value for name, value in values.items() if not unused.get(name, False)}
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate of step ``step`` (0-based) of ``steps``."""
+        """The learning rate of a step.
+
+        Args:
+            step: The number of the step, from 0.
+            steps: The number of all steps.
+        """
         if self.schedule == "constant":
             return self.lr
         if self.schedule == "multistep":
             return self.lr * 0.1 ** sum(step >= milestone * steps for milestone in self.milestones)
         if self.schedule == "cosine":
             return self.lr * (1 + math.cos(math.pi * step / steps)) / 2
-        share, rising = (step + 1) / (steps + 1), 0.2
+        position, peak = (step + 1) / (steps + 1), 0.2
         if self.schedule == "cyclic":
-            return self.lr * min(share / 0.4, (1 - share) / 0.6)
-        if share < rising:
-            return self.lr * share / rising
-        return self.lr * (1 + math.cos(math.pi * (share - rising) / (1 - rising))) / 2
+            return self.lr * min(position / 0.4, (1 - position) / 0.6)
+        if position < peak:
+            return self.lr * position / peak
+        return self.lr * (1 + math.cos(math.pi * (position - peak) / (1 - peak))) / 2
 
     def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimizer over ``parameters``."""
+        """Builds the optimizer for ``parameters``."""
         if self.optimizer == "adam":
             return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
         return torch.optim.SGD(

@@ -1,4 +1,4 @@
-"""The file that a training keeps while it runs, and goes on from when it was killed."""
+"""The resume file of a training: written after each epoch, read after a kill."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ __all__ = ["TrainingState", "read_state", "read_tensors", "write_state"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """How far a training of one or more networks has come, beside their weights.
+    """The progress of a training of one or more networks, without their weights.
+
+    The field names are part of the file's format.
 
     Attributes:
-        name: Of the network that was trained last.
-        epoch: How many epochs of it are done.
-        seconds: Spent on it.
-        finished: The record of each network that is done, by name.
-        measured: What was measured of the network that is in training, by what it is.
+        name: The network that was trained last.
+        epoch: The number of its finished epochs.
+        seconds: The time spent on it.
+        finished: The record of each finished network, by name.
+        measured: The metrics of the network in training, by name.
     """
 
     name: str
@@ -48,16 +50,16 @@ def write_state(
     optimizer: torch.optim.Optimizer,
     copies: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
-    """Writes the whole file or none.
+    """Writes the file atomically.
 
     Args:
-        path: Replaced if it is there.
-        state: How far the training has come.
-        identity: What must be the same for a training to go on, by what it is called in a message.
-        whole: The model that ``network`` is a part of, or ``network`` itself.
-        network: What is being trained; it and the optimizer are kept only while it is not finished.
-        optimizer: Over the network's parameters.
-        copies: Other states of the network, such as a running mean, by name; kept as long as the network's own.
+        path: The file. It is replaced if it exists.
+        state: The progress of the training.
+        identity: What must match for a training to be resumed, by its name in a message.
+        whole: The model that contains ``network``, or ``network`` itself.
+        network: The network in training. Its own state and the optimizer's are stored only while it is unfinished.
+        optimizer: The optimizer of the network's parameters.
+        copies: Other states of the network, such as a running mean, by name. Stored only while it is unfinished.
 
     Raises:
         UserError: The file cannot be written.
@@ -65,11 +67,11 @@ def write_state(
     tensors = {f"whole/{key}": tensor for key, tensor in whole.state_dict().items()}
     if state.name not in state.finished:
         tensors |= {f"network/{key}": tensor for key, tensor in network.state_dict().items()}
-        for number, values in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{number}/{key}": tensor for key, tensor in values.items()}
-        for name, each in copies.items():
-            tensors |= {f"copies/{name}/{key}": tensor for key, tensor in each.items()}
-    # Tensors of one storage are refused, and the network's are also those of the whole.
+        for index, values in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{key}": tensor for key, tensor in values.items()}
+        for name, copy in copies.items():
+            tensors |= {f"copies/{name}/{key}": tensor for key, tensor in copy.items()}
+    # Cloned, because safetensors refuses tensors that share memory, as those of the network and of the whole model do.
     content = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
     write_atomically(path, save(content, {**identity, "state": json.dumps(vars(state))}))
 
@@ -85,50 +87,51 @@ def read_state(
     optimizer: torch.optim.Optimizer,
     copies: Mapping[str, dict[str, Tensor]],
 ) -> TrainingState:
-    """Loads the weights of ``whole`` in place, and network and optimizer too if the file is from amid their training.
+    """Loads the state in place: the weights of ``whole``, and network and optimizer if the network is unfinished.
 
     Args:
-        path: Is named where it is another training's.
-        content: What :func:`read_tensors` read of it.
+        path: The file, for messages.
+        content: Its content, from :func:`read_tensors`.
         identity: See :func:`write_state`.
-        name: Of the network that is to be trained now.
+        name: The network to be trained now.
         whole: See :func:`write_state`.
         network: See :func:`write_state`.
         optimizer: See :func:`write_state`.
-        copies: See :func:`write_state`; filled in place.
+        copies: See :func:`write_state`. Filled in place.
 
     Raises:
-        UserError: The file holds the state of another identity.
+        UserError: The identity in the file differs.
     """
     tensors, metadata = content
-    for what, value in identity.items():
-        if metadata.get(what) != value:
-            raise UserError(f"{path} is a training with another {what}: delete it to start anew")
+    for key, value in identity.items():
+        if metadata.get(key) != value:
+            raise UserError(f"{path} is a training with another {key}: delete it to start over")
     state = TrainingState(**json.loads(metadata["state"]))
-    whole.load_state_dict(_below("whole/", tensors))
+    whole.load_state_dict(_with_prefix("whole/", tensors))
     if name == state.name and name not in state.finished:
-        network.load_state_dict(_below("network/", tensors))
-        _load_optimizer(optimizer, _below("optimizer/", tensors))
-        for each, copy in copies.items():
-            for key, tensor in _below(f"copies/{each}/", tensors).items():
+        network.load_state_dict(_with_prefix("network/", tensors))
+        _load_optimizer(optimizer, _with_prefix("optimizer/", tensors))
+        for copy_name, copy in copies.items():
+            for key, tensor in _with_prefix(f"copies/{copy_name}/", tensors).items():
                 copy[key].copy_(tensor)
     return state
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors by name, and the metadata, of what :func:`write_state` wrote.
+    """Reads the tensors by name, and the metadata, of a file that :func:`write_state` wrote.
 
     Raises:
-        UserError: The file holds none.
+        UserError: The file is no resume file.
     """
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} holds no training to resume ({error}): delete it to start anew") from error
+        raise UserError(f"{path} holds no training to resume ({error}): delete it to start over") from error
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, by the rest of the name."""
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
@@ -136,9 +139,9 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for key, tensor in tensors.items():
-        number, _, part = key.partition("/")
-        parameter = parameters[int(number)]
-        # In the parameter's own memory format, as the optimizer itself would have made it.
-        same = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
-        state.setdefault(int(number), {})[part] = same
+        index, _, part = key.partition("/")
+        parameter = parameters[int(index)]
+        # In the parameter's memory layout, as the optimizer itself creates it.
+        value = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
+        state.setdefault(int(index), {})[part] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,4 +1,4 @@
-"""The one training loop: fast on a CPU, the same from the same seed, and able to go on where it was killed."""
+"""The training loop of all defenses: fast on a CPU, reproducible from a seed, resumable after a kill."""
 
 from __future__ import annotations
 
@@ -15,31 +15,23 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from robustbench_cli.attacks.base.models.freezing import move
 from robustbench_cli.attacks.base.rng import seed_from, seeded
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
 from robustbench_cli.defenses.base.training.adversarial import accuracy_under_pgd
-from robustbench_cli.defenses.base.training.data_parallel import averaged, in_shares
+from robustbench_cli.defenses.base.training.data_parallel import average_gradients, data_parallel_gradients
+from robustbench_cli.defenses.base.training.gradients import Gradients, TrainingLoss, cross_entropy, gradients_of
 from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.resume import TrainingState, read_state, read_tensors, write_state
 from robustbench_cli.defenses.base.training.weight_selection import Collapse, WeightSelection
 
-__all__ = ["Examples", "Gradients", "Trainer", "TrainingLoss", "TrainingProgress"]
-
-TrainingLoss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""From the network, images ``(B, C, H, W)`` and labels ``(B,)`` to the mean loss over the batch."""
-
-Gradients = Callable[[nn.Module, Tensor, Tensor, Sequence[nn.Parameter]], tuple[Tensor, Sequence[Tensor | None]]]
-"""From the network, images ``(B, C, H, W)``, labels ``(B,)`` and P parameters to the mean loss over the batch and its P
-gradients, ``None`` where a parameter has no part in it.
-"""
+__all__ = ["Examples", "Trainer", "TrainingProgress"]
 
 
 class Examples(Protocol):
-    """Labelled images that can be asked for by their places."""
+    """Labeled images with access by index."""
 
     def __len__(self) -> int: ...
 
@@ -50,15 +42,15 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where a training stands after an epoch.
+    """The state of a training after an epoch.
 
     Attributes:
-        name: Of what is being trained.
-        epoch: How many epochs are done.
-        epochs: Of how many; of no more than are done where the training has ended early.
-        loss: The mean training loss of the last one.
-        seconds: Spent on ``name`` so far.
-        note: When it is done, what else is to be said, in words: which epoch's weights stay, or why it has ended early.
+        name: The name of the training.
+        epoch: The number of finished epochs.
+        epochs: The total number of epochs. After early stopping it equals ``epoch``.
+        loss: The mean training loss of the last epoch.
+        seconds: The time spent on this training so far.
+        note: After the last epoch, a remark for the user: which epoch's weights are used, or why training stopped early.
     """
 
     name: str
@@ -69,77 +61,47 @@ class TrainingProgress:
     note: str = ""
 
 
-def _cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(network(images), labels)
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """The training of one network; see :meth:`Trainer.fit` for the fields."""
 
-
-def _gradients_of(loss: TrainingLoss) -> Gradients:
-    def gradients(
-        network: nn.Module, images: Tensor, labels: Tensor, parameters: Sequence[nn.Parameter]
-    ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        value = loss(network, images, labels)
-        if not value.requires_grad:
-            raise UserError(
-                "the model cannot be trained: its logits are cut off from its weights (detach, no_grad); "
-                "give a --checkpoint of it"
-            )
-        # Only these: a loss may ask for gradients of its own, and .grad of frozen parameters costs time.
-        return value, torch.autograd.grad(value, parameters, allow_unused=True)
-
-    return gradients
-
-
-def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient in the memory layout of the parameter: fused optimizers pair numbers as they lie, unchecked."""
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
-
-
-def _set_modes(network: nn.Module) -> None:
-    """Sets ``train()`` mode, but ``eval()`` mode where all parameters are frozen."""
-    network.train()
-    for module in network.modules():
-        own = list(module.parameters())
-        if own and not any(parameter.requires_grad for parameter in own):
-            module.eval()
-
-
-@contextmanager
-def _telling_of_memory(name: str) -> Iterator[None]:
-    """Within it, a step that does not fit the memory is told as the user's matter."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(f"{name} runs out of memory: give a smaller batch_size ({one_line(error)})") from error
+    name: str
+    network: nn.Module
+    whole: nn.Module
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    gradients: Gradients
+    selection: WeightSelection
+    eps: float
+    replays: int
+    epochs: int
+    on_finish: Callable[[], None]
 
 
 class Trainer:
     """Trains networks on examples by one recipe.
 
-    Where a launcher has started several processes, each is to do the same with a ``Trainer`` of its own, and every
-    batch is divided among them. With a loss that is a mean over its images, without draws or batch statistics, they
-    train what one process does, but for rounding.
+    If a launcher has started several processes, each of them makes the same calls on a ``Trainer`` of its own, and they
+    share every batch. The result equals that of one process up to rounding if the loss is a mean over the images and
+    nothing depends on draws or batch statistics.
 
     Args:
-        examples: What to train on.
-        recipe: How.
-        seed: Every order of the examples and every draw follow from it, the network's name and the epoch.
-        device: Where; of several processes on GPUs, each one's own.
-        progress: Called after each epoch, when the file at ``resume`` is already written.
-        resume: A file that is kept while training and read by the next ``Trainer`` that is given it, which then goes on
-            where this one stopped and ends with the very same weights (on a CPU). Delete it when all is trained.
+        examples: The training examples.
+        recipe: The hyperparameters.
+        seed: Determines the order of the examples and all draws, together with the network's name and the epoch.
+        device: The device to train on. Of several processes on GPUs each has its own.
+        progress: Called after each epoch, when the file ``resume`` is already written.
+        resume: A file that stores the state after each epoch. The next ``Trainer`` with this file resumes the training
+            and ends, on a CPU, with exactly the same weights. Delete the file when all networks are trained.
 
     Attributes:
-        training: The places ``(n,)`` of the examples that are trained on: all but for what the recipe holds out.
-        held_out: The places of the others.
-        share: What of each batch falls to this process.
-        done: The share of its steps that the present training has done, for a loss that changes in its course.
+        train_indices: The indices ``(n,)`` of the examples to train on: all except the held-out ones.
+        held_out_indices: The indices of the held-out examples.
+        share: This process's part of each batch.
+        fraction_done: The fraction of its steps that the current training has done, for losses that depend on it.
 
     Raises:
-        UserError: There are more processes than images in a batch, or they cannot be connected.
+        UserError: There are more processes than images in a batch, or the processes cannot be connected.
     """
 
     def __init__(
@@ -153,32 +115,34 @@ class Trainer:
         resume: Path | None = None,
     ) -> None:
         self.examples = examples
-        self._layout = torch.channels_last
         self.recipe = recipe
         self.seed = seed
         self.device = device
+        self._layout = torch.channels_last
         self._progress = progress
         self._resume = resume
         self._finished: dict[str, dict[str, float]] = {}
-        self._processes = Processes.joined(device)
-        self._saved = self._processes.from_first(lambda: resume is not None and resume.exists())
+        self._processes = Processes.connect(device)
+        # Each process draws for its own share. The first draws what a single process would.
+        self._draw_key = (self._processes.rank,) if self._processes.rank else ()
+        self._resuming = self._processes.run_on_first(lambda: resume is not None and resume.exists())
         self.share = self._processes.share
-        self.done = 0.0
-        self.training, self.held_out = self._divided()
-        if len(self.training) < self._batches_an_epoch * self._processes.number:
+        self.fraction_done = 0.0
+        self.train_indices, self.held_out_indices = self._split_examples()
+        if len(self.train_indices) < self._batches_per_epoch * self._processes.number:
             raise UserError(
-                f"{self._processes.number} processes cannot share batches of {recipe.batch_size} from {len(self.training)} "
-                "images: give a larger batch_size, or start fewer"
+                f"{self._processes.number} processes cannot share batches of {recipe.batch_size} from "
+                f"{len(self.train_indices)} images: give a larger batch_size, or start fewer"
             )
 
     @property
     def largest_batch(self) -> int:
-        """How many images a step has at most, of all processes together."""
-        return math.ceil(len(self.training) / self._batches_an_epoch)
+        """The largest number of images in a step, over all processes together."""
+        return math.ceil(len(self.train_indices) / self._batches_per_epoch)
 
     @property
     def record(self) -> dict[str, Any]:
-        """For a checkpoint: recipe, seed, seconds, and of each network trained its last loss, its seconds and its radius."""
+        """The record for a checkpoint: recipe, seed, seconds, and each network's last loss, seconds and radius."""
         several = {"processes": self._processes.number} if self._processes.number > 1 else {}
         return {
             "recipe": self.recipe.model_dump(),
@@ -189,13 +153,16 @@ class Trainer:
         }
 
     @contextmanager
-    def draws(self, *of: int | str) -> Iterator[int]:
-        """Within it, torch's random numbers follow from the trainer's seed and ``of`` alone; the caller's stay.
+    def seeded(self, *key: int | str) -> Iterator[int]:
+        """Seeds torch's generators within the context, and restores the caller's state afterwards.
+
+        Args:
+            *key: Together with the trainer's seed it determines the new seed.
 
         Yields:
-            The seed that it set.
+            The new seed.
         """
-        seed = seed_from(self.seed, *of)
+        seed = seed_from(self.seed, *key)
         with seeded(seed):
             yield seed
 
@@ -204,164 +171,225 @@ class Trainer:
         network: nn.Module,
         *,
         name: str,
-        keep: nn.Module | None = None,
-        loss: TrainingLoss = _cross_entropy,
+        whole: nn.Module | None = None,
+        loss: TrainingLoss = cross_entropy,
         eps: float = 0,
-        gradients: Gradients | None = None,
-        replays: int = 1,
         collapse: Collapse | None = None,
-        settled: Callable[[], None] = lambda: None,
+        on_finish: Callable[[], None] = lambda: None,
     ) -> None:
-        """Trains in place the parameters of ``network`` that require a gradient.
+        """Trains those parameters of a network that require a gradient, in place.
 
-        Modules whose parameters are all frozen run in ``eval()`` mode, without their dropout and with the statistics
-        that they have. When done, all of ``network`` is in ``eval()`` mode.
+        Modules whose parameters are all frozen run in ``eval()`` mode: without dropout, and with fixed batch statistics.
+        Afterwards the whole network is in ``eval()`` mode.
 
         Args:
             network: Images ``(B, C, H, W)`` to logits ``(B, K)``.
-            name: Tells this training from others of the same trainer.
-            keep: The whole model that ``network`` is a part of, if it is one; kept with it in the file for resuming.
-            loss: The mean cross entropy of the logits, unless given.
-            eps: The radius in linf that the network is trained for, at which held-out images are attacked.
-            gradients: In the place of ``loss``, what gives the loss and its gradients in one.
-            replays: How often in a row each batch is trained on; the recipe's epochs are divided by it.
-            collapse: What ends the training early, if anything does.
-            settled: Called when ``network`` has the weights that it ends with, before ``keep`` is kept.
+            name: Identifies this training among those of the same trainer.
+            whole: The model that contains ``network``, if there is one. It is stored in the resume file too.
+            loss: The mean loss over a batch.
+            eps: The radius in linf of the adversarial training. Held-out images are attacked at this radius.
+            collapse: The condition for early stopping, if there is one.
+            on_finish: Called when ``network`` has its final weights, before ``whole`` is stored.
 
         Raises:
-            UserError: The loss is not finite or has no gradient, a step does not fit the memory, or the file for
-                resuming is of another training or cannot be written.
+            UserError: The loss is not finite or has no gradient, the device runs out of memory, or the resume file
+                belongs to another training or cannot be written.
         """
-        self._layout = move(network, self.device, self.examples.batch(self.training[:4])[0])
-        self._processes.copy_first(network.state_dict().values())
+        self._fit(
+            network,
+            gradients_of(loss),
+            name=name,
+            whole=whole,
+            eps=eps,
+            collapse=collapse,
+            on_finish=on_finish,
+        )
+
+    def fit_with_gradients(
+        self,
+        network: nn.Module,
+        gradients: Gradients,
+        *,
+        name: str,
+        whole: nn.Module | None = None,
+        eps: float = 0,
+        replays: int = 1,
+    ) -> None:
+        """Trains a network by gradients that the caller computes; see :meth:`fit`.
+
+        Args:
+            network: Images ``(B, C, H, W)`` to logits ``(B, K)``.
+            gradients: Computes the mean loss over a batch and its gradients.
+            name: Identifies this training among those of the same trainer.
+            whole: The model that contains ``network``, if there is one. It is stored in the resume file too.
+            eps: The radius in linf of the adversarial training. Held-out images are attacked at this radius.
+            replays: How many times in a row each batch is used. The number of epochs is divided by it.
+        """
+        self._fit(network, gradients, name=name, whole=whole, eps=eps, replays=replays)
+
+    def _fit(
+        self,
+        network: nn.Module,
+        gradients: Gradients,
+        *,
+        name: str,
+        whole: nn.Module | None,
+        eps: float,
+        replays: int = 1,
+        collapse: Collapse | None = None,
+        on_finish: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._layout = move(network, self.device, self.examples.batch(self.train_indices[:4])[0])
+        self._processes.broadcast_first(network.state_dict().values())
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        optimizer = self.recipe.build_optimizer(parameters)
-        gradients = gradients or _gradients_of(loss)
+        held_out = partial(self._held_out_accuracy, eps=eps) if len(self.held_out_indices) else None
         if self._processes.number > 1:
-            gradients = in_shares(gradients, self._processes)
-        whole = keep or network
-        held_out = partial(self._held_out_accuracy, eps=eps) if len(self.held_out) else None
-        outcome = WeightSelection(network, decay=self.recipe.ema, held_out=held_out, collapse=collapse)
-        # Each process draws for its share by itself; the first of several as one alone.
-        other = (self._processes.rank,) if self._processes.rank else ()
-        epochs = math.ceil(self.recipe.epochs / replays)
-        first, seconds = self._restore(name, whole, network, optimizer, outcome)
-        if name in self._finished:
-            first = epochs
-        _set_modes(network)
-        for epoch in range(first, epochs):
-            started = time.perf_counter()
-            total = torch.zeros((), device=self.device)
-            batches = [batch for batch in self._batches(seed_from(self.seed, name, epoch)) for _ in range(replays)]
-            steps = epochs * len(batches)
-            with _telling_of_memory(name), self.draws(name, epoch, *other):
-                for step, indices in enumerate(batches, start=epoch * len(batches)):
-                    self.done = step / steps
-                    rate = self.recipe.rate(step, steps)
-                    total += self._step(network, parameters, optimizer, gradients, indices, rate) * len(indices)
-                    outcome.after_step(step)
-            optimizer.zero_grad()
-            value = total.item() / (replays * len(self.training))
-            if not math.isfinite(value):
-                raise UserError(f"{name} diverged in epoch {epoch + 1}, its loss is {value}: give a lower lr")
-            with _telling_of_memory(name), self.draws(name, epoch, "measured", *other):
-                collapsed = outcome.after_epoch(epoch)
-            seconds += time.perf_counter() - started
-            ended, note = collapsed or epoch + 1 == epochs, ""
-            if ended:
-                note = outcome.settle()
-                settled()
-                radius = {"eps": eps} if eps else {}
-                self._finished[name] = {"loss": value, "seconds": seconds, **radius, **outcome.measured}
-            state = TrainingState(
-                name=name, epoch=epoch + 1, seconds=seconds, finished=self._finished, measured=outcome.measured
+            gradients = data_parallel_gradients(gradients, self._processes)
+        self._train(
+            _Run(
+                name=name,
+                network=network,
+                whole=whole or network,
+                parameters=parameters,
+                optimizer=self.recipe.build_optimizer(parameters),
+                gradients=gradients,
+                selection=WeightSelection(network, decay=self.recipe.ema, held_out=held_out, collapse=collapse),
+                eps=eps,
+                replays=replays,
+                epochs=math.ceil(self.recipe.epochs / replays),
+                on_finish=on_finish,
             )
-            self._keep(state, whole, network, optimizer, outcome)
-            self._progress(TrainingProgress(name, epoch + 1, epoch + 1 if ended else epochs, value, seconds, note))
+        )
+
+    def _train(self, run: _Run) -> None:
+        """Runs the epochs that are left, and stores the state after each."""
+        first, seconds = self._restore(run)
+        if run.name in self._finished:
+            first = run.epochs
+        _set_modes(run.network)
+        for epoch in range(first, run.epochs):
+            started = time.perf_counter()
+            loss = self._train_epoch(run, epoch)
+            with _memory_errors_explained(run.name), self.seeded(run.name, epoch, "measured", *self._draw_key):
+                collapsed = run.selection.after_epoch(epoch)
+            seconds += time.perf_counter() - started
+            ended = collapsed or epoch + 1 == run.epochs
+            note = self._finish(run, loss, seconds) if ended else ""
+            self._store(run, epoch + 1, seconds)
+            epochs = epoch + 1 if ended else run.epochs
+            self._progress(TrainingProgress(run.name, epoch + 1, epochs, loss, seconds, note))
             if ended:
                 break
-        network.eval()
+        run.network.eval()
+
+    def _train_epoch(self, run: _Run, epoch: int) -> float:
+        """Trains for one epoch, and returns its mean loss."""
+        total = torch.zeros((), device=self.device)
+        batches = self._batches(seed_from(self.seed, run.name, epoch))
+        batches = [batch for batch in batches for _ in range(run.replays)]
+        steps = run.epochs * len(batches)
+        with _memory_errors_explained(run.name), self.seeded(run.name, epoch, *self._draw_key):
+            for step, indices in enumerate(batches, start=epoch * len(batches)):
+                self.fraction_done = step / steps
+                total += self._step(run, indices, self.recipe.rate(step, steps)) * len(indices)
+                run.selection.after_step(step)
+        run.optimizer.zero_grad()
+        loss = total.item() / (run.replays * len(self.train_indices))
+        if not math.isfinite(loss):
+            raise UserError(f"{run.name} diverged in epoch {epoch + 1}, its loss is {loss}: give a lower lr")
+        return loss
+
+    def _finish(self, run: _Run, loss: float, seconds: float) -> str:
+        """Selects the final weights and records the training; returns a note for the user."""
+        note = run.selection.finish()
+        run.on_finish()
+        radius = {"eps": run.eps} if run.eps else {}
+        self._finished[run.name] = {"loss": loss, "seconds": seconds, **radius, **run.selection.metrics}
+        return note
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images ``(B, C, H, W)`` and labels ``(B,)`` at places ``(B,)``, on the trainer's device, in the network's layout."""
+        """Loads images ``(B, C, H, W)`` and labels ``(B,)`` to the trainer's device, in the network's memory layout.
+
+        Args:
+            indices: ``(B,)``, int64, on the CPU.
+        """
         images, labels = self.examples.batch(indices)
         return (
             images.to(self.device, memory_format=self._layout, non_blocking=True),
             labels.to(self.device, non_blocking=True),
         )
 
-    def averaged(
-        self, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], number: int
+    def average_gradients(
+        self, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], images: int
     ) -> Sequence[Tensor | None]:
-        """Gradients of the mean loss over a batch, from those over this process's share of it; the same where it has all.
+        """Gradients of the mean loss over a batch, from the gradients on this process's share.
 
-        For a loss that is no mean over its images, and looks at a gradient on the way.
+        A loss needs it if it uses a gradient itself, as adversarial weight perturbation does.
 
         Args:
-            gradients: Of this share, ``None`` where a parameter has no part in it.
-            parameters: What they are gradients of.
-            number: How many images the share has.
+            gradients: Those on the share. ``None`` if the loss does not depend on the parameter.
+            parameters: The tensors that the gradients belong to.
+            images: The number of images in the share.
         """
-        return averaged(gradients, parameters, number, self._processes)
+        return average_gradients(gradients, parameters, images, self._processes)
 
-    def accuracy(self, network: nn.Module, places: Tensor, *, eps: float, steps: int, step_size: float) -> float:
-        """The share of the examples at places ``(n,)`` that a network in training gets right under PGD.
+    def accuracy(self, network: nn.Module, indices: Tensor, *, eps: float, steps: int, step_size: float) -> float:
+        """The accuracy under PGD of a network in training; see :func:`~.adversarial.accuracy_under_pgd`.
 
-        See :func:`~.adversarial.accuracy_under_pgd`; each process measures a part of them.
+        Args:
+            network: The network in training.
+            indices: The examples ``(n,)`` to measure it on. The processes share them.
+            eps: The radius in linf.
+            steps: The number of steps.
+            step_size: The size of a step.
         """
-        own = places[self.share]
-        batches = (self.batch(part) for part in own.split(self.recipe.batch_size))
-        right = accuracy_under_pgd(network, batches, eps=eps, steps=steps, step_size=step_size) if len(own) else 0.0
-        # Of doubles, which count exactly; a product is whole but for rounding.
-        total = self._processes.total(torch.tensor(round(right * len(own)), dtype=torch.float64, device=self.device))
-        return total.item() / len(places)
+        share = indices[self.share]
+        batches = (self.batch(part) for part in share.split(self.recipe.batch_size))
+        accuracy = 0.0
+        if len(share):
+            accuracy = accuracy_under_pgd(network, batches, eps=eps, steps=steps, step_size=step_size)
+        # The product is a whole number except for rounding. A float64 sums whole numbers exactly.
+        correct = torch.tensor(round(accuracy * len(share)), dtype=torch.float64, device=self.device)
+        return self._processes.sum(correct).item() / len(indices)
 
-    def _divided(self) -> tuple[Tensor, Tensor]:
-        """The places that are trained on, and those that are held out."""
-        number = len(self.examples)
+    def _split_examples(self) -> tuple[Tensor, Tensor]:
+        """The indices to train on, and the held-out ones."""
+        count = len(self.examples)
         if not self.recipe.held_out:
-            return torch.arange(number), torch.arange(0)
-        order = torch.randperm(number, generator=torch.Generator().manual_seed(seed_from(self.seed, "held out")))
-        held_out = min(max(round(self.recipe.held_out * number), 1), number - 1)
+            return torch.arange(count), torch.arange(0)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed_from(self.seed, "held out")))
+        held_out = min(max(round(self.recipe.held_out * count), 1), count - 1)
         return order[held_out:], order[:held_out]
 
     def _batches(self, seed: int) -> Sequence[Tensor]:
-        """An epoch's batches of places, in an order that follows from the seed."""
-        order = torch.randperm(len(self.training), generator=torch.Generator().manual_seed(seed))
-        return self.training[order].tensor_split(self._batches_an_epoch)
+        """The batches of indices of an epoch, in an order that the seed determines."""
+        order = torch.randperm(len(self.train_indices), generator=torch.Generator().manual_seed(seed))
+        return self.train_indices[order].tensor_split(self._batches_per_epoch)
 
     @property
-    def _batches_an_epoch(self) -> int:
-        return math.ceil(len(self.training) / self.recipe.batch_size)
+    def _batches_per_epoch(self) -> int:
+        return math.ceil(len(self.train_indices) / self.recipe.batch_size)
 
-    def _step(
-        self,
-        network: nn.Module,
-        parameters: Sequence[nn.Parameter],
-        optimizer: torch.optim.Optimizer,
-        gradients: Gradients,
-        indices: Tensor,
-        rate: float,
-    ) -> Tensor:
-        """One step of the optimizer at a learning rate; the mean loss before it."""
-        for group in optimizer.param_groups:
+    def _step(self, run: _Run, indices: Tensor, rate: float) -> Tensor:
+        """Takes one optimizer step at a learning rate; returns the mean loss before it."""
+        for group in run.optimizer.param_groups:
             group["lr"] = rate
         images, labels = self.batch(indices[self.share])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            value, slopes = gradients(network, images, labels, parameters)
-        for parameter, gradient in zip(parameters, slopes, strict=True):
-            parameter.grad = gradient if gradient is None else _laid_out_as(parameter, gradient)
-        optimizer.step()
-        return value.detach()
+            loss, gradients = run.gradients(run.network, images, labels, run.parameters)
+        for parameter, gradient in zip(run.parameters, gradients, strict=True):
+            parameter.grad = gradient if gradient is None else _with_layout_of(parameter, gradient)
+        run.optimizer.step()
+        return loss.detach()
 
     def _held_out_accuracy(self, network: nn.Module, *, eps: float) -> float:
-        """The share of the held-out images that a network gets right under PGD."""
+        """The accuracy under PGD on the held-out images."""
         eps = eps if self.recipe.held_out_eps is None else self.recipe.held_out_eps
         steps = self.recipe.held_out_steps
-        return self.accuracy(network, self.held_out, eps=eps, steps=steps, step_size=2.5 * eps / steps)
+        return self.accuracy(network, self.held_out_indices, eps=eps, steps=steps, step_size=2.5 * eps / steps)
 
     def _identity(self, model: nn.Module) -> dict[str, str]:
-        """What must be the same for a training to go on, by what it is called in a message."""
+        """What must match for a training to be resumed, by its name in a message."""
         shapes = [(name, list(tensor.shape)) for name, tensor in model.state_dict().items()]
         return {
             "recipe": self.recipe.model_dump_json(),
@@ -370,48 +398,64 @@ class Trainer:
             "model": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
         }
 
-    def _keep(
-        self,
-        state: TrainingState,
-        whole: nn.Module,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        outcome: WeightSelection,
-    ) -> None:
-        """Writes the file to resume from, if one is asked for, while the other processes wait."""
+    def _store(self, run: _Run, epoch: int, seconds: float) -> None:
+        """Writes the resume file, if there is one, while the other processes wait."""
         if self._resume is None:
             return
-        write = partial(write_state, self._resume, state, self._identity(whole))
-        self._processes.from_first(
-            partial(write, whole=whole, network=network, optimizer=optimizer, copies=outcome.copies)
+        measured = run.selection.metrics
+        state = TrainingState(name=run.name, epoch=epoch, seconds=seconds, finished=self._finished, measured=measured)
+        write = partial(write_state, self._resume, state, self._identity(run.whole))
+        copies = run.selection.copies
+        self._processes.run_on_first(
+            partial(write, whole=run.whole, network=run.network, optimizer=run.optimizer, copies=copies)
         )
 
-    def _restore(
-        self,
-        name: str,
-        whole: nn.Module,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        outcome: WeightSelection,
-    ) -> tuple[int, float]:
-        """Takes up what the file holds of this training; the epochs done and the seconds spent on them."""
-        if self._saved:
-            assert self._resume is not None
-            content = self._processes.from_first(partial(read_tensors, self._resume))
-            state = read_state(
-                self._resume,
-                content,
-                self._identity(whole),
-                name=name,
-                whole=whole,
-                network=network,
-                optimizer=optimizer,
-                copies=outcome.copies,
-            )
-            self._finished = state.finished
-            # Networks that are finished are passed by until the one comes that was not.
-            self._saved = name in self._finished
-            if name == state.name and not self._saved:
-                outcome.measured |= state.measured
-                return state.epoch, state.seconds
-        return 0, 0.0
+    def _restore(self, run: _Run) -> tuple[int, float]:
+        """Loads this training's state from the resume file; returns the finished epochs and the seconds spent."""
+        if not self._resuming:
+            return 0, 0.0
+        assert self._resume is not None
+        state = read_state(
+            self._resume,
+            self._processes.run_on_first(partial(read_tensors, self._resume)),
+            self._identity(run.whole),
+            name=run.name,
+            whole=run.whole,
+            network=run.network,
+            optimizer=run.optimizer,
+            copies=run.selection.copies,
+        )
+        self._finished = state.finished
+        # Networks that are finished are skipped until the first unfinished one.
+        self._resuming = run.name in self._finished
+        if self._resuming or run.name != state.name:
+            return 0, 0.0
+        run.selection.metrics |= state.measured
+        return state.epoch, state.seconds
+
+
+def _with_layout_of(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient in the memory layout of its parameter. Fused optimizers assume equal layouts without a check."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
+def _set_modes(network: nn.Module) -> None:
+    """Sets ``train()`` mode, except ``eval()`` mode where all parameters are frozen."""
+    network.train()
+    for module in network.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
+
+
+@contextmanager
+def _memory_errors_explained(name: str) -> Iterator[None]:
+    """Turns an out-of-memory error into a :class:`UserError` that names the training."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"{name} runs out of memory: give a smaller batch_size ({one_line(error)})") from error

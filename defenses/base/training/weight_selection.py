@@ -1,4 +1,4 @@
-"""Which weights a training ends with: the last, their running mean, the best epoch's, or those before a collapse."""
+"""Selects a network's final weights: the last, their running mean, the best epoch's, or those before a collapse."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ __all__ = ["Collapse", "WeightSelection"]
 
 @dataclass(frozen=True, kw_only=True)
 class Collapse:
-    """What ends a training early: an accuracy that falls suddenly from one epoch to the next.
+    """Ends a training early when an accuracy drops sharply from one epoch to the next (catastrophic overfitting).
 
     Attributes:
-        accuracy: Of the network, in [0, 1].
-        fall: From how large a fall on the training ends, with the weights that it had before.
+        accuracy: Measures the accuracy of the network, in [0, 1].
+        drop: The drop that ends the training. The weights from before it are restored.
     """
 
     accuracy: Callable[[nn.Module], float]
-    fall: float
+    drop: float
 
 
 class WeightSelection:
-    """Follows a training and settles what weights it ends with.
+    """Follows a training and selects the final weights.
 
     Args:
-        network: In training.
-        decay: Of the running mean of all numbers of the network's state, its batch statistics among them; 0 for none.
-        held_out: The accuracy on held-out images, by which the best epoch is chosen; ``None`` where the last one stays.
-        collapse: What ends the training early, if anything does.
+        network: The network in training.
+        decay: Decay of the running mean of the weights and of the batch statistics. 0: no running mean.
+        held_out: Measures the accuracy on held-out images, which selects the best epoch. ``None``: the last epoch's
+            weights are used.
+        collapse: The condition for early stopping, if there is one.
 
     Attributes:
-        measured: For the record; what the next epoch is compared with is in it.
+        metrics: What was measured so far, by name. It is stored in the checkpoint's record. The next epoch is compared
+            with it.
         copies: Other states of the network that a resumed training needs, by name.
     """
 
@@ -47,93 +49,104 @@ class WeightSelection:
         held_out: Callable[[nn.Module], float] | None,
         collapse: Collapse | None,
     ) -> None:
-        self.measured: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
         self.copies: dict[str, dict[str, Tensor]] = {}
         self._network = network
         self._decay = decay
         self._held_out = held_out
         self._collapse = collapse
-        # The very tensors of the network, which change as it is trained.
-        self._now = dict(network.state_dict())
-        self._numbers = [name for name, tensor in self._now.items() if tensor.is_floating_point()]
+        # The network's own tensors, which training changes in place.
+        self._current = dict(network.state_dict())
+        self._averaged_names = [name for name, tensor in self._current.items() if tensor.is_floating_point()]
+        # These names are part of the resume file's format.
         if decay:
             self.copies["mean"] = self._snapshot()
         if held_out or collapse:
             self.copies["kept"] = self._snapshot()
 
     def after_step(self, step: int) -> None:
-        """Takes step ``step`` (0-based) of the training into the mean."""
+        """Adds the weights after a step to the running mean.
+
+        Args:
+            step: The step's number in the training, from 0.
+        """
         if mean := self.copies.get("mean"):
             decay = min(self._decay, (1 + step) / (10 + step))
+            names = self._averaged_names
             with torch.no_grad():
-                torch._foreach_lerp_(
-                    [mean[name] for name in self._numbers], [self._now[name] for name in self._numbers], 1 - decay
-                )
+                torch._foreach_lerp_([mean[name] for name in names], [self._current[name] for name in names], 1 - decay)
 
     def after_epoch(self, epoch: int) -> bool:
-        """Measures the network after epoch ``epoch`` (0-based).
+        """Measures the network after an epoch.
+
+        Args:
+            epoch: The epoch's number, from 0.
 
         Returns:
-            Whether it has collapsed.
+            Whether the network has collapsed.
         """
         if self._collapse:
-            before, now = self.measured.get("watched_accuracy"), self._collapse.accuracy(self._network)
-            if before is not None and before - now >= self._collapse.fall:
-                self.measured |= {"collapsed_epoch": epoch + 1, "collapsed_accuracy": now}
+            before, after = self.metrics.get("watched_accuracy"), self._collapse.accuracy(self._network)
+            if before is not None and before - after >= self._collapse.drop:
+                self.metrics |= {"collapsed_epoch": epoch + 1, "collapsed_accuracy": after}
                 return True
-            self.measured["watched_accuracy"] = now
+            self.metrics["watched_accuracy"] = after
         if self._held_out:
             with self._with_mean():
                 accuracy = self._held_out(self._network)
-            # Of equal ones the later has learnt more.
-            if accuracy >= self.measured.get("held_out_accuracy", 0):
-                self.measured |= {"held_out_accuracy": accuracy, "kept_epoch": epoch + 1}
-                self._keep()
+            # On a tie the later epoch wins: it has trained longer.
+            if accuracy >= self.metrics.get("held_out_accuracy", 0):
+                self.metrics |= {"held_out_accuracy": accuracy, "kept_epoch": epoch + 1}
+                self._select()
         elif self._collapse:
-            self._keep()
+            self._select()
         return False
 
-    def settle(self) -> str:
-        """Gives the network the weights that it ends with; what is to be said of them, in words."""
+    def finish(self) -> str:
+        """Loads the selected weights into the network.
+
+        Returns:
+            A note for the user; empty for the usual selection.
+        """
         self._load(self.copies.get("kept") or self._averaged())
-        words = []
-        if "collapsed_epoch" in self.measured:
-            before, after = self.measured["watched_accuracy"], self.measured["collapsed_accuracy"]
-            words.append(
-                f"collapsed in epoch {self.measured['collapsed_epoch']:.0f}, where robust accuracy on training images fell "
-                f"from {before:.1%} to {after:.1%}: the weights before it stay"
+        notes = []
+        if "collapsed_epoch" in self.metrics:
+            before, after = self.metrics["watched_accuracy"], self.metrics["collapsed_accuracy"]
+            notes.append(
+                f"collapsed in epoch {self.metrics['collapsed_epoch']:.0f} (robust accuracy on training images fell from "
+                f"{before:.1%} to {after:.1%}); the weights before it are used"
             )
-        if "kept_epoch" in self.measured:
-            accuracy = self.measured["held_out_accuracy"]
-            words.append(
-                f"epoch {self.measured['kept_epoch']:.0f} stays: {accuracy:.1%} of the held-out images are right"
+        if "kept_epoch" in self.metrics:
+            notes.append(
+                f"the weights of epoch {self.metrics['kept_epoch']:.0f} are used: "
+                f"{self.metrics['held_out_accuracy']:.1%} held-out accuracy"
             )
-        return "; ".join(words)
+        return "; ".join(notes)
 
     def _snapshot(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().clone() for name, tensor in self._now.items()}
+        return {name: tensor.detach().clone() for name, tensor in self._current.items()}
 
     def _load(self, state: dict[str, Tensor]) -> None:
         with torch.no_grad():
-            for name, tensor in self._now.items():
+            for name, tensor in self._current.items():
                 tensor.copy_(state[name])
 
-    def _keep(self) -> None:
+    def _select(self) -> None:
         averaged = self._averaged()
         for name, tensor in self.copies["kept"].items():
             tensor.copy_(averaged[name])
 
     def _averaged(self) -> dict[str, Tensor]:
-        """The network's state with the mean's numbers, if there is a mean."""
-        mean = self.copies.get("mean", self._now)
-        return {**self._now, **{name: mean[name] for name in self._numbers}}
+        """The network's state, with the running mean's values if there is a running mean."""
+        mean = self.copies.get("mean", self._current)
+        return {**self._current, **{name: mean[name] for name in self._averaged_names}}
 
     @contextmanager
     def _with_mean(self) -> Iterator[None]:
-        """Within it, the network has the mean's weights, if there is a mean."""
-        own = self._snapshot()
+        """Gives the network the running mean's weights within the context, if there is a running mean."""
+        current = self._snapshot()
         self._load(self._averaged())
         try:
             yield
         finally:
-            self._load(own)
+            self._load(current)

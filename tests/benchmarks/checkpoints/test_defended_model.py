@@ -16,10 +16,10 @@ from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, save_checkpoint
 from robustbench_cli.benchmarks.checkpoints.defended_model import (
     DefendedModel,
+    change_decision_rule,
     load_surrogates,
     method_spec,
     open_defended_model,
-    with_decision_rule,
 )
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.models.base.build import build_model
@@ -268,7 +268,7 @@ def test_another_rule_inside_of_what_does_not_draw(before: DecisionRule, rule: D
         return model.eval(), tuple(each.spec for each in chain)
 
     model, specs = built(before)
-    model, said = with_decision_rule(
+    model, said = change_decision_rule(
         rule, model, CheckpointInfo(model="small-cnn", shape=SHAPE, classes=10, defenses=specs)
     )
     expected, protection = built(rule)

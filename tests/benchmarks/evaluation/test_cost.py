@@ -19,8 +19,8 @@ from robustbench_cli.benchmarks.evaluation.cost import Passes, passes
     [
         (FGSM(), "linf", Passes(1, 1)),
         (PGD(steps=7, restarts=3), "l2", Passes(24, 21)),
-        (APGDT(steps=10, targets=4), "linf", Passes(1 + 4 * 11, 40)),
-        (APGDT(steps=10, targets=4), "l1", Passes(1 + 4 * 11, 40)),
+        (APGDT(steps=10, n_target_classes=4), "linf", Passes(1 + 4 * 11, 40)),
+        (APGDT(steps=10, n_target_classes=4), "l1", Passes(1 + 4 * 11, 40)),
         (Square(queries=50), "linf", Passes(50, 0)),
     ],
 )

@@ -33,9 +33,9 @@ def test_random_targets_follow_the_images() -> None:
     images = torch.rand(50, 1, 2, 2)
     labels = torch.arange(50) % 3
     indices = torch.arange(50)
-    whole = choose_targets(source, images, labels, "random", Random.of(0, images, places=indices), classes=3)
+    whole = choose_targets(source, images, labels, "random", Random.of(0, images, indices=indices), classes=3)
     part = choose_targets(
-        source, images[20:], labels[20:], "random", Random.of(0, images[20:], places=indices[20:]), classes=3
+        source, images[20:], labels[20:], "random", Random.of(0, images[20:], indices=indices[20:]), classes=3
     )
     assert torch.equal(whole[:, 20:], part)
     assert not (whole == labels).any()

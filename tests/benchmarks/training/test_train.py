@@ -262,9 +262,7 @@ def test_a_base_must_fit(cache: MakeCache, tmp_path: Path) -> None:
     """A checkpoint of other data, or with nothing to make of it, is one line."""
     prepared = cache()
     base = prepared.trained(prepared.training())
-    with pytest.raises(
-        UserError, match=f"there is nothing to make of {base.path}: give the --defense to put around it"
-    ):
+    with pytest.raises(UserError, match=f"nothing to train: name a --defense to put around {base.path}"):
         prepared.training(base=base)
     rng = np.random.default_rng(0)
     arrays = {"images": rng.random((9, 8, 8), dtype=np.float32), "labels": np.arange(9) % 3}
@@ -335,7 +333,7 @@ def test_a_teacher_of_other_classes(cache: MakeCache, tmp_path: Path) -> None:
     other = cache(f"npz:{tmp_path / 'three.npz'}")
     teacher = other.trained(other.training(model="small-cnn"), tmp_path / "teacher.safetensors").path
     spec = method_spec(defenses, "defensive-distillation", {"teacher": str(teacher)}).spec
-    told = r"defensive-distillation.teacher knows 3 classes, the model has 10: give a teacher of the same data set"
+    told = r"defensive-distillation.teacher has 3 classes, the model has 10: give a teacher of the same data set"
     with pytest.raises(UserError, match=told):
         cache().trained(cache().training(defenses=(spec,)), tmp_path / "student.safetensors")
     assert not (tmp_path / "student.safetensors").exists()

@@ -11,8 +11,8 @@ from torch import Tensor
 from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.precision import full_float32
-from robustbench_cli.attacks.base.models.row_draws import keys_of
-from robustbench_cli.attacks.base.rng import generators_kept, seed_draws, seed_from
+from robustbench_cli.attacks.base.models.row_draws import row_keys
+from robustbench_cli.attacks.base.rng import preserve_generators, seed_from, seed_generators
 
 __all__ = ["class_gaps", "gap_gradients", "is_repeatable", "logits_differ", "model_logits"]
 
@@ -48,7 +48,7 @@ def model_logits(measured: MeasuredModel, rows: Tensor) -> Tensor:
     Returns:
         ``(N, K)``, computed in float32 and without a graph.
     """
-    keys = keys_of(torch.arange(len(rows), device=rows.device))
+    keys = row_keys(torch.arange(len(rows), device=rows.device))
 
     def compute() -> Tensor:
         logits = []
@@ -57,8 +57,8 @@ def model_logits(measured: MeasuredModel, rows: Tensor) -> Tensor:
                 logits.append(model(rows[part]))
         return torch.cat(logits)
 
-    with torch.no_grad(), full_float32(rows.device), generators_kept():
-        return measured.size.fitting(len(rows), compute)
+    with torch.no_grad(), full_float32(rows.device), preserve_generators():
+        return measured.size.retry_smaller(len(rows), compute)
 
 
 def gap_gradients(measured: MeasuredModel, rows: Tensor, pairs: Tensor) -> Tensor | None:
@@ -72,7 +72,7 @@ def gap_gradients(measured: MeasuredModel, rows: Tensor, pairs: Tensor) -> Tenso
     Returns:
         ``(N, C, H, W)``; ``None`` if the logits have no graph.
     """
-    keys = keys_of(torch.arange(len(rows), device=rows.device))
+    keys = row_keys(torch.arange(len(rows), device=rows.device))
 
     def compute() -> Tensor | None:
         gradients = []
@@ -87,8 +87,8 @@ def gap_gradients(measured: MeasuredModel, rows: Tensor, pairs: Tensor) -> Tenso
             gradients.append(leaf.grad.nan_to_num(0, 0, 0))
         return torch.cat(gradients)
 
-    with torch.enable_grad(), full_float32(rows.device), generators_kept():
-        return measured.size.fitting(len(rows), compute)
+    with torch.enable_grad(), full_float32(rows.device), preserve_generators():
+        return measured.size.retry_smaller(len(rows), compute)
 
 
 def class_gaps(logits: Tensor, pairs: Tensor) -> Tensor:
@@ -110,6 +110,6 @@ def _at_fixed_draws(measured: MeasuredModel, keys: Tensor) -> Iterator[Callable[
     """A model at the draws of one seed, for rows with these keys."""
     seed = seed_from("checks")
     # A deterministic model is seeded too: it may still draw numbers that change nothing.
-    seed_draws(seed)
-    with measured.asked(keys, seed) as model:
+    seed_generators(seed)
+    with measured.seeded(keys, seed) as model:
         yield model

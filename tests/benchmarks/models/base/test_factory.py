@@ -256,11 +256,11 @@ def test_an_instance_is_copied_and_has_its_weights(own: str) -> None:
         ("meta", 3, "has weights on the meta device"),
         ("double", 3, r"has weights in float64: give them in float32, as model\.float\(\) has them"),
         ("broken", 3, r"cannot be built: FileNotFoundError: weights\.pt"),
-        ("Output", 3, r"gives a dict: it is to return one tensor of logits \(N, K\)"),
+        ("Output", 3, r"gives a dict: it must return one tensor of logits \(N, K\)"),
         (
             "Features",
             3,
-            r"gives torch\.float32 of shape \(2, 2, 6, 6\) for 2 images: it is to give float logits \(2, 4\)",
+            r"gives torch\.float32 of shape \(2, 2, 6, 6\) for 2 images: it must give float logits \(2, 4\)",
         ),
         (
             "number",

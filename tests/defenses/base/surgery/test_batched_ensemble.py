@@ -1,5 +1,3 @@
-"""Networks that are trained together."""
-
 from __future__ import annotations
 
 import copy
@@ -13,7 +11,8 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from robustbench_cli.attacks.base.models.freezing import frozen
-from robustbench_cli.defenses.base.surgery.batched_ensemble import BatchedEnsemble, cross_entropy_of_each
+from robustbench_cli.core.errors import Notice
+from robustbench_cli.defenses.base.surgery.batched_ensemble import BatchedEnsemble, ensemble_cross_entropy
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
@@ -43,7 +42,7 @@ def test_each_learns_as_it_would_alone(
 ) -> None:
     """Three networks trained together for two epochs have the weights and batch statistics of three trained alone.
 
-    Adam makes whole steps of the rounding errors that are the gradient of a bias before batch normalisation.
+    The biases before batch norm have no gradient except rounding errors. Adam would turn these into full steps.
     """
     train, _ = digits
     build = request.getfixturevalue(architecture)
@@ -54,17 +53,17 @@ def test_each_learns_as_it_would_alone(
     together = fresh(build, 3)
     stacked = BatchedEnsemble(together, vectorized=vectorized)
     Trainer(train, recipe, seed=1, device=CPU).fit(
-        stacked, name="block 1", loss=cross_entropy_of_each, settled=partial(stacked.copy_to, together)
+        stacked, name="block 1", loss=ensemble_cross_entropy, on_finish=partial(stacked.copy_to, together)
     )
     assert not torch.equal(tensors(together[0])[0], tensors(together[1])[0])
-    for one, other in zip(together, alone, strict=True):
-        for found, expected in zip(tensors(one), tensors(other), strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5)
+    for network, expected in zip(together, alone, strict=True):
+        for tensor, expected_tensor in zip(tensors(network), tensors(expected), strict=True):
+            torch.testing.assert_close(tensor, expected_tensor, rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("vectorized", [False, True])
 def test_logits(normed: Callable[[], nn.Module], vectorized: bool) -> None:
-    """The logits of each network while they train, and the log of their mean softmax otherwise."""
+    """In train() mode the output is each network's logits, in eval() mode the log of their mean softmax."""
     networks = fresh(normed, 3)
     stacked = BatchedEnsemble(networks, vectorized=vectorized)
     rows = torch.rand(5, 1, 8, 8)
@@ -80,8 +79,8 @@ def test_logits(normed: Callable[[], nn.Module], vectorized: bool) -> None:
 
 
 @pytest.mark.parametrize("vectorized", [False, True])
-def test_each_draws_for_itself(vectorized: bool) -> None:
-    """Dropout drops other numbers in each of two equal networks."""
+def test_networks_draw_separately(vectorized: bool) -> None:
+    """Dropout drops different activations in two equal networks."""
     dropping = nn.Sequential(nn.Linear(100, 100), nn.Dropout(0.5))
     stacked = BatchedEnsemble([dropping, copy.deepcopy(dropping)], vectorized=vectorized).train()
     first, second = stacked(torch.ones(4, 100))
@@ -89,8 +88,8 @@ def test_each_draws_for_itself(vectorized: bool) -> None:
 
 
 @pytest.mark.parametrize("vectorized", [False, True])
-def test_training_goes_on_after_a_look_at_it(normed: Callable[[], nn.Module], vectorized: bool) -> None:
-    """Who has frozen the networks for a while leaves them in the mode in which they were: batch statistics are taken again."""
+def test_freezing_restores_train_mode(normed: Callable[[], nn.Module], vectorized: bool) -> None:
+    """After ``frozen`` the networks use batch statistics again."""
     stacked = BatchedEnsemble(fresh(normed, 2), vectorized=vectorized).train()
     rows = torch.rand(5, 1, 8, 8)
     expected = stacked(rows)
@@ -100,7 +99,7 @@ def test_training_goes_on_after_a_look_at_it(normed: Callable[[], nn.Module], ve
 
 
 class Counting(nn.Module):
-    """Puts a new tensor in the place of a buffer at each pass, instead of changing it."""
+    """Replaces its buffer by a new tensor in each pass, instead of changing it in place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,48 +113,49 @@ class Counting(nn.Module):
 
 @pytest.mark.parametrize("vectorized", [False, True])
 def test_buffers_that_are_replaced(vectorized: bool) -> None:
-    """A layer that replaces its buffer keeps what it learnt, as it does alone."""
+    """A layer that replaces its buffer keeps the new value, as it does alone."""
     torch.manual_seed(0)
     networks = [nn.Sequential(nn.Linear(3, 4), Counting()).train() for _ in range(2)]
     stacked = BatchedEnsemble(networks, vectorized=vectorized).train()
     for rows in torch.rand(3, 7, 3):
-        found = stacked(rows)
-        torch.testing.assert_close(found, torch.stack([network(rows) for network in networks]))
+        torch.testing.assert_close(stacked(rows), torch.stack([network(rows) for network in networks]))
     copies = [nn.Sequential(nn.Linear(3, 4), Counting()) for _ in range(2)]
     stacked.copy_to(copies)
-    for kept, network in zip(copies, networks, strict=True):
-        torch.testing.assert_close(tensors(kept), tensors(network))
+    for copied, network in zip(copies, networks, strict=True):
+        torch.testing.assert_close(tensors(copied), tensors(network))
 
 
-def test_what_vmap_does_not_know() -> None:
-    """Stochastic depth, which vmap refuses, runs in one network after another."""
+def test_fallback_from_vmap_is_reported_once() -> None:
+    """``vmap`` refuses stochastic depth. The networks then run one after the other, and a notice gives the reason once."""
     networks = [nn.Sequential(nn.Linear(3, 4), StochasticDepth(0.5, "row")) for _ in range(2)]
     stacked = BatchedEnsemble(networks, vectorized=True).train()
     expected = BatchedEnsemble(networks, vectorized=False).train()
     rows = torch.rand(7, 3)
     torch.manual_seed(0)
-    found = stacked(rows)
+    with pytest.warns(Notice, match=r"^2 networks are trained one after the other .*\(RuntimeError: vmap: ") as notices:
+        logits, _ = stacked(rows), stacked(rows)
+    assert len(notices) == 1
     torch.manual_seed(0)
-    torch.testing.assert_close(found, expected(rows))
+    torch.testing.assert_close(logits, expected(rows))
 
 
 @pytest.mark.parametrize("vectorized", [False, True])
 def test_too_little_memory(vectorized: bool) -> None:
-    """What does not fit the memory is tried once, and not again in one network after another."""
-    tried: list[int] = []
+    """An out-of-memory error is raised at once, without a second try one network after the other."""
+    attempts: list[int] = []
 
     class Large(nn.Linear):
         def forward(self, rows: Tensor) -> Tensor:
-            tried.append(len(rows))
+            attempts.append(len(rows))
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
         BatchedEnsemble([Large(3, 4), Large(3, 4)], vectorized=vectorized)(torch.rand(7, 3))
-    assert tried == [7]
+    assert attempts == [7]
 
 
-def test_convolutions_lie_channels_last() -> None:
-    """Weights of a convolution that lie channels last do so in each network's part."""
+def test_channels_last_convolutions() -> None:
+    """If a convolution's stacked weights are channels-last, so is each network's part."""
     networks = [nn.Conv2d(4, 6, 3) for _ in range(2)]
     stacked = copy.deepcopy(BatchedEnsemble(networks, vectorized=False)).to(memory_format=torch.channels_last)
     weight = next(stacked.parameters())

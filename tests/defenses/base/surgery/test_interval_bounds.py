@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustbench_cli.benchmarks.models.base.build import normalized
 from robustbench_cli.benchmarks.models.paper_cnn import PaperCNN
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.defenses.base.surgery.interval_bounds import require_bounded, worst_logits
+from robustbench_cli.defenses.base.surgery.interval_bounds import require_boundable, worst_logits
 
 SHAPE = (1, 2, 4)
 
@@ -101,7 +101,7 @@ def test_rounding_is_included(name: str) -> None:
     said = behind(model(images), labels).double()
     model.double()
     unit = torch.finfo(torch.float32).eps / 2
-    exact, worst = (worst_logits(model, images.double(), labels, 0.0, rounded=rounded) for rounded in (0.0, unit))
+    exact, worst = (worst_logits(model, images.double(), labels, 0.0, unit_roundoff=rounded) for rounded in (0.0, unit))
     assert (said <= worst).all()
     assert (said > exact).any()
     assert (worst - exact).max() < 1000 * (said - exact).abs().max()
@@ -166,7 +166,7 @@ class Squared(nn.Linear):
 def test_what_cannot_be_bounded(model: nn.Module, told: str) -> None:
     """One line says which layer it is, and what could be bounded."""
     with pytest.raises(UserError) as caught:
-        require_bounded(model)
+        require_boundable(model)
     assert told in str(caught.value)
     assert "such as small-cnn" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -175,12 +175,12 @@ def test_what_cannot_be_bounded(model: nn.Module, told: str) -> None:
 def test_the_last_layer_is_fully_connected() -> None:
     """Bounds are of differences of logits, which the last layer makes."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(8, 2), nn.ReLU())
-    with pytest.raises(UserError, match="its last layer is a ReLU, and the last has to be fully connected"):
+    with pytest.raises(UserError, match="its last layer is a ReLU, and the last layer must be fully connected"):
         worst_logits(model, torch.rand(1, *SHAPE), torch.zeros(1).long(), 0.1)
     with pytest.raises(UserError, match="its last layer is a ReLU"):
-        require_bounded(model)
+        require_boundable(model)
     with pytest.raises(UserError, match="it has no layer"):
-        require_bounded(nn.Sequential())
+        require_boundable(nn.Sequential())
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
@@ -188,9 +188,9 @@ def test_weights_that_a_hook_makes() -> None:
     """Until the layer is called it has the weights of before: bounds of those would be those of another model."""
     model = nn.Sequential(nn.Flatten(), torch.nn.utils.weight_norm(nn.Linear(16, 3)))
     with pytest.raises(UserError, match="its layer 1 has hooks"):
-        require_bounded(model)
+        require_boundable(model)
 
 
 def test_the_projects_networks_can_be_bounded() -> None:
     """The networks that are trained here are sequences of such layers."""
-    require_bounded(PaperCNN(shape=(1, 28, 28), classes=10))
+    require_boundable(PaperCNN(shape=(1, 28, 28), classes=10))

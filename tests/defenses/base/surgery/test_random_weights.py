@@ -16,7 +16,7 @@ from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.surgery.random_weights import (
     RandomWeights,
     shared_draws,
-    spread,
+    weight_std,
     with_random_weights,
 )
 from robustbench_cli.defenses.gaussian_noise import GaussianNoise
@@ -133,12 +133,12 @@ def test_a_model_without_weights() -> None:
 def test_spread() -> None:
     """It is the usual standard deviation, and 0 where there is a single weight or all are equal."""
     weight = torch.randn(3, 4, requires_grad=True)
-    torch.testing.assert_close(spread(weight), weight.detach().std())
-    assert not spread(weight).requires_grad
-    assert spread(torch.tensor([[5.0]])) == spread(torch.ones(2, 2)) == 0
+    torch.testing.assert_close(weight_std(weight), weight.detach().std())
+    assert not weight_std(weight).requires_grad
+    assert weight_std(torch.tensor([[5.0]])) == weight_std(torch.ones(2, 2)) == 0
 
 
-@pytest.mark.parametrize("defense", [PNI(), PNI(per="element"), GaussianNoise(place="weights")], ids=str)
+@pytest.mark.parametrize("defense", [PNI(), PNI(granularity="element"), GaussianNoise(location="weights")], ids=str)
 @pytest.mark.parametrize(
     "single",
     [

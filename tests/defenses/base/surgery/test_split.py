@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.errors import Notice, UserError
 from robustbench_cli.defenses.base.surgery.split import CutPoint, cut_points, narrowest, split
 
 
@@ -104,7 +104,7 @@ def test_a_layer_each_where_there_are_not_two() -> None:
 
 def test_more_blocks_than_places() -> None:
     """Eight blocks of seven layers are refused in a line that says how many there can be."""
-    with pytest.raises(UserError, match=r"8 blocks need 7 places for a cut and the model has 6: .*ask for at most 7"):
+    with pytest.raises(UserError, match=r"8 blocks need 7 cut points and the model has 6: .*give at most 7 blocks"):
         split(paper_cnn(), GREY, at=8)
 
 
@@ -139,7 +139,7 @@ def test_named_cuts() -> None:
         (["layer3.1.conv1"], r"after 'layer3.1.conv1': .* is needed later too; .* after 'layer3.0' or 'layer3'$"),
         (["layer3.1.relu"], r"after 'layer3.1.relu': it runs 2 times; .* after 'layer3.0' or 'layer4.0'$"),
         (["layer3.2"], r"no such module, did you mean 'layer3.0' or 'layer3.1'\?"),
-        (["fc"], r"after 'fc' leaves no layer with weights after it; the nearest good place is after 'flatten'$"),
+        (["fc"], r"after 'fc' leaves no layer with weights after it; the nearest possible cut is after 'flatten'$"),
         (["layer1.1", "layer1"], r"no layer with weights: leave one out"),
     ],
 )
@@ -152,7 +152,9 @@ def test_bad_names(names: list[str], message: str) -> None:
 def test_a_cut_before_any_layer() -> None:
     """A block without weights at the front is refused."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, 10))
-    with pytest.raises(UserError, match=r"leaves no layer with weights before it; the nearest good place is after '2'"):
+    with pytest.raises(
+        UserError, match=r"leaves no layer with weights before it; the nearest possible cut is after '2'"
+    ):
         split(model, GREY, at=["0"])
 
 
@@ -228,7 +230,41 @@ class Regions(nn.Module):
 
 
 def test_rows_are_images() -> None:
-    """A tensor whose rows are not the images is no place for a cut, however narrow."""
+    """A tensor whose rows are not the images is no cut point, however narrow."""
     assert [point.width for point in cut_points(Regions(), GREY)] == [10]
-    with pytest.raises(UserError, match=r"after 'fc1': it is not one tensor with a row an image"):
+    with pytest.raises(UserError, match=r"after 'fc1': its output is not one tensor with a row per image"):
         split(Regions(), GREY, at=["fc1"])
+
+
+class Skipping(nn.Sequential):
+    """Skips its middle layer in training, as stochastic depth does."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = self[1](self[0](images))
+        return self[3](rows if self.training else self[2](rows))
+
+
+def test_another_forward_pass_in_training_is_reported() -> None:
+    """The blocks run the operations of eval() mode, and a notice says so once, with the reason."""
+    model = Skipping(nn.Flatten(), nn.Linear(784, 6), nn.Linear(6, 6), nn.Linear(6, 10))
+    with pytest.warns(
+        Notice, match=r"blocks of Skipping run .* eval\(\) mode .*other operations in train\(\)"
+    ) as notices:
+        first, second = split(model, GREY, at=2)
+    assert len(notices) == 1
+    assert torch.equal(second(first(GREY)), model.eval()(GREY))
+
+
+class OnlyInEval(nn.Sequential):
+    """Cannot be traced in training."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = super().forward(images)
+        return rows.clamp(max=float(rows.max())) if self.training else rows
+
+
+def test_a_failing_second_trace_is_reported() -> None:
+    """A model that cannot be traced in train() mode is cut nevertheless, and a notice gives the reason."""
+    model = OnlyInEval(nn.Flatten(), nn.Linear(784, 6), nn.Linear(6, 10))
+    with pytest.warns(Notice, match=r"cannot be traced in train\(\) mode: TypeError"):
+        split(model, GREY, at=2)

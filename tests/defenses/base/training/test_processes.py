@@ -20,7 +20,7 @@ from robustbench_cli.cli.main import main
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.awp import AWP
 from robustbench_cli.defenses.base.defense import Defense
-from robustbench_cli.defenses.base.training.data_parallel import in_shares
+from robustbench_cli.defenses.base.training.data_parallel import data_parallel_gradients
 from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer, TrainingProgress
@@ -42,7 +42,7 @@ def trained(
     defense: Defense, recipe: Recipe, *, batch_norm: bool = False, **options: Any
 ) -> tuple[dict[str, Tensor], Trainer]:
     """The weights of a small network after a training on digits, from weights that differ from process to process."""
-    torch.manual_seed(Processes.launched().rank)
+    torch.manual_seed(Processes.from_environment().rank)
     layers = [nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8) if batch_norm else nn.Identity(), nn.ReLU()]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 10))
     example = torch.zeros(1, 1, 8, 8)
@@ -55,7 +55,7 @@ def trained(
 
 def keep(folder: Path, tensors: dict[str, Tensor], **more: Any) -> None:
     """Writes what a process has come to."""
-    torch.save({"tensors": tensors, **more}, folder / f"{Processes.launched().rank}.pt")
+    torch.save({"tensors": tensors, **more}, folder / f"{Processes.from_environment().rank}.pt")
 
 
 def plainly(folder: Path) -> None:
@@ -72,7 +72,7 @@ def freely(folder: Path) -> None:
 class Still(AWP):
     """Adversarial weight perturbation whose images are the clean ones, so that it draws nothing."""
 
-    def perturbed(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def perturb(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return images
 
 
@@ -84,9 +84,9 @@ def moving_weights(folder: Path) -> None:
 def a_gradient_of_one(folder: Path) -> None:
     """Gradients of a share, of which the second process lacks one and both another."""
     trainer = Trainer(load_dataset("digits").split("train"), SGD, seed=3, device=CPU)
-    rank, parameters = Processes.launched().rank, [torch.zeros(2), torch.zeros(3), torch.zeros(1)]
+    rank, parameters = Processes.from_environment().rank, [torch.zeros(2), torch.zeros(3), torch.zeros(1)]
     own = [torch.full((2,), 1.0 + 4 * rank), None if rank else torch.ones(3), None]
-    keep(folder, {}, gradients=trainer.averaged(own, parameters, 1 + 2 * rank))
+    keep(folder, {}, gradients=trainer.average_gradients(own, parameters, 1 + 2 * rank))
 
 
 def switching(folder: Path) -> None:
@@ -128,7 +128,7 @@ def killed(folder: Path) -> None:
     """One whose first process is killed after an epoch, and which then goes on."""
 
     def kill(progress: TrainingProgress) -> None:
-        if Processes.launched().rank == 0:
+        if Processes.from_environment().rank == 0:
             raise KilledError
 
     trained(PGDAT(eps=0.1, steps=2), Recipe(epochs=2), batch_norm=True, resume=folder / "state", progress=kill)
@@ -138,7 +138,7 @@ def going_on(folder: Path) -> None:
     """What :func:`killed` left undone."""
     done: list[int] = []
     state = folder.parent / "killed" / "state"
-    if Processes.launched().rank == 0:
+    if Processes.from_environment().rank == 0:
         shutil.copy(state, folder)
     tensors, _ = trained(
         PGDAT(eps=0.1, steps=2),
@@ -162,7 +162,7 @@ def with_tiny_batches(folder: Path) -> None:
 
 def one_step(folder: Path) -> None:
     """One step on 5 images, of which the second process has 2, with parts that not every process uses or changes."""
-    processes = Processes.joined(CPU)
+    processes = Processes.connect(CPU)
     network = Parts()
     images, labels = five()
 
@@ -171,7 +171,7 @@ def one_step(folder: Path) -> None:
         value = functional.cross_entropy(network(images), labels)
         return value, torch.autograd.grad(value, parameters, allow_unused=True)
 
-    value, slopes = in_shares(gradients, processes)(
+    value, slopes = data_parallel_gradients(gradients, processes)(
         network, images[processes.share], labels[processes.share], list(network.parameters())
     )
     names = [name for name, _ in network.named_parameters()]
@@ -196,7 +196,7 @@ def with_an_unreadable_image(folder: Path) -> int:
     batch = Trainer.batch
 
     def unreadable(trainer: Trainer, indices: Tensor) -> tuple[Tensor, Tensor]:
-        if Processes.launched().rank:
+        if Processes.from_environment().rank:
             raise UserError("image 7 cannot be read")
         return batch(trainer, indices)
 
@@ -259,7 +259,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Scenario], Ended]
     """How each of the scenarios ended in two processes."""
     folder = tmp_path_factory.mktemp("together")
     names = [scenario.__name__ for scenario in SCENARIOS]
-    program = Path(__file__).parents[2] / "together.py"
+    program = Path(__file__).parents[3] / "together.py"
     done = subprocess.run(
         [sys.executable, program, __file__, folder, *names],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -438,9 +438,9 @@ def test_one_line_tells_why_all_end(run: Run, scenario: Scenario, told: str) -> 
 
 def test_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is connected where no launcher is, nor where a scheduler tells of tasks without a launcher's places."""
-    assert Processes.launched() == Processes.joined(CPU) == Processes(1, 0)
+    assert Processes.from_environment() == Processes.connect(CPU) == Processes(1, 0)
     monkeypatch.setenv("WORLD_SIZE", "8")
-    assert Processes.launched() == Processes(1, 0)
+    assert Processes.from_environment() == Processes(1, 0)
 
 
 def test_without_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,7 +449,7 @@ def test_without_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(UserError, match=r"pip install 'advdef\[accelerate\]'"):
-        Processes.joined(CPU)
+        Processes.connect(CPU)
 
 
 def test_what_fails_for_others_is_no_lost_process() -> None:

@@ -1,0 +1,53 @@
+"""The loss of a training step and its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robustbench_cli.core.errors import UserError
+
+__all__ = ["Gradients", "TrainingLoss", "cross_entropy", "gradients_of"]
+
+TrainingLoss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""From the network, images ``(B, C, H, W)`` and labels ``(B,)`` to the mean loss over the batch."""
+
+Gradients = Callable[[nn.Module, Tensor, Tensor, Sequence[nn.Parameter]], tuple[Tensor, Sequence[Tensor | None]]]
+"""From the network, images ``(B, C, H, W)``, labels ``(B,)`` and P parameters to the mean loss over the batch and its P
+gradients. A gradient is ``None`` if the loss does not depend on the parameter.
+"""
+
+
+def cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The mean cross-entropy of a network's logits.
+
+    Args:
+        network: Images to logits ``(B, K)``.
+        images: ``(B, C, H, W)`` in [0, 1].
+        labels: ``(B,)``.
+    """
+    return functional.cross_entropy(network(images), labels)
+
+
+def gradients_of(loss: TrainingLoss) -> Gradients:
+    """The function that computes a loss and its gradients by backpropagation.
+
+    The function raises a ``UserError`` if the loss does not depend on any weight.
+    """
+
+    def gradients(
+        network: nn.Module, images: Tensor, labels: Tensor, parameters: Sequence[nn.Parameter]
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        value = loss(network, images, labels)
+        if not value.requires_grad:
+            raise UserError(
+                "the model cannot be trained: its logits are cut off from its weights (detach, no_grad); "
+                "give a --checkpoint of it"
+            )
+        # Not value.backward(): it would also fill .grad of other tensors, which costs time.
+        return value, torch.autograd.grad(value, parameters, allow_unused=True)
+
+    return gradients
