@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-import math
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,32 +10,58 @@ import torch
 from robustbench_cli.benchmarks.devices import (
     automatic_batch_size,
     current,
-    keep_freed_memory,
     limit_threads,
     share_memory,
     threads,
 )
 
 
-@pytest.mark.parametrize("kind", ["cpu", "cuda"])
-@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 224, 224), (3, 5000, 5000)])
-def test_a_batch_is_chosen_for_every_image(kind: str, shape: tuple[int, int, int]) -> None:
-    """At least one image, at most 4096; larger images come in smaller batches; a GPU takes no fewer than a CPU."""
-    size = automatic_batch_size(torch.device(kind), shape)
-    assert 1 <= size <= 4096
-    larger = automatic_batch_size(torch.device(kind), (shape[0], 2 * shape[1], shape[2]))
-    assert larger <= size
-    assert size >= automatic_batch_size(torch.device("cpu"), shape)
-    if 1 < size < 4096:
-        assert size * math.prod(shape[1:]) <= (4096 * 32 * 32 if kind == "cuda" else 64 * 28 * 28)
+@pytest.mark.parametrize(
+    ("kind", "shape", "size"),
+    [
+        ("cpu", (1, 8, 8), 784),
+        ("cpu", (1, 28, 28), 64),
+        ("cpu", (3, 28, 28), 64),
+        ("cpu", (3, 224, 224), 1),
+        ("cuda", (1, 8, 8), 4096),
+        ("cuda", (3, 32, 32), 4096),
+        ("cuda", (3, 224, 224), 83),
+        ("cuda", (3, 5000, 5000), 1),
+    ],
+)
+def test_the_batch_size_fits_the_device(kind: str, shape: tuple[int, int, int], size: int) -> None:
+    """64 images of 28 x 28 on a CPU, 4096 of 32 x 32 on a GPU, as many pixels of other sizes; at least one image."""
+    assert automatic_batch_size(torch.device(kind), shape) == size
 
 
-def test_keeping_memory_changes_no_result() -> None:
-    """Asked for once and again, arithmetic goes on as before."""
-    before = torch.arange(1e6).sum()
+KEPT_MEMORY = """
+import os, sys
+import torch
+from robustbench_cli.benchmarks.devices import keep_freed_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+if sys.argv[1] == "keep":
     keep_freed_memory()
     keep_freed_memory()
-    assert torch.equal(torch.arange(1e6).sum(), before)
+before = resident()
+tensor = torch.ones(2**24)
+del tensor
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the option is glibc's")
+def test_freed_memory_stays_with_the_process() -> None:
+    """Most of a tensor of 64 MiB is resident after it is freed; by default the system has it back."""
+
+    def kept(word: str) -> int:
+        done = subprocess.run([sys.executable, "-c", KEPT_MEMORY, word], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert kept("keep") > 48 * 2**20
+    assert kept("default") < 16 * 2**20
 
 
 @pytest.mark.parametrize(

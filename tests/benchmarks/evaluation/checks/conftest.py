@@ -1,4 +1,4 @@
-"""A network that the tests of several checks share."""
+"""Images and models that the tests of several checks share."""
 
 from __future__ import annotations
 
@@ -20,3 +20,21 @@ def network() -> nn.Module:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(800, 10))
     return model.eval().requires_grad_(False)
+
+
+class NoisyModel(nn.Module):
+    """A network on noisy images."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images + 0.1 * torch.randn_like(images))
+        return logits
+
+
+@pytest.fixture
+def noisy(network: nn.Module) -> nn.Module:
+    """The network as a randomized model."""
+    return NoisyModel(network)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import Any
+
+import numpy as np
+import pytest
+
+from robustbench_cli.benchmarks.datasets.base.arrays import BadArraysError, PickledError, read_arrays
+
+
+def saved(**arrays: Any) -> io.BytesIO:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    file.seek(0)
+    return file
+
+
+def test_arrays_come_back_as_they_were() -> None:
+    """In their type and shape; those that nobody asked for are empty."""
+    images = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    arrays = read_arrays(saved(images=images, labels=np.array([1, 2])))
+    assert np.array_equal(arrays["images"], images)
+    assert arrays["images"].dtype == np.uint8
+    assert read_arrays(saved(images=images, other=images), ["images"])["other"].size == 0
+
+
+def test_pickled_objects_are_never_loaded() -> None:
+    """Whatever class they are of."""
+    with pytest.raises(PickledError, match="'images' holds pickled objects"):
+        read_arrays(saved(images=np.array([{}], dtype=object)))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 no archive", b"\x93NUMPY"])
+def test_what_is_no_archive_is_refused(content: bytes) -> None:
+    """In a clause that a message can end with."""
+    with pytest.raises(BadArraysError, match="it is cut off or damaged"):
+        read_arrays(io.BytesIO(content))
+
+
+def test_a_bomb_is_not_unpacked() -> None:
+    """An array that is compressed a thousandfold, as no images are."""
+    file = io.BytesIO()
+    np.savez_compressed(file, images=np.zeros((9000, 10000), dtype=np.uint8))
+    assert zipfile.ZipFile(file).infolist()[0].compress_size < 9e5
+    with pytest.raises(BadArraysError, match=r"would unpack from .* to 90,000,000 bytes, more than images do"):
+        read_arrays(file)

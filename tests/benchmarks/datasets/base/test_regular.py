@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from robustbench_cli.benchmarks.datasets.base.regular import open_regular
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    """Through a link too."""
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    with open_regular(tmp_path / "link") as file:
+        assert file.read() == b"content"
+
+
+@pytest.mark.parametrize(("kind", "name"), [("folder", "a folder"), ("pipe", "a pipe"), ("device", "a device")])
+def test_special_files_are_refused_without_waiting(tmp_path: Path, kind: str, name: str) -> None:
+    """A pipe that nobody writes to would block."""
+    path = tmp_path / kind
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path = Path("/dev/zero")
+    with pytest.raises(OSError, match=f"it is {name}, not a file"):
+        open_regular(path)
+
+
+def test_a_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system does not even open it."""
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+        with pytest.raises(OSError, match=r"No such device|socket"):
+            open_regular("socket")

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from robustbench_cli.benchmarks.evaluation.checks import load_checks, raised_flags
+from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
+
+
+def test_an_error_of_any_check_raises_this_flag() -> None:
+    """The others keep theirs."""
+
+    def moment(check: Check) -> bool:
+        if check.name == "unstable":
+            raise ZeroDivisionError
+        return check.name == "unchanged"
+
+    assert raised_flags(moment) == {"check-failed", "unchanged"}
+
+
+def test_it_is_the_last_flag_of_a_row() -> None:
+    """Checks of other packages come before it."""
+    assert load_checks()[-1].name == "check-failed"
