@@ -187,12 +187,12 @@ def autoattack_table(
     left = {name: unbroken(model, examples, entry.perturbed, budget) for name, entry in entries.items()}
     rows = []
     for name, entry in entries.items():
-        others = torch.stack([images for other, images in left.items() if other != name])
+        rest = torch.stack([images for other, images in left.items() if other != name])
         rows.append(
             (
                 name,
                 f"{100 * left[name].double().mean():.1f} %",
-                str(int((~left[name] & others.all(0)).sum())),
+                str(int((~left[name] & rest.all(0)).sum())),
                 f"{median(entry.seconds):.1f}",
                 str(ratio(entry.seconds, entries[OURS].seconds)),
             )

@@ -106,8 +106,8 @@ class Counted(nn.Module):
         self.passes += len(rows)
 
 
-def _table(found: Mapping[str, Tensor], passes: Mapping[str, str]) -> str:
-    best = torch.stack(list(found.values())).amin(0)
+def _table(by_attack: Mapping[str, Tensor], passes: Mapping[str, str]) -> str:
+    best = torch.stack(list(by_attack.values())).amin(0)
     finite = best.isfinite()
     rows = [
         (
@@ -117,7 +117,7 @@ def _table(found: Mapping[str, Tensor], passes: Mapping[str, str]) -> str:
             f"{local_optimality(lengths[finite], best[finite]):.4f}",
             passes.get(name, ""),
         )
-        for name, lengths in found.items()
+        for name, lengths in by_attack.items()
     ]
     return markdown(("attack", "fooled", "median distance", "local optimality", "passes per image"), rows)
 
