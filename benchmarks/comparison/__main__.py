@@ -96,7 +96,12 @@ def main() -> None:
 
 
 def compare_costs(*, images: int, turns: int) -> None:
-    """Prints the cost of our attacks and defenses, relative to the passes that they need."""
+    """Prints the cost of our attacks and defenses, relative to the passes that they need.
+
+    Args:
+        images: The number of test images.
+        turns: Timed runs of each.
+    """
     keep_freed_memory()
     defended = trained()[ADVERSARIAL]
     examples = correctly_classified(defended, test_images(images))
@@ -125,7 +130,14 @@ def compare_costs(*, images: int, turns: int) -> None:
 
 
 def compare_libraries(peers: Sequence[str], *, images: int, cw_images: int, turns: int) -> None:
-    """Prints the results and the times of our attacks and of other libraries'."""
+    """Prints the results and the times of our attacks and of other libraries'.
+
+    Args:
+        peers: The other libraries.
+        images: The number of test images for PGD.
+        cw_images: The number of correctly classified test images for C&W.
+        turns: Timed runs of each.
+    """
     names = [OURS, *peers]
     print(", ".join(f"{name} {version(LIBRARIES[name].distribution)}" for name in names))
     print(f"The peers get batches of {BATCH} images; each library runs in its own process.", flush=True)
@@ -139,12 +151,17 @@ def compare_libraries(peers: Sequence[str], *, images: int, cw_images: int, turn
         for model, defended in defended_models.items():
             right = correctly_classified(defended, examples, most=cw_images)
             entries = contest.run(defended, right, CWBudget(), turns=1)
-            print(f"\n{CWBudget()}, {model} model, {len(right)} images that it classifies right\n")
+            print(f"\n{CWBudget()}, {model} model, {len(right)} correctly classified images\n")
             print(cw_table(entries, defended, right), flush=True)
 
 
 def compare_autoattack(models: Sequence[str], *, images: int) -> None:
-    """Prints the results and the times of the standard suite and of torchattacks' AutoAttack."""
+    """Prints the results and the times of the standard suite and of torchattacks' AutoAttack.
+
+    Args:
+        models: Names of the models; see :func:`~.models.trained`.
+        images: The number of test images.
+    """
     names = [OURS, "torchattacks"]
     print(", ".join(f"{name} {version(LIBRARIES[name].distribution)}" for name in names), flush=True)
     defended_models, examples = trained(models), test_images(images)
@@ -157,7 +174,12 @@ def compare_autoattack(models: Sequence[str], *, images: int) -> None:
 
 
 def compare_single(models: Sequence[str], *, images: int) -> None:
-    """Prints how many images single attacks of other libraries break that the standard suite does not."""
+    """Prints how many images single attacks of other libraries break that the standard suite does not.
+
+    Args:
+        models: Names of the models; see :func:`~.models.trained`.
+        images: The number of test images.
+    """
     defended_models, examples = trained(models), test_images(images)
     with Contest([OURS]) as contest:
         for model, defended in defended_models.items():

@@ -78,7 +78,7 @@ def compare_minimal_norm(models: Sequence[str], norms: Sequence[Norm], *, images
                 passes[name] = f"{model.passes / len(right):.0f}"
                 lengths[name] = distances(model, right, perturbed, norm)
             lengths["suite minimal-norm"] = torch.stack([lengths[name] for name in suite]).amin(0)
-            print(f"\n{norm}, {label} model, {len(right)} images that it classifies right\n")
+            print(f"\n{norm}, {label} model, {len(right)} correctly classified images\n")
             print(_table(lengths, passes), flush=True)
 
 

@@ -82,7 +82,7 @@ def test_shards_cover_the_sweep(advdef: Advdef, suite: Path, here: Path) -> None
 
 
 def test_existing_cells_are_kept_rerun_or_refused(advdef: Advdef, suite: Path, here: Path) -> None:
-    """``--existing`` chooses between the three."""
+    """``--existing`` keeps stored cells by default, and can refuse them or compute them again."""
     suite.write_text("{n: 20, defenses: {checkpoint: model.safetensors}, attacks: fgsm, eps: 0.1, seeds: [0, 1]}")
     first = advdef("sweep", "suite.yaml", "--shard", "1/2")
     assert first.code == 0
