@@ -1,12 +1,12 @@
-"""Disturbs sweeps in every way that servers know, and looks whether anything of their work is lost or wrong.
+"""Injects the faults of servers into sweeps, and checks that no result is lost or wrong.
 
     python tests/faults.py --kills 50 --processes 4 --times 10
 
-Each fault comes, again and again, over a sweep at a random moment, and the sweep has to end as it should. Then the fault
-goes away, and resume with: every file that was stored must still be there, byte for byte, and every cell
-must be there once, with the outcomes of a sweep that nobody disturbed. What came of it is printed as a table.
+Each fault hits a sweep at a random moment, several times, and the sweep must end with the expected exit code. Then the
+same command runs without the fault. Every stored file must still be there, byte for byte, and every cell must be there
+once, with the outcomes of an undisturbed sweep. The results are printed as a table.
 
-The faults of a file system are made where Python asks for a file of the store, in the process that they are to hit.
+File system faults are injected by an audit hook, where Python opens a file of the store in the affected process.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Noted(FGSM):
             time.sleep(600)
         return super().run(source, images, labels, threat, random)
 """
-"""An attack of which is known how often it was run on what, which takes as long as it is told to, or hangs once."""
+"""An attack that records its runs. It sleeps for ``LASTS`` seconds, or hangs once where the file ``hang`` exists."""
 
 PRELOADED = (
     "pandas",
@@ -91,14 +91,14 @@ PRELOADED = (
 )
 """Modules that every sweep imports. This process imports them once, so that its copies need not."""
 
-RequestedCell = Callable[[str, str], None]
-"""Called with whether a file of a store is about to be read, written or removed, and which; it may wait, or raise what the
-file system would."""
+OnAccess = Callable[[str, str], None]
+"""Called with ``read``, ``write`` or ``remove`` and the path, before a file of a store is accessed. It may sleep, or raise
+the error of a file system."""
 
 
 @dataclass
 class Ended:
-    """How a sweep ended: its exit code, and what it wrote to stderr."""
+    """The end of a process: its exit code and the lines of its output."""
 
     code: int
     lines: list[str]
@@ -106,7 +106,7 @@ class Ended:
 
 @dataclass
 class Row:
-    """What came of a fault."""
+    """A row of the table."""
 
     fault: str
     times: int
@@ -114,85 +114,98 @@ class Row:
     cells: int
 
 
-def start(folder: Path, store: str, *words: str, asked: RequestedCell | None = None, lasts: float = 0.0) -> int:
-    """A process that sweeps ``suite.yaml`` in a folder; its identity. What it says goes to ``PROCESS.log``.
+def start(folder: Path, store: str, *command: str, on_access: OnAccess | None = None, lasts: float = 0.0) -> int:
+    """Starts a process that sweeps ``suite.yaml`` in a folder. Its output goes to ``PROCESS.log``.
 
-    This process computes nothing, since a copy of one that has does not wake its threads.
+    The process is a fork of this one, which must not compute anything: torch's threads do not survive a fork.
 
     Args:
-        folder: The folder.
+        folder: The working directory.
         store: The name of the store in it, and of the cache folder.
-        words: Those of another command.
-        asked: Told of the files of the store that it asks for.
-        lasts: Seconds that the noted attack takes.
+        command: Another command to run instead.
+        on_access: Called before each access to a file of the store.
+        lasts: Seconds that the recording attack takes.
+
+    Returns:
+        The process id.
     """
     process = os.fork()
     if process:
         return process
     os.chdir(folder)
     os.environ |= {"XDG_CACHE_HOME": str(folder / f"{store}-cache"), "LASTS": str(lasts)}
-    # One that hangs is a fault too.
+    # A process that hangs is killed.
     signal.alarm(300)
-    # A shell that has started this in the background has it ignore Ctrl-C.
+    # A shell that starts this in the background makes it ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     log = os.open(f"{os.getpid()}.log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    if asked is not None:
-        sys.addaudithook(_describe(asked, store))
-    os._exit(main([*(words or ("sweep", "suite.yaml")), "--store", store]))
+    if on_access is not None:
+        sys.addaudithook(_audit_hook(on_access, store))
+    os._exit(main([*(command or ("sweep", "suite.yaml")), "--store", store]))
 
 
-def _describe(asked: RequestedCell, store: str) -> Callable[[str, tuple[Any, ...]], None]:
-    def hook(event: str, given: tuple[Any, ...]) -> None:
+def _audit_hook(on_access: OnAccess, store: str) -> Callable[[str, tuple[Any, ...]], None]:
+    """An audit hook of Python that reports accesses to the files of a store."""
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event not in {"open", "os.mkdir", "os.rename", "os.remove", "os.utime"}:
             return
-        path = os.fsdecode(given[0]) if isinstance(given[0], str | bytes | os.PathLike) else ""
+        path = os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes | os.PathLike) else ""
         if path.startswith(store):
-            reads = event == "open" and not given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-            asked("read" if reads else "remove" if event == "os.remove" else "write", path)
+            reads = event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            on_access("read" if reads else "remove" if event == "os.remove" else "write", path)
 
     return hook
 
 
 def end(folder: Path, process: int) -> Ended:
-    """How a process ends."""
+    """Waits for a process to end."""
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     return Ended(code, (folder / f"{process}.log").read_text().splitlines())
 
 
 def compare(store: Store, reference: Store) -> int:
-    """The number of cells, when each is there and is what it is in the other store."""
-    found = {result.cell.id: result for result in store.results()}
+    """Requires that a store has the same cells with the same outcomes as another one.
+
+    Args:
+        store: The store to check.
+        reference: The store of an undisturbed sweep.
+
+    Returns:
+        The number of cells.
+    """
+    cells = {result.cell.id: result for result in store.results()}
     expected = {result.cell.id: result for result in reference.results()}
-    require(set(found) == set(expected), f"{len(found)} cells of {len(expected)}")
+    require(set(cells) == set(expected), f"{len(cells)} cells of {len(expected)}")
     require(not list(store.failures()), "a cell has failed")
     for cell_id, result in expected.items():
         for field in ("cell", "eps", "summary", "flags", "forwards", "backwards"):
-            require(getattr(found[cell_id], field) == getattr(result, field), f"{cell_id}: {field} differs")
+            require(getattr(cells[cell_id], field) == getattr(result, field), f"{cell_id}: {field} differs")
         ours, theirs = vars(store.outcomes(cell_id)), vars(reference.outcomes(cell_id))
         require(all(np.array_equal(ours[name], theirs[name]) for name in theirs), f"{cell_id}: outcomes differ")
-    return len(found)
+    return len(cells)
 
 
 def stored(store: Path) -> dict[Path, bytes]:
-    """The results in a store, those of searches among them, to the last byte."""
+    """The content of all result files in a store, those of searches among them."""
     return {path: path.read_bytes() for path in store.glob("**/cells/*.json") if ".failed." not in path.name}
 
 
-def require(holds: bool, words: str) -> None:
-    """Ends the program where something does not hold."""
+def require(holds: bool, message: str) -> None:
+    """Ends the program with a message where a condition does not hold."""
     if not holds:
-        sys.exit(f"faults: {words}")
+        sys.exit(f"faults: {message}")
 
 
 class Faults:
-    """Every fault, each a method that gives its row of the table.
+    """The faults. Each is a method that returns its row of the table.
 
     Args:
-        folder: An empty one.
-        times: How often each fault comes.
-        chance: Chooses the moments.
+        folder: An empty folder.
+        times: Repetitions of each fault.
+        chance: The random numbers for the moments.
     """
 
     def __init__(self, folder: Path, times: int, chance: random.Random) -> None:
@@ -202,34 +215,38 @@ class Faults:
         (folder / "own.py").write_text(OWN)
         (folder / "suite.yaml").write_text(FAULTY)
         for name, seed in (("model", "0"), ("other", "1")):
-            words = ("train", "--epochs", "4", "--seed", seed, "-o", f"{name}.safetensors")
-            self.ended("model", start(folder, "model", *words), code=0)
+            command = ("train", "--epochs", "4", "--seed", seed, "-o", f"{name}.safetensors")
+            self.ended("model", start(folder, "model", *command), code=0)
         self.ended("alone", start(folder, "alone"), code=0)
-        self.asked = self._asked_of_the_store()
+        self.writes = self._count_writes()
 
-    def _asked_of_the_store(self) -> int:
-        """How many files a sweep writes."""
-        count = self.folder / "asked"
+    def _count_writes(self) -> int:
+        """The number of writes of an undisturbed sweep."""
+        count = self.folder / "writes"
 
-        def asked(what: str, path: str) -> None:
+        def on_access(what: str, path: str) -> None:
             if what == "write":
                 with count.open("a") as file:
                     file.write(".")
 
-        self.ended("asked-store", start(self.folder, "asked-store", asked=asked), code=0)
+        self.ended("counted", start(self.folder, "counted", on_access=on_access), code=0)
         return len(count.read_text())
 
     def ended(self, store: str, process: int, *, code: int, line: str = "") -> Ended:
-        """How a process has ended, which is as it should."""
+        """Waits for a process and requires its exit code, no traceback, and a line in its output."""
         ended = end(self.folder, process)
-        told = "\n".join(ended.lines)
-        require(ended.code == code, f"{store}: a sweep ended with {ended.code} and not with {code}:\n{told}")
-        require("Traceback" not in told, f"{store}: a sweep ended with a traceback:\n{told}")
-        require(line in told, f"{store}: nobody was told that '{line}':\n{told}")
+        output = "\n".join(ended.lines)
+        require(ended.code == code, f"{store}: a sweep ended with {ended.code} and not with {code}:\n{output}")
+        require("Traceback" not in output, f"{store}: a sweep ended with a traceback:\n{output}")
+        require(line in output, f"{store}: the output lacks '{line}':\n{output}")
         return ended
 
-    def goes_on(self, store: str) -> int:
-        """The same command once more, without the fault: the number of cells, when all is there as it should be."""
+    def resumed(self, store: str) -> int:
+        """Runs the same command without the fault, and requires that it completes the sweep and loses nothing.
+
+        Returns:
+            The number of cells.
+        """
         before = stored(self.folder / store)
         self.ended(store, start(self.folder, store), code=0)
         after = stored(self.folder / store)
@@ -240,20 +257,20 @@ class Faults:
         cells = 0
         for number in range(self.times):
             store = f"full-{number}"
-            left = self.chance.randrange(self.asked // 2)
+            left = self.chance.randrange(self.writes // 2)
 
-            def asked(what: str, path: str) -> None:
+            def on_access(what: str, path: str) -> None:
                 nonlocal left
                 left -= what == "write"
                 if what == "write" and left < 0:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
-            self.ended(store, start(self.folder, store, asked=asked), code=2, line="No space left on device")
-            cells += self.goes_on(store)
+            self.ended(store, start(self.folder, store, on_access=on_access), code=2, line="No space left on device")
+            cells += self.resumed(store)
         return Row("disk full", self.times, "2, one line", cells)
 
     def read_only(self) -> Row:
-        def asked(what: str, path: str) -> None:
+        def on_access(what: str, path: str) -> None:
             if what != "read":
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
 
@@ -264,23 +281,23 @@ class Faults:
             for path in self.chance.sample(sorted((self.folder / store / "cells").glob("*.json")), 4):
                 path.unlink()
             before = stored(self.folder / store)
-            self.ended(store, start(self.folder, store, asked=asked), code=2, line="Read-only file system")
+            self.ended(store, start(self.folder, store, on_access=on_access), code=2, line="Read-only file system")
             require(stored(self.folder / store) == before, f"{store}: changed")
             status = self.ended(
-                store, start(self.folder, store, "sweep", "suite.yaml", "--status", asked=asked), code=0
+                store, start(self.folder, store, "sweep", "suite.yaml", "--status", on_access=on_access), code=0
             )
             require(status.lines[0] == "16 cells: 12 done, 4 missing", f"{store}: {status.lines}")
-            cells += self.goes_on(store)
+            cells += self.resumed(store)
         return Row("store read-only", self.times, "2, one line; --status works", cells)
 
     def slow_file_system(self) -> Row:
-        def asked(what: str, path: str) -> None:
+        def on_access(what: str, path: str) -> None:
             time.sleep(0.01 * random.random())
 
         cells = 0
         for number in range(self.times):
             store = f"slow-{number}"
-            cells += self._two_share(store, asked=asked)
+            cells += self._two_share(store, on_access=on_access)
         return Row("slow file system, 2 processes", self.times, "0, no cell run twice", cells)
 
     def clock_jumps(self) -> Row:
@@ -303,14 +320,14 @@ class Faults:
         self,
         store: str,
         *,
-        asked: RequestedCell | None = None,
+        on_access: OnAccess | None = None,
         lasts: float = 0.0,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> int:
-        """Two processes on one store, of which none does what the other one does; the number of cells."""
+        """Runs two processes on one store, and requires that no cell is run twice. Returns the number of cells."""
         notes = self.folder / "notes"
         notes.unlink(missing_ok=True)
-        alive = {start(self.folder, store, asked=asked, lasts=lasts) for _ in range(2)}
+        alive = {start(self.folder, store, on_access=on_access, lasts=lasts) for _ in range(2)}
         for process in alive:
             while not os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 meanwhile()
@@ -318,28 +335,28 @@ class Faults:
             self.ended(store, process, code=0)
         twice = [line for line, times in Counter(notes.read_text().splitlines()).items() if times > 1]
         require(not twice, f"{store}: {len(twice)} cells were run twice")
-        return self.goes_on(store)
+        return self.resumed(store)
 
     def changed_checkpoint(self) -> Row:
         cells = 0
         for number in range(self.times):
             store = f"checkpoint-{number}"
-            shutil.copy(self.folder / "model.safetensors", self.folder / "kept")
+            shutil.copy(self.folder / "model.safetensors", self.folder / "backup")
 
-            def asked(what: str, path: str) -> None:
-                # The first claim: all cells are known by then, and no model is loaded.
+            def on_access(what: str, path: str) -> None:
+                # The first lease: the cells are planned by then, and no model is loaded.
                 if "/claims/" in path:
                     shutil.copy(self.folder / "other.safetensors", self.folder / "model.safetensors")
 
-            ended = self.ended(store, start(self.folder, store, asked=asked), code=3, line="has changed")
+            ended = self.ended(store, start(self.folder, store, on_access=on_access), code=3, line="has changed")
             require(sum("advdef: error: cell" in line for line in ended.lines) == 16, f"{store}: {ended.lines}")
             require(not stored(self.folder / store), f"{store}: a cell of another model")
-            shutil.move(self.folder / "kept", self.folder / "model.safetensors")
-            cells += self.goes_on(store)
+            shutil.move(self.folder / "backup", self.folder / "model.safetensors")
+            cells += self.resumed(store)
         return Row("checkpoint changed under way", self.times, "3, a line a cell", cells)
 
     def hanging_worker(self) -> Row:
-        # Each starts processes of its own, which takes seconds.
+        # Each starts new processes, which takes seconds.
         times = min(self.times, 3)
         cells = 0
         for number in range(times):
@@ -348,7 +365,7 @@ class Faults:
             process = start(self.folder, store, "sweep", "suite.yaml", "--timeout", "4")
             ended = self.ended(store, process, code=3, line="time limit of 4 s exceeded")
             require(sum("advdef: error: cell" in line for line in ended.lines) == 1, f"{store}: {ended.lines}")
-            cells += self.goes_on(store)
+            cells += self.resumed(store)
         return Row("worker hangs, --timeout", times, "3, a line a cell", cells)
 
     def flipped_bit(self) -> Row:
@@ -364,10 +381,11 @@ class Faults:
             ended = self.ended(store, start(self.folder, store), code=3, line=f"remove {store}/cells/{result} to run")
             require(sum("advdef: error" in line for line in ended.lines) == 1, f"{store}: {ended.lines}")
             require(
-                len([*Store(self.folder / store).results(damaged=lambda _: None)]) == 15, f"{store}: others are gone"
+                len([*Store(self.folder / store).results(damaged=lambda _: None)]) == 15,
+                f"{store}: other results are lost",
             )
             (self.folder / store / "cells" / result).unlink()
-            cells += self.goes_on(store)
+            cells += self.resumed(store)
         return Row("bit flipped in a cell's file", self.times, "3, names the file", cells)
 
     def signals(self) -> Row:
@@ -380,11 +398,11 @@ class Faults:
             time.sleep(self.chance.uniform(0, 0.5))
             os.kill(process, (signal.SIGINT, signal.SIGTERM)[number % 2])
             self.ended(store, process, code=130, line=f"resume with: advdef sweep suite.yaml --store {store}")
-            cells += self.goes_on(store)
+            cells += self.resumed(store)
         return Row("SIGINT, SIGTERM", 2 * self.times, "130, how to go on", cells)
 
     def rows(self) -> Iterator[Row]:
-        """All of them."""
+        """The rows of all faults."""
         faults = (
             self.disk_full,
             self.read_only,
@@ -399,9 +417,8 @@ class Faults:
 
 
 def killed(folder: Path, *, kills: int, processes: int, pause: float, chance: random.Random) -> Row:
-    """Kills processes that share a store and a cache folder, from the training of the models on, and starts others."""
-    begun = start(folder, "alone")
-    require(end(folder, begun).code == 0, "a sweep that nobody disturbed has failed")
+    """Kills and replaces processes that share a store and a cache folder, beginning with the training of the models."""
+    require(end(folder, start(folder, "alone")).code == 0, "the undisturbed sweep failed")
     done = rounds = cells = left = 0
     while done < kills:
         store = f"round-{rounds}"
@@ -413,7 +430,7 @@ def killed(folder: Path, *, kills: int, processes: int, pause: float, chance: ra
 
 
 def _disturbed(folder: Path, store: str, *, processes: int, kills: int, pause: float, chance: random.Random) -> int:
-    """A round: how many were killed before the sweep was done."""
+    """One sweep under kills. Returns the number of kills before it was done."""
     alive: set[int] = set()
     killed = 0
     done = False
@@ -435,14 +452,14 @@ def _disturbed(folder: Path, store: str, *, processes: int, kills: int, pause: f
             killed += 1
     alive.add(start(folder, store))
     for process in alive:
-        require(end(folder, process).code == 0, f"{store}: a process that was let live has failed")
+        require(end(folder, process).code == 0, f"{store}: a process that was not killed failed")
     return killed
 
 
 def run(*, kills: int, processes: int, images: int, seeds: int, pause: float, times: int, seed: int) -> Iterator[str]:
-    """All faults; what came of them, line by line of a table."""
+    """Runs all faults and yields the lines of the table."""
     chance = random.Random(seed)
-    # A copy of a process has none of its threads.
+    # A forked process has none of the threads.
     torch.set_num_threads(1)
     for name in PRELOADED:
         importlib.import_module(name)
@@ -463,10 +480,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--processes", type=int, default=4)
-    parser.add_argument("--images", type=int, default=60, help="of the sweep whose processes are killed")
-    parser.add_argument("--seeds", type=int, default=3, help="of that sweep")
-    parser.add_argument("--pause", type=float, default=1.0, help="at most so many seconds between two kills")
-    parser.add_argument("--times", type=int, default=10, help="how often every other fault comes")
+    parser.add_argument("--images", type=int, default=60, help="images of the sweep whose processes are killed")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of that sweep")
+    parser.add_argument("--pause", type=float, default=1.0, help="maximum seconds between two kills")
+    parser.add_argument("--times", type=int, default=10, help="repetitions of every other fault")
     parser.add_argument("--seed", type=int, default=0)
     for line in run(**vars(parser.parse_args())):
         sys.stdout.write(f"{line}\n")

@@ -1,6 +1,6 @@
-"""Inputs that somebody else made, by the thousand: none runs code, none ends in a traceback, every end is the contract's.
+"""Thousands of hostile inputs: none runs code or ends in a traceback, and every exit code is one of the contract.
 
-``HOSTILE_INPUTS=1000`` gives the number of inputs of each kind; without it there are few, and always the same.
+``HOSTILE_INPUTS=1000`` sets the number of inputs of each kind. Without it there are few, and always the same ones.
 """
 
 from __future__ import annotations
@@ -52,66 +52,66 @@ inputs = partial(
     database=None,
     derandomize=not FULL,
     suppress_health_check=list(HealthCheck),
-    # The first input that fails says enough, and making it smaller takes minutes.
+    # No shrinking: the first failing input is enough, and shrinking takes minutes.
     phases=(Phase.explicit, Phase.generate),
 )
 
 
 @dataclass
-class Place:
-    """A folder with code that must not run, and what was tried there."""
+class Sandbox:
+    """A folder with code that must not run, and a record of the inputs tried there."""
 
     folder: Path
-    mark: Path
+    marker: Path
     info: dict[str, Any] = field(repr=False)
     record: dict[str, Any] = field(repr=False)
     outcomes: bytes = field(repr=False)
     started: list[Any] = field(default_factory=list)
     tried: int = 0
-    ends: Counter[int] = field(default_factory=Counter)
+    exit_codes: Counter[int] = field(default_factory=Counter)
 
     def new(self, ending: str = "") -> Path:
-        """A name that no input had before: data sets are kept by their names."""
+        """A path that no input had before: data sets are cached by their names."""
         self.tried += 1
         return self.folder / f"input{self.tried}{ending}"
 
-    def run(self, *words: str) -> int:
-        """Runs a command on an input, and looks at all that must hold of its end."""
+    def run(self, *command: str) -> int:
+        """Runs a command on an input and checks the exit code, the output and that no code ran."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main(words)
-        said = out.getvalue() + err.getvalue()
-        self.ends[code] += 1
-        assert code in {0, 1, 2, 3}, (code, words, said)
-        assert "Traceback" not in said
-        assert all(each in "\n\t" or each.isprintable() for each in said), said
-        assert not self.mark.exists(), "code of a file has run"
+            code = main(command)
+        output = out.getvalue() + err.getvalue()
+        self.exit_codes[code] += 1
+        assert code in {0, 1, 2, 3}, (code, command, output)
+        assert "Traceback" not in output
+        assert all(character in "\n\t" or character.isprintable() for character in output), output
+        assert not self.marker.exists(), "code of a file has run"
         assert not self.started, self.started
         if code == 2:
             lines = [line for line in err.getvalue().splitlines() if line.startswith("advdef: error: ")]
-            assert len(lines) == 1 or "Usage:" in said, said
+            assert len(lines) == 1 or "Usage:" in output, output
         return code
 
 
 class Evil:
-    """Leaves a mark when it is unpickled."""
+    """Creates a marker file when it is unpickled."""
 
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
+        return Path.touch, (self.marker,)
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A checkpoint, a stored result, and code under every name that a hostile one may lead to."""
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
+    """A checkpoint, a stored result, and code under every path that a hostile name may lead to."""
     folder = tmp_path_factory.mktemp("hostile")
-    mark = folder / "ran"
+    marker = folder / "ran"
     for name in ("evil", "sap", "hrs", "small", "digits", "hrs:/evil", "npz:/evil", "torchvision:/evil"):
         path = folder / f"{name}.py"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f"open({str(mark)!r}, 'w').close()\nclass Evil: pass\n")
+        path.write_text(f"open({str(marker)!r}, 'w').close()\nclass Evil: pass\n")
     torch.manual_seed(0)
     spec: MethodSpec = method_spec(defenses, "hrs", {"channels": [2, 2]}).spec
     info = CheckpointInfo(model="small-cnn", dataset="digits", shape=(1, 8, 8), classes=10, defenses=(spec,))
@@ -123,25 +123,35 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Place:
     colors = {"shape": (3, 8, 8), "classes": 2, "defenses": (), "dataset": None}
     save_checkpoint(folder / "color.safetensors", color, info.model_copy(update=colors))
     store = folder / "good"
-    words = ("attack", "--checkpoint", str(folder / "good.safetensors"), "--attack", "fgsm", "--eps", "0.1", "--n", "4")
+    command = (
+        "attack",
+        "--checkpoint",
+        str(folder / "good.safetensors"),
+        "--attack",
+        "fgsm",
+        "--eps",
+        "0.1",
+        "--n",
+        "4",
+    )
     with contextlib.redirect_stdout(io.StringIO()):
-        assert main([*words, "--store", str(store), "-q"]) == 0
+        assert main([*command, "--store", str(store), "-q"]) == 0
     result = next(iter(Store(store).results()))
     outcomes = next((store / "cells").glob("*.npz")).read_bytes()
-    return Place(folder, mark, info.model_dump(mode="json"), result.model_dump(mode="json"), outcomes)
+    return Sandbox(folder, marker, info.model_dump(mode="json"), result.model_dump(mode="json"), outcomes)
 
 
 @pytest.fixture
-def place(prepared: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    """That folder, as the working directory and on the path of modules; programs are counted and not started."""
+def sandbox(prepared: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """The sandbox as the working directory and on the module path; started programs are recorded and do not run."""
     monkeypatch.chdir(prepared.folder)
     monkeypatch.syspath_prepend(prepared.folder)
-    monkeypatch.setattr(subprocess, "Popen", lambda *words, **_: prepared.started.append(words))
+    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **_: prepared.started.append(arguments))
     monkeypatch.setattr(os, "system", prepared.started.append)
-    prepared.ends.clear()
+    prepared.exit_codes.clear()
     yield prepared
     if FULL:
-        sys.stderr.write(f"inputs by exit code: {dict(prepared.ends)}\n")
+        sys.stderr.write(f"inputs by exit code: {dict(prepared.exit_codes)}\n")
     assert not {"evil", "sap", "small"} & sys.modules.keys()
 
 
@@ -176,7 +186,7 @@ NAMES = st.one_of(
     ),
     st.text(max_size=20),
 )
-"""Names of things, some of which lead to code."""
+"""Names, some of which lead to code."""
 
 NUMBERS = st.one_of(
     st.integers(-3, 40),
@@ -192,7 +202,7 @@ JSON = st.recursive(
 
 
 def paths(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where anything stands in JSON."""
+    """The paths of all values in JSON, as tuples of keys."""
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in pairs:
         yield (*before, key)
@@ -200,7 +210,7 @@ def paths(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 
 def _like(value: Any) -> st.SearchStrategy[Any]:
-    """What may stand in the place of a value without being seen at once: another of its type."""
+    """Plausible replacements of a value: others of its type."""
     if isinstance(value, bool):
         return st.booleans()
     if isinstance(value, int):
@@ -214,7 +224,7 @@ def _like(value: Any) -> st.SearchStrategy[Any]:
 
 @st.composite
 def changed(draw: st.DrawFn, value: Any) -> Any:
-    """JSON of which one to three parts are exchanged, left out or added."""
+    """JSON in which one to three parts are replaced, removed or added."""
     value = copy.deepcopy(value)
     for _ in range(draw(st.integers(1, 3))):
         where = draw(st.sampled_from(list(paths(value)) or [()]))
@@ -237,7 +247,7 @@ def changed(draw: st.DrawFn, value: Any) -> Any:
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """Bytes of which some are exchanged, cut off, doubled or added."""
+    """Bytes of which some are replaced, cut off or added."""
     data = bytearray(content)
     for _ in range(draw(st.integers(0, 6))):
         where = draw(st.integers(0, max(len(data) - 1, 0)))
@@ -265,37 +275,37 @@ COMMANDS = st.sampled_from(
 
 @inputs(max_examples=FULL or 40)
 @given(data=st.data())
-def test_metadata_of_checkpoints(place: Place, data: st.DataObject) -> None:
-    """A checkpoint that says anything of itself, under every command that opens one."""
-    said = json.dumps(data.draw(changed(place.info)))
-    tensors = load_file(place.folder / "good.safetensors")
-    path = place.new(".safetensors")
-    content = save_tensors(tensors, metadata={"advdef": said})
+def test_metadata_of_checkpoints(sandbox: Sandbox, data: st.DataObject) -> None:
+    """A checkpoint with any metadata, under every command that opens one."""
+    metadata = json.dumps(data.draw(changed(sandbox.info)))
+    tensors = load_file(sandbox.folder / "good.safetensors")
+    path = sandbox.new(".safetensors")
+    content = save_tensors(tensors, metadata={"advdef": metadata})
     path.write_bytes(data.draw(damaged(content)) if data.draw(st.integers(0, 9)) == 0 else content)
-    words = data.draw(COMMANDS)
-    last = f"transfer.surrogate={path}" if words[-1] == "--set" else str(path)
-    place.run(*words, last, "--store", str(place.new()), "-q")
+    command = data.draw(COMMANDS)
+    last = f"transfer.surrogate={path}" if command[-1] == "--set" else str(path)
+    sandbox.run(*command, last, "--store", str(sandbox.new()), "-q")
     path.unlink()
 
 
 @inputs(max_examples=FULL or 10)
 @given(data=st.data())
-def test_foreign_weights(place: Place, data: st.DataObject) -> None:
-    """Pickles, archives and what is neither, as a checkpoint."""
-    state = {name: tensor[:1] for name, tensor in load_file(place.folder / "plain.safetensors").items()}
+def test_foreign_weights(sandbox: Sandbox, data: st.DataObject) -> None:
+    """Pickles, archives and other bytes as a checkpoint."""
+    state = {name: tensor[:1] for name, tensor in load_file(sandbox.folder / "plain.safetensors").items()}
     good = io.BytesIO()
     torch.save(state, good)
     old = io.BytesIO()
     torch.save(state, old, _use_new_zipfile_serialization=False)
     bad = io.BytesIO()
-    torch.save({"state_dict": state, "args": Evil(place.mark)}, bad)
+    torch.save({"state_dict": state, "args": Evil(sandbox.marker)}, bad)
     content = data.draw(st.sampled_from([good, old, bad])).getvalue()
     content = data.draw(
-        st.sampled_from([content, pickle.dumps(Evil(place.mark)), pickle.dumps({"a": Evil(place.mark)})])
+        st.sampled_from([content, pickle.dumps(Evil(sandbox.marker)), pickle.dumps({"a": Evil(sandbox.marker)})])
     )
-    path = place.new(data.draw(st.sampled_from([".pt", ".pth", ".bin", ".safetensors"])))
+    path = sandbox.new(data.draw(st.sampled_from([".pt", ".pth", ".bin", ".safetensors"])))
     path.write_bytes(data.draw(damaged(content)))
-    place.run("attack", "--checkpoint", str(path), "--model", "small-cnn", "--classes", "10", "--n", "2", "-q")
+    sandbox.run("attack", "--checkpoint", str(path), "--model", "small-cnn", "--classes", "10", "--n", "2", "-q")
     path.unlink()
 
 
@@ -318,28 +328,28 @@ CERTIFICATE = {
 
 
 def sealed(record: Any) -> bytes:
-    """A file of a store with anything in it, and the right hash."""
+    """The content of a store's file with any record and the right hash."""
     body = f"{json.dumps(record, indent=1)}\n".encode().removeprefix(b"{\n")
     return _first_line(body) + b"\n" + body
 
 
 @inputs(max_examples=FULL or 40)
 @given(data=st.data())
-def test_cells_of_stores(place: Place, data: st.DataObject) -> None:
-    """A store whose cells, outcomes and certificates hold anything, sealed as if they were ours."""
-    store = place.new()
+def test_cells_of_stores(sandbox: Sandbox, data: st.DataObject) -> None:
+    """A store whose cells, outcomes and certificates hold any values, with the right hashes."""
+    store = sandbox.new()
     cells = store / "cells"
     cells.mkdir(parents=True)
-    arrays = dict(np.load(io.BytesIO(place.outcomes)))
+    arrays = dict(np.load(io.BytesIO(sandbox.outcomes)))
     for _ in range(data.draw(st.integers(0, 2))):
         key = data.draw(st.sampled_from(sorted(arrays)))
-        found = np.atleast_1d(np.load(io.BytesIO(place.outcomes))[key])
-        others = [found[..., :1], found[:0], np.array(3), np.array(["x"]), found * 0 + 7, found - 2**40, found[None]]
-        arrays[key] = data.draw(st.sampled_from([*others, found.astype(bool), found.astype(np.float32)]))
+        array = np.atleast_1d(np.load(io.BytesIO(sandbox.outcomes))[key])
+        others = [array[..., :1], array[:0], np.array(3), np.array(["x"]), array * 0 + 7, array - 2**40, array[None]]
+        arrays[key] = data.draw(st.sampled_from([*others, array.astype(bool), array.astype(np.float32)]))
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)
     for _ in range(data.draw(st.integers(1, 2))):
-        record = data.draw(st.one_of(changed(place.record), changed({"cell": place.record["cell"]})))
+        record = data.draw(st.one_of(changed(sandbox.record), changed({"cell": sandbox.record["cell"]})))
         if isinstance(record, dict) and "summary" in record and isinstance(record["summary"], dict):
             record["outcomes_sha256"] = hashlib.sha256(packed.getvalue()).hexdigest()
         try:
@@ -354,10 +364,10 @@ def test_cells_of_stores(place: Place, data: st.DataObject) -> None:
     if data.draw(st.booleans()):
         certificates = store / "certification"
         certificates.mkdir()
-        said = data.draw(st.one_of(st.just(CERTIFICATE), changed(CERTIFICATE)))
-        (certificates / "c.json").write_text(json.dumps(said))
+        header = data.draw(st.one_of(st.just(CERTIFICATE), changed(CERTIFICATE)))
+        (certificates / "c.json").write_text(json.dumps(header))
         (certificates / "c.images.jsonl").write_bytes(data.draw(st.binary(max_size=20)))
-    place.run(*data.draw(st.sampled_from(REPORTS))(str(store)), "-q")
+    sandbox.run(*data.draw(st.sampled_from(REPORTS))(str(store)), "-q")
 
 
 SUITE: dict[str, Any] = {
@@ -383,11 +393,11 @@ SUITE: dict[str, Any] = {
 
 @inputs(max_examples=FULL or 25)
 @given(data=st.data())
-def test_suites(place: Place, data: st.DataObject) -> None:
-    """A suite with anything in it, as YAML and as what is almost YAML."""
-    words = data.draw(changed(SUITE))
-    text = yaml.safe_dump(words, allow_unicode=True)
-    # What code a suite names is a user's own choice, and is to run.
+def test_suites(sandbox: Sandbox, data: st.DataObject) -> None:
+    """A suite with any values, as YAML and as broken YAML."""
+    suite = data.draw(changed(SUITE))
+    text = yaml.safe_dump(suite, allow_unicode=True)
+    # Code that a suite names is the user's choice and may run, so no name leads to the code of this test.
     text = text.replace("evil", "gone").replace("sap:", "gone:").replace("hrs:", "gone:")
     if data.draw(st.booleans()):
         where = data.draw(st.integers(0, len(text)))
@@ -406,18 +416,18 @@ def test_suites(place: Place, data: st.DataObject) -> None:
             "<<: ",
         ]
         text = text[:where] + data.draw(st.sampled_from(more)) + text[where:]
-    path = place.new(".yaml")
+    path = sandbox.new(".yaml")
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
-    place.run("sweep", str(path), "--status", "--store", str(place.new()), "-q")
+    sandbox.run("sweep", str(path), "--status", "--store", str(sandbox.new()), "-q")
     path.unlink()
 
 
-def test_what_is_changed_is_right_before(place: Place) -> None:
-    """The suite and the checkpoint that inputs are made of are in order, so that they are not refused for another reason."""
-    (place.folder / "right.yaml").write_text(yaml.safe_dump(SUITE))
-    assert place.run("sweep", "right.yaml", "--status", "--store", str(place.new()), "-q") == 0
-    words = ("attack", "--attack", "fgsm", "--n", "2", "--eps", "0.1", "--store", str(place.new()), "-q")
-    assert place.run(*words, "--checkpoint", "good.safetensors") == 0
+def test_the_unchanged_inputs_are_valid(sandbox: Sandbox) -> None:
+    """The suite and the checkpoint behind the inputs are valid, so inputs do not fail for another reason."""
+    (sandbox.folder / "right.yaml").write_text(yaml.safe_dump(SUITE))
+    assert sandbox.run("sweep", "right.yaml", "--status", "--store", str(sandbox.new()), "-q") == 0
+    command = ("attack", "--attack", "fgsm", "--n", "2", "--eps", "0.1", "--store", str(sandbox.new()), "-q")
+    assert sandbox.run(*command, "--checkpoint", "good.safetensors") == 0
 
 
 VALUES = [
@@ -525,11 +535,11 @@ TAILS = st.lists(st.one_of(st.sampled_from(OPTIONS), st.sampled_from(VALUES), st
 
 @inputs(max_examples=FULL or 40)
 @given(head=st.sampled_from(HEADS), tail=TAILS)
-def test_command_lines(place: Place, head: tuple[str, ...], tail: list[str]) -> None:
+def test_command_lines(sandbox: Sandbox, head: tuple[str, ...], tail: list[str]) -> None:
     """Commands, options and values in any order."""
-    words = tuple(word for word in tail if "evil" not in word)
-    place.tried += 1
-    place.run(*head, *words)
+    options = tuple(option for option in tail if "evil" not in option)
+    sandbox.tried += 1
+    sandbox.run(*head, *options)
 
 
 PICTURES = [
@@ -540,7 +550,7 @@ PICTURES = [
 
 
 def picture(form: str, mode: str) -> bytes:
-    """A file of an image of 8 x 8."""
+    """The content of an image file of 8 x 8 pixels."""
     content = io.BytesIO()
     Image.new(mode, (8, 8), 77).save(content, form)
     return content.getvalue()
@@ -548,18 +558,18 @@ def picture(form: str, mode: str) -> bytes:
 
 @inputs(max_examples=FULL or 25)
 @given(data=st.data())
-def test_image_files(place: Place, data: st.DataObject) -> None:
-    """Images of every format, whole and damaged, under any image's name."""
-    folder = place.new()
+def test_image_files(sandbox: Sandbox, data: st.DataObject) -> None:
+    """Images of every format, intact and damaged, with the ending of any format."""
+    folder = sandbox.new()
     for name in ("a", "b"):
         (folder / name).mkdir(parents=True)
         content = data.draw(
-            st.one_of(st.sampled_from(PICTURES).map(lambda each: picture(*each)), st.binary(max_size=40))
+            st.one_of(st.sampled_from(PICTURES).map(lambda kind: picture(*kind)), st.binary(max_size=40))
         )
         path = folder / name / f"0{data.draw(st.sampled_from(['.png', '.jpg', '.tif', '.webp', '.ppm', '.bmp']))}"
         path.write_bytes(data.draw(damaged(content)))
-    words = ("attack", "--checkpoint", "color.safetensors", "--attack", "fgsm", "--eps", "0.1", "--n", "2", "-q")
-    place.run(*words, "--dataset", f"imagefolder:{folder}", "--store", str(place.new()))
+    command = ("attack", "--checkpoint", "color.safetensors", "--attack", "fgsm", "--eps", "0.1", "--n", "2", "-q")
+    sandbox.run(*command, "--dataset", f"imagefolder:{folder}", "--store", str(sandbox.new()))
 
 
 ARRAYS = [
@@ -584,9 +594,9 @@ ARRAYS = [
 
 @inputs(max_examples=FULL or 25)
 @given(data=st.data())
-def test_npz_files(place: Place, data: st.DataObject) -> None:
-    """Arrays of any type and shape, headers that lie, pickles, and archives that are damaged."""
-    path = place.new(".npz")
+def test_npz_files(sandbox: Sandbox, data: st.DataObject) -> None:
+    """Arrays of any type and shape, wrong headers, pickles, and damaged archives."""
+    path = sandbox.new(".npz")
     keys = ["images", "labels", "train_images", "train_labels", "classes", "evil", "\x1b[31m"]
     with zipfile.ZipFile(path, "w", data.draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))) as archive:
         good = {"images": ARRAYS[0], "labels": ARRAYS[3], "classes": ARRAYS[5]}
@@ -594,13 +604,13 @@ def test_npz_files(place: Place, data: st.DataObject) -> None:
             array = good[key] if key in good and data.draw(st.booleans()) else data.draw(st.sampled_from(ARRAYS))
             content = io.BytesIO()
             if data.draw(st.integers(0, 9)) == 0:
-                np.save(content, np.array([Evil(place.mark)], dtype=object), allow_pickle=True)
+                np.save(content, np.array([Evil(sandbox.marker)], dtype=object), allow_pickle=True)
             else:
                 np.save(content, array)
             member = content.getvalue()
             archive.writestr(f"{key}.npy", data.draw(damaged(member)) if data.draw(st.integers(0, 3)) == 0 else member)
     if data.draw(st.integers(0, 3)) == 0:
         path.write_bytes(data.draw(damaged(path.read_bytes())))
-    words = ("attack", "--checkpoint", "plain.safetensors", "--attack", "fgsm", "--eps", "0.1", "--n", "2", "-q")
-    place.run(*words, "--dataset", f"npz:{path}", "--store", str(place.new()))
+    command = ("attack", "--checkpoint", "plain.safetensors", "--attack", "fgsm", "--eps", "0.1", "--n", "2", "-q")
+    sandbox.run(*command, "--dataset", f"npz:{path}", "--store", str(sandbox.new()))
     path.unlink()

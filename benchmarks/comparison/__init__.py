@@ -1,4 +1,4 @@
-"""The measured comparisons: what the attacks and defenses cost, and how they stand beside other libraries'.
+"""Measured comparisons: the cost of our attacks and defenses, and their results beside those of other libraries.
 
-``make benchmark`` and ``make peers`` run them. They are programs: nothing else of the project imports them.
+``make benchmark`` and ``make peers`` run them. They are programs; nothing else in the project imports them.
 """

@@ -1,4 +1,4 @@
-"""Prints the measured comparisons as tables in Markdown."""
+"""Runs a comparison and prints its tables in Markdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statistics import median
 import torch
 
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
-from robustbench_cli.benchmarks.comparison.contest import Contest, Entry, distances, robust_accuracy, stands
+from robustbench_cli.benchmarks.comparison.contest import Contest, Entry, distances, robust_accuracy, unbroken
 from robustbench_cli.benchmarks.comparison.costs import certify_overhead, hrs_forward, pgd_overhead
 from robustbench_cli.benchmarks.comparison.models import (
     ADVERSARIAL,
@@ -20,7 +20,7 @@ from robustbench_cli.benchmarks.comparison.models import (
     PLAIN,
     SWITCHING,
     ImageSet,
-    classified_right,
+    correctly_classified,
     test_images,
     trained,
     training_images,
@@ -43,26 +43,26 @@ SCORED = (
     (PLAIN, PGDBudget(norm="l2", eps=0.5)),
     (ADVERSARIAL, PGDBudget(norm="l2", eps=1.5)),
 )
-"""Runs of PGD at other radii, at which some images stand and some do not: made once, to compare what they find."""
+"""Runs of PGD at radii that break only some images. They run once, to compare the robust accuracy."""
 
 AUTOATTACKED = {PLAIN: 0.02, ADVERSARIAL: 0.1, SWITCHING: 0.02, NOISE: 0.05, DROPOUT: 0.02}
-"""Radii in linf at which the standard suite is compared with AutoAttack, of each model."""
+"""The linf radius, for each model, at which the standard suite is compared with AutoAttack."""
 
 
 def main() -> None:
-    """Reads the command line and prints what was asked for."""
+    """Reads the command line and runs the comparison that it names."""
     parser = argparse.ArgumentParser(prog="python -m robustbench_cli.benchmarks.comparison", description=__doc__)
     parser.add_argument(
         "what",
         choices=("costs", "peers", "autoattack", "single", "minimal-norm", "trained"),
-        help="what ours cost; how they stand beside other libraries'; the standard suite beside torchattacks' AutoAttack, "
-        "and beside every single attack of torchattacks, Foolbox and ART; the minimal-norm attacks beside Foolbox's, "
-        "torchattacks' and adv_lib's; adversarial training beside ART's",
+        help="costs: the cost of our own; peers: PGD and C&W beside other libraries'; autoattack: the standard suite beside "
+        "torchattacks' AutoAttack; single: beside single attacks of torchattacks, Foolbox and ART; minimal-norm: our "
+        "minimal-norm attacks beside Foolbox's, torchattacks' and adv_lib's; trained: adversarial training beside ART's",
     )
-    parser.add_argument("--turns", type=int, default=3, help="times that a run is repeated whose time counts (3)")
-    parser.add_argument("--images", type=int, default=500, help="test images, but for minimal norms (500)")
+    parser.add_argument("--turns", type=int, default=3, help="repetitions of a timed run (3)")
+    parser.add_argument("--images", type=int, default=500, help="test images, except for minimal-norm (500)")
     parser.add_argument(
-        "--cw-images", type=int, default=50, help="test images for minimal norms, of those classified right (50)"
+        "--cw-images", type=int, default=50, help="correctly classified test images for minimal-norm (50)"
     )
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="the other libraries (all)")
     parser.add_argument(
@@ -70,49 +70,54 @@ def main() -> None:
         nargs="+",
         choices=AUTOATTACKED,
         default=AUTOATTACKED,
-        help="the models, but for costs and peers (all)",
+        help="the models, except for costs and peers (all)",
     )
-    parser.add_argument("--norms", nargs="+", choices=NORMS, default=NORMS, help="the norms for minimal norms (all)")
-    parser.add_argument("--trainers", nargs="+", choices=TRAINERS, default=TRAINERS, help="what to train by (all)")
-    parser.add_argument("--epochs", type=int, default=5, help="of training (5)")
+    parser.add_argument("--norms", nargs="+", choices=NORMS, default=NORMS, help="the norms for minimal-norm (all)")
+    parser.add_argument("--trainers", nargs="+", choices=TRAINERS, default=TRAINERS, help="the trainers (all)")
+    parser.add_argument("--epochs", type=int, default=5, help="training epochs (5)")
     parser.add_argument("--train-images", type=int, default=10_000, help="training images (10000)")
-    given = parser.parse_args()
+    options = parser.parse_args()
     threads = torch.get_num_threads()
-    timed = "1 thread, processor seconds" if threads == 1 else f"{threads} threads, seconds of the clock"
+    timed = "1 thread, processor seconds" if threads == 1 else f"{threads} threads, wall-clock seconds"
     print(f"torch {torch.__version__}, {platform.machine()}, {timed}; ratios: median (lowest to highest) of the turns")
-    if given.what == "costs":
-        compare_costs(images=given.images, turns=given.turns)
-    elif given.what == "autoattack":
-        compare_autoattack(given.models, images=given.images)
-    elif given.what == "single":
-        compare_single(given.models, images=given.images)
-    elif given.what == "minimal-norm":
-        compare_minimal_norm(given.models, given.norms, images=given.cw_images)
-    elif given.what == "trained":
-        training, test = training_images(given.train_images), test_images(given.images)
-        compare_trainers(given.trainers, training, test, epochs=given.epochs, turns=given.turns)
+    if options.what == "costs":
+        compare_costs(images=options.images, turns=options.turns)
+    elif options.what == "autoattack":
+        compare_autoattack(options.models, images=options.images)
+    elif options.what == "single":
+        compare_single(options.models, images=options.images)
+    elif options.what == "minimal-norm":
+        compare_minimal_norm(options.models, options.norms, images=options.cw_images)
+    elif options.what == "trained":
+        training, test = training_images(options.train_images), test_images(options.images)
+        compare_trainers(options.trainers, training, test, epochs=options.epochs, turns=options.turns)
     else:
-        compare_libraries(given.peers, images=given.images, cw_images=given.cw_images, turns=given.turns)
+        compare_libraries(options.peers, images=options.images, cw_images=options.cw_images, turns=options.turns)
 
 
 def compare_costs(*, images: int, turns: int) -> None:
-    """Prints what our own attacks and defenses cost, beside the least that they could."""
+    """Prints the cost of our attacks and defenses, relative to the passes that they need.
+
+    Args:
+        images: The number of test images.
+        turns: Timed runs of each.
+    """
     keep_freed_memory()
     defended = trained()[ADVERSARIAL]
-    examples = classified_right(defended, test_images(images))
-    measured = [
+    examples = correctly_classified(defended, test_images(images))
+    ratios = [
         (
-            f"PGD, {norm}, no image falls",
+            f"PGD, {norm}, no image breaks",
             "as many forward and backward passes",
             pgd_overhead(defended, examples, norm, turns=turns),
         )
         for norm in ("linf", "l2")
     ]
-    measured += [
+    ratios += [
         (f"HRS {label}, forward, 256 rows", "the network alone", hrs_forward(channels, rows=256, turns=10 * turns))
         for label, channels in (("[5][5]", (5, 5)), ("[10][10]", (10, 10)))
     ]
-    measured += [
+    ratios += [
         (
             f"certify, {model}, 10 images, 10,000 samples",
             "as many forward passes",
@@ -120,15 +125,22 @@ def compare_costs(*, images: int, turns: int) -> None:
         )
         for model in ("small-cnn", "paper-cnn")
     ]
-    rows = [(what, beside, str(found)) for what, beside, found in measured]
-    print(f"\n{markdown(('what', 'over', 'ratio'), rows)}")
+    rows = [(name, baseline, str(value)) for name, baseline, value in ratios]
+    print(f"\n{markdown(('cost of', 'over', 'ratio'), rows)}")
 
 
 def compare_libraries(peers: Sequence[str], *, images: int, cw_images: int, turns: int) -> None:
-    """Prints what our attacks and those of other libraries find, and how long they take."""
+    """Prints the results and the times of our attacks and of other libraries'.
+
+    Args:
+        peers: The other libraries.
+        images: The number of test images for PGD.
+        cw_images: The number of correctly classified test images for C&W.
+        turns: Timed runs of each.
+    """
     names = [OURS, *peers]
     print(", ".join(f"{name} {version(LIBRARIES[name].distribution)}" for name in names))
-    print(f"The peers are given {BATCH} images at once; each library runs in a process of its own.", flush=True)
+    print(f"The peers get batches of {BATCH} images; each library runs in its own process.", flush=True)
     defended_models, examples = trained(), test_images(images)
     with Contest(names) as contest:
         for runs, repeated in ((TIMED, turns), (SCORED, 1)):
@@ -137,14 +149,19 @@ def compare_libraries(peers: Sequence[str], *, images: int, cw_images: int, turn
                 print(f"\n{budget}, {model} model, {len(examples)} images\n")
                 print(pgd_table(entries, defended_models[model], examples, budget), flush=True)
         for model, defended in defended_models.items():
-            right = classified_right(defended, examples, most=cw_images)
+            right = correctly_classified(defended, examples, most=cw_images)
             entries = contest.run(defended, right, CWBudget(), turns=1)
-            print(f"\n{CWBudget()}, {model} model, {len(right)} images that it classifies right\n")
+            print(f"\n{CWBudget()}, {model} model, {len(right)} correctly classified images\n")
             print(cw_table(entries, defended, right), flush=True)
 
 
 def compare_autoattack(models: Sequence[str], *, images: int) -> None:
-    """Prints what the standard suite and torchattacks' AutoAttack break, and how long they take."""
+    """Prints the results and the times of the standard suite and of torchattacks' AutoAttack.
+
+    Args:
+        models: Names of the models; see :func:`~.models.trained`.
+        images: The number of test images.
+    """
     names = [OURS, "torchattacks"]
     print(", ".join(f"{name} {version(LIBRARIES[name].distribution)}" for name in names), flush=True)
     defended_models, examples = trained(models), test_images(images)
@@ -157,35 +174,47 @@ def compare_autoattack(models: Sequence[str], *, images: int) -> None:
 
 
 def compare_single(models: Sequence[str], *, images: int) -> None:
-    """Prints what single attacks of other libraries break of the images that the standard suite leaves."""
+    """Prints how many images single attacks of other libraries break that the standard suite does not.
+
+    Args:
+        models: Names of the models; see :func:`~.models.trained`.
+        images: The number of test images.
+    """
     defended_models, examples = trained(models), test_images(images)
     with Contest([OURS]) as contest:
         for model, defended in defended_models.items():
             budget = AutoAttackBudget(norm="linf", eps=AUTOATTACKED[model])
-            found = contest.run(defended, examples, budget, turns=1)[OURS]
-            left = stands(defended.load(), examples, found.perturbed, budget)
+            entry = contest.run(defended, examples, budget, turns=1)[OURS]
+            left = unbroken(defended.load(), examples, entry.perturbed, budget)
             print(
                 f"\n{budget.norm} {budget.eps:g}, {model} model, {len(examples)} images; {OURS}: standard suite, ",
                 end="",
             )
-            print(f"{100 * left.double().mean():.1f} % in {found.seconds[0]:.0f} s\n", flush=True)
+            print(f"{100 * left.double().mean():.1f} % in {entry.seconds[0]:.0f} s\n", flush=True)
             print(single_table(defended, examples, left, single_attacks(budget.eps), budget), flush=True)
 
 
 def autoattack_table(
     entries: Mapping[str, Entry], defended: DefendedModel, examples: ImageSet, budget: AutoAttackBudget
 ) -> str:
-    """The robust accuracy that each library leaves, how many images it alone breaks, and its time."""
+    """A table of each library's robust accuracy, the images that it alone breaks, and its time.
+
+    Args:
+        entries: The results by library, ours among them.
+        defended: The model.
+        examples: N images.
+        budget: Gives the norm and the radius.
+    """
     model = defended.load()
-    standing = {name: stands(model, examples, entry.perturbed, budget) for name, entry in entries.items()}
+    left = {name: unbroken(model, examples, entry.perturbed, budget) for name, entry in entries.items()}
     rows = []
     for name, entry in entries.items():
-        others = torch.stack([left for other, left in standing.items() if other != name])
+        rest = torch.stack([images for other, images in left.items() if other != name])
         rows.append(
             (
                 name,
-                f"{100 * standing[name].double().mean():.1f} %",
-                str(int((~standing[name] & others.all(0)).sum())),
+                f"{100 * left[name].double().mean():.1f} %",
+                str(int((~left[name] & rest.all(0)).sum())),
                 f"{median(entry.seconds):.1f}",
                 str(ratio(entry.seconds, entries[OURS].seconds)),
             )
@@ -194,7 +223,14 @@ def autoattack_table(
 
 
 def pgd_table(entries: Mapping[str, Entry], defended: DefendedModel, examples: ImageSet, budget: PGDBudget) -> str:
-    """The robust accuracy that each library's PGD leaves, and its time."""
+    """A table of the robust accuracy under each library's PGD, and its time.
+
+    Args:
+        entries: The results by library, ours among them.
+        defended: The model.
+        examples: N images.
+        budget: Gives the norm and the radius.
+    """
     model = defended.load()
     rows = [
         (
@@ -209,21 +245,27 @@ def pgd_table(entries: Mapping[str, Entry], defended: DefendedModel, examples: I
 
 
 def cw_table(entries: Mapping[str, Entry], defended: DefendedModel, examples: ImageSet) -> str:
-    """How many images each library's C&W attack fools, from how near, and its time."""
+    """A table of the success rate of each library's C&W attack, its median distance and its time.
+
+    Args:
+        entries: The results by library, ours among them.
+        defended: The model.
+        examples: N images.
+    """
     model = defended.load()
     rows = []
     for name, entry in entries.items():
-        found = distances(model, examples, entry.perturbed)
+        lengths = distances(model, examples, entry.perturbed)
         rows.append(
             (
                 name,
-                f"{100 * found.isfinite().double().mean():.1f} %",
-                f"{found.median():.3f}",
+                f"{100 * lengths.isfinite().double().mean():.1f} %",
+                f"{lengths.median():.3f}",
                 f"{median(entry.seconds) / len(examples):.2f}",
                 str(ratio(entry.seconds, entries[OURS].seconds)),
             )
         )
-    return markdown(("library", "fooled", "median l2", "seconds an image", f"over {OURS}"), rows)
+    return markdown(("library", "fooled", "median l2", "seconds per image", f"over {OURS}"), rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs the same attack of several libraries, each in a process of its own, and scores what they give by one rule."""
+"""Runs the same attack of several libraries, each in its own process, and scores the images by one rule."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from robustbench_cli.benchmarks.comparison.models import ImageSet
 from robustbench_cli.benchmarks.comparison.peers import LIBRARIES, AutoAttackBudget, CWBudget, PGDBudget
 from robustbench_cli.benchmarks.comparison.timing import clock
 
-__all__ = ["Array", "Budget", "Contest", "Entry", "distances", "robust_accuracy", "stands"]
+__all__ = ["Array", "Budget", "Contest", "Entry", "distances", "robust_accuracy", "unbroken"]
 
 Budget = PGDBudget | CWBudget | AutoAttackBudget
 
-# Arrays rather than tensors go to the processes: a tensor would be shared, and the processes are to have nothing in
-# common.
+# The processes get arrays and not tensors, since tensors would be in shared memory.
 Array = np.ndarray[Any, Any]
 
 T = TypeVar("T")
@@ -33,11 +32,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry:
-    """What one library did.
+    """The result of one library.
 
     Attributes:
-        perturbed: ``(N, C, H, W)`` its images of the last turn.
-        seconds: Of each turn.
+        perturbed: ``(N, C, H, W)``, the perturbed images of the last turn.
+        seconds: The seconds of each turn.
     """
 
     perturbed: Tensor
@@ -45,10 +44,10 @@ class Entry:
 
 
 class Contest(ExitStack):
-    """Processes in which libraries run in turn, each alone with the settings that it makes or leaves as they are.
+    """A process for each library, so that no library changes the settings of another. They run in turn.
 
     Args:
-        libraries: Names in :data:`LIBRARIES`.
+        libraries: Names in :data:`~.peers.LIBRARIES`.
     """
 
     def __init__(self, libraries: Sequence[str]) -> None:
@@ -61,7 +60,13 @@ class Contest(ExitStack):
         }
 
     def call(self, library: str, function: Callable[..., T], *arguments: Any) -> T:
-        """What a function gives in a library's process; it, its arguments and its result are to be picklable."""
+        """Calls a function in a library's process.
+
+        Args:
+            library: Its name.
+            function: Picklable, like its arguments and its result.
+            *arguments: Of the function.
+        """
         return self._processes[library].submit(function, *arguments).result()
 
     def run(self, defended: DefendedModel, examples: ImageSet, budget: Budget, *, turns: int) -> Mapping[str, Entry]:
@@ -71,15 +76,15 @@ class Contest(ExitStack):
             defended: The model to attack.
             examples: N images, and the classes to leave.
             budget: The attack and its parameters.
-            turns: Times that each library runs, after a run of three steps that is not counted.
+            turns: Timed runs of each library. A run of three steps comes first and is not timed.
         """
         seconds: dict[str, list[float]] = {name: [] for name in self._processes}
         perturbed: dict[str, Array] = {}
         for turn in range(-1, turns):
-            asked = _short(budget) if turn < 0 else budget
+            turn_budget = _short(budget) if turn < 0 else budget
             for name in self._processes:
                 perturbed[name], spent = self.call(
-                    name, _attack, name, defended, examples.images.numpy(), examples.labels.numpy(), asked
+                    name, _attack, name, defended, examples.images.numpy(), examples.labels.numpy(), turn_budget
                 )
                 if turn >= 0:
                     seconds[name].append(spent)
@@ -89,12 +94,12 @@ class Contest(ExitStack):
 def robust_accuracy(
     model: nn.Module, examples: ImageSet, perturbed: Tensor, budget: PGDBudget | AutoAttackBudget
 ) -> float:
-    """The share of images that stand; see :func:`stands`."""
-    return stands(model, examples, perturbed, budget).double().mean().item()
+    """The share of unbroken images; see :func:`unbroken`."""
+    return unbroken(model, examples, perturbed, budget).double().mean().item()
 
 
-def stands(model: nn.Module, examples: ImageSet, perturbed: Tensor, budget: PGDBudget | AutoAttackBudget) -> Tensor:
-    """``(N,)``, which images are classified right, after what left the ball or the box was projected back.
+def unbroken(model: nn.Module, examples: ImageSet, perturbed: Tensor, budget: PGDBudget | AutoAttackBudget) -> Tensor:
+    """Which images ``(N,)`` the model still classifies correctly, after a projection into the ball and the box.
 
     Args:
         model: In ``eval()`` mode.
@@ -108,9 +113,16 @@ def stands(model: nn.Module, examples: ImageSet, perturbed: Tensor, budget: PGDB
 
 
 def distances(model: nn.Module, examples: ImageSet, perturbed: Tensor, norm: Norm = "l2") -> Tensor:
-    """``(N,)`` norms of the perturbations that fool the model, infinite where one does not; see :func:`stands`."""
-    found = perturbed.clamp(0, 1)
-    return distance(found, examples.images, norm).where(_fooled(model, found, examples.labels), torch.inf)
+    """The norms ``(N,)`` of the perturbations; infinite where the image is still classified correctly.
+
+    Args:
+        model: In ``eval()`` mode.
+        examples: The N images.
+        perturbed: ``(N, C, H, W)``, clipped to the box here.
+        norm: The norm of the distance.
+    """
+    clipped = perturbed.clamp(0, 1)
+    return distance(clipped, examples.images, norm).where(_fooled(model, clipped, examples.labels), torch.inf)
 
 
 @torch.no_grad()
@@ -120,7 +132,7 @@ def _fooled(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def _short(budget: Budget) -> Budget:
-    """A run of three steps, to warm up."""
+    """The budget of a warm-up run: three steps."""
     if isinstance(budget, AutoAttackBudget):
         return PGDBudget(norm=budget.norm, eps=budget.eps, steps=3)
     return replace(budget, steps=3)
@@ -131,16 +143,16 @@ def _begin(name: str) -> None:
 
 
 def _attack(name: str, defended: DefendedModel, images: Array, labels: Array, budget: Budget) -> tuple[Array, float]:
-    """What a library gives, and the seconds that its attack took."""
+    """Runs the attack of a library: its perturbed images, and its seconds."""
     library = LIBRARIES[name]
     model = library.wrap(defended.load())
     x, y = torch.from_numpy(images), torch.from_numpy(labels)
     started = clock()
     if isinstance(budget, PGDBudget):
-        found = library.pgd(model, x, y, budget)
+        perturbed = library.pgd(model, x, y, budget)
     elif isinstance(budget, CWBudget):
-        found = library.cw(model, x, y, budget)
+        perturbed = library.cw(model, x, y, budget)
     else:
-        found = library.autoattack(model, x, y, budget)
+        perturbed = library.autoattack(model, x, y, budget)
     seconds = clock() - started
-    return found.detach().contiguous().numpy(), seconds
+    return perturbed.detach().contiguous().numpy(), seconds

@@ -1,4 +1,4 @@
-"""What our own attacks and defenses cost, as a multiple of the least that they could."""
+"""The cost of our attacks and defenses, relative to the passes that they need."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ STEPS = 40
 
 
 def pgd_overhead(defended: DefendedModel, examples: ImageSet, norm: Norm, *, turns: int) -> Ratio:
-    """PGD while no image falls, over as many forward and backward passes to the input as it has steps.
+    """The time of PGD while no image breaks, over that of one forward and backward pass per step.
 
     Args:
         defended: The model to attack.
-        examples: Images that it classifies right.
-        norm: Of the ball, which is too small for any image to fall.
-        turns: Times that both are run.
+        examples: Images that it classifies correctly.
+        norm: The norm of the ball, which is too small to break any image.
+        turns: Timed runs of both.
 
     Raises:
-        RuntimeError: An image fell.
+        RuntimeError: An image broke.
     """
     images, labels = examples.images, examples.labels
     size = automatic_batch_size(images.device, SHAPE)
     eps = torch.full((len(images),), 1e-6, dtype=torch.float64)
     model = defended.load().to(memory_format=torch.channels_last)
 
-    def least() -> None:
+    def passes_only() -> None:
         for _ in range(STEPS):
             for x, y in zip(images.split(size), labels.split(size), strict=True):
                 leaf = x.detach().requires_grad_()
@@ -58,20 +58,20 @@ def pgd_overhead(defended: DefendedModel, examples: ImageSet, norm: Norm, *, tur
         source = gradient_source(model, randomized=False, batch_size=size)
         PGD(steps=STEPS).run(source, images, labels, Threat(norm=norm, eps=eps), Random.of(0, images))
         if source.backwards != STEPS * len(images):
-            raise RuntimeError("an image fell: the attack did less than the passes that it is compared with")
+            raise RuntimeError("an image broke, so the attack made fewer passes than the baseline")
 
     with frozen(model):
-        seconds = in_turn({"ours": ours, "least": least}, turns=turns)
-    return ratio(seconds["ours"], seconds["least"])
+        seconds = in_turn({"ours": ours, "passes": passes_only}, turns=turns)
+    return ratio(seconds["ours"], seconds["passes"])
 
 
 def hrs_forward(channels: tuple[int, ...], *, rows: int, turns: int) -> Ratio:
-    """A forward pass of HRS on the paper's network with fresh weights, over one of that network alone.
+    """The time of a forward pass of HRS, over that of the network alone: the paper's, with random weights.
 
     Args:
-        channels: N_i, of each block.
-        rows: Images in the batch.
-        turns: Times that both are run.
+        channels: N_i of each block.
+        rows: Batch size.
+        turns: Timed runs of both.
     """
     base = build_model("paper-cnn", shape=SHAPE, classes=10).eval()
     switching = hrs(base, SHAPE, channels=channels).eval()
@@ -84,13 +84,13 @@ def hrs_forward(channels: tuple[int, ...], *, rows: int, turns: int) -> Ratio:
 
 
 def certify_overhead(model: str, *, images: int, samples: int = 10_000, turns: int) -> Ratio:
-    """Certifying images by randomized smoothing, with all that is stored, over forward passes of as many noisy images.
+    """The time of a certification by smoothing, storing included, over that of as many forward passes.
 
     Args:
-        model: The name of a network, which has fresh weights.
-        images: How many are certified.
+        model: The name of a network; it gets random weights.
+        images: The number of images.
         samples: See :class:`~robustbench_cli.benchmarks.certification.by_smoothing.Smoothing`.
-        turns: Times that both are run.
+        turns: Timed runs of both.
     """
     limit_threads(SHAPE)
     smoothing = Smoothing(sigma=0.25, samples=samples)
@@ -109,11 +109,11 @@ def certify_overhead(model: str, *, images: int, samples: int = 10_000, turns: i
             with tempfile.TemporaryDirectory(dir=folder) as store:
                 certify_model(defended, data, options, dataset="", store=Path(store))
 
-        def least() -> None:
+        def passes_only() -> None:
             for _ in range(images):
                 for start in range(0, smoothing.passes, size):
                     network(noisy[: smoothing.passes - start])
 
         with frozen(network), torch.no_grad():
-            seconds = in_turn({"ours": ours, "least": least}, turns=turns)
-    return ratio(seconds["ours"], seconds["least"])
+            seconds = in_turn({"ours": ours, "passes": passes_only}, turns=turns)
+    return ratio(seconds["ours"], seconds["passes"])

@@ -1,4 +1,4 @@
-"""The images and the trained models that the attacks are compared on."""
+"""The images and the trained models of the comparisons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
     "PLAIN",
     "SWITCHING",
     "ImageSet",
-    "classified_right",
+    "correctly_classified",
     "test_images",
     "trained",
     "training_images",
@@ -42,8 +42,8 @@ _DEFENSES: dict[str, tuple[str, dict[str, Any]]] = {
     NOISE: ("gaussian-noise", {"decision": "deterministic", "sigma_init": 0.2, "sigma_inner": 0.1}),
     DROPOUT: ("defensive-dropout", {"decision": "deterministic"}),
 }
-"""The defense of each model. The randomized ones are taken without their draws, since attacks that count single draws,
-as AutoAttack does, are not to be compared with others on a model that draws.
+"""The defense of each model. Of the randomized ones it is the deterministic counterpart, since AutoAttack counts single
+draws, and its results on randomized models cannot be compared with others.
 """
 
 
@@ -63,7 +63,7 @@ class ImageSet:
         return len(self.labels)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and labels at places ``(B,)``."""
+        """The images and labels at indices ``(B,)``."""
         return self.images[indices], self.labels[indices]
 
 
@@ -83,18 +83,24 @@ def _first(split: SplitName, n: int) -> ImageSet:
 
 
 @torch.no_grad()
-def classified_right(defended: DefendedModel, examples: ImageSet, *, most: int | None = None) -> ImageSet:
-    """The examples that a model classifies right, or the first ``most`` of them."""
+def correctly_classified(defended: DefendedModel, examples: ImageSet, *, most: int | None = None) -> ImageSet:
+    """The examples that a model classifies correctly.
+
+    Args:
+        defended: The model.
+        examples: All examples.
+        most: The maximum number; the first ones are taken.
+    """
     rows = (defended.load()(examples.images).argmax(1) == examples.labels).nonzero().squeeze(1)[:most]
     return ImageSet(examples.images[rows], examples.labels[rows])
 
 
 def trained(names: Sequence[str] = (PLAIN, ADVERSARIAL)) -> dict[str, DefendedModel]:
-    """The paper's network, trained in different ways; each once, and kept in the user's cache folder.
+    """The paper's network with different defenses. Each is trained once and stays in the user's cache folder.
 
     Args:
-        names: Which: :data:`PLAIN`, :data:`ADVERSARIAL` or, trained with a randomized defense of which only the
-            deterministic counterpart is left, :data:`SWITCHING`, :data:`NOISE`, :data:`DROPOUT`.
+        names: The models: :data:`PLAIN`, :data:`ADVERSARIAL`, or the deterministic counterpart of a randomized defense:
+            :data:`SWITCHING`, :data:`NOISE`, :data:`DROPOUT`.
     """
     cache = ModelCache(
         dataset=DATASET,

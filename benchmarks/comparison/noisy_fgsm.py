@@ -1,4 +1,4 @@
-"""Adversarial training, for a network on which most images stand."""
+"""Single-step adversarial training, for a model whose images mostly stay unbroken."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["NoisyFGSM"]
 
 
 class NoisyFGSM(Defense):
-    """Adversarial training by one signed gradient step from strong noise, at twice the cost of ordinary training.
+    """Adversarial training with one signed gradient step from strong noise, at twice the cost of standard training.
 
-    Its networks stand against PGD whatever the step size. Without clipping and with noise beyond the radius, it is
-    spared the sudden collapse of FGSM training, after which an attack's result depends on its steps more than on the
+    Its networks resist PGD with any step size. It does not clip, and its noise exceeds the radius; so it avoids the
+    catastrophic overfitting of FGSM training, after which the result depends on the attack's steps more than on the
     model.
     """
 
@@ -29,7 +29,7 @@ class NoisyFGSM(Defense):
         "Adversarial Training. NeurIPS 2022, arXiv 2202.01181"
     )
 
-    eps: float = Field(0.1, gt=0, description="length of the step in linf; the noise is uniform in twice that")
+    eps: float = Field(0.1, gt=0, description="linf length of the step; the noise is uniform within twice that")
 
     def protect(self, model: nn.Module, example: Tensor) -> nn.Module:
         return copy.deepcopy(model)

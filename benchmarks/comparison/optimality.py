@@ -1,4 +1,4 @@
-"""How near the perturbations of the minimal-norm attacks are to the smallest that any attack of any library finds."""
+"""Local optimality: how close minimal-norm attacks come to the smallest perturbation of any library's attack."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustbench_cli.attacks import registry
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.comparison.contest import distances
-from robustbench_cli.benchmarks.comparison.models import classified_right, test_images, trained
+from robustbench_cli.benchmarks.comparison.models import correctly_classified, test_images, trained
 from robustbench_cli.benchmarks.comparison.peers import Run, foolbox_run
 from robustbench_cli.benchmarks.comparison.tables import markdown
 from robustbench_cli.benchmarks.suites.load import read_suite
@@ -22,64 +22,71 @@ from robustbench_cli.benchmarks.suites.load import read_suite
 __all__ = ["NORMS", "compare_minimal_norm", "local_optimality"]
 
 NORMS: tuple[Norm, ...] = ("l2", "linf", "l1", "l0")
-ALONE = ("deepfool", "superdeepfool")
-"""Our attacks, with their defaults, that the suite does not have."""
+OUTSIDE_THE_SUITE = ("deepfool", "superdeepfool")
+"""Our minimal-norm attacks outside the suite; they run with their defaults."""
 
 STEPS = 100
-"""Gradients an image that the peers' attacks are given, FAB's for each class; those that say more get that."""
+"""Gradients per image for the other libraries' attacks; FAB gets them for each class. Some rows name another number."""
 
 
 def local_optimality(distances: Tensor, best: Tensor) -> float:
-    """How much of the area between the worst curve and the best one an attack's curve of accuracy against radius wins.
+    """The local optimality of an attack, from its curve of robust accuracy against radius.
 
-    It is ``1 - (area - area_best) / (accuracy * radius - area_best)`` (Cinà, Rony, Pintor, Demetrio, Demontis, Biggio,
-    Ben Ayed, Roli: AttackBench. AAAI 2025, arXiv 2404.19460), up to the radius at which the best curve is 0; the worst
-    curve stays at the clean accuracy. The curves are taken as the steps that they are, so that an area is the mean of the
-    distances cut at the radius.
+    It is ``1 - (area - area_best) / (accuracy * radius - area_best)``, for the areas below the curves up to the radius at
+    which the best curve reaches 0. An attack without any success stays at the clean accuracy. The curves are step
+    functions, so an area is the mean of the distances clipped at the radius.
 
     Args:
-        distances: ``(N,)``, of the attack; infinite where it failed.
-        best: ``(N,)``, the smallest of all attacks, finite.
+        distances: ``(N,)``, the distances of the attack; infinite where it failed.
+        best: ``(N,)``, the smallest distances of all attacks, finite.
 
     Returns:
-        1 for an attack that is the best on every image, 0 for one that finds nothing inside the radius.
+        1 for an attack that is the best on every image, 0 for one without success within the radius.
 
     Raises:
-        ValueError: No attack has found anything for an image, or there is no distance to find.
+        ValueError: A best distance is infinite, or all of them are 0.
+
+    Source: Cinà, Rony, Pintor, Demetrio, Demontis, Biggio, Ben Ayed, Roli, AttackBench, AAAI 2025, arXiv 2404.19460.
     """
     radius = best.max()
     if not 0 < float(radius) < torch.inf:
         raise ValueError("the best distances must be finite, and not all of them 0")
-    area, least = distances.clamp_max(radius).mean(), best.mean()
+    area, best_area = distances.clamp_max(radius).mean(), best.mean()
     accuracy = (best > 0).to(best.dtype).mean()
-    return float(1 - (area - least) / (accuracy * radius - least))
+    return float(1 - (area - best_area) / (accuracy * radius - best_area))
 
 
 def compare_minimal_norm(models: Sequence[str], norms: Sequence[Norm], *, images: int) -> None:
-    """Prints the distances of our minimal-norm attacks and of other libraries', and the local optimality of each."""
+    """Prints the distances and the local optimality of minimal-norm attacks, ours and other libraries'.
+
+    Args:
+        models: Names of the models; see :func:`~.models.trained`.
+        norms: The norms of the distance.
+        images: The number of correctly classified test images.
+    """
     examples = test_images(3 * images)
     for label, defended in trained(models).items():
-        right = classified_right(defended, examples, most=images)
+        right = correctly_classified(defended, examples, most=images)
         for norm in norms:
             suite = _suite(norm)
-            attacks = {**suite, **_alone(norm), **_foolbox(norm), **_torchattacks(norm), **_adv_lib(norm)}
-            found, passes = {}, {}
+            attacks = {**suite, **_outside_the_suite(norm), **_foolbox(norm), **_torchattacks(norm), **_adv_lib(norm)}
+            lengths, passes = {}, {}
             for name, attack in attacks.items():
                 model = Counted(defended.load()).eval()
                 torch.manual_seed(0)
                 perturbed = attack(model, right.images, right.labels).detach()
                 passes[name] = f"{model.passes / len(right):.0f}"
-                found[name] = distances(model, right, perturbed, norm)
-            found["suite minimal-norm"] = torch.stack([found[name] for name in suite]).amin(0)
-            print(f"\n{norm}, {label} model, {len(right)} images that it classifies right\n")
-            print(_table(found, passes), flush=True)
+                lengths[name] = distances(model, right, perturbed, norm)
+            lengths["suite minimal-norm"] = torch.stack([lengths[name] for name in suite]).amin(0)
+            print(f"\n{norm}, {label} model, {len(right)} correctly classified images\n")
+            print(_table(lengths, passes), flush=True)
 
 
 class Counted(nn.Module):
-    """A model that counts what goes through it.
+    """A model that counts its passes.
 
     Attributes:
-        passes: Images so far, forward and back.
+        passes: Images so far, forward and backward.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -99,36 +106,38 @@ class Counted(nn.Module):
         self.passes += len(rows)
 
 
-def _table(found: Mapping[str, Tensor], passes: Mapping[str, str]) -> str:
-    best = torch.stack(list(found.values())).amin(0)
-    known = best.isfinite()
+def _table(by_attack: Mapping[str, Tensor], passes: Mapping[str, str]) -> str:
+    best = torch.stack(list(by_attack.values())).amin(0)
+    finite = best.isfinite()
     rows = [
         (
             name,
             f"{100 * lengths.isfinite().double().mean():.1f} %",
             f"{lengths.median():.4f}",
-            f"{local_optimality(lengths[known], best[known]):.4f}",
+            f"{local_optimality(lengths[finite], best[finite]):.4f}",
             passes.get(name, ""),
         )
-        for name, lengths in found.items()
+        for name, lengths in by_attack.items()
     ]
-    return markdown(("attack", "fooled", "median distance", "local optimality", "passes an image"), rows)
+    return markdown(("attack", "fooled", "median distance", "local optimality", "passes per image"), rows)
 
 
 def _suite(norm: Norm) -> dict[str, Run]:
-    """The attacks of the minimal-norm suite that know the norm."""
+    """The attacks of the minimal-norm suite that support the norm."""
     runs = {}
     for member in read_suite("minimal-norm").entries:
         name = member.name or ""
         kind = registry.load(name)
         if norm in kind.norms:
-            told = ", ".join(f"{key}={value}" for key, value in member.parameters.items())
-            runs[f"{name}({told})" if told else name] = _run(kind.from_parameters(member.parameters, name=name), norm)
+            parameters = ", ".join(f"{key}={value}" for key, value in member.parameters.items())
+            runs[f"{name}({parameters})" if parameters else name] = _run(
+                kind.from_parameters(member.parameters, name=name), norm
+            )
     return runs
 
 
-def _alone(norm: Norm) -> dict[str, Run]:
-    return {name: _run(registry.load(name)(), norm) for name in ALONE if norm in registry.load(name).norms}
+def _outside_the_suite(norm: Norm) -> dict[str, Run]:
+    return {name: _run(registry.load(name)(), norm) for name in OUTSIDE_THE_SUITE if norm in registry.load(name).norms}
 
 
 def _run(attack: Attack, norm: Norm) -> Run:
@@ -157,24 +166,24 @@ def _foolbox(norm: Norm) -> dict[str, Run]:
 def _torchattacks(norm: Norm) -> dict[str, Run]:
     import torchattacks
 
-    known = {"l2": "L2", "linf": "Linf"}
+    names = {"l2": "L2", "linf": "Linf"}
 
     def fab(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        # Wide enough for any image to be kept.
-        attack = torchattacks.FAB(model, norm=known[norm], eps=1e4, steps=STEPS, multi_targeted=True, n_classes=10)
-        found: Tensor = attack(images, labels)
-        return found
+        # A radius that no perturbation exceeds.
+        attack = torchattacks.FAB(model, norm=names[norm], eps=1e4, steps=STEPS, multi_targeted=True, n_classes=10)
+        perturbed: Tensor = attack(images, labels)
+        return perturbed
 
-    return {"torchattacks FAB-T": fab} if norm in known else {}
+    return {"torchattacks FAB-T": fab} if norm in names else {}
 
 
 def _adv_lib(norm: Norm) -> dict[str, Run]:
-    # It asks for visdom, whose plots nobody wants here, as soon as it is imported.
+    # It imports visdom for plots, which are not needed here.
     sys.modules.setdefault("visdom", ModuleType("visdom"))
     from adv_lib import attacks
 
     order = {"l2": 2, "linf": float("inf"), "l1": 1, "l0": 0}[norm]
-    of_any: dict[str, tuple[Any, dict[str, Any]]] = {"FMN": (attacks.fmn, {"norm": order, "steps": STEPS})}
+    all_norms: dict[str, tuple[Any, dict[str, Any]]] = {"FMN": (attacks.fmn, {"norm": order, "steps": STEPS})}
     long = {"num_steps": 5 * STEPS}
     by_norm: dict[Norm, dict[str, tuple[Any, dict[str, Any]]]] = {
         "l2": {
@@ -201,4 +210,4 @@ def _adv_lib(norm: Norm) -> dict[str, Run]:
     def run(call: Any, options: Mapping[str, Any]) -> Run:
         return lambda model, images, labels: call(model, images, labels, **options)
 
-    return {f"adv_lib {name}": run(*given) for name, given in {**of_any, **by_norm[norm]}.items()}
+    return {f"adv_lib {name}": run(*entry) for name, entry in {**all_norms, **by_norm[norm]}.items()}

@@ -1,6 +1,6 @@
-"""PGD, the C&W attack and AutoAttack of other libraries, each called as its documentation says.
+"""PGD, C&W and AutoAttack of other libraries, called as their documentation says.
 
-PGD and C&W have the same budget as ours; AutoAttack and our suite have no parameters.
+PGD and C&W get the same budget as ours. AutoAttack and our standard suite have no parameters.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from robustbench_cli.benchmarks.suites.load import read_suite
 __all__ = ["LIBRARIES", "AutoAttackBudget", "CWBudget", "Library", "PGDBudget", "Run", "foolbox_run"]
 
 Run = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""An attack: a model, images ``(N, C, H, W)`` and labels ``(N,)`` to perturbed images."""
+"""An attack as a function of a model, images ``(N, C, H, W)`` and labels ``(N,)``. It returns perturbed images."""
 
 BATCH = 250
-"""Images that are given to a peer at once."""
+"""The batch size of the other libraries."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PGDBudget:
-    """One run of PGD on the cross-entropy from a random start; peers that have no step size of their own get one.
+    """One run of PGD on the cross-entropy from a random start. Libraries without a default step size get ours.
 
     Attributes:
-        norm: Of the ball.
-        eps: Its radius.
-        steps: Gradients an image.
+        norm: The norm of the ball.
+        eps: The radius.
+        steps: Gradients per image.
     """
 
     norm: Literal["linf", "l2"]
@@ -48,7 +48,7 @@ class PGDBudget:
 
     @property
     def step_size(self) -> float:
-        """Long enough to cross the ball and come back, as Madry et al. advise (ICLR 2018)."""
+        """2.5 times the radius over the number of steps, as Madry et al. advise (ICLR 2018)."""
         return 2.5 * self.eps / self.steps
 
     def __str__(self) -> str:
@@ -57,13 +57,13 @@ class PGDBudget:
 
 @dataclass(frozen=True, kw_only=True)
 class CWBudget:
-    """One run of the C&W attack, with Adam and a binary search for the constant.
+    """One run of C&W, with Adam and a binary search for the constant.
 
     Attributes:
-        constants: That are tried, from ``initial_const`` on.
-        steps: Of Adam for each: at most ``constants * steps`` gradients an image.
+        constants: Steps of the binary search.
+        steps: Steps of Adam for each constant: at most ``constants * steps`` gradients per image.
         initial_const: The first constant.
-        lr: Of Adam.
+        lr: The learning rate of Adam.
     """
 
     constants: int = 5
@@ -77,11 +77,11 @@ class CWBudget:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAttackBudget:
-    """AutoAttack's standard version, or our standard suite in its place; neither has a parameter.
+    """AutoAttack's standard version, or our standard suite; neither has parameters.
 
     Attributes:
-        norm: Of the ball.
-        eps: Its radius.
+        norm: The norm of the ball.
+        eps: The radius.
     """
 
     norm: Literal["linf", "l2"]
@@ -101,10 +101,10 @@ class Library(ABC):
     distribution: ClassVar[str]
 
     def begin(self) -> None:  # noqa: B027, most do nothing
-        """Does to the process what the library's own program does, where it has one."""
+        """Prepares the process as the library's own program does, where it has one."""
 
     def wrap(self, model: nn.Module) -> Any:
-        """The model as the library wants it; not part of any time."""
+        """The model in the form that the library takes. This is not timed."""
         return model
 
     @abstractmethod
@@ -114,7 +114,7 @@ class Library(ABC):
         Args:
             model: From :meth:`wrap`, in ``eval()`` mode.
             images: ``(N, C, H, W)`` in [0, 1].
-            labels: ``(N,)``, the classes to leave.
+            labels: ``(N,)``, the true classes.
             budget: The parameters.
 
         Returns:
@@ -126,16 +126,16 @@ class Library(ABC):
         """Runs the C&W L2 attack; see :meth:`pgd`."""
 
     def autoattack(self, model: Any, images: Tensor, labels: Tensor, budget: AutoAttackBudget) -> Tensor:
-        """Runs AutoAttack or what stands in its place; see :meth:`pgd`.
+        """Runs AutoAttack, or our standard suite; see :meth:`pgd`.
 
         Raises:
-            NotImplementedError: The library has neither.
+            NotImplementedError: The library has no AutoAttack.
         """
         raise NotImplementedError(f"{self.distribution} has no AutoAttack")
 
 
 class Advdef(Library):
-    """This project, as its own evaluation calls it: channels last, automatic batches, freed memory kept."""
+    """This project with the settings of its own evaluation: channels last, automatic batch size, freed memory kept."""
 
     distribution = "advdef"
 
@@ -158,9 +158,9 @@ class Advdef(Library):
         return attack(model, images, labels, batch_size=size)
 
     def autoattack(self, model: Any, images: Tensor, labels: Tensor, budget: AutoAttackBudget) -> Tensor:
-        found, before = images.clone(), None
-        # What goes on where others were blinded is not run on the comparison's models, whose gradients are right.
-        for member in (each for each in read_suite("standard").entries if each.only_if is None):
+        best, before = images.clone(), None
+        # Conditional attacks are for models with masked gradients; the models of the comparison have none.
+        for member in (member for member in read_suite("standard").entries if member.only_if is None):
             kind = registry.load(member.name)
             if budget.norm not in member.norms_among(kind.norms):
                 continue
@@ -168,9 +168,9 @@ class Advdef(Library):
             evaluation = evaluate(
                 model, images, labels, attack=attack, norm=budget.norm, eps=budget.eps, earlier=before
             )
-            found = torch.where(per_image(_broken(evaluation.outcomes, before), images), evaluation.perturbed, found)
+            best = torch.where(per_image(_broken(evaluation.outcomes, before), images), evaluation.perturbed, best)
             before = evaluation.outcomes
-        return found
+        return best
 
 
 class Foolbox(Library):
@@ -203,9 +203,9 @@ class Foolbox(Library):
 
 
 class Torchattacks(Library):
-    """Kim, arXiv 2010.01950. Its C&W attack has one constant for all images; it is given all gradients at that one.
+    """Kim, arXiv 2010.01950. Its C&W has one constant for all images, and gets the whole budget of steps for it.
 
-    Its AutoAttack is called as it comes: APGD and FAB take ten steps there, where the paper's take a hundred.
+    Its AutoAttack has its defaults: 10 steps of APGD and FAB, where the paper takes 100.
     """
 
     distribution = "torchattacks"
@@ -232,7 +232,7 @@ class Torchattacks(Library):
 class ART(Library):
     """The Adversarial Robustness Toolbox: Nicolae et al., arXiv 1807.01069.
 
-    Its C&W attack searches the length of every step, with up to ten forward passes more.
+    Its C&W does a line search in every step, with up to ten additional forward passes.
     """
 
     distribution = "adversarial-robustness-toolbox"
@@ -281,7 +281,7 @@ class ART(Library):
 
 
 class CleverHans(Library):
-    """Papernot et al., arXiv 1610.00768. Its C&W attack adds up the constants of all images of a batch."""
+    """Papernot et al., arXiv 1610.00768. Its C&W sums the constants of all images in a batch."""
 
     distribution = "cleverhans"
 
@@ -322,28 +322,28 @@ LIBRARIES: dict[str, Library] = {
     "ART": ART(),
     "CleverHans": CleverHans(),
 }
-"""By the name that a table shows; ours first."""
+"""The libraries by the name in the tables; ours is the first."""
 
 
 def foolbox_run(attack: Any, *, eps: float | None) -> Run:
     """An attack of Foolbox as a function.
 
     Args:
-        attack: With its parameters.
-        eps: The radius; ``None`` for the smallest perturbation that it finds.
+        attack: An instance of the attack.
+        eps: The radius; ``None`` for a minimal-norm attack.
     """
 
     def run(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        found: Tensor = attack(Foolbox().wrap(model), images, labels, epsilons=eps)[0]
-        return found
+        perturbed: Tensor = attack(Foolbox().wrap(model), images, labels, epsilons=eps)[0]
+        return perturbed
 
     return run
 
 
 def _broken(outcomes: Outcomes, before: Outcomes | None) -> Tensor:
-    """``(N,)``, whether an attack broke an image that the ones before it left, and that was right to begin with."""
-    fell = outcomes.broken() & outcomes.clean_right.all(0)
-    return torch.from_numpy(fell if before is None else fell & ~before.broken())
+    """Which images ``(N,)`` an attack broke that were classified correctly and unbroken by the attacks before it."""
+    broken = outcomes.broken() & outcomes.clean_right.all(0)
+    return torch.from_numpy(broken if before is None else broken & ~before.broken())
 
 
 def _in_batches(attack: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:

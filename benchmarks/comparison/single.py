@@ -1,4 +1,4 @@
-"""Whether a single attack of another library breaks an image that the standard suite leaves."""
+"""Single attacks of other libraries on the images that the standard suite does not break."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
-from robustbench_cli.benchmarks.comparison.contest import stands
+from robustbench_cli.benchmarks.comparison.contest import unbroken
 from robustbench_cli.benchmarks.comparison.models import ImageSet
 from robustbench_cli.benchmarks.comparison.peers import ART, BATCH, AutoAttackBudget, Run, foolbox_run
 from robustbench_cli.benchmarks.comparison.tables import markdown
@@ -19,17 +19,17 @@ from robustbench_cli.benchmarks.comparison.timing import clock
 __all__ = ["single_attacks", "single_table"]
 
 STEPS = 100
-"""Gradients an image that every attack is given, for each target where it has several."""
+"""Gradients per image for every attack, and per target where it has several."""
 
 QUERIES = 5000
-"""Forward passes an image of Square; ART's, whose passes take several times as long, gets a fifth."""
+"""Forward passes per image for Square. ART's is several times slower and gets a fifth."""
 
 
 def single_attacks(eps: float) -> dict[str, Run]:
     """The attacks of torchattacks, Foolbox and ART in linf, by library and name.
 
     Args:
-        eps: The radius. Steps of a fixed length cross the ball and come back; those with momentum are a quarter of it.
+        eps: The radius. Fixed steps are 2.5 * eps / steps; those with momentum are eps / 4.
     """
     return {**_torchattacks(eps), **_foolbox(eps), **_art(eps)}
 
@@ -37,44 +37,45 @@ def single_attacks(eps: float) -> dict[str, Run]:
 def single_table(
     defended: DefendedModel, examples: ImageSet, left: Tensor, attacks: Mapping[str, Run], budget: AutoAttackBudget
 ) -> str:
-    """What each attack breaks of the images that the suite leaves, and the robust accuracy that it leaves itself.
+    """A table of the images that each attack breaks beyond the suite, and of its own robust accuracy.
 
-    An attack that breaks none of them leaves at least what the suite leaves; only the others are run on all images.
+    An attack that breaks none of them cannot have a lower robust accuracy than the suite, so only the others run on all
+    images.
 
     Args:
         defended: The model.
         examples: N images.
-        left: ``(N,)``, which of them stand after the suite.
-        attacks: By the name that the table shows.
+        left: ``(N,)``, which images the suite does not break.
+        attacks: The attacks by their name in the table.
         budget: Gives the norm and the radius.
     """
     model, rest = defended.load(), ImageSet(examples.images[left], examples.labels[left])
     accuracy, rows = 100 * left.double().mean(), []
     for name, attack in attacks.items():
         started = clock()
-        broken = int((~_standing(model, rest, attack, budget)).sum())
+        broken = int((~_unbroken(model, rest, attack, budget)).sum())
         seconds = clock() - started
-        own = (
-            f"{100 * _standing(model, examples, attack, budget).double().mean():.1f} %"
+        robust_accuracy = (
+            f"{100 * _unbroken(model, examples, attack, budget).double().mean():.1f} %"
             if broken
             else f">= {accuracy:.1f} %"
         )
-        rows.append((name, str(broken), own, f"{seconds:.0f}"))
-    return markdown(("attack", f"breaks of the {len(rest)} left", "robust accuracy", "seconds for those"), rows)
+        rows.append((name, str(broken), robust_accuracy, f"{seconds:.0f}"))
+    return markdown(("attack", f"breaks of the {len(rest)} left", "robust accuracy", "seconds for these"), rows)
 
 
-def _standing(model: nn.Module, examples: ImageSet, attack: Run, budget: AutoAttackBudget) -> Tensor:
+def _unbroken(model: nn.Module, examples: ImageSet, attack: Run, budget: AutoAttackBudget) -> Tensor:
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002, ART draws from it
-    batch_results = zip(examples.images.split(BATCH), examples.labels.split(BATCH), strict=True)
-    return stands(model, examples, torch.cat([attack(model, x, y).detach() for x, y in batch_results]), budget)
+    batches = zip(examples.images.split(BATCH), examples.labels.split(BATCH), strict=True)
+    return unbroken(model, examples, torch.cat([attack(model, x, y).detach() for x, y in batches]), budget)
 
 
 def _torchattacks(eps: float) -> dict[str, Run]:
     import torchattacks as library
 
     step = {"eps": eps, "alpha": eps / 4, "steps": STEPS}
-    named: dict[str, tuple[Any, dict[str, Any]]] = {
+    attacks: dict[str, tuple[Any, dict[str, Any]]] = {
         "PGD": (library.PGD, {**step, "alpha": 2.5 * eps / STEPS}),
         "Jitter": (library.Jitter, {**step, "alpha": 2.5 * eps / STEPS}),
         "APGD-CE": (library.APGD, {"eps": eps, "steps": STEPS, "loss": "ce"}),
@@ -86,13 +87,13 @@ def _torchattacks(eps: float) -> dict[str, Run]:
         "NI-FGSM": (library.NIFGSM, step),
         "VMI-FGSM": (library.VMIFGSM, {**step, "steps": STEPS // 5}),
     }
-    return {f"torchattacks {name}": _built(kind, options) for name, (kind, options) in named.items()}
+    return {f"torchattacks {name}": _built(kind, options) for name, (kind, options) in attacks.items()}
 
 
 def _built(kind: Any, options: Mapping[str, Any]) -> Run:
     def run(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        found: Tensor = kind(model, **options)(images, labels)
-        return found
+        perturbed: Tensor = kind(model, **options)(images, labels)
+        return perturbed
 
     return run
 

@@ -1,4 +1,4 @@
-"""Times that can be compared: everything is run in turn, several times, and only ratios within a turn are taken."""
+"""Comparable times: all candidates run in turn, several times, and ratios are taken within a turn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Ratio", "clock", "in_turn", "ratio"]
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long one thing took as another.
+    """The ratio of the times of two runs.
 
     Attributes:
         middle: The median over the turns.
@@ -32,14 +32,18 @@ class Ratio:
 
 
 def clock() -> float:
-    """Seconds: of the processor where torch uses one thread, so that other programs do not count, else of the wall."""
+    """Seconds: processor time where torch uses one thread, so that other programs do not count; else wall time."""
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def in_turn(runs: Mapping[str, Callable[[], object]], *, turns: int) -> dict[str, list[float]]:
-    """Seconds of each run in every turn, after one turn that is not counted.
+    """The seconds of each run in every turn, after one turn that is not timed.
 
-    A load that comes and goes on the machine touches all runs of a turn, and so cancels out of their ratios.
+    A varying load of the machine affects all runs of a turn, so it cancels in their ratios.
+
+    Args:
+        runs: The functions to time, by name.
+        turns: The number of timed turns.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(-1, turns):
@@ -54,8 +58,12 @@ def in_turn(runs: Mapping[str, Callable[[], object]], *, turns: int) -> dict[str
 def ratio(longer: Sequence[float], shorter: Sequence[float]) -> Ratio:
     """The ratio of the seconds of two runs, turn by turn.
 
+    Args:
+        longer: The seconds of the numerator, one for each turn.
+        shorter: Those of the denominator.
+
     Raises:
-        ValueError: They were not run in the same turns.
+        ValueError: The numbers of turns differ.
     """
-    each = [first / second for first, second in zip(longer, shorter, strict=True)]
-    return Ratio(median(each), min(each), max(each))
+    ratios = [first / second for first, second in zip(longer, shorter, strict=True)]
+    return Ratio(median(ratios), min(ratios), max(ratios))

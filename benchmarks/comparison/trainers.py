@@ -1,4 +1,4 @@
-"""Adversarial training beside ART's: the same network from the same weights, on the same images, by the same budget."""
+"""Adversarial training beside ART's: the same network, initial weights, images and budget."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
-__all__ = ["TRAINERS", "Trained", "TrainingBudget", "Weights", "compare_trainers", "judged", "train", "trainers_table"]
+__all__ = ["TRAINERS", "Trained", "TrainingBudget", "Weights", "compare_trainers", "score", "train", "trainers_table"]
 
 OURS = next(iter(LIBRARIES))
 
 LIBRARIES_WITH_TRAINERS = (OURS, "ART")
-"""torchattacks, Foolbox and CleverHans have none."""
+"""The libraries with adversarial training; torchattacks, Foolbox and CleverHans have none."""
 
 TRAINERS = ("pgd-at", "trades", "awp", "fast-at")
-"""Our defenses that ART has a trainer for."""
+"""Our defenses for which ART has a trainer."""
 
 Weights = dict[str, Array]
-"""A network's state, by name."""
+"""The state dict of a network, as arrays."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBudget:
-    """What one training may cost. All have AdamW at a constant rate, but for fast-at.
+    """The budget of one training. The optimizer is AdamW with a constant learning rate, except for fast-at.
 
-    ART's has rates of its own, which rise and fall; so ours has those of our usual recipe there.
+    For fast-at, ART has its own cyclic learning rate, and ours has that of our usual recipe.
 
     Attributes:
-        eps: The radius in linf.
-        steps: Of the attack in training; fast-at has one.
-        epochs: Passes through the training images.
-        batch_size: Images in a step.
-        lr: Of AdamW.
+        eps: The linf radius.
+        steps: Steps of the attack in training; fast-at has one.
+        epochs: Training epochs.
+        batch_size: Images per step.
+        lr: The learning rate of AdamW.
     """
 
     eps: float = 0.1
@@ -60,7 +60,7 @@ class TrainingBudget:
 
     @property
     def step_size(self) -> float:
-        """As our defenses choose it where they are not told."""
+        """The default of our defenses."""
         return 2.5 * self.eps / self.steps
 
     def __str__(self) -> str:
@@ -69,12 +69,12 @@ class TrainingBudget:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a library made of a network in one turn.
+    """The result of one training.
 
     Attributes:
         clean: Accuracy on the test images.
-        robust: Accuracy under our standard suite.
-        seconds: Of training.
+        robust: Robust accuracy under our standard suite.
+        seconds: The time of the training.
     """
 
     clean: float
@@ -83,20 +83,20 @@ class Trained:
 
 
 def compare_trainers(trainers: Sequence[str], training: ImageSet, test: ImageSet, *, epochs: int, turns: int) -> None:
-    """Prints what networks that we and ART have trained stand, and how long that took.
+    """Prints the accuracies and the times of networks that we and ART have trained.
 
     Args:
-        trainers: Of :data:`TRAINERS`.
-        training: The images to train on.
-        test: Those to judge by.
-        epochs: Passes through the former.
-        turns: Trainings by each, from other weights and in another order.
+        trainers: Names in :data:`TRAINERS`.
+        training: The training images.
+        test: The test images.
+        epochs: Training epochs.
+        turns: Trainings by each library, each from other initial weights and in another order.
     """
     budget = TrainingBudget(epochs=epochs)
     print(
         f"{budget}, {len(training)} training images; {len(test)} test images under the suite 'standard'\n", flush=True
     )
-    found: dict[tuple[str, str], list[Trained]] = {}
+    results: dict[tuple[str, str], list[Trained]] = {}
     with Contest(LIBRARIES_WITH_TRAINERS) as contest:
 
         def trained(library: str, name: str, images: ImageSet, seed: int) -> tuple[Weights, float]:
@@ -106,24 +106,24 @@ def compare_trainers(trainers: Sequence[str], training: ImageSet, test: ImageSet
 
         for name in trainers:
             for library in LIBRARIES_WITH_TRAINERS:
-                # What comes with the first steps is not counted.
+                # A warm-up training, which is not timed.
                 trained(library, name, ImageSet(training.images[:128], training.labels[:128]), 0)
             for turn in range(turns):
                 for library in LIBRARIES_WITH_TRAINERS:
-                    worth = judged(*trained(library, name, training, turn), test, eps=budget.eps)
-                    found.setdefault((name, library), []).append(worth)
-                    print(f"{name} by {library}, turn {turn + 1} of {turns}: {worth}", file=sys.stderr, flush=True)
-    print(trainers_table(found), flush=True)
+                    result = score(*trained(library, name, training, turn), test, eps=budget.eps)
+                    results.setdefault((name, library), []).append(result)
+                    print(f"{name} by {library}, turn {turn + 1} of {turns}: {result}", file=sys.stderr, flush=True)
+    print(trainers_table(results), flush=True)
 
 
-def trainers_table(found: Mapping[tuple[str, str], Sequence[Trained]]) -> str:
-    """The means of the turns, with the lowest and highest robust accuracy of any, and each library's time over ours.
+def trainers_table(results: Mapping[tuple[str, str], Sequence[Trained]]) -> str:
+    """A table of the means over turns, the range of the robust accuracy, and each library's time over ours.
 
     Args:
-        found: What came of each turn, by trainer and library, ours among them.
+        results: The results of all turns, by trainer and library, ours among them.
     """
     rows = []
-    for (name, library), turns in found.items():
+    for (name, library), turns in results.items():
         robust = [100 * turn.robust for turn in turns]
         spread = f" ({min(robust):.1f} to {max(robust):.1f})" if min(robust) < max(robust) else ""
         seconds = [turn.seconds for turn in turns]
@@ -134,7 +134,7 @@ def trainers_table(found: Mapping[tuple[str, str], Sequence[Trained]]) -> str:
                 f"{100 * fmean(turn.clean for turn in turns):.1f} %",
                 f"{fmean(robust):.1f} %{spread}",
                 f"{fmean(seconds):.0f}",
-                str(ratio(seconds, [turn.seconds for turn in found[name, OURS]])),
+                str(ratio(seconds, [turn.seconds for turn in results[name, OURS]])),
             )
         )
     return markdown(("trainer", "library", "clean", "robust", "seconds", f"over {OURS}"), rows)
@@ -143,44 +143,44 @@ def trainers_table(found: Mapping[tuple[str, str], Sequence[Trained]]) -> str:
 def train(
     library: str, name: str, start: Weights, images: Array, labels: Array, budget: TrainingBudget, seed: int
 ) -> tuple[Weights, float]:
-    """Trains a small network; in the process of the library.
+    """Trains a small network. It runs in the process of the library.
 
     Args:
-        library: Of :data:`~.peers.LIBRARIES`.
-        name: Of :data:`TRAINERS`.
-        start: The weights to start from.
+        library: A name in :data:`~.peers.LIBRARIES`.
+        name: A name in :data:`TRAINERS`.
+        start: The initial weights, which stay unchanged.
         images: ``(N, C, H, W)``, float32 in [0, 1].
         labels: ``(N,)``, int64.
-        budget: What it may cost.
-        seed: Of all draws.
+        budget: The budget of the training.
+        seed: The seed of all draws.
 
     Returns:
-        The weights, and the seconds.
+        The trained weights, and the seconds.
     """
     network = _with_weights(start)
-    by = _ours if library == OURS else _art
+    trainer = _ours if library == OURS else _art
     started = clock()
-    trained = by(name, network, images, labels, budget, seed)
+    trained = trainer(name, network, images, labels, budget, seed)
     seconds = clock() - started
     return _weights(trained), seconds
 
 
-def judged(weights: Weights, seconds: float, test: ImageSet, *, eps: float) -> Trained:
-    """What a small network with such weights is worth.
+def score(weights: Weights, seconds: float, test: ImageSet, *, eps: float) -> Trained:
+    """Measures the accuracies of a small network.
 
     Args:
-        weights: From :func:`train`, like the next.
-        seconds: That it took.
-        test: The images to judge by.
-        eps: The radius in linf of the standard suite.
+        weights: The weights from :func:`train`.
+        seconds: The time of the training.
+        test: The test images.
+        eps: The linf radius of the standard suite.
     """
     library = LIBRARIES[OURS]
     model = library.wrap(_with_weights(weights).eval())
-    asked = AutoAttackBudget(norm="linf", eps=eps)
-    perturbed = library.autoattack(model, test.images, test.labels, asked)
+    budget = AutoAttackBudget(norm="linf", eps=eps)
+    perturbed = library.autoattack(model, test.images, test.labels, budget)
     with torch.no_grad():
         clean = (model(test.images).argmax(1) == test.labels).double().mean().item()
-    return Trained(clean, robust_accuracy(model, test, perturbed, asked), seconds)
+    return Trained(clean, robust_accuracy(model, test, perturbed, budget), seconds)
 
 
 def _ours(name: str, network: nn.Module, images: Array, labels: Array, budget: TrainingBudget, seed: int) -> nn.Module:
@@ -205,7 +205,7 @@ def _art(name: str, network: nn.Module, images: Array, labels: Array, budget: Tr
 
 
 class _Whole(nn.Module):
-    """A network into which ART does not look: its trainers take the output of a ``Sequential``'s first layer for logits."""
+    """Hides the layers of a network from ART, whose trainers take the output of a ``Sequential``'s first layer as logits."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -226,7 +226,7 @@ def _art_pgd_at(network: _Whole, budget: TrainingBudget) -> Any:
         eps_step=budget.step_size,
         max_iter=budget.steps,
     )
-    # It attacks 32 images at once unless told otherwise.
+    # Its default batch size of the attack is 32.
     trainer.attack.set_params(batch_size=budget.batch_size)
     return trainer
 
@@ -242,7 +242,7 @@ def _art_awp(network: _Whole, budget: TrainingBudget) -> Any:
     from art.defences.trainer import AdversarialTrainerAWPPyTorch
 
     classifier = _classifier(network, budget)
-    # One step of plain gradient descent gives the direction; its length does not count.
+    # One SGD step gives the direction; its length has no effect.
     proxy = copy.deepcopy(network)
     return AdversarialTrainerAWPPyTorch(
         classifier,
@@ -258,7 +258,7 @@ def _art_awp(network: _Whole, budget: TrainingBudget) -> Any:
 def _art_fast_at(network: _Whole, budget: TrainingBudget) -> Any:
     from art.defences.trainer import AdversarialTrainerFBFPyTorch
 
-    # It sets rates up to 0.21, which are for SGD; momentum and decay are those of the paper's code.
+    # It sets learning rates up to 0.21, which are for SGD; momentum and weight decay are those of the paper's code.
     optimizer = torch.optim.SGD(network.parameters(), lr=budget.lr, momentum=0.9, weight_decay=5e-4)
     return AdversarialTrainerFBFPyTorch(ART().wrap(network, optimizer), eps=budget.eps)
 
@@ -272,7 +272,7 @@ _ART_TRAINERS: dict[str, Callable[[_Whole, TrainingBudget], Any]] = {
 
 
 def _classifier(network: nn.Module, budget: TrainingBudget) -> Any:
-    """As our recipe optimizes it."""
+    """The network with the optimizer of our recipe."""
     return ART().wrap(network, torch.optim.AdamW(network.parameters(), lr=budget.lr, weight_decay=0.01))
 
 
@@ -291,7 +291,7 @@ def _attack(classifier: Any, budget: TrainingBudget) -> Any:
 
 
 def _network(seed: int) -> nn.Module:
-    """The small network with fresh weights."""
+    """The small network with random weights."""
     with seeded(seed):
         return build_model("small-cnn", shape=(1, 28, 28), classes=10)
 
@@ -302,6 +302,6 @@ def _weights(network: nn.Module) -> Weights:
 
 def _with_weights(weights: Weights) -> nn.Module:
     network = _network(0)
-    # Copies: what is trained is not to change what it started from.
+    # Copies, so that training does not change the initial weights.
     network.load_state_dict({key: torch.tensor(value) for key, value in weights.items()})
     return network

@@ -1,6 +1,6 @@
-"""Writes ``clean.csv``: how many of all test images each model of the suite hrs-fashion gets right, in one draw each.
+"""Writes ``clean.csv``: the clean accuracy of each model of the suite hrs-fashion on all test images, in one draw each.
 
-Run ``python docs/hrs/clean.py`` after ``advdef sweep hrs-fashion``, whose models it finds in the user's cache folder.
+Run ``python docs/hrs/clean.py`` after ``advdef sweep hrs-fashion``, which leaves the models in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ IMAGES = 10_000
 
 
 def main() -> None:
-    """Measures each model by its own rule."""
+    """Measures each model by its own decision rule."""
     planned = plan(
         read_suite("hrs-fashion"),
         cache=lambda dataset, recipe, seed: ModelCache(
@@ -25,13 +25,13 @@ def main() -> None:
         ),
         seed=0,
     )
-    lines = {}
+    rows = {}
     for model in planned.models:
         defended = model.defended()
-        if "decision=" not in defended.defense and defended.defense not in lines:
-            right, images = model.cache.accuracy(defended, IMAGES)
-            lines[defended.defense] = {"defense": defended.defense, "clean_accuracy": right, "n": images}
-    pd.DataFrame(lines.values()).to_csv(HERE / "clean.csv", index=False)
+        if "decision=" not in defended.defense and defended.defense not in rows:
+            accuracy, images = model.cache.accuracy(defended, IMAGES)
+            rows[defended.defense] = {"defense": defended.defense, "clean_accuracy": accuracy, "n": images}
+    pd.DataFrame(rows.values()).to_csv(HERE / "clean.csv", index=False)
 
 
 if __name__ == "__main__":

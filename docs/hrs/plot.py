@@ -11,15 +11,15 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from tables import HERE, PAPERS, clean_accuracies, mean_efficiencies, read
 
-DRAWN = {attack: name for attack, name in PAPERS.items() if name != "FGSM"}
-"""The attacks that take several steps."""
+MULTI_STEP = {attack: name for attack, name in PAPERS.items() if name != "FGSM"}
+"""The attacks with several steps."""
 
 EPS = 0.05
-"""The radius at which accuracy is set against robustness."""
+"""The radius of the trade-off between clean and robust accuracy."""
 
 
 def main() -> None:
-    """Writes three SVG files beside this one."""
+    """Writes three SVG files beside this script."""
     mpl.rcParams.update(
         {"svg.hashsalt": "advdef", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     )
@@ -31,16 +31,16 @@ def main() -> None:
 
 
 def success(table: pd.DataFrame) -> None:
-    """Attack success rate against strength, with gradients of one draw and of ten."""
-    figure, axes = plt.subplots(len(DRAWN), 2, figsize=(7, 5.5), sharex=True, sharey=True, layout="constrained")
-    for row, (label, title) in zip(axes, DRAWN.items(), strict=True):
-        for axis, eot in zip(row, ("1", "10"), strict=True):
-            # A deterministic model has one draw whatever is asked for.
-            of = table[(table.attack == label) & (table.targeted == "all") & (table.eot.isin({eot, "1"}))]
-            for defense, cells in of.groupby("defense", sort=False):
+    """Plots attack success against the radius, with gradients of one draw and of ten."""
+    figure, axes = plt.subplots(len(MULTI_STEP), 2, figsize=(7, 5.5), sharex=True, sharey=True, layout="constrained")
+    for axes_row, (label, title) in zip(axes, MULTI_STEP.items(), strict=True):
+        for axis, eot in zip(axes_row, ("1", "10"), strict=True):
+            # A deterministic model always has one draw.
+            rows = table[(table.attack == label) & (table.targeted == "all") & (table.eot.isin({eot, "1"}))]
+            for defense, cells in rows.groupby("defense", sort=False):
                 shown = cells[cells.eot == (eot if (cells.eot == eot).any() else "1")].sort_values("eps")
                 axis.plot(shown.eps.astype(float), 100 * shown.attack_success_rate, marker="o", ms=3, label=defense)
-            axis.set_title(f"{title}, {'one draw' if eot == '1' else 'ten draws'} a gradient")
+            axis.set_title(f"{title}, {'one draw' if eot == '1' else 'ten draws'} per gradient")
     for axis in axes[-1]:
         axis.set_xlabel("eps (linf)")
     for axis in axes[:, 0]:
@@ -50,11 +50,11 @@ def success(table: pd.DataFrame) -> None:
 
 
 def tradeoff(table: pd.DataFrame) -> None:
-    """Clean accuracy against what is left under the worst of the adaptive attacks."""
+    """Plots robust accuracy under the worst adaptive attack against clean accuracy."""
     figure, axis = plt.subplots(figsize=(4.5, 3.5), layout="constrained")
     clean = clean_accuracies()
-    of = table[(table.attack == "worst-case") & (table.targeted == "no") & (table.eps.astype(float) == EPS)]
-    for cell in of.itertuples():
+    rows = table[(table.attack == "worst-case") & (table.targeted == "no") & (table.eps.astype(float) == EPS)]
+    for cell in rows.itertuples():
         axis.errorbar(
             100 * clean[cell.defense],
             100 * cell.robust_accuracy,
@@ -73,7 +73,7 @@ def tradeoff(table: pd.DataFrame) -> None:
 
 
 def efficiency(table: pd.DataFrame) -> None:
-    """The mean Defense Efficiency Score over the strengths of the attacks like the paper's."""
+    """Plots the mean Defense Efficiency Score over the paper's attacks and radii."""
     means = mean_efficiencies(table)
     figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
     assert isinstance(axis, Axes)
@@ -81,12 +81,12 @@ def efficiency(table: pd.DataFrame) -> None:
     axis.invert_yaxis()
     axis.set_ylabel("")
     axis.set_xlabel("mean DES")
-    axis.legend(title="a gradient", frameon=False)
+    axis.legend(title="draws per gradient", frameon=False)
     save(figure, "efficiency.svg")
 
 
 def save(figure: plt.Figure, name: str) -> None:
-    """Writes a figure, the same bytes each time."""
+    """Writes a figure; equal figures give equal bytes."""
     figure.savefig(HERE / name, metadata={"Date": None})
     plt.close(figure)
 

@@ -19,23 +19,23 @@ PAPERS = {
     "pgd(steps=20,step_size=0.1,random_start=false)": "PGD",
     "cw-pgd(steps=20,step_size=0.1,random_start=false)": "CW-PGD",
 }
-"""The attacks with the paper's step size, and what the paper calls them."""
+"""The attacks with the paper's step size, by label, with the paper's names."""
 
 ADAPTIVE = {"pgd(steps=50)": "PGD", "cw-pgd(steps=50)": "CW-PGD", "worst-case": "worst"}
-"""The attacks whose steps fall to 0, and the worst of them."""
+"""The attacks with decreasing step sizes, and the per-image worst case."""
 
 RULES = {"one-draw": "one draw", "deterministic": "deterministic counterpart", "frozen": "one frozen draw"}
-"""The rules of decision, and what heads their columns."""
+"""The decision rules, with the headers of their columns."""
 
 
 def main() -> None:
-    """Puts each table between its marks in README.md."""
+    """Writes each table between its marks in README.md."""
     page = HERE / "README.md"
     page.write_text(filled(page.read_text()))
 
 
 def filled(page: str) -> str:
-    """The page with its tables, each between ``<!-- NAME -->`` and ``<!-- end -->``; or a word that there is none."""
+    """The page with each table between ``<!-- NAME -->`` and ``<!-- end -->``, or a note that it is not measured yet."""
     attacks, reprogrammings = read("hrs-fashion.csv"), read("reprogramming.csv")
     tables = {
         "paper": paper(attacks),
@@ -51,88 +51,95 @@ def filled(page: str) -> str:
 
 
 def read(name: str) -> pd.DataFrame:
-    """A table beside this file; an empty one where there is none. Of each row, ``rule`` and ``defense`` without it."""
+    """A CSV file beside this script; an empty table where it is missing.
+
+    The decision rule moves from the label of the defense to the column ``rule``.
+    """
     path = HERE / name
     if not path.exists():
         return pd.DataFrame()
     table = pd.read_csv(path, dtype={"eot": str, "eps": str}, keep_default_na=False, na_values=[""])
     rules = table.defense.str.extract(r"decision=([a-z-]+)")[0].fillna("one-draw")
-    plain = table.defense.map(lambda label: re.sub(r"decision=[a-z-]+,?", "", label).replace("()", ""))
-    return table.assign(rule=rules, defense=plain)
+    labels = table.defense.map(lambda label: re.sub(r"decision=[a-z-]+,?", "", label).replace("()", ""))
+    return table.assign(rule=rules, defense=labels)
 
 
 def paper(table: pd.DataFrame) -> str:
-    """Targets reached by attacks like the paper's, in percent, by gradients of one draw and of ten; and the mean DES."""
-    of = table[(table.targeted == "all") & (table.rule == "one-draw")]
-    strengths = sorted(of.eps.unique(), key=float)
+    """The targeted success of the paper's attacks in percent, with gradients of one draw and of ten, and the mean DES."""
+    attacked = table[(table.targeted == "all") & (table.rule == "one-draw")]
+    radii = sorted(attacked.eps.unique(), key=float)
     clean, scores = clean_accuracies(), mean_efficiencies(table)
     lines = []
-    for defense, rows in of.groupby("defense", sort=False):
+    for defense, rows in attacked.groupby("defense", sort=False):
         cells = [
             _by_eot(rows[(rows.attack == attack) & (rows.eps == eps)], lambda row: _percent(row.attack_success_rate))
             for attack in PAPERS
-            for eps in strengths
+            for eps in radii
         ]
-        own = scores.loc[defense].dropna() if defense in scores.index else {}
-        des = " / ".join(f"{own[eot]:.1f}" for eot in ("1", "10") if eot in own)
+        by_eot = scores.loc[defense].dropna() if defense in scores.index else {}
+        des = " / ".join(f"{by_eot[eot]:.1f}" for eot in ("1", "10") if eot in by_eot)
         lines.append([str(defense), _percent(clean[defense]), *cells, des])
-    heads = [f"{name} {eps}" for name in PAPERS.values() for eps in strengths]
+    heads = [f"{name} {eps}" for name in PAPERS.values() for eps in radii]
     return markdown(["defense", "clean", *heads, "mean DES, one draw / ten"], lines)
 
 
 def clean_accuracies() -> pd.Series:
-    """The clean accuracy of each defense, one draw deciding, on all test images."""
+    """The clean accuracy of each defense on all test images, in one draw each."""
     return read("clean.csv").set_index("defense").clean_accuracy
 
 
 def mean_efficiencies(table: pd.DataFrame) -> pd.DataFrame:
-    """The mean Defense Efficiency Score over the strengths of the attacks like the paper's: a line a defense, a column an ``eot``.
+    """The mean Defense Efficiency Score over the paper's attacks and radii: a row per defense and a column per ``eot``.
 
-    Points of attack success prevented, of the few images that are attacked towards every class, for a point of clean
-    accuracy lost on all.
+    The score is the points of targeted attack success prevented per point of clean accuracy lost on all test images.
     """
-    of = table[table.attack.isin(PAPERS) & (table.targeted == "all") & (table.rule == "one-draw")]
-    unwrapped_model = of[of.defense == "none"].set_index(["attack", "eps"]).attack_success_rate
+    attacked = table[table.attack.isin(PAPERS) & (table.targeted == "all") & (table.rule == "one-draw")]
+    undefended = attacked[attacked.defense == "none"].set_index(["attack", "eps"]).attack_success_rate
     clean = clean_accuracies()
-    of = of[of.defense != "none"]
-    prevented = of.join(unwrapped_model, on=["attack", "eps"], suffixes=("", "_undefended")).eval(
+    attacked = attacked[attacked.defense != "none"]
+    prevented = attacked.join(undefended, on=["attack", "eps"], suffixes=("", "_undefended")).eval(
         "attack_success_rate_undefended - attack_success_rate"
     )
-    lost = clean["none"] - of.defense.map(clean)
-    return (prevented / lost).groupby([of.defense, of.eot], sort=False).mean().unstack("eot")
+    lost = clean["none"] - attacked.defense.map(clean)
+    return (prevented / lost).groupby([attacked.defense, attacked.eot], sort=False).mean().unstack("eot")
 
 
 def adaptive(table: pd.DataFrame) -> str:
-    """Robust accuracy under the attacks that adapt, in percent with its interval."""
-    of = table[
+    """Robust accuracy under the adaptive attacks, in percent with its confidence interval."""
+    attacked = table[
         table.attack.isin(ADAPTIVE) & (table.targeted == "no") & (table.rule == "one-draw") & (table.eot != "frozen")
     ]
-    strengths = sorted(of.eps.unique(), key=float)
+    radii = sorted(attacked.eps.unique(), key=float)
     lines = []
-    for defense, rows in of.groupby("defense", sort=False):
-        cells = [_robust(rows[(rows.attack == attack) & (rows.eps == eps)]) for eps in strengths for attack in ADAPTIVE]
+    for defense, rows in attacked.groupby("defense", sort=False):
+        cells = [_robust(rows[(rows.attack == attack) & (rows.eps == eps)]) for eps in radii for attack in ADAPTIVE]
         lines.append([str(defense), _percent(rows.clean_accuracy.iloc[0]), *cells])
-    heads = [f"{name} {eps}" for eps in strengths for name in ADAPTIVE.values()]
+    heads = [f"{name} {eps}" for eps in radii for name in ADAPTIVE.values()]
     return markdown(["defense", "clean", *heads], lines)
 
 
 def ablation(table: pd.DataFrame) -> str:
-    """What is left under CW-PGD of each defense that draws, of what it is without its draws, and of one frozen draw."""
-    of = table[(table.targeted == "no") & (table.attack == "cw-pgd(steps=50)")]
+    """Robust accuracy under CW-PGD of each randomized defense, its deterministic counterpart and one frozen draw."""
+    attacked = table[(table.targeted == "no") & (table.attack == "cw-pgd(steps=50)")]
     lines = []
-    for (defense, eps), rows in of.groupby(["defense", "eps"], sort=False):
+    for (defense, eps), rows in attacked.groupby(["defense", "eps"], sort=False):
         if set(rows.rule) != set(RULES):
             continue
         clean = [_percent(rows[rows.rule == rule].clean_accuracy.iloc[0]) for rule in ("one-draw", "deterministic")]
-        fresh = (rows.rule == "one-draw") & (rows.eot == "frozen")
-        asked = [(rows.rule == "one-draw") & ~fresh, rows.rule == "deterministic", rows.rule == "frozen", fresh]
-        lines.append([str(defense), eps, *clean, *(_robust(rows[each]) for each in asked)])
+        transferred = (rows.rule == "one-draw") & (rows.eot == "frozen")
+        masks = [
+            (rows.rule == "one-draw") & ~transferred,
+            rows.rule == "deterministic",
+            rows.rule == "frozen",
+            transferred,
+        ]
+        lines.append([str(defense), eps, *clean, *(_robust(rows[mask]) for mask in masks)])
     heads = ["one draw", "counterpart", "frozen draw, on itself", "frozen draw, on fresh ones"]
     return markdown(["defense", "eps", "clean, one draw", "clean, counterpart", *heads], lines)
 
 
 def reprogramming(table: pd.DataFrame) -> str:
-    """How well each model does another task, in percent with its interval, by the rule that decides."""
+    """The accuracy of each reprogrammed model in percent with its confidence interval, by decision rule."""
     if table.empty:
         return ""
     lines = []
@@ -142,14 +149,14 @@ def reprogramming(table: pd.DataFrame) -> str:
     return markdown(["defense", *RULES.values()], lines)
 
 
-def _by_eot(rows: pd.DataFrame, word: Callable[[Any], str]) -> str:
-    """``one / ten`` draws; a deterministic model has one draw whatever is asked for."""
-    found = {row.eot: word(row) for row in rows.itertuples()}
-    return " / ".join(found[eot] for eot in ("1", "10") if eot in found)
+def _by_eot(rows: pd.DataFrame, text: Callable[[Any], str]) -> str:
+    """The texts of one draw and of ten, ``one / ten``; a deterministic model has one draw only."""
+    texts = {row.eot: text(row) for row in rows.itertuples()}
+    return " / ".join(texts[eot] for eot in ("1", "10") if eot in texts)
 
 
 def _robust(rows: pd.DataFrame, name: str = "robust_accuracy") -> str:
-    """A share in percent with its interval, of the one row that there is; the interval is rounded outwards."""
+    """The share of the only row in percent, with its confidence interval rounded outwards; empty without a row."""
     if rows.empty:
         return ""
     (share,), (low,), (high,) = (rows[f"{name}{end}"] for end in ("", "_low", "_high"))
@@ -160,10 +167,10 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table; nothing where it has no line."""
+def markdown(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; an empty text without rows."""
     rows = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *rows]) if rows else ""
+    return "\n".join([f"| {' | '.join(headers)} |", f"|{' --- |' * len(headers)}", *rows]) if rows else ""
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def test_a_linear_model_has_the_radius_of_its_closed_form() -> None:
 
 
 def test_the_bounds_cover_the_rounding_of_single_precision() -> None:
-    """No image within the radius gets another class in float32, where exact arithmetic would give the radius a larger ball."""
+    """No image within the radius gets another class in float32, although exact arithmetic would allow a larger radius."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 1), nn.Linear(1, 2))
     with torch.no_grad():
         model[1].weight.fill_(1.0)

@@ -11,7 +11,7 @@ from robustbench_cli.benchmarks.comparison.trainers import (
     Trained,
     TrainingBudget,
     Weights,
-    judged,
+    score,
     train,
     trainers_table,
 )
@@ -20,7 +20,7 @@ from robustbench_cli.benchmarks.models.small_cnn import SmallCNN
 
 @pytest.fixture(scope="module")
 def network() -> SmallCNN:
-    """The small network with fresh weights."""
+    """The small network with random weights."""
     torch.manual_seed(0)
     return SmallCNN(shape=(1, 28, 28), classes=10)
 
@@ -71,7 +71,7 @@ def test_networks_are_scored_by_their_weights(network: SmallCNN) -> None:
     weights = {name: 0 * value for name, value in weights_of(network).items()}
     weights["fc2.bias"][3] = 10
     test = ImageSet(torch.full((4, 1, 28, 28), 0.5), torch.tensor([1, 2, 3, 4]))
-    assert judged(weights, 5.0, test, eps=0.1) == Trained(clean=0.25, robust=0.25, seconds=5.0)
+    assert score(weights, 5.0, test, eps=0.1) == Trained(clean=0.25, robust=0.25, seconds=5.0)
 
 
 def test_the_table_has_the_means_of_the_turns() -> None:

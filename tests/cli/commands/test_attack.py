@@ -32,7 +32,7 @@ Advdef = Callable[..., Any]
 
 FAST = ("--attack", "fgsm", *TINY)
 AS_IT_IS = ("--attack", "fgsm", "--n", "40")
-"""The same of a checkpoint, which nothing is said of the training of."""
+"""The same options for a checkpoint, without those of a training."""
 
 COLUMNS = (
     "dataset,model,checkpoint,defense,attack,norm,eps,targeted,eot,n,repeats,seed,"
@@ -79,8 +79,8 @@ def table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-def told(ended: Any) -> str:
-    """The one line of a command that was refused, with nothing on stdout."""
+def error_line(ended: Any) -> str:
+    """The error line of a command that ended with exit code 2 and nothing on stdout."""
     assert ended.code == 2, ended
     assert ended.out == ""
     lines = ended.err.splitlines()
@@ -89,18 +89,18 @@ def told(ended: Any) -> str:
     return str(lines[-1].removeprefix("advdef: error: "))
 
 
-def test_one_defense_is_all_that_a_fresh_machine_needs(
+def test_a_defense_is_enough_on_a_fresh_machine(
     advdef_process: Advdef, advdef: Advdef, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In an empty folder with an empty cache: trained once, said so, attacked by the three default attacks."""
-    words = ("attack", "--defense", "hrs", "--epochs", "1", "--n", "10", "--set", "channels=[2,2]")
-    words = (*words, "--set", "train.lr=1e-6")
-    words = (*words, "--set", "cw.steps=3", "--set", "pgd.steps=3", "--set", "cw-pgd.steps=3")
+    """In an empty folder with an empty cache, it trains once, says so, and runs the three default attacks."""
+    command = ("attack", "--defense", "hrs", "--epochs", "1", "--n", "10", "--set", "channels=[2,2]")
+    command = (*command, "--set", "train.lr=1e-6")
+    command = (*command, "--set", "cw.steps=3", "--set", "pgd.steps=3", "--set", "cw-pgd.steps=3")
     monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
-    first = advdef_process(*words, "-o", "table.csv")
+    first = advdef_process(*command, "-o", "table.csv")
     assert first.code == 0, first.err
-    (kept,) = (here / "cache" / "advdef" / "checkpoints").iterdir()
-    assert f"training small-cnn with hrs(channels=[2,2]) on digits; kept in {kept}" in first.err.splitlines()
+    (cached,) = (here / "cache" / "advdef" / "checkpoints").iterdir()
+    assert f"training small-cnn with hrs(channels=[2,2]) on digits; kept in {cached}" in first.err.splitlines()
     rows = table(here / "table.csv")
     assert [(row["attack"], row["eot"]) for row in rows] == [
         ("pgd(steps=3)", "exact"),
@@ -109,16 +109,16 @@ def test_one_defense_is_all_that_a_fresh_machine_needs(
         ("cw(steps=3)", "exact"),
     ]
     assert {row["repeats"] for row in rows} == {"10"}
-    second = advdef(*words)
+    second = advdef(*command)
     assert second.out == first.out
     note, warning = second.err.splitlines()
     assert note == "3 of 3 cells are in advdef-runs already"
-    # So it is where nothing was learnt.
+    # The learning rate is too low to learn anything.
     assert "hrs(channels=[2,2]) does no better on clean images than guessing one of 10 classes" in warning
 
 
 def test_the_table_is_all_of_stdout(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """Progress and notes go to stderr; the same command again prints the same table, and computes nothing."""
+    """Progress and notes go to stderr."""
     ended = advdef("attack", "--checkpoint", "model.safetensors", *AS_IT_IS)
     assert ended.code == 0
     lines = ended.out.splitlines()
@@ -129,19 +129,19 @@ def test_the_table_is_all_of_stdout(advdef: Advdef, here: Path, checkpoint: Path
     assert ended.err.startswith("none fgsm linf eps 0.15: clean ")
 
 
-def test_the_csv_has_the_contracts_columns(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """In its order; JSON has the same names; a number in one is the number in the other."""
-    words = ("attack", "--checkpoint", "model.safetensors", "--eps", "8/255", *AS_IT_IS, "--attack", "pgd")
-    assert advdef(*words, "-o", "table.csv").code == 0
-    assert advdef(*words, "-o", "table.json", "-q").err == ""
+def test_the_csv_has_the_columns_of_the_contract(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """In its order. JSON has the same names and the same numbers."""
+    command = ("attack", "--checkpoint", "model.safetensors", "--eps", "8/255", *AS_IT_IS, "--attack", "pgd")
+    assert advdef(*command, "-o", "table.csv").code == 0
+    assert advdef(*command, "-o", "table.json", "-q").err == ""
     assert (here / "table.csv").read_text().startswith(f"{COLUMNS},")
     rows, objects = table(here / "table.csv"), json.loads((here / "table.json").read_text())
-    assert [list(each) for each in objects] == [list(row) for row in rows]
+    assert [list(entry) for entry in objects] == [list(row) for row in rows]
     assert [row["eps"] for row in rows] == ["8/255"] * 3
-    for row, each in zip(rows, objects, strict=True):
+    for row, entry in zip(rows, objects, strict=True):
         for column in ("clean_accuracy", "robust_accuracy", "mean_l2", "seconds", "forwards"):
-            assert float(row[column]) == each[column]
-        assert each["des"] is None
+            assert float(row[column]) == entry[column]
+        assert entry["des"] is None
     fgsm = next(row for row in rows if row["attack"] == "fgsm")
     expected = accuracies_by_hand(here / "model.safetensors", n=40, eps=8 / 255)
     assert [float(fgsm["clean_accuracy"]), float(fgsm["robust_accuracy"])] == pytest.approx(expected, abs=1e-9)
@@ -160,30 +160,43 @@ def accuracies_by_hand(checkpoint: Path, *, n: int, eps: float) -> list[float]:
 def test_nothing_is_computed_twice(
     advdef: Advdef, here: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a second command with one radius more, only that radius is run; another batch size or place changes nothing."""
+    """A second command with one more radius runs only that radius; another batch size or path changes nothing."""
     run: list[float] = []
 
-    def counted(*arguments: Any, **options: Any) -> Any:
-        run.append(options["options"].eps)
-        return evaluate(*arguments, **options)
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        run.append(keywords["options"].eps)
+        return evaluate(*arguments, **keywords)
 
     monkeypatch.setattr(worker, "evaluate", counted)
-    words = ("attack", "--checkpoint", "model.safetensors", *FAST, "--eps", "0.1")
-    first = advdef(*words)
-    again = advdef("attack", "--checkpoint", str(checkpoint), *FAST, "--eps", "0.1", "--batch-size", "7")
-    assert (first.code, again.code, again.out) == (0, 0, first.out)
-    advdef(*words, "--eps", "1/5")
+    command = ("attack", "--checkpoint", "model.safetensors", *FAST, "--eps", "0.1")
+    first = advdef(*command)
+    second = advdef("attack", "--checkpoint", str(checkpoint), *FAST, "--eps", "0.1", "--batch-size", "7")
+    assert (first.code, second.code, second.out) == (0, 0, first.out)
+    advdef(*command, "--eps", "1/5")
     assert run == [0.1, 0.2]
-    advdef(*words, "--seed", "1")
-    advdef(*words, "--n", "39")
+    advdef(*command, "--seed", "1")
+    advdef(*command, "--n", "39")
     assert run == [0.1, 0.2, 0.1, 0.1]
 
 
 def test_zero_radius_leaves_the_clean_accuracy(advdef: Advdef, here: Path) -> None:
-    """For a switching defense and any attack, robust equals clean where eps is 0, intervals too."""
-    words = ("--defense", "hrs", "--set", "channels=[2,2]", "--eps", "0", "--norm", "l2", "--epochs", "2", "--n", "30")
-    words = (
-        *words,
+    """At eps 0 the robust accuracy of a switching defense equals the clean one for any attack, and so do the intervals."""
+    options = (
+        "--defense",
+        "hrs",
+        "--set",
+        "channels=[2,2]",
+        "--eps",
+        "0",
+        "--norm",
+        "l2",
+        "--epochs",
+        "2",
+        "--n",
+        "30",
+    )
+    options = (
+        *options,
         "--attack",
         "pgd",
         "--attack",
@@ -195,7 +208,7 @@ def test_zero_radius_leaves_the_clean_accuracy(advdef: Advdef, here: Path) -> No
         "--set",
         "pgd.steps=2",
     )
-    assert advdef("attack", *words, "-o", "table.csv").code == 0
+    assert advdef("attack", *options, "-o", "table.csv").code == 0
     rows = table(here / "table.csv")
     assert [row["attack"] for row in rows] == ["pgd(steps=2)", "pgd(steps=2)", "cw(steps=3)", "worst-case"]
     assert [row["eot"] for row in rows] == ["exact", "10", "exact", ""]
@@ -205,18 +218,30 @@ def test_zero_radius_leaves_the_clean_accuracy(advdef: Advdef, here: Path) -> No
         assert float(row["attack_success_rate"]) == 0
 
 
-def test_one_draw_at_a_time_is_flagged(advdef: Advdef, here: Path) -> None:
-    """A deterministic attack on a randomized defense runs when it is asked for, and the table says what is wrong with it."""
-    words = ("attack", "--defense", "hrs", "--set", "channels=[2,2]", "--epochs", "2", "--n", "20", "--attack", "fgsm")
-    flagged = advdef(*words, "--eot", "1", "-o", "table.csv")
+def test_an_attack_on_single_draws_is_flagged(advdef: Advdef, here: Path) -> None:
+    """--eot 1 on a randomized defense runs, and the row has the flag no-eot."""
+    command = (
+        "attack",
+        "--defense",
+        "hrs",
+        "--set",
+        "channels=[2,2]",
+        "--epochs",
+        "2",
+        "--n",
+        "20",
+        "--attack",
+        "fgsm",
+    )
+    flagged = advdef(*command, "--eot", "1", "-o", "table.csv")
     assert flagged.code == 0
     assert table(here / "table.csv")[0]["flags"] == "no-eot"
     assert "no-eot: the attack followed one draw at a time" in flagged.out
-    assert "no-eot" not in advdef(*words).out
+    assert "no-eot" not in advdef(*command).out
 
 
 def test_several_models_are_compared(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """A defense around a checkpoint, beside the checkpoint itself, is scored against it."""
+    """A defense around a checkpoint gets a Defense Efficiency Score against the checkpoint itself."""
     base = ("--checkpoint", "model.safetensors", *FAST)
     assert advdef("attack", *base).code == 0
     assert advdef("attack", *base, "--defense", "gaussian-noise", "--repeats", "4").code == 0
@@ -229,7 +254,7 @@ def test_several_models_are_compared(advdef: Advdef, here: Path, checkpoint: Pat
 
 
 def test_a_checkpoint_is_attacked_as_it_is(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """``--defense none`` puts nothing around it, and a defense that it has already is not put around it again."""
+    """``--defense none`` adds nothing, and a defense that the checkpoint already has is not added again."""
     plain = advdef("attack", "--checkpoint", "model.safetensors", *FAST)
     named = advdef("attack", "--checkpoint", "model.safetensors", "--defense", "none", *FAST)
     assert named.out == plain.out
@@ -240,14 +265,14 @@ def test_a_checkpoint_is_attacked_as_it_is(advdef: Advdef, here: Path, checkpoin
     )
     assert ended.code == 0
     assert table(here / "table.csv")[0]["defense"] == "gaussian-noise(sigma_init=0.1)"
-    refused = told(advdef("attack", "--checkpoint", "noisy.safetensors", *noisy, *FAST))
+    refused = error_line(advdef("attack", "--checkpoint", "noisy.safetensors", *noisy, *FAST))
     assert refused.startswith(
         "noisy.safetensors is trained with gaussian-noise(sigma_init=0.1) already: leave out --set"
     )
 
 
-def test_every_attack_keeps_to_the_norm_or_is_refused(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """Whatever attack and norm are named: the row is of that norm and radius, or one line says which attacks know it."""
+def test_every_attack_obeys_the_norm_or_is_an_error(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """For any attack and norm, the row has that norm and radius, or one line names the attacks that support it."""
     from robustbench_cli.attacks import registry
     from robustbench_cli.attacks.base.norm import NORMS
 
@@ -255,14 +280,14 @@ def test_every_attack_keeps_to_the_norm_or_is_refused(advdef: Advdef, here: Path
     (here / "model.yaml").write_text("checkpoint: model.safetensors")
     for name in sorted({*registry.names()} - outside):
         for norm in sorted({*NORMS} - {*registry.load(name).norms}):
-            refused = told(
+            refused = error_line(
                 advdef("attack", "--config", "model.yaml", "--attack", name, "--norm", norm, "--eps", "1", "--n", "2")
             )
             assert refused.startswith(f"{name} does not support the norm {norm} (it supports "), (name, norm)
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("options", "line"),
     [
         (
             ("--attack", "cw", "--norm", "linf", "--eps", "8/255"),
@@ -287,64 +312,74 @@ def test_every_attack_keeps_to_the_norm_or_is_refused(advdef: Advdef, here: Path
         (("--norm", "l0", "--eps", "3"), "pgd does not support the norm l0 (it supports linf, l2, l1)"),
     ],
 )
-def test_a_norm_that_was_given_is_never_passed_over(
-    advdef: Advdef, here: Path, checkpoint: Path, words: tuple[str, ...], line: str
+def test_a_given_norm_is_never_ignored(
+    advdef: Advdef, here: Path, checkpoint: Path, options: tuple[str, ...], line: str
 ) -> None:
-    """An attack that does not know it is refused, and the line names those that do."""
-    refused = told(advdef("attack", "--checkpoint", "model.safetensors", *words, "--n", "2"))
+    """An attack that does not support it is an error that names those that do."""
+    refused = error_line(advdef("attack", "--checkpoint", "model.safetensors", *options, "--n", "2"))
     assert refused.startswith(line)
 
 
-def test_what_nobody_named_runs_where_it_knows_the_norm(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """Of the attacks where none is named, those that know the norm; without a norm each runs in its own."""
-    words = ("attack", "--checkpoint", "model.safetensors", "--n", "3", "-o", "table.csv")
-    ended = advdef(*words, "--norm", "linf")
+def test_default_attacks_run_in_the_norms_that_they_support(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """With --norm, only the default attacks that support it run; without it each runs in its own norm."""
+    command = ("attack", "--checkpoint", "model.safetensors", "--n", "3", "-o", "table.csv")
+    ended = advdef(*command, "--norm", "linf")
     assert (ended.code, {row["norm"] for row in table(here / "table.csv")}) == (0, {"linf"})
     assert "cw is left out: cw does not support the norm linf (it supports l2); for linf use cw-linf" in ended.err
-    ended = advdef(*words, "--eps", "0.1")
+    ended = advdef(*command, "--eps", "0.1")
     assert {row["norm"] for row in table(here / "table.csv")} == {"linf", "l2"}
     assert "cw does not support linf: it runs in l2, at any distance" in ended.err
-    assert "does not support" not in advdef(*words, "--attack", "pgd", "--attack", "cw").err
+    assert "does not support" not in advdef(*command, "--attack", "pgd", "--attack", "cw").err
 
 
 @pytest.mark.parametrize("targeted", ["next", "random", "least-likely", "all"])
 def test_targeted_attacks_run(advdef: Advdef, here: Path, checkpoint: Path, targeted: str) -> None:
-    """The success rate is that of reaching the target."""
-    words = ("attack", "--checkpoint", "model.safetensors", *FAST, "--targeted", targeted)
-    assert advdef(*words, "-o", "table.csv").code == 0
+    """The success rate counts the images that reach their target."""
+    command = ("attack", "--checkpoint", "model.safetensors", *FAST, "--targeted", targeted)
+    assert advdef(*command, "-o", "table.csv").code == 0
     (row,) = table(here / "table.csv")
     assert row["targeted"] == targeted
     assert 0 <= float(row["attack_success_rate"]) <= 1
 
 
-def test_cells_that_fail_leave_the_others(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """Exit code 3 and a line for each, the table of the rest on stdout, the traceback with ``-v``."""
+def test_failed_cells_do_not_stop_the_others(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Exit code 3, a line for each failed cell, the table of the others on stdout, and a traceback with ``-v``."""
     (here / "own.py").write_text(SLOW)
-    words = ("attack", "--checkpoint", "model.safetensors", "--attack", "own.py:Broken", *FAST)
-    ended = advdef(*words)
+    command = ("attack", "--checkpoint", "model.safetensors", "--attack", "own.py:Broken", *FAST)
+    ended = advdef(*command)
     assert ended.code == 3
     assert " fgsm " in ended.out
     assert "Broken" not in ended.out
     assert ended.err.splitlines()[-1].endswith("(none own.py:Broken) failed: RuntimeError: no way")
     assert "Traceback" not in ended.err
-    assert "Traceback" in advdef(*words, "-v").err
-    assert "Traceback" in advdef(*words, "-q", "-v").err
+    assert "Traceback" in advdef(*command, "-v").err
+    assert "Traceback" in advdef(*command, "-q", "-v").err
     alone = advdef("attack", "--checkpoint", "model.safetensors", "--attack", "own.py:Broken", *TINY)
     assert (alone.code, alone.out) == (3, "")
     assert "RuntimeError: no way" in advdef("report").err
 
 
-def test_an_interrupted_run_keeps_what_was_finished(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """SIGINT ends it with 130, nothing but whole results in the store, and the line that goes on from there."""
+def test_an_interrupted_run_keeps_the_finished_cells(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """SIGINT gives exit code 130, only complete results in the store, and the command that resumes."""
     (here / "own.py").write_text(SLOW)
-    words = ["attack", "--checkpoint", "model.safetensors", "--attack", "fgsm", "--attack", "own.py:Slow", "--n", "40"]
+    command = [
+        "attack",
+        "--checkpoint",
+        "model.safetensors",
+        "--attack",
+        "fgsm",
+        "--attack",
+        "own.py:Slow",
+        "--n",
+        "40",
+    ]
     running = subprocess.Popen(
-        [sys.executable, "-m", "robustbench_cli", *words],
+        [sys.executable, "-m", "robustbench_cli", *command],
         env=os.environ | {"WAIT": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Tests that run in the background are deaf to it, and their children with them.
+        # Processes that run in the background ignore SIGINT, and their children do too.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads start here
     )
     assert running.stderr is not None
@@ -355,19 +390,19 @@ def test_an_interrupted_run_keeps_what_was_finished(advdef: Advdef, here: Path, 
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out) == (130, "")
     assert "interrupted: " in err
-    assert err.rstrip().endswith(f"resume with: advdef {' '.join(words)}")
+    assert err.rstrip().endswith(f"resume with: advdef {' '.join(command)}")
     assert "Traceback" not in err
     assert len([*(here / "advdef-runs" / "cells").glob("*.json")]) == 1
     assert not [*(here / "advdef-runs" / "cells").glob(".*")]
-    ended = advdef(*words)
+    ended = advdef(*command)
     assert ended.code == 0
     assert ended.err.splitlines()[0] == "1 of 2 cells are in advdef-runs already"
     assert len(ended.err.splitlines()) == 2
 
 
-def test_unknown_names_are_met_with_the_nearest(advdef: Advdef, here: Path) -> None:
-    """Of attacks, defenses, data sets, models, options and parameters."""
-    for words, line in [
+def test_unknown_names_get_a_suggestion(advdef: Advdef, here: Path) -> None:
+    """For attacks, defenses, data sets, models, options and parameters."""
+    for options, line in [
         (("--defense", "hsr"), "unknown defense 'hsr': did you mean 'hrs'?"),
         (("--attack", "pdg"), "unknown attack 'pdg': did you mean 'pgd'?"),
         (("--attack", "eot-pdg"), "unknown attack 'pdg': did you mean 'pgd'?"),
@@ -377,7 +412,7 @@ def test_unknown_names_are_met_with_the_nearest(advdef: Advdef, here: Path) -> N
         (("--epsilon", "1"), "advdef attack has no option --epsilon: did you mean '--eps'?"),
         (("--set", "pgd.stepz=3", "--attack", "pgd"), "pgd has no parameter 'stepz': did you mean 'steps'?"),
     ]:
-        assert told(advdef("attack", *words)) == line
+        assert error_line(advdef("attack", *options)) == line
 
 
 @pytest.mark.parametrize(
@@ -391,16 +426,16 @@ def test_unknown_names_are_met_with_the_nearest(advdef: Advdef, here: Path) -> N
         ("", "give a number or a fraction, such as 0.03 or 8/255"),
     ],
 )
-def test_radii_that_make_no_sense_are_named(advdef: Advdef, here: Path, eps: str, line: str) -> None:
-    """A negative, infinite or unreadable radius, before anything is trained."""
-    assert told(advdef("attack", f"--eps={eps}", *FAST)) == f"eps is '{eps}': {line}"
+def test_a_bad_radius_is_a_usage_error(advdef: Advdef, here: Path, eps: str, line: str) -> None:
+    """A negative, infinite or unreadable radius is one line, before anything is trained."""
+    assert error_line(advdef("attack", f"--eps={eps}", *FAST)) == f"eps is '{eps}': {line}"
     assert list(here.iterdir()) == []
 
 
-def test_a_threat_is_looked_at_before_a_model_is_trained(advdef: Advdef, here: Path) -> None:
-    """A norm without a radius, a store that cannot be written or an odd file name cost no training."""
+def test_a_threat_model_is_checked_before_training(advdef: Advdef, here: Path) -> None:
+    """A norm without a radius, an unwritable store or a bad file name is an error before anything is trained."""
     (here / "file").write_text("")
-    for words, line in [
+    for options, line in [
         (("--norm", "l2"), "no default eps for l2: pass --eps"),
         (
             ("--norm", "l1", "--eps", "1"),
@@ -413,8 +448,8 @@ def test_a_threat_is_looked_at_before_a_model_is_trained(advdef: Advdef, here: P
         ),
         (("-o", "table.xlsx"), "-o table.xlsx: the ending selects the format: give one of .csv, .json, .md"),
     ]:
-        ended = advdef("attack", *words, *FAST, "--seed", "77")
-        assert told(ended) == line
+        ended = advdef("attack", *options, *FAST, "--seed", "77")
+        assert error_line(ended) == line
         assert len(ended.err.splitlines()) == 1
 
 
@@ -423,8 +458,8 @@ class _Code:
         return os.system, ("touch ran",)
 
 
-def test_files_that_are_no_checkpoint_are_refused(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """Cut off, empty, a web page, of another architecture, with NaN, or with code in it, which does not run."""
+def test_a_bad_checkpoint_is_an_error(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """A truncated or empty file, a web page, another architecture, NaN weights, or a file with code, which does not run."""
     whole = checkpoint.read_bytes()
     (here / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     (here / "header.safetensors").write_bytes(whole[:50])
@@ -439,7 +474,7 @@ def test_files_that_are_no_checkpoint_are_refused(advdef: Advdef, here: Path, ch
     weights["conv1.bias"][0] = torch.nan
     save_file(weights, here / "nan.safetensors", metadata)
     foreign = ("--model", "small-cnn", "--classes", "10", "--dataset", "digits")
-    for words, line in [
+    for options, line in [
         (("gone.safetensors",), "no checkpoint gone.safetensors: did you mean "),
         (("cut.safetensors",), "cut.safetensors is cut off or damaged (SafetensorError: "),
         (("header.safetensors",), "header.safetensors is cut off or damaged (SafetensorError: "),
@@ -459,13 +494,13 @@ def test_files_that_are_no_checkpoint_are_refused(advdef: Advdef, here: Path, ch
             "model.safetensors was made with model small-cnn, not paper-cnn",
         ),
     ]:
-        assert told(advdef("attack", "--checkpoint", *words, "--attack", "fgsm")).startswith(line)
+        assert error_line(advdef("attack", "--checkpoint", *options, "--attack", "fgsm")).startswith(line)
     assert not (here / "ran").exists()
     assert not (here / "advdef-runs").exists() or not [*(here / "advdef-runs").rglob("*.json")]
 
 
-def test_data_that_do_not_fit_are_named(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """Missing, with labels out of range, with images outside [0, 1], or of another shape than the model's."""
+def test_bad_data_are_an_error(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Missing data, labels out of range, images outside [0, 1], or another shape than the model's."""
     grey, labels = np.zeros((4, 8, 8), np.uint8), np.arange(4)
     np.savez("labels.npz", images=grey, labels=[0, 1, 2, 30], classes=10)
     np.savez("classes.npz", images=grey, labels=[0, 1, 2, 15])
@@ -485,36 +520,40 @@ def test_data_that_do_not_fit_are_named(advdef: Advdef, here: Path, checkpoint: 
         ("npz:bright.npz", "the test images of bright.npz reach from 0 to 255: give uint8, or floats in [0, 1]"),
         ("npz:large.npz", "model.safetensors takes images of shape (1, 8, 8), those of npz:large.npz have (1, 9, 9)"),
     ]:
-        words = ("attack", "--checkpoint", "model.safetensors", "--dataset", dataset, "--attack", "fgsm")
-        assert told(advdef(*words)).startswith(line)
+        command = ("attack", "--checkpoint", "model.safetensors", "--dataset", dataset, "--attack", "fgsm")
+        assert error_line(advdef(*command)).startswith(line)
 
 
-def test_a_checkpoint_chooses_no_code(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """Where a file says that it was trained on a data set of somebody's code, that code runs only if the user names it."""
+def test_a_checkpoint_runs_no_code(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """A checkpoint may name a data set in somebody's code; the code runs only if the user names it."""
     (here / "data.py").write_text("raise RuntimeError('it ran')")
     with safe_open(checkpoint, framework="pt") as file:
         info = json.loads(file.metadata()["advdef"]) | {"dataset": "data.py:X"}
     save_file(load_file(checkpoint), checkpoint, metadata={"advdef": json.dumps(info)})
     line = "needs the code data.py:X: if you trust it, name it yourself with --dataset data.py:X"
-    assert told(advdef("attack", "--checkpoint", "model.safetensors", *FAST)).endswith(line)
-    assert "it ran" in told(advdef("attack", "--checkpoint", "model.safetensors", "--dataset", "data.py:X", *FAST))
+    assert error_line(advdef("attack", "--checkpoint", "model.safetensors", *FAST)).endswith(line)
+    assert "it ran" in error_line(
+        advdef("attack", "--checkpoint", "model.safetensors", "--dataset", "data.py:X", *FAST)
+    )
 
 
-def test_the_place_of_the_table_is_looked_at_first(advdef: Advdef, here: Path) -> None:
-    """Before anything is trained or computed, for either command that writes a table."""
+def test_the_output_file_is_checked_first(advdef: Advdef, here: Path) -> None:
+    """Before anything is trained or computed, in both commands that write a table."""
     (here / "file").write_text("")
-    for words in (("attack", *FAST), ("report", "advdef-runs")):
-        for place in ("file/table.csv", "table.xls"):
-            line = told(advdef(*words, "-o", place))
-            assert place.partition("/")[0] in line
+    for command in (("attack", *FAST), ("report", "advdef-runs")):
+        for name in ("file/table.csv", "table.xls"):
+            line = error_line(advdef(*command, "-o", name))
+            assert name.partition("/")[0] in line
     assert [*here.iterdir()] == [here / "file"]
 
 
-def test_values_that_cannot_be_read_are_named(advdef: Advdef, here: Path) -> None:
-    """Numbers of thousands of digits and brackets of thousands, in a word and in a file; keys given twice; zero bytes."""
+def test_unreadable_values_are_an_error(advdef: Advdef, here: Path) -> None:
+    """Thousands of digits or brackets, in an option and in a file; repeated keys; zero bytes."""
     many, deep = "9" * 5000, "[" * 5000
     for value in (many, deep):
-        assert told(advdef("attack", "--attack", "pgd", "--set", f"steps={value}")).startswith("--set pgd.steps: ")
+        assert error_line(advdef("attack", "--attack", "pgd", "--set", f"steps={value}")).startswith(
+            "--set pgd.steps: "
+        )
     for content, line in [
         (f"seed: {many}", "x.yaml: a number that cannot be read"),
         (f"seed: {deep}", "x.yaml: the value is nested too deeply"),
@@ -526,15 +565,15 @@ def test_values_that_cannot_be_read_are_named(advdef: Advdef, here: Path) -> Non
         ('store: "a\\0b"', "x.yaml: store: is 'a\\x00b', which has a zero byte in it: leave it out"),
     ]:
         (here / "x.yaml").write_text(content)
-        assert told(advdef("attack", "--config", "x.yaml")).startswith(line)
-    for words in (("--checkpoint", "c" * 300), ("--dataset", f"npz:{'c' * 300}"), ("--attack", f"{'c' * 300}.py:X")):
-        assert told(advdef("attack", *words)).endswith(": File name too long")
+        assert error_line(advdef("attack", "--config", "x.yaml")).startswith(line)
+    for options in (("--checkpoint", "c" * 300), ("--dataset", f"npz:{'c' * 300}"), ("--attack", f"{'c' * 300}.py:X")):
+        assert error_line(advdef("attack", *options)).endswith(": File name too long")
 
 
-def test_models_and_methods_that_are_none_are_named(advdef: Advdef, here: Path) -> None:
-    """A model of probabilities, what is no model, no defense or no attack, and a name that is not in the file."""
+def test_wrong_models_and_methods_are_an_error(advdef: Advdef, here: Path) -> None:
+    """A model that gives probabilities, an object of another kind, and a name that the file does not have."""
     (here / "own.py").write_text(MODELS)
-    for words, line in [
+    for options, line in [
         (
             ("--model", "own.py:Probabilities"),
             "model own.py:Probabilities gives probabilities (each row sums to 1): give log",
@@ -545,31 +584,31 @@ def test_models_and_methods_that_are_none_are_named(advdef: Advdef, here: Path) 
         (("--defense", "own.py:NoMethod"), "'own.py:NoMethod' is no defense: give a class that derives from "),
         (("--attack", "own.py:NoMethod"), "'own.py:NoMethod' is no attack: give a class that derives from "),
     ]:
-        assert told(advdef("attack", *words, *TINY)).startswith(line)
+        assert error_line(advdef("attack", *options, *TINY)).startswith(line)
 
 
-def test_a_stored_result_that_is_damaged_is_named(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """The same command says which file to remove, and then runs the cell again."""
-    words = ("attack", "--checkpoint", "model.safetensors", *FAST)
-    first = advdef(*words)
+def test_a_damaged_result_is_an_error(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """The same command names the file to remove, and runs the cell once it is removed."""
+    command = ("attack", "--checkpoint", "model.safetensors", *FAST)
+    first = advdef(*command)
     (path,) = (here / "advdef-runs" / "cells").glob("*.json")
     path.write_text("{")
-    ended = advdef(*words)
+    ended = advdef(*command)
     assert (ended.code, ended.out) == (3, "")
     assert f"{path.relative_to(here)} is damaged" in ended.err.splitlines()[-1]
     path.unlink()
-    again = advdef(*words)
-    assert again.code == 0
-    assert figures(again.out) == figures(first.out)
+    second = advdef(*command)
+    assert second.code == 0
+    assert figures(second.out) == figures(first.out)
 
 
 def figures(table: str) -> list[str]:
-    """A row of the table without its seconds."""
+    """The lines of the table without their times."""
     return StringIO(table).readlines()[4].split()[:-1]
 
 
 def test_a_suite_is_a_cascade(advdef: Advdef, here: Path) -> None:
-    """Each attack of ``--suite quick`` goes on from the one before it; beside ``--attack`` it is a mistake."""
+    """Each attack of ``--suite quick`` runs on the unbroken images of the one before; with ``--attack`` it is an error."""
     ended = advdef("attack", "--suite", "quick", *TINY, "-o", "t.csv")
     assert ended.code == 0
     rows = list(csv.DictReader(StringIO(Path("t.csv").read_text(encoding="utf-8"))))
@@ -586,9 +625,9 @@ def test_a_suite_is_a_cascade(advdef: Advdef, here: Path) -> None:
     )
 
 
-def test_rules_of_decision_and_a_frozen_draw(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """One checkpoint gives a row a rule, the undefended one a single row; following one frozen draw is flagged."""
-    words = (
+def test_decision_rules_and_a_frozen_draw(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """A randomized model has one row per rule and a deterministic one a single row; ``--eot frozen`` is flagged."""
+    options = (
         "--defense",
         "noise-injection",
         "--set",
@@ -602,7 +641,7 @@ def test_rules_of_decision_and_a_frozen_draw(advdef: Advdef, here: Path, checkpo
     )
     rules = ("--decision", "one-draw", "--decision", "deterministic", "--decision", "frozen")
     base = ("--checkpoint", str(checkpoint))
-    assert advdef("attack", *base, *words, *rules, "--eps", "0.1", "-o", "rules.csv").code == 0
+    assert advdef("attack", *base, *options, *rules, "--eps", "0.1", "-o", "rules.csv").code == 0
     rows = table(here / "rules.csv")
     assert [(row["defense"], row["eot"], row["repeats"]) for row in rows] == [
         ("noise-injection(sigma=0.3)", "10", "10"),
@@ -611,7 +650,7 @@ def test_rules_of_decision_and_a_frozen_draw(advdef: Advdef, here: Path, checkpo
     ]
     assert len({row["cell"] for row in rows}) == 3
     assert len({row["checkpoint"] for row in rows}) == 1
-    assert advdef("attack", *base, *words, "--eot", "frozen", "--eps", "0.1", "-o", "frozen.csv").code == 0
+    assert advdef("attack", *base, *options, "--eot", "frozen", "--eps", "0.1", "-o", "frozen.csv").code == 0
     (row,) = table(here / "frozen.csv")
     assert (row["eot"], row["repeats"], row["flags"]) == ("frozen", "10", "no-eot")
     assert float(row["robust_accuracy"]) >= float(rows[0]["robust_accuracy"]) - 0.05
@@ -619,8 +658,8 @@ def test_rules_of_decision_and_a_frozen_draw(advdef: Advdef, here: Path, checkpo
     assert [row["defense"] for row in table(here / "plain.csv")] == ["none"]
 
 
-def test_the_rules_are_those_of_the_defenses() -> None:
-    """The words of ``--decision`` are the values of the parameter."""
+def test_the_choices_of_decision_are_the_decision_rules() -> None:
+    """The values of ``--decision`` are those of the parameter of a defense."""
     assert get_args(DecisionRule) == DECISIONS
 
 
@@ -650,10 +689,10 @@ class Net(nn.Sequential):
     ],
     ids=" ".join,
 )
-def test_what_is_not_trained_needs_nothing_to_train_on(
+def test_no_training_needs_no_training_images(
     advdef: Advdef, here: Path, checkpoint: Path, more: tuple[str, ...]
 ) -> None:
-    """Test images alone are enough for a trained model, as it is or in a defense that learns nothing."""
+    """Test images are enough for a trained model, also inside a defense that trains nothing."""
     (here / "trained.py").write_text(TRAINED)
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
     np.savez(here / "test.npz", images=images, labels=np.arange(20) % 10)
@@ -672,30 +711,28 @@ def test_what_is_not_trained_needs_nothing_to_train_on(
     ],
     ids=" ".join,
 )
-def test_what_is_trained_needs_something_to_train_on(
-    advdef: Advdef, here: Path, checkpoint: Path, more: tuple[str, ...]
-) -> None:
-    """Where something is learned, test images alone are refused in one line."""
+def test_training_needs_training_images(advdef: Advdef, here: Path, checkpoint: Path, more: tuple[str, ...]) -> None:
+    """A training with test images only is an error of one line."""
     (here / "trained.py").write_text(TRAINED)
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
     np.savez(here / "test.npz", images=images, labels=np.arange(20) % 10)
-    refused = told(advdef("attack", "--dataset", "npz:test.npz", *more, "--attack", "fgsm", "--n", "20"))
+    refused = error_line(advdef("attack", "--dataset", "npz:test.npz", *more, "--attack", "fgsm", "--n", "20"))
     assert "test.npz has nothing to train on: add the arrays train_images and train_labels" in refused
 
 
-def test_other_normalizations_of_one_file_are_told_apart(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """By the columns ``mean`` and ``std`` and the checkpoint's hash in files, and by words on the terminal and in gates."""
+def test_normalizations_of_one_file_are_distinguished(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """By the columns ``mean``, ``std`` and the checkpoint's hash in files, and by a text on the terminal and in gates."""
     save_file({name: tensor.clone() for name, tensor in load_file(checkpoint).items()}, here / "foreign.safetensors")
-    words = ("--model", "small-cnn", "--classes", "10", "--dataset", "digits", "--attack", "fgsm", "--n", "40")
-    foreign = ("--checkpoint", "foreign.safetensors", *words)
+    options = ("--model", "small-cnn", "--classes", "10", "--dataset", "digits", "--attack", "fgsm", "--n", "40")
+    foreign = ("--checkpoint", "foreign.safetensors", *options)
     for more in ((), ("--mean", "0.5", "--std", "0.25"), ("--mean", "0.4", "--std", "0.25")):
         assert advdef("attack", *foreign, *more, "-q").code == 0
     assert advdef("report", "-o", "table.csv", "-q").code == 0
-    found = table(here / "table.csv")
-    assert sorted((row["mean"], row["std"]) for row in found) == [("", ""), ("0.4", "0.25"), ("0.5", "0.25")]
-    assert len({row["checkpoint_sha256"] for row in found}) == 3
-    assert [*found[0]][28:34] == ["device", "cell", "eps_value", "mean", "std", "checkpoint_sha256"]
-    assert {float(row["eps_value"]) for row in found} == {0.15}
+    rows = table(here / "table.csv")
+    assert sorted((row["mean"], row["std"]) for row in rows) == [("", ""), ("0.4", "0.25"), ("0.5", "0.25")]
+    assert len({row["checkpoint_sha256"] for row in rows}) == 3
+    assert [*rows[0]][28:34] == ["device", "cell", "eps_value", "mean", "std", "checkpoint_sha256"]
+    assert {float(row["eps_value"]) for row in rows} == {0.15}
     lines = [line.split() for line in advdef("report").out.splitlines()]
     assert ["none", "0.5", "0.25", "fgsm"] in [line[:4] for line in lines]
     assert ["none", "-", "-", "fgsm"] in [line[:4] for line in lines]
@@ -705,23 +742,23 @@ def test_other_normalizations_of_one_file_are_told_apart(advdef: Advdef, here: P
     assert advdef("report", *gate).code == 0
 
 
-def test_a_file_whose_weights_changed_is_told_apart(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """Two models of one file name in one store have the starts of their hashes in the table."""
-    words = ("attack", "--checkpoint", "model.safetensors", *FAST, "-q")
-    assert advdef(*words).code == 0
+def test_changed_weights_of_one_file_are_distinguished(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Two models with one file name in one store have the first characters of their hashes in the table."""
+    command = ("attack", "--checkpoint", "model.safetensors", *FAST, "-q")
+    assert advdef(*command).code == 0
     assert advdef("train", "--epochs", "1", "-o", "other.safetensors", "-q").code == 0
     (here / "other.safetensors").rename(checkpoint)
-    assert advdef(*words).code == 0
+    assert advdef(*command).code == 0
     assert "sha256" in advdef("report").out
-    assert "sha256" not in advdef(*words).out
+    assert "sha256" not in advdef(*command).out
 
 
-def test_a_file_name_that_is_not_utf_8_can_be_reported(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """It stands in the table with its bytes as numbers, in every form; where it cannot be stored, one line says so."""
+def test_a_file_name_that_is_not_utf_8_is_reported(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Every output format escapes its bytes; where the name cannot be stored, one line says so."""
     name = os.fsdecode(b"caf\xe9.safetensors")
     checkpoint.rename(here / name)
-    words = ("attack", "--checkpoint", name, *FAST, "-q")
-    assert advdef(*words, "--store", os.fsdecode(b"runs\xe9"), "-o", os.fsdecode(b"t\xe9.csv")).code == 0
+    command = ("attack", "--checkpoint", name, *FAST, "-q")
+    assert advdef(*command, "--store", os.fsdecode(b"runs\xe9"), "-o", os.fsdecode(b"t\xe9.csv")).code == 0
     assert table(here / os.fsdecode(b"t\xe9.csv"))[0]["checkpoint"] == "caf\\xe9.safetensors"
     assert advdef("report", os.fsdecode(b"runs\xe9"), "--format", "json").code == 0
     ended = advdef("attack", "--checkpoint", name, "--attack", "transfer", "--set", f"surrogate={name}", "--n", "3")
@@ -750,33 +787,31 @@ class Net(nn.Sequential):
 """
 
 
-def test_a_model_that_meddles_with_the_process_is_attacked_all_the_same(
-    advdef_process: Callable[..., Any], here: Path
-) -> None:
-    """It changes torch's default type, gradients and warnings, and closes stdout, in every pass."""
+def test_a_model_that_changes_global_state_is_attacked(advdef_process: Callable[..., Any], here: Path) -> None:
+    """Every forward pass changes torch's default type, gradients and warnings, and closes stdout."""
     (here / "own.py").write_text(MEDDLING)
     ended = advdef_process("attack", "--model", "own.py:Net", "--attack", "pgd", "--attack", "ddn", "--n", "5", "-q")
     assert (ended.code, " ddn " in ended.out, "error" in ended.err) == (0, True, False), ended
 
 
 @pytest.mark.parametrize("more", [("--epochs", "3"), ("--set", "train.lr=0.1"), ("--epochs", "3", "--defense", "jpeg")])
-def test_a_recipe_without_a_training_is_told_of(
+def test_training_options_without_a_training_give_a_warning(
     checkpoint: Path, advdef: Callable[..., Any], more: tuple[str, ...]
 ) -> None:
-    """What is said of a training is never passed over in silence where a checkpoint is taken as it is."""
+    """Where a checkpoint is used as it is, options of the training are not ignored silently."""
     ended = advdef("attack", "--checkpoint", str(checkpoint), "--n", "4", "--attack", "fgsm", "-q", *more)
     assert ended.code == 0
     option = "--epochs" if "--epochs" in more else "--set train.lr"
     assert ended.err.count(f"advdef: warning: {option} changes nothing: {checkpoint} is taken as it is") == 1
 
 
-@pytest.mark.parametrize(("n", "told"), [(("--n", "1000000"), True), ((), False), (("--n", "500"), False)])
-def test_more_images_than_there_are(
-    checkpoint: Path, advdef: Callable[..., Any], n: tuple[str, ...], told: bool
+@pytest.mark.parametrize(("n", "warned"), [(("--n", "1000000"), True), ((), False), (("--n", "500"), False)])
+def test_more_images_than_the_data_set_has(
+    checkpoint: Path, advdef: Callable[..., Any], n: tuple[str, ...], warned: bool
 ) -> None:
-    """Who asks for more images than there are is told, and the row says how many there were."""
+    """A number of images above the data set's gives a warning, and the row has the actual number."""
     ended = advdef("attack", "--checkpoint", str(checkpoint), "--attack", "fgsm", *n, "-q", "-o", "a.csv")
     assert ended.code == 0
-    assert ("warning: --n 1000000: digits has 500 test images, and all of them are taken" in ended.err) is told
+    assert ("warning: --n 1000000: digits has 500 test images, and all of them are taken" in ended.err) is warned
     (row,) = csv.DictReader(Path("a.csv").read_text().splitlines())
     assert row["n"] == "500"

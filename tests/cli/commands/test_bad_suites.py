@@ -1,4 +1,4 @@
-"""Suites that nobody meant."""
+"""Broken suite files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GOOD: dict[str, Any] = {
     "exclude": {"attack": "pgd", "eps": 0.2},
 }
 
-WORDS = [
+KEYS = [
     *GOOD,
     *[
         "name",
@@ -50,9 +50,9 @@ WORDS = [
 ]
 
 junk = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(WORDS),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(KEYS),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS) | st.text(max_size=5), inner, max_size=3)
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=5), inner, max_size=3)
     ),
     max_leaves=6,
 )
@@ -60,23 +60,23 @@ junk = st.recursive(
 
 @st.composite
 def spoiled(draw: st.DrawFn) -> str:
-    """A good suite with something else in one place, or a key misspelt, as text."""
+    """A valid suite in which one value is replaced or one key is misspelled, as text."""
     suite = json.loads(json.dumps(GOOD))
-    place: Any = suite
+    container: Any = suite
     while True:
-        key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
-        if not isinstance(place[key], dict | list) or not place[key] or draw(st.booleans()):
+        key = draw(st.sampled_from(sorted(container) if isinstance(container, dict) else range(len(container))))
+        if not isinstance(container[key], dict | list) or not container[key] or draw(st.booleans()):
             break
-        place = place[key]
-    if isinstance(place, dict) and draw(st.booleans()):
-        place[draw(st.text(max_size=5) | st.just(f"{key}s"))] = place.pop(key)
+        container = container[key]
+    if isinstance(container, dict) and draw(st.booleans()):
+        container[draw(st.text(max_size=5) | st.just(f"{key}s"))] = container.pop(key)
     else:
-        place[key] = draw(junk)
+        container[key] = draw(junk)
     return json.dumps(suite)
 
 
 def ended(path: Path, content: bytes) -> tuple[int, str, str]:
-    """How ``advdef sweep --status`` ends with a file of this content: its code, stdout and stderr."""
+    """Runs ``advdef sweep --status`` on a file with this content: its exit code, stdout and stderr."""
     path.write_bytes(content)
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
@@ -90,9 +90,9 @@ often = settings(
 
 
 @often
-@given(content=spoiled() | st.dictionaries(st.sampled_from(WORDS), junk, min_size=1, max_size=3).map(json.dumps))
-def test_a_suite_that_was_spoiled_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
-    """With exit code 2 and where it is wrong; or it means something after all."""
+@given(content=spoiled() | st.dictionaries(st.sampled_from(KEYS), junk, min_size=1, max_size=3).map(json.dumps))
+def test_a_broken_suite_is_an_error_of_one_line(tmp_path: Path, content: str) -> None:
+    """It exits with code 2 and one line, unless the changed suite is valid."""
     code, out, err = ended(tmp_path / "suite.yaml", content.encode())
     if code == 0:
         assert " cells: " in out
@@ -105,8 +105,8 @@ def test_a_suite_that_was_spoiled_is_refused_in_one_line(tmp_path: Path, content
 
 @often
 @given(content=st.binary(max_size=60) | st.text(alphabet="{}[]:,&*!-?|>'\"\n ab1\t#%@`", max_size=30).map(str.encode))
-def test_a_file_of_anything_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
-    """With its name, and exit code 2."""
+def test_any_other_file_is_an_error_of_one_line(tmp_path: Path, content: bytes) -> None:
+    """It exits with code 2, and the line names the file."""
     code, out, err = ended(tmp_path / "suite.yaml", content)
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1, err

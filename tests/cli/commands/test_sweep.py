@@ -82,7 +82,7 @@ def test_shards_cover_the_sweep(advdef: Advdef, suite: Path, here: Path) -> None
 
 
 def test_existing_cells_are_kept_rerun_or_refused(advdef: Advdef, suite: Path, here: Path) -> None:
-    """``--existing`` chooses between the three."""
+    """``--existing`` keeps stored cells by default, and can refuse them or compute them again."""
     suite.write_text("{n: 20, defenses: {checkpoint: model.safetensors}, attacks: fgsm, eps: 0.1, seeds: [0, 1]}")
     first = advdef("sweep", "suite.yaml", "--shard", "1/2")
     assert first.code == 0
@@ -212,7 +212,7 @@ def test_sigterm_to_all_processes_loses_nothing(advdef: Advdef, suite: Path, her
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
         (["quik"], "unknown suite 'quik': did you mean 'quick'?"),
         (["no.yaml"], "no.yaml cannot be read"),
@@ -226,10 +226,10 @@ def test_sigterm_to_all_processes_loses_nothing(advdef: Advdef, suite: Path, her
         (["bad.yaml"], "bad.yaml, line 2: unknown attack 'pdg': did you mean 'pgd'?"),
     ],
 )
-def test_a_usage_error(advdef: Advdef, suite: Path, here: Path, words: list[str], message: str) -> None:
+def test_a_usage_error(advdef: Advdef, suite: Path, here: Path, options: list[str], message: str) -> None:
     """It is one line with exit code 2, and nothing is computed."""
     (here / "bad.yaml").write_text("n: 20\nattacks: [pdg]")
-    ended = advdef("sweep", *words)
+    ended = advdef("sweep", *options)
     assert (ended.code, ended.out) == (2, "")
     assert message in ended.err
     assert len(ended.err.splitlines()) == 1
@@ -250,8 +250,8 @@ def test_attack_reads_suite_files(advdef: Advdef, suite: Path, here: Path) -> No
 def test_an_option_for_gpus_needs_gpus(here: Path, advdef: Callable[..., Any]) -> None:
     """--per-gpu without --gpus is a usage error."""
     (here / "s.yaml").write_text("attacks: [fgsm]")
-    for words in (("--per-gpu", "2"), ("--per-gpu", "2", "--jobs", "2")):
-        ended = advdef("sweep", "s.yaml", *words)
+    for options in (("--per-gpu", "2"), ("--per-gpu", "2", "--jobs", "2")):
+        ended = advdef("sweep", "s.yaml", *options)
         assert ended.code == 2
         assert "--per-gpu is for --gpus" in ended.err
 

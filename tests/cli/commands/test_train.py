@@ -58,23 +58,23 @@ def test_a_killed_training_resumes(
 ) -> None:
     """Stopped in one block and killed in the next, it ends with exactly the weights of an undisturbed training."""
     (here / "dying.py").write_text(DYING)
-    words = ["train", "--dataset", "dying.py:Dying", *HRS, "-o", "killed.safetensors"]
+    command = ["train", "--dataset", "dying.py:Dying", *HRS, "-o", "killed.safetensors"]
     # An epoch has eleven batches, and a block three epochs. The signal comes in the last epoch of the first block; the
     # kill, counted from the start of that epoch, in the second epoch of the second block.
     with monkeypatch.context() as environment:
         environment.setenv("DIE_AT", "30")
         environment.setenv("DIE_BY", "SIGTERM")
-        stopped = advdef(*words)
+        stopped = advdef(*command)
     assert stopped.code == 130
-    assert stopped.err.rstrip().endswith(f"resume with: advdef {shlex.join(words)}")
-    killed = advdef_process(*words, DIE_AT="27", DIE_BY="SIGKILL")
+    assert stopped.err.rstrip().endswith(f"resume with: advdef {shlex.join(command)}")
+    killed = advdef_process(*command, DIE_AT="27", DIE_BY="SIGKILL")
     assert killed.code == -signal.SIGKILL
     assert "block 1: 3 epochs" in killed.err
     assert not (here / "killed.safetensors").exists()
-    resumed = advdef(*words)
+    resumed = advdef(*command)
     assert resumed.code == 0
     assert [line.partition(":")[0] for line in resumed.err.splitlines()[1:]] == ["block 2"]
-    undisturbed = advdef(*words[:-1], "whole.safetensors")
+    undisturbed = advdef(*command[:-1], "whole.safetensors")
     assert resumed.out.splitlines()[0].partition(":")[2] == undisturbed.out.splitlines()[0].partition(":")[2]
     first, second = load_file(here / "killed.safetensors"), load_file(here / "whole.safetensors")
     assert first.keys() == second.keys()
@@ -85,8 +85,8 @@ def test_a_killed_training_resumes(
 
 def test_a_trained_model_is_reported_in_one_line(advdef: Advdef, here: Path) -> None:
     """Stdout has the model, its accuracy and its cost, stderr the training; a second run trains nothing."""
-    words = ("train", *HRS, "-o", "folder/hrs.safetensors")
-    first = advdef(*words)
+    command = ("train", *HRS, "-o", "folder/hrs.safetensors")
+    first = advdef(*command)
     assert first.code == 0
     start = "folder/hrs.safetensors: small-cnn with hrs(channels=[2,2]) on digits, randomized, clean accuracy "
     assert first.out.startswith(start)
@@ -102,17 +102,19 @@ def test_a_trained_model_is_reported_in_one_line(advdef: Advdef, here: Path) -> 
     )
     assert len(first.err.splitlines()) == 3
     content = (here / "folder" / "hrs.safetensors").read_bytes()
-    second = advdef(*words)
+    second = advdef(*command)
     assert (second.out, second.err) == (first.out, "")
     assert (here / "folder" / "hrs.safetensors").read_bytes() == content
-    assert advdef(*words, "--seed", "1", "-q").err == ""
+    assert advdef(*command, "--seed", "1", "-q").err == ""
     assert (here / "folder" / "hrs.safetensors").read_bytes() != content
 
 
 def test_a_checkpoint_is_all_that_an_attack_needs(advdef: Advdef, here: Path) -> None:
     """The data set, the model, the normalization and the defense come from the file, also after it moves."""
-    words = ("--mean", "0.3", "--std", "0.3", "--set", "train.lr=0.01", "--set", "gaussian-noise.sigma_init=0.1")
-    assert advdef("train", "--defense", "gaussian-noise", *words, "--epochs", "2", "-o", "noisy.safetensors").code == 0
+    options = ("--mean", "0.3", "--std", "0.3", "--set", "train.lr=0.01", "--set", "gaussian-noise.sigma_init=0.1")
+    assert (
+        advdef("train", "--defense", "gaussian-noise", *options, "--epochs", "2", "-o", "noisy.safetensors").code == 0
+    )
     (here / "noisy.safetensors").rename(here / "moved.safetensors")
     ended = advdef("attack", "--checkpoint", "moved.safetensors", "--attack", "fgsm", "--n", "20")
     assert ended.code == 0
@@ -126,8 +128,8 @@ def test_a_checkpoint_is_all_that_an_attack_needs(advdef: Advdef, here: Path) ->
 def test_training_starts_from_a_foreign_checkpoint(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     """A state dict needs options that describe it; the checkpoint that comes of it needs none."""
     torch.save({"state_dict": load_file(checkpoint)}, "theirs.pth")
-    words = ("--checkpoint", "theirs.pth", "--model", "small-cnn", "--classes", "10", "--dataset", "digits")
-    ended = advdef("train", *words, "--defense", "gaussian-noise", "--epochs", "1", "-o", "ours.safetensors")
+    options = ("--checkpoint", "theirs.pth", "--model", "small-cnn", "--classes", "10", "--dataset", "digits")
+    ended = advdef("train", *options, "--defense", "gaussian-noise", "--epochs", "1", "-o", "ours.safetensors")
     assert ended.code == 0
     assert ended.err.count("theirs.pth: took 'state_dict'\n") == 1
     assert advdef("attack", "--checkpoint", "ours.safetensors", "--attack", "fgsm", "--n", "20").code == 0
@@ -137,7 +139,7 @@ def test_a_usage_error(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     """A wrong ending, an unwritable folder, no defense, a diverging recipe or a value out of range is one line, exit code 2."""
     (here / "file").write_text("")
     out = ("-o", "out.safetensors", "--epochs", "1")
-    for words, line in [
+    for options, line in [
         (
             (*out, "--defense", "pgd-at", "--defense", "hrs", "--set", "split=conv9"),
             "no cut after 'conv9': the forward pass has no such module",
@@ -158,7 +160,7 @@ def test_a_usage_error(advdef: Advdef, here: Path, checkpoint: Path) -> None:
         ((*out, "--set", "rate=1"), "--set rate: "),
         ((*out, "--defense", "hrs", "--set", "channels=0"), "hrs.channels is 0: "),
     ]:
-        ended = advdef("train", *words)
+        ended = advdef("train", *options)
         assert (ended.code, ended.out) == (2, "")
         assert ended.err.splitlines()[-1].startswith(f"advdef: error: {line}")
         assert "kept in" not in ended.err or "diverged" in line

@@ -14,30 +14,30 @@ Advdef = Callable[..., Any]
 ATTACK = ("attack", "--checkpoint", "model.safetensors", "--attack", "transfer", "--n", "20")
 
 
-def test_images_of_one_checkpoint_are_judged_on_another(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """A row, labelled with the surrogate and what runs on it; the same model in another file is the same cell."""
+def test_images_of_one_checkpoint_attack_another(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """The row's label names the surrogate and its attack; the same surrogate in another file is the same cell."""
     assert advdef("train", "--epochs", "2", "--seed", "1", "-o", "other.safetensors", "-q").code == 0
     shutil.copy("other.safetensors", "moved.safetensors")
-    words = ("--set", "transfer.attack={name: ti-fgsm, steps: 5}", "-o", "table.csv")
-    first = advdef(*ATTACK, "--set", "transfer.surrogate=other.safetensors", *words)
+    options = ("--set", "transfer.attack={name: ti-fgsm, steps: 5}", "-o", "table.csv")
+    first = advdef(*ATTACK, "--set", "transfer.surrogate=other.safetensors", *options)
     assert first.code == 0, first.err
     (row,) = csv.DictReader(Path("table.csv").read_text().splitlines())
     assert row["attack"] == "transfer(surrogate=other.safetensors,attack.name=ti-fgsm,attack.steps=5)"
     assert float(row["robust_accuracy"]) < float(row["clean_accuracy"])
     assert (row["eot"], row["flags"]) == ("1", "")
-    second = advdef(*ATTACK, "--set", "surrogate=moved.safetensors", *words)
+    second = advdef(*ATTACK, "--set", "surrogate=moved.safetensors", *options)
     assert "1 of 1 cells are in advdef-runs already" in second.err
     assert Path("moved.safetensors").write_bytes(checkpoint.read_bytes())
-    third = advdef(*ATTACK, "--set", "surrogate=moved.safetensors", *words)
+    third = advdef(*ATTACK, "--set", "surrogate=moved.safetensors", *options)
     assert third.code == 0
     assert "already" not in third.err
 
 
-def test_what_can_be_no_surrogate_is_refused(advdef: Advdef, here: Path) -> None:
-    """Exit code 2 and one line, before the attacked model is trained and anything is stored."""
+def test_a_bad_surrogate_is_a_usage_error(advdef: Advdef, here: Path) -> None:
+    """It is one line with exit code 2, before the attacked model is trained or anything is stored."""
     Path("code.pt").write_bytes(pickle.dumps(print))
     assert advdef("train", "--dataset", "digits", "--epochs", "1", "-o", "other.safetensors", "-q").code == 0
-    for words, told in (
+    for options, message in (
         ((), "transfer needs transfer.surrogate: checkpoint of the model that the images are made on"),
         (("--set", "surrogate=none.safetensors"), "transfer.surrogate: no checkpoint none.safetensors"),
         (("--set", "surrogate=code.pt"), "transfer.surrogate: code.pt "),
@@ -47,19 +47,19 @@ def test_what_can_be_no_surrogate_is_refused(advdef: Advdef, here: Path) -> None
             "transfer does not support the norm l2",
         ),
     ):
-        ended = advdef("attack", "--defense", "hrs", "--attack", "transfer", *words)
+        ended = advdef("attack", "--defense", "hrs", "--attack", "transfer", *options)
         assert (ended.code, ended.out) == (2, "")
         (line,) = ended.err.splitlines()
-        assert line.startswith(f"advdef: error: {told}")
+        assert line.startswith(f"advdef: error: {message}")
     assert not Path("advdef-runs").exists() or not any(Path("advdef-runs").rglob("*.json"))
 
 
 @pytest.mark.parametrize("output_format", ["table", "json"])
-def test_show_explains_it(advdef: Advdef, here: Path, output_format: str) -> None:
-    """What it is for, and that a surrogate has to be given."""
+def test_show_describes_it(advdef: Advdef, here: Path, output_format: str) -> None:
+    """The card has its purpose and says that the surrogate is required."""
     shown = advdef("show", "attack", "transfer", "--format", output_format)
     assert shown.code == 0
-    words = " ".join(shown.out.split())
-    assert "The attacked model is asked nothing" in words
-    assert "(required)" in words if output_format == "table" else '"required": true' in words
-    assert "mi-fgsm" in words
+    text = " ".join(shown.out.split())
+    assert "The attacked model is asked nothing" in text
+    assert "(required)" in text if output_format == "table" else '"required": true' in text
+    assert "mi-fgsm" in text
