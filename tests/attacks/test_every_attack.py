@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.nn.functional import one_hot
 
 from robustbench_cli.attacks import registry
 from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.gradients.draws import EOTChoice
 from robustbench_cli.attacks.base.gradients.eot import gradient_source
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.parameters.surrogate import surrogate_parameters
@@ -24,6 +26,7 @@ from robustbench_cli.attacks.base.threat import Threat, distance
 from .conftest import LinearVictim, Victim
 
 CASES = [(name, norm) for name in registry.names() for norm in registry.load(name).norms]
+FIRST_NORMS = {name: registry.load(name).norms[0] for name in registry.names()}
 EPS: dict[Norm, float] = {"linf": 0.25, "l2": 1.5, "l1": 12.0, "l0": 12.0}
 """Radii at which the digits are easily told apart by eye, and hardly any is still classified correctly."""
 
@@ -35,7 +38,7 @@ FEW_OF = {
     "hopskipjump": {"queries": 400},
     "sigma-zero": {"steps": 40},
 }
-"""Attacks that need more than :data:`FEW` to break anything."""
+"""What attacks need beyond :data:`FEW` to break most of the images."""
 
 
 def with_parameters(name: str, model: nn.Module, parameters: dict[str, int]) -> Attack:
@@ -52,11 +55,11 @@ def quick(name: str, model: nn.Module) -> Attack:
 
 def few(name: str, model: nn.Module) -> Attack:
     """The attack with very few steps, queries and targets."""
-    return with_parameters(name, model, {**FEW, **FEW_OF.get(name, {})})
+    return with_parameters(name, model, FEW)
 
 
 class Floor(NamedTuple):
-    """What an attack reaches on 60 digits with :func:`few` steps.
+    """What an attack reaches on 60 digits with the parameters in :data:`FEW` and :data:`FEW_OF`.
 
     Attributes:
         factor: The radius of each image, relative to its reference distance in this norm.
@@ -189,7 +192,8 @@ def test_its_strength_has_a_floor(name: str, norm: Norm, fixed_digits: Victim, r
     An attack that loses a sign, half of its steps or its projection falls below its floor.
     """
     assert (name, norm) in FLOORS, f"measure {name} in {norm} and add it to FLOORS"
-    floor, attack = FLOORS[name, norm], few(name, fixed_digits.model)
+    floor = FLOORS[name, norm]
+    attack = with_parameters(name, fixed_digits.model, {**FEW, **FEW_OF.get(name, {})})
     assert fixed_digits.accuracy(fixed_digits.images) == 1
     broken = successes(attack, fixed_digits, norm, floor.factor * reference[norm], targeted=False)
     reached = successes(attack, fixed_digits, norm, floor.target_factor * reference[norm], targeted=True)
@@ -198,11 +202,11 @@ def test_its_strength_has_a_floor(name: str, norm: Norm, fixed_digits: Victim, r
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
-def test_it_keeps_to_the_ball_and_the_box(name: str, norm: Norm, digits_victim: Victim) -> None:
+def test_it_keeps_to_the_ball_and_the_box(name: str, norm: Norm, fixed_digits: Victim) -> None:
     """Every image stays within its own radius and in [0, 1]; at radius 0 it is returned bit by bit."""
     eps = torch.linspace(0, EPS[norm], 60, dtype=torch.float64)
-    images = digits_victim.images
-    perturbed = few(name, digits_victim.model)(digits_victim.model, images, digits_victim.labels, norm=norm, eps=eps)
+    images = fixed_digits.images
+    perturbed = few(name, fixed_digits.model)(fixed_digits.model, images, fixed_digits.labels, norm=norm, eps=eps)
     assert (distance(perturbed, images, norm) <= eps).all()
     assert ((perturbed >= 0) & (perturbed <= 1)).all()
     assert torch.equal(perturbed[0], images[0])
@@ -210,22 +214,21 @@ def test_it_keeps_to_the_ball_and_the_box(name: str, norm: Norm, digits_victim: 
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
-def test_it_leaves_everything_as_it_was(name: str, norm: Norm, digits_victim: Victim) -> None:
+def test_it_leaves_everything_as_it_was(name: str, norm: Norm, fixed_digits: Victim) -> None:
     """The images, the labels, and the model's weights, modes and needs of gradients; no parameter has got a gradient."""
-    model, images, labels = digits_victim.model, digits_victim.images[:5].clone(), digits_victim.labels[:5].clone()
-    model.train()
-    model[0].weight.requires_grad_(False)
+    model = copy.deepcopy(fixed_digits.model).requires_grad_(True).train()
+    images, labels = fixed_digits.images[:5].clone(), fixed_digits.labels[:5].clone()
+    model[1].weight.requires_grad_(False)
     weights = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     for parameter in model.parameters():
         parameter.grad = None
     perturbed = few(name, model)(model, images, labels, norm=norm, eps=EPS[norm])
     assert all(module.training for module in model.modules())
     assert [parameter.requires_grad for parameter in model.parameters()][:2] == [False, True]
-    model.eval().requires_grad_(True)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(tensor, weights[key]) for key, tensor in model.state_dict().items())
-    assert torch.equal(images, digits_victim.images[:5])
-    assert torch.equal(labels, digits_victim.labels[:5])
+    assert torch.equal(images, fixed_digits.images[:5])
+    assert torch.equal(labels, fixed_digits.labels[:5])
     assert not perturbed.requires_grad
     assert perturbed.data_ptr() != images.data_ptr()
 
@@ -249,9 +252,9 @@ def test_an_images_result_is_its_own(name: str, norm: Norm, linear_victim: Calla
 
     every = torch.arange(24)
     whole = run(every)
-    for batch_size in (1, 7, 24):
+    for batch_size in (1, 7):
         assert torch.equal(run(every, batch_size), whole)
-    for rows in (torch.tensor([5]), torch.tensor([23, 1, 12]), every.flip(0), torch.tensor([2, 2, 17])):
+    for rows in (torch.tensor([23, 1, 12]), torch.tensor([2, 2, 17])):
         assert torch.equal(run(rows), whole[rows])
 
 
@@ -286,21 +289,30 @@ class Jitter(nn.Module):
         return torch.stack([self.model(images + offset) for offset in (-0.02, 0.0, 0.02)])
 
 
-@pytest.mark.parametrize(("name", "norm"), CASES)
-@pytest.mark.parametrize("eot", [1, 8, "exact"])
-def test_it_works_on_a_randomized_model(name: str, norm: Norm, eot: int, digits_victim: Victim) -> None:
+@pytest.mark.parametrize(
+    ("name", "norm", "eot"),
+    [
+        (name, norm, eot)
+        for name, norm in CASES
+        for eot in (1, 4, "exact")
+        if eot == "exact" or norm == FIRST_NORMS[name]
+    ],
+)
+def test_it_works_on_a_randomized_model(name: str, norm: Norm, eot: EOTChoice, fixed_digits: Victim) -> None:
     """With any source of gradients the share of all draws that is right falls, and equals that of the same seed again."""
-    model, images, labels = Jitter(digits_victim.model), digits_victim.images[:20], digits_victim.labels[:20]
-    attack = few(name, digits_victim.model)
+    model, images, labels = Jitter(fixed_digits.model), fixed_digits.images[:12], fixed_digits.labels[:12]
+    attack = with_parameters(name, fixed_digits.model, {**FEW, "steps": 20, "queries": 200})
 
     def share(images: Tensor) -> float:
         with torch.no_grad():
             return (model.all_draws(images).argmax(2) == labels).double().mean().item()
 
-    found = []
+    results = []
     for _ in range(2):
         torch.manual_seed(1)
-        found.append(attack(model, images, labels, norm=norm, eps=None if attack.minimal_norm else EPS[norm], eot=eot))
-    assert torch.equal(*found)
-    assert share(images) > 0.95
-    assert share(found[0]) < 0.67
+        results.append(
+            attack(model, images, labels, norm=norm, eps=None if attack.minimal_norm else EPS[norm], eot=eot)
+        )
+    assert torch.equal(*results)
+    assert share(images) > 0.9
+    assert share(results[0]) < 0.67

@@ -115,7 +115,7 @@ def test_its_attack_is_read_as_a_suite_writes_it() -> None:
 @pytest.mark.parametrize(
     ("parameters", "told"),
     [
-        ({}, "transfer needs transfer.surrogate: checkpoint of the model"),
+        ({}, "transfer needs transfer.surrogate: checkpoint of the surrogate model"),
         ({"surrogate": 3}, "transfer.surrogate is 3: give the file of a checkpoint"),
         ({"attack": "mi-fgsn"}, "transfer.attack is 'mi-fgsn': unknown attack 'mi-fgsn': did you mean"),
         ({"attack": {"name": "mi-fgsm", "stepz": 3}}, "mi-fgsm has no parameter 'stepz': did you mean 'steps'"),
