@@ -1,6 +1,6 @@
-"""Writes ``clean.csv``: how many of all test images each model of the suite hrs-fashion gets right, in one draw each.
+"""Writes ``clean.csv``: the clean accuracy of each model of the suite hrs-fashion on all test images, with one draw per image.
 
-Run ``python docs/hrs/clean.py`` after ``advdef sweep hrs-fashion``, whose models it finds in the user's cache folder.
+Run ``python docs/hrs/clean.py`` after ``advdef sweep hrs-fashion``: it reads the models from the user's cache folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ IMAGES = 10_000
 
 
 def main() -> None:
-    """Measures each model by its own rule."""
+    """Measures each model by its own decision rule."""
     planned = plan(
         read_suite("hrs-fashion"),
         cache=lambda dataset, recipe, seed: ModelCache(

@@ -35,9 +35,9 @@ def success(table: pd.DataFrame) -> None:
     figure, axes = plt.subplots(len(DRAWN), 2, figsize=(7, 5.5), sharex=True, sharey=True, layout="constrained")
     for row, (label, title) in zip(axes, DRAWN.items(), strict=True):
         for axis, eot in zip(row, ("1", "10"), strict=True):
-            # A deterministic model has one draw whatever is asked for.
-            of = table[(table.attack == label) & (table.targeted == "all") & (table.eot.isin({eot, "1"}))]
-            for defense, cells in of.groupby("defense", sort=False):
+            # A deterministic model has rows with one draw only.
+            chosen = table[(table.attack == label) & (table.targeted == "all") & (table.eot.isin({eot, "1"}))]
+            for defense, cells in chosen.groupby("defense", sort=False):
                 shown = cells[cells.eot == (eot if (cells.eot == eot).any() else "1")].sort_values("eps")
                 axis.plot(shown.eps.astype(float), 100 * shown.attack_success_rate, marker="o", ms=3, label=defense)
             axis.set_title(f"{title}, {'one draw' if eot == '1' else 'ten draws'} a gradient")
@@ -50,11 +50,11 @@ def success(table: pd.DataFrame) -> None:
 
 
 def tradeoff(table: pd.DataFrame) -> None:
-    """Clean accuracy against what is left under the worst of the adaptive attacks."""
+    """Clean accuracy against the worst case of the adaptive attacks."""
     figure, axis = plt.subplots(figsize=(4.5, 3.5), layout="constrained")
     clean = clean_accuracies()
-    of = table[(table.attack == "worst-case") & (table.targeted == "no") & (table.eps.astype(float) == EPS)]
-    for cell in of.itertuples():
+    chosen = table[(table.attack == "worst-case") & (table.targeted == "no") & (table.eps.astype(float) == EPS)]
+    for cell in chosen.itertuples():
         axis.errorbar(
             100 * clean[cell.defense],
             100 * cell.robust_accuracy,
@@ -73,7 +73,7 @@ def tradeoff(table: pd.DataFrame) -> None:
 
 
 def efficiency(table: pd.DataFrame) -> None:
-    """The mean Defense Efficiency Score over the strengths of the attacks like the paper's."""
+    """The mean Defense Efficiency Score over attacks like the paper's."""
     means = mean_efficiencies(table)
     figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
     assert isinstance(axis, Axes)

@@ -19,13 +19,13 @@ PAPERS = {
     "pgd(steps=20,step_size=0.1,random_start=false)": "PGD",
     "cw-pgd(steps=20,step_size=0.1,random_start=false)": "CW-PGD",
 }
-"""The attacks with the paper's step size, and what the paper calls them."""
+"""The attacks with the paper's step size, and the paper's names for them."""
 
 ADAPTIVE = {"pgd(steps=50)": "PGD", "cw-pgd(steps=50)": "CW-PGD", "worst-case": "worst"}
-"""The attacks whose steps fall to 0, and the worst of them."""
+"""The attacks with decreasing steps, and their worst case."""
 
 RULES = {"one-draw": "one draw", "deterministic": "deterministic counterpart", "frozen": "one frozen draw"}
-"""The rules of decision, and what heads their columns."""
+"""The decision rules, and the headers of their columns."""
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def filled(page: str) -> str:
-    """The page with its tables, each between ``<!-- NAME -->`` and ``<!-- end -->``; or a word that there is none."""
+    """The page with its tables, each between ``<!-- NAME -->`` and ``<!-- end -->``, or with a note that one is missing."""
     attacks, reprogrammings = read("hrs-fashion.csv"), read("reprogramming.csv")
     tables = {
         "paper": paper(attacks),
@@ -51,7 +51,7 @@ def filled(page: str) -> str:
 
 
 def read(name: str) -> pd.DataFrame:
-    """A table beside this file; an empty one where there is none. Of each row, ``rule`` and ``defense`` without it."""
+    """Reads a table beside this file, or gives an empty one. The decision rule moves from ``defense`` to ``rule``."""
     path = HERE / name
     if not path.exists():
         return pd.DataFrame()
@@ -62,54 +62,54 @@ def read(name: str) -> pd.DataFrame:
 
 
 def paper(table: pd.DataFrame) -> str:
-    """Targets reached by attacks like the paper's, in percent, by gradients of one draw and of ten; and the mean DES."""
-    of = table[(table.targeted == "all") & (table.rule == "one-draw")]
-    strengths = sorted(of.eps.unique(), key=float)
+    """Targets reached by attacks like the paper's in percent, with one draw and ten draws per gradient, and the mean DES."""
+    chosen = table[(table.targeted == "all") & (table.rule == "one-draw")]
+    strengths = sorted(chosen.eps.unique(), key=float)
     clean, scores = clean_accuracies(), mean_efficiencies(table)
     lines = []
-    for defense, rows in of.groupby("defense", sort=False):
+    for defense, rows in chosen.groupby("defense", sort=False):
         cells = [
             _by_eot(rows[(rows.attack == attack) & (rows.eps == eps)], lambda row: _percent(row.attack_success_rate))
             for attack in PAPERS
             for eps in strengths
         ]
-        own = scores.loc[defense].dropna() if defense in scores.index else {}
-        des = " / ".join(f"{own[eot]:.1f}" for eot in ("1", "10") if eot in own)
+        score = scores.loc[defense].dropna() if defense in scores.index else {}
+        des = " / ".join(f"{score[eot]:.1f}" for eot in ("1", "10") if eot in score)
         lines.append([str(defense), _percent(clean[defense]), *cells, des])
     heads = [f"{name} {eps}" for name in PAPERS.values() for eps in strengths]
     return markdown(["defense", "clean", *heads, "mean DES, one draw / ten"], lines)
 
 
 def clean_accuracies() -> pd.Series:
-    """The clean accuracy of each defense, one draw deciding, on all test images."""
+    """The clean accuracy of one draw of each defense on all test images."""
     return read("clean.csv").set_index("defense").clean_accuracy
 
 
 def mean_efficiencies(table: pd.DataFrame) -> pd.DataFrame:
-    """The mean Defense Efficiency Score over the strengths of the attacks like the paper's: a line a defense, a column an ``eot``.
+    """The mean Defense Efficiency Score over attacks and radii, with one line per defense and one column per ``eot``.
 
-    Points of attack success prevented, of the few images that are attacked towards every class, for a point of clean
-    accuracy lost on all.
+    It is the points of attack success prevented, on the images of the targeted attacks, per point of clean accuracy lost on
+    all test images.
     """
-    of = table[table.attack.isin(PAPERS) & (table.targeted == "all") & (table.rule == "one-draw")]
-    unwrapped_model = of[of.defense == "none"].set_index(["attack", "eps"]).attack_success_rate
+    chosen = table[table.attack.isin(PAPERS) & (table.targeted == "all") & (table.rule == "one-draw")]
+    undefended = chosen[chosen.defense == "none"].set_index(["attack", "eps"]).attack_success_rate
     clean = clean_accuracies()
-    of = of[of.defense != "none"]
-    prevented = of.join(unwrapped_model, on=["attack", "eps"], suffixes=("", "_undefended")).eval(
+    chosen = chosen[chosen.defense != "none"]
+    prevented = chosen.join(undefended, on=["attack", "eps"], suffixes=("", "_undefended")).eval(
         "attack_success_rate_undefended - attack_success_rate"
     )
-    lost = clean["none"] - of.defense.map(clean)
-    return (prevented / lost).groupby([of.defense, of.eot], sort=False).mean().unstack("eot")
+    lost = clean["none"] - chosen.defense.map(clean)
+    return (prevented / lost).groupby([chosen.defense, chosen.eot], sort=False).mean().unstack("eot")
 
 
 def adaptive(table: pd.DataFrame) -> str:
-    """Robust accuracy under the attacks that adapt, in percent with its interval."""
-    of = table[
+    """Robust accuracy under adaptive attacks, in percent with its confidence interval."""
+    chosen = table[
         table.attack.isin(ADAPTIVE) & (table.targeted == "no") & (table.rule == "one-draw") & (table.eot != "frozen")
     ]
-    strengths = sorted(of.eps.unique(), key=float)
+    strengths = sorted(chosen.eps.unique(), key=float)
     lines = []
-    for defense, rows in of.groupby("defense", sort=False):
+    for defense, rows in chosen.groupby("defense", sort=False):
         cells = [_robust(rows[(rows.attack == attack) & (rows.eps == eps)]) for eps in strengths for attack in ADAPTIVE]
         lines.append([str(defense), _percent(rows.clean_accuracy.iloc[0]), *cells])
     heads = [f"{name} {eps}" for eps in strengths for name in ADAPTIVE.values()]
@@ -117,22 +117,22 @@ def adaptive(table: pd.DataFrame) -> str:
 
 
 def ablation(table: pd.DataFrame) -> str:
-    """What is left under CW-PGD of each defense that draws, of what it is without its draws, and of one frozen draw."""
-    of = table[(table.targeted == "no") & (table.attack == "cw-pgd(steps=50)")]
+    """Robust accuracy under CW-PGD of each randomized defense, of its deterministic counterpart and of a frozen draw."""
+    chosen = table[(table.targeted == "no") & (table.attack == "cw-pgd(steps=50)")]
     lines = []
-    for (defense, eps), rows in of.groupby(["defense", "eps"], sort=False):
+    for (defense, eps), rows in chosen.groupby(["defense", "eps"], sort=False):
         if set(rows.rule) != set(RULES):
             continue
         clean = [_percent(rows[rows.rule == rule].clean_accuracy.iloc[0]) for rule in ("one-draw", "deterministic")]
         fresh = (rows.rule == "one-draw") & (rows.eot == "frozen")
-        asked = [(rows.rule == "one-draw") & ~fresh, rows.rule == "deterministic", rows.rule == "frozen", fresh]
-        lines.append([str(defense), eps, *clean, *(_robust(rows[each]) for each in asked)])
+        selections = [(rows.rule == "one-draw") & ~fresh, rows.rule == "deterministic", rows.rule == "frozen", fresh]
+        lines.append([str(defense), eps, *clean, *(_robust(rows[selection]) for selection in selections)])
     heads = ["one draw", "counterpart", "frozen draw, on itself", "frozen draw, on fresh ones"]
     return markdown(["defense", "eps", "clean, one draw", "clean, counterpart", *heads], lines)
 
 
 def reprogramming(table: pd.DataFrame) -> str:
-    """How well each model does another task, in percent with its interval, by the rule that decides."""
+    """Accuracy of each model on the other task in percent with its confidence interval, by decision rule."""
     if table.empty:
         return ""
     lines = []
@@ -142,14 +142,14 @@ def reprogramming(table: pd.DataFrame) -> str:
     return markdown(["defense", *RULES.values()], lines)
 
 
-def _by_eot(rows: pd.DataFrame, word: Callable[[Any], str]) -> str:
-    """``one / ten`` draws; a deterministic model has one draw whatever is asked for."""
-    found = {row.eot: word(row) for row in rows.itertuples()}
-    return " / ".join(found[eot] for eot in ("1", "10") if eot in found)
+def _by_eot(rows: pd.DataFrame, text: Callable[[Any], str]) -> str:
+    """``one / ten`` draws per gradient; a deterministic model has one value."""
+    texts = {row.eot: text(row) for row in rows.itertuples()}
+    return " / ".join(texts[eot] for eot in ("1", "10") if eot in texts)
 
 
 def _robust(rows: pd.DataFrame, name: str = "robust_accuracy") -> str:
-    """A share in percent with its interval, of the one row that there is; the interval is rounded outwards."""
+    """The share of the only row in percent with its confidence interval, which is rounded outwards."""
     if rows.empty:
         return ""
     (share,), (low,), (high,) = (rows[f"{name}{end}"] for end in ("", "_low", "_high"))
@@ -161,7 +161,7 @@ def _percent(share: float) -> str:
 
 
 def markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table; nothing where it has no line."""
+    """A Markdown table, or an empty string if there are no lines."""
     rows = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *rows]) if rows else ""
 
