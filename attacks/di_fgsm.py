@@ -22,7 +22,7 @@ class DIFGSM(MIFGSM):
 
     With probability ``diversity_prob``, the image is shrunk by a random factor and placed at random in a black image of
     the original size. The paper enlarges the image, which needs a model that accepts larger images. With momentum this is
-    the paper's M-DI2-FGSM (section 3.3); with ``decay`` 0 it is DI2-FGSM (section 3.2).
+    the paper's M-DI2-FGSM; with ``decay`` 0 it is DI2-FGSM.
     """
 
     paper: ClassVar[str] = (

@@ -83,9 +83,7 @@ class Attack(Settings, ABC):
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         norms = getattr(cls, "norms", None)
         if not isabstract(cls) and not (norms and {*norms} <= {*NORMS}):
-            raise TypeError(
-                f"{cls.__name__} must say which norms it knows, as norms: ClassVar[tuple[Norm, ...]] = ('linf',)"
-            )
+            raise TypeError(f"{cls.__name__} must declare its norms, as norms: ClassVar[tuple[Norm, ...]] = ('linf',)")
 
     @abstractmethod
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:

@@ -18,7 +18,7 @@ from robustbench_cli.defenses.randomized_smoothing import RandomizedSmoothing
 __all__ = ["ALPHA", "LEVEL", "certificate_of", "certified_accuracy", "contradiction"]
 
 ALPHA = 0.001
-"""The largest probability that a certificate by smoothing is wrong, where it stands beside an attack."""
+"""The largest probability that a certificate by smoothing is wrong, in a comparison with attacks."""
 
 LEVEL = 0.001
 """The significance level of a contradiction between attacks and a certificate by smoothing."""
@@ -126,4 +126,5 @@ def _chance(cell: Cell, outcomes: Outcomes, *, attempts: int) -> float:
     smoothing = _smoothing(cell)
     draws = smoothing.draws if smoothing is not None and smoothing.decision == "vote" else 1
     no_majority = float(stats.binom.cdf(draws // 2, draws, 0.5)) if draws > 1 else 0.5
-    return min(1.0, ALPHA + attempts * float(no_majority ** outcomes.clean.shape[0]))
+    draws_scored = outcomes.clean.shape[0]
+    return float(min(1.0, ALPHA + attempts * no_majority**draws_scored))

@@ -52,7 +52,7 @@ class RowSource:
         eps: The radius as the user wrote it; empty without one.
         checkpoint: The checkpoint's path as the user wrote it; ``None`` where it is unknown.
         results: One result, or those that a worst case combines; none for a cell that failed or is missing.
-        summary: The accuracies and distances by column; see :func:`~.outcomes.summarise`.
+        summary: The accuracies and distances by column; see :func:`~.outcomes.summarize`.
         flags: The names of the checks that failed.
         efficiency: The Defense Efficiency Score, where there is an undefended model to compare with.
         quick_look: Whether the attacks are too weak to vouch for the row; ``None`` where there is no result.
@@ -104,13 +104,13 @@ class Shown:
 
     Attributes:
         header: The header.
-        position: The place among the columns, from left to right.
+        position: The position among the columns, from left to right.
         text: The text of a row; by default the value in the form of its kind.
         interval: The columns with the ends of the confidence interval, which is printed behind the value.
         hide_interval: When a narrow terminal goes without the interval; see ``hide``.
         hide: When a narrow terminal goes without the column: the lowest number first; ``None`` is never.
-        in_title: Whether the value stands above the table instead, where all rows have the same.
-        usual: The value that is not worth a place above the table.
+        in_title: Whether a value that all rows share is printed above the table instead.
+        usual: A shared value that is not printed.
         when: Whether a table has the column at all.
     """
 
@@ -412,7 +412,7 @@ def shown_columns(table: pd.DataFrame) -> list[Column]:
 
 
 def title_columns(table: pd.DataFrame) -> list[Column]:
-    """The columns whose one value stands above a table."""
+    """The columns whose shared value is printed above a table."""
     return [
         entry
         for shown, entry in _from_left_to_right()

@@ -152,7 +152,6 @@ class _Row:
 def _mark_quick_look(group: Sequence[_Row], worst: _Row, combined: Sequence[_Row]) -> None:
     """Marks the rows of a model and threat whose attacks are too weak to vouch for them."""
     clean, robust = worst.source.summary["clean_accuracy"], worst.source.summary["robust_accuracy"]
-    # Every result has both accuracies.
     assert clean is not None
     assert robust is not None
     quick_look = is_quick_look([row.result for row in group], clean=clean, robust=robust)

@@ -1,4 +1,4 @@
-"""A cell: one model, defense, attack, threat, data slice and seed; and its identity."""
+"""A cell: one model, defense, attack, threat model, data slice and seed, with its identity."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = ["Cell", "OnlyIf"]
 
 
 OnlyIf = Literal["blinded"]
-"""The condition of an attack in a cascade: ``"blinded"`` runs it only where attacks before it were blinded and none of
-the others broke through; see :func:`~robustbench_cli.benchmarks.store.worst_case_flags.worst_case_flags`.
+"""The condition of an attack in a cascade: ``"blinded"`` runs it only if earlier attacks had masked gradients and no other
+attack broke through; see :func:`~robustbench_cli.benchmarks.store.worst_case_flags.worst_case_flags`.
 """
 
 
@@ -84,23 +84,20 @@ class Cell(EvaluationOptions, _Evaluated):
         return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy, with the ``update`` in its fields: another cell where that changes what is computed."""
+        """A copy with other values in some fields: another cell if the result changes."""
         copied = super().model_copy(update=update, deep=deep)
-        # Pydantic copies what has been computed with the fields.
+        # Pydantic copies cached properties too.
         copied.__dict__.pop("id", None)
         return copied
 
     @property
     def attack_label(self) -> str:
-        """The attack's label, after a plus sign where earlier attacks have left it what they could not break.
-
-        A precision that is not the usual one stands beside the attack's parameters.
-        """
-        method = self.attack
+        """The attack's label, with a plus sign in a cascade, and with a precision other than float32."""
+        attack = self.attack
         if self.precision != "float32":
-            named = {"parameters": {**method.parameters, "precision": self.precision}}
-            method = method.model_copy(update=named | {"changed": (*method.changed, "precision")})
-        return f"+{method.label}" if self.cascade else method.label
+            parameters = {**attack.parameters, "precision": self.precision}
+            attack = attack.model_copy(update={"parameters": parameters, "changed": (*attack.changed, "precision")})
+        return f"+{attack.label}" if self.cascade else attack.label
 
     @property
     def defense(self) -> str:

@@ -1,4 +1,4 @@
-"""The catalog of named things: attacks, defenses, data sets, models, suites, and the training.
+"""The catalog of named things: attacks, defenses, data sets, models, suites, checks, and the training.
 
 The names and summaries are read from source files without an import of torch; a whole card imports its class.
 """
@@ -11,7 +11,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_cli.cli import console
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.base.attack import Attack
     from robustbench_cli.core.registry import Registry
 
-__all__ = ["KINDS", "SHOWN", "card", "names", "summaries"]
+__all__ = ["KINDS", "SHOWN", "card", "flag_texts", "names", "summaries"]
 
 _PACKAGES = {
     "attack": "robustbench_cli.attacks",
     "defense": "robustbench_cli.defenses",
     "dataset": "robustbench_cli.benchmarks.datasets",
     "model": "robustbench_cli.benchmarks.models",
+    "check": "robustbench_cli.benchmarks.evaluation.checks",
 }
 
-KINDS = (*_PACKAGES, "suite")
+KINDS = ("attack", "defense", "dataset", "model", "suite", "check")
 """The kinds of things that have names."""
 
 SHOWN = (*KINDS, "training")
@@ -56,6 +57,7 @@ _ATTRIBUTES = (
     "argument_name",
     "epochs",
     "eps",
+    "text",
 )
 """The class attributes that a card shows."""
 
@@ -82,6 +84,15 @@ def names(kind: str) -> list[str]:
     return sorted([*_registry_of(kind).names(), *(name for other, name in _OUTSIDE_REGISTRIES if other == kind)])
 
 
+def flag_texts(flags: Collection[str]) -> dict[str, str]:
+    """The meaning of flags in a row, in the order of ``advdef list checks``; other flags are left out.
+
+    Args:
+        flags: The names of flags.
+    """
+    return {name: _summarized("check", name)["summary"] for name in names("check") if name in flags}
+
+
 def summaries(kind: str) -> Iterator[dict[str, Any]]:
     """Describes everything of a kind in one line each.
 
@@ -106,6 +117,8 @@ def _summarized(kind: str, name: str) -> dict[str, Any]:
 
         return {"name": name, "summary": _sentences(read_suite(name).description)[0]}
     source = _source(kind, name)
+    if kind == "check":
+        return {"name": name, "summary": source.constants["text"]}
     summary = _plain(source.docstring).partition("\n")[0]
     if kind != "attack":
         return {"name": name, "summary": summary}
@@ -116,12 +129,12 @@ def _summarized(kind: str, name: str) -> dict[str, Any]:
 def _source(kind: str, name: str) -> ClassSource:
     """The docstring and constants of a thing: from its source file, or from itself where that does not suffice."""
     if (kind, name) in _OUTSIDE_REGISTRIES:
-        found = read_class(*_OUTSIDE_REGISTRIES[kind, name])
+        source = read_class(*_OUTSIDE_REGISTRIES[kind, name])
     else:
         module = _registry_of(kind).module_of(name)
-        found = None if module is None else read_exported(module)
-    if found is not None and found.docstring:
-        return found
+        source = None if module is None else read_exported(module)
+    if source is not None and source.docstring:
+        return source
     thing = _load(kind, name)
     return ClassSource(thing.__doc__ or "", {key: getattr(thing, key, None) for key in _ATTRIBUTES})
 
@@ -188,24 +201,32 @@ def card(kind: str, name: str) -> dict[str, Any]:
     if kind == "suite":
         return _suite_card(name)
     thing = _load(kind, name)
-    found: dict[str, Any] = {"kind": kind, "name": name, "summary": _summary(thing)}
+    entry: dict[str, Any] = {"kind": kind, "name": name, "summary": _summary(thing)}
     description = _plain(thing.__doc__ or "").partition("\n")[2]
     # The sections of a docstring are for Python users.
-    found["description"] = re.split(r"^(?:Args|Attributes|Raises|Returns):$", description, flags=re.MULTILINE)[
+    entry["description"] = re.split(r"^(?:Args|Attributes|Raises|Returns):$", description, flags=re.MULTILINE)[
         0
     ].strip()
     for attribute in _ATTRIBUTES:
         value = getattr(thing, attribute, None)
         # On a class, a property is not yet a value.
         if value is not None and value != "" and not callable(value) and not isinstance(value, property):
-            found[attribute] = list(value) if isinstance(value, tuple) else value
+            entry[attribute] = list(value) if isinstance(value, tuple) else value
+    if kind == "check":
+        return _check_card(entry)
     if kind == "attack":
-        found |= _attack_facts({key: getattr(thing, key, None) for key in ("norms", "access", "uses", "minimal_norm")})
+        entry |= _attack_facts({key: getattr(thing, key, None) for key in ("norms", "access", "uses", "minimal_norm")})
         cost = _cost(thing)
-        found |= {} if cost is None else {"cost": cost}
+        entry |= {} if cost is None else {"cost": cost}
     if hasattr(thing, "model_fields"):
-        found["parameters"] = [_parameter(key, entry) for key, entry in thing.model_fields.items()]
-    return found
+        entry["parameters"] = [_parameter(key, field) for key, field in thing.model_fields.items()]
+    return entry
+
+
+def _check_card(entry: dict[str, Any]) -> dict[str, Any]:
+    """The card of a check: the meaning of its flag is the summary, and its docstring says how it is measured."""
+    description = "\n\n".join(text for text in (entry["summary"], entry["description"]) if text)
+    return {"kind": "check", "name": entry["name"], "summary": entry["text"], "description": description}
 
 
 def _cost(attack: type[Attack]) -> dict[str, int] | None:
@@ -220,17 +241,17 @@ def _cost(attack: type[Attack]) -> dict[str, int] | None:
     return asdict(passes(attack()))
 
 
-def _parameter(name: str, entry: FieldInfo) -> dict[str, Any]:
+def _parameter(name: str, field: FieldInfo) -> dict[str, Any]:
     from pydantic_core import to_jsonable_python
 
-    found = {"name": name, "type": _type(entry.annotation), "required": entry.is_required()}
-    if not entry.is_required():
-        found["default"] = to_jsonable_python(
-            entry.get_default(call_default_factory=True, validated_data={}), fallback=repr
+    parameter = {"name": name, "type": _type(field.annotation), "required": field.is_required()}
+    if not field.is_required():
+        parameter["default"] = to_jsonable_python(
+            field.get_default(call_default_factory=True, validated_data={}), fallback=repr
         )
-    found["constraints"] = _limits(entry.metadata)
-    found["description"] = entry.description or ""
-    return found
+    parameter["constraints"] = _limits(field.metadata)
+    parameter["description"] = field.description or ""
+    return parameter
 
 
 def _type(annotation: Any) -> str:

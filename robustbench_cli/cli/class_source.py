@@ -104,9 +104,9 @@ def _tree(module: str) -> ast.Module | None:
     if not module.startswith(_OWN):
         return None
     try:
-        found = importlib.util.find_spec(module)
-        if found is None or found.origin is None:
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
             return None
-        return ast.parse(Path(found.origin).read_bytes())
+        return ast.parse(Path(spec.origin).read_bytes())
     except (ImportError, OSError, SyntaxError, ValueError):
         return None

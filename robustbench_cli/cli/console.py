@@ -102,15 +102,15 @@ def stdout_for_the_report() -> Iterator[None]:
     before.flush()
     try:
         # The descriptor behind Python's stdout.
-        own = os.dup(1)
+        descriptor = os.dup(1)
     except OSError:
-        own = None
+        descriptor = None
     try:
         stream = before
-        if own is not None:
+        if descriptor is not None:
             with suppress(OSError, ValueError):
                 if before.fileno() == 1:
-                    stream = os.fdopen(os.dup(own), "w", encoding=before.encoding, errors="backslashreplace")
+                    stream = os.fdopen(os.dup(descriptor), "w", encoding=before.encoding, errors="backslashreplace")
             with suppress(OSError):
                 os.dup2(2, 1)
         _output.stream, sys.stdout = stream, sys.stderr
@@ -122,9 +122,9 @@ def stdout_for_the_report() -> Iterator[None]:
             before.flush()
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).fflush(None)
-        if own is not None:
-            os.dup2(own, 1)
-            os.close(own)
+        if descriptor is not None:
+            os.dup2(descriptor, 1)
+            os.close(descriptor)
         if stream is not before:
             with suppress(OSError):
                 stream.close()

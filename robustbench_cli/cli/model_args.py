@@ -28,19 +28,18 @@ DECISIONS = ("one-draw", "mean", "vote", "exact", "deterministic", "frozen")
 
 @dataclass(frozen=True)
 class ModelArgs:
-    """What the command line says of the models.
+    """The models of a command line.
 
     Attributes:
-        checkpoints: Files to start from.
+        checkpoints: The files to start from.
         model: As the user named it.
-        classes: K, of a foreign checkpoint.
-        mean: Of the normalisation inside the model.
-        std: Of that normalisation.
+        classes: The number of classes of a foreign checkpoint.
+        mean: Per-channel mean of the normalization inside the model.
+        std: Per-channel standard deviation of the normalization.
         dataset: As the user named it.
         defenses: Names, in the order in which they are put around the model.
-        epochs: Of a training.
-        decisions: Rules by which the draws of a randomized model decide, each for a model of its own; its own rule
-            where there are none.
+        epochs: Training epochs.
+        decisions: Decision rules of a randomized defense, each for a model of its own; the defense's own where empty.
     """
 
     checkpoints: tuple[Path, ...]
@@ -137,10 +136,11 @@ class ModelArgs:
         chains = []
         for path in self.checkpoints:
             info = read_info(path)
-            existing = [spec.name for spec in info.defenses if spec.name != "none"] if info is not None else []
-            is_used_as_it_is = names in ([], existing)
+            existing = [spec for spec in info.defenses if spec.name != "none"] if info is not None else []
+            is_used_as_it_is = names in ([], [spec.name for spec in existing])
             if is_used_as_it_is and any(parameters.get(name) for name in names):
-                raise UserError(f"{path} is trained with {'+'.join(existing)} already: leave out --set for it")
+                labels = "+".join(spec.label for spec in existing)
+                raise UserError(f"{path} is trained with {labels} already: leave out --set for it")
             if is_used_as_it_is or not self._trains(entries):
                 self._warn_of_no_training(path, recipe)
             base = DefenseConfig(checkpoint=path, model=self.model, classes=self.classes, mean=self.mean, std=self.std)

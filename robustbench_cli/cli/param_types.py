@@ -100,14 +100,14 @@ class OneOf(click.Choice[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Takes singular and plural: ``attack`` for ``attacks``, and ``attacks`` for ``attack``."""
-        word = str(value)
-        for form in (word, f"{word}s", word.removesuffix("s")):
+        text = str(value)
+        for form in (text, f"{text}s", text.removesuffix("s")):
             if form in self.choices:
                 return form
         noun = "value" if param is None else max(param.opts, key=len).lstrip("-")
-        hint = did_you_mean(word, self.choices)
+        hint = did_you_mean(text, self.choices)
         way_out = f": {hint}" if hint.startswith("did you mean") else f" (choose from {', '.join(self.choices)})"
-        raise click.BadParameter(f"unknown {noun} '{word}'{way_out}", ctx=ctx, param=param)
+        raise click.BadParameter(f"unknown {noun} '{text}'{way_out}", ctx=ctx, param=param)
 
 
 class _AsNamed(click.ParamType[T]):

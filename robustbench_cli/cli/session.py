@@ -86,9 +86,11 @@ def run_suite(
     from robustbench_cli.benchmarks.execution.engines import local
     from robustbench_cli.benchmarks.suites.plan import plan
 
-    _require_writable(common.store, save_images, output)
+    if output is not None:
+        tables.require_place(output)
     with console.progress() as progress:
         planned = plan(config, cache_for=cache_for(common, progress), seed=common.seed)
+        _require_writable(common.store, save_images)
         note_other_norms(planned)
         _train(common, planned, devices)
         jobs = planned.jobs(job_options(common, save_images))
@@ -140,7 +142,7 @@ def cache_for(common: Common, progress: console.Progress) -> CacheFor:
             device=common.torch_device(),
             seed=seed,
             recipe=recipe,
-            begin=lambda label, path: console.note(f"training {label}; cached in {path}"),
+            begin=lambda label, path: console.note(f"training {label}; checkpoint: {path}"),
             wait=lambda label: console.note(f"waiting for another process that is training {label}"),
             progress=shown,
         )
@@ -232,13 +234,11 @@ def _is_settled(common: Common, training: Training) -> bool:
         return True
 
 
-def _require_writable(store: Path, images: Path | None, output: Path | None) -> None:
-    """Makes sure that every result can be written, before anything is computed."""
+def _require_writable(store: Path, images: Path | None) -> None:
+    """Makes sure that every result can be stored, before anything is computed."""
     from robustbench_cli.benchmarks.store.store import Store
     from robustbench_cli.core.atomic_write import ensure_writable
 
-    if output is not None:
-        tables.require_place(output)
     Store(store).ensure_writable()
     if images is not None:
         ensure_writable(images)

@@ -11,6 +11,7 @@ from robustbench_cli.benchmarks.reports import formats
 from robustbench_cli.benchmarks.reports.columns import title_columns
 from robustbench_cli.benchmarks.reports.readable import ambiguous_files, hiding_order, readable
 from robustbench_cli.cli import console
+from robustbench_cli.cli.catalog import flag_texts
 from robustbench_cli.core.escaping import escaped_for_terminal
 
 if TYPE_CHECKING:
@@ -182,13 +183,11 @@ def for_terminal(table: pd.DataFrame) -> Table:
 
 def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
     """The lines below the table: the meaning of its signs, unless ``-q`` was given, and what is hidden."""
-    from robustbench_cli.benchmarks.evaluation.checks import FLAGS
-
     without = [f"hidden (terminal too narrow): {', '.join(hidden)}"] if hidden else []
     if console.settings.quiet:
         return without
-    raised = sorted({flag for flags in table["flags"] for flag in str(flags).split(";") if flag in FLAGS})
-    caption = [f"{flag}: {FLAGS[flag]}" for flag in raised]
+    raised = {flag for flags in table["flags"] for flag in str(flags).split(";")}
+    caption = [f"{flag}: {text}" for flag, text in flag_texts(raised).items()]
     if table["attack"].str.startswith("+").any():
         caption.append(
             "+ before an attack: it ran only on images that the attacks before it in its suite did not break, and its row "

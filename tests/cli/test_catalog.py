@@ -5,7 +5,19 @@ from typing import Annotated, Any, Literal
 import pytest
 from annotated_types import Ge
 
-from robustbench_cli.cli.catalog import KINDS, _load, _plain, _registry_of, _sentences, _type, card, names, summaries
+from robustbench_cli.benchmarks.evaluation.checks import FLAGS
+from robustbench_cli.cli.catalog import (
+    KINDS,
+    _load,
+    _plain,
+    _registry_of,
+    _sentences,
+    _type,
+    card,
+    flag_texts,
+    names,
+    summaries,
+)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "suite"])
@@ -52,3 +64,10 @@ def test_a_sentence_ends_before_a_capital() -> None:
 def test_markup_is_left_out() -> None:
     """References and code become plain text."""
     assert _plain("Uses :class:`~a.b.C` and ``x``.") == "Uses a.b.C and x."
+
+
+def test_the_legend_has_the_texts_of_the_checks() -> None:
+    """Read from the source, they are those of the classes; names that are no check have none."""
+    texts = flag_texts([*FLAGS, "", "no-such-flag"])
+    assert texts == dict(FLAGS)
+    assert flag_texts(["no-eot"]) == {"no-eot": FLAGS["no-eot"]}

@@ -100,8 +100,11 @@ def test_verbose_shows_the_traceback_of_a_fault(
         (["--versoin"], "advdef has no option --versoin: did you mean '--version'?"),
         (["list", "attacks", "--format", "jsn"], "--format: unknown format 'jsn': did you mean 'json'?"),
         (["list", "atacks"], "advdef list: unknown kind 'atacks': did you mean 'attacks'?"),
-        (["list", "xyz"], "advdef list: unknown kind 'xyz' (choose from attacks, defenses, datasets, models, suites)"),
-        (["list"], "advdef list: give attacks|defenses|datasets|models|suites"),
+        (
+            ["list", "xyz"],
+            "advdef list: unknown kind 'xyz' (choose from attacks, defenses, datasets, models, suites, checks)",
+        ),
+        (["list"], "advdef list: give attacks|defenses|datasets|models|suites|checks"),
         (["env", "now"], "advdef env: got unexpected extra argument (now)"),
         (["env", "--format"], "option '--format' requires an argument"),
     ],

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -193,3 +194,76 @@ def test_no_name_is_more_than_a_name(column: str, monkeypatch: pytest.MonkeyPatc
         on.print(tables.for_terminal(table), crop=False)
     for each in (text, tables.as_text(table, "markdown"), captured.get()):
         assert all(sign == "\n" or sign.isprintable() for sign in each)
+
+
+@pytest.fixture
+def cells(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes the states of two cells that differ in one thing."""
+
+    def make(**changes: tuple[Any, Any]) -> list[Any]:
+        made = []
+        for index in range(2):
+            changed = {name: values[index] for name, values in changes.items()}
+            cell = {
+                "dataset": "fashion-mnist",
+                "model": "paper-cnn",
+                "n": 1000,
+                "defense": "gaussian-noise",
+                "attack_label": "cw-pgd(steps=20)",
+                "norm": "linf",
+                "targeted": "no",
+                "eot": 10,
+                "seed": 0,
+            }
+            job = {"eps": "8/255", "checkpoint": "a/hrs.safetensors", "mean": None, "std": None}
+            cell |= {name: value for name, value in changed.items() if name in cell}
+            job |= {name: value for name, value in changed.items() if name in job}
+            state = {"passes": 41_000, "state": "missing", "changed": ()}
+            state |= {name: value for name, value in changed.items() if name in state}
+            made.append(SimpleNamespace(job=SimpleNamespace(cell=SimpleNamespace(**cell), **job), **state))
+        return made
+
+    return make
+
+
+def drawn_cells(states: list[Any], width: int | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of the table of cells."""
+    monkeypatch.setattr(console, "width", lambda: width)
+    on = Console(width=width or 1000, legacy_windows=False)
+    with on.capture() as captured:
+        on.print(tables.cell_states(states), crop=False)
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("eps", ("2/255", "8/255")),
+        ("eot", (1, 10)),
+        ("seed", (0, 1)),
+        ("n", (100, 1000)),
+        ("dataset", ("mnist", "fashion-mnist")),
+        ("targeted", ("no", "all")),
+        ("norm", ("linf", "l2")),
+        ("checkpoint", ("a.safetensors", "b.safetensors")),
+        ("mean", ((0.5,), (0.4,))),
+    ],
+)
+def test_cells_that_differ_look_different_on_a_narrow_terminal(
+    column: str, values: tuple[Any, Any], cells: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What all cells share stands above the table, and the lines fit."""
+    lines = drawn_cells(cells(**{column: values}), 80, monkeypatch)
+    assert max(map(len, lines)) <= 80
+    assert len({line for line in lines if "gaussian-noise" in line}) == 2
+    if column != "dataset":
+        assert lines[0].startswith("dataset fashion-mnist")
+    assert not any("…" in line for line in lines)
+
+
+def test_a_pipe_gets_every_column_of_the_cells(cells: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever they share, so that a program finds each value in its place."""
+    header = ["dataset", "model", "n", "defense", "attack", "norm", "eps", "targeted", "eot", "seed", "passes", "state"]
+    assert drawn_cells(cells(), None, monkeypatch)[1].split() == header
+    lines = drawn_cells(cells(changed=(("pgd.steps was 2",), ())), None, monkeypatch)
+    assert lines[1].split() == [*header, "changed"]

@@ -97,7 +97,7 @@ def test_the_last_iterate_is_trained_on() -> None:
     losses: list[Any] = []
 
     class Fitted:
-        training = range(100)
+        train_indices = range(100)
 
         def fit(self, network: nn.Module, *, loss: Any, **_: Any) -> None:
             losses.append(loss)

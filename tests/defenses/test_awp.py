@@ -21,14 +21,14 @@ def seeded(value: Callable[[], Tensor]) -> Tensor:
     return value()
 
 
-@pytest.mark.parametrize("on", ["pgd-at", "trades"])
-def test_a_step_done_in_place(normed: Callable[[], nn.Module], on: str) -> None:
-    """The gradient is what moving the weights of a copy, a pass back there and moving them home gives."""
+@pytest.mark.parametrize("objective", ["pgd-at", "trades"])
+def test_a_step_done_in_place(normed: Callable[[], nn.Module], objective: str) -> None:
+    """The gradient is what moving the weights of a copy, a pass back at_perturbed and moving them home gives."""
     network = normed().train()
     network[6].p = 0.0
     images, labels = torch.rand(30, 1, 8, 8), torch.randint(10, (30,))
-    defense = AWP.from_parameters({"on": on, "gamma": 0.02, "steps": 3}, name="awp")
-    inner = (TRADES if on == "trades" else PGDAT)(steps=3)
+    defense = AWP.from_parameters({"objective": objective, "gamma": 0.02, "steps": 3}, name="awp")
+    inner = (TRADES if objective == "trades" else PGDAT)(steps=3)
     before = copy.deepcopy(network)
 
     proxy = copy.deepcopy(network)
@@ -54,17 +54,17 @@ def test_a_step_done_in_place(normed: Callable[[], nn.Module], on: str) -> None:
 
 
 def test_the_weights_move_up_by_their_share(normed: Callable[[], nn.Module]) -> None:
-    """Each weight moves by gamma of its length, biases and scales stay, and the loss there is larger."""
+    """Each weight moves by gamma of its length, biases and scales stay, and the loss at_perturbed is larger."""
     network = normed().eval()
     images, labels = torch.rand(30, 1, 8, 8), torch.randint(10, (30,))
     defense = AWP(gamma=0.01)
-    moved = defense.moved(network, images, images, labels)
+    moved = defense.perturbed_weights(network, images, images, labels)
     own = dict(network.named_parameters())
     assert set(moved) == {f"{layer}.weight" for layer in (0, 3, 7, 9)}
     for name, tensor in moved.items():
         torch.testing.assert_close((tensor - own[name]).norm(), 0.01 * own[name].norm(), rtol=1e-4, atol=1e-6)
-    there = torch.func.functional_call(network, moved, (images,))
-    assert functional.cross_entropy(there, labels) > functional.cross_entropy(network(images), labels)
+    at_perturbed = torch.func.functional_call(network, moved, (images,))
+    assert functional.cross_entropy(at_perturbed, labels) > functional.cross_entropy(network(images), labels)
 
 
 def _dead() -> nn.Module:
@@ -86,12 +86,14 @@ def _transformer() -> nn.Module:
 @pytest.mark.parametrize(
     ("build", "shape"), [(_dead, (1, 8, 8)), (_transformer, (3, 8, 8))], ids=["dead layer", "transformer"]
 )
-@pytest.mark.parametrize("on", ["pgd-at", "trades", "mart"])
-def test_a_layer_without_a_gradient_stays(build: Callable[[], nn.Module], shape: tuple[int, ...], on: str) -> None:
+@pytest.mark.parametrize("objective", ["pgd-at", "trades", "mart"])
+def test_a_layer_without_a_gradient_stays(
+    build: Callable[[], nn.Module], shape: tuple[int, ...], objective: str
+) -> None:
     """Where the gradient is exactly 0 the weights do not move, and the loss and its gradients are numbers."""
     network, images, labels = build().train(), torch.rand(6, *shape), torch.arange(6)
-    defense = AWP.from_parameters({"on": on, "steps": 1}, name="awp")
-    moved = defense.moved(network, images, images, labels)
+    defense = AWP.from_parameters({"objective": objective, "steps": 1}, name="awp")
+    moved = defense.perturbed_weights(network, images, images, labels)
     assert all(tensor.isfinite().all() for tensor in moved.values())
     own, still = dict(network.named_parameters()), 0
     loss = defense.batch_loss(network, images, images, labels)
@@ -109,8 +111,8 @@ def test_a_layer_without_a_gradient_stays(build: Callable[[], nn.Module], shape:
     ("fields", "inner"),
     [
         ({}, PGDAT(steps=4, eps=0.3)),
-        ({"on": "trades"}, TRADES(steps=4, eps=0.3)),
-        ({"on": "mart", "beta": 2}, MART(steps=4, eps=0.3, beta=2)),
+        ({"objective": "trades"}, TRADES(steps=4, eps=0.3)),
+        ({"objective": "mart", "beta": 2}, MART(steps=4, eps=0.3, beta=2)),
     ],
 )
 def test_what_it_is_put_on(fields: dict[str, Any], inner: object) -> None:

@@ -107,7 +107,7 @@ def test_bad_parameters(network: Callable[[], nn.Module]) -> None:
             DefensiveDistillation.from_parameters({"temperature": temperature}, name="defensive-distillation")
     image = torch.rand(1, 1, 8, 8)
     fewer = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
-    with pytest.raises(UserError, match=r"^defensive-distillation.teacher knows 5 classes, the model has 10: give"):
+    with pytest.raises(UserError, match=r"^defensive-distillation.teacher has 5 classes, the model has 10: give"):
         DefensiveDistillation(teacher=fewer).protect(network(), image)
     larger = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     with pytest.raises(UserError, match=r"^defensive-distillation.teacher does not take the model's images, 1x8x8 \("):

@@ -30,7 +30,7 @@ def identity() -> nn.Module:
 def test_as_many_are_dropped_as_the_rate_says() -> None:
     """Dropped are a binomial number (level 0.001), what is left is scaled to the same mean, in eval() and by the row."""
     rows = torch.ones(5000, 1, 2, 2)
-    output = DefensiveDropout(rate=0.3).protect(identity(), rows[:1]).eval()(rows)
+    output = DefensiveDropout(test_rate=0.3).protect(identity(), rows[:1]).eval()(rows)
     dropped = int((output == 0).sum())
     assert stats.binomtest(dropped, output.numel(), 0.3).pvalue > 0.001
     assert torch.allclose(output[output != 0], torch.tensor(1 / 0.7))
@@ -44,7 +44,7 @@ def test_training_has_a_rate_of_its_own() -> None:
     """In train() the model's own rate rules, or the one given, whatever the rate afterwards."""
     rows = torch.ones(5000, 1, 2, 2)
     for given, expected in ((None, 0.5), (0.2, 0.2)):
-        defended = DefensiveDropout(rate=0.9, train_rate=given).protect(identity(), rows[:1]).train()
+        defended = DefensiveDropout(test_rate=0.9, train_rate=given).protect(identity(), rows[:1]).train()
         dropped = int((defended(rows) == 0).sum())
         assert stats.binomtest(dropped, 20000, expected).pvalue > 0.001
 
@@ -60,10 +60,10 @@ def test_training_has_a_rate_of_its_own() -> None:
 def test_at_rate_0_it_is_the_model(model: nn.Module, images: Tensor, place: str) -> None:
     """It stands where the model has dropout or before its last layer, and at rate 0 is the model bit for bit."""
     model.eval()
-    quiet = DefensiveDropout(rate=0).protect(model, images[:1])
+    quiet = DefensiveDropout(test_rate=0).protect(model, images[:1])
     assert [name for name, part in quiet.named_modules() if hasattr(part, "train_rate")] == [place]
     assert torch.equal(quiet(images), model(images))
-    assert is_randomized(DefensiveDropout(rate=0.3).protect(model, images[:1]), images)
+    assert is_randomized(DefensiveDropout(test_rate=0.3).protect(model, images[:1]), images)
 
 
 def test_the_choice_is_the_best_that_is_allowed() -> None:
@@ -71,7 +71,7 @@ def test_the_choice_is_the_best_that_is_allowed() -> None:
     draw = torch.Generator().manual_seed(0)
     for _ in range(50):
         table = torch.rand(10, 2, generator=draw).tolist()
-        measured = [module._Measured(rate / 10, *figures) for rate, figures in enumerate(table)]
+        measured = [module._Measurement(rate / 10, *figures) for rate, figures in enumerate(table)]
         before = 1.0
         for drop in (0.0, 0.1, 0.3, 1.0):
             chosen = module._choose(measured, drop)
@@ -96,14 +96,14 @@ def test_a_rate_is_chosen_and_kept(digits: Any, normed: Callable[[], nn.Module])
         torch.manual_seed(0)
         logits.append(model(train.images[:50]))
     torch.testing.assert_close(*logits)
-    strict = DefensiveDropout(eps=0.15, accuracy_drop=0.1, rate=0.2)
+    strict = DefensiveDropout(eps=0.15, accuracy_drop=0.1, test_rate=0.2)
     fixed = strict.protect(normed(), train.images[:1])
     strict.fit(fixed, trainer)
     assert fixed.state_dict()["6.rate"] == torch.tensor(0.2)
 
 
-def test_a_model_without_a_place() -> None:
+def test_a_model_without_linear_layers() -> None:
     """A model with neither dropout nor a fully connected layer is refused in a line."""
     model = nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten())
-    with pytest.raises(UserError, match="stands before fully connected layers, and Sequential runs none"):
+    with pytest.raises(UserError, match="precedes fully connected layers, and Sequential runs none"):
         DefensiveDropout().protect(model, torch.rand(1, 1, 8, 8))

@@ -45,7 +45,7 @@ def test_a_fall_ends_the_training(digits: Any, normed: Callable[[], nn.Module]) 
     trainer = Trainer(
         train, Recipe(epochs=60, lr=0.02, schedule="constant"), seed=0, device=torch.device("cpu"), progress=look
     )
-    FastAT(eps=0.1, fall=0.02).fit(model, trainer)
+    FastAT(eps=0.1, overfitting_drop=0.02).fit(model, trainer)
     record = trainer.record["trained"]["adversarial training"]
     assert record["collapsed_epoch"] == len(states) < 60
     assert record["collapsed_accuracy"] <= record["watched_accuracy"] - 0.02

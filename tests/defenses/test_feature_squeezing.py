@@ -66,7 +66,7 @@ def test_non_local_means_by_its_definition(window: int, patch: int) -> None:
     """Of even and odd sides, colours too, also of a window that is larger than the image."""
     images = torch.rand(2, 3, 6, 5, dtype=torch.float64)
     expected = [_non_local_means(image, 0.2, window, patch) for image in images.numpy()]
-    cleaned = NonLocalMeans(0.2, window=window, patch=patch)(images)
+    cleaned = NonLocalMeans(0.2, search_window=window, patch_size=patch)(images)
     assert np.allclose(cleaned.numpy(), np.stack(expected))
     if window == 1:
         assert torch.allclose(cleaned, images)
@@ -75,7 +75,7 @@ def test_non_local_means_by_its_definition(window: int, patch: int) -> None:
 def test_the_gradient_of_non_local_means() -> None:
     """It is that of finite differences."""
     images = torch.rand(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(NonLocalMeans(0.3, window=3, patch=3), images)
+    assert torch.autograd.gradcheck(NonLocalMeans(0.3, search_window=3, patch_size=3), images)
 
 
 def test_non_local_means_take_noise_away() -> None:
@@ -83,7 +83,7 @@ def test_non_local_means_take_noise_away() -> None:
     step = torch.zeros(1, 1, 20, 20)
     step[..., 10:] = 0.5
     noisy = step + 0.02 * torch.randn_like(step)
-    squeezer = FeatureSqueezing(bits=8, median=1, non_local_means=8).protect(nn.Identity(), step)
+    squeezer = FeatureSqueezing(bit_depth=8, median_size=1, nlm_strength=8).protect(nn.Identity(), step)
     assert (squeezer(noisy) - step).std() < 0.5 * (noisy - step).std()
 
 
@@ -99,7 +99,7 @@ def test_gradients_pass_the_squeezers() -> None:
 def test_without_a_share_the_model_sees_the_squeezed_image() -> None:
     """The grey values first and then the median, here of scipy."""
     images = torch.rand(3, 1, 6, 6)
-    seen = FeatureSqueezing(bits=3, median=3).protect(nn.Identity(), images[:1])(images)
+    seen = FeatureSqueezing(bit_depth=3, median_size=3).protect(nn.Identity(), images[:1])(images)
     expected = ndimage.median_filter(np.round(images.numpy() * 7) / np.float32(7), size=(1, 1, 3, 3), mode="reflect")
     assert np.allclose(seen.numpy(), expected)
 
@@ -109,7 +109,7 @@ def test_a_detector_looks_at_every_squeezer() -> None:
     images = torch.zeros(1, 1, 8, 8)
     images[0, 0, 3, 3] = 0.02
     scores = [
-        FeatureSqueezing(bits=8, median=1, non_local_means=strength, false_positives=0.1)
+        FeatureSqueezing(bit_depth=8, median_size=1, nlm_strength=strength, false_positive_rate=0.1)
         .protect(nn.Flatten(), images)
         .scores(images)  # type: ignore[operator]
         for strength in (0.0, 20.0)
@@ -126,9 +126,11 @@ class Pixels(nn.Module):
         return 6 * images.flatten(1)
 
 
-def detector(threshold: float, *, bits: int = 1, median: int = 2) -> Detector:
+def detector(threshold: float, *, bit_depth: int = 1, median_size: int = 2) -> Detector:
     """On images of 2 x 2 pixels, which are the logits of 4 classes."""
-    built = FeatureSqueezing(bits=bits, median=median, false_positives=0.1).protect(Pixels(), torch.rand(1, 1, 2, 2))
+    built = FeatureSqueezing(bit_depth=bit_depth, median_size=median_size, false_positive_rate=0.1).protect(
+        Pixels(), torch.rand(1, 1, 2, 2)
+    )
     assert isinstance(built, Detector)
     built.rejection.threshold.fill_(threshold)
     return built.eval()
@@ -177,7 +179,7 @@ def test_the_gradient_is_that_of_the_mean_logits() -> None:
 def test_the_threshold_rejects_the_share_of_the_training_examples(share: float, count: int) -> None:
     """The largest whole number of them that is no more than the share."""
     examples = InMemory(torch.rand(count, 1, 2, 2), torch.zeros(count, dtype=torch.int64))
-    model = defend(Pixels(), FeatureSqueezing(bits=1, false_positives=share), examples)
+    model = defend(Pixels(), FeatureSqueezing(bit_depth=1, false_positive_rate=share), examples)
     rejected = int((predict(model, examples.images, repeats=1) == -1).sum())
     assert rejected == math.floor(round(share * count, 6))
 
@@ -186,7 +188,7 @@ def test_unseen_images_are_rejected_as_often() -> None:
     """Of as many fresh images of the same kind, within what chance explains (binomial test, level 0.001)."""
     images = torch.rand(4000, 1, 2, 2)
     labels = torch.zeros(2000, dtype=torch.int64)
-    model = defend(Pixels(), FeatureSqueezing(bits=1, false_positives=0.1), InMemory(images[:2000], labels))
+    model = defend(Pixels(), FeatureSqueezing(bit_depth=1, false_positive_rate=0.1), InMemory(images[:2000], labels))
     rejected = int((predict(model, images[2000:], repeats=1) == -1).sum())
     assert stats.binomtest(rejected, 2000, 0.1).pvalue > 0.001
 
@@ -229,7 +231,11 @@ def test_a_decision_based_attack_takes_no_rejection_for_a_success() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "eps"), [({"bits": 8, "median": 3}, 0.12), ({"bits": 4, "median": 1, "false_positives": 0.05}, 0.2)]
+    ("parameters", "eps"),
+    [
+        ({"bit_depth": 8, "median_size": 3}, 0.12),
+        ({"bit_depth": 4, "median_size": 1, "false_positive_rate": 0.05}, 0.2),
+    ],
 )
 def test_an_attack_adapts_by_itself(
     parameters: dict[str, Any], eps: float, digits: tuple[InMemory, InMemory], network: type[nn.Module]
@@ -256,13 +262,14 @@ def test_an_attack_adapts_by_itself(
 def test_the_surrogate_is_smooth() -> None:
     """With the surrogates in the layers' places no image is rejected and no pixel is rounded."""
     images = torch.rand(5, 1, 2, 2)
-    model = detector(-1.0, bits=2, median=1)
+    model = detector(-1.0, bit_depth=2, median_size=1)
     with use_surrogates(model):
         assert torch.allclose(model(images), Pixels()(images))
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("bits", 0), ("bits", 9), ("median", 0), ("false_positives", 0), ("false_positives", 1)]
+    ("name", "value"),
+    [("bit_depth", 0), ("bit_depth", 9), ("median_size", 0), ("false_positive_rate", 0), ("false_positive_rate", 1)],
 )
 def test_bad_parameters_are_refused(name: str, value: float) -> None:
     """Each in one line that names it."""

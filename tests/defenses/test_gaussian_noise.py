@@ -82,7 +82,7 @@ class TwoStems(nn.Module):
         return joined.flatten(1)
 
 
-def test_sigmas_by_place() -> None:
+def test_sigmas_by_location() -> None:
     """Every convolution that reads the image has sigma_init, every other one sigma_inner, whatever the declared order."""
     defense = GaussianNoise(sigma_init=0.3, sigma_inner=0.2)
     assert sigmas(defense.protect(TwoStems(), IMAGES[:1])) == {"join": 0.2, "left": 0.3, "right": 0.3}
@@ -91,20 +91,20 @@ def test_sigmas_by_place() -> None:
     assert {name for name, sigma in resnet.items() if sigma == 0.3} == {"conv1"}
 
 
-PLACES = ("convolutions", "input", "activations", "weights", "output")
+LOCATIONS = ("convolutions", "input", "activations", "weights", "output")
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
-    ("place", "model", "sigma"),
+    ("location", "model", "sigma"),
     [("input", nn.Identity(), 0.3), ("activations", nn.ReLU(), 0.2), ("output", nn.Identity(), 0.2)],
 )
-def test_noise_by_place(place: str, model: nn.Module, sigma: float, layout: torch.memory_format) -> None:
+def test_noise_by_location(location: str, model: nn.Module, sigma: float, layout: torch.memory_format) -> None:
     """What the image, an activation and the logits get is normal with its sigma (Kolmogorov-Smirnov, level 0.001)."""
     images = torch.rand(50, 3, 10, 10).to(memory_format=layout)
     defense = GaussianNoise.from_parameters(
-        {"place": place, "sigma_init": 0.3, "sigma_inner": 0.2}, name="gaussian-noise"
+        {"location": location, "sigma_init": 0.3, "sigma_inner": 0.2}, name="gaussian-noise"
     )
     added = (defense.protect(model, images[:1])(images) - images).flatten()
     assert stats.kstest(added.numpy(), "norm", args=(0, sigma)).pvalue > 0.001
@@ -114,19 +114,19 @@ def test_noise_by_place(place: str, model: nn.Module, sigma: float, layout: torc
 def test_noise_on_weights() -> None:
     """A layer's output for a unit vector is its column of weights with a share of all weights' standard deviation."""
     layer = nn.Linear(5, 4, bias=False)
-    noisy = GaussianNoise(place="weights", sigma_inner=0.5).protect(layer, torch.zeros(1, 5)).eval()
+    noisy = GaussianNoise(location="weights", sigma_inner=0.5).protect(layer, torch.zeros(1, 5)).eval()
     added = (noisy(torch.eye(5)[2].expand(5000, 5)) - layer.weight[:, 2]).flatten()
     assert stats.kstest(added.numpy(), "norm", args=(0, 0.5 * float(layer.weight.std()))).pvalue > 0.001
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_every_place(normed: Callable[[], nn.Module], place: str) -> None:
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_every_location(normed: Callable[[], nn.Module], location: str) -> None:
     """Rows and passes draw for themselves; no noise, and the deterministic counterpart, give the model's logits."""
     model = normed().eval()
     images = IMAGES[:1].repeat(2, 1, 1, 1)
 
     def protect(**parameters: object) -> nn.Module:
-        defense = GaussianNoise.from_parameters({"place": place, **parameters}, name="gaussian-noise")
+        defense = GaussianNoise.from_parameters({"location": location, **parameters}, name="gaussian-noise")
         return defense.protect(model, images[:1]).eval()
 
     noisy = protect()
@@ -137,11 +137,11 @@ def test_every_place(normed: Callable[[], nn.Module], place: str) -> None:
         torch.testing.assert_close(same(images), model(images))
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_every_place_trains(digits: Any, normed: Callable[[], nn.Module], place: str) -> None:
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_every_location_trains(digits: Any, normed: Callable[[], nn.Module], location: str) -> None:
     """Six epochs bring the mean loss below that of guessing among ten classes, which is 2.3."""
     train, _ = digits
-    defense = GaussianNoise.from_parameters({"place": place}, name="gaussian-noise")
+    defense = GaussianNoise.from_parameters({"location": location}, name="gaussian-noise")
     trainer = Trainer(train, Recipe(epochs=6, lr=0.01), seed=0, device=torch.device("cpu"))
     defense.fit(defense.protect(normed(), train.images[:1]), trainer)
     assert trainer.record["trained"]["training"]["loss"] < 2
@@ -183,8 +183,8 @@ def test_the_sigmas_of_the_paper() -> None:
     mnist, cifar = (GaussianNoise().for_radius(radius) for radius in (0.3, 8 / 255))
     assert (mnist.sigma_init, mnist.sigma_inner) == pytest.approx((0.2, 0.1))
     assert (cifar.sigma_init, cifar.sigma_inner) == pytest.approx((0.02, 0.01), rel=0.05)
-    for place in ("activations", "weights", "output"):
-        defense = GaussianNoise.from_parameters({"place": place}, name="gaussian-noise")
+    for location in ("activations", "weights", "output"):
+        defense = GaussianNoise.from_parameters({"location": location}, name="gaussian-noise")
         assert defense.for_radius(0.3).sigma_inner == 0.1
     given = GaussianNoise(sigma_init=0, sigma_inner=0.5)
     assert given.for_radius(0.3) == given

@@ -292,8 +292,8 @@ def test_the_papers_names(words: str, paths: int, blocks: int) -> None:
         ({"channels": "[5][0]"}, r"hrs.channels.1 is 0: "),
         ({"channels": "[5][a]"}, r"hrs.channels is '\[5\]\[a\]': give a list, such as \[5, 5\]"),
         ({"channels": "[]"}, r"hrs.channels is \(\)|hrs.channels is \[\]"),
-        ({"channels": "[2, 2, 2]", "split": "conv4"}, r"hrs.split is 'conv4': 3 blocks need 2 names, and here are 1"),
-        ({"split": "1.10"}, r"hrs.split is 1.1: give auto, or names of modules, in quotes"),
+        ({"channels": "[2, 2, 2]", "split": "conv4"}, r"hrs.split is 'conv4': 3 blocks need 2 names, not 1"),
+        ({"split": "1.10"}, r"hrs.split is 1.1: give auto, or names of modules in quotes"),
         ({"chanels": "[2, 2]"}, r"did you mean 'channels'\?"),
     ],
 )

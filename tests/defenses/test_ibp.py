@@ -67,9 +67,9 @@ def test_the_loss_of_a_step(digits: Any) -> None:
 
 def test_the_radius_rises_along_a_line() -> None:
     """Nothing, then a line, then all; at once where there is no ramp."""
-    risen = [IBP(warm_up=0.2, ramp=0.5).risen(done) for done in (0.0, 0.19, 0.2, 0.45, 0.7, 0.99)]
-    assert risen == pytest.approx([0, 0, 0, 0.5, 1, 1])
-    assert IBP(warm_up=0, ramp=0).risen(0.0) == 1
+    fractions = [IBP(warm_up=0.2, ramp=0.5).ramp_fraction(done) for done in (0.0, 0.19, 0.2, 0.45, 0.7, 0.99)]
+    assert fractions == pytest.approx([0, 0, 0, 0.5, 1, 1])
+    assert IBP(warm_up=0, ramp=0).ramp_fraction(0.0) == 1
 
 
 def test_a_loss_sees_how_far_the_training_is(digits: Any, normed: Callable[[], nn.Module]) -> None:

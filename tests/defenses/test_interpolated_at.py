@@ -56,7 +56,7 @@ def test_shares_are_drawn_from_the_beta_distribution(alpha: float) -> None:
     images = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
     while len(seen) < 500:
         rows = len(seen)
-        InterpolatedAT(alpha=alpha).mixed(forward, images, torch.zeros(2, dtype=torch.int64))
+        InterpolatedAT(alpha=alpha).mixup_loss(forward, images, torch.zeros(2, dtype=torch.int64))
         # Where nobody is mixed with another nothing is seen of the share; else the larger of l and 1 - l is.
         if seen[rows] == 1.0:
             seen.pop()

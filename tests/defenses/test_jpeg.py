@@ -53,7 +53,7 @@ def test_the_differentiable_steps_are_the_codecs(quality: int) -> None:
         from_ties.append((values - values.floor() - 0.5).abs().amin((4, 5)))
         return away_from_zero(values)
 
-    levels = (codec.coded(images, rounded).clamp(0, 1) - codec.exact(images)).abs() * 255
+    levels = (codec.code(images, rounded).clamp(0, 1) - codec.exact(images)).abs() * 255
     levels = functional.max_pool2d(functional.pad(levels, (0, 5, 0, 3)), 8)
     decided = from_ties[0] > 0.1 / codec.steps[0].min()
     assert decided.double().mean() > 0.25
@@ -65,7 +65,7 @@ def test_the_differentiable_colours_are_the_codecs(quality: int, levels: float) 
     """On average over pixels and channels, colour images agree to about a level; the codec itself changes them by more."""
     images, codec = smooth_images(3), Codec(quality)
     exact = codec.exact(images)
-    difference = (codec.coded(images, away_from_zero).clamp(0, 1) - exact).abs().mean() * 255
+    difference = (codec.code(images, away_from_zero).clamp(0, 1) - exact).abs().mean() * 255
     assert difference < levels
     assert difference < 0.6 * (exact - images).abs().mean() * 255
 
@@ -121,5 +121,5 @@ def test_what_cannot_be_compressed_is_refused() -> None:
     for quality in (0, 101):
         with pytest.raises(UserError, match=f"jpeg.quality is {quality}: "):
             JPEG.from_parameters({"quality": quality}, name="jpeg")
-    with pytest.raises(UserError, match="images of 1 or 3 channels: these have 2"):
+    with pytest.raises(UserError, match="images with 1 or 3 channels: these have 2"):
         JPEG().protect(nn.Identity(), torch.rand(1, 2, 8, 8))

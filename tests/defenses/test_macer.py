@@ -30,7 +30,7 @@ class Watched(nn.Module):
 @pytest.mark.parametrize("beta", [16.0, 3.0])
 def test_the_loss_is_the_papers(network: Callable[[], nn.Module], beta: float, gamma: float) -> None:
     """On the logits that the network gave, numpy and scipy find the same loss, image by image."""
-    defense = MACER(sigma=0.5, noises=8, weight=5, beta=beta, gamma=gamma)
+    defense = MACER(sigma=0.5, noise_samples=8, radius_weight=5, beta=beta, gamma=gamma)
     model, images = Watched(network()), torch.rand(60, 1, 8, 8)
     labels = model(images).argmax(1)
     labels[::3] = (labels[::3] + 1) % 10
@@ -60,7 +60,7 @@ def test_what_is_sure_has_no_slope_in_the_hinge() -> None:
         linear.weight.zero_()
         linear.bias.copy_(torch.tensor([100.0, 0.0, 0.0]))
     model, images, labels = nn.Sequential(nn.Flatten(), linear), torch.rand(2, 1, 2, 2), torch.tensor([0, 1])
-    hinged, plain = (MACER(weight=weight).loss(model, images, labels) for weight in (12, 0))
+    hinged, plain = (MACER(radius_weight=weight).loss(model, images, labels) for weight in (12, 0))
     assert hinged.item() == pytest.approx(plain.item())
     (gradient,) = torch.autograd.grad(hinged, [linear.bias])
     assert gradient.isfinite().all()
@@ -79,7 +79,7 @@ def test_the_hinge_enlarges_the_radius() -> None:
         return float(gap / weight.norm())
 
     model, before = nn.Sequential(nn.Flatten(), linear), distance()
-    loss = MACER(noises=2000, sigma=1).loss(model, image, torch.tensor([0]))
+    loss = MACER(noise_samples=2000, sigma=1).loss(model, image, torch.tensor([0]))
     gradients = torch.autograd.grad(loss, list(linear.parameters()))
     with torch.no_grad():
         for parameter, gradient in zip(linear.parameters(), gradients, strict=True):

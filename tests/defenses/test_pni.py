@@ -47,14 +47,14 @@ def test_without_noise_it_is_the_model(model: nn.Module, images: Tensor) -> None
     assert not torch.allclose(first, second)
 
 
-@pytest.mark.parametrize(("per", "numbers"), [("layer", 1), ("channel", 7), ("element", 35)])
-def test_what_has_a_strength_of_its_own(per: str, numbers: int) -> None:
-    """One for a layer, for each output or for each weight, each learned: all have a slope."""
-    noisy = PNI.from_parameters({"per": per}, name="pni").protect(nn.Linear(5, 7), torch.zeros(1, 5))
+@pytest.mark.parametrize(("granularity", "count"), [("layer", 1), ("channel", 7), ("element", 35)])
+def test_granularity(granularity: str, count: int) -> None:
+    """There is one alpha per layer, per output or per weight, and each has a gradient."""
+    noisy = PNI.from_parameters({"granularity": granularity}, name="pni").protect(nn.Linear(5, 7), torch.zeros(1, 5))
     alpha = dict(noisy.named_parameters())["alpha"]
-    assert alpha.numel() == numbers
-    (slope,) = torch.autograd.grad(noisy(torch.rand(3, 5)).square().sum(), alpha)
-    assert (slope != 0).all()
+    assert alpha.numel() == count
+    (gradient,) = torch.autograd.grad(noisy(torch.rand(3, 5)).square().sum(), alpha)
+    assert (gradient != 0).all()
 
 
 def test_training_makes_it_robust(digits: Any, network: Callable[[], nn.Module]) -> None:
@@ -99,8 +99,8 @@ def test_the_last_iterate_is_trained_on() -> None:
         current = current.clamp(0, 1)
         for _ in range(4):
             leaf = current.clone().requires_grad_()
-            (slope,) = torch.autograd.grad(functional.cross_entropy(network(leaf), clean.argmax(1)), leaf)
-            current = leaf.detach() + 0.07 * slope.sign()
+            (gradient,) = torch.autograd.grad(functional.cross_entropy(network(leaf), clean.argmax(1)), leaf)
+            current = leaf.detach() + 0.07 * gradient.sign()
             current = torch.minimum(torch.maximum(current, images - 0.2), images + 0.2).clamp(0, 1)
         return 0.5 * functional.cross_entropy(clean, labels) + 0.5 * functional.cross_entropy(network(current), labels)
 
@@ -113,5 +113,5 @@ def test_bad_parameters() -> None:
     """A strength below 0 and a place that there is not are refused in a line."""
     with pytest.raises(UserError, match=r"pni.alpha is -1: input should be greater than or equal to 0"):
         PNI.from_parameters({"alpha": -1}, name="pni")
-    with pytest.raises(UserError, match=r"pni.per is 'row': input should be 'layer', 'channel' or 'element'"):
-        PNI.from_parameters({"per": "row"}, name="pni")
+    with pytest.raises(UserError, match=r"pni.granularity is 'row': input should be 'layer', 'channel' or 'element'"):
+        PNI.from_parameters({"granularity": "row"}, name="pni")

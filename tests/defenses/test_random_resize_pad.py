@@ -31,7 +31,7 @@ def test_every_outcome_is_as_likely_as_it_should_be(size: float, smallest: float
     """Each draw is one of torch's resized and padded images, as often as it should be (chi-squared, level 0.001)."""
     image = torch.rand(2, 7, 7)
     outcomes, chances = every_outcome(image, side, least)
-    drawn = RandomResizePad(size=size, smallest=smallest).protect(nn.Identity(), image[None])(
+    drawn = RandomResizePad(size=size, min_size=smallest).protect(nn.Identity(), image[None])(
         image.repeat(8000, 1, 1, 1)
     )
     same = torch.cdist(drawn.flatten(1), outcomes.flatten(1), p=torch.inf) == 0
@@ -43,7 +43,7 @@ def test_every_outcome_is_as_likely_as_it_should_be(size: float, smallest: float
 def test_proportions_stay() -> None:
     """An oblong image shrinks by the same share along both sides, to a pixel."""
     images = torch.ones(500, 1, 10, 20)
-    drawn = RandomResizePad(smallest=0.5).protect(nn.Identity(), images[:1])(images)
+    drawn = RandomResizePad(min_size=0.5).protect(nn.Identity(), images[:1])(images)
     high, wide = drawn.amax(3).sum((1, 2)), drawn.amax(2).sum((1, 2))
     assert high.min() == 5
     assert high.max() == 10
@@ -61,7 +61,7 @@ def test_proportions_stay() -> None:
 def test_without_a_smaller_side_it_is_the_model(model: nn.Module, images: Tensor) -> None:
     """Sides that cannot shrink give bit for bit the model's logits; by default they can."""
     model.eval()
-    assert torch.equal(RandomResizePad(smallest=1).protect(model, images[:1])(images), model(images))
+    assert torch.equal(RandomResizePad(min_size=1).protect(model, images[:1])(images), model(images))
     assert is_randomized(RandomResizePad().protect(model, images[:1]), images)
 
 
@@ -70,13 +70,13 @@ def test_a_model_that_takes_larger_images() -> None:
     images = torch.rand(4, 3, 32, 32)
     resnet = torchvision.models.resnet18(num_classes=10).eval()
     assert RandomResizePad(size=331 / 299).protect(resnet, images[:1])(images).shape == (4, 10)
-    with pytest.raises(UserError, match="gives images of 48x48, which PaperCNN does not take: give size 1"):
+    with pytest.raises(UserError, match="makes images of 48x48, which PaperCNN does not accept: give size 1"):
         RandomResizePad(size=1.5).protect(PaperCNN(shape=(3, 32, 32), classes=10), images[:1])
 
 
 def test_the_gradient_reaches_every_pixel_that_was_taken() -> None:
     """The gradient of the sum counts how often each pixel was taken, which torch's resizing confirms."""
     image = torch.rand(1, 1, 6, 6).requires_grad_()
-    defended = RandomResizePad(size=2, smallest=1).protect(nn.Identity(), image)
+    defended = RandomResizePad(size=2, min_size=1).protect(nn.Identity(), image)
     (gradient,) = torch.autograd.grad(defended(image).sum(), image)
     assert torch.equal(gradient, torch.full_like(gradient, 4))

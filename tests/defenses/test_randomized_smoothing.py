@@ -74,7 +74,9 @@ def test_trained_with_noise_it_is_right_under_noise(
 
 
 @pytest.mark.parametrize(
-    "defense", [SmoothAdv(steps=1, noises=1), MACER(noises=2, weight=1)], ids=["smoothadv", "macer"]
+    "defense",
+    [SmoothAdv(steps=1, noise_samples=1), MACER(noise_samples=2, radius_weight=1)],
+    ids=["smoothadv", "macer"],
 )
 def test_other_ways_to_train_it_learn_too(
     defense: RandomizedSmoothing, digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]
@@ -91,8 +93,8 @@ def test_other_ways_to_train_it_learn_too(
     [
         ("randomized-smoothing", "sigma", -1),
         ("randomized-smoothing", "sigma", 0),
-        *(("smoothadv", parameter, 0) for parameter in ("eps", "steps", "noises", "sigma")),
-        *(("macer", parameter, 0) for parameter in ("gamma", "beta", "noises", "sigma")),
+        *(("smoothadv", parameter, 0) for parameter in ("eps", "steps", "noise_samples", "sigma")),
+        *(("macer", parameter, 0) for parameter in ("gamma", "beta", "noise_samples", "sigma")),
     ],
 )
 def test_bad_parameters(name: str, parameter: str, value: float) -> None:

@@ -18,7 +18,7 @@ def test_on_a_linear_model_of_two_classes(eps: float, steps: int, noises: int) -
     linear = nn.Linear(64, 2)
     classifier = nn.Sequential(nn.Flatten(), linear)
     labels = LABELS % 2
-    defense = SmoothAdv(eps=eps, steps=steps, noises=noises, sigma=0.3)
+    defense = SmoothAdv(eps=eps, steps=steps, noise_samples=noises, sigma=0.3)
     moved = defense.perturb(classifier, IMAGES, labels, 0.3 * torch.randn(noises * 6, 1, 8, 8)) - IMAGES
     away = (linear.weight[1] - linear.weight[0]).detach()
     expected = eps * away / away.norm() * torch.where(labels == 0, 1, -1)[:, None]
@@ -30,7 +30,7 @@ def test_on_a_linear_model_of_two_classes(eps: float, steps: int, noises: int) -
 def test_it_climbs_the_loss_of_the_smoothed_model(network: Callable[[], nn.Module]) -> None:
     """In the ball and the box, the mean probability over these draws falls in every image, and not by a random move of that size."""
     classifier, noise = network(), 0.25 * torch.randn(24, 1, 8, 8)
-    defense = SmoothAdv(eps=0.5, steps=8, noises=4)
+    defense = SmoothAdv(eps=0.5, steps=8, noise_samples=4)
 
     def probability(images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -61,7 +61,7 @@ def test_the_loss_is_taken_at_the_moved_image_with_the_same_noise(network: Calla
             logits: Tensor = self.inner(rows)
             return logits
 
-    defense = SmoothAdv(steps=2, noises=3, eps=0.3)
+    defense = SmoothAdv(steps=2, noise_samples=3, eps=0.3)
     model = defense.randomize(Watched(), IMAGES[:1])
     loss = defense.loss(model, IMAGES, LABELS)
     assert [len(rows) for rows in seen] == [18, 18, 18]

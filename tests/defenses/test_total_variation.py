@@ -27,14 +27,14 @@ def test_a_step_shrinks_as_it_should(along: int, left: int, right: int) -> None:
     values = torch.cat([torch.full((left,), 0.2), torch.full((right,), 0.9)])
     images = values.expand(2, 3, 5, -1)
     expected = values + 0.06 / 2 * torch.cat([torch.full((left,), 1 / left), torch.full((right,), -1 / right)])
-    smooth = seen(images.transpose(along, 3), rate=0, weight=0.06, steps=800).transpose(along, 3)
+    smooth = seen(images.transpose(along, 3), drop_rate=0, tv_weight=0.06, steps=800).transpose(along, 3)
     assert torch.allclose(smooth, expected.expand_as(smooth), atol=2e-4)
 
 
 def test_much_weight_leaves_the_mean() -> None:
     """Of an image whose variation costs more than it is worth, its mean is left; of another channel, that one's."""
     images = torch.rand(3, 2, 4, 4)
-    smooth = seen(images, rate=0, weight=3.0, steps=3000)
+    smooth = seen(images, drop_rate=0, tv_weight=3.0, steps=3000)
     assert torch.allclose(smooth, images.mean((2, 3), keepdim=True).expand_as(smooth), atol=1e-3)
 
 
@@ -44,7 +44,7 @@ def test_the_minimum_is_scipys() -> None:
     torch.manual_seed(1)
     kept = (torch.rand(1, 1, 6, 6, dtype=torch.float64) >= 0.5).numpy()[0, 0]
     torch.manual_seed(1)
-    smooth = seen(image, weight=weight).numpy()[0, 0]
+    smooth = seen(image, tv_weight=weight).numpy()[0, 0]
     given = image.numpy()[0, 0]
 
     def objective(flat: NDArray[np.float64]) -> float:
@@ -60,7 +60,7 @@ def test_as_many_pixels_are_dropped_as_said() -> None:
     """Pixels far from their neighbours stay near to themselves if and only if they are kept (binomial test, level 0.001)."""
     images = torch.zeros(200, 1, 9, 9)
     images[:, :, 4, 4] = 1
-    kept = int((seen(images, rate=0.3, weight=1e-3)[:, 0, 4, 4] > 0.5).sum())
+    kept = int((seen(images, drop_rate=0.3, tv_weight=1e-3)[:, 0, 4, 4] > 0.5).sum())
     assert stats.binomtest(kept, 200, 0.7).pvalue > 0.001
 
 
@@ -70,7 +70,7 @@ def test_without_draws_no_pixel_is_dropped() -> None:
     assert is_randomized(TotalVariation().protect(nn.Flatten(), images[:1]), images)
     deterministic = TotalVariation(decision="deterministic").protect(nn.Flatten(), images[:1])
     assert not is_randomized(deterministic, images)
-    assert torch.equal(deterministic(images), seen(images, rate=0).flatten(1))
+    assert torch.equal(deterministic(images), seen(images, drop_rate=0).flatten(1))
 
 
 def test_the_gradient_is_true() -> None:
@@ -81,7 +81,7 @@ def test_the_gradient_is_true() -> None:
 
     def value(at: Tensor) -> Tensor:
         torch.manual_seed(0)
-        return (seen(at, weight=0.1) * weights).sum()
+        return (seen(at, tv_weight=0.1) * weights).sum()
 
     (gradient,) = torch.autograd.grad(value(images.requires_grad_()), images)
     difference = (value(images + 1e-7 * direction) - value(images - 1e-7 * direction)) / 2e-7
@@ -96,7 +96,7 @@ def test_no_flag_is_raised(network: type[nn.Module]) -> None:
     assert not gradient_is_wrong(MeasuredModel(defended, images), images)
 
 
-@pytest.mark.parametrize(("name", "value"), [("rate", 1), ("rate", -0.1), ("weight", 0), ("steps", 0)])
+@pytest.mark.parametrize(("name", "value"), [("drop_rate", 1), ("drop_rate", -0.1), ("tv_weight", 0), ("steps", 0)])
 def test_bad_parameters_are_refused(name: str, value: float) -> None:
     """Each in one line that names it."""
     with pytest.raises(UserError, match=f"total-variation.{name} is {value}: "):

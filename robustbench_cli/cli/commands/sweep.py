@@ -170,14 +170,14 @@ def _selected(
 ) -> list[Job]:
     """The jobs of a share; those that are done are skipped, run again or refused."""
     from robustbench_cli.benchmarks.execution.engines.schedule import shard
-    from robustbench_cli.benchmarks.execution.worker import again, is_done
+    from robustbench_cli.benchmarks.execution.worker import is_done, rerun
 
     selected = jobs if share is None else shard(jobs, *share)
     if existing == "error" and (done := [job for job in selected if is_done(job)]):
         raise UserError(
             f"{len(done)}/{len(selected)} cells cached in {store}: give another --store, or --existing skip"
         )
-    return again(selected) if existing == "rerun" else selected
+    return rerun(selected) if existing == "rerun" else selected
 
 
 def _states(

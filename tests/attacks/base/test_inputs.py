@@ -75,9 +75,9 @@ EXPECTED = attacked(Model(), IMAGES, LABELS)
 )
 def test_images_of_every_kind(images: Any) -> None:
     """Whatever holds the same pixels gives the same tensor, without a graph."""
-    found = attacked(Model(), images, LABELS)
-    assert torch.equal(found, EXPECTED)
-    assert not found.requires_grad
+    perturbed = attacked(Model(), images, LABELS)
+    assert torch.equal(perturbed, EXPECTED)
+    assert not perturbed.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -131,10 +131,10 @@ def test_pixels_of_eight_bits() -> None:
 def test_images_in_double_precision(norm: Norm) -> None:
     """They meet a model in single precision, and the ball is kept in theirs; half precision is widened."""
     images = IMAGES.double() * 0.99 + 1e-9
-    found = attacked(Model(), images, LABELS, norm=norm)
-    assert found.dtype == torch.float64
-    assert (distance(found, images, norm) <= 8 / 255).all()
-    assert distance(found, images, norm).min() > 1 / 255
+    perturbed = attacked(Model(), images, LABELS, norm=norm)
+    assert perturbed.dtype == torch.float64
+    assert (distance(perturbed, images, norm) <= 8 / 255).all()
+    assert distance(perturbed, images, norm).min() > 1 / 255
     assert attacked(Model().double(), images, LABELS, norm=norm).dtype == torch.float64
     assert attacked(Model().double(), IMAGES, LABELS, norm=norm).dtype == torch.float32
     assert attacked(Model(), IMAGES.half(), LABELS).dtype == torch.float32
@@ -148,14 +148,14 @@ def test_the_callers_things_come_back_as_they_were() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images, labels = IMAGES.clone().requires_grad_(), LABELS.clone()
     torch.manual_seed(5)
-    found = attacked(model, images, labels)
+    perturbed = attacked(model, images, labels)
     assert torch.rand(()) == torch.rand((), generator=torch.Generator().manual_seed(5))
     assert [module.training for module in model] == [True, True, True, True, False]
-    assert [each.requires_grad for each in model.parameters()] == [False, True, True, True]
-    assert all(each.grad is None for each in model.parameters()) and images.grad is None
+    assert [parameter.requires_grad for parameter in model.parameters()] == [False, True, True, True]
+    assert all(parameter.grad is None for parameter in model.parameters()) and images.grad is None
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(images, IMAGES) and images.requires_grad and torch.equal(labels, LABELS)
-    assert torch.equal(found, EXPECTED)
+    assert torch.equal(perturbed, EXPECTED)
 
 
 class WritesIntoItsInput(Model):
@@ -305,9 +305,9 @@ MODEL = Model()
 )
 def test_each_wrong_input_is_one_line(changed: dict[str, Any], line: str) -> None:
     """What is wrong, what it is, and what would be right, before anything is attacked."""
-    given = {"model": MODEL, "images": IMAGES, "labels": LABELS, "eps": 8 / 255, **changed}
+    arguments = {"model": MODEL, "images": IMAGES, "labels": LABELS, "eps": 8 / 255, **changed}
     with pytest.raises(UserError, match=f"^({line})") as refusal:
-        PGD(steps=3)(given.pop("model"), given.pop("images"), given.pop("labels"), **given)
+        PGD(steps=3)(arguments.pop("model"), arguments.pop("images"), arguments.pop("labels"), **arguments)
     assert "\n" not in str(refusal.value)
 
 

@@ -78,7 +78,7 @@ def test_the_difference_of_logits_ratios_are_the_papers(classes: int) -> None:
         strict=True,
     ):
         first, *rest = sorted(row, reverse=True)
-        lead = row[label] - max(value for place, value in enumerate(row) if place != label)
+        lead = row[label] - max(value for index, value in enumerate(row) if index != label)
         if classes == 2:
             third = mean = first - 1
         else:
@@ -250,8 +250,8 @@ def test_masked_classes_do_not_change_a_loss(name: str, opened: int, masked: int
     if opened == 2 or (name == "targeted_dlr" and opened == 3):
         alone = value_and_slopes(LOSSES[name], logits[0], labels, masked, -1e9)
     for fill in FILLS:
-        found = value_and_slopes(LOSSES[name], logits[0], labels, masked, fill)
-        for ours, expected in zip(found, alone, strict=True):
+        masked_result = value_and_slopes(LOSSES[name], logits[0], labels, masked, fill)
+        for ours, expected in zip(masked_result, alone, strict=True):
             assert ours.isfinite().all()
             torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 

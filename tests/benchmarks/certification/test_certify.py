@@ -89,19 +89,19 @@ def test_it_resumes_after_a_kill(
 def test_no_attack_succeeds_inside_a_certified_radius(smoothed: DefendedModel, test_images: Slice) -> None:
     """The smoothed model is right about all certified images after PGD at radii below their own.
 
-    The attack follows the mean gradient over 20 noisy draws; a vote of 2000 draws scores it.
+    The attack follows the mean gradient over 10 noisy draws; a vote of 800 draws scores it.
     """
     model = smoothed.load()
     base = base_classifier(model)
     labels = test_images.labels.numpy()
-    draws = Smoothing(sigma=0.25, samples=1000)
+    draws = Smoothing(sigma=0.25, samples=400)
     certified = certificates(list(sample_votes(base, test_images.images, draws)), draws, alpha=0.001)
     noisy = with_decision_rule(model, "one-draw", draws=1, example=test_images.images[:1])
-    scoring = Smoothing(sigma=0.25, n0=2000, samples=1)
+    scoring = Smoothing(sigma=0.25, n0=800, samples=1)
     broken = 0
     for eps in (0.2, 0.4):
         result = evaluate(
-            noisy, test_images.images, test_images.labels, attack=PGD(steps=10), norm="l2", eps=eps, eot=20, repeats=1
+            noisy, test_images.images, test_images.labels, attack=PGD(steps=10), norm="l2", eps=eps, eot=10, repeats=1
         )
         voted = np.array([one.top for one in sample_votes(base, result.perturbed, scoring, seed=1)])
         assert (voted == labels)[certified.certified(labels, eps + 1e-6)].all()

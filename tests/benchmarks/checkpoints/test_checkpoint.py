@@ -193,7 +193,7 @@ def test_a_file_does_not_choose_what_code_runs(tmp_path: Path, kind: str) -> Non
     ):
         load_checkpoint(path)
     assert not mark.exists()
-    with pytest.raises(UserError, match=r"gives a Scale: it is to return an nn\.Module|does not fit"):
+    with pytest.raises(UserError, match=r"gives a Scale: it must return an nn\.Module|does not fit"):
         load_checkpoint(path, named=[name])
     assert mark.exists()
 

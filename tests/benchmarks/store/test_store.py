@@ -154,7 +154,7 @@ def test_a_place_that_cannot_be_written_is_named(
     """A folder that cannot be made is one line, before anything is computed and when a result is stored."""
     (tmp_path / "file").write_text("")
     store = Store(tmp_path / "file" / "store")
-    with pytest.raises(UserError, match=r"cannot write in .*cells: Not a directory; name a place that can be written"):
+    with pytest.raises(UserError, match=r"cannot write in .*cells: Not a directory; choose a writable location"):
         store.ensure_writable()
     with pytest.raises(UserError, match=r"cannot write .*\.npz: Not a directory"):
         store.publish(*make_result(make_cell(), make_outcomes(clean=[1], robust=[0])))

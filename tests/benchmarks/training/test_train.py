@@ -333,7 +333,7 @@ def test_a_teacher_of_other_classes(cache: MakeCache, tmp_path: Path) -> None:
     other = cache(f"npz:{tmp_path / 'three.npz'}")
     teacher = other.trained(other.training(model="small-cnn"), tmp_path / "teacher.safetensors").path
     spec = method_spec(defenses, "defensive-distillation", {"teacher": str(teacher)}).spec
-    told = r"defensive-distillation.teacher knows 3 classes, the model has 10: give a teacher of the same data set"
+    told = r"defensive-distillation.teacher has 3 classes, the model has 10: give a teacher of the same data set"
     with pytest.raises(UserError, match=told):
         cache().trained(cache().training(defenses=(spec,)), tmp_path / "student.safetensors")
     assert not (tmp_path / "student.safetensors").exists()

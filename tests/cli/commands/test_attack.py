@@ -409,7 +409,7 @@ def test_a_threat_is_looked_at_before_a_model_is_trained(advdef: Advdef, here: P
         (("--store", "file"), "--store: directory 'file' is a file"),
         (
             ("--store", "file/runs"),
-            "cannot write in file/runs/cells: Not a directory; name a place that can be written",
+            "cannot write in file/runs/cells: Not a directory; choose a writable location",
         ),
         (("-o", "table.xlsx"), "-o table.xlsx: the ending selects the format: give one of .csv, .json, .md"),
     ]:
@@ -517,7 +517,7 @@ def test_values_that_cannot_be_read_are_named(advdef: Advdef, here: Path) -> Non
         assert told(advdef("attack", "--attack", "pgd", "--set", f"steps={value}")).startswith("--set pgd.steps: ")
     for content, line in [
         (f"seed: {many}", "x.yaml: a number that cannot be read"),
-        (f"seed: {deep}", "x.yaml: brackets inside brackets"),
+        (f"seed: {deep}", "x.yaml: the value is nested too deeply"),
         ("seed: 1\nn: 3\nseed: 2", "x.yaml: line 3: 'seed' is given twice: give it once"),
         (
             "data-dir: a\ndata_dir: b",
@@ -539,7 +539,7 @@ def test_models_and_methods_that_are_none_are_named(advdef: Advdef, here: Path) 
             ("--model", "own.py:Probabilities"),
             "model own.py:Probabilities gives probabilities (each row sums to 1): give log",
         ),
-        (("--model", "own.py:no_module"), "model own.py:no_module gives a int: it is to return an nn.Module"),
+        (("--model", "own.py:no_module"), "model own.py:no_module gives a int: it must return an nn.Module"),
         (("--model", "own.py:Gone"), "own.py has no 'Gone': "),
         (("--model", "gone.py:Net"), "no file gone.py: give package.module:object or path/to/file.py:object"),
         (("--defense", "own.py:NoMethod"), "'own.py:NoMethod' is no defense: give a class that derives from "),
@@ -667,7 +667,7 @@ def test_what_is_not_trained_needs_nothing_to_train_on(
         ("--model", "small-cnn"),
         ("--model", "trained.py:Net", "--defense", "pgd-at"),
         # It looks for its threshold on clean training images.
-        ("--model", "trained.py:Net", "--set", "false_positives=0.05", "--defense", "feature-squeezing"),
+        ("--model", "trained.py:Net", "--set", "false_positive_rate=0.05", "--defense", "feature-squeezing"),
         ("--checkpoint", "model.safetensors", "--defense", "pgd-at"),
     ],
     ids=" ".join,

@@ -11,6 +11,7 @@ import pytest
 
 from robustbench_cli import attacks, defenses
 from robustbench_cli.benchmarks import datasets, models
+from robustbench_cli.benchmarks.evaluation import checks
 from robustbench_cli.benchmarks.suites.load import suite_names
 from robustbench_cli.cli.catalog import card
 
@@ -21,6 +22,7 @@ NAMES = {
     "dataset": datasets.registry.names,
     "model": models.registry.names,
     "suite": suite_names,
+    "check": checks.registry.names,
 }
 
 

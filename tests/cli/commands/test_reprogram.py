@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 
 Advdef = Callable[..., Any]
 
@@ -21,7 +22,11 @@ def test_one_row_per_checkpoint(advdef: Advdef, here: Path, checkpoint: Path) ->
     assert "reprogramming(shift=3,epochs=2)" in ended.out
     (row,) = csv.DictReader((here / "table.csv").read_text().splitlines())
     assert (row["task"], row["eot"], row["n"], row["repeats"], row["defense"]) == ("digits", "1", "50", "1", "none")
-    assert 0 <= float(row["reprogrammed_accuracy_low"]) <= float(row["reprogrammed_accuracy"]) <= 1
+    correct = round(50 * float(row["reprogrammed_accuracy"]))
+    assert float(row["reprogrammed_accuracy"]) == pytest.approx(correct / 50)
+    interval = stats.binomtest(correct, 50).proportion_ci(method="wilson")
+    ends = [float(row[f"reprogrammed_accuracy_{end}"]) for end in ("low", "high")]
+    assert ends == pytest.approx([interval.low, interval.high], abs=1e-9)
     second = advdef(*command[:-1], "table.json")
     (same,) = json.loads((here / "table.json").read_text())
     assert second.code == 0

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.defenses.base.defense import defend
+from robustbench_cli.defenses import registry
+from robustbench_cli.defenses.base.defense import Defense, defend
+from robustbench_cli.defenses.base.training.trainer import Trainer
+from robustbench_cli.defenses.feature_squeezing import FeatureSqueezing
 from robustbench_cli.defenses.hrs import HRS, hrs
 from robustbench_cli.defenses.none import Undefended
 
@@ -22,8 +25,8 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
-class Held:
-    """Examples as the trainer asks for them."""
+class Split:
+    """Examples with the interface of a split."""
 
     def __len__(self) -> int:
         return len(IMAGES)
@@ -41,17 +44,17 @@ class Held:
     ],
 )
 def test_two_arrays_train_as_a_split_does(examples: Any) -> None:
-    """Images and labels in memory, of any kind, give the weights that the same split gives, and stay as they are."""
-    expected = defend(network(), Undefended(), Held(), epochs=1).state_dict()
+    """Arrays of any kind give the same weights as a split with the same images. The model stays unchanged."""
+    expected = defend(network(), Undefended(), Split(), epochs=1).state_dict()
     model = network().train()
-    found = defend(model, Undefended(), examples, epochs=1).state_dict()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    weights = defend(model, Undefended(), examples, epochs=1).state_dict()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
     assert model.training
-    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), network().parameters(), strict=True))
+    assert all(map(torch.equal, model.parameters(), network().parameters()))
 
 
 class Holder:
-    """Something with splits, as a data set."""
+    """Has splits, as a data set has."""
 
     def split(self, name: str) -> None: ...
 
@@ -78,21 +81,21 @@ class Holder:
         ({"epochs": 0}, "recipe.epochs is 0"),
     ],
 )
-def test_each_wrong_argument_is_one_line(changed: dict[str, Any], line: str) -> None:
-    """What is wrong is said before anything is trained."""
-    given = {"model": network(), "defense": Undefended(), "examples": (IMAGES, LABELS), **changed}
+def test_wrong_arguments(changed: dict[str, Any], line: str) -> None:
+    """A wrong argument is a usage error of one line, before any training."""
+    arguments = {"model": network(), "defense": Undefended(), "examples": (IMAGES, LABELS), **changed}
     with pytest.raises(UserError, match=f"^{line}") as refusal:
-        defend(given.pop("model"), given.pop("defense"), given.pop("examples"), **given)
+        defend(arguments.pop("model"), arguments.pop("defense"), arguments.pop("examples"), **arguments)
     assert "\n" not in str(refusal.value)
 
 
 def test_hrs_takes_an_example_of_any_kind() -> None:
-    """A shape, a tensor, an array or 8-bit pixels cut the model at the same places."""
+    """A shape, a tensor, an array and 8-bit pixels give the same cuts."""
     names = [
         [name for name, _ in hrs(network(), example, channels=(2, 2)).named_parameters()]
         for example in ((1, 8, 8), [1, 8, 8], IMAGES, IMAGES.numpy(), (IMAGES.numpy() * 255).astype(np.uint8))
     ]
-    assert all(each == names[0] for each in names)
+    assert all(other == names[0] for other in names)
     for model, example, line in (
         (network, (1, 8, 8), "the model is a function"),
         (network(), (1, 8), "the example's images have the shape"),
@@ -102,3 +105,67 @@ def test_hrs_takes_an_example_of_any_kind() -> None:
             hrs(model, example)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="has no parameter 'chanels': did you mean 'channels'"):
         hrs(network(), (1, 8, 8), chanels=(2, 2))  # type: ignore[call-arg]
+
+
+class Wrapper(Defense):
+    """A user's defense without training."""
+
+    paper: ClassVar[str] = "none"
+
+    def protect(self, model: nn.Module, example: torch.Tensor) -> nn.Module:
+        return model
+
+
+class Trained(Wrapper):
+    """A user's defense with training, which it does not declare."""
+
+    def fit(self, model: nn.Module, trainer: Trainer) -> None:
+        """Trains nothing in this test."""
+
+
+class Calibrated(Trained):
+    """A user's defense whose ``fit`` only sets a threshold."""
+
+    trains: ClassVar[bool] = False
+
+    def fit(self, model: nn.Module, trainer: Trainer) -> None:
+        """Sets nothing in this test."""
+
+
+class Derived(Calibrated):
+    """Inherits everything."""
+
+
+class Retrained(Calibrated):
+    """Adds a training."""
+
+    def fit(self, model: nn.Module, trainer: Trainer) -> None:
+        """Trains nothing in this test."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "trains", "needs_fit"),
+    [
+        (Wrapper, False, False),
+        (Trained, True, True),
+        (Calibrated, False, True),
+        (Derived, False, True),
+        (Retrained, True, True),
+    ],
+)
+def test_a_class_trains_if_it_defines_fit(kind: type[Defense], trains: bool, needs_fit: bool) -> None:
+    """Unless it declares otherwise. The class knows it, so nothing is built."""
+    assert (kind.trains, kind().needs_fit) == (trains, needs_fit)
+
+
+WRAPPERS = {
+    *("feature-squeezing", "jpeg", "noise-injection", "random-resize-pad", "sap", "total-variation"),
+}
+
+
+def test_which_defenses_train() -> None:
+    """The wrappers share their base model's training. A detector still needs clean examples for its threshold."""
+    assert {name for name in registry.names() if not registry.load(name).trains} == WRAPPERS
+    complete = {name for name in registry.names() if not registry.load(name)().needs_fit}
+    assert complete == WRAPPERS
+    assert FeatureSqueezing(false_positive_rate=0.1).needs_fit

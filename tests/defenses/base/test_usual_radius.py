@@ -21,20 +21,20 @@ TRAINED_FOR_IT = (
 @pytest.mark.parametrize("name", TRAINED_FOR_IT)
 @pytest.mark.parametrize("radius", RADII.values())
 def test_the_radius_in_training_is_the_usual_one(name: str, radius: float) -> None:
-    """Steps are in proportion, a radius that is given stays, and without a data set it is that of CIFAR-10."""
+    """The step size scales with the radius, the user's radius has priority, and the fallback is that of CIFAR-10."""
     kind = registry.load(name)
-    followed = kind().for_radius(radius)
-    assert followed.eps == followed.radius == radius
+    resolved = kind().for_radius(radius)
+    assert resolved.eps == resolved.radius == radius
     assert kind().radius == 8 / 255
     assert kind(eps=0.2).for_radius(radius) == kind(eps=0.2)
-    assert followed.for_radius(0.01) == followed
-    if hasattr(followed, "pgd_step_size"):
-        assert followed.pgd_step_size / radius == pytest.approx(kind().pgd_step_size / (8 / 255))
+    assert resolved.for_radius(0.01) == resolved
+    if hasattr(resolved, "pgd_step_size"):
+        assert resolved.pgd_step_size / radius == pytest.approx(kind().pgd_step_size / (8 / 255))
 
 
 @pytest.mark.parametrize("name", registry.names())
-def test_what_follows_is_said(name: str) -> None:
-    """A parameter that follows has no default of its own, and its description names the radius; all have a number in the end."""
+def test_descriptions_state_the_default(name: str) -> None:
+    """Such a parameter has the default ``None``, and its description names the radius. For a data set it is a number."""
     kind = registry.load(name)
     for key in kind().radius_defaults(0.1):
         field = kind.model_fields[key]
@@ -43,8 +43,8 @@ def test_what_follows_is_said(name: str) -> None:
         assert isinstance(getattr(kind().for_radius(0.1), key), float)
 
 
-def test_radii_in_l2_do_not_follow() -> None:
-    """No radius is usual there: the attack of smoothadv has that of its noise."""
+def test_radii_in_l2_are_independent() -> None:
+    """Data sets have no usual radius in l2: that of smoothadv defaults to its sigma."""
     assert SmoothAdv().for_radius(0.3) == SmoothAdv()
     assert SmoothAdv(sigma=0.5).radius == 0.5
     assert SmoothAdv(sigma=0.5, eps=0.1).radius == 0.1
@@ -54,7 +54,7 @@ def test_radii_in_l2_do_not_follow() -> None:
 def test_defend_takes_the_radius_of_the_examples(
     monkeypatch: pytest.MonkeyPatch, digits: Any, of_a_data_set: bool, radius: float
 ) -> None:
-    """From Python as from the command line; images that come from nowhere say none."""
+    """From Python as from the command line. Arrays have no usual radius, so the fallback is used."""
     used: list[Defense] = []
     monkeypatch.setattr(PGDAT, "fit", lambda self, *_: used.append(self))
     examples = load_dataset("digits").split("train") if of_a_data_set else digits[0]

@@ -63,11 +63,11 @@ def test_what_does_not_fit_is_named() -> None:
 class Steps(BPDALayer):
     """Whole numbers, with the slope of 2 sin."""
 
-    def exact(self, given: Tensor) -> Tensor:
-        return given.round()
+    def exact(self, inputs: Tensor) -> Tensor:
+        return inputs.round()
 
-    def surrogate(self, given: Tensor) -> Tensor:
-        return 2 * given.sin()
+    def surrogate(self, inputs: Tensor) -> Tensor:
+        return 2 * inputs.sin()
 
 
 def test_a_layer_brings_its_surrogate_along() -> None:

@@ -38,10 +38,10 @@ def test_only_what_is_rejected_changes_and_every_loss_keeps_a_gradient() -> None
     """The other rows are the same to the bit; ratios of logits stay finite where all are equal."""
     logits = torch.randn(6, 5)
     rejected = torch.arange(6) % 2 == 0
-    said = with_rejections(logits, rejected)
-    assert torch.equal(said[~rejected], logits[~rejected])
+    replaced = with_rejections(logits, rejected)
+    assert torch.equal(replaced[~rejected], logits[~rejected])
     for loss in (dlr, targeted_dlr):
-        leaf = said.clone().requires_grad_()
+        leaf = replaced.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(leaf, torch.zeros(6, dtype=torch.int64)).sum(), leaf)
         assert gradient.isfinite().all()
         assert (gradient[rejected].abs().amax(1) > 0).all()

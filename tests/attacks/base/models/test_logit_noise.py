@@ -59,11 +59,11 @@ def test_noise_is_what_changes_with_the_batch(by: float) -> None:
 @pytest.mark.parametrize("fill", [-1e9, -torch.inf])
 def test_masked_classes_have_no_noise(fill: float) -> None:
     """With classes masked it is the same number."""
-    found = [
+    noises = [
         measure_noise([lambda images, model=model: model(images)[None]], IMAGES)
         for model in (linear(5), linear(5, masked=fill))
     ]
-    assert found[0] == found[1]
+    assert noises[0] == noises[1]
 
 
 def test_a_jump_is_no_noise() -> None:
@@ -84,9 +84,9 @@ def test_it_is_measured_once_and_not_counted() -> None:
 
     source = MeasuredModel(Counting(), IMAGES).source(1)
     first = measured_noise(source)
-    asked = len(calls)
+    passes = len(calls)
     assert measured_noise(source) == first
-    assert len(calls) == asked
+    assert len(calls) == passes
     assert (source.forwards, source.backwards) == (0, 0)
     assert measured_noise(gradient_source(Counting(), randomized=False)) is None
 

@@ -107,7 +107,7 @@ def test_a_users_own_model(own: Path) -> None:
     ("word", "message"),
     [
         ("Bare", r"fails on images of shape \(1, 8, 8\): NotImplementedError"),
-        ("number", "gives a int: it is to return an nn.Module"),
+        ("number", "gives a int: it must return an nn.Module"),
         ("failing", "cannot be built: KeyError: 'no such width'"),
         ("soft", "gives probabilities .* remove the softmax"),
         ("Mime", "did you mean 'Mine'"),

@@ -138,7 +138,7 @@ def test_spread() -> None:
     assert weight_std(torch.tensor([[5.0]])) == weight_std(torch.ones(2, 2)) == 0
 
 
-@pytest.mark.parametrize("defense", [PNI(), PNI(per="element"), GaussianNoise(place="weights")], ids=str)
+@pytest.mark.parametrize("defense", [PNI(), PNI(granularity="element"), GaussianNoise(location="weights")], ids=str)
 @pytest.mark.parametrize(
     "single",
     [

@@ -6,13 +6,12 @@ from typing import Any
 import pytest
 import torch
 from scipy.special import rel_entr
-from torch import Tensor, nn
-from torch.distributions import Categorical, kl_divergence
+from torch import Tensor, distributions, nn
 
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry
-from robustbench_cli.defenses.base.training.adversarial_training import divergence
+from robustbench_cli.defenses.base.training.adversarial_training import kl_divergence
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.free_at import Perturbed
@@ -23,7 +22,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "pgd-at": ("pgd-at", {"steps": 2}),
     "trades": ("trades", {"steps": 2}),
     "mart": ("mart", {"steps": 2}),
-    "awp on trades": ("awp", {"on": "trades", "gamma": 0.005, "steps": 2}),
+    "awp on trades": ("awp", {"objective": "trades", "gamma": 0.005, "steps": 2}),
     "fast-at": ("fast-at", {}),
     "free-at": ("free-at", {"replays": 3}),
     "interpolated-at": ("interpolated-at", {"steps": 2}),
@@ -136,13 +135,15 @@ def test_no_gradient_of_a_parameter_while_images_are_made(normed: Callable[[], n
 def test_divergence() -> None:
     """It is torch's own between categorical distributions, and scipy's sum of relative entropies."""
     logits, others = 5 * torch.randn(2, 30, 7)
-    expected = kl_divergence(Categorical(logits=logits), Categorical(logits=others))
-    torch.testing.assert_close(divergence(logits, others), expected)
-    p, q = (each.double().softmax(1).numpy() for each in (logits, others))
-    torch.testing.assert_close(
-        divergence(logits, others).double(), torch.tensor(rel_entr(p, q).sum(1)), rtol=1e-4, atol=1e-6
+    expected = distributions.kl_divergence(
+        distributions.Categorical(logits=logits), distributions.Categorical(logits=others)
     )
-    assert divergence(torch.tensor([[200.0, 0.0]]), torch.tensor([[200.0, 0.0]])).item() == 0
+    torch.testing.assert_close(kl_divergence(logits, others), expected)
+    p, q = (tensor.double().softmax(1).numpy() for tensor in (logits, others))
+    torch.testing.assert_close(
+        kl_divergence(logits, others).double(), torch.tensor(rel_entr(p, q).sum(1)), rtol=1e-4, atol=1e-6
+    )
+    assert kl_divergence(torch.tensor([[200.0, 0.0]]), torch.tensor([[200.0, 0.0]])).item() == 0
 
 
 @pytest.mark.parametrize("name", ["pgd-at", "awp", "free-at", "fast-at"])
