@@ -14,7 +14,7 @@ LABELS = torch.tensor([0, 1, 2, 3, 4, 5])
 
 @pytest.mark.parametrize(("eps", "steps", "noises"), [(0.2, 1, 3), (0.5, 4, 2)])
 def test_on_a_linear_model_of_two_classes(eps: float, steps: int, noises: int) -> None:
-    """Whatever the noise, the loss grows fastest against the difference of the two weights: the image moves eps along it."""
+    """For any noise the loss grows fastest against the difference of the weights, and the image moves eps along it."""
     linear = nn.Linear(64, 2)
     classifier = nn.Sequential(nn.Flatten(), linear)
     labels = LABELS % 2
@@ -28,7 +28,7 @@ def test_on_a_linear_model_of_two_classes(eps: float, steps: int, noises: int) -
 
 
 def test_it_climbs_the_loss_of_the_smoothed_model(network: Callable[[], nn.Module]) -> None:
-    """In the ball and the box, the mean probability over these draws falls in every image, and not by a random move of that size."""
+    """The mean probability decreases for every image, within ball and box; a random step of that size does not do so."""
     classifier, noise = network(), 0.25 * torch.randn(24, 1, 8, 8)
     defense = SmoothAdv(eps=0.5, steps=8, noise_samples=4)
 
@@ -48,7 +48,7 @@ def test_it_climbs_the_loss_of_the_smoothed_model(network: Callable[[], nn.Modul
 
 
 def test_the_loss_is_taken_at_the_moved_image_with_the_same_noise(network: Callable[[], nn.Module]) -> None:
-    """The rows that the loss sees are the moved images and exactly the noise that they were attacked with."""
+    """The rows in the loss are the perturbed images plus exactly the noise of the attack."""
     seen: list[Tensor] = []
 
     class Watched(nn.Module):
