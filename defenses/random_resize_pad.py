@@ -83,7 +83,7 @@ class _ResizePad(StochasticLayer):
         return output
 
     def _sources(self, uniform: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """The source pixel of each pixel along a padded side, and whether it is inside the image; both ``(N, S)``.
+        """For each pixel along a padded side ``(N, S)``: the index of its source pixel, and whether it is inside the image.
 
         Args:
             uniform: ``(N, 1)`` in [0, 1], determines the resized length.

@@ -33,7 +33,7 @@ __all__ = ["Defense", "defend"]
 class Defense(UsualRadiusDefaults, ABC):
     """Turns a model into a defended model.
 
-    Nobody declares whether the defended model is randomized: it is measured
+    Whether the defended model is randomized is measured, not declared
     (:func:`~robustbench_cli.attacks.base.models.probes.is_randomized`). A randomized model draws from torch's global
     generators, independently for every row of a batch and in each forward pass, in ``train()`` and in ``eval()`` mode. If
     its draws are enumerable, it implements

@@ -57,7 +57,7 @@ def test_the_minimum_is_scipys() -> None:
 
 
 def test_the_number_of_dropped_pixels() -> None:
-    """Outlier pixels keep their value exactly if they are not dropped (binomial test, level 0.001)."""
+    """Outlier pixels stay near their value if and only if they are not dropped (binomial test, level 0.001)."""
     images = torch.zeros(200, 1, 9, 9)
     images[:, :, 4, 4] = 1
     kept = int((seen(images, drop_rate=0.3, tv_weight=1e-3)[:, 0, 4, 4] > 0.5).sum())

@@ -278,7 +278,7 @@ def _has_weights(node: fx.Node, model: nn.Module, parameters: Mapping[str, nn.Pa
     if node.op == "call_module":
         return any(parameter.dim() > 1 for parameter in model.get_submodule(str(node.target)).parameters())
     weights = [parameters.get(str(source.target)) for source in node.all_input_nodes if source.op == "get_attr"]
-    # Class tokens, position embeddings and scales are no matrices: all but one of their dimensions have length 1.
+    # Class tokens, position embeddings and scales are no layers: their first dimension, or all others, have length 1.
     return any(weight is not None and weight.dim() > 1 and 1 < len(weight) < weight.numel() for weight in weights)
 
 
