@@ -99,9 +99,9 @@ def test_gradients_pass_the_squeezers() -> None:
 def test_without_a_detector_the_model_gets_the_squeezed_image() -> None:
     """Without a false positive rate the model's input is the rounded image after scipy's median filter."""
     images = torch.rand(3, 1, 6, 6)
-    seen = FeatureSqueezing(bit_depth=3, median_size=3).protect(nn.Identity(), images[:1])(images)
+    inputs = FeatureSqueezing(bit_depth=3, median_size=3).protect(nn.Identity(), images[:1])(images)
     expected = ndimage.median_filter(np.round(images.numpy() * 7) / np.float32(7), size=(1, 1, 3, 3), mode="reflect")
-    assert np.allclose(seen.numpy(), expected)
+    assert np.allclose(inputs.numpy(), expected)
 
 
 def test_a_detector_looks_at_every_squeezer() -> None:
@@ -168,8 +168,8 @@ def test_the_gradient_is_that_of_the_mean_logits() -> None:
     assert 0 < rejected.sum() < 40
     own = nn.functional.one_hot(labels, 4)
     usual = logits.detach().softmax(1) - own
-    seen = 2 * (images + images.round() + Median(2)(images)).flatten(1).detach()
-    others = seen.exp() * (1 - own)
+    mean_logits = 2 * (images + images.round() + Median(2)(images)).flatten(1).detach()
+    others = mean_logits.exp() * (1 - own)
     turned = 0.75 * (others / others.sum(1, keepdim=True) - own)
     (expected,) = torch.autograd.grad((mean * torch.where(rejected[:, None], turned, usual)).sum(), images)
     assert torch.allclose(gradient, expected, atol=1e-5)
@@ -198,12 +198,12 @@ def test_a_rejection_is_wrong_for_a_clean_image_and_right_for_a_perturbed_one() 
     images = torch.rand(150, 1, 2, 2)
     labels = images.flatten(1).argmax(1)
     model = detector(0.8)
-    found = evaluate(model, images, labels, attack=PGD(), eps=0.1)
-    outcomes = found.outcomes
+    result = evaluate(model, images, labels, attack=PGD(), eps=0.1)
+    outcomes = result.outcomes
     clean = outcomes.clean[0] == outcomes.labels
-    assert found.summary["clean_accuracy"] == clean.mean() == (outcomes.clean[0] != -1).mean()
+    assert result.summary["clean_accuracy"] == clean.mean() == (outcomes.clean[0] != -1).mean()
     broken = (outcomes.perturbed[0, 0] != outcomes.labels) & (outcomes.perturbed[0, 0] != -1)
-    assert found.summary["robust_accuracy"] == (clean & ~broken).mean()
+    assert result.summary["robust_accuracy"] == (clean & ~broken).mean()
     assert (clean & (outcomes.perturbed[0, 0] == -1)).any()
     assert (clean & broken).any()
 
@@ -213,9 +213,9 @@ def test_a_detector_that_rejects_all_is_worth_nothing() -> None:
     images = torch.rand(20, 1, 2, 2)
     labels = images.flatten(1).argmax(1)
     for eps in (0.0, 0.1):
-        found = evaluate(detector(-1.0), images, labels, attack=PGD(steps=3), eps=eps)
-        assert found.summary["clean_accuracy"] == found.summary["robust_accuracy"] == 0
-        assert found.summary["robust_accuracy_vote"] == found.summary["robust_accuracy_every_draw"] == 0
+        result = evaluate(detector(-1.0), images, labels, attack=PGD(steps=3), eps=eps)
+        assert result.summary["clean_accuracy"] == result.summary["robust_accuracy"] == 0
+        assert result.summary["robust_accuracy_vote"] == result.summary["robust_accuracy_every_draw"] == 0
 
 
 def test_a_decision_based_attack_takes_no_rejection_for_a_success() -> None:

@@ -73,10 +73,10 @@ def test_the_images_of_training_stay_in_the_box(digits: Any) -> None:
     """Also if the perturbation comes from the images of another batch."""
     train, _ = digits
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    network, seen = Perturbed(model, torch.zeros(40, 1, 8, 8)), []
-    model.register_forward_pre_hook(lambda _, rows: seen.append(rows[0].detach()))
+    network, recorded = Perturbed(model, torch.zeros(40, 1, 8, 8)), []
+    model.register_forward_pre_hook(lambda _, rows: recorded.append(rows[0].detach()))
     for part in range(4):
         images, labels = train.images[40 * part : 40 * part + 40], train.labels[40 * part : 40 * part + 40]
         FreeAT(eps=0.3).gradients(network, images, labels, list(model.parameters()))
-        assert 0 <= seen[-1].min() <= seen[-1].max() <= 1
-        assert (seen[-1] - images).abs().max() <= 0.3 + 1e-6
+        assert 0 <= recorded[-1].min() <= recorded[-1].max() <= 1
+        assert (recorded[-1] - images).abs().max() <= 0.3 + 1e-6

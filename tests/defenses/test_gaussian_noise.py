@@ -151,9 +151,9 @@ def test_noise_around_switching(normed: Callable[[], nn.Module]) -> None:
     """In a switching model the first convolution of every channel has sigma_init, drawn or not."""
     defense = GaussianNoise(sigma_init=0.2, sigma_inner=0.1)
     noisy = defense.protect(hrs(normed(), (1, 8, 8), channels=(6, 2)), IMAGES[:1])
-    found = sigmas(noisy)
-    assert sum(sigma == 0.2 for sigma in found.values()) == 6
-    assert sum(sigma == 0.1 for sigma in found.values()) == 6
+    result = sigmas(noisy)
+    assert sum(sigma == 0.2 for sigma in result.values()) == 6
+    assert sum(sigma == 0.1 for sigma in result.values()) == 6
 
 
 def test_bad_models_and_parameters() -> None:

@@ -146,13 +146,13 @@ def test_few_rows(model: HRSModel, rows: int) -> None:
 
 def test_channels_run_once_a_pass() -> None:
     """A pass sends each row through one channel of a block."""
-    seen: list[int] = []
+    recorded: list[int] = []
     block = SwitchingBlock([nn.Linear(3, 3) for _ in range(10)])
     for channel in block.channels:
-        channel.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+        channel.register_forward_hook(lambda _, inputs, __: recorded.append(len(inputs[0])))
     block(torch.rand(256, 3))
-    assert sum(seen) == 256
-    assert len(seen) == 10
+    assert sum(recorded) == 256
+    assert len(recorded) == 10
 
 
 def test_channels_are_fresh(normed: Callable[[], nn.Module]) -> None:

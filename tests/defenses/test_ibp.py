@@ -75,14 +75,14 @@ def test_the_radius_rises_along_a_line() -> None:
 def test_a_loss_sees_how_far_the_training_is(digits: Any, normed: Callable[[], nn.Module]) -> None:
     """``fraction_done`` rises from 0 to 1 minus one step, in equal steps."""
     train, _ = digits
-    trainer, seen = Trainer(train, Recipe(epochs=2, batch_size=300), seed=0, device=torch.device("cpu")), []
+    trainer, recorded = Trainer(train, Recipe(epochs=2, batch_size=300), seed=0, device=torch.device("cpu")), []
 
     def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        seen.append(trainer.fraction_done)
+        recorded.append(trainer.fraction_done)
         return functional.cross_entropy(network(images), labels)
 
     trainer.fit(normed(), name="training", loss=loss)
-    assert seen == pytest.approx([step / len(seen) for step in range(len(seen))])
+    assert recorded == pytest.approx([step / len(recorded) for step in range(len(recorded))])
 
 
 def test_a_model_that_cannot_be_bounded() -> None:

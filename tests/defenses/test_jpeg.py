@@ -38,9 +38,9 @@ def away_from_zero(values: Tensor) -> Tensor:
 def test_what_is_deployed_is_jpeg(channels: int, quality: int) -> None:
     """The model's input equals torchvision's JPEG, up to the rounding of another build of libjpeg."""
     images = smooth_images(channels)
-    seen = JPEG(quality=quality).protect(nn.Identity(), images[:1])(images)
+    inputs = JPEG(quality=quality).protect(nn.Identity(), images[:1])(images)
     expected = torch.stack([by_torchvision(image, quality) for image in images])
-    assert (seen - expected).abs().max() <= 1.01 / 255
+    assert (inputs - expected).abs().max() <= 1.01 / 255
 
 
 @pytest.mark.parametrize("quality", [1, 10, 30, 49])

@@ -34,7 +34,7 @@ def test_the_loss_is_the_papers(network: Callable[[], nn.Module], beta: float, g
     model, images = Watched(network()), torch.rand(60, 1, 8, 8)
     labels = model(images).argmax(1)
     labels[::3] = (labels[::3] + 1) % 10
-    found = defense.loss(model, images, labels)
+    result = defense.loss(model, images, labels)
     logits = model.logits.detach().double().numpy().reshape(8, 60, 10)
 
     def soft(values: Any) -> Any:
@@ -49,7 +49,7 @@ def test_the_loss_is_the_papers(network: Callable[[], nn.Module], beta: float, g
         if order[-1] == label and gap < gamma:
             total += 5 * 0.5 / 2 * (gamma - gap)
             kept += 1
-    assert found.item() == pytest.approx(total / 60, rel=1e-4)
+    assert result.item() == pytest.approx(total / 60, rel=1e-4)
     assert 0 < kept < 60
 
 

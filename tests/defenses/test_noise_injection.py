@@ -14,10 +14,10 @@ from robustbench_cli.defenses.noise_injection import NoiseInjection
 def test_the_model_sees_noise() -> None:
     """The model's input is the image plus normal noise (Kolmogorov-Smirnov, level 0.001), without clipping."""
     images = torch.rand(50, 3, 8, 8)
-    seen = NoiseInjection(sigma=0.4).protect(nn.Identity(), images[:1]).eval()(images)
-    assert stats.kstest((seen - images).flatten().numpy(), "norm", args=(0, 0.4)).pvalue > 0.001
-    assert seen.min() < 0
-    assert seen.max() > 1
+    inputs = NoiseInjection(sigma=0.4).protect(nn.Identity(), images[:1]).eval()(images)
+    assert stats.kstest((inputs - images).flatten().numpy(), "norm", args=(0, 0.4)).pvalue > 0.001
+    assert inputs.min() < 0
+    assert inputs.max() > 1
 
 
 @pytest.mark.parametrize(

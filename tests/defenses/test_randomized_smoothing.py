@@ -22,10 +22,10 @@ from robustbench_cli.defenses.smoothadv import SmoothAdv
 def test_the_model_sees_noise() -> None:
     """The model's input is the image plus normal noise (Kolmogorov-Smirnov, level 0.001), without clipping."""
     images = torch.rand(50, 3, 8, 8)
-    seen = RandomizedSmoothing(sigma=0.4, decision="one-draw").protect(nn.Identity(), images[:1]).eval()(images)
-    assert stats.kstest((seen - images).flatten().numpy(), "norm", args=(0, 0.4)).pvalue > 0.001
-    assert seen.min() < 0
-    assert seen.max() > 1
+    inputs = RandomizedSmoothing(sigma=0.4, decision="one-draw").protect(nn.Identity(), images[:1]).eval()(images)
+    assert stats.kstest((inputs - images).flatten().numpy(), "norm", args=(0, 0.4)).pvalue > 0.001
+    assert inputs.min() < 0
+    assert inputs.max() > 1
 
 
 def test_the_vote_decides() -> None:
@@ -63,14 +63,14 @@ def test_trained_with_noise_it_is_right_under_noise(
 ) -> None:
     """Under strong noise, training with noise gives a higher accuracy than standard training."""
     train, test = digits
-    found = []
+    result = []
     for defense in (RandomizedSmoothing(sigma=1, decision="one-draw"), Undefended()):
         defended = defense.protect(network(), train.images[:1])
         defense.fit(defended, Trainer(train, Recipe(epochs=12), seed=0, device=torch.device("cpu")))
         voting = RandomizedSmoothing(sigma=1, draws=10).protect(base_classifier(defended), test.images[:1])
-        found.append(accuracy(voting.eval(), test))
+        result.append(accuracy(voting.eval(), test))
     # The difference of two shares of 500 digits has a standard deviation of 3 % at most.
-    assert found[0] > found[1] + 0.09
+    assert result[0] > result[1] + 0.09
 
 
 @pytest.mark.parametrize(

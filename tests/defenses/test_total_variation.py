@@ -14,7 +14,7 @@ from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.total_variation import TotalVariation
 
 
-def seen(images: Tensor, **parameters: float) -> Tensor:
+def recorded(images: Tensor, **parameters: float) -> Tensor:
     """The input of a model behind the defense."""
     result: Tensor = TotalVariation(**parameters).protect(nn.Identity(), images[:1])(images)  # type: ignore[arg-type]
     return result
@@ -27,14 +27,14 @@ def test_a_step_edge(along: int, left: int, right: int) -> None:
     values = torch.cat([torch.full((left,), 0.2), torch.full((right,), 0.9)])
     images = values.expand(2, 3, 5, -1)
     expected = values + 0.06 / 2 * torch.cat([torch.full((left,), 1 / left), torch.full((right,), -1 / right)])
-    smooth = seen(images.transpose(along, 3), drop_rate=0, tv_weight=0.06, steps=800).transpose(along, 3)
+    smooth = recorded(images.transpose(along, 3), drop_rate=0, tv_weight=0.06, steps=800).transpose(along, 3)
     assert torch.allclose(smooth, expected.expand_as(smooth), atol=2e-4)
 
 
 def test_much_weight_leaves_the_mean() -> None:
     """With a large weight each channel becomes its mean."""
     images = torch.rand(3, 2, 4, 4)
-    smooth = seen(images, drop_rate=0, tv_weight=3.0, steps=3000)
+    smooth = recorded(images, drop_rate=0, tv_weight=3.0, steps=3000)
     assert torch.allclose(smooth, images.mean((2, 3), keepdim=True).expand_as(smooth), atol=1e-3)
 
 
@@ -44,7 +44,7 @@ def test_the_minimum_is_scipys() -> None:
     torch.manual_seed(1)
     kept = (torch.rand(1, 1, 6, 6, dtype=torch.float64) >= 0.5).numpy()[0, 0]
     torch.manual_seed(1)
-    smooth = seen(image, tv_weight=weight).numpy()[0, 0]
+    smooth = recorded(image, tv_weight=weight).numpy()[0, 0]
     given = image.numpy()[0, 0]
 
     def objective(flat: NDArray[np.float64]) -> float:
@@ -60,7 +60,7 @@ def test_the_number_of_dropped_pixels() -> None:
     """Outlier pixels stay near their value if and only if they are not dropped (binomial test, level 0.001)."""
     images = torch.zeros(200, 1, 9, 9)
     images[:, :, 4, 4] = 1
-    kept = int((seen(images, drop_rate=0.3, tv_weight=1e-3)[:, 0, 4, 4] > 0.5).sum())
+    kept = int((recorded(images, drop_rate=0.3, tv_weight=1e-3)[:, 0, 4, 4] > 0.5).sum())
     assert stats.binomtest(kept, 200, 0.7).pvalue > 0.001
 
 
@@ -70,7 +70,7 @@ def test_without_draws_no_pixel_is_dropped() -> None:
     assert is_randomized(TotalVariation().protect(nn.Flatten(), images[:1]), images)
     deterministic = TotalVariation(decision="deterministic").protect(nn.Flatten(), images[:1])
     assert not is_randomized(deterministic, images)
-    assert torch.equal(deterministic(images), seen(images, drop_rate=0).flatten(1))
+    assert torch.equal(deterministic(images), recorded(images, drop_rate=0).flatten(1))
 
 
 def test_the_gradient_is_true() -> None:
@@ -81,7 +81,7 @@ def test_the_gradient_is_true() -> None:
 
     def value(at: Tensor) -> Tensor:
         torch.manual_seed(0)
-        return (seen(at, tv_weight=0.1) * weights).sum()
+        return (recorded(at, tv_weight=0.1) * weights).sum()
 
     (gradient,) = torch.autograd.grad(value(images.requires_grad_()), images)
     difference = (value(images + 1e-7 * direction) - value(images - 1e-7 * direction)) / 2e-7

@@ -83,8 +83,8 @@ def test_all_images_of_the_ball_respect_the_bounds(name: str, eps: float) -> Non
     moves = torch.cat([corners, 2 * torch.rand(2000, 8, dtype=torch.float64) - 1]).view(-1, *SHAPE)
     for number in range(4):
         rows = (images[number] + eps * moves).clamp(0, 1)
-        found = behind(model(rows), labels[number].expand(len(rows))).amax(0)
-        assert (found <= worst[number] + 1e-9).all()
+        result = behind(model(rows), labels[number].expand(len(rows))).amax(0)
+        assert (result <= worst[number] + 1e-9).all()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -98,13 +98,13 @@ def test_rounding_is_included(name: str) -> None:
                 layer.bias += 1000
     images, labels = torch.rand(400, *SHAPE), torch.randint(3, (400,))
     model.float()
-    said = behind(model(images), labels).double()
+    output = behind(model(images), labels).double()
     model.double()
     unit = torch.finfo(torch.float32).eps / 2
     exact, worst = (worst_logits(model, images.double(), labels, 0.0, unit_roundoff=rounded) for rounded in (0.0, unit))
-    assert (said <= worst).all()
-    assert (said > exact).any()
-    assert (worst - exact).max() < 1000 * (said - exact).abs().max()
+    assert (output <= worst).all()
+    assert (output > exact).any()
+    assert (worst - exact).max() < 1000 * (output - exact).abs().max()
 
 
 def test_a_linear_model_is_bounded_exactly() -> None:
@@ -152,7 +152,7 @@ class Squared(nn.Linear):
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
         (nn.Sequential(nn.Flatten(), Residual(nn.Linear(8, 8)), nn.Linear(8, 2)), "its layer 1 is a Residual; "),
         (nn.Sequential(nn.Sequential(nn.Flatten(), nn.GELU())), "its layer 0.1 is a GELU; "),
@@ -163,11 +163,11 @@ class Squared(nn.Linear):
         (nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False)), "its layer 0 is a BatchNorm2d; "),
     ],
 )
-def test_what_cannot_be_bounded(model: nn.Module, told: str) -> None:
+def test_what_cannot_be_bounded(model: nn.Module, message: str) -> None:
     """The usage error names the layer and the supported layers."""
     with pytest.raises(UserError) as caught:
         require_boundable(model)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "such as small-cnn" in str(caught.value)
     assert "\n" not in str(caught.value)
 

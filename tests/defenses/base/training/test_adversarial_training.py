@@ -78,8 +78,8 @@ def test_the_images_made_for_training(normed: Callable[[], nn.Module], digits: A
     images, labels = train.images[:40], train.labels[:40]
     network = normed().train()
     network[0].requires_grad_(False)
-    seen: list[Tensor] = []
-    network.register_forward_pre_hook(lambda _, rows: seen.append(rows[0].detach()))
+    recorded: list[Tensor] = []
+    network.register_forward_pre_hook(lambda _, rows: recorded.append(rows[0].detach()))
     defense = registry.load(name).from_parameters({"eps": 0.1}, name=name)
     if name == "free-at":
         wrapped = Perturbed(network, torch.zeros(40, 1, 8, 8)).train()
@@ -88,7 +88,7 @@ def test_the_images_made_for_training(normed: Callable[[], nn.Module], digits: A
         assert wrapped.perturbation.abs().max() == pytest.approx(0.1)
     else:
         defense.loss(network, images, labels)
-    for rows in seen if name != "interpolated-at" else seen[:-2]:
+    for rows in recorded if name != "interpolated-at" else recorded[:-2]:
         assert (rows - images).abs().max() <= 0.1 + 1e-6
         assert rows.min() >= 0
         assert rows.max() <= 1
