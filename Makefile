@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all of their own set-up, in .venv; `make help` lists the rest.
+# `make demo` and `make test` set up .venv themselves; `make help` lists the targets.
 
 # Any Python that is recent enough and can make a virtual environment: make demo PYTHON=/path/to/python3.13
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11 python,\
@@ -7,35 +7,46 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# One thread a test worker; more of them slow small networks down.
+# One thread per test worker: more threads slow small networks down.
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-# The other libraries have an environment of their own; what is trained for the comparisons is kept beside the demo's.
+# Counting lines makes the tests that run much Python half as slow again, so they are counted in these folders only.
+COUNTED := $(addprefix tests/,core cli defenses/base attacks/base/models \
+	$(addprefix benchmarks/,checkpoints datasets evaluation execution models reports store suites))
+COVERAGE := 80
+
+# The other libraries have their own environment. Models trained for the comparisons are cached beside the demo's.
 PEERS := .peers
 PEERS_INSTALLED := $(PEERS)/.installed
 LIBRARIES := foolbox torchattacks adversarial-robustness-toolbox cleverhans
-# It needs what the others bring, and for its plots visdom, which no longer builds.
+# It is installed without what it depends on: its plots need visdom, which no longer builds.
 WITHOUT_THEIRS := adv-lib
 COMPARE := -m robustbench_cli.benchmarks.comparison
 
-.PHONY: help demo test lint format types wheel benchmark peers autoattack minimal-norm trained clean
+.PHONY: help demo test coverage uncovered lint format types wheel benchmark peers autoattack minimal-norm trained clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
 
-demo: $(INSTALLED)  ## go the whole way, from training to the table, in about a minute
+demo: $(INSTALLED)  ## train, attack and print the table, in a minute or two
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(BIN)/advdef demo
 	@echo "the command is $(BIN)/advdef: try $(BIN)/advdef --help" >&2
 
 test: $(INSTALLED)  ## run the tests
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(TESTS)
 
+coverage: $(INSTALLED)  ## run the tests of COUNTED and hold the share of lines that they run to COVERAGE percent
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --cov --cov-report=term --cov-fail-under=$(COVERAGE) $(COUNTED)
+
+uncovered: $(INSTALLED)  ## run the other tests
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(addprefix --ignore=,$(COUNTED)) tests
+
 lint: $(INSTALLED)  ## check style and formatting
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-format: $(INSTALLED)  ## format, and mend what can be mended
+format: $(INSTALLED)  ## format, and fix what ruff can fix
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
@@ -63,8 +74,8 @@ minimal-norm: $(PEERS_INSTALLED)  ## measure the minimal-norm attacks beside Foo
 trained: $(PEERS_INSTALLED)  ## measure adversarial training beside ART's
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) trained
 
-clean:  ## remove the virtual environments and what was built
-	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean:  ## remove the virtual environments and build outputs
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
 # Makes the virtual environment $(1) and installs $(2) in it.
 define environment
@@ -74,11 +85,11 @@ define environment
 	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir --constraint constraints.txt $(2)
 endef
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(call environment,$(VENV),--editable '.[dev]')
 	@touch $@
 
-$(PEERS_INSTALLED): pyproject.toml constraints.txt peers.txt
+$(PEERS_INSTALLED): pyproject.toml setup.py constraints.txt peers.txt
 	$(call environment,$(PEERS),--constraint peers.txt --editable . $(LIBRARIES))
 	$(call environment,$(PEERS),--constraint peers.txt --no-deps $(WITHOUT_THEIRS))
 	@touch $@

@@ -1,6 +1,6 @@
-"""Floor 1: the attacks, one file each, and in ``base`` what they are built from.
+"""Floor 1: the attacks, one file each, with their shared parts in ``base``.
 
-Everything here knows models only through what ``base.model`` asks of them, and knows no defense.
+The attacks query models through a gradient source and know nothing of any defense.
 """
 
 from robustbench_cli.core.registry import Registry

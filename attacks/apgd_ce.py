@@ -10,10 +10,10 @@ __all__ = ["APGDCE"]
 
 
 class APGDCE(APGD):
-    """Auto-PGD on the cross-entropy: projected gradient descent that finds its step sizes by itself.
+    """Auto-PGD on the cross-entropy: projected gradient descent with adaptive step sizes.
 
-    Its loss is the log-odds against the label, of which the cross-entropy is a monotone function: the steps are the
-    same, and go on where the softmax saturates. Of a randomized model the mean over the draws is that of the log-odds.
+    The loss is the log-odds of the label, a monotone function of the cross-entropy. The steps are the same, and they do
+    not stop where the softmax saturates. For a randomized model, the log-odds are averaged over the draws.
     """
 
     def loss(self, threat: Threat) -> Loss:

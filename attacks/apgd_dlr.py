@@ -10,13 +10,14 @@ __all__ = ["APGDDLR"]
 
 
 class APGDDLR(APGD):
-    """Auto-PGD on the difference of logits ratio, which neither a shift nor a scale of the logits changes.
+    """Auto-PGD on the difference of logits ratio (DLR), which is invariant to shifts and scales of the logits.
 
-    Of two classes there is no third logit for the ratio: there the loss is the margin. Towards a target it is the
-    targeted ratio, as in ``apgd-t``: the untargeted one is constant for as long as the target has the third logit.
+    The DLR loss is equation 6 of Croce and Hein (ICML 2020). With two classes there is no third logit to divide by, and
+    the loss is the margin. A targeted attack uses the targeted ratio (equation 7), as ``apgd-t`` does: the untargeted one
+    is constant while the target has the third-largest logit.
     """
 
-    def fewest_classes(self, *, targeted: bool) -> int:
+    def min_classes(self, *, targeted: bool) -> int:
         return 4 if targeted else 3
 
     def loss(self, threat: Threat) -> Loss:

@@ -1,4 +1,4 @@
-"""Auto-PGD towards one class after the other."""
+"""Auto-PGD towards several target classes in turn."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["APGDT"]
 
 
 class APGDT(APGD):
-    """Auto-PGD on the targeted difference of logits ratio, towards one likely class after the other.
+    """Auto-PGD on the targeted difference of logits ratio, for the most likely target classes in turn.
 
-    The targets are the classes that the clean image is most like, by the mean of the logits over the draws; each begins
-    with the images that still stand. Where the threat itself is targeted, its target is the only one. Of fewer classes
-    there are fewer targets; of three the ratio is to the mean of the second and the third logit, of two the loss is the
-    margin.
+    The loss is equation 7 of Croce and Hein (ICML 2020). The targets are the classes with the largest logits of the clean
+    image, averaged over the draws. Each target starts with the images that are still unbroken. If the threat itself is
+    targeted, its target is the only one. With fewer classes there are fewer targets. With three classes the ratio divides
+    by the mean of the second and third logits; with two the loss is the margin.
 
-    With ``ranking_steps`` every target is first tried with a few steps, and only the ``top_k`` that came nearest are
-    aimed at with all of them: the ranking of targets of the Minimum-Margin attack (Gao et al., ICML 2022).
+    With ``ranking_steps``, all targets are first tried with a few steps, and only the best ``top_k`` get the full number.
+    This is the target ranking of the Minimum-Margin attack (Gao et al., ICML 2022).
     """
 
     n_target_classes: int = Field(
@@ -47,7 +47,7 @@ class APGDT(APGD):
         json_schema_extra={"formerly": "finalists"},
     )
 
-    def fewest_classes(self, *, targeted: bool) -> int:
+    def min_classes(self, *, targeted: bool) -> int:
         return 4 if targeted else max(4, self.n_target_classes + 1)
 
     def loss(self, threat: Threat) -> Loss:
@@ -60,30 +60,30 @@ class APGDT(APGD):
         logits = source.logits(images)
         best.offer(images, logits)
 
-        def aim(attack: APGDT, targets: Tensor, stream: Random) -> Tensor:
-            """Aims at targets ``(N, T)`` one after the other; returns how near each came, small where it is near."""
+        def attack_targets(attack: APGDT, targets: Tensor, stream: Random) -> Tensor:
+            """Attacks towards targets ``(N, T)`` in turn. Returns the smallest margins ``(N, T)``."""
             margins = []
             for target in targets.unbind(1):
-                own = stream.split()
-                rows = best.begin()
+                target_stream = stream.split()
+                rows = best.begin_restart()
                 if len(rows):
                     goals = torch.stack([labels, target], 1)[rows]
-                    attack.climb(source, images[rows], goals, threat.select(rows), own.select(rows), best)
+                    attack.climb(source, images[rows], goals, threat.select(rows), target_stream.select(rows), best)
                 margins.append(best.margins_of_run)
             return torch.stack(margins, 1)
 
-        # The label comes first of all, and the classes after it by their logits.
+        # The label comes first, then the other classes by decreasing logit.
         order = logits.mean(0).scatter(1, labels[:, None], torch.inf).sort(dim=1, descending=True, stable=True).indices
         for stream in [random.split() for _ in range(self.restarts)]:
             targets = order[:, 1 : 1 + self.n_target_classes]
             if self.ranking_steps and targets.shape[1] > self.top_k:
-                margins = aim(self.model_copy(update={"steps": self.ranking_steps}), targets, stream)
+                margins = attack_targets(self.model_copy(update={"steps": self.ranking_steps}), targets, stream)
                 nearest = margins.argsort(dim=1, stable=True)[:, : self.top_k]
                 targets = targets.gather(1, nearest)
-            aim(self, targets, stream)
+            attack_targets(self, targets, stream)
         return best.images
 
 
 def _towards_target(logits: Tensor, labels: Tensor) -> Tensor:
-    """Large where the target is near: ``(M,)`` of labels ``(M, 2)``, the class to leave and the target."""
+    """The negative targeted DLR ``(M,)`` for labels ``(M, 2)``: the true class and the target."""
     return -targeted_dlr(logits, labels[:, 1])

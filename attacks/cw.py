@@ -25,21 +25,25 @@ _CORRECTIONS = 2
 
 
 class CW(MinimalNormAttack):
-    """Carlini and Wagner's L2 attack: the smallest perturbation that succeeds, by a search over the penalty's constant.
+    """Carlini and Wagner's L2 attack: the smallest successful perturbation, by binary search over the constant.
 
-    Minimises ``|d|_2^2 + c max(margin(f(x + d)) + confidence, 0)`` by Adam (section V.A, with f_6 of section IV.A), for
-    constants c that a binary search chooses for each image (section V.A, "finding the best constant"), and returns the
-    smallest d that succeeded at any step of any search.
+    Minimizes ``|d|_2^2 + c max(margin(f(x + d)) + confidence, 0)`` with Adam (section V.A, with the loss f_6 of section
+    IV.A). A binary search chooses the constant c for each image (section V.A, "finding the best constant"). The result is
+    the smallest d that succeeded at any step of any search.
 
-    The box is held by projecting every step onto it ("projected gradient descent" of section V.B) and not by the change
-    of variables to tanh, whose derivative vanishes at pixels of exactly 0 and 1: half of a Fashion-MNIST image could
-    not be moved. The steps of each constant begin at the best perturbation so far, and their learning rate falls to 0
-    along half a period of the cosine, and for a deterministic model further where ten steps do not improve the
-    objective by 1 %; an image leaves once it is a twentieth of what it was. The first constant and the learning rates
-    are in units of the image's own margin and slope, so that the range of the logits does not matter. Every image has
-    its own, as well as its own Adam state and its own early stop, so that it is not touched by its batch mates. What is
-    found is corrected by two steps from the image to the plane that touches the boundary there, and shortened along the
-    line to its image; of a randomized model, it is lengthened until it fools fresh draws.
+    The attack differs from the paper in four ways:
+
+    - Each step is projected onto the box ("projected gradient descent", section V.B). The paper's change of variables to
+      tanh has a vanishing derivative at pixels of exactly 0 and 1, and half of the pixels of a Fashion-MNIST image never
+      change.
+    - Each constant starts from the best perturbation so far. The learning rate follows a half cosine to 0. For a
+      deterministic model it is also cut when ten steps improve the objective by less than 1 %, and an image stops at a
+      twentieth of its first rate.
+    - The first constant and the learning rates are in units of the image's own margin and gradient, so that the scale of
+      the logits does not matter. Each image has its own Adam state and early stopping, so that its batch mates do not
+      affect it.
+    - Two final steps go from the image to the linearization of the decision boundary at the perturbed image. The result
+      is then shortened along the line to the image, or for a randomized model lengthened until it fools fresh draws.
     """
 
     paper: ClassVar[str] = (
@@ -48,22 +52,22 @@ class CW(MinimalNormAttack):
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
 
     steps: int = Field(200, ge=1, description="steps of Adam for each constant")
-    binary_search_steps: int = Field(5, ge=1, description="constants that are tried")
+    binary_search_steps: int = Field(5, ge=1, description="number of constants tried")
     initial_const: float | None = Field(
         None,
         gt=0,
-        description="the first constant c; where not given, twice what a linear model of the image's margin and slope needs",
+        description="first constant c; by default twice the constant that suffices for the linearized margin",
     )
-    confidence: float = Field(0.0, ge=0, description="the margin, in logits, by which an image must be misclassified")
+    confidence: float = Field(0.0, ge=0, description="margin, in logits, of the misclassification")
     lr: float | None = Field(
         None,
         gt=0,
-        description="learning rate of Adam at the first step of each constant; where not given, four times the root mean square "
-        "over the pixels of the smallest perturbation known, at first a linear model's; twice for several draws",
+        description="learning rate of Adam at the first step of each constant; by default four times (twice for several draws) the "
+        "root mean square of the smallest perturbation so far, at first that of the linearized margin",
     )
     abort_early: bool = Field(
         True,
-        description="let an image go when its objective stands still, and when a constant has not brought it 1 % nearer",
+        description="stop early on an image whose objective stops improving, or that a constant improves by less than 1 %",
     )
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
@@ -71,7 +75,7 @@ class CW(MinimalNormAttack):
         logits, gradient = source.gradient(images, labels, goal.hinge)
         hinge = goal.hinge(logits, labels.expand(len(logits), -1)).mean(0)
         slope = gradient.flatten(1).norm(dim=1).clamp_min(1e-30)
-        # A linear model that calls for more than a tenth of the box's diagonal is not believed.
+        # The linearization is not trusted beyond a tenth of the diagonal of the box.
         diagonal = math.sqrt(images[0].numel())
         length = (hinge / slope).clamp_max(0.1 * diagonal)
         const = 4 * length / slope if self.initial_const is None else torch.full_like(slope, self.initial_const)
@@ -84,33 +88,35 @@ class CW(MinimalNormAttack):
             usual = (4 if len(logits) == 1 else 2) * length[rows] / diagonal
             rates = usual if self.lr is None else torch.full_like(usual, self.lr)
             start, const = best[rows], search.const[rows]
-            found, found_length = self._minimise(source, rows, start, images[rows], labels[rows], goal, const, rates)
+            candidates, candidate_length = self._minimize(
+                source, rows, start, images[rows], labels[rows], goal, const, rates
+            )
             before = best_length[rows]
-            shorter = found_length < before
-            best[rows] = torch.where(per_image(shorter, images), found, start)
-            best_length[rows] = torch.where(shorter, found_length, before)
-            search.narrow(rows, found_length.isfinite())
-            known = best_length[rows]
-            length[rows] = torch.where(known.isfinite(), known, 2 * length[rows]).clamp_max(0.1 * diagonal)
+            shorter = candidate_length < before
+            best[rows] = torch.where(per_image(shorter, images), candidates, start)
+            best_length[rows] = torch.where(shorter, candidate_length, before)
+            search.narrow(rows, candidate_length.isfinite())
+            shortest = best_length[rows]
+            length[rows] = torch.where(shortest.isfinite(), shortest, 2 * length[rows]).clamp_max(0.1 * diagonal)
             if self.abort_early:
-                rows = rows[~(known > 0.99 * before)]
+                rows = rows[~(shortest > 0.99 * before)]
         smallest = BestPerturbation(source, images, labels, "l2", goal)
         smallest.start_from(best, best_length.isfinite())
-        if source.exhaustive and bool(smallest.found().any()):
-            # The shortest way from the image to the boundary, as linear as it is around what was found.
+        if source.exhaustive and bool(smallest.succeeded().any()):
+            # The shortest step from the image to the boundary, linearized at the perturbed image.
             for _ in range(_CORRECTIONS):
                 points = smallest.images
                 _, plane = nearest_plane(source, points, labels, goal, classes=1, norm="l2")
-                # A little further, so that rounding does not leave it before the boundary.
+                # A little beyond the boundary, so that rounding does not undo the success.
                 ends = images + (1 + 1e-4) * step_to_plane(images, plane.slope, plane.value_at(images, points), "l2")
                 smallest.offer(ends.clamp_(0, 1), source.logits(ends))
         smallest.shorten()
         return smallest.images
 
-    def _minimise(
+    def _minimize(
         self,
         source: GradientSource,
-        places: Tensor,
+        indices: Tensor,
         start: Tensor,
         images: Tensor,
         labels: Tensor,
@@ -118,46 +124,54 @@ class CW(MinimalNormAttack):
         const: Tensor,
         rates: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Runs Adam from ``start`` at fixed constants ``(N,)``, with these learning rates ``(N,)`` at the first step.
+        """Runs Adam at a fixed constant for each image.
 
-        The images are those at the ``places`` ``(N,)`` of the batch.
+        Args:
+            source: Gives logits and gradients.
+            indices: ``(N,)``, the indices of the images in the batch of the source.
+            start: ``(N, C, H, W)``, the first iterates.
+            images: ``(N, C, H, W)``, the clean images.
+            labels: ``(N,)``.
+            goal: What counts as success.
+            const: ``(N,)``, the constants.
+            rates: ``(N,)``, the learning rates of the first step.
 
         Returns:
-            The smallest successful perturbed images ``(N, C, H, W)`` and their L2 distances ``(N,)``, infinite where
-            none succeeded.
+            The smallest successful perturbed images ``(N, C, H, W)`` and their L2 distances ``(N,)``, which are infinite
+            where no step succeeded.
         """
-        found, found_length = images.clone(), torch.full_like(const, torch.inf)
+        smallest, smallest_length = images.clone(), torch.full_like(const, torch.inf)
         rows = torch.arange(len(images), device=images.device)
         streak = Streak(source, images)
         iterates, first, second = start, torch.zeros_like(images), torch.zeros_like(images)
         lowest = torch.full_like(const, torch.inf)
         earlier, least_rates = lowest, rates * _LAST_RATE
         for step in range(1, self.steps + 1):
-            logits, slope = source.gradient(iterates, labels, goal.hinge, rows=places[rows])
+            logits, slope = source.gradient(iterates, labels, goal.hinge, rows=indices[rows])
             difference = iterates - images
             length = difference.flatten(1).norm(dim=1)
-            shorter = streak.offer(goal.reached(logits, labels)) & (length < found_length[rows])
-            found[rows] = torch.where(per_image(shorter, images), iterates, found[rows])
-            found_length[rows] = torch.where(shorter, length, found_length[rows])
+            shorter = streak.offer(goal.reached(logits, labels)) & (length < smallest_length[rows])
+            smallest[rows] = torch.where(per_image(shorter, images), iterates, smallest[rows])
+            smallest_length[rows] = torch.where(shorter, length, smallest_length[rows])
             hinge = goal.hinge(logits, labels.expand(len(logits), -1)).mean(0)
             lowest = lowest.minimum(length.square() + const * hinge)
-            # The objective of several draws has kinks, at which it stands still for a while.
+            # With several draws the objective can stall at a kink and improve later.
             if self.abort_early and source.exhaustive and len(logits) == 1 and step % _PATIENCE == 0:
                 rates = torch.where(lowest > 0.99 * earlier, rates * _CUT, rates)
                 earlier = lowest
-                staying = (rates >= least_rates).nonzero().squeeze(1)
-                if not len(staying):
+                active = (rates >= least_rates).nonzero().squeeze(1)
+                if not len(active):
                     break
-                if len(staying) < len(rows):
-                    rows, iterates, images, labels = rows[staying], iterates[staying], images[staying], labels[staying]
+                if len(active) < len(rows):
+                    rows, iterates, images, labels = rows[active], iterates[active], images[active], labels[active]
                     first, second, difference, slope = (
-                        first[staying],
-                        second[staying],
-                        difference[staying],
-                        slope[staying],
+                        first[active],
+                        second[active],
+                        difference[active],
+                        slope[active],
                     )
-                    const, rates, least_rates = const[staying], rates[staying], least_rates[staying]
-                    lowest, earlier, streak = lowest[staying], earlier[staying], Streak(source, images)
+                    const, rates, least_rates = const[active], rates[active], least_rates[active]
+                    lowest, earlier, streak = lowest[active], earlier[active], Streak(source, images)
             gradient = 2 * difference + per_image(const, images) * slope
             first = first.lerp_(gradient, 0.1)
             second = second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
@@ -165,14 +179,14 @@ class CW(MinimalNormAttack):
             falling = 0.5 + 0.5 * math.cos(math.pi * (step - 1) / self.steps)
             sizes = per_image(falling * rates / (1 - 0.9**step), images)
             iterates = (iterates - sizes * first / scale).clamp_(0, 1)
-        return found, found_length
+        return smallest, smallest_length
 
 
 class _ConstantSearch:
-    """The binary search for the constant, for each image by itself: tenfold until it succeeds, then halving.
+    """The binary search over the constant of each image (section V.A): times ten until a success, then bisection.
 
     Args:
-        first: ``(N,)``, the constants to begin with.
+        first: ``(N,)``, the first constants.
     """
 
     def __init__(self, first: Tensor) -> None:
@@ -181,7 +195,7 @@ class _ConstantSearch:
         self._upper = torch.full_like(first, torch.inf)
 
     def narrow(self, rows: Tensor, succeeded: Tensor) -> None:
-        """Takes whether the constants of the images ``rows`` succeeded, and sets their next ones."""
+        """Sets the next constants of the images ``rows`` ``(M,)``, given whether the last ones ``succeeded`` ``(M,)``."""
         const = self.const[rows]
         self._upper[rows] = torch.where(succeeded, const.minimum(self._upper[rows]), self._upper[rows])
         self._lower[rows] = torch.where(succeeded, self._lower[rows], const.maximum(self._lower[rows]))

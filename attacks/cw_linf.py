@@ -13,24 +13,30 @@ from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, free, linear_distance
-from robustbench_cli.attacks.base.threat import Threat, distance, in_proportion, per_image
+from robustbench_cli.attacks.base.search.minimal_norm import (
+    BestPerturbation,
+    Goal,
+    linear_distance,
+    without_blocked_pixels,
+)
+from robustbench_cli.attacks.base.threat import Threat, distance, per_image, scale_by_largest
 
 __all__ = ["CWLinf"]
 
 
 class CWLinf(MinimalNormAttack):
-    """Carlini and Wagner's linf attack: only what a pixel exceeds a bound tau by is penalised, and tau shrinks.
+    """Carlini and Wagner's linf attack: penalizes only the part of a change beyond a bound tau, and shrinks tau.
 
-    Minimises ``c f(x + d) + sum_i max(|d_i| - tau, 0)`` (section VI.C), with f the margin, by steps of Adam. An image's
-    tau shrinks where it is misclassified. It grows where it is not, up to the smallest perturbation so far, and is
-    where a linear model of the margin ends before there is one; so that one run serves instead of one for every tau.
+    Minimizes ``c f(x + d) + sum_i max(|d_i| - tau, 0)`` with Adam (section VI.C), where f is the margin. The paper runs
+    once for every tau. Here one run adapts the tau of each image: it shrinks while the image is misclassified and grows
+    otherwise, up to the smallest perturbation so far. Before the first success, tau is the distance to the linearized
+    decision boundary.
 
-    The penalty, whose slope jumps at tau, is taken by its proximal step: a pixel that exceeds tau is drawn back by a
-    multiple of the learning rate, and not beyond it. The margin's gradient is divided by the mean size of its entries,
-    so that neither the range of the logits nor c has to be searched for: where a pixel is drawn back by more than a
-    step of Adam carries it on, the penalty is exact, and a heavier one would find the same. Pixels at the edge of the
-    box that the gradient would push out of it are left out. What is found is shortened along the line to its image.
+    The penalty has a kink at tau, so it is applied by its proximal step: a pixel beyond tau is pulled back by a multiple
+    of the learning rate, and not past tau. The gradient of the margin is divided by its mean absolute entry, so that
+    neither the scale of the logits nor c needs a search: the penalty is exact as soon as it pulls a pixel back further
+    than a step of Adam moves it. The gradient ignores pixels at the edge of the box that it would push out. The result is
+    shortened along the line to the image.
     """
 
     paper: ClassVar[str] = (
@@ -38,19 +44,19 @@ class CWLinf(MinimalNormAttack):
     )
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
 
-    steps: int = Field(100, ge=1, description="steps of Adam, each a gradient an image")
-    confidence: float = Field(0.0, ge=0, description="the margin, in logits, by which an image must be misclassified")
+    steps: int = Field(100, ge=1, description="steps of Adam; one gradient each")
+    confidence: float = Field(0.0, ge=0, description="margin, in logits, of the misclassification")
     lr: float = Field(
-        1.0, gt=0, description="learning rate of Adam at the first step, over tau; it falls to a twentieth"
+        1.0, gt=0, description="learning rate of Adam at the first step, relative to tau; decays to a twentieth"
     )
     penalty: float = Field(
-        2.0, gt=0, description="how far a step draws a pixel back that exceeds tau, over the learning rate: 1 / c"
+        2.0, gt=0, description="how far a step pulls back a pixel beyond tau, relative to the learning rate: 1 / c"
     )
     tau_decay: float = Field(
         0.1,
         gt=0,
         lt=1,
-        description="share by which tau shrinks at the first step; it falls to a hundredth of that",
+        description="relative decrease of tau at the first step; decays to a hundredth of that",
         json_schema_extra={"formerly": "decrease"},
     )
 
@@ -64,10 +70,10 @@ class CWLinf(MinimalNormAttack):
             change = self.tau_decay * (0.01 + 0.99 * falling)
             logits, gradient = source.gradient(iterates, labels, goal.shortfall)
             fooled, success = best.offer(iterates, logits)
-            gradient = free(gradient, iterates)
+            gradient = without_blocked_pixels(gradient, iterates)
             away = linear_distance(goal.mean_shortfall(logits, labels), gradient, "linf")
             reach = distance(iterates, images, "linf") + away
-            wider = torch.minimum(torch.where(best.found(), tau, reach) * (1 + change), best.distance)
+            wider = torch.minimum(torch.where(best.succeeded(), tau, reach) * (1 + change), best.distance)
             narrower = torch.minimum(best.distance, tau) * (1 - change)
             tau = torch.where(success, narrower, torch.where(fooled, tau, wider)).clamp_max(1)
             bound = per_image(tau, images).to(images.dtype)
@@ -81,9 +87,9 @@ class CWLinf(MinimalNormAttack):
 
 
 class _Adam:
-    """Adam's directions (Kingma, Ba, ICLR 2015), of gradients whose entries have a mean size of 1 for every image.
+    """Adam's directions (Kingma, Ba, ICLR 2015) for gradients scaled to a mean absolute entry of 1.
 
-    Its memory is shorter than usual, none of the gradient and 2 steps of its square: tau is another one at every step.
+    Tau changes at every step, so the memory is short: ``beta_1 = 0`` and ``beta_2 = 0.5``.
 
     Args:
         images: ``(N, C, H, W)``.
@@ -94,9 +100,9 @@ class _Adam:
         self._steps = 0
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """Takes the gradient ``(N, C, H, W)`` of a step; returns by how many learning rates to go against it."""
+        """The direction ``(N, C, H, W)`` of the next step, in learning rates, for its gradient ``(N, C, H, W)``."""
         self._steps += 1
-        scaled = in_proportion(gradient)
+        scaled = scale_by_largest(gradient)
         size = scaled.flatten(1).abs().mean(1).clamp_min(1 / gradient[0].numel())
         scaled = scaled / per_image(size, gradient)
         self._second = self._second.lerp_(scaled.square(), 0.5)

@@ -6,25 +6,25 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robustbench_cli.attacks.base.losses import margin, open_spread, proportion
+from robustbench_cli.attacks.base.losses import bounded, margin, unmasked_spread
 from robustbench_cli.attacks.pgd import PGD
 
 __all__ = ["CWPGD"]
 
 
 _BREADTH = 0.15
-"""The margin at which a draw counts half as much, in parts of :func:`.losses.open_spread` of its logits."""
+"""The margin at which the weight of a draw starts to fall, relative to :func:`.losses.unmasked_spread` of its logits."""
 
 
 class CWPGD(PGD):
-    """Projected gradient descent on the C&W margin: the largest other logit minus the label's, without a hinge.
+    """Projected gradient descent on the C&W margin: the largest other logit minus the label's logit, without a hinge.
 
-    The margin's gradient does not vanish where the softmax saturates, so this attack breaks what only masks the
-    cross-entropy's (defensive distillation, for one). Run it beside ``pgd``: which of the two is stronger varies.
+    The gradient of the margin does not vanish where the softmax saturates. So this attack breaks defenses that only mask
+    the gradient of the cross-entropy, such as defensive distillation. Run it beside ``pgd``: either can be the stronger one.
 
-    Of a randomized model the mean is taken of margins m as ``m / (s + |m|)``, s being in proportion to the draw's own
-    logits: draws that are near the boundary decide where to go, not those that no step can turn, nor those that have
-    fallen long since. With one draw this leaves the margin's direction as it is.
+    For a randomized model the loss is the mean of ``m / (s + |m|)`` over the margins m of the draws, with s in proportion
+    to the spread of the draw's logits. Draws near the decision boundary then determine the direction, rather than draws
+    that no step can turn or that are broken already. With one draw the direction is that of the margin.
     """
 
     paper: ClassVar[str] = (
@@ -34,6 +34,6 @@ class CWPGD(PGD):
 
     @staticmethod
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        scale = _BREADTH * open_spread(logits.detach())
-        # Of equal logits the spread is 0, and so is the margin.
-        return -proportion(margin(logits, labels), scale.clamp_min(1e-30))
+        scale = _BREADTH * unmasked_spread(logits.detach())
+        # Equal logits have spread 0 and margin 0.
+        return -bounded(margin(logits, labels), scale.clamp_min(1e-30))

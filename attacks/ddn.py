@@ -1,4 +1,4 @@
-"""The attack that decouples direction and norm."""
+"""Decoupled direction and norm (DDN)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, free, linear_distance
+from robustbench_cli.attacks.base.search.minimal_norm import (
+    BestPerturbation,
+    Goal,
+    linear_distance,
+    without_blocked_pixels,
+)
 from robustbench_cli.attacks.base.threat import Threat, per_image, steepest_ascent
 
 __all__ = ["DDN"]
 
 
 class DDN(MinimalNormAttack):
-    """Decoupled direction and norm: gradient steps, each followed by a rescaling to a length that the outcome decides.
+    """Decoupled direction and norm: gradient steps, each followed by a rescaling of the perturbation to an adaptive norm.
 
-    The length shrinks by a share gamma where the image is misclassified and grows by it where it is not (algorithm 1);
-    the steps fall along half a period of the cosine. They descend the margin rather than the cross-entropy and are in
-    proportion to the length, which begins where a linear model of the margin ends, so that the scale of the logits does
-    not matter. Pixels at the edge of the box that the gradient would push out of it are left out. What is found is
-    shortened along the line to its image.
+    The norm shrinks by the factor ``1 - gamma`` where the image is misclassified and grows by ``1 + gamma`` otherwise
+    (algorithm 1). The step size follows a half cosine. The steps descend the margin rather than the cross-entropy and are
+    in proportion to the norm, whose first value is the distance to the linearized decision boundary; so the scale of the
+    logits does not matter. The gradient ignores pixels at the edge of the box that it would push out. The result is
+    shortened along the line to the image.
     """
 
     paper: ClassVar[str] = (
@@ -35,23 +40,25 @@ class DDN(MinimalNormAttack):
     )
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
 
-    steps: int = Field(100, ge=1, description="gradients an image")
-    gamma: float = Field(0.05, gt=0, lt=1, description="share by which the length changes at every step")
+    steps: int = Field(100, ge=1, description="steps; one gradient each")
+    gamma: float = Field(0.05, gt=0, lt=1, description="relative change of the norm at every step")
     step_size: float = Field(
-        4.0, gt=0, description="length of the first step over that of the perturbation; it falls to a hundredth"
+        4.0,
+        gt=0,
+        description="length of the first step relative to the norm of the perturbation; decays to a hundredth",
     )
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal.of(source, targeted=threat.targeted)
         best = BestPerturbation(source, images, labels, "l2", goal)
-        # A linear model that calls for more than a tenth of the box's diagonal is not believed.
+        # The linearization is not trusted beyond a tenth of the diagonal of the box.
         diagonal = math.sqrt(images[0].numel())
         length = torch.zeros_like(best.distance)
         iterates = images
         for step in range(self.steps):
             logits, gradient = source.gradient(iterates, labels, goal.shortfall)
             fooled, success = best.offer(iterates, logits)
-            gradient = free(gradient, iterates)
+            gradient = without_blocked_pixels(gradient, iterates)
             if step == 0:
                 away = linear_distance(goal.mean_shortfall(logits, labels), gradient, "l2")
                 length = torch.where(success, 0, away.clamp_max(0.1 * diagonal))

@@ -20,11 +20,11 @@ __all__ = ["DeepFool"]
 
 
 class DeepFool(MinimalNormAttack):
-    """DeepFool: steps to the nearest of the planes that stand for the class boundaries, until one is crossed.
+    """DeepFool: iterative steps to the nearest linearized decision boundary, until the image is misclassified.
 
-    A quick first estimate rather than the smallest perturbation (algorithm 2). Planes and steps know nothing of the box, to
-    which every iterate is cut, and what is found is shortened along the line to its image. An image that has fallen takes
-    no more steps.
+    A fast first estimate rather than the smallest perturbation (algorithm 2). The linearizations and the steps ignore the
+    box; each iterate is clipped to it. An image stops at its first success. The result is shortened along the line to the
+    image.
     """
 
     paper: ClassVar[str] = (
@@ -33,8 +33,8 @@ class DeepFool(MinimalNormAttack):
     )
     norms: ClassVar[tuple[Norm, ...]] = ("l2", "linf")
 
-    steps: int = Field(50, ge=1, description="steps at most; each takes a gradient for each class")
-    overshoot: float = Field(0.02, ge=0, description="share by which every step goes beyond the plane")
+    steps: int = Field(50, ge=1, description="maximum number of steps; one gradient for each class considered")
+    overshoot: float = Field(0.02, ge=0, description="relative overshoot of every step beyond the linearized boundary")
     candidates: int = Field(
         9,
         ge=1,
@@ -42,7 +42,7 @@ class DeepFool(MinimalNormAttack):
         json_schema_extra={"formerly": "classes"},
     )
 
-    def fewest_classes(self, *, targeted: bool) -> int:
+    def min_classes(self, *, targeted: bool) -> int:
         return 2 if targeted else self.candidates + 1
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
@@ -51,7 +51,7 @@ class DeepFool(MinimalNormAttack):
         iterates, logits = images.clone(), source.logits(images)
         best.offer(images, logits)
         for _ in range(self.steps):
-            rows = (~best.found()).nonzero().squeeze(1)
+            rows = (~best.succeeded()).nonzero().squeeze(1)
             if not len(rows):
                 break
             points = iterates[rows]

@@ -18,11 +18,11 @@ __all__ = ["DIFGSM"]
 
 
 class DIFGSM(MIFGSM):
-    """MI-FGSM with gradients through a random resizing and padding of the image, anew at each step.
+    """MI-FGSM with gradients through a random resizing and padding of the image, drawn at every step.
 
-    With ``probability``, an image is made smaller by a random factor and put at a random place of a black image of its
-    own size; the paper enlarges instead, which asks of a model that it takes larger images. With momentum it is the
-    paper's M-DI2-FGSM, and with ``decay`` 0 its DI2-FGSM.
+    With probability ``diversity_prob``, the image is shrunk by a random factor and placed at random in a black image of
+    the original size. The paper enlarges the image, which needs a model that accepts larger images. With momentum this is
+    the paper's M-DI2-FGSM; with ``decay`` 0 it is DI2-FGSM.
     """
 
     paper: ClassVar[str] = (
@@ -48,13 +48,13 @@ class DIFGSM(MIFGSM):
     def gradient(self, source: GradientSource, points: Tensor, labels: Tensor, random: Random) -> Tensor:
         resized = random.uniform(()) < self.diversity_prob
         factors = torch.where(resized, self.resize_rate + (1 - self.resize_rate) * random.uniform(()), 1)
-        middles = (1 - factors)[:, None] * (2 * random.uniform((2,)) - 1)
-        # From places in the padded image back to places in the image: both reach from -1 to 1.
+        centers = (1 - factors)[:, None] * (2 * random.uniform((2,)) - 1)
+        # Maps coordinates of the padded image to coordinates of the image, both in [-1, 1].
         scale = torch.eye(2, device=points.device) / per_image(factors, points)[..., 0]
-        back = torch.cat([scale, -(middles / factors[:, None])[..., None]], 2).to(points.dtype)
+        back = torch.cat([scale, -(centers / factors[:, None])[..., None]], 2).to(points.dtype)
         with torch.enable_grad():
             leaf = points.detach().requires_grad_()
             grid = functional.affine_grid(back, list(leaf.shape), align_corners=False)
             diverse = functional.grid_sample(leaf, grid, align_corners=False)
-        slopes = super().gradient(source, diverse.detach(), labels, random)
-        return torch.autograd.grad(diverse, leaf, slopes)[0]
+        gradient = super().gradient(source, diverse.detach(), labels, random)
+        return torch.autograd.grad(diverse, leaf, gradient)[0]

@@ -21,12 +21,12 @@ __all__ = ["FAB"]
 
 
 class FAB(MinimalNormAttack):
-    """The fast adaptive boundary attack: steps to the nearest linear boundary, drawn towards the original image.
+    """The fast adaptive boundary attack: steps to the nearest linearized boundary, biased towards the original image.
 
-    From both the iterate and the image, the shortest step inside the box is taken to the plane that stands for the
-    nearest class boundary; the next iterate lies between their ends, nearer the image the shorter its step is (section
-    2.3). From an iterate that succeeded it is moved back towards the image first. What is found is shortened along the
-    line to its image.
+    Both the iterate and the image are projected onto the linearization of the nearest class boundary, inside the box. The
+    next iterate lies between the two projections, closer to the image's where that step is shorter (section
+    2.3). A successful iterate is instead moved back towards the image (the backward step). The result is shortened
+    along the line to the image.
     """
 
     paper: ClassVar[str] = (
@@ -35,11 +35,11 @@ class FAB(MinimalNormAttack):
     )
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
 
-    steps: int = Field(100, ge=1, description="steps of each restart; each takes a gradient for each class")
+    steps: int = Field(100, ge=1, description="steps of each restart; one gradient for each class considered")
     restarts: int = Field(
-        1, ge=1, description="runs; the first begins at the image, each other at a random point near it"
+        1, ge=1, description="number of runs; the first starts at the image, the others at random points near it"
     )
-    alpha_max: float = Field(0.1, ge=0, le=1, description="the largest weight of the original image's own step")
+    alpha_max: float = Field(0.1, ge=0, le=1, description="largest weight of the projection of the original image")
     eta: float = Field(
         1.05,
         ge=1,
@@ -60,7 +60,7 @@ class FAB(MinimalNormAttack):
         json_schema_extra={"formerly": "classes"},
     )
 
-    def fewest_classes(self, *, targeted: bool) -> int:
+    def min_classes(self, *, targeted: bool) -> int:
         return 2 if targeted else self.n_target_classes + 1
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
@@ -73,7 +73,7 @@ class FAB(MinimalNormAttack):
     def _starts(self, images: Tensor, best: BestPerturbation, norm: Norm, random: Random) -> Iterator[Tensor]:
         yield images
         for _ in range(self.restarts - 1):
-            radius = torch.where(best.found(), best.distance / 2, 0)
+            radius = torch.where(best.succeeded(), best.distance / 2, 0)
             yield (images + random_in_ball(images, Threat(norm=norm, eps=radius), random)).clamp(0, 1)
 
     def _search(
@@ -86,7 +86,17 @@ class FAB(MinimalNormAttack):
         norm: Norm,
         best: BestPerturbation,
     ) -> None:
-        """Takes all steps from ``start``, towards ``labels`` if ``goal`` is targeted, and offers every iterate."""
+        """Takes all steps of one run and offers every iterate to ``best``.
+
+        Args:
+            source: Gives logits and gradients.
+            images: ``(N, C, H, W)``, the clean images.
+            start: ``(N, C, H, W)``, the first iterates.
+            labels: ``(N,)``, the classes to leave, or to reach if ``goal`` is targeted.
+            goal: What the linearized boundaries are of.
+            norm: The norm of the distances.
+            best: Collects the smallest perturbations.
+        """
         iterates = start
         for _ in range(self.steps):
             logits, plane = nearest_plane(source, iterates, labels, goal, classes=self.n_target_classes, norm=norm)
@@ -94,14 +104,14 @@ class FAB(MinimalNormAttack):
             from_iterate = step_to_plane(iterates, plane.slope, plane.value, norm)
             from_image = step_to_plane(images, plane.slope, plane.value_at(images, iterates), norm)
             length = distance(iterates + from_iterate, iterates, norm)
-            of_image = distance(images + from_image, images, norm)
-            alpha = (length / (length + of_image).clamp_min(1e-12)).clamp_max(self.alpha_max)
+            image_length = distance(images + from_image, images, norm)
+            alpha = (length / (length + image_length).clamp_min(1e-12)).clamp_max(self.alpha_max)
             weight = per_image(alpha, images).to(images.dtype)
-            ahead = (1 - weight) * (iterates + self.eta * from_iterate)
-            ahead = (ahead + weight * (images + self.eta * from_image)).clamp_(0, 1)
-            back = images + self.beta * (iterates - images)
-            # Fooled by a sample of the draws, but not often enough in a row: the same point is asked again.
+            forward = (1 - weight) * (iterates + self.eta * from_iterate)
+            forward = (forward + weight * (images + self.eta * from_image)).clamp_(0, 1)
+            backward = images + self.beta * (iterates - images)
+            # The iterate fooled one sample of draws, but not yet enough in a row: it is evaluated again.
             stay = per_image(fooled & ~success, images)
-            moved = torch.where(per_image(success, images), back, ahead)
-            iterates = torch.where(stay, iterates, moved)
+            next_iterates = torch.where(per_image(success, images), backward, forward)
+            iterates = torch.where(stay, iterates, next_iterates)
         best.offer(iterates, source.logits(iterates))

@@ -15,10 +15,10 @@ __all__ = ["FABT"]
 
 
 class FABT(FAB):
-    """FAB with all its steps towards one class after another: a gradient a step, however many classes there are.
+    """FAB towards several target classes in turn: one gradient a step, for any number of classes.
 
-    The classes are the likeliest ones of the image besides its label, as many as ``n_target_classes`` says. What leaves the
-    label for any class counts. Where the threat has a target of its own, that is the only one.
+    The targets are the ``n_target_classes`` most likely other classes of the clean image. An iterate that is assigned to
+    any class but the label counts as a success. If the threat itself is targeted, its target is the only one.
     """
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:

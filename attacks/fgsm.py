@@ -17,10 +17,10 @@ __all__ = ["FGSM"]
 
 
 class FGSM(FixedRadiusAttack):
-    """Fast gradient sign method: one step of the size of the radius along the gradient of the cross-entropy.
+    """Fast gradient sign method: one step of length eps along the gradient of the cross-entropy.
 
-    ``x + eps sign(grad CE(f(x), y))`` in linf (equation in section 4 of the paper), ``x + eps grad / |grad|`` in l2,
-    clipped to [0, 1]. A targeted step descends the cross-entropy of the target class.
+    ``x + eps sign(grad CE(f(x), y))`` in linf (section 4 of the paper) and ``x + eps grad / |grad|_2`` in l2, clipped to
+    [0, 1]. A targeted attack descends the cross-entropy of the target class.
     """
 
     paper: ClassVar[str] = (

@@ -13,17 +13,17 @@ from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.losses import cross_entropy
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.threat import Threat, in_proportion, per_image, project
+from robustbench_cli.attacks.base.threat import Threat, per_image, project, scale_by_largest
 
 __all__ = ["MIFGSM"]
 
 
 class MIFGSM(FixedRadiusAttack):
-    """Signed steps along a running sum of the gradients, which lead to images that fool other models as well.
+    """Momentum iterative FGSM: signed steps along a running sum of normalized gradients, for transferable examples.
 
-    ``g <- decay g + grad / |grad|_1``, ``x <- project(x + step_size sign(g))`` from the image itself (Algorithm 1 of
-    the paper). Made for transfer: every image takes all the steps, and the last iterate is returned, since what fools
-    this model by the largest margin fools others more often than what has just fallen.
+    ``g <- decay g + grad / |grad|_1``, ``x <- project(x + step_size sign(g))``, from the image itself (algorithm 1). Every
+    image takes all steps and the last iterate is returned, because examples that fool this model by a large margin transfer
+    more often than examples just beyond the decision boundary.
     """
 
     paper: ClassVar[str] = (
@@ -31,11 +31,9 @@ class MIFGSM(FixedRadiusAttack):
     )
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
 
-    steps: int = Field(10, ge=1, description="signed steps from the image")
-    step_size: float | None = Field(
-        None, gt=0, description="length of every step on the [0, 1] pixel scale; where not given, eps / steps"
-    )
-    decay: float = Field(1.0, ge=0, description="what is kept at each step of the sum of the gradients before it")
+    steps: int = Field(10, ge=1, description="number of steps")
+    step_size: float | None = Field(None, gt=0, description="step size on the [0, 1] pixel scale; default eps / steps")
+    decay: float = Field(1.0, ge=0, description="decay factor of the momentum (mu in the paper)")
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         sizes = threat.eps / self.steps if self.step_size is None else torch.full_like(threat.eps, self.step_size)
@@ -43,7 +41,7 @@ class MIFGSM(FixedRadiusAttack):
         iterates, momentum = images, torch.zeros_like(images)
         for _ in range(self.steps):
             gradient = self.gradient(source, self.look_ahead(iterates, size * momentum, threat), labels, random)
-            scaled = in_proportion(gradient)
+            scaled = scale_by_largest(gradient)
             length = scaled.flatten(1).abs().sum(1).clamp_min(1)
             momentum = self.decay * momentum + scaled / per_image(length, images)
             move = size * momentum.sign()
@@ -51,9 +49,22 @@ class MIFGSM(FixedRadiusAttack):
         return iterates
 
     def look_ahead(self, iterates: Tensor, move: Tensor, threat: Threat) -> Tensor:
-        """Where the gradient is taken: at the iterates; ``move`` is a step along the sum of the gradients so far."""
+        """The points ``(N, C, H, W)`` at which the gradient is taken: here the iterates themselves.
+
+        Args:
+            iterates: ``(N, C, H, W)``.
+            move: ``(N, C, H, W)``, a step along the momentum.
+            threat: The threat model.
+        """
         return iterates
 
     def gradient(self, source: GradientSource, points: Tensor, labels: Tensor, random: Random) -> Tensor:
-        """The gradient ``(N, C, H, W)`` that is added to the sum: that of the cross-entropy at ``points``."""
+        """The gradient ``(N, C, H, W)`` that is added to the momentum: here that of the cross-entropy.
+
+        Args:
+            source: Gives logits and gradients.
+            points: ``(N, C, H, W)``, where the gradient is taken.
+            labels: ``(N,)``.
+            random: Random numbers for each image.
+        """
         return source.gradient(points, labels, cross_entropy)[1]

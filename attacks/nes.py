@@ -1,4 +1,4 @@
-"""Ascent along gradients that natural evolution strategies estimate."""
+"""Projected gradient descent with gradients estimated by natural evolution strategies (NES)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["NES"]
 
 
 class NES(FiniteDifferences):
-    """Projected ascent along gradients from scores at normally distributed points, by natural evolution strategies.
+    """Projected gradient descent with gradients estimated from scores by natural evolution strategies.
 
-    The points come in pairs on opposite sides of the image (Algorithm 1). The loss is the margin, which does not
-    saturate as the class probabilities of the paper do.
+    The estimate uses antithetic pairs of normally distributed points around the iterate (algorithm 1). The loss is the
+    margin, which does not saturate as the class probabilities of the paper do.
     """
 
     paper: ClassVar[str] = (

@@ -13,9 +13,9 @@ __all__ = ["NIFGSM"]
 
 
 class NIFGSM(MIFGSM):
-    """MI-FGSM with the gradient taken one step ahead, where the sum of the gradients so far would lead.
+    """MI-FGSM with the gradient taken one step ahead along the momentum (Nesterov's accelerated gradient).
 
-    ``x + step_size decay g`` is that point (equation 6 of the paper), clipped to the box.
+    The gradient is taken at ``x + step_size decay g`` (equation 6 of the paper), clipped to the box.
     """
 
     paper: ClassVar[str] = (

@@ -29,10 +29,22 @@ __all__ = ["PGD"]
 class PGD(FixedRadiusAttack):
     """Projected gradient descent on the cross-entropy, from random starts.
 
-    ``x <- project(x + step_size * direction(grad))`` (section 2.1 of the paper), with the sign of the
-    gradient in linf, the normalised gradient in l2, and in l1 a step that is spread evenly over the pixels of the
-    largest slopes (Tramer, Boneh, NeurIPS 2019, section 2.2). Of all iterates of all restarts the one with the smallest
-    expected margin is returned. An image that has fallen in every draw there is leaves the batch.
+    ``x <- project(x + step_size * direction(grad))`` (section 2.1 of the paper). The direction is the sign of the gradient
+    in linf and the normalized gradient in l2. In l1 the step is spread evenly over the pixels with the largest gradient
+    (Tramer, Boneh, NeurIPS 2019, section 2.2). The result is the iterate with the smallest expected margin, over all steps
+    and restarts. Images that are broken under every draw stop early.
+
+    On a linear model the distance to the decision boundary is known. Here the logits are ``3 x`` and ``3 (1 - x)`` for one
+    pixel x, so that an image of 0.7 is misclassified from a radius of 0.2 on::
+
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
+        >>> _ = model[1].weight.data.copy_(torch.tensor([[3.0], [-3.0]]))
+        >>> _ = model[1].bias.data.copy_(torch.tensor([0.0, 3.0]))
+        >>> image, label = torch.full((1, 1, 1, 1), 0.7), torch.tensor([0])
+        >>> [model(PGD(steps=10)(model, image, label, eps=eps)).argmax().item() for eps in (0.19, 0.21)]
+        [0, 1]
     """
 
     paper: ClassVar[str] = (
@@ -45,21 +57,21 @@ class PGD(FixedRadiusAttack):
     step_size: float | None = Field(
         None,
         gt=0,
-        description="length of every step on the [0, 1] pixel scale; where not given, it falls evenly from 2 eps to 0",
+        description="step size on the [0, 1] pixel scale; by default it falls linearly from 2 eps to 0",
     )
-    restarts: int = Field(1, ge=1, description="runs from different random starts; only what still stands is run again")
-    random_start: bool = Field(True, description="start uniformly inside the ball rather than at the image")
+    restarts: int = Field(1, ge=1, description="number of random starts; only unbroken images are restarted")
+    random_start: bool = Field(True, description="start at a uniform random point of the ball instead of at the image")
     l1_sparsity: float = Field(
         0.03,
         gt=0,
         le=1,
-        description="share of the pixels that a step changes in l1",
+        description="share of the pixels that a step changes, in l1",
         json_schema_extra={"formerly": "moved"},
     )
 
     @staticmethod
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        """What the steps climb (descend, if targeted): ``(M,)`` of logits ``(M, K)`` and labels ``(M,)``."""
+        """The loss ``(M,)`` that the attack maximizes, or minimizes if targeted, for logits ``(M, K)`` and labels ``(M,)``."""
         return cross_entropy(logits, labels)
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
@@ -76,12 +88,12 @@ class PGD(FixedRadiusAttack):
         )
         for step in range(self.steps):
             logits, gradient = source.gradient(iterates, labels, self.loss)
-            going_on = best.offer(iterates, logits)
-            if going_on is not None:
-                if not len(going_on):
+            unbroken = best.offer(iterates, logits)
+            if unbroken is not None:
+                if not len(unbroken):
                     return
-                images, labels, threat = images[going_on], labels[going_on], threat.select(going_on)
-                iterates, gradient = iterates[going_on], gradient[going_on]
+                images, labels, threat = images[unbroken], labels[unbroken], threat.select(unbroken)
+                iterates, gradient = iterates[unbroken], gradient[unbroken]
             move = self._direction(-gradient if threat.targeted else gradient, iterates, threat)
             iterates = project(iterates + move * self._step_sizes(step, threat, images), images, threat)
         best.offer(iterates, source.logits(iterates))

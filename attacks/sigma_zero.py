@@ -20,12 +20,12 @@ __all__ = ["SigmaZero"]
 
 
 class SigmaZero(MinimalNormAttack):
-    """Sigma-zero: Adam on the margin and a smooth count of the changed pixels; small changes are set to zero.
+    """Sigma-zero: Adam on the margin plus a smooth approximation of the l0 norm, with a sparsity threshold.
 
-    The count is the sum of ``d^2 / (d^2 + sigma)`` over pixels, whose channels count together. Changes below a
-    threshold are dropped after every step; it rises where the image is misclassified and falls where it is not
-    (algorithm 1). The margin's gradient is scaled to a largest entry of 1 before the count's is added, so that the
-    logits' scale does not matter.
+    The approximation is the sum of ``d^2 / (d^2 + sigma)`` over the pixels, whose channels count together. After every
+    step, changes below the threshold are set to zero. The threshold rises where the image is misclassified and falls
+    otherwise (algorithm 1). The gradient of the margin is scaled to a largest entry of 1 before that of the l0 approximation
+    is added, so that the scale of the logits does not matter.
     """
 
     paper: ClassVar[str] = (
@@ -34,13 +34,11 @@ class SigmaZero(MinimalNormAttack):
     )
     norms: ClassVar[tuple[Norm, ...]] = ("l0",)
 
-    steps: int = Field(100, ge=1, description="gradients an image")
-    lr: float = Field(1.0, gt=0, description="learning rate of Adam at the first step; it falls to a tenth")
-    sigma: float = Field(
-        1e-3, gt=0, description="how sharply the smooth count tells a changed pixel from an unchanged one"
-    )
-    threshold: float = Field(0.3, ge=0, le=1, description="changes below it are dropped at first")
-    threshold_step: float = Field(0.01, gt=0, description="by how much the threshold moves at the first step")
+    steps: int = Field(100, ge=1, description="steps; one gradient each")
+    lr: float = Field(1.0, gt=0, description="learning rate of Adam at the first step; decays to a tenth")
+    sigma: float = Field(1e-3, gt=0, description="smoothing of the l0 approximation; smaller is sharper")
+    threshold: float = Field(0.3, ge=0, le=1, description="initial sparsity threshold: smaller changes are set to zero")
+    threshold_step: float = Field(0.01, gt=0, description="change of the threshold at the first step")
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal.of(source, targeted=threat.targeted)
@@ -53,8 +51,8 @@ class SigmaZero(MinimalNormAttack):
             logits, slope = source.gradient(iterates, labels, goal.hinge)
             fooled, success = best.offer(iterates, logits)
             falling = 0.1 + 0.9 * (0.5 + 0.5 * math.cos(math.pi * (step - 1) / self.steps))
-            moved = torch.where(success, 1.0, torch.where(fooled, 0.0, -1.0)) * self.threshold_step * falling
-            threshold = (threshold + moved).clamp(0, 1)
+            sign = torch.where(success, 1.0, torch.where(fooled, 0.0, -1.0))
+            threshold = (threshold + sign * self.threshold_step * falling).clamp(0, 1)
             squares = change.square().sum(1, keepdim=True)
             count = 2 * self.sigma * change / (squares + self.sigma).square() / pixels
             gradient = _scaled(_scaled(slope) + count)
@@ -71,6 +69,6 @@ class SigmaZero(MinimalNormAttack):
 
 
 def _scaled(gradient: Tensor) -> Tensor:
-    """A gradient whose largest entry is 1, or zero."""
+    """The gradient, scaled to a largest absolute entry of 1; a zero gradient stays zero."""
     largest = gradient.flatten(1).abs().amax(1)
     return gradient / per_image(largest.clamp_min(torch.finfo(gradient.dtype).tiny), gradient)

@@ -1,4 +1,4 @@
-"""Ascent along gradients that simultaneous perturbations estimate."""
+"""Projected gradient descent with gradients estimated by simultaneous perturbations (SPSA)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["SPSA"]
 
 
 class SPSA(FiniteDifferences):
-    """Projected ascent along gradients from scores at points where every pixel is moved by the same length either way.
+    """Projected gradient descent with gradients estimated from scores by simultaneous perturbation of all pixels.
 
-    Simultaneous perturbation stochastic approximation on the margin (section 4.2 of the paper).
+    Every pixel changes by plus or minus the same amount (section 4.2 of the paper). The loss is the margin.
     """
 
     paper: ClassVar[str] = (

@@ -13,32 +13,33 @@ from robustbench_cli.attacks.base.attack import FixedRadiusAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.random_search import random_search
+from robustbench_cli.attacks.base.search.random_search import RandomSearch
 from robustbench_cli.attacks.base.threat import Threat, per_image, project
 
 __all__ = ["Square"]
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""After how many of 10,000 queries the window's area is halved (section 3.2 of the paper)."""
+"""The queries, of 10,000, after which the area of the window is halved (section 3.2 of the paper)."""
 
 _ORDERS = {"l2": 2, "l1": 1}
+"""The order p of the vector norm."""
 
 _MANY = 1 << 32
-"""All random integers of a candidate are drawn below this at once; what is left over in a range of pixels is little."""
+"""The random integers of a candidate are drawn below this bound, so large that their remainders are nearly uniform."""
 
 _ROUNDS = 3
-"""How often what the box has taken from the length of a perturbation is given to its other pixels."""
+"""Rounds of rescaling a perturbation that the box has shortened; see :func:`_to_radius`."""
 
 
 class Square(FixedRadiusAttack):
-    """Random search over squares of pixels that are moved as far as the ball allows; it needs scores, not gradients.
+    """Square attack: random search over square windows, from scores alone.
 
-    A candidate differs from the best image so far in one square window, whose place and signs are random and whose area
-    shrinks on a schedule. In linf the window's pixels go to a corner of the ball, a sign for each channel (Algorithm
-    2), from vertical stripes as the start; a window that stands there already takes the other corner. In l2 a window
-    takes the length of another one, in the shape of two neighbouring hills of opposite sign (Algorithm 3). In l1 it does
-    the same with steeper hills and is projected onto the ball cut with the box, as in the authors' AutoAttack (Croce, Hein,
-    ICML 2021).
+    A candidate differs from the incumbent in one square window with a random position and random signs, whose area shrinks
+    on a schedule. In linf the window is set to a corner of the ball, with one sign for each channel (algorithm 2); the
+    search starts with vertical stripes, and a window that equals the incumbent takes the opposite corner. In l2 the window
+    takes over the length of another window, in the shape of two adjacent hills of opposite sign (algorithm 3). In l1 the
+    hills are steeper, and the candidate is projected onto the intersection of the ball and the box, as in AutoAttack
+    (Croce, Hein, ICML 2021).
     """
 
     paper: ClassVar[str] = (
@@ -46,18 +47,15 @@ class Square(FixedRadiusAttack):
         "search. ECCV 2020, arXiv 1912.00049"
     )
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
-    uses: ClassVar[Literal["scores"]] = "scores"
+    access: ClassVar[Literal["scores"]] = "scores"
 
-    queries: int = Field(5000, ge=1, description="images that each restart asks the model about, for each image")
-    p_init: float = Field(0.8, gt=0, le=1, description="share of the pixels in the first windows")
+    queries: int = Field(5000, ge=1, description="query budget for each image and restart")
+    p_init: float = Field(0.8, gt=0, le=1, description="initial share of the pixels in the window")
     rescale_schedule: bool = Field(
         True,
-        description="shrink the windows as far in these queries as the paper does in 10,000; else as far as the paper does in as "
-        "many, as AutoAttack's standard version",
+        description="rescale the schedule of the window size from 10,000 queries to the query budget; AutoAttack does not",
     )
-    restarts: int = Field(
-        1, ge=1, description="searches from different starts; only what still stands is searched again"
-    )
+    restarts: int = Field(1, ge=1, description="number of random starts; only unbroken images are restarted")
     early_stopping: bool = Field(
         False,
         json_schema_extra={"formerly": "gives_up"},
@@ -65,23 +63,19 @@ class Square(FixedRadiusAttack):
     )
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        return random_search(
-            source,
-            images,
-            labels,
-            threat,
-            random,
+        search = RandomSearch(
             start=_stripes if threat.norm == "linf" else _hills,
             propose=self._corners if threat.norm == "linf" else self._moved_hill,
             queries=self.queries,
             restarts=self.restarts,
-            gives_up=self.early_stopping,
+            early_stopping=self.early_stopping,
         )
+        return search.run(source, images, labels, threat, random)
 
     def _side(self, over: float, images: Tensor) -> int:
-        """The side of a window when the share ``over`` of the search is."""
+        """The side of the window after the share ``over`` of the query budget is used."""
         height, width = images.shape[2:]
-        # The first candidate is number 0 there.
+        # The paper counts candidates from 0.
         number = max(0, round(over * self.queries) - 1)
         if self.rescale_schedule:
             number = number * 10_000 // self.queries
@@ -89,6 +83,7 @@ class Square(FixedRadiusAttack):
         return min(max(1, round(math.sqrt(self.p_init / 2**halvings * height * width))), height, width)
 
     def _corners(self, over: float, incumbents: Tensor, images: Tensor, threat: Threat, random: Random) -> Tensor:
+        """Candidates in linf: one window at a corner of the ball (algorithm 2)."""
         side = self._side(over, images)
         drawn = random.integers(_MANY, (2 + images.shape[1],))
         window = _window(*_corner(drawn, side, images), side, images)
@@ -99,6 +94,7 @@ class Square(FixedRadiusAttack):
         return torch.where(idle & window, (images - eps * signs).clamp_(0, 1), candidates)
 
     def _moved_hill(self, over: float, incumbents: Tensor, images: Tensor, threat: Threat, random: Random) -> Tensor:
+        """Candidates in l2 and l1: the perturbation of one window is moved to another one (algorithm 3)."""
         channels, height, width = images.shape[1:]
         order = _ORDERS[threat.norm]
         side = min(max(3, self._side(over, images) // 2 * 2 + 1), height, width)
@@ -107,7 +103,7 @@ class Square(FixedRadiusAttack):
         window, emptied = _window(top, left, side, images), _window(*_corner(drawn[:, 2:], side, images), side, images)
         difference = incumbents - images
         old = difference * window
-        hill = _placed(_hill(side, images, order), top, left, images, turned=drawn[:, 4] % 2 == 1)
+        hill = _placed(_hill(side, images, order), top, left, images, transposed=drawn[:, 4] % 2 == 1)
         eps, length = per_image(threat.eps, images).to(images.dtype), _length(difference, (1, 2, 3), order)
         both = _length(difference * (window | emptied), (1, 2, 3) if order == 2 else (2, 3), order)
         if order == 2:
@@ -116,7 +112,7 @@ class Square(FixedRadiusAttack):
             budget = ((free + both.square()) / channels).sqrt()
         else:
             shape = hill * _as_signs(drawn[:, 5:]) + old / _length(old, (2, 3), order)
-            # More than the radius allows for: the projection leaves what is largest.
+            # This exceeds the radius; the projection keeps the largest changes.
             budget = (eps - length).clamp_min(0) + channels * both
         new = shape / _length(shape, (2, 3), order) * budget
         moved = torch.where(window, new, difference * ~emptied)
@@ -124,13 +120,13 @@ class Square(FixedRadiusAttack):
 
 
 def _stripes(images: Tensor, threat: Threat, random: Random) -> Tensor:
-    """Vertical stripes one pixel wide, in corners of the ball."""
+    """The first candidates in linf: vertical stripes one pixel wide, at corners of the ball."""
     signs = _signs(random, (images.shape[1], 1, images.shape[3]))
     return (images + per_image(threat.eps, images).to(images.dtype) * signs).clamp_(0, 1)
 
 
 def _hills(images: Tensor, threat: Threat, random: Random) -> Tensor:
-    """A grid of five by five hills, or more where that leaves a rest, each with a sign for each channel."""
+    """The first candidates in l2 and l1: a grid of at least five by five hills, with a random sign for each channel."""
     channels, height, width = images.shape[1:]
     side = max(1, min(height, width) // 5)
     tile = _hill(side, images, _ORDERS[threat.norm])
@@ -144,10 +140,10 @@ def _hills(images: Tensor, threat: Threat, random: Random) -> Tensor:
 
 
 def _to_radius(perturbation: Tensor, images: Tensor, threat: Threat) -> Tensor:
-    """Images whose perturbation has this direction and the length of the radius, as far as the box lets it.
+    """Images whose perturbation has the given direction and the length of the radius, as far as the box allows.
 
-    What the box takes from some pixels goes to the others. Without that, half of the length would be lost on an image
-    whose pixels are mostly black. In l1 the projection onto the ball cut with the box does so.
+    The length that the box takes from some pixels goes to the others. Otherwise a mostly black image would lose half of
+    it. In l1 the projection onto the intersection of the ball and the box does this.
     """
     eps = per_image(threat.eps, images).to(images.dtype)
     if threat.norm == "l1":
@@ -174,13 +170,13 @@ def _as_signs(drawn: Tensor) -> Tensor:
 
 
 def _corner(drawn: Tensor, side: int, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The upper left corner of a window inside the image, from the first two of the integers ``(n, 2 or more)``."""
+    """The upper left corner of a window inside the image, from the first two columns of the integers ``(n, >= 2)``."""
     height, width = images.shape[2:]
     return drawn[:, 0] % (height - side + 1), drawn[:, 1] % (width - side + 1)
 
 
 def _window(top: Tensor, left: Tensor, side: int, images: Tensor) -> Tensor:
-    """``(n, 1, H, W)``, where the windows with these upper left corners ``(n,)`` are."""
+    """The masks ``(n, 1, H, W)`` of the windows with the upper left corners ``(n,)``."""
     rows, columns = _offsets(top, left, images)
     return (_covers(rows, side)[:, :, None] & _covers(columns, side)[:, None, :]).unsqueeze(1)
 
@@ -190,23 +186,23 @@ def _covers(offsets: Tensor, side: int) -> Tensor:
 
 
 def _offsets(top: Tensor, left: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """How far every row ``(n, H)`` and column ``(n, W)`` lies from a window's upper left corner."""
+    """The offsets of every row ``(n, H)`` and column ``(n, W)`` from a window's upper left corner."""
     rows = torch.arange(images.shape[2], device=images.device) - top[:, None]
     columns = torch.arange(images.shape[3], device=images.device) - left[:, None]
     return rows, columns
 
 
-def _placed(tile: Tensor, top: Tensor, left: Tensor, images: Tensor, *, turned: Tensor) -> Tensor:
-    """``(n, 1, H, W)``, a square tile at each image's place, transposed where ``turned`` ``(n,)``; 0 elsewhere."""
+def _placed(tile: Tensor, top: Tensor, left: Tensor, images: Tensor, *, transposed: Tensor) -> Tensor:
+    """``(n, 1, H, W)``, a square tile in each image's window, transposed where ``transposed`` ``(n,)``; 0 outside."""
     side = len(tile)
-    rows, columns = (each.clamp(0, side - 1) for each in _offsets(top, left, images))
+    rows, columns = (offset.clamp(0, side - 1) for offset in _offsets(top, left, images))
     upright, across = tile[rows[:, :, None], columns[:, None, :]], tile[columns[:, None, :], rows[:, :, None]]
-    chosen = torch.where(turned[:, None, None], across, upright).unsqueeze(1)
+    chosen = torch.where(transposed[:, None, None], across, upright).unsqueeze(1)
     return chosen * _window(top, left, side, images)
 
 
 def _hill(side: int, images: Tensor, order: int) -> Tensor:
-    """``(side, side)`` of length 1: two hills one above the other, of opposite sign (equation 2 of the paper)."""
+    """``(side, side)`` of length 1: two hills above each other, with opposite signs (equation 2 of the paper)."""
     upper = _single_hill(side // 2, side, images, order)
     lower = _single_hill(side - side // 2, side, images, order)
     both = torch.cat([upper, -lower])
@@ -214,9 +210,9 @@ def _hill(side: int, images: Tensor, order: int) -> Tensor:
 
 
 def _single_hill(height: int, width: int, images: Tensor, order: int) -> Tensor:
-    """``(height, width)`` of length 1: the sum over k of rectangles that grow from the middle.
+    """``(height, width)`` of length 1: the sum over k of growing centered rectangles, of height ``1 / k**2``.
 
-    They are ``1 / k**2`` high, or in l1 ``1 / k**4``.
+    In l1 the heights are ``1 / k**4``, as in AutoAttack.
     """
     hill = torch.zeros(height, width, dtype=images.dtype, device=images.device)
     for k in range(max(height, width) // 2 + 1):

@@ -20,13 +20,12 @@ __all__ = ["SuperDeepFool"]
 
 
 class SuperDeepFool(MinimalNormAttack):
-    """SuperDeepFool: DeepFool's steps, and from every point beyond the boundary back to the point nearest the image.
+    """SuperDeepFool: DeepFool's steps, alternating with projections of the image onto the linearized boundary.
 
-    An iterate that has not succeeded takes a step of DeepFool, inside the box. From one that has, the image itself takes
-    the shortest step inside the box to the plane that stands for the boundary there, which makes the perturbation
-    orthogonal to it as a smallest one is. The next iterate lies halfway to where that step ends: the boundary is
-    curved, and whole steps go to and fro across the nearest point. What is found is shortened along the line to its
-    image.
+    An unsuccessful iterate takes a step of DeepFool, inside the box. At a successful iterate, the image itself is projected
+    onto the linearization of the decision boundary, which makes the perturbation orthogonal to the boundary, as a minimal
+    one is. The next iterate lies halfway to that projection: the boundary is curved, and full steps oscillate around the
+    nearest point. The result is shortened along the line to the image.
     """
 
     paper: ClassVar[str] = (
@@ -35,8 +34,8 @@ class SuperDeepFool(MinimalNormAttack):
     )
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
 
-    steps: int = Field(30, ge=1, description="steps of both kinds; each takes a gradient for each class")
-    overshoot: float = Field(0.02, ge=0, description="share by which every step goes beyond the plane")
+    steps: int = Field(30, ge=1, description="number of steps of both kinds; one gradient for each class considered")
+    overshoot: float = Field(0.02, ge=0, description="relative overshoot of every step beyond the linearized boundary")
     candidates: int = Field(
         9,
         ge=1,
@@ -44,7 +43,7 @@ class SuperDeepFool(MinimalNormAttack):
         json_schema_extra={"formerly": "classes"},
     )
 
-    def fewest_classes(self, *, targeted: bool) -> int:
+    def min_classes(self, *, targeted: bool) -> int:
         return 2 if targeted else self.candidates + 1
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
@@ -55,13 +54,13 @@ class SuperDeepFool(MinimalNormAttack):
             logits, plane = nearest_plane(source, iterates, labels, goal, classes=self.candidates, norm="l2")
             fooled, success = best.offer(iterates, logits)
             step = short_step_to_plane(iterates, plane, "l2")
-            ahead = iterates + (1 + self.overshoot) * step
+            forward = iterates + (1 + self.overshoot) * step
             orthogonal = images + step_to_plane(images, plane.slope, plane.value_at(images, iterates), "l2")
-            back = (iterates + orthogonal) / 2
-            # Fooled by a sample of the draws, but not often enough in a row: the same point is asked again.
+            backward = (iterates + orthogonal) / 2
+            # The iterate fooled one sample of draws, but not yet enough in a row: it is evaluated again.
             stay = per_image(fooled & ~success, images)
-            moved = torch.where(per_image(success, images), back, ahead).clamp_(0, 1)
-            iterates = torch.where(stay, iterates, moved)
+            next_iterates = torch.where(per_image(success, images), backward, forward).clamp_(0, 1)
+            iterates = torch.where(stay, iterates, next_iterates)
         best.offer(iterates, source.logits(iterates))
         best.shorten()
         return best.images

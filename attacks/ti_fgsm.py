@@ -17,10 +17,10 @@ __all__ = ["TIFGSM"]
 
 
 class TIFGSM(MIFGSM):
-    """MI-FGSM with the gradient blurred, as if it were summed up over shifted copies of the image.
+    """MI-FGSM with a smoothed gradient, which approximates the mean gradient over translated copies of the image.
 
-    The kernel is Gaussian, of ``2 kernel_radius + 1`` pixels a side and a standard deviation of ``kernel_radius / sqrt(3)`` (section
-    3.3 of the paper).
+    The kernel is Gaussian with ``2 kernel_radius + 1`` pixels a side and a standard deviation of ``kernel_radius /
+    sqrt(3)`` (section 3.3 of the paper).
     """
 
     paper: ClassVar[str] = (
@@ -31,20 +31,20 @@ class TIFGSM(MIFGSM):
     kernel_radius: int | None = Field(
         None,
         ge=0,
-        description="pixels of the kernel on each side of its center; by default 7 for images of 299 pixels, as in the paper, in "
-        "proportion for others, and at least 1",
+        description="pixels of the kernel on each side of its center; by default in proportion to the image, 7 for 299 pixels as in "
+        "the paper, and at least 1",
         json_schema_extra={"formerly": "reach"},
     )
 
     def gradient(self, source: GradientSource, points: Tensor, labels: Tensor, random: Random) -> Tensor:
-        slopes = super().gradient(source, points, labels, random)
-        reach = max(1, round(7 / 299 * max(points.shape[2:]))) if self.kernel_radius is None else self.kernel_radius
-        if not reach:
-            return slopes
-        places = torch.arange(-reach, reach + 1, device=points.device, dtype=points.dtype)
-        weights = torch.exp(-(places**2) * 3 / (2 * reach**2))
+        gradient = super().gradient(source, points, labels, random)
+        radius = max(1, round(7 / 299 * max(points.shape[2:]))) if self.kernel_radius is None else self.kernel_radius
+        if not radius:
+            return gradient
+        offsets = torch.arange(-radius, radius + 1, device=points.device, dtype=points.dtype)
+        weights = torch.exp(-(offsets**2) * 3 / (2 * radius**2))
         weights = weights / weights.sum()
         channels = points.shape[1]
-        for kernel, padding in ((weights.view(1, 1, -1, 1), (reach, 0)), (weights.view(1, 1, 1, -1), (0, reach))):
-            slopes = functional.conv2d(slopes, kernel.expand(channels, 1, -1, -1), padding=padding, groups=channels)
-        return slopes
+        for kernel, padding in ((weights.view(1, 1, -1, 1), (radius, 0)), (weights.view(1, 1, 1, -1), (0, radius))):
+            gradient = functional.conv2d(gradient, kernel.expand(channels, 1, -1, -1), padding=padding, groups=channels)
+        return gradient

@@ -1,4 +1,4 @@
-"""Transfer from a surrogate."""
+"""Transfer attack from a surrogate model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.attack import Attack, FixedRadiusAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.parameters.nested import InnerAttack
+from robustbench_cli.attacks.base.parameters.nested import NestedAttack
 from robustbench_cli.attacks.base.parameters.surrogate import Surrogate
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat
@@ -19,22 +19,27 @@ from robustbench_cli.core.errors import UserError
 __all__ = ["Transfer"]
 
 
-def _follows_gradients(attack: Attack) -> Attack:
-    if attack.minimal_norm or attack.uses != "gradients" or "linf" not in attack.norms or isinstance(attack, Transfer):
-        raise UserError("give an attack by gradients inside a fixed linf radius, such as mi-fgsm")
+def _checked_attack(attack: Attack) -> Attack:
+    if (
+        attack.minimal_norm
+        or attack.access != "gradients"
+        or "linf" not in attack.norms
+        or isinstance(attack, Transfer)
+    ):
+        raise UserError("give a gradient-based fixed-radius attack that supports linf, such as mi-fgsm")
     return attack
 
 
-_Inner = Annotated[InnerAttack, AfterValidator(_follows_gradients)]
+_Inner = Annotated[NestedAttack, AfterValidator(_checked_attack)]
 
 
 class Transfer(FixedRadiusAttack):
-    """Adversarial images of another model, the surrogate, which often fool the attacked model as well.
+    """Adversarial examples of a surrogate model, which often fool the attacked model as well.
 
-    The attacked model is asked nothing: another attack runs on the surrogate alone, and what it makes there is judged
-    on the attacked model. So it needs no gradients of that model, and tells whether a defense only hides them:
-    white-box attacks should break at least what transfer does. A surrogate of the same data whose training is like that
-    of the attacked model is the strongest. The draws behind each gradient (``--eot``) are the surrogate's.
+    Another attack runs on the surrogate alone; its images are then evaluated on the attacked model, which is never queried.
+    So the attack needs no gradients of the attacked model, and it reveals defenses that only mask them: white-box attacks
+    should break at least as many images as transfer does. The strongest surrogate is trained on the same data in a
+    similar way. The draws of each gradient (``--eot``) are those of the surrogate.
     """
 
     paper: ClassVar[str] = (
@@ -44,23 +49,23 @@ class Transfer(FixedRadiusAttack):
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
 
     surrogate: Surrogate = Field(
-        repr=False, description="checkpoint of the model that the images are made on, of the same images and classes"
+        repr=False, description="checkpoint of the surrogate model, for the same image shape and classes"
     )
     attack: _Inner = Field(
         "mi-fgsm",  # type: ignore[assignment]
-        description="what makes them: an attack's name, or {name: di-fgsm, steps: 20} with its parameters",
+        description="attack on the surrogate: a name, or {name: di-fgsm, steps: 20} with its parameters",
     )
 
-    def asked(self, model: nn.Module) -> nn.Module:
+    def queried_model(self, model: nn.Module) -> nn.Module:
         if not isinstance(self.surrogate, nn.Module):
             raise UserError(f"the surrogate is the file {self.surrogate}: give its model, load_checkpoint(path).model")
         return self.surrogate
 
-    def decides(self) -> bool:
-        return self.attack.decides()
+    def needs_full_precision(self) -> bool:
+        return self.attack.needs_full_precision()
 
-    def fewest_classes(self, *, targeted: bool) -> int:
-        return self.attack.fewest_classes(targeted=targeted)
+    def min_classes(self, *, targeted: bool) -> int:
+        return self.attack.min_classes(targeted=targeted)
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         return self.attack.run(source, images, labels, threat, random)

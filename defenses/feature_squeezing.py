@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_cli.attacks.base.gradients.bpda import BPDALayer, Selecting
-from robustbench_cli.attacks.base.models.decision import Rejecting, rejecting
+from robustbench_cli.attacks.base.gradients.bpda import BPDALayer, SelectionLayer
+from robustbench_cli.attacks.base.models.decision import RejectionLayer, with_rejections
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.training.trainer import Trainer
@@ -138,7 +138,7 @@ class BitDepth(BPDALayer):
         return f"bit_depth={self.bit_depth}"
 
 
-class Median(Selecting):
+class Median(SelectionLayer):
     """The median of the window around each pixel. Edges are reflected.
 
     An even number of pixels has two medians; the larger one is used. A window of even size extends one pixel further up
@@ -246,7 +246,7 @@ class Detector(nn.Module):
         return logits
 
 
-class _Rejection(BPDALayer, Rejecting):
+class _Rejection(BPDALayer, RejectionLayer):
     """From logits ``(1 + S, N, K)`` of images and their squeezed copies to logits ``(N, K)`` of the detector."""
 
     threshold: Tensor
@@ -256,7 +256,7 @@ class _Rejection(BPDALayer, Rejecting):
         self.register_buffer("threshold", torch.tensor(torch.inf))
 
     def exact(self, values: Tensor) -> Tensor:
-        return rejecting(values[0], _scores(values) > self.threshold)
+        return with_rejections(values[0], _scores(values) > self.threshold)
 
     def surrogate(self, values: Tensor) -> Tensor:
         mean: Tensor = _Agreement.apply(values.mean(0), _scores(values.detach()) > self.threshold)

@@ -23,7 +23,7 @@ from robustbench_cli.attacks.base.inputs import (
     checked_images,
     checked_keywords,
     checked_model,
-    on_model,
+    match_model,
 )
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import Notice, UserError, one_line
@@ -252,8 +252,8 @@ def hrs(
     checked_model(model)
     if isinstance(example, tuple | list) and len(example) == 3 and all(isinstance(size, int) for size in example):
         shape = [checked_count(size, "a side of the example") for size in example]
-        return defense.randomize(model, on_model(torch.zeros(1, *shape), model))
-    return defense.randomize(model, on_model(checked_images(example, what="the example's images")[:1], model))
+        return defense.randomize(model, match_model(torch.zeros(1, *shape), model))
+    return defense.randomize(model, match_model(checked_images(example, what="the example's images")[:1], model))
 
 
 def _reinitialized(module: nn.Module) -> nn.Module:

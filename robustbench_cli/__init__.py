@@ -1,7 +1,7 @@
-"""advdef: train, attack and compare defenses against adversarial examples.
+"""advdef: measures how much robustness a defense against adversarial examples really provides.
 
-``import robustbench_cli as advdef`` gives the verbs of the command line to Python. A name is imported when it is first
-used, so that importing the package costs nothing.
+``import advdef`` gives the verbs of the command line to Python. A name is imported when it is first used, so importing
+the package loads no other library.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_PLACES = {
+_EXPORTS = {
     "Attack": "robustbench_cli.attacks.base.attack:Attack",
     "CW": "robustbench_cli.attacks.cw:CW",
     "CWPGD": "robustbench_cli.attacks.cw_pgd:CWPGD",
@@ -49,7 +49,7 @@ _PLACES = {
     "Undefended": "robustbench_cli.defenses.none:Undefended",
     "build_model": "robustbench_cli.benchmarks.models.base.build:build_model",
     "defend": "robustbench_cli.defenses.base.defense:defend",
-    "evaluate": "robustbench_cli.benchmarks.evaluation.evaluate.evaluate:evaluate",
+    "evaluate": "robustbench_cli.benchmarks.evaluation.evaluate:evaluate",
     "first_examples": "robustbench_cli.benchmarks.datasets.base.slice:first_examples",
     "hrs": "robustbench_cli.defenses.hrs:hrs",
     "load_checkpoint": "robustbench_cli.benchmarks.checkpoints.checkpoint:load_checkpoint",
@@ -59,16 +59,16 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        # What Python itself and its tools ask of every module is no typing error.
+    if name not in _EXPORTS:
+        # Python and its tools look up such names in every module; they are no misspelling.
         if name.startswith("_") or importlib.util.find_spec(f"{__name__}.{name}") is not None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from robustbench_cli.core.suggest import did_you_mean
 
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: {did_you_mean(name, _PLACES)}")
-    module, _, attribute = _PLACES[name].partition(":")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: {did_you_mean(name, _EXPORTS)}")
+    module, _, attribute = _EXPORTS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PLACES})
+    return sorted({*globals(), *_EXPORTS})

@@ -13,7 +13,7 @@ def test_no_fault_costs_more_than_time() -> None:
     assert done.returncode == 0, done.stderr
     rows = [[word.strip() for word in line.strip("|").split("|")] for line in done.stdout.splitlines()[2:]]
     assert [(fault, times, cells) for fault, times, _, cells in rows] == [
-        ("SIGKILL, 2 processes", "4", "30"),
+        ("SIGKILL, 2 processes", "4", "20"),
         ("disk full", "1", "16"),
         ("store read-only", "1", "16"),
         ("slow file system, 2 processes", "1", "16"),

@@ -1,1 +1,1 @@
-"""What every attack is built from; the attacks themselves stand one folder up, one file each."""
+"""The building blocks of attacks; the attacks themselves are one folder up, one file each."""

@@ -1,4 +1,4 @@
-"""The two kinds of attack: inside a fixed radius, and for the smallest radius."""
+"""The base classes of all attacks: fixed-radius attacks and minimal-norm attacks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from inspect import isabstract
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -26,34 +26,49 @@ from robustbench_cli.attacks.base.inputs import (
     checked_norm,
     checked_radii,
     device_of,
-    on_model,
+    match_model,
     require_classes,
 )
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.norm import NORMS, Norm
-from robustbench_cli.attacks.base.rng import Random, generators_kept, seed_from
-from robustbench_cli.attacks.base.threat import Threat, project_exactly, within
+from robustbench_cli.attacks.base.rng import Random, preserve_generators, seed_from
+from robustbench_cli.attacks.base.threat import Threat, project_exactly, reset_outside
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.settings import Settings
 
-__all__ = ["Attack", "FixedRadiusAttack", "MinimalNormAttack"]
+__all__ = ["Attack", "CallOptions", "FixedRadiusAttack", "MinimalNormAttack"]
+
+
+class CallOptions(TypedDict, total=False):
+    """How :meth:`Attack.__call__` runs an attack, apart from the threat.
+
+    Attributes:
+        eot: The draws per gradient of a randomized model; see :data:`~.draws.EOTChoice`. Default: ``"auto"``.
+        seed: >= 0, the seed of the attack's random numbers and of a frozen draw. Default: 0.
+        batch_size: >= 1, the largest number of rows that pass through the model at once; ``None``, the default, for no
+            limit.
+    """
+
+    eot: EOTChoice
+    seed: int
+    batch_size: int | None
 
 
 class Attack(Settings, ABC):
-    """Searches an input that the model gets wrong.
+    """Searches for an input that the model misclassifies.
 
     Attributes:
-        norms: The norms that the attack knows, its own first.
-        minimal_norm: Whether it looks for the smallest perturbation rather than inside a given radius.
-        uses: What it asks of the model (see :meth:`asked`): gradients, logits (``"scores"``), or no more than predicted
-            classes.
+        norms: The norms that the attack supports; the first is the default.
+        minimal_norm: Whether the attack searches for the smallest perturbation, and not inside a given radius.
+        access: The access to the model (see :meth:`queried_model`) that the attack needs: ``"gradients"``, ``"scores"``
+            (logits) or ``"decisions"`` (predicted classes).
     """
 
     norms: ClassVar[tuple[Norm, ...]]
     minimal_norm: ClassVar[bool]
-    uses: ClassVar[Literal["gradients", "scores", "decisions"]] = "gradients"
+    access: ClassVar[Literal["gradients", "scores", "decisions"]] = "gradients"
     elsewhere: ClassVar[Mapping[str, str]] = {
         "eps": "--eps",
         "epsilon": "--eps",
@@ -68,23 +83,22 @@ class Attack(Settings, ABC):
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         norms = getattr(cls, "norms", None)
         if not isabstract(cls) and not (norms and {*norms} <= {*NORMS}):
-            raise TypeError(
-                f"{cls.__name__} must say which norms it knows, as norms: ClassVar[tuple[Norm, ...]] = ('linf',)"
-            )
+            raise TypeError(f"{cls.__name__} must declare its norms, as norms: ClassVar[tuple[Norm, ...]] = ('linf',)")
 
     @abstractmethod
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         """Runs the attack.
 
         Args:
-            source: Gives logits and gradients; the attack asks nothing else of the model.
+            source: Computes logits and gradients, and is the only access to the model.
             images: ``(N, C, H, W)`` in [0, 1].
             labels: ``(N,)``, the classes to leave, or to reach if the threat is targeted.
-            threat: Its radii are infinite for a minimal-norm attack; see :meth:`searched`.
-            random: Random numbers for each image.
+            threat: The norm, the radii and the goal. The radii are infinite for a minimal-norm attack; see
+                :meth:`search_threat`.
+            random: A stream of random numbers for each image.
 
         Returns:
-            Perturbed images ``(N, C, H, W)``. They are projected and scored by the caller, on other draws.
+            Perturbed images ``(N, C, H, W)``. The caller projects them and scores them on held-out randomness.
         """
 
     @checked_keywords
@@ -97,87 +111,90 @@ class Attack(Settings, ABC):
         norm: Norm | None = None,
         eps: Radius | None = None,
         targeted: bool = False,
-        eot: EOTChoice = "auto",
-        seed: int = 0,
-        batch_size: int | None = None,
+        **options: Unpack[CallOptions],
     ) -> Tensor:
         """Attacks a model from Python.
 
         Args:
-            model: Images in [0, 1] to logits, with the normalization inside. It may be on another device than the images,
-                and in ``train()`` mode; it is left as it was.
-            images: ``(N, C, H, W)``: floats in [0, 1] or uint8; a tensor or an array, which is left as it was.
+            model: Images in [0, 1] to logits; any normalization is inside. It may be on another device than the images
+                and in ``train()`` mode, and is left as it was.
+            images: ``(N, C, H, W)``, floats in [0, 1] or uint8, a tensor or an array. They are left as they were.
             labels: ``(N,)`` of any integer type, the classes to leave, or to reach if ``targeted``.
-            norm: One of the attack's norms; its own where not given.
-            eps: The radius as a number or a fraction (``"8/255"``), for all or ``(N,)``. Needed for a fixed-radius attack.
-                What a minimal-norm attack finds beyond it is replaced by the image itself.
+            norm: One of the attack's norms; the first by default.
+            eps: The radius as a number or a fraction (``"8/255"``), for all images or ``(N,)``. A fixed-radius attack
+                needs it. A minimal-norm attack returns the image itself if its perturbation is larger.
             targeted: Whether the labels are the classes to reach.
-            eot: The draws behind a randomized model's gradient; see :data:`~.draws.EOTChoice`.
-            seed: For the attack's own random numbers, and of the frozen draw.
-            batch_size: Rows that pass through the model at once; all where not given.
+            **options: ``eot``, ``seed`` and ``batch_size``; see :class:`CallOptions`.
 
         Returns:
-            Perturbed images ``(N, C, H, W)``, inside the ball and the box to the last bit: a tensor where the images are, in
-            float64 if they are, and in float32 otherwise.
+            Perturbed images ``(N, C, H, W)`` that are exactly inside the ball and the box: a tensor on the device of the
+            images, in float64 if the images are, and in float32 otherwise.
 
         Raises:
-            UserError: The model is no ``nn.Module`` that gives logits, the norm is not one of the attack's, the radius is
-                missing, negative or not on the pixel scale, an image leaves [0, 1], there is not one class for each image,
-                or the draws are to be all and cannot be counted.
+            UserError: The model is not an ``nn.Module`` that returns logits, the attack does not support the norm, the
+                radius is missing, negative or not on the pixel scale, a pixel is outside [0, 1], the number of labels is
+                not N, or ``eot`` is ``"exact"`` and the model cannot enumerate its draws.
         """
         checked_model(model)
         clean, classes = checked_batch(images, labels)
-        eot = checked_eot(eot)
-        seed = checked_count(seed, "seed", "give a whole number, at least 0", least=0)
+        eot = checked_eot(options.get("eot", "auto"))
+        seed = checked_count(options.get("seed", 0), "seed", "give a whole number, at least 0", least=0)
+        batch_size = options.get("batch_size")
         batch_size = None if batch_size is None else checked_count(batch_size, "batch_size")
         threat = self.threat(clean, norm=norm, eps=eps, targeted=targeted)
-        asked = self.asked(model)
-        # The model may write into what it is given, and the caller may be in inference mode.
-        with torch.inference_mode(mode=False), frozen(model), frozen(asked), generators_kept():
-            given, goals = on_model(clean, asked), classes.to(device_of(asked))
-            require_classes(goals, checked_logits(asked, given[:2]).shape[1])
-            source = MeasuredModel(asked, given, BatchSize(batch_size)).source(eot, seed=seed, targeted=targeted)
-            source.decides = self.decides()
-            source.begin(seed_from(seed, "attack"), torch.arange(len(given), device=given.device))
-            searched = replace(self.searched(threat), eps=self.searched(threat).eps.to(given.device))
-            perturbed = self.run(source, given, goals, searched, Random.of(seed, given))
-        return within(project_exactly(perturbed.to(clean), clean, self.searched(threat)), clean, threat)
+        queried = self.queried_model(model)
+        # The model may write into its input, and the caller may be in inference mode.
+        with torch.inference_mode(mode=False), frozen(model), frozen(queried), preserve_generators():
+            inputs, goals = match_model(clean, queried), classes.to(device_of(queried))
+            require_classes(goals, checked_logits(queried, inputs[:2]).shape[1])
+            source = MeasuredModel(queried, inputs, BatchSize(batch_size)).source(eot, seed=seed, targeted=targeted)
+            source.full_precision = self.needs_full_precision()
+            source.bind_draws(seed_from(seed, "attack"), torch.arange(len(inputs), device=inputs.device))
+            search_threat = self.search_threat(threat)
+            on_device = replace(search_threat, eps=search_threat.eps.to(inputs.device))
+            perturbed = self.run(source, inputs, goals, on_device, Random.of(seed, inputs))
+        return reset_outside(project_exactly(perturbed.to(clean), clean, search_threat), clean, threat)
 
-    def asked(self, model: nn.Module) -> nn.Module:
-        """The model that the attack asks for logits and gradients: the attacked one, unless it has a surrogate for it.
+    def queried_model(self, model: nn.Module) -> nn.Module:
+        """The model that computes the logits and gradients for the attack: the attacked model, unless it has a surrogate.
 
         Args:
-            model: The attacked one.
+            model: The attacked model.
         """
         return model
 
-    def decides(self) -> bool:
-        """Whether the logits that come with its gradients decide how small a perturbation may be."""
+    def needs_full_precision(self) -> bool:
+        """Whether a GPU must compute the logits that come with a gradient in full float32.
+
+        Those of a minimal-norm attack decide how small a perturbation may be.
+        """
         return self.minimal_norm
 
-    def fewest_classes(self, *, targeted: bool) -> int:
-        """From how many classes on the attack is what its parameters and its paper say; of fewer it makes do with them.
+    def min_classes(self, *, targeted: bool) -> int:
+        """The smallest number of classes for which the attack works as its paper says.
+
+        With fewer classes it still runs, with fewer targets or with another loss.
 
         Args:
-            targeted: Whether the threat has a target of its own.
+            targeted: Whether the threat is targeted.
         """
         return 2
 
-    def searched(self, threat: Threat) -> Threat:
-        """The threat inside which the attack searches: at any distance, if it looks for the smallest perturbation."""
+    def search_threat(self, threat: Threat) -> Threat:
+        """The threat inside which the attack searches; its radii are infinite for a minimal-norm attack."""
         return replace(threat, eps=torch.full_like(threat.eps, torch.inf)) if self.minimal_norm else threat
 
     def threat(self, images: Tensor, *, norm: Norm | None, eps: Radius | None, targeted: bool) -> Threat:
-        """The threat for a batch, after a check of what the caller gave; see :meth:`__call__`.
+        """Checks the caller's norm and radius, and makes the threat for a batch; see :meth:`__call__`.
 
         Args:
-            images: ``(N, C, H, W)``; their number and device are used.
+            images: ``(N, C, H, W)``; only their number and device are used.
             norm: See :meth:`__call__`.
             eps: See :meth:`__call__`.
             targeted: See :meth:`__call__`.
 
         Raises:
-            UserError: The norm is not one of the attack's, or the radius is missing or none.
+            UserError: The attack does not support the norm, or the radius is missing or invalid.
         """
         name = type(self).__name__
         norm = checked_norm(norm, self.norms, name=name)
@@ -191,18 +208,18 @@ class Attack(Settings, ABC):
 
 
 class FixedRadiusAttack(Attack):
-    """An attack that looks for an adversarial image inside a given radius."""
+    """An attack that searches for an adversarial image inside a given radius."""
 
     minimal_norm: ClassVar[bool] = False
 
 
 class MinimalNormAttack(Attack):
-    """An attack that looks for the smallest perturbation that succeeds.
+    """An attack that searches for the smallest perturbation that succeeds, and returns the image itself if none does.
 
-    It returns the image itself where it finds none. Of a randomized model only what fools every draw is a success: a
-    perturbation that fools half of the draws is no answer to how large it must be. Where the draws are a sample, the
-    smallest of many iterates that fooled one sample would be one that was lucky; so the goal must have been reached in
-    every draw of several steps in a row, see :class:`~robustbench_cli.attacks.base.iterates.Streak`.
+    Against a randomized model, a success must fool every draw: the size of a perturbation that fools half of the draws
+    says little about the distance to the decision boundary. If the draws are a sample, the smallest of many iterates that
+    fooled one sample would be a lucky one. So the goal must be reached in every draw of several successive steps; see
+    :class:`~robustbench_cli.attacks.base.iterates.Streak`.
     """
 
     minimal_norm: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""What Python callers give, made into checked tensors: images, labels, radii, a model, a device."""
+"""Checks the arguments of the Python interface (images, labels, radii, models, devices) and converts them to tensors."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import math
 import re
 from collections.abc import Callable
 from numbers import Real
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.models.passes import by_row
+from robustbench_cli.attacks.base.models.passes import as_rows
 from robustbench_cli.attacks.base.norm import NORMS, Norm
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 
@@ -36,8 +36,8 @@ __all__ = [
     "checked_norm",
     "checked_radii",
     "device_of",
-    "on_model",
-    "radius_of",
+    "match_model",
+    "parse_radius",
     "require_classes",
 ]
 
@@ -45,46 +45,58 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Images = Tensor | ArrayLike
-"""Images ``(N, C, H, W)``: floats in [0, 1] or uint8, as a tensor, an array, or nested lists."""
+"""Images ``(N, C, H, W)``, floats in [0, 1] or uint8: a tensor, an array, or nested lists."""
 
 Labels = Tensor | ArrayLike
-"""Labels ``(N,)`` or ``(N, 1)`` of any integer type, as a tensor, an array, or a list."""
+"""Labels ``(N,)`` or ``(N, 1)`` of any integer type: a tensor, an array, or a list."""
 
 Radius = float | str | Tensor | ArrayLike
-"""A radius as a number or a fraction (``"8/255"``), or ``(N,)`` radii."""
+"""One radius, as a number or a fraction (``"8/255"``), or ``(N,)`` radii."""
 
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 
 
 def checked_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Lets a function answer a keyword that it does not have with the one that was meant.
+    """Decorates a function so that an unknown keyword raises a :class:`UserError` that suggests the right one.
 
     Args:
-        function: Takes no ``**keywords`` of its own.
+        function: May end with ``**options: Unpack[T]`` for a TypedDict T, but not with other ``**keywords``.
     """
-    known = [name for name in inspect.signature(function).parameters if name != "self"]
+    names = _keywords(function)
     name = function.__name__
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for key in kwargs:
-            if key not in known:
+            if key not in names:
                 called = type(args[0]).__name__ if name == "__call__" else name
-                raise UserError(f"{called} has no parameter '{key}': {did_you_mean(key, known)}")
+                raise UserError(f"{called} has no parameter '{key}': {did_you_mean(key, names)}")
         return function(*args, **kwargs)
 
     return checked
 
 
+def _keywords(function: Callable[..., object]) -> list[str]:
+    """The names of a function's parameters, including the keys of ``**options: Unpack[T]``."""
+    names = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            (options,) = get_args(get_type_hints(function)[parameter.name])
+            names += [*options.__annotations__]
+        elif parameter.name != "self":
+            names.append(parameter.name)
+    return names
+
+
 def checked_model(model: object, *, what: str = "the model") -> nn.Module:
-    """A model, if it is one.
+    """Checks that an object is a model.
 
     Args:
-        model: What the caller gave.
-        what: The beginning of the message.
+        model: The caller's argument.
+        what: The subject of the error message.
 
     Raises:
-        UserError: It is no ``nn.Module``, or its weights are not initialized.
+        UserError: The object is not an ``nn.Module``, or it has weights on the meta device.
     """
     if isinstance(model, nn.Module):
         if any(tensor.is_meta for tensor in itertools.chain(model.parameters(), model.buffers())):
@@ -98,17 +110,18 @@ def checked_model(model: object, *, what: str = "the model") -> nn.Module:
 
 
 def checked_images(images: object, *, what: str = "the images") -> Tensor:
-    """Images as a tensor of their own, on the device where they are; the caller's are left as they are.
+    """Checks images and converts them to a tensor on their device.
 
     Args:
         images: See :data:`Images`.
-        what: The beginning of the message.
+        what: The subject of the error message.
 
     Returns:
-        ``(N, C, H, W)``, contiguous, in [0, 1], without a graph: float64 if they were float64, float32 otherwise.
+        ``(N, C, H, W)``, contiguous, in [0, 1], without a graph, in float64 if the images are and in float32 otherwise.
 
     Raises:
-        UserError: They are not what :data:`Images` says, there are none, or a pixel is NaN or outside [0, 1].
+        UserError: The type or the shape does not match :data:`Images`, there are no images, or a pixel is NaN or outside
+            [0, 1].
     """
     tensor = _tensor(images, what)
     if tensor.ndim != 4 or not tensor.numel():
@@ -122,7 +135,7 @@ def checked_images(images: object, *, what: str = "the images") -> Tensor:
         tensor = tensor.float()
     low, high = (float(value) for value in tensor.aminmax())
     if math.isnan(low):
-        raise UserError(f"{what} hold NaN: every pixel is to be a number in [0, 1]")
+        raise UserError(f"{what} hold NaN: every pixel must be a number in [0, 1]")
     if low < 0 or high > 1:
         raise UserError(f"{what} reach from {low:.9g} to {high:.9g}: {_into_the_box(low, high)}")
     return tensor
@@ -137,24 +150,26 @@ def _into_the_box(low: float, high: float) -> str:
 
 
 def checked_labels(labels: object, count: int, *, what: str = "the labels") -> Tensor:
-    """Labels as int64, on the device where they are.
+    """Checks labels and converts them to int64 on their device.
 
     Args:
         labels: See :data:`Labels`.
         count: N, the number of images.
-        what: The beginning of the message.
+        what: The subject of the error message.
 
     Returns:
         ``(N,)``.
 
     Raises:
-        UserError: They are not what :data:`Labels` says, are not one for each image, or one is negative.
+        UserError: The type does not match :data:`Labels`, the number of labels is not N, or a label is negative.
     """
     tensor = _tensor(labels, what)
     if tensor.ndim == 2 and tensor.shape[1] == 1:
         tensor = tensor[:, 0]
     if tensor.ndim == 2 and len(tensor) == count:
-        raise UserError(f"{what} have the shape {tuple(tensor.shape)}: give one class an image, as in labels.argmax(1)")
+        raise UserError(
+            f"{what} have the shape {tuple(tensor.shape)}: give one class per image, as in labels.argmax(1)"
+        )
     if tensor.shape != (count,):
         raise UserError(f"{count} images need as many labels: these have the shape {tuple(tensor.shape)}")
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
@@ -166,7 +181,7 @@ def checked_labels(labels: object, count: int, *, what: str = "the labels") -> T
 
 
 def checked_batch(images: object, labels: object) -> tuple[Tensor, Tensor]:
-    """Images and their labels; see :func:`checked_images` and :func:`checked_labels`.
+    """Checks images and their labels; see :func:`checked_images` and :func:`checked_labels`.
 
     Args:
         images: See :data:`Images`.
@@ -176,59 +191,65 @@ def checked_batch(images: object, labels: object) -> tuple[Tensor, Tensor]:
         ``(N, C, H, W)`` and ``(N,)``.
 
     Raises:
-        UserError: They are not what they must be, or there is not one label for each image.
+        UserError: See :func:`checked_images` and :func:`checked_labels`.
     """
     checked = checked_images(images)
     return checked, checked_labels(labels, len(checked))
 
 
 def require_classes(labels: Tensor, classes: int, *, name: str = "the model") -> None:
-    """Makes sure that a model knows the labels.
+    """Checks that all labels are classes of a model.
 
     Args:
         labels: ``(N,)``.
-        classes: K.
-        name: The model's, for the message.
+        classes: K, the number of the model's classes.
+        name: The model's name in the error message.
 
     Raises:
         UserError: A label is not in [0, K).
     """
     if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
         raise UserError(
-            f"the labels reach from {int(labels.min())} to {int(labels.max())}, and {name} gives {classes} logits an image: "
-            f"labels are to be 0 to {classes - 1}"
+            f"the labels reach from {int(labels.min())} to {int(labels.max())}, and {name} gives {classes} logits per image: "
+            f"labels must be 0 to {classes - 1}"
         )
 
 
-def checked_norm(norm: object, known: tuple[Norm, ...], *, name: str) -> Norm:
-    """A norm, or the first of the known ones where none is given.
+def checked_norm(norm: object, supported: tuple[Norm, ...], *, name: str) -> Norm:
+    """Checks a norm; the default is the first supported one.
 
     Args:
-        norm: What the caller gave.
-        known: What it may be.
-        name: Whose norms they are, for the message.
+        norm: The caller's argument; ``None`` for the default.
+        supported: The supported norms.
+        name: What supports them, in the error message.
 
     Raises:
-        UserError: It is none of them.
+        UserError: The norm is not supported.
     """
     if norm is None:
-        return known[0]
-    for each in known:
-        if norm == each:
-            return each
-    # np.inf and 2 are norms to NumPy.
-    word = f"{norm:g}" if isinstance(norm, float) else str(norm)
-    meant = f": {did_you_mean(word, known)}" if word not in NORMS else ""
-    if "did you mean" not in meant:
-        meant = f": it knows {', '.join(known)}"
-    raise UserError(f"{name} does not know the norm {word}{meant}")
+        return supported[0]
+    for candidate in supported:
+        if norm == candidate:
+            return candidate
+    # NumPy writes norms as np.inf and 2.
+    text = f"{norm:g}" if isinstance(norm, float) else str(norm)
+    hint = f": {did_you_mean(text, supported)}" if text not in NORMS else ""
+    if "did you mean" not in hint:
+        hint = f": it knows {', '.join(supported)}"
+    raise UserError(f"{name} does not know the norm {text}{hint}")
 
 
-def radius_of(eps: object) -> float:
-    """One radius on the [0, 1] pixel scale, from a number or from words such as ``"8/255"``.
+def parse_radius(eps: object) -> float:
+    """Parses one radius on the [0, 1] pixel scale.
+
+    Args:
+        eps: A number, a scalar array or tensor, or a text such as ``"0.03"`` or ``"8/255"``.
 
     Raises:
-        UserError: It is no number, or negative.
+        UserError: It is not a number.
+
+    >>> parse_radius("1/4")
+    0.25
     """
     value = eps.item() if isinstance(eps, Tensor | np.ndarray | np.generic) and eps.ndim == 0 else eps
     if isinstance(value, str):
@@ -243,23 +264,24 @@ def radius_of(eps: object) -> float:
 
 
 def checked_radii(eps: object, count: int, *, norm: Norm) -> Tensor:
-    """The radii of N images.
+    """Checks the radii of N images.
 
     Args:
         eps: See :data:`Radius`.
         count: N.
-        norm: In which they are; those in linf are at most 1.
+        norm: The norm of the radii.
 
     Returns:
         ``(N,)`` float64, on the CPU.
 
     Raises:
-        UserError: There are neither one nor N, or one is not a number, negative, infinite, or too large for its norm.
+        UserError: The number of radii is neither 1 nor N, or a radius is not a number, negative, infinite, or above 1 in
+            linf.
     """
     if isinstance(eps, str | Real) or getattr(eps, "ndim", None) == 0:
-        radii = torch.full((count,), radius_of(eps), dtype=torch.float64)
-    elif isinstance(eps, list | tuple) and any(isinstance(each, str) for each in eps):
-        radii = torch.tensor([radius_of(each) for each in eps], dtype=torch.float64)
+        radii = torch.full((count,), parse_radius(eps), dtype=torch.float64)
+    elif isinstance(eps, list | tuple) and any(isinstance(radius, str) for radius in eps):
+        radii = torch.tensor([parse_radius(radius) for radius in eps], dtype=torch.float64)
     else:
         values = _tensor(eps, "eps")
         if values.is_complex() or values.dtype == torch.bool:
@@ -273,19 +295,19 @@ def checked_radii(eps: object, count: int, *, norm: Norm) -> Tensor:
         raise UserError(f"eps must be a number that is not negative: it is {radii.min().item():g}")
     largest = radii.max().item()
     if norm == "linf" and largest > 1:
-        instead = f", as in eps='{largest:g}/255'" if largest <= 255 else ""
-        raise UserError(f"eps is {largest:g}: in linf it is at most 1, on the [0, 1] pixel scale{instead}")
+        example = f", as in eps='{largest:g}/255'" if largest <= 255 else ""
+        raise UserError(f"eps is {largest:g}: in linf it is at most 1, on the [0, 1] pixel scale{example}")
     if math.isinf(largest):
-        raise UserError("eps is infinite: give a number, or leave eps out for an attack of the smallest perturbation")
-    # Not -0.0.
+        raise UserError("eps is infinite: give a number, or leave eps out for a minimal-norm attack")
+    # Turns -0.0 into 0.0.
     return radii.abs()
 
 
 def checked_eot(eot: object) -> Any:
-    """The draws behind a gradient, as :data:`~robustbench_cli.attacks.base.gradients.draws.EOTChoice`.
+    """Checks the draws per gradient, :data:`~robustbench_cli.attacks.base.gradients.draws.EOTChoice`.
 
     Raises:
-        UserError: They are none of its words, and no whole number above 0.
+        UserError: It is neither ``"auto"``, ``"exact"``, ``"frozen"`` nor an integer >= 1.
     """
     if isinstance(eot, str):
         if eot in {"auto", "exact", "frozen"}:
@@ -294,78 +316,82 @@ def checked_eot(eot: object) -> Any:
     return checked_count(eot, "eot", "give 'auto', 'exact', 'frozen' or a number of draws, such as 10")
 
 
-def checked_count(number: object, what: str, right: str = "give a whole number, at least 1", *, least: int = 1) -> int:
-    """A whole number of some size.
+def checked_count(number: object, what: str, advice: str = "give a whole number, at least 1", *, least: int = 1) -> int:
+    """Checks an integer with a lower bound.
 
     Args:
         number: Of any integer type.
-        what: The beginning of the message.
-        right: Its end.
-        least: The smallest that is allowed.
+        what: The subject of the error message.
+        advice: The end of the error message.
+        least: The lower bound.
 
     Raises:
-        UserError: It is no whole number, or smaller.
+        UserError: It is not an integer, or smaller than the bound.
     """
     if isinstance(number, Tensor | np.ndarray) and number.ndim == 0:
         number = number.item()
     if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < least:
-        raise UserError(f"{what} is {_shown(number)}: {right}")
+        raise UserError(f"{what} is {_shown(number)}: {advice}")
     return int(number)
 
 
 def checked_device(device: torch.device | str | int) -> torch.device:
-    """A device that is there.
+    """Checks that a device is available.
 
     Args:
-        device: Its name, its number, or itself.
+        device: A device, its name, or its number.
 
     Raises:
-        UserError: There is no such device.
+        UserError: The device does not exist or is not available.
     """
     try:
-        found: torch.device = torch.device(device)
-        torch.empty(1, device=found)
+        checked: torch.device = torch.device(device)
+        torch.empty(1, device=checked)
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"device is {_shown(device)}: give cpu, cuda or cuda:N ({one_line(error)})") from None
-    return found
+    return checked
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's first parameter or buffer is; the CPU where it has none."""
-    held = next(itertools.chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if held is None else held.device
+    """The device of a model's first parameter or buffer; the CPU if it has none."""
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
-def on_model(images: Tensor, model: nn.Module) -> Tensor:
-    """Images on a model's device, in float64 if its weights are in float64, and in float32 otherwise.
+def match_model(images: Tensor, model: nn.Module) -> Tensor:
+    """Moves images to a model's device, in float64 if all of its weights are in float64, and in float32 otherwise.
 
     Args:
-        images: As :func:`checked_images` gives them.
+        images: From :func:`checked_images`.
         model: The model.
+
+    Returns:
+        ``(N, C, H, W)``.
     """
-    kinds = {each.dtype for each in itertools.chain(model.parameters(), model.buffers()) if each.is_floating_point()}
-    return images.to(device_of(model), torch.float64 if kinds == {torch.float64} else torch.float32)
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    return images.to(device_of(model), torch.float64 if dtypes == {torch.float64} else torch.float32)
 
 
 def checked_logits(model: nn.Module, images: Tensor, *, classes: int | None = None, name: str = "the model") -> Tensor:
-    """A model's answer to some images, if it is one.
+    """Passes images through a model and checks that it returns logits.
 
     Args:
         model: In ``eval()`` mode.
         images: ``(N, C, H, W)`` in [0, 1], on the model's device.
-        classes: What K should be, for the message.
-        name: The beginning of the message.
+        classes: The expected number of classes, for the error message.
+        name: The subject of the error message.
 
     Returns:
-        ``(N, K)`` floats, K at least 2, without a graph.
+        ``(N, K)`` floats, K >= 2, without a graph.
 
     Raises:
-        UserError: The model fails on the images, or gives anything else.
+        UserError: The model fails on the images, or does not return float logits ``(N, K)`` on the device of the images.
     """
     with torch.no_grad():
         try:
-            # A model may write into what it is given.
-            logits = by_row(model(images.clone()), len(images))
+            # A model may write into its input.
+            logits = as_rows(model(images.clone()), len(images))
         except (torch.OutOfMemoryError, UserError):
             raise
         except Exception as error:
@@ -373,11 +399,11 @@ def checked_logits(model: nn.Module, images: Tensor, *, classes: int | None = No
                 f"{name} fails on images of shape {tuple(images.shape[1:])}: {one_line(error)}{_hint(model, images)}"
             ) from error
     if not isinstance(logits, Tensor):
-        raise UserError(f"{name} gives a {type(logits).__name__}: it is to return one tensor of logits (N, K)")
+        raise UserError(f"{name} gives a {type(logits).__name__}: it must return one tensor of logits (N, K)")
     if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2 or not logits.is_floating_point():
         raise UserError(
             f"{name} gives {logits.dtype} of shape {tuple(logits.shape)} for {len(images)} images: "
-            f"it is to give float logits ({len(images)}, {classes or 'K'})"
+            f"it must give float logits ({len(images)}, {classes or 'K'})"
         )
     if logits.device != images.device:
         raise UserError(
@@ -387,8 +413,9 @@ def checked_logits(model: nn.Module, images: Tensor, *, classes: int | None = No
 
 
 def _hint(model: nn.Module, images: Tensor) -> str:
-    """What is often the reason why a model fails, as the end of a message; empty where it is none of these."""
-    half = next((each.dtype for each in model.parameters() if each.dtype in {torch.float16, torch.bfloat16}), None)
+    """The end of an error message with a frequent reason for a model's failure; empty if none applies."""
+    dtypes = (parameter.dtype for parameter in model.parameters())
+    half = next((dtype for dtype in dtypes if dtype in {torch.float16, torch.bfloat16}), None)
     if half is not None:
         return f"; its weights are {_name(half)} and images float32: give model.float()"
     _, channels, height, width = images.shape
@@ -398,8 +425,8 @@ def _hint(model: nn.Module, images: Tensor) -> str:
 
 
 def _tensor(values: object, what: str) -> Tensor:
-    """Numbers as a dense tensor that shares no memory with the caller's, unless they are a tensor that is laid out so."""
-    if isinstance(values, list | tuple) and values and all(isinstance(each, Tensor) for each in values):
+    """Converts numbers to a dense tensor, which shares memory only with a contiguous tensor of the caller."""
+    if isinstance(values, list | tuple) and values and all(isinstance(value, Tensor) for value in values):
         try:
             values = torch.stack(list(values))
         except RuntimeError as error:
@@ -410,11 +437,11 @@ def _tensor(values: object, what: str) -> Tensor:
                 f"{what} are a tensor of another kind ({values.layout}, {_name(values.dtype)}): give a dense one"
             )
         dense = values.detach().contiguous()
-        # What was made in inference mode can have no gradient.
+        # A tensor that was made in inference mode cannot have a gradient.
         return dense.clone() if dense.is_inference() else dense
     try:
         array = np.array(values, order="C")
-    except Exception as error:  # noqa: BLE001 - an object's own __array__ can end in any exception
+    except Exception as error:  # noqa: BLE001 - an object's own __array__ may raise any exception
         raise UserError(f"{what} are no array of numbers: {one_line(error)}") from None
     if array.dtype.kind not in "biufc" or array.dtype.char in "gG":
         raise UserError(f"{what} are {'of type ' + str(array.dtype) if array.ndim else _shown(values)}: give numbers")
@@ -430,5 +457,5 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _shown(value: object) -> str:
-    words = " ".join(repr(value).split())
-    return words if len(words) <= 80 else f"{words[:79]}…"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -1,4 +1,4 @@
-"""Losses that an attack makes large, and the margin by which its success is judged."""
+"""Losses that an attack maximizes, and the margins that decide its success."""
 
 from __future__ import annotations
 
@@ -10,199 +10,261 @@ from torch.nn import functional
 
 __all__ = [
     "Loss",
+    "bounded",
     "cross_entropy",
     "dlr",
     "expected_margin",
     "log_odds",
     "margin",
-    "open_classes",
-    "open_spread",
-    "proportion",
     "rounding",
     "targeted_dlr",
+    "unmasked_classes",
+    "unmasked_spread",
 ]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""From logits ``(M, K)`` and labels ``(M,)`` to ``(M,)`` values that are large where the label is not predicted."""
+"""Maps logits ``(M, K)`` and labels ``(M,)`` to ``(M,)`` values, which are large if the label is not predicted."""
 
 _MASKED = 1e2
-"""How far below the largest logit a masked one is, in sizes of the two largest; see :func:`open_classes`."""
+"""The gap below the largest logit from which a class counts as masked, as a multiple of the two largest logits' size;
+see :func:`unmasked_classes`.
+"""
 
-_LARGEST = 1e30
-"""A margin that float32 holds, with room to add to it; of masked classes margins are larger, or infinite."""
+_LARGEST_MARGIN = 1e30
+"""The bound of margins, within the range of float32. Margins over masked classes are larger or infinite."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The cross-entropy ``(M,)`` of logits ``(M, K)`` and labels ``(M,)``, with a gradient that is right at any margin.
+    """The cross-entropy of the softmax, with an accurate gradient at any margin.
 
-    By way of the softmax, the slope at the label is ``p_y - 1``: in float32 it becomes 0 from a margin of 17 on, while
-    the other slopes do not, and the gradient points elsewhere. Here it is the sum of the others by construction.
+    The usual formula has the slope ``p_y - 1`` at the label. In float32 it rounds to 0 from a margin of 17 on, while the
+    slopes at the other classes do not. Here the slope at the label is minus the sum of the others.
+
+    Args:
+        logits: ``(M, K)``, K >= 2.
+        labels: ``(M,)`` in [0, K).
+
+    Returns:
+        ``(M,)``.
+
+    >>> cross_entropy(torch.tensor([[1.0, 1.0], [50.0, 0.0]]), torch.tensor([0, 0]))
+    tensor([6.9315e-01, 1.9287e-22])
     """
     return functional.softplus(log_odds(logits, labels))
 
 
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
-    """The log-odds ``log((1 - p_y) / p_y)`` against the label, ``(M,)`` of logits ``(M, K)`` and labels ``(M,)``.
+    """The log-odds against the label, ``log((1 - p_y) / p_y)``.
 
-    The cross-entropy is its softplus, so that both grow fastest in the same direction; but its slope does not vanish
-    where the label's probability is 1, as the cross-entropy's does in float32 from a margin of about 100 on.
+    The cross-entropy is the softplus of the log-odds, so both increase fastest in the same direction. But the slope of
+    the log-odds does not vanish in float32, while the slope of the cross-entropy does from a margin of about 100 on.
+
+    Args:
+        logits: ``(M, K)``, K >= 2.
+        labels: ``(M,)`` in [0, K).
+
+    Returns:
+        ``(M,)``.
+
+    >>> log_odds(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
+    tensor([-2.])
     """
-    own, others = _own_and_others(logits, labels)
-    return others.logsumexp(-1) - own
+    label_logits, others = _label_and_others(logits, labels)
+    return others.logsumexp(-1) - label_logits
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """``Z_y - max_{j != y} Z_j``, over the last dimension: positive where the label y is predicted.
+    """The margin ``Z_y - max_{j != y} Z_j``, which is positive if the label y is predicted.
 
     Args:
-        logits: ``(..., K)``, of any range; K >= 2.
+        logits: ``(..., K)``, K >= 2.
         labels: ``(...)`` in [0, K).
+
+    Returns:
+        ``(...)``.
+
+    >>> margin(torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]]), torch.tensor([0, 1]))
+    tensor([ 1., -2.])
     """
-    own, others = _own_and_others(logits, labels)
-    return own - others.amax(-1)
+    label_logits, others = _label_and_others(logits, labels)
+    return label_logits - others.amax(-1)
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
-    """The difference of logits ratio ``-(Z_y - max_{j != y} Z_j) / (Z_(1) - Z_(3))``, ``Z_(i)`` the i-th largest logit.
+    """The difference of logits ratio ``-(Z_y - max_{j != y} Z_j) / (Z_(1) - Z_(3))``, where ``Z_(i)`` is the i-th largest.
 
-    It does not change when the logits are shifted or scaled (Croce, Hein, ICML 2020, equation 6).
+    It does not change if all logits are shifted or scaled.
+
+    Source: Croce, Hein, ICML 2020, equation 6.
 
     Args:
-        logits: ``(M, K)``; of two classes there is no third logit, and the value is the numerator alone.
-        labels: ``(M,)``.
+        logits: ``(M, K)``. Two classes have no third logit, and the value is the numerator alone.
+        labels: ``(M,)`` in [0, K).
+
+    Returns:
+        ``(M,)``.
+
+    >>> dlr(torch.tensor([[4.0, 3.0, 2.0, 0.0]]), torch.tensor([0]))
+    tensor([-0.5000])
     """
     if logits.shape[1] < 3:
         return -margin(logits, labels)
-    return -margin(logits, labels) / _spread(_wide(logits).topk(3, dim=1).values, 1)
+    return -margin(logits, labels) / _spread(_at_least_float32(logits).topk(3, dim=1).values, 1)
 
 
 def targeted_dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """The targeted difference of logits ratio ``(max_{j != t} Z_j - Z_t) / (Z_(1) - (Z_(3) + Z_(4)) / 2)``.
 
-    The paper has the label's logit where here is the largest of all but the target's (Croce, Hein, ICML 2020, equation
-    7, with the other sign): the same for as long as the label is predicted, and known where only the target is.
+    The paper's formula has the label's logit in place of the maximum. Both agree as long as the label is predicted, and
+    the maximum needs no label.
+
+    Source: Croce, Hein, ICML 2020, equation 7, with the opposite sign.
 
     Args:
-        logits: ``(M, K)``; of three classes the second and the third take the places of the third and the fourth, or
-            the ratio to a target in the third place would be 1 whatever the image; of two the value is the numerator
-            alone.
-        labels: ``(M,)``, the targets t.
+        logits: ``(M, K)``. With three classes, the second and the third logit replace the third and the fourth; otherwise
+            the ratio to the least likely class would always be 1. With two classes, the value is the numerator alone.
+        labels: ``(M,)`` in [0, K): the targets t.
+
+    Returns:
+        ``(M,)``.
+
+    >>> targeted_dlr(torch.tensor([[4.0, 3.0, 2.0, 0.0]]), torch.tensor([2]))
+    tensor([0.6667])
     """
     if logits.shape[1] < 3:
         return -margin(logits, labels)
-    largest = _wide(logits).topk(min(4, logits.shape[1]), dim=1).values
+    largest = _at_least_float32(logits).topk(min(4, logits.shape[1]), dim=1).values
     return -margin(logits, labels) / _spread(largest, 2)
 
 
 def _spread(largest: Tensor, last: int) -> Tensor:
-    """How far the first of some largest logits ``(M, n)`` stands above the mean of the ``last`` ones: ``(M,)``.
+    """The gap between the largest logit and the mean of the ``last`` ones, never below rounding error.
 
-    It is kept above what rounding makes of 0. A masked class counts as if it were :data:`_MASKED` times the size of the
-    two largest below the first one, so that the fill does not matter, be it -inf.
+    A masked class counts as if it were :data:`_MASKED` times the size of the two largest logits below the largest one.
+    So the value that masks the class does not matter, even if it is -inf.
+
+    Args:
+        largest: ``(M, n)``, the n largest logits in descending order.
+        last: The number of logits in the mean.
+
+    Returns:
+        ``(M,)``.
     """
     first, size = largest[:, :1], largest[:, :2].detach().abs().amax(1, keepdim=True)
     smaller = largest[:, -last:].maximum(first.detach() - _MASKED * size).mean(1)
-    least = torch.finfo(largest.dtype).eps * first.detach().abs().squeeze(1)
-    return (first.squeeze(1) - smaller).maximum(least.clamp_min(1e-30))
+    minimum = torch.finfo(largest.dtype).eps * first.detach().abs().squeeze(1)
+    return (first.squeeze(1) - smaller).maximum(minimum.clamp_min(1e-30))
 
 
-def open_spread(logits: Tensor) -> Tensor:
-    """How far the largest logit stands above the mean of the classes that are not masked: ``(...)`` of ``(..., K)``.
-
-    See :func:`open_classes`.
-    """
-    leads, among = _leads(logits)
-    return leads.where(among, 0).sum(-1) / among.sum(-1)
+def unmasked_spread(logits: Tensor) -> Tensor:
+    """The gap ``(...)`` between the largest of the logits ``(..., K)`` and the mean of the :func:`unmasked_classes`."""
+    leads, unmasked = _leads(logits)
+    return leads.where(unmasked, 0).sum(-1) / unmasked.sum(-1)
 
 
-def open_classes(logits: Tensor) -> Tensor:
-    """Where ``(..., K)`` logits are of classes that are not masked.
+def unmasked_classes(logits: Tensor) -> Tensor:
+    """``(..., K)`` bool: the classes that are not masked, for logits ``(..., K)``.
 
-    A class is masked by a logit far below all others: -1e4, -1e9, the lowest float, -inf. It counts as masked where it is
-    further below the largest than a hundred times the size of the two largest.
+    Models mask a class by a logit far below all others: -1e4, -1e9, the lowest float, or -inf. A class counts as masked
+    if it is further below the largest logit than 100 times the size of the two largest logits.
     """
     return _leads(logits)[1]
 
 
 def _leads(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """By how much the largest logit leads over each ``(..., K)``, and where that is of an open class."""
+    """``(..., K)``: the lead of the largest logit over each logit, and whether the class is not masked."""
     largest = logits.topk(2, dim=-1).values
     leads = largest[..., :1] - logits
     return leads, leads <= _MASKED * largest.abs().amax(-1, keepdim=True)
 
 
-def _wide(logits: Tensor) -> Tensor:
-    """The same numbers, at least in float32: a difference of two of bfloat16 or float16 would be rounded once more."""
+def _at_least_float32(logits: Tensor) -> Tensor:
+    """The same numbers in float32 or float64: a difference in bfloat16 or float16 would be rounded again."""
     return logits if logits.dtype in {torch.float32, torch.float64} else logits.float()
 
 
-def _own_and_others(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The label's logit ``(...)``, and the logits ``(..., K)`` with minus infinity in its place."""
-    index, logits = labels.unsqueeze(-1), _wide(logits)
+def _label_and_others(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The label's logit ``(...)``, and all logits ``(..., K)`` with the label's replaced by -inf."""
+    index, logits = labels.unsqueeze(-1), _at_least_float32(logits)
     return logits.gather(-1, index).squeeze(-1), logits.scatter(-1, index, -torch.inf)
 
 
 def rounding(logits: Tensor, noise: float | None = None) -> Tensor:
-    """By how much logits ``(..., K)`` may differ where an image passes the same model in another batch: ``(...)``.
+    """The tolerance of a margin: the change of a logit when its image passes the same model in another batch.
 
-    Batches of different sizes are summed up in different orders. A margin smaller than this decides nothing. It is in
-    proportion to how far the largest logit stands above the third, or to the size of the two largest where that is less: a
-    class that is masked, be it by -1e4, -65504 or -inf, says nothing of the others' scale. The rounding of the logits
-    themselves is added.
+    Batches of different sizes are summed in different orders. A margin within the tolerance decides nothing.
+
+    The tolerance is proportional to the gap between the largest and the third largest logit, or to the size of the two
+    largest logits if that is smaller. (A masked class, whose logit may be -1e4 or -inf, does not show the scale of the
+    others.) The rounding error of the logits themselves is added.
 
     Args:
-        logits: Of three classes or more where that proportion is to be of use; two near the boundary have no scale.
-        noise: By how much a logit has been seen to change with the batch (see
-            :func:`~robustbench_cli.attacks.base.models.logit_noise.noise_of`), the least that is returned. The type of the logits is
-            no matter then. Where nothing has been measured, rounding is that of their type.
+        logits: ``(..., K)``. With K = 2, the gap is that of the two logits.
+        noise: The measured change of a logit with the batch (see
+            :func:`~robustbench_cli.attacks.base.models.logit_noise.measured_noise`), which is the smallest tolerance. The
+            type of the logits does not matter then. ``None``: no measurement, and the rounding of their type.
+
+    Returns:
+        ``(...)``.
     """
     largest = logits.topk(min(3, logits.shape[-1]), dim=-1).values
     eps = torch.finfo(logits.dtype if noise is None else torch.float32).eps
-    # Of a single open class the second logit may be -inf.
-    largest = _wide(largest).clamp_min(torch.finfo(torch.float32).min)
+    # If only one class is not masked, the second logit may be -inf.
+    largest = _at_least_float32(largest).clamp_min(torch.finfo(torch.float32).min)
     size = largest[..., :2].abs().amax(-1)
     spread = (largest[..., 0] - largest[..., -1]).minimum(size)
     tolerance = (16 * eps * size).add_(spread, alpha=1e-4)
     return tolerance.clamp_min_(noise) if noise else tolerance
 
 
-def proportion(margins: Tensor, scale: Tensor | float) -> Tensor:
-    """``margins / (scale + |margins|)``, between -1 and 1, also of infinite ones, as masked labels have."""
-    margins = margins.clamp(-_LARGEST, _LARGEST)
+def bounded(margins: Tensor, scale: Tensor | float) -> Tensor:
+    """Margins mapped to [-1, 1] by ``margins / (scale + |margins|)``; infinite margins become -1 and 1.
+
+    Args:
+        margins: Any shape.
+        scale: > 0, the margin that is mapped to one half.
+
+    >>> bounded(torch.tensor([1.0, -3.0, torch.inf]), 1.0)
+    tensor([ 0.5000, -0.7500,  1.0000])
+    """
+    margins = margins.clamp(-_LARGEST_MARGIN, _LARGEST_MARGIN)
     return margins / (scale + margins.abs())
 
 
 def expected_margin(
     logits: Tensor, labels: Tensor, *, targeted: bool, exhaustive: bool, noise: float | None = None
 ) -> Tensor:
-    """How far an attack is from its goal, over the draws of a randomized model; iterates are chosen by it.
+    """The distance of an iterate from the attack's goal over the draws of a randomized model; attacks minimize it.
 
-    A draw's margin m is taken as ``m / (1 + |m|)``, so that no single draw outweighs the others. Where the draws are
-    all that there are, the share of them that resists comes first, since that is the very figure to be lowered, and the
-    margin only decides between equal shares. A draw resists unless its margin is lost by more than :func:`rounding`.
+    A draw with margin m counts as ``m / (1 + |m|)``, so that no single draw outweighs the others. If the draws are
+    exhaustive, the share of unbroken draws counts first, since it is the reported figure, and the margins only decide
+    between equal shares. A draw is broken if its margin is lost by more than :func:`rounding`.
 
     Args:
         logits: ``(D, N, K)``, of D draws.
         labels: ``(N,)``, the classes to leave, or to reach if ``targeted``.
-        targeted: Whether they are to be reached.
-        exhaustive: Whether the D draws are all that the model can make, all equally likely.
+        targeted: Whether the labels are the classes to reach.
+        exhaustive: Whether the D draws are all draws of the model, and equally likely.
         noise: See :func:`rounding`.
 
     Returns:
-        ``(N,)`` float64, small where the attack is near its goal; of exhaustive draws it is negative where, and only
-        where, the attack has reached its goal in every one.
+        ``(N,)`` float64. For exhaustive draws it is negative if and only if the goal is reached in every draw.
+
+    >>> logits = torch.tensor([[[2.0, 0.0, -9.0]], [[0.0, 2.0, -9.0]]])
+    >>> expected_margin(logits, torch.tensor([0]), targeted=False, exhaustive=True)
+    tensor([0.5000], dtype=torch.float64)
     """
     draws = len(logits)
     margins = margin(logits, labels.expand(draws, -1)).double()
     if targeted:
         margins = -margins
-    bounded = _mean(proportion(margins, 1))
+    mean_margin = _mean_over_draws(bounded(margins, 1))
     if not exhaustive:
-        return bounded
-    resisting = _mean((margins >= -rounding(logits, noise)).double())
-    return resisting.add(bounded, alpha=1 / (2 * draws + 1))
+        return mean_margin
+    unbroken = _mean_over_draws((margins >= -rounding(logits, noise)).double())
+    return unbroken.add(mean_margin, alpha=1 / (2 * draws + 1))
 
 
-def _mean(values: Tensor) -> Tensor:
-    """Over the draws ``(D, N)``; of a single one nothing is to be computed."""
+def _mean_over_draws(values: Tensor) -> Tensor:
+    """The mean of ``(D, N)`` values over the draws; a single draw needs no computation."""
     return values[0] if len(values) == 1 else values.mean(0)

@@ -1,4 +1,4 @@
-"""The norms in which a perturbation is measured."""
+"""The norms that measure a perturbation."""
 
 from typing import Literal, get_args
 

@@ -1,4 +1,4 @@
-"""Random numbers that belong to an image, not to its place in a batch."""
+"""Random numbers that depend on the image, and not on its position in a batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["Random", "generators_kept", "mix", "normal_from", "seed_draws", "seed_from", "seeded", "uniform_from"]
+__all__ = [
+    "Random",
+    "mix",
+    "normal_from",
+    "preserve_generators",
+    "seed_from",
+    "seed_generators",
+    "seeded",
+    "uniform_from",
+]
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -20,12 +29,13 @@ _SECOND = -7723592293110705685  # 0x94D049BB133111EB
 class Random:
     """A stream of random numbers for each of N images.
 
-    An image's numbers are a function of its own seed and of how many draws came before, computed by the SplitMix64
-    generator (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014) in integer arithmetic.
-    So they are the same whatever the batch size, the batch mates, the order and the device.
+    An image's numbers are a function of its seed and of the number of earlier draws. They are computed in integer
+    arithmetic, so they are the same for any batch size, any order, any other images in the batch and any device.
+
+    Source: SplitMix64, in Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators. OOPSLA 2014.
 
     Args:
-        seeds: ``(N,)`` int64, one an image.
+        seeds: ``(N,)`` int64, one per image.
     """
 
     def __init__(self, seeds: Tensor) -> None:
@@ -33,27 +43,33 @@ class Random:
         self._draws = 0
 
     @classmethod
-    def of(cls, seed: int, images: Tensor, *, places: Tensor | None = None) -> Random:
-        """Streams for a batch whose images are told apart by their places ``(N,)``, 0 to N - 1 where not given."""
-        places = torch.arange(len(images)) if places is None else places
-        return cls(seed_from(seed, "attack") + places.to(images.device))
+    def of(cls, seed: int, images: Tensor, *, indices: Tensor | None = None) -> Random:
+        """The streams of a batch.
+
+        Args:
+            seed: The seed of the attack.
+            images: ``(N, ...)``; their number and device are used.
+            indices: ``(N,)`` int64, a unique number per image; 0 to N - 1 by default.
+        """
+        indices = torch.arange(len(images)) if indices is None else indices
+        return cls(seed_from(seed, "attack") + indices.to(images.device))
 
     def select(self, rows: Tensor) -> Random:
-        """The streams of the images ``rows`` (int64 indices or a mask), where they stand now."""
+        """The streams of the images ``rows`` (int64 indices or a mask), in their current state."""
         chosen = Random(self._seeds[rows])
         chosen._draws = self._draws
         return chosen
 
     def split(self) -> Random:
-        """New streams for the same images: what is drawn from them leaves these here where they stand."""
+        """Independent new streams for the same images; draws from them do not advance these streams."""
         return Random(self._bits(1)[:, 0])
 
     def _bits(self, count: int) -> Tensor:
-        """``(N, count)`` int64 whose 64 bits are all random."""
+        """``(N, count)`` int64 with 64 random bits each."""
         self._draws += 1
         state = mix(self._seeds * _GOLDEN + _signed(self._draws * 0xD1342543DE82EF95))
-        place = torch.arange(1, count + 1, device=self._seeds.device) * _GOLDEN
-        return mix(state[:, None] + place)
+        counter = torch.arange(1, count + 1, device=self._seeds.device) * _GOLDEN
+        return mix(state[:, None] + counter)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """``(N, *shape)`` float32, uniform in [0, 1)."""
@@ -66,49 +82,63 @@ class Random:
         return radius * (2 * math.pi * self.uniform(shape)).cos()
 
     def integers(self, high: int, shape: Sequence[int] = ()) -> Tensor:
-        """``(N, *shape)`` int64, uniform in [0, high) for a ``high`` far below 2**40."""
+        """Uniform integers.
+
+        Args:
+            high: The exclusive bound, far below 2**40, so that the bias of the remainder is negligible.
+            shape: The shape of one image's numbers.
+
+        Returns:
+            ``(N, *shape)`` int64 in [0, high).
+        """
         return (_shift(self._bits(math.prod(shape)), 24) % high).view(-1, *shape)
 
 
 def uniform_from(keys: Tensor, count: int) -> Tensor:
-    """``(M, count)`` float32 uniform in [0, 1), each row a function of its key.
+    """Uniform numbers; each row is a function of its key.
 
     Args:
         keys: ``(M,)`` int64.
-        count: Numbers for each.
+        count: The number of values per row.
+
+    Returns:
+        ``(M, count)`` float32 in [0, 1).
     """
-    return _numbers_from(keys, count, lambda one, other: (one.mul_(2.0**-24), other.mul_(2.0**-24)))
+    return _numbers_from(keys, count, lambda first, second: (first.mul_(2.0**-24), second.mul_(2.0**-24)))
 
 
 def normal_from(keys: Tensor, count: int) -> Tensor:
-    """``(M, count)`` float32 standard normal (Box and Muller, 1958), each row a function of its key.
+    """Standard normal numbers (Box and Muller, 1958); each row is a function of its key.
 
     Args:
         keys: ``(M,)`` int64.
-        count: Numbers for each.
+        count: The number of values per row.
+
+    Returns:
+        ``(M, count)`` float32.
     """
     return _numbers_from(keys, count, _box_muller)
 
 
-def _box_muller(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    radius = one.add_(1).mul_(2.0**-24).log_().mul_(-2).sqrt_()
-    angle = other.mul_(2 * math.pi * 2.0**-24)
+def _box_muller(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    radius = first.add_(1).mul_(2.0**-24).log_().mul_(-2).sqrt_()
+    angle = second.mul_(2 * math.pi * 2.0**-24)
     return radius * angle.cos(), radius.mul_(angle.sin_())
 
 
-_CACHED = 1 << 14
-"""64-bit integers that are mixed at a time on a CPU, whose cache holds them between the operations."""
+_CHUNK = 1 << 14
+"""The number of 64-bit integers per chunk on a CPU, so that a chunk stays in the cache between operations."""
 
 
 def _numbers_from(keys: Tensor, count: int, finish: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Tensor:
-    """``(M, count)``, by what ``finish`` makes of two integers in [0, 2**24) as float32; 64 random bits give both."""
+    """``(M, count)`` numbers; ``finish`` maps two integers in [0, 2**24), from one mixed 64-bit word, to two numbers."""
     half = (count + 1) // 2
-    places = torch.arange(1, half + 1, device=keys.device) * _GOLDEN
-    at_once = max(1, _CACHED // max(1, half)) if keys.device.type == "cpu" else max(1, len(keys))
+    counter = torch.arange(1, half + 1, device=keys.device) * _GOLDEN
+    rows_per_chunk = max(1, _CHUNK // max(1, half)) if keys.device.type == "cpu" else max(1, len(keys))
     numbers = torch.empty(len(keys), count, device=keys.device)
-    for start in range(0, len(keys), at_once):
-        rows = slice(start, start + at_once)
-        bits = mix(keys[rows, None] + places)
+    for start in range(0, len(keys), rows_per_chunk):
+        rows = slice(start, start + rows_per_chunk)
+        bits = mix(keys[rows, None] + counter)
         first, second = finish(_shift(bits, 40).float(), (bits & 0xFFFFFF).float())
         numbers[rows, :half] = first
         numbers[rows, half:] = second[:, : count - half]
@@ -116,15 +146,15 @@ def _numbers_from(keys: Tensor, count: int, finish: Callable[[Tensor, Tensor], t
 
 
 def seed_from(*parts: int | str) -> int:
-    """A seed in [0, 2**62) that is a function of the parts, and unlike that of any other parts."""
+    """A seed in [0, 2**62): a hash of the parts, which differ in number, order or value from those of any other seed."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 2
 
 
-def seed_draws(seed: int) -> None:
-    """Lets torch's random numbers follow from ``seed``, on the CPU and on every CUDA device where any is in use.
+def seed_generators(seed: int) -> None:
+    """Seeds torch's generators on the CPU and, if CUDA is in use, on every CUDA device.
 
-    ``torch.manual_seed`` does so too, and takes as long as a small network's pass where no CUDA device is in use.
+    ``torch.manual_seed`` does the same, but takes as long as a pass of a small network if CUDA is not in use.
     """
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
@@ -132,8 +162,8 @@ def seed_draws(seed: int) -> None:
 
 
 @contextmanager
-def generators_kept() -> Iterator[None]:
-    """Within it, torch's generators may be seeded; afterwards those of the CPU and of every CUDA device are as before."""
+def preserve_generators() -> Iterator[None]:
+    """Restores torch's generators on the CPU and on every CUDA device at the end of the context."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         yield
@@ -141,25 +171,25 @@ def generators_kept() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within it, torch's random numbers follow from ``seed``; the caller's stay as they were."""
-    with generators_kept():
-        seed_draws(seed)
+    """Seeds torch's generators inside the context, and restores the caller's generators at its end."""
+    with preserve_generators():
+        seed_generators(seed)
         yield
 
 
 def _signed(number: int) -> int:
-    """A non-negative integer's lowest 64 bits, read as a signed integer."""
+    """The lowest 64 bits of a non-negative integer, read as a signed integer."""
     low = number & 0xFFFFFFFFFFFFFFFF
     return low - (1 << 64) if low >> 63 else low
 
 
 def _shift(bits: Tensor, count: int) -> Tensor:
-    """The logical right shift, which torch's arithmetic one becomes when the sign's copies are masked away."""
+    """The logical right shift: torch's arithmetic shift with the copies of the sign bit masked away."""
     return (bits >> count) & ((1 << (64 - count)) - 1)
 
 
 def mix(state: Tensor) -> Tensor:
-    """The finalizer of SplitMix64 on int64 numbers: each bit of the result depends on all bits of the argument."""
+    """The finalizer of SplitMix64 on int64 numbers: each bit of the result depends on all bits of the input."""
     state = (state ^ _shift(state, 30)) * _FIRST
     state = (state ^ _shift(state, 27)) * _SECOND
     return state ^ _shift(state, 31)

@@ -1,4 +1,4 @@
-"""Threat models: the norm, the radius, the goal; and the geometry of their balls."""
+"""Threat models (norm, radius, goal) and the geometry of their balls: distances, steps and projections."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from robustbench_cli.attacks.base.rng import Random
 __all__ = [
     "Threat",
     "distance",
-    "in_proportion",
+    "in_ball",
     "per_image",
     "project",
     "project_exactly",
     "random_in_ball",
+    "reset_outside",
+    "scale_by_largest",
     "sparse_ascent",
     "steepest_ascent",
-    "within",
 ]
 
 _ORDERS = {"linf": torch.inf, "l2": 2, "l1": 1}
@@ -30,12 +31,12 @@ _ORDERS = {"linf": torch.inf, "l2": 2, "l1": 1}
 
 @dataclass(frozen=True, kw_only=True)
 class Threat:
-    """What the adversary may do, for each of N images.
+    """The perturbations that an adversary may make to N images.
 
     Attributes:
         norm: The norm of the perturbation.
-        eps: ``(N,)`` radii >= 0 on the [0, 1] pixel scale; infinite for an attack that looks for the smallest one.
-        targeted: Whether an image's label is the class to reach rather than the class to leave.
+        eps: ``(N,)`` radii >= 0 on the [0, 1] pixel scale; infinite for a minimal-norm attack.
+        targeted: Whether an image's label is the class to reach, and not the class to leave.
     """
 
     norm: Norm
@@ -48,12 +49,34 @@ class Threat:
 
 
 def per_image(values: Tensor, images: Tensor) -> Tensor:
-    """``(N,)`` values in the shape that broadcasts against images ``(N, ...)``."""
+    """Reshapes one value per image so that it broadcasts against the images.
+
+    Args:
+        values: ``(N,)``.
+        images: ``(N, ...)``.
+
+    Returns:
+        ``(N, 1, ..., 1)``.
+    """
     return values.view(-1, *[1] * (images.dim() - 1))
 
 
 def distance(perturbed: Tensor, images: Tensor, norm: Norm) -> Tensor:
-    """``(N,)`` float64 norms of ``perturbed - images``, each ``(N, C, H, W)``; l0 counts pixels, not channels."""
+    """The norm of each perturbation.
+
+    Args:
+        perturbed: ``(N, C, H, W)``.
+        images: ``(N, C, H, W)``.
+        norm: ``l0`` counts pixels and not channels.
+
+    Returns:
+        ``(N,)`` float64.
+
+    >>> image = torch.zeros(1, 1, 1, 2)
+    >>> perturbed = torch.tensor([[[[3.0, 4.0]]]])
+    >>> [distance(perturbed, image, norm).item() for norm in ("linf", "l2", "l1", "l0")]
+    [4.0, 5.0, 7.0, 2.0]
+    """
     difference = perturbed.double() - images.double()
     if norm == "l0":
         return difference.ne(0).any(dim=1).flatten(1).sum(1).double()
@@ -61,27 +84,41 @@ def distance(perturbed: Tensor, images: Tensor, norm: Norm) -> Tensor:
     return length
 
 
-def in_proportion(gradient: Tensor) -> Tensor:
-    """The gradient ``(N, ...)`` over each image's largest entry; zero where the gradient is.
+def scale_by_largest(gradient: Tensor) -> Tensor:
+    """Each image's gradient ``(N, ...)`` divided by its largest absolute entry; a zero gradient stays zero.
 
-    One far below what float32 holds does not vanish when it is summed up or squared afterwards.
+    Sums and squares of tiny gradients would otherwise underflow in float32.
     """
     largest = gradient.flatten(1).abs().amax(1).clamp_min(torch.finfo(gradient.dtype).tiny)
     return gradient / per_image(largest, gradient)
 
 
 def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
-    """The perturbation of norm 1 along which a function of this gradient grows fastest; zero where the gradient is.
+    """The direction of norm 1 in which a function with this gradient increases fastest.
 
     Args:
         gradient: ``(N, C, H, W)``.
-        norm: ``linf`` gives the sign, ``l2`` the normalised gradient, ``l1`` the coordinate of the largest slope; l0,
-            whose balls have no bounds, has no such direction.
+        norm: ``linf`` gives the sign, ``l2`` the normalized gradient, ``l1`` the sign of the largest entry alone. The l0
+            ball is unbounded and has no such direction.
+
+    Returns:
+        ``(N, C, H, W)``; zero where the gradient is zero.
+
+    Raises:
+        ValueError: The norm is ``l0``.
+
+    >>> gradient = torch.tensor([[[[3.0, -4.0]]]])
+    >>> steepest_ascent(gradient, "linf").flatten()
+    tensor([ 1., -1.])
+    >>> steepest_ascent(gradient, "l2").flatten()
+    tensor([ 0.6000, -0.8000])
+    >>> steepest_ascent(gradient, "l1").flatten()
+    tensor([ 0., -1.])
     """
     if norm == "linf":
         return gradient.sign()
     if norm == "l2":
-        return functional.normalize(in_proportion(gradient).flatten(1), dim=1).view_as(gradient)
+        return functional.normalize(scale_by_largest(gradient).flatten(1), dim=1).view_as(gradient)
     if norm == "l1":
         flat = gradient.flatten(1)
         largest = flat.abs().argmax(1, keepdim=True)
@@ -91,14 +128,19 @@ def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
 
 
 def sparse_ascent(gradient: Tensor, iterates: Tensor, pixels: Tensor) -> Tensor:
-    """A perturbation of l1 norm 1 that moves several pixels by the same amount: those of the largest slopes with room.
+    """A step of l1 norm 1 that moves the pixels with the largest slopes by the same amount.
 
-    The direction of steepest ascent in l1 moves one pixel only, which soon meets the edge of the box.
+    The direction of steepest ascent in l1 moves only one pixel, which soon reaches the edge of the box. Pixels at the
+    edge of the box that would leave it do not move.
 
     Args:
         gradient: ``(N, C, H, W)``.
-        iterates: ``(N, C, H, W)`` in [0, 1]; a pixel at the edge of the box has no room beyond it.
-        pixels: ``(N,)``, how many to move (channels counted by themselves), at least 1; fewer where fewer have a slope.
+        iterates: ``(N, C, H, W)`` in [0, 1].
+        pixels: ``(N,)``, the number of entries to move, at least 1; channels count separately. Fewer entries move if fewer
+            have a slope and room.
+
+    Returns:
+        ``(N, C, H, W)``.
     """
     room = torch.where(gradient > 0, iterates < 1, iterates > 0)
     slopes = torch.where(room, gradient, 0).flatten(1)
@@ -109,9 +151,22 @@ def sparse_ascent(gradient: Tensor, iterates: Tensor, pixels: Tensor) -> Tensor:
 
 
 def random_in_ball(images: Tensor, threat: Threat, random: Random) -> Tensor:
-    """A perturbation ``(N, C, H, W)`` for each image, uniform in the threat's ball (before any cut with the box).
+    """A random perturbation per image, uniform in the threat's ball; the box [0, 1] is not taken into account.
 
-    In l0, whose ball has no bounds, as many pixels as the radius allows are drawn, and each gets a colour of the box.
+    The l0 ball is unbounded. There, the radius gives the number of random pixels, and each gets a random color in the box.
+
+    Args:
+        images: ``(N, C, H, W)`` in [0, 1].
+        threat: The norm and the radii.
+        random: The random numbers of these images.
+
+    Returns:
+        ``(N, C, H, W)``.
+
+    >>> images = torch.zeros(1, 1, 1, 2)
+    >>> threat = Threat(norm="linf", eps=torch.tensor([0.5]))
+    >>> random_in_ball(images, threat, Random.of(0, images)).flatten()
+    tensor([-0.4135, -0.2574])
     """
     shape = images.shape[1:]
     eps = per_image(threat.eps, images).to(images.dtype)
@@ -121,8 +176,8 @@ def random_in_ball(images: Tensor, threat: Threat, random: Random) -> Tensor:
         direction = steepest_ascent(random.normal(shape), "l2")
         return direction * eps * per_image(random.uniform(()), images) ** (1 / images[0].numel())
     if threat.norm == "l1":
-        # Exponential numbers over their sum are uniform on a simplex of one dimension more, whose last one is what is
-        # left of eps (Calafiore, Dabbene, Tempo: Uniform Sample Generation in l_p Balls. CDC 1998).
+        # n + 1 exponential numbers divided by their sum are uniform on a simplex. One of them is the unused part of eps,
+        # the others are the sizes (Calafiore, Dabbene, Tempo: Uniform Sample Generation in l_p Balls. CDC 1998).
         sizes = -(1 - random.uniform((1 + math.prod(shape),))).log()
         shares = (sizes / sizes.sum(1, keepdim=True))[:, 1:].view_as(images)
         return shares * eps * (2.0 * random.integers(2, shape) - 1)
@@ -131,11 +186,26 @@ def random_in_ball(images: Tensor, threat: Threat, random: Random) -> Tensor:
 
 
 def project(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor:
-    """The points of the threat's balls, cut with the box [0, 1], that stand in for ``perturbed``, to rounding.
+    """Projects onto the intersection of the threat's balls and the box [0, 1], up to float rounding.
 
-    In linf, l1 and l0 it is the nearest such point. In l2 the perturbation is shortened and then clipped to the box,
-    which shortens it further: a point inside both, not always the nearest. In l0 the pixels of the largest change keep
-    theirs.
+    In linf, l1 and l0, the result is the nearest point of the intersection. In l2, the perturbation is scaled down to the
+    radius and then clipped to the box, which gives a point of the intersection that is not always the nearest. In l0, the
+    pixels with the largest changes stay changed.
+
+    Args:
+        perturbed: ``(N, C, H, W)``.
+        images: ``(N, C, H, W)`` in [0, 1], the centers of the balls.
+        threat: The norm and the radii.
+
+    Returns:
+        ``(N, C, H, W)``.
+
+    >>> images = torch.tensor([[[[0.0, 0.5]]]])
+    >>> perturbed = torch.tensor([[[[-1.0, 1.0]]]])
+    >>> project(perturbed, images, Threat(norm="linf", eps=torch.tensor([0.25]))).flatten()
+    tensor([0.0000, 0.7500])
+    >>> project(perturbed, images, Threat(norm="l1", eps=torch.tensor([0.25]))).flatten()
+    tensor([0.0000, 0.7500])
     """
     eps = per_image(threat.eps, images).to(images.dtype)
     if threat.norm == "linf":
@@ -147,34 +217,36 @@ def project(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor:
     if threat.norm == "l1":
         return _project_l1(perturbed, images, eps)
     inside = perturbed.clamp(0, 1)
-    # By how much the squared distance to `perturbed` falls when a pixel follows it into the box.
+    # The decrease of the squared distance to `perturbed` if this pixel changes.
     gain = (inside - images) * (2 * perturbed - inside - images)
-    kept = _largest(gain.sum(1), threat.eps)
-    return torch.where(kept.unsqueeze(1), inside, images)
+    changed = _largest(gain.sum(1), threat.eps)
+    return torch.where(changed.unsqueeze(1), inside, images)
 
 
 def _largest(sizes: Tensor, count: Tensor) -> Tensor:
-    """Where the ``count`` ``(N,)`` largest of the sizes ``(N, H, W)`` of each image are; of equal ones, the first."""
+    """``(N, H, W)`` bool: the ``count`` ``(N,)`` largest of each image's sizes ``(N, H, W)``; ties go to the first."""
     order = sizes.flatten(1).argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order, places + 1 <= count[:, None]).view_as(sizes)
+    ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order, ranks + 1 <= count[:, None]).view_as(sizes)
 
 
 def _project_l1(perturbed: Tensor, images: Tensor, eps: Tensor) -> Tensor:
-    """The nearest point of the l1 ball cut with the box (Croce, Hein: Mind the Box. ICML 2021, section 2).
+    """The nearest point in the intersection of the l1 ball and the box.
 
-    Every pixel's change is made smaller by one and the same amount, and then clipped to the box; the amount is the
-    smallest that leaves a length of eps. The length falls with it, linearly between two breakpoints. Halving an
-    interval 24 times and dividing the last one in proportion costs a third of sorting the breakpoints (784 pixels,
-    CPU).
+    The solution reduces the size of every pixel's change by the same amount t >= 0 and then clips it to the box; t is the
+    smallest amount that gives a length of at most eps. The length is a piecewise linear, decreasing function of t. So t
+    is found by 24 bisections, followed by linear interpolation in the last interval. This takes a third of the time of
+    sorting the breakpoints (784 pixels, CPU).
+
+    Source: Croce, Hein: Mind the Box: l1-APGD for Sparse Adversarial Attacks on Image Classifiers. ICML 2021, section 2.
     """
     difference = perturbed - images
     sizes = difference.abs().flatten(1)
     room = torch.minimum(sizes, torch.where(difference > 0, 1 - images, images).flatten(1))
     radius = eps.flatten()
 
-    def length(less: Tensor) -> Tensor:
-        return torch.minimum((sizes - less[:, None]).clamp_min_(0), room).sum(1)
+    def length(reduction: Tensor) -> Tensor:
+        return torch.minimum((sizes - reduction[:, None]).clamp_min_(0), room).sum(1)
 
     low, high = torch.zeros_like(radius), sizes.amax(1)
     low_length, high_length = length(low), torch.zeros_like(radius)
@@ -185,30 +257,35 @@ def _project_l1(perturbed: Tensor, images: Tensor, eps: Tensor) -> Tensor:
         low, low_length = torch.where(over, middle, low), torch.where(over, at_middle, low_length)
         high, high_length = torch.where(over, high, middle), torch.where(over, high_length, at_middle)
     share = (low_length - radius) / (low_length - high_length).clamp_min(torch.finfo(radius.dtype).tiny)
-    less = per_image(low + (high - low) * share.clamp(0, 1), images)
-    return (images + (difference.abs() - less).clamp_min_(0).copysign_(difference)).clamp_(0, 1)
+    reduction = per_image(low + (high - low) * share.clamp(0, 1), images)
+    return (images + (difference.abs() - reduction).clamp_min_(0).copysign_(difference)).clamp_(0, 1)
 
 
 def project_exactly(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor:
-    """Like :func:`project`, with the distance held to the last bit: ``distance(result, images) <= eps`` in float64.
+    """Like :func:`project`, but ``distance(result, images, norm) <= eps`` holds exactly in float64.
 
-    A row with a value that is not a number becomes the image itself.
+    Args:
+        perturbed: ``(N, C, H, W)``. A row with a value that is not finite becomes the image itself.
+        images: ``(N, C, H, W)`` in [0, 1], the centers of the balls.
+        threat: The norm and the radii.
+
+    Returns:
+        ``(N, C, H, W)``.
     """
     finite = per_image(perturbed.flatten(1).isfinite().all(1), images)
     perturbed = torch.where(finite, perturbed, images).clamp(0, 1)
     if threat.norm == "linf":
-        centre, radius = images.double(), per_image(threat.eps, images)
-        nearest = perturbed.double().clamp(centre - radius, centre + radius).to(images.dtype)
-        # Rounding moves a pixel by half of what lies between two neighbours at most.
-        return torch.where((nearest.double() - centre).abs() > radius, nearest.nextafter(images), nearest)
+        center, radius = images.double(), per_image(threat.eps, images)
+        nearest = perturbed.double().clamp(center - radius, center + radius).to(images.dtype)
+        # Rounding moves a pixel by at most half the distance of two neighboring floats.
+        return torch.where((nearest.double() - center).abs() > radius, nearest.nextafter(images), nearest)
     if threat.norm == "l0":
         return project(perturbed, images, threat)
     length = distance(perturbed, images, threat.norm)
     outside = length > threat.eps
     if not bool(outside.any()):
         return perturbed
-    # Aim inside by the length of a vector of rounding errors, so that no rounding of the pixels can lead out again. A
-    # pixel that has not changed is not rounded.
+    # The target length leaves slack for the rounding errors of all changed pixels. Unchanged pixels are not rounded.
     changed = (perturbed != images).flatten(1).sum(1).double()
     slack = torch.finfo(images.dtype).eps / 2 * changed ** (1 / _ORDERS[threat.norm])
     factor = per_image((threat.eps - slack).clamp_min(0) / length.clamp_min(1e-300), images)
@@ -216,7 +293,34 @@ def project_exactly(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor
     return torch.where(per_image(outside, images), shorter, perturbed)
 
 
-def within(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor:
-    """``perturbed`` where it lies in its ball to the last bit, and the image itself elsewhere; all ``(N, C, H, W)``."""
-    inside = distance(perturbed, images, threat.norm) <= threat.eps
-    return torch.where(per_image(inside, images), perturbed, images)
+def in_ball(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor:
+    """Whether each perturbed image lies in its ball, compared exactly in float64.
+
+    Args:
+        perturbed: ``(N, C, H, W)``.
+        images: ``(N, C, H, W)``, the centers of the balls.
+        threat: The norm and the radii.
+
+    Returns:
+        ``(N,)`` bool.
+
+    >>> images = torch.zeros(2, 1, 1, 1)
+    >>> threat = Threat(norm="l2", eps=torch.tensor([0.5, 0.5], dtype=torch.float64))
+    >>> in_ball(torch.tensor([0.5, 0.75]).view(2, 1, 1, 1), images, threat)
+    tensor([ True, False])
+    """
+    return distance(perturbed, images, threat.norm) <= threat.eps
+
+
+def reset_outside(perturbed: Tensor, images: Tensor, threat: Threat) -> Tensor:
+    """Replaces perturbed images outside their balls by the images themselves.
+
+    Args:
+        perturbed: ``(N, C, H, W)``.
+        images: ``(N, C, H, W)``, the centers of the balls.
+        threat: The norm and the radii.
+
+    Returns:
+        ``(N, C, H, W)``.
+    """
+    return torch.where(per_image(in_ball(perturbed, images, threat), images), perturbed, images)

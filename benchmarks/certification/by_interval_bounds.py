@@ -1,4 +1,4 @@
-"""Certificates by interval bounds: radii in linf inside of which no attack changes what a network says."""
+"""Certificates by interval bounds: linf radii within which no attack changes the class that a network predicts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.losses import rounding
@@ -24,91 +24,96 @@ from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.surgery.interval_bounds import require_boundable, worst_logits
 from robustbench_cli.defenses.ibp import IBP
 
-__all__ = ["HALVINGS", "Bounded", "Intervals", "bounded"]
+__all__ = ["BISECTION_STEPS", "CertifiedRadius", "Intervals", "certified_radii"]
 
-HALVINGS = 17
-"""Of the range in which a radius lies, until it is told to 1/131072 of the pixel scale."""
+BISECTION_STEPS = 17
+"""Steps of the bisection over [0, 1]. They give the radius to 1/131072 of the pixel scale."""
 
 
-class Bounded(BaseModel):
-    """What is certified of one image.
+class CertifiedRadius(BaseModel):
+    """The radius that interval bounds certify for one image. The stored file has one line for each.
 
     Attributes:
-        place: Of the image in the data slice.
-        predicted: The class that the model says.
-        radius: In linf, up to which its bounds prove that it says no other; 0 where they prove nothing.
-        seconds: Wall time, its share of its batch's.
+        index: The image's index in the data slice; ``place`` in the file.
+        predicted: The class that the model predicts.
+        radius: The linf radius within which the bounds prove this class; 0 where they prove nothing.
+        seconds: Wall time: its share of the time of its batch.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    place: int
+    index: int = Field(alias="place")
     predicted: int
     radius: float
     seconds: float
 
 
-def bounded(
+def certified_radii(
     model: nn.Module,
     images: Tensor,
     *,
-    places: Sequence[int] | None = None,
+    indices: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
     batch_size: int | None = None,
-) -> Iterator[Bounded]:
-    """Looks for the largest radius at which interval bounds certify each image, by halving the range that it lies in.
+) -> Iterator[CertifiedRadius]:
+    """Finds the largest radius that interval bounds certify for each image, by bisection.
 
-    Bounds are computed in double precision, of what the model computes in single precision: they include the rounding
-    of every layer's sums, and have to be apart by more than what another way to compute a convolution explains.
+    The bounds are computed in double precision for a model that runs in single precision. So they include the rounding
+    errors of each layer's sums. The logits must differ by more than two implementations of a convolution can differ.
 
     Args:
         model: A sequential network; see :func:`~robustbench_cli.defenses.base.surgery.interval_bounds.require_boundable`.
         images: ``(N, C, H, W)`` in [0, 1].
-        places: Of the images, in their order; 0 to N - 1 where not given.
-        device: Where to compute.
-        batch_size: Images that pass through the model at once; chosen for the device where not given.
+        indices: The images' indices in the data slice; 0 to N - 1 by default.
+        device: The device to compute on.
+        batch_size: Images per forward pass; chosen for the device by default.
+
+    Yields:
+        The radius of each image, in the order of the images.
 
     Raises:
-        UserError: Intervals cannot be followed through the model.
+        UserError: The model has a layer for which there are no interval bounds.
     """
     _require_bounded(model)
     model = copy.deepcopy(model).to(device)
     size = batch_size or automatic_batch_size(torch.device(device), tuple(images.shape[1:]))
-    numbers = torch.arange(len(images)) if places is None else torch.tensor(places)
+    numbers = torch.arange(len(images)) if indices is None else torch.tensor(indices)
     with frozen(model), torch.no_grad():
-        predictions = [_said(model, batch.to(device)) for batch in images.split(size)]
+        predictions = [_predict(model, batch.to(device)) for batch in images.split(size)]
         model.double()
-        for batch, said, of_batch in zip(images.split(size), predictions, numbers.split(size), strict=True):
+        for batch, (labels, tolerance), batch_numbers in zip(
+            images.split(size), predictions, numbers.split(size), strict=True
+        ):
             started = time.perf_counter()
-            radii = _radii(model, batch.to(device, torch.float64), *said).tolist()
+            radii = _bisect(model, batch.to(device, torch.float64), labels, tolerance).tolist()
             seconds = (time.perf_counter() - started) / len(batch)
-            for place, label, radius in zip(of_batch.tolist(), said[0].tolist(), radii, strict=True):
-                yield Bounded(place=place, predicted=label, radius=radius, seconds=seconds)
+            for index, label, radius in zip(batch_numbers.tolist(), labels.tolist(), radii, strict=True):
+                yield CertifiedRadius(index=index, predicted=label, radius=radius, seconds=seconds)
 
 
-def _said(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The predictions ``(N,)``, and by how much logits ``(N,)`` have to differ to be told apart."""
+def _predict(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The predictions ``(N,)``, and the rounding error ``(N,)`` that a difference of two logits must exceed."""
     logits = model(images)
     return logits.argmax(1), rounding(logits)
 
 
-def _radii(model: nn.Module, images: Tensor, labels: Tensor, least: Tensor) -> Tensor:
-    """``(N,)``: the largest radii at which all other logits are proven to lie ``least`` below the label's."""
+def _bisect(model: nn.Module, images: Tensor, labels: Tensor, tolerance: Tensor) -> Tensor:
+    """The largest radii ``(N,)`` at which all other logits provably lie ``tolerance`` below the label's logit."""
 
     def proven(eps: Tensor) -> Tensor:
         worst = worst_logits(model, images, labels, eps, unit_roundoff=torch.finfo(torch.float32).eps / 2)
-        return worst.scatter(1, labels[:, None], -torch.inf).amax(1) < -least
+        return worst.scatter(1, labels[:, None], -torch.inf).amax(1) < -tolerance
 
-    certain, doubtful = torch.zeros(len(images)).to(images), torch.ones(len(images)).to(images)
-    for _ in range(HALVINGS):
-        middle = (certain + doubtful) / 2
+    low, high = torch.zeros(len(images)).to(images), torch.ones(len(images)).to(images)
+    for _ in range(BISECTION_STEPS):
+        middle = (low + high) / 2
         holds = proven(middle)
-        certain, doubtful = torch.where(holds, middle, certain), torch.where(holds, doubtful, middle)
-    return certain
+        low, high = torch.where(holds, middle, low), torch.where(holds, high, middle)
+    return low
 
 
 def _require_bounded(model: nn.Module) -> None:
-    """Tells of a model that intervals cannot be followed through what else could certify it."""
+    """Checks that interval bounds exist for a model, and names the alternative in the error."""
     try:
         require_boundable(model)
     except UserError as error:
@@ -117,45 +122,58 @@ def _require_bounded(model: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Certification by interval bounds, which leave nothing to choose and nothing to chance."""
+    """Certification by interval bounds. It has no parameters and is deterministic."""
 
     norm: ClassVar[Norm] = "linf"
-    record: ClassVar[type[Bounded]] = Bounded
+    record: ClassVar[type[CertifiedRadius]] = CertifiedRadius
 
     @property
-    def words(self) -> dict[str, Any]:
-        """What tells it from others of its kind."""
+    def parameters(self) -> dict[str, Any]:
+        """The parameters that are part of the stored identity: none."""
         return {}
 
     @property
     def passes(self) -> int:
-        """Forward passes that an image costs: one of itself, and two for the bounds at each radius."""
-        return 1 + 2 * HALVINGS
+        """Forward passes per image: one for the prediction, and two for the bounds at each radius."""
+        return 1 + 2 * BISECTION_STEPS
 
     def flags(self, defended: DefendedModel) -> list[str]:
-        """What speaks against certifying a model so: names of :data:`~.certification.CERTIFICATE_FLAGS`."""
-        trained = any(issubclass(defenses.load(each.name), IBP) for each in defended.defenses)
+        """The names of the :data:`~.procedures.CERTIFICATE_FLAGS` that apply to a model."""
+        trained = any(issubclass(defenses.load(spec.name), IBP) for spec in defended.defenses)
         return [] if trained else ["no-bound-training"]
 
     def require(self, model: nn.Module, images: Tensor) -> None:
-        """Makes sure that a model is of a kind that can be certified; see :func:`bounded`."""
+        """Checks that a model can be certified.
+
+        Args:
+            model: It may be untrained.
+            images: Not used.
+
+        Raises:
+            UserError: The model has a layer for which there are no interval bounds.
+        """
         _require_bounded(model)
 
-    def examined(
+    def examine(
         self,
         model: nn.Module,
         images: Tensor,
         *,
-        places: Sequence[int],
+        indices: Sequence[int],
         seed: int,
         device: torch.device,
         batch_size: int | None,
-    ) -> Iterator[Bounded]:
-        """The radii of images; see :func:`bounded`."""
-        return bounded(model, images, places=places, device=device, batch_size=batch_size)
+    ) -> Iterator[CertifiedRadius]:
+        """Computes the records of images; see :func:`certified_radii`. The seed is not used."""
+        return certified_radii(model, images, indices=indices, device=device, batch_size=batch_size)
 
-    def certificates(self, records: Sequence[Bounded], *, alpha: float) -> Certificates:
-        """What is certified."""
-        radius = np.array([image.radius for image in records])
-        predicted = np.array([image.predicted for image in records], dtype=np.int64)
+    def certificates(self, records: Sequence[CertifiedRadius], *, alpha: float) -> Certificates:
+        """The certificates that follow from the records.
+
+        Args:
+            records: One for each image.
+            alpha: Not used: interval bounds are proofs.
+        """
+        radius = np.array([record.radius for record in records])
+        predicted = np.array([record.predicted for record in records], dtype=np.int64)
         return Certificates(predicted=np.where(radius > 0, predicted, -1), radius=radius)

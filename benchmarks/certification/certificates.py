@@ -1,4 +1,4 @@
-"""What a certificate says of images, however it was come by."""
+"""Certificates: a class for each image, and the radius within which no attack changes it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,24 @@ __all__ = ["Certificates"]
 
 @dataclass(frozen=True, kw_only=True)
 class Certificates:
-    """Which class each of N images is certified to be of, and how far around it.
+    """The certified classes and radii of N images.
 
     Attributes:
-        predicted: ``(N,)`` the classes; -1 where nothing is said.
-        radius: ``(N,)``: no image nearer than that is taken for another class; 0 where nothing is said.
+        predicted: ``(N,)`` the certified classes; -1 where the procedure abstains.
+        radius: ``(N,)`` the certified radii; no image nearer than that gets another class. 0 where it abstains.
     """
 
     predicted: NDArray[np.int64]
     radius: Floats
 
     def certified(self, labels: NDArray[np.int64], eps: float) -> NDArray[np.bool_]:
-        """``(N,)``: which images with labels ``(N,)`` are certified to be right within radius ``eps``."""
+        """Which images are certified to be classified correctly within a radius.
+
+        Args:
+            labels: ``(N,)`` the true classes.
+            eps: The radius.
+
+        Returns:
+            ``(N,)`` booleans.
+        """
         return np.asarray((self.predicted == labels) & (self.radius >= eps))

@@ -1,8 +1,7 @@
-"""A trained model in one file that says everything needed to use it, and other people's files of weights."""
+"""A checkpoint: a trained model in one file with everything that is needed to use it, and foreign files of weights."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import platform
@@ -19,7 +18,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
-from robustbench_cli.benchmarks.checkpoints.weights_file import fill, read_bytes, read_metadata, read_tensors
+from robustbench_cli.benchmarks.checkpoints.opened_file import OpenedFile, open_file
+from robustbench_cli.benchmarks.checkpoints.weights_file import fill
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base.build import build_model, example_images, normalized
 from robustbench_cli.core.atomic_write import ensure_writable, write_atomically
@@ -32,7 +32,7 @@ __all__ = [
     "load_checkpoint",
     "read_info",
     "read_own_info",
-    "require_place",
+    "require_writable",
     "save_checkpoint",
     "versions",
 ]
@@ -44,35 +44,35 @@ _MOST_DRAWS = 10_000
 
 
 def versions() -> dict[str, str]:
-    """The versions of what a checkpoint's weights depend on, by name."""
+    """The versions of the software that a checkpoint's weights depend on, by name."""
     return dict(_versions())
 
 
 @cache
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in ("advdef", "numpy", "safetensors", "torch", "torchvision"):
-        # A checkout that runs without being installed has no version of its own.
+        # A checkout that is not installed has no version.
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            installed[name] = version(name)
+    return installed
 
 
 class CheckpointInfo(BaseModel):
-    """What a checkpoint says of itself; JSON in the metadata of the ``.safetensors`` file."""
+    """The description of a checkpoint: JSON in the metadata of its ``.safetensors`` file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Annotated[int, Field(description="Of this format")] = _VERSION
     model: Annotated[str, Field(description="As build_model takes it")]
-    mean: Annotated[tuple[float, ...] | None, Field(description="Of the normalisation inside the model")] = None
-    std: Annotated[tuple[float, ...] | None, Field(description="Of the normalisation inside the model")] = None
-    dataset: Annotated[str | None, Field(description="What it was trained on, as load_dataset takes it")] = None
+    mean: Annotated[tuple[float, ...] | None, Field(description="Of the normalization inside the model")] = None
+    std: Annotated[tuple[float, ...] | None, Field(description="Of the normalization inside the model")] = None
+    dataset: Annotated[str | None, Field(description="The training data, as load_dataset takes it")] = None
     shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="(C, H, W) of the images")]
     classes: Annotated[PositiveInt, Field(description="The number of classes")]
-    defenses: Annotated[tuple[MethodSpec, ...], Field(description="In the order in which they protect")] = ()
+    defenses: Annotated[tuple[MethodSpec, ...], Field(description="In the order in which they are applied")] = ()
     training: Annotated[dict[str, Any], Field(description="The record of the training")] = {}
-    versions: Annotated[dict[str, str], Field(description="Of what wrote it")] = {}
+    versions: Annotated[dict[str, str], Field(description="Of the software that wrote it")] = {}
 
 
 class Checkpoint(NamedTuple):
@@ -80,7 +80,7 @@ class Checkpoint(NamedTuple):
 
     Attributes:
         model: In ``eval()`` mode, on the CPU: images ``(N, C, H, W)`` in [0, 1] → logits ``(N, K)``.
-        info: What the file says of itself, or what the caller said of a foreign one.
+        info: The description in the file, or the caller's for a foreign file.
         sha256: Of the file's bytes.
     """
 
@@ -89,11 +89,14 @@ class Checkpoint(NamedTuple):
     sha256: str
 
 
-def require_place(path: Path) -> None:
-    """Makes sure, before hours of training, that a checkpoint can be written; its folder is made where there is none.
+def require_writable(path: Path) -> None:
+    """Checks, before hours of training, that a checkpoint can be written; makes its folder.
+
+    Args:
+        path: The file to be written.
 
     Raises:
-        UserError: The file's name does not end in ``.safetensors``, or its place cannot be written.
+        UserError: The file's name does not end in ``.safetensors``, or its folder cannot be written.
     """
     if path.suffix != ".safetensors":
         raise UserError(
@@ -103,46 +106,49 @@ def require_place(path: Path) -> None:
 
 
 def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo) -> None:
-    """Writes a checkpoint: the whole file or none.
+    """Writes a checkpoint atomically.
 
     Args:
-        path: Ends in ``.safetensors``; its folder is made where there is none.
-        model: What :func:`load_checkpoint` rebuilds from ``info``.
-        info: Goes into the file's metadata.
+        path: Ends in ``.safetensors``; its folder is made if it is missing.
+        model: The model that :func:`load_checkpoint` rebuilds from ``info``.
+        info: The description, for the file's metadata.
 
     Raises:
-        UserError: The file's name does not end in ``.safetensors``, or its place cannot be written.
+        UserError: The file's name does not end in ``.safetensors``, or its folder cannot be written.
     """
-    require_place(path)
+    require_writable(path)
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     write_atomically(path, save_tensors(tensors, metadata={_KEY: info.model_dump_json()}))
 
 
 def read_info(path: Path) -> CheckpointInfo | None:
-    """What a checkpoint says of itself; ``None`` for a foreign file.
-
-    Raises:
-        UserError: There is no such file, it is no checkpoint, or a newer version wrote it.
-    """
-    return _info(read_bytes(path), path)
-
-
-def read_own_info(path: Path, *, unsaid: str) -> CheckpointInfo:
-    """What a checkpoint of our own says of itself.
+    """The description in a checkpoint; ``None`` for a foreign file.
 
     Args:
         path: The file.
-        unsaid: What a foreign file does not say, and what would be right: the end of the message.
 
     Raises:
-        UserError: As for :func:`read_info`, or it is a foreign file.
+        UserError: The file is missing, is no checkpoint, or was written by a newer version.
+    """
+    return _info(open_file(path), path)
+
+
+def read_own_info(path: Path, *, missing: str) -> CheckpointInfo:
+    """The description in a checkpoint of our own.
+
+    Args:
+        path: The file.
+        missing: What a foreign file does not say, and what to do: the end of the message.
+
+    Raises:
+        UserError: As for :func:`read_info`, or the file is foreign.
     """
     info = read_info(path)
     if info is None:
-        # What is no checkpoint at all, or would run code, is better said at once.
-        read_tensors(read_bytes(path), path)
-        raise UserError(f"{path} does not say {unsaid}")
+        # A file that is no checkpoint at all, or that would run code, has a better message than the one below.
+        open_file(path).tensors(path)
+        raise UserError(f"{path} does not say {missing}")
     return info
 
 
@@ -158,76 +164,95 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Rebuilds the model of a checkpoint, with its defenses and its exact weights.
 
-    The file brings tensors and words, and no code. Where its words name code that is not the project's own or installed
-    as a plug-in, that code is imported only if the user has named it too: whoever made the file may not choose what
-    runs. One of our own files needs no options; those given must agree with it. A foreign file (``.pt``, ``.pth``,
+    The file holds tensors and names, but no code. If a name is code that is neither the project's own nor an installed
+    plug-in, the code is imported only if the user has named it too: the author of a file may not choose what runs. A
+    checkpoint of our own needs no options; options that are given must agree with it. A foreign file (``.pt``, ``.pth``,
     ``.bin``, ``.safetensors``) needs ``model``, ``classes`` and ``shape``.
 
     Args:
         path: The file.
-        model: As :func:`~.models.base.build_model` takes it.
+        model: As :func:`~.models.base.build.build_model` takes it.
         classes: K.
-        mean: Of the normalisation that the weights expect, on the [0, 1] pixel scale; ``None`` where they expect none.
-        std: Of that normalisation.
+        mean: Mean of the normalization that the weights expect, on the [0, 1] pixel scale; ``None`` if they expect none.
+        std: Standard deviation of that normalization.
         shape: ``(C, H, W)`` of the images.
         named: Models and defenses of the user's own that the user has named, besides ``model``.
 
     Raises:
-        UserError: The file is missing, damaged or no checkpoint, would run code, holds NaN, does not fit the model,
-            names code that the user has not named, or is a foreign file of which not enough is said.
+        UserError: The file is missing, damaged or no checkpoint; it would run code or has NaN; it does not fit the model
+            or names code that the user has not named; or it is foreign and ``model``, ``classes`` or ``shape`` is missing.
     """
     path = Path(path)
-    data = read_bytes(path)
-    own = _info(data, path)
-    given: dict[str, Any] = {
+    file = open_file(path)
+    info = _info(file, path)
+    options: dict[str, Any] = {
         "model": model,
         "classes": classes,
         "mean": _numbers(mean),
         "std": _numbers(std),
         "shape": None if shape is None else tuple(shape),
     }
-    tensors = read_tensors(data, path)
-    if own is None:
-        info = _said(given, path)
-        network = build_model(info.model, shape=info.shape, classes=info.classes)
-        taken = fill(network, tensors, path, spec=info.model)
-        info = info.model_copy(update=taken.normalization(info.mean, info.std, path))
-        # The names in a foreign file are the network's own: the normalisation comes around it afterwards.
-        loaded = normalized(network, mean=info.mean, std=info.std, channels=info.shape[0])
-        if taken.words:
-            warnings.warn(taken.words, Choice if taken.chosen else Notice, stacklevel=2)
+    if info is None:
+        loaded, info = _load_foreign(file, path, options)
     else:
-        info = own
-        for word, value in given.items():
-            if value is not None and value != getattr(info, word):
-                raise UserError(f"{path} was made with {word} {getattr(info, word)}, not {value}: leave {word} out")
-        _refuse_unnamed_code(info, path, (model, *named))
-        try:
-            _refuse_what_it_cannot_hold(info, tensors, path)
-            info = info.model_copy(update={"defenses": tuple(_with_defaults(spec, path) for spec in info.defenses)})
-            loaded = _fresh(info)
-        except UserError as error:
-            line = str(error)
-            raise UserError(line if line.startswith(str(path)) else f"{path}: {line}") from None
-        fill(loaded, tensors, path, spec=info.model)
-    return Checkpoint(model=loaded.eval(), info=info, sha256=hashlib.sha256(data).hexdigest())
+        loaded, info = _load_own(file, path, info, options, named=(model, *named))
+    return Checkpoint(model=loaded.eval(), info=info, sha256=file.sha256)
 
 
-def _said(given: Mapping[str, Any], path: Path) -> CheckpointInfo:
-    """What the caller says of a foreign file."""
-    needed = [word for word in ("model", "classes", "shape") if given[word] is None]
-    if needed:
+def _load_foreign(file: OpenedFile, path: Path, options: Mapping[str, Any]) -> tuple[nn.Module, CheckpointInfo]:
+    """The model and the description of a foreign file."""
+    tensors = file.tensors(path)
+    info = _info_from_options(options, path)
+    network = build_model(info.model, shape=info.shape, classes=info.classes)
+    loaded = fill(network, tensors, path, spec=info.model)
+    info = info.model_copy(update=loaded.normalization(info.mean, info.std, path))
+    # The names in a foreign file are the network's own, so the normalization is added after the weights.
+    model = normalized(network, mean=info.mean, std=info.std, channels=info.shape[0])
+    if loaded.message:
+        warnings.warn(loaded.message, Choice if loaded.has_alternatives else Notice, stacklevel=3)
+    return model, info
+
+
+def _load_own(
+    file: OpenedFile,
+    path: Path,
+    info: CheckpointInfo,
+    options: Mapping[str, Any],
+    *,
+    named: Collection[str | None],
+) -> tuple[nn.Module, CheckpointInfo]:
+    """The model and the description of one of our own checkpoints."""
+    tensors = file.tensors(path)
+    for key, value in options.items():
+        if value is not None and value != getattr(info, key):
+            raise UserError(f"{path} was made with {key} {getattr(info, key)}, not {value}: leave {key} out")
+    _refuse_unnamed_code(info, path, named)
+    try:
+        _refuse_impossible_sizes(info, tensors, path)
+        info = info.model_copy(update={"defenses": tuple(_with_defaults(spec, path) for spec in info.defenses)})
+        model = _build(info)
+    except UserError as error:
+        line = str(error)
+        raise UserError(line if line.startswith(str(path)) else f"{path}: {line}") from None
+    fill(model, tensors, path, spec=info.model)
+    return model, info
+
+
+def _info_from_options(options: Mapping[str, Any], path: Path) -> CheckpointInfo:
+    """The description of a foreign file, from the caller's options."""
+    missing = [key for key in ("model", "classes", "shape") if options[key] is None]
+    if missing:
         raise UserError(
-            f"{path} does not say what it holds: give its {' and '.join(needed)}, as in --model torchvision:resnet18 "
-            f"--classes 10 --dataset cifar10, with --mean and --std where its training normalised the images"
+            f"{path} does not say what it holds: give its {' and '.join(missing)}, as in --model torchvision:resnet18 "
+            f"--classes 10 --dataset cifar10, with --mean and --std where its training normalized the images"
         )
-    if given["classes"] < 2:
-        raise UserError(f"classes is {given['classes']}: give the number of classes, at least 2")
-    return CheckpointInfo(**given)
+    if options["classes"] < 2:
+        raise UserError(f"classes is {options['classes']}: give the number of classes, at least 2")
+    return CheckpointInfo(**options)
 
 
-def _fresh(info: CheckpointInfo) -> nn.Module:
-    """The defended model that ``info`` describes, before it is given its weights."""
+def _build(info: CheckpointInfo) -> nn.Module:
+    """The defended model that ``info`` describes, with fresh weights."""
     model = build_model(info.model, shape=info.shape, classes=info.classes, mean=info.mean, std=info.std)
     for spec in info.defenses:
         model = spec.build(defenses).protect(model, example_images(info.shape)[:1])
@@ -241,52 +266,55 @@ def _refuse_unnamed_code(info: CheckpointInfo, path: Path, named: Collection[str
 
 
 def _with_defaults(spec: MethodSpec, path: Path) -> MethodSpec:
-    """A defense with all its parameters, of which a file lacks those that are younger than itself.
+    """A defense with all its parameters; an older file lacks newer ones, which get their defaults.
 
-    What the file says stays as it says it, and so does the identity of what it holds whole.
+    The values in the file stay as they are, and so does the identity of a defense that the file has in full.
     """
     kind = defenses.load(spec.name)
     spec = spec.renamed(kind)
     missing = [key for key in kind.model_fields if key not in spec.parameters]
     if not missing:
         return spec
-    every = MethodSpec.of(spec.build(defenses), name=spec.name).parameters
+    parameters = MethodSpec.of(spec.build(defenses), name=spec.name).parameters
     for key in missing:
         warnings.warn(
-            f"{path} says nothing of {spec.name}.{key}: the default {json.dumps(every[key])} is taken", stacklevel=4
+            f"{path} does not say {spec.name}.{key}: its default {json.dumps(parameters[key])} is used", stacklevel=5
         )
-    return spec.model_copy(update={"parameters": {**every, **spec.parameters}})
+    return spec.model_copy(update={"parameters": {**parameters, **spec.parameters}})
 
 
-def _refuse_what_it_cannot_hold(info: CheckpointInfo, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Refuses a file that describes more than is in it, before memory is taken for what it describes."""
+def _refuse_impossible_sizes(info: CheckpointInfo, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuses a file that describes a larger model than it holds, before memory is allocated for it."""
     weights = sum(tensor.numel() for tensor in tensors.values())
-    # As the defenses read them: what JSON has as 4e16 or "40" is a whole number too.
+    # As the defenses read the values: 4e16 and "40" in JSON are whole numbers too.
     values = [value for spec in info.defenses for value in dict(spec.build(defenses)).values()]
-    # A list of whole numbers counts parts, as the channels of HRS, and a part has a tensor of its own.
-    lists = [each for each in values if isinstance(each, list | tuple) and all(isinstance(part, int) for part in each)]
+    # A list of whole numbers counts parts, as the channels of HRS, and each part has a tensor of its own.
+    counts = [
+        value for value in values if isinstance(value, list | tuple) and all(isinstance(part, int) for part in value)
+    ]
     draws = [defense.draws for defense in (spec.build(defenses) for spec in info.defenses) if hasattr(defense, "draws")]
     for what, number, most in (
         ("pixels an image", math.prod(info.shape), _MOST_PIXELS),
         ("classes", info.classes, max(weights, 1000)),
-        ("parts of a defense", sum(map(sum, lists)), max(len(tensors), 100)),
+        ("parts of a defense", sum(map(sum, counts)), max(len(tensors), 100)),
         ("draws of a decision", max(draws, default=0), _MOST_DRAWS),
     ):
         if number > most:
-            raise UserError(f"{path} speaks of more than {most} {what}, which it cannot hold: it is damaged")
+            raise UserError(f"{path} describes more than {most} {what}, which it cannot hold: it is damaged")
 
 
-def _info(data: bytes, path: Path) -> CheckpointInfo | None:
-    text = (read_metadata(data) or {}).get(_KEY)
+def _info(file: OpenedFile, path: Path) -> CheckpointInfo | None:
+    """The description in a file; ``None`` if it has none."""
+    text = (file.metadata or {}).get(_KEY)
     if text is None:
         return None
     try:
         info = CheckpointInfo.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"])
         raise UserError(
-            f"{path} says of itself what this version of advdef does not understand ({where}: {first['msg']})"
+            f"{path} has a description that this version of advdef does not understand ({field}: {first['msg']})"
         ) from None
     if info.version != _VERSION:
         raise UserError(f"{path} is a checkpoint of version {info.version}, this is version {_VERSION}: update advdef")

@@ -1,12 +1,13 @@
-"""A defended model on the disk, with what has to be known of it before any cell is run."""
+"""A defended model in a checkpoint, with everything that is known of it before a cell runs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import warnings
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +18,11 @@ from robustbench_cli.attacks.base.gradients.draws import Draws, EOTChoice, resol
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.parameters.surrogate import surrogate_parameters
-from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, load_checkpoint, read_own_info
+from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, load_checkpoint, read_info, read_own_info
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.checkpoints.opened_file import file_state
+from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
-from robustbench_cli.benchmarks.evaluation.options import resolve_repeats
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base.build import example_images
 from robustbench_cli.core.errors import Notice, UserError
@@ -33,36 +35,41 @@ from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 
 __all__ = [
+    "CheckedMethod",
     "DefendedModel",
-    "SpecifiedMethod",
-    "decided_by",
-    "defended_model_of",
+    "change_decision_rule",
     "for_radius",
     "load_defended_model",
     "load_surrogates",
+    "measured_defended_model",
     "method_spec",
     "open_defended_model",
     "usual_values",
 ]
 
+_MOST_DESCRIPTIONS = 128
+
+_opened: OrderedDict[Hashable, DefendedModel] = OrderedDict()
+"""The models that this process has opened, by the state of their files, their loading options and the user's code."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DefendedModel:
-    """A checkpoint that cells attack.
+    """A defended model in a checkpoint, without its weights.
 
     Attributes:
-        path: Its file.
-        loading: Keywords of ``load_checkpoint``.
-        identity: sha256 of the weights and of what model they are the weights of: the same whatever file they came in.
+        path: The file.
+        loading: Keywords of :func:`open_defended_model`.
+        identity: sha256 of the weights and of the specification of their model; it does not depend on the file.
         model: The model's name.
-        mean: Of the normalisation inside the model.
-        std: Of that normalisation.
-        dataset: The data set that it was trained on, where the file says so.
+        mean: Mean of the normalization inside the model.
+        std: Standard deviation of that normalization.
+        dataset: The training data; ``None`` if the file does not name them.
         shape: ``(C, H, W)``.
         classes: K.
         defenses: In order; empty for an undefended model.
         randomized: Whether two passes over the same images differ, as measured.
-        cost_of_all_draws: In forward passes of one draw; ``None`` where the draws cannot be counted.
+        cost_of_all_draws: In forward passes of one draw; ``None`` if the draws cannot be enumerated.
         training: The record of its training.
     """
 
@@ -83,38 +90,38 @@ class DefendedModel:
     @property
     def defense(self) -> str:
         """The label of the defenses, in order."""
-        return "+".join(each.label for each in self.defenses) or "none"
+        return "+".join(spec.label for spec in self.defenses) or "none"
 
     @property
     def decision(self) -> DecisionRule | None:
-        """The rule by which its draws decide; ``None`` where no defense of it draws."""
-        drawing = [each for each in self.defenses if issubclass(defenses.load(each.name), RandomizedDefense)]
-        return drawing[-1].parameters["decision"] if drawing else None
+        """The decision rule of its draws; ``None`` if it has no randomized defense."""
+        randomized = [spec for spec in self.defenses if issubclass(defenses.load(spec.name), RandomizedDefense)]
+        return randomized[-1].parameters["decision"] if randomized else None
 
     def load(self) -> nn.Module:
         """The model, in ``eval()`` mode; see :func:`load_defended_model`."""
         return load_defended_model(self.path, self.loading, self.identity)
 
-    def deciding(self, rule: DecisionRule) -> DefendedModel:
-        """The same weights with another rule by which the draws decide; the same model where it has no draws.
+    def with_decision(self, rule: DecisionRule) -> DefendedModel:
+        """The same weights with another decision rule; the same model if it has no randomized defense.
 
         Args:
-            rule: Takes the place of the last randomized defense's own.
+            rule: Replaces the rule of the last randomized defense.
 
         Raises:
-            UserError: The defense's draws cannot decide so.
+            UserError: The draws of this defense cannot decide by that rule.
         """
         return open_defended_model(self.path, **(self.loading | {"decision": rule}))
 
     def require_fit(self, examples: Slice, dataset: str) -> None:
-        """Makes sure that the model takes the examples and knows their classes.
+        """Checks that the model fits the images and the labels of a data slice.
 
         Args:
-            examples: What is to be evaluated.
-            dataset: As the user named it.
+            examples: The data slice.
+            dataset: Its data set, as the user named it.
 
         Raises:
-            UserError: It does not.
+            UserError: The images have another shape, or a label is not one of the model's classes.
         """
         shape = tuple(examples.images.shape[1:])
         if shape != self.shape:
@@ -129,43 +136,82 @@ class DefendedModel:
                 f"labels are to be 0 to {self.classes - 1}"
             )
 
-    def eot(self, asked: EOTChoice) -> Draws:
-        """The draws behind a gradient of this model; see :func:`~robustbench_cli.attacks.base.gradients.draws.resolve_eot`."""
-        return resolve_eot(asked, randomized=self.randomized, cost_of_all_draws=self.cost_of_all_draws)
+    def eot(self, choice: EOTChoice) -> Draws:
+        """The draws behind a gradient of this model.
 
-    def repeats(self, asked: int | None) -> int:
-        """How many draws score an image of this model; see :func:`~.evaluation.resolve_repeats`."""
-        return resolve_repeats(asked, randomized=self.randomized)
+        Args:
+            choice: The user's choice; see :func:`~robustbench_cli.attacks.base.gradients.draws.resolve_eot`.
+        """
+        return resolve_eot(choice, randomized=self.randomized, cost_of_all_draws=self.cost_of_all_draws)
+
+    def repeats(self, number: int | None) -> int:
+        """The draws that score an image of this model.
+
+        Args:
+            number: What the user set; see :func:`~.repeats.resolve_repeats`.
+        """
+        return resolve_repeats(number, randomized=self.randomized)
 
 
 def open_defended_model(path: Path, *, named: Collection[str] = (), **loading: Any) -> DefendedModel:
-    """Loads a checkpoint once, to learn what it is.
+    """Opens a checkpoint: loads it once, hashes its weights and measures its draws.
+
+    The result is cached for the process: a second call for an unchanged file reads nothing.
 
     Args:
         path: The file.
         named: Code of the user's own that the user has named.
-        **loading: Further keywords of ``load_checkpoint``, for a foreign file; or ``decision``, the rule by which the
-            draws are to decide, and ``draws``, how many of a mean or a vote.
+        **loading: Further keywords of ``load_checkpoint``, for a foreign file; or ``decision``, a decision rule that
+            replaces the checkpoint's, and ``draws``, the draws of a mean or a vote.
 
     Raises:
-        UserError: The file is not what it must be.
+        UserError: As for :func:`~.checkpoint.load_checkpoint`, or the draws cannot decide by that rule.
     """
     loading |= {"named": sorted(named)}
+    key = _key(path, loading)
+    if key is not None and key in _opened:
+        _opened.move_to_end(key)
+        return replace(_opened[key], path=path, loading=loading)
     model, info = _load(path, **loading)
-    return defended_model_of(model, info, path, loading)
+    return _remember(key, measured_defended_model(model, info, path, loading))
 
 
-def defended_model_of(
+def _key(path: Path, loading: dict[str, Any]) -> Hashable | None:
+    """The key of a model in the cache: its file's state, how it is loaded, and the hashes of a user's code in it.
+
+    ``None`` if the file cannot be cached, or is no checkpoint; then the loading tells why.
+    """
+    state = file_state(path)
+    if state is None:
+        return None
+    try:
+        info = read_info(path)
+        code = [models.source_of(loading.get("model") or (info.model if info else ""))]
+        code += [defenses.source_of(spec.name) for spec in info.defenses] if info else []
+    except UserError:
+        return None
+    return state, json.dumps(loading, sort_keys=True, default=str), tuple(code)
+
+
+def _remember(key: Hashable | None, defended: DefendedModel) -> DefendedModel:
+    if key is not None:
+        _opened[key] = defended
+        while len(_opened) > _MOST_DESCRIPTIONS:
+            _opened.popitem(last=False)
+    return defended
+
+
+def measured_defended_model(
     model: nn.Module, info: CheckpointInfo, path: Path, loading: dict[str, Any], *, identity: str | None = None
 ) -> DefendedModel:
-    """What is to be known of a model, as a subject.
+    """Measures a model that is loaded, and describes it.
 
     Args:
         model: In ``eval()`` mode.
-        info: What its checkpoint says of it.
+        info: The description in its checkpoint.
         path: See :class:`DefendedModel`.
         loading: See :class:`DefendedModel`.
-        identity: Stands for the hash of the model; computed where not given.
+        identity: Replaces the hash of a model that is not trained yet.
     """
     protection = _protection(info)
     measured = MeasuredModel(model, example_images(info.shape))
@@ -189,7 +235,7 @@ def defended_model_of(
 
 
 def load_defended_model(path: Path, loading: dict[str, Any], identity: str) -> nn.Module:
-    """Loads the model of a subject again, and no other.
+    """Loads the weights of a model that :func:`open_defended_model` has opened, into a new module.
 
     Args:
         path: See :class:`DefendedModel`.
@@ -197,13 +243,15 @@ def load_defended_model(path: Path, loading: dict[str, Any], identity: str) -> n
         identity: See :class:`DefendedModel`.
 
     Raises:
-        UserError: The file holds another model by now.
+        UserError: The file has another model now.
     """
+    key = _key(path, loading)
     with warnings.catch_warnings():
-        # What was taken of a foreign file was told when the subject was opened.
+        # The notices about a foreign file came when it was opened.
         warnings.simplefilter("ignore", Notice)
         model, info = _load(path, **loading)
-    if _identity(model, info, _protection(info)) != identity:
+    opened = None if key is None else _opened.get(key)
+    if (opened.identity if opened is not None else _identity(model, info, _protection(info))) != identity:
         raise UserError(f"{path} has changed since the command began: give the command again")
     return model
 
@@ -211,87 +259,87 @@ def load_defended_model(path: Path, loading: dict[str, Any], identity: str) -> n
 def _load(
     path: Path, *, decision: DecisionRule | None = None, draws: int | None = None, **loading: Any
 ) -> tuple[nn.Module, CheckpointInfo]:
-    """A checkpoint's model and what is said of it, with another rule of decision where one is given."""
+    """The model and the description of a checkpoint, with another decision rule if one is given."""
     with isolated():
         model, info, _ = load_checkpoint(path, **loading)
         if decision is not None:
-            model, info = decided_by(decision, model, info, draws=draws)
+            model, info = change_decision_rule(decision, model, info, draws=draws)
     return model, info
 
 
-def decided_by(
+def change_decision_rule(
     decision: DecisionRule, model: nn.Module, info: CheckpointInfo, *, draws: int | None = None
 ) -> tuple[nn.Module, CheckpointInfo]:
-    """A model whose draws decide by another rule, and what is to be said of it; the same where it has no draws.
+    """A model with another decision rule, and its description; both unchanged if it has no randomized defense.
 
     Args:
-        decision: Takes the place of the last randomized defense's own rule.
+        decision: Replaces the rule of the last randomized defense.
         model: The defended model.
-        info: What is said of it.
-        draws: Of a mean or a vote; as many as the defense says where not given.
+        info: Its description.
+        draws: The draws of a mean or a vote; the defense's own number by default.
 
     Raises:
-        UserError: The defense's draws cannot decide so.
+        UserError: The draws of this defense cannot decide by that rule.
     """
-    built = [each.build(defenses) for each in info.defenses]
-    places = [place for place, defense in enumerate(built) if isinstance(defense, RandomizedDefense)]
-    if not places:
+    built = [spec.build(defenses) for spec in info.defenses]
+    randomized = [index for index, defense in enumerate(built) if isinstance(defense, RandomizedDefense)]
+    if not randomized:
         return model, info
-    last, chain = places[-1], list(info.defenses)
+    last, specs = randomized[-1], list(info.defenses)
     draws = draws or built[last].draws
-    said = {**chain[last].parameters, "decision": decision, "draws": draws}
-    spec = method_spec(defenses, chain[last].name, said).spec
-    # What followed from the data set's radius was not changed, though it is no default either.
-    changed = tuple(key for key in spec.changed if key in ("decision", "draws", *chain[last].changed))
-    chain[last] = spec.model_copy(update={"changed": changed})
+    parameters = {**specs[last].parameters, "decision": decision, "draws": draws}
+    spec = method_spec(defenses, specs[last].name, parameters).spec
+    # A parameter that follows from the data set's radius was not changed by the user, though it is no default either.
+    changed = tuple(key for key in spec.changed if key in ("decision", "draws", *specs[last].changed))
+    specs[last] = spec.model_copy(update={"changed": changed})
     example = example_images(info.shape)[:1]
     if built[last].decision == "one-draw":
         model = with_decision_rule(model, decision, draws=draws, example=example)
     else:
-        model = _with_another_rule(model, decision, draws=draws, example=example)
-    return model.eval(), info.model_copy(update={"defenses": tuple(chain)})
+        model = _replace_rule(model, decision, draws=draws, example=example)
+    return model.eval(), info.model_copy(update={"defenses": tuple(specs)})
 
 
-def _with_another_rule(model: nn.Module, rule: DecisionRule, *, draws: int, example: Tensor) -> nn.Module:
-    """A model with another rule in the place of its outermost, which may stand inside of what does not draw."""
+def _replace_rule(model: nn.Module, rule: DecisionRule, *, draws: int, example: Tensor) -> nn.Module:
+    """Replaces the outermost decision rule of a model, which may be inside deterministic layers."""
     modules = list(model.named_modules(remove_duplicate=False))
     outermost = next(module for _, module in modules if isinstance(module, Decision))
-    other = with_decision_rule(outermost, rule, draws=draws, example=example)
+    replacement = with_decision_rule(outermost, rule, draws=draws, example=example)
     for path in [path for path, module in modules if module is outermost]:
         if not path:
-            return other
-        model.set_submodule(path, other)
+            return replacement
+        model.set_submodule(path, replacement)
     return model
 
 
 def _protection(info: CheckpointInfo) -> tuple[MethodSpec, ...]:
-    """The defenses of a checkpoint, with the source files of a user's own as they are now."""
+    """The defenses of a checkpoint, with the current hashes of a user's own code."""
     return tuple(
-        each.model_copy(update={"source": defenses.source_of(each.name)})
-        for each in info.defenses
-        if each.name != "none"
+        spec.model_copy(update={"source": defenses.source_of(spec.name)})
+        for spec in info.defenses
+        if spec.name != "none"
     )
 
 
 def _identity(model: nn.Module, info: CheckpointInfo, protection: Sequence[MethodSpec]) -> str:
-    """A hash of what the model computes; not of when, how long and by what versions it was trained."""
+    """A hash of what the model computes, without the time, the duration and the versions of its training."""
     spec = MethodSpec(name=info.model, source=models.source_of(info.model))
-    said = info.model_dump(mode="json", include={"mean", "std", "shape", "classes"})
-    said |= {"model": spec.identity, "defenses": [each.identity for each in protection]}
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    content = info.model_dump(mode="json", include={"mean", "std", "shape", "classes"})
+    content |= {"model": spec.identity, "defenses": [defense.identity for defense in protection]}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-class SpecifiedMethod(NamedTuple):
-    """An attack or a defense as plain data, with what had to be looked at to make it.
+class CheckedMethod(NamedTuple):
+    """An attack or a defense with its parameters, all checked.
 
     Attributes:
         kind: Its class.
-        spec: Itself.
-        surrogates: The models that are among its parameters, by name.
+        spec: The method as data.
+        surrogates: The models among its parameters, by parameter.
     """
 
     kind: type[Settings]
@@ -301,17 +349,17 @@ class SpecifiedMethod(NamedTuple):
 
 def method_spec(
     registry: Registry, name: str, parameters: dict[str, Any], *, named: Collection[str] = ()
-) -> SpecifiedMethod:
-    """An attack or a defense as plain data, with all its parameters checked.
+) -> CheckedMethod:
+    """Checks an attack or a defense with its parameters, and turns it into data.
 
     Args:
-        registry: Where the name is looked up.
+        registry: The registry of attacks or of defenses.
         name: As the user typed it.
-        parameters: What the user set.
-        named: Code of the user's own that the user has named, which the checkpoints among the parameters may need.
+        parameters: The parameters that the user set.
+        named: Code of the user's own that the user has named, which checkpoints among the parameters may need.
 
     Raises:
-        UserError: The name or a parameter is unknown, or a value not allowed.
+        UserError: The name or a parameter is unknown, or a value is not allowed.
     """
     kind: type[Settings] = registry.load(name)
     method = kind.from_parameters(parameters, name=name)
@@ -321,20 +369,20 @@ def method_spec(
     }
     identities = {key: surrogate.identity for key, surrogate in surrogates.items()}
     spec = MethodSpec.of(method, name=name, source=registry.source_of(name), surrogates=identities)
-    return SpecifiedMethod(kind, spec, surrogates)
+    return CheckedMethod(kind, spec, surrogates)
 
 
 def for_radius(spec: MethodSpec, radius: float) -> MethodSpec:
-    """A defense with numbers for those of its parameters that follow from the data set's usual radius and were not given.
+    """A defense whose radius-dependent parameters have numbers: from the data set's usual radius, if not set.
 
-    What was given and is what would follow does not count as changed: the same defense has one label.
+    A parameter that the user set to just that number does not count as changed, so that one defense has one label.
 
     Args:
         spec: The defense.
-        radius: In linf.
+        radius: The usual radius in linf.
 
     Raises:
-        UserError: What follows is not allowed.
+        UserError: A number that follows from the radius is not allowed.
     """
     usual = usual_values(spec, radius)
     parameters = {
@@ -346,11 +394,11 @@ def for_radius(spec: MethodSpec, radius: float) -> MethodSpec:
 
 
 def usual_values(spec: MethodSpec, radius: float) -> dict[str, float]:
-    """What the parameters of a defense are that follow from the data set's usual radius, where they are not given.
+    """The radius-dependent parameters of a defense at a data set's usual radius, by name.
 
     Args:
         spec: The defense.
-        radius: In linf.
+        radius: The usual radius in linf.
     """
     defense: Defense = spec.build(defenses)
     return defense.radius_defaults(radius)
@@ -358,21 +406,21 @@ def usual_values(spec: MethodSpec, radius: float) -> dict[str, float]:
 
 def _open_surrogate(parameter: str, path: Path, named: Collection[str]) -> DefendedModel:
     try:
-        read_own_info(path, unsaid="what it holds: give a checkpoint that 'advdef train' has made")
+        read_own_info(path, missing="what it holds: give a checkpoint that 'advdef train' has made")
         return open_defended_model(path, named=named)
     except UserError as error:
         raise UserError(f"{parameter}: {error}") from None
 
 
 def load_surrogates(spec: MethodSpec, named: Collection[str]) -> dict[str, nn.Module]:
-    """The models that are among a method's parameters, in ``eval()`` mode, by name.
+    """The models among a method's parameters, in ``eval()`` mode, by parameter.
 
     Args:
         spec: As :func:`method_spec` made it.
         named: Code of the user's own that the user has named.
 
     Raises:
-        UserError: A file holds another model by now.
+        UserError: A file has another model now.
     """
     return {
         key: load_defended_model(Path(spec.parameters[key]), {"named": sorted(named)}, identity)

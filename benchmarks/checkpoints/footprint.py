@@ -1,4 +1,4 @@
-"""What a defended model takes, in memory and passes, beside the network that it defends, and what its training took."""
+"""The cost of a defended model: parameters, operations and training time, beside the network without defenses."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["Footprint", "footprint"]
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """What a defended model takes, and what the network without its defenses does.
+    """The cost of a defended model and of its network without defenses.
 
     Attributes:
-        parameters: How many numbers were trained.
-        network_parameters: The same of the network.
-        operations: Floating-point operations of a forward pass of one image by the deployed rule, as torch counts them.
-        network_operations: The same of the network.
-        cost_of_all_draws: In such passes; ``None`` where draws cannot be counted.
-        seconds: Of its last training: what was trained, in order, and how long.
+        parameters: The number of trained parameters.
+        network_parameters: The same for the network.
+        operations: Floating-point operations of the deployed rule for one image, as torch counts them.
+        network_operations: The same for the network.
+        cost_of_all_draws: In passes of one draw; ``None`` if the draws cannot be enumerated.
+        seconds: The stages of its training in order, each with its duration.
     """
 
     parameters: int
@@ -36,25 +36,25 @@ class Footprint:
     seconds: tuple[tuple[str, float], ...]
 
     def __str__(self) -> str:
-        words = [f"{self.parameters:,} parameters"]
+        parts = [f"{self.parameters:,} parameters"]
         if self.network_parameters:
-            words[0] += f", {self.parameters / self.network_parameters:.1f} times the network's"
+            parts[0] += f", {self.parameters / self.network_parameters:.1f} times the network's"
         if self.seconds:
             total = f"trained in {sum(seconds for _, seconds in self.seconds):.1f} s"
-            parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds)
-            words.append(f"{total} ({parts})" if len(self.seconds) > 1 else total)
+            stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds)
+            parts.append(f"{total} ({stages})" if len(self.seconds) > 1 else total)
         if self.network_operations:
             cost = self.operations / self.network_operations
             all_draws = "" if self.cost_of_all_draws is None else f", all draws {cost * self.cost_of_all_draws:.1f}"
-            words.append(f"a pass costs {cost:.1f} of the network's{all_draws}")
-        return "; ".join(words)
+            parts.append(f"a pass costs {cost:.1f} of the network's{all_draws}")
+        return "; ".join(parts)
 
 
 def footprint(defended: DefendedModel) -> Footprint:
-    """What a defended model takes.
+    """Measures the cost of a defended model.
 
     Args:
-        defended: Its checkpoint.
+        defended: The model.
     """
     model = defended.load()
     network = build_model(
@@ -68,7 +68,7 @@ def footprint(defended: DefendedModel) -> Footprint:
         operations=_operations(model, image),
         network_operations=_operations(network, image),
         cost_of_all_draws=defended.cost_of_all_draws,
-        seconds=tuple((name, part["seconds"]) for stage in stages for name, part in stage["trained"].items()),
+        seconds=tuple((name, record["seconds"]) for stage in stages for name, record in stage["trained"].items()),
     )
 
 

@@ -22,15 +22,15 @@ class MethodSpec(BaseModel):
     """An attack or a defense as data: its name and all its parameters, defaults included.
 
     Attributes:
-        name: As a user types it: registered, ``package.module:object`` or ``path.py:object``.
-        parameters: Every field of the method, as JSON values.
-        changed: The names of those that differ from the defaults, ``attack.steps`` for one of a parameter that is a
-            method itself; for the label only.
-        source: The sha256 of a user's own code, since their edits make another method of it.
-        surrogates: By the names of the parameters that are files of checkpoints: what models these hold, as
-            :attr:`~.subject.DefendedModel.identity` says it.
-        formerly: The former names of the renamed parameters, by their current names. The identity is made of the former
-            ones, so that a rename changes no hash.
+        name: As a user types it: a registered name, ``package.module:object`` or ``path.py:object``.
+        parameters: All fields of the method, as JSON values.
+        changed: The names of the fields that differ from their defaults, for the label only; ``attack.steps`` for a field of
+            a parameter that is itself a method.
+        source: The sha256 of a user's own code; an edit makes another method.
+        surrogates: The identities of the models in checkpoints among the parameters, by parameter; see
+            :attr:`~.defended_model.DefendedModel.identity`.
+        formerly: The former names of renamed parameters, by their current names. The identity contains the former names,
+            so that a rename changes no hash.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,9 +43,9 @@ class MethodSpec(BaseModel):
     formerly: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _all_are_parameters(self) -> Self:
+    def _check_names(self) -> Self:
         for what, keys in (("changed", self.changed), ("a surrogate", self.surrogates), ("renamed", self.formerly)):
-            if unknown := [key for key in keys if not _leads_to_one(key, self.parameters)]:
+            if unknown := [key for key in keys if not _is_parameter(key, self.parameters)]:
                 raise ValueError(f"'{unknown[0]}' is called {what} and is no parameter of {self.name}")
         return self
 
@@ -61,7 +61,7 @@ class MethodSpec(BaseModel):
     def of(
         cls, method: Settings, *, name: str, source: str | None = None, surrogates: Mapping[str, str] | None = None
     ) -> MethodSpec:
-        """A method as plain data.
+        """Turns a method into data.
 
         Args:
             method: The method.
@@ -70,7 +70,7 @@ class MethodSpec(BaseModel):
             surrogates: See :class:`MethodSpec`.
 
         Raises:
-            UserError: A parameter is nothing that JSON holds.
+            UserError: A parameter has no JSON form.
         """
         try:
             values = method.model_dump(mode="json")
@@ -111,14 +111,14 @@ class MethodSpec(BaseModel):
         )
 
     def build(self, registry: Registry, **loaded: Any) -> Any:
-        """The attack or the defense itself.
+        """Builds the attack or the defense.
 
         Args:
-            registry: That of its kind.
-            **loaded: The models in the place of the files in :attr:`surrogates`.
+            registry: The registry of its kind.
+            **loaded: The loaded models that replace the files in :attr:`surrogates`.
 
         Raises:
-            UserError: The name or a parameter is unknown, or a value not allowed.
+            UserError: The name or a parameter is unknown, or a value is not allowed.
         """
         return registry.load(self.name).from_parameters({**self.parameters, **loaded}, name=self.name)
 
@@ -127,13 +127,13 @@ class MethodSpec(BaseModel):
         """The name, with the parameters that differ from the defaults: ``hrs(channels=[10,10])``."""
         if not self.changed:
             return self.name
-        found = {key: reduce(getitem, key.split("."), self.parameters) for key in self.changed}
-        values = (f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in found.items())
+        changed = {key: reduce(getitem, key.split("."), self.parameters) for key in self.changed}
+        values = (f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in changed.items())
         return f"{self.name}({','.join(values)})".replace('"', "")
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes it this method: not the paths of a user's files, whose content counts."""
+        """The content of its hash: the name and the parameters, and the content of a user's files instead of their paths."""
         name = self.name if self.source is None else self.name.rpartition(":")[2]
         parameters = _by_former_names({**self.parameters, **self.surrogates}, self.formerly)
         return {"name": name, "parameters": parameters, "source": self.source}
@@ -166,8 +166,8 @@ def _renames(method: Settings) -> Iterator[tuple[str, str]]:
             yield from ((f"{key}.{name}", former) for name, former in _renames(value))
 
 
-def _leads_to_one(key: str, parameters: Any) -> bool:
-    """Whether a name, with dots before those of an inner method, is one of a parameter."""
+def _is_parameter(key: str, parameters: Any) -> bool:
+    """Whether a name is that of a parameter; the name of an inner method's parameter has dots."""
     for part in key.split("."):
         if not isinstance(parameters, dict) or part not in parameters:
             return False
@@ -176,16 +176,16 @@ def _leads_to_one(key: str, parameters: Any) -> bool:
 
 
 def _changed(method: Settings) -> Iterator[str]:
-    """The names of the parameters that differ from the defaults; of one that is a method, its own after a dot."""
+    """The names of the parameters that differ from their defaults; those of an inner method follow a dot."""
     kind = type(method)
     required = {key: getattr(method, key) for key, field in kind.model_fields.items() if field.is_required()}
-    usual = kind(**required)
+    default = kind(**required)
     for key in kind.model_fields:
         value = getattr(method, key)
-        if key not in required and value == getattr(usual, key):
+        if key not in required and value == getattr(default, key):
             continue
         if isinstance(value, Settings):
             yield f"{key}.name"
-            yield from (f"{key}.{each}" for each in _changed(value))
+            yield from (f"{key}.{inner}" for inner in _changed(value))
         else:
             yield key

@@ -15,7 +15,7 @@ from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.certification.by_smoothing import Smoothing
-from robustbench_cli.benchmarks.certification.certify import certified
+from robustbench_cli.benchmarks.certification.certify import CertificationOptions, certify_model
 from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, save_checkpoint
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, open_defended_model
 from robustbench_cli.benchmarks.comparison.models import ImageSet
@@ -94,6 +94,7 @@ def certify_overhead(model: str, *, images: int, samples: int = 10_000, turns: i
     """
     limit_threads(SHAPE)
     smoothing = Smoothing(sigma=0.25, samples=samples)
+    options = CertificationOptions(procedure=smoothing)
     data = Slice(torch.rand(images, *SHAPE), torch.zeros(images, dtype=torch.int64), sha256="random")
     network = build_model(model, shape=SHAPE, classes=10).eval().to(memory_format=torch.channels_last)
     size = automatic_batch_size(data.images.device, SHAPE)
@@ -105,11 +106,8 @@ def certify_overhead(model: str, *, images: int, samples: int = 10_000, turns: i
         defended = open_defended_model(path)
 
         def ours() -> None:
-            device = data.images.device
             with tempfile.TemporaryDirectory(dir=folder) as store:
-                certified(
-                    defended, data, smoothing, dataset="", seed=0, store=Path(store), device=device, batch_size=None
-                )
+                certify_model(defended, data, options, dataset="", store=Path(store))
 
         def least() -> None:
             for _ in range(images):

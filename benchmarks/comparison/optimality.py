@@ -118,7 +118,7 @@ def _table(found: Mapping[str, Tensor], passes: Mapping[str, str]) -> str:
 def _suite(norm: Norm) -> dict[str, Run]:
     """The attacks of the minimal-norm suite that know the norm."""
     runs = {}
-    for member in read_suite("minimal-norm").members:
+    for member in read_suite("minimal-norm").entries:
         name = member.name or ""
         kind = registry.load(name)
         if norm in kind.norms:

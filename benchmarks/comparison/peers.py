@@ -160,12 +160,14 @@ class Advdef(Library):
     def autoattack(self, model: Any, images: Tensor, labels: Tensor, budget: AutoAttackBudget) -> Tensor:
         found, before = images.clone(), None
         # What goes on where others were blinded is not run on the comparison's models, whose gradients are right.
-        for member in (each for each in read_suite("standard").members if each.only_if is None):
+        for member in (each for each in read_suite("standard").entries if each.only_if is None):
             kind = registry.load(member.name)
-            if budget.norm not in member.among(kind.norms):
+            if budget.norm not in member.norms_among(kind.norms):
                 continue
             attack = kind.from_parameters(member.parameters, name=member.name)
-            evaluation = evaluate(model, images, labels, attack=attack, norm=budget.norm, eps=budget.eps, before=before)
+            evaluation = evaluate(
+                model, images, labels, attack=attack, norm=budget.norm, eps=budget.eps, earlier=before
+            )
             found = torch.where(per_image(_broken(evaluation.outcomes, before), images), evaluation.perturbed, found)
             before = evaluation.outcomes
         return found
@@ -340,8 +342,8 @@ def foolbox_run(attack: Any, *, eps: float | None) -> Run:
 
 def _broken(outcomes: Outcomes, before: Outcomes | None) -> Tensor:
     """``(N,)``, whether an attack broke an image that the ones before it left, and that was right to begin with."""
-    fell = outcomes.fell() & outcomes.clean_right.all(0)
-    return torch.from_numpy(fell if before is None else fell & ~before.fell())
+    fell = outcomes.broken() & outcomes.clean_right.all(0)
+    return torch.from_numpy(fell if before is None else fell & ~before.broken())
 
 
 def _in_batches(attack: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:

@@ -7,4 +7,4 @@ __all__ = ["DEFAULT_DATASET", "registry"]
 registry = Registry(kind="dataset", package=__name__, argument=".*")
 
 DEFAULT_DATASET = "digits"
-"""The one that is used where none is named: it needs no download."""
+"""The default data set: it needs no download."""

@@ -14,7 +14,7 @@ __all__ = ["Cifar10"]
 
 
 class Cifar10(Downloaded):
-    """CIFAR-10: 6,000 images of each of 10 classes, colour, 32 x 32; 50,000 train and 10,000 test."""
+    """CIFAR-10: 6,000 images of each of 10 classes, color, 32 x 32; 50,000 train and 10,000 test."""
 
     paper: ClassVar[str] = "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, technical report 2009"
     epochs: ClassVar[int] = 20

@@ -14,7 +14,7 @@ __all__ = ["Cifar100"]
 
 
 class Cifar100(Downloaded):
-    """CIFAR-100: 600 images of each of 100 classes, colour, 32 x 32; 50,000 train and 10,000 test."""
+    """CIFAR-100: 600 images of each of 100 classes, color, 32 x 32; 50,000 train and 10,000 test."""
 
     paper: ClassVar[str] = "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, technical report 2009"
     epochs: ClassVar[int] = 30

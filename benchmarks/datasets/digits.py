@@ -1,4 +1,4 @@
-"""The embedded data set: needs no download, trains in seconds."""
+"""Scikit-learn's digits: they need no download, and a model trains on them in seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Digits"]
 
 
 class Digits(Dataset):
-    """Scikit-learn's handwritten digits: 1,797 grey images of 8 x 8, of which 1,297 train and 500 test.
+    """Scikit-learn's handwritten digits: 1,797 gray images of 8 x 8, of which 1,297 train and 500 test.
 
     Pixels of 0 to 16 become [0, 1]. The examples are shuffled once, with seed 0, before they are split.
     """
@@ -31,15 +31,15 @@ class Digits(Dataset):
     shape = (1, 8, 8)
 
     def load(self, name: SplitName) -> Split:
-        # What sklearn.datasets.load_digits reads; to import it takes longer than everything else in a short command.
-        found = find_spec("sklearn")
-        assert found is not None
-        assert found.origin is not None
-        with gzip.open(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz") as file:
+        # The file that sklearn.datasets.load_digits reads. The import of sklearn takes longer than the rest of a short command.
+        package = find_spec("sklearn")
+        assert package is not None
+        assert package.origin is not None
+        with gzip.open(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz") as file:
             table = np.loadtxt(file, delimiter=",")
         pixels, labels = table[:, :-1], table[:, -1].astype(np.int64)
-        # RandomState, because NumPy keeps its stream the same for ever, and that of the newer generators not.
+        # RandomState, because NumPy guarantees its stream for all versions, unlike those of newer generators.
         order = np.random.RandomState(0).permutation(len(labels))
-        chosen = order[:1297] if name == "train" else order[1297:]
-        images = torch.as_tensor(pixels[chosen] / 16, dtype=torch.float32).reshape(-1, *self.shape)
-        return TensorSplit(images, torch.as_tensor(labels[chosen], dtype=torch.int64))
+        indices = order[:1297] if name == "train" else order[1297:]
+        images = torch.as_tensor(pixels[indices] / 16, dtype=torch.float32).reshape(-1, *self.shape)
+        return TensorSplit(images, torch.as_tensor(labels[indices], dtype=torch.int64))

@@ -21,10 +21,10 @@ __all__ = ["FashionMnist"]
 
 
 class FashionMnist(Downloaded):
-    """Fashion-MNIST: articles of clothing, grey, 28 x 28; 60,000 train and 10,000 test.
+    """Fashion-MNIST: articles of clothing, gray, 28 x 28; 60,000 train and 10,000 test.
 
     Attributes:
-        debian: Where Debian's package ``dataset-fashion-mnist`` puts the files; read first.
+        debian: The folder of Debian's package ``dataset-fashion-mnist``, which is read first.
     """
 
     paper: ClassVar[str] = (
@@ -43,9 +43,9 @@ class FashionMnist(Downloaded):
         return torchvision.datasets.FashionMNIST(root, train=name == "train", download=download)
 
     def load(self, name: SplitName) -> Split:
-        word = "train" if name == "train" else "t10k"
-        images = self.debian / f"{word}-images-idx3-ubyte.gz"
-        labels = self.debian / f"{word}-labels-idx1-ubyte.gz"
+        prefix = "train" if name == "train" else "t10k"
+        images = self.debian / f"{prefix}-images-idx3-ubyte.gz"
+        labels = self.debian / f"{prefix}-labels-idx1-ubyte.gz"
         if not (images.is_file() and labels.is_file()):
             return super().load(name)
         return TensorSplit(
@@ -56,7 +56,7 @@ class FashionMnist(Downloaded):
 
 
 def _read_idx(path: Path, *, dimensions: int) -> Tensor:
-    """The uint8 array of a compressed IDX file: 0, 0, 8, their number, each dimension as big-endian int32, the data."""
+    """Reads the uint8 array of a compressed IDX file: 0, 0, 8, the number of dimensions, each as big-endian int32, the data."""
     try:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
@@ -64,7 +64,7 @@ def _read_idx(path: Path, *, dimensions: int) -> Tensor:
             f"{path} cannot be read ({error}): install Debian's package dataset-fashion-mnist again"
         ) from None
     start = 4 + 4 * dimensions
-    shape = [int.from_bytes(content[place : place + 4], "big") for place in range(4, start, 4)]
+    shape = [int.from_bytes(content[offset : offset + 4], "big") for offset in range(4, start, 4)]
     if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) - start != math.prod(shape):
         raise UserError(
             f"{path} is no IDX file of {dimensions} dimensions: install Debian's package dataset-fashion-mnist again"

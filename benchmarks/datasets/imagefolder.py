@@ -1,4 +1,4 @@
-"""A user's own images: a folder for each class."""
+"""A user's own images, one folder per class."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from robustbench_cli.core.errors import UserError, one_line
 __all__ = ["ImageFolder"]
 
 FORMATS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "WEBP")
-"""What is opened, by the content of a file: others are drawn by programs (PostScript), or are no pictures."""
+"""The formats that are opened, by the content of a file. Others run programs (PostScript), or are no pictures."""
 
 MOST_VALUES = 2**24
-"""Of an image in three channels: more pixels than a checkpoint may speak of."""
+"""The most values of an image with three channels; a checkpoint allows no larger shape either."""
 
 
 class ImageFolder(Dataset):
-    """Image files in one folder a class: ``PATH/train/CLASS/*`` and ``PATH/test/CLASS/*`` (or ``PATH/val``).
+    """Image files in one folder per class: ``PATH/train/CLASS/*`` and ``PATH/test/CLASS/*`` (or ``PATH/val``).
 
-    Where ``PATH`` itself holds the class folders, they are the test split and there is no train split. The classes are
-    the folders' names in sorted order, the files stand in a shuffled order that depends only on their number. Images
-    are read when they are needed, as RGB, and all must have one size.
+    If ``PATH`` itself has the class folders, all images are the test split, and there is no train split. The classes are
+    the names of the folders in sorted order. The files are shuffled in an order that depends only on their number. Images
+    are read on demand, as RGB, and all must have one size.
     """
 
     argument_name: ClassVar[str | None] = "PATH"
@@ -46,11 +46,11 @@ class ImageFolder(Dataset):
         names = _classes(self._folders["test"])
         self.classes = len(names)
         if "train" in self._folders:
-            differ = set(names) ^ set(_classes(self._folders["train"]))
-            if differ:
+            differences = set(names) ^ set(_classes(self._folders["train"]))
+            if differences:
                 raise UserError(
                     f"the class folders of {self._folders['train']} and {self._folders['test']} differ "
-                    f"({', '.join(sorted(differ)[:3])}): give both the same"
+                    f"({', '.join(sorted(differences)[:3])}): give both the same"
                 )
         self._reference = _samples(self._folders["test"], names)[0][0]
         self._names = names
@@ -64,13 +64,13 @@ class ImageFolder(Dataset):
                 f"give a folder with train and test in it"
             )
         samples = _samples(self._folders[name], self._names)
-        # The files are sorted by class; the evaluated images, the first ones, are to be of all classes.
+        # The files are sorted by class, and the evaluated images are the first ones: they must be of all classes.
         order = np.random.RandomState(0).permutation(len(samples))
         return _FileSplit([samples[index] for index in order], shape=self.shape, reference=self._reference)
 
 
 class _FileSplit(Split):
-    """Image files, read when they are asked for."""
+    """Image files, read on demand."""
 
     def __init__(self, samples: list[tuple[str, int]], *, shape: tuple[int, ...], reference: str) -> None:
         super().__init__(torch.tensor([label for _, label in samples]))
@@ -85,21 +85,22 @@ class _FileSplit(Split):
         image = _read(path)
         if image.shape != self._shape:
             raise UserError(
-                f"{path} is {_size(image.shape)} and {self._reference} is {_size(self._shape)}: all images are to have one "
+                f"{path} is {_size(image.shape)} and {self._reference} is {_size(self._shape)}: all images must have one "
                 f"size, so resize the files first"
             )
         return image
 
 
 def _folders(path: Path) -> dict[SplitName, Path]:
+    """The folders of the splits that exist."""
     if not path.is_dir():
         raise UserError(
             f"no folder {path}: give imagefolder:PATH, where PATH holds train and test, or a folder for each class"
         )
-    for word in ("test", "val"):
-        if (path / word).is_dir():
+    for name in ("test", "val"):
+        if (path / name).is_dir():
             train = path / "train"
-            return {"train": train, "test": path / word} if train.is_dir() else {"test": path / word}
+            return {"train": train, "test": path / name} if train.is_dir() else {"test": path / name}
     if (path / "train").is_dir() and any(child.is_dir() for child in (path / "train").iterdir()):
         raise UserError(
             f"{path} has a folder train and neither test nor val: add one, the evaluated images come from it"
@@ -125,65 +126,68 @@ def _samples(folder: Path, names: list[str]) -> list[tuple[str, int]]:
         empty += [] if paths else [name]
     if empty:
         raise UserError(
-            f"{folder} has no images of {', '.join(empty[:3])}: each class folder is to hold some, "
+            f"{folder} has no images of {', '.join(empty[:3])}: each class folder must have some, "
             f"as {', '.join(IMG_EXTENSIONS)}"
         )
     return samples
 
 
 def _below(folder: Path) -> Iterator[str]:
-    """The paths below a folder, those in it first; a folder that a link leads back to is gone through once."""
-    seen = set()
-    found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        key = os.path.realpath(place)
-        if key in seen:
+    """The paths below a folder, its own files first. A folder that is linked to several times is visited once."""
+    visited = set()
+    listings = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        key = os.path.realpath(parent)
+        if key in visited:
             folders.clear()
             continue
-        seen.add(key)
-        found.append((place, sorted(files)))
-    for place, files in sorted(found):
-        yield from (os.path.join(place, file) for file in files)  # noqa: PTH118 - a Path for each costs seconds
+        visited.add(key)
+        listings.append((parent, sorted(files)))
+    for parent, files in sorted(listings):
+        yield from (os.path.join(parent, file) for file in files)  # noqa: PTH118 - a Path for every file costs seconds
 
 
 def _read(path: str) -> Tensor:
-    """The image ``(3, H, W)``, uint8."""
+    """Reads an image ``(3, H, W)``, uint8."""
     try:
         with open_regular(path) as file, warnings.catch_warnings():
-            # What Pillow warns of is refused below, or is in what is not looked at.
+            # Pillow warns of faults that are refused below, or that are in unused parts of the file.
             warnings.simplefilter("ignore")
             with Image.open(file, formats=FORMATS) as image:
-                refused = _fault(image)
+                fault = _fault(image)
                 # Nothing is decoded before its size and its kind are known.
-                if not refused:
-                    refused = "has transparent pixels: save it on a background" if _transparent(image) else ""
-                pixels: Tensor = torch.empty(0) if refused else pil_to_tensor(image.convert("RGB"))
+                if not fault:
+                    fault = "has transparent pixels: save it on a background" if _transparent(image) else ""
+                pixels: Tensor = torch.empty(0) if fault else pil_to_tensor(image.convert("RGB"))
     except UnidentifiedImageError:
-        refused = f"cannot be read as an image: save it as one of {', '.join(FORMATS)}, or remove it"
+        fault = f"cannot be read as an image: save it as one of {', '.join(FORMATS)}, or remove it"
     except Image.DecompressionBombError:
-        refused = f"has too many pixels: an image may have {MOST_VALUES // 3:,}, resize it first"
-    except Exception as error:  # noqa: BLE001 - a damaged file can end in any exception
-        refused = f"cannot be read as an image ({one_line(error)}): replace or remove it"
-    if refused:
-        raise UserError(f"{path} {refused}")
+        fault = f"has too many pixels: an image may have {MOST_VALUES // 3:,}, resize it first"
+    except Exception as error:  # noqa: BLE001 - a damaged file can raise any exception
+        fault = f"cannot be read as an image ({one_line(error)}): replace or remove it"
+    if fault:
+        raise UserError(f"{path} {fault}")
     return pixels
 
 
 def _fault(image: Image.Image) -> str:
-    """What speaks against an image that has been opened and not yet decoded; empty where nothing does."""
+    """Why an image cannot be used, before it is decoded; empty if it can."""
     width, height = image.size
     if 3 * width * height > MOST_VALUES:
         return f"has {width} x {height} pixels: an image may have {MOST_VALUES // 3:,}, resize it first"
-    # A 16-bit color image has the mode of one of 8 bits, and only its decoder is told.
-    told = [each.args if isinstance(each.args, tuple) else (each.args,) for each in getattr(image, "tile", ())]
+    # A color image of 16 bits has the mode of one of 8 bits; only the arguments of its decoder differ.
+    decoder_arguments = [
+        tile.args if isinstance(tile.args, tuple) else (tile.args,) for tile in getattr(image, "tile", ())
+    ]
     deep = any(
-        (isinstance(word, str) and ";16" in word) or (image.format == "PPM" and isinstance(word, int) and word > 255)
-        for words in told
-        for word in words
+        (isinstance(argument, str) and ";16" in argument)
+        or (image.format == "PPM" and isinstance(argument, int) and argument > 255)
+        for arguments in decoder_arguments
+        for argument in arguments
     )
     if deep or image.mode.startswith(("I", "F")):
         return f"has more than 8 bits a channel ({image.mode}): save it with 8, or give npz:PATH"
-    # A camera's MPO has a preview behind its picture.
+    # The second picture of a camera's MPO file is a preview.
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames > 1:
         return f"holds {frames} pictures: save each in a file of its own"
@@ -191,7 +195,7 @@ def _fault(image: Image.Image) -> str:
 
 
 def _transparent(image: Image.Image) -> bool:
-    """Whether a pixel lets the background through, which no model sees."""
+    """Whether a pixel is transparent: a model would not see the background."""
     if not image.has_transparency_data:
         return False
     lowest, _ = image.convert("RGBA").getchannel("A").getextrema()

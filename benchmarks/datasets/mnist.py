@@ -14,7 +14,7 @@ __all__ = ["Mnist"]
 
 
 class Mnist(Downloaded):
-    """MNIST: handwritten digits, grey, 28 x 28; 60,000 train and 10,000 test."""
+    """MNIST: handwritten digits, gray, 28 x 28; 60,000 train and 10,000 test."""
 
     paper: ClassVar[str] = (
         "Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-Based Learning Applied to Document Recognition, Proc. IEEE 1998"

@@ -1,4 +1,4 @@
-"""A user's own images: NumPy arrays in an ``.npz`` file."""
+"""A user's own images, as NumPy arrays in an ``.npz`` file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from robustbench_cli.core.errors import UserError, did_you_mean
 
 __all__ = ["Npz"]
 
-# What other files call our arrays: MedMNIST's and Keras's.
+# The names of our arrays in files of MedMNIST and Keras.
 _TEST = {"images": ("test_images", "x_test"), "labels": ("test_labels", "y_test")}
 _TRAIN = {"images": ("train_images", "x_train"), "labels": ("train_labels", "y_train")}
 _NAMES = {**_TEST, **{f"train_{key}": names for key, names in _TRAIN.items()}}
@@ -30,9 +30,9 @@ class Npz(Dataset):
 
     The names of MedMNIST (``test_images``, ``test_labels``) and Keras (``x_test``, ``y_test``, ``x_train``, ``y_train``) are
     read too. ``PATH`` may also be a folder with ``test.npz`` and ``train.npz``, each with ``images`` and ``labels``. Images
-    are ``(N, C, H, W)``, ``(N, H, W, C)`` or ``(N, H, W)`` with C 1 or 3, and channels first where both would fit; uint8, or
-    floats in [0, 1]. Labels are integers ``(N,)`` or ``(N, 1)``. The number of classes is ``classes`` where the (test) file
-    has it, and the largest label plus one elsewhere.
+    are ``(N, C, H, W)``, ``(N, H, W, C)`` or ``(N, H, W)`` with C 1 or 3, channels first if both fit; uint8, or floats in
+    [0, 1]. Labels are integers ``(N,)`` or ``(N, 1)``. The number of classes is ``classes`` if the (test) file has it, else
+    the largest label plus one.
     """
 
     argument_name: ClassVar[str | None] = "PATH"
@@ -66,7 +66,7 @@ class Npz(Dataset):
 
 
 def _arrays(path: Path) -> dict[str, Array]:
-    """The arrays of a file that are of use here; what is pickled in it is never loaded."""
+    """Reads the arrays of a file that have a known name; pickled objects are never loaded."""
     if not path.is_file():
         raise UserError(f"no file {path}: give npz:PATH, where PATH is an .npz file with the arrays images and labels")
     start = b""
@@ -82,7 +82,7 @@ def _arrays(path: Path) -> dict[str, Array]:
             raise UserError(
                 f"{path} is a single array: save it with numpy.savez(path, images=..., labels=...)"
             ) from None
-        # What begins with another letter is no pickle.
+        # Every pickle begins with this byte.
         if not start.startswith(b"\x80"):
             raise UserError(
                 f"{path} cannot be read as an .npz file ({error}): save it again with numpy.savez"
@@ -93,7 +93,7 @@ def _arrays(path: Path) -> dict[str, Array]:
 
 
 def _name(key: str, arrays: dict[str, Array], names: Mapping[str, tuple[str, ...]] = _NAMES) -> str:
-    """What a file calls the array that we call ``key``; our own name where it has none of them."""
+    """The name in a file of the array that we call ``key``; our own name if the file has none of the known names."""
     return next((name for name in (key, *names[key]) if name in arrays), key)
 
 
@@ -108,7 +108,7 @@ def _images(arrays: dict[str, Array], key: str, path: Path) -> Array:
     images = _array(arrays, key, path)
     if images.dtype.kind not in "buifc" or images.dtype.char in "gG":
         raise UserError(f"'{key}' of {path} is {images.dtype}: give uint8, or float32 in [0, 1]")
-    # PyTorch takes the machine's own byte order only.
+    # PyTorch takes only the machine's own byte order.
     images = images.astype(images.dtype.newbyteorder("="), copy=False)
     if images.ndim == 3:
         return images[:, None]
@@ -137,7 +137,7 @@ def _classes(arrays: dict[str, Array], labels: list[Array], path: Path) -> int:
         if classes.ndim or not np.issubdtype(classes.dtype, np.integer) or classes < 2:
             raise UserError(f"'classes' of {path} is {classes}: give one whole number, at least 2")
         return int(classes)
-    largest = max(int(one.max()) for one in labels)
+    largest = max(int(split.max()) for split in labels)
     if largest < 1:
         raise UserError(f"the labels of {path} reach only to {largest}: add the array classes, the number of classes")
     return largest + 1

@@ -14,7 +14,7 @@ __all__ = ["Svhn"]
 
 
 class Svhn(Downloaded):
-    """SVHN: house numbers cropped to one digit, colour, 32 x 32; 73,257 train, 26,032 test. Label 0 is the digit 0."""
+    """SVHN: house numbers cropped to one digit, color, 32 x 32; 73,257 train, 26,032 test. Label 0 is the digit 0."""
 
     paper: ClassVar[str] = (
         "Y. Netzer, T. Wang, A. Coates, A. Bissacco, B. Wu, A. Y. Ng, Reading Digits in Natural Images with Unsupervised "

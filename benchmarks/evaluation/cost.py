@@ -1,4 +1,4 @@
-"""What an attack costs: counted on an image that it cannot break, so that no search ends early."""
+"""Counts the passes of an attack on an image that it cannot break, so that no search stops early."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Passes:
     """Passes of one image through a model, in passes of one draw.
 
     Attributes:
-        forwards: To the logits.
-        backwards: Back to the input.
+        forwards: Forward passes, to the logits.
+        backwards: Backward passes, to the input.
     """
 
     forwards: int
@@ -33,11 +33,11 @@ class Passes:
 
 
 def passes(attack: Attack, *, norm: Norm | None = None, classes: int = 10) -> Passes:
-    """What an untargeted attack costs for each image that stands, with one draw behind every answer.
+    """The passes of an untargeted attack per unbroken image, with one draw per gradient.
 
     Args:
         attack: The attack and its parameters.
-        norm: One of the attack's norms; its own where not given.
+        norm: One of the attack's norms; its first norm by default.
         classes: K.
     """
     model = _Unbreakable(classes)
@@ -47,22 +47,22 @@ def passes(attack: Attack, *, norm: Norm | None = None, classes: int = 10) -> Pa
     threat = attack.threat(images, norm=norm, eps=_EPS[norm], targeted=False)
     with frozen(model), torch.random.fork_rng(devices=[]):
         source = gradient_source(model, randomized=False)
-        attack.run(source, images, labels, attack.searched(threat), Random.of(0, images))
+        attack.run(source, images, labels, attack.search_threat(threat), Random.of(0, images))
     return Passes(round(source.forwards), round(source.backwards))
 
 
 class _Unbreakable(nn.Module):
-    """Linear logits of which the first is ahead by more than any image can change."""
+    """Linear logits; the first one exceeds the others by more than any image can change."""
 
     weights: Tensor
-    ahead: Tensor
+    lead: Tensor
 
     def __init__(self, classes: int) -> None:
         super().__init__()
         weights = torch.randn(classes, _SHAPE[1] * _SHAPE[2], generator=torch.Generator().manual_seed(0))
         self.register_buffer("weights", weights)
-        self.register_buffer("ahead", 1000.0 * nn.functional.one_hot(torch.tensor(0), classes))
+        self.register_buffer("lead", 1000.0 * nn.functional.one_hot(torch.tensor(0), classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = images.flatten(1) @ self.weights.T + self.ahead
+        logits: Tensor = images.flatten(1) @ self.weights.T + self.lead
         return logits

@@ -1,22 +1,75 @@
-"""The options of an evaluation."""
+"""The options of an evaluation: the threat model, the draws and the way to count. This module imports no torch.
+
+A field of :class:`GridOptions` is an option of ``advdef attack``, a key and a dimension of a suite file, a part of a
+cell's identity and an argument of ``evaluate``: adding one is adding one field.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-__all__ = ["Accounting", "Targeted", "resolve_repeats"]
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from robustbench_cli.attacks.base.eps import parse_eps
+from robustbench_cli.attacks.base.gradients.draws import EOTChoice
+from robustbench_cli.attacks.base.norm import Norm
+
+__all__ = ["Accounting", "EvaluationOptions", "GridOptions", "Targeted"]
 
 Targeted = Literal["no", "next", "random", "least-likely", "all"]
-
+"""How a targeted attack chooses its target classes; ``"no"`` for an untargeted attack."""
 
 Accounting = Literal["expected", "single-draw"]
-"""What counts of a randomized model: its expected accuracy over fresh draws, or one draw on the clean image and one
-after each attack, any of which makes the image fall. The latter is how AutoAttack counts: it takes an unlucky draw for
-an attack's success, and is there to compare with figures that were counted so.
+"""How the accuracy of a randomized model is counted.
+
+``"expected"`` is the expected accuracy over held-out draws. ``"single-draw"`` is how AutoAttack counts: the clean image and
+every attack get one draw, and an image is broken as soon as one of these draws is wrong. An unlucky draw then counts as a
+success of the attack, so this way exists only for comparison with figures that were counted like that.
 """
 
 
-def resolve_repeats(asked: int | None, *, randomized: bool) -> int:
-    """The fresh draws that score an image: 1 for a deterministic model; for a randomized one 10, if not told else."""
-    return (asked or 10) if randomized else 1
+def _yaml_no(value: Any) -> Any:
+    """YAML reads the word ``no`` as false."""
+    return "no" if value is False else value
+
+
+def _radius(eps: Any) -> Any:
+    """A radius that is text, such as ``"8/255"``, as a number."""
+    return parse_eps(eps).value if isinstance(eps, str) else eps
+
+
+class GridOptions(BaseModel):
+    """The options that every attack of a suite shares, and that can take several values in a suite file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    targeted: Annotated[Targeted, BeforeValidator(_yaml_no)] = Field(
+        "no", description="target class of a targeted attack; 'no' attacks away from the correct class"
+    )
+    repeats: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+        None, description="held-out draws that score each image of a randomized defense; 10 by default"
+    )
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="precision of the gradients of fixed-radius attacks; images are scored in float32"
+    )
+
+    @property
+    def is_targeted(self) -> bool:
+        """Whether the attack has target classes."""
+        return self.targeted != "no"
+
+
+class EvaluationOptions(GridOptions):
+    """What an evaluation measures, besides the model, the images and the attack."""
+
+    norm: Norm | None = Field(None, description="norm of the perturbation; the attack's first norm by default")
+    eps: Annotated[float | None, BeforeValidator(_radius)] = Field(
+        None, description="radius on the [0, 1] pixel scale; without it a minimal-norm attack may move any distance"
+    )
+    eot: EOTChoice = Field(
+        "auto", description="draws of a randomized defense behind each gradient: a number, 'exact', 'frozen' or 'auto'"
+    )
+    seed: int = Field(0, ge=0, description="seed of the attack's random numbers and of all draws")
+    accounting: Accounting = Field(
+        "expected", description="count the expected accuracy over draws, or one draw per attack as AutoAttack does"
+    )

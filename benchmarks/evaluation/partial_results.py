@@ -1,4 +1,4 @@
-"""What an evaluation has found on some of the images, kept on the disk until it has gone through all of them."""
+"""The results of the batches of an unfinished evaluation, on the disk until the evaluation is stored."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,32 +17,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
-from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["BatchResult", "PartialResults", "complete_partial_results", "merge_partial_results"]
+__all__ = ["BatchResult", "PartialResults", "is_whole"]
 
-_SEAL = 32
+_HASH_BYTES = 32
 """Bytes of a sha256."""
+
+_COSTS = ("forwards", "backwards", "without_gradient", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchResult:
-    """The outcomes of an attack on some of the images, and what it cost.
+    """The outcomes of an attack on one batch of images, with its flags and costs.
 
     Attributes:
-        places: ``(N,)`` int64, of these images in the data slice.
+        indices: ``(N,)`` int64, the images' indices in the data slice.
         outcomes: The fields of :class:`~.outcomes.Outcomes`.
-        perturbed: ``(N, C, H, W)``, what the attack made of them.
-        flags: Names of the checks that have spoken against the evaluation so far.
-        forwards: Images passed through the models, in passes of one draw.
-        backwards: The same back to the input.
-        without_gradient: Those of the latter whose gradient was zero although the goal was not reached.
+        perturbed: ``(N, C, H, W)``, the perturbed images.
+        flags: Names of the checks that this batch raised.
+        forwards: Images passed forward through the models, in passes of one draw.
+        backwards: Images passed backward to the input.
+        without_gradient: The backward passes whose gradient was zero before the goal was reached.
         seconds: Wall time.
     """
 
-    places: Tensor
+    indices: Tensor
     outcomes: dict[str, NDArray[Any]]
     perturbed: Tensor
     flags: frozenset[str]
@@ -54,14 +54,14 @@ class BatchResult:
 
 
 class PartialResults:
-    """The pieces of one evaluation, a file each: the sha256 of an ``.npz`` file, and that.
+    """The batch results of one evaluation, a file each: the sha256 of an ``.npz`` file, and the ``.npz`` file.
 
-    What another version has left, or is damaged, or is of other images, is not there.
+    A file counts as missing if another version wrote it, if it is damaged, or if it is of other images.
 
     Args:
-        folder: Theirs alone; it is made when something is kept.
-        images: Whether the perturbed images are to be kept too, which can be large; instead of them come the clean
-            ones.
+        folder: A folder for this evaluation alone; the first write makes it.
+        images: Whether to store the perturbed images too, which can be large. Without them a result that is read has the
+            clean images instead.
     """
 
     def __init__(self, folder: Path, *, images: bool) -> None:
@@ -69,101 +69,68 @@ class PartialResults:
         self._images = images
         self._version = json.dumps(versions(), sort_keys=True)
 
-    def read(self, start: int, places: Tensor, images: Tensor) -> BatchResult | None:
-        """The piece that begins with the ``start``-th image, or ``None`` where it is not there.
+    def read(self, start: int, indices: Tensor, images: Tensor) -> BatchResult | None:
+        """The stored result of a batch; ``None`` if it is missing.
 
         Args:
-            start: In the order of the evaluation.
-            places: ``(N,)``, of its images in the data slice.
-            images: ``(N, C, H, W)``, the clean ones.
+            start: The position of the batch's first image in the order of the evaluation.
+            indices: ``(N,)``, the images' indices in the data slice.
+            images: ``(N, C, H, W)``, the clean images.
         """
         try:
             content = self._file(start).read_bytes()
         except OSError:
             return None
-        if content[:_SEAL] != _seal(content[_SEAL:]):
+        if not is_whole(content):
             return None
-        with np.load(io.BytesIO(content[_SEAL:]), allow_pickle=False) as arrays:
-            found = dict(arrays)
-        said = json.loads(str(found.pop("said")))
-        kept, perturbed = found.pop("places"), found.pop("images", None)
-        if said.pop("version") != self._version or not np.array_equal(kept, places.numpy()):
+        with np.load(io.BytesIO(content[_HASH_BYTES:]), allow_pickle=False) as file:
+            arrays = dict(file)
+        record = json.loads(str(arrays.pop("said")))
+        stored_indices, perturbed = arrays.pop("places"), arrays.pop("images", None)
+        if record.pop("version") != self._version or not np.array_equal(stored_indices, indices.numpy()):
             return None
         if self._images and perturbed is None:
             return None
         return BatchResult(
-            places=places,
-            outcomes=found,
+            indices=indices,
+            outcomes=arrays,
             perturbed=images if perturbed is None else torch.from_numpy(perturbed),
-            **(said | {"flags": frozenset(said["flags"])}),
+            **(record | {"flags": frozenset(record["flags"])}),
         )
 
-    def write(self, start: int, batch_result: BatchResult) -> None:
-        """Keeps a piece; where it cannot be written, a kill costs more, and the store will tell when it is written."""
-        said = {name: getattr(batch_result, name) for name in ("forwards", "backwards", "without_gradient", "seconds")}
-        arrays: dict[str, Any] = dict(batch_result.outcomes)
+    def write(self, start: int, result: BatchResult) -> None:
+        """Stores the result of a batch.
+
+        A write that fails is ignored: an interrupted evaluation then repeats this batch, and a folder that cannot be
+        written is an error when the whole result is stored.
+
+        Args:
+            start: See :meth:`read`.
+            result: The result.
+        """
+        record: dict[str, Any] = {name: getattr(result, name) for name in _COSTS}
+        arrays: dict[str, Any] = dict(result.outcomes)
         if self._images:
-            arrays["images"] = batch_result.perturbed.numpy()
+            arrays["images"] = result.perturbed.numpy()
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
-            places=batch_result.places.numpy(),
-            said=np.array(json.dumps(said | {"version": self._version, "flags": sorted(batch_result.flags)})),
+            places=result.indices.numpy(),
+            said=np.array(json.dumps(record | {"version": self._version, "flags": sorted(result.flags)})),
             **arrays,
         )
         content = buffer.getvalue()
         with suppress(UserError):
-            write_atomically(self._file(start), _seal(content) + content)
+            write_atomically(self._file(start), hashlib.sha256(content).digest() + content)
 
     def remove(self) -> None:
-        """Removes them all, when the evaluation is stored."""
+        """Removes all files, once the evaluation is stored."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _file(self, start: int) -> Path:
         return self._folder / f"{start}.piece"
 
 
-def complete_partial_results(store: Path, *, damaged: Callable[[UserError], None]) -> Iterator[Path]:
-    """The files of pieces in a store that are as they were stored.
-
-    Args:
-        store: The folder of the store.
-        damaged: Called with what is to be said of each that is not.
-    """
-    for path in sorted((store / PARTIAL_RESULTS).glob("*/*.piece")):
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            # Its cell has been finished meanwhile.
-            continue
-        if content[:_SEAL] == _seal(content[_SEAL:]):
-            yield path
-        else:
-            damaged(
-                UserError(
-                    f"{path} is damaged, its content is not what was stored: remove it, and what it held is computed again"
-                )
-            )
-
-
-def merge_partial_results(store: Path, other: Path, *, damaged: Callable[[UserError], None]) -> None:
-    """Copies what another store has found of cells that this one has neither finished nor found that much of.
-
-    Args:
-        store: The folder of the store.
-        other: The other's, which stays as it is.
-        damaged: As for :func:`complete_partial_results`.
-
-    Raises:
-        UserError: This store cannot be written.
-    """
-    for path in complete_partial_results(other, damaged=damaged):
-        own = store / path.relative_to(other)
-        if not own.exists() and not any(
-            (each / "cells" / f"{path.parent.name}.json").exists() for each in (store, other)
-        ):
-            write_atomically(own, path.read_bytes())
-
-
-def _seal(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()
+def is_whole(content: bytes) -> bool:
+    """Whether the content of a file of :class:`PartialResults` is as it was stored."""
+    return content[:_HASH_BYTES] == hashlib.sha256(content[_HASH_BYTES:]).digest()

@@ -1,4 +1,4 @@
-"""Adversarial images as files of 8 bits a channel, scored as they are in the file."""
+"""Adversarial images in files of 8 bits per channel, scored as the files hold them."""
 
 from __future__ import annotations
 
@@ -27,48 +27,55 @@ Bytes = NDArray[np.uint8]
 
 
 def levels(images: Tensor) -> Tensor:
-    """Images ``(N, C, H, W)`` in [0, 1] as the nearest of 256 levels, uint8."""
+    """Rounds images to the nearest of 256 levels.
+
+    Args:
+        images: ``(N, C, H, W)`` in [0, 1].
+
+    Returns:
+        ``(N, C, H, W)`` uint8.
+    """
     return (images.double() * 255).round().to(torch.uint8)
 
 
 def rounded(perturbed: Tensor, images: Tensor, *, norm: Norm, eps: float | None) -> Tensor:
-    """Perturbed images in 256 levels, inside the ball around the image in 256 levels.
+    """Rounds perturbed images to 256 levels, inside the ball around the clean image in 256 levels.
 
-    A pixel takes the nearest level, or the nearest one towards the image's own where the nearest would lead out of the
-    ball: in linf that pixel, in another norm all pixels of that image.
+    A pixel takes the nearest level. If that leaves the ball, it takes the nearest level towards the clean image: in linf only
+    that pixel, in another norm all pixels of that image.
 
     Args:
         perturbed: ``(N, C, H, W)`` in [0, 1].
-        images: Of the same shape.
-        norm: Of the ball.
-        eps: Its radius; ``None`` where any distance counts, and the nearest level is taken.
+        images: ``(N, C, H, W)``, the clean images.
+        norm: The norm of the ball.
+        eps: Its radius; ``None`` for any distance, where every pixel takes the nearest level.
 
     Returns:
         ``(N, C, H, W)`` uint8.
     """
     if eps is None:
         return levels(perturbed)
-    centre = levels(images).double()
+    center = levels(images).double()
     radius = torch.full((len(images),), eps, dtype=torch.float64, device=images.device)
-    inside = project_exactly(perturbed.double(), centre / 255, Threat(norm=norm, eps=radius)) * 255 - centre
+    inside = project_exactly(perturbed.double(), center / 255, Threat(norm=norm, eps=radius)) * 255 - center
     # 8/255 times 255 is not always 8 in floating point.
     nearest, shorter = inside.round(), (inside * (1 + 1e-9)).trunc()
     if norm == "linf":
         leaves = nearest.abs() > eps * 255 * (1 + 1e-9)
     else:
         leaves = per_image(distance(nearest / 255, torch.zeros_like(nearest), norm) > eps * (1 + 1e-9), images)
-    return (centre + torch.where(leaves, shorter, nearest)).to(torch.uint8)
+    return (center + torch.where(leaves, shorter, nearest)).to(torch.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedImages:
-    """The adversarial images of a cell, as they are written.
+    """The adversarial images of a cell, as the files hold them.
 
     Attributes:
-        images: ``(N, H, W, C)``, the clean ones.
+        images: ``(N, H, W, C)``, the clean images.
         perturbed: ``(N, H, W, C)``.
         labels: ``(N,)``.
-        predictions: ``(R, N)``, what the deployed rule says of ``perturbed`` in R draws; see
+        predictions: ``(R, N)``, the deployed rule's predictions on ``perturbed`` in R draws; see
             :func:`~robustbench_cli.attacks.base.models.decision.decisions`.
     """
 
@@ -79,7 +86,14 @@ class SavedImages:
 
     @classmethod
     def of(cls, images: Tensor, perturbed: Tensor, labels: Tensor, predictions: NDArray[np.int64]) -> SavedImages:
-        """From tensors: images ``(N, C, H, W)`` uint8 on the CPU, labels ``(N,)``."""
+        """Makes the record from tensors.
+
+        Args:
+            images: ``(N, C, H, W)`` uint8, on the CPU.
+            perturbed: ``(N, C, H, W)`` uint8, on the CPU.
+            labels: ``(N,)``.
+            predictions: ``(R, N)``.
+        """
         return cls(
             images=images.permute(0, 2, 3, 1).numpy(),
             perturbed=perturbed.permute(0, 2, 3, 1).numpy(),
@@ -94,29 +108,33 @@ class SavedImages:
 
     @property
     def robust_accuracy(self) -> float:
-        """The share of images and draws that are right; a clean error counts as one.
+        """The share of right predictions over images and draws; clean errors count as errors.
 
-        To reject an image that the attack has changed is right, and to reject one that it has not is wrong.
+        A rejection is right if the attack has changed the image, and wrong otherwise.
         """
         changed = (self.perturbed != self.images).any(axis=(1, 2, 3))
         return float(((self.predictions == self.labels) | (self.predictions == REJECTED) & changed).mean())
 
     def write(self, folder: Path, name: str) -> None:
-        """Writes ``NAME.npz``, and first ``NAME/PLACE_label_LABEL_predicted_PREDICTION.png`` for every image.
+        """Writes ``NAME/INDEX_label_LABEL_predicted_PREDICTION.png`` for every image, and then ``NAME.npz``.
 
-        The prediction is the first draw's.
+        The prediction in a file's name is that of the first draw.
+
+        Args:
+            folder: The folder of all saved images.
+            name: The name of the file and of the folder.
 
         Raises:
             UserError: The folder cannot be written.
         """
         pictures = folder / name
         shutil.rmtree(pictures, ignore_errors=True)
-        for place, (image, label, prediction) in enumerate(
+        for index, (image, label, prediction) in enumerate(
             zip(self.perturbed, self.labels, self.predictions[0], strict=True)
         ):
             content = io.BytesIO()
             Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(content, "PNG")
-            write_atomically(pictures / f"{place:05}_label_{label}_predicted_{prediction}.png", content.getvalue())
+            write_atomically(pictures / f"{index:05}_label_{label}_predicted_{prediction}.png", content.getvalue())
         arrays = io.BytesIO()
         np.savez_compressed(
             arrays, images=self.images, perturbed=self.perturbed, labels=self.labels, predictions=self.predictions
@@ -127,8 +145,12 @@ class SavedImages:
     def read(cls, folder: Path, name: str) -> SavedImages:
         """Reads ``NAME.npz``.
 
+        Args:
+            folder: The folder of all saved images.
+            name: The name of the file.
+
         Raises:
-            UserError: The file is missing, or is not as it was written.
+            UserError: The file is missing or damaged.
         """
         path = folder / f"{name}.npz"
         try:

@@ -1,4 +1,4 @@
-"""The deployed decision rule as a judge of images: what it says of them, and which of several it survives least."""
+"""Scores images by the deployed decision rule, and keeps the perturbed image that it survives least."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.losses import margin
-from robustbench_cli.attacks.base.models.logit_noise import noise_of
+from robustbench_cli.attacks.base.models.logit_noise import measured_noise
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.special_labels import NO_NUMBER, REJECTED
 from robustbench_cli.attacks.base.norm import Norm
@@ -20,27 +20,27 @@ from robustbench_cli.attacks.base.threat import distance, per_image
 __all__ = ["SELECTION_DRAWS", "Candidates", "Scorer"]
 
 SELECTION_DRAWS = 50
-"""Draws that judge which of several images survives least, where all the draws that there are cost more.
+"""Draws that select the image that survives least, where the exact expectation costs more.
 
-They are forward passes only. With 10, the better of two attacks was mistaken so often that the worst case over both
-could come out above the better one alone.
+They are forward passes only. With 10 draws the selection took the worse of two attacks so often that the per-image worst
+case over both could have a higher robust accuracy than the better attack alone.
 """
 
 
 class Scorer:
-    """The deployed decision rule, asked on its own draws: some to score on, others to choose on.
+    """The deployed decision rule on held-out draws: one set of draws scores, another set selects.
 
-    An image's draws are a function of the seed, its place and the draw's number: whatever images it is judged among, and
-    whatever has been made of it, it meets the same draws.
+    The draws of an image are a function of the seed, the image's index and the number of the draw. So an image meets the
+    same draws in every batch, before and after a perturbation.
 
     Args:
-        model: The deployed one.
-        repeats: R, the draws to score on.
-        seed: Of all draws.
-        single_draw: Whether every candidate is judged on draws of its own, which are scored and chosen on.
+        model: The deployed model.
+        repeats: R, the number of draws that score.
+        seed: Seed of all draws.
+        single_draw: Whether each candidate gets draws of its own, which both score and select.
 
     Attributes:
-        randomized: Whether the model is.
+        randomized: Whether the model is randomized.
     """
 
     def __init__(self, model: MeasuredModel, *, repeats: int, seed: int, single_draw: bool = False) -> None:
@@ -49,61 +49,69 @@ class Scorer:
         self._seed = seed
         self._single_draw = single_draw
         self.randomized = model.randomized
-        few = model.cost_of_all_draws is not None and model.cost_of_all_draws <= SELECTION_DRAWS
-        self._scores = model.source(repeats)
-        self._choices = model.source("exact" if few else SELECTION_DRAWS)
+        exact = model.cost_of_all_draws is not None and model.cost_of_all_draws <= SELECTION_DRAWS
+        self._scoring = model.source(repeats)
+        self._selection = model.source("exact" if exact else SELECTION_DRAWS)
 
     @property
     def forwards(self) -> float:
         """Images passed through the model, in passes of one draw."""
-        return self._scores.forwards + self._choices.forwards
+        return self._scoring.forwards + self._selection.forwards
 
-    def __call__(self, images: Tensor, labels: Tensor, places: Tensor, candidate: int) -> tuple[Tensor, Tensor]:
-        """Judges images.
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, candidate: int) -> tuple[Tensor, Tensor]:
+        """Scores images.
 
         Args:
             images: ``(N, C, H, W)`` in [0, 1].
             labels: ``(N,)``.
-            places: ``(N,)``, of the images in the data slice.
-            candidate: Which of the things that were made of the images these are; 0 for the clean images. An attack has
-                made the others, so that to reject them is as good as to see their classes.
+            indices: ``(N,)``, the images' indices in the data slice.
+            candidate: The number of the candidate; 0 for the clean images. The others are perturbed, and a rejection of a
+                perturbed image is as good as its right class.
 
         Returns:
-            Predictions ``(R, N)``, see :func:`~robustbench_cli.attacks.base.models.decision.decisions`; and how well each
-            image survives ``(N,)``.
+            Predictions ``(R, N)``, see :func:`~robustbench_cli.attacks.base.models.decision.decisions`; and the survival
+            ``(N,)`` of each image.
         """
         if self._single_draw:
-            scored = chosen_on = self._ask(self._scores, images, f"score {candidate}", places)
+            scoring = selection = self._logits(self._scoring, images, f"score {candidate}", indices)
         else:
-            scored = self.scored(images, places)
-            chosen_on = self._ask(self._choices, images, "choose", places) if self.randomized else scored
-        chosen = self._choices.decided(chosen_on)
-        return self._scores.decided(scored), _survival(chosen_on, chosen, labels, perturbed=candidate > 0)
+            scoring = self.logits(images, indices)
+            selection = self._logits(self._selection, images, "choose", indices) if self.randomized else scoring
+        selecting = self._selection.decisions_of(selection)
+        return self._scoring.decisions_of(scoring), _survival(selection, selecting, labels, perturbed=candidate > 0)
 
     def of_copy(self, model: nn.Module) -> Scorer:
-        """The same rule for a copy of the model, which is asked nothing for it."""
+        """The same rule for a copy of the model, without a query to the copy."""
         measured = self._model.of_copy(model)
         return Scorer(measured, repeats=self._repeats, seed=self._seed, single_draw=self._single_draw)
 
     @property
     def noise(self) -> float | None:
-        """See :func:`~robustbench_cli.attacks.base.models.logit_noise.noise_of`."""
-        return noise_of(self._scores)
+        """See :func:`~robustbench_cli.attacks.base.models.logit_noise.measured_noise`."""
+        return measured_noise(self._scoring)
 
-    def scored(self, images: Tensor, places: Tensor) -> Tensor:
-        """The logits ``(R, N, K)`` that score images ``(N, C, H, W)`` with these places ``(N,)``."""
-        return self._ask(self._scores, images, "score", places)
+    def logits(self, images: Tensor, indices: Tensor) -> Tensor:
+        """The logits that score images.
 
-    def _ask(self, source: GradientSource, images: Tensor, purpose: str, places: Tensor) -> Tensor:
-        source.begin(seed_from(self._seed, purpose), places)
+        Args:
+            images: ``(N, C, H, W)`` in [0, 1].
+            indices: ``(N,)``, the images' indices in the data slice.
+
+        Returns:
+            ``(R, N, K)``.
+        """
+        return self._logits(self._scoring, images, "score", indices)
+
+    def _logits(self, source: GradientSource, images: Tensor, purpose: str, indices: Tensor) -> Tensor:
+        source.bind_draws(seed_from(self._seed, purpose), indices)
         return source.logits(images)
 
 
 def _survival(logits: Tensor, predictions: Tensor, labels: Tensor, *, perturbed: bool) -> Tensor:
-    """How well images survive: the share of draws whose deployed prediction is right; between equal shares, the margin.
+    """The share of draws with the right prediction; between equal shares the margin decides.
 
-    The prediction decides and not the margin's sign, which a tie or an infinite logit sets apart from it. If the images
-    are perturbed, a rejection is right too.
+    The prediction counts and not the margin's sign, since the two differ at a tie or an infinite logit. For perturbed
+    images a rejection is right too.
     """
     right = predictions == labels
     if perturbed:
@@ -114,24 +122,24 @@ def _survival(logits: Tensor, predictions: Tensor, labels: Tensor, *, perturbed:
 
 
 class Candidates:
-    """What an attack makes of a batch, goal after goal, judged as it comes: only the worst images are kept.
+    """The perturbed images of a batch, one set per target, scored one after another. Only the worst images are stored.
 
-    What an attack makes of an image also counts as it is in a file of 8 bits: a model can tell the numbers in between from
-    those of real images, and defend only against them.
+    A perturbed image also counts in its rounded form, as a file of 8 bits holds it: a model can tell values between the
+    levels from real images, and defend only against them.
 
     Args:
-        scorer: Judges them.
+        scorer: Scores the images.
         images: ``(N, C, H, W)`` in [0, 1].
         labels: ``(N,)``.
-        places: ``(N,)``, of the images in the data slice.
-        goals: ``(T, N)`` classes to reach; ``(0, N)`` for an untargeted attack.
-        norm: In which distances are measured.
-        rounded: Rounds perturbed images to 8 bits, inside the threat model; ``None`` where they are not to count so.
-        minimal_norm: Whether the attack looks for the smallest perturbation: a success is then not exchanged for another.
+        indices: ``(N,)``, the images' indices in the data slice.
+        targets: ``(T, N)`` classes to reach; ``(0, N)`` for an untargeted attack.
+        norm: The norm of the distances.
+        rounded: Rounds perturbed images to 8 bits, inside the threat model; ``None`` where rounded images do not count.
+        minimal_norm: Whether the attack minimizes the perturbation: a rounded image never replaces a success then.
 
     Attributes:
         worst: ``(N, C, H, W)``, the perturbed images that the deployed rule survives least.
-        failed: ``(N,)``, where the model has given what is not a number.
+        failed: ``(N,)``, whether the model gave NaN.
     """
 
     def __init__(
@@ -139,57 +147,62 @@ class Candidates:
         scorer: Scorer,
         images: Tensor,
         labels: Tensor,
-        places: Tensor,
-        goals: Tensor,
+        indices: Tensor,
+        *,
+        targets: Tensor,
         norm: Norm,
         rounded: Callable[[Tensor], Tensor] | None,
-        *,
         minimal_norm: bool,
     ) -> None:
-        self._judge = scorer
+        self._scorer = scorer
         self._images = images
         self._labels = labels
-        self._places = places
+        self._indices = indices
         self._norm = norm
         self._rounded = rounded
-        self._succeeded_below = 0.5 if minimal_norm else 0.0
-        self._judged = 0
-        predictions, survival = scorer(images, labels, places, 0)
-        self._alone = {"labels": labels, "targets": goals, "clean": predictions, "clean_survival": survival}
-        self._each: dict[str, list[Tensor]] = {name: [] for name in ("perturbed", "survival", "distance", "l2", "linf")}
-        self._least = torch.full_like(survival, torch.inf)
+        self._success_threshold = 0.5 if minimal_norm else 0.0
+        self._count = 0
+        predictions, survival = scorer(images, labels, indices, 0)
+        self._clean = {"labels": labels, "targets": targets, "clean": predictions, "clean_survival": survival}
+        self._per_target: dict[str, list[Tensor]] = {
+            name: [] for name in ("perturbed", "survival", "distance", "l2", "linf")
+        }
+        self._least_survival = torch.full_like(survival, torch.inf)
         self.worst = images
         self.failed = (predictions == NO_NUMBER).any(0)
 
     def add(self, perturbed: Tensor) -> None:
-        """Takes the images ``(N, C, H, W)`` of one goal."""
-        predictions, survival = self._predicted(perturbed)
-        standing = (survival > self._succeeded_below).nonzero().squeeze(1)
-        if self._rounded is not None and len(standing):
-            rounded = self._rounded(perturbed)[standing]
-            other_predictions, other_survival = self._predicted(rounded, standing)
-            lower = other_survival < (survival[standing] if self._succeeded_below == 0 else self._succeeded_below)
-            rows = standing[lower]
+        """Scores the perturbed images ``(N, C, H, W)`` of the next target."""
+        predictions, survival = self._score(perturbed)
+        unbroken = (survival > self._success_threshold).nonzero().squeeze(1)
+        if self._rounded is not None and len(unbroken):
+            rounded = self._rounded(perturbed)[unbroken]
+            rounded_predictions, rounded_survival = self._score(rounded, unbroken)
+            lower = rounded_survival < (survival[unbroken] if self._success_threshold == 0 else self._success_threshold)
+            rows = unbroken[lower]
             perturbed, predictions, survival = perturbed.clone(), predictions.clone(), survival.clone()
-            perturbed[rows], survival[rows] = rounded[lower], other_survival[lower]
-            predictions[:, rows] = other_predictions[:, lower]
-        figures = {
+            perturbed[rows], survival[rows] = rounded[lower], rounded_survival[lower]
+            predictions[:, rows] = rounded_predictions[:, lower]
+        values = {
             "perturbed": predictions,
             "survival": survival,
             "distance": distance(perturbed, self._images, self._norm),
             "l2": distance(perturbed, self._images, "l2"),
             "linf": distance(perturbed, self._images, "linf"),
         }
-        for name, figure in figures.items():
-            self._each[name].append(figure)
-        worse = survival < self._least
-        self._least = torch.where(worse, survival, self._least)
+        for name, value in values.items():
+            self._per_target[name].append(value)
+        worse = survival < self._least_survival
+        self._least_survival = torch.where(worse, survival, self._least_survival)
         self.worst = torch.where(per_image(worse, perturbed), perturbed, self.worst)
 
-    def _predicted(self, perturbed: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        self._judged += 1
-        labels, places = (each if rows is None else each[rows] for each in (self._labels, self._places))
-        predictions, survival = self._judge(perturbed, labels, places, self._judged)
+    def _score(self, perturbed: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scores perturbed images of all rows, or of some."""
+        self._count += 1
+        labels, indices = self._labels, self._indices
+        if rows is not None:
+            labels, indices = labels[rows], indices[rows]
+        predictions, survival = self._scorer(perturbed, labels, indices, self._count)
         failed = (predictions == NO_NUMBER).any(0)
         if rows is None:
             self.failed = self.failed | failed
@@ -198,6 +211,6 @@ class Candidates:
         return predictions, survival
 
     def arrays(self) -> dict[str, Any]:
-        """The fields of :class:`Outcomes`."""
-        tensors = self._alone | {name: torch.stack(figures) for name, figures in self._each.items()}
+        """The fields of :class:`~.outcomes.Outcomes`."""
+        tensors = self._clean | {name: torch.stack(values) for name, values in self._per_target.items()}
         return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}

@@ -1,51 +1,56 @@
-"""A job: a cell and what a worker needs to compute it. Plain data."""
+"""A job: a cell, and what a worker needs to compute it. Plain data."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from robustbench_cli.benchmarks.store.cell import Cell
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["Job"]
+__all__ = ["Job", "JobOptions"]
 
 
-class Job(BaseModel):
-    """A cell with what its worker needs to find and to compute it, which is no part of the cell's identity. Plain data.
+class JobOptions(BaseModel):
+    """Where and how jobs run; no part of a cell's identity.
 
     Attributes:
-        cell: What to run.
-        eps: The radius as it was written.
-        before: The job of ``cell.after``.
-        checkpoint: The checkpoint's file.
-        loading: How a foreign checkpoint is loaded: keywords of ``load_checkpoint``.
-        mean: Of the normalisation inside the model.
-        std: Of that normalisation.
         store: The folder of the store.
-        images: The folder where the adversarial images are to be saved; ``None`` for nowhere.
+        images: The folder for the adversarial images; ``None`` saves none.
         data_dir: The folder of downloaded data sets.
         device: A torch device.
-        batch_size: Rows that pass through the model at once; ``None`` chooses.
-        replaces: The marks of results whose place the new ones take, by cell; see :meth:`~.store.Store.mark`.
+        batch_size: Images per forward pass; ``None`` chooses it for the device.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cell: Cell
-    eps: str
-    before: Job | None = None
-    checkpoint: Path
-    loading: dict[str, Any]
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
     store: Path
     images: Path | None = None
     data_dir: Path | None
     device: str
     batch_size: int | None
+
+
+class Job(JobOptions):
+    """A cell with the files that it needs.
+
+    Attributes:
+        cell: What to run.
+        eps: The radius as the user wrote it.
+        previous: The job of ``cell.after``, which leaves its broken images to this one.
+        checkpoint: The checkpoint's file.
+        loading: Keywords of ``load_checkpoint`` for a foreign checkpoint.
+        mean: Per-channel mean of the normalization inside the model.
+        std: Per-channel standard deviation of that normalization.
+        replaces: Marks of the results that the new ones replace, by cell; see :meth:`~.store.Store.mark`.
+    """
+
+    cell: Cell
+    eps: str
+    previous: Job | None = None
+    checkpoint: Path
+    loading: dict[str, Any]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     replaces: dict[str, str] = {}

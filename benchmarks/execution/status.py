@@ -1,4 +1,4 @@
-"""How far the cells of a suite are, and what those that are left cost at most."""
+"""The state of a suite's cells: done, running, failed, stale or missing; and what the missing ones cost."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.evaluation.cost import Passes, passes
+from robustbench_cli.benchmarks.evaluation.options import GridOptions
 from robustbench_cli.benchmarks.evaluation.scoring import SELECTION_DRAWS
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.worker import is_done, lease_name
@@ -27,22 +28,22 @@ from robustbench_cli.benchmarks.store.store import Result, Store
 
 __all__ = ["STATES", "CellState", "State", "seconds_a_pass", "states"]
 
-State = Literal["done", "running", "failed", "stale", "missing", "to be trained"]
-STATES: tuple[State, ...] = ("done", "running", "failed", "stale", "missing", "to be trained")
+State = Literal["done", "running", "failed", "stale", "missing", "untrained"]
+STATES: tuple[State, ...] = ("done", "running", "failed", "stale", "missing", "untrained")
+"""All states, in the order in which they are reported."""
 
 
 @dataclass(frozen=True)
 class CellState:
-    """A cell of a suite and how far it is.
+    """The state of one cell.
 
     Attributes:
-        job: The cell.
-        state: ``"running"`` where a living process is at it; ``"to be trained"`` where its model is not there yet;
-            ``"stale"`` where the store has a result of the same name, of something that has changed since.
-        passes: Of single images through the model and back, at most, in passes of one draw; 0 where another cell's
-            search gives it its result, ``None`` where that cannot be told.
-        changed: What has changed since, in words; of a cell that is done, the version that computed it where that is
-            another one.
+        job: The cell's job.
+        state: ``"running"``: a living process holds its lease. ``"untrained"``: its model is not trained yet.
+            ``"stale"``: the store has a result of a cell with the same labels, and something has changed since.
+        passes: An upper bound on its forward and backward passes of single images, in passes of one draw; 0 if it
+            shares the search of another cell, ``None`` if unknown.
+        changed: What has changed, in words; for a cell that is done, the other version that computed it.
     """
 
     job: Job
@@ -60,24 +61,24 @@ def states(
     untrained: Collection[str] = (),
     costs: bool = True,
 ) -> list[CellState]:
-    """How far each of some jobs is.
+    """The state of each job.
 
     Args:
-        jobs: Of one store.
-        defended_models: The models that they attack, or what these will be.
-        stored: The results that the store has, by cell.
-        wanted: The cells of the whole suite, where these are but some of them.
+        jobs: Jobs of one store.
+        defended_models: The models that they attack, trained or not.
+        stored: The results of the store, by cell.
+        wanted: The cells of the whole suite, where ``jobs`` is a part of it.
         untrained: The identities of the models that are not trained yet.
-        costs: Whether passes are counted, for which each attack is run once.
+        costs: Whether to count passes, which runs each attack once on a single image.
     """
     models = {defended.identity: defended for defended in defended_models}
-    known = {job.cell.id for job in jobs} if wanted is None else wanted
-    earlier: defaultdict[Hashable, list[Result]] = defaultdict(list)
+    current = {job.cell.id for job in jobs} if wanted is None else wanted
+    outdated: defaultdict[Hashable, list[Result]] = defaultdict(list)
     for cell_id, result in stored.items():
-        if cell_id not in known:
-            earlier[_name(result.cell)].append(result)
+        if cell_id not in current:
+            outdated[_labels(result.cell)].append(result)
     searches: set[str] = set()
-    found = []
+    cell_states = []
     for job in jobs:
         search = lease_name(job)
         count = None
@@ -85,16 +86,18 @@ def states(
             count = 0 if search in searches else _most_passes(job.cell, models[job.cell.checkpoint])
         searches.add(search)
         if is_done(job):
-            found.append(CellState(job, "done", count, _other_version(stored.get(job.cell.id))))
+            cell_states.append(CellState(job, "done", count, _other_version(stored.get(job.cell.id))))
             continue
-        changed = min((each for old in earlier[_name(job.cell)] if (each := _changed(old, job))), key=len, default=())
-        found.append(CellState(job, _state(job, search, untrained, changed), count, changed))
-    return found
+        # With several outdated results, the one that differs least.
+        changes = [change for old in outdated[_labels(job.cell)] if (change := _changed(old, job))]
+        changed = min(changes, key=len, default=())
+        cell_states.append(CellState(job, _state(job, search, untrained, changed), count, changed))
+    return cell_states
 
 
 def _state(job: Job, search: str, untrained: Collection[str], changed: Sequence[str]) -> State:
     if job.cell.checkpoint in untrained:
-        return "to be trained"
+        return "untrained"
     if Leases(job.store).holder(search) is not None:
         return "running"
     if Store(job.store).has_failed(job.cell):
@@ -102,65 +105,67 @@ def _state(job: Job, search: str, untrained: Collection[str], changed: Sequence[
     return "stale" if changed else "missing"
 
 
-def _name(cell: Cell) -> Hashable:
-    """What a person calls a cell by: equal for those of which one may be what has become of the other."""
+def _labels(cell: Cell) -> Hashable:
+    """The labels that a person knows a cell by; an outdated and a current version of a cell have the same."""
     return (
         cell.dataset,
         cell.model,
-        # Another rule of decision is another row of the same weights.
-        tuple((each.name, each.parameters.get("decision")) for each in cell.defenses),
+        # Another decision rule with the same weights is another row.
+        tuple((defense.name, defense.parameters.get("decision")) for defense in cell.defenses),
         cell.attack.name,
         *(cell.norm, cell.eps, cell.targeted, cell.seed),
     )
 
 
 def _changed(old: Result, job: Job) -> tuple[str, ...]:
-    """What has changed since a cell of the same name was stored; nothing where it is of another model's file."""
+    """What has changed since a cell with the same labels was stored; empty if it is of another model's file."""
     was, now = old.cell, job.cell
     if _without_key(Path(old.checkpoint)) != _without_key(job.checkpoint):
         return ()
-    found = [
-        *(words for each in zip(was.defenses, now.defenses, strict=True) for words in _changed_method(*each)),
-        *_changed_method(was.attack, now.attack),
+    changes = [
+        *(text for pair in zip(was.defenses, now.defenses, strict=True) for text in _changed_parameters(*pair)),
+        *_changed_parameters(was.attack, now.attack),
     ]
-    if was.checkpoint != now.checkpoint and all(
-        before.identity == after.identity for before, after in zip(was.defenses, now.defenses, strict=True)
-    ):
-        found.append("weights")
+    if was.checkpoint != now.checkpoint and [spec.identity for spec in was.defenses] == [
+        spec.identity for spec in now.defenses
+    ]:
+        changes.append("weights")
     if was.n != now.n:
-        found.append(f"n was {was.n}")
+        changes.append(f"n was {was.n}")
     elif was.data != now.data:
-        found.append("images")
-    words = ("eot", "repeats", "precision", "accounting")
-    found += [f"{word} was {getattr(was, word)}" for word in words if getattr(was, word) != getattr(now, word)]
-    # What it goes on from has changed where all else has not.
-    return tuple(found) or ("the cell before it",)
+        changes.append("images")
+    options = ("eot", "accounting", *GridOptions.model_fields)
+    changes += [f"{name} was {getattr(was, name)}" for name in options if getattr(was, name) != getattr(now, name)]
+    # If nothing else differs, the cell that it continues does.
+    return tuple(changes) or ("the previous cell",)
 
 
-def _changed_method(was: MethodSpec, now: MethodSpec) -> Iterator[str]:
+def _changed_parameters(was: MethodSpec, now: MethodSpec) -> Iterator[str]:
+    """What differs between two versions of an attack or a defense, in words."""
     if was.source != now.source:
         yield f"code of {now.name}"
     missing: Any = object()
     for key, value in now.parameters.items():
-        before = was.parameters.get(key, was.parameters.get(now.formerly.get(key, key), missing))
+        old = was.parameters.get(key, was.parameters.get(now.formerly.get(key, key), missing))
         if was.surrogates.get(key) != now.surrogates.get(key):
             yield f"model in {now.name}.{key}"
-        elif before != value and key not in now.surrogates:
-            yield f"{now.name}.{key} was {'not there' if before is missing else json.dumps(before)}"
+        elif old != value and key not in now.surrogates:
+            yield f"{now.name}.{key} was {'not set' if old is missing else json.dumps(old)}"
 
 
 def _without_key(checkpoint: Path) -> str:
-    """The name of a checkpoint's file; of a training's, without what tells it from other trainings of that name."""
+    """The name of a checkpoint's file, without the hash that the cache appends."""
     return re.sub(r"-[0-9a-f]{12}\.safetensors$", "", checkpoint.name)
 
 
 def _other_version(result: Result | None) -> tuple[str, ...]:
+    """The version of advdef that computed a result, in words; empty if it is the current one."""
     was = None if result is None else result.versions.get("advdef")
     return () if was in {None, versions().get("advdef")} else (f"advdef was {was}",)
 
 
 def _most_passes(cell: Cell, defended: DefendedModel) -> int | None:
-    """What a cell costs where the attack breaks no image before its end, with what it takes to judge the images."""
+    """The passes of a cell whose attack breaks no image before its last step, including those that score the images."""
     if cell.attack.surrogates:
         return None
     attack = _passes(json.dumps([cell.attack.name, cell.attack.parameters]), cell.norm)
@@ -170,25 +175,30 @@ def _most_passes(cell: Cell, defended: DefendedModel) -> int | None:
         draws = defended.cost_of_all_draws or 1.0
     else:
         draws = 1.0 if cell.eot == "frozen" else float(cell.eot)
-    judged = float(cell.repeats)
+    scoring = float(cell.repeats)
     if defended.randomized:
-        judged += min(defended.cost_of_all_draws or SELECTION_DRAWS, SELECTION_DRAWS)
+        scoring += min(defended.cost_of_all_draws or SELECTION_DRAWS, SELECTION_DRAWS)
     goals = defended.classes - 1 if cell.targeted == "all" else 1
-    return round(cell.n * (goals * draws * (attack.forwards + attack.backwards) + (1 + goals) * judged))
+    return round(cell.n * (goals * draws * (attack.forwards + attack.backwards) + (1 + goals) * scoring))
 
 
 @cache
-def _passes(words: str, norm: Norm) -> Passes | None:
-    name, parameters = json.loads(words)
+def _passes(spec: str, norm: Norm) -> Passes | None:
+    """The passes of an attack, given as JSON, on one image; ``None`` if it cannot be run on the probe model."""
+    name, parameters = json.loads(spec)
     attack: Attack = attacks.load(name).from_parameters(parameters, name=name)
     try:
         return passes(attack, norm=norm)
-    except Exception:  # noqa: BLE001 - a user's own attack may do with its own models only
+    except Exception:  # noqa: BLE001 - a user's own attack may need a model of its own
         return None
 
 
 def seconds_a_pass(stored: Iterable[Result]) -> dict[tuple[str, str], float]:
-    """What a pass took in the cells of a store, by data set and model."""
+    """The seconds per pass of a store's cells, by data set and model.
+
+    Args:
+        stored: The results of the store.
+    """
     seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
     counted: Counter[tuple[str, str]] = Counter()
     for result in stored:

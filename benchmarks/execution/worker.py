@@ -1,4 +1,4 @@
-"""Computes one job and publishes its result: the one road from a cell to the store."""
+"""Computes one job and publishes its result: the way from a cell to the store."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import load_defended_
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
 from robustbench_cli.benchmarks.devices import current, keep_freed_memory, limit_threads
+from robustbench_cli.benchmarks.evaluation.context import RunContext
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate, predict
-from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarise, worst_case
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize, worst_case
 from robustbench_cli.benchmarks.evaluation.partial_results import PartialResults
 from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages, levels, rounded
 from robustbench_cli.benchmarks.execution.job import Job
@@ -33,20 +34,20 @@ from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS, SEARCHES, Fa
 from robustbench_cli.benchmarks.store.worst_case_flags import Run, blinded
 from robustbench_cli.core.atomic_write import display_path
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
-from robustbench_cli.core.isolation import isolate
+from robustbench_cli.core.isolation import isolate_passes
 
-__all__ = ["again", "compute_if_free", "is_done", "lease_name", "work", "work_if_free"]
+__all__ = ["compute_if_free", "is_done", "lease_name", "rerun", "work", "work_if_free"]
 
-_GOES_FIRST = ", which goes first, failed: "
+_EARLIER_FAILED = ", which this cell continues, failed: "
 
 
 def work(job: Job, *, progress: Callable[[int], None] = lambda _: None) -> Result | Failure:
-    """Runs a job, or finds its result in the store, and publishes it.
+    """Computes a job and publishes its result, unless the store has it.
 
-    A job that cannot be finished is published as a failure with its reason in one line.
+    A job that fails is published as a failure, with its reason in one line.
 
     Args:
-        job: What to run.
+        job: The job.
         progress: Called with the number of images done.
 
     Raises:
@@ -56,14 +57,14 @@ def work(job: Job, *, progress: Callable[[int], None] = lambda _: None) -> Resul
 
 
 def work_if_free(job: Job, *, progress: Callable[[int], None] = lambda _: None) -> Result | Failure | None:
-    """Does :func:`work` unless a living process is at it already, here or on another machine that shares the store.
+    """Does :func:`work`, unless a living process holds the job's lease, on this machine or another that shares the store.
 
     Args:
-        job: What to run.
-        progress: Called with the number of images done, 0 as it begins.
+        job: The job.
+        progress: Called with the number of images done, first with 0.
 
     Returns:
-        ``None`` where another process is at it.
+        ``None`` if another process holds the lease.
 
     Raises:
         UserError: The store cannot be read or written.
@@ -75,25 +76,25 @@ def work_if_free(job: Job, *, progress: Callable[[int], None] = lambda _: None) 
 def compute_if_free(
     job: Job, *, progress: Callable[[int], None] = lambda _: None
 ) -> Callable[[], Result | Failure] | None:
-    """The first part of :func:`work_if_free`, which takes a processor; it returns the second, which waits for a disk.
+    """Computes a job if nobody else holds its lease.
 
     Args:
-        job: What to run.
-        progress: Called with the number of images done, 0 as it begins.
+        job: The job.
+        progress: Called with the number of images done, first with 0.
 
     Returns:
-        What publishes the result and gives it back, and is to be called soon, for until then nobody else can have the
-        job; ``None`` where another process is at it.
+        A function that publishes the result, returns it and gives up the lease; call it soon. ``None`` if another process
+        holds the lease.
 
     Raises:
         UserError: The store cannot be read or written.
     """
-    with ExitStack() as claim:
-        if not claim.enter_context(Leases(job.store).hold(lease_name(job))):
+    with ExitStack() as lease:
+        if not lease.enter_context(Leases(job.store).hold(lease_name(job))):
             return None
         progress(0)
         publish = _computed(job, progress)
-        held = claim.pop_all()
+        held = lease.pop_all()
 
     def published() -> Result | Failure:
         with held:
@@ -102,58 +103,60 @@ def compute_if_free(
     return published
 
 
-def _computed(job: Job, progress: Callable[[int], None]) -> Callable[[], Result | Failure]:
-    """Runs a job, or finds its result in the store; what it returns publishes what came of it."""
-    store = Store(job.store)
-    if is_done(job):
-        return partial(store.result, job.cell.id)
-    try:
-        with current(torch.device(job.device)):
-            computed = _compute(job, progress)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the other jobs go on
-        failure = Failure(cell=job.cell, eps=job.eps, error=_reason(error), traceback=traceback.format_exc())
-        return partial(_publish_failure, store, failure)
-    # With its images saved a cell is done when it is stored.
-    with current(torch.device(job.device)):
-        _save_images(job, computed)
-    return partial(_publish, job, store, computed)
-
-
-def _publish_failure(store: Store, failure: Failure) -> Failure:
-    store.publish_failure(failure)
-    return failure
-
-
 def lease_name(job: Job) -> str:
-    """The name under which a process claims a job: a minimal-norm attack searches once for all radii."""
-    kind: type[Attack] = attacks.load(job.cell.attack.name)
-    return (_search(job) if kind.minimal_norm else job).cell.id
+    """The name of a job's lease. The jobs of a minimal-norm attack share one, because they share its search.
 
-
-def again(jobs: Sequence[Job]) -> list[Job]:
-    """The same jobs, to be computed again where the store has them, as is what a minimal-norm attack found.
-
-    What is there stays until the new result takes its place.
+    Args:
+        job: The job.
     """
-    renewed: dict[str, Job] = {}
+    attack: type[Attack] = attacks.load(job.cell.attack.name)
+    return (_search_job(job) if attack.minimal_norm else job).cell.id
+
+
+def rerun(jobs: Sequence[Job]) -> list[Job]:
+    """The same jobs, computed again even if the store has their results, which stay until the new ones replace them.
+
+    Args:
+        jobs: The jobs, each after the one that it continues.
+    """
+    again: dict[str, Job] = {}
     for job in jobs:
-        search = _search(job).cell.id
-        marks = {
-            job.cell.id: Store(job.store).mark(job.cell.id),
-            search: Store(job.store / SEARCHES).mark(search),
+        search = _search_job(job).cell.id
+        hashes = {
+            job.cell.id: Store(job.store).result_hash(job.cell.id),
+            search: Store(job.store / SEARCHES).result_hash(search),
         }
-        renewed[job.cell.id] = job.model_copy(
+        again[job.cell.id] = job.model_copy(
             update={
-                "replaces": {cell: mark for cell, mark in marks.items() if mark is not None},
-                "before": job.before and renewed.get(job.before.cell.id, job.before),
+                "replaces": {cell: content for cell, content in hashes.items() if content is not None},
+                "previous": job.previous and again.get(job.previous.cell.id, job.previous),
             }
         )
-    return list(renewed.values())
+    return list(again.values())
+
+
+def is_done(job: Job) -> bool:
+    """Whether the store has the cell's result, and the folder of images has its images where they are wanted.
+
+    Args:
+        job: The job.
+    """
+    return _is_stored(Store(job.store), job) and _has_images(job)
+
+
+def _is_stored(store: Store, job: Job) -> bool:
+    if job.cell.id in job.replaces:
+        return store.result_hash(job.cell.id) not in {None, job.replaces[job.cell.id]}
+    return job.cell in store
+
+
+def _has_images(job: Job) -> bool:
+    return job.images is None or (job.images / f"{job.cell.id}.npz").is_file()
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Computed:
-    """What a run gives, before it is a result of a cell."""
+    """What a job computed, before it is a result."""
 
     outcomes: Outcomes
     flags: tuple[str, ...]
@@ -164,102 +167,98 @@ class _Computed:
     perturbed: Tensor | None = None
 
 
-def is_done(job: Job) -> bool:
-    """Whether the store has the cell, and its images are where they are to be saved."""
-    return _is_in(Store(job.store), job) and _has_images(job)
-
-
-def _is_in(store: Store, job: Job) -> bool:
-    if job.cell.id in job.replaces:
-        return store.mark(job.cell.id) not in {None, job.replaces[job.cell.id]}
-    return job.cell in store
-
-
-def _has_images(job: Job) -> bool:
-    return job.images is None or (job.images / f"{job.cell.id}.npz").is_file()
-
-
-def _compute(job: Job, progress: Callable[[int], None]) -> _Computed:
-    if job.cell.only_if is not None and not _condition_holds(job):
-        return _skipped(job)
-    attack = job.cell.attack.build(attacks, **load_surrogates(job.cell.attack, job.loading.get("named", ())))
-    return (_search_once if attack.minimal_norm else _run)(job, attack, progress)
+def _computed(job: Job, progress: Callable[[int], None]) -> Callable[[], Result | Failure]:
+    """Computes a job, or finds its result in the store. Returns a function that publishes it."""
+    store = Store(job.store)
+    if is_done(job):
+        return partial(store.result, job.cell.id)
+    try:
+        with current(torch.device(job.device)):
+            attack = job.cell.attack.build(attacks, **load_surrogates(job.cell.attack, job.loading.get("named", ())))
+            if job.cell.only_if is not None and not _condition_holds(job):
+                computed = _skipped(job)
+            elif attack.minimal_norm:
+                computed = _from_search(job, attack, progress)
+            else:
+                computed = _evaluated(job, attack, progress)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the other jobs run, whatever the error of this one
+        failure = Failure(cell=job.cell, eps=job.eps, error=_reason(error), traceback=traceback.format_exc())
+        return partial(_publish_failure, store, failure)
+    # The images come first: a cell with a result is done.
+    with current(torch.device(job.device)):
+        _save_images(job, computed)
+    return partial(_publish, job, store, computed)
 
 
 def _condition_holds(job: Job) -> bool:
-    """Whether the attacks that a job goes on from, at its radius, were blinded: the one condition there is."""
+    """Whether the earlier attacks of a job's chain, at its radius, were blinded; there is no other condition."""
     runs: list[Run] = []
-    earlier = job.before
+    earlier = job.previous
     while earlier is not None and earlier.cell.eps == job.cell.eps:
         outcomes = _outcomes_of(earlier)
         runs.append(Run(Store(job.store).result(earlier.cell.id), outcomes))
-        earlier = earlier.before
+        earlier = earlier.previous
     return bool(runs) and blinded(runs, worst_case([run.outcomes for run in runs]))
 
 
 def _skipped(job: Job) -> _Computed:
-    """What a job whose condition does not hold gives: the outcomes, and the images, of the one that it goes on from."""
-    before = job.before
-    assert before is not None
-    saved = None if job.images is None else SavedImages.read(job.images, before.cell.id).perturbed_levels / 255
-    result, outcomes = Store(job.store).result(before.cell.id), _outcomes_of(before)
+    """The result of a job whose condition does not hold: the outcomes and images of the previous one."""
+    previous = job.previous
+    assert previous is not None
+    saved = None if job.images is None else SavedImages.read(job.images, previous.cell.id).perturbed_levels / 255
+    result, outcomes = Store(job.store).result(previous.cell.id), _outcomes_of(previous)
     return _Computed(
         outcomes=outcomes, flags=(), forwards=0, backwards=0, seconds=0.0, device=result.device, perturbed=saved
     )
 
 
-def _search_once(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed:
-    """Reads what a minimal-norm attack found; it runs once for all radii."""
-    search = _search(job)
+def _from_search(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed:
+    """The result of a minimal-norm attack at a job's radius, from its one search for all radii."""
+    search = _search_job(job)
     store = Store(job.store / SEARCHES)
-    cell = search.cell
-    if not _is_in(store, search) or not _has_images(search):
-        computed = _run(search, attack, progress)
+    if not _is_stored(store, search) or not _has_images(search):
+        computed = _evaluated(search, attack, progress)
         _save_images(search, computed)
         _publish(search, store, computed)
-    found = store.result(cell.id)
-    outcomes = store.outcomes(cell.id)
+    result = store.result(search.cell.id)
+    outcomes = store.outcomes(search.cell.id)
     return _Computed(
         outcomes=outcomes if job.cell.eps is None else outcomes.within(job.cell.eps),
-        flags=found.flags,
-        forwards=found.forwards,
-        backwards=found.backwards,
-        seconds=found.seconds,
-        device=found.device,
+        flags=result.flags,
+        forwards=result.forwards,
+        backwards=result.backwards,
+        seconds=result.seconds,
+        device=result.device,
     )
 
 
-def _search(job: Job) -> Job:
+def _search_job(job: Job) -> Job:
     """The job of a minimal-norm attack at any distance."""
     return job.model_copy(update={"cell": job.cell.model_copy(update={"eps": None}), "eps": ""})
 
 
-def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed:
+def _evaluated(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed:
+    """Runs the attack of a job."""
     keep_freed_memory()
     cell, device = job.cell, torch.device(job.device)
     examples = _examples(cell.dataset, job.data_dir, cell.n)
     limit_threads(tuple(examples.images.shape[1:]))
     if examples.sha256 != cell.data:
         raise UserError(f"the images of {cell.dataset} have changed since the command began: give the command again")
-    before = None if job.before is None else _outcomes_of(job.before)
+    folder = (job.store / SEARCHES if attack.minimal_norm else job.store) / PARTIAL_RESULTS / cell.id
     evaluation = evaluate(
         _model(job.checkpoint, json.dumps(job.loading), cell.checkpoint),
         examples.images,
         examples.labels,
         attack=attack,
-        norm=cell.norm,
-        eps=cell.eps,
-        targeted=cell.targeted,
-        eot=cell.eot,
-        repeats=cell.repeats,
-        seed=cell.seed,
-        device=device,
-        batch_size=job.batch_size,
-        precision=cell.precision,
-        accounting=cell.accounting,
-        before=before,
-        kept=_kept(job, attack),
-        progress=progress,
+        options=cell.evaluation_options,
+        context=RunContext(
+            device=device,
+            batch_size=job.batch_size,
+            earlier=None if job.previous is None else _outcomes_of(job.previous),
+            partial_results=PartialResults(folder, images=job.images is not None),
+            progress=progress,
+        ),
     )
     return _Computed(
         outcomes=evaluation.outcomes,
@@ -272,14 +271,8 @@ def _run(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed
     )
 
 
-def _kept(job: Job, attack: Attack) -> PartialResults:
-    """Where a run keeps what it has found so far, in the store that its result goes to."""
-    store = job.store / SEARCHES if attack.minimal_norm else job.store
-    return PartialResults(store / PARTIAL_RESULTS / job.cell.id, images=job.images is not None)
-
-
 def _save_images(job: Job, computed: _Computed) -> None:
-    """Saves the images of a job where that is asked for."""
+    """Saves the images of a job that has a folder for them."""
     cell, folder = job.cell, job.images
     if folder is None:
         return
@@ -298,12 +291,12 @@ def _save_images(job: Job, computed: _Computed) -> None:
 
 
 def _images_to_save(job: Job, folder: Path, computed: _Computed, images: Tensor, clean: Tensor) -> Tensor:
-    """What the attack, or an earlier one that left it nothing to do, made of each image, in 256 levels inside the ball.
+    """The adversarial image of each image in 256 levels, inside the ball, by this attack or an earlier one of its chain.
 
     Args:
-        job: Whose images they are.
-        folder: Where those of earlier jobs are.
-        computed: Has no images where a minimal-norm attack searched once for all radii.
+        job: The job.
+        folder: The images of earlier jobs.
+        computed: Has no images if the images of a search are read.
         images: ``(N, C, H, W)`` in [0, 1].
         clean: The same in 256 levels.
 
@@ -314,37 +307,43 @@ def _images_to_save(job: Job, folder: Path, computed: _Computed, images: Tensor,
     if computed.perturbed is not None:
         perturbed = rounded(computed.perturbed, images, norm=cell.norm, eps=cell.eps)
     else:
-        perturbed = SavedImages.read(folder, _search(job).cell.id).perturbed_levels
+        perturbed = SavedImages.read(folder, _search_job(job).cell.id).perturbed_levels
     if cell.eps is not None:
         outside = distance(perturbed.double() / 255, clean.double() / 255, cell.norm) > cell.eps + 1e-9
         perturbed = torch.where(per_image(outside, clean), clean, perturbed)
-    if job.before is not None:
-        earlier = SavedImages.read(folder, job.before.cell.id).perturbed_levels
-        fell = torch.from_numpy(_outcomes_of(job.before).fell())
-        perturbed = torch.where(per_image(fell, clean), earlier, perturbed)
+    if job.previous is not None:
+        earlier = SavedImages.read(folder, job.previous.cell.id).perturbed_levels
+        broken = torch.from_numpy(_outcomes_of(job.previous).broken())
+        perturbed = torch.where(per_image(broken, clean), earlier, perturbed)
     return perturbed
 
 
 def _outcomes_of(job: Job) -> Outcomes:
-    """The outcomes of a job that another one builds on, which is run where nobody has run it yet.
+    """The outcomes of a job that another one continues; it is computed now if the store does not have it.
 
     Raises:
         UserError: It failed.
     """
-    done = work(job)
-    if isinstance(done, Failure):
-        # The first that failed says why: a longer and longer chain would bury it.
+    result = work(job)
+    if isinstance(result, Failure):
+        # The first failure of a chain names the cause; the later ones repeat its message.
         raise UserError(
-            done.error
-            if _GOES_FIRST in done.error
-            else f"the cell {done.cell.id} ({done.cell.attack.label}){_GOES_FIRST}{done.error}"
+            result.error
+            if _EARLIER_FAILED in result.error
+            else f"the cell {result.cell.id} ({result.cell.attack.label}){_EARLIER_FAILED}{result.error}"
         )
     return Store(job.store).outcomes(job.cell.id)
 
 
+def _publish_failure(store: Store, failure: Failure) -> Failure:
+    store.publish_failure(failure)
+    return failure
+
+
 def _publish(job: Job, store: Store, computed: _Computed) -> Result:
+    """Stores the result of a job, and removes its partial results."""
     content = computed.outcomes.to_bytes()
-    summary = summarise(computed.outcomes)
+    summary = summarize(computed.outcomes)
     result = Result(
         cell=job.cell,
         eps=job.eps,
@@ -360,7 +359,7 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
         mean=job.mean,
         std=job.std,
     )
-    store.publish(result, content, instead_of=job.replaces.get(job.cell.id))
+    store.publish(result, content, replacing=job.replaces.get(job.cell.id))
     PartialResults(store.path / PARTIAL_RESULTS / job.cell.id, images=False).remove()
     return store.result(job.cell.id)
 
@@ -372,10 +371,11 @@ def _examples(dataset: str, data_dir: Path | None, n: int) -> Slice:
 
 @lru_cache(maxsize=1)
 def _model(checkpoint: Path, loading: str, identity: str) -> nn.Module:
-    # Not before: what bounds a model by intervals takes none that has hooks.
-    return isolate(load_defended_model(checkpoint, json.loads(loading), identity))
+    """A defended model whose passes leave the process as it was; the latest one stays loaded."""
+    return isolate_passes(load_defended_model(checkpoint, json.loads(loading), identity))
 
 
 def _reason(error: BaseException) -> str:
-    told = one_line(error)
-    return f"out of memory: give a smaller --batch-size ({told})" if is_out_of_memory(error) else told
+    """An error in one line, with advice if memory ran out."""
+    message = one_line(error)
+    return f"out of memory: give a smaller --batch-size ({message})" if is_out_of_memory(error) else message

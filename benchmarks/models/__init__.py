@@ -1,7 +1,7 @@
 """The models, one file each; a file named ``paper_cnn.py`` is the model ``paper-cnn``.
 
-A model is a class or a function that makes an ``nn.Module`` from no parameters or any of those in
-:data:`~robustbench_cli.benchmarks.models.base.factory.PARAMETERS`; or an ``nn.Module`` itself.
+A model is a class or a function that returns an ``nn.Module``, with no parameters or any of
+:data:`~robustbench_cli.benchmarks.models.base.factory.PARAMETERS`; or it is an ``nn.Module``.
 """
 
 from robustbench_cli.core.registry import Registry

@@ -10,8 +10,8 @@ from robustbench_cli.core.errors import UserError
 
 __all__ = ["PaperCNN"]
 
-# Shape of the images: convolutional channels before and after the first pool, features after the second, width of the
-# fully connected layers, dropout.
+# By the shape of the images: convolutional channels before and after the first pool, features after the second pool, width
+# of the fully connected layers, dropout.
 _PLANS: dict[tuple[int, int, int], tuple[int, int, int, int, float]] = {
     (1, 28, 28): (32, 64, 64 * 4 * 4, 200, 0.3),
     (3, 32, 32): (64, 128, 128 * 5 * 5, 256, 0.7),
@@ -21,15 +21,15 @@ _PLANS: dict[tuple[int, int, int], tuple[int, int, int, int, float]] = {
 class PaperCNN(nn.Sequential):
     """The networks of Wang et al. (IJCAI 2019, arXiv 1908.07116) for MNIST and CIFAR-10.
 
-    Valid 3 x 3 convolutions: 32, 32, pool, 64, 64, pool, 200, 200, K for grey 28 x 28 images; 64, 64, pool, 128, 128,
-    pool, 256, 256, K for colour 32 x 32. Dropout (0.3, 0.7) follows the first fully connected layer.
+    Valid 3 x 3 convolutions: 32, 32, pool, 64, 64, pool, 200, 200, K for gray 28 x 28 images; 64, 64, pool, 128, 128,
+    pool, 256, 256, K for color 32 x 32. Dropout (0.3, 0.7) follows the first fully connected layer.
 
     Args:
         shape: ``(1, 28, 28)`` or ``(3, 32, 32)``.
         classes: K.
 
     Raises:
-        UserError: The paper has no network for such a shape.
+        UserError: The paper has no network for this shape.
     """
 
     def __init__(self, *, shape: tuple[int, int, int], classes: int) -> None:

@@ -1,4 +1,4 @@
-"""A small network that trains in seconds and takes images of any shape."""
+"""A small network for images of any shape, which trains in seconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SmallCNN(nn.Sequential):
         classes: K.
 
     Raises:
-        UserError: The images are smaller.
+        UserError: H or W is below 8.
     """
 
     def __init__(self, *, shape: tuple[int, int, int], classes: int) -> None:

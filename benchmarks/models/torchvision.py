@@ -1,4 +1,4 @@
-"""Torchvision's classification networks, by their names."""
+"""Torchvision's classification networks, by name."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ __all__ = ["torchvision_model"]
 
 
 def torchvision_model(*, shape: tuple[int, int, int], classes: int, argument: str | None = None) -> nn.Module:
-    """A network of torchvision, ``torchvision:resnet18``, with fresh weights.
+    """A network of torchvision with fresh weights: ``torchvision:resnet18``.
 
-    It is what torchvision builds, made for images of 224 x 224: a network's early strides are not changed for small
-    images. Where the images do not have three channels, the first convolution is replaced by one that takes as many as
-    they have.
+    Torchvision's networks are made for images of 224 x 224, and their early strides stay for smaller images. If the images
+    do not have three channels, the first convolution is replaced by one with their number of channels.
 
     Args:
         shape: ``(C, H, W)``.
         classes: K.
-        argument: Torchvision's name of the network.
+        argument: The network's name in torchvision.
 
     Raises:
-        UserError: There is no such network.
+        UserError: Torchvision has no classification network of this name.
     """
     names = torchvision.models.list_models(module=torchvision.models)
     if not argument:
@@ -37,7 +36,7 @@ def torchvision_model(*, shape: tuple[int, int, int], classes: int, argument: st
 
 
 def _take_channels(network: nn.Module, channels: int) -> None:
-    """Replaces the first convolution, in the order in which modules were registered, by one of ``channels`` inputs."""
+    """Replaces the first convolution, in the order of registration, by one with ``channels`` input channels."""
     name, first = next((name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
     parent, _, attribute = name.rpartition(".")
     setattr(

@@ -1,4 +1,4 @@
-"""Attacks beside certificates: the accuracy that is certified at a cell's radius, and what no certificate allows."""
+"""Compares attacks with certificates: the certified accuracy at a cell's radius, and contradictions between the two."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ from robustbench_cli.defenses.randomized_smoothing import RandomizedSmoothing
 __all__ = ["ALPHA", "LEVEL", "certificate_of", "certified_accuracy", "contradiction"]
 
 ALPHA = 0.001
-"""The chance at most that a certificate by smoothing beside an attack is wrong."""
+"""The largest probability that a certificate by smoothing is wrong, in a comparison with attacks."""
 
 LEVEL = 0.001
-"""The chance at most that attacks are said to contradict a certificate where they do not."""
+"""The significance level of a contradiction between attacks and a certificate by smoothing."""
 
 
 def certificate_of(cell: Cell, models: Sequence[CertifiedModel]) -> CertifiedModel | None:
-    """The certified model that a cell attacks; of several, the one of most images.
+    """The certificate of the model that a cell attacks; of several, the one with the most images.
 
-    Where the certificate is of a smoothed model, the cell's defense must be that smoothing, deciding by one draw or by
-    the vote: the certificate tells nothing of another noise, or of the mean softmax. A defense of a user's own is
-    passed by: a store may not say what code runs.
+    A certificate by smoothing holds only for a cell whose defense is the same smoothing and whose decision rule is one
+    draw or the vote. A user's own defense is skipped, since a store must not select the code that runs.
+
+    Args:
+        cell: The cell.
+        models: The certificates.
     """
     sigma = _sigma(cell)
     same = [
@@ -42,13 +45,13 @@ def certificate_of(cell: Cell, models: Sequence[CertifiedModel]) -> CertifiedMod
 
 
 def _sigma(cell: Cell) -> float | None:
-    """The noise of the smoothing by whose draws a cell's model decides; ``None`` where it does not."""
+    """The noise level of the smoothing that decides in a cell; ``None`` without one."""
     last = _smoothing(cell)
     return last.sigma if last is not None and last.decision in {"one-draw", "vote"} else None
 
 
 def _smoothing(cell: Cell) -> RandomizedSmoothing | None:
-    """The smoothing that is the last of a cell's defenses; ``None`` where it is another, or not one of this version."""
+    """The smoothing that is the last of a cell's defenses; ``None`` for another defense, or one of another version."""
     if not cell.defenses:
         return None
     spec = cell.defenses[-1]
@@ -61,49 +64,67 @@ def _smoothing(cell: Cell) -> RandomizedSmoothing | None:
 
 
 def certified_accuracy(cell: Cell, model: CertifiedModel) -> float:
-    """The share of a model's certified images that are certified to be right at a cell's radius; NaN in other norms."""
+    """The certified accuracy at a cell's radius; NaN where the certificate is in another norm.
+
+    Args:
+        cell: The cell.
+        model: The certificate; see :func:`certificate_of`.
+    """
     if cell.norm != model.procedure.norm or cell.eps is None:
         return float("nan")
     return float(model.certificates(alpha=ALPHA).certified(model.labels, cell.eps).mean())
 
 
 def contradiction(cell: Cell, outcomes: Outcomes, model: CertifiedModel) -> str | None:
-    """What an attack did inside of certified radii more often than can be, in words; ``None`` where it did not.
+    """Describes an attack that broke more certified images than the certificate allows.
 
-    It counts the images that every one of R answers of the deployed rule takes for another class than the certified
-    one, although they are nearer to their clean image than its radius. Where a certificate by smoothing is right, a
-    draw is of that class with a chance of one half or more. So the chance of R such answers is at most ``q^R``, where q
-    is that of no majority among the rule's draws; and the certificate is wrong with the chance :data:`ALPHA`. The
-    number of such images is held against the binomial one at :data:`LEVEL`. A certificate by intervals is a proof,
-    which no image may contradict.
+    An image counts if its perturbation is smaller than its certified radius, and all R draws of the deployed rule predict
+    another class than the certified one. If a certificate by smoothing is right, a draw predicts the certified class
+    with probability 1/2 or more. So all R draws are wrong with a probability of at most ``q^R``, where ``q`` is the
+    probability that a vote has no majority for the class. The certificate itself is wrong with probability
+    :data:`ALPHA`. A binomial test at level :data:`LEVEL` compares the count with both. A certificate by intervals is a
+    proof, which no image may contradict.
 
     Args:
-        cell: See :func:`certificate_of`.
-        outcomes: Of the cell.
-        model: That it attacks.
+        cell: The cell.
+        outcomes: The cell's outcomes.
+        model: The certificate; see :func:`certificate_of`.
+
+    Returns:
+        One line; ``None`` without a contradiction.
     """
     common = min(len(outcomes.labels), len(model.labels))
     if (outcomes.labels[:common] != model.labels[:common]).any():
         return None
-    each = model.certificates(alpha=ALPHA)
-    predicted, radius = each.predicted[:common], each.radius[:common]
+    certificates = model.certificates(alpha=ALPHA)
+    predicted, radius = certificates.predicted[:common], certificates.radius[:common]
     distance = outcomes.linf if model.procedure.norm == "linf" else outcomes.l2
     inside = (predicted >= 0) & (distance[:, :common] < radius * (1 - 1e-6))
-    fell = inside & (outcomes.perturbed[:, :, :common] != predicted).all(axis=1)
-    number, tried = int(fell.any(axis=0).sum()), int(inside.any(axis=0).sum())
-    if not number:
+    broken = inside & (outcomes.perturbed[:, :, :common] != predicted).all(axis=1)
+    count, tried = int(broken.any(axis=0).sum()), int(inside.any(axis=0).sum())
+    if not count:
         return None
-    told = f"cell {cell.id} ({cell.defense} {cell.attack_label}): {number} of {tried} images fell nearer than the radius that is certified for them in"
-    fault = "the certificate or the attack's row is at fault"
+    finding = (
+        f"cell {cell.id} ({cell.defense} {cell.attack_label}): {count} of {tried} images were broken inside their certified "
+        "radius, by"
+    )
+    cause = "the certificate or the attack's row is wrong"
     if isinstance(model.procedure, Intervals):
-        return f"{told} linf by intervals, and none can: {fault}"
-    # Of such an attack's images, those are kept that fell in the very draws that are counted.
+        return f"{finding} intervals in linf, which is impossible: {cause}"
+    # Such an attack selects images on the very draws that are counted.
     if cell.accounting == "single-draw":
         return None
-    last = _smoothing(cell)
-    draws = last.draws if last is not None and last.decision == "vote" else 1
-    no_majority = float(stats.binom.cdf(draws // 2, draws, 0.5)) if draws > 1 else 0.5
-    chance = min(1.0, ALPHA + len(inside) * no_majority ** outcomes.clean.shape[0])
-    if np.greater_equal(stats.binom.sf(number - 1, tried, chance), LEVEL):
+    chance = _chance(cell, outcomes, attempts=len(inside))
+    if np.greater_equal(stats.binom.sf(count - 1, tried, chance), LEVEL):
         return None
-    return f"{told} l2 at sigma {model.procedure.sigma:g}, and no more than {chance * tried:.2g} can be expected to: {fault}"
+    expected = f"at most {chance * tried:.2g} are expected"
+    return f"{finding} smoothing in l2 at sigma {model.procedure.sigma:g}, where {expected}: {cause}"
+
+
+def _chance(cell: Cell, outcomes: Outcomes, *, attempts: int) -> float:
+    """The largest probability that an image counts as a contradiction by chance, in several attempts."""
+    smoothing = _smoothing(cell)
+    draws = smoothing.draws if smoothing is not None and smoothing.decision == "vote" else 1
+    no_majority = float(stats.binom.cdf(draws // 2, draws, 0.5)) if draws > 1 else 0.5
+    draws_scored = outcomes.clean.shape[0]
+    return float(min(1.0, ALPHA + attempts * no_majority**draws_scored))

@@ -1,4 +1,4 @@
-"""Judges a table: limits for its figures, alone or against an earlier table."""
+"""Judges a table: compares its values with limits, or with an earlier table."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from robustbench_cli.benchmarks.reports.rows import COLUMNS, WORST_CASE
+from robustbench_cli.benchmarks.reports.columns import (
+    WORST_CASE,
+    column,
+    column_names,
+    gated_columns,
+    identity_columns,
+)
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 from robustbench_cli.core.escaping import unescaped_from_csv
 
@@ -30,20 +37,6 @@ __all__ = [
     "without_baseline",
 ]
 
-SHARES = frozenset(
-    {
-        *(f"{kind}_accuracy{end}" for kind in ("clean", "robust") for end in ("", "_low", "_high")),
-        "robust_accuracy_vote",
-        "robust_accuracy_every_draw",
-        "attack_success_rate",
-    }
-)
-FIGURES = SHARES | {"mean_l2", "mean_linf", "des"}
-"""The columns that a gate can judge."""
-
-LOWER_IS_BETTER = frozenset({"attack_success_rate"})
-"""Those of which a gate holds down what it holds up of the others."""
-
 _OPPOSITE = {
     "--fail-under": "--fail-over",
     "--max-drop": "--max-rise",
@@ -52,27 +45,31 @@ _OPPOSITE = {
 }
 _UPPER = ("--fail-over", "--max-rise")
 
-KEYS = ("dataset", "model", "defense", "attack", "norm", "eps", "targeted", "eot", "n", "repeats", "seed")
-"""The columns that say which rows of two tables are the same comparison; a checkpoint may have been trained anew."""
-
-LATER_KEYS = ("mean", "std")
-"""Such columns that not every earlier table has."""
-
 _ROUNDING = 1e-12
-"""How far a figure may miss its limit: 0.8 - 0.78 is above 0.02 in floating point."""
+"""The tolerance of a comparison: 0.8 - 0.78 is above 0.02 in floating point."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A column and a number."""
+    """A limit for the values of a column.
+
+    Attributes:
+        column: The column's name.
+        value: The limit, or the largest change against a baseline.
+    """
 
     column: str
     value: float
 
+    @property
+    def is_upper(self) -> bool:
+        """Whether lower values are better, so that the limit is an upper one."""
+        return column(self.column).gate == "lower"
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a gate says.
+    """The result of a gate.
 
     Attributes:
         broken: A line for each row that breaks the limit.
@@ -83,93 +80,113 @@ class Verdict:
     missing: list[str] = field(default_factory=list)
 
 
-def parse_limit(words: str, *, option: str) -> Limit:
-    """Reads ``robust_accuracy=0.40``.
+def parse_limit(text: str, *, option: str) -> Limit:
+    """Reads a limit such as ``robust_accuracy=0.40``.
+
+    Args:
+        text: ``COLUMN=VALUE``.
+        option: The option that it was given to, such as ``--fail-under``.
 
     Raises:
-        UserError: The column is none that can be judged, or none that this option judges the right way round; or the
-            value is no number.
+        UserError: The column is unknown or cannot be judged, the option is for columns of the other direction, or the
+            value is not a number of the column's range.
     """
-    column, equals, value = (part.strip() for part in words.partition("="))
-    if column not in FIGURES:
-        raise UserError(f"{option} '{words}': unknown column '{column}': {did_you_mean(column, FIGURES)}")
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if name not in gated_columns():
+        raise UserError(f"{option} '{text}': unknown column '{name}': {did_you_mean(name, gated_columns())}")
     try:
         # Not 0.4_0 or other scripts' digits, which Python takes too.
         number = float(value) if re.fullmatch(r"[0-9eE.+-]+", value) else math.nan
     except ValueError:
         number = math.nan
     if not equals or not math.isfinite(number):
-        raise UserError(f"{option} '{words}': give COLUMN=VALUE, such as robust_accuracy=0.40")
-    if column in SHARES and number > 1:
-        meant = f"did you mean {number / 100:g}?" if number <= 100 else "give a number up to 1"
-        raise UserError(f"{option} '{words}': {column} is a share, from 0 to 1: {meant}")
-    if (column in LOWER_IS_BETTER) != (option in _UPPER):
-        better = "lower" if column in LOWER_IS_BETTER else "higher"
-        raise UserError(
-            f"{option} '{words}': {better} is better in {column}: give {_OPPOSITE[option]} {column}={value}"
-        )
-    return Limit(column, number)
+        raise UserError(f"{option} '{text}': give COLUMN=VALUE, such as robust_accuracy=0.40")
+    if column(name).kind == "share" and number > 1:
+        way_out = f"did you mean {number / 100:g}?" if number <= 100 else "give a number up to 1"
+        raise UserError(f"{option} '{text}': {name} is a share, from 0 to 1: {way_out}")
+    limit = Limit(name, number)
+    if limit.is_upper != (option in _UPPER):
+        better = "lower" if limit.is_upper else "higher"
+        raise UserError(f"{option} '{text}': {better} is better in {name}: give {_OPPOSITE[option]} {name}={value}")
+    return limit
 
 
 def parse_conditions(conditions: Sequence[str]) -> dict[str, list[str]]:
     """Reads ``KEY=VALUE`` conditions into the values allowed for each column.
 
     Raises:
-        UserError: A key is no column, or there is no value.
+        UserError: A key is not a column, or a value is missing.
     """
     wanted: dict[str, list[str]] = defaultdict(list)
-    for words in conditions:
-        key, equals, value = (part.strip() for part in words.partition("="))
-        if key not in COLUMNS:
-            raise UserError(f"--where '{words}': unknown column '{key}': {did_you_mean(key, COLUMNS)}")
+    for condition in conditions:
+        key, equals, value = (part.strip() for part in condition.partition("="))
+        if key not in column_names():
+            raise UserError(f"--where '{condition}': unknown column '{key}': {did_you_mean(key, column_names())}")
         if not equals:
-            raise UserError(f"--where '{words}': give KEY=VALUE, such as defense=hrs")
+            raise UserError(f"--where '{condition}': give KEY=VALUE, such as defense=hrs")
         wanted[key].append(value)
     return dict(wanted)
 
 
 def select(table: pd.DataFrame, wanted: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """The rows whose columns have one of the wanted values; ``hrs`` also stands for ``hrs(channels=[10,10])``."""
-    keep = pd.Series(True, index=table.index)
-    for column, values in wanted.items():
-        keep &= _fits(table[column], values)
-    return table[keep]
+    """Selects the rows whose columns have one of the wanted values; ``hrs`` also fits ``hrs(channels=[10,10])``.
+
+    Args:
+        table: The rows.
+        wanted: The values allowed for each column.
+    """
+    selected = pd.Series(True, index=table.index)
+    for name, values in wanted.items():
+        selected &= _fits(table[name], values)
+    return table[selected]
 
 
 def select_cells(table: pd.DataFrame, wanted: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """The wanted rows of cells that have no result: a worst case lacks whatever cell of its model and threat is lacking."""
+    """Selects the wanted rows of cells without a result.
+
+    A worst case is incomplete as long as any cell of its model and threat is missing.
+
+    Args:
+        table: The rows of cells that failed or are missing.
+        wanted: See :func:`select`.
+    """
     every_attack = WORST_CASE in wanted.get("attack", ())
     return select(table, {key: values for key, values in wanted.items() if key != "attack" or not every_attack})
 
 
 def unmet(tables: Sequence[pd.DataFrame], wanted: Mapping[str, Sequence[str]]) -> list[str]:
-    """What is wanted of some tables and in none of them.
+    """Explains the conditions that no row of some tables fits.
+
+    Args:
+        tables: The tables.
+        wanted: See :func:`select`.
 
     Returns:
-        A line for each wanted value that no row has, with those that there are; or one line where each is there and no
-        row has them all.
+        A line for each value that no row has, with the values that exist. If rows have each value but none has them all,
+        one line.
     """
     lines = []
     for name, values in wanted.items():
-        column = pd.Series([value for table in tables for value in table[name]], dtype=object, name=name)
-        there = sorted(set(column.dropna().astype(str)))
-        told = ", ".join(f"'{word}'" for word in there[:20]) + (f" and {len(there) - 20} more" if there[20:] else "")
+        entries = pd.Series([value for table in tables for value in table[name]], dtype=object, name=name)
+        existing = sorted(set(entries.dropna().astype(str)))
+        listed = ", ".join(f"'{value}'" for value in existing[:20])
+        listed += f" and {len(existing) - 20} more" if existing[20:] else ""
         lines += [
-            f"--where '{name}={value}' fits no row: {f'there is {told}' if there else f'no row has a {name}'}"
+            f"--where '{name}={value}' fits no row: {f'there is {listed}' if existing else f'no row has a {name}'}"
             for value in values
-            if not _fits(column, [value]).any()
+            if not _fits(entries, [value]).any()
         ]
     if not lines and wanted and all(select(table, wanted).empty for table in tables):
-        each = " and ".join(f"{name}={' or '.join(values)}" for name, values in wanted.items())
-        lines.append(f"--where: no row has {each}: leave one of them out to see what there is")
+        conditions = " and ".join(f"{name}={' or '.join(values)}" for name, values in wanted.items())
+        lines.append(f"--where: no row has {conditions}: leave one of them out to see what there is")
     return lines
 
 
-def _fits(column: pd.Series, values: Sequence[str]) -> pd.Series:
-    words = column.astype(str)
-    fits = words.isin(values)
-    if column.name in {"attack", "defense"}:
-        fits |= words.map(lambda word: re.sub(r"\([^)]*\)", "", word)).isin(values)
+def _fits(entries: pd.Series, values: Sequence[str]) -> pd.Series:
+    texts = entries.astype(str)
+    fits = texts.isin(values)
+    if entries.name in {"attack", "defense"}:
+        fits |= texts.map(lambda text: re.sub(r"\([^)]*\)", "", text)).isin(values)
     return fits
 
 
@@ -177,32 +194,37 @@ _WAY_OUT = "give a .csv file that 'advdef report -o' wrote"
 
 
 def read_baseline(path: Path) -> pd.DataFrame:
-    """An earlier table, as ``-o FILE.csv`` wrote it.
+    """Reads an earlier table, as ``-o FILE.csv`` wrote it.
 
     Raises:
         UserError: The file cannot be read or lacks a column.
     """
     try:
-        _require_whole_lines(path)
+        _require_complete_lines(path)
         table = pd.read_csv(path, dtype=str)
     except (OSError, ValueError, csv.Error) as error:
         reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
         raise UserError(f"--baseline {path} cannot be read ({reason}): {_WAY_OUT}") from None
-    missing = [column for column in (*KEYS, "robust_accuracy") if column not in table.columns]
+    identity = identity_columns(available=())
+    missing = [name for name in (*identity, "robust_accuracy") if name not in table.columns]
     if missing:
         raise UserError(f"--baseline {path} has no column '{missing[0]}': {_WAY_OUT}")
-    for column in sorted(FIGURES & {*table.columns}):
+    for name in sorted({*gated_columns()} & {*table.columns}):
         try:
-            table[column] = pd.to_numeric(table[column])
+            table[name] = pd.to_numeric(table[name])
         except ValueError as error:
-            raise UserError(f"--baseline {path}: {column}: {one_line(error)}: {_WAY_OUT}") from None
-    for column in KEYS:
-        table[column] = table[column].map(unescaped_from_csv, na_action="ignore")
+            raise UserError(f"--baseline {path}: {name}: {one_line(error)}: {_WAY_OUT}") from None
+    for name in identity:
+        table[name] = table[name].map(unescaped_from_csv, na_action="ignore")
     return table
 
 
-def _require_whole_lines(path: Path) -> None:
-    """Refuses a table that was cut off or damaged: pandas fills up a line that is too short, and shifts others."""
+def _require_complete_lines(path: Path) -> None:
+    """Refuses a table that is cut off or damaged, since pandas fills up a line that is too short.
+
+    Raises:
+        csv.Error: A line has more or fewer values than there are columns.
+    """
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(file, strict=True)
         columns = len(next(lines, []))
@@ -214,94 +236,116 @@ def _require_whole_lines(path: Path) -> None:
 
 
 def hold(table: pd.DataFrame, limit: Limit) -> Verdict:
-    """Holds every row to a lower limit, or an upper one where lower is better; compared unrounded."""
-    down = limit.column in LOWER_IS_BETTER
+    """Compares every row with a limit, unrounded.
+
+    Args:
+        table: The rows.
+        limit: A lower limit, or an upper one where lower values are better.
+    """
     verdict = Verdict()
     if table.empty:
-        option = "--fail-over" if down else "--fail-under"
+        option = "--fail-over" if limit.is_upper else "--fail-under"
         verdict.missing.append(f"{option} {limit.column}={limit.value:g}: there is no row to judge")
+    only_defended = column(limit.column).only_defended
     for _, row in table.iterrows():
         value = row[limit.column]
         if pd.isna(value):
-            if limit.column != "des" or row["defense"] != "none":
+            if not only_defended or row["defense"] != "none":
                 verdict.missing.append(f"{_name(row)}: there is no {limit.column} to judge")
-        elif _worse(value, limit.value, down=down) > _ROUNDING:
-            side = "above" if down else "below"
+        elif _worse(value, limit.value, limit) > _ROUNDING:
+            side = "above" if limit.is_upper else "below"
             verdict.broken.append(f"{_name(row)}: {limit.column} {value:.6g} is {side} {limit.value:g}")
     return verdict
 
 
-def _worse(value: float, than: float, *, down: bool) -> float:
-    """By how much a figure is worse than another."""
-    return value - than if down else than - value
+def _worse(value: float, other: float, limit: Limit) -> float:
+    """By how much a value is worse than another."""
+    return value - other if limit.is_upper else other - value
 
 
 def hold_to_baseline(table: pd.DataFrame, baseline: pd.DataFrame, limit: Limit) -> Verdict:
-    """Holds every row to the baseline's row of the same comparison, with some leeway; compared unrounded.
+    """Compares every row with the baseline's row of the same comparison, unrounded.
 
-    A row that the baseline does not have is not judged, see :func:`without_baseline`; a row of the baseline that the
-    table does not have is missing, and so is one that several rows of either stand for.
+    A row that the baseline does not have is not judged; see :func:`without_baseline`. A row of the baseline that the
+    table does not have cannot be judged, nor can a comparison of which either has several rows.
+
+    Args:
+        table: The rows.
+        baseline: The earlier rows.
+        limit: The largest change to the worse.
+
+    Raises:
+        UserError: The baseline lacks the limit's column.
     """
-    down = limit.column in LOWER_IS_BETTER
-    option = "--max-rise" if down else "--max-drop"
+    option = "--max-rise" if limit.is_upper else "--max-drop"
     verdict = Verdict()
     if baseline.empty:
         verdict.missing.append(f"{option} {limit.column}={limit.value:g}: the baseline has no row to compare with")
     if limit.column not in baseline.columns:
         raise UserError(f"{option} {limit.column}: the baseline has no such column")
-    keys = _keys(table, baseline)
-    before = {_key(row, keys): row[limit.column] for _, row in baseline.iterrows()}
-    counts = [Counter(_key(row, keys) for _, row in each.iterrows()) for each in (table, baseline)]
-    seen = set()
+    names = _identity(table, baseline)
+    before = {_key(row, names): row[limit.column] for _, row in baseline.iterrows()}
+    counts = [Counter(_key(row, names) for _, row in side.iterrows()) for side in (table, baseline)]
+    judged = set()
     for _, row in table.iterrows():
-        key = _key(row, keys)
-        if key not in before or key in seen:
+        key = _key(row, names)
+        if key not in before or key in judged:
             continue
-        seen.add(key)
-        old, new = before[key], row[limit.column]
+        judged.add(key)
         if max(count[key] for count in counts) > 1:
             verdict.missing.append(
                 f"{_name(row)}: several rows are alike in all but the checkpoint: name one with --where"
             )
-        elif pd.isna(old) and pd.isna(new):
-            continue
-        elif pd.isna(old) or pd.isna(new):
-            verdict.missing.append(
-                f"{_name(row)}: the {'baseline' if pd.isna(old) else 'table'} has no {limit.column} for it"
-            )
-        elif _worse(new, old, down=down) > limit.value + _ROUNDING:
-            moved = "rose" if down else "fell"
-            verdict.broken.append(
-                f"{_name(row)}: {limit.column} {moved} from {old:.6g} to {new:.6g}, by more than {limit.value:g}"
-            )
+        else:
+            _hold_row(row, before[key], limit, verdict)
     for _, row in baseline.iterrows():
-        if _key(row, keys) not in seen:
+        if _key(row, names) not in judged:
             verdict.missing.append(f"{_name(row)}: it is in the baseline, and not in the table")
     return verdict
 
 
+def _hold_row(row: pd.Series, old: Any, limit: Limit, verdict: Verdict) -> None:
+    """Compares a row with its value in the baseline."""
+    new: Any = row[limit.column]
+    if pd.isna(old) and pd.isna(new):
+        return
+    if pd.isna(old) or pd.isna(new):
+        side = "baseline" if pd.isna(old) else "table"
+        verdict.missing.append(f"{_name(row)}: the {side} has no {limit.column} for it")
+    elif _worse(new, old, limit) > limit.value + _ROUNDING:
+        change = "rose" if limit.is_upper else "fell"
+        verdict.broken.append(
+            f"{_name(row)}: {limit.column} {change} from {old:.6g} to {new:.6g}, by more than {limit.value:g}"
+        )
+
+
 def without_baseline(table: pd.DataFrame, baseline: pd.DataFrame) -> list[str]:
-    """A line for each row that the baseline does not have."""
-    keys = _keys(table, baseline)
-    before = {_key(row, keys) for _, row in baseline.iterrows()}
+    """A line for each row that the baseline does not have.
+
+    Args:
+        table: The rows.
+        baseline: The earlier rows.
+    """
+    names = _identity(table, baseline)
+    before = {_key(row, names) for _, row in baseline.iterrows()}
     return [
         f"{_name(row)}: it is not in the baseline, and so is not judged"
         for _, row in table.iterrows()
-        if _key(row, keys) not in before
+        if _key(row, names) not in before
     ]
 
 
-def _keys(table: pd.DataFrame, baseline: pd.DataFrame) -> list[str]:
-    """The columns that say which rows are the same comparison, as far as both tables have those that came later."""
-    return [*KEYS, *(key for key in LATER_KEYS if key in table.columns and key in baseline.columns)]
+def _identity(table: pd.DataFrame, baseline: pd.DataFrame) -> list[str]:
+    """The columns in which two rows of the same comparison agree, without those that an older baseline lacks."""
+    return identity_columns(available={*table.columns} & {*baseline.columns})
 
 
-def _key(row: pd.Series, keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple("" if pd.isna(row[key]) else str(row[key]) for key in keys)
+def _key(row: pd.Series, names: Sequence[str]) -> tuple[str, ...]:
+    return tuple("" if pd.isna(row[name]) else str(row[name]) for name in names)
 
 
 def _name(row: pd.Series) -> str:
     radius = f" eps {row['eps']}" if not pd.isna(row["eps"]) and row["eps"] else ""
-    mean, std = (str(row.get(key)) for key in LATER_KEYS)
+    mean, std = (str(row.get(name)) for name in ("mean", "std"))
     model = f"{row['model']} (mean {mean} std {std})" if mean not in {"None", "nan", ""} else row["model"]
     return f"{row['dataset']} {model} {row['defense']} {row['attack']} {row['norm']}{radius}"

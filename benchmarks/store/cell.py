@@ -1,4 +1,4 @@
-"""A cell: one model, defense, attack, threat, data slice and seed; and its identity."""
+"""A cell: one model, defense, attack, threat model, data slice and seed, with its identity."""
 
 from __future__ import annotations
 
@@ -13,22 +13,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from robustbench_cli.attacks.base.gradients.draws import Draws
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
-from robustbench_cli.benchmarks.evaluation.options import Accounting, Targeted
+from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions, Targeted
 
 __all__ = ["Cell", "OnlyIf"]
 
 
 OnlyIf = Literal["blinded"]
-"""The condition of an attack in a cascade: ``"blinded"`` runs it only where attacks before it were blinded and none of
-the others broke through; see :func:`~robustbench_cli.benchmarks.store.worst_case_flags.worst_case_flags`.
+"""The condition of an attack in a cascade: ``"blinded"`` runs it only if earlier attacks had masked gradients and no other
+attack broke through; see :func:`~robustbench_cli.benchmarks.store.worst_case_flags.worst_case_flags`.
 """
 
 
-class Cell(BaseModel):
-    """The unit that is run, stored, resumed and distributed. Plain data.
-
-    ``eps`` is ``None`` where a minimal-norm attack's successes count at any distance.
-    """
+class _Evaluated(BaseModel):
+    """What is evaluated: the images, the defended model and the attack. These fields come first in a cell's JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,60 +33,71 @@ class Cell(BaseModel):
     data: str = Field(description="sha256 of the evaluated images and labels")
     n: int
     model: str
-    checkpoint: str = Field(description="sha256 of the weights and of what model they are the weights of")
+    checkpoint: str = Field(description="sha256 of the weights and of the specification of their model")
     defenses: tuple[MethodSpec, ...]
     attack: MethodSpec
+
+
+class Cell(EvaluationOptions, _Evaluated):
+    """The unit that is run, stored, resumed and distributed. Plain data.
+
+    A cell fixes the evaluation options that depend on the model and the attack: the norm, the draws behind a gradient and
+    the number of repeats. ``eps`` is ``None`` where the successes of a minimal-norm attack count at any distance.
+    """
+
     norm: Norm
     eps: float | None
     targeted: Targeted
     eot: Draws
     repeats: int
     seed: int
-    precision: Literal["float32", "bf16"] = "float32"
-    accounting: Accounting = "expected"
-    after: str | None = Field(None, description="the cell whose fallen images are not attacked again")
+    after: str | None = Field(None, description="the earlier cell whose broken images are not attacked again")
     cascade: bool = Field(
-        False, description="whether that cell is of another attack, which leaves its images to this one"
+        False, description="whether the earlier cell is of another attack, which leaves its unbroken images to this one"
+    )
+    only_if: OnlyIf | None = Field(
+        None,
+        description="condition on the earlier cells; where it does not hold, their result is the result of this cell",
     )
 
-    only_if: OnlyIf | None = Field(
-        None, description="what has to hold of the cells that it goes on from; otherwise their result is its own"
-    )
+    @property
+    def evaluation_options(self) -> EvaluationOptions:
+        """The options of its evaluation alone."""
+        return EvaluationOptions.model_construct(
+            **{name: getattr(self, name) for name in EvaluationOptions.model_fields}
+        )
 
     @cached_property
     def id(self) -> str:
-        """The content hash: 20 hexadecimal digits of the sha256 of the versioned canonical JSON.
+        """The content hash: the first 20 hexadecimal digits of the sha256 of the versioned canonical JSON.
 
-        Names that do not change what is computed are left out: how the data set and the model were called, which
-        parameters differ from the defaults, and where a user's files lie. A field that a cell does not use is left out
-        too, so that a new one makes no other cells of the old ones.
+        Names that do not change the result are not part of it: those of the data set and the model, which parameters
+        differ from their defaults, and the paths of a user's files. Fields at their defaults are not part of it either,
+        so that a new field with a default leaves the identities of existing cells as they are.
         """
         content = self.model_dump(mode="json", exclude={"dataset", "model", "attack", "defenses", "cascade"})
-        for name, unused in (("after", None), ("precision", "float32"), ("accounting", "expected"), ("only_if", None)):
-            if content[name] == unused:
+        for name, field in type(self).model_fields.items():
+            if name in content and not field.is_required() and content[name] == field.default:
                 del content[name]
         content |= {"attack": self.attack.identity, "defenses": [defense.identity for defense in self.defenses]}
         canonical = json.dumps({"version": 1, **content}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy, with the ``update`` in its fields: another cell where that changes what is computed."""
+        """A copy with other values in some fields: another cell if the result changes."""
         copied = super().model_copy(update=update, deep=deep)
-        # Pydantic copies what has been computed with the fields.
+        # Pydantic copies cached properties too.
         copied.__dict__.pop("id", None)
         return copied
 
     @property
     def attack_label(self) -> str:
-        """The attack's label, after a plus sign where earlier attacks have left it what they could not break.
-
-        A precision that is not the usual one stands beside the attack's parameters.
-        """
-        method = self.attack
+        """The attack's label, with a plus sign in a cascade, and with a precision other than float32."""
+        attack = self.attack
         if self.precision != "float32":
-            named = {"parameters": {**method.parameters, "precision": self.precision}}
-            method = method.model_copy(update=named | {"changed": (*method.changed, "precision")})
-        return f"+{method.label}" if self.cascade else method.label
+            parameters = {**attack.parameters, "precision": self.precision}
+            attack = attack.model_copy(update={"parameters": parameters, "changed": (*attack.changed, "precision")})
+        return f"+{attack.label}" if self.cascade else attack.label
 
     @property
     def defense(self) -> str:

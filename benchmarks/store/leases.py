@@ -1,8 +1,7 @@
-"""Who computes what in a store at this moment, so that processes and machines that share it do nothing twice."""
+"""Leases of cells: processes and machines that share a store compute no cell twice at the same time."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -16,121 +15,131 @@ from pathlib import Path
 
 from robustbench_cli.core.errors import UserError
 
+try:
+    import fcntl
+except ImportError:
+    # Windows has no such module. A lease only saves work, so it needs no lock there.
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = ["Leases"]
 
-_watched: dict[Path, tuple[tuple[bytes, int], float]] = {}
-"""The claims of others that this process wanted: what was there with which time, and since when by its own clock."""
+_observed: dict[Path, tuple[tuple[bytes, int], float]] = {}
+"""Leases of other processes: their content and modification time, and when this process saw them first (monotonic)."""
 
 
 class Leases:
-    """Claims of cells: a file each in ``DIR/claims``, whose time its holder renews for as long as it lives.
+    """Leases of cells: one file each in ``DIR/claims``, whose modification time the holder renews while it lives.
 
-    A claim saves work and nothing else: where two hold the same one, on a file system that lost a file, both compute
-    the same result and the store keeps one of them. A claim is lost whose process on this machine is gone, or that was
-    not renewed while somebody who wanted it looked on for long enough: that takes no clock that machines would have to
-    share, nor one that nobody sets.
+    A lease only saves work. Two processes can hold the same lease if a file system loses a file; both then compute the same
+    result, and the store takes one of them. A lease expires when its process on this machine has ended, or when it was
+    not renewed for ``expires_after`` seconds. The second rule compares no clocks of different machines: the waiting process
+    measures the time since it saw the last renewal.
 
     Args:
         store: The folder of the store.
         renewed_every: Seconds between two renewals.
-        lost_after: Seconds without a renewal after which a claim counts as lost.
+        expires_after: Seconds without a renewal after which a lease expires.
     """
 
-    def __init__(self, store: Path, *, renewed_every: float = 10.0, lost_after: float = 90.0) -> None:
+    def __init__(self, store: Path, *, renewed_every: float = 10.0, expires_after: float = 90.0) -> None:
         self._folder = store / "claims"
         self._renewed_every = renewed_every
-        self._lost_after = lost_after
+        self._expires_after = expires_after
 
     @contextmanager
     def hold(self, cell_id: str) -> Iterator[bool]:
-        """Claims a cell for the body of a ``with``, and says whether it is ours: if not, a living process has it.
+        """Takes the lease of a cell for the body of a ``with``.
+
+        Args:
+            cell_id: The cell.
+
+        Yields:
+            Whether this process has the lease; ``False`` if another living process has it.
 
         Raises:
             UserError: The store cannot be written.
         """
         path = self._folder / cell_id
-        own = json.dumps({**_here(), "process": os.getpid(), "token": secrets.token_hex(8)}).encode()
-        if not self._take(path, own):
+        content = json.dumps({**_machine(), "process": os.getpid(), "token": secrets.token_hex(8)}).encode()
+        if not self._acquire(path, content):
             yield False
             return
         ended = threading.Event()
-        renewing = threading.Thread(target=self._renew, args=(path, ended), daemon=True)
-        renewing.start()
+        renewal = threading.Thread(target=self._renew, args=(path, ended), daemon=True)
+        renewal.start()
         try:
             yield True
         finally:
             ended.set()
-            renewing.join()
-            self._give_back(path, own)
+            renewal.join()
+            self._release(path, content)
 
     def holder(self, cell_id: str) -> str | None:
-        """Which process has a cell at this moment, in words; ``None`` where none has.
+        """The process that holds the lease of a cell, as text; ``None`` where there is none.
 
-        Nobody looks on for long here, so it is told by the file system's clock whether a claim has been renewed of
-        late.
+        Args:
+            cell_id: The cell.
         """
         path = self._folder / cell_id
-        claim = _read(path)
-        if claim is None or _process_is_gone(claim):
+        content = _read(path)
+        if content is None or _process_has_ended(content):
             return None
-        # Who may not write here cannot ask the file system for its time; the claim is there.
+        # This call does not wait, so it compares times of the file system. A process without write access cannot, and
+        # then the lease counts as valid.
         with suppress(OSError):
-            if self._age(path) > self._lost_after:
+            if self._age(path) > self._expires_after:
                 return None
         try:
-            who = json.loads(claim)
-            return f"process {who['process']} on {who['host']}"
+            record = json.loads(content)
+            return f"process {record['process']} on {record['host']}"
         except (ValueError, KeyError, TypeError):
             return "a process"
 
-    def _take(self, path: Path, own: bytes) -> bool:
+    def _acquire(self, path: Path, content: bytes) -> bool:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with self._alone():
-                claim = _read(path)
-                if claim is not None and not self._is_lost(path, claim):
-                    return False
-                try:
-                    path.write_bytes(own)
-                except OSError:
-                    # A full disk leaves a file without a word of whose it is, which everybody would wait for.
+            with self._locked():
+                current = _read(path)
+                if current is not None:
+                    if not self._has_expired(path, current):
+                        return False
                     path.unlink(missing_ok=True)
-                    raise
-                return True
+                return _create(path, content)
         except OSError as error:
             raise UserError(
                 f"cannot write in {self._folder}: {error.strerror}; name a store that can be written"
             ) from None
 
-    def _give_back(self, path: Path, own: bytes) -> None:
-        with suppress(OSError), self._alone():
-            # One that was taken over, because this process stood still for too long, is another's now.
-            if _read(path) == own:
+    def _release(self, path: Path, content: bytes) -> None:
+        with suppress(OSError), self._locked():
+            # If this process was suspended for too long, another one may have taken the lease.
+            if _read(path) == content:
                 path.unlink()
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keeps others from looking and taking at the same time, on file systems that know locks."""
+    def _locked(self) -> Iterator[None]:
+        """Lets one process at a time look and take, where the system and the file system have locks."""
         with (self._folder / ".lock").open("a") as file:
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
+            if fcntl is not None:
+                with suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _is_lost(self, path: Path, claim: bytes) -> bool:
-        if _process_is_gone(claim):
+    def _has_expired(self, path: Path, content: bytes) -> bool:
+        if _process_has_ended(content):
             return True
         try:
-            seen = claim, path.stat().st_mtime_ns
+            state = content, path.stat().st_mtime_ns
         except FileNotFoundError:
             return True
-        before, since = _watched.get(path, (None, 0.0))
-        if seen != before:
-            _watched[path] = seen, time.monotonic()
+        previous, since = _observed.get(path, (None, 0.0))
+        if state != previous:
+            _observed[path] = state, time.monotonic()
             return False
-        return time.monotonic() - since > self._lost_after
+        return time.monotonic() - since > self._expires_after
 
     def _age(self, path: Path) -> float:
-        """Seconds since a claim was renewed, by the file system's own clock."""
+        """Seconds since a lease was renewed, by the file system's own clock."""
         probe = self._folder / f".{secrets.token_hex(8)}"
         try:
             probe.touch()
@@ -143,8 +152,22 @@ class Leases:
             try:
                 os.utime(path)
             except OSError:
-                # Without its claim the work is done all the same.
+                # Work without a lease is still right.
                 continue
+
+
+def _create(path: Path, content: bytes) -> bool:
+    """Creates the file of a lease; ``False`` if another process was faster."""
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    except OSError:
+        # A full disk leaves an empty file, which names no process and which everybody would wait for.
+        path.unlink(missing_ok=True)
+        raise
+    return True
 
 
 def _read(path: Path) -> bytes | None:
@@ -155,22 +178,25 @@ def _read(path: Path) -> bytes | None:
 
 
 @cache
-def _here() -> dict[str, str]:
-    """Which machine this is; of one that names its boot and its containers, nothing from before or outside them."""
-    here = {"host": socket.gethostname()}
+def _machine() -> dict[str, str]:
+    """The name of this machine, and on Linux its boot and its process namespace: process ids are unique in these."""
+    machine = {"host": socket.gethostname()}
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        here["system"] = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    return here
+        machine["system"] = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    return machine
 
 
-def _process_is_gone(claim: bytes) -> bool:
-    """Whether a claim's process was one of this machine and has ended."""
+def _process_has_ended(content: bytes) -> bool:
+    """Whether the process of a lease ran on this machine and has ended."""
+    if os.name == "nt":
+        # There, os.kill sends a signal 0 to the process.
+        return False
     try:
-        who = json.loads(claim)
-        if any(who[key] != value for key, value in _here().items()):
+        record = json.loads(content)
+        if any(record[key] != value for key, value in _machine().items()):
             return False
-        os.kill(int(who["process"]), 0)
+        os.kill(int(record["process"]), 0)
     except (ValueError, KeyError, TypeError):
         return False
     except ProcessLookupError:

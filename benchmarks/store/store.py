@@ -1,4 +1,4 @@
-"""The store: one immutable result a cell, in a folder that several processes and machines may share."""
+"""The store: one immutable result per cell, in a folder that several processes and machines may share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.core.atomic_write import ensure_writable, is_temporary, write_atomically
@@ -28,34 +28,34 @@ __all__ = [
     "RequestedCell",
     "Result",
     "Store",
-    "half_written",
-    "sealed",
-    "unsealed",
+    "encoded",
+    "read_record",
+    "stale_temporary_files",
 ]
 
 PARTIAL_RESULTS = "pieces"
-"""The folder inside a store of what has been found of cells that are not done yet; see :mod:`.pieces`."""
+"""The folder in a store with the partial results of unfinished cells; see :mod:`~.evaluation.partial_results`."""
 
 SEARCHES = "searches"
-"""The folder inside a store, itself a store, of what minimal-norm attacks found at any distance.
+"""The folder in a store, itself a store, with the results of minimal-norm attacks at any distance.
 
-That is no cell that anybody asked for, and so no row of a table, before it is read at a radius, or at none.
+Nobody requested such a cell, so it is no row of a table. The requested cells read it at their radius.
 """
 
 CERTIFICATION = "certification"
-"""The folder inside a store of certificates; see :mod:`.certification`."""
+"""The folder in a store with certificates; see :mod:`~.certification.certify`."""
 
 REPROGRAMMING = "reprogramming"
-"""The folder inside a store of results of adversarial reprogramming; see :mod:`.reprogramming`."""
+"""The folder in a store with results of adversarial reprogramming; see :mod:`~.reprogramming.run`."""
 
-_CELLS, _ASKED = "cells", "asked"
+_CELLS, _REQUESTS = "cells", "asked"
 
 
 _ACCURACIES = tuple(f"{kind}_accuracy{end}" for kind in ("clean", "robust") for end in ("", "_low", "_high"))
 
 
-def _whole_summary(summary: dict[str, float | None]) -> dict[str, float | None]:
-    """The figures of a row, each of whose accuracies is a share."""
+def _checked_summary(summary: dict[str, float | None]) -> dict[str, float | None]:
+    """The figures of a row, whose accuracies must all be in [0, 1]."""
     for name in (*_ACCURACIES, "robust_accuracy_vote", "robust_accuracy_every_draw"):
         value = summary.get(name)
         if value is None or not 0 <= value <= 1:
@@ -67,19 +67,19 @@ class Result(BaseModel):
     """A finished cell.
 
     Attributes:
-        cell: What was run.
-        eps: The radius as it was written; empty where there is none.
-        checkpoint: The checkpoint's file as it was named.
-        summary: The figures of the row, by column; see :func:`~robustbench_cli.benchmarks.evaluation.outcomes.summarise`.
-        flags: Audit checks that speak against the row.
-        forwards: Images passed through the model.
-        backwards: Images passed back to the input.
+        cell: The cell.
+        eps: The radius as the user wrote it; empty where there is none.
+        checkpoint: The path of the checkpoint as the user wrote it.
+        summary: The figures of the row, by column; see :func:`~robustbench_cli.benchmarks.evaluation.outcomes.summarize`.
+        flags: The names of the checks that speak against the row.
+        forwards: Images passed forward through the model.
+        backwards: Images passed backward to the input.
         seconds: Wall time.
         device: The device's name.
-        versions: Versions of what computed it.
+        versions: The versions of the software that computed it.
         outcomes_sha256: Of the ``.npz`` file with the outcomes of every image.
-        mean: Of the normalisation inside the model; ``None`` where it has none.
-        std: Of that normalisation.
+        mean: Mean of the normalization inside the model; ``None`` where it has none.
+        std: Standard deviation of that normalization.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,7 +87,7 @@ class Result(BaseModel):
     cell: Cell
     eps: str
     checkpoint: str
-    summary: Annotated[dict[str, float | None], AfterValidator(_whole_summary)]
+    summary: Annotated[dict[str, float | None], AfterValidator(_checked_summary)]
     flags: tuple[str, ...]
     forwards: int
     backwards: int
@@ -100,18 +100,18 @@ class Result(BaseModel):
 
     @property
     def was_skipped(self) -> bool:
-        """Whether the cell's condition did not hold, so that its attack was not run."""
+        """Whether the attack did not run because the cell's condition did not hold."""
         return self.cell.only_if is not None and self.forwards == self.backwards == 0
 
 
 class Failure(BaseModel):
-    """A cell that could not be finished.
+    """A cell that failed.
 
     Attributes:
-        cell: What was to be run.
-        eps: The radius as it was written; empty where there is none.
-        error: Why, in one line.
-        traceback: Where in the code.
+        cell: The cell.
+        eps: The radius as the user wrote it; empty where there is none.
+        error: The reason, in one line.
+        traceback: The traceback of the error.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -123,12 +123,12 @@ class Failure(BaseModel):
 
 
 class RequestedCell(BaseModel):
-    """A cell that a command was to compute.
+    """A cell that a command requested.
 
     Attributes:
-        cell: What was to be run.
-        eps: The radius as it was written; empty where there is none.
-        checkpoint: The checkpoint's file as it was named.
+        cell: The cell.
+        eps: The radius as the user wrote it; empty where there is none.
+        checkpoint: The path of the checkpoint as the user wrote it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -139,11 +139,11 @@ class RequestedCell(BaseModel):
 
 
 class _Request(BaseModel):
-    """All cells that one command asked for."""
+    """All cells that one command requested."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    asked: tuple[RequestedCell, ...]
+    cells: tuple[RequestedCell, ...] = Field(alias="asked")
 
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -155,25 +155,25 @@ def _raise(error: UserError) -> None:
 
 
 class Store:
-    """Results in ``DIR/cells``: ``<id>.json``, and first the outcomes of every image in ``<id>.<sha256>.npz``.
+    """Results in ``DIR/cells``: ``<id>.json``, and the outcomes of every image in ``<id>.<sha256>.npz``.
 
-    A failure is a file of another name (``<id>.failed.json``), so that a cell is done if, and only if, its ``.json`` is
-    there. Nothing is ever changed in place, and a result names its outcomes by their content: whoever else computes the
-    same cell at the same time, and wherever one is killed, the outcomes that a result was made of are there before it
-    is. A result whose place another one took leaves its outcomes, which :meth:`leftovers` names. Every file carries the
-    sha256 of its content, and a result is read only where its outcomes are whole too.
+    A failure is a file of another name (``<id>.failed.json``), so a cell is done if and only if its ``.json`` exists. No
+    file ever changes in place. The outcomes are written first, and the result names them by their hash. So a result always
+    has its outcomes, also when a process is killed or two processes compute the same cell. Where one result replaces
+    another, the outcomes of the replaced one stay; :meth:`leftovers` lists them. Every file carries the sha256 of its
+    content, and a result is read only if its outcomes are intact too.
 
-    ``DIR/asked`` holds what commands asked for, a file each that is named by its content, so that the cells of one that
-    was interrupted are known to be missing.
+    ``DIR/asked`` has one file per request, named by its hash, so that the missing cells of an interrupted command are
+    known.
 
     Args:
-        path: The folder; it is made when something is stored.
+        path: The folder; the first write makes it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._cells = path / _CELLS
-        self._requests = path / _ASKED
+        self._requests = path / _REQUESTS
 
     def _result_file(self, cell_id: str) -> Path:
         return self._cells / f"{cell_id}.json"
@@ -193,59 +193,59 @@ class Store:
         ensure_writable(self._cells)
 
     def __contains__(self, cell: Cell) -> bool:
-        # Whatever stands there: it is to be read, or complained of, before anything is computed.
+        # A damaged file counts too: its error must come before anything is computed.
         return self._result_file(cell.id).exists()
 
     def has_failed(self, cell: Cell) -> bool:
         """Whether a cell failed, and has not been finished since."""
         return self._failure_file(cell.id).exists() and cell not in self
 
-    def mark(self, cell_id: str) -> str | None:
-        """What tells a cell's result from any other of it, also where it is damaged; ``None`` where there is none."""
+    def result_hash(self, cell_id: str) -> str | None:
+        """The sha256 of a result's file, damaged or not; ``None`` where there is none."""
         try:
             return _sha256(self._result_file(cell_id).read_bytes())
         except OSError:
             return None
 
-    def publish(self, result: Result, outcomes: bytes, *, instead_of: str | None = None) -> None:
-        """Stores a result with its outcomes, unless the cell is there already; an earlier failure of it goes.
+    def publish(self, result: Result, outcomes: bytes, *, replacing: str | None = None) -> None:
+        """Stores a result with its outcomes, unless the cell has a result; an earlier failure is removed.
 
         Args:
-            result: What was computed.
+            result: The result.
             outcomes: The ``.npz`` file with the outcomes of every image.
-            instead_of: The :meth:`mark` of a result of the cell whose place it takes, in one step.
+            replacing: The :meth:`result_hash` of the earlier result that it replaces, in one step.
 
         Raises:
             UserError: The folder cannot be written.
         """
-        if self.mark(result.cell.id) in {None, instead_of}:
+        if self.result_hash(result.cell.id) in {None, replacing}:
             write_atomically(self._outcomes_file(result.cell.id, result), outcomes)
-            write_atomically(self._result_file(result.cell.id), sealed(result))
+            write_atomically(self._result_file(result.cell.id), encoded(result))
         self._failure_file(result.cell.id).unlink(missing_ok=True)
 
     def publish_failure(self, failure: Failure) -> None:
-        """Stores that a cell failed; it is tried again when it is asked for again.
+        """Stores that a cell failed; the next request runs the cell again.
 
         Raises:
             UserError: The folder cannot be written.
         """
-        write_atomically(self._failure_file(failure.cell.id), sealed(failure))
+        write_atomically(self._failure_file(failure.cell.id), encoded(failure))
 
-    def ask(self, cells: Iterable[RequestedCell]) -> None:
-        """Remembers which cells are asked for, before the first of them is computed.
+    def request(self, cells: Iterable[RequestedCell]) -> None:
+        """Stores which cells are requested, before the first of them is computed.
 
         Raises:
             UserError: The folder cannot be written.
         """
-        asked = {each.cell.id: each for each in cells}
-        if asked:
-            content = sealed(_Request(asked=tuple(asked.values())), without_defaults=True)
+        by_id = {requested.cell.id: requested for requested in cells}
+        if by_id:
+            content = encoded(_Request(cells=tuple(by_id.values())), without_defaults=True)
             path = self._requests / f"{_sha256(content)[:20]}.json"
             if not path.exists():
                 write_atomically(path, content)
 
-    def asked(self, *, damaged: Callable[[UserError], None] = _raise) -> dict[str, RequestedCell]:
-        """All cells that were ever asked for and not forgotten since, by identity.
+    def requested(self, *, damaged: Callable[[UserError], None] = _raise) -> dict[str, RequestedCell]:
+        """All cells that were ever requested, by identity, except forgotten ones.
 
         Args:
             damaged: As for :meth:`results`.
@@ -253,10 +253,10 @@ class Store:
         Raises:
             UserError: The folder is no store.
         """
-        return {each.cell.id: each for _, request in self._all_requests(damaged) for each in request.asked}
+        return {cell.cell.id: cell for _, request in self._all_requests(damaged) for cell in request.cells}
 
     def missing(self, *, damaged: Callable[[UserError], None] = _raise) -> dict[str, RequestedCell]:
-        """The cells that were asked for, and neither have a result nor have failed, by identity.
+        """The requested cells that have neither a result nor a failure, by identity.
 
         Args:
             damaged: As for :meth:`results`.
@@ -264,11 +264,12 @@ class Store:
         Raises:
             UserError: The folder is no store.
         """
-        there = {path.name.partition(".")[0] for path in self._files("*.json")}
-        return {cell_id: each for cell_id, each in self.asked(damaged=damaged).items() if cell_id not in there}
+        stored = {path.name.partition(".")[0] for path in self._files("*.json")}
+        requested = self.requested(damaged=damaged)
+        return {cell_id: cell for cell_id, cell in requested.items() if cell_id not in stored}
 
     def forget_unfinished(self) -> None:
-        """Forgets the cells that failed, and that the :meth:`missing` ones were asked for.
+        """Removes failures, and removes the :meth:`missing` cells from their requests.
 
         Raises:
             UserError: The folder is no store, or cannot be written.
@@ -277,18 +278,18 @@ class Store:
             self._failure_file(failure.cell.id).unlink(missing_ok=True)
         missing = self.missing(damaged=lambda _: None)
         for path, request in self._all_requests(lambda _: None):
-            left = [each for each in request.asked if each.cell.id not in missing]
-            if len(left) < len(request.asked):
-                self.ask(left)
+            remaining = [requested for requested in request.cells if requested.cell.id not in missing]
+            if len(remaining) < len(request.cells):
+                self.request(remaining)
                 path.unlink(missing_ok=True)
 
     def _all_requests(self, damaged: Callable[[UserError], None]) -> Iterator[tuple[Path, _Request]]:
         self._require_store()
         for path in sorted(self._requests.glob("*.json")):
             try:
-                request = unsealed(path, _Request, word="request", way_out=f"remove {path}, and give the command again")
+                request = read_record(path, _Request, name="request", hint=f"remove {path}, and repeat the command")
             except UserError as error:
-                # Whoever forgets cells at this moment removes it.
+                # Another process may just have removed it.
                 if path.exists():
                     damaged(error)
             else:
@@ -298,7 +299,7 @@ class Store:
         """The result of a finished cell.
 
         Raises:
-            UserError: The file is missing, is not that result, or is not as it was stored; or its outcomes are not.
+            UserError: The file of the result or of its outcomes is missing or damaged, or is of another cell.
         """
         return self._read_result(self._result_file(cell_id))[0]
 
@@ -306,7 +307,7 @@ class Store:
         """The outcomes of every image of a finished cell.
 
         Raises:
-            UserError: The file is missing or is not what the result names.
+            UserError: The file is missing, damaged, or not the one that the result names.
         """
         from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 
@@ -316,27 +317,27 @@ class Store:
             return Outcomes.from_bytes(content)
         except (ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"{self._outcomes_file(cell_id, result)} was stored by another version of advdef ({error}): {_again(path)}"
+                f"{self._outcomes_file(cell_id, result)} was stored by another version of advdef ({error}): "
+                f"{_repeat_hint(path)}"
             ) from None
 
     def _read_result(self, path: Path) -> tuple[Result, bytes]:
-        """A result and the content of its outcomes, both as they were stored."""
-        result = _read(path, Result)
+        """A result and the content of its outcomes, both verified."""
+        result = _read_cell_record(path, Result)
         file = self._outcomes_file(path.stem, result)
         try:
             content = file.read_bytes()
         except OSError as error:
-            raise UserError(f"{file} cannot be read ({error.strerror}): {_again(path)}") from None
+            raise UserError(f"{file} cannot be read ({error.strerror}): {_repeat_hint(path)}") from None
         if _sha256(content) != result.outcomes_sha256:
-            raise UserError(f"{file} is damaged, its content is not what was stored: {_again(path)}")
+            raise UserError(f"{file} is damaged, its content is not what was stored: {_repeat_hint(path)}")
         return result, content
 
     def results(self, *, damaged: Callable[[UserError], None] = _raise) -> Iterator[Result]:
         """All finished cells, by identity.
 
         Args:
-            damaged: Called with what is wrong with a file that is not a result, or not as it was stored, in the place
-                of the result; raises it where not given.
+            damaged: Called with the error of each file that is no result or is damaged; by default it is raised.
 
         Raises:
             UserError: The folder is no store.
@@ -361,30 +362,30 @@ class Store:
         """
         for path in self._files("*.failed.json"):
             try:
-                failure = _read(path, Failure)
+                failure = _read_cell_record(path, Failure)
             except UserError as error:
-                # Whoever finishes the cell at this moment removes it.
+                # Another process may just have finished the cell and removed the failure.
                 if path.exists():
                     damaged(error)
             else:
                 if failure.cell not in self:
                     yield failure
 
-    def take(self, other: Store, *, damaged: Callable[[UserError], None] = _raise) -> int:
-        """Copies what another store has and this one has not: results with their outcomes, failures, what was asked.
+    def merge(self, other: Store, *, damaged: Callable[[UserError], None] = _raise) -> int:
+        """Copies from another store what is missing here: results with their outcomes, failures and requests.
 
         Args:
             other: It stays as it is.
             damaged: As for :meth:`results`.
 
         Returns:
-            How many results were copied.
+            The number of results that were copied.
 
         Raises:
-            UserError: This store cannot be written, or the other one is none.
+            UserError: This store cannot be written, or the other folder is no store.
         """
         copied = 0
-        self.ask(other.asked(damaged=damaged).values())
+        self.request(other.requested(damaged=damaged).values())
         for result in other.results(damaged=damaged):
             if result.cell not in self:
                 self.publish(result, other._outcomes_file(result.cell.id, result).read_bytes())
@@ -394,47 +395,56 @@ class Store:
                 self.publish_failure(failure)
         return copied
 
-    def leftovers(self, *, older_than: float, at_work: Callable[[str], str | None] = lambda _: None) -> list[Path]:
-        """Files that no result needs: what kills left half-written, outcomes without a result, mended failures.
+    def leftovers(self, *, older_than: float, holder: Callable[[str], str | None] = lambda _: None) -> list[Path]:
+        """Files that no result needs: incomplete files of killed processes, outcomes without a result, old failures.
 
         Args:
-            older_than: Seconds; what is younger may be in the making.
-            at_work: Who is at a cell, whose files may be in the making however old a clock makes them.
+            older_than: Seconds; another process may still be writing younger files.
+            holder: Which process holds a cell; the files of a held cell stay, however old they are.
 
         Raises:
             UserError: The folder is no store.
         """
         names = {path.name for path in self._files("*.json")}
-        found = []
+        unneeded = []
         for path in sorted(self._cells.glob("*")):
             cell_id = path.name.removeprefix(".").partition(".")[0]
-            whole = f"{cell_id}.json" in names
-            needed = path.name.endswith(".json") and not (whole and path.name.endswith(".failed.json"))
-            if path.suffix == ".npz" and whole:
-                # Of a result that cannot be read, nobody knows which outcomes are its own.
-                with suppress(UserError):
-                    result = _read(self._result_file(cell_id), Result)
-                    needed = path == self._outcomes_file(cell_id, result)
-                    whole = False
-                needed = needed or whole
-            # What another process has given its name, or removed, since the folder was listed is none.
+            # Another process may have renamed or removed the file since the folder was listed.
             with suppress(FileNotFoundError):
-                if not needed and time.time() - path.stat().st_mtime >= older_than and at_work(cell_id) is None:
-                    found.append(path)
-        batch_results = sorted((self.path / PARTIAL_RESULTS).glob("*/*"))
-        found += [path for path in batch_results if f"{path.parent.name}.json" in names]
+                is_old = time.time() - path.stat().st_mtime >= older_than
+                if not self._is_needed(path, cell_id, names) and is_old and holder(cell_id) is None:
+                    unneeded.append(path)
+        partial_results = sorted((self.path / PARTIAL_RESULTS).glob("*/*"))
+        unneeded += [path for path in partial_results if f"{path.parent.name}.json" in names]
         for folder in (self._requests, *sorted((self.path / PARTIAL_RESULTS).glob("*"))):
-            found += [path for path in half_written(folder, older_than=older_than) if path not in found]
-        return found + self._contained_requests()
+            temporary = stale_temporary_files(folder, older_than=older_than)
+            unneeded += [path for path in temporary if path not in unneeded]
+        return unneeded + self._contained_requests()
+
+    def _is_needed(self, path: Path, cell_id: str, names: set[str]) -> bool:
+        """Whether a file of the cells' folder is a result, its outcomes, or a failure that no result has replaced."""
+        is_done = f"{cell_id}.json" in names
+        if path.suffix == ".npz" and is_done:
+            try:
+                result = _read_cell_record(self._result_file(cell_id), Result)
+            except UserError:
+                # A result that cannot be read does not tell which outcomes are its own.
+                return True
+            return path == self._outcomes_file(cell_id, result)
+        return path.name.endswith(".json") and not (is_done and path.name.endswith(".failed.json"))
 
     def _contained_requests(self) -> list[Path]:
-        """The requests whose cells are all in another one, as those of a part of a suite are in the whole."""
-        cells = {path: {each.cell.id for each in request.asked} for path, request in self._all_requests(lambda _: None)}
-        found: list[Path] = []
-        for path, own in sorted(cells.items(), key=lambda each: (len(each[1]), each[0])):
-            if any(own <= others for other, others in cells.items() if other != path and other not in found):
-                found.append(path)
-        return found
+        """The requests whose cells are all in another request, as for a part of a suite and the whole suite."""
+        requests = {
+            path: {requested.cell.id for requested in request.cells}
+            for path, request in self._all_requests(lambda _: None)
+        }
+        contained: list[Path] = []
+        for path, cells in sorted(requests.items(), key=lambda item: (len(item[1]), item[0])):
+            larger = [other for other in requests if other != path and other not in contained]
+            if any(cells <= requests[other] for other in larger):
+                contained.append(path)
+        return contained
 
     def _files(self, pattern: str) -> list[Path]:
         self._require_store()
@@ -442,8 +452,8 @@ class Store:
 
     @property
     def exists(self) -> bool:
-        """Whether anything has been stored in the folder, of whatever kind."""
-        kinds = (_CELLS, _ASKED, PARTIAL_RESULTS, SEARCHES, CERTIFICATION, REPROGRAMMING)
+        """Whether the folder has anything that a store can have."""
+        kinds = (_CELLS, _REQUESTS, PARTIAL_RESULTS, SEARCHES, CERTIFICATION, REPROGRAMMING)
         return any((self.path / kind).is_dir() for kind in kinds)
 
     def _require_store(self) -> None:
@@ -451,61 +461,61 @@ class Store:
             raise UserError(f"no store at {self.path}: run 'advdef attack --store {self.path}' first, or name another")
 
 
-def half_written(folder: Path, *, older_than: float) -> list[Path]:
-    """What kills left of files that were being written in a folder.
+def stale_temporary_files(folder: Path, *, older_than: float) -> list[Path]:
+    """The temporary files that killed processes left in a folder.
 
     Args:
-        folder: Any.
-        older_than: Seconds; what is younger may be in the making.
+        folder: Any folder.
+        older_than: Seconds; another process may still be writing younger files.
     """
-    found = []
+    stale = []
     for path in sorted(folder.glob(".*")):
-        # What another process has given its name, or removed, since the folder was listed is none.
+        # Another process may have renamed or removed the file since the folder was listed.
         with suppress(FileNotFoundError):
             if is_temporary(path) and time.time() - path.stat().st_mtime >= older_than:
-                found.append(path)
-    return found
+                stale.append(path)
+    return stale
 
 
-def sealed(record: BaseModel, *, without_defaults: bool = False) -> bytes:
-    """The content of a file: JSON whose first line holds the sha256 of the lines after it.
+def encoded(record: BaseModel, *, without_defaults: bool = False) -> bytes:
+    """The content of a record's file: JSON whose first line is the sha256 of the other lines.
 
     Args:
-        record: What is to be stored.
-        without_defaults: Whether the fields are left out that are as they are where nothing is said of them.
+        record: The record.
+        without_defaults: Whether fields at their defaults are left out.
     """
-    text = record.model_dump_json(indent=1, exclude_defaults=without_defaults)
+    text = record.model_dump_json(indent=1, exclude_defaults=without_defaults, by_alias=True)
     body = f"{text}\n".encode().removeprefix(b"{\n")
-    return _seal(body) + b"\n" + body
+    return _first_line(body) + b"\n" + body
 
 
-def unsealed(path: Path, kind: type[Record], *, word: str = "result", way_out: str | None = None) -> Record:
-    """What a file holds that :func:`sealed` made.
+def read_record(path: Path, kind: type[Record], *, name: str = "result", hint: str | None = None) -> Record:
+    """Reads a record from a file that :func:`encoded` made.
 
     Args:
         path: The file.
-        kind: What it is to hold.
-        word: What that is called.
-        way_out: What to do where it is not that: the end of the message.
+        kind: The class of the record.
+        name: How a message calls the record.
+        hint: What to do if the file cannot be used: the end of the message.
 
     Raises:
-        UserError: The file is missing, is not that, or is not as it was stored.
+        UserError: The file is missing or damaged, or has another record.
     """
-    way_out = way_out or _again(path)
+    hint = hint or _repeat_hint(path)
     try:
         first, _, body = path.read_bytes().partition(b"\n")
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {way_out}") from None
-    if first != _seal(body):
-        raise UserError(f"{path} is damaged, its content is not what was stored: {way_out}")
+        raise UserError(f"{path} cannot be read ({error.strerror}): {hint}") from None
+    if first != _first_line(body):
+        raise UserError(f"{path} is damaged, its content is not what was stored: {hint}")
     try:
         return kind.model_validate_json(b"{" + body)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise UserError(f"{path} is not a {word} of this version of advdef ({reason}): {way_out}") from None
+        raise UserError(f"{path} is not a {name} of this version of advdef ({reason}): {hint}") from None
 
 
-def _seal(body: bytes) -> bytes:
+def _first_line(body: bytes) -> bytes:
     return b'{"sha256": "%s",' % _sha256(body).encode()
 
 
@@ -513,12 +523,12 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _again(path: Path) -> str:
+def _repeat_hint(path: Path) -> str:
     return f"remove {path} to run the cell again"
 
 
-def _read(path: Path, kind: type[CellRecord]) -> CellRecord:
-    record = unsealed(path, kind, word=kind.__name__.lower())
+def _read_cell_record(path: Path, kind: type[CellRecord]) -> CellRecord:
+    record = read_record(path, kind, name=kind.__name__.lower())
     if record.cell.id != path.name.partition(".")[0]:
-        raise UserError(f"{path} holds the cell {record.cell.id}: remove it, or give it back its name")
+        raise UserError(f"{path} has the cell {record.cell.id}: remove it, or restore its name")
     return record

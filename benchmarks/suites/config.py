@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
+from pydantic.fields import FieldInfo
 
 from robustbench_cli.attacks.base.eps import Eps, parse_eps
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.benchmarks.evaluation.options import Accounting, Targeted
+from robustbench_cli.benchmarks.evaluation.options import Accounting, GridOptions
 from robustbench_cli.benchmarks.store.cell import OnlyIf
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.strict_yaml import YamlFile
@@ -21,6 +23,7 @@ __all__ = [
     "AttackGroup",
     "Conditions",
     "DefenseConfig",
+    "FileEntry",
     "Many",
     "ModelConfig",
     "SuiteConfig",
@@ -29,12 +32,10 @@ __all__ = [
 
 
 CONDITIONS = (
-    *("dataset", "model", "checkpoint", "defense", "decision", "attack", "norm", "eps", "targeted"),
-    *("eot", "n", "repeats", "seed", "precision"),
+    *("dataset", "model", "checkpoint", "defense", "decision", "attack", "norm", "eps", "eot", "n", "seed"),
+    *GridOptions.model_fields,
 )
-"""What ``include`` and ``exclude`` can say of a cell, in the words of the table; and the rule of ``decision``, ``none``
-where there are no draws.
-"""
+"""The columns that ``include`` and ``exclude`` can name; ``decision`` is ``none`` for a model without random draws."""
 
 
 _Eot = Annotated[int, Field(strict=True, ge=1)] | Literal["exact", "frozen", "auto"]
@@ -47,11 +48,6 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
-def _as_targeted(value: Any) -> Any:
-    # YAML reads the word no as false.
-    return "no" if value is False else value
-
-
 def _as_eps(value: Any) -> Any:
     return value if isinstance(value, Eps) else parse_eps(value)
 
@@ -60,49 +56,49 @@ Many = Annotated[tuple[T, ...], BeforeValidator(_as_list), Field(min_length=1)]
 """A dimension of the grid: a list, or the one value that there is."""
 
 
-class _Named(BaseModel):
-    """An entry of a list, which knows where it stands."""
+class _Located(BaseModel):
+    """An entry of a list that may know its file and line."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    _place: str = PrivateAttr("")
+    _location: str = PrivateAttr("")
 
     @property
-    def place(self) -> str:
-        """Its file and line; empty where it stands in none."""
-        return self._place
+    def location(self) -> str:
+        """Its file and line; empty for an entry from the command line."""
+        return self._location
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What stands beside its own keys."""
+        """The keys that are not fields: the parameters of the method."""
         return dict(self.model_extra or {})
 
-    def at(self, place: str) -> Self:
-        """The same entry, which stands there."""
+    def at(self, location: str) -> Self:
+        """The same entry with a location."""
         copy = self.model_copy()
-        copy._place = place  # noqa: SLF001 - it is one of this class
+        copy._location = location  # noqa: SLF001 - of the same class
         return copy
 
 
-class AttackEntry(_Named):
-    """An attack of a suite. What stands beside ``name``, ``eot``, ``norm`` and ``only_if`` are its parameters."""
+class AttackEntry(_Located):
+    """An attack of a suite. Keys other than the fields are its parameters."""
 
     name: str
-    eot: _Eot | None = Field(None, description="draws a gradient; as the command says otherwise")
-    norm: Many[Norm] | None = Field(None, description="norms in which it runs; all that it knows where not given")
+    eot: _Eot | None = Field(None, description="draws per gradient; chosen from the model's cost where not given")
+    norm: Many[Norm] | None = Field(None, description="norms in which it runs; all that it supports where not given")
     only_if: OnlyIf | None = Field(
         None,
         description="'blinded': in a cascade, run only where an attack before it could not follow the gradients and no "
         "other one broke through",
     )
 
-    def among(self, norms: Sequence[Norm]) -> tuple[Norm, ...]:
-        """Those of the norms that the attack knows in which it runs."""
+    def norms_among(self, norms: Sequence[Norm]) -> tuple[Norm, ...]:
+        """The norms in which it runs, among those that the attack supports."""
         return tuple(norm for norm in norms if self.norm is None or norm in self.norm)
 
 
-class _Entry(_Named):
-    """An attack as a file has it, or the attacks of another suite."""
+class FileEntry(_Located):
+    """An entry of ``attacks`` in a file: an attack, or all attacks of another suite."""
 
     name: str | None = None
     suite: str | None = None
@@ -112,25 +108,25 @@ class _Entry(_Named):
 
 
 class ModelConfig(BaseModel):
-    """A model that is to be trained, with the normalisation inside it."""
+    """A model to train, with the normalization inside it; the data set's usual model where it has no name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: str | None = None
     mean: Many[float] | None = None
     std: Many[float] | None = None
 
 
-class DefenseConfig(_Named):
-    """A defense, or a checkpoint that others may be put around. Beside ``name`` stand the defense's parameters.
+class DefenseConfig(_Located):
+    """A defense, or a checkpoint that defenses may be put around. Keys other than the fields are parameters.
 
     Attributes:
-        name: Of the defense.
+        name: The defense.
         checkpoint: The file.
-        model: The model in a foreign checkpoint; as the suite says where not given.
-        classes: Of a foreign checkpoint.
-        mean: Of the normalisation that belongs to a foreign checkpoint.
-        std: Of that normalisation.
+        model: The model in a foreign checkpoint; the suite's where not given.
+        classes: The number of classes of a foreign checkpoint.
+        mean: Per-channel mean of the normalization of a foreign checkpoint.
+        std: Per-channel standard deviation of that normalization.
     """
 
     name: str | None = None
@@ -142,19 +138,20 @@ class DefenseConfig(_Named):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        own = {key: getattr(self, key) for key in self.model_fields_set - {"name", "checkpoint"}}
-        return {**(own if self.name is not None else {}), **(self.model_extra or {})}
+        fields = {key: getattr(self, key) for key in self.model_fields_set - {"name", "checkpoint"}}
+        return {**(fields if self.name is not None else {}), **(self.model_extra or {})}
 
 
 class AttackGroup(BaseModel):
-    """Attacks that are run together.
+    """Attacks that run together.
 
     Attributes:
-        attacks: In this order.
-        cascade: Whether each attack is run only on what those before it have not broken; see
+        attacks: In the order in which they run.
+        cascade: Whether each attack runs only on the images that those before it have not broken; see
             :class:`~robustbench_cli.benchmarks.suites.suite.Suite`.
-        accounting: What of a randomized defense counts; see :data:`~robustbench_cli.benchmarks.evaluation.options.Accounting`.
-        any_norm: Whether it is meant for any norm, of which only the attacks run that know it.
+        accounting: How the accuracy of a randomized defense is counted; see
+            :data:`~robustbench_cli.benchmarks.evaluation.options.Accounting`.
+        any_norm: Whether the group runs in any norm with those of its attacks that support it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -164,65 +161,59 @@ class AttackGroup(BaseModel):
     accounting: Accounting = "expected"
     any_norm: bool = False
 
-    def knowing(self, norm: Norm, norms: Mapping[str, Sequence[Norm]]) -> AttackGroup:
-        """The suite without the attacks that do not know a norm.
-
-        Args:
-            norm: In which the suite is to be run.
-            norms: Those that each attack knows, by its name.
-
-        Raises:
-            UserError: None knows it.
-        """
-        attacks = tuple(each for each in self.attacks if norm in each.among(norms[each.name]))
-        if not attacks:
-            known = sorted({each for name in norms.values() for each in name})
-            raise UserError(f"no attack of this suite knows the norm {norm}: they know {', '.join(known)}")
-        return self.model_copy(update={"attacks": attacks})
-
 
 def _as_entries(value: Any) -> Any:
-    return [{"name": each} if isinstance(each, str) else each for each in _as_list(value)]
+    return [{"name": entry} if isinstance(entry, str) else entry for entry in _as_list(value)]
 
 
 def _as_chains(value: Any) -> Any:
-    return [_as_entries(each) for each in _as_list(value)]
+    return [_as_entries(chain) for chain in _as_list(value)]
 
 
 def _as_conditions(value: Any) -> Any:
     return [
-        {key: _as_list(wanted) for key, wanted in each.items()} if isinstance(each, dict) else each
-        for each in _as_list(value)
+        {key: _as_list(values) for key, values in condition.items()} if isinstance(condition, dict) else condition
+        for condition in _as_list(value)
     ]
 
 
 Conditions = Annotated[tuple[dict[str, tuple[Any, ...]], ...], BeforeValidator(_as_conditions)]
 
 
-class SuiteConfig(BaseModel):
-    """What a suite's file says. Every list is a dimension of the grid; a single value stands for a list of one.
+def _dimension(field: FieldInfo) -> tuple[Any, None]:
+    """The field of a suite that holds several values of an evaluation option."""
+    value: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    return Many[value] | None, None
+
+
+if TYPE_CHECKING:
+    _Grid = BaseModel
+else:
+    _Grid = create_model("_Grid", **{name: _dimension(field) for name, field in GridOptions.model_fields.items()})
+
+
+class SuiteConfig(_Grid):
+    """A suite, from a file or from the command line. Every list is a dimension of the grid; one value is a list of one.
+
+    Each field of :class:`~robustbench_cli.benchmarks.evaluation.options.GridOptions` is a key as well.
 
     Attributes:
-        description: What it is for, and where it stems from.
-        extends: A suite whose words hold where this one has none.
-        dataset: As a user names it.
-        model: What is trained.
-        n: Images.
-        defenses: Each a chain of what is put around a model in order, which may begin with a checkpoint.
-        decision: Rules by which draws decide, each for a row of its own by the same weights; a defense's own where there
-            are none.
-        attacks: As they are written; see :attr:`groups`.
-        norm: Of the radii.
+        description: Its purpose and its source.
+        extends: A suite whose values hold where this one sets none.
+        dataset: Data sets by name.
+        model: The models to train.
+        n: Numbers of test images.
+        defenses: Each a chain, put around a model in order; a chain may begin with a checkpoint.
+        decision: Decision rules, each for a row of its own with the same weights; each defense's own where not given.
+        attacks: As written in the file; :attr:`groups` are the attacks that run.
+        norm: Norms of the radii.
         eps: The radii.
-        targeted: How target classes are chosen.
-        seeds: Of the attacks.
-        repeats: Draws that score an image.
-        precision: Of gradients.
-        train: Recipes of the trainings: what differs from the usual one, and their ``seed``.
+        seeds: Seeds of the attacks.
+        train: Recipes of the trainings: the parameters that differ from the defaults, and ``seed``.
         cascade: See :class:`AttackGroup`.
         accounting: See :class:`AttackGroup`.
-        include: Where there are any, a cell has to fit one of these; what each may speak of is in :data:`CONDITIONS`.
-        exclude: A cell that fits one of these is left out.
+        include: Conditions, at least one of which a cell must match; :data:`CONDITIONS` are their keys.
+        exclude: Conditions that a cell must not match.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -238,13 +229,10 @@ class SuiteConfig(BaseModel):
         Field(min_length=1),
     ] = ((DefenseConfig(name="none"),),)
     decision: Many[str] | None = None
-    attacks: Annotated[tuple[_Entry, ...], BeforeValidator(_as_entries), Field(min_length=1)] = ()
+    attacks: Annotated[tuple[FileEntry, ...], BeforeValidator(_as_entries), Field(min_length=1)] = ()
     norm: Many[Norm] | None = None
     eps: Many[Annotated[Eps, BeforeValidator(_as_eps)]] | None = None
-    targeted: Many[Annotated[Targeted, BeforeValidator(_as_targeted)]] = ("no",)
     seeds: Many[Annotated[int, Field(strict=True, ge=0, lt=2**32)]] | None = None
-    repeats: Many[Annotated[int, Field(strict=True, ge=1)]] | None = None
-    precision: Many[Literal["float32", "bf16"]] = ("float32",)
     train: Many[dict[str, Any]] = ({},)
     cascade: Annotated[bool, Field(strict=True)] = False
     accounting: Accounting = "expected"
@@ -252,49 +240,83 @@ class SuiteConfig(BaseModel):
     exclude: Conditions = ()
 
     _groups: tuple[AttackGroup, ...] = PrivateAttr(())
-    _files: dict[str, YamlFile] = PrivateAttr(default_factory=dict)
+    _files: dict[str, YamlFile] | None = PrivateAttr(None)
+
+    @classmethod
+    def from_options(cls, *, groups: Sequence[AttackGroup] = (), **options: Any) -> Self:
+        """A suite from the command line.
+
+        Args:
+            groups: The attacks.
+            **options: Values of the fields; those that are ``None`` or empty are left at their defaults.
+        """
+        suite = cls(**{key: value for key, value in options.items() if value not in (None, ())})
+        suite._groups = tuple(groups)
+        return suite
 
     def read_from(self, file: YamlFile, base: SuiteConfig | None, groups: tuple[AttackGroup, ...]) -> Self:
-        """These words, which know where they stand: in a file, or in that of the suite that they extend."""
-        self._files = (base._files if base is not None else {}) | dict.fromkeys(file.value, file)  # noqa: SLF001 - one of this class
+        """The same suite, which knows the file and line of each value: its own, or those of the suite that it extends.
+
+        Args:
+            file: Its file.
+            base: The suite that it extends.
+            groups: Its attacks.
+        """
+        inherited = (base._files or {}) if base is not None else {}  # noqa: SLF001 - of the same class
+        self._files = inherited | dict.fromkeys(file.value, file)
         self._groups = groups
         return self
 
+    def grid_options(self) -> list[GridOptions]:
+        """Each combination of the evaluation options."""
+        dimensions = [
+            [(name, value) for value in getattr(self, name) or (field.default,)]
+            for name, field in GridOptions.model_fields.items()
+        ]
+        return [GridOptions(**dict(values)) for values in itertools.product(*dimensions)]
+
     @property
     def groups(self) -> tuple[AttackGroup, ...]:
-        """The attacks: those of this suite, and those of each suite that it names, which is run as it says itself.
+        """The attacks: those of this suite, and those of each suite that it names, which runs by its own settings.
 
-        In a cascade, the attacks of a suite that counts in the same way take their places in it.
+        In a cascade, the attacks of a named suite with the same accounting join the cascade at their position.
         """
         return self._groups
 
     @property
-    def members(self) -> tuple[AttackEntry, ...]:
+    def entries(self) -> tuple[AttackEntry, ...]:
         """All attacks of all groups."""
-        return tuple(member for group in self._groups for member in group.attacks)
+        return tuple(entry for group in self._groups for entry in group.attacks)
 
-    def place(self, *keys: object) -> str:
-        """The file and the line of a value; where nothing is said of it, the name of its key."""
+    def location(self, *keys: object) -> str:
+        """The file and line of a value, or its key where the file does not set it; empty for the command line."""
+        if self._files is None:
+            return ""
         file = self._files.get(str(keys[0]))
-        return file.place(*keys) if file is not None else str(keys[0])
+        return file.location(*keys) if file is not None else str(keys[0])
+
+    def prefix(self, *keys: object) -> str:
+        """The beginning of a message on a value: its location and a colon; empty for the command line."""
+        location = self.location(*keys)
+        return f"{location}: " if location else ""
 
     @property
     def beside_attacks(self) -> list[str]:
-        """What else it speaks of, which only a sweep can do."""
+        """The keys that are set and are not about attacks: only a sweep can use them."""
         return sorted(self.model_fields_set - {"description", "extends", "attacks", "cascade", "accounting"})
 
     def require_attacks_only(self, name: str) -> None:
-        """Makes sure that the suite speaks of attacks and of nothing else.
+        """Makes sure that the suite sets attacks and nothing else.
 
         Args:
-            name: As the user named it.
+            name: The suite, as the user wrote it.
 
         Raises:
-            UserError: It does not.
+            UserError: It has no attacks, or sets another key.
         """
         if not self._groups:
-            raise UserError(f"{name} holds no attacks: give 'attacks: [pgd, cw]'")
+            raise UserError(f"{name} has no attacks: give 'attacks: [pgd, cw]'")
         for key in self.beside_attacks:
             raise UserError(
-                f"{self.place(key)}: '{key}' is not for a suite to attack with: leave it out, or 'advdef sweep' the file"
+                f"{self.prefix(key)}'{key}' is not for --suite: leave it out, or run the file with 'advdef sweep'"
             )

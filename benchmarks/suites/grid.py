@@ -1,4 +1,4 @@
-"""From the words for an attack or a defense to its parameters, one combination after the other."""
+"""Expands an attack or a defense of a suite into its combinations of parameters."""
 
 from __future__ import annotations
 
@@ -11,106 +11,110 @@ from pydantic import ValidationError, create_model
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
-from robustbench_cli.attacks.base.gradients.draws import EOTChoice
 from robustbench_cli.benchmarks.checkpoints.defended_model import method_spec
 from robustbench_cli.benchmarks.suites.config import AttackEntry
 from robustbench_cli.benchmarks.suites.suite import AttackChoice
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.settings import Settings, read_value
 
-__all__ = ["attack_choices", "attack_kind", "error_location", "variants"]
+__all__ = ["attack_choices", "attack_class", "error_location", "variants"]
 
 
-def attack_kind(member: AttackEntry) -> type[Attack]:
-    """The class of an attack of a command or a suite.
-
-    Raises:
-        UserError: The name is unknown, or a command of its own runs it.
-    """
-    with error_location(member.place):
-        if member.name == "reprogramming":
-            raise UserError("reprogramming has a task and a command of its own: give advdef reprogram --task NAME")
-        kind: type[Attack] = attacks.load(member.name)
-        return kind
-
-
-def attack_choices(
-    member: AttackEntry,
-    parameters: Mapping[str, Any] | None = None,
-    eot: EOTChoice | None = None,
-    *,
-    named: Collection[str] = (),
-) -> list[AttackChoice]:
-    """An attack of a command or a suite, for each combination of its parameters.
+def attack_class(entry: AttackEntry) -> type[Attack]:
+    """The class of an attack.
 
     Args:
-        member: The attack; what it says of ``eot`` goes before the command's word.
-        parameters: What the user set of it beside, which goes before what the member says.
-        eot: Draws a gradient.
-        named: Code of the user's own that the user has named, which a surrogate may need.
+        entry: The attack, from the command line or a suite file.
 
     Raises:
-        UserError: The name or a parameter is unknown, or a value not allowed.
+        UserError: The name is unknown, or has a command of its own.
     """
-    kind = attack_kind(member)
-    with error_location(member.place):
-        norms = member.among(kind.norms)
+    with error_location(entry.location):
+        if entry.name == "reprogramming":
+            raise UserError("reprogramming has a command of its own: run advdef reprogram --task NAME")
+        attack: type[Attack] = attacks.load(entry.name)
+        return attack
+
+
+def attack_choices(entry: AttackEntry, *, named: Collection[str] = ()) -> list[AttackChoice]:
+    """An attack with each combination of its parameters.
+
+    Args:
+        entry: The attack, from the command line or a suite file.
+        named: Code of the user's own that they named, which a surrogate may need.
+
+    Raises:
+        UserError: The name or a parameter is unknown, or a value is not allowed.
+    """
+    attack = attack_class(entry)
+    with error_location(entry.location):
+        norms = entry.norms_among(attack.norms)
         if not norms:
             raise UserError(
-                f"{member.name} does not know the norm {', '.join(member.norm or ())}: it knows {', '.join(kind.norms)}"
+                f"{entry.name} does not support the norm {', '.join(entry.norm or ())} (it supports "
+                f"{', '.join(attack.norms)})"
             )
-        found = []
-        own = kind.current_names(member.parameters, name=member.name)
-        for each in variants(kind, {**own, **kind.current_names(parameters or {}, name=member.name)}):
-            _, spec, surrogates = method_spec(attacks, member.name, each, named=named)
-            found.append(
+        choices = []
+        for parameters in variants(attack, attack.current_names(entry.parameters, name=entry.name)):
+            _, spec, surrogates = method_spec(attacks, entry.name, parameters, named=named)
+            choices.append(
                 AttackChoice(
                     spec=spec,
                     norms=norms,
-                    limited=member.norm is not None,
-                    minimal_norm=kind.minimal_norm,
-                    eot=member.eot or eot or "auto",
-                    in_bf16=kind.uses == "gradients" and not kind.minimal_norm,
+                    limited=entry.norm is not None,
+                    minimal_norm=attack.minimal_norm,
+                    eot=entry.eot or "auto",
+                    in_bf16=attack.access == "gradients" and not attack.minimal_norm,
                     surrogate=next(iter(surrogates.values()), None),
-                    only_if=member.only_if,
+                    only_if=entry.only_if,
                 )
             )
-        return found
+        return choices
 
 
-def variants(kind: type[Settings], parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Parameters as a suite gives them: a list where the method takes a single value is a dimension of the grid."""
-    values = {
-        key: value if isinstance(value, list) and not _is_one_value(kind, key, value) and value else [value]
+def variants(settings: type[Settings], parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Each combination of parameters: a list for a parameter that takes a single value is a dimension of the grid.
+
+    Args:
+        settings: The attack, defense or recipe.
+        parameters: Values and lists of values, by name.
+    """
+    dimensions = {
+        key: value if isinstance(value, list) and value and not _is_single_value(settings, key, value) else [value]
         for key, value in parameters.items()
     }
-    for combination in itertools.product(*values.values()):
-        yield {key: _value(each) for key, each in zip(values, combination, strict=True)}
+    for combination in itertools.product(*dimensions.values()):
+        yield {key: _number_of(value) for key, value in zip(dimensions, combination, strict=True)}
 
 
-def _is_one_value(kind: type[Settings], key: str, value: list[Any]) -> bool:
-    field = kind.model_fields.get(kind.current_name(key))
+def _is_single_value(settings: type[Settings], key: str, value: list[Any]) -> bool:
+    """Whether a list is one value of a parameter, as in ``channels: [5, 5]``."""
+    field = settings.model_fields.get(settings.current_name(key))
     if field is None:
         return True
     try:
         fields: dict[str, Any] = {"value": (field.annotation, field)}
-        create_model("One", **fields).model_validate({"value": value})
+        create_model("SingleValue", **fields).model_validate({"value": value})
     except ValidationError:
         return False
     return True
 
 
-def _value(value: Any) -> Any:
-    """A value as a file has it, where a fraction is a word: ``2/255``."""
+def _number_of(value: Any) -> Any:
+    """A value from a file, where a fraction is text: ``2/255``."""
     if isinstance(value, str) and "/" in value and isinstance(number := read_value(value), float):
         return number
     return value
 
 
 @contextmanager
-def error_location(place: str) -> Iterator[None]:
-    """Names a place in front of what is wrong there."""
+def error_location(location: str) -> Iterator[None]:
+    """Puts a location in front of the errors raised inside it.
+
+    Args:
+        location: A file and line; empty for none.
+    """
     try:
         yield
     except UserError as error:
-        raise UserError(f"{place}: {error}" if place else str(error)) from None
+        raise UserError(f"{location}: {error}" if location else str(error)) from None

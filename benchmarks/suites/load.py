@@ -1,4 +1,4 @@
-"""Reads suites: those that come with the project, a YAML file each in this folder, and a user's own files."""
+"""Reads suites: the built-in ones, one YAML file each in ``builtin/``, and the user's own files."""
 
 from __future__ import annotations
 
@@ -15,183 +15,208 @@ from robustbench_cli.benchmarks.suites.config import (
     AttackEntry,
     AttackGroup,
     DefenseConfig,
+    FileEntry,
     ModelConfig,
     SuiteConfig,
-    _Entry,
 )
 from robustbench_cli.core.errors import UserError, did_you_mean
 from robustbench_cli.core.strict_yaml import YamlFile, open_yaml_file
 
 __all__ = ["read_suite", "suite_names"]
 
-_FOLDER = Path(__file__).parent / "builtin"
+_BUILTIN = Path(__file__).parent / "builtin"
 
 
 def suite_names() -> list[str]:
-    """The names of the suites that come with the project."""
-    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+    """The names of the built-in suites, sorted."""
+    return sorted(path.stem for path in _BUILTIN.glob("*.yaml"))
 
 
 def read_suite(name: str) -> SuiteConfig:
-    """Reads a suite, with what it takes from others in its place.
+    """Reads a suite and every suite that it extends or names.
 
     Args:
-        name: One of :func:`suite_names`, or the path of a ``.yaml`` file. A file's own ``extends`` and ``suite`` start
-            from its folder.
+        name: One of :func:`suite_names`, or the path of a ``.yaml`` file. Paths in a file's ``extends`` and ``suite``
+            are relative to its folder.
 
     Raises:
-        UserError: There is no such suite, or it is not what it must be.
+        UserError: There is no such suite, a key or value is not allowed, or the suite contains itself.
     """
     return _read(name, Path(), ())
 
 
-def _read(name: str, folder: Path, within: tuple[Path, ...]) -> SuiteConfig:
-    path = folder / name if name.endswith((".yaml", ".yml")) else _FOLDER / f"{name}.yaml"
-    if path.parent == _FOLDER and path.stem not in suite_names():
+def _read(name: str, folder: Path, parents: tuple[Path, ...]) -> SuiteConfig:
+    """Reads a suite that the files ``parents`` lead to, outermost first."""
+    path = folder / name if name.endswith((".yaml", ".yml")) else _BUILTIN / f"{name}.yaml"
+    if path.parent == _BUILTIN and path.stem not in suite_names():
         raise UserError(
             f"unknown suite '{name}': {did_you_mean(name, suite_names(), kind='suite')} (or give the path of a .yaml file)"
         )
     file = open_yaml_file(path)
-    # One file has many paths.
-    if any(path.samefile(each) for each in within):
-        raise UserError(f"the suite {path} contains itself: {' > '.join(map(str, (*within, path)))}")
-    words = _words_of(file)
+    # Two paths may lead to the same file.
+    if any(path.samefile(parent) for parent in parents):
+        raise UserError(f"the suite {path} contains itself: {' > '.join(map(str, (*parents, path)))}")
+    config = _parsed(file)
     base = None
-    if words.extends is not None:
-        base = _inner(words.extends, file.place("extends"), (*within, path))
-        own = {key: getattr(words, key) for key in words.model_fields_set - {"extends"}}
-        words = base.model_copy(update=own)
-    return words.read_from(file, base, _groups(words, base, file, (*within, path)))
+    if config.extends is not None:
+        base = _read_inner(config.extends, file.location("extends"), (*parents, path))
+        values = {key: getattr(config, key) for key in config.model_fields_set - {"extends"}}
+        config = base.model_copy(update=values)
+    return config.read_from(file, base, _groups(config, base, file, (*parents, path)))
 
 
-def _inner(name: str, place: str, within: tuple[Path, ...]) -> SuiteConfig:
+def _read_inner(name: str, location: str, parents: tuple[Path, ...]) -> SuiteConfig:
+    """Reads a suite that another one names at a location."""
     try:
-        return _read(name, within[-1].parent, within)
+        return _read(name, parents[-1].parent, parents)
     except UserError as error:
-        # What is wrong inside another file says so itself.
-        raise error if ", line " in str(error) else UserError(f"{place}: {error}") from None
+        # An error inside the named file already has a location.
+        raise error if ", line " in str(error) else UserError(f"{location}: {error}") from None
 
 
-def _words_of(file: YamlFile) -> SuiteConfig:
-    """A file's own words."""
+def _parsed(file: YamlFile) -> SuiteConfig:
+    """The values of one file."""
     if not isinstance(file.value, dict):
-        raise UserError(f"{file.path} holds no suite: give 'attacks: [pgd, cw]'")
+        raise UserError(f"{file.path} is not a suite: give 'attacks: [pgd, cw]'")
     for key in file.value:
         if key not in SuiteConfig.model_fields:
             raise UserError(
-                f"{file.place(key)}: unknown key '{key}': {did_you_mean(str(key), SuiteConfig.model_fields)}"
+                f"{file.location(key)}: unknown key '{key}': {did_you_mean(str(key), SuiteConfig.model_fields)}"
             )
     try:
-        words = SuiteConfig.model_validate(file.value)
+        config = SuiteConfig.model_validate(file.value)
     except ValidationError as error:
-        raise _refused(file, error.errors()) from None
+        raise _schema_error(file, error.errors()) from None
     for key in ("include", "exclude"):
-        for number, condition in enumerate(getattr(words, key)):
-            for word, values in condition.items():
-                place = file.place(key, number, word)
-                if word not in CONDITIONS:
-                    raise UserError(f"{place}: {key} knows no '{word}': {did_you_mean(word, CONDITIONS)}")
-                try:
-                    for radius in values if word == "eps" else ():
-                        if radius is not None:
-                            parse_eps(radius)
-                except UserError as error:
-                    raise UserError(f"{place}: {key}: {error}") from None
-    defenses = [
-        tuple(_placed(each, file, len(chain), ("defenses", number, place)) for place, each in enumerate(chain))
-        for number, chain in enumerate(words.defenses)
-    ]
-    return words.model_copy(update={"defenses": tuple(defenses)} if "defenses" in words.model_fields_set else {})
+        for number, condition in enumerate(getattr(config, key)):
+            _check_condition(file, key, number, condition)
+    if "defenses" not in config.model_fields_set:
+        return config
+    defenses = tuple(
+        tuple(_located_defense(entry, file, chain, (number, index)) for index, entry in enumerate(chain))
+        for number, chain in enumerate(config.defenses)
+    )
+    return config.model_copy(update={"defenses": defenses})
 
 
-def _placed(words: DefenseConfig, file: YamlFile, length: int, keys: tuple[str, int, int]) -> DefenseConfig:
-    error_location = words.at(file.place(*(keys if length > 1 else keys[:2])))
-    if (words.name is None) == (words.checkpoint is None):
+def _check_condition(file: YamlFile, key: str, number: int, condition: dict[str, tuple[object, ...]]) -> None:
+    """Makes sure that a condition of ``include`` or ``exclude`` names columns, and that its radii are numbers."""
+    for column, values in condition.items():
+        location = file.location(key, number, column)
+        if column not in CONDITIONS:
+            raise UserError(f"{location}: {key}: unknown column '{column}': {did_you_mean(column, CONDITIONS)}")
+        try:
+            for radius in values if column == "eps" else ():
+                if radius is not None:
+                    parse_eps(str(radius))
+        except UserError as error:
+            raise UserError(f"{location}: {key}: {error}") from None
+
+
+def _located_defense(
+    entry: DefenseConfig, file: YamlFile, chain: Sequence[DefenseConfig], keys: tuple[int, int]
+) -> DefenseConfig:
+    """An entry of ``defenses`` with its file and line, checked."""
+    number, index = keys
+    entry = entry.at(file.location("defenses", number, index) if len(chain) > 1 else file.location("defenses", number))
+    if (entry.name is None) == (entry.checkpoint is None):
         raise UserError(
-            f"{error_location.place}: a defense needs a name or a checkpoint, and not both: {{name: hrs, channels: [5, 5]}}"
+            f"{entry.location}: give a defense either a name or a checkpoint, as {{name: hrs, channels: [5, 5]}}"
         )
-    if words.checkpoint is not None and words.model_extra:
-        key = next(iter(words.model_extra))
-        known = [each for each in DefenseConfig.model_fields if each != "name"]
-        raise UserError(f"{error_location.place}: a checkpoint has no '{key}': {did_you_mean(key, known)}")
-    if words.checkpoint is not None and keys[2] > 0:
-        raise UserError(f"{error_location.place}: a checkpoint goes first: defenses are put around it in order")
-    return error_location
+    if entry.checkpoint is not None and entry.model_extra:
+        key = next(iter(entry.model_extra))
+        fields = [field for field in DefenseConfig.model_fields if field != "name"]
+        raise UserError(f"{entry.location}: a checkpoint has no '{key}': {did_you_mean(key, fields)}")
+    if entry.checkpoint is not None and index > 0:
+        raise UserError(f"{entry.location}: a checkpoint comes first: the defenses after it are put around it in order")
+    return entry
 
 
 def _groups(
-    words: SuiteConfig, base: SuiteConfig | None, file: YamlFile, within: tuple[Path, ...]
+    config: SuiteConfig, base: SuiteConfig | None, file: YamlFile, parents: tuple[Path, ...]
 ) -> tuple[AttackGroup, ...]:
     """The groups of a suite; see :attr:`SuiteConfig.groups`."""
-    changed = {key: file.value[key] for key in ("cascade", "accounting") if key in file.value}
     if "attacks" not in file.value:
+        changed = {key: file.value[key] for key in ("cascade", "accounting") if key in file.value}
         return tuple(group.model_copy(update=changed) for group in base.groups) if base is not None else ()
-    own = AttackGroup.model_construct(attacks=(), cascade=words.cascade, accounting=words.accounting)
-    groups = [own]
-    for number, entry in enumerate(words.attacks):
-        place = file.place("attacks", number)
-        if (entry.name is None) == (entry.suite is None) or (
-            entry.suite is not None and len(entry.model_dump(exclude_unset=True)) > 1
-        ):
-            raise UserError(
-                f"{place}: an entry of attacks needs a name or a suite, and not both: {{name: pgd, steps: 20}} or {{suite: quick}}"
-            )
+    groups = [AttackGroup.model_construct(attacks=(), cascade=config.cascade, accounting=config.accounting)]
+
+    def add(entries: Sequence[AttackEntry]) -> None:
+        groups[0] = groups[0].model_copy(update={"attacks": (*groups[0].attacks, *entries)})
+
+    for number, entry in enumerate(config.attacks):
+        location = file.location("attacks", number)
+        _check_entry(entry, location, cascade=config.cascade, is_first=not groups[0].attacks)
         if entry.suite is None:
-            if entry.only_if is not None and (not words.cascade or not groups[0].attacks):
-                raise UserError(
-                    f"{place}: only_if: the condition is one on the attacks before it in a cascade: "
-                    + ("put some before it" if words.cascade else "add 'cascade: true', or leave it out")
-                )
-            members = tuple(_members(entry, place))
-            groups[0] = groups[0].model_copy(update={"attacks": (*groups[0].attacks, *members)})
+            add(tuple(_attack_entries(entry, location)))
             continue
-        inner = _inner(entry.suite, place, within)
+        inner = _read_inner(entry.suite, location, parents)
         inner.require_attacks_only(entry.suite)
         for group in inner.groups:
-            if words.cascade and group.accounting == words.accounting:
-                groups[0] = groups[0].model_copy(update={"attacks": (*groups[0].attacks, *group.attacks)})
+            if config.cascade and group.accounting == config.accounting:
+                add(group.attacks)
             else:
                 groups.append(group.model_copy(update={"any_norm": True}))
     return tuple(group for group in groups if group.attacks)
 
 
-def _members(entry: _Entry, place: str) -> Iterator[AttackEntry]:
+def _check_entry(entry: FileEntry, location: str, *, cascade: bool, is_first: bool) -> None:
+    """Makes sure that an entry of ``attacks`` is either an attack or a suite, and that ``only_if`` has a cascade."""
+    if (entry.name is None) == (entry.suite is None) or (
+        entry.suite is not None and len(entry.model_dump(exclude_unset=True)) > 1
+    ):
+        raise UserError(
+            f"{location}: give an attack either a name or a suite, as {{name: pgd, steps: 20}} or {{suite: quick}}"
+        )
+    if entry.only_if is not None and (not cascade or is_first):
+        raise UserError(
+            f"{location}: only_if is a condition on earlier attacks of a cascade: "
+            + ("put an attack before this one" if cascade else "add 'cascade: true', or leave it out")
+        )
+
+
+def _attack_entries(entry: FileEntry, location: str) -> Iterator[AttackEntry]:
+    """An attack for each value of its ``eot``."""
     for eot in entry.eot:
-        yield AttackEntry(
-            name=entry.name or "", eot=eot, norm=entry.norm, only_if=entry.only_if, **entry.parameters
-        ).at(place)
+        attack = AttackEntry(name=entry.name or "", eot=eot, norm=entry.norm, only_if=entry.only_if, **entry.parameters)
+        yield attack.at(location)
 
 
-def _refused(file: YamlFile, errors: Sequence[ErrorDetails]) -> UserError:
-    """What pydantic says first, in one line that names the file, the line and the nearest right word."""
-    error, where = errors[0], _keys(errors[0])
-    message = error["msg"].removeprefix("Value error, ")
-    message = f"{message[:1].lower()}{message[1:]}"
-    if error["type"] == "literal_error":
-        message = f"unknown word '{error['input']!s:.80}': {did_you_mean(str(error['input']), _words_in(error))}"
-    elif error["type"] in {"model_type", "model_attributes_type"}:
-        message = f"is {error['input']!r:.80}: give a name, or a mapping such as {{name: pgd, steps: 20}}"
-    elif error["type"] == "dict_type":
-        meant = "{epochs: 5, lr: 0.01}" if where[0] == "train" else "{defense: hrs, eps: 8/255}"
-        message = f"is {error['input']!r:.80}: give a mapping such as {meant}"
-    elif error["type"] == "path_type":
-        message = f"is {error['input']!r:.80}: give the path of a file"
-    elif error["type"] == "extra_forbidden":
-        message = f"unknown key: {did_you_mean(str(where[-1]), ModelConfig.model_fields)}"
-    elif error["type"] == "too_short":
-        message = "is empty: give at least one value"
-    # Where there are words beside numbers, they are another error at the same place.
+def _schema_error(file: YamlFile, errors: Sequence[ErrorDetails]) -> UserError:
+    """The first error of the schema in one line: the file, the line, and the nearest value that is allowed."""
+    error, keys = errors[0], _keys(errors[0])
+    message = _message(error, keys)
+    # Where a name or a number is allowed, the schema reports two errors at the same location.
     for other in errors[1:]:
-        if other["type"] == "literal_error" and _keys(other) == where:
-            message += f", or one of the words {', '.join(_words_in(other))}"
-    return UserError(f"{file.place(*where)}: {'.'.join(map(str, where))}: {' '.join(message.split())}")
+        if other["type"] == "literal_error" and _keys(other) == keys:
+            message += f", or one of {', '.join(_allowed(other))}"
+    return UserError(f"{file.location(*keys)}: {'.'.join(map(str, keys))}: {' '.join(message.split())}")
+
+
+def _message(error: ErrorDetails, keys: Sequence[int | str]) -> str:
+    """An error of the schema in words."""
+    value = f"is {error['input']!r:.80}"
+    example = "{epochs: 5, lr: 0.01}" if keys[0] == "train" else "{defense: hrs, eps: 8/255}"
+    own = error["msg"].removeprefix("Value error, ")
+    messages = {
+        "model_type": f"{value}: give a name, or a mapping such as {{name: pgd, steps: 20}}",
+        "model_attributes_type": f"{value}: give a name, or a mapping such as {{name: pgd, steps: 20}}",
+        "dict_type": f"{value}: give a mapping such as {example}",
+        "path_type": f"{value}: give the path of a file",
+        "too_short": "is empty: give at least one value",
+    }
+    if error["type"] == "literal_error":
+        return f"unknown value '{error['input']!s:.80}': {did_you_mean(str(error['input']), _allowed(error))}"
+    if error["type"] == "extra_forbidden":
+        return f"unknown key: {did_you_mean(str(keys[-1]), ModelConfig.model_fields)}"
+    return messages.get(error["type"], f"{own[:1].lower()}{own[1:]}")
 
 
 def _keys(error: ErrorDetails) -> list[int | str]:
-    """Where an error is: keys and places in lists, without the names of types that pydantic puts between them."""
-    return [each for each in error["loc"] if not (isinstance(each, str) and re.search(r"[\[\](){}-]", each))]
+    """The keys and list indices that lead to an error, without the type names that pydantic puts between them."""
+    return [key for key in error["loc"] if not (isinstance(key, str) and re.search(r"[\[\](){}-]", key))]
 
 
-def _words_in(error: ErrorDetails) -> list[str]:
-    """The words that would have been understood."""
+def _allowed(error: ErrorDetails) -> list[str]:
+    """The values that would have been allowed."""
     return re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))

@@ -1,12 +1,11 @@
-"""From a suite's words to what there is to train and to run."""
+"""The plan of a suite: which models it attacks, what has to be trained for them, and the jobs that follow."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import Any, get_args
 
 from robustbench_cli.attacks.base.eps import Eps
@@ -17,16 +16,22 @@ from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
-from robustbench_cli.benchmarks.execution.job import Job
-from robustbench_cli.benchmarks.suites.config import AttackEntry, AttackGroup, DefenseConfig, ModelConfig, SuiteConfig
+from robustbench_cli.benchmarks.execution.job import Job, JobOptions
+from robustbench_cli.benchmarks.suites.config import (
+    AttackEntry,
+    AttackGroup,
+    DefenseConfig,
+    ModelConfig,
+    SuiteConfig,
+)
 from robustbench_cli.benchmarks.suites.grid import attack_choices, error_location, variants
 from robustbench_cli.benchmarks.suites.suite import (
     AttackChoice,
     Condition,
     Selection,
     Suite,
-    does_not_know,
     expand,
+    unsupported_norm,
     usual_norm,
 )
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
@@ -36,94 +41,49 @@ from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.decision_rules import DecisionRule
 from robustbench_cli.defenses.base.training.recipe import Recipe
 
-__all__ = ["DEFAULT_ATTACKS", "Part", "PlannedModel", "Sweep", "jobs_of", "plan"]
+__all__ = [
+    "DEFAULT_ATTACKS",
+    "DEFAULT_N",
+    "CacheFor",
+    "Plan",
+    "PlannedModel",
+    "missing_trainings",
+    "plan",
+    "plan_models",
+    "train_models",
+]
 
 DEFAULT_ATTACKS = ("pgd", "cw-pgd", "cw")
-"""What attacks where nothing else is asked for, each adapted to the defense."""
+"""The attacks where the user names none, each adapted to the defense."""
 
+DEFAULT_N = 1000
+"""The number of test images where the user names none."""
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A suite and the models that it attacks.
-
-    Attributes:
-        suite: The words.
-        defended_models: Gives the defended models, which it may have to train.
-    """
-
-    suite: Suite
-    defended_models: Callable[[], Sequence[DefendedModel]]
-
-
-def jobs_of(
-    parts: Sequence[Part],
-    *,
-    store: Path,
-    images: Path | None = None,
-    data_dir: Path | None,
-    device: str,
-    batch_size: int | None,
-) -> list[Job]:
-    """The jobs of several suites, one for each different cell.
-
-    All that can be wrong with the words is looked at before any model is asked for.
-
-    Args:
-        parts: In their order.
-        store: See :class:`~robustbench_cli.benchmarks.execution.job.Job`.
-        images: As there.
-        data_dir: As there.
-        device: As there.
-        batch_size: As there.
-
-    Raises:
-        UserError: See :func:`~robustbench_cli.benchmarks.suites.suite.expand`.
-    """
-    looked_at = []
-    for part in parts:
-        data = load_dataset(part.suite.dataset, data_dir=data_dir)
-        examples = first_examples(data.split("test"), part.suite.n)
-        part.suite.threats(usual_eps=data.eps)
-        part.suite.require_fit(examples)
-        looked_at.append((part, data.eps, examples))
-    jobs: dict[str, Job] = {}
-    for part, usual_eps, examples in looked_at:
-        for job in expand(
-            part.suite,
-            part.defended_models(),
-            examples=examples,
-            usual_eps=usual_eps,
-            store=store,
-            images=images,
-            data_dir=data_dir,
-            device=device,
-            batch_size=batch_size,
-        ):
-            jobs.setdefault(job.cell.id, job)
-    return list(jobs.values())
+CacheFor = Callable[[str, dict[str, Any], int], ModelCache]
+"""Gives the model cache of a data set, the recipe parameters that the user set, and a training seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedModel:
-    """A defended model as a suite names it.
+    """A defended model of a suite, trained or not.
 
     Attributes:
         cache: Trains it.
         base: The checkpoint that it starts from.
-        training: What makes it; ``None`` where the checkpoint is taken as it is.
-        decision: The rule by which its draws decide; its own where not given.
-        place: Where the suite speaks of it.
+        training: Its training; ``None`` where the checkpoint is used as it is.
+        decision: Its decision rule; the defense's own where ``None``.
+        location: Its file and line in the suite, for messages.
     """
 
     cache: ModelCache
     base: DefendedModel | None
     training: Training | None
     decision: DecisionRule | None
-    place: str
+    location: str
 
     @property
     def key(self) -> str:
-        """What tells it from the others."""
+        """A key that two models share only if they are the same."""
         made = (
             f"{self.training.key} {self.training.rule}"
             if self.training is not None
@@ -132,15 +92,15 @@ class PlannedModel:
         return f"{made} {self.decision}"
 
     @property
-    def to_be_trained(self) -> bool:
-        """Whether there is no checkpoint of it yet."""
-        return self.training is not None and not self.cache.is_trained(self.training)
+    def needs_training(self) -> bool:
+        """Whether anything has to be trained for it."""
+        return self.training is not None and bool(self.cache.missing(self.training))
 
     @cached_property
     def expected(self) -> DefendedModel:
-        """It; or what it will be, where it is to be trained."""
-        with error_location(self.place):
-            if self.training is not None and self.to_be_trained:
+        """The defended model; before its training, the same with untrained weights."""
+        with error_location(self.location):
+            if self.training is not None and not self.cache.is_trained(self.training):
                 return self.cache.untrained(self.training, self.decision)
             return self._defended
 
@@ -148,236 +108,301 @@ class PlannedModel:
     def _defended(self) -> DefendedModel:
         defended = self.base if self.training is None else self.cache.trained(self.training)
         assert defended is not None
-        return defended if self.decision is None else defended.deciding(self.decision)
+        return defended if self.decision is None else defended.with_decision(self.decision)
 
     def defended(self) -> DefendedModel:
-        """It, trained now unless its checkpoint is there already."""
-        with error_location(self.place):
+        """The defended model, trained now unless the cache has its checkpoint."""
+        with error_location(self.location):
             return self._defended
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """A suite whose words have been looked at: what attacks what.
+class Plan:
+    """The suites of a config and the models that each attacks.
 
     Attributes:
-        grid: Suites, each with the models that it attacks.
-        selection: Which cells are wanted, in all of them.
+        suites: One for each combination of what all cells of a suite share, with its models.
+        config: What the user wrote.
     """
 
-    grid: Sequence[tuple[Suite, Sequence[PlannedModel]]]
-    selection: Selection
+    suites: Sequence[tuple[Suite, Sequence[PlannedModel]]]
+    config: SuiteConfig
 
     @property
     def models(self) -> list[PlannedModel]:
         """All models, each once."""
-        return list({model.key: model for _, models in self.grid for model in models}.values())
+        return list({model.key: model for _, models in self.suites for model in models}.values())
 
-    def expected(self) -> list[Part]:
-        """What is to be run, on models that are not trained for it: their cells have identities that no result has."""
-        return [
-            Part(suite=suite, defended_models=partial(_distinct, [model.expected for model in models]))
-            for suite, models in self.grid
-        ]
+    @property
+    def trainings(self) -> list[tuple[ModelCache, Training]]:
+        """What has to be trained, each once and in an order in which nothing is trained before what it starts from."""
+        return missing_trainings(self.models)
 
-    def parts(self) -> list[Part]:
-        """What is to be run; whoever asks for a model of it lets all models be trained that are not yet."""
-        train_once = cache(self._train)
+    def train(self) -> None:
+        """Trains each model that the cache does not have, after those that another process is training."""
+        train_models(self.models)
 
-        def defended_models(models: Sequence[PlannedModel]) -> list[DefendedModel]:
-            train_once()
-            return _distinct([model.defended() for model in models])
+    def jobs(self, options: JobOptions) -> list[Job]:
+        """The jobs of all suites on trained models, one for each different cell.
 
-        return [Part(suite=suite, defended_models=partial(defended_models, models)) for suite, models in self.grid]
+        Args:
+            options: Where and how the jobs run.
 
-    def _train(self) -> None:
-        """Trains whatever is to be trained and no other process is at, so that several share the work."""
-        for model in self.models:
-            if model.training is not None:
-                model.cache.train_if_free(model.training)
+        Raises:
+            UserError: See :func:`~robustbench_cli.benchmarks.suites.suite.expand`.
+        """
+        return self._expanded(options, PlannedModel.defended)
+
+    def expected_jobs(self, options: JobOptions) -> list[Job]:
+        """The same jobs before any training: a cell of an untrained model has an identity that no result has."""
+        return self._expanded(options, lambda model: model.expected)
+
+    def _expanded(self, options: JobOptions, defended: Callable[[PlannedModel], DefendedModel]) -> list[Job]:
+        jobs: dict[str, Job] = {}
+        for suite, models in self.suites:
+            data = load_dataset(suite.dataset, data_dir=options.data_dir)
+            examples = first_examples(data.split("test"), suite.n)
+            # A model without random draws is the same model under every decision rule.
+            distinct = {model.identity: model for model in map(defended, models)}
+            for job in expand(suite, list(distinct.values()), examples=examples, usual_eps=data.eps, options=options):
+                jobs.setdefault(job.cell.id, job)
+        return list(jobs.values())
 
 
-def _distinct(defended_models: Sequence[DefendedModel]) -> list[DefendedModel]:
-    # What has no draws is the same model by every rule of decision.
-    return list({defended.identity: defended for defended in defended_models}.values())
-
-
-def plan(words: SuiteConfig, *, cache: Callable[[str, dict[str, Any], int], ModelCache], seed: int) -> Sweep:
-    """Looks at the words of a suite: what attacks what.
+def missing_trainings(models: Sequence[PlannedModel]) -> list[tuple[ModelCache, Training]]:
+    """The trainings of models that the cache does not have, each once; see :attr:`Plan.trainings`.
 
     Args:
-        words: As they were read.
-        cache: Gives, for a data set, what the user set of a training recipe and a seed, how models are come by.
-        seed: Of trainings and attacks of which the suite does not say another.
+        models: Some may share a training, or a part of it.
+    """
+    missing = [
+        (model.cache, training)
+        for model in models
+        if model.training is not None
+        for training in model.cache.missing(model.training)
+    ]
+    return list({training.key: (cache, training) for cache, training in missing}.values())
+
+
+def train_models(models: Sequence[PlannedModel]) -> None:
+    """Trains each model that the cache does not have.
+
+    Args:
+        models: Those that another process is training are left for the end, so that several processes share the work.
+    """
+    for model in models:
+        if model.training is not None:
+            with error_location(model.location):
+                model.cache.train_if_free(model.training)
+    for model in models:
+        model.defended()
+
+
+def plan(config: SuiteConfig, *, cache_for: CacheFor, seed: int) -> Plan:
+    """Checks a suite and finds what attacks what. Nothing is trained.
+
+    Args:
+        config: The suite, from a file or from the command line.
+        cache_for: Gives the model cache of each training.
+        seed: Of trainings and attacks for which the suite sets none.
 
     Raises:
-        UserError: A word is unknown, or something that it names is not what it must be.
+        UserError: A name is unknown, or a value is not allowed.
     """
     selection = Selection(
-        include=[Condition(each, words.place("include", number)) for number, each in enumerate(words.include)],
-        exclude=[Condition(each, words.place("exclude", number)) for number, each in enumerate(words.exclude)],
+        include=[Condition(each, config.location("include", number)) for number, each in enumerate(config.include)],
+        exclude=[Condition(each, config.location("exclude", number)) for number, each in enumerate(config.exclude)],
     )
-    named = _named(words)
-    choices = [
-        (group, [choice for member in group.attacks for choice in attack_choices(member, named=named)])
-        for group in words.groups or (AttackGroup(attacks=tuple(AttackEntry(name=name) for name in DEFAULT_ATTACKS)),)
+    groups = _attacks(config)
+    norms = config.norm or (usual_norm([choice.norms for _, choices in groups for choice in choices]),)
+    suites: list[tuple[Suite, Sequence[PlannedModel]]] = []
+    for dataset in config.dataset or (DEFAULT_DATASET,):
+        with error_location(config.location("dataset")):
+            data = load_dataset(dataset, data_dir=cache_for(dataset, {}, seed).data_dir)
+        models = _models(config, dataset, cache_for, seed)
+        for suite in _suites(config, dataset, groups, norms, selection, seed):
+            threats = suite.threats(usual_eps=data.eps)
+            suite.require_fit(first_examples(data.split("test"), suite.n))
+            wanted = [model for model in models if _is_wanted(suite, model.expected, threats)]
+            if wanted:
+                suites.append((suite, wanted))
+    selection.require_met()
+    return Plan(suites, config)
+
+
+def plan_models(config: SuiteConfig, *, cache_for: CacheFor, seed: int) -> list[PlannedModel]:
+    """The models of a suite alone, for commands that run no attack of it.
+
+    Args:
+        config: See :func:`plan`.
+        cache_for: See :func:`plan`.
+        seed: Of the trainings for which the suite sets none.
+
+    Raises:
+        UserError: A name is unknown, or a value is not allowed.
+    """
+    return [
+        model for dataset in config.dataset or (DEFAULT_DATASET,) for model in _models(config, dataset, cache_for, seed)
     ]
-    norms = words.norm or (usual_norm([choice for _, members in choices for choice in members]),)
-    grid: list[tuple[Suite, Sequence[PlannedModel]]] = []
-    for dataset in words.dataset or (DEFAULT_DATASET,):
-        with error_location(words.place("dataset")):
-            usual_eps = load_dataset(dataset, data_dir=cache(dataset, {}, seed).data_dir).eps
-        models = _models(words, dataset, named, cache, seed)
-        for n, norm, targeted, repeats, precision in itertools.product(
-            words.n or (1000,), norms, words.targeted, words.repeats or (None,), words.precision
-        ):
-            for group, members in choices:
-                attacking = _knowing(words, group, members, norm)
-                if not attacking:
-                    continue
-                suite = Suite(
+
+
+def _attacks(config: SuiteConfig) -> list[tuple[AttackGroup, list[AttackChoice]]]:
+    """The attacks of each group, with every combination of their parameters."""
+    default = AttackGroup(attacks=tuple(AttackEntry(name=name) for name in DEFAULT_ATTACKS))
+    named = _user_code(config)
+    return [
+        (group, [choice for entry in group.attacks for choice in attack_choices(entry, named=named)])
+        for group in config.groups or (default,)
+    ]
+
+
+def _suites(
+    config: SuiteConfig,
+    dataset: str,
+    groups: Sequence[tuple[AttackGroup, Sequence[AttackChoice]]],
+    norms: Sequence[Norm],
+    selection: Selection,
+    seed: int,
+) -> Iterator[Suite]:
+    """A suite for each combination of the dimensions that all cells of a suite share."""
+    for n, norm, options in itertools.product(config.n or (DEFAULT_N,), norms, config.grid_options()):
+        for group, choices in groups:
+            supported = _supporting(config, group, choices, norm)
+            if supported:
+                yield Suite(
                     dataset=dataset,
                     n=n,
-                    attacks=attacking,
+                    attacks=supported,
                     norm=norm,
-                    eps=words.eps or (),
-                    targeted=targeted,
-                    repeats=repeats,
-                    seeds=words.seeds or (seed,),
-                    precision=precision,
+                    eps=config.eps or (),
+                    options=options,
+                    seeds=config.seeds or (seed,),
                     cascade=group.cascade,
                     accounting=group.accounting,
                     selection=selection,
                 )
-                threats = suite.threats(usual_eps=usual_eps)
-                wanted = [model for model in models if _is_wanted(suite, model.expected, threats)]
-                if wanted:
-                    grid.append((suite, wanted))
-    selection.require_met()
-    return Sweep(grid, selection)
 
 
 def _is_wanted(suite: Suite, defended: DefendedModel, threats: Sequence[tuple[AttackChoice, Norm, Eps | None]]) -> bool:
-    """Whether any cell of a model is wanted; all are asked for, since each condition of the suite is to fit one."""
-    asked = [suite.wants(defended, *threat, seed) for threat, seed in itertools.product(threats, suite.seeds)]
-    return any(asked)
+    """Whether any cell of a model is selected; every cell is looked at, since each condition must match one."""
+    selected = [suite.wants(defended, *threat, seed) for threat, seed in itertools.product(threats, suite.seeds)]
+    return any(selected)
 
 
-def _knowing(words: SuiteConfig, group: AttackGroup, choices: Sequence[AttackChoice], norm: Norm) -> list[AttackChoice]:
-    """The attacks of a group that are to run in a norm; see :attr:`~.suites.read.AttackGroup.any_norm`.
+def _supporting(
+    config: SuiteConfig, group: AttackGroup, choices: Sequence[AttackChoice], norm: Norm
+) -> list[AttackChoice]:
+    """The attacks of a group that run in a norm; see :attr:`~.suites.config.AttackGroup.any_norm`.
 
-    Of several norms, each attack runs in those that it knows. Beside attacks that know the one norm, those that look for
-    the smallest perturbation run in their own; see :meth:`~.suite.Suite.threats`.
+    With several norms, each attack runs in those that it supports. With one norm, a minimal-norm attack that does not
+    support it runs in its own norm; see :meth:`~.suite.Suite.threats`.
     """
-    named = words.norm or ()
-    if group.any_norm or not words.beside_attacks:
-        knowing = [choice for choice in choices if norm in choice.norms]
-        if not knowing and len(named) < 2:
-            raise UserError(f"{words.place('norm')}: no attack of a suite that is named here knows the norm {norm}")
-        return knowing
-    strangers = [choice for choice in choices if not {*named} & {*choice.norms}]
-    if named and strangers and (len(named) > 1 or len(strangers) == len(choices)):
-        with error_location(words.place("norm")):
-            raise does_not_know(strangers[0], norm)
-    if len(named) < 2:
-        return list(choices)
-    return [choice for choice in choices if norm in choice.norms]
+    norms = config.norm or ()
+    supporting = [choice for choice in choices if norm in choice.norms]
+    if group.any_norm or not config.beside_attacks:
+        if not supporting and len(norms) < 2:
+            raise UserError(f"{config.prefix('norm')}no attack of the suites named here supports the norm {norm}")
+        return supporting
+    unsupported = [choice for choice in choices if not {*norms} & {*choice.norms}]
+    if norms and unsupported and (len(norms) > 1 or len(unsupported) == len(choices)):
+        with error_location(config.location("norm")):
+            raise unsupported_norm(unsupported[0].spec.name, unsupported[0].norms, norm)
+    return list(choices) if len(norms) < 2 else supporting
 
 
-def _models(
-    words: SuiteConfig,
-    dataset: str,
-    named: Collection[str],
-    cache: Callable[[str, dict[str, Any], int], ModelCache],
-    seed: int,
-) -> list[PlannedModel]:
+def _models(config: SuiteConfig, dataset: str, cache_for: CacheFor, seed: int) -> list[PlannedModel]:
     """The models of a suite on a data set, each once."""
-    found: dict[str, PlannedModel] = {}
-    recipes = [(place, *recipe) for place, recipe in _recipes(words, seed)]
-    names: tuple[ModelConfig | None, ...] = words.model or (None,)
-    for chain, name, (recipe_place, recipe, its_seed), decision in itertools.product(
-        words.defenses, names, recipes, words.decision or (None,)
+    models: dict[str, PlannedModel] = {}
+    names: tuple[ModelConfig | None, ...] = config.model or (None,)
+    for chain, name, (recipe_location, recipe, recipe_seed), rule in itertools.product(
+        config.defenses, names, list(_recipes(config, seed)), _decision_rules(config)
     ):
-        cache_of_seed = cache(dataset, recipe, its_seed)
+        cache = cache_for(dataset, recipe, recipe_seed)
+        base = _base(chain[0], name, cache, _user_code(config))
+        model_location = chain[0].location or config.location("defenses")
+        locations = (config.location("model") if name else recipe_location, model_location)
         for specs in _specs(chain):
-            place = chain[0].place or words.place("defenses")
-            base = _base(chain[0], name, cache_of_seed, named)
             training = None
             if base is None or specs:
-                with error_location(place if base is not None else words.place("model") if name else recipe_place):
-                    training = cache_of_seed.training(
+                with error_location(locations[base is not None]):
+                    training = cache.training(
                         model=name.name if name is not None and base is None else None,
                         mean=name.mean if name is not None and base is None else None,
                         std=name.std if name is not None and base is None else None,
                         base=base,
                         defenses=specs,
                     )
-            with error_location(words.place("decision")):
-                rule = None if decision is None else _rule(decision)
-            model = PlannedModel(cache=cache_of_seed, base=base, training=training, decision=rule, place=place)
-            found.setdefault(model.key, model)
-    return list(found.values())
+            model = PlannedModel(cache=cache, base=base, training=training, decision=rule, location=model_location)
+            models.setdefault(model.key, model)
+    return list(models.values())
 
 
-def _recipes(words: SuiteConfig, seed: int) -> Iterator[tuple[str, tuple[dict[str, Any], int]]]:
-    """What a suite sets of the training recipe, and the seed of the training; with where it stands."""
-    for number, said in enumerate(words.train):
-        place = words.place("train", number)
-        parameters = dict(said)
+def _recipes(config: SuiteConfig, seed: int) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """The parameters of each training recipe and the seed of the training, with their location in the suite."""
+    for number, recipe in enumerate(config.train):
+        location = config.location("train", number)
+        parameters = dict(recipe)
         seeds = parameters.pop("seed", seed)
-        for its_seed in seeds if isinstance(seeds, list) else [seeds]:
-            if isinstance(its_seed, bool) or not isinstance(its_seed, int) or not 0 <= its_seed < 2**32:
-                raise UserError(f"{place}: train.seed is {its_seed!r:.80}: give a whole number from 0 on")
-            with error_location(place):
-                for recipe in variants(Recipe, parameters):
-                    Recipe.from_parameters(recipe, name="train")
-                    yield place, (recipe, its_seed)
+        for recipe_seed in seeds if isinstance(seeds, list) else [seeds]:
+            if isinstance(recipe_seed, bool) or not isinstance(recipe_seed, int) or not 0 <= recipe_seed < 2**32:
+                raise UserError(f"{location}: train.seed is {recipe_seed!r:.80}: give a whole number, at least 0")
+            with error_location(location):
+                for variant in variants(Recipe, parameters):
+                    Recipe.from_parameters(variant, name="train")
+                    yield location, variant, recipe_seed
 
 
 def _specs(chain: Sequence[DefenseConfig]) -> Iterator[tuple[MethodSpec, ...]]:
     """The defenses of a chain, for each combination of their parameters."""
     choices: list[list[MethodSpec]] = []
-    for words in chain:
-        if words.name is not None and words.name != "none":
-            with error_location(words.place):
-                kind = defenses.load(words.name)
+    for entry in chain:
+        if entry.name is not None and entry.name != "none":
+            with error_location(entry.location):
+                kind = defenses.load(entry.name)
                 choices.append(
-                    [method_spec(defenses, words.name, each).spec for each in variants(kind, words.parameters)]
+                    [method_spec(defenses, entry.name, each).spec for each in variants(kind, entry.parameters)]
                 )
     yield from itertools.product(*choices)
 
 
 def _base(
-    words: DefenseConfig, model: ModelConfig | None, cache: ModelCache, named: Collection[str]
+    entry: DefenseConfig, model: ModelConfig | None, cache: ModelCache, named: Collection[str]
 ) -> DefendedModel | None:
-    """The checkpoint that a chain begins with."""
-    if words.checkpoint is None:
+    """The checkpoint that a chain begins with; ``None`` where it begins with a defense."""
+    if entry.checkpoint is None:
         return None
-    with error_location(words.place):
-        if read_info(words.checkpoint) is not None:
-            said = {"model": words.model, "classes": words.classes, "mean": words.mean, "std": words.std}
-            return open_defended_model(words.checkpoint, named=named, **said)
+    with error_location(entry.location):
+        if read_info(entry.checkpoint) is not None:
+            loading = {"model": entry.model, "classes": entry.classes, "mean": entry.mean, "std": entry.std}
+            return open_defended_model(entry.checkpoint, named=named, **loading)
         data = cache.data
         return open_defended_model(
-            words.checkpoint,
+            entry.checkpoint,
             named=named,
-            model=words.model or (model.name if model is not None else None),
-            classes=words.classes or data.classes,
-            mean=words.mean or (model.mean if model is not None else None),
-            std=words.std or (model.std if model is not None else None),
+            model=entry.model or (model.name if model is not None else None),
+            classes=entry.classes or data.classes,
+            mean=entry.mean or (model.mean if model is not None else None),
+            std=entry.std or (model.std if model is not None else None),
             shape=data.shape,
         )
 
 
-def _rule(word: str) -> DecisionRule:
+def _decision_rules(config: SuiteConfig) -> list[DecisionRule | None]:
+    """The decision rules of a suite; ``None`` is each defense's own."""
+    with error_location(config.location("decision")):
+        return [None] if config.decision is None else [_decision_rule(name) for name in config.decision]
+
+
+def _decision_rule(name: str) -> DecisionRule:
     rules: tuple[DecisionRule, ...] = get_args(DecisionRule)
     for rule in rules:
-        if rule == word:
+        if rule == name:
             return rule
-    raise UserError(f"unknown rule of decision '{word}': {did_you_mean(word, rules)}")
+    raise UserError(f"unknown decision rule '{name}': {did_you_mean(name, rules)}")
 
 
-def _named(words: SuiteConfig) -> list[str]:
-    """The models and defenses that a suite names, some of which may be code of the user's own."""
-    defended = [name for chain in words.defenses for each in chain for name in (each.name, each.model)]
-    return sorted({name for name in (*defended, *(each.name for each in words.model or ())) if name is not None})
+def _user_code(config: SuiteConfig) -> list[str]:
+    """The models and defenses that a suite names, some of which may be the user's own code."""
+    of_defenses = [name for chain in config.defenses for entry in chain for name in (entry.name, entry.model)]
+    of_models = [model.name for model in config.model or ()]
+    return sorted({name for name in (*of_defenses, *of_models) if name is not None})

@@ -1,4 +1,4 @@
-"""A suite: the words of a comparison, and how they expand into cells."""
+"""A suite: which attacks run on a data set in which threat models, and how they expand into the jobs of each model."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.eps import Eps, parse_eps
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
-from robustbench_cli.benchmarks.evaluation.options import Accounting, Targeted
-from robustbench_cli.benchmarks.execution.job import Job
+from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
+from robustbench_cli.benchmarks.evaluation.options import Accounting, GridOptions
+from robustbench_cli.benchmarks.execution.job import Job, JobOptions
 from robustbench_cli.benchmarks.store.cell import Cell, OnlyIf
 from robustbench_cli.core.errors import UserError
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
     from robustbench_cli.benchmarks.datasets.base.slice import Slice
 
-__all__ = ["AttackChoice", "Condition", "Selection", "Suite", "does_not_know", "expand", "usual_norm"]
+__all__ = ["AttackChoice", "Condition", "Selection", "Suite", "expand", "unsupported_norm", "usual_norm"]
 
 
 @dataclass(frozen=True)
 class AttackChoice:
-    """An attack of a suite.
+    """An attack of a suite, with one combination of its parameters.
 
     Attributes:
         spec: The attack and its parameters.
-        norms: The norms that it knows, its own first.
-        minimal_norm: Whether it looks for the smallest perturbation.
-        eot: Draws a gradient, ``"exact"``, or ``"auto"``.
-        in_bf16: Whether it may follow gradients in bf16: not where its own decisions say how small a perturbation may
-            be.
-        surrogate: The model that it asks in the place of the attacked one.
-        limited: Whether its suite says in which norms it runs, so that in another norm it does not.
-        only_if: Whether it runs only where those before it in a cascade were blinded.
+        norms: The norms that it supports, the preferred one first.
+        minimal_norm: Whether it searches for the smallest perturbation.
+        eot: Draws per gradient, ``"exact"``, ``"frozen"`` or ``"auto"``.
+        in_bf16: Whether its gradients may be computed in bf16: not for a minimal-norm attack, whose distances depend
+            on its own decisions.
+        surrogate: The model whose gradients it follows in place of the attacked model's.
+        limited: Whether the suite restricts its norms, so that it does not run in another one.
+        only_if: The condition under which it runs in a cascade.
     """
 
     spec: MethodSpec
@@ -51,55 +51,62 @@ class AttackChoice:
     only_if: OnlyIf | None = None
 
     def draws(self, defended: DefendedModel) -> int | Literal["exact", "frozen"]:
-        """The draws behind a gradient where this attacks a subject: of the model that it asks."""
+        """The draws per gradient when it attacks a model: of its surrogate, where it has one."""
         return (self.surrogate or defended).eot(self.eot)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Some words of a cell, as the table has them, each with the values that fit.
+    """A condition on a cell: allowed values by column.
 
     Attributes:
-        values: By word; all of them have to fit.
-        place: Where it stands, for messages.
+        values: By column; a cell matches if it has one of the values in every column.
+        location: The file and line, for messages.
     """
 
     values: Mapping[str, Sequence[Any]]
-    place: str
+    location: str
 
-    def fits(self, words: Mapping[str, Sequence[Any]]) -> bool:
-        """Whether a cell fits, of which each word may be said in several ways."""
-        return all(set(_as_words(key, values)) & set(_as_words(key, words[key])) for key, values in self.values.items())
+    def matches(self, cell: Mapping[str, Sequence[Any]]) -> bool:
+        """Whether a cell matches.
+
+        Args:
+            cell: By column, the forms in which the cell's value may be written.
+        """
+        return all(
+            set(_canonical(key, values)) & set(_canonical(key, cell[key])) for key, values in self.values.items()
+        )
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which cells of a grid are wanted: those that fit one of ``include``, if there is any, and none of ``exclude``."""
+    """The cells of a grid that are wanted: those that match any of ``include`` (all if empty) and none of ``exclude``."""
 
     include: Sequence[Condition] = ()
     exclude: Sequence[Condition] = ()
     _met: set[int] = field(default_factory=set)
 
-    def wants(self, words: Mapping[str, Sequence[Any]]) -> bool:
-        """Whether a cell is wanted; see :meth:`Condition.fits`."""
-        included = [condition for condition in self.include if condition.fits(words)]
-        excluded = [condition for condition in self.exclude if condition.fits(words)]
+    def wants(self, cell: Mapping[str, Sequence[Any]]) -> bool:
+        """Whether a cell is wanted; see :meth:`Condition.matches`."""
+        included = [condition for condition in self.include if condition.matches(cell)]
+        excluded = [condition for condition in self.exclude if condition.matches(cell)]
         self._met.update(map(id, (*included, *excluded)))
         return (not self.include or bool(included)) and not excluded
 
     def require_met(self) -> None:
-        """Makes sure that each condition has fitted a cell.
+        """Makes sure that every condition has matched a cell.
 
         Raises:
-            UserError: One has not, so that it is a slip of the pen.
+            UserError: A condition matched no cell, so it is probably misspelled.
         """
         for condition in (*self.include, *self.exclude):
             if id(condition) not in self._met:
-                said = ", ".join(f"{key}: {' or '.join(map(str, values))}" for key, values in condition.values.items())
-                raise UserError(f"{condition.place}: no cell has {said}: leave it out, or give words of the table")
+                values = ", ".join(f"{key}: {' or '.join(map(str, each))}" for key, each in condition.values.items())
+                raise UserError(f"{condition.location}: no cell has {values}: remove it, or use values from the table")
 
 
-def _as_words(key: str, values: Sequence[Any]) -> Iterator[str]:
+def _canonical(key: str, values: Sequence[Any]) -> Iterator[str]:
+    """Values in one form each, so that equal ones compare equal."""
     for value in values:
         if key == "eps" and value is not None:
             yield str(parse_eps(str(value)).value)
@@ -108,44 +115,54 @@ def _as_words(key: str, values: Sequence[Any]) -> Iterator[str]:
             yield "no" if value is False else str(value)
 
 
-def usual_norm(choices: Sequence[AttackChoice]) -> Norm:
-    """The norm of the radii where nobody names one: linf, or the first attack's own where none of them knows linf."""
-    return "linf" if any("linf" in choice.norms for choice in choices) else choices[0].norms[0]
+def usual_norm(norms: Sequence[Sequence[Norm]]) -> Norm:
+    """The norm of the radii where the user names none: linf, or the first attack's own if no attack supports linf.
+
+    Args:
+        norms: The norms that each attack supports.
+    """
+    return "linf" if any("linf" in supported for supported in norms) else norms[0][0]
 
 
-def does_not_know(attack: AttackChoice, norm: Norm) -> UserError:
-    """The error of an attack in a norm that it does not know, with the attacks that do the same in that norm."""
-    name = attack.spec.name
-    like_it = []
-    for each in attacks.names():
-        # What is installed beside this project may be broken, which is not to be told of here.
+def unsupported_norm(name: str, supported: Sequence[Norm], norm: Norm) -> UserError:
+    """The error of an attack in a norm that it does not support, with attacks of its kind that do.
+
+    Args:
+        name: The attack.
+        supported: The norms that it supports.
+        norm: The other norm.
+    """
+    minimal_norm = attacks.load(name).minimal_norm
+    alternatives = []
+    for other in [other for other in attacks.names() if other != name]:
+        # An installed attack of another distribution may be broken; that is not this error.
         with suppress(UserError):
-            kind = attacks.load(each)
-            if norm in kind.norms and kind.minimal_norm == attack.minimal_norm:
-                like_it.append(each)
-    # cw and cw-linf are one method.
-    of_its_name = [each for each in like_it if f"{each}-".startswith(f"{name}-") or f"{name}-".startswith(f"{each}-")]
-    others = of_its_name or like_it
-    way_out = f"; in {norm} give {', '.join(others[:-1])}{' or ' if others[1:] else ''}{others[-1]}" if others else ""
-    return UserError(f"{name} does not know the norm {norm}: it knows {', '.join(attack.norms)}{way_out}")
+            candidate = attacks.load(other)
+            if norm in candidate.norms and candidate.minimal_norm == minimal_norm:
+                alternatives.append(other)
+    # cw and cw-linf are variants of one method.
+    variants = [
+        other for other in alternatives if f"{other}-".startswith(f"{name}-") or f"{name}-".startswith(f"{other}-")
+    ]
+    names = variants or alternatives
+    hint = f"; for {norm} use {', '.join(names[:-1])}{' or ' if names[1:] else ''}{names[-1]}" if names else ""
+    return UserError(f"{name} does not support the norm {norm} (it supports {', '.join(supported)}){hint}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """What is attacked with what. Every sequence is a dimension of the grid.
+    """Attacks on one data set. Every sequence is a dimension of the grid.
 
     Attributes:
-        dataset: As the user named it.
-        n: Images.
+        dataset: The data set, as the user named it.
+        n: The number of test images.
         attacks: At least one.
-        norm: The norm of the radii; ``None`` is linf, or the first attack's own where none of them knows linf.
-        eps: The radii; where there are none, the data set's usual one in linf.
-        targeted: How target classes are chosen.
-        repeats: Draws that score an image; ``None`` for 10 of a randomized model and 1 of another.
+        norm: The norm of the radii; ``None`` for the attacks' usual one.
+        eps: The radii; the data set's usual one in linf where empty.
+        options: What else all cells share.
         seeds: Of the attacks.
-        precision: Of the gradients of the attacks that may follow them in bf16; every image is judged in float32.
-        cascade: Whether an attack goes on where those before it have failed, and is not run on what they have broken.
-        accounting: What of a randomized model counts; one draw is what ``"single-draw"`` scores by, so it takes no
+        cascade: Whether each attack runs only on the images that those before it have not broken.
+        accounting: How the accuracy of a randomized model is counted; ``"single-draw"`` scores one draw and takes no
             ``repeats``.
         selection: Which cells of the grid are wanted.
     """
@@ -155,10 +172,8 @@ class Suite:
     attacks: Sequence[AttackChoice]
     norm: Norm | None = None
     eps: Sequence[Eps] = ()
-    targeted: Targeted = "no"
-    repeats: int | None = None
+    options: GridOptions = field(default_factory=GridOptions)
     seeds: Sequence[int] = (0,)
-    precision: Literal["float32", "bf16"] = "float32"
     cascade: bool = False
     accounting: Accounting = "expected"
     selection: Selection = field(default_factory=Selection)
@@ -166,183 +181,222 @@ class Suite:
     def threats(self, *, usual_eps: str) -> list[tuple[AttackChoice, Norm, Eps | None]]:
         """The attacks, each with every norm and radius that it runs at, from the smallest radius to the largest.
 
-        A minimal-norm attack that does not know the suite's norm runs in its own; the radii are none of that norm, so
-        all its successes count.
+        A minimal-norm attack that does not support the suite's norm runs in its own norm, where the radii mean
+        nothing: all its successes count.
 
         Args:
             usual_eps: The data set's usual radius in linf.
 
         Raises:
-            UserError: A radius is missing, an attack does not know the norm, or there are repeats of a single draw.
+            UserError: A radius is missing or too large, an attack does not support the norm, or ``repeats`` is set for
+                ``"single-draw"``.
         """
-        if self.accounting == "single-draw" and self.repeats is not None:
-            raise UserError("this suite counts single draws, as AutoAttack does: leave --repeats out")
-        norm = self.norm or usual_norm(self.attacks)
-        radii: list[Eps | None] = [*sorted(self.eps, key=lambda eps: eps.value)]
-        if not radii and any(not attack.minimal_norm for attack in self.attacks):
-            if norm != "linf":
-                raise UserError(f"no radius is usual in {norm}: give --eps")
-            radii = [parse_eps(usual_eps)]
-        if norm == "linf":
-            for eps in radii:
-                if eps is not None and eps.value > 1:
-                    raise UserError(
-                        f"eps is {eps.text}: in linf it is at most 1, on the [0, 1] pixel scale, as in 8/255"
-                    )
+        if self.accounting == "single-draw" and self.options.repeats is not None:
+            raise UserError("this suite scores single draws, as AutoAttack does: leave out --repeats")
+        norm = self.norm or usual_norm([attack.norms for attack in self.attacks])
+        radii = self._radii(norm, usual_eps)
         threats: list[tuple[AttackChoice, Norm, Eps | None]] = []
         for attack in self.attacks:
             if norm in attack.norms:
-                threats += [(attack, norm, eps) for eps in radii or [None]]
+                threats += [(attack, norm, eps) for eps in radii] or [(attack, norm, None)]
             elif attack.limited:
                 continue
             elif attack.minimal_norm:
                 threats.append((attack, attack.norms[0], None))
             else:
-                raise does_not_know(attack, norm)
+                raise unsupported_norm(attack.spec.name, attack.norms, norm)
         if self.cascade:
             threats.sort(key=lambda threat: 0.0 if threat[2] is None else threat[2].value)
         return threats
 
+    def _radii(self, norm: Norm, usual_eps: str) -> list[Eps]:
+        """The radii in ascending order; empty if only minimal-norm attacks run and the user gave none."""
+        radii = sorted(self.eps, key=lambda eps: eps.value)
+        if not radii and any(not attack.minimal_norm for attack in self.attacks):
+            if norm != "linf":
+                raise UserError(f"no default eps for {norm}: pass --eps")
+            radii = [parse_eps(usual_eps)]
+        for eps in radii if norm == "linf" else ():
+            if eps.value > 1:
+                raise UserError(f"eps is {eps.text}: in linf it is at most 1, on the [0, 1] pixel scale, as in 8/255")
+        return radii
+
     def require_fit(self, examples: Slice) -> None:
-        """Makes sure that the surrogates of the attacks take the examples and know their classes.
+        """Makes sure that the surrogates of the attacks fit the examples.
+
+        Args:
+            examples: The evaluated images.
 
         Raises:
-            UserError: One does not.
+            UserError: A surrogate takes images of another shape, or has too few classes.
         """
         for attack in self.attacks:
             if attack.surrogate is not None:
                 attack.surrogate.require_fit(examples, self.dataset)
 
     def wants(self, defended: DefendedModel, attack: AttackChoice, norm: Norm, eps: Eps | None, seed: int) -> bool:
-        """Whether a cell of the grid is wanted."""
+        """Whether a cell of the grid is wanted.
+
+        Args:
+            defended: Its model.
+            attack: Its attack.
+            norm: Its norm.
+            eps: Its radius; ``None`` for any distance.
+            seed: Its seed.
+        """
         return self.selection.wants(
             {
                 "dataset": [self.dataset],
                 "model": [defended.model],
                 "checkpoint": [str(defended.path), defended.path.name],
-                "defense": [defended.defense, "+".join(each.name for each in defended.defenses) or "none"],
+                "defense": [defended.defense, "+".join(defense.name for defense in defended.defenses) or "none"],
                 "decision": [defended.decision or "none"],
                 "attack": [attack.spec.label, attack.spec.name],
                 "norm": [norm],
                 "eps": [None if eps is None else eps.value],
-                "targeted": [self.targeted],
                 "eot": [attack.draws(defended)],
                 "n": [self.n],
-                "repeats": [self.repeats],
                 "seed": [seed],
-                "precision": [self.precision],
+                **{name: [value] for name, value in self.options},
             }
         )
 
     def chain(self, attack: AttackChoice, eps: Eps | None, defended: DefendedModel) -> str | None:
-        """Names the cells of a subject of which each leaves the next what it has broken, or ``None`` where none does.
+        """The key of a chain of cells, each of which leaves its broken images to the next; ``None`` for a cell alone.
 
-        What an untargeted attack has broken in every draw there is stays broken at a larger radius, and in a cascade
-        for all later attacks. A minimal-norm attack searches once for all radii.
+        An image that an untargeted attack breaks under every draw stays broken at a larger radius, and in a cascade
+        for every later attack. A minimal-norm attack searches once for all radii.
+
+        Args:
+            attack: The cell's attack.
+            eps: Its radius.
+            defended: Its model.
         """
         eot = attack.draws(defended)
-        if self.targeted != "no" or eps is None:
+        if self.options.targeted != "no" or eps is None:
             return None
         if defended.randomized and self.accounting == "single-draw":
-            # One draw has made it fall at this radius; at another one, draws are drawn again.
+            # One draw broke the image at this radius; another radius draws again.
             return f"cascade {eps.value}" if self.cascade else None
-        # What is found on all draws of a surrogate has been tried on none of the attacked model.
+        # Sampled draws, and a surrogate's draws, do not cover every draw of the attacked model.
         if defended.randomized and (eot != "exact" or attack.surrogate is not None):
             return None
         if self.cascade:
             return "cascade"
         return None if attack.minimal_norm else f"{attack.spec.model_dump_json()} {eot}"
 
+    def cell(
+        self,
+        defended: DefendedModel,
+        examples: Slice,
+        threat: tuple[AttackChoice, Norm, Eps | None],
+        seed: int,
+    ) -> Cell:
+        """A cell of the grid.
+
+        Args:
+            defended: The attacked model.
+            examples: The evaluated images.
+            threat: The attack, its norm and its radius.
+            seed: The attack's seed.
+        """
+        attack, norm, eps = threat
+        shared = dict(self.options)
+        repeats = 1 if self.accounting == "single-draw" else self.options.repeats
+        shared["repeats"] = resolve_repeats(repeats, randomized=defended.randomized)
+        if not attack.in_bf16:
+            shared["precision"] = "float32"
+        return Cell(
+            dataset=self.dataset,
+            data=examples.sha256,
+            n=len(examples),
+            model=defended.model,
+            checkpoint=defended.identity,
+            defenses=defended.defenses,
+            attack=attack.spec,
+            norm=norm,
+            eps=None if eps is None else eps.value,
+            eot=attack.draws(defended),
+            seed=seed,
+            accounting=self.accounting if defended.randomized else "expected",
+            only_if=attack.only_if,
+            **shared,
+        )
+
 
 def expand(
-    suite: Suite,
-    defended_models: Sequence[DefendedModel],
-    *,
-    examples: Slice,
-    usual_eps: str,
-    store: Path,
-    images: Path | None = None,
-    data_dir: Path | None,
-    device: str,
-    batch_size: int | None,
+    suite: Suite, models: Sequence[DefendedModel], *, examples: Slice, usual_eps: str, options: JobOptions
 ) -> list[Job]:
     """The jobs of a suite, one for each different cell, in the order of its dimensions.
 
     Args:
-        suite: The words.
-        defended_models: The defended models.
-        examples: The evaluated slice.
+        suite: The suite.
+        models: The models that it attacks.
+        examples: The evaluated images.
         usual_eps: The data set's usual radius in linf.
-        store: See :class:`Job`.
-        images: See :class:`Job`.
-        data_dir: See :class:`Job`.
-        device: See :class:`Job`.
-        batch_size: See :class:`Job`.
+        options: Where and how the jobs run.
 
     Raises:
-        UserError: A radius is missing, an attack does not know the norm, a defense not the gradient source, or a model
-            does not take the images.
+        UserError: A radius is missing, an attack does not support the norm, a model does not support the gradient source
+            or does not fit the images.
     """
     threats = suite.threats(usual_eps=usual_eps)
     jobs: dict[str, Job] = {}
-    for defended in defended_models:
+    for defended in models:
         defended.require_fit(examples, suite.dataset)
-        for attack in suite.attacks:
-            if attack.surrogate is not None and attack.surrogate.classes != defended.classes:
-                raise UserError(
-                    f"{attack.surrogate.path} knows {attack.surrogate.classes} classes, {defended.path} {defended.classes}: "
-                    "give a surrogate of the same classes"
-                )
-        latest: dict[tuple[str, int], Job] = {}
-        known: set[str] = set()
-        for (attack, norm, eps), seed in itertools.product(threats, suite.seeds):
-            if not suite.wants(defended, attack, norm, eps, seed):
-                continue
-            chain = suite.chain(attack, eps, defended)
-            before = None if chain is None else latest.get((chain, seed))
-            if attack.only_if is not None and (before is None or not suite.cascade):
-                # Where no attack goes on from another, there is none whose result the condition could be about.
-                continue
-            cell = Cell(
-                dataset=suite.dataset,
-                data=examples.sha256,
-                n=len(examples),
-                model=defended.model,
-                checkpoint=defended.identity,
-                defenses=defended.defenses,
-                attack=attack.spec,
-                norm=norm,
-                eps=None if eps is None else eps.value,
-                targeted=suite.targeted,
-                eot=attack.draws(defended),
-                repeats=defended.repeats(1 if suite.accounting == "single-draw" else suite.repeats),
-                seed=seed,
-                precision=suite.precision if attack.in_bf16 else "float32",
-                accounting=suite.accounting if defended.randomized else "expected",
-                only_if=attack.only_if,
-            )
-            # The same attack twice, in other words or with a gradient source that comes to the same, is one cell.
-            if cell.id in known:
-                continue
-            known.add(cell.id)
-            if before is not None:
-                passed_on = before.cell.attack != attack.spec
-                cell = cell.model_copy(update={"after": before.cell.id, "cascade": passed_on})
-            job = Job(
-                cell=cell,
-                eps="" if eps is None else eps.text,
-                before=before,
-                checkpoint=defended.path,
-                loading=defended.loading,
-                mean=defended.mean,
-                std=defended.std,
-                store=store,
-                images=images,
-                data_dir=data_dir,
-                device=device,
-                batch_size=batch_size,
-            )
-            jobs.setdefault(cell.id, job)
-            if chain is not None:
-                latest[chain, seed] = job
+        _require_same_classes(suite, defended)
+        for job in _jobs_of_model(suite, defended, examples, threats, options):
+            jobs.setdefault(job.cell.id, job)
     return list(jobs.values())
+
+
+def _require_same_classes(suite: Suite, defended: DefendedModel) -> None:
+    """Makes sure that every surrogate has the classes of the attacked model."""
+    for attack in suite.attacks:
+        surrogate = attack.surrogate
+        if surrogate is not None and surrogate.classes != defended.classes:
+            raise UserError(
+                f"{surrogate.path} has {surrogate.classes} classes and {defended.path} has {defended.classes}: "
+                "give a surrogate with the same classes"
+            )
+
+
+def _jobs_of_model(
+    suite: Suite,
+    defended: DefendedModel,
+    examples: Slice,
+    threats: Sequence[tuple[AttackChoice, Norm, Eps | None]],
+    options: JobOptions,
+) -> Iterator[Job]:
+    """The jobs of one model, each of which may continue an earlier one of its chain."""
+    latest: dict[tuple[str, int], Job] = {}
+    yielded: set[str] = set()
+    for (attack, norm, eps), seed in itertools.product(threats, suite.seeds):
+        if not suite.wants(defended, attack, norm, eps, seed):
+            continue
+        chain = suite.chain(attack, eps, defended)
+        previous = None if chain is None else latest.get((chain, seed))
+        if attack.only_if is not None and (previous is None or not suite.cascade):
+            # The condition is about an earlier attack of the chain, and there is none.
+            continue
+        cell = suite.cell(defended, examples, (attack, norm, eps), seed)
+        # The same attack twice, written differently or with an equivalent gradient source, is one cell.
+        if cell.id in yielded:
+            continue
+        yielded.add(cell.id)
+        if previous is not None:
+            is_cascade = previous.cell.attack != attack.spec
+            cell = cell.model_copy(update={"after": previous.cell.id, "cascade": is_cascade})
+        job = Job(
+            cell=cell,
+            eps="" if eps is None else eps.text,
+            previous=previous,
+            checkpoint=defended.path,
+            loading=defended.loading,
+            mean=defended.mean,
+            std=defended.std,
+            **dict(options),
+        )
+        yield job
+        if chain is not None:
+            latest[chain, seed] = job

@@ -1,4 +1,4 @@
-"""Trains a defended model once, and keeps it as a checkpoint under a name that says all that it came from."""
+"""Trains a defended model and writes its checkpoint; in the cache, the file name contains a hash of all that determines it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +36,19 @@ __all__ = ["Training", "cached_checkpoint", "train", "untrained"]
 
 
 class Training(BaseModel):
-    """Everything that the weights of a defended model come from. Plain data.
+    """Everything that determines the weights of a defended model. Plain data.
 
     Attributes:
         dataset: As the user named it.
         data: sha256 of the training examples' labels and of the first images; empty where nothing is learned from them.
         model: As the user named it.
         model_source: sha256 of a user's own source file of the model.
-        mean: Of the normalisation inside the model.
-        std: Of that normalisation.
+        mean: Per-channel mean of the normalization inside the model.
+        std: Per-channel standard deviation of the normalization.
         base: The checkpoint to start from; ``None`` to train from the beginning.
-        defenses: In the order in which they are put around the model, or around the base with its own.
+        defenses: In the order in which they are put around the model or the base.
         recipe: All fields of the training recipe.
-        seed: Every draw follows from it.
+        seed: Determines every random draw.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,7 +66,7 @@ class Training(BaseModel):
 
     @property
     def key(self) -> str:
-        """A hash of what determines the weights: the base's identity counts, not where its file lies; no rule does."""
+        """A hash of what determines the weights: the base's identity, not its path, and no decision rule."""
         content = self.model_dump(mode="json", exclude={"base", "defenses", "recipe"})
         content["recipe"] = Recipe.by_former_names(Recipe.model_validate(self.recipe).in_effect)
         content["base"] = self.base.identity if self.base is not None else None
@@ -74,9 +75,9 @@ class Training(BaseModel):
 
     @property
     def rule(self) -> dict[str, Any]:
-        """What the last defense says of how its draws decide, without another training; empty where it draws none.
+        """The decision rule of the last defense, which can change without a new training; empty for a deterministic one.
 
-        In front of other defenses the rule is part of the model that these are trained with.
+        The rule of an earlier defense is part of the model that the later ones are trained with.
         """
         last = self.defenses[-1] if self.defenses else None
         if last is None or not issubclass(defenses.load(last.name), RandomizedDefense):
@@ -85,48 +86,76 @@ class Training(BaseModel):
 
     @property
     def by_usual_rule(self) -> Training:
-        """The training of the same weights where the :attr:`rule` is the defense's usual one: one for all rules."""
+        """The training of the same weights with the defense's default :attr:`rule`: one checkpoint serves all rules."""
         if not self.rule:
             return self
         last = self.defenses[-1]
-        own = {key: value for key, value in last.parameters.items() if key not in self.rule}
-        method = defenses.load(last.name).from_parameters(own, name=last.name)
-        spec = MethodSpec.of(method, name=last.name, source=last.source, surrogates=last.surrogates)
-        # What followed from the data set's radius was not changed, though it is no default either.
+        parameters = {key: value for key, value in last.parameters.items() if key not in self.rule}
+        defense = defenses.load(last.name).from_parameters(parameters, name=last.name)
+        spec = MethodSpec.of(defense, name=last.name, source=last.source, surrogates=last.surrogates)
+        # A parameter that follows from the data set's radius was not changed by the user, though it is no default either.
         changed = tuple(key for key in last.changed if key not in self.rule)
         spec = spec.model_copy(update={"changed": changed})
         return self.model_copy(update={"defenses": (*self.defenses[:-1], spec)})
 
     @property
     def beginnings(self) -> list[Training]:
-        """The trainings of the same weights that this one begins with: with fewer defenses, the longest first."""
+        """The trainings of the same model with fewer defenses, from which this one can start; the longest first."""
         shorter = [
             self.model_copy(update={"defenses": self.defenses[:count]}) for count in reversed(range(len(self.defenses)))
         ]
         if shorter and (self.base is not None or defenses.load(self.defenses[0].name).trains):
-            # Then nothing is trained before the first defense.
+            # Nothing is trained before the first defense.
             shorter.pop()
-        # What stands in the cache has the usual rule, and so the names of its weights.
-        return [each for each in shorter if each == each.by_usual_rule]
+        # A checkpoint in the cache has the default rule, on which the names of its tensors depend.
+        return [training for training in shorter if training == training.by_usual_rule]
+
+    @property
+    def stages(self) -> list[Training]:
+        """The shorter trainings of this one that learn something, each of which starts from the one before it."""
+        return [
+            beginning
+            for beginning in reversed(self.beginnings)
+            if beginning.learns_after(beginning.defenses[:-1] if beginning.defenses else None)
+        ]
+
+    @property
+    def learns_by_itself(self) -> bool:
+        """Whether it learns anything that its :attr:`stages` have not learned."""
+        return self.learns_after(self.stages[-1].defenses if self.stages else None)
+
+    def learns_after(self, trained: tuple[MethodSpec, ...] | None) -> bool:
+        """Whether anything is learned from the training examples beyond the first defenses.
+
+        Args:
+            trained: The defenses that are trained already; ``None`` where the network itself is not.
+        """
+        if trained is None and self.base is None and not is_trained(self.model):
+            return True
+        return any(spec.build(defenses).needs_fit for spec in self.defenses[len(trained or ()) :])
 
     @property
     def all_defenses(self) -> tuple[MethodSpec, ...]:
-        """Of what is trained, in order: the base's own, and those that are put around it."""
+        """The defenses of the trained model, in order: the base's own, and those put around it."""
         return (*(self.base.defenses if self.base is not None else ()), *self.defenses)
 
     @property
     def label(self) -> str:
-        """What is trained, for messages."""
+        """The training in a few words, for messages."""
         protection = "+".join(each.label for each in self.defenses) or "no defense"
         model = self.model if self.base is None else str(self.base.path)
         return f"{model} with {protection} on {self.dataset}"
 
 
 def cached_checkpoint(training: Training) -> Path:
-    """Where the checkpoint of a training is kept in the user's cache folder."""
+    """The file of a training's checkpoint in the user's cache.
+
+    Args:
+        training: The training.
+    """
     defense = "+".join(each.name for each in training.defenses) or "none"
-    words = re.sub(r"[^A-Za-z0-9+.-]+", "_", f"{training.dataset}-{training.model}-{defense}")
-    return platformdirs.user_cache_path("advdef") / "checkpoints" / f"{words[:80]}-{training.key}.safetensors"
+    name = re.sub(r"[^A-Za-z0-9+.-]+", "_", f"{training.dataset}-{training.model}-{defense}")
+    return platformdirs.user_cache_path("advdef") / "checkpoints" / f"{name[:80]}-{training.key}.safetensors"
 
 
 def train(
@@ -140,19 +169,19 @@ def train(
 ) -> None:
     """Trains a defended model and writes its checkpoint.
 
-    After every epoch the state is kept beside ``path`` (``.partial``); a training that was killed goes on from there
-    and ends, on a CPU, with the very same weights. Of several processes that a launcher has started, the first writes.
+    After every epoch the state is saved beside ``path`` (``.partial``). A training that was killed resumes from there, and
+    ends on a CPU with exactly the same weights. With several processes of a launcher, the first one writes.
 
     Args:
-        training: What to train.
+        training: The training.
         path: The checkpoint to write.
-        device: Where.
-        begun: What one of its :attr:`~Training.beginnings` has trained, which is not trained again.
+        device: Where to train.
+        begun: The model of one of its :attr:`~Training.beginnings`, which is not trained again.
         data_dir: The folder of downloaded data sets.
         progress: Called after each epoch.
 
     Raises:
-        UserError: The data, the model or a defense's parameters are not what they must be, or the loss diverges.
+        UserError: The data set or the model cannot be loaded, a defense cannot be built, or the loss diverges.
     """
     dataset = load_dataset(training.dataset, data_dir=data_dir)
     record: dict[str, Any] = {"key": training.key}
@@ -162,46 +191,44 @@ def train(
         model, chain = _begin(training, dataset)
         model = model.to(device)
         example = example_images(dataset.shape)[:1].to(device)
-        done = 0
-        if begun is not None:
-            # Counted from the end, since the chain may begin with a training that is of no defense.
-            done = len(chain) - (len(training.all_defenses) - len(begun.defenses))
-        for place, defense in enumerate(chain):
+        # Counted from the end, because the chain may start with the training of the undefended network.
+        done = 0 if begun is None else len(chain) - (len(training.all_defenses) - len(begun.defenses))
+        for index, defense in enumerate(chain):
             model = defense.protect(model, example)
-            if begun is not None and place + 1 == done:
+            if begun is not None and index + 1 == done:
                 model.load_state_dict(begun.load().state_dict())
                 model.eval()
                 record["stages"] = list(begun.training.get("stages", []))
-            elif place >= done and defense.needs_fit:
+            elif index >= done and defense.needs_fit:
                 trainer = Trainer(
                     dataset.split("train"),
                     Recipe.model_validate(training.recipe),
-                    seed=seed_from(training.seed, "training", place),
+                    seed=seed_from(training.seed, "training", index),
                     device=device,
                     progress=progress,
-                    resume=path.with_name(f"{path.name}.{training.key}.{place}.partial"),
+                    resume=path.with_name(f"{path.name}.{training.key}.{index}.partial"),
                 )
                 defense.fit(model, trainer)
                 record.setdefault("stages", []).append(trainer.record)
+    Processes.connect(device).run_on_first(partial(_write, path, model, _info(training, dataset, record)))
 
-    def keep() -> None:
-        save_checkpoint(path, model, _info(training, dataset, record))
-        # Also those of trainings to this file that were killed and then begun otherwise.
-        for partial in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
-            partial.unlink(missing_ok=True)
 
-    Processes.connect(device).run_on_first(keep)
+def _write(path: Path, model: nn.Module, info: CheckpointInfo) -> None:
+    """Writes a checkpoint, and removes the states of all trainings to this file, also of those with other options."""
+    save_checkpoint(path, model, info)
+    for state in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+        state.unlink(missing_ok=True)
 
 
 def untrained(training: Training, *, data_dir: Path | None = None) -> tuple[nn.Module, CheckpointInfo]:
-    """The defended model before its training, which tells how it draws; and what its checkpoint will say.
+    """The defended model before its training, whose random draws can be measured; and its description.
 
     Args:
-        training: What is to be trained.
+        training: The training.
         data_dir: The folder of downloaded data sets.
 
     Raises:
-        UserError: The data, the model or a defense's parameters are not what they must be.
+        UserError: The data set or the model cannot be loaded, or a defense cannot be built.
     """
     dataset = load_dataset(training.dataset, data_dir=data_dir)
     with seeded(0):
@@ -212,8 +239,8 @@ def untrained(training: Training, *, data_dir: Path | None = None) -> tuple[nn.M
 
 
 def _begin(training: Training, dataset: Dataset) -> tuple[nn.Module, list[Defense]]:
-    """The model that a training starts from, and the defenses that come around it."""
-    # What the user has named themselves: a teacher's checkpoint may need it too.
+    """The model that a training starts from, and the defenses put around it."""
+    # A teacher's checkpoint may need the code that the user named.
     named = {training.model, *(each.name for each in training.defenses)}
     chain: list[Defense] = [each.build(defenses, **load_surrogates(each, named)) for each in training.defenses]
     if training.base is not None:

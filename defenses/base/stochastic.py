@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, fx, nn
 
-from robustbench_cli.attacks.base.models.freezing import with_layers
+from robustbench_cli.attacks.base.models.freezing import override_layers
 
 __all__ = ["NoiseLayer", "StochasticLayer", "normal_like", "uniform_like", "without_draws"]
 
@@ -25,7 +25,7 @@ class StochasticLayer(nn.Module):
 
 def without_draws(model: nn.Module) -> AbstractContextManager[None]:
     """A context in which no :class:`StochasticLayer` of a model draws."""
-    return with_layers(model, StochasticLayer, drawing=False)
+    return override_layers(model, StochasticLayer, drawing=False)
 
 
 class NoiseLayer(StochasticLayer):

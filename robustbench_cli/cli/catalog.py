@@ -1,16 +1,21 @@
-"""The kinds of named things, and what their classes tell about themselves: their docstrings, fields and attributes."""
+"""The catalog of named things: attacks, defenses, data sets, models, suites, checks, and the training.
+
+The names and summaries are read from source files without an import of torch; a whole card imports its class.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.resources
 import inspect
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_cli.cli import console
+from robustbench_cli.cli.class_source import ClassSource, read_class, read_exported
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -18,18 +23,43 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.base.attack import Attack
     from robustbench_cli.core.registry import Registry
 
-__all__ = ["KINDS", "card", "summaries"]
+__all__ = ["KINDS", "SHOWN", "card", "flag_texts", "names", "summaries"]
 
 _PACKAGES = {
     "attack": "robustbench_cli.attacks",
     "defense": "robustbench_cli.defenses",
     "dataset": "robustbench_cli.benchmarks.datasets",
     "model": "robustbench_cli.benchmarks.models",
+    "check": "robustbench_cli.benchmarks.evaluation.checks",
 }
-KINDS = (*_PACKAGES, "suite")
 
-_BY_OTHER_COMMANDS = {("attack", "reprogramming"): ("robustbench_cli.benchmarks.reprogramming.run", "Reprogramming")}
-"""What has no place in a registry, since a command of its own runs it: its module and class."""
+KINDS = ("attack", "defense", "dataset", "model", "suite", "check")
+"""The kinds of things that have names."""
+
+SHOWN = (*KINDS, "training")
+"""What ``advdef show`` can show; there is only one training recipe, so it has no name."""
+
+_OUTSIDE_REGISTRIES = {
+    ("attack", "reprogramming"): ("robustbench_cli.benchmarks.reprogramming.run", "Reprogramming"),
+    ("training", "train"): ("robustbench_cli.defenses.base.training.recipe", "Recipe"),
+}
+"""The module and class of things that are in no registry: a command of their own runs them."""
+
+_ATTRIBUTES = (
+    "paper",
+    "norms",
+    "access",
+    "minimal_norm",
+    "trained",
+    "attacked_by",
+    "classes",
+    "shape",
+    "argument_name",
+    "epochs",
+    "eps",
+    "text",
+)
+"""The class attributes that a card shows."""
 
 _LIMITS = {
     "gt": ">",
@@ -42,22 +72,81 @@ _LIMITS = {
 }
 
 
-def summaries(kind: str) -> Iterator[tuple[str, str]]:
-    """The names of a kind, one of :data:`KINDS`, each with a line on what it is.
+def names(kind: str) -> list[str]:
+    """The names of a kind, sorted.
 
-    One that is broken is warned of and left out: it must not hide the others.
+    Args:
+        kind: One of :data:`KINDS`.
     """
     if kind == "suite":
-        from robustbench_cli.benchmarks.suites.load import read_suite, suite_names
+        folder = importlib.resources.files("robustbench_cli.benchmarks.suites") / "builtin"
+        return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted([*_registry_of(kind).names(), *(name for other, name in _OUTSIDE_REGISTRIES if other == kind)])
 
-        yield from ((name, _sentences(read_suite(name).description)[0]) for name in suite_names())
-        return
-    names = [*_registry_of(kind).names(), *(name for other, name in _BY_OTHER_COMMANDS if other == kind)]
-    for name in sorted(names):
+
+def flag_texts(flags: Collection[str]) -> dict[str, str]:
+    """The meaning of flags in a row, in the order of ``advdef list checks``; other flags are left out.
+
+    Args:
+        flags: The names of flags.
+    """
+    return {name: _summarized("check", name)["summary"] for name in names("check") if name in flags}
+
+
+def summaries(kind: str) -> Iterator[dict[str, Any]]:
+    """Describes everything of a kind in one line each.
+
+    A thing that is broken gets a warning and is left out: it must not hide the others.
+
+    Args:
+        kind: One of :data:`KINDS`.
+
+    Yields:
+        ``name`` and ``summary``; for an attack also its ``norms``, its ``access`` to the model and its ``type``.
+    """
+    for name in names(kind):
         try:
-            yield name, _summary(_load(kind, name))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the others can be named
+            yield _summarized(kind, name)
+        except Exception as error:  # noqa: BLE001 - any error: the others can be listed
             console.warn(f"{kind} {name} cannot be loaded: {type(error).__name__}: {error}")
+
+
+def _summarized(kind: str, name: str) -> dict[str, Any]:
+    if kind == "suite":
+        from robustbench_cli.benchmarks.suites.load import read_suite
+
+        return {"name": name, "summary": _sentences(read_suite(name).description)[0]}
+    source = _source(kind, name)
+    if kind == "check":
+        return {"name": name, "summary": source.constants["text"]}
+    summary = _plain(source.docstring).partition("\n")[0]
+    if kind != "attack":
+        return {"name": name, "summary": summary}
+    facts = _attack_facts(source.constants)
+    return {"name": name, **{key: facts.get(key) for key in ("norms", "access", "type")}, "summary": summary}
+
+
+def _source(kind: str, name: str) -> ClassSource:
+    """The docstring and constants of a thing: from its source file, or from itself where that does not suffice."""
+    if (kind, name) in _OUTSIDE_REGISTRIES:
+        source = read_class(*_OUTSIDE_REGISTRIES[kind, name])
+    else:
+        module = _registry_of(kind).module_of(name)
+        source = None if module is None else read_exported(module)
+    if source is not None and source.docstring:
+        return source
+    thing = _load(kind, name)
+    return ClassSource(thing.__doc__ or "", {key: getattr(thing, key, None) for key in _ATTRIBUTES})
+
+
+def _attack_facts(constants: Mapping[str, Any]) -> dict[str, Any]:
+    """The norms of an attack, its access to the model and its type."""
+    facts: dict[str, Any] = {}
+    if constants.get("norms"):
+        facts["norms"] = list(constants["norms"])
+        facts["access"] = constants.get("access") or constants.get("uses")
+        facts["type"] = "minimal-norm" if constants.get("minimal_norm") else "fixed-radius"
+    return facts
 
 
 def _registry_of(kind: str) -> Registry:
@@ -66,19 +155,19 @@ def _registry_of(kind: str) -> Registry:
 
 
 def _load(kind: str, name: str) -> Any:
-    if (kind, name) in _BY_OTHER_COMMANDS:
-        module, attribute = _BY_OTHER_COMMANDS[kind, name]
+    if (kind, name) in _OUTSIDE_REGISTRIES:
+        module, attribute = _OUTSIDE_REGISTRIES[kind, name]
         return getattr(importlib.import_module(module), attribute)
     return _registry_of(kind).load(name)
 
 
 def _summary(thing: Any) -> str:
-    """The first line of the docstring; nothing where there is only an inherited one."""
+    """The first line of a thing's own docstring."""
     return _plain(thing.__doc__ or "").partition("\n")[0]
 
 
 def _sentences(text: str) -> tuple[str, str]:
-    """The first sentence and the others: a capital begins one, so that "et al. (" ends none."""
+    """The first sentence and the others. A capital begins a sentence, so that "et al. (" ends none."""
     first, *others = re.split(r"(?<=\.) (?=[A-Z\"])", text, maxsplit=1)
     return first.rstrip(".") + ".", "".join(others)
 
@@ -88,7 +177,7 @@ def _suite_card(name: str) -> dict[str, Any]:
 
     suite = read_suite(name)
     summary, description = _sentences(suite.description)
-    attacks = [member.model_dump(exclude_none=True) for member in suite.members]
+    attacks = [member.model_dump(exclude_none=True) for member in suite.entries]
     return {
         "kind": "suite",
         "name": name,
@@ -100,53 +189,54 @@ def _suite_card(name: str) -> dict[str, Any]:
 
 
 def card(kind: str, name: str) -> dict[str, Any]:
-    """All that is known of an attack, a defense, a data set, a model or a suite, as JSON values.
+    """Describes one thing in full, as JSON values.
 
     Args:
-        kind: One of :data:`KINDS`.
-        name: As a user types it; what follows the colon of ``npz:PATH`` is of no account.
+        kind: One of :data:`SHOWN`.
+        name: The name as a user types it, with or without an argument behind a colon; ``train`` for the training.
 
     Raises:
-        UserError: There is no such thing.
+        UserError: The name is unknown.
     """
     if kind == "suite":
         return _suite_card(name)
     thing = _load(kind, name)
-    told: dict[str, Any] = {"kind": kind, "name": name, "summary": _summary(thing)}
-    described = _plain(thing.__doc__ or "").partition("\n")[2]
-    # What follows is for who calls the class from Python.
-    told["description"] = re.split(r"^(?:Args|Attributes|Raises|Returns):$", described, flags=re.MULTILINE)[0].strip()
-    for attribute in (
-        "paper",
-        "norms",
-        "minimal_norm",
-        "trained",
-        "attacked_by",
-        "classes",
-        "shape",
-        "argument_name",
-        "epochs",
-        "eps",
-    ):
+    entry: dict[str, Any] = {"kind": kind, "name": name, "summary": _summary(thing)}
+    description = _plain(thing.__doc__ or "").partition("\n")[2]
+    # The sections of a docstring are for Python users.
+    entry["description"] = re.split(r"^(?:Args|Attributes|Raises|Returns):$", description, flags=re.MULTILINE)[
+        0
+    ].strip()
+    for attribute in _ATTRIBUTES:
         value = getattr(thing, attribute, None)
         # On a class, a property is not yet a value.
         if value is not None and value != "" and not callable(value) and not isinstance(value, property):
-            told[attribute] = list(value) if isinstance(value, tuple) else value
-    if kind == "attack" and (cost := _cost(thing)) is not None:
-        told["cost"] = cost
+            entry[attribute] = list(value) if isinstance(value, tuple) else value
+    if kind == "check":
+        return _check_card(entry)
+    if kind == "attack":
+        entry |= _attack_facts({key: getattr(thing, key, None) for key in ("norms", "access", "uses", "minimal_norm")})
+        cost = _cost(thing)
+        entry |= {} if cost is None else {"cost": cost}
     if hasattr(thing, "model_fields"):
-        told["parameters"] = [_parameter(key, field) for key, field in thing.model_fields.items()]
-    return told
+        entry["parameters"] = [_parameter(key, field) for key, field in thing.model_fields.items()]
+    return entry
+
+
+def _check_card(entry: dict[str, Any]) -> dict[str, Any]:
+    """The card of a check: the meaning of its flag is the summary, and its docstring says how it is measured."""
+    description = "\n\n".join(text for text in (entry["summary"], entry["description"]) if text)
+    return {"kind": "check", "name": entry["name"], "summary": entry["text"], "description": description}
 
 
 def _cost(attack: type[Attack]) -> dict[str, int] | None:
-    """Passes for an image that stands, with the attack's defaults; ``None`` where it cannot do with those."""
+    """Passes per unbroken image with the attack's defaults; ``None`` where it has parameters without a default."""
     from dataclasses import asdict
 
     from robustbench_cli.attacks.base.attack import Attack
     from robustbench_cli.benchmarks.evaluation.cost import passes
 
-    if not issubclass(attack, Attack) or any(field.is_required() for field in attack.model_fields.values()):
+    if not issubclass(attack, Attack) or any(entry.is_required() for entry in attack.model_fields.values()):
         return None
     return asdict(passes(attack()))
 
@@ -154,18 +244,18 @@ def _cost(attack: type[Attack]) -> dict[str, int] | None:
 def _parameter(name: str, field: FieldInfo) -> dict[str, Any]:
     from pydantic_core import to_jsonable_python
 
-    told = {"name": name, "type": _type(field.annotation), "required": field.is_required()}
+    parameter = {"name": name, "type": _type(field.annotation), "required": field.is_required()}
     if not field.is_required():
-        told["default"] = to_jsonable_python(
+        parameter["default"] = to_jsonable_python(
             field.get_default(call_default_factory=True, validated_data={}), fallback=repr
         )
-    told["constraints"] = _limits(field.metadata)
-    told["description"] = field.description or ""
-    return told
+    parameter["constraints"] = _limits(field.metadata)
+    parameter["description"] = field.description or ""
+    return parameter
 
 
 def _type(annotation: Any) -> str:
-    """A type as a user would write down what it allows: ``list[int >= 1]``, ``adam | sgd``, ``float | null``."""
+    """A type in a user's notation: ``list[int >= 1]``, ``adam | sgd``, ``float | null``."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is type(None):
         return "null"
@@ -182,14 +272,14 @@ def _type(annotation: Any) -> str:
 
 def _limits(metadata: typing.Iterable[Any]) -> list[str]:
     return [
-        f"{words} {getattr(each, key)}"
-        for each in metadata
-        for key, words in _LIMITS.items()
-        if getattr(each, key, None) is not None
+        f"{text} {getattr(entry, key)}"
+        for entry in metadata
+        for key, text in _LIMITS.items()
+        if getattr(entry, key, None) is not None
     ]
 
 
 def _plain(docstring: str) -> str:
-    """A docstring without the marks that are meant for a documentation page."""
+    """A docstring without the markup of a documentation page."""
     text = re.sub(r":\w+:`~?([^`]*)`", r"\1", inspect.cleandoc(docstring))
     return text.replace("``", "")

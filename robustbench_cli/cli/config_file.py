@@ -1,4 +1,4 @@
-"""The file of ``--config``: options by their long names, in YAML."""
+"""Reads the file of ``--config``: options by their long names, in YAML."""
 
 from __future__ import annotations
 
@@ -15,19 +15,27 @@ __all__ = ["long_name", "read_config"]
 
 
 def long_name(option: click.Parameter) -> str:
-    """The name by which a file or an environment variable sets an option: ``data-dir``; an argument's own name."""
-    return next((word.removeprefix("--") for word in option.opts if word.startswith("--")), option.name or "")
+    """The name of an option in a file: ``data-dir`` for ``--data-dir``; for an argument its own name."""
+    return next((name.removeprefix("--") for name in option.opts if name.startswith("--")), option.name or "")
 
 
 def read_config(context: click.Context, config: click.Parameter, path: Path | None) -> None:
     """Makes the file's values the defaults of the command's options.
 
-    click would ignore an unknown key, read 1.5 as the integer 1, and take a word apart into letters where an option may
-    be given several times; so each value is looked at here.
+    Click would ignore an unknown key, read 1.5 as the integer 1, and split a word into letters where an option may be
+    given several times. So every value is checked here.
+
+    Args:
+        context: The command's context.
+        config: The option ``--config`` itself.
+        path: Its value.
+
+    Raises:
+        UserError: The file cannot be read, a key is unknown, or a value is not allowed.
     """
     if path is None:
         return
-    options = {long_name(each): each for each in context.command.params if each is not config}
+    options = {long_name(entry): entry for entry in context.command.params if entry is not config}
     values: dict[str, Any] = {}
     for written, value in _mapping_of(path).items():
         key = str(written).replace("_", "-")
@@ -38,7 +46,7 @@ def read_config(context: click.Context, config: click.Parameter, path: Path | No
         if option.name in values:
             raise UserError(f"{path}: {written}: '{key}' is given twice, with '_' and with '-': give it once")
         try:
-            values[option.name] = _words_of(option, value)
+            values[option.name] = _arguments(option, value)
             option.type_cast_value(context, values[option.name])
         except click.BadParameter as error:
             raise UserError(f"{path}: {written}: {error.message.rstrip('.')}") from None
@@ -58,20 +66,20 @@ def _mapping_of(path: Path) -> dict[Any, Any]:
     return content
 
 
-def _words_of(option: click.Parameter, value: Any) -> Any:
-    """A value of the file in the words in which the command line would give it."""
+def _arguments(option: click.Parameter, value: Any) -> Any:
+    """A value of the file as the command line would give it."""
     if isinstance(option, click.Option) and option.is_flag:
         if not isinstance(value, bool):
             raise UserError(f"is {_as_written(value)}: give true or false")
         return value
     if option.multiple or option.nargs != 1:
         if isinstance(value, dict) and option.type is SETTING:
-            return [f"{key}={_as_written(each)}" for key, each in value.items()]
-        return [_word(each) for each in (value if isinstance(value, list) else [value])]
-    return _word(value)
+            return [f"{key}={_as_written(setting)}" for key, setting in value.items()]
+        return [_argument(entry) for entry in (value if isinstance(value, list) else [value])]
+    return _argument(value)
 
 
-def _word(value: Any) -> str:
+def _argument(value: Any) -> str:
     if value is None or isinstance(value, list | dict):
         raise UserError(f"is {_as_written(value)}: give one value")
     return _as_written(value)

@@ -1,4 +1,4 @@
-"""The command ``advdef``: finds the command that was typed, and says by its exit code how it ended."""
+"""Runs the command that the user typed, and maps the way it ends to an exit code and its lines on stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,20 +22,24 @@ from robustbench_cli import __version__
 from robustbench_cli.cli import commands, console
 from robustbench_cli.cli.config_file import long_name
 from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed, Interrupted
-from robustbench_cli.cli.options import PAGE, VARIABLES, option_names
+from robustbench_cli.cli.help_page import PAGE, VARIABLES
+from robustbench_cli.cli.options import option_names
 from robustbench_cli.core.errors import Notice, UserError, did_you_mean, lacks_resources, one_line
 
 __all__ = ["advdef", "run"]
 
-# Of these, an input or the machine is the cause and its message tells all there is to tell.
-_OF_THE_MACHINE = {
+_MACHINE_ERRORS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE),
     *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
 }
+"""Errors whose cause is an input or the machine; their message says all there is to say."""
+
+_COMPLETION = "_ADVDEF_COMPLETE"
+"""The variable by which a shell asks for completions."""
 
 
 class _Commands(click.Group):
-    """The files of ``robustbench_cli/commands``, each imported when its command is typed or the help is asked for."""
+    """The files of ``robustbench_cli/cli/commands``. Each is imported for its own command, and for the help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
@@ -44,16 +48,25 @@ class _Commands(click.Group):
         if cmd_name not in self.list_commands(ctx):
             return None
         module = importlib.import_module(f"{commands.__name__}.{cmd_name}")
-        here = [thing for thing in vars(module).values() if isinstance(thing, click.Command)]
-        return next(command for command in here if command.name == cmd_name)
+        defined = [value for value in vars(module).values() if isinstance(value, click.Command)]
+        return next(command for command in defined if command.name == cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes each command's first line in full, where click would cut it to the width of the page."""
-        known = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        """Writes the first line of each command's help in full, where click would cut it."""
+        listed = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(
-                [(name, (each.help or "").partition("\n")[0]) for name, each in known if each is not None]
+                [(name, (command.help or "").partition("\n")[0]) for name, command in listed if command is not None]
             )
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes how a shell completes commands, options and names."""
+        formatter.write_paragraph()
+        formatter.write_text(
+            "Completion in the shell: add the line to its startup file. "
+            f'bash: eval "$({_COMPLETION}=bash_source advdef)"; zsh: eval "$({_COMPLETION}=zsh_source advdef)"; '
+            f"fish: {_COMPLETION}=fish_source advdef | source"
+        )
 
 
 @click.group(cls=_Commands, context_settings=PAGE)
@@ -61,15 +74,15 @@ class _Commands(click.Group):
 def advdef() -> None:
     """Train, attack and compare defenses against adversarial examples.
 
-    "advdef demo" goes the whole way in about a minute; "advdef COMMAND --help" tells of one command.
+    "advdef demo" shows the whole way in about a minute; "advdef COMMAND --help" describes a command.
     """
 
 
-def run(words: list[str]) -> int:
+def run(arguments: list[str]) -> int:
     """Runs the command line.
 
     Args:
-        words: Those after ``advdef``.
+        arguments: The arguments after ``advdef``.
 
     Returns:
         The exit code; see :func:`~robustbench_cli.cli.main.main`.
@@ -78,135 +91,181 @@ def run(words: list[str]) -> int:
     try:
         console.require_stdout()
         if hasattr(sys.stdout, "reconfigure"):
-            # A file's name that stdout cannot encode must not end a command.
+            # The name of a file that stdout cannot encode must not end a command.
             sys.stdout.reconfigure(errors="backslashreplace")
         with _warnings_on_the_console():
-            _invoke(words)
+            _invoke(arguments)
             sys.stdout.flush()
-    except click.exceptions.Exit as exit_:
-        return exit_.exit_code
-    except BrokenPipeError:
-        console.drop_the_rest(sys.stdout)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return 2
-    except click.ClickException as error:
-        console.error(_describe(error))
-        return 2
-    except UserError as error:
-        console.error(str(error))
-        return 2
-    except GateFailed as failed:
-        for line in failed.lines:
-            console.error(line)
-        return 1
-    except CellsFailed as failed:
-        for line in failed.lines:
-            console.error(line)
-        return 3
-    except Interrupted as interrupt:
-        with _deaf():
-            console.error(
-                f"interrupted: {interrupt.stored}; the same command goes on: {shlex.join(['advdef', *words])}"
-            )
-        return 130
-    except (KeyboardInterrupt, click.Abort):
-        with _deaf():
-            console.error("interrupted")
-        return 130
-    except OSError as error:
-        if error.errno not in _OF_THE_MACHINE:
-            console.fault(error)
-            return 4
-        console.error(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
-        return 2
-    except BaseException as error:  # noqa: BLE001 - whatever it is, also an exit that a user's code asks for
-        if "surrogates not allowed" in str(error):
-            console.error("a file's name that was given is not UTF-8, and cannot be stored: rename the file")
-            return 2
-        if isinstance(error, Warning):
-            console.error(
-                f"a warning was made an error, as PYTHONWARNINGS or code that was named can do: {one_line(error)}"
-            )
-            return 2
-        if lacks_resources(error):
-            console.error(
-                f"too little memory, or too few threads ({one_line(error)}): see 'ulimit -a', or compute less at once"
-            )
-            return 2
-        console.fault(error)
-        return 4
+    except BaseException as error:  # noqa: BLE001 - any error, also an exit that a user's code asks for
+        return _end(error, arguments)
     return 0
 
 
-def _invoke(words: list[str]) -> None:
-    """Click's own ``main`` maps a fault and an interrupt to 1, so what it does is done here, without the mapping."""
-    asked = os.environ.get("_ADVDEF_COMPLETE")
-    if asked:
+def _end(error: BaseException, arguments: Sequence[str]) -> int:
+    """Prints why a command ended, and returns its exit code."""
+    for kind, end in _ENDS:
+        if isinstance(error, kind):
+            return end(error, arguments)
+    return _end_of_fault(error)
+
+
+def _end_of_exit(error: click.exceptions.Exit, arguments: Sequence[str]) -> int:
+    return error.exit_code
+
+
+def _end_of_broken_pipe(error: BrokenPipeError, arguments: Sequence[str]) -> int:
+    console.drop_the_rest(sys.stdout)
+    return 0
+
+
+def _end_of_no_arguments(error: click.exceptions.NoArgsIsHelpError, arguments: Sequence[str]) -> int:
+    click.echo(error.format_message(), err=True)
+    return 2
+
+
+def _end_of_usage(error: click.ClickException, arguments: Sequence[str]) -> int:
+    console.error(_describe(error))
+    return 2
+
+
+def _end_of_user_error(error: UserError, arguments: Sequence[str]) -> int:
+    console.error(str(error))
+    return 2
+
+
+def _end_of_gate(error: GateFailed, arguments: Sequence[str]) -> int:
+    for line in error.lines:
+        console.error(line)
+    return 1
+
+
+def _end_of_cells(error: CellsFailed, arguments: Sequence[str]) -> int:
+    for line in error.lines:
+        console.error(line)
+    return 3
+
+
+def _end_of_interrupt(error: BaseException, arguments: Sequence[str]) -> int:
+    with _signals_ignored():
+        resume = (
+            f": {error.stored}; resume with: {shlex.join(['advdef', *arguments])}"
+            if isinstance(error, Interrupted)
+            else ""
+        )
+        console.error(f"interrupted{resume}")
+    return 130
+
+
+def _end_of_os_error(error: OSError, arguments: Sequence[str]) -> int:
+    if error.errno not in _MACHINE_ERRORS:
+        console.fault(error)
+        return 4
+    console.error(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
+    return 2
+
+
+def _end_of_fault(error: BaseException) -> int:
+    """Tells the errors whose cause is the user's input or the machine from internal errors."""
+    if "surrogates not allowed" in str(error):
+        console.error("the name of a file is not UTF-8, and cannot be stored: rename the file")
+    elif isinstance(error, Warning):
+        console.error(f"PYTHONWARNINGS, or code that you named, turns a warning into an error: {one_line(error)}")
+    elif lacks_resources(error):
+        console.error(
+            f"too little memory, or too few threads ({one_line(error)}): see 'ulimit -a', or compute less at once"
+        )
+    else:
+        console.fault(error)
+        return 4
+    return 2
+
+
+_ENDS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Callable[..., int]], ...] = (
+    (click.exceptions.Exit, _end_of_exit),
+    (BrokenPipeError, _end_of_broken_pipe),
+    (click.exceptions.NoArgsIsHelpError, _end_of_no_arguments),
+    (click.ClickException, _end_of_usage),
+    (UserError, _end_of_user_error),
+    (GateFailed, _end_of_gate),
+    (CellsFailed, _end_of_cells),
+    ((KeyboardInterrupt, click.Abort), _end_of_interrupt),
+    (OSError, _end_of_os_error),
+)
+"""How a command ends after an error; the first kind that fits counts."""
+
+
+def _invoke(arguments: list[str]) -> None:
+    """Runs the command. Click's own ``main`` would map a fault and an interrupt to 1."""
+    instruction = os.environ.get(_COMPLETION)
+    if instruction:
         from click.shell_completion import shell_complete
 
-        raise click.exceptions.Exit(shell_complete(advdef, {}, "advdef", "_ADVDEF_COMPLETE", asked))
+        raise click.exceptions.Exit(shell_complete(advdef, {}, "advdef", _COMPLETION, instruction))
     _warn_of_unknown_variables()
-    with advdef.make_context("advdef", words) as context:
+    with advdef.make_context("advdef", arguments) as context:
         advdef.invoke(context)
 
 
 def _warn_of_unknown_variables() -> None:
-    """Tells of variables that are named like an option's and are none's, which click passes over.
+    """Warns of environment variables that look like an option's and belong to none.
 
-    No more than that: what is set for a session may be meant for another version.
+    It is no error: another version of the program may know them.
     """
-    given = sorted(name for name in os.environ if name.startswith(VARIABLES))
-    if not given:
+    present = sorted(name for name in os.environ if name.startswith(VARIABLES))
+    if not present:
         return
     context = click.Context(advdef)
-    found = (advdef.get_command(context, name) for name in advdef.list_commands(context))
-    known = {str(option.envvar) for each in found if each is not None for option in each.params if option.envvar}
-    for name in given:
+    listed = (advdef.get_command(context, name) for name in advdef.list_commands(context))
+    known = {
+        str(option.envvar) for command in listed if command is not None for option in command.params if option.envvar
+    }
+    for name in present:
         if name not in known:
             console.warn(f"unknown variable {name} in the environment: {did_you_mean(name, known)}")
 
 
 def _describe(error: click.ClickException) -> str:
-    """Click's complaint in one line that says where the word came from and what would be right."""
+    """Click's message in one line, which says where the value came from and what would be right."""
     context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None:
+        return _as_clause(error.format_message())
     if isinstance(error, click.exceptions.NoSuchCommand):
-        assert isinstance(context, click.Context)
         return (
             f"unknown command '{error.command_name}': {did_you_mean(error.command_name, advdef.list_commands(context))}"
         )
-    if isinstance(error, click.NoSuchOption) and context is not None:
+    if isinstance(error, click.NoSuchOption):
         known = option_names(context.command.get_params(context))
         return f"{context.command_path} has no option {error.option_name}: {did_you_mean(error.option_name, known)}"
-    where = f"{context.command_path}: " if context is not None else ""
-    if isinstance(error, click.MissingParameter) and error.param is not None and context is not None:
-        return f"{where}{_wanted(error.param, context)}"
-    if isinstance(error, click.BadParameter) and error.param is not None and context is not None:
-        return f"{_source(error.param, context)}: {_as_a_clause(error.message)}"
-    return f"{where}{_as_a_clause(error.format_message())}"
+    parameter = error.param if isinstance(error, click.BadParameter) else None
+    if parameter is None:
+        return f"{context.command_path}: {_as_clause(error.format_message())}"
+    if isinstance(error, click.MissingParameter):
+        return f"{context.command_path}: {_required(parameter, context)}"
+    return f"{_source(parameter, context)}: {_as_clause(error.message)}"
 
 
-def _as_a_clause(sentence: str) -> str:
+def _as_clause(sentence: str) -> str:
     return f"{sentence[:1].lower()}{sentence[1:]}".rstrip(".")
 
 
-def _wanted(parameter: click.Parameter, context: click.Context) -> str:
+def _required(parameter: click.Parameter, context: click.Context) -> str:
+    """What to add to the command line for a parameter that is missing."""
     if isinstance(parameter, click.Argument):
         return f"give {parameter.make_metavar(context)}"
     return f"give --{long_name(parameter)} {parameter.make_metavar(context)}"
 
 
 def _source(parameter: click.Parameter, context: click.Context) -> str:
-    """Where a value came from: the command (an argument's), the environment's variable, or the option."""
+    """Where a value came from: the command (for an argument), the environment variable, or the option."""
     if isinstance(parameter, click.Argument):
         return context.command_path
-    by_environment = context.get_parameter_source(parameter.name or "") is ParameterSource.ENVIRONMENT
-    return str(parameter.envvar) if by_environment else f"--{long_name(parameter)}"
+    from_environment = context.get_parameter_source(parameter.name or "") is ParameterSource.ENVIRONMENT
+    return str(parameter.envvar) if from_environment else f"--{long_name(parameter)}"
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Lets nothing interrupt what is to be said of an interrupt: who presses Ctrl-C twice is told how to go on too."""
+def _signals_ignored() -> Iterator[None]:
+    """Ignores signals, so that a second Ctrl-C does not suppress the line that says how to resume."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -220,17 +279,17 @@ def _deaf() -> Iterator[None]:
 
 @contextmanager
 def _warnings_on_the_console() -> Iterator[None]:
-    """Shows what the floors below and the libraries warn of as our own warnings, one line each."""
+    """Shows the warnings of the lower floors and of libraries as our own, one line each."""
     shown: set[str] = set()
 
     def show(message: Warning | str, *where: Any, **more: Any) -> None:
-        # A checkpoint is opened several times in a command.
+        # A command may open a checkpoint several times.
         if str(message) not in shown:
             shown.add(str(message))
             (console.note if type(message) is Notice else console.warn)(str(message))
 
     with warnings.catch_warnings():
         warnings.showwarning = show
-        # Whatever else becomes of warnings, what is told by them is told.
+        # A notice is shown whatever the user's filters do with other warnings.
         warnings.simplefilter("always", Notice)
         yield

@@ -1,4 +1,4 @@
-"""How a command ends other than well: each exception here stands for one exit code, which ``main`` maps."""
+"""The exceptions that end a command with an exit code of its own."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 __all__ = ["CellsFailed", "GateFailed", "Interrupted"]
 
 
-class _Lines(Exception):  # noqa: N818 - named for what happened, not for being raised
+class _Lines(Exception):  # noqa: N818 - the name says what happened
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__("; ".join(lines))
         self.lines = tuple(lines)
 
 
 class GateFailed(_Lines):
-    """Exit code 1: a gate did not pass.
+    """Exit code 1: a gate failed.
 
     Args:
-        lines: One for each gate that did not pass: which value, which limit.
+        lines: A line for each row that breaks a limit, with its value and the limit.
     """
 
 
@@ -25,15 +25,15 @@ class CellsFailed(_Lines):
     """Exit code 3: cells failed or are missing; the rest are stored.
 
     Args:
-        lines: One for each such cell.
+        lines: A line for each such cell.
     """
 
 
 class Interrupted(KeyboardInterrupt):
-    """Exit code 130: a command that computes was interrupted, and the same command resumes it.
+    """Exit code 130: a command was interrupted, and the same command resumes it.
 
     Args:
-        stored: What is kept and where, as the end of "interrupted: ...".
+        stored: What is stored and where, for the line "interrupted: ...".
     """
 
     def __init__(self, stored: str = "what was finished is stored") -> None:

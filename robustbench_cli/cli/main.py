@@ -1,6 +1,6 @@
-"""Where ``advdef`` begins: from here on a signal, or too little memory, ends it in one line.
+"""The entry point of ``advdef``: from here on a signal, or too little memory, ends it in one line.
 
-This file imports what Python has imported already, so that hardly anything can happen before :func:`main` runs.
+This file imports only what Python has imported already, so that little can fail before :func:`main` runs.
 """
 
 from __future__ import annotations
@@ -15,64 +15,64 @@ from types import FrameType
 __all__ = ["main"]
 
 _RESUMED = ("attack", "audit", "certify", "demo", "reprogram", "sweep", "train")
-"""The commands that go on, when they are given again, from where they were interrupted."""
+"""The commands that resume when they are run again."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        arguments: The words after ``advdef``; those of the process unless given.
+        arguments: The arguments after ``advdef``; by default those of the process.
 
     Returns:
-        The exit code: 0 done, 1 a gate did not pass, 2 wrong words or input, 3 cells failed or are missing, 4 a fault
-        of the project's own, 130 interrupted.
+        The exit code: 0 done, 1 a gate failed, 2 usage error or invalid input, 3 cells failed or are missing, 4 internal
+        error, 130 interrupted.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    command_line = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
-        _tell_of_exits_by_libraries()
-    with _stopped_by_signals(words):
-        code = _run(words)
+        _report_exits_of_libraries()
+    with _stopped_by_signals(command_line):
+        code = _run(command_line)
     if arguments is None:
-        _end_with(code)
+        _keep_exit_code(code)
     return code
 
 
-def _run(words: list[str]) -> int:
+def _run(arguments: list[str]) -> int:
     try:
         from robustbench_cli.cli.dispatch import run
     except KeyboardInterrupt:
-        _say(_interrupted(words))
+        _print_error(_interrupted(arguments))
         return 130
     except (ImportError, MemoryError, OSError, RuntimeError) as error:
         # A library that cannot be mapped is an ImportError, a thread that cannot be started a RuntimeError.
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        _say(
-            f"advdef cannot be loaded ({what}): give it more memory, as with 'ulimit -v unlimited', or install it again"
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        _print_error(
+            f"advdef cannot be loaded ({reason}): give it more memory, as with 'ulimit -v unlimited', or install it again"
         )
         return 2
-    return run(words)
+    return run(arguments)
 
 
 @contextmanager
-def _stopped_by_signals(words: list[str]) -> Iterator[None]:
-    """Lets SIGTERM stop a command as Ctrl-C does, so that a job that is cancelled ends in good order."""
+def _stopped_by_signals(arguments: list[str]) -> Iterator[None]:
+    """Lets SIGTERM stop a command as Ctrl-C does, so that a cancelled job cleans up."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if _is_importing(frame) and "multiprocessing.process" not in sys.modules:
-            # An exception inside an import is often lost, or becomes another one. Nothing is being computed.
-            _say(_interrupted(words))
+            # An import often loses an exception, or turns it into another one. Nothing is being computed yet.
+            _print_error(_interrupted(arguments))
             os._exit(130)
         raise KeyboardInterrupt
 
     handlers = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            # Who started this process in the background may have made it deaf to Ctrl-C.
+            # A shell makes background processes ignore Ctrl-C.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 handlers[number] = signal.signal(number, stop)
     except ValueError:
-        # Only a process's main thread can listen to signals.
+        # Only the main thread can handle signals.
         yield
         return
     try:
@@ -90,28 +90,29 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _interrupted(words: list[str]) -> str:
-    if not words or words[0] not in _RESUMED:
+def _interrupted(arguments: list[str]) -> str:
+    if not arguments or arguments[0] not in _RESUMED:
         return "interrupted"
     import shlex
 
-    return f"interrupted: what was finished is stored; the same command goes on: {shlex.join(['advdef', *words])}"
+    return f"interrupted: what was finished is stored; resume with: {shlex.join(['advdef', *arguments])}"
 
 
-def _say(line: str) -> None:
-    """Tells on stderr why the command ends, without whatever else would have to be imported."""
-    printable = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
+def _print_error(line: str) -> None:
+    """Prints on stderr why the command ends, without any further import."""
+    printable = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
     try:
         os.write(2, f"advdef: error: {printable}\n".encode(errors="backslashreplace"))
     except OSError:
-        # A stderr that takes no more is no reason to end otherwise than the command would.
+        # The exit code stays the same where stderr is closed.
         return
 
 
-def _tell_of_exits_by_libraries() -> None:
-    """Keeps libraries in C that end the process, as OpenBLAS does where it gets no memory, from ending it as a gate does.
+def _report_exits_of_libraries() -> None:
+    """Gives exit code 2 to a library in C that ends the process, as OpenBLAS does without memory.
 
-    They call ``exit(1)``, which runs what is registered here; Python's own end takes it off the list before that.
+    Such a library calls ``exit(1)``, the exit code of a gate. ``exit`` runs the function that is registered here. When
+    Python itself ends, it first unregisters the function.
     """
     try:
         import atexit
@@ -125,7 +126,7 @@ def _tell_of_exits_by_libraries() -> None:
 
         def ended(_: int | None) -> None:
             if not by_python:
-                _say("a library has ended the process, maybe for want of memory or of threads: see 'ulimit -a'")
+                _print_error("a library ended the process, maybe for lack of memory or threads: see 'ulimit -a'")
                 os._exit(2)
 
         function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(ended)
@@ -134,19 +135,19 @@ def _tell_of_exits_by_libraries() -> None:
             nonlocal by_python
             by_python = True
             run_and_forget(ctypes.addressof(owner))
-            # Until here it must live.
+            # The callback must live until here.
             del functions[:]
 
         functions = [function]
         register(ctypes.cast(function, ctypes.c_void_p), None, ctypes.addressof(owner))
         atexit.register(forget)
     except (ImportError, AttributeError, OSError, MemoryError):
-        # Without it all goes on as well.
+        # The command works without it.
         return
 
 
-def _end_with(code: int) -> None:
-    """Lets a signal that comes while Python tidies up end the process as it would have ended."""
+def _keep_exit_code(code: int) -> None:
+    """Keeps the exit code where a signal arrives while Python shuts down."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
-from robustbench_cli.cli import console
+from robustbench_cli.cli import console, help_page
+from robustbench_cli.cli.completion import complete_names
 from robustbench_cli.cli.param_types import OneOf, decimal
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
-    from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
-    from robustbench_cli.benchmarks.training.model_cache import ModelCache
-    from robustbench_cli.benchmarks.training.train import Training
+    from robustbench_cli.benchmarks.suites.config import DefenseConfig
     from robustbench_cli.core.settings import Settings
     from robustbench_cli.defenses.base.decision_rules import DecisionRule
 
@@ -29,19 +28,18 @@ DECISIONS = ("one-draw", "mean", "vote", "exact", "deterministic", "frozen")
 
 @dataclass(frozen=True)
 class ModelArgs:
-    """What the command line says of the models.
+    """The models of a command line.
 
     Attributes:
-        checkpoints: Files to start from.
+        checkpoints: The files to start from.
         model: As the user named it.
-        classes: K, of a foreign checkpoint.
-        mean: Of the normalisation inside the model.
-        std: Of that normalisation.
+        classes: The number of classes of a foreign checkpoint.
+        mean: Per-channel mean of the normalization inside the model.
+        std: Per-channel standard deviation of the normalization.
         dataset: As the user named it.
         defenses: Names, in the order in which they are put around the model.
-        epochs: Of a training.
-        decisions: Rules by which the draws of a randomized model decide, each for a model of its own; its own rule
-            where there are none.
+        epochs: Training epochs.
+        decisions: Decision rules of a randomized defense, each for a model of its own; the defense's own where empty.
     """
 
     checkpoints: tuple[Path, ...]
@@ -56,7 +54,7 @@ class ModelArgs:
 
     @property
     def given(self) -> str:
-        """The options that were given; empty where none was."""
+        """The options that the user gave, for messages; empty for none."""
         options = {
             "--checkpoint": self.checkpoints,
             "--model": self.model,
@@ -70,20 +68,43 @@ class ModelArgs:
         }
         return ", ".join(option for option, value in options.items() if value not in (None, ()))
 
-    def kinds(self) -> dict[str, type[Settings]]:
-        """The methods to which ``--set`` can give a parameter: the defenses, and the training as ``train``."""
+    def settable(self) -> dict[str, type[Settings]]:
+        """What ``--set`` can change: the defenses, and the training as ``train``."""
         from robustbench_cli.defenses import registry
         from robustbench_cli.defenses.base.training.recipe import Recipe
 
         return {name: registry.load(name) for name in self.defenses} | {"train": Recipe}
 
-    def recipe(self, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """What the user set of the training recipe, by ``--epochs`` and ``--set train.KEY=VALUE``."""
+    def suite_options(self, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The models as options of a suite; see :meth:`~.suites.config.SuiteConfig.from_options`.
+
+        Args:
+            parameters: The values of ``--set``, by name of the defense or ``train``.
+
+        Raises:
+            UserError: A checkpoint cannot be read, does not name its data set, or a parameter is set of a defense that
+                it was trained with.
+        """
+        from robustbench_cli.benchmarks.suites.config import ModelConfig
+
         epochs = {} if self.epochs is None else {"epochs": self.epochs}
-        return {**parameters["train"], **epochs}
+        recipe = {**parameters.get("train", {}), **epochs}
+        return {
+            "dataset": self.dataset_name(),
+            "model": None
+            if self.checkpoints or (self.model, self.mean, self.std) == (None, None, None)
+            else ModelConfig(name=self.model, mean=self.mean, std=self.std),
+            "defenses": self._chains(parameters, recipe),
+            "decision": self.decisions,
+            "train": recipe,
+        }
 
     def dataset_name(self) -> str:
-        """The data set that was named, or the one that the first checkpoint was trained on, or the embedded one."""
+        """The data set that the user named, the first checkpoint's, or the embedded one.
+
+        Raises:
+            UserError: The first checkpoint does not name its data set.
+        """
         from robustbench_cli.benchmarks.checkpoints.checkpoint import read_own_info
         from robustbench_cli.benchmarks.datasets import registry as datasets
 
@@ -91,106 +112,57 @@ class ModelArgs:
             return self.dataset
         if not self.checkpoints:
             return DEFAULT_DATASET
-        path, unsaid = self.checkpoints[0], "what it was trained on: give --dataset"
-        info = read_own_info(path, unsaid=unsaid)
+        path, missing = self.checkpoints[0], "what it was trained on: give --dataset"
+        info = read_own_info(path, missing=missing)
         if info.dataset is None:
-            raise UserError(f"{path} does not say {unsaid}")
+            raise UserError(f"{path} does not say {missing}")
         return datasets.trusted(info.dataset, file=path)
 
-    def named(self) -> list[str]:
-        """The models and defenses that were named, some of which may be code of the user's own."""
-        return [name for name in (self.model, *self.defenses) if name is not None]
+    def _chains(
+        self, parameters: Mapping[str, Mapping[str, Any]], recipe: Mapping[str, Any]
+    ) -> list[list[DefenseConfig]]:
+        """The defenses around each checkpoint, or around a new model.
 
-    def base(self, cache: ModelCache, path: Path) -> DefendedModel:
-        """One of the checkpoints, loaded."""
+        A checkpoint is used as it is if the user names no defense, or just those that it has: naming them is how a user
+        allows their own code that it needs.
+        """
         from robustbench_cli.benchmarks.checkpoints.checkpoint import read_info
-        from robustbench_cli.benchmarks.checkpoints.defended_model import open_defended_model
+        from robustbench_cli.benchmarks.suites.config import DefenseConfig
 
-        named = self.named()
-        if read_info(path) is not None:
-            return open_defended_model(
-                path, named=named, model=self.model, classes=self.classes, mean=self.mean, std=self.std
-            )
-        data = cache.data
-        return open_defended_model(
-            path,
-            named=named,
-            model=self.model,
-            classes=self.classes or data.classes,
-            mean=self.mean,
-            std=self.std,
-            shape=data.shape,
-        )
+        entries = [DefenseConfig(name=name, **parameters.get(name, {})) for name in self.defenses]
+        if not self.checkpoints:
+            return [entries or [DefenseConfig(name="none")]]
+        names = [name for name in self.defenses if name != "none"]
+        chains = []
+        for path in self.checkpoints:
+            info = read_info(path)
+            existing = [spec for spec in info.defenses if spec.name != "none"] if info is not None else []
+            is_used_as_it_is = names in ([], [spec.name for spec in existing])
+            if is_used_as_it_is and any(parameters.get(name) for name in names):
+                labels = "+".join(spec.label for spec in existing)
+                raise UserError(f"{path} is trained with {labels} already: leave out --set for it")
+            if is_used_as_it_is or not self._trains(entries):
+                self._warn_of_no_training(path, recipe)
+            base = DefenseConfig(checkpoint=path, model=self.model, classes=self.classes, mean=self.mean, std=self.std)
+            chains.append([base] if is_used_as_it_is else [base, *entries])
+        return chains
 
-    def training(
-        self, cache: ModelCache, parameters: Mapping[str, Mapping[str, Any]], base: DefendedModel | None
-    ) -> Training:
-        """The training that puts the defenses around a checkpoint's model, or around a fresh one."""
-        from robustbench_cli.cli.parameters import defense_specs
+    def _trains(self, entries: Sequence[DefenseConfig]) -> bool:
+        """Whether any of the defenses is trained."""
+        from robustbench_cli.benchmarks.checkpoints.defended_model import method_spec
         from robustbench_cli.defenses import registry
 
-        specs = defense_specs(self.defenses, parameters)
-        if base is not None and not any(each.build(registry).needs_fit for each in specs):
-            self._tell_of_no_training(base.path, parameters)
-        return cache.training(model=self.model, mean=self.mean, std=self.std, base=base, defenses=specs)
+        specs = [method_spec(registry, entry.name, entry.parameters).spec for entry in entries if entry.name]
+        return any(spec.build(registry).needs_fit for spec in specs)
 
-    def _tell_of_no_training(self, path: Path, parameters: Mapping[str, Mapping[str, Any]]) -> None:
-        """Tells who says something of a training that there is none."""
-        keys = [f"--set train.{key}" for key in parameters.get("train", {})]
-        for option in [*(["--epochs"] if self.epochs is not None else []), *keys]:
+    def _warn_of_no_training(self, path: Path, recipe: Mapping[str, Any]) -> None:
+        """Warns a user who sets options of a training where nothing is trained."""
+        options = [f"--set train.{key}" for key in recipe if key != "epochs" or self.epochs is None]
+        for option in [*(["--epochs"] if self.epochs is not None else []), *options]:
             console.warn(
-                f"{option} changes nothing: {path} is taken as it is, and nothing is trained (name a --defense that trains, "
+                f"{option} changes nothing: {path} is used as it is, and nothing is trained (name a --defense that trains, "
                 "or leave it out)"
             )
-
-    def defended_models(
-        self,
-        cache: ModelCache,
-        parameters: Mapping[str, Mapping[str, Any]],
-        *,
-        before: Callable[[Training], None] = lambda _: None,
-    ) -> list[DefendedModel]:
-        """The defended models: what is made of each checkpoint, or of a fresh model, with each rule of decision.
-
-        A checkpoint is taken as it is where no defense is named, or just those that it has: naming them is how a user
-        allows the code of their own that it needs.
-
-        Args:
-            cache: By which they are come by.
-            parameters: What the user set, by method.
-            before: Called with each training before it is begun, or its checkpoint taken from the cache.
-        """
-        trained = self._trained(cache, parameters, before)
-        if not self.decisions:
-            return trained
-        # What has no draws is the same model by every rule.
-        deciding = [defended.deciding(rule) for defended in trained for rule in self.decisions]
-        return list({defended.identity: defended for defended in deciding}.values())
-
-    def _trained(
-        self,
-        cache: ModelCache,
-        parameters: Mapping[str, Mapping[str, Any]],
-        before: Callable[[Training], None],
-    ) -> list[DefendedModel]:
-        def trained(base: DefendedModel | None) -> DefendedModel:
-            training = self.training(cache, parameters, base)
-            before(training)
-            return cache.trained(training)
-
-        if not self.checkpoints:
-            return [trained(None)]
-        names = [name for name in self.defenses if name != "none"]
-        defended_models = []
-        for path in self.checkpoints:
-            base = self.base(cache, path)
-            as_it_is = names in ([], [each.name for each in base.defenses])
-            if as_it_is and any(parameters[name] for name in names):
-                raise UserError(f"{path} is trained with {base.defense} already: leave out --set for it")
-            if as_it_is:
-                self._tell_of_no_training(path, parameters)
-            defended_models.append(base if as_it_is else trained(base))
-        return defended_models
 
 
 def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -205,44 +177,78 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
         ) from None
 
 
-def model_options(*, checkpoints: bool, decisions: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds the options that name models and defenses; they arrive as ``words``.
+def model_options(
+    *, checkpoints: bool, decisions: bool = True, checkpoint_help: str = "Attack the model in this file."
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds the options that name models and defenses; they arrive as ``args``.
 
     Args:
         checkpoints: Whether several checkpoints may be given.
         decisions: Whether other rules of decision may be named for them.
+        checkpoint_help: The help of ``--checkpoint``.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        @click.option(
+        @help_page.option(
             "--checkpoint",
             type=click.Path(path_type=Path),
             multiple=checkpoints,
             metavar="FILE",
-            help="Start from the model in this file." if not checkpoints else "Attack the model in this file.",
+            group="Model",
+            help=checkpoint_help,
         )
-        @click.option("--model", metavar="SPEC", help="Build this model, as 'paper-cnn' or 'torchvision:resnet18'.")
-        @click.option("--classes", type=click.IntRange(min=2), help="Number of classes of a foreign checkpoint.")
-        @click.option(
-            "--mean", callback=_numbers, metavar="M[,M...]", help="Subtract this from each pixel, inside the model."
+        @help_page.option(
+            "--model",
+            metavar="SPEC",
+            group="Model",
+            shell_complete=complete_names("model"),
+            help="Model to build, such as 'paper-cnn' or 'torchvision:resnet18'.",
         )
-        @click.option("--std", callback=_numbers, metavar="S[,S...]", help="Then divide by this.")
-        @click.option(
-            "--dataset", metavar="NAME", help=f"Use this data set.  [default: the checkpoint's, or {DEFAULT_DATASET}]"
+        @help_page.option(
+            "--classes",
+            type=click.IntRange(min=2),
+            group="Model",
+            help="Number of classes of a checkpoint that advdef did not write.",
         )
-        @click.option(
+        @help_page.option(
+            "--mean",
+            callback=_numbers,
+            metavar="M[,M...]",
+            group="Model",
+            help="Mean of the input normalization, for all channels or per channel (pixels in [0, 1]).",
+        )
+        @help_page.option(
+            "--std",
+            callback=_numbers,
+            metavar="S[,S...]",
+            group="Model",
+            help="Standard deviation of the input normalization, for all channels or per channel.",
+        )
+        @help_page.option(
+            "--dataset",
+            metavar="NAME",
+            group="Data",
+            shell_complete=complete_names("dataset"),
+            help=f"Data set.  [default: the checkpoint's, or {DEFAULT_DATASET}]",
+        )
+        @help_page.option(
             "--defense",
             "defenses",
             multiple=True,
             metavar="NAME",
-            help="Put this defense around the model; several compose in order.",
+            group="Defense",
+            shell_complete=complete_names("defense"),
+            help="Defense around the model; several compose in order.",
         )
-        @click.option(
-            "--epochs", type=click.IntRange(min=1), help="Train so many epochs.  [default: the data set's usual]"
+        @help_page.option(
+            "--epochs",
+            type=click.IntRange(min=1),
+            group="Model",
+            help="Number of training epochs.  [default: the data set's usual number]",
         )
         @functools.wraps(function)
-        def with_words(
-            *args: Any,
+        def with_model_args(
+            *positional: Any,
             checkpoint: Any,
             model: str | None,
             classes: int | None,
@@ -255,18 +261,19 @@ def model_options(*, checkpoints: bool, decisions: bool = True) -> Callable[[Cal
             **others: Any,
         ) -> None:
             files = checkpoint if checkpoints else (checkpoint,) if checkpoint else ()
-            words = ModelArgs(files, model, classes, mean, std, dataset, defenses, epochs, decisions)
-            function(*args, words=words, **others)
+            model_args = ModelArgs(files, model, classes, mean, std, dataset, defenses, epochs, decisions)
+            function(*positional, **others, args=model_args)
 
         if not (checkpoints and decisions):
-            return with_words
-        return click.option(
+            return with_model_args
+        return help_page.option(
             "--decision",
             "decisions",
             type=OneOf(DECISIONS),
             multiple=True,
-            help="Let the draws of a randomized defense decide by this rule, without training it again; 'deterministic' is its "
-            "counterpart that draws nothing.  [default: as it was trained]",
-        )(with_words)
+            group="Defense",
+            help="Decision rule of a randomized defense at test time (no retraining); 'deterministic' is its deterministic "
+            "counterpart.  [default: the rule that it was trained with]",
+        )(with_model_args)
 
     return decorate

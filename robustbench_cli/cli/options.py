@@ -1,7 +1,7 @@
-"""The options that commands share, and the rules that hold for every option.
+"""The options that commands share, and the rules for every option.
 
-One rule names the environment variable of each option of each command: ``--data-dir`` is ``ADVDEF_DATA_DIR``. The
-command line wins over the environment, that over the file of ``--config``, that over the defaults.
+The environment variable of an option is ``ADVDEF_`` and its long name: ``ADVDEF_DATA_DIR`` for ``--data-dir``. The command
+line overrides the environment, which overrides the file of ``--config``, which overrides the defaults.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 import click
 from click.core import ParameterSource
 
+from robustbench_cli.benchmarks.reports.formats import file_endings
 from robustbench_cli.cli import console
-from robustbench_cli.cli.config_file import long_name, read_config
+from robustbench_cli.cli.config_file import read_config
 from robustbench_cli.cli.exit_codes import Interrupted
+from robustbench_cli.cli.help_page import PAGE, Option, epilog, option, variable, write_options
 from robustbench_cli.cli.param_types import BATCH_SIZE, DEVICE, EOT_TYPE, OneOf, as_written
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.training.processes import Processes
@@ -28,14 +30,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_STORE",
-    "PAGE",
-    "VARIABLES",
     "Command",
     "Common",
     "command",
     "computing",
+    "computing_options",
     "eot_option",
     "first_images",
+    "option",
     "option_names",
     "output_file",
     "output_format",
@@ -45,27 +47,22 @@ __all__ = [
 ]
 
 P = ParamSpec("P")
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 DEFAULT_STORE = "./advdef-runs"
-"""The folder of results where none is named."""
-
-VARIABLES = "ADVDEF_"
-"""What the names of the options' environment variables begin with."""
-
-PAGE = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-"""How every page of help is asked for, and its largest width."""
+"""The folder of results by default."""
 
 
 @dataclass(frozen=True)
 class Common:
-    """The options that all commands have that compute.
+    """The options of every command that computes.
 
     Attributes:
-        store: The folder that results are kept in.
+        store: The folder of results.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        seed: What every random number of the command comes from.
-        data_dir: The folder that data sets are read from and downloaded to, or ``None`` for the usual ones.
-        batch_size: How many images go through the model at once; ``None`` chooses.
+        seed: The seed of every random number.
+        data_dir: The folder of data sets; ``None`` for the usual ones.
+        batch_size: The number of images in a pass; ``None`` chooses it.
     """
 
     store: Path
@@ -79,49 +76,49 @@ class Common:
         return replace(self, device=device)
 
     def torch_device(self) -> torch.device:
-        """The device to compute on; ``auto`` is the first CUDA device, or the CPU where there is none.
+        """The device to compute on; ``auto`` is the first CUDA device, or the CPU without one.
 
-        Several processes that a launcher has started are connected, and each gets a CUDA device of its own.
+        If a launcher started several processes, they are connected, and each gets its own CUDA device.
 
         Raises:
-            UserError: There is no such device here, or the processes cannot be connected.
+            UserError: This machine has no such device, or the processes cannot be connected.
         """
         import torch
 
         processes = Processes.from_environment()
-        there_are = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        device = torch.device(("cuda" if there_are else "cpu") if self.device == "auto" else self.device)
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        device = torch.device(("cuda" if count else "cpu") if self.device == "auto" else self.device)
         if processes.number > 1 and device.index is not None:
             raise UserError(f"--device {self.device} for {processes.number} processes: give cuda, and each takes one")
-        if device.type == "cuda" and (device.index or 0) >= there_are:
-            here = f"cuda:0 to cuda:{there_are - 1} and cpu are here" if there_are > 1 else "cuda and cpu are here"
-            raise UserError(
-                f"no device {self.device}: {here if there_are else f'torch {torch.__version__} sees no CUDA device here'}"
-            )
+        if device.type == "cuda" and (device.index or 0) >= count:
+            available = f"cuda:0 to cuda:{count - 1} and cpu are here" if count > 1 else "cuda and cpu are here"
+            if not count:
+                available = f"torch {torch.__version__} sees no CUDA device here"
+            raise UserError(f"no device {self.device}: {available}")
         return device if processes.number == 1 else processes.device(device.type)
 
 
 class Command(click.Command):
-    """A command whose options follow the rules: an environment variable for each, ``-q`` and ``-v`` with all.
+    """A command whose options follow the rules of this file, and which takes ``-q`` and ``-v``.
 
     Args:
-        *args: Click's.
-        in_processes: Whether several processes that a launcher has started share its work; otherwise each would do all.
-        **kwargs: Click's.
+        *args: See :class:`click.Command`.
+        in_processes: Whether the processes of a launcher share its work; otherwise each would do all of it.
+        **kwargs: See :class:`click.Command`.
     """
 
     def __init__(self, *args: Any, in_processes: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.in_processes = in_processes
         self.params += [
-            click.Option(
+            Option(
                 ["-q", "--quiet"],
                 is_flag=True,
                 expose_value=False,
                 callback=_quiet,
                 help="Show no progress and no notes; warnings and errors stay.",
             ),
-            click.Option(
+            Option(
                 ["-v", "--verbose"],
                 is_flag=True,
                 expose_value=False,
@@ -129,19 +126,27 @@ class Command(click.Command):
                 help="Show the traceback of an internal error.",
             ),
         ]
-        for option in self.params:
-            if isinstance(option, click.Option):
-                option.envvar = f"{VARIABLES}{long_name(option).replace('-', '_').upper()}"
-                option.show_envvar = True
-                option.type = as_written(option.type)
-                if isinstance(option.type, click.IntRange) and option.metavar is None:
-                    option.metavar = "N"
+        for parameter in self.params:
+            if isinstance(parameter, click.Option):
+                parameter.envvar = variable(parameter)
+                parameter.type = as_written(parameter.type)
+                if isinstance(parameter.type, click.IntRange) and parameter.metavar is None:
+                    parameter.metavar = "N"
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the options in their groups."""
+        write_options(self, ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes how else options are set."""
+        formatter.write_paragraph()
+        formatter.write_text(epilog(self))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs it, where that is done once.
+        """Runs the command.
 
         Raises:
-            UserError: A launcher has started several processes, each of which would do the same.
+            UserError: A launcher started several processes, and each would do the same.
         """
         started = Processes.from_environment().number
         if started > 1 and not self.in_processes:
@@ -154,131 +159,181 @@ class Command(click.Command):
 
 
 def command(name: str, *, in_processes: bool = False) -> Callable[[Callable[..., None]], Command]:
-    """Makes a function a command; its options are click's, and its docstring is the help.
+    """Makes a function a command; its options are declared by :func:`option`, and its docstring is the help.
 
     Args:
-        name: The command's.
+        name: The command's name.
         in_processes: See :class:`Command`.
     """
     return click.command(name, cls=Command, context_settings=PAGE, in_processes=in_processes)
 
 
-def computing(function: Callable[Concatenate[Common, P], None]) -> Callable[..., None]:
-    """Adds the options of a command that computes; they arrive as the first argument, a :class:`Common`.
-
-    Put it next to the function, below the command's own options::
-
-        @command("attack")
-        @click.option("--eps", type=EPS, multiple=True)
-        @computing
-        def attack(common: Common, eps: tuple[Eps, ...]) -> None: ...
-    """
-
-    @click.option(
-        "--store",
-        type=click.Path(file_okay=False, path_type=Path),
-        default=DEFAULT_STORE,
-        show_default=True,
-        help="Keep results in this folder; what is there already is not computed again.",
-    )
-    @click.option(
+_COMMON_OPTIONS: tuple[Decorator, ...] = (
+    option(
         "--config",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         is_eager=True,
         expose_value=False,
         callback=read_config,
         help="Read options from a YAML file whose keys are their long names.",
-    )
-    @click.option("--device", type=DEVICE, default="auto", show_default=True, help="Compute on this device.")
-    @click.option(
+    ),
+    option("--device", type=DEVICE, default="auto", show_default=True, help="Device to compute on."),
+    option(
         "--seed",
         type=click.IntRange(0, 2**32 - 1),
         default=0,
         show_default=True,
-        help="Draw every random number from this seed.",
-    )
-    @click.option(
+        help="Seed of every random number.",
+    ),
+    option(
         "--data-dir",
         type=click.Path(file_okay=False, path_type=Path),
-        help="Look for data sets in this folder first, and download to it.",
-    )
-    @click.option(
-        "--batch-size",
-        type=BATCH_SIZE,
-        default="auto",
-        show_default=True,
-        help="Put so many images through the model at once.",
-    )
-    @functools.wraps(function)
-    def with_common(
-        *,
-        store: Path,
-        device: str,
-        seed: int,
-        data_dir: Path | None,
-        batch_size: int | None,
-        **its_own: Any,
-    ) -> None:
-        try:
-            function(Common(store, device, seed, data_dir, batch_size), **its_own)  # type: ignore[call-arg]
-        except Interrupted:
-            raise
-        except KeyboardInterrupt as interrupt:
-            raise Interrupted from interrupt
+        group="Data",
+        help="Folder of data sets: searched first, and downloaded to.",
+    ),
+    option("--batch-size", type=BATCH_SIZE, default="auto", show_default=True, help="Batch size, in images."),
+)
 
-    return with_common
+
+def computing_options(
+    *, stores_results: bool
+) -> Callable[[Callable[Concatenate[Common, P], None]], Callable[..., None]]:
+    """Makes the decorator that adds the options of a command that computes; they arrive first, as a :class:`Common`.
+
+    Args:
+        stores_results: Whether the command writes to the store. Otherwise ``--store`` is accepted, for a configuration
+            that several commands share, and is not in the help.
+    """
+    store_option = option(
+        "--store",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=DEFAULT_STORE,
+        show_default=True,
+        group="Output",
+        hidden=not stores_results,
+        help="Folder of results; cells that it has are not computed again.",
+    )
+
+    def decorate(function: Callable[Concatenate[Common, P], None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def with_common(
+            *,
+            store: Path,
+            device: str,
+            seed: int,
+            data_dir: Path | None,
+            batch_size: int | None,
+            **options: Any,
+        ) -> None:
+            if not stores_results and _source("store") is ParameterSource.COMMANDLINE:
+                console.warn("--store changes nothing: this command stores no results")
+            try:
+                function(Common(store, device, seed, data_dir, batch_size), **options)  # type: ignore[call-arg]
+            except Interrupted:
+                raise
+            except KeyboardInterrupt as interrupt:
+                raise Interrupted from interrupt
+
+        decorated: Callable[..., None] = with_common
+        for add in reversed((store_option, *_COMMON_OPTIONS)):
+            decorated = add(decorated)
+        return decorated
+
+    return decorate
+
+
+def computing(function: Callable[Concatenate[Common, P], None]) -> Callable[..., None]:
+    """Adds the options of a command that computes and stores results; they arrive first, as a :class:`Common`.
+
+    It is the decorator next to the function, below the command's own options::
+
+        @command("attack")
+        @option("--eps", type=EPS, multiple=True, group="Attack")
+        @computing
+        def attack(common: Common, eps: tuple[Eps, ...]) -> None: ...
+    """
+    return computing_options(stores_results=True)(function)
 
 
 def stores_or_default(stores: Sequence[Path]) -> Sequence[Path]:
-    """The folders of results that were named; where none was, the one of the environment, or the usual one."""
+    """The stores that the user named; without any, that of the environment or the default."""
     return stores or (Path(os.environ.get("ADVDEF_STORE") or DEFAULT_STORE),)
 
 
-def output_format(*formats: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def output_format(*formats: str) -> Decorator:
     """Adds ``--format``; the first of the formats is the default."""
-    return click.option(
+    return option(
         "--format",
         "output_format",
         type=OneOf(formats),
         default=formats[0],
         show_default=True,
-        help="Write stdout in this format.",
+        group="Output",
+        help="Format of stdout.",
     )
 
 
-def output_file(*endings: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds ``-o``, the file that the table goes to, whose ending is one of several; it arrives as ``output``."""
-    return click.option(
+def output_file(*, any_table: bool = False, multiple: bool = False) -> Decorator:
+    """Adds ``-o``, the file of the table; it arrives as ``output``.
+
+    Args:
+        any_table: Whether the table has other columns than the table of results.
+        multiple: Whether several files may be given; they arrive as ``outputs``.
+    """
+    *endings, last = file_endings(any_table=any_table)
+    return option(
         "-o",
         "--output",
+        "outputs" if multiple else "output",
+        multiple=multiple,
         type=click.Path(dir_okay=False, path_type=Path),
-        help=f"Write the table to a {', '.join(endings[:-1])} or {endings[-1]} file.",
+        group="Output",
+        help=f"Write the table to a {', '.join(endings)} or {last} file too.",
     )
 
 
-def first_images(words: str, *, default: int = 1000) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds ``--n``, how many test images are used, from the first on; ``words`` are its help."""
-    return click.option("--n", type=click.IntRange(min=1), default=default, show_default=True, help=words)
+def first_images(text: str, *, default: int = 1000) -> Decorator:
+    """Adds ``--n``, the number of test images, from the first on.
+
+    Args:
+        text: The help.
+        default: The number where the user gives none.
+    """
+    return option("--n", type=click.IntRange(min=1), default=default, show_default=True, group="Data", help=text)
 
 
-def warn_of_fewer_images(n: int, there: int, of: str) -> None:
-    """Tells who asked for more images than there are by ``--n``, whose default asks for none in particular."""
+def warn_of_fewer_images(n: int, available: int, dataset: str) -> None:
+    """Warns a user who gives ``--n`` with more images than there are; the default is no such request.
+
+    Args:
+        n: The number that the user gives.
+        available: The number of test images.
+        dataset: The data set's name.
+    """
+    if n > available and _source("n") not in {None, ParameterSource.DEFAULT}:
+        console.warn(f"--n {n}: {dataset} has {available} test images, and all of them are taken")
+
+
+def _source(name: str) -> ParameterSource | None:
+    """Where the value of a parameter of the running command comes from."""
     context = click.get_current_context(silent=True)
-    source = None if context is None else context.get_parameter_source("n")
-    if n > there and source not in {None, ParameterSource.DEFAULT}:
-        console.warn(f"--n {n}: {of} has {there} test images, and all of them are taken")
+    return None if context is None else context.get_parameter_source(name)
 
 
-eot_option = click.option(
+eot_option = option(
     "--eot",
     type=EOT_TYPE,
-    help="Average gradients over K draws of a randomized defense, or over all, or follow one frozen draw.  "
+    group="Attack",
+    help="Draws per gradient of a randomized defense: K draws, all draws (exact), or one frozen draw.  "
     "[default: 10, or exact where that costs no more]",
 )
-"""Adds ``--eot``, the draws behind a gradient."""
+"""Adds ``--eot``, the draws per gradient."""
 
-repeats_option = click.option(
-    "--repeats", type=click.IntRange(min=1), help="Score a randomized defense on so many fresh draws.  [default: 10]"
+repeats_option = option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    group="Defense",
+    help="Held-out draws on which a randomized defense is scored.  [default: 10]",
 )
 """Adds ``--repeats``, the draws that score an image."""
 
@@ -292,6 +347,6 @@ def _verbose(context: click.Context, option: click.Parameter, value: bool) -> No
 
 
 def option_names(parameters: Iterable[click.Parameter]) -> list[str]:
-    """Every word that starts with a dash and that a command understands."""
-    options = [each for each in parameters if isinstance(each, click.Option)]
-    return [word for option in options for word in (*option.opts, *option.secondary_opts)]
+    """The names of a command's options, each with its dashes."""
+    options = [parameter for parameter in parameters if isinstance(parameter, click.Option)]
+    return [name for entry in options for name in (*entry.opts, *entry.secondary_opts)]

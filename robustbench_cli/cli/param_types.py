@@ -1,4 +1,4 @@
-"""The types of the options' values."""
+"""The types of option values: numbers as they are written, radii, settings, devices."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ __all__ = [
 T = TypeVar("T")
 
 
-def whole(words: str) -> int:
-    """Reads a whole number as it looks; Python would also take 1_0 for 10, and the digits of other scripts.
+def whole(text: str) -> int:
+    """Reads a whole number in plain digits; Python would also read 1_0, and the digits of other scripts.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a whole number.
     """
-    if not re.fullmatch(r"[+-]?[0-9]{1,4000}", words):
-        raise ValueError(words)
-    return int(words)
+    if not re.fullmatch(r"[+-]?[0-9]{1,4000}", text):
+        raise ValueError(text)
+    return int(text)
 
 
-def decimal(words: str) -> float:
-    """Reads a finite decimal number as it looks, and not as 0 what is only too small.
+def decimal(text: str) -> float:
+    """Reads a finite decimal number in plain digits.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a number, not finite, or so small that it would be read as 0.
     """
-    found = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", words)
-    value = float(words) if found else math.nan
-    if found is None or not math.isfinite(value) or (value == 0 and re.search("[1-9]", found[1])):
-        raise ValueError(words)
+    match = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text)
+    value = float(text) if match else math.nan
+    if match is None or not math.isfinite(value) or (value == 0 and re.search("[1-9]", match[1])):
+        raise ValueError(text)
     return value
 
 
@@ -83,13 +83,13 @@ class Decimal(click.FloatRange):
 
 
 def as_written(kind: click.ParamType[Any]) -> click.ParamType[Any]:
-    """The type that reads numbers as they look, in the place of one of click's own."""
+    """The type that reads only plain digits, for one of click's number types; any other type as it is."""
     if isinstance(kind, Whole | Decimal):
         return kind
     for theirs, ours in ((click.IntRange, Whole), (click.FloatRange, Decimal)):
         if isinstance(kind, theirs):
-            given: Any = {key: getattr(kind, key) for key in ("min", "max", "min_open", "max_open", "clamp")}
-            return ours(**given)
+            bounds: Any = {key: getattr(kind, key) for key in ("min", "max", "min_open", "max_open", "clamp")}
+            return ours(**bounds)
     if kind is click.INT:
         return Whole()
     return Decimal() if kind is click.FLOAT else kind
@@ -99,24 +99,26 @@ class OneOf(click.Choice[str]):
     """One of a few words."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Takes a word in the other number too: ``attack`` where ``attacks`` is meant, and the other way round."""
-        words = (str(value), f"{value}s", str(value).removesuffix("s"))
-        return super().convert(next((word for word in words if word in self.choices), value), param, ctx)
-
-    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
-        """The message for any other word."""
-        return f"unknown word '{value}': {did_you_mean(str(value), self.choices)}"
+        """Takes singular and plural: ``attack`` for ``attacks``, and ``attacks`` for ``attack``."""
+        text = str(value)
+        for form in (text, f"{text}s", text.removesuffix("s")):
+            if form in self.choices:
+                return form
+        noun = "value" if param is None else max(param.opts, key=len).lstrip("-")
+        hint = did_you_mean(text, self.choices)
+        way_out = f": {hint}" if hint.startswith("did you mean") else f" (choose from {', '.join(self.choices)})"
+        raise click.BadParameter(f"unknown {noun} '{text}'{way_out}", ctx=ctx, param=param)
 
 
 class _AsNamed(click.ParamType[T]):
-    """A type that the help shows by its name as it is, where click would put it in capitals."""
+    """A type whose name the help shows as it is; click would write it in capitals."""
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         return self.name
 
 
 class _EpsType(_AsNamed["Eps"]):
-    """A radius on the [0, 1] pixel scale, which keeps the words it was written in."""
+    """A radius on the [0, 1] pixel scale, with the text that it was written in."""
 
     name = "RADIUS"
 
@@ -127,7 +129,7 @@ class _EpsType(_AsNamed["Eps"]):
 
 
 class _EotType(_AsNamed[Draws]):
-    """The number of draws that an expectation over a defense's randomness is taken over, or all there are."""
+    """The draws per gradient of a randomized defense: a number, all of them, or one frozen draw."""
 
     name = "K|exact|frozen"
 
@@ -144,12 +146,12 @@ class _EotType(_AsNamed[Draws]):
 
 
 class Setting(NamedTuple):
-    """What ``--set`` gives: ``hrs.channels=[5, 5]`` is ``("hrs", "channels", "[5, 5]")``.
+    """A value of ``--set``: ``hrs.channels=[5, 5]`` is ``("hrs", "channels", "[5, 5]")``.
 
     Attributes:
-        name: The attack or defense, or ``None`` where only one of those named has such a parameter.
+        name: The attack or defense; ``None`` where the key alone identifies it.
         key: The parameter.
-        value: Its value as written, for :func:`~.method.read_value` to read.
+        value: Its value as written; :func:`~.settings.read_value` reads it.
     """
 
     name: str | None
@@ -163,14 +165,14 @@ class _SettingType(_AsNamed[Setting]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Setting:
         if isinstance(value, Setting):
             return value
-        place, equals, written = str(value).partition("=")
-        name, dot, key = place.strip().rpartition(".")
+        path, equals, written = str(value).partition("=")
+        name, dot, key = path.strip().rpartition(".")
         if not equals or not key.isidentifier() or (dot and not name):
             self.fail(f"'{value}' sets nothing: give KEY=VALUE or NAME.KEY=VALUE, such as pgd.steps=100", param, ctx)
         return Setting(name or None, key, written.strip())
 
     def split_envvar_value(self, rv: str) -> list[str]:
-        """``;`` separates the settings of an environment variable, since a value may have spaces in it."""
+        """Splits an environment variable at ``;``, since a value may contain spaces."""
         return [part for part in rv.split(";") if part.strip()]
 
 
@@ -204,10 +206,10 @@ class _ShardType(_AsNamed[tuple[int, int]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value
-        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(value))
-        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(value))
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
             self.fail(f"'{value}' is no share: give I/N with I from 1 to N, such as 1/4", param, ctx)
-        return int(found[1]), int(found[2])
+        return int(match[1]), int(match[2])
 
 
 class _GpusType(_AsNamed[tuple[int, ...]]):

@@ -1,4 +1,4 @@
-"""From the words of the command line to attacks, defenses and their parameters."""
+"""The attacks and the parameters of the command line."""
 
 from __future__ import annotations
 
@@ -9,49 +9,33 @@ from robustbench_cli.cli.param_types import Setting
 from robustbench_cli.core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
     from robustbench_cli.benchmarks.suites.config import AttackEntry
     from robustbench_cli.core.settings import Settings
 
-__all__ = ["defense_specs", "distribute", "members_named"]
+__all__ = ["attack_entries", "distribute"]
 
 _EOT = "eot-"
 
 
-def distribute(settings: Sequence[Setting], kinds: Mapping[str, type[Settings]]) -> dict[str, dict[str, Any]]:
-    """Gives each ``--set`` to the method that it is meant for.
+def distribute(settings: Sequence[Setting], settable: Mapping[str, type[Settings]]) -> dict[str, dict[str, Any]]:
+    """Assigns each ``--set`` to the attack, defense or training that it is meant for.
 
     Args:
         settings: As the user wrote them.
-        kinds: Every method that the command names, by name.
+        settable: Everything that has parameters in this command, by name.
 
     Returns:
-        Parameters by the methods' names.
+        The parameters, by name; empty for what nothing is set of.
 
     Raises:
-        UserError: A name was not given to the command, or a key without a name fits none of the methods, or several.
+        UserError: A name is not used in the command, a value cannot be read, or a key without a name belongs to none of
+            them, or to several.
     """
     from robustbench_cli.core.settings import read_value
 
-    parameters: dict[str, dict[str, Any]] = {name: {} for name in kinds}
+    parameters: dict[str, dict[str, Any]] = {name: {} for name in settable}
     for setting in settings:
-        name = setting.name
-        if name is None:
-            fitting = [each for each, kind in kinds.items() if kind.current_name(setting.key) in kind.model_fields]
-            if len(fitting) != 1:
-                known = sorted({key for kind in kinds.values() for key in kind.model_fields})
-                raise UserError(
-                    f"--set {setting.key}: " + did_you_mean(setting.key, known)
-                    if not fitting
-                    else f"--set {setting.key}: several have it, name one: "
-                    + " or ".join(f"{each}.{setting.key}" for each in fitting)
-                )
-            name = fitting[0]
-        elif name not in kinds:
-            # A user's own goes by path.py:Class, of which the class is enough.
-            name = next((each for each in kinds if each.rpartition(":")[2] == name), name)
-        if name not in kinds:
-            raise UserError(f"--set {name}.{setting.key}: no '{name}' is used here; {did_you_mean(name, kinds)}")
+        name = _owner(setting, settable)
         try:
             parameters[name][setting.key] = read_value(setting.value)
         except UserError as error:
@@ -59,8 +43,35 @@ def distribute(settings: Sequence[Setting], kinds: Mapping[str, type[Settings]])
     return parameters
 
 
-def members_named(names: Iterable[str]) -> list[AttackEntry]:
-    """The attacks of ``--attack``: ``eot-pgd`` is ``pgd`` with ``--eot 10``."""
+def _owner(setting: Setting, settable: Mapping[str, type[Settings]]) -> str:
+    """The name of what a ``--set`` changes."""
+    key = setting.key
+    if setting.name is None:
+        owners = [name for name, settings in settable.items() if settings.current_name(key) in settings.model_fields]
+        if len(owners) == 1:
+            return owners[0]
+        if owners:
+            qualified = " or ".join(f"{name}.{key}" for name in owners)
+            raise UserError(f"--set {key}: several have this parameter, name one: {qualified}")
+        fields = sorted({field for settings in settable.values() for field in settings.model_fields})
+        raise UserError(f"--set {key}: {did_you_mean(key, fields)}")
+    if setting.name in settable:
+        return setting.name
+    # A user's own class is named path.py:Class; Class alone is enough here.
+    classes = [name for name in settable if name.rpartition(":")[2] == setting.name]
+    if classes:
+        return classes[0]
+    raise UserError(
+        f"--set {setting.name}.{key}: '{setting.name}' is not used here; {did_you_mean(setting.name, settable)}"
+    )
+
+
+def attack_entries(names: Iterable[str]) -> list[AttackEntry]:
+    """The attacks of ``--attack``.
+
+    Args:
+        names: As the user wrote them; ``eot-pgd`` is ``pgd`` with ``--eot 10``.
+    """
     from robustbench_cli.attacks import registry
     from robustbench_cli.attacks.base.gradients.draws import EOT_DRAWS
     from robustbench_cli.benchmarks.suites.config import AttackEntry
@@ -71,11 +82,3 @@ def members_named(names: Iterable[str]) -> list[AttackEntry]:
         else AttackEntry(name=name.removeprefix(_EOT), eot=EOT_DRAWS)
         for name in names
     ]
-
-
-def defense_specs(names: Iterable[str], parameters: Mapping[str, Mapping[str, Any]]) -> tuple[MethodSpec, ...]:
-    """The defenses of a command, in order."""
-    from robustbench_cli.benchmarks.checkpoints.defended_model import method_spec
-    from robustbench_cli.defenses import registry
-
-    return tuple(method_spec(registry, name, dict(parameters.get(name, {}))).spec for name in names)

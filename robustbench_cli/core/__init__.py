@@ -1,1 +1,1 @@
-"""Floor 0: what knows nothing of images and, where it can be helped, nothing of torch."""
+"""Floor 0: code that knows nothing about images and, if possible, does not need torch."""

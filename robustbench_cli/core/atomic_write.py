@@ -1,8 +1,7 @@
-"""Files that are written whole or not at all."""
+"""Writes files atomically: a reader sees the old file or the whole new one, never a part."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
@@ -20,57 +19,64 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader sees the old one, or none, or the whole new one; also after a crash.
+    """Writes a file so that readers see the old content or the whole new content, also after a crash.
 
-    The content goes to a temporary file in the same folder, is flushed to the disk, and takes the name in one step. The
-    temporary file has no name before that where the file system can do so; one that a killed writer of the same file
-    has left is removed.
+    The content is written to a temporary file in the same folder and flushed to the disk. The temporary file is then
+    renamed in one step. If the file system supports it, the temporary file has no name before that. Temporary files that
+    killed writers of the same path have left behind are removed.
+
+    Args:
+        path: The file to write. Missing parent folders are created.
+        content: The whole content.
 
     Raises:
-        UserError: The place cannot be written.
+        UserError: The file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left(path)
+        _remove_abandoned(path)
         temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
         try:
-            with _written(temporary, content):
+            with _temporary_file(temporary, content):
                 temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; name a place that can be written") from None
+        raise UserError(f"cannot write {path}: {error.strerror}; choose a writable location") from None
 
 
 @contextmanager
-def _written(temporary: Path, content: bytes) -> Iterator[None]:
-    """A file with some content, which nobody else takes for a dead writer's for as long as the block lasts."""
-    descriptor = _unnamed(temporary.parent)
+def _temporary_file(temporary: Path, content: bytes) -> Iterator[None]:
+    """A file with this content. It is locked inside the context, so that no other writer removes it as abandoned."""
+    descriptor = _open_unnamed(temporary.parent)
     if descriptor is not None:
-        with open(descriptor, "wb") as file:  # noqa: PTH123 - it has no path
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - the file has no path
             _fill(file, content)
-            if _named(descriptor, temporary):
+            if _link(descriptor, temporary):
                 yield
                 return
     with temporary.open("xb") as file:
-        _fill(file, content)
-        yield
+        if _fill(file, content):
+            yield
+            return
+    # Without a lock there is no reason to keep the file open, and Windows does not rename an open file.
+    yield
 
 
-def _unnamed(folder: Path) -> int | None:
-    """A new file without a name, which vanishes with its writer; ``None`` where there is no such thing."""
+def _open_unnamed(folder: Path) -> int | None:
+    """Opens a new file without a name, which vanishes if the process dies; ``None`` if that is not supported."""
     try:
         return os.open(folder, os.O_WRONLY | os.O_TMPFILE, 0o666)
     except (OSError, AttributeError):
-        # Whatever is wrong with the folder, to open a file by its name will tell.
+        # If the folder itself is the problem, opening a named file in it reports that.
         return None
 
 
-def _named(descriptor: int, path: Path) -> bool:
-    """Gives a file without a name one; says whether that can be done here."""
+def _link(descriptor: int, path: Path) -> bool:
+    """Gives a name to an unnamed file; returns whether that is supported."""
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        # With a folder's descriptor, the link of /proc is followed to the file.
+        # os.link follows the symbolic link in /proc only if it gets a folder's descriptor.
         os.link(f"/proc/self/fd/{descriptor}", path.name, dst_dir_fd=folder)
     except OSError:
         return False
@@ -79,49 +85,66 @@ def _named(descriptor: int, path: Path) -> bool:
     return True
 
 
-def _fill(file: BinaryIO, content: bytes) -> None:
-    # File systems without locks keep what is left.
+def _fill(file: BinaryIO, content: bytes) -> bool:
+    """Writes and flushes the content; returns whether the file is locked."""
+    locked = False
+    # On a file system without locks, abandoned files stay.
     with suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = _lock(file)
     file.write(content)
     file.flush()
     os.fsync(file.fileno())
+    return locked
 
 
-def _remove_left(path: Path) -> None:
-    """Removes what killed writers of a file have left: the temporary files that no living process has locked."""
-    start = f".{path.name}."
+def _lock(file: BinaryIO) -> bool:
+    """Locks a file; returns ``False`` on a platform without such locks (Windows).
+
+    Raises:
+        OSError: Another process has locked the file, or the file system has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return True
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes the temporary files of killed writers of this path: those that no process has locked."""
+    prefix = f".{path.name}."
     with os.scandir(path.parent) as entries:
-        left = [Path(entry.path) for entry in entries if entry.name.startswith(start)]
-    for temporary in left:
-        found = _TEMPORARY.fullmatch(temporary.name)
-        # A lock that cannot be had is a living writer's; of one that is gone meanwhile there is nothing to remove.
+        candidates = [Path(entry.path) for entry in entries if entry.name.startswith(prefix)]
+    for temporary in candidates:
+        match = _TEMPORARY.fullmatch(temporary.name)
+        # Locking fails if the writer is alive, and opening fails if the file is gone by now.
         with suppress(OSError):
-            if found is not None and found[1] == path.name and temporary.is_file() and not temporary.is_symlink():
+            if match is not None and match[1] == path.name and temporary.is_file() and not temporary.is_symlink():
                 with temporary.open("rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    temporary.unlink(missing_ok=True)
+                    if _lock(file):
+                        temporary.unlink(missing_ok=True)
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file has the name of one that :func:`write_atomically` has not finished."""
+    """Whether a file's name is that of a temporary file of :func:`write_atomically`."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def ensure_writable(folder: Path) -> None:
-    """Makes a folder and tries whether it can be written, to fail now rather than after hours of computation.
+    """Creates a folder and writes a test file, to fail now and not after hours of computation.
 
     Raises:
-        UserError: It cannot be made or written.
+        UserError: The folder cannot be created or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"cannot write in {folder}: {error.strerror}; name a place that can be written") from None
+        raise UserError(f"cannot write in {folder}: {error.strerror}; choose a writable location") from None
 
 
 def display_path(path: Path) -> str:
-    """A path as it can be stored and shown: bytes of it that are not UTF-8 stand there as a backslash and their number."""
+    """A path as valid Unicode, to store and to print; bytes that are not UTF-8 become backslash escapes."""
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")

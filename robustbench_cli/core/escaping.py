@@ -1,8 +1,8 @@
-"""Text that somebody else chose, a name in a file, on its way to a person: one function for each format.
+"""Escapes text from files before a person sees it: one function per output format.
 
-Each takes any text and gives text that is nothing but text there: it moves no cursor, colors nothing, hides or turns
-around no letter, breaks no row, and is no formula and no tag. Text of letters, digits and usual signs stays as it is.
-JSON needs none: :func:`json.dumps` escapes what is not ASCII.
+Each function takes any text and returns text that is only text in its format. It does not move the cursor, change
+colors, hide or reorder letters, end a row, start a formula or open a tag. Letters, digits and usual punctuation do not
+change. JSON needs no function, since :func:`json.dumps` escapes all characters outside ASCII.
 """
 
 from __future__ import annotations
@@ -11,40 +11,56 @@ import re
 
 __all__ = ["escaped_for_csv", "escaped_for_markdown", "escaped_for_terminal", "unescaped_from_csv"]
 
-_SIGNS = "=+-@＝＋－＠"  # noqa: RUF001 - which a spreadsheet takes for the others
+_FORMULA_STARTS = "=+-@＝＋－＠"  # noqa: RUF001 - spreadsheets accept the full-width forms as well
 _NUMBER = re.compile(r"[+-]?[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?")
-_MARKDOWN = {each: f"\\{each}" for each in "\\|`*"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_MARKDOWN = {character: f"\\{character}" for character in "\\|`*"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def escaped_for_terminal(text: str, *, lines: bool = False) -> str:
-    r"""Text for a terminal: control characters and invisible ones as Python writes them, ``\x1b``.
+    r"""Escapes control characters and invisible characters as Python writes them.
 
     Args:
-        text: Any.
-        lines: Whether line ends and tabs stay, in text of several lines.
+        text: Any text.
+        lines: Whether line ends and tabs stay.
+
+    >>> escaped_for_terminal("red\x1b[31m")
+    'red\\x1b[31m'
     """
     if text.isprintable():
         return text
-    kept = "\n\t" if lines else ""
-    return "".join(each if each.isprintable() or each in kept else repr(each)[1:-1] for each in text)
+    allowed = "\n\t" if lines else ""
+    return "".join(
+        character if character.isprintable() or character in allowed else repr(character)[1:-1] for character in text
+    )
 
 
 def escaped_for_csv(text: str) -> str:
-    """Text for a field of a CSV file, which is one line and no formula: before one stands an apostrophe.
+    """Escapes the text of a CSV field: one line, with an apostrophe in front of a formula.
 
-    Numbers stay numbers. A field that has been escaped is left as it is.
+    Numbers stay numbers. An escaped field does not change.
+
+    >>> escaped_for_csv("=1+1"), escaped_for_csv("-1.5")
+    ("'=1+1", '-1.5')
     """
     line = escaped_for_terminal(text)
-    begins = line.lstrip()[:1]
-    return f"'{line}" if begins and begins in _SIGNS and not _NUMBER.fullmatch(line) else line
+    first = line.lstrip()[:1]
+    return f"'{line}" if first and first in _FORMULA_STARTS and not _NUMBER.fullmatch(line) else line
 
 
 def unescaped_from_csv(field: str) -> str:
-    """The text of a field, without the apostrophe that :func:`escaped_for_csv` puts before what would be a formula."""
+    """Removes the apostrophe that :func:`escaped_for_csv` puts in front of a formula.
+
+    >>> unescaped_from_csv("'=1+1")
+    '=1+1'
+    """
     return field[1:] if field.startswith("'") and escaped_for_csv(field[1:]) == field else field
 
 
 def escaped_for_markdown(text: str) -> str:
-    """Text for a cell of a table in Markdown: no column, line, code, link or tag begins or ends in it."""
-    line = "".join(_MARKDOWN.get(each, each) for each in escaped_for_terminal(text))
+    r"""Escapes the text of a Markdown table cell: no column, line, code, link or tag starts or ends in it.
+
+    >>> escaped_for_markdown("a|b<c>")
+    'a\\|b&lt;c&gt;'
+    """
+    line = "".join(_MARKDOWN.get(character, character) for character in escaped_for_terminal(text))
     return line.replace("](", "]\\(")

@@ -1,4 +1,4 @@
-"""Code of a user's own changes nothing of the process that runs it: what it has changed is as it was before."""
+"""Undoes what a user's own code changes in the process that runs it."""
 
 from __future__ import annotations
 
@@ -13,43 +13,42 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["isolate", "isolated"]
+__all__ = ["isolate_passes", "isolated"]
 
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Within it a user's code may run.
+    """Restores the process's settings after a user's code has run inside the context.
 
-    Torch's default type, gradient mode and number of threads, the filters of warnings and the standard streams are
-    afterwards what they were before.
+    These are torch's default type, gradient mode and number of threads, the filters of warnings, and the standard
+    streams.
     """
-    restore = _kept()
+    restore = _save_settings()
     try:
         yield
     finally:
         restore()
 
 
-def isolate(model: nn.Module) -> nn.Module:
-    """The same model, each pass of which is :func:`isolated`."""
-    begun: list[Callable[[], None]] = []
+def isolate_passes(model: nn.Module) -> nn.Module:
+    """Makes each forward pass of a model :func:`isolated`; returns the same model."""
+    restores: list[Callable[[], None]] = []
 
     def before(*_: Any) -> None:
-        begun.append(_kept())
+        restores.append(_save_settings())
 
     def after(*_: Any) -> None:
-        begun.pop()()
+        restores.pop()()
 
     model.register_forward_pre_hook(before, prepend=True)
     model.register_forward_hook(after, always_call=True)
     return model
 
 
-def _kept() -> Callable[[], None]:
-    """What is to be kept, as a function that restores it."""
-    # Where torch is not there yet, its settings are what they are when it is imported.
+def _save_settings() -> Callable[[], None]:
+    """Saves the settings of :func:`isolated`; returns a function that restores them."""
+    # If torch is not imported yet, there is nothing to save. While it is being imported, it has no settings yet.
     torch: Any = sys.modules.get("torch")
-    # In the midst of its import it has no settings yet.
     torch = torch if hasattr(torch, "get_num_threads") else None
     settings = torch and (torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads())
     all_filters: Any = warnings.filters
@@ -57,16 +56,10 @@ def _kept() -> Callable[[], None]:
 
     def restore() -> None:
         if torch is not None and settings is not None:
-            dtype, gradients, threads = settings
-            if torch.get_default_dtype() != dtype:
-                torch.set_default_dtype(dtype)
-            if torch.is_grad_enabled() != gradients:
-                torch.set_grad_enabled(gradients)
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
+            _restore_torch(torch, *settings)
         if all_filters != filters:
             all_filters[:] = filters
-            # Python forgets what it has made of the others.
+            # Entering this context invalidates Python's cache of filter decisions.
             with warnings.catch_warnings():
                 pass
         for number, copy in streams.items():
@@ -75,17 +68,28 @@ def _kept() -> Callable[[], None]:
     return restore
 
 
+def _restore_torch(torch: Any, dtype: Any, gradients: bool, threads: int) -> None:
+    if torch.get_default_dtype() != dtype:
+        torch.set_default_dtype(dtype)
+    if torch.is_grad_enabled() != gradients:
+        torch.set_grad_enabled(gradients)
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
 @cache
 def _streams() -> dict[int, int]:
-    """Copies of stdout and stderr, as they are where a user's code runs for the first time."""
-    found = {}
+    """Copies of stdout and stderr, made before a user's code runs for the first time."""
+    copies = {}
     for number in (1, 2):
+        # A process may run without one of them.
         with suppress(OSError):
-            found[number] = os.dup(number)
-    return found
+            copies[number] = os.dup(number)
+    return copies
 
 
 def _reopen(number: int, copy: int) -> None:
+    """Reopens a standard stream if a user's code has closed it."""
     try:
         os.fstat(number)
     except OSError:

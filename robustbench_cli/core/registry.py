@@ -1,4 +1,4 @@
-"""Finds attacks, defenses, models and data sets by the name that a user types."""
+"""Finds attacks, defenses, models and data sets by their names."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ class Registry:
 
     A name is looked up, in this order, as
 
-    1. a file of ``package``: ``cw-pgd`` is the one name in ``__all__`` of ``cw_pgd.py``; adding a file adds a name;
+    1. a file of ``package``: ``cw-pgd`` is the only name in ``__all__`` of ``cw_pgd.py``, so a new file is a new name;
     2. an entry point of the group ``advdef.<kind>s`` of any installed distribution;
     3. ``package.module:object``;
     4. ``path/to/file.py:object``.
 
-    Nothing is imported before it is loaded. There are two ways to a name. One that the **user** gave, on the command
-    line, in the environment, in a config or a suite file, goes to :meth:`load` or :meth:`find`, and may be any of the
-    four. One that a **file** of data gave, a checkpoint or a store, goes through :meth:`trusted` first, and may be 1 or
-    2 only, by exact match: whoever made the file may not choose what code runs.
+    An object's module is imported only when the object is loaded. Names have two sources. A name from the **user**, on
+    the command line, in the environment, in a config file or in a suite file, goes to :meth:`load` or :meth:`find` and
+    may have any of the four forms. A name from a **data file**, a checkpoint or a store, must first pass
+    :meth:`trusted`, which accepts only forms 1 and 2, by exact match. The author of a data file must not choose which
+    code runs.
 
     Attributes:
-        kind: What the objects are, in the singular, for messages and for the entry points' group.
+        kind: The kind of object, in the singular, for messages and for the group of entry points.
         package: The dotted name of the package whose files are the project's own objects of this kind.
-        base: The class that they all derive from, as ``package.module:class``; ``None`` where they need not be classes.
-        not_named: Files of that package that are not themselves such an object.
-        argument: What may follow the colon of an installed name where a file of data gives it, as a regular
-            expression: ``resnet18`` in ``torchvision:resnet18``. ``None`` where objects of this kind take no argument,
-            from nobody.
+        base: The base class of the objects, as ``package.module:class``; ``None`` if they need not be classes.
+        not_named: Files of the package that are not themselves such an object.
+        argument: A regular expression for what may follow the colon of an installed name from a data file, such as
+            ``resnet18`` in ``torchvision:resnet18``. ``None`` if objects of this kind take no argument at all.
     """
 
     kind: str
@@ -69,156 +69,176 @@ class Registry:
         return {point.name: point for point in entry_points(group=f"advdef.{self.kind}s")}
 
     def names(self) -> list[str]:
-        """The names that need no path: the project's own and those of installed entry points, sorted."""
+        """The installed names, sorted: the project's own and those of entry points."""
         return sorted({*self._files, *self._entry_points})
 
+    def module_of(self, name: str) -> str | None:
+        """The module of one of the project's own objects, without an import; ``None`` for any other name."""
+        return self._files.get(name)
+
     def trusted(self, name: str, *, file: object, named: Collection[str | None] = ()) -> str:
-        """A name that a file of data gave, if it is safe to load: the one way from such a file to an object.
+        """Checks a name from a data file. No other way leads from a data file to an object.
 
         Args:
-            name: As the file gives it.
+            name: The name in the file.
             file: The file, for messages.
-            named: Names that the user gave: what the file names too may then be code of their own.
+            named: Names that the user gave in this run. They may also name the user's own code.
 
         Returns:
             The name, for :meth:`load` or :meth:`find`.
 
         Raises:
-            UserError: It is neither installed, by exact match, nor among those that the user gave.
+            UserError: The name is neither an installed name, by exact match, nor among those of the user.
         """
-        installed, argument = self._parted(name)
+        installed, argument = self._split(name)
         allowed = argument is None or re.fullmatch(self.argument or "", argument, flags=re.DOTALL) is not None
         if name in named or (installed is not None and allowed):
             return name
         shown = name if len(name) <= 200 else f"{name[:199]}…"
-        if any(sign in name for sign in ":./\\"):
+        if any(character in name for character in ":./\\"):
             raise UserError(
                 f"{file} needs the code {shown}: if you trust it, name it yourself with --{self.kind} {shown}"
             )
         raise UserError(f"{file}: unknown {self.kind} '{shown}': {did_you_mean(name[:200], self.names())}")
 
-    def _parted(self, name: str) -> tuple[str | None, str | None]:
-        """The installed name in a name and its argument; nothing installed where it is a path to a user's code."""
+    def _split(self, name: str) -> tuple[str | None, str | None]:
+        """The installed name and its argument; ``(None, None)`` if the name is a path to a user's code."""
         if name in self._files or name in self._entry_points:
             return name, None
-        word, colon, argument = name.partition(":")
-        if self.argument is not None and colon and (word in self._files or word in self._entry_points):
-            return word, argument
+        installed, colon, argument = name.partition(":")
+        if self.argument is not None and colon and (installed in self._files or installed in self._entry_points):
+            return installed, argument
         return None, None
 
-    def name_of(self, thing: type) -> str:
-        """The name under which ``thing`` is loaded again: its file's name, an entry point's, or ``module:object``."""
+    def name_of(self, target: type) -> str:
+        """The name that loads a class again: that of its file, of an entry point, or ``module:object``."""
         for name, module in self._files.items():
-            if thing.__module__ == module:
+            if target.__module__ == module:
                 return name
         for name, point in self._entry_points.items():
-            if point.value == f"{thing.__module__}:{thing.__qualname__}":
+            if point.value == f"{target.__module__}:{target.__qualname__}":
                 return name
-        return f"{thing.__module__}:{thing.__qualname__}"
+        return f"{target.__module__}:{target.__qualname__}"
 
     def source_of(self, name: str) -> str | None:
-        """The sha256 of a user's own code behind ``name``, for telling its versions apart; ``None`` for our own.
+        """The sha256 of a user's own code behind a name, to distinguish its versions; ``None`` for the project's own.
 
-        It covers the file that the name leads to, the one that the object is written in, and what these import from
-        their own folders.
+        It covers the file that the name leads to, the file that defines the object, and what these import from their own
+        folders.
+
+        Args:
+            name: A name from the user.
 
         Raises:
-            UserError: As for :meth:`load`.
+            UserError: See :meth:`load`.
         """
-        installed, _ = self._parted(name)
+        installed, _ = self._split(name)
         if installed in self._files:
             return None
-        module, thing = self._found(installed or name)
-        while isinstance(thing, partial):
-            thing = thing.func
-        written_in = thing.__module__ if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing).__module__
-        return hash_of_code(module.__name__, written_in)
+        module, target = self._lookup(installed or name)
+        while isinstance(target, partial):
+            target = target.func
+        is_definition = inspect.isclass(target) or inspect.isroutine(target)
+        defined_in = target.__module__ if is_definition else type(target).__module__
+        return hash_of_code(module.__name__, defined_in)
 
-    def find(self, words: str) -> tuple[Any, str | None]:
-        """The object that a user's words name, and its argument: what follows a name's colon, as ``PATH`` in ``npz:PATH``.
+    def find(self, name: str) -> tuple[Any, str | None]:
+        """Imports an object by a name with an argument.
+
+        Args:
+            name: A name from the user, such as ``npz:PATH``.
+
+        Returns:
+            The object, and what follows the colon; ``None`` without an argument.
 
         Raises:
-            UserError: As for :meth:`load`.
+            UserError: See :meth:`load`.
         """
-        installed, argument = self._parted(words)
-        return self._found(installed or words)[1], argument
+        installed, argument = self._split(name)
+        return self._lookup(installed or name)[1], argument
 
     def load(self, name: str) -> Any:
-        """Imports and returns the object that a user's name stands for.
+        """Imports an object by its name.
+
+        Args:
+            name: A name from the user.
 
         Raises:
             UserError: The name is unknown, its module or file cannot be imported, or the object is not of this kind.
         """
         return self.find(name)[0]
 
-    def _found(self, name: str) -> tuple[ModuleType, Any]:
-        """The module that ``name`` leads to, and the object in it; see :meth:`load`."""
+    def _lookup(self, name: str) -> tuple[ModuleType, Any]:
+        """The module that a name leads to, and the object in it; see :meth:`load`."""
         if name in self._files:
             module = importlib.import_module(self._files[name])
             return module, getattr(module, module.__all__[0])
         if name in self._entry_points:
-            place, attribute = self._entry_points[name].module, self._entry_points[name].attr
+            location, attribute = self._entry_points[name].module, self._entry_points[name].attr
         else:
-            place, colon, attribute = name.rpartition(":")
+            location, colon, attribute = name.rpartition(":")
             if not colon:
                 raise UserError(f"unknown {self.kind} '{name}': {did_you_mean(name, self.names(), kind=self.kind)}")
         with isolated():
-            module = _module_of_file(Path(place)) if place.endswith(".py") else _module(place)
+            module = _module_of_file(Path(location)) if location.endswith(".py") else _module(location)
         try:
-            thing = getattr(module, attribute)
+            target = getattr(module, attribute)
         except AttributeError:
             public = [
-                word
-                for word, value in vars(module).items()
-                if not (word.startswith("_") or isinstance(value, ModuleType))
+                key for key, value in vars(module).items() if not (key.startswith("_") or isinstance(value, ModuleType))
             ]
-            raise UserError(f"{place} has no '{attribute}': {did_you_mean(attribute, public)}") from None
-        self._check(thing, name)
-        return module, thing
+            raise UserError(f"{location} has no '{attribute}': {did_you_mean(attribute, public)}") from None
+        self._check(target, name)
+        return module, target
 
-    def _check(self, thing: Any, name: str) -> None:
+    def _check(self, target: Any, name: str) -> None:
+        """Checks that an object is of this kind, and complete."""
         if self.base is None:
             return
         module, _, attribute = self.base.partition(":")
         base = getattr(importlib.import_module(module), attribute)
-        if not (inspect.isclass(thing) and issubclass(thing, base)):
+        if not (inspect.isclass(target) and issubclass(target, base)):
             raise UserError(f"'{name}' is no {self.kind}: give a class that derives from {module}.{attribute}")
-        if missing := sorted(getattr(thing, "__abstractmethods__", ())):
+        if missing := sorted(getattr(target, "__abstractmethods__", ())):
             raise UserError(f"'{name}' is no complete {self.kind}: its class lacks {', '.join(missing)}")
 
 
 _FORMS = "give package.module:object or path/to/file.py:object"
 
 
-def _module(place: str) -> ModuleType:
-    if not all(word.isidentifier() for word in place.split(".")):
-        raise UserError(f"'{place}' is no module: {_FORMS}")
+def _module(name: str) -> ModuleType:
+    """Imports a module by its dotted name."""
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"'{name}' is no module: {_FORMS}")
     try:
-        return importlib.import_module(place)
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name is not None and f"{place}.".startswith(f"{error.name}."):
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             raise UserError(f"no module {error.name}: {_FORMS}") from None
-        raise _import_failed(place, error) from error
+        raise _import_failed(name, error) from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise _import_failed(place, error) from error
+        raise _import_failed(name, error) from error
 
 
 def _module_of_file(path: Path) -> ModuleType:
-    """The module of a user's file, executed once; a stable name lets a second load find the same classes."""
+    """Executes a user's file as a module, once per process.
+
+    The module's name depends on the path only, so that a second load returns the same classes.
+    """
     if not path.is_file():
         raise UserError(f"no file {path}: {_FORMS}")
     name = f"advdef_file_{path.resolve().as_posix().replace('/', '_').removesuffix('.py')}"
     if name in sys.modules:
         return sys.modules[name]
-    specification = importlib.util.spec_from_file_location(name, path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        specification.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
         if isinstance(error, KeyboardInterrupt):
@@ -227,5 +247,5 @@ def _module_of_file(path: Path) -> ModuleType:
     return module
 
 
-def _import_failed(place: object, error: BaseException) -> UserError:
-    return UserError(f"{place} cannot be imported: {one_line(error)}")
+def _import_failed(location: object, error: BaseException) -> UserError:
+    return UserError(f"{location} cannot be imported: {one_line(error)}")

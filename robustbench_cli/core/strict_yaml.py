@@ -1,4 +1,4 @@
-"""YAML as a user writes it: plain values only, and nothing that would be read otherwise than it looks."""
+"""Reads YAML strictly: plain values only, and no value whose meaning in YAML 1.1 differs from its look."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
 class _Loader(yaml.SafeLoader):
-    """Without dates, which no parameter is, and without aliases, which can make a value hold itself."""
+    """A loader without dates, since no parameter is one, and without aliases, since an alias can make a value contain itself."""
 
-    # PyYAML picks by a scalar's first character the tags that it may have.
+    # PyYAML looks up the possible tags of a scalar by its first character.
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own attribute
         first: [(tag, pattern) for tag, pattern in tags if tag != _TIMESTAMP]
         for first, tags in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -35,52 +35,56 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise UserError(
-                f"line {event.start_mark.line + 1}: *{event.anchor} is an alias: write out what it stands for"
-            )
+            raise UserError(f"line {event.start_mark.line + 1}: *{event.anchor} is an alias: write its value out")
         node = super().compose_node(parent, index)
         if isinstance(node, yaml.ScalarNode) and node.style is None:
             _require_plain_number(node)
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
+        keys = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 continue
-            if (key.tag, key.value) in seen:
+            if (key.tag, key.value) in keys:
                 raise UserError(f"line {key.start_mark.line + 1}: '{key.value}' is given twice: give it once")
-            seen.add((key.tag, key.value))
+            keys.add((key.tag, key.value))
         return super().construct_mapping(node, deep=deep)
 
 
 def _require_plain_number(node: yaml.ScalarNode) -> None:
-    """Refuses a number that YAML 1.1 reads otherwise than it looks: 010 is 8 there, 1:30 is 90 and 1_0 is 10."""
-    written = node.value
-    line = f"line {node.start_mark.line + 1}: {written:.80}"
-    if node.tag in _NUMBERS and not (_DECIMAL.fullmatch(written) or _NOT_FINITE.fullmatch(written)):
-        raise UserError(f"{line} is not written as a decimal number, and YAML reads it as another: write digits alone")
-    if _SCIENTIFIC.fullmatch(written):
-        value = float(written)
-        digits = re.split("[eE]", written)[0]
+    """Rejects a number whose value in YAML 1.1 differs from its look: there, 010 is 8, 1:30 is 90 and 1_0 is 10."""
+    text = node.value
+    line = f"line {node.start_mark.line + 1}: {text:.80}"
+    if node.tag in _NUMBERS and not (_DECIMAL.fullmatch(text) or _NOT_FINITE.fullmatch(text)):
+        raise UserError(f"{line} is not a decimal number, and YAML reads it as another value: write digits only")
+    if _SCIENTIFIC.fullmatch(text):
+        value = float(text)
+        digits = re.split("[eE]", text)[0]
         if math.isinf(value) or (value == 0 and re.search("[1-9]", digits)):
             raise UserError(f"{line} is too {'large' if value else 'small'} for a number of 64 bits: give another")
 
 
 def read_yaml(text: str) -> Any:
-    """The value that YAML stands for: numbers, strings, booleans, null, lists and mappings of them.
+    """Parses YAML to numbers, strings, booleans, null, and lists and mappings of them.
+
+    Args:
+        text: The YAML text.
 
     Raises:
-        UserError: A key is given twice, a value is nested too deeply, a number is too long or looks like another, or
-            there is an alias.
-        yaml.YAMLError: It is not YAML.
+        UserError: A key occurs twice, a value is nested too deeply, a number is too long or ambiguous, or there is an
+            alias.
+        yaml.YAMLError: The text is not YAML.
+
+    >>> read_yaml("{steps: 20, targets: [1, 2]}")
+    {'steps': 20, 'targets': [1, 2]}
     """
     return _read(text)[0]
 
 
 @dataclass(frozen=True)
 class YamlFile:
-    """What a YAML file stands for, and where in it.
+    """The value of a YAML file, with the lines of its parts.
 
     Attributes:
         path: The file.
@@ -91,22 +95,22 @@ class YamlFile:
     value: Any
     _root: yaml.Node | None
 
-    def place(self, *keys: object) -> str:
+    def location(self, *keys: object) -> str:
         """The file and the line of a value, for a message.
 
         Args:
-            *keys: The keys and the positions in lists that lead to it; what follows one that is not there is of no
-                account.
+            *keys: The mapping keys and list positions that lead to the value. Everything after the first missing one is
+                ignored.
         """
-        found = _mark(self._root, keys)
-        return f"{self.path}, line {found.line + 1}" if found is not None else str(self.path)
+        mark = _mark(self._root, keys)
+        return f"{self.path}, line {mark.line + 1}" if mark is not None else str(self.path)
 
 
 def open_yaml_file(path: Path) -> YamlFile:
-    """Reads a YAML file whose values can be found again by their lines; see :func:`read_yaml`.
+    """Reads a YAML file and keeps the lines of its values; see :func:`read_yaml`.
 
     Raises:
-        UserError: It cannot be read, or is not UTF-8, or is not YAML.
+        UserError: The file cannot be read, is not UTF-8, is not YAML, or violates a condition of :func:`read_yaml`.
     """
     try:
         return YamlFile(path, *_read(path.read_text(encoding="utf-8")))
@@ -125,16 +129,16 @@ def open_yaml_file(path: Path) -> YamlFile:
 
 
 def read_yaml_file(path: Path) -> Any:
-    """The value that a YAML file stands for; see :func:`open_yaml_file`.
+    """The value of a YAML file.
 
     Raises:
-        UserError: As there.
+        UserError: See :func:`open_yaml_file`.
     """
     return open_yaml_file(path).value
 
 
 def _read(text: str) -> tuple[Any, yaml.Node | None]:
-    """The value of a text, and the nodes that it was made of."""
+    """The value of a YAML text, and the root of its nodes."""
     try:
         loader = _Loader(text)
         try:
@@ -143,7 +147,7 @@ def _read(text: str) -> tuple[Any, yaml.Node | None]:
         finally:
             loader.dispose()
     except RecursionError:
-        raise UserError("brackets inside brackets, too many to read: give a value that is nested less deeply") from None
+        raise UserError("the value is nested too deeply: give one with fewer brackets inside brackets") from None
     except UserError:
         raise
     except ValueError as error:
@@ -151,7 +155,7 @@ def _read(text: str) -> tuple[Any, yaml.Node | None]:
 
 
 def _mark(node: yaml.Node | None, keys: tuple[object, ...]) -> yaml.Mark | None:
-    """Where a key stands, or an item of a list; or what leads there."""
+    """The position of a key or of a list item, or of the last one that exists on the way to it."""
     mark = node.start_mark if node is not None else None
     for key in keys:
         if isinstance(node, yaml.MappingNode):

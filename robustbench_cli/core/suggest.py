@@ -1,4 +1,4 @@
-"""Did you mean: what a user meant by a word that is not known here, through other libraries' names and typing errors."""
+"""Suggests the name that a user meant by an unknown one: by other libraries' names, by parts, and by typing errors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from itertools import takewhile
 
 __all__ = ["did_you_mean"]
 
-_MOST = 7
-"""More suggestions than this are a list of what is known."""
+_MAX_FAMILY = 7
+"""The largest number of names that share a part with the unknown one and are still suggested."""
 
-# What the literature and other libraries call the same thing. Letters alone count: cases and separators differ anyway.
-# The first column is suggested where it is known; NAME:ARGUMENT is known where NAME is.
+# Other names of the literature and of other libraries. Only the letters are compared, without case and separators. The
+# first column holds the suggestions, of which only known names are shown; NAME:ARGUMENT is known if NAME is.
 _ALIASES: tuple[tuple[str, str], ...] = (
     # Attacks.
     (
@@ -127,7 +127,7 @@ _ALIASES: tuple[tuple[str, str], ...] = (
     ("held_out", "validation validation-split val-split"),
 )
 
-# Names of one kind where another kind was asked for.
+# Names of another kind than the expected one.
 _ELSEWHERE: dict[str, tuple[tuple[str, str], ...]] = {
     "attack": (
         (
@@ -155,51 +155,56 @@ _YOUR_OWN = {
 }
 
 
-def did_you_mean(word: str, words: Iterable[str], *, kind: str | None = None) -> str:
-    """Ends a message about an unknown word with what was meant by it, or with all known words where that is unclear.
+def did_you_mean(name: str, candidates: Iterable[str], *, kind: str | None = None) -> str:
+    """The end of a message about an unknown name: the names that were probably meant, or all known names.
 
-    Tried in this order: the same letters in another case or with other separators; what other libraries and papers call
-    it; the beginning or a part of known words; a typing error.
+    The search tries, in this order: the same letters with another case or other separators; the names of other libraries
+    and papers; the beginning or a part of a known name; a typing error.
 
     Args:
-        word: What the user wrote.
-        words: What would have been understood.
-        kind: What it should name (``attack``, ``defense``, ``model``, ``dataset``, ``suite``), for suggestions that are no
-            plain names: a path, or an option for another kind.
+        name: The user's text.
+        candidates: The known names.
+        kind: What the name should stand for (``attack``, ``defense``, ``model``, ``dataset``, ``suite``). It adds
+            suggestions that are not plain names: a path, or the option for another kind.
+
+    >>> did_you_mean("pdg", ["cw", "pgd"])
+    "did you mean 'pgd'?"
+    >>> did_you_mean("zzz", ["cw", "pgd"])
+    'known: cw, pgd'
     """
-    known = sorted(words)
-    letters = _letters(word)
-    meant = (
-        _named(letters, known)
-        or _in_another_order(word, known)
-        or _of_another_form(word, known, kind)
-        # PGD-40 and pgd100 say how many steps.
-        or _named(letters.rstrip("0123456789"), known)
-        or [f"'{name}'" for name in _near(word, known)]
+    known = sorted(candidates)
+    letters = _letters(name)
+    suggestions = (
+        _same_letters(letters, known)
+        or _same_parts(name, known)
+        or _of_another_form(name, known, kind)
+        # PGD-40 and pgd100 contain the number of steps.
+        or _same_letters(letters.rstrip("0123456789"), known)
+        or [f"'{candidate}'" for candidate in _nearest(name, known)]
     )
-    if meant:
-        return f"did you mean {_either(meant)}?"
+    if suggestions:
+        return f"did you mean {_either(suggestions)}?"
     if not known:
         return "there are none"
     own = f"; or {_YOUR_OWN[kind]}" if kind in _YOUR_OWN else ""
     return f"known: {', '.join(known)}{own}"
 
 
-def _either(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+def _either(options: Sequence[str]) -> str:
+    return options[0] if len(options) == 1 else f"{', '.join(options[:-1])} or {options[-1]}"
 
 
-def _letters(word: str) -> str:
-    """A word without its case and separators, which are where names differ most often."""
-    return re.sub(r"[\W_]+", "", word.casefold().replace("∞", "inf"))
+def _letters(name: str) -> str:
+    """A name in lower case without separators, in which spellings differ most often."""
+    return re.sub(r"[\W_]+", "", name.casefold().replace("∞", "inf"))
 
 
-def _parts(word: str) -> list[str]:
-    return [part for part in re.split(r"[\W_]+", word.casefold()) if part]
+def _parts(name: str) -> list[str]:
+    return [part for part in re.split(r"[\W_]+", name.casefold()) if part]
 
 
-def _named(letters: str, known: Sequence[str]) -> list[str]:
-    """Known words of these letters, or those that the letters are an alias of."""
+def _same_letters(letters: str, known: Sequence[str]) -> list[str]:
+    """The known names with these letters; if there are none, those with an alias of these letters."""
     same = [name for name in known if letters and _letters(name) == letters] or [
         target
         for targets, aliases in _ALIASES
@@ -210,33 +215,45 @@ def _named(letters: str, known: Sequence[str]) -> list[str]:
     return [f"'{name}'" for name in dict.fromkeys(same)]
 
 
-def _in_another_order(word: str, known: Sequence[str]) -> list[str]:
-    parts = sorted(_parts(word))
-    return [f"'{name}'" for name in known if len(parts) > 1 and sorted(_parts(name)) == parts]
+def _same_parts(name: str, known: Sequence[str]) -> list[str]:
+    """The known names with the same parts in any order."""
+    parts = sorted(_parts(name))
+    return [f"'{candidate}'" for candidate in known if len(parts) > 1 and sorted(_parts(candidate)) == parts]
 
 
-def _of_another_form(word: str, known: Sequence[str], kind: str | None) -> list[str]:
-    """What is no plain name: a path that lacks its kind, a network of torchvision, or a name of another kind."""
+def _of_another_form(name: str, known: Sequence[str], kind: str | None) -> list[str]:
+    """Suggestions that are not plain names: a path with its prefix, a torchvision network, or another kind's option."""
     if kind is None:
         return []
-    path = word.casefold()
-    if path.endswith(".py"):
-        return [f"'{word}:NAME', with the name of the object in the file"]
-    if kind == "dataset" and path.endswith(".npz") and "npz" in known:
-        return [f"'npz:{word}'"]
-    if kind == "dataset" and ("/" in word or word in {".", "..", "~"}) and "imagefolder" in known:
-        return [f"'imagefolder:{word}'"]
-    if kind == "model" and path.endswith((".pt", ".pth", ".bin", ".safetensors")):
-        return [f"'--checkpoint {word}'"]
-    if kind == "model" and "torchvision" in known:
-        letters = _letters(word)
-        found = [name for name in _networks_of_torchvision() if _letters(name) == letters]
-        if found:
-            return [f"'torchvision:{name}'" for name in found]
-    letters = _letters(word)
+    if name.casefold().endswith(".py"):
+        return [f"'{name}:NAME', with the name of the object in the file"]
+    if kind == "dataset" and (path := _as_dataset(name, known)):
+        return [path]
+    if kind == "model" and (models := _as_model(name, known)):
+        return models
+    letters = _letters(name)
     return [
-        where for where, aliases in _ELSEWHERE.get(kind, ()) if letters and letters in map(_letters, aliases.split())
+        option for option, aliases in _ELSEWHERE.get(kind, ()) if letters and letters in map(_letters, aliases.split())
     ]
+
+
+def _as_dataset(name: str, known: Sequence[str]) -> str | None:
+    """A path to data with its prefix."""
+    if name.casefold().endswith(".npz") and "npz" in known:
+        return f"'npz:{name}'"
+    if ("/" in name or name in {".", "..", "~"}) and "imagefolder" in known:
+        return f"'imagefolder:{name}'"
+    return None
+
+
+def _as_model(name: str, known: Sequence[str]) -> list[str]:
+    """The option for a file of weights, or the torchvision networks of this name."""
+    if name.casefold().endswith((".pt", ".pth", ".bin", ".safetensors")):
+        return [f"'--checkpoint {name}'"]
+    if "torchvision" not in known:
+        return []
+    letters = _letters(name)
+    return [f"'torchvision:{network}'" for network in _networks_of_torchvision() if _letters(network) == letters]
 
 
 def _networks_of_torchvision() -> list[str]:
@@ -247,54 +264,70 @@ def _networks_of_torchvision() -> list[str]:
     return list(models.list_models(module=models))
 
 
-def _near(word: str, known: Sequence[str]) -> list[str]:
-    """Known words that a word begins, is a part of, or is a typing error of; empty where none is near, or many are."""
-    # One that only goes on is nearer than one of like letters: --epsilon is --eps.
-    begun = [name for name in known if _goes_on(name, word) or _goes_on(word, name)]
-    if begun:
-        return [min(begun, key=lambda name: _edits(_letters(word), _letters(name)))]
-    parts = _parts(word)
-    family = [name for name in known if len(_letters(word)) > 2 and _has_in_a_row(_parts(name), parts)]
-    if 0 < len(family) <= _MOST:
+def _nearest(name: str, known: Sequence[str]) -> list[str]:
+    """The known names that continue a name, contain it as a part, or differ by a typing error; empty if too many do."""
+    # A continuation is nearer than a name with similar letters: --epsilon means --eps.
+    continued = [candidate for candidate in known if _continues(candidate, name) or _continues(name, candidate)]
+    if continued:
+        return [min(continued, key=lambda candidate: _edits(_letters(name), _letters(candidate)))]
+    parts = _parts(name)
+    family = [candidate for candidate in known if len(_letters(name)) > 2 and _contains_run(_parts(candidate), parts)]
+    if 0 < len(family) <= _MAX_FAMILY:
         return family
-    letters = _letters(word)
-    edits = {name: _edits(letters, _letters(name)) for name in known}
+    if similar := _similar(name, known):
+        return similar
+    inside = [
+        candidate for candidate in known if len(_letters(candidate)) > 2 and _contains_run(parts, _parts(candidate))
+    ]
+    return inside if len(inside) <= _MAX_FAMILY else []
+
+
+def _similar(name: str, known: Sequence[str]) -> list[str]:
+    """Up to three known names with the fewest edits, if these are at most a third of the letters."""
+    letters = _letters(name)
+    edits = {candidate: _edits(letters, _letters(candidate)) for candidate in known}
     fewest = min(edits.values(), default=0)
-    if edits and fewest <= max(1, len(letters) // 3) and fewest < len(letters):
-        nearest = [name for name, number in edits.items() if number == fewest]
-        alike = {name: _alike(word.casefold(), name.casefold()) for name in nearest}
-        return [name for name in nearest if alike[name] == max(alike.values())][:3]
-    inside = [name for name in known if len(_letters(name)) > 2 and _has_in_a_row(parts, _parts(name))]
-    return inside if len(inside) <= _MOST else []
+    if not edits or fewest > max(1, len(letters) // 3) or fewest >= len(letters):
+        return []
+    similarity = {
+        candidate: _similarity(name.casefold(), candidate.casefold())
+        for candidate, number in edits.items()
+        if number == fewest
+    }
+    highest = max(similarity.values())
+    return [candidate for candidate, value in similarity.items() if value == highest][:3]
 
 
-def _goes_on(begun: str, word: str) -> bool:
-    """Whether a word of some length is the beginning of another one, in the middle of a part of it."""
-    return len(begun.strip("-")) > 2 and word.startswith(begun) and word[len(begun) :][:1].isalpha()
+def _continues(start: str, name: str) -> bool:
+    """Whether a start of at least three letters is the beginning of a name and ends inside a part of it."""
+    return len(start.strip("-")) > 2 and name.startswith(start) and name[len(start) :][:1].isalpha()
 
 
-def _has_in_a_row(whole: Sequence[str], part: Sequence[str]) -> bool:
-    """Whether ``part`` is a run of ``whole``, and not all of it."""
-    return 0 < len(part) < len(whole) and any(
-        list(whole[start : start + len(part)]) == list(part) for start in range(len(whole) - len(part) + 1)
+def _contains_run(whole: Sequence[str], run: Sequence[str]) -> bool:
+    """Whether ``run`` is a contiguous part of ``whole``, and not all of it."""
+    return 0 < len(run) < len(whole) and any(
+        list(whole[start : start + len(run)]) == list(run) for start in range(len(whole) - len(run) + 1)
     )
 
 
-def _alike(one: str, other: str) -> tuple[int, float]:
-    """Of words that are as many edits away: how many letters at the beginning are the same, and which share are."""
-    beginning = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
-    return beginning, SequenceMatcher(None, one, other).ratio()
+def _similarity(first: str, second: str) -> tuple[int, float]:
+    """An order for names with equally many edits: the length of the common beginning, then the share of common letters."""
+    beginning = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+    return beginning, SequenceMatcher(None, first, second).ratio()
 
 
-def _edits(one: str, other: str) -> int:
-    """Letters to insert, delete, replace or swap with the next one (the optimal string alignment distance)."""
-    before: list[int] = []
-    row = list(range(len(other) + 1))
-    for number, letter in enumerate(one, start=1):
-        before, last, row = row, before, [number]
-        for place, wanted in enumerate(other, start=1):
-            least = min(before[place] + 1, row[place - 1] + 1, before[place - 1] + (letter != wanted))
-            if number > 1 and place > 1 and letter == other[place - 2] and one[number - 2] == wanted:
-                least = min(least, last[place - 2] + 1)
-            row.append(least)
+def _edits(first: str, second: str) -> int:
+    """The number of letters to insert, delete, replace or swap with the next one (optimal string alignment distance).
+
+    Dynamic programming over the prefixes: an entry of a row is the distance of a prefix of ``first`` and one of ``second``.
+    """
+    last_row: list[int] = []
+    row = list(range(len(second) + 1))
+    for i, letter in enumerate(first, start=1):
+        last_row, row_before_last, row = row, last_row, [i]
+        for j, other in enumerate(second, start=1):
+            distance = min(last_row[j] + 1, row[j - 1] + 1, last_row[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == second[j - 2] and first[i - 2] == other:
+                distance = min(distance, row_before_last[j - 2] + 1)
+            row.append(distance)
     return row[-1]

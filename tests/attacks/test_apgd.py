@@ -1,3 +1,5 @@
+"""What all Auto-PGD attacks share."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -12,30 +14,14 @@ from robustbench_cli.attacks.apgd_t import APGDT
 from robustbench_cli.attacks.base.gradients.eot import EOT
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.apgd import APGD, _DenseClimb, _SparseClimb
-from robustbench_cli.attacks.base.threat import Threat, distance
+from robustbench_cli.attacks.base.search.apgd import APGD
+from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.pgd import PGD
 
 from .conftest import LinearVictim, Victim
 
 KINDS = [APGDCE, APGDDLR, APGDT]
 NORMS: list[Norm] = ["linf", "l2", "l1"]
-
-
-def test_the_checkpoints_are_the_papers() -> None:
-    """Of 100 steps: 22, 41, 57, 70, 80, 87, 93, 99; of any other number the same shares, rounded up."""
-    spans = _DenseClimb.checkpoints(100)
-    assert [mark for mark in spans if mark < 100] == [22, 41, 57, 70, 80, 87, 93, 99]
-    assert [spans[mark] for mark in (22, 41, 57, 99)] == [22, 19, 16, 6]
-    assert [mark for mark in _DenseClimb.checkpoints(20) if mark < 20] == [5, 9, 12, 14, 16, 18, 19]
-
-
-def test_the_stages_of_l1_take_all_the_steps() -> None:
-    """Balls of three, two and one radii, with three, three and four tenths of the steps; a single step is in the ball."""
-    assert _SparseClimb.stages(100) == [(3, 30), (2, 30), (1, 40)]
-    for steps in range(1, 30):
-        assert sum(count for _, count in _SparseClimb.stages(steps)) == steps
-        assert _SparseClimb.stages(steps)[-1][1] >= 1
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -72,34 +58,6 @@ def test_the_nearest_class_is_reached_just_beyond_the_closed_form_distance(
         if kind is APGDT:
             perturbed = kind()(victim.model, victim.images, victim.labels, norm=norm, eps=eps)
             assert victim.accuracy(perturbed) == 1 - reached
-
-
-class Valley(nn.Module):
-    """Class 0 by a lead that is least, and still there, at one point, and curved a hundred times more along one axis."""
-
-    def __init__(self, point: Tensor) -> None:
-        super().__init__()
-        self.point = point
-        self.curves = torch.logspace(0, 2, point.numel())
-
-    def forward(self, images: Tensor) -> Tensor:
-        lead = 0.01 + ((images - self.point).flatten(1).square() * self.curves).sum(1)
-        return torch.stack([lead, torch.zeros_like(lead), torch.full_like(lead, -1.0)], 1)
-
-
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_the_step_size_shrinks_where_steps_overshoot(norm: Norm) -> None:
-    """The lowest point of a valley inside the ball is found, from any start, where steps of one length jump to and fro."""
-    images, labels = torch.full((8, 1, 2, 2), 0.5), torch.zeros(8, dtype=torch.int64)
-    point = torch.tensor([[[0.55, 0.45], [0.52, 0.47]]])
-    model = Valley(point)
-
-    def excess(attack: APGD | PGD) -> float:
-        perturbed = attack(model, images, labels, norm=norm, eps=0.2)
-        return (model(perturbed)[:, 0] - 0.01).max().item()
-
-    constant = excess(PGD(steps=100, step_size=0.1))
-    assert excess(APGDCE()) < 0.05 * constant
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -171,48 +129,3 @@ def test_it_leaves_no_more_than_pgd(norm: Norm, eps: float, digits_victim: Victi
     assert 0 < constant < 1
     assert left(APGDCE(steps=30)) <= constant + 1 / 60
     assert left(APGDT(steps=30)) <= constant
-
-
-def test_steps_in_l1_change_few_pixels(digits_victim: Victim) -> None:
-    """In l1 the perturbations are sparse, and use the whole radius."""
-    model, images, labels = digits_victim.model, digits_victim.images, digits_victim.labels
-    perturbed = APGDCE()(model, images, labels, norm="l1", eps=0.5)
-    assert ((perturbed != images).flatten(1).sum(1) < 20).all()
-    torch.testing.assert_close(
-        distance(perturbed, images, "l1").median(), torch.tensor(0.5, dtype=torch.float64), rtol=1e-3, atol=0
-    )
-
-
-def test_a_trial_finds_the_target_that_the_logits_do_not_name(linear_victim: Callable[..., LinearVictim]) -> None:
-    """Of six classes the nearest is not the likeliest of every image; tried with ten steps, it is the one that is aimed at."""
-    victim = linear_victim(6)
-    words = {"norm": "linf", "eps": 1.02 * victim.radii("linf")}
-
-    def accuracy(attack: APGDT) -> float:
-        return victim.accuracy(attack(victim.model, victim.images, victim.labels, **words))
-
-    assert accuracy(APGDT(n_target_classes=1)) > 0
-    assert accuracy(APGDT(ranking_steps=10, top_k=1)) == 0
-
-
-def test_only_finalists_are_paid_for_in_full(linear_victim: Callable[..., LinearVictim]) -> None:
-    """Five targets with two steps each, then two of them with ten; without a choice there is no trial."""
-    victim = linear_victim(6)
-    for top_k, expected in ((2, 5 * 2 + 2 * 10), (5, 5 * 10)):
-        source = EOT(victim.model.requires_grad_(False))
-        threat = Threat(norm="linf", eps=0.5 * victim.radii("linf").double())
-        attack = APGDT(steps=10, ranking_steps=2, top_k=top_k)
-        attack.run(source, victim.images, victim.labels, threat, Random.of(0, victim.images))
-        assert source.backwards == len(victim.images) * expected
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3, 4])
-@pytest.mark.parametrize("norm", NORMS)
-def test_a_few_steps_stay_within_the_closed_form_distance(
-    steps: int, norm: Norm, linear_victim: Callable[..., LinearVictim]
-) -> None:
-    """Of a linear model with two classes no image falls below its distance, and no number of steps is too small to run."""
-    victim = linear_victim(2)
-    eps = 0.999 * victim.radii(norm)
-    perturbed = APGDCE(steps=steps)(victim.model, victim.images, victim.labels, norm=norm, eps=eps)
-    assert victim.accuracy(perturbed) == 1

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.parametrize(("name", "norm"), CASES)
 
 FILLS = (-1e4, torch.finfo(torch.float32).min, -torch.inf)
 
-FEW = {"steps": 8, "queries": 80, "pairs": 4, "classes": 3, "targets": 3, "binary_search_steps": 2}
+FEW = {"steps": 8, "queries": 80, "pairs": 4, "candidates": 3, "n_target_classes": 3, "binary_search_steps": 2}
 
 
 def quick(name: str, model: nn.Module) -> Attack:

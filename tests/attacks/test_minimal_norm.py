@@ -16,7 +16,7 @@ from .conftest import LinearVictim
 CASES = [
     (name, norm)
     for name in registry.names()
-    if registry.load(name).minimal_norm and registry.load(name).uses == "gradients"
+    if registry.load(name).minimal_norm and registry.load(name).access == "gradients"
     for norm in registry.load(name).norms
 ]
 pytestmark = pytest.mark.parametrize(("name", "norm"), CASES)

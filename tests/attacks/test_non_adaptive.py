@@ -58,7 +58,7 @@ def test_quantisation_undoes_the_smallest_perturbations_and_no_others(digits_vic
 def test_attacks_that_it_does_not_run(attack: Any) -> None:
     """One without gradients, of other norms only, or itself, is refused in one line."""
     with pytest.raises(
-        UserError, match="give an attack by gradients that knows linf and l2, such as pgd or fmn"
+        UserError, match="give a gradient-based attack that supports linf and l2, such as pgd or fmn"
     ) as told:
         NonAdaptive.from_parameters({"attack": attack}, name="non-adaptive")
     assert "\n" not in str(told.value)

@@ -122,11 +122,11 @@ def test_its_attack_is_read_as_a_suite_writes_it() -> None:
         ({"attack": {"name": "mi-fgsm", "steps": 0}}, "mi-fgsm.steps is 0"),
         ({"attack": {"steps": 3}}, "give the name of an attack, alone or as in"),
         ({"attack": "own.py:Mine"}, "give one of the project's own attacks, such as mi-fgsm"),
-        ({"attack": FMN()}, "give an attack by gradients inside a fixed linf radius, such as mi-fgsm"),
-        ({"attack": "square"}, "give an attack by gradients inside a fixed linf radius, such as mi-fgsm"),
+        ({"attack": FMN()}, "give a gradient-based fixed-radius attack that supports linf, such as mi-fgsm"),
+        ({"attack": "square"}, "give a gradient-based fixed-radius attack that supports linf, such as mi-fgsm"),
         (
             {"attack": Transfer(surrogate="a")},
-            "give an attack by gradients inside a fixed linf radius, such as mi-fgsm",
+            "give a gradient-based fixed-radius attack that supports linf, such as mi-fgsm",
         ),
     ],
     ids=str,
@@ -144,7 +144,7 @@ def test_how_many_classes_it_needs_is_what_its_attack_needs() -> None:
     """APGD-T has fewer targets than it asks for where there are few classes, whatever model it runs on."""
     attack = APGDT(n_target_classes=5)
     for targeted in (False, True):
-        assert Transfer(surrogate="a", attack=attack).fewest_classes(targeted=targeted) == attack.fewest_classes(
+        assert Transfer(surrogate="a", attack=attack).min_classes(targeted=targeted) == attack.min_classes(
             targeted=targeted
         )
 

@@ -17,8 +17,8 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel,
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
-from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarise
-from robustbench_cli.benchmarks.execution.job import Job
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
+from robustbench_cli.benchmarks.execution.job import Job, JobOptions
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.store import Result
 from robustbench_cli.benchmarks.suites.suite import AttackChoice, Suite, expand
@@ -93,7 +93,7 @@ def make_result() -> MakeResult:
 
     def make(cell: Cell, outcomes: Outcomes, **changes: Any) -> tuple[Result, bytes]:
         content = outcomes.to_bytes()
-        summary = {key: None if np.isnan(value) else value for key, value in summarise(outcomes).items()}
+        summary = {key: None if np.isnan(value) else value for key, value in summarize(outcomes).items()}
         usual: dict[str, Any] = {
             "cell": cell,
             "eps": "" if cell.eps is None else f"{cell.eps:g}",
@@ -156,10 +156,9 @@ def jobs(tmp_path: Path, defended: DefendedModel) -> Callable[..., list[Job]]:
             [changes.get("subject", defended)],
             examples=first_examples(load_dataset("digits").split("test"), ATTACKED),
             usual_eps="0.15",
-            store=tmp_path / "store",
-            data_dir=None,
-            device="cpu",
-            batch_size=changes.get("batch_size"),
+            options=JobOptions(
+                store=tmp_path / "store", data_dir=None, device="cpu", batch_size=changes.get("batch_size")
+            ),
         )
 
     return expanded

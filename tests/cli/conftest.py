@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -30,3 +32,50 @@ def add_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
         sys.modules.pop(f"{commands.__name__}.{name}", None)
         if hasattr(commands, name):
             delattr(commands, name)
+
+
+CODE = """
+import json, click
+from robustbench_cli.cli import console
+from robustbench_cli.cli.options import command, computing
+from robustbench_cli.cli.param_types import EOT_TYPE, EPS, SETTING
+@command("compute")
+@click.option("--eps", type=EPS, multiple=True)
+@click.option("--eot", type=EOT_TYPE)
+@click.option("--set", "settings", type=SETTING, multiple=True)
+@click.option("--model", multiple=True)
+@click.option("--strict", is_flag=True)
+@click.option("-o", "--output")
+@computing
+def compute(common, eps, **rest):
+    got = {"eps": [[each.text, each.value] for each in eps], **rest, **vars(common)}
+    console.report(json.dumps(got, default=str))
+"""
+DEFAULTS: dict[str, object] = {
+    "eps": [],
+    "eot": None,
+    "settings": [],
+    "model": [],
+    "strict": False,
+    "output": None,
+    "store": "advdef-runs",
+    "device": "auto",
+    "seed": 0,
+    "data_dir": None,
+    "batch_size": None,
+}
+
+
+@pytest.fixture
+def compute(advdef: Callable[..., Any], add_command: Callable[[str, str], Path]) -> Callable[..., Any]:
+    """Runs a command with every kind of option."""
+    add_command("compute", CODE)
+    return lambda *words: advdef("compute", *words)
+
+
+def changed(ended: Any) -> dict[str, Any]:
+    """The options of a run that are not at their defaults."""
+    assert (ended.code, ended.err) == (0, "")
+    got = json.loads(ended.out)
+    assert got.keys() == DEFAULTS.keys()
+    return {key: value for key, value in got.items() if value != DEFAULTS[key]}

@@ -61,7 +61,7 @@ def test_quiet_leaves_warnings_and_errors(capfd: pytest.CaptureFixture[str], qui
 
 
 BARS = """
-from robustbench_cli import console
+from robustbench_cli.cli import console
 with console.progress() as shown:
     cells = shown.add("cells [5, 5]", total=3)
     cells.advance(2)

@@ -15,7 +15,7 @@ from robustbench_cli import __version__
 
 ENDING = """
     import click, errno, sys, warnings
-    from robustbench_cli import console
+    from robustbench_cli.cli import console
     from robustbench_cli.core.errors import UserError
     from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed, Interrupted
     from robustbench_cli.cli.options import command, computing
@@ -42,14 +42,12 @@ ENDING = """
         (
             "raise KeyboardInterrupt",
             130,
-            [
-                "error: interrupted: what was finished is stored; the same command goes on: advdef ending --store 'a folder'"
-            ],
+            ["error: interrupted: what was finished is stored; resume with: advdef ending --store 'a folder'"],
         ),
         (
             "raise Interrupted('3 of 4 cells are stored')",
             130,
-            ["error: interrupted: 3 of 4 cells are stored; the same command goes on: advdef ending --store 'a folder'"],
+            ["error: interrupted: 3 of 4 cells are stored; resume with: advdef ending --store 'a folder'"],
         ),
         ("raise PermissionError(errno.EACCES, 'Permission denied', 'x.csv')", 2, ["error: x.csv: Permission denied"]),
         ("raise SystemExit(0)", 4, ["internal error: SystemExit: 0 (the same command with -v shows the traceback)"]),
@@ -58,7 +56,7 @@ ENDING = """
         (
             "open(chr(0xD800))",
             2,
-            ["error: a file's name that was given is not UTF-8, and cannot be stored: rename the file"],
+            ["error: the name of a file is not UTF-8, and cannot be stored: rename the file"],
         ),
     ],
 )
@@ -100,10 +98,13 @@ def test_verbose_shows_the_traceback_of_a_fault(
         (["lst"], "unknown command 'lst': did you mean 'list'?"),
         (["list", "attacks", "--fromat", "json"], "advdef list has no option --fromat: did you mean '--format'?"),
         (["--versoin"], "advdef has no option --versoin: did you mean '--version'?"),
-        (["list", "attacks", "--format", "jsn"], "--format: unknown word 'jsn': did you mean 'json'?"),
-        (["list", "atacks"], "advdef list: unknown word 'atacks': did you mean 'attacks'?"),
-        (["list", "xyz"], "advdef list: unknown word 'xyz': known: attacks, datasets, defenses, models, suites"),
-        (["list"], "advdef list: give attacks|defenses|datasets|models|suites"),
+        (["list", "attacks", "--format", "jsn"], "--format: unknown format 'jsn': did you mean 'json'?"),
+        (["list", "atacks"], "advdef list: unknown kind 'atacks': did you mean 'attacks'?"),
+        (
+            ["list", "xyz"],
+            "advdef list: unknown kind 'xyz' (choose from attacks, defenses, datasets, models, suites, checks)",
+        ),
+        (["list"], "advdef list: give attacks|defenses|datasets|models|suites|checks"),
         (["env", "now"], "advdef env: got unexpected extra argument (now)"),
         (["env", "--format"], "option '--format' requires an argument"),
     ],
@@ -158,7 +159,7 @@ def test_no_words_show_the_help_as_an_error(advdef: Callable[..., Any]) -> None:
 
 CHILD = """
 import sys
-from robustbench_cli import commands
+from robustbench_cli.cli import commands
 commands.__path__.append(sys.argv[1])
 from robustbench_cli.cli.main import main
 sys.exit(main(sys.argv[2:]))
@@ -172,7 +173,7 @@ def test_a_signal_interrupts_in_good_order(add_command: Callable[[str, str], Pat
         "waiting",
         """
         import signal
-        from robustbench_cli import console
+        from robustbench_cli.cli import console
         from robustbench_cli.cli.options import command, computing
         @command("waiting")
         @computing
@@ -197,9 +198,7 @@ def test_a_signal_interrupts_in_good_order(add_command: Callable[[str, str], Pat
     child.send_signal(number)
     out, err = child.communicate(timeout=60)
     assert (child.returncode, out) == (130, "in order\n")
-    assert err == (
-        "advdef: error: interrupted: what was finished is stored; the same command goes on: advdef waiting --seed 3\n"
-    )
+    assert err == ("advdef: error: interrupted: what was finished is stored; resume with: advdef waiting --seed 3\n")
 
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
@@ -209,7 +208,7 @@ def test_a_second_signal_does_not_interrupt_the_last_line(add_command: Callable[
         "impatient",
         f"""
         import os, signal
-        from robustbench_cli import console
+        from robustbench_cli.cli import console
         from robustbench_cli.cli.options import command, computing
         told = console.error
         def interrupted(line):
@@ -230,7 +229,7 @@ def test_a_second_signal_does_not_interrupt_the_last_line(add_command: Callable[
         timeout=60,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    line = "interrupted: what was finished is stored; the same command goes on: advdef impatient"
+    line = "interrupted: what was finished is stored; resume with: advdef impatient"
     assert (ended.returncode, ended.stderr) == (130, f"advdef: error: {line}\n")
 
 
@@ -241,7 +240,7 @@ def test_a_reader_that_leaves_changes_no_exit_code(add_command: Callable[[str, s
         "gate",
         f"""
         from rich.table import Table
-        from robustbench_cli import console
+        from robustbench_cli.cli import console
         from robustbench_cli.cli.exit_codes import GateFailed
         from robustbench_cli.cli.options import command
         @command("gate")
@@ -322,7 +321,7 @@ def shell(*words: str, redirect: str) -> subprocess.CompletedProcess[str]:
     [
         (
             ("attack", "--seed", "3"),
-            "interrupted: what was finished is stored; the same command goes on: advdef attack --seed 3",
+            "interrupted: what was finished is stored; resume with: advdef attack --seed 3",
         ),
         (("report",), "interrupted"),
     ],
@@ -352,8 +351,8 @@ sys.exit(main())
             timeout=60,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        goes_on = f"{told} --where" if "goes on" in told else told
-        assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", f"advdef: error: {goes_on}\n")
+        line = f"{told} --where" if "resume" in told else told
+        assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", f"advdef: error: {line}\n")
 
 
 @pytest.mark.parametrize("code", [0, 1, 77])
@@ -371,7 +370,7 @@ sys.exit(main())
 """
     ended = subprocess.run([sys.executable, "-c", library, "list"], check=False, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("advdef: error: a library has ended the process, maybe for want of memory")
+    assert ended.stderr.startswith("advdef: error: a library ended the process, maybe for lack of memory")
 
 
 def test_too_little_memory_is_no_gate() -> None:

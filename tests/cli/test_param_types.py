@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from robustbench_cli.cli.options import Command
-from robustbench_cli.cli.param_types import BATCH_SIZE, DEVICE, EOT, EPS
+from robustbench_cli.cli.param_types import BATCH_SIZE, DEVICE, EOT_TYPE, EPS
 
 KINDS: dict[str, Any] = {
     "range": click.IntRange(min=1),
@@ -15,7 +15,7 @@ KINDS: dict[str, Any] = {
     "share": click.FloatRange(min=0, min_open=True),
     "number": float,
     "batch": BATCH_SIZE,
-    "eot": EOT,
+    "eot": EOT_TYPE,
     "eps": EPS,
 }
 

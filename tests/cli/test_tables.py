@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -42,7 +43,8 @@ ROW: dict[str, Any] = {
     "clean_accuracy_loss_within_interval": True,
 }
 TABLE = pd.DataFrame([ROW])
-WORDS = ("gaussian-noise", "worst-case", "linf 0.15", "93.8 [89,97]", "27.9 [22,33]")
+ALWAYS = ("gaussian-noise", "worst-case", "linf 0.15", "exact", "93.8", "27.9")
+"""The texts that tell rows apart, and the two accuracies."""
 
 
 def drawn(width: int | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -56,26 +58,69 @@ def drawn(width: int | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("width", [20, 60, 80, 100, 120, 200, None])
 def test_no_word_is_broken_at_any_width(width: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A column is there with whole words or is not there, and is named below then; what matters most always is."""
+    """A column has whole words, or it is hidden and named below; what tells rows apart is never hidden."""
     lines = drawn(width, monkeypatch)
     text = "\n".join(lines)
     assert "…" not in text
-    assert all(word in text for word in WORDS)
-    (named,) = re.findall(r"not shown, for want of width: ([a-z0-9,\s]+)", text) or [""]
-    hidden = named.replace("\n", " ").replace(",", " ").split()
+    assert all(word in text for word in ALWAYS)
+    (named,) = re.findall(r"hidden \(terminal too narrow\): ([a-z0-9,\s]+)", text) or [""]
+    hidden = " ".join(named.split()).split(", ") if named else []
     shown = lines[2].split()
-    assert {"passes", "l2", "every", "vote", "success", "des", "eot"} == {*hidden} | {*shown} - {
-        "defense",
-        "attack",
-        "threat",
-        "clean",
-        "robust",
-        "flags",
-    }
+    names = {"passes", "l2", "every", "vote", "success", "des"}
+    assert names & {*shown} | names & {*hidden} == names
+    assert not {*shown} & {*hidden}
+    assert {"defense", "attack", "threat", "eot", "clean", "robust", "flags"} <= {*shown}
+    assert ("93.8 [89,97]" in text, "27.9 [22,33]" in text) == (
+        "clean interval" not in hidden,
+        "robust interval" not in hidden,
+    )
+    # Intervals go before any column does.
+    assert hidden[:2] == ["clean interval", "robust interval"][: len(hidden)]
     if width is None or width >= 140:
         assert hidden == []
     if width == 80:
         assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("seed", (0, 1)),
+        ("n", (100, 500)),
+        ("eps", ("0.1", "0.2")),
+        ("eot", ("1", "10")),
+        ("dataset", ("digits", "mnist")),
+        ("model", ("small-cnn", "paper-cnn")),
+        ("targeted", ("no", "all")),
+        ("checkpoint", ("a.safetensors", "b.safetensors")),
+        ("checkpoint_sha256", ("a" * 64, "b" * 64)),
+        ("mean", ("0.5", "0.4")),
+    ],
+)
+def test_rows_that_differ_look_different_on_a_narrow_terminal(
+    column: str, values: tuple[object, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever identifies a row is shown at 80 columns, in a terminal that hides something."""
+    monkeypatch.setattr(console, "width", lambda: 80)
+    base = {**ROW, "mean": "", "std": "", "checkpoint_sha256": "c" * 64}
+    table = pd.DataFrame([base | {column: value} for value in values])
+    on = Console(width=80, legacy_windows=False)
+    with on.capture() as captured:
+        on.print(tables.for_terminal(table), crop=False)
+    assert "hidden" in captured.get()
+    assert len({line for line in captured.get().splitlines() if "gaussian-noise" in line}) == 2
+
+
+def test_parameters_are_broken_at_commas_where_nothing_is_left_to_hide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long attack takes several lines of a narrow terminal; each of its parameters stays whole."""
+    monkeypatch.setattr(console, "width", lambda: 80)
+    table = pd.DataFrame([ROW | {"attack": "pgd(steps=20,step_size=0.0125,random_start=false)"}])
+    on = Console(width=80, legacy_windows=False)
+    with on.capture() as captured:
+        on.print(tables.for_terminal(table), crop=False)
+    words = captured.get().split()
+    assert {"pgd(steps=20,", "step_size=0.0125,", "random_start=false)"} <= {*words}
+    assert max(len(line.rstrip()) for line in captured.get().splitlines()) <= 80
 
 
 @pytest.mark.parametrize(
@@ -149,3 +194,76 @@ def test_no_name_is_more_than_a_name(column: str, monkeypatch: pytest.MonkeyPatc
         on.print(tables.for_terminal(table), crop=False)
     for each in (text, tables.as_text(table, "markdown"), captured.get()):
         assert all(sign == "\n" or sign.isprintable() for sign in each)
+
+
+@pytest.fixture
+def cells(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes the states of two cells that differ in one thing."""
+
+    def make(**changes: tuple[Any, Any]) -> list[Any]:
+        made = []
+        for index in range(2):
+            changed = {name: values[index] for name, values in changes.items()}
+            cell = {
+                "dataset": "fashion-mnist",
+                "model": "paper-cnn",
+                "n": 1000,
+                "defense": "gaussian-noise",
+                "attack_label": "cw-pgd(steps=20)",
+                "norm": "linf",
+                "targeted": "no",
+                "eot": 10,
+                "seed": 0,
+            }
+            job = {"eps": "8/255", "checkpoint": "a/hrs.safetensors", "mean": None, "std": None}
+            cell |= {name: value for name, value in changed.items() if name in cell}
+            job |= {name: value for name, value in changed.items() if name in job}
+            state = {"passes": 41_000, "state": "missing", "changed": ()}
+            state |= {name: value for name, value in changed.items() if name in state}
+            made.append(SimpleNamespace(job=SimpleNamespace(cell=SimpleNamespace(**cell), **job), **state))
+        return made
+
+    return make
+
+
+def drawn_cells(states: list[Any], width: int | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of the table of cells."""
+    monkeypatch.setattr(console, "width", lambda: width)
+    on = Console(width=width or 1000, legacy_windows=False)
+    with on.capture() as captured:
+        on.print(tables.cell_states(states), crop=False)
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("eps", ("2/255", "8/255")),
+        ("eot", (1, 10)),
+        ("seed", (0, 1)),
+        ("n", (100, 1000)),
+        ("dataset", ("mnist", "fashion-mnist")),
+        ("targeted", ("no", "all")),
+        ("norm", ("linf", "l2")),
+        ("checkpoint", ("a.safetensors", "b.safetensors")),
+        ("mean", ((0.5,), (0.4,))),
+    ],
+)
+def test_cells_that_differ_look_different_on_a_narrow_terminal(
+    column: str, values: tuple[Any, Any], cells: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What all cells share stands above the table, and the lines fit."""
+    lines = drawn_cells(cells(**{column: values}), 80, monkeypatch)
+    assert max(map(len, lines)) <= 80
+    assert len({line for line in lines if "gaussian-noise" in line}) == 2
+    if column != "dataset":
+        assert lines[0].startswith("dataset fashion-mnist")
+    assert not any("…" in line for line in lines)
+
+
+def test_a_pipe_gets_every_column_of_the_cells(cells: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever they share, so that a program finds each value in its place."""
+    header = ["dataset", "model", "n", "defense", "attack", "norm", "eps", "targeted", "eot", "seed", "passes", "state"]
+    assert drawn_cells(cells(), None, monkeypatch)[1].split() == header
+    lines = drawn_cells(cells(changed=(("pgd.steps was 2",), ())), None, monkeypatch)
+    assert lines[1].split() == [*header, "changed"]

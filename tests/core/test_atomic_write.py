@@ -53,13 +53,13 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from robustbench_cli.core.atomic_write import write_whole
+from robustbench_cli.core.atomic_write import write_atomically
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 {} = die
-write_whole(Path(sys.argv[1]), b"half")
+write_atomically(Path(sys.argv[1]), b"half")
 """
 
 
@@ -79,17 +79,17 @@ def test_a_killed_writer_leaves_nothing(tmp_path: Path) -> None:
 def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path, when: str) -> None:
     """Just before the file has its name, and where the file system knows no files without one; nothing else goes."""
     path = tmp_path / "table.csv"
-    others = [
+    bystanders = [
         tmp_path / ".table.csv.swp",
         tmp_path / ".table.csv.0123456789abcdef.bak",
         tmp_path / ".other.0123456789abcdef",
     ]
-    for other in others:
+    for other in bystanders:
         other.write_bytes(b"")
     killed(when, path)
-    assert len([*tmp_path.iterdir()]) == len(others) + 1
+    assert len([*tmp_path.iterdir()]) == len(bystanders) + 1
     write_atomically(path, b"whole")
-    assert {*tmp_path.iterdir()} == {path, *others}
+    assert {*tmp_path.iterdir()} == {path, *bystanders}
     assert path.read_bytes() == b"whole"
 
 
@@ -99,7 +99,7 @@ def test_what_a_living_writer_is_at_stays(tmp_path: Path, monkeypatch: pytest.Mo
 
     def meanwhile(temporary: Path, target: Path) -> Path:
         monkeypatch.setattr(Path, "replace", replace)
-        code = "import sys; from pathlib import Path; from robustbench_cli.core.atomic_write import write_whole; write_whole(Path(sys.argv[1]), b'other')"
+        code = "import sys; from pathlib import Path; from robustbench_cli.core.atomic_write import write_atomically; write_atomically(Path(sys.argv[1]), b'other')"
         subprocess.run([sys.executable, "-c", code, str(path)], check=True)
         assert path.read_bytes() == b"other"
         return replace(temporary, target)
@@ -110,11 +110,29 @@ def test_what_a_living_writer_is_at_stays(tmp_path: Path, monkeypatch: pytest.Mo
     assert path.read_bytes() == b"own"
 
 
-@pytest.mark.parametrize("place", ["file/inside", "folder", "folder/."])
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("folder", ["file/inside", "folder", "folder/."])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, folder: str) -> None:
     """A file in the place of a folder and a folder in the place of a file: one line that says where."""
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=f"cannot write {tmp_path}/"):
-        write_atomically(tmp_path / place, b"content")
+        write_atomically(tmp_path / folder, b"content")
     assert [*(tmp_path / "folder").iterdir()] == []
+
+
+def test_a_system_without_posix_locks_writes_whole_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: the temporary file is closed before it is renamed, and files of other writers stay."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.delattr(os, "O_TMPFILE")
+    other = tmp_path / ".file.0123456789abcdef"
+    other.write_bytes(b"part")
+    replace, open_files = Path.replace, len([*Path("/proc/self/fd").iterdir()])
+
+    def renamed(temporary: Path, target: Path) -> Path:
+        assert len([*Path("/proc/self/fd").iterdir()]) == open_files
+        return replace(temporary, target)
+
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_atomically(tmp_path / "file", b"whole")
+    assert (tmp_path / "file").read_bytes() == b"whole"
+    assert {*tmp_path.iterdir()} == {tmp_path / "file", other}

@@ -50,7 +50,7 @@ def test_a_file_alone_is_its_sha256(tmp_path: Path, hashed: Hash) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "statement",
     [
         "import helper",
         "from helper import constant",
@@ -60,10 +60,10 @@ def test_a_file_alone_is_its_sha256(tmp_path: Path, hashed: Hash) -> None:
         "from folder import inside",
     ],
 )
-def test_an_edit_of_what_is_imported_is_seen(tmp_path: Path, hashed: Hash, words: str) -> None:
+def test_an_edit_of_what_is_imported_is_seen(tmp_path: Path, hashed: Hash, statement: str) -> None:
     """However it is imported, from beside or from below, and at any depth; going back gives the first hash again."""
     files = {"helper": "constant = 1\n", "between": "from helper import constant\n", "beside": "x = 1\n"}
-    files |= {"inside_in_folder": "from helper import constant\n", "mine": f"{words}\n"}
+    files |= {"inside_in_folder": "from helper import constant\n", "mine": f"{statement}\n"}
     write(tmp_path, **files)
     first = hashed("mine")
     write(tmp_path, helper="constant = 2\n", beside="x = 2\n")

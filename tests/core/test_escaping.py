@@ -71,8 +71,8 @@ PLAIN = [
 def test_a_terminal_shows_and_obeys_nothing(name: str) -> None:
     """No character is left that is not a letter, a sign or a blank, and what was there can be read."""
     shown = escaped_for_terminal(name)
-    assert all(unicodedata.category(each)[0] != "C" for each in shown)
-    assert all(unicodedata.category(each) not in {"Zl", "Zp"} for each in shown)
+    assert all(unicodedata.category(character)[0] != "C" for character in shown)
+    assert all(unicodedata.category(character) not in {"Zl", "Zp"} for character in shown)
     assert escaped_for_terminal(shown) == shown
     assert shown == name or "\\" in shown
 
@@ -114,7 +114,7 @@ def test_usual_names_stay_as_they_are(name: str) -> None:
 
 def inside(tokens: list[Token]) -> list[Token]:
     """All tokens, those within others too."""
-    return [each for token in tokens for each in (token, *inside(token.children or []))]
+    return [character for token in tokens for character in (token, *inside(token.children or []))]
 
 
 def cells(name: str) -> list[str]:
@@ -124,7 +124,9 @@ def cells(name: str) -> list[str]:
     tokens = inside(MarkdownIt("commonmark", {"html": True}).enable("table").parse(text))
     allowed = {f"{kind}_{end}" for kind in ("table", "thead", "tbody", "tr", "th", "td") for end in ("open", "close")}
     assert {token.type for token in tokens} <= allowed | {"inline", "text"}
-    return ["".join(each.content for each in token.children or []) for token in tokens if token.type == "inline"]
+    return [
+        "".join(character.content for character in token.children or []) for token in tokens if token.type == "inline"
+    ]
 
 
 @pytest.mark.parametrize("name", HOSTILE)

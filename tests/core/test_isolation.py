@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_cli.core.isolation import isolate, isolated
+from robustbench_cli.core.isolation import isolate_passes, isolated
 
 
 def meddle() -> None:
@@ -54,7 +54,7 @@ def test_what_code_changes_is_as_it_was() -> None:
 @pytest.mark.parametrize("fails", [False, True])
 def test_each_pass_leaves_all_as_it_was(fails: bool) -> None:
     """And has a gradient; a copy of the model does so too."""
-    model = isolate(Meddling(3, 2))
+    model = isolate_passes(Meddling(3, 2))
     model.fails = fails
     before = state()
     images = torch.ones(1, 3, requires_grad=True)
@@ -76,8 +76,8 @@ def test_streams_that_code_closes_are_open_again(how: str) -> None:
     """By their number and by their name."""
     code = f"""
 import os, sys
-from robustbench_cli.core.isolation import contained
-with contained():
+from robustbench_cli.core.isolation import isolated
+with isolated():
     {how}
 print("report", flush=True)
 print("note", file=sys.stderr, flush=True)

@@ -70,12 +70,12 @@ def test_a_new_file_is_a_new_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     }.items():
         (package / f"{file}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    found = Registry(kind="thing", package="some_attacks", not_named=frozenset({"tools"}))
-    assert found.names() == ["a-b"]
-    assert found.load("a-b") == 1
+    own_registry = Registry(kind="thing", package="some_attacks", not_named=frozenset({"tools"}))
+    assert own_registry.names() == ["a-b"]
+    assert own_registry.load("a-b") == 1
     for other in ("tools", "base"):
         with pytest.raises(UserError, match=f"unknown thing '{other}': known: a-b"):
-            found.load(other)
+            own_registry.load(other)
 
 
 def test_a_users_file_is_loaded_once(mine: Path) -> None:
@@ -105,12 +105,12 @@ def test_an_entry_point_is_a_name(mine: Path, monkeypatch: pytest.MonkeyPatch) -
     broken = EntryPoint(name="broken", value="mine:absent", group="advdef.attacks")
     gone = EntryPoint(name="gone", value="not_installed_any_more:Mine", group="advdef.attacks")
     monkeypatch.setattr(module, "entry_points", lambda *, group: [point, broken, gone] if group == point.group else [])
-    found = Registry(kind="attack", package=registry.package, base=registry.base)
-    assert {"mine", "broken", "gone", "pgd"} <= {*found.names()}
-    assert found.load("mine").__name__ == "Mine"
-    assert found.name_of(found.load("mine")) == "mine"
-    assert "mine has no 'absent'" in refused("broken", found)
-    assert "no module not_installed_any_more" in refused("gone", found)
+    own_registry = Registry(kind="attack", package=registry.package, base=registry.base)
+    assert {"mine", "broken", "gone", "pgd"} <= {*own_registry.names()}
+    assert own_registry.load("mine").__name__ == "Mine"
+    assert own_registry.name_of(own_registry.load("mine")) == "mine"
+    assert "mine has no 'absent'" in refused("broken", own_registry)
+    assert "no module not_installed_any_more" in refused("gone", own_registry)
     del sys.modules["mine"]
 
 
@@ -160,7 +160,7 @@ def test_a_class_with_parts_missing_is_one_line(mine: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("1 +", "SyntaxError"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
@@ -177,16 +177,16 @@ def test_a_class_with_parts_missing_is_one_line(mine: Path) -> None:
                 "class Mine(FixedRadiusAttack):\n"
                 "    def run(self, *given): ..."
             ),
-            "TypeError: Mine must say which norms it knows",
+            "TypeError: Mine must declare its norms",
         ),
     ],
 )
-def test_code_that_cannot_be_imported_is_one_line(tmp_path: Path, text: str, told: str) -> None:
+def test_code_that_cannot_be_imported_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     """Whatever goes wrong in a user's file or module, the line says where and what."""
     path = tmp_path / "broken_code.py"
     path.write_text(text)
     for _ in range(2):
-        assert refused(f"{path}:Mine").startswith(f"{path} cannot be imported: {told}")
+        assert refused(f"{path}:Mine").startswith(f"{path} cannot be imported: {message}")
 
 
 def test_a_module_that_cannot_be_imported_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +248,7 @@ def test_a_plug_in_keeps_its_name_before_an_argument(monkeypatch: pytest.MonkeyP
     """What follows the colon of an installed name is never taken for an object of a module of that name."""
     point = EntryPoint(name="zoo", value="robustbench_cli.benchmarks.models.small_cnn:SmallCNN", group="advdef.models")
     monkeypatch.setattr(module, "entry_points", lambda group: [point])
-    found = Registry(kind="model", package="robustbench_cli.benchmarks.models", argument=r"\w+")
-    assert found.find("zoo:word")[1] == "word"
-    assert found.find("zoo")[1] is None
-    assert found.source_of("zoo:word") == found.source_of("zoo")
+    own_registry = Registry(kind="model", package="robustbench_cli.benchmarks.models", argument=r"\w+")
+    assert own_registry.find("zoo:word")[1] == "word"
+    assert own_registry.find("zoo")[1] is None
+    assert own_registry.source_of("zoo:word") == own_registry.source_of("zoo")

@@ -33,10 +33,10 @@ def test_dates_stay_words(text: str) -> None:
     [
         ("a: 1\nb: 2\na: 3", "line 3: 'a' is given twice: give it once"),
         ("x: {a: 1, a: 1}", "line 1: 'a' is given twice: give it once"),
-        ("a: &b [1]\nc: *b", "line 2: *b is an alias: write out what it stands for"),
-        ("&a [*a]", "line 1: *a is an alias: write out what it stands for"),
-        ("[" * 5000, "brackets inside brackets, too many to read: give a value that is nested less deeply"),
-        ("{a: " * 5000, "brackets inside brackets, too many to read: give a value that is nested less deeply"),
+        ("a: &b [1]\nc: *b", "line 2: *b is an alias: write its value out"),
+        ("&a [*a]", "line 1: *a is an alias: write its value out"),
+        ("[" * 5000, "the value is nested too deeply: give one with fewer brackets inside brackets"),
+        ("{a: " * 5000, "the value is nested too deeply: give one with fewer brackets inside brackets"),
     ],
 )
 def test_what_could_be_misread_is_refused(text: str, line: str) -> None:
@@ -67,31 +67,31 @@ def test_what_could_be_misread_is_refused(text: str, line: str) -> None:
         *("1e-400", "-1.5e-400", "1.0e+400", "2E400", ".5e-999"),
     ],
 )
-@pytest.mark.parametrize("place", ["{}", "n: {}", "a: [1, {}]", "{{a: {{b: {}}}}}", "{}: 1"])
-def test_a_number_that_is_read_otherwise_than_it_looks_is_refused(text: str, place: str) -> None:
+@pytest.mark.parametrize("template", ["{}", "n: {}", "a: [1, {}]", "{{a: {{b: {}}}}}", "{}: 1"])
+def test_a_number_that_is_read_otherwise_than_it_looks_is_refused(text: str, template: str) -> None:
     """Octal, base sixty, underlines, other bases, and what is too small or too large for a number."""
     with pytest.raises(UserError, match=rf"^line 1: {re.escape(text)} is ") as refusal:
-        read_yaml(place.format(text))
+        read_yaml(template.format(text))
     assert "\n" not in str(refusal.value)
 
 
 @given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False)))
 def test_a_number_that_is_read_is_the_one_that_is_written(number: float) -> None:
     """Every number as Python writes it comes back, or stays a word as with PyYAML."""
-    found = read_yaml(f"{number!r}")
-    assert type(number)(found) == number
-    assert type(found) in {type(number), str}
+    result = read_yaml(f"{number!r}")
+    assert type(number)(result) == number
+    assert type(result) in {type(number), str}
 
 
 @given(st.text("0123456789+-._:eExobnaif", min_size=1, max_size=12))
 def test_whatever_looks_like_a_number(text: str) -> None:
     """It is that number in decimal digits, a word, or refused: never another number."""
     try:
-        found = read_yaml(f"a: {text}")["a"]
+        result = read_yaml(f"a: {text}")["a"]
     except (UserError, yaml.YAMLError, KeyError, TypeError):
         return
-    if isinstance(found, int | float) and not isinstance(found, bool):
-        assert math.isnan(found) or math.isinf(found) or float(text) == found
+    if isinstance(result, int | float) and not isinstance(result, bool):
+        assert math.isnan(result) or math.isinf(result) or float(text) == result
 
 
 @pytest.mark.parametrize("text", ["0o17", "08", ".5e", "1e", "2001-12-14", "1.2.3", "٣", "._5", "12:75"])
@@ -133,4 +133,4 @@ def test_a_value_is_found_by_its_line(tmp_path: Path) -> None:
     assert file.value == {"a": 1, "b": ["c", {"d": 2, "e": [3, 4]}]}
     lines = {(): 2, ("a",): 2, ("b",): 3, ("b", 0): 4, ("b", 1, "e"): 6, ("b", 1, "e", 1): 7, ("b", 7): 3, ("a", 0): 2}
     for keys, line in lines.items():
-        assert file.place(*keys) == f"{path}, line {line}"
+        assert file.location(*keys) == f"{path}, line {line}"

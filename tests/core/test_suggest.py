@@ -17,7 +17,7 @@ ADVERSARIAL_TRAINING = "'pgd-at', 'trades', 'mart', 'awp', 'fast-at', 'free-at' 
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "meant"),
+    ("kind", "name", "suggestion"),
     [
         # As torchattacks, Foolbox, ART, AutoAttack and RobustBench write it.
         ("attack", "PGD", "'pgd'"),
@@ -95,11 +95,11 @@ ADVERSARIAL_TRAINING = "'pgd-at', 'trades', 'mart', 'awp', 'fast-at', 'free-at' 
         ("model", "runs/resnet.pt", "'--checkpoint runs/resnet.pt'"),
     ],
 )
-def test_names_of_other_libraries(kind: str, name: str, meant: str) -> None:
+def test_names_of_other_libraries(kind: str, name: str, suggestion: str) -> None:
     """A name as another library, a paper or a hurried hand writes it is answered with ours."""
     with pytest.raises(UserError) as refusal:
         REGISTRIES[kind].load(name)
-    assert str(refusal.value) == f"unknown {kind} '{name}': did you mean {meant}?"
+    assert str(refusal.value) == f"unknown {kind} '{name}': did you mean {suggestion}?"
 
 
 @pytest.mark.parametrize("name", ["wrn28-10", "WideResNet-28-10", "wide_resnet_28_10"])
@@ -111,12 +111,12 @@ def test_a_model_that_is_not_here_is_answered_with_the_way_to_give_ones_own(name
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"),
+    ("name", "suggestion"),
     [("autoattack", "'standard' or 'autoattack-compat'"), ("rand", "'randomized' or 'autoattack-rand-compat'")],
 )
-def test_suites(name: str, meant: str) -> None:
+def test_suites(name: str, suggestion: str) -> None:
     """AutoAttack's versions lead to the suite that replaces it and to the one that counts as it does."""
-    with pytest.raises(UserError, match=f"did you mean {meant}"):
+    with pytest.raises(UserError, match=f"did you mean {suggestion}"):
         read_suite(name)
 
 
@@ -138,12 +138,12 @@ def test_norms(name: str, norm: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"),
+    ("name", "suggestion"),
     [("stepz", "steps"), ("nb_iter", "steps"), ("alpha", "step_size"), ("num_restarts", "restarts"), ("step", "steps")],
 )
-def test_parameters(name: str, meant: str) -> None:
+def test_parameters(name: str, suggestion: str) -> None:
     """A parameter under the name that it has elsewhere leads to ours, which is suggested only where it is known."""
-    assert did_you_mean(name, attacks.load("pgd").model_fields) == f"did you mean '{meant}'?"
+    assert did_you_mean(name, attacks.load("pgd").model_fields) == f"did you mean '{suggestion}'?"
     assert did_you_mean("kappa", ["steps"]) == "known: steps"
 
 

@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage, stats
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.gradients.bpda import with_surrogates
+from robustbench_cli.attacks.base.gradients.bpda import use_surrogates
 from robustbench_cli.attacks.hopskipjump import HopSkipJump
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.transfer import Transfer
@@ -263,7 +263,7 @@ def test_the_surrogate_is_smooth() -> None:
     """With surrogates, no image is rejected and no pixel is rounded."""
     images = torch.rand(5, 1, 2, 2)
     model = detector(-1.0, bit_depth=2, median_size=1)
-    with with_surrogates(model):
+    with use_surrogates(model):
         assert torch.allclose(model(images), Pixels()(images))
 
 

@@ -9,7 +9,7 @@ from torchvision.io import decode_jpeg, encode_jpeg
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.transfer import Transfer
-from robustbench_cli.benchmarks.evaluation.checks import gradient_is_wrong
+from robustbench_cli.benchmarks.evaluation.checks.wrong_gradient import gradient_is_wrong
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.jpeg import JPEG, Codec

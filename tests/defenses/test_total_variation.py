@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.probes import is_randomized
-from robustbench_cli.benchmarks.evaluation.checks import gradient_is_wrong
+from robustbench_cli.benchmarks.evaluation.checks.wrong_gradient import gradient_is_wrong
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.total_variation import TotalVariation
 

@@ -1,1 +1,1 @@
-"""Where an attack gets its logits and gradients."""
+"""Gradient sources: where an attack gets its logits and gradients."""

@@ -1,4 +1,4 @@
-"""The draws behind a gradient: what may be asked for, and what it means for a model."""
+"""Resolves the number of draws per gradient (``--eot``) for a model."""
 
 from __future__ import annotations
 
@@ -9,35 +9,40 @@ from robustbench_cli.core.errors import UserError
 __all__ = ["EOT_DRAWS", "Draws", "EOTChoice", "resolve_eot"]
 
 Draws = int | Literal["exact", "frozen"]
-"""A number of draws over which a randomized gradient is averaged; ``"exact"``, all that there are; or ``"frozen"``:
-one draw for all images and steps.
+"""The draws per gradient: the mean over this number of draws, all draws (``"exact"``), or one draw for all images and
+steps (``"frozen"``).
 """
 
 EOTChoice = Draws | Literal["auto"]
-"""The same, or whichever is right for the model; see :func:`resolve_eot`."""
+"""A value of ``--eot``: :data:`Draws`, or ``"auto"``; see :func:`resolve_eot`."""
 
 EOT_DRAWS = 10
-"""Draws of a gradient where nothing else is asked for (Wang et al., appendix C.3: success saturates for more)."""
+"""The default number of draws per gradient (Wang et al., appendix C.3: more draws hardly raise the success rate)."""
 
 
-def resolve_eot(asked: EOTChoice, *, randomized: bool, cost_of_all_draws: float | None) -> Draws:
-    """The draws behind a gradient of a model.
+def resolve_eot(choice: EOTChoice, *, randomized: bool, cost_of_all_draws: float | None) -> Draws:
+    """The draws per gradient of a model.
 
     Args:
-        asked: What the user said. ``"auto"`` is the exact expectation where that costs no more than :data:`EOT_DRAWS`
-            draws, else that many. A deterministic model is asked once whatever is said.
-        randomized: Whether the model is.
-        cost_of_all_draws: In forward passes of one draw; ``None`` where the draws cannot be counted.
+        choice: The user's choice. ``"auto"`` is the exact expectation if it costs at most :data:`EOT_DRAWS` draws, and
+            :data:`EOT_DRAWS` draws otherwise.
+        randomized: Whether the model is randomized. A deterministic model needs one draw for any choice.
+        cost_of_all_draws: In forward passes of one draw; ``None`` if the model cannot enumerate its draws.
 
     Raises:
-        UserError: ``"exact"`` for a randomized model whose draws cannot be counted.
+        UserError: The choice is ``"exact"``, and the randomized model cannot enumerate its draws.
+
+    >>> resolve_eot("auto", randomized=True, cost_of_all_draws=None)
+    10
+    >>> resolve_eot("auto", randomized=True, cost_of_all_draws=4.0)
+    'exact'
     """
     if not randomized:
         return 1
-    if asked == "exact" and cost_of_all_draws is None:
+    if choice == "exact" and cost_of_all_draws is None:
         raise UserError(
             "eot is exact, and the draws of this model cannot be counted: give a number of draws, such as 10"
         )
-    if asked != "auto":
-        return asked
+    if choice != "auto":
+        return choice
     return "exact" if cost_of_all_draws is not None and cost_of_all_draws <= EOT_DRAWS else EOT_DRAWS

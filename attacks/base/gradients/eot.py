@@ -1,18 +1,18 @@
-"""Expectation over transformation: gradient sources for randomized models, and the choice among them."""
+"""Gradient sources for randomized models: the mean over K draws (EOT), the exact expectation, or one frozen draw."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, Unpack
 
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.gradients.source import GradientSource, Precision
+from robustbench_cli.attacks.base.gradients.source import GradientSource, PassOptions
 from robustbench_cli.attacks.base.models.enumerable_draws import EnumerableDraws
 from robustbench_cli.attacks.base.models.frozen_draw import FrozenDraw
-from robustbench_cli.attacks.base.models.passes import BatchSize, single_pass
-from robustbench_cli.attacks.base.models.row_draws import RowDraws, keys_of_draws
+from robustbench_cli.attacks.base.models.passes import single_pass
+from robustbench_cli.attacks.base.models.row_draws import RowDraws, draw_keys
 from robustbench_cli.attacks.base.rng import seed_from
 from robustbench_cli.core.errors import UserError
 
@@ -20,16 +20,20 @@ __all__ = ["EOT", "ExactExpectation", "gradient_source"]
 
 
 class EOT(GradientSource):
-    """Expectation over transformation (Athalye, Engstrom, Ilyas, Kwok, ICML 2018): the mean over K draws.
+    """Expectation over transformation: the mean over K draws.
 
-    The draws are one batch in which every image stands K times, if each row of a batch draws for itself; otherwise they
-    are K batches. One draw is the plain backward pass; of a deterministic model it is all there is.
+    If each row of a batch has its own draw, the K draws are one batch that contains every image K times. Otherwise they
+    are K batches. A deterministic model needs one draw, which is plain backpropagation.
+
+    Source: Athalye, Engstrom, Ilyas, Kwok: Synthesizing Robust Adversarial Examples. ICML 2018.
 
     Args:
-        draws: K.
+        model: See :class:`~robustbench_cli.attacks.base.gradients.source.GradientSource`.
+        draws: K >= 1.
         randomized: Whether the model is; see :func:`~robustbench_cli.attacks.base.models.probes.is_randomized`.
-        row_draws: Lets the draws of a randomized model belong to its images; where not given they come from torch's
-            generators, as in training.
+        row_draws: Ties the draws of a randomized model to its images. Without it the draws come from torch's generators,
+            as in training.
+        **options: See :class:`~robustbench_cli.attacks.base.gradients.source.PassOptions`.
     """
 
     def __init__(
@@ -39,31 +43,31 @@ class EOT(GradientSource):
         draws: int = 1,
         randomized: bool = False,
         row_draws: RowDraws | None = None,
-        targeted: bool = False,
-        batch_size: BatchSize | int | None = None,
-        precision: Precision = "float32",
-        inside: Callable[[], bool] = lambda: False,
+        **options: Unpack[PassOptions],
     ) -> None:
-        super().__init__(model, targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
+        super().__init__(model, **options)
         self.draws = draws
         self.exhaustive = not randomized
         self._row_draws = row_draws
 
     @property
-    def _one_draw_a_pass(self) -> bool:
+    def _shares_draws(self) -> bool:
+        """Whether all rows of a pass share one draw."""
         return self._row_draws is not None and self._row_draws.unit == "pass"
 
-    def _parts(self) -> list[range]:
-        most = 1 if self._one_draw_a_pass else self.size.rows or self.draws
-        return [range(start, min(start + most, self.draws)) for start in range(0, self.draws, most)]
+    def _draws_per_pass(self) -> list[range]:
+        largest = 1 if self._shares_draws else self.size.rows or self.draws
+        return [range(start, min(start + largest, self.draws)) for start in range(0, self.draws, largest)]
 
     @contextmanager
-    def _asked(self, images: Tensor, keys: Tensor, draws: range, question: int) -> Iterator[Callable[[Tensor], Tensor]]:
+    def _seeded_model(
+        self, images: Tensor, keys: Tensor, draws: range, query: int
+    ) -> Iterator[Callable[[Tensor], Tensor]]:
         if self._row_draws is None:
             yield lambda images: self._logits(self.model, images, len(draws))
             return
-        seed = seed_from(self._seed, question, draws.start if self._one_draw_a_pass else "")
-        with self._row_draws(keys_of_draws(keys, draws), seed) as model:
+        seed = seed_from(self._seed, query, draws.start if self._shares_draws else "")
+        with self._row_draws(draw_keys(keys, draws), seed) as model:
             yield lambda images: self._logits(model, images, len(draws))
 
     @staticmethod
@@ -73,20 +77,20 @@ class EOT(GradientSource):
 
 
 class ExactExpectation(GradientSource):
-    """The exact expectation over all draws of a model that can enumerate them."""
+    """The exact expectation over all draws of a model that can enumerate them.
+
+    Args:
+        model: Is :class:`~robustbench_cli.attacks.base.models.enumerable_draws.EnumerableDraws`.
+        **options: See :class:`~robustbench_cli.attacks.base.gradients.source.PassOptions`.
+
+    Raises:
+        UserError: The model cannot enumerate its draws.
+    """
 
     exhaustive = True
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        targeted: bool = False,
-        batch_size: BatchSize | int | None = None,
-        precision: Precision = "float32",
-        inside: Callable[[], bool] = lambda: False,
-    ) -> None:
-        super().__init__(model, targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
+    def __init__(self, model: nn.Module, **options: Unpack[PassOptions]) -> None:
+        super().__init__(model, **options)
         if not isinstance(model, EnumerableDraws):
             raise UserError(
                 "--eot exact: the draws of this defense cannot be counted; give a number of draws: --eot 10"
@@ -99,7 +103,9 @@ class ExactExpectation(GradientSource):
         return self._enumerable.cost_of_all_draws
 
     @contextmanager
-    def _asked(self, images: Tensor, keys: Tensor, draws: range, question: int) -> Iterator[Callable[[Tensor], Tensor]]:
+    def _seeded_model(
+        self, images: Tensor, keys: Tensor, draws: range, query: int
+    ) -> Iterator[Callable[[Tensor], Tensor]]:
         yield lambda images: self._enumerable.all_draws(images.clone())
 
 
@@ -110,43 +116,26 @@ def gradient_source(
     randomized: bool,
     seed: int = 0,
     row_draws: RowDraws | None = None,
-    targeted: bool = False,
-    batch_size: BatchSize | int | None = None,
-    precision: Precision = "float32",
-    inside: Callable[[], bool] = lambda: False,
+    **options: Unpack[PassOptions],
 ) -> GradientSource:
-    """The source for ``--eot``: the exact expectation, the mean over a number of draws, or one frozen draw.
+    """The gradient source for a value of ``--eot``.
 
     Args:
-        model: See :class:`GradientSource`.
-        eot: ``"exact"``, K >= 1, or ``"frozen"``: one draw for all images and all questions. A deterministic model is asked
-            once whatever K is.
+        model: See :class:`~robustbench_cli.attacks.base.gradients.source.GradientSource`.
+        eot: K >= 1 for the mean over K draws, ``"exact"`` for the exact expectation, or ``"frozen"`` for one draw for all
+            images and queries. A deterministic model has one draw for any value.
         randomized: Whether two passes of the model differ.
-        seed: Of the frozen draw.
+        seed: The seed of the frozen draw.
         row_draws: See :class:`EOT`.
-        targeted: See :class:`GradientSource`.
-        batch_size: See :class:`GradientSource`.
-        precision: See :class:`GradientSource`.
-        inside: See :class:`GradientSource`.
+        **options: See :class:`~robustbench_cli.attacks.base.gradients.source.PassOptions`.
 
     Raises:
-        UserError: ``"exact"`` for a randomized model whose draws cannot be counted.
+        UserError: ``eot`` is ``"exact"``, and the randomized model cannot enumerate its draws.
     """
     if not randomized:
-        return EOT(model, targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
+        return EOT(model, **options)
     if eot == "frozen":
-        return EOT(
-            FrozenDraw(model, seed=seed), targeted=targeted, batch_size=batch_size, precision=precision, inside=inside
-        )
+        return EOT(FrozenDraw(model, seed=seed), **options)
     if eot == "exact":
-        return ExactExpectation(model, targeted=targeted, batch_size=batch_size, precision=precision, inside=inside)
-    return EOT(
-        model,
-        draws=eot,
-        randomized=True,
-        row_draws=row_draws,
-        targeted=targeted,
-        batch_size=batch_size,
-        precision=precision,
-        inside=inside,
-    )
+        return ExactExpectation(model, **options)
+    return EOT(model, draws=eot, randomized=True, row_draws=row_draws, **options)

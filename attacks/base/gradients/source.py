@@ -1,11 +1,11 @@
-"""Gradient sources: where an attack gets its logits and gradients, so that any attack adapts to any defense."""
+"""Gradient sources: give an attack its logits and gradients, so that any attack adapts to any defense."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,151 +14,173 @@ from robustbench_cli.attacks.base.losses import Loss, margin
 from robustbench_cli.attacks.base.models.decision import can_reject, decisions
 from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.models.precision import full_float32
-from robustbench_cli.attacks.base.models.probes import INSIDE
-from robustbench_cli.attacks.base.models.row_draws import keys_of
+from robustbench_cli.attacks.base.models.probes import EDGE_OFFSET
+from robustbench_cli.attacks.base.models.row_draws import row_keys
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["GradientSource", "Precision"]
+__all__ = ["GradientSource", "PassOptions", "Precision"]
 
 Precision = Literal["float32", "bf16"]
-"""In which floating point the passes of a gradient are computed."""
+"""The floating-point type of the passes of a gradient."""
 
 
-_FOLLOWED = 8
+_RECENT = 8
+"""The number of points in :attr:`GradientSource.recent_points`."""
+
+
+class PassOptions(TypedDict, total=False):
+    """How a source passes images through its model.
+
+    Attributes:
+        targeted: Whether the labels of :meth:`GradientSource.gradient` are the classes to reach. Default: no.
+        batch_size: The largest number of rows (images times draws) that pass through the model at once; ``None``, the
+            default, for no limit. A :class:`BatchSize` is shared with other code that runs the model.
+        precision: With ``"bf16"``, gradients and the logits that come with them are computed in bfloat16 where that is
+            faster (autocast). Their margins are rounded more coarsely (see
+            :func:`~robustbench_cli.attacks.base.losses.rounding`), so a success must be confirmed by
+            :meth:`GradientSource.logits`, which are always in float32. Default: ``"float32"``.
+        inside: Called before each gradient: whether to take it slightly inside the box; see
+            :func:`~robustbench_cli.attacks.base.models.probes.cut_at_edges`. Default: never.
+    """
+
+    targeted: bool
+    batch_size: BatchSize | int | None
+    precision: Precision
+    inside: Callable[[], bool]
 
 
 class GradientSource(ABC):
-    """Logits and input gradients of a model, over ``draws`` draws at a time.
+    """Logits and input gradients of a model, over D draws at a time.
 
     Args:
         model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``, in ``eval()`` mode with frozen parameters (see
             :func:`~robustbench_cli.attacks.base.models.freezing.frozen`).
-        targeted: Whether the labels that :meth:`gradient` is given are the classes to reach.
-        batch_size: Rows (images times draws) that pass through the model at once; ``None`` for all. A :class:`BatchSize` is
-            shared with others that ask the same model.
-        precision: With ``"bf16"``, gradients and the logits that come with them are computed in bfloat16 where that pays
-            (autocast). Their margins are then rounded more coarsely (see
-            :func:`~robustbench_cli.attacks.base.losses.rounding`), and what they decide is to be confirmed by
-            :meth:`logits`, which are always in float32.
-        inside: Says, when a gradient is first asked for, whether it is to be taken a little inside the box; see
-            :func:`~robustbench_cli.attacks.base.models.probes.cut_at_edges`.
+        **options: See :class:`PassOptions`.
 
     Attributes:
-        draws: D, the draws that every answer holds.
-        exhaustive: Whether these are all the draws that the model can make.
-        forwards: Images passed through the model so far, in passes of one draw.
-        backwards: The same for passes back to the input.
-        decides: Whether the logits that come with a gradient decide how small a perturbation may be, so that a GPU is to
-            compute them in full float32.
-        followed: ``(n, C, H, W)``, n up to 8: some of the points at which a gradient was last asked for, as far as the
-            number of the question was a power of 2; ``None`` before the first.
-        noise: Measures by how much a logit changes with the batch, see :mod:`~robustbench_cli.attacks.base.models.logit_noise`; ``None``
-            where that is not measured.
+        draws: D, the number of draws in each result.
+        exhaustive: Whether these are all draws of the model.
+        forwards: Images in forward passes so far, times the cost of their draws.
+        backwards: The same for backward passes.
+        full_precision: Whether a GPU computes the logits that come with a gradient in full float32, because they decide
+            how small a perturbation may be.
+        recent_points: ``(n, C, H, W)``, n up to 8: some of the points of the latest gradient whose query number is a power
+            of 2; ``None`` before the first.
+        noise: Measures how much a logit changes with the batch, see
+            :mod:`~robustbench_cli.attacks.base.models.logit_noise`; ``None`` for no measurement.
     """
 
     draws: int
     exhaustive: bool
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        targeted: bool = False,
-        batch_size: BatchSize | int | None = None,
-        precision: Precision = "float32",
-        inside: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def __init__(self, model: nn.Module, **options: Unpack[PassOptions]) -> None:
+        if unknown := sorted({*options} - {*PassOptions.__annotations__}):
+            raise TypeError(f"unknown options: {', '.join(unknown)}")
         self.model = model
-        self.targeted = targeted
+        self.targeted = options.get("targeted", False)
+        batch_size = options.get("batch_size")
         self.size = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
-        self.precision = precision
-        self._inside = inside
+        self.precision: Precision = options.get("precision", "float32")
+        self._inside = options.get("inside", lambda: False)
         self._seed = 0
-        self._places: Tensor | None = None
-        self._questions = 0
+        self._indices: Tensor | None = None
+        self._queries = 0
         self.forwards = 0.0
         self.backwards = 0.0
-        self.decides = False
-        self.followed: Tensor | None = None
+        self.full_precision = False
+        self.recent_points: Tensor | None = None
         self.noise: Callable[[], float] | None = None
-        # A tensor once there are gradients: reading a number off a GPU makes it wait.
-        self._without_gradient: Tensor | int = 0
+        # A tensor after the first gradient: reading a number off a GPU waits for it.
+        self._zero_gradients: Tensor | int = 0
 
     @property
     def cost(self) -> float:
-        """Forward passes that one image costs."""
+        """Forward passes per image."""
         return float(self.draws)
 
     @property
-    def share_without_gradient(self) -> float:
-        """The share of all gradients so far that were zero in every pixel although the goal was not reached in every draw."""
-        return float(self._without_gradient) * self.cost / self.backwards if self.backwards else 0.0
+    def zero_gradient_share(self) -> float:
+        """The share of gradients so far that were zero in every pixel although some draw had not reached the goal."""
+        return float(self._zero_gradients) * self.cost / self.backwards if self.backwards else 0.0
 
-    def begin(self, seed: int, places: Tensor) -> None:
-        """Ties all draws from here on to a seed and to images: the same questions then get the same draws.
+    def bind_draws(self, seed: int, indices: Tensor) -> None:
+        """Makes all later draws a function of a seed, of the images and of the number of the query.
 
         Args:
-            seed: Of the draws.
-            places: ``(N,)`` int64, a number for each of the images that the questions will be about, unlike the others'.
+            seed: The seed of the draws.
+            indices: ``(N,)`` int64, a unique number for each image of the later queries.
         """
-        self._seed, self._places, self._questions = seed, places, 0
+        self._seed, self._indices, self._queries = seed, indices, 0
 
     @abstractmethod
-    def _asked(
-        self, images: Tensor, keys: Tensor, draws: range, question: int
+    def _seeded_model(
+        self, images: Tensor, keys: Tensor, draws: range, query: int
     ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
-        """What gives logits ``(len(draws), N, K)`` of images ``(N, C, H, W)``; a pass back belongs inside it too.
+        """A function from images ``(N, C, H, W)`` to logits ``(len(draws), N, K)``.
+
+        Forward and backward passes must both run inside the context.
 
         Args:
             images: ``(N, C, H, W)``.
-            keys: ``(N,)``, which tell the images' draws apart.
-            draws: Which of the D.
-            question: Its number, which tells its draws from those of the others.
+            keys: ``(N,)`` int64, one per image.
+            draws: The numbers of the draws, among the D.
+            query: The number of the query. Draws of different queries are independent.
         """
 
     def logits(self, images: Tensor, *, rows: Tensor | None = None, copies: int = 1) -> Tensor:
-        """Logits ``(D, N, K)`` of images ``(N, C, H, W)``, without a graph.
+        """Logits in full float32 and without a graph.
 
         Args:
-            images: Where an image is asked about at several points, they stand side by side.
-            rows: ``(n,)``, which of the images that the attack was given these are, where they are not all of them in
-                their order.
-            copies: Points of each: ``N = n * copies``.
+            images: ``(N, C, H, W)`` in [0, 1]. Several points of one image are adjacent.
+            rows: ``(n,)`` int64, the indices of these images in the attack's batch; ``None`` for the whole batch in order.
+            copies: The number of points per image: ``N = n * copies``.
+
+        Returns:
+            ``(D, N, K)``.
         """
         self.forwards += self.cost * len(images)
-        keys, question = self._keys(images, rows, copies), self._next_question()
+        keys, query = self._keys(images, rows, copies), self._next_query()
 
         def compute() -> Tensor:
-            pieces = []
-            for part, parts in self._cuts(images):
-                of_slice = []
-                for draws in parts:
-                    with self._asked(images[part], keys[part], draws, question) as model:
-                        of_slice.append(model(images[part]))
-                pieces.append(torch.cat(of_slice))
-            return torch.cat(pieces, dim=1)
+            slices = []
+            for part, draws_per_pass in self._passes(images):
+                logits_by_draw = []
+                for draws in draws_per_pass:
+                    with self._seeded_model(images[part], keys[part], draws, query) as model:
+                        logits_by_draw.append(model(images[part]))
+                slices.append(torch.cat(logits_by_draw))
+            return torch.cat(slices, dim=1)
 
         with torch.no_grad(), full_float32(images.device):
-            return self.size.fitting(len(images) * self.cost, compute)
+            return self.size.retry_smaller(len(images) * self.cost, compute)
 
-    def _next_question(self) -> int:
-        self._questions += 1
-        return self._questions
+    def _next_query(self) -> int:
+        self._queries += 1
+        return self._queries
 
     def _keys(self, images: Tensor, rows: Tensor | None, copies: int) -> Tensor:
-        """``(N,)``: what tells the draws of images apart."""
-        places = self._places if rows is None or self._places is None else self._places[rows]
-        if places is None or len(places) * copies != len(images):
-            # An attack that does not say which images these are gets draws by their order.
-            places, copies = torch.arange(-len(images), 0, device=images.device), 1
-        return keys_of(places.to(images.device), copies)
+        """``(N,)`` int64: the keys of the images' draws."""
+        indices = self._indices if rows is None or self._indices is None else self._indices[rows]
+        if indices is None or len(indices) * copies != len(images):
+            # An attack that does not pass ``rows`` gets draws by position in the batch.
+            indices, copies = torch.arange(-len(images), 0, device=images.device), 1
+        return row_keys(indices.to(images.device), copies)
 
     def decisions(self, images: Tensor, *, rows: Tensor | None = None, copies: int = 1) -> Tensor:
-        """The decisions ``(D, N)`` on images ``(N, C, H, W)``, and no more; see :meth:`logits` and :func:`.decision.decisions`."""
-        return self.decided(self.logits(images, rows=rows, copies=copies))
+        """The model's decisions alone, for attacks that use no scores; see :func:`.decision.decisions`.
 
-    def decided(self, logits: Tensor) -> Tensor:
-        """The decisions ``(D, N)`` that logits ``(D, N, K)`` of this model stand for."""
+        Args:
+            images: See :meth:`logits`.
+            rows: See :meth:`logits`.
+            copies: See :meth:`logits`.
+
+        Returns:
+            ``(D, N)`` int64.
+        """
+        return self.decisions_of(self.logits(images, rows=rows, copies=copies))
+
+    def decisions_of(self, logits: Tensor) -> Tensor:
+        """The decisions ``(D, N)`` for logits ``(D, N, K)`` of this model; see :func:`.decision.decisions`."""
         return decisions(logits, detector=can_reject(self.model))
 
     def gradient(
@@ -168,16 +190,16 @@ class GradientSource(ABC):
 
         Args:
             images: ``(N, C, H, W)``.
-            labels: ``(N,)``, or ``(N, m)`` if the loss needs to know more: the first column is the labels then.
+            labels: ``(N,)``. If the loss needs more numbers per image, ``(N, m)`` with the labels in the first column.
             loss: The loss of one draw.
             rows: See :meth:`logits`.
 
         Returns:
-            Logits ``(D, N, K)`` without a graph, and the gradient ``(N, C, H, W)`` of ``mean_d loss(logits_d, labels)``,
-            each image's by itself; 0 where it is not finite.
+            Logits ``(D, N, K)`` without a graph, and the gradient ``(N, C, H, W)`` of each image's
+            ``mean_d loss(logits_d, labels)``. Entries that are not finite are set to 0.
 
         Raises:
-            UserError: The model cuts its logits off from its input.
+            UserError: The model's logits do not depend differentiably on its input.
         """
         logits, gradients = self.gradients(
             images, labels, lambda logits, labels: loss(logits, labels).unsqueeze(1), rows=rows
@@ -187,7 +209,7 @@ class GradientSource(ABC):
     def gradients(
         self, images: Tensor, labels: Tensor, losses: Loss, *, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits and the gradients of several losses, by one pass forward and one back for each; see :meth:`gradient`.
+        """Logits and the gradients of L losses, by one forward pass and L backward passes; see :meth:`gradient`.
 
         Args:
             images: ``(N, C, H, W)``.
@@ -196,41 +218,41 @@ class GradientSource(ABC):
             rows: See :meth:`logits`.
 
         Returns:
-            Logits ``(D, N, K)`` without a graph, and the gradients ``(L, N, C, H, W)``, of the same draws and, where the
-            source takes gradients inside the box, of points that much further inside.
+            Logits ``(D, N, K)`` without a graph, and the gradients ``(L, N, C, H, W)``, both of the same draws. If the
+            source takes gradients inside the box, both belong to the points moved inside.
 
         Raises:
-            UserError: The model cuts its logits off from its input.
+            UserError: The model's logits do not depend differentiably on its input.
         """
-        keys, question = self._keys(images, rows, 1), self._next_question()
-        if question & (question - 1) == 0:
-            self.followed = images[:: max(1, len(images) // _FOLLOWED)][:_FOLLOWED].clone()
-        with full_float32(images.device) if self.decides else nullcontext():
-            logits, gradients = self.size.fitting(
-                len(images) * self.cost, lambda: self._gradients_in_pieces(images, labels, losses, keys, question)
+        keys, query = self._keys(images, rows, 1), self._next_query()
+        if query & (query - 1) == 0:
+            self.recent_points = images[:: max(1, len(images) // _RECENT)][:_RECENT].clone()
+        with full_float32(images.device) if self.full_precision else nullcontext():
+            logits, gradients = self.size.retry_smaller(
+                len(images) * self.cost, lambda: self._gradients_in_slices(images, labels, losses, keys, query)
             )
         self.forwards += self.cost * len(images)
         self.backwards += self.cost * len(images) * len(gradients)
-        self._without_gradient += self._count_without_gradient(logits, labels, gradients)
+        self._zero_gradients += self._count_zero_gradients(logits, labels, gradients)
         return logits, gradients
 
-    def _gradients_in_pieces(
-        self, images: Tensor, labels: Tensor, losses: Loss, keys: Tensor, question: int
+    def _gradients_in_slices(
+        self, images: Tensor, labels: Tensor, losses: Loss, keys: Tensor, query: int
     ) -> tuple[Tensor, Tensor]:
-        points = images.clamp(INSIDE, 1 - INSIDE) if self._inside() else images
-        pieces, gradients = [], []
-        for part, parts in self._cuts(images):
+        points = images.clamp(EDGE_OFFSET, 1 - EDGE_OFFSET) if self._inside() else images
+        slices, gradients = [], []
+        for part, draws_per_pass in self._passes(images):
             leaf = points[part].detach().requires_grad_()
-            of_slice, found = [], []
-            for draws in parts:
-                with self._asked(leaf, keys[part], draws, question) as model:
+            logits_by_draw, slopes_by_draw = [], []
+            for draws in draws_per_pass:
+                with self._seeded_model(leaf, keys[part], draws, query) as model:
                     logits, slopes = self._gradients_of_draws(model, leaf, labels[part], losses, len(draws))
-                of_slice.append(logits)
-                found.append(slopes)
-            pieces.append(torch.cat(of_slice))
-            # A root at 0 has no slope: its pixel stays where it is, and the other pixels go on.
-            gradients.append(sum(found[1:], start=found[0]).nan_to_num_(0, 0, 0))
-        return torch.cat(pieces, dim=1), torch.cat(gradients, dim=1)
+                logits_by_draw.append(logits)
+                slopes_by_draw.append(slopes)
+            slices.append(torch.cat(logits_by_draw))
+            # The square root has an infinite slope at 0. Such a pixel gets slope 0; the other pixels are unaffected.
+            gradients.append(sum(slopes_by_draw[1:], start=slopes_by_draw[0]).nan_to_num_(0, 0, 0))
+        return torch.cat(slices, dim=1), torch.cat(gradients, dim=1)
 
     def _gradients_of_draws(
         self, model: Callable[[Tensor], Tensor], leaf: Tensor, labels: Tensor, losses: Loss, draws: int
@@ -247,37 +269,37 @@ class GradientSource(ABC):
             values = losses(logits.flatten(0, 1).to(leaf.dtype), repeated).sum(0) / self.draws
             return logits.detach(), _slopes(values, leaf)
 
-    def _count_without_gradient(self, logits: Tensor, labels: Tensor, gradients: Tensor) -> Tensor:
+    def _count_zero_gradients(self, logits: Tensor, labels: Tensor, gradients: Tensor) -> Tensor:
         classes = labels if labels.dim() == 1 else labels[:, 0]
         margins = margin(logits, classes.expand(len(logits), -1))
         unfinished = ((margins <= 0) if self.targeted else (margins >= 0)).any(0)
         return (unfinished & (gradients.flatten(2).abs().amax(2) == 0)).sum()
 
-    def _parts(self) -> list[range]:
-        """The draws to take in each pass."""
+    def _draws_per_pass(self) -> list[range]:
+        """The numbers of the draws in each pass."""
         return [range(self.draws)]
 
-    def _cuts(self, images: Tensor) -> Iterator[tuple[slice, list[range]]]:
-        """Slices of the images that fit the batch size, each with the draws to take of it in each pass."""
-        parts = self._parts()
-        for part in self.size.slices(len(images), cost=self.cost * len(parts[0]) / self.draws):
-            yield part, parts
+    def _passes(self, images: Tensor) -> Iterator[tuple[slice, list[range]]]:
+        """Slices of the images that fit the batch size, each with the draws of its passes."""
+        draws_per_pass = self._draws_per_pass()
+        for part in self.size.slices(len(images), cost=self.cost * len(draws_per_pass[0]) / self.draws):
+            yield part, draws_per_pass
 
 
 def _slopes(values: Tensor, leaf: Tensor) -> Tensor:
-    """The gradients ``(L, *leaf.shape)`` of L values of one graph, which is freed with the last."""
+    """The gradients ``(L, *leaf.shape)`` of L values of one graph; the last one frees the graph."""
     last = len(values) - 1
-    return torch.stack([_slope(value, leaf, keep=index < last) for index, value in enumerate(values.unbind())])
+    return torch.stack([_slope(value, leaf, retain=index < last) for index, value in enumerate(values.unbind())])
 
 
-def _slope(value: Tensor, leaf: Tensor, *, keep: bool) -> Tensor:
+def _slope(value: Tensor, leaf: Tensor, *, retain: bool) -> Tensor:
     try:
-        return torch.autograd.grad(value, leaf, retain_graph=keep)[0]
+        return torch.autograd.grad(value, leaf, retain_graph=retain)[0]
     except RuntimeError as error:
-        # Reentrant gradient checkpointing only works where gradients are accumulated at the leaves.
+        # Reentrant gradient checkpointing supports backward() only, which accumulates gradients at the leaves.
         if "use_reentrant" not in str(error):
             raise
-    value.backward(retain_graph=keep)
+    value.backward(retain_graph=retain)
     slope, leaf.grad = leaf.grad, None
     assert slope is not None
     return slope

@@ -1,1 +1,1 @@
-"""What attacks measure of a model, and how they pass images through it."""
+"""Passes of images through a model, and measurements of a model before an attack."""

@@ -1,4 +1,4 @@
-"""What a user of a model gets from its logits: a class, a rejection, or nothing."""
+"""Turns logits into the model's decision: a class, a rejection, or a failure."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.models.special_labels import NO_NUMBER, REJECTED
 
-__all__ = ["Rejecting", "can_reject", "decisions", "rejecting"]
+__all__ = ["RejectionLayer", "can_reject", "decisions", "with_rejections"]
 
 
-class Rejecting(nn.Module):
-    """The base of a layer that may reject images, by :func:`rejecting`.
+class RejectionLayer(nn.Module):
+    """The base class of a layer that may reject images with :func:`with_rejections`.
 
-    Only where a model has one are equal logits a rejection. Elsewhere they are what an attack has made of a model whose
-    logits saturate, and to count them as held off would make it look robust.
+    Equal logits count as a rejection only if the model has such a layer. In any other model, equal logits are a sign
+    that the logits saturate under attack. Counting those images as rejected would make the model look robust.
     """
 
 
 def can_reject(model: nn.Module) -> bool:
-    """Whether a model is a detector: whether any of its layers is :class:`Rejecting`."""
-    return any(isinstance(module, Rejecting) for module in model.modules())
+    """Whether a model is a detector: whether any of its layers is a :class:`RejectionLayer`."""
+    return any(isinstance(module, RejectionLayer) for module in model.modules())
 
 
 def decisions(logits: Tensor, *, detector: bool) -> Tensor:
-    """The decisions ``(...)`` that logits ``(..., K)`` stand for: a class, :data:`~.answers.REJECTED` or :data:`~.answers.NO_NUMBER`.
+    """The decision of the deployed model for each row of logits.
 
     Args:
-        logits: Of the deployed model.
-        detector: Whether it :func:`can_reject`, so that equal logits are a rejection; else they are the first class.
+        logits: ``(..., K)``, of the deployed model.
+        detector: Whether the model :func:`can_reject`. If so, equal logits are a rejection; if not, they are class 0.
+
+    Returns:
+        ``(...)`` int64: a class, or :data:`~.special_labels.REJECTED`, or :data:`~.special_labels.NO_NUMBER`.
     """
     classes = logits.argmax(-1)
     if detector:
@@ -36,9 +39,16 @@ def decisions(logits: Tensor, *, detector: bool) -> Tensor:
     return classes.masked_fill(logits.isnan().any(-1), NO_NUMBER)
 
 
-def rejecting(logits: Tensor, rejected: Tensor) -> Tensor:
-    """Logits ``(..., K)`` that say so where an image is rejected ``(...)``: no class stands above another.
+def with_rejections(logits: Tensor, rejected: Tensor) -> Tensor:
+    """Replaces the logits of rejected images by their mean, so that all logits are equal.
 
-    So a rejection has the margin 0 whatever the label and the class to reach: to an attack it is not yet a success.
+    A rejection then has margin 0 for every label and every target. An attack does not count it as a success.
+
+    Args:
+        logits: ``(..., K)``.
+        rejected: ``(...)`` bool.
+
+    Returns:
+        Logits ``(..., K)``.
     """
     return torch.where(rejected.unsqueeze(-1), logits.mean(-1, keepdim=True), logits)

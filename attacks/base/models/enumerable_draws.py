@@ -1,4 +1,4 @@
-"""Models whose random draws can be enumerated, and whether the enumeration is right."""
+"""Models that can enumerate their random draws, and tests of that enumeration."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.models.passes import BatchSize, logits_of
 from robustbench_cli.attacks.base.models.precision import full_float32
 
-__all__ = ["EnumerableDraws", "cost_of_all_draws", "enumerates_other_draws"]
+__all__ = ["EnumerableDraws", "cost_of_all_draws", "enumeration_is_wrong"]
 
 
 @runtime_checkable
 class EnumerableDraws(Protocol):
-    """A randomized model whose draws can be counted: D of them, all equally likely.
+    """A randomized model with D equally likely draws, which it can enumerate.
 
     Attributes:
         number_of_draws: D.
-        cost_of_all_draws: What :meth:`all_draws` costs an image, in forward passes of one draw; less than D where draws
-            share work.
+        cost_of_all_draws: The cost of :meth:`all_draws` per image, in forward passes of one draw. It is less than D
+            where draws share work.
     """
 
     number_of_draws: int
@@ -34,60 +34,68 @@ class EnumerableDraws(Protocol):
 
 @torch.no_grad()
 def cost_of_all_draws(model: nn.Module, images: Tensor, *, size: BatchSize | None = None) -> float | None:
-    """What all draws of a model cost an image, in forward passes of one draw; ``None`` where they cannot be counted.
+    """The cost of all draws of a model per image, if its enumeration is complete and right.
 
-    They cannot be, whatever the model says, where a layer inside draws for itself too: then the draws that are counted
-    are not all there are, which is measured by counting them twice. Nor can they where they are
-    :func:`others <enumerates_other_draws>` than the model makes.
+    The enumeration is incomplete if another layer inside the model also draws. Two enumerations then differ, which is
+    measured. The enumeration is wrong if :func:`enumeration_is_wrong`.
 
     Args:
         model: In ``eval()`` mode.
         images: ``(N, C, H, W)`` in [0, 1], N >= 1; the first two are used.
-        size: Rows that pass through the model at once; draws that are counted together pass together.
+        size: The batch size of single draws; :meth:`EnumerableDraws.all_draws` runs as one batch.
+
+    Returns:
+        Forward passes of one draw; ``None`` if the model cannot enumerate its draws.
     """
-    if not isinstance(model, EnumerableDraws) or enumerates_other_draws(model, images, size=size):
+    if not isinstance(model, EnumerableDraws) or enumeration_is_wrong(model, images, size=size):
         return None
     first, second = (_all_draws(model, images[:2]) for _ in range(2))
-    same = bool((_apart(first, second) <= rounding(first).unsqueeze(-1)).all())
+    same = bool((_difference(first, second) <= rounding(first).unsqueeze(-1)).all())
     return model.cost_of_all_draws if same else None
 
 
-_MOST_DRAWS = 256
-"""Draws that are compared with those that a model enumerates."""
+_MAX_SAMPLES = 256
+"""The largest number of sampled draws that are compared with the enumerated ones."""
 
 
 @torch.no_grad()
-def enumerates_other_draws(model: nn.Module, images: Tensor, *, size: BatchSize | None = None) -> bool:
-    """Whether a model that says that its draws can be counted makes other draws, or makes some more often than others.
+def enumeration_is_wrong(model: nn.Module, images: Tensor, *, size: BatchSize | None = None) -> bool:
+    """Whether a model's enumeration disagrees with the draws that the model makes.
 
-    An exact expectation over draws that the model does not make is one over another model. Every draw must be one of those
-    enumerated; and each of these must be drawn equally often (chi-squared test at a level of 1e-9).
+    The exact expectation over a wrong enumeration belongs to another model. So draws are sampled, and two conditions are
+    tested: each sample equals one of the enumerated draws, and all enumerated draws are equally likely (chi-squared test
+    at a level of 1e-9).
 
     Args:
         model: In ``eval()`` mode.
         images: ``(N, C, H, W)`` in [0, 1], N >= 1; the first is used.
-        size: Rows that pass through the model at once.
+        size: The batch size.
+
+    Returns:
+        ``False`` also for a model that does not enumerate its draws.
     """
     if not isinstance(model, EnumerableDraws):
         return False
     size = size or BatchSize()
-    counted = _all_draws(model, images[:1])[:, 0]
-    number = min(_MOST_DRAWS, max(32, 4 * len(counted)))
-    made = logits_of(model, images[:1].expand(number, *images.shape[1:]), size)
-    tolerance = 2 * (rounding(made) + rounding(counted).amax(0))
-    distances = torch.stack([_apart(made, draw).amax(-1) for draw in counted])
+    enumerated = _all_draws(model, images[:1])[:, 0]
+    number = min(_MAX_SAMPLES, max(32, 4 * len(enumerated)))
+    sampled = logits_of(model, images[:1].expand(number, *images.shape[1:]), size)
+    tolerance = 2 * (rounding(sampled) + rounding(enumerated).amax(0))
+    distances = torch.stack([_difference(sampled, draw).amax(-1) for draw in enumerated])
     if bool((distances.amin(0) > tolerance).any()):
         return True
-    # Draws that cannot be told from each other are drawn as often as there are of them.
-    alike = torch.stack([_apart(counted, draw).amax(-1) for draw in counted]) <= tolerance.amax()
-    expected = number * alike.sum(1) / len(counted)
-    often = ((distances <= tolerance).sum(1) - expected).square() / expected
-    statistic = (often / alike.sum(1)).sum(0)
-    return bool(torch.special.gammaincc(torch.tensor(len(counted) / 2), statistic.float().cpu() / 2) < 1e-9)
+    # Enumerated draws with equal logits form a group. Each draw is compared with its group's expected count, and each
+    # group counts once in the statistic.
+    alike = torch.stack([_difference(enumerated, draw).amax(-1) for draw in enumerated]) <= tolerance.amax()
+    expected = number * alike.sum(1) / len(enumerated)
+    deviation = ((distances <= tolerance).sum(1) - expected).square() / expected
+    statistic = (deviation / alike.sum(1)).sum(0)
+    p_value = torch.special.gammaincc(torch.tensor(len(enumerated) / 2), statistic.float().cpu() / 2)
+    return bool(p_value < 1e-9)
 
 
-def _apart(first: Tensor, second: Tensor) -> Tensor:
-    """How far logits are apart; those of a class that both mask by -inf are not."""
+def _difference(first: Tensor, second: Tensor) -> Tensor:
+    """The absolute differences of logits; 0 for a class that both mask by -inf."""
     return (first - second).abs().nan_to_num(0, posinf=torch.inf)
 
 

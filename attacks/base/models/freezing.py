@@ -1,7 +1,8 @@
-"""Keeps a model fixed while it is attacked: no gradients of parameters, evaluation mode, the device and the memory layout."""
+"""Freezes a model during an attack: evaluation mode, fixed parameters, its device and its memory layout."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,42 +11,45 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.models.probes import _logger
-from robustbench_cli.attacks.base.rng import generators_kept
+from robustbench_cli.attacks.base.rng import preserve_generators
 from robustbench_cli.core.errors import is_out_of_memory, one_line
 
-__all__ = ["frozen", "move", "placed", "with_layers"]
+__all__ = ["frozen", "frozen_on", "move", "override_layers"]
+
+_logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def with_layers(model: nn.Module, kind: type[nn.Module], **values: Any) -> Iterator[None]:
-    """Within it, attributes of all layers of a kind in a model have other values; afterwards each has its own again.
+def override_layers(model: nn.Module, kind: type[nn.Module], **values: Any) -> Iterator[None]:
+    """Sets attributes of all layers of one class, and restores each layer's own values afterwards.
 
     Args:
-        model: Whose layers.
-        kind: Which of them.
-        **values: By the attribute's name.
+        model: The model that contains the layers.
+        kind: The class of the layers.
+        **values: The new values by attribute name.
     """
     layers = [module for module in model.modules() if isinstance(module, kind)]
-    before = [(layer, name, getattr(layer, name)) for layer in layers for name in values]
-    for layer, name, _ in before:
+    previous = [(layer, name, getattr(layer, name)) for layer in layers for name in values]
+    for layer, name, _ in previous:
         setattr(layer, name, values[name])
     try:
         yield
     finally:
-        for layer, name, own in before:
-            setattr(layer, name, own)
+        for layer, name, value in previous:
+            setattr(layer, name, value)
 
 
 def move(model: nn.Module, device: torch.device, images: Tensor) -> torch.memory_format:
-    """Moves a model to a device, in place, with its weights channels last where it runs so: convolutions are fastest then.
+    """Moves a model to a device in place, with channels-last weights if it runs with them.
 
-    A model that reads its features by ``view`` may not run in that layout. It stays in its own, which is logged.
+    Convolutions are fastest in the channels-last layout. A model that reshapes its features by ``view`` may not run in
+    it. Such a model keeps its own layout, which is logged.
 
     Args:
-        model: Whose parameters and buffers are moved.
-        device: Where to.
-        images: ``(N, C, H, W)`` in [0, 1], N >= 1, anywhere, that are tried; of one image alone not every layout shows.
+        model: The model whose parameters and buffers move.
+        device: The target device.
+        images: ``(N, C, H, W)`` in [0, 1], N >= 1, on any device, for a trial pass. A batch of one image does not
+            reveal every layout problem.
 
     Returns:
         The layout in which the model runs.
@@ -54,8 +58,8 @@ def move(model: nn.Module, device: torch.device, images: Tensor) -> torch.memory
     tensors = _tensors(model)
     model.to(memory_format=torch.channels_last)
     try:
-        with frozen(model), torch.enable_grad(), generators_kept():
-            # A copy, since a model may write into its input.
+        with frozen(model), torch.enable_grad(), preserve_generators():
+            # A model may write into its input, so it gets a copy.
             rows = images.detach().to(device, copy=True, memory_format=torch.channels_last)
             model(rows.requires_grad_().clone())
     except RuntimeError as error:
@@ -67,8 +71,13 @@ def move(model: nn.Module, device: torch.device, images: Tensor) -> torch.memory
 
 
 @contextmanager
-def placed(model: nn.Module, device: torch.device, images: Tensor) -> Iterator[torch.memory_format]:
-    """Within it, a model is :func:`moved <move>` and :func:`frozen`; afterwards it is as it was, where it was.
+def frozen_on(model: nn.Module, device: torch.device, images: Tensor) -> Iterator[torch.memory_format]:
+    """:func:`Moves <move>` a model to a device and freezes it, and restores everything afterwards.
+
+    Args:
+        model: The model to attack.
+        device: The device of the attack.
+        images: See :func:`move`.
 
     Yields:
         The layout in which the model runs.
@@ -84,22 +93,22 @@ def placed(model: nn.Module, device: torch.device, images: Tensor) -> Iterator[t
 
 @dataclass(frozen=True)
 class _Tensors:
-    """The data of a model's parameters and its buffers, as they lie in memory.
+    """The tensors of a model, to be restored after a move.
 
     Attributes:
-        parameters: Each with its data.
-        buffers: Each with the module that holds it and its name there.
+        parameters: Each parameter with its data.
+        buffers: Each buffer with its module and its name there.
     """
 
     parameters: list[tuple[nn.Parameter, Tensor]]
     buffers: list[tuple[nn.Module, str, Tensor | None]]
 
     def restore(self) -> None:
-        """Gives them back to the model."""
+        """Puts the tensors back into the model."""
         for parameter, data in self.parameters:
             parameter.data = data
         for module, name, buffer in self.buffers:
-            module._buffers[name] = buffer  # noqa: SLF001 - the registered one, whatever attribute shadows it
+            module._buffers[name] = buffer  # noqa: SLF001 - setattr would set an attribute that shadows the buffer
 
 
 def _tensors(model: nn.Module) -> _Tensors:
@@ -113,7 +122,7 @@ def _tensors(model: nn.Module) -> _Tensors:
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """Puts a model into ``eval()`` mode with parameters that need no gradient, and restores both afterwards."""
     modes = {module: module.training for module in model.modules()}
-    needs = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.eval()
     model.requires_grad_(False)
     try:
@@ -121,5 +130,5 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes.items():
             module.training = training
-        for parameter, needed in needs.items():
-            parameter.requires_grad_(needed)
+        for parameter, needs_gradient in flags.items():
+            parameter.requires_grad_(needs_gradient)

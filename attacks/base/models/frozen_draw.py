@@ -1,4 +1,4 @@
-"""One random draw of a randomized model, frozen: a deterministic model."""
+"""A randomized model with one frozen draw, which makes it deterministic."""
 
 from __future__ import annotations
 
@@ -17,18 +17,14 @@ __all__ = ["FrozenDraw"]
 
 
 class FrozenDraw(nn.Module):
-    """A randomized model that has drawn once, for all images and all passes, and so is deterministic.
+    """A randomized model that uses the same single draw for all images and all passes.
 
-    Each row is drawn for as if it were alone in its batch, with the same random numbers: what a row gets is independent
-    of where it stands and of what stands beside it.
+    ``torch.func.vmap`` runs the model on each row as a batch of one, with the same random numbers. A row's logits
+    therefore do not depend on its position in the batch or on the other rows.
 
     Args:
-        model: Draws from torch's global generators; it is held as it is. Its operations must be known to
-            ``torch.func.vmap``.
-        seed: Of the draw.
-
-    Raises:
-        UserError: In a pass, where they are not.
+        model: Draws from torch's global generators, and consists of operations that ``vmap`` supports. It is not copied.
+        seed: The seed of the draw.
     """
 
     def __init__(self, model: nn.Module, *, seed: int) -> None:
@@ -37,7 +33,17 @@ class FrozenDraw(nn.Module):
         self.seed = seed
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(N, K)`` of images ``(N, C, H, W)``."""
+        """Logits of the frozen draw.
+
+        Args:
+            images: ``(N, C, H, W)`` in [0, 1].
+
+        Returns:
+            ``(N, K)``.
+
+        Raises:
+            UserError: ``vmap`` does not support an operation of the model.
+        """
         try:
             with seeded(self.seed), _ready_for_vmap():
                 logits: Tensor = vmap(lambda image: self.model(image[None])[0], randomness="same")(images)
@@ -53,7 +59,7 @@ class FrozenDraw(nn.Module):
 
 @contextmanager
 def _ready_for_vmap() -> Iterator[None]:
-    """Within it, attention has a derivative under ``vmap``, and operations that it takes row by row are no matter."""
+    """Makes attention differentiable under ``vmap``, and hides the warning about operations that run row by row."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -1,4 +1,4 @@
-"""A model with what has been measured of its draws, from which its gradient sources are made."""
+"""A model with the measured properties of its draws, which makes its gradient sources."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.gradients.draws import Draws, EOTChoice, resol
 from robustbench_cli.attacks.base.gradients.eot import gradient_source
 from robustbench_cli.attacks.base.gradients.source import GradientSource, Precision
 from robustbench_cli.attacks.base.models.enumerable_draws import cost_of_all_draws
-from robustbench_cli.attacks.base.models.logit_noise import noise_once
+from robustbench_cli.attacks.base.models.logit_noise import lazy_noise
 from robustbench_cli.attacks.base.models.passes import BatchSize, single_pass
 from robustbench_cli.attacks.base.models.probes import cut_at_edges, is_randomized
 from robustbench_cli.attacks.base.models.row_draws import RowDraws
@@ -23,13 +23,15 @@ __all__ = ["MeasuredModel"]
 
 @dataclass(frozen=True, eq=False)
 class MeasuredModel:
-    """A model, and how it draws: measured when it is first asked for, since what a defense says of itself may be wrong.
+    """A model and the measured properties of its draws; a defense's own description may be wrong.
+
+    Each property is measured at its first use and then cached.
 
     Attributes:
         model: Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``, frozen (see
             :func:`~robustbench_cli.attacks.base.models.freezing.frozen`).
-        images: ``(N, C, H, W)``, N >= 1, on which it is measured; the first eight are used.
-        size: Rows that pass through the model at once, here and in the sources.
+        images: ``(N, C, H, W)`` in [0, 1], N >= 1, for the measurements; the first eight are used.
+        size: The batch size, shared with the gradient sources.
     """
 
     model: nn.Module
@@ -43,12 +45,12 @@ class MeasuredModel:
 
     @cached_property
     def row_draws(self) -> RowDraws | None:
-        """What lets its draws belong to images; ``None`` for a deterministic model."""
+        """Ties the draws to images; ``None`` for a deterministic model."""
         return RowDraws(self.model, self.images, batch_size=self.size.rows) if self.randomized else None
 
     @property
     def rows_share_draws(self) -> bool:
-        """Whether rows of one pass share random draws, so that copies of an image in it are not as many draws."""
+        """Whether the rows of a pass share one draw, so that copies of an image in a batch are not independent draws."""
         return self.row_draws is not None and self.row_draws.unit == "pass"
 
     @cached_property
@@ -62,7 +64,7 @@ class MeasuredModel:
         return cut_at_edges(self.model, self.images, size=self.size)
 
     def of_copy(self, model: nn.Module) -> MeasuredModel:
-        """What has been measured, for a copy of the model, which is asked nothing for it."""
+        """The same measurements for a copy of the model, without any pass through it."""
         copied = MeasuredModel(model, self.images, self.size)
         vars(copied).update(
             randomized=self.randomized,
@@ -72,12 +74,15 @@ class MeasuredModel:
         return copied
 
     @contextmanager
-    def asked(self, keys: Tensor, seed: int) -> Iterator[Callable[[Tensor], Tensor]]:
-        """What gives logits ``(M, K)`` of rows ``(M, C, H, W)`` with these keys; a pass back belongs inside it too.
+    def seeded(self, keys: Tensor, seed: int) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Makes the draws of the model a function of a seed and of the rows' keys.
 
         Args:
-            keys: ``(M,)`` int64, which tell the rows' draws apart.
-            seed: Of the draws.
+            keys: ``(M,)`` int64, one per row.
+            seed: The seed of the draws.
+
+        Yields:
+            A function from rows ``(M, C, H, W)`` to logits ``(M, K)``. A backward pass must also run inside the block.
         """
         if self.row_draws is None:
             yield partial(single_pass, self.model)
@@ -85,9 +90,9 @@ class MeasuredModel:
         with self.row_draws(keys, seed) as model:
             yield partial(single_pass, model)
 
-    def eot(self, asked: EOTChoice) -> Draws:
-        """The draws behind a gradient of this model; see :func:`~robustbench_cli.attacks.base.gradients.draws.resolve_eot`."""
-        return resolve_eot(asked, randomized=self.randomized, cost_of_all_draws=self.cost_of_all_draws)
+    def eot(self, choice: EOTChoice) -> Draws:
+        """The draws per gradient of this model; see :func:`~robustbench_cli.attacks.base.gradients.draws.resolve_eot`."""
+        return resolve_eot(choice, randomized=self.randomized, cost_of_all_draws=self.cost_of_all_draws)
 
     def source(
         self, eot: EOTChoice, *, seed: int = 0, targeted: bool = False, precision: Precision = "float32"
@@ -95,13 +100,13 @@ class MeasuredModel:
         """A gradient source of this model; see :func:`~robustbench_cli.attacks.base.gradients.eot.gradient_source`.
 
         Args:
-            eot: The draws behind every answer; see :meth:`eot`.
-            seed: Of the frozen draw.
-            targeted: Whether labels are classes to reach.
-            precision: Of the gradients.
+            eot: The draws per gradient; see :meth:`eot`.
+            seed: The seed of the frozen draw.
+            targeted: Whether labels are the classes to reach.
+            precision: The precision of gradients.
 
         Raises:
-            UserError: ``"exact"`` for a randomized model whose draws cannot be counted.
+            UserError: ``eot`` is ``"exact"``, and the randomized model cannot enumerate its draws.
         """
         source = gradient_source(
             self.model,
@@ -115,6 +120,6 @@ class MeasuredModel:
             inside=lambda: self.cut_at_edges,
         )
         if precision == "float32":
-            # In bf16 what comes with a gradient is rounded as its type is.
-            source.noise = noise_once(source, self.images)
+            # In bf16, the logits that come with a gradient are rounded to their type, which rounding() knows.
+            source.noise = lazy_noise(source, self.images)
         return source

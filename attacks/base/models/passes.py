@@ -1,7 +1,8 @@
-"""Passes of images through a model: no more rows at once than the user and the memory allow, and no harm to the images."""
+"""Forward passes that respect the batch size and the memory, and leave the caller's images as they are."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -12,82 +13,113 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.models.precision import full_float32
 from robustbench_cli.core.errors import UserError, is_out_of_memory
 
-__all__ = ["BatchSize", "by_row", "logits_of", "single_pass"]
+__all__ = ["BatchSize", "as_rows", "logits_of", "single_pass"]
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
+
+_logger = logging.getLogger(__name__)
 
 
 class BatchSize:
-    """How many rows pass through a model at once.
+    """The number of rows that pass through a model at once.
 
-    Everything that asks one model on one device shares one of these: what does not fit the memory in one place does not
-    fit it in another.
+    All code that runs one model on one device shares one instance. A batch that is too large in one place is too large
+    in the other places as well.
 
     Args:
-        rows: At most so many; ``None`` for any number.
+        rows: The largest number of rows; ``None`` for no limit.
     """
 
     def __init__(self, rows: int | None = None) -> None:
         self.rows = rows
+        self._warned = False
 
     def slices(self, count: int, *, cost: float = 1) -> Iterator[slice]:
-        """Slices of equal length: a small rest would cost nearly as much as a whole one.
+        """Cuts images into slices of nearly equal length, since a small rest would cost almost a whole pass.
 
         Args:
-            count: Of the images to be cut into slices.
-            cost: Rows that each of them takes.
+            count: The number of images.
+            cost: Rows per image.
+
+        Yields:
+            Consecutive slices that cover ``range(count)``.
         """
-        at_once = count if self.rows is None else max(1, int(self.rows // cost))
-        number = max(1, math.ceil(count / max(1, at_once)))
+        longest = count if self.rows is None else max(1, int(self.rows // cost))
+        number = max(1, math.ceil(count / max(1, longest)))
         for index in range(number):
             yield slice(index * count // number, (index + 1) * count // number)
 
-    def fitting(self, rows: float, compute: Callable[[], Answer]) -> Answer:
-        """Computes, and again with half the rows at once for as long as the memory does not hold them.
+    def retry_smaller(self, rows: float, compute: Callable[[], Result]) -> Result:
+        """Calls ``compute``, and halves the batch size and calls it again while the memory is too small.
 
         Args:
-            rows: In all, as far as they are not cut into slices.
-            compute: Reads :attr:`rows` anew at each call.
+            rows: The number of rows in all, before they are cut into slices.
+            compute: Reads :attr:`rows` at each call.
+
+        Returns:
+            The result of the first call that fits the memory.
         """
         while True:
             try:
                 return compute()
             except RuntimeError as error:
-                at_once = math.ceil(rows) if self.rows is None else min(self.rows, math.ceil(rows))
-                if not is_out_of_memory(error) or at_once <= 1:
+                tried = math.ceil(rows) if self.rows is None else min(self.rows, math.ceil(rows))
+                if not is_out_of_memory(error) or tried <= 1:
                     raise
-            self.rows = at_once // 2
+            self.rows = tried // 2
+            if not self._warned:
+                _logger.warning("out of memory with a batch of %d rows: the batch size is halved until it fits", tried)
+                self._warned = True
             torch.cuda.empty_cache()
 
 
-def by_row(logits: object, rows: int) -> object:
-    """What a model gives for so many rows; the ``(K,)`` that some give for a single row becomes ``(1, K)``."""
+def as_rows(logits: object, rows: int) -> object:
+    """A model's output, with ``(K,)`` for a single row reshaped to ``(1, K)``.
+
+    Args:
+        logits: The output; returned as it is unless it is a tensor ``(K,)`` for one row.
+        rows: The number of rows in the input.
+    """
     return logits.unsqueeze(0) if isinstance(logits, Tensor) and logits.dim() == 1 and rows == 1 else logits
 
 
 def single_pass(model: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """Logits ``(M, K)`` of rows ``(M, C, H, W)``, which are left as they are though a model may write into its input.
+    """Passes rows through a model once, as a copy that the model may write into.
 
-    A model that gives ``(K,)`` for a single row is understood.
+    Args:
+        model: May return ``(K,)`` for a single row.
+        rows: ``(M, C, H, W)``.
+
+    Returns:
+        Logits ``(M, K)``.
 
     Raises:
-        UserError: The model gives something else.
+        UserError: The model does not return one row of logits per image.
     """
-    logits = by_row(model(rows.clone()), len(rows))
+    logits = as_rows(model(rows.clone()), len(rows))
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(rows):
         what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"type {type(logits).__name__}"
         raise UserError(
-            f"the model gives logits of {what} for {len(rows)} images: it is to give one row of logits for each"
+            f"the model gives logits of {what} for {len(rows)} images: it must give one row of logits per image"
         )
     return logits
 
 
 @torch.no_grad()
 def logits_of(model: nn.Module, images: Tensor, size: BatchSize) -> Tensor:
-    """Logits ``(N, K)`` of images ``(N, C, H, W)`` in float32, without a graph."""
+    """Logits in full float32 and without a graph.
+
+    Args:
+        model: In ``eval()`` mode.
+        images: ``(N, C, H, W)`` in [0, 1].
+        size: The batch size; halved where the memory is too small.
+
+    Returns:
+        ``(N, K)``.
+    """
 
     def compute() -> Tensor:
         with full_float32(images.device):
             return torch.cat([single_pass(model, images[rows]) for rows in size.slices(len(images))])
 
-    return size.fitting(len(images), compute)
+    return size.retry_smaller(len(images), compute)

@@ -1,4 +1,4 @@
-"""The floating-point precision in which a GPU multiplies matrices and convolves."""
+"""The floating-point precision of matrix products and convolutions on a GPU."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ __all__ = ["full_float32"]
 
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
-    """Within it, a GPU computes float32 products in float32; afterwards in what the caller had chosen.
+    """Computes float32 products in full float32 on a GPU, and restores the caller's precision afterwards.
 
-    In TF32, cuDNN's default for convolutions, a product has 10 bits of mantissa, and an image's logits depend on the batch
-    that it passes in by some 1e-3: enough to move an image over a decision boundary. Gradients do not need more, and large
-    networks take several times as long without it.
+    cuDNN convolves in TF32 by default, whose products have 10 bits of mantissa. An image's logits then depend on the
+    rest of its batch by about 1e-3, which is enough to move an image across a decision boundary. Gradients do not need
+    full precision, and large networks take several times as long with it.
 
     Args:
-        device: Where the model is; nothing is to be done on a CPU.
+        device: The device of the model. Nothing happens on a CPU.
     """
     if device.type != "cuda":
         yield
         return
     cudnn: Any = torch.backends.cudnn
-    switches = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
-    before = [switch.fp32_precision for switch in switches]
+    backends = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
+    precisions = [backend.fp32_precision for backend in backends]
     _allow_tf32(convolutions=False, products=False)
     try:
         yield
     finally:
-        _allow_tf32(convolutions=before[0] == "tf32", products=before[2] == "tf32")
-        # A caller may have set them one by one.
-        for switch, own in zip(switches, before, strict=True):
-            if switch.fp32_precision != own:
-                switch.fp32_precision = own
+        _allow_tf32(convolutions=precisions[0] == "tf32", products=precisions[2] == "tf32")
+        # The caller may have set the backends one by one.
+        for backend, precision in zip(backends, precisions, strict=True):
+            if backend.fp32_precision != precision:
+                backend.fp32_precision = precision
 
 
 def _allow_tf32(*, convolutions: bool, products: bool) -> None:
-    # The older of torch's two interfaces: what the newer one sets, code that reads the older cannot read.
+    # This is the older of torch's two interfaces. Code that reads the older one fails after a write to the newer one.
     torch.backends.cudnn.allow_tf32 = convolutions
     torch.backends.cuda.matmul.allow_tf32 = products

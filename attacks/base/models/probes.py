@@ -1,8 +1,7 @@
-"""What the attacks ask of a model, and how it is kept still while it is attacked."""
+"""Probes of a model before an attack: is it randomized, and does its gradient vanish at the edges of the box?"""
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from typing import Any
@@ -15,37 +14,35 @@ from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.models.passes import BatchSize, logits_of, single_pass
 from robustbench_cli.attacks.base.rng import seeded
 
-_logger = logging.getLogger(__name__)
-
-__all__ = ["INSIDE", "cut_at_edges", "is_randomized"]
+__all__ = ["EDGE_OFFSET", "cut_at_edges", "is_randomized"]
 
 
-INSIDE = 1e-6
-"""How far from 0 and 1 a pixel is inside the box: more than single precision rounds, and less than a model sees."""
+EDGE_OFFSET = 1e-6
+"""Distance from 0 and 1 at which a pixel counts as inside the box: above float32 rounding, too small to change logits."""
 
 
 def cut_at_edges(model: nn.Module, images: Tensor, *, size: BatchSize | None = None) -> bool:
-    """Whether any pixel at 0 or 1 has no gradient although it would have one a little further inside.
+    """Whether any pixel has no gradient at 0 or 1, but has one slightly further inside the box.
 
-    A model that cuts its input to [0, 1] passes none back where the input is at an end, as many pixels are: an attack that
-    followed it would leave them where they are.
+    A model that clamps its input to [0, 1] has no gradient at pixels of exactly 0 or 1, and many pixels are. An attack
+    that follows this gradient never moves them.
 
     Args:
         model: In ``eval()`` mode.
-        images: ``(N, C, H, W)`` in [0, 1], N >= 1; the first eight are used, with every pixel at an end.
-        size: Rows that pass through the model at once.
+        images: ``(N, C, H, W)`` in [0, 1], N >= 1; the first eight are used, with every pixel rounded to 0 or 1.
+        size: The batch size.
     """
     edges, rows = images[:8].round(), size or BatchSize()
 
     def cut() -> bool:
-        alive = _has_slope(model, edges.clamp(INSIDE, 1 - INSIDE), rows)
-        return bool((alive & ~_has_slope(model, edges, rows)).any())
+        inside = _has_slope(model, edges.clamp(EDGE_OFFSET, 1 - EDGE_OFFSET), rows)
+        return bool((inside & ~_has_slope(model, edges, rows)).any())
 
-    return rows.fitting(len(edges), cut)
+    return rows.retry_smaller(len(edges), cut)
 
 
 def _has_slope(model: nn.Module, images: Tensor, size: BatchSize) -> Tensor:
-    """Which pixels ``(N, C, H, W)`` the logits depend on."""
+    """``(N, C, H, W)`` bool: the pixels with a nonzero gradient."""
     with seeded(0):
         return torch.cat([_pixels_with_slope(model, images[rows]) for rows in size.slices(len(images))])
 
@@ -63,35 +60,38 @@ def _pixels_with_slope(model: nn.Module, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def is_randomized(model: nn.Module, images: Tensor, *, size: BatchSize | None = None) -> bool:
-    """Whether the same images get different logits, by more than float rounding explains.
+    """Whether the logits of the same image differ between passes by more than float rounding.
 
-    Randomness is measured, not declared, so that a defense cannot hide it by mistake. Two passes are compared, in each
-    of which every image stands several times: two rows alone could have drawn the same of a few switches. So could two
-    passes whose rows share a draw: a model that takes numbers from any generator that is in reach is asked 30 times more,
-    so that one of two paths is overlooked with a chance of 1e-9, and every other one eight times, since it may have a
-    generator of its own.
+    Randomness is measured and not declared, so a defense cannot hide it by mistake. The probe compares two passes that
+    contain every image several times. Two rows alone may happen to draw the same option of a switch.
+
+    Rows that share one draw per pass may still agree in both passes. So the probe repeats the pass. If the model changes
+    the state of a reachable generator, it makes 30 more passes: a model that switches between two paths is then missed
+    with a probability of 1e-9. Otherwise it makes eight more, since the model may have a generator of its own.
 
     Args:
         model: In ``eval()`` mode.
         images: ``(N, C, H, W)`` in [0, 1], N >= 1; the first eight are used.
-        size: Rows that pass through the model at once.
+        size: The batch size.
     """
     probe, size = images[:8], size or BatchSize()
     copies = math.ceil(16 / len(probe))
     rows = probe.repeat(copies, *[1] * (probe.dim() - 1))
-    before = _generators()
+    states = _generator_states()
     logits = torch.cat([logits_of(model, rows, size) for _ in range(2)]).unflatten(0, (2 * copies, len(probe)))
     tolerance = rounding(logits).amax(0).unsqueeze(-1)
     if bool(((logits - logits[0]).abs() > tolerance).any()):
         return True
-    again = 8 if _generators() == before else 30
-    one = probe[:1]
-    return any(bool(((logits_of(model, one, size) - logits[0, :1]).abs() > tolerance[:1]).any()) for _ in range(again))
+    repeats = 8 if _generator_states() == states else 30
+    first = probe[:1]
+    return any(
+        bool(((logits_of(model, first, size) - logits[0, :1]).abs() > tolerance[:1]).any()) for _ in range(repeats)
+    )
 
 
-def _generators() -> list[Any]:
-    """The states of the generators that a model can reach without one of its own: torch's, Python's and NumPy's."""
+def _generator_states() -> list[Any]:
+    """The states of the global generators: torch's, Python's and NumPy's."""
     on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    name, words, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - a model may use the older interface
+    name, numpy_state, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - a model may use the older interface
     states = [state.numpy().tobytes() for state in (torch.get_rng_state(), *on_devices)]
-    return [*states, random.getstate(), name, np.asarray(words).tobytes(), *rest]
+    return [*states, random.getstate(), name, np.asarray(numpy_state).tobytes(), *rest]

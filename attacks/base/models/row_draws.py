@@ -1,7 +1,20 @@
-"""Random draws of a model that belong to an image, not to the batch in which the image passes through the model."""
+"""Makes the random draws of a model depend on the image, and not on the batch in which the image passes.
+
+Models draw from torch's global generators, for a whole batch at once. An image's draw then depends on its position in
+the batch, on the batch size and on the device. This module replaces the random operations of a pass, in three steps:
+
+1. **Record.** The model runs on batches of one, two and three copies of an image. :class:`_Recording` notes each random
+   operation and the shape of its result.
+2. **Classify.** Operation by operation, the shapes for two and for three rows are compared. An axis of length 2 and
+   then 3 is the row axis: the operation draws for each row. Equal shapes mean one draw that all rows share. If neither
+   applies, or if two equal passes differ, each row must pass through the model alone.
+3. **Replace.** :class:`_RowDrawing` computes each row's numbers from a hash of the row's key, by a counter-based
+   generator in integer arithmetic. They are the same at any batch size, in any order and on any device.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,35 +28,47 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from robustbench_cli.attacks.base.rng import generators_kept, mix, normal_from, seed_draws, seed_from, uniform_from
+from robustbench_cli.attacks.base.rng import (
+    mix,
+    normal_from,
+    preserve_generators,
+    seed_from,
+    seed_generators,
+    uniform_from,
+)
+from robustbench_cli.core.errors import one_line
 
-__all__ = ["RowDraws", "Unit", "keys_of", "keys_of_draws"]
+__all__ = ["RowDraws", "Unit", "draw_keys", "row_keys"]
 
 Unit = Literal["row", "pass", "alone"]
-"""What has a random draw of its own: each row of a batch; each pass, so that its rows share the draw; or each row, which
-then has to pass through the model alone, because how its rows draw cannot be told apart.
+"""The unit that has a random draw of its own.
+
+``"row"``: each row of a batch. ``"pass"``: each pass, whose rows share the draw. ``"alone"``: each row, but it must pass
+through the model alone, since the operations do not show how the rows of a batch draw.
 """
 
-_RETRIES = RuntimeError, ValueError, IndexError, TypeError, AssertionError
-"""What a model may raise on a batch of two or three images that it was not made for."""
+_MODEL_ERRORS = RuntimeError, ValueError, IndexError, TypeError, AssertionError
+"""Exceptions that a model may raise on a batch of two or three images, if it was not written for that."""
 
 
 _PASSES = 3
-"""Passes of each size in which a model is watched: what depends on the data shows as a difference between them."""
+"""Recorded passes per batch size. A draw that depends on the data shows as a difference between them."""
+
+_logger = logging.getLogger(__name__)
 
 
 class _UnexpectedDrawError(Exception):
-    """A model drew in a pass what it did not draw when it was measured."""
+    """A random operation differs from the recorded one."""
 
 
 @dataclass(frozen=True)
 class _Draw:
-    """One operation of a pass that may draw.
+    """One random operation of a recorded pass.
 
     Attributes:
         operation: The operation's name, without its overload.
-        shape: Of what it drew.
-        drew: Whether it took numbers from a generator, which attention without dropout does not.
+        shape: The shape of its result.
+        drew: Whether it took numbers from a generator. Attention without dropout does not.
     """
 
     operation: str
@@ -53,11 +78,11 @@ class _Draw:
 
 @dataclass(frozen=True)
 class _Kind:
-    """What an operation draws for.
+    """How an operation draws.
 
     Attributes:
-        axis: Of what it draws, along which rows are told apart; ``None`` where they share it, or where nothing is drawn.
-        shape: Of what the rows share.
+        axis: The row axis of its result; ``None`` if the rows share the draw, or if nothing is drawn.
+        shape: The shape of a shared draw; ``None`` otherwise.
     """
 
     axis: int | None = None
@@ -65,57 +90,52 @@ class _Kind:
 
 
 _IDLE = _Kind()
+"""The kind of an operation that draws nothing."""
 
 
 class RowDraws:
-    """A randomized model whose draws are a function of a seed, an image's key and nothing else.
+    """A randomized model whose draws are a function of a seed and an image's key, and of nothing else.
 
-    Models draw from torch's global generators, a whole batch at once, so that what an image draws hangs on its place in
-    the batch. Here each random operation of a pass is recognized as drawing for each row or for all rows together. What
-    is drawn for a row comes from a counter-based generator whose key is the row's own, computed in integers. So an image
-    meets the same draws at any batch size, in any order, among any other images and on any device.
-
-    A draw that all rows share is the same in every pass of one seed. A model whose draws are of neither kind (their shapes
-    depend on the data, or the operation has no counter-based form here) gets each row in a pass of its own, which torch's
-    generators are seeded for.
+    The module's docstring describes the algorithm. A draw that all rows share is the same in every pass with one seed. If
+    the model is of :data:`Unit` ``"alone"``, each row gets a pass of its own, for which torch's generators are seeded.
 
     Args:
         model: In ``eval()`` mode.
-        images: ``(N, C, H, W)`` in [0, 1], N >= 1, to measure how the model draws; copies of the first three are used.
-        batch_size: Rows that may pass through the model at once; ``None`` for any number. With 1, two rows pass together
-            only where the draws of one row cannot be told from those of a pass.
+        images: ``(N, C, H, W)`` in [0, 1], N >= 1; copies of the first three are used to record how the model draws.
+        batch_size: The largest number of rows in a pass; ``None`` for no limit. With 1, a batch of two passes only if the
+            draws of one row could also be those of a pass.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, *, batch_size: int | None = None) -> None:
         self._model = model
-        self._kinds = _kinds(model, images, batch_size)
-        self._draws_again = bool(self.number) and _draws_in_passes_back(model, images[:1])
+        self._kinds = _classify(model, images, batch_size)
+        self._draws_in_backward = bool(self.number) and _draws_in_backward(model, images[:1])
 
     def of_copy(self, model: nn.Module) -> RowDraws:
-        """The same for a copy of the model, which is asked nothing for it."""
+        """The same for a copy of the model, without any pass through it."""
         draws = copy(self)
         vars(draws)["_model"] = model
         return draws
 
     @property
     def number(self) -> int | None:
-        """How many operations of a pass draw; ``None`` where that is not the same in each."""
+        """The number of operations of a pass that draw; ``None`` if it varies between passes."""
         return None if self._kinds is None else sum(kind != _IDLE for kind in self._kinds)
 
     @property
     def unit(self) -> Unit:
-        """What has a draw of its own; ``"pass"`` also where a randomized model draws from no generator of torch's."""
+        """The unit that has a draw of its own; ``"pass"`` also if a randomized model uses none of torch's generators."""
         if self._kinds is None:
             return "alone"
         return "row" if self.number and all(kind.shape is None for kind in self._kinds) else "pass"
 
     @contextmanager
     def __call__(self, keys: Tensor, seed: int) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Within it, the model draws for rows with these keys; the passes back belong inside it too.
+        """Ties the model's draws to rows with these keys. Backward passes must also run inside the block.
 
         Args:
-            keys: ``(M,)`` int64, one a row.
-            seed: Of the pass.
+            keys: ``(M,)`` int64, one per row.
+            seed: The seed of the pass.
 
         Yields:
             The function from rows ``(M, C, H, W)`` to logits ``(M, K)``.
@@ -123,17 +143,19 @@ class RowDraws:
         if self._kinds is None:
             yield lambda rows: self._one_by_one(rows, keys, seed)
             return
-        seed_draws(seed)
+        seed_generators(seed)
         drawing = _RowDrawing(self._kinds, keys)
-        with drawing if self._draws_again else nullcontext():
+        with drawing if self._draws_in_backward else nullcontext():
             yield lambda rows: self._together(rows, keys, seed, drawing)
 
     def _together(self, rows: Tensor, keys: Tensor, seed: int, drawing: _RowDrawing) -> Tensor:
         try:
-            # Each operation costs some microseconds more inside, in a pass back too.
-            with nullcontext() if self._draws_again else drawing:
+            # The dispatch mode slows down each operation by microseconds, also in a backward pass, so it ends here if
+            # it can.
+            with nullcontext() if self._draws_in_backward else drawing:
                 logits: Tensor = self._model(rows)
         except _UnexpectedDrawError:
+            _logger.warning("%s draws unlike before: each image passes through it alone", type(self._model).__name__)
             self._kinds = None
             logits = self._one_by_one(rows, keys, seed)
         return logits
@@ -141,52 +163,73 @@ class RowDraws:
     def _one_by_one(self, rows: Tensor, keys: Tensor, seed: int) -> Tensor:
         logits = []
         for row, key in zip(rows.split(1), keys.tolist(), strict=True):
-            seed_draws(seed_from(seed, key))
+            seed_generators(seed_from(seed, key))
             logits.append(self._model(row))
         return torch.cat(logits)
 
 
-def keys_of(places: Tensor, copies: int = 1) -> Tensor:
-    """``(N * copies,)``: a key for each copy of images, side by side, with the numbers ``places`` ``(N,)`` int64."""
-    return mix(mix(places)[:, None] + torch.arange(copies, device=places.device)).flatten()
+def row_keys(indices: Tensor, copies: int = 1) -> Tensor:
+    """Keys for several copies of each image; the copies of one image are adjacent.
+
+    Args:
+        indices: ``(N,)`` int64, one number per image.
+        copies: The number of copies.
+
+    Returns:
+        ``(N * copies,)`` int64.
+    """
+    return mix(mix(indices)[:, None] + torch.arange(copies, device=indices.device)).flatten()
 
 
-def keys_of_draws(keys: Tensor, draws: range) -> Tensor:
-    """``(len(draws) * N,)``: a key for each draw of rows with keys ``(N,)``, one draw of all rows after the other."""
+def draw_keys(keys: Tensor, draws: range) -> Tensor:
+    """Keys for several draws of each row: first all rows with the first draw, then all rows with the next.
+
+    Args:
+        keys: ``(N,)`` int64, the rows' keys.
+        draws: The numbers of the draws.
+
+    Returns:
+        ``(len(draws) * N,)`` int64.
+    """
     numbers = torch.arange(draws.start, draws.stop, device=keys.device)
     return mix(keys + mix(numbers)[:, None]).flatten()
 
 
-def _kinds(model: nn.Module, images: Tensor, batch_size: int | None) -> list[_Kind] | None:
-    """What each operation of a pass that may draw does; ``None`` where that cannot be told."""
+def _classify(model: nn.Module, images: Tensor, batch_size: int | None) -> list[_Kind] | None:
+    """The kind of each random operation of a pass, in order; ``None`` if the recorded passes do not show it."""
     try:
-        with torch.no_grad(), generators_kept():
+        with torch.no_grad(), preserve_generators():
             ones = [_recorded(model, images[index % len(images)][None]) for index in range(_PASSES)]
             if not any(draw.drew for one in ones for draw in one):
                 return [_IDLE] * len(ones[0])
-            if batch_size == 1 and all(one == ones[0] for one in ones) and all(map(_counts_rows_first, ones[0])):
+            if batch_size == 1 and all(one == ones[0] for one in ones) and all(map(_has_row_axis, ones[0])):
                 return [_Kind(axis=0) if draw.drew else _IDLE for draw in ones[0]]
             twos, threes = (
                 [_recorded(model, images[:1].repeat(count, 1, 1, 1)) for _ in range(_PASSES)] for count in (2, 3)
             )
-    except _RETRIES:
+    except _MODEL_ERRORS as error:
+        _logger.warning(
+            "%s fails on a batch of two or three images, so each image passes through it alone: %s",
+            type(model).__name__,
+            one_line(error),
+        )
         return None
     if len({tuple(draw.operation for draw in run) for run in (*ones, *twos, *threes)}) > 1:
         return None
     if any(run != runs[0] for runs in (twos, threes) for run in runs):
         return None
     kinds = [_kind(*draws) for draws in zip(twos[0], threes[0], strict=True)]
-    known = [kind for kind in kinds if kind is not None]
-    return known if len(known) == len(kinds) else None
+    clear = [kind for kind in kinds if kind is not None]
+    return clear if len(clear) == len(kinds) else None
 
 
-def _counts_rows_first(draw: _Draw) -> bool:
-    """Whether a draw of one row can only be that row's: it has more dimensions than one, of which the first has length 1."""
+def _has_row_axis(draw: _Draw) -> bool:
+    """Whether the first axis of a draw for one row must be the row axis: it has length 1, and another axis follows."""
     return not draw.drew or (len(draw.shape) > 1 and draw.shape[0] == 1 and draw.operation in _BY_ROW)
 
 
 def _kind(two: _Draw, three: _Draw) -> _Kind | None:
-    """What the same operation draws for, by its shapes for two and for three rows; ``None`` where they do not tell."""
+    """The kind of an operation by its shapes for two and for three rows; ``None`` if the shapes do not show it."""
     if not three.drew:
         return _IDLE
     if two.shape == three.shape:
@@ -198,17 +241,22 @@ def _kind(two: _Draw, three: _Draw) -> _Kind | None:
     return _Kind(axis) if len(different) == 1 and (two.shape[axis], three.shape[axis]) == (2, 3) else None
 
 
-def _draws_in_passes_back(model: nn.Module, images: Tensor) -> bool:
-    """Whether a model draws in a pass back too, as it does where gradient checkpointing computes a part of it again."""
+def _draws_in_backward(model: nn.Module, images: Tensor) -> bool:
+    """Whether a model also draws in a backward pass, as gradient checkpointing does when it recomputes a part."""
     try:
-        with torch.enable_grad(), generators_kept():
+        with torch.enable_grad(), preserve_generators():
             logits = model(images.clone().requires_grad_())
             if not logits.requires_grad:
                 return False
             recording = _Recording()
             with recording:
                 logits.sum().backward()
-    except _RETRIES:
+    except _MODEL_ERRORS as error:
+        _logger.warning(
+            "%s fails in a trial backward pass, which is taken to draw nothing: %s",
+            type(model).__name__,
+            one_line(error),
+        )
         return False
     return any(draw.drew for draw in recording.draws)
 
@@ -226,10 +274,10 @@ def _is_random(operation: OpOverload) -> bool:
 
 
 class _Recording(TorchDispatchMode):
-    """Notes every random operation.
+    """Records every random operation.
 
     Attributes:
-        draws: In order.
+        draws: The operations in order.
     """
 
     def __init__(self) -> None:
@@ -241,30 +289,31 @@ class _Recording(TorchDispatchMode):
     ) -> Any:
         if not _is_random(func):
             return func(*args, **(kwargs or {}))
-        before = _states()
+        states = _generator_states()
         result = func(*args, **(kwargs or {}))
         drawn = result[0] if isinstance(result, tuple) else result
-        drew = (kwargs or {}).get("generator") is not None or _states() != before
+        drew = (kwargs or {}).get("generator") is not None or _generator_states() != states
         self.draws.append(_Draw(_name(func), tuple(drawn.shape), drew))
         return result
 
 
-def _states() -> list[bytes]:
-    """The states of torch's generators on the CPU and on every CUDA device that is in use."""
+def _generator_states() -> list[bytes]:
+    """The states of torch's generators on the CPU and on every CUDA device in use."""
     on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return [state.numpy().tobytes() for state in (torch.get_rng_state(), *on_devices)]
 
 
 class _RowDrawing(TorchDispatchMode):
-    """Takes the place of torch's generators in the random operations of a pass.
+    """Replaces torch's generators in the random operations of a pass.
 
-    Every operation takes one number from torch's generator on the CPU (or its own, if it names one), from which and a
-    row's key all that the row draws follows. So a model that seeds its generator in each pass draws the same in each, and
-    gradient checkpointing, which sets the generator back before it computes again, computes what it has computed before.
+    Each operation takes one number, its nonce, from torch's CPU generator, or from the generator that the operation
+    names. The nonce and a row's key determine all numbers of that row. A model that seeds its generator in every pass
+    therefore draws the same in every pass. Gradient checkpointing resets the generator before it recomputes a part, so
+    the nonces and the draws repeat.
 
     Args:
-        kinds: What the operations of a pass do, in order.
-        keys: ``(M,)`` int64.
+        kinds: The kinds of a pass's operations, in order.
+        keys: ``(M,)`` int64, one per row.
     """
 
     def __init__(self, kinds: list[_Kind], keys: Tensor) -> None:
@@ -272,7 +321,7 @@ class _RowDrawing(TorchDispatchMode):
         self._kinds = kinds
         self._keys = keys
         self._done = 0
-        self._seen: dict[int, _Kind] = {}
+        self._kind_by_nonce: dict[int, _Kind] = {}
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -293,13 +342,13 @@ class _RowDrawing(TorchDispatchMode):
         return rule(_Rows(self._keys, nonce, kind.axis), *args, **{k: v for k, v in kwargs.items() if k != "generator"})
 
     def _kind(self, nonce: int) -> _Kind:
-        """What the next operation does; or, where it is computed once more for a pass back, what that one did."""
-        if nonce not in self._seen:
+        """The kind of the next operation; a nonce that occurred before belongs to a recomputed operation."""
+        if nonce not in self._kind_by_nonce:
             if self._done == len(self._kinds):
                 raise _UnexpectedDrawError
-            self._seen[nonce] = self._kinds[self._done]
+            self._kind_by_nonce[nonce] = self._kinds[self._done]
             self._done += 1
-        return self._seen[nonce]
+        return self._kind_by_nonce[nonce]
 
 
 def _name(operation: OpOverload) -> str:
@@ -308,12 +357,12 @@ def _name(operation: OpOverload) -> str:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of a pass at one of its random operations.
+    """The rows of a pass at one random operation.
 
     Attributes:
-        keys: ``(M,)`` int64.
-        nonce: The operation's own number.
-        axis: Of what is drawn, along which rows are told apart.
+        keys: ``(M,)`` int64, one per row.
+        nonce: The operation's number.
+        axis: The row axis of the result.
     """
 
     keys: Tensor
@@ -321,11 +370,11 @@ class _Rows:
     axis: int
 
     def uniform(self, like: Tensor) -> Tensor:
-        """float32 numbers in [0, 1) of the shape of ``like``, on its device."""
+        """float32 numbers in [0, 1) with the shape and the device of ``like``."""
         return self._drawn(uniform_from, like)
 
     def normal(self, like: Tensor) -> Tensor:
-        """Standard normal float32 numbers of the shape of ``like``, on its device."""
+        """Standard normal float32 numbers with the shape and the device of ``like``."""
         return self._drawn(normal_from, like)
 
     def _drawn(self, draw: Callable[[Tensor, int], Tensor], like: Tensor) -> Tensor:
@@ -393,8 +442,8 @@ def _bernoulli_(rows: _Rows, into: Tensor, probability: Tensor | float = 0.5) ->
 def _native_dropout(rows: _Rows, values: Tensor, rate: float, train: bool | None) -> tuple[Tensor, Tensor]:
     if train is False:
         return values.clone(), torch.ones_like(values, dtype=torch.bool)
-    kept = rows.uniform(values) < 1 - rate
-    return values * kept / (1 - rate), kept
+    mask = rows.uniform(values) < 1 - rate
+    return values * mask / (1 - rate), mask
 
 
 def _exponential_(rows: _Rows, into: Tensor, rate: float = 1.0) -> Tensor:
@@ -403,7 +452,7 @@ def _exponential_(rows: _Rows, into: Tensor, rate: float = 1.0) -> Tensor:
 
 def _randint(rows: _Rows, *bounds_and_size: Any, **kwargs: Any) -> Tensor:
     *bounds, size = bounds_and_size
-    return _integers(rows, _empty(size, **({"dtype": torch.int64} | _given(kwargs))), *bounds)
+    return _integers(rows, _empty(size, **({"dtype": torch.int64} | _not_none(kwargs))), *bounds)
 
 
 def _randint_like(rows: _Rows, like: Tensor, *bounds: int, **kwargs: Any) -> Tensor:
@@ -411,20 +460,21 @@ def _randint_like(rows: _Rows, like: Tensor, *bounds: int, **kwargs: Any) -> Ten
 
 
 def _random_(rows: _Rows, into: Tensor, *bounds: int | None) -> Tensor:
-    given = [bound for bound in bounds if bound is not None]
-    if not given:
+    limits = [bound for bound in bounds if bound is not None]
+    if not limits:
         raise _UnexpectedDrawError
-    return _integers(rows, into, *given)
+    return _integers(rows, into, *limits)
 
 
 def _integers(rows: _Rows, into: Tensor, *bounds: int) -> Tensor:
     low, high = bounds if len(bounds) > 1 else (0, *bounds)
+    # A uniform number has 24 random bits.
     if high - low > 1 << 24:
         raise _UnexpectedDrawError
     return into.copy_(low + (rows.uniform(into).double() * (high - low)).floor())
 
 
-def _given(kwargs: dict[str, Any]) -> dict[str, Any]:
+def _not_none(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if value is not None}
 
 
@@ -444,4 +494,4 @@ _BY_ROW: dict[str, Callable[..., Any]] = {
     "randint_like": _randint_like,
     "random_": _random_,
 }
-"""torch's random operations that can be computed for each row by itself, by the operation's name."""
+"""For each of torch's random operations, by name: a function that computes its result row by row."""

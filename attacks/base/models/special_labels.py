@@ -1,11 +1,11 @@
-"""What stands in the place of a class where a model's answer is none; read without torch by whoever reads stored answers."""
+"""Integers that replace a class where a model predicts none; importable without torch, to read stored predictions."""
 
 from __future__ import annotations
 
 __all__ = ["NO_NUMBER", "REJECTED"]
 
 REJECTED = -1
-"""The decision to take an image for none of the classes, which a detector makes; see :func:`.decision.rejecting`."""
+"""The decision of a detector that rejects an image; see :func:`.decision.with_rejections`."""
 
 NO_NUMBER = -2
-"""In the place of a decision where a logit is not a number: the model has failed."""
+"""The decision where a logit is NaN: the model has failed."""

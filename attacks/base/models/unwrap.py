@@ -1,4 +1,4 @@
-"""What stands around a model, and the model inside, which an adversary sees who knows of no defense."""
+"""Finds the model inside its wrappers, as an adversary sees it who does not know the defense."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Wrapper", "unwrapped_model"]
 
 @runtime_checkable
 class Wrapper(Protocol):
-    """A transformation, a detector, noise or a rule of decision around a model that works without it too.
+    """A transformation, a detector, noise or a decision rule around a model that also works without it.
 
     Attributes:
         unwrapped_model: The model inside: images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``.
@@ -22,10 +22,10 @@ class Wrapper(Protocol):
 
 
 def unwrapped_model(model: nn.Module) -> nn.Module:
-    """The model inside of all that stands around it; itself where nothing does.
+    """The model inside all of its wrappers, or the model itself if it has none.
 
     Args:
-        model: A defended one. What its defenses have changed in its layers and weights stays.
+        model: A defended model. Changes that defenses made to its own layers and weights remain.
     """
     while isinstance(model, Wrapper):
         model = model.unwrapped_model

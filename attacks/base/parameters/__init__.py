@@ -1,1 +1,1 @@
-"""Parameters of an attack that are themselves an attack or a model."""
+"""Types of attack parameters that are themselves an attack or a model."""

@@ -1,4 +1,4 @@
-"""A parameter that is a model: a checkpoint's file as data, the loaded model where it is used."""
+"""The type of a parameter that is a model: the file of a checkpoint as data, the loaded model in use."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def _file(value: Path | nn.Module) -> str:
 Surrogate = Annotated[
     Path | nn.Module, PlainValidator(_file_or_model), PlainSerializer(_file, return_type=str, when_used="json")
 ]
-"""The type of a method's field that takes another model, images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``.
+"""The type of a field that takes another model, images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``.
 
-A user's words name the file of a checkpoint; who builds the method from them puts its model in the file's place. From
-Python it is the model itself.
+On the command line, the value is the file of a checkpoint; the caller that builds the method replaces the file by its
+model. In Python, the value is the model itself.
 """
 
 
 def surrogate_parameters(kind: type[Settings]) -> tuple[str, ...]:
-    """The names of a method's parameters that are models, or may be: ``Surrogate`` and ``Surrogate | None``."""
+    """The names of a method's parameters that are models, of type ``Surrogate`` or ``Surrogate | None``."""
     return tuple(
         name
         for name, field in kind.model_fields.items()

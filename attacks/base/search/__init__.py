@@ -1,1 +1,1 @@
-"""Search loops that several attacks share."""
+"""Search algorithms that several attacks share."""

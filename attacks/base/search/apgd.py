@@ -1,4 +1,9 @@
-"""Auto-PGD (APGD): what its attacks share; they differ in the loss that they climb."""
+"""Auto-PGD (APGD), the search that the APGD attacks share; they differ in the loss that they maximize.
+
+Each image has its own step size and its own best point, the point of the highest loss so far. At fixed checkpoints the
+step size shrinks if the loss has not increased often enough, and the search returns to the best point. The state of a
+run is a :class:`_Run`; :class:`_DenseRun` has the rules for linf and l2, :class:`_SparseRun` those for l1.
+"""
 
 from __future__ import annotations
 
@@ -32,16 +37,18 @@ __all__ = ["APGD"]
 
 
 class APGD(FixedRadiusAttack):
-    """Projected gradient descent that chooses its own step sizes, for each image by itself.
+    """Projected gradient descent with an adaptive step size for each image.
 
-    In linf and l2 it is Algorithm 1 of Croce and Hein (ICML 2020): momentum, and a step size that begins at twice the
-    radius and is halved at checkpoints where too few steps have increased the loss, or nothing has changed since the
-    last one; the search then goes on from the best point. In l1 it is their algorithm for the ball cut with the box
-    (ICML 2021): a step is spread over the pixels of the largest slopes, whose number follows how many the best point
-    has changed, and the first six tenths of the steps are taken in balls of three times and twice the radius.
+    In linf and l2, it is Algorithm 1 of Croce and Hein (ICML 2020). It uses momentum and a step size that starts at twice
+    the radius. At a checkpoint, the step size is halved if too few steps have increased the loss, or if neither the step
+    size nor the best loss has changed since the last checkpoint. The search then continues from the best point.
 
-    Of all iterates of all restarts the one with the smallest expected margin is returned. An image that has fallen in
-    every draw there is leaves the batch.
+    In l1, it is their algorithm for the intersection of the ball and the box (ICML 2021). A step moves the pixels with the
+    largest slopes. Their number depends on how many pixels the best point has changed. The first six tenths of the steps
+    are taken in balls of three times and twice the radius.
+
+    The result is the iterate with the smallest expected margin over all restarts. If the draws are exhaustive, an image
+    leaves the batch once every draw is broken.
     """
 
     paper: ClassVar[str] = (
@@ -52,18 +59,20 @@ class APGD(FixedRadiusAttack):
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
 
     steps: int = Field(100, ge=1, description="steps of each run")
-    restarts: int = Field(1, ge=1, description="runs from different random starts; only what still stands is run again")
+    restarts: int = Field(
+        1, ge=1, description="runs from different random starts; later runs attack unbroken images only"
+    )
     rho: float = Field(
         0.75,
         gt=0,
         lt=1,
-        description="share of the steps between two checkpoints that has to increase the loss, or the step size is "
+        description="smallest share of steps between two checkpoints that must increase the loss, or the step size is "
         "halved; in linf and l2",
     )
 
     @abstractmethod
     def loss(self, threat: Threat) -> Loss:
-        """What the steps climb (descend, if the threat is targeted), of logits and what :meth:`climb` has as labels."""
+        """The loss that the steps maximize, or minimize if the threat is targeted; its labels are those of :meth:`climb`."""
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         best = BestIterates(source, images, labels, threat)
@@ -74,60 +83,65 @@ class APGD(FixedRadiusAttack):
     def climb(
         self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random, best: BestIterates
     ) -> None:
-        """Runs once from a random start.
+        """Runs once from a random start, and offers every iterate.
 
         Args:
-            source: Where the gradients come from.
+            source: Computes the gradients.
             images: ``(n, C, H, W)``, those of ``best.rows``.
-            labels: ``(n,)``, or ``(n, m)`` if :meth:`loss` needs to know more; see
+            labels: ``(n,)``. If :meth:`loss` needs more numbers per image, ``(n, m)``; see
                 :meth:`~robustbench_cli.attacks.base.gradients.source.GradientSource.gradient`.
-            threat: Of these images.
-            random: Of these images.
-            best: Is offered every iterate.
+            threat: The threat of these images.
+            random: The random numbers of these images.
+            best: Receives the iterates.
         """
-        kind = _SparseClimb if threat.norm == "l1" else _DenseClimb
+        kind = _SparseRun if threat.norm == "l1" else _DenseRun
         stages = kind.stages(self.steps)
         widest = replace(threat, eps=stages[0][0] * threat.eps)
         point = images + random_in_ball(images, widest, random)
         for radii, steps in stages:
             ball = replace(threat, eps=radii * threat.eps)
-            climb = kind(project(point, images, ball), images, labels, ball)
-            # Outside the threat's own ball there is nothing to be kept, and nothing has fallen.
-            self._take_steps(climb, steps, source, best if radii == 1 else None)
-            point = climb.top
+            run = kind(project(point, images, ball), images, labels, ball)
+            # Iterates outside the threat's own ball are no successes.
+            self._take_steps(run, steps, source, best if radii == 1 else None)
+            point = run.top
 
-    def _take_steps(self, climb: _Climb, steps: int, source: GradientSource, best: BestIterates | None) -> None:
-        loss, checkpoints = self.loss(climb.threat), climb.checkpoints(steps)
+    def _take_steps(self, run: _Run, steps: int, source: GradientSource, best: BestIterates | None) -> None:
+        loss, checkpoints = self.loss(run.threat), run.checkpoints(steps)
         for step in range(steps):
-            logits, gradient = source.gradient(climb.iterates, climb.labels, loss)
-            climb.take(_mean_loss(loss, logits, climb.labels), gradient)
-            going_on = best.offer(climb.iterates, logits) if best else None
-            if going_on is not None:
-                if not len(going_on):
+            logits, gradient = source.gradient(run.iterates, run.labels, loss)
+            run.record(_mean_loss(loss, logits, run.labels), gradient)
+            remaining = best.offer(run.iterates, logits) if best else None
+            if remaining is not None:
+                if not len(remaining):
                     return
-                climb = climb.select(going_on)
+                run = run.select(remaining)
             if step in checkpoints:
-                climb.adapt(self.rho * checkpoints[step])
-            climb.move()
+                run.adapt(self.rho * checkpoints[step])
+            run.move()
         if best:
-            best.offer(climb.iterates, source.logits(climb.iterates))
+            best.offer(run.iterates, source.logits(run.iterates))
 
 
 def _mean_loss(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
-    """``(n,)`` means over the draws of logits ``(D, n, K)``."""
+    """The mean loss ``(n,)`` over the draws of logits ``(D, n, K)``."""
     draws = len(logits)
     return loss(logits.flatten(0, 1), labels.expand(draws, *labels.shape).flatten(0, 1)).view(draws, -1).mean(0)
 
 
-class _Climb(ABC):
-    """Where a run stands, for each of n images by itself.
+class _Run(ABC):
+    """The state of a run for n images.
 
     Args:
         start: ``(n, C, H, W)``, the first iterates.
         images: ``(n, C, H, W)``.
         labels: See :meth:`APGD.climb`.
-        threat: Of the images.
-        step_size: Of the first step, in radii.
+        threat: The threat of these images.
+        step_size: The first step size, in multiples of the radius.
+
+    Attributes:
+        iterates: ``(n, C, H, W)``, the current points, with their ``gradient`` and their loss ``value``.
+        top: ``(n, C, H, W)``, the points of the highest loss so far, with ``top_gradient`` and ``top_value``.
+        step_size: ``(n,)``, on the [0, 1] pixel scale.
     """
 
     def __init__(self, start: Tensor, images: Tensor, labels: Tensor, threat: Threat, *, step_size: float) -> None:
@@ -140,44 +154,44 @@ class _Climb(ABC):
 
     @staticmethod
     def stages(steps: int) -> list[tuple[int, int]]:
-        """The balls of a run, the threat's own last: each in its radii, with the number of steps inside it."""
+        """The balls of a run in order, the threat's own last: the radius as a multiple of eps, and the number of steps."""
         return [(1, steps)]
 
     @staticmethod
     @abstractmethod
     def checkpoints(steps: int) -> dict[int, int]:
-        """The steps before which :meth:`adapt` is called, each with the number of steps since the one before it."""
+        """The steps before which :meth:`adapt` is called, each with the number of steps since the last checkpoint."""
 
     @abstractmethod
     def adapt(self, needed: float) -> None:
-        """Chooses the size of the next steps; ``needed`` of those since the last time should have gone up."""
+        """Adapts the step size at a checkpoint; ``needed`` of the steps since the last one should have increased the loss."""
 
     @abstractmethod
     def move(self) -> None:
         """Takes a step."""
 
-    def take(self, loss: Tensor, gradient: Tensor) -> None:
-        """Takes the loss ``(n,)`` and its gradient at the iterates."""
+    def record(self, loss: Tensor, gradient: Tensor) -> None:
+        """Records the loss ``(n,)`` and its gradient at the iterates."""
         sign = -1 if self.threat.targeted else 1
         self.value, self.gradient = sign * loss, sign * gradient
-        self.keep(self.value > self.top_value)
+        self.update_top(self.value > self.top_value)
 
-    def keep(self, higher: Tensor) -> None:
-        """Makes the iterates the top where they are ``higher`` ``(n,)``."""
+    def update_top(self, higher: Tensor) -> None:
+        """Makes the iterates the top points where ``higher`` ``(n,)`` is true."""
         pixels = per_image(higher, self.images)
         self.top = torch.where(pixels, self.iterates, self.top)
         self.top_gradient = torch.where(pixels, self.gradient, self.top_gradient)
         self.top_value = torch.where(higher, self.value, self.top_value)
 
     def return_to_top(self, where: Tensor) -> None:
-        """Goes on from the top where ``where`` ``(n,)`` says so."""
+        """Moves the iterates to the top points where ``where`` ``(n,)`` is true."""
         pixels = per_image(where, self.images)
         self.iterates = torch.where(pixels, self.top, self.iterates)
         self.gradient = torch.where(pixels, self.top_gradient, self.gradient)
         self.value = torch.where(where, self.top_value, self.value)
 
     def select(self, rows: Tensor) -> Self:
-        """The run for the images ``rows`` alone."""
+        """The state of the images ``rows`` alone."""
         chosen = copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
@@ -186,54 +200,68 @@ class _Climb(ABC):
         return chosen
 
 
-class _DenseClimb(_Climb):
-    """Algorithm 1 of Croce and Hein (ICML 2020)."""
+class _DenseRun(_Run):
+    """The rules for linf and l2: Algorithm 1 of Croce and Hein (ICML 2020).
+
+    Attributes:
+        previous: ``(n, C, H, W)``, the iterates before the last step, for the momentum; ``None`` before the first step.
+        increases: ``(n,)``, the number of steps since the last checkpoint that have increased the loss.
+        checkpoint_value: ``(n,)``, the highest loss at the last checkpoint.
+        halved: ``(n,)`` bool, whether the step size was halved there.
+    """
 
     def __init__(self, start: Tensor, images: Tensor, labels: Tensor, threat: Threat) -> None:
         super().__init__(start, images, labels, threat, step_size=2)
-        self.before: Tensor | None = None
+        self.previous: Tensor | None = None
         self.increases = torch.zeros_like(self.step_size)
-        self.marked_value = self.top_value
+        self.checkpoint_value = self.top_value
         self.halved = torch.zeros_like(self.step_size, dtype=torch.bool)
 
     @staticmethod
     def checkpoints(steps: int) -> dict[int, int]:
-        # In hundredths, so that no rounding error leads to the next step.
+        # The paper's checkpoints are shares of the steps: 0.22, and then intervals that shrink by 0.03 down to 0.06. They
+        # are counted in hundredths, which avoids rounding errors.
         marks, length = [0, 22], 22
         while marks[-1] < 100:
             length = max(length - 3, 6)
             marks.append(marks[-1] + length)
-        at = [-(-mark * steps // 100) for mark in marks]
-        return {after: after - first for first, after in pairwise(at)}
+        rounded_up = [-(-mark * steps // 100) for mark in marks]
+        return {end: end - start for start, end in pairwise(rounded_up)}
 
-    def take(self, loss: Tensor, gradient: Tensor) -> None:
-        before = self.value
-        super().take(loss, gradient)
-        self.increases += self.value > before
+    def record(self, loss: Tensor, gradient: Tensor) -> None:
+        previous = self.value
+        super().record(loss, gradient)
+        self.increases += self.value > previous
 
     def adapt(self, needed: float) -> None:
-        stuck = ~self.halved & (self.top_value <= self.marked_value)
+        stuck = ~self.halved & (self.top_value <= self.checkpoint_value)
         self.halved = (self.increases < needed) | stuck
         self.step_size = torch.where(self.halved, self.step_size / 2, self.step_size)
         self.return_to_top(self.halved)
-        self.marked_value = self.top_value
+        self.checkpoint_value = self.top_value
         self.increases = torch.zeros_like(self.increases)
 
     def move(self) -> None:
         step = steepest_ascent(self.gradient, self.threat.norm) * per_image(self.step_size, self.images)
         after = project(self.iterates + step, self.images, self.threat)
-        if self.before is not None:
-            momentum = 0.75 * (after - self.iterates) + 0.25 * (self.iterates - self.before)
+        if self.previous is not None:
+            momentum = 0.75 * (after - self.iterates) + 0.25 * (self.iterates - self.previous)
             after = project(self.iterates + momentum, self.images, self.threat)
-        self.before, self.iterates = self.iterates, after
+        self.previous, self.iterates = self.iterates, after
 
 
-class _SparseClimb(_Climb):
-    """The l1 version of Croce and Hein (ICML 2021, section 3), whose first steps are taken in larger balls."""
+class _SparseRun(_Run):
+    """The rules for l1: Croce and Hein (ICML 2021, section 3).
+
+    Attributes:
+        largest_step: ``(n,)``, the radius; the upper bound of the step size.
+        changed: ``(n,)``, the number of changed entries of the top point at the last checkpoint.
+        moved: ``(n,)``, the number of entries that a step moves.
+    """
 
     def __init__(self, start: Tensor, images: Tensor, labels: Tensor, threat: Threat) -> None:
         super().__init__(start, images, labels, threat, step_size=1)
-        self.longest = self.step_size
+        self.largest_step = self.step_size
         self.changed = self.count_changed(start)
         self.moved = (self.changed / 1.5).clamp_max(images[0].numel() / 5)
 
@@ -250,13 +278,14 @@ class _SparseClimb(_Climb):
     def adapt(self, needed: float) -> None:
         changed = self.count_changed(self.top)
         sparser = changed < 0.95 * self.changed
-        shorter = torch.maximum(self.step_size / 1.5, self.longest / 10)
-        self.step_size = torch.where(sparser, self.longest, shorter)
+        # While the top point becomes sparser, the run restarts from it with the largest step size.
+        smaller = torch.maximum(self.step_size / 1.5, self.largest_step / 10)
+        self.step_size = torch.where(sparser, self.largest_step, smaller)
         self.return_to_top(sparser)
         self.changed, self.moved = changed, changed / 1.5
 
     def count_changed(self, perturbed: Tensor) -> Tensor:
-        """``(n,)`` pixels, channels counted by themselves, that are not the images'."""
+        """``(n,)``: the number of entries, pixels times channels, that differ from the images."""
         return (perturbed != self.images).flatten(1).sum(1).to(self.images.dtype)
 
     def move(self) -> None:

@@ -1,4 +1,9 @@
-"""What searches for the smallest perturbation share: the goal, the smallest that reached it, how it is shortened."""
+"""What minimal-norm attacks share: the goal, the smallest perturbation that reaches it, and a final shortening.
+
+A minimal-norm attack moves around the decision boundary and offers each iterate to :class:`BestPerturbation`, which keeps
+the smallest perturbation that reaches the :class:`Goal`. At the end, :meth:`BestPerturbation.shorten` moves it along the
+line to the image, closer to the boundary, by forward passes alone.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +16,18 @@ from torch import Tensor
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.iterates import Streak
 from robustbench_cli.attacks.base.losses import margin, rounding
-from robustbench_cli.attacks.base.models.logit_noise import noise_of
+from robustbench_cli.attacks.base.models.logit_noise import measured_noise
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import distance, per_image
 
-__all__ = ["BestPerturbation", "Goal", "free", "linear_distance"]
+__all__ = ["BestPerturbation", "Goal", "linear_distance", "without_blocked_pixels"]
 
 _DUAL_ORDERS = {"linf": 1, "l2": 2, "l1": torch.inf, "l0": torch.inf}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What the logits have to be.
+    """The condition that the logits must fulfill.
 
     Attributes:
         targeted: Whether the labels are the classes to reach.
@@ -36,47 +41,89 @@ class Goal:
 
     @classmethod
     def of(cls, source: GradientSource, *, targeted: bool, confidence: float = 0.0) -> Goal:
-        """A goal that the logits of a source have to reach, beyond their noise."""
-        return cls(targeted=targeted, confidence=confidence, noise=noise_of(source))
+        """The goal for the logits of a source, which they must reach by more than their noise.
+
+        Args:
+            source: The source of the logits.
+            targeted: Whether the labels are the classes to reach.
+            confidence: See :class:`Goal`.
+        """
+        return cls(targeted=targeted, confidence=confidence, noise=measured_noise(source))
 
     def rounding(self, logits: Tensor) -> Tensor:
-        """What decides nothing ``(...)``, of logits ``(..., K)``."""
+        """The tolerance ``(...)`` of logits ``(..., K)``; see :func:`~robustbench_cli.attacks.base.losses.rounding`."""
         return rounding(logits, self.noise)
 
     def shortfall(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """By how many logits it is missed ``(M,)``, of logits ``(M, K)``, labels ``(M,)``; negative where reached."""
+        """The distance from the goal in logits, negative where the goal is reached.
+
+        Args:
+            logits: ``(M, K)``.
+            labels: ``(M,)``.
+
+        Returns:
+            ``(M,)``.
+        """
         margins = margin(logits, labels)
         return (-margins if self.targeted else margins) + self.confidence
 
     def hinge(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """By how much it is missed; it aims beyond what :meth:`reached` asks, to end there and not on the brink."""
+        """The shortfall cut off at 0, as a loss.
+
+        It vanishes only beyond twice the tolerance, so that a minimum of the loss fulfills :meth:`reached`.
+
+        Args:
+            logits: ``(M, K)``.
+            labels: ``(M,)``.
+
+        Returns:
+            ``(M,)``.
+        """
         return (self.shortfall(logits, labels) + 2 * self.rounding(logits.detach())).clamp_min(0)
 
     def mean_shortfall(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean ``(N,)`` over draws ``(D, N, K)``, in float64, of what is missing beyond :meth:`reached`."""
+        """The mean over the draws of the shortfall plus twice the tolerance.
+
+        Args:
+            logits: ``(D, N, K)``.
+            labels: ``(N,)``.
+
+        Returns:
+            ``(N,)`` float64.
+        """
         missing = self.shortfall(logits, labels.expand(len(logits), -1)) + 2 * self.rounding(logits)
         return missing.double().mean(0)
 
     def reached(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """``(N,)``, where all of D draws ``(D, N, K)`` reach it by more than rounding."""
+        """Whether every draw reaches the goal by more than the tolerance.
+
+        Args:
+            logits: ``(D, N, K)``.
+            labels: ``(N,)``.
+
+        Returns:
+            ``(N,)`` bool.
+        """
         return (self.shortfall(logits, labels.expand(len(logits), -1)) < -self.rounding(logits)).all(0)
 
 
 class BestPerturbation:
-    """The smallest perturbation of each image that has reached the goal.
+    """The smallest successful perturbation of each image so far.
 
-    An attack's loop offers its iterates with the logits that it has computed anyway.
+    An attack's loop offers each iterate together with its logits. If the draws are exhaustive, an iterate is a success if
+    it reaches the goal. If they are a sample, the goal must be reached in several successive offers; see
+    :class:`~robustbench_cli.attacks.base.iterates.Streak`.
 
     Args:
-        source: The source that the logits come from.
+        source: The source of the logits.
         images: ``(N, C, H, W)``.
         labels: ``(N,)``.
-        norm: In which perturbations are measured.
-        goal: What they have to reach.
+        norm: The norm that is minimized.
+        goal: The condition for a success.
 
     Attributes:
-        images: ``(N, C, H, W)``, the perturbed images; the image itself where none has been found.
-        distance: ``(N,)`` float64, infinite where none has been found.
+        images: ``(N, C, H, W)``, the perturbed images; the image itself without a success.
+        distance: ``(N,)`` float64; infinite without a success.
     """
 
     halvings: ClassVar[int] = 10
@@ -92,91 +139,126 @@ class BestPerturbation:
         self.distance = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
 
     def offer(self, iterates: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Keeps the iterates ``(N, C, H, W)`` that are smaller than the smallest so far, by their logits ``(D, N, K)``.
+        """Keeps the iterates that are successes and smaller than the smallest so far.
+
+        Args:
+            iterates: ``(N, C, H, W)``.
+            logits: ``(D, N, K)``, at the iterates.
 
         Returns:
-            Where every draw was fooled now ``(N,)``, and where that is a success: the same, if these are all draws that
-            there are; otherwise see :class:`~robustbench_cli.attacks.base.iterates.Streak`.
+            Whether every draw was fooled by this iterate ``(N,)``, and whether this counts as a success ``(N,)``.
         """
         fooled = self._goal.reached(logits, self._labels)
         success = self._streak.offer(fooled)
-        self._keep(iterates, success)
+        self._keep_smaller(iterates, success)
         return fooled, success
 
-    def _keep(self, candidates: Tensor, success: Tensor) -> None:
+    def _keep_smaller(self, candidates: Tensor, success: Tensor) -> None:
         length = distance(candidates, self._originals, self._norm)
         smaller = success & (length < self.distance)
         self.images = torch.where(per_image(smaller, candidates), candidates, self.images)
         self.distance = torch.where(smaller, length, self.distance)
 
     def start_from(self, perturbed: Tensor, success: Tensor) -> None:
-        """Takes perturbed images ``(N, C, H, W)`` that have been found elsewhere, where they are successes ``(N,)``."""
-        self._keep(perturbed, success)
+        """Adds perturbed images from another search.
 
-    def found(self) -> Tensor:
-        """``(N,)``, where any has reached the goal."""
+        Args:
+            perturbed: ``(N, C, H, W)``.
+            success: ``(N,)`` bool: which of them are successes.
+        """
+        self._keep_smaller(perturbed, success)
+
+    def succeeded(self) -> Tensor:
+        """``(N,)`` bool: the images with a success."""
         return self.distance.isfinite()
 
     def shorten(self) -> None:
-        """Moves every perturbation along the line to its image, by forward passes alone.
+        """Moves every perturbation along the line to its image, closer to the decision boundary.
 
-        Where the draws are all that there are, it becomes the shortest that a bisection finds. Where they are a sample,
-        a perturbation that was kept because it was the smallest of many may owe it to luck: of lengths up to one and a
-        half times its own, from the longest down, the last is taken before one that does not fool as many fresh draws
-        in a row as the search asked for.
+        If the draws are exhaustive, a bisection between the image and the perturbed image finds the shortest length that
+        still reaches the goal.
+
+        If the draws are a sample, a bisection would follow the luck of single samples, and the current perturbation may
+        itself be a lucky one. So the lengths from 1.5 down to 0.5 times the current one are tried in steps of a tenth,
+        the longest first. Each length must reach the goal in as many successive fresh samples as a success needs. The
+        search for an image ends at the first failure, and the last length before it is taken.
+
+        An l0 perturbation stays as it is, since its length does not depend on the size of the changes.
         """
-        if self._norm == "l0" or not bool(self.found().any()):
+        if self._norm == "l0" or not bool(self.succeeded().any()):
             return
         if self._source.exhaustive:
             self._bisect()
         else:
-            self._settle()
+            self._shorten_by_samples()
 
-    def _at(self, share: Tensor) -> Tensor:
-        """The images at a share ``(N,)`` of their perturbations, in the box."""
-        shares = per_image(share, self.images).to(self.images.dtype)
-        return (self._originals + shares * (self.images - self._originals)).clamp_(0, 1)
+    def _scaled(self, factor: Tensor) -> Tensor:
+        """The images with their perturbations scaled by factors ``(N,)``, clamped to the box."""
+        factors = per_image(factor, self.images).to(self.images.dtype)
+        return (self._originals + factors * (self.images - self._originals)).clamp_(0, 1)
 
     def _bisect(self) -> None:
+        """Bisects the scale: ``high`` reaches the goal, ``low`` does not, except that 0 and 1 are never tested."""
         low, high = torch.zeros_like(self.distance), torch.ones_like(self.distance)
         shortest = self.images
         for _ in range(self.halvings):
             middle = (low + high) / 2
-            candidates = self._at(middle)
+            candidates = self._scaled(middle)
             reached = self._goal.reached(self._source.logits(candidates), self._labels)
             low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
             shortest = torch.where(per_image(reached, candidates), candidates, shortest)
-        self._keep(shortest, self.found())
+        self._keep_smaller(shortest, self.succeeded())
 
-    def _settle(self) -> None:
-        chosen, standing = self._at(torch.full_like(self.distance, 1.5)), self.found()
+    def _shorten_by_samples(self) -> None:
+        """Tries the scales 1.5, 1.4, ..., 0.5; each image takes the last one before its first failure."""
+        succeeded = self.succeeded()
+        # An image whose first scale fails gets scale 1.5 all the same: the larger one is more likely to succeed.
+        chosen, unfailed = self._scaled(torch.full_like(self.distance, 1.5)), succeeded
         for tenths in range(15, 4, -1):
-            candidates = self._at(torch.full_like(self.distance, tenths / 10))
+            candidates = self._scaled(torch.full_like(self.distance, tenths / 10))
             for _ in range(Streak.steps):
-                standing = standing & self._goal.reached(self._source.logits(candidates), self._labels)
-            chosen = torch.where(per_image(standing, candidates), candidates, chosen)
-        self.images = torch.where(per_image(self.found(), chosen), chosen, self.images)
+                unfailed = unfailed & self._goal.reached(self._source.logits(candidates), self._labels)
+            chosen = torch.where(per_image(unfailed, candidates), candidates, chosen)
+        self.images = torch.where(per_image(succeeded, chosen), chosen, self.images)
         length = distance(self.images, self._originals, self._norm)
-        self.distance = torch.where(self.found(), length, self.distance)
+        self.distance = torch.where(succeeded, length, self.distance)
 
 
-def free(gradient: Tensor, images: Tensor) -> Tensor:
-    """A gradient ``(N, C, H, W)`` without the pixels at an edge of the box that a descent would push out of it.
+def without_blocked_pixels(gradient: Tensor, images: Tensor) -> Tensor:
+    """Sets the gradient to 0 at pixels on the edge of the box that a descent step would push out of it.
 
-    Half of the pixels of some data sets are exactly 0. A step that is spent on those is clipped away, and a slope that
-    counts them promises a way that is not there.
+    In some data sets half of the pixels are exactly 0. A step that moves them is clipped, so a slope that includes them
+    promises too large a decrease.
+
+    Args:
+        gradient: ``(N, C, H, W)``.
+        images: ``(N, C, H, W)`` in [0, 1].
+
+    Returns:
+        ``(N, C, H, W)``.
+
+    >>> without_blocked_pixels(torch.tensor([[1.0, 1.0, -1.0]]), torch.tensor([[0.0, 0.5, 1.0]]))
+    tensor([[0., 1., 0.]])
     """
-    outwards = ((gradient > 0) & (images <= 0)) | ((gradient < 0) & (images >= 1))
-    return gradient.masked_fill(outwards, 0)
+    blocked = ((gradient > 0) & (images <= 0)) | ((gradient < 0) & (images >= 1))
+    return gradient.masked_fill(blocked, 0)
 
 
 def linear_distance(shortfall: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
-    """How far a linear model of this shortfall ``(N,)`` and slope ``(N, C, H, W)`` is from its goal: ``(N,)``, or 0.
+    """The distance to the goal for a linear model: the shortfall divided by the dual norm of its gradient.
 
-    A slope of 0 gives infinity. In l0, where a pixel can change by 1 at most, it is a lower bound that need not be
-    whole.
+    Args:
+        shortfall: ``(N,)``; a negative one counts as 0.
+        gradient: ``(N, C, H, W)``, of the shortfall.
+        norm: In l0, a pixel can change by 1 at most, and the result is a lower bound that may be fractional.
+
+    Returns:
+        ``(N,)``; infinite where the gradient is 0.
+
+    >>> linear_distance(torch.tensor([10.0]), torch.tensor([[3.0, 4.0]]), "l2")
+    tensor([2.])
     """
-    # Far below 1e-19 a square would vanish: scale first.
+    # Squares of numbers below 1e-19 underflow, so the gradient is scaled first.
     flat = gradient.flatten(1)
     largest = flat.abs().amax(1)
     slope = largest * torch.linalg.vector_norm(

@@ -1,179 +1,264 @@
-"""Random search: proposals that are kept where they lower the score, for every image by itself."""
+"""Random search by scores alone: each image keeps a proposal if it lowers the image's score."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.iterates import BestIterates
-from robustbench_cli.attacks.base.losses import cross_entropy, margin, proportion
+from robustbench_cli.attacks.base.losses import bounded, cross_entropy, margin
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
-__all__ = ["Propose", "StartPoint", "random_search"]
+__all__ = ["Propose", "RandomSearch", "StartPoint"]
 
 StartPoint = Callable[[Tensor, Threat, Random], Tensor]
-"""From images ``(n, C, H, W)``, their threat and random numbers to the first incumbents ``(n, C, H, W)``."""
+"""Maps images ``(n, C, H, W)``, their threat and random numbers to the first incumbents ``(n, C, H, W)``."""
 
 Propose = Callable[[float, Tensor, Tensor, Threat, Random], Tensor]
-"""From the share of the search that is over, incumbents and images ``(n, C, H, W)``, their threat and random numbers to
-candidates ``(n, C, H, W)`` inside the balls and the box."""
+"""Maps the completed share of the search, incumbents and images ``(n, C, H, W)``, their threat and random numbers to
+candidates ``(n, C, H, W)`` inside the balls and the box.
+"""
 
 _STANDARD_ERRORS = 1.0
-"""By how many standard errors of its mean score a candidate has to be better where the draws are a sample.
+"""The number of standard errors by which a candidate's mean score must be lower if the draws are a sample.
 
-Of 0, 0.5, 1 and 2 this lowered the true margin most (Square on the digits, logits with noise of 0.3 and of 1).
+Of 0, 0.5, 1 and 2, this value lowered the true margin most (Square on the digits, logits with noise of 0.3 and of 1).
 """
 
-_FASTER = 2.0
-"""How many times as fast as it fell of late the margin may have to fall for a search to go on.
+_SPEEDUP = 2.0
+"""The factor by which the decrease of the margin may speed up, in the forecast of early stopping.
 
-The margin falls about as the logarithm of the queries, and slower at the end. Of 112 Fashion-MNIST images that Square
-alone attacked with 5,000 queries (paper network, plainly trained at 0.025 in linf and at 0.7 in l2, adversarially
-trained at 0.12 in linf) 68 fell, one of which would have been left, in l2 before query 4,626; and 41, 76 and 14 % of
-the queries would have been made. With 1.5 two would have been left; with 3 none, for 49, 93 and 17 %.
+The margin decreases about as the logarithm of the number of queries, and more slowly at the end. The factor was chosen
+on 112 Fashion-MNIST images that Square alone attacked with 5,000 queries (paper network: plain training at 0.025 in linf
+and at 0.7 in l2, adversarial training at 0.12 in linf). Without early stopping, 68 images were broken.
+
+- Factor 2: one of them is missed (in l2, broken at query 4,626), for 41, 76 and 14 % of the queries.
+- Factor 1.5: two are missed.
+- Factor 3: none is missed, for 49, 93 and 17 % of the queries.
 """
 
 
-def random_search(
-    source: GradientSource,
-    images: Tensor,
-    labels: Tensor,
-    threat: Threat,
-    random: Random,
-    *,
-    start: StartPoint,
-    propose: Propose,
-    queries: int,
-    restarts: int,
-    gives_up: bool = False,
-) -> Tensor:
-    """Searches the image of the smallest score: the margin, or the cross-entropy with the class to reach.
+@dataclass(frozen=True, kw_only=True)
+class RandomSearch:
+    """Searches for the image with the smallest score: the margin, or the cross-entropy with the target class.
 
-    A randomized model's score is the mean over the source's draws. A candidate that was lucky with its draws would stay
-    for good if its score were kept, so the incumbent is asked again with each candidate and judged by all that was
-    drawn since it was taken; and a candidate has to be better by :data:`_STANDARD_ERRORS`.
+    Each image has an incumbent, the best point so far. Each query scores a candidate near the incumbent, which replaces
+    the incumbent if its score is lower.
+
+    If the draws of a randomized model are a sample, a score is a mean over the draws and has an error. A candidate with
+    lucky draws would never be replaced if its first score stayed. So each query scores the incumbent again, together
+    with the candidate. The candidate replaces the incumbent if its mean is lower by :data:`_STANDARD_ERRORS` than the
+    mean of all scores of the incumbent.
+
+    Early stopping forecasts the margin of an untargeted search on a deterministic model, after each tenth of the queries.
+    At query q, the margin has decreased by ``m(q / 2) - m(q)`` over the last doubling of q. If it keeps this rate, it
+    decreases by this amount times ``log2(queries / q)`` until the end. The search stops on an image if even
+    :data:`_SPEEDUP` times this forecast leaves a positive margin.
 
     Args:
-        source: Gives the scores.
-        images: ``(N, C, H, W)``.
-        labels: ``(N,)``.
-        threat: The balls, and the goal.
-        random: Random numbers for each image.
-        start: Gives the first incumbents of each restart.
-        propose: Gives the candidates.
-        queries: Images that each restart may ask the source about, for each image; half of them are incumbents where
-            the draws are a sample.
-        restarts: Searches from different starts; only what still stands is searched again.
-        gives_up: Whether an untargeted search leaves an image that it will not break: after each tenth of the queries
-            it does where :data:`_FASTER` times the margin that the last doubling of the queries took, with every
-            doubling that is to come, would not take all of it. Nothing is left whose score is a mean over draws.
-
-    Returns:
-        The best images ``(N, C, H, W)``.
+        start: Makes the first incumbents of each restart.
+        propose: Makes the candidates.
+        queries: The number of queries per image and restart. If the draws are a sample, half of them score incumbents.
+        restarts: The number of searches from different starts. Only unbroken images are searched again.
+        early_stopping: Whether to stop on images that are unlikely to be broken within the remaining queries.
     """
-    if source.exhaustive:
-        best = BestIterates(source, images, labels, threat)
-        leaves = gives_up and source.draws == 1 and not threat.targeted
-        for rows, stream in best.restarts(restarts, random):
-            part = images[rows], labels[rows], threat.select(rows), stream
-            _search(source, *part, best, start, propose, queries, gives_up=leaves)
-        return best.images
-    found, lowest = images.clone(), torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
-    for stream in [random.split() for _ in range(restarts)]:
-        incumbents, score = _search_samples(source, images, labels, threat, stream, start, propose, queries)
-        better = score < lowest
-        found = torch.where(per_image(better, images), incumbents, found)
-        lowest = torch.where(better, score, lowest)
-    return found
+
+    start: StartPoint
+    propose: Propose
+    queries: int
+    restarts: int = 1
+    early_stopping: bool = False
+
+    def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
+        """Runs the search.
+
+        Args:
+            source: Computes the scores.
+            images: ``(N, C, H, W)`` in [0, 1].
+            labels: ``(N,)``, the classes to leave, or to reach if the threat is targeted.
+            threat: The balls and the goal.
+            random: A stream of random numbers for each image.
+
+        Returns:
+            The best points ``(N, C, H, W)``.
+        """
+        if source.exhaustive:
+            best = BestIterates(source, images, labels, threat)
+            for rows, stream in best.restarts(self.restarts, random):
+                self._search(source, images[rows], labels[rows], threat.select(rows), stream, best)
+            return best.images
+        points, lowest = (
+            images.clone(),
+            torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device),
+        )
+        for stream in [random.split() for _ in range(self.restarts)]:
+            incumbents, score = self._search_samples(source, images, labels, threat, stream)
+            better = score < lowest
+            points = torch.where(per_image(better, images), incumbents, points)
+            lowest = torch.where(better, score, lowest)
+        return points
+
+    def _search(
+        self,
+        source: GradientSource,
+        images: Tensor,
+        labels: Tensor,
+        threat: Threat,
+        random: Random,
+        best: BestIterates,
+    ) -> None:
+        """One search with exhaustive draws: scores have no error, and broken images leave the batch."""
+        state = _begin(source, images, labels, threat, random, self.start)
+        stops_early = self.early_stopping and source.draws == 1 and not threat.targeted
+        # The margins are recorded after each twentieth of the queries.
+        interval = self.queries // 20
+        for query in range(1, self.queries + 1):
+            last = query == self.queries
+            recorded = stops_early and not last and interval > 0 and query % interval == 0
+            remaining = None
+            if recorded or state.may_be_broken(source) or last:
+                remaining = best.offer(state.incumbents, state.logits)
+            if recorded:
+                state = state.with_recorded_margins()
+                remaining = self._without_hopeless(state, query, remaining, best)
+            if remaining is not None:
+                if not len(remaining):
+                    return
+                state = state.select(remaining)
+            if not last:
+                state = state.after_query(source, self.propose, query / self.queries)
+
+    def _without_hopeless(
+        self, state: _SearchState, query: int, remaining: Tensor | None, best: BestIterates
+    ) -> Tensor | None:
+        """Narrows the remaining rows, and ``best.rows``, to the images that the forecast does not give up.
+
+        The margins of half the queries so far are known at every second record.
+        """
+        margins = state.margins
+        if len(margins) % 2 == 1:
+            return remaining
+        rows = torch.arange(margins.shape[1], device=margins.device) if remaining is None else remaining
+        decrease = margins[len(margins) // 2 - 1] - margins[-1]
+        hopeful = (_SPEEDUP * math.log2(self.queries / query) * decrease >= margins[-1])[rows]
+        best.rows = best.rows[hopeful]
+        return rows[hopeful]
+
+    def _search_samples(
+        self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random
+    ) -> tuple[Tensor, Tensor]:
+        """One search with a sample of the draws; returns the incumbents ``(N, C, H, W)`` and their scores ``(N,)``."""
+        incumbents = self.start(images, threat, random)
+        # Of the incumbents' scores so far: their number, their sum and their sum of squares.
+        sums = torch.zeros(3, len(images), dtype=torch.float64, device=images.device)
+        steps = max(1, self.queries // 2)
+        for step in range(steps):
+            candidates = self.propose(step / steps, incumbents, images, threat, random)
+            both = torch.stack([incumbents, candidates], dim=1).flatten(0, 1)
+            scores = _scores(source.logits(both, copies=2), labels.repeat_interleave(2), threat)
+            of_incumbents, of_candidates = scores.unflatten(1, (len(images), 2)).unbind(2)
+            sums = sums + torch.stack([torch.ones_like(of_incumbents), of_incumbents, of_incumbents.square()]).sum(1)
+            mean = sums[1] / sums[0]
+            # The standard error of a candidate's mean, by the variance of the incumbent's scores.
+            error = ((sums[2] / sums[0] - mean.square()).clamp_min(0) / source.draws).sqrt()
+            better = of_candidates.mean(0) < mean - _STANDARD_ERRORS * error
+            incumbents = torch.where(per_image(better, images), candidates, incumbents)
+            sums = torch.where(better, 0, sums)
+        scores = _scores(source.logits(incumbents), labels, threat)
+        return incumbents, (sums[1] + scores.sum(0)) / (sums[0] + len(scores))
+
+
+@dataclass(frozen=True)
+class _SearchState:
+    """The state of a search with exhaustive draws, for n images.
+
+    Attributes:
+        images: ``(n, C, H, W)``.
+        labels: ``(n,)``.
+        threat: The threat of these images.
+        random: The random numbers of these images.
+        incumbents: ``(n, C, H, W)``, the best points so far.
+        logits: ``(D, n, K)`` at the incumbents.
+        score: ``(n,)`` float64, the mean score of the incumbents.
+        margins: ``(k, n)`` float64, the margins that were recorded for early stopping.
+    """
+
+    images: Tensor
+    labels: Tensor
+    threat: Threat
+    random: Random
+    incumbents: Tensor
+    logits: Tensor
+    score: Tensor
+    margins: Tensor
+
+    def may_be_broken(self, source: GradientSource) -> bool:
+        """Whether any image may be broken, so that the incumbents must be offered.
+
+        A negative margin shows it, but neither does a mean over several draws nor the cross-entropy of a targeted search,
+        and a GPU would have to wait for the comparison.
+        """
+        unclear = self.images.is_cuda or source.draws > 1 or self.threat.targeted
+        return unclear or bool((self.score <= 0).any())
+
+    def with_recorded_margins(self) -> _SearchState:
+        """The state with the current margins appended; positive scores are ``m / (1 + m)`` of margins m."""
+        return replace(self, margins=torch.cat([self.margins, (self.score / (1 - self.score))[None]]))
+
+    def select(self, rows: Tensor) -> _SearchState:
+        """The state of the images ``rows`` alone."""
+        return _SearchState(
+            images=self.images[rows],
+            labels=self.labels[rows],
+            threat=self.threat.select(rows),
+            random=self.random.select(rows),
+            incumbents=self.incumbents[rows],
+            logits=self.logits[:, rows],
+            score=self.score[rows],
+            margins=self.margins[:, rows],
+        )
+
+    def after_query(self, source: GradientSource, propose: Propose, completed: float) -> _SearchState:
+        """The state after a query: candidates replace incumbents with higher scores."""
+        candidates = propose(completed, self.incumbents, self.images, self.threat, self.random)
+        logits = source.logits(candidates)
+        score = _scores(logits, self.labels, self.threat).mean(0)
+        better = score < self.score
+        return replace(
+            self,
+            incumbents=torch.where(per_image(better, self.images), candidates, self.incumbents),
+            logits=torch.where(better[:, None], logits, self.logits),
+            score=torch.where(better, score, self.score),
+        )
+
+
+def _begin(
+    source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random, start: StartPoint
+) -> _SearchState:
+    """The state at the start of a search."""
+    incumbents = start(images, threat, random)
+    logits = source.logits(incumbents)
+    return _SearchState(
+        images=images,
+        labels=labels,
+        threat=threat,
+        random=random,
+        incumbents=incumbents,
+        logits=logits,
+        score=_scores(logits, labels, threat).mean(0),
+        margins=torch.empty(0, len(images), dtype=torch.float64, device=images.device),
+    )
 
 
 def _scores(logits: Tensor, labels: Tensor, threat: Threat) -> Tensor:
-    """``(D, n)`` float64 scores of logits ``(D, n, K)``, each draw's by itself; small near the goal."""
+    """``(D, n)`` float64 scores of logits ``(D, n, K)``, one per draw; small near the goal."""
     labels = labels.expand(len(logits), -1)
     if threat.targeted:
         return cross_entropy(logits, labels).double()
-    return proportion(margin(logits, labels).double(), 1)
-
-
-def _search(
-    source: GradientSource,
-    images: Tensor,
-    labels: Tensor,
-    threat: Threat,
-    random: Random,
-    best: BestIterates,
-    start: StartPoint,
-    propose: Propose,
-    queries: int,
-    *,
-    gives_up: bool,
-) -> None:
-    """One search with all the draws that there are: scores have no error, and images that have fallen leave."""
-    twentieth = queries // 20
-    # The margins (k, n) after each twentieth of the queries.
-    margins = torch.empty(0, len(images), dtype=torch.float64, device=images.device)
-    incumbents = start(images, threat, random)
-    logits = source.logits(incumbents)
-    lowest = _scores(logits, labels, threat).mean(0)
-    for query in range(1, queries + 1):
-        # What is kept is offered where something may have fallen, which a GPU cannot be asked without making it wait,
-        # and where the search ends. The mean of several scores does not tell, nor does the cross-entropy.
-        going_on, last = None, query == queries
-        marked = gives_up and not last and twentieth > 0 and query % twentieth == 0
-        if images.is_cuda or source.draws > 1 or threat.targeted or marked or last or bool((lowest <= 0).any()):
-            going_on = best.offer(incumbents, logits)
-        if marked:
-            margins = torch.cat([margins, (lowest / (1 - lowest))[None]])
-        if marked and len(margins) % 2 == 0:
-            rows = torch.arange(len(images), device=images.device) if going_on is None else going_on
-            taken = margins[len(margins) // 2 - 1] - margins[-1]
-            hopeful = (_FASTER * math.log2(queries / query) * taken >= margins[-1])[rows]
-            going_on, best.rows = rows[hopeful], best.rows[hopeful]
-        if going_on is not None:
-            if not len(going_on):
-                return
-            images, labels, threat = images[going_on], labels[going_on], threat.select(going_on)
-            incumbents, lowest, random = incumbents[going_on], lowest[going_on], random.select(going_on)
-            logits, margins = logits[:, going_on], margins[:, going_on]
-        if not last:
-            candidates = propose(query / queries, incumbents, images, threat, random)
-            new_logits = source.logits(candidates)
-            score = _scores(new_logits, labels, threat).mean(0)
-            better = score < lowest
-            incumbents = torch.where(per_image(better, images), candidates, incumbents)
-            logits = torch.where(better[:, None], new_logits, logits)
-            lowest = torch.where(better, score, lowest)
-
-
-def _search_samples(
-    source: GradientSource,
-    images: Tensor,
-    labels: Tensor,
-    threat: Threat,
-    random: Random,
-    start: StartPoint,
-    propose: Propose,
-    queries: int,
-) -> tuple[Tensor, Tensor]:
-    """One search with a sample of the draws; returns the incumbents ``(N, C, H, W)`` and their scores ``(N,)``."""
-    incumbents = start(images, threat, random)
-    sums = torch.zeros(3, len(images), dtype=torch.float64, device=images.device)
-    steps = max(1, queries // 2)
-    for step in range(steps):
-        candidates = propose(step / steps, incumbents, images, threat, random)
-        both = torch.stack([incumbents, candidates], dim=1).flatten(0, 1)
-        scores = _scores(source.logits(both, copies=2), labels.repeat_interleave(2), threat)
-        again, new = scores.unflatten(1, (len(images), 2)).unbind(2)
-        sums = sums + torch.stack([torch.ones_like(again), again, again.square()]).sum(1)
-        mean = sums[1] / sums[0]
-        error = ((sums[2] / sums[0] - mean.square()).clamp_min(0) / source.draws).sqrt()
-        better = new.mean(0) < mean - _STANDARD_ERRORS * error
-        incumbents = torch.where(per_image(better, images), candidates, incumbents)
-        sums = torch.where(better, 0, sums)
-    scores = _scores(source.logits(incumbents), labels, threat)
-    return incumbents, (sums[1] + scores.sum(0)) / (sums[0] + len(scores))
+    return bounded(margin(logits, labels).double(), 1)

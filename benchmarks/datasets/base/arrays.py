@@ -1,4 +1,4 @@
-"""Arrays in an ``.npz`` file, whoever made it: nothing is unpickled, and nothing is unpacked before its size is known."""
+"""Reads ``.npz`` files of any origin safely: it unpickles nothing, and knows the size of an array before it unpacks it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["Array", "BadArraysError", "PickledError", "read_arrays"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 HARMLESS = 2**26
-"""Bytes that an array may unpack to, however small the file is."""
+"""Bytes that an array may unpack to, at any compression."""
 
 USUAL_RATIO = 100
-"""How many times smaller than itself a larger array may be in the file; images pack 1.1 to 20 times."""
+"""The highest compression ratio of a larger array; images have 1.1 to 20."""
 
 _SUFFIX = ".npy"
 
 
 class BadArraysError(ValueError):
-    """The file holds no arrays that can be read; the message says why, in a clause."""
+    """The arrays of a file cannot be read; the message is a clause with the reason."""
 
 
 class PickledError(BadArraysError):
@@ -36,44 +36,43 @@ def read_arrays(file: IO[bytes], wanted: Collection[str] | None = None) -> dict[
     """The arrays of an ``.npz`` file by name.
 
     Args:
-        file: Its content, which can be sought.
-        wanted: The names of those that are needed, as far as they are there; all where not given. The others are not
-            unpacked, and are empty in what is returned.
+        file: The file, seekable.
+        wanted: The names of the arrays to unpack; all by default. Other arrays of the file are empty in the result.
 
     Raises:
-        BadArraysError: It is no archive of whole arrays, one of them is too large, or holds objects.
+        BadArraysError: The file is no archive, an array is damaged or too large, or it has pickled objects.
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            members = [each for each in archive.infolist() if each.filename.endswith(_SUFFIX)]
-            # Of two of one name the last counts, as for NumPy.
-            named = {each.filename.removesuffix(_SUFFIX): each for each in members}
+            members = [member for member in archive.infolist() if member.filename.endswith(_SUFFIX)]
+            # If two have one name the last counts, as for NumPy.
+            by_name = {member.filename.removesuffix(_SUFFIX): member for member in members}
             return {
                 name: _array(archive, member, name) if wanted is None or name in wanted else np.empty(0)
-                for name, member in named.items()
+                for name, member in by_name.items()
             }
     except BadArraysError:
         raise
     except MemoryError:
-        raise BadArraysError("there is not memory enough for it") from None
+        raise BadArraysError("there is not enough memory for it") from None
     except Exception as error:
-        # A damaged archive can end in any exception.
+        # A damaged archive can raise any exception.
         raise BadArraysError(f"it is cut off or damaged, {type(error).__name__}") from error
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Array:
     with archive.open(member) as stream:
         shape, _, dtype = _header(stream, name)
-        there = member.file_size - stream.tell()
+        available = member.file_size - stream.tell()
     if dtype.hasobject:
         raise PickledError(f"'{name}' holds pickled objects")
     size = prod(shape) * dtype.itemsize
-    if there != size:
-        raise BadArraysError(f"'{name}' is said to have the shape {shape}, {size} bytes, and has {there}")
+    if available != size:
+        raise BadArraysError(f"'{name}' has {available} bytes, and its header says shape {shape}, {size} bytes")
     if size > HARMLESS and size > USUAL_RATIO * member.compress_size:
         raise BadArraysError(
-            f"'{name}' would unpack from {member.compress_size:,} to {size:,} bytes, which no images do: "
-            "where it is right, save it with numpy.savez, not savez_compressed"
+            f"'{name}' would unpack from {member.compress_size:,} to {size:,} bytes, more than images do: "
+            "if this is right, save it with numpy.savez, not savez_compressed"
         )
     if size > _memory():
         raise BadArraysError(f"'{name}' takes {size / 2**30:,.0f} GiB, more memory than there is")
@@ -83,7 +82,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Arra
 
 
 def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """The shape, whether it is in Fortran's order, and the type, of an array whose data stay where they are."""
+    """Reads the header of an array: its shape, whether it is in Fortran order, and its type."""
     version = npy.read_magic(stream)
     if version == (1, 0):
         return npy.read_array_header_1_0(stream)
@@ -93,7 +92,7 @@ def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dty
 
 
 def _memory() -> int:
-    """The bytes of the machine's memory; without end where it does not say."""
+    """The bytes of the machine's memory; a huge number if the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""What a data set is: its classes, the shape of its images, and two splits."""
+"""The base class of data sets: classes, the shape of the images, and two splits."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ class Dataset(ABC):
 
     Attributes:
         paper: The source of the data: authors, title, place. Shown by ``advdef show``.
-        argument_name: What follows the colon in the data set's name (``PATH`` in ``npz:PATH``); ``None`` where nothing
-            does.
+        argument_name: What follows the colon in the data set's name (``PATH`` in ``npz:PATH``); ``None`` if nothing does.
         epochs: Training epochs that are usually enough for a small model.
-        eps: The radius in linf at which the literature usually attacks it: what attacks take, and what defenses train for,
-            where nothing else is asked. 8/255, as for CIFAR-10, where a data set names none.
+        eps: The usual radius in linf in the literature, the default of attacks and of adversarial training. Unless a data
+            set sets it, it is 8/255 as for CIFAR-10.
         classes: The number of classes K.
         shape: ``(C, H, W)`` of every image.
     """
@@ -44,39 +43,46 @@ class Dataset(ABC):
     shape: tuple[int, int, int]
 
     def __init__(self, argument: str | None = None, *, data_dir: Path | None = None) -> None:
-        """Takes the data set's words, and reads no image yet.
+        """Checks the argument; reads no image yet.
 
         Args:
-            argument: What followed the colon in the data set's name.
+            argument: What follows the colon in the data set's name.
             data_dir: The folder of downloaded data sets; without it, the user's cache folder.
 
         Raises:
-            UserError: The argument is missing, or there is one that this data set does not take.
+            UserError: The argument is missing, or this data set takes none.
         """
         self.argument = argument
         self.data_dir = data_dir if data_dir is not None else platformdirs.user_cache_path("advdef") / "datasets"
         self._splits: dict[SplitName, Split] = {}
-        word = registry.name_of(type(self))
+        name = registry.name_of(type(self))
         if self.argument_name is not None and not argument:
-            raise UserError(f"data set {word} needs to be told what to read: give {word}:{self.argument_name}")
+            raise UserError(f"data set {name} needs an argument: give {name}:{self.argument_name}")
         if self.argument_name is None and argument is not None:
-            raise UserError(f"data set {word} takes nothing after its name, not ':{argument}': give {word}")
+            raise UserError(f"data set {name} takes nothing after its name, not ':{argument}': give {name}")
 
     @property
     def name(self) -> str:
-        """The name under which :func:`~.load.load_dataset` finds this data set again."""
-        word = registry.name_of(type(self))
-        return word if self.argument is None else f"{word}:{self.argument}"
+        """The name by which :func:`~.load.load_dataset` finds this data set."""
+        name = registry.name_of(type(self))
+        return name if self.argument is None else f"{name}:{self.argument}"
 
     @abstractmethod
     def load(self, name: SplitName) -> Split:
-        """Reads a split. Its order must be the same each time: the evaluated images are always its first ones."""
+        """Reads a split, always in the same order: the evaluated images are its first ones.
+
+        Args:
+            name: The split.
+        """
 
     def split(self, name: SplitName) -> Split:
-        """A split, loaded once and kept.
+        """A split, loaded once and then cached.
+
+        Args:
+            name: The split.
 
         Raises:
-            UserError: The data are missing, damaged or not what the data set says of them.
+            UserError: The data are missing or damaged, or do not match the data set's classes and shape.
         """
         if name not in self._splits:
             split = self.load(name)
@@ -102,6 +108,6 @@ class Dataset(ABC):
         if images.dtype != torch.float32 or tuple(images.shape) != (1, *self.shape):
             raise UserError(
                 f"{where} gives images of type {images.dtype} and shape {tuple(images.shape[1:])}: "
-                f"it is to give torch.float32 and {self.shape}"
+                f"it must give torch.float32 and {self.shape}"
             )
         check_images(images, where=f"the images in {where}")

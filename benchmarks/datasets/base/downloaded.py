@@ -1,4 +1,4 @@
-"""Data sets that torchvision reads, and downloads where they are not yet on the disk."""
+"""Data sets that torchvision reads, and downloads if they are missing."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from robustbench_cli.core.errors import UserError, one_line
 
 __all__ = ["Downloaded"]
 
-# What torchvision raises for files that are absent, cut off or altered, and for a download that fails.
+# What torchvision raises for files that are missing, cut off or altered, and for a failed download.
 _UNREADABLE = (RuntimeError, ValueError, AssertionError, OSError, EOFError, HTTPException)
 
 
 class Downloaded(Dataset):
-    """A data set that one of torchvision's classes reads.
+    """A data set that a class of torchvision reads.
 
     Attributes:
-        files: Where torchvision keeps the data set inside ``data_dir``, for messages.
-        other_source: A further way to get the data, for messages.
+        files: The path of torchvision's copy inside ``data_dir``, for messages.
+        other_source: Another way to get the data, for messages.
     """
 
     files: ClassVar[str]
@@ -38,7 +38,13 @@ class Downloaded(Dataset):
 
     @abstractmethod
     def open(self, name: SplitName, *, root: Path, download: bool) -> Any:
-        """Torchvision's data set, with its images as ``data`` and its labels as ``targets`` or ``labels``."""
+        """Opens torchvision's data set, with its images as ``data`` and its labels as ``targets`` or ``labels``.
+
+        Args:
+            name: The split.
+            root: The folder of the data.
+            download: Whether to download missing files.
+        """
 
     def load(self, name: SplitName) -> Split:
         try:
@@ -49,17 +55,17 @@ class Downloaded(Dataset):
         return TensorSplit(images, labels, where=f"the {name} images of {self.name}")
 
     def _download(self, name: SplitName) -> Any:
-        # Into a folder of its own first: another process must never find half an archive's files in data_dir.
+        # Into a temporary folder first: another process must never find an incomplete archive in data_dir.
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.data_dir, prefix=".download-") as folder, _time_limit(30):
                 self.open(name, root=Path(folder), download=True)
                 for file in sorted(Path(folder).rglob("*")):
-                    place = self.data_dir / file.relative_to(folder)
+                    target = self.data_dir / file.relative_to(folder)
                     if file.is_dir():
-                        place.mkdir(exist_ok=True)
+                        target.mkdir(exist_ok=True)
                     else:
-                        file.replace(place)
+                        file.replace(target)
             return self.open(name, root=self.data_dir, download=False)
         except _UNREADABLE as error:
             other = f", or {self.other_source}" if self.other_source else ""
@@ -71,17 +77,17 @@ class Downloaded(Dataset):
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Ends a download that gets no answer; torchvision sets no limit of its own."""
-    before = socket.getdefaulttimeout()
+    """Sets a timeout for connections; torchvision sets none."""
+    previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
         yield
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(previous)
 
 
 def _tensors(raw: Any) -> tuple[Tensor, Tensor]:
-    """Images ``(N, C, H, W)`` uint8 and labels ``(N,)`` int64 of any of torchvision's small data sets."""
+    """The images ``(N, C, H, W)`` uint8 and the labels ``(N,)`` int64 of one of torchvision's small data sets."""
     images = torch.as_tensor(raw.data)
     labels = torch.as_tensor(np.asarray(raw.targets if hasattr(raw, "targets") else raw.labels), dtype=torch.int64)
     if images.ndim == 3:

@@ -1,4 +1,4 @@
-"""Opens files of data that are files: not what has no end, or waits for somebody to write to it."""
+"""Opens data files, and refuses pipes, devices and other special files that could block or never end."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ _KINDS = {
 
 
 def open_regular(path: Path | str) -> IO[bytes]:
-    """Opens a file to read its bytes; never waits.
+    """Opens a file to read its bytes; never blocks.
+
+    Args:
+        path: The file.
 
     Raises:
-        OSError: It cannot be opened, or is a folder, a pipe, a socket or a device; the message says which.
+        OSError: The file cannot be opened, or is a folder, a pipe, a socket or a device; the message says which.
     """
-    # Without O_NONBLOCK a pipe would be waited for before anything could be asked of it.
+    # Without O_NONBLOCK the opening of a pipe would wait for its writer.
     number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     kind = stat.S_IFMT(os.fstat(number).st_mode)
     if kind != stat.S_IFREG:

@@ -1,4 +1,4 @@
-"""The evaluated images: always the first n of a split, and the hash that says which they were."""
+"""The evaluated images: the first n of a split, with a hash that identifies them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Slice:
     Attributes:
         images: ``(n, C, H, W)``, float32 in [0, 1].
         labels: ``(n,)``, int64.
-        sha256: Of the images' shape, their float32 values and the labels; the same on every machine.
+        sha256: Of the images' shape, their float32 values and the labels; equal on all machines.
     """
 
     images: Tensor
@@ -37,21 +37,23 @@ class Slice:
 
 @checked_keywords
 def first_examples(split: Split, n: int) -> Slice:
-    """The first ``n`` examples of a split, or all of them where it has fewer.
+    """The first ``n`` examples of a split, or all of them if it has fewer.
 
     Args:
-        split: In its own, fixed order.
-        n: How many, at least 1.
+        split: Its order is fixed.
+        n: The number of examples, at least 1.
 
     Raises:
-        UserError: ``split`` is none, ``n`` is below 1, or an image is NaN somewhere or outside [0, 1].
+        UserError: ``split`` is no split, ``n`` is below 1, or a pixel is NaN or outside [0, 1].
     """
-    given: object = split
-    if not isinstance(given, Split):
-        way = (
-            "give one of its splits, dataset.split('test')" if hasattr(given, "split") else "give a split of a data set"
+    argument: object = split
+    if not isinstance(argument, Split):
+        hint = (
+            "give one of its splits, dataset.split('test')"
+            if hasattr(argument, "split")
+            else "give a split of a data set"
         )
-        raise UserError(f"the split is a {type(given).__name__}: {way}")
+        raise UserError(f"the split is a {type(argument).__name__}: {hint}")
     n = checked_count(n, "n", "at least one image is needed")
     images, labels = split.batch(torch.arange(min(n, len(split))))
     check_images(images, where="the images to be evaluated")
@@ -60,7 +62,7 @@ def first_examples(split: Split, n: int) -> Slice:
 
 def _sha256(images: Tensor, labels: Tensor) -> str:
     digest = hashlib.sha256(json.dumps(list(images.shape)).encode())
-    # Little-endian whatever the machine, so that a cell has one identity everywhere.
+    # Little-endian on every machine, so that a cell has one identity.
     digest.update(np.ascontiguousarray(images.numpy(), dtype="<f4").data)
     digest.update(np.ascontiguousarray(labels.numpy(), dtype="<i8").data)
     return digest.hexdigest()

@@ -13,17 +13,17 @@ __all__ = ["Split", "TensorSplit", "check_images"]
 
 
 def check_images(images: Tensor, *, where: str) -> None:
-    """Holds images to what every model here expects.
+    """Checks that all pixels are in [0, 1].
 
     Args:
         images: Floats of any shape.
-        where: What the images are and where they come from: the beginning of the message.
+        where: The images and their origin: the beginning of the message.
 
     Raises:
         UserError: A pixel is NaN or outside [0, 1].
     """
     if images.isnan().any():
-        raise UserError(f"{where} hold NaN: every pixel is to be a number in [0, 1]")
+        raise UserError(f"{where} hold NaN: every pixel must be a number in [0, 1]")
     low, high = images.min().item(), images.max().item()
     if low < 0 or high > 1:
         raise UserError(f"{where} reach from {low:.9g} to {high:.9g}: give uint8, or floats in [0, 1]")
@@ -32,12 +32,12 @@ def check_images(images: Tensor, *, where: str) -> None:
 class Split(ABC):
     """The examples of one split, in an order that never changes.
 
-    A subclass says where the images come from; it may read them only when they are asked for.
+    A subclass provides the images; it may read them on demand.
 
     Attributes:
         labels: ``(N,)``, int64, each in ``[0, K)``.
-        usual_eps: The usual radius in linf of the data set that it is a split of, from which defenses take theirs; ``None``
-            where it is not known.
+        usual_eps: The usual radius in linf of its data set, from which radius-dependent parameters of defenses follow;
+            ``None`` if it is unknown.
     """
 
     usual_eps: float | None = None
@@ -50,23 +50,37 @@ class Split(ABC):
 
     @abstractmethod
     def images(self, indices: Tensor) -> Tensor:
-        """The images ``(B, C, H, W)``, float32 in [0, 1], at ``indices`` ``(B,)``, int64 on the CPU."""
+        """The images at some indices.
+
+        Args:
+            indices: ``(B,)``, int64 on the CPU.
+
+        Returns:
+            ``(B, C, H, W)``, float32 in [0, 1].
+        """
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The images ``(B, C, H, W)`` and labels ``(B,)`` at ``indices`` ``(B,)``, all on the CPU."""
+        """The images and the labels at some indices.
+
+        Args:
+            indices: ``(B,)``, int64 on the CPU.
+
+        Returns:
+            ``(B, C, H, W)`` and ``(B,)``, on the CPU.
+        """
         return self.images(indices), self.labels[indices]
 
 
 class TensorSplit(Split):
-    """Examples that are held in memory.
+    """Examples in memory.
 
     Args:
         images: ``(N, C, H, W)``: uint8, or floats in [0, 1].
         labels: ``(N,)``, int64.
-        where: What the images are and where they come from, for messages.
+        where: The images and their origin, for messages.
 
     Raises:
-        UserError: The images are of another type or shape, or a pixel is NaN or outside [0, 1].
+        UserError: The images have the wrong type or shape, or a pixel is NaN or outside [0, 1].
     """
 
     def __init__(self, images: Tensor, labels: Tensor, *, where: str = "the images") -> None:
@@ -74,7 +88,7 @@ class TensorSplit(Split):
         if images.ndim != 4 or not images.numel():
             raise UserError(f"{where} have the shape {tuple(images.shape)}: give (N, C, H, W), each at least 1")
         if len(images) != len(labels):
-            raise UserError(f"{where} are {len(images)}, their labels {len(labels)}: give as many of both")
+            raise UserError(f"{where} are {len(images)}, their labels {len(labels)}: give one label per image")
         if images.dtype != torch.uint8:
             if not images.is_floating_point():
                 raise UserError(f"{where} are of type {images.dtype}: give uint8, or floats in [0, 1]")
@@ -83,5 +97,5 @@ class TensorSplit(Split):
         self._images = images.contiguous()
 
     def images(self, indices: Tensor) -> Tensor:
-        chosen = self._images[indices]
-        return chosen.to(torch.float32) / 255 if chosen.dtype == torch.uint8 else chosen
+        images = self._images[indices]
+        return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images

@@ -1,1 +1,1 @@
-"""Engines: each takes jobs as plain data and has a worker publish their results; they differ in where that happens."""
+"""Engines: each takes jobs as plain data and lets workers compute and store them; they differ in where the workers run."""

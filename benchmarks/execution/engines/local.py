@@ -1,4 +1,4 @@
-"""The engine that runs jobs one after the other in this process."""
+"""The engine that runs jobs one after another in this process."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def run(
     finished: Callable[[Job, Result | Failure], None],
     progress: Callable[[Job, int], None],
 ) -> None:
-    """Runs jobs; a job that fails does not stop the others. While one is computed, the one before it is stored.
+    """Runs jobs; a job that fails does not stop the others. While a job is computed, the previous one is stored.
 
     Args:
-        jobs: In the order in which they are to run, as far as that is possible.
-        finished: Called with each job's stored result or failure, one after the other, in another thread.
-        progress: Called during a job with the number of images done, when it begins with 0.
+        jobs: In the order in which they should run.
+        finished: Called with each job's stored result or failure, from another thread, one call at a time.
+        progress: Called during a job with the number of images done, first with 0.
 
     Raises:
         UserError: The store cannot be read or written.
@@ -46,7 +46,7 @@ def run(
             if storing is not None:
                 storing.result()
             elif job is None:
-                # All that is left is computed by others.
+                # Other processes are computing all that is left.
                 time.sleep(PAUSE)
             storing = None
             if job is not None and publish is not None:

@@ -22,10 +22,11 @@ from robustbench_cli.core.errors import UserError
 __all__ = ["run"]
 
 _GRACE = 10
-"""Seconds that a process without a job may take to end."""
+"""Seconds that an idle process may take to end."""
 
-_Said = int | Result | Failure | UserError | None
-"""What a process says of its job: images done, how it ended, that the store cannot be used, or that another one has it."""
+_Message = int | Result | Failure | UserError | None
+"""A process's message about its job: images done, its result or failure, a store that cannot be used, or ``None`` if another
+process holds its lease."""
 
 
 def run(
@@ -39,11 +40,11 @@ def run(
     """Runs jobs; a job that fails, kills its process or takes too long does not stop the others.
 
     Args:
-        jobs: In the order in which they are to run, as far as that is possible.
-        devices: A torch device for each process; a device may be named several times.
+        jobs: In the order in which they should run.
+        devices: A torch device for each process; several processes may share a device.
         finished: Called with each job's stored result or failure.
-        progress: Called during a job with the number of images done, when it begins with 0.
-        timeout: Seconds after which a job that has begun is given up.
+        progress: Called during a job with the number of images done, first with 0.
+        timeout: Time limit per job, in seconds.
 
     Raises:
         UserError: The store cannot be read or written.
@@ -55,42 +56,42 @@ def run(
         while schedule:
             for process in processes:
                 if process.job is None and (job := schedule.take()) is not None:
-                    process.give(job)
-            for job, said in _heard(processes):
-                if isinstance(said, int):
-                    progress(job, said)
-                elif said is None:
+                    process.start(job)
+            for job, message in _messages(processes):
+                if isinstance(message, int):
+                    progress(job, message)
+                elif message is None:
                     schedule.postpone(job)
-                elif isinstance(said, UserError):
-                    raise said
+                elif isinstance(message, UserError):
+                    raise message
                 else:
                     schedule.settle(job)
-                    finished(job, said)
+                    finished(job, message)
     finally:
         for process in processes:
             process.end()
 
 
-def _heard(processes: Sequence[_Process]) -> Iterator[tuple[Job, _Said]]:
-    """What the processes say next, of which job."""
+def _messages(processes: Sequence[_Process]) -> Iterator[tuple[Job, _Message]]:
+    """The next messages of the processes, each with its job."""
     busy = {process.connection: process for process in processes if process.job is not None}
     if not busy:
-        # All that is left is computed by others.
+        # Other processes are computing all that is left.
         time.sleep(PAUSE)
-    speaking = wait(list(busy), PAUSE)
+    ready = wait(list(busy), PAUSE)
     for connection, process in busy.items():
-        if connection in speaking:
-            yield process.hear()
+        if connection in ready:
+            yield process.receive()
         elif process.is_late():
-            yield process.give_up(f"it took longer than {process.timeout:g} s: give it more, or split it up")
+            yield process.fail(f"time limit of {process.timeout:g} s exceeded: raise --timeout, or use fewer images")
 
 
 class _Process:
-    """A process that computes one job after the other; it is started for the first, and again after it was killed.
+    """A process that computes one job after another; it is started for its first job, and again after it was killed.
 
     Attributes:
-        job: What it is computing.
-        timeout: Seconds that a job may take.
+        job: The job that it is computing.
+        timeout: Time limit per job, in seconds.
     """
 
     def __init__(self, device: str, timeout: float | None, *, sharing: int = 1) -> None:
@@ -98,48 +99,49 @@ class _Process:
         self.timeout = timeout
         self._device = device
         self._sharing = sharing
-        self._started: tuple[multiprocessing.process.BaseProcess, Connection[Job, _Said]] | None = None
-        self._began: float | None = None
+        self._process: tuple[multiprocessing.process.BaseProcess, Connection[Job, _Message]] | None = None
+        self._job_started: float | None = None
 
     @property
-    def connection(self) -> Connection[Job, _Said]:
-        """To the process, which is started where there is none."""
-        if self._started is None:
+    def connection(self) -> Connection[Job, _Message]:
+        """The connection to the process, which is started if there is none."""
+        if self._process is None:
             context = multiprocessing.get_context("spawn")
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, self._device, self._sharing), daemon=True)
             process.start()
-            # Were this end open here too, nobody would notice that a process has died.
+            # With this end open here, a process that dies would not close the connection.
             theirs.close()
-            self._started = process, ours
-        return self._started[1]
+            self._process = process, ours
+        return self._process[1]
 
-    def give(self, job: Job) -> None:
-        """Lets it compute a job."""
-        self.job, self._began = job, None
+    def start(self, job: Job) -> None:
+        """Lets the process compute a job."""
+        self.job, self._job_started = job, None
         self.connection.send(job.model_copy(update={"device": self._device}))
 
-    def hear(self) -> tuple[Job, _Said]:
-        """What it says next of its job, which is a failure where it has died."""
+    def receive(self) -> tuple[Job, _Message]:
+        """The next message about its job; a failure if the process has died."""
         assert self.job is not None
         job = self.job
         try:
-            said = self.connection.recv()
+            message = self.connection.recv()
         except (EOFError, OSError):
-            return self.give_up("its process was killed, maybe for want of memory: give a smaller --batch-size")
-        if isinstance(said, int):
-            # A process takes seconds to start, which are not the job's.
-            self._began = self._began or time.monotonic()
+            return self.fail("its process was killed, perhaps out of memory: give a smaller --batch-size")
+        if isinstance(message, int):
+            # The seconds that a process takes to start do not count as the job's.
+            self._job_started = self._job_started or time.monotonic()
         else:
             self.job = None
-        return job, said
+        return job, message
 
     def is_late(self) -> bool:
-        """Whether its job has taken too long."""
-        return self.timeout is not None and self._began is not None and time.monotonic() - self._began > self.timeout
+        """Whether its job has exceeded the time limit."""
+        started = self._job_started
+        return self.timeout is not None and started is not None and time.monotonic() - started > self.timeout
 
-    def give_up(self, reason: str) -> tuple[Job, _Said]:
-        """Ends the process, and publishes that its job failed."""
+    def fail(self, reason: str) -> tuple[Job, _Message]:
+        """Ends the process, and stores that its job failed."""
         assert self.job is not None
         job = self.job
         self.end()
@@ -148,24 +150,30 @@ class _Process:
         return job, failure
 
     def end(self) -> None:
-        """Ends the process, whatever it is doing."""
-        idle, self.job = self.job is None, None
-        if self._started is None:
+        """Ends the process, even in the middle of a job."""
+        is_idle, self.job = self.job is None, None
+        if self._process is None:
             return
-        process, connection = self._started
-        self._started = None
+        process, connection = self._process
+        self._process = None
         connection.close()
-        if idle:
-            # It ends by itself, and cleans up behind it.
+        if is_idle:
+            # It ends by itself and releases what it holds.
             process.join(_GRACE)
         process.kill()
         process.join()
 
 
-def _serve(connection: Connection[_Said, Job], device: str, sharing: int) -> None:
-    """Computes the jobs that come, until there are no more, on a device that so many processes share."""
-    # Ctrl-C reaches every process of the terminal, and a cluster's SIGTERM every process of a job; what is to become of this
-    # one, its parent decides.
+def _serve(connection: Connection[_Message, Job], device: str, sharing: int) -> None:
+    """Computes the jobs that the parent sends, until it closes the connection.
+
+    Args:
+        connection: To the parent.
+        device: A torch device.
+        sharing: The number of processes on that device.
+    """
+    # Ctrl-C reaches every process of the terminal, and a cluster's SIGTERM every process of a job; the parent decides what
+    # becomes of this one.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     share_memory(torch.device(device), sharing)

@@ -1,4 +1,4 @@
-"""The engine that runs jobs on a Ray cluster, or a Ray of this machine where there is no cluster: an optional extra."""
+"""The engine that runs jobs on a Ray cluster, or on a local Ray where there is no cluster: an optional extra."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -21,10 +21,13 @@ from robustbench_cli.core.errors import UserError, one_line
 __all__ = ["run"]
 
 RETRIES = 2
-"""How often a job is begun again whose node or process was lost; one that fails by itself is not."""
+"""How often a job is started again after its node or process was lost; a job that fails is not."""
 
-JOBS_OF_A_PROCESS = 20
-"""After so many a process is replaced by a new one, so that nothing adds up in its memory."""
+JOBS_PER_PROCESS = 20
+"""A process is replaced after this many jobs, so that its memory does not grow."""
+
+_Message = int | Result | Failure | UserError | None
+"""A message about a job: images done, its result or failure, a store that cannot be used, or ``None`` if it must be retried."""
 
 
 def run(
@@ -38,24 +41,51 @@ def run(
 ) -> None:
     """Runs jobs; a job that fails, loses its node or takes too long does not stop the others.
 
-    The nodes share the store, the checkpoints and the folder that the command was given in. Where ``RAY_ADDRESS`` names
-    no cluster, a Ray of this machine is started and ended with the run.
+    The nodes share the store, the checkpoints and the current folder of the command. If ``RAY_ADDRESS`` names no
+    cluster, a local Ray is started, and ended with the run.
 
     Args:
-        jobs: In the order in which they are to run, as far as that is possible. One that is for a CUDA device gets a
-            GPU.
-        processes: How many there are in a Ray of this machine; one a CPU where not given.
-        per_gpu: How many share a GPU.
+        jobs: In the order in which they should run. A job for a CUDA device gets a GPU.
+        processes: The number of processes of a local Ray; one per CPU where not given.
+        per_gpu: The number of processes that share a GPU.
         finished: Called with each job's stored result or failure.
-        progress: Called during a job with the number of images done, when it begins with 0.
-        timeout: Seconds after which a job is given up.
+        progress: Called during a job with the number of images done, first with 0.
+        timeout: Time limit per job, in seconds.
 
     Raises:
-        UserError: Ray is not installed or does not answer, or the store cannot be read or written.
+        UserError: Ray is not installed or cannot be reached, or the store cannot be read or written.
     """
-    ray = _ray()
-    ours = not ray.is_initialized()
-    if ours:
+    with _connected(processes) as ray:
+        cluster = _Cluster(ray, per_gpu, timeout)
+        schedule = Schedule(jobs)
+        try:
+            while schedule:
+                # Enough to keep every node busy; a job that waits here can still go elsewhere.
+                while cluster.has_room() and (job := schedule.take()) is not None:
+                    cluster.start(job)
+                for job, message in cluster.messages():
+                    if isinstance(message, int):
+                        progress(job, message)
+                    elif isinstance(message, UserError):
+                        raise message
+                    elif message is None:
+                        schedule.postpone(job)
+                    else:
+                        schedule.settle(job)
+                        finished(job, message)
+        finally:
+            cluster.cancel()
+
+
+@contextmanager
+def _connected(processes: int | None) -> Iterator[Any]:
+    """The module ``ray``, connected to a cluster, or to a local Ray that ends with the context."""
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--engine ray needs Ray: pip install 'advdef[ray]'") from None
+    is_ours = not ray.is_initialized()
+    if is_ours:
         address = os.environ.get("RAY_ADDRESS")
         try:
             ray.init(
@@ -66,132 +96,132 @@ def run(
             )
         except ConnectionError as error:
             raise UserError(
-                f"no Ray at RAY_ADDRESS={address}: {one_line(error)}; name one, or none for one here"
+                f"no Ray at RAY_ADDRESS={address}: {one_line(error)}; give its address, or unset it for a local Ray"
             ) from None
-    schedule, tasks = Schedule(jobs), _tasks(ray, per_gpu)
-    running: dict[Any, _Running] = {}
     try:
-        while schedule:
-            # Enough to keep every node at work; what waits is not handed out, so that it can still go elsewhere.
-            while len(running) < 2 * _slots(ray, per_gpu) and (job := schedule.take()) is not None:
-                running[_begin(tasks, job)] = _Running(job)
-            if not running:
-                # All that is left is computed by others.
-                time.sleep(PAUSE)
-                continue
-            for answers in ray.wait(list(running), timeout=PAUSE)[0]:
-                job = running[answers].job
-                said = _hear(ray, answers, job)
-                if isinstance(said, int):
-                    running[answers].begin()
-                    progress(job, said)
-                    continue
-                del running[answers]
-                if isinstance(said, UserError):
-                    raise said
-                if said is None:
-                    schedule.postpone(job)
-                else:
-                    schedule.settle(job)
-                    finished(job, said)
-            for answers in [answers for answers, each in running.items() if each.is_late(timeout)]:
-                job = running.pop(answers).job
-                ray.cancel(answers, force=True)
-                schedule.settle(job)
-                finished(job, _failed(job, f"it took longer than {timeout:g} s: give it more, or split it up"))
+        yield ray
     finally:
-        for answers in running:
-            with suppress(Exception):
-                ray.cancel(answers, force=True)
-        if ours:
+        if is_ours:
             ray.shutdown()
 
 
 class _Running:
-    """A job that was handed to Ray.
+    """A job that Ray has.
 
     Attributes:
-        job: Itself.
+        job: The job.
+        started: When a process began to compute it; ``None`` before.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._began: float | None = None
-
-    def begin(self) -> None:
-        """A process is at it."""
-        self._began = self._began or time.monotonic()
-
-    def is_late(self, timeout: float | None) -> bool:
-        """Whether it has taken too long."""
-        return timeout is not None and self._began is not None and time.monotonic() - self._began > timeout
+        self.started: float | None = None
 
 
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise UserError("--engine ray needs Ray: pip install 'advdef[ray]'") from None
-    return ray
+class _Cluster:
+    """The jobs that Ray is computing.
 
+    Args:
+        ray: The module.
+        per_gpu: The number of processes that share a GPU.
+        timeout: Time limit per job, in seconds.
+    """
 
-def _slots(ray: Any, per_gpu: int) -> int:
-    there_are = ray.cluster_resources()
-    return int(there_are.get("CPU", 1) + there_are.get("GPU", 0) * per_gpu)
+    def __init__(self, ray: Any, per_gpu: int, timeout: float | None) -> None:
+        self._ray, self._per_gpu, self._timeout = ray, per_gpu, timeout
+        self._running: dict[Any, _Running] = {}
+        options = {"max_retries": RETRIES, "max_calls": JOBS_PER_PROCESS, "num_returns": "streaming"}
+        self._on_gpu = ray.remote(num_cpus=0, num_gpus=1 / per_gpu, **options)(_serve)
+        self._on_cpu = ray.remote(num_cpus=1, **options)(_serve)
 
+    def has_room(self) -> bool:
+        """Whether fewer jobs than twice the number of slots are running."""
+        resources = self._ray.cluster_resources()
+        slots = int(resources.get("CPU", 1) + resources.get("GPU", 0) * self._per_gpu)
+        return len(self._running) < 2 * slots
 
-def _tasks(ray: Any, per_gpu: int) -> dict[bool, Any]:
-    """What Ray runs: on a share of a GPU, or on a CPU."""
-    common = {"max_retries": RETRIES, "max_calls": JOBS_OF_A_PROCESS, "num_returns": "streaming"}
-    return {
-        True: ray.remote(num_cpus=0, num_gpus=1 / per_gpu, **common)(_serve),
-        False: ray.remote(num_cpus=1, **common)(_serve),
-    }
+    def start(self, job: Job) -> None:
+        """Hands a job to Ray; its messages arrive as a stream."""
+        is_on_gpu = job.device.startswith("cuda")
+        # Ray shows a process only its own GPU.
+        job_on_node = job.model_copy(update={"device": "cuda" if is_on_gpu else job.device})
+        stream = (self._on_gpu if is_on_gpu else self._on_cpu).remote(job_on_node, str(Path.cwd()))
+        self._running[stream] = _Running(job)
 
+    def messages(self) -> Iterator[tuple[Job, _Message]]:
+        """The next message of each job that has one; a failure of each job that exceeds the time limit."""
+        if not self._running:
+            # Other processes are computing all that is left.
+            time.sleep(PAUSE)
+            return
+        for stream in self._ray.wait(list(self._running), timeout=PAUSE)[0]:
+            running = self._running[stream]
+            message = self._next(stream, running.job)
+            if isinstance(message, int):
+                running.started = running.started or time.monotonic()
+            else:
+                del self._running[stream]
+            yield running.job, message
+        for stream in [stream for stream, running in self._running.items() if self._is_late(running)]:
+            job = self._running.pop(stream).job
+            self._ray.cancel(stream, force=True)
+            yield (
+                job,
+                _failed(job, f"time limit of {self._timeout:g} s exceeded: raise --timeout, or use fewer images"),
+            )
 
-def _begin(tasks: dict[bool, Any], job: Job) -> Any:
-    """Hands a job to Ray; what its process says of it comes in one answer after the other."""
-    on_gpu = job.device.startswith("cuda")
-    # Ray shows a process none but its own GPU.
-    placed = job.model_copy(update={"device": "cuda" if on_gpu else job.device})
-    return tasks[on_gpu].remote(placed, str(Path.cwd()))
+    def cancel(self) -> None:
+        """Ends all jobs."""
+        for stream in self._running:
+            with suppress(Exception):
+                self._ray.cancel(stream, force=True)
 
+    def _is_late(self, running: _Running) -> bool:
+        if self._timeout is None or running.started is None:
+            return False
+        return time.monotonic() - running.started > self._timeout
 
-def _hear(ray: Any, answers: Any, job: Job) -> int | Result | Failure | UserError | None:
-    """What a job's process says next; a failure where it is lost, ``None`` where the job is to be asked for again."""
-    try:
-        said: int | Result | Failure | UserError | None = ray.get(next(answers))
-    except StopIteration:
-        # It was begun again after a loss, and ended in fewer answers than had been heard by then: the last of them, which
-        # may be that another process has the job, took the place of one that nobody listens to any more.
-        return None
-    except ray.exceptions.RayError as error:
-        return _failed(
-            job, f"its process was lost, maybe for want of memory: give a smaller --batch-size ({one_line(error)})"
-        )
-    return said
+    def _next(self, stream: Any, job: Job) -> _Message:
+        """The next message of a job; a failure if its process is lost, ``None`` if it must be retried."""
+        try:
+            message: _Message = self._ray.get(next(stream))
+        except StopIteration:
+            # Ray started it again after a loss, and it ended in fewer messages than were read before. Its last message, which
+            # may be that another process holds the lease, took the place of one that was read already.
+            return None
+        except self._ray.exceptions.RayError as error:
+            return _failed(
+                job, f"its process was lost, perhaps out of memory: give a smaller --batch-size ({one_line(error)})"
+            )
+        return message
 
 
 def _failed(job: Job, reason: str) -> Failure:
+    """Stores that a job failed."""
     failure = Failure(cell=job.cell, eps=job.eps, error=reason)
     Store(job.store).publish_failure(failure)
     return failure
 
 
-def _serve(job: Job, folder: str) -> Iterator[int | Result | Failure | UserError | None]:
-    """Computes a job, and says how far it is: the images done, and last how it ended."""
+def _serve(job: Job, folder: str) -> Iterator[_Message]:
+    """Computes a job on a node, and yields its messages: the images done, and last its result.
+
+    Args:
+        job: The job.
+        folder: The current folder of the command.
+    """
     os.chdir(folder)
-    said: SimpleQueue[int | Result | Failure | UserError | None] = SimpleQueue()
+    messages: SimpleQueue[_Message] = SimpleQueue()
 
     def compute() -> None:
         try:
-            said.put(work_if_free(job, progress=said.put))
+            messages.put(work_if_free(job, progress=messages.put))
         except UserError as error:
-            said.put(error)
+            messages.put(error)
 
     threading.Thread(target=compute, daemon=True).start()
     while True:
-        word = said.get()
-        yield word
-        if not isinstance(word, int):
+        message = messages.get()
+        yield message
+        if not isinstance(message, int):
             return

@@ -1,4 +1,4 @@
-"""From the words that a user types to a model with its normalisation inside, and the test of its contract."""
+"""Builds a model by its name, with its normalization inside, and checks that it is a classifier."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ __all__ = [
 
 
 Numbers = float | Sequence[float] | Tensor | NDArray[Any]
-"""One number for all channels, or one a channel."""
+"""One number for all channels, or one per channel."""
 
 
 class Normalize(nn.Module):
     """``(images - mean) / std``, channel by channel, as the first layer of a model.
 
     Args:
-        mean: One number a channel, or one for all, on the [0, 1] pixel scale.
+        mean: One number per channel, or one for all, on the [0, 1] pixel scale.
         std: The same, each above 0.
         channels: C.
 
     Raises:
-        UserError: The numbers are neither one nor C, not finite, a mean is outside [0, 1], or a std is not above 0.
+        UserError: There are neither one nor C numbers, a number is not finite, a mean is outside [0, 1], or a std is not above 0.
     """
 
     monotone = True
-    """No output falls where an input rises: intervals pass through it by their ends."""
+    """The outputs are nondecreasing in the inputs, so that interval bounds pass through by their ends."""
 
     mean: Tensor
     std: Tensor
@@ -67,29 +67,34 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(stds).reshape(1, channels, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``(N, C, H, W)`` in [0, 1] → normalised images of the same shape."""
+        """Images ``(N, C, H, W)`` in [0, 1] → normalized images of the same shape."""
         return (images - self.mean) / self.std
 
 
-def _channel_values(values: Numbers, word: str, channels: int) -> list[float]:
-    given: Any = values.tolist() if isinstance(values, Tensor | np.ndarray | np.generic) else values
+def _channel_values(values: Numbers, name: str, channels: int) -> list[float]:
+    """One number per channel.
+
+    Raises:
+        UserError: There are neither one nor C numbers.
+    """
+    plain: Any = values.tolist() if isinstance(values, Tensor | np.ndarray | np.generic) else values
     try:
-        numbers = [float(value) for value in (given if isinstance(given, Sequence) else [given])]
+        numbers = [float(value) for value in (plain if isinstance(plain, Sequence) else [plain])]
     except (TypeError, ValueError):
-        raise UserError(f"{word} is {values!r}: give a number, or one a channel") from None
+        raise UserError(f"{name} is {values!r}: give a number, or one per channel") from None
     if len(numbers) not in (1, channels):
         raise UserError(
-            f"{word} has {len(numbers)} numbers: the images have {channels} channels, give one or {channels}"
+            f"{name} has {len(numbers)} numbers: the images have {channels} channels, give one or {channels}"
         )
     return numbers * (channels if len(numbers) == 1 else 1)
 
 
 def normalized(network: nn.Module, *, mean: Numbers | None, std: Numbers | None, channels: int) -> nn.Module:
-    """Puts the normalisation into the model, so that nobody can get it wrong at attack time.
+    """Puts the normalization into the model, so that attacks see images in [0, 1].
 
     Args:
-        network: Takes normalised images.
-        mean: See :class:`Normalize`; ``None`` together with ``std``: the network takes [0, 1] images as they are.
+        network: Takes normalized images.
+        mean: See :class:`Normalize`; ``None``, with ``std``, for a network without normalization.
         std: See :class:`Normalize`.
         channels: C.
 
@@ -97,7 +102,7 @@ def normalized(network: nn.Module, *, mean: Numbers | None, std: Numbers | None,
         ``network`` itself, or a ``Sequential`` of ``normalize`` and ``network``.
 
     Raises:
-        UserError: Only one of the two is given, or they are not what :class:`Normalize` takes.
+        UserError: Only one of the two is given, or :class:`Normalize` does not take them.
     """
     if mean is None and std is None:
         return network
@@ -116,23 +121,22 @@ def build_model(
     mean: Numbers | None = None,
     std: Numbers | None = None,
 ) -> nn.Module:
-    """Builds a model with fresh weights, which come from torch's global generator.
+    """Builds a model with fresh weights, drawn from torch's global generator.
 
     Args:
         spec: ``paper-cnn``, ``small-cnn``, ``torchvision:NAME``, or a user's own as ``package.module:object`` or
-            ``path/to/file.py:object``, where the object is a class or a function with no parameters or any of
-            :data:`~.factory.PARAMETERS` (others have defaults) that makes an ``nn.Module``, or an ``nn.Module``, of which
-            the model is a copy.
+            ``path/to/file.py:object``. The object is a class or a function that returns an ``nn.Module``, with no
+            parameters or any of :data:`~.factory.PARAMETERS` (others have defaults); or an ``nn.Module``, which is copied.
         shape: ``(C, H, W)`` of the images.
         classes: K.
-        mean: Of the normalisation that the network expects; see :class:`Normalize`.
-        std: Of that normalisation.
+        mean: Mean of the normalization that the network expects; see :class:`Normalize`.
+        std: Standard deviation of that normalization.
 
     Returns:
         Images ``(N, C, H, W)`` in [0, 1] → logits ``(N, K)``.
 
     Raises:
-        UserError: The model is unknown, cannot be built for this shape, or does not keep the contract of a model.
+        UserError: The model is unknown, cannot be built for this shape, or fails :func:`check_model`.
     """
     name, size = _checked(spec, shape, classes)
 
@@ -147,7 +151,7 @@ def build_model(
         check_model(model, example_images(size), classes=classes, name=name)
         return model
 
-    # A file that draws when it is imported, the first time only, would make other weights of a second model.
+    # A user's file may draw random numbers at its first import; without this, a second model would get other weights.
     state = torch.get_rng_state()
     thing, argument = registry.find(spec)
     torch.set_rng_state(state)
@@ -155,14 +159,14 @@ def build_model(
 
 
 def _checked(spec: object, shape: object, classes: object) -> tuple[str, tuple[int, int, int]]:
-    """How a message calls the model, and the shape as a tuple.
+    """The name of the model for messages, and the shape as a tuple.
 
     Raises:
-        UserError: They are not what they must be.
+        UserError: ``spec`` is no name, ``classes`` is below 2, or ``shape`` is not three positive whole numbers.
     """
     if not isinstance(spec, str):
-        way = "it is built already" if isinstance(spec, nn.Module) else "give its name, such as 'small-cnn'"
-        raise UserError(f"the model is a {type(spec).__name__}: {way}")
+        hint = "it is built already" if isinstance(spec, nn.Module) else "give its name, such as 'small-cnn'"
+        raise UserError(f"the model is a {type(spec).__name__}: {hint}")
     checked_count(classes, "classes", "give the number of classes, at least 2", least=2)
     sides = [*shape] if isinstance(shape, Iterable) and not isinstance(shape, str) else []
     if len(sides) != 3:
@@ -172,22 +176,25 @@ def _checked(spec: object, shape: object, classes: object) -> tuple[str, tuple[i
 
 
 def default_model(shape: tuple[int, int, int]) -> str:
-    """The model that is trained on images ``(C, H, W)`` where the user names none.
+    """The default model for images of a shape.
+
+    Args:
+        shape: ``(C, H, W)``.
 
     Raises:
-        UserError: None is usual for such images.
+        UserError: There is no default for this shape.
     """
     if shape in ((1, 28, 28), (3, 32, 32)):
         return "paper-cnn"
     if shape[1] <= 64 and shape[2] <= 64:
         return "small-cnn"
-    raise UserError(f"no model is usual for images of shape {shape}: give --model, such as torchvision:resnet18")
+    raise UserError(f"no default model for images of shape {shape}: give --model, such as torchvision:resnet18")
 
 
 def is_trained(spec: str) -> bool:
-    """Whether a model comes with trained weights: what makes it says so by an attribute ``trained`` that is true.
+    """Whether a model comes with trained weights: its class, function or module has a true attribute ``trained``.
 
-    An ``nn.Module`` that is named itself has the weights that the user wants, unless its ``trained`` is false.
+    A user's ``nn.Module`` counts as trained, unless its ``trained`` is false.
 
     Args:
         spec: As :func:`build_model` takes it.
@@ -200,21 +207,28 @@ def is_trained(spec: str) -> bool:
 
 
 def example_images(shape: tuple[int, int, int]) -> Tensor:
-    """Two different images ``(2, C, H, W)`` in [0, 1], always the same, for a first look at a model."""
+    """Two fixed, different images to probe a model with.
+
+    Args:
+        shape: ``(C, H, W)``.
+
+    Returns:
+        ``(2, C, H, W)`` in [0, 1].
+    """
     return torch.linspace(0, 1, 2 * math.prod(shape)).reshape(2, *shape)
 
 
 @torch.no_grad()
 def _first_not_finite(model: nn.Module, images: Tensor) -> str:
-    """Which layer is the first to give NaN or +inf, as the end of a message; empty where it is none."""
-    found: list[str] = []
+    """The first layer with NaN or +inf in its output, as the end of a message; empty if there is none."""
+    layers: list[str] = []
 
-    def look(name: str, layer: nn.Module, output: object) -> None:
+    def record(name: str, layer: nn.Module, output: object) -> None:
         if isinstance(output, Tensor) and output.is_floating_point() and not _is_number(output).all():
-            found.append(f", first in its layer {name} ({type(layer).__name__})")
+            layers.append(f", first in its layer {name} ({type(layer).__name__})")
 
     hooks = [
-        layer.register_forward_hook(lambda layer, _, output, name=name: look(name, layer, output))
+        layer.register_forward_hook(lambda layer, _, output, name=name: record(name, layer, output))
         for name, layer in model.named_modules()
         if name
     ]
@@ -224,11 +238,11 @@ def _first_not_finite(model: nn.Module, images: Tensor) -> str:
     finally:
         for hook in hooks:
             hook.remove()
-    return found[0] if found else ""
+    return layers[0] if layers else ""
 
 
 def _is_number(values: Tensor) -> Tensor:
-    """Where values are neither NaN nor +inf; -inf is how classes are masked."""
+    """Whether values are neither NaN nor +inf; -inf masks a class."""
     return values < torch.inf
 
 
@@ -241,37 +255,39 @@ def check_model(
     classes: int | None = None,
     name: str = "the model",
 ) -> int:
-    """Holds a model to its contract on some images: float logits ``(N, K)``.
+    """Checks on some images that a model gives float logits ``(N, K)``.
 
     Args:
-        model: Is put into ``eval()`` mode meanwhile.
+        model: It is in ``eval()`` mode during the check.
         images: ``(N, C, H, W)`` in [0, 1], on the model's device; a few are enough.
-        labels: That the model is to be judged by, any number of them.
-        classes: What K is to be.
+        labels: The labels of the evaluation, any number of them.
+        classes: The expected K; any by default.
         name: The beginning of the message.
 
     Returns:
         K.
 
     Raises:
-        UserError: The model fails on the images; gives anything but ``(N, K)`` floats, K at least 2, which are finite, or
-            -inf for masked classes; gives probabilities; K is not ``classes``; or a label is outside [0, K).
+        UserError: The model fails on the images; its output is not ``(N, K)`` floats with K at least 2; an output is NaN or
+            +inf, or -inf for every class; the output is probabilities; K is not ``classes``; or a label is outside [0, K).
     """
     with frozen(model):
         logits = checked_logits(model, images, classes=classes, name=name)
-    given = logits.shape[1]
-    if classes is not None and given != classes:
-        raise UserError(f"{name} gives {given} logits an image, the data have {classes} classes: give it as many")
+    outputs = logits.shape[1]
+    if classes is not None and outputs != classes:
+        raise UserError(
+            f"{name} gives {outputs} logits an image, the data have {classes} classes: give it {classes} outputs"
+        )
     valid = _is_number(logits).all(dim=1) & (logits > -torch.inf).any(dim=1)
     if not valid.all():
         number = int((~valid).nonzero()[0])
         what = "NaN or infinite logits" if not _is_number(logits[number]).all() else "-inf for every class"
         raise UserError(
             f"{name} gives {what} for image {number}{_first_not_finite(model, images[number, None])}: "
-            "check its weights and its normalisation"
+            "check its weights and its normalization"
         )
     if (logits >= 0).all() and (logits <= 1).all() and ((logits.sum(dim=1) - 1).abs() < 1e-4).all():
         raise UserError(f"{name} gives probabilities (each row sums to 1): give logits, remove the softmax")
     if labels is not None:
-        require_classes(labels, given, name=name)
-    return given
+        require_classes(labels, outputs, name=name)
+    return outputs

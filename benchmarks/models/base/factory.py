@@ -1,10 +1,10 @@
-"""Calls what makes a model, with whichever of the usual parameters it takes."""
+"""Calls the class or the function of a model with those usual parameters that it takes."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from inspect import Parameter
 from typing import Any
@@ -19,13 +19,13 @@ from robustbench_cli.core.isolation import isolated
 __all__ = ["PARAMETERS", "make", "unwrapped"]
 
 PARAMETERS = ("shape", "classes", "num_classes", "in_channels", "in_chans")
-"""What is given to a class or a function that makes a model, of these what it takes."""
+"""The parameters that a class or a function of a model may take; it gets those that it has."""
 
 _CLASSES = frozenset({"classes", "num_classes"})
 _CHANNELS = frozenset({"in_channels", "in_chans"})
 
-# What a **keywords of unknown use is tried with: as timm, torchvision and our own models take it. The channels are needed
-# first where images are not in color.
+# The keywords to try on a function with **keywords: those of timm, of torchvision and of our own models. For images that are
+# not in color, keywords with channels come first.
 _COLOR = (
     ("num_classes",),
     ("num_classes", "in_channels"),
@@ -49,7 +49,7 @@ _WAYS = f"a model is a class or a function with no parameters or any of {', '.jo
 
 
 def unwrapped(thing: Any) -> Any:
-    """What is inside of a ``functools.partial``."""
+    """The object inside any ``functools.partial``."""
     while isinstance(thing, partial):
         thing = thing.func
     return thing
@@ -66,19 +66,19 @@ def make(
 ) -> nn.Module:
     """Makes a model.
 
-    Only where a ``**keywords`` hides what a function takes are several calls tried, each from the same random numbers.
+    A function whose ``**keywords`` hide its parameters is called in several ways, each from the same random state.
 
     Args:
-        thing: A class or a function with no parameters or any of :data:`PARAMETERS`, others of which have defaults; or an
+        thing: A class or a function with no parameters or any of :data:`PARAMETERS` (others have defaults); or an
             ``nn.Module``, which is copied.
-        name: What it is called in a message.
+        name: The model's name in messages.
         shape: ``(C, H, W)``.
         classes: K.
-        argument: What followed the colon in the model's name, for a parameter ``argument``.
-        finish: Makes the model of the network, and raises :class:`UserError` where that is no model of such images.
+        argument: What follows the colon in the model's name, for a parameter ``argument``.
+        finish: Turns the network into the model; it raises :class:`UserError` if the network does not fit the images.
 
     Raises:
-        UserError: Nothing that the thing can be called with gives such a model.
+        UserError: No call gives a model for these images.
     """
     if isinstance(thing, nn.Module):
         if argument is not None:
@@ -97,7 +97,7 @@ def make(
                 made = thing(*positional, **keywords)
         except UserError as error:
             failures.append((1, error))
-        except Exception as error:  # noqa: BLE001 - a user's code can end in any exception
+        except Exception as error:  # noqa: BLE001 - a user's code can raise any exception
             failure = UserError(f"{name} cannot be built: {one_line(error)}")
             failure.__cause__ = error
             failures.append((3 if "unexpected keyword argument" in str(error) else 2, failure))
@@ -106,7 +106,7 @@ def make(
                 return finish(_network(made, name))
             except UserError as error:
                 failures.append((0, error))
-    # What was built and is no such model tells more than what could not be called so.
+    # The error of a network that was built tells more than that of a call that failed.
     raise min(failures, key=lambda failure: failure[0])[1]
 
 
@@ -114,52 +114,74 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def _calls(thing: Any, values: Mapping[str, Any], argument: str | None, name: str) -> list[Call]:
-    """The positional and the keyword arguments to try, in order."""
+    """The positional and the keyword arguments of the calls to try, in order."""
     try:
-        parameters = inspect.signature(thing).parameters.values()
+        parameters = list(inspect.signature(thing).parameters.values())
     except (TypeError, ValueError):
-        # What is written in C does not say what it takes.
+        # A function written in C has no signature.
         return [((), {})]
-    known = dict(values) if argument is None else {**values, "argument": argument}
-    # What a partial has set is what the user wants.
+    # The user has set the keywords of a partial.
     fixed = set(thing.keywords) if isinstance(thing, partial) else set()
-    kinds = {each.kind for each in parameters}
-    positional: list[Any] = []
-    named: dict[str, Any] = {}
-    for each in parameters:
-        if each.kind in {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD} or each.name in fixed:
-            continue
-        if each.name in known:
-            if each.kind is Parameter.POSITIONAL_ONLY:
-                positional.append(known[each.name])
-            else:
-                named[each.name] = known[each.name]
-        elif each.default is Parameter.empty:
-            raise UserError(f"{name} needs '{each.name}', which nothing gives: set it by functools.partial; {_WAYS}")
-        elif each.kind is Parameter.POSITIONAL_ONLY:
-            positional.append(each.default)
-    if argument is not None and "argument" not in {each.name for each in parameters}:
+    kinds = {parameter.kind for parameter in parameters}
+    names = fixed | {parameter.name for parameter in parameters}
+    available = dict(values) if argument is None else {**values, "argument": argument}
+    positional, keywords = _arguments(
+        [parameter for parameter in parameters if parameter.name not in fixed], available, name
+    )
+    if argument is not None and "argument" not in {parameter.name for parameter in parameters}:
         if Parameter.VAR_KEYWORD not in kinds:
             raise UserError(f"{name} takes nothing after its name, not ':{argument}'")
-        named["argument"] = argument
-    calls: list[Call] = [(tuple(positional), named)]
+        keywords["argument"] = argument
     if Parameter.VAR_KEYWORD in kinds:
-        combinations = _hidden(fixed | {each.name for each in parameters}, color=values["shape"][0] == 3)
-        return [(tuple(positional), named | {word: values[word] for word in words}) for words in combinations]
-    if Parameter.VAR_POSITIONAL in kinds and not positional and not named:
+        combinations = _hidden_keywords(names, color=values["shape"][0] == 3)
+        return [(positional, keywords | {key: values[key] for key in keys}) for keys in combinations]
+    calls: list[Call] = [(positional, keywords)]
+    if Parameter.VAR_POSITIONAL in kinds and not positional and not keywords:
         calls += [((values["classes"],), {}), ((values["shape"], values["classes"]), {})]
     return calls
 
 
-def _hidden(taken: Collection[str], *, color: bool) -> list[tuple[str, ...]]:
-    """The words that a ``**keywords`` may take, beside those that are taken already, in the order to try them."""
-    without = set(taken)
+def _arguments(parameters: Iterable[Parameter], available: Mapping[str, Any], name: str) -> Call:
+    """The arguments for the named parameters of a function.
+
+    Args:
+        parameters: Its parameters.
+        available: The values, by name.
+        name: The model's name in messages.
+
+    Raises:
+        UserError: A parameter has neither a value nor a default.
+    """
+    positional: list[Any] = []
+    keywords: dict[str, Any] = {}
+    for parameter in parameters:
+        if parameter.kind in {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}:
+            continue
+        if parameter.name not in available and parameter.default is Parameter.empty:
+            raise UserError(
+                f"{name} needs '{parameter.name}', which nothing gives: set it by functools.partial; {_WAYS}"
+            )
+        if parameter.kind is Parameter.POSITIONAL_ONLY:
+            positional.append(available.get(parameter.name, parameter.default))
+        elif parameter.name in available:
+            keywords[parameter.name] = available[parameter.name]
+    return tuple(positional), keywords
+
+
+def _hidden_keywords(taken: Collection[str], *, color: bool) -> list[tuple[str, ...]]:
+    """The combinations of keywords that ``**keywords`` may take, in the order to try them.
+
+    Args:
+        taken: Parameters that the function has by name.
+        color: Whether images have three channels.
+    """
+    excluded = set(taken)
     for group in (_CLASSES, _CHANNELS):
         if group.intersection(taken):
-            without |= group
+            excluded |= group
     if "shape" in taken:
-        without |= _CHANNELS
-    combinations = (tuple(word for word in each if word not in without) for each in (_COLOR if color else _OTHER))
+        excluded |= _CHANNELS
+    combinations = (tuple(key for key in keys if key not in excluded) for keys in (_COLOR if color else _OTHER))
     return list(dict.fromkeys(combinations))
 
 
@@ -171,15 +193,15 @@ def _copied(network: nn.Module, name: str) -> nn.Module:
 
 
 def _network(made: object, name: str) -> nn.Module:
-    """What was made, if it is a network that can be used here, on the CPU."""
+    """Checks that an object is a network with weights in float32, and moves it to the CPU."""
     if not isinstance(made, nn.Module):
         what = f"the class {made.__name__}" if inspect.isclass(made) else f"a {type(made).__name__}"
-        raise UserError(f"{name} gives {what}: it is to return an nn.Module")
+        raise UserError(f"{name} gives {what}: it must return an nn.Module")
     network = checked_model(made, what=name)
-    kinds = {each.dtype for each in network.parameters() if each.is_floating_point()}
-    if kinds - {torch.float32}:
-        found = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
-        raise UserError(f"{name} has weights in {found}: give them in float32, as model.float() has them")
-    if any(each.device.type != "cpu" for each in (*network.parameters(), *network.buffers())):
+    dtypes = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
+    if dtypes - {torch.float32}:
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        raise UserError(f"{name} has weights in {names}: give them in float32, as model.float() has them")
+    if any(tensor.device.type != "cpu" for tensor in (*network.parameters(), *network.buffers())):
         network = network.cpu()
     return network

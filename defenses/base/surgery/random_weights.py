@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from robustbench_cli.attacks.base.models.freezing import with_layers
+from robustbench_cli.attacks.base.models.freezing import override_layers
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.stochastic import StochasticLayer
 
@@ -126,7 +126,7 @@ def shared_draws(model: nn.Module) -> AbstractContextManager[None]:
 
     A pass then costs as much as one without draws. The papers train this way.
     """
-    return with_layers(model, RandomWeights, shared=True)
+    return override_layers(model, RandomWeights, shared=True)
 
 
 def _convolution(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from robustbench_cli.attacks.base.norm import NORMS
 from robustbench_cli.cli import console
+from robustbench_cli.cli.completion import complete_names
+from robustbench_cli.cli.grid_args import grid_options
 from robustbench_cli.cli.model_args import ModelArgs, model_options
 from robustbench_cli.cli.options import (
     Common,
@@ -18,9 +19,8 @@ from robustbench_cli.cli.options import (
     computing,
     eot_option,
     first_images,
+    option,
     output_file,
-    repeats_option,
-    warn_of_fewer_images,
 )
 from robustbench_cli.cli.param_types import EPS, SETTING, OneOf, Setting
 from robustbench_cli.core.errors import UserError
@@ -29,175 +29,141 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.base.eps import Eps
     from robustbench_cli.attacks.base.gradients.draws import Draws
     from robustbench_cli.attacks.base.norm import Norm
-    from robustbench_cli.benchmarks.evaluation.options import Targeted
     from robustbench_cli.benchmarks.suites.config import AttackGroup
-    from robustbench_cli.benchmarks.suites.suite import AttackChoice
 
 __all__ = ["attack"]
-
-TARGETS = ("next", "random", "least-likely", "all")
 
 
 @command("attack")
 @model_options(checkpoints=True)
-@click.option(
-    "--attack", "attacks", multiple=True, metavar="NAME", help="Attack with this; 'eot-NAME' is NAME with --eot 10."
+@option(
+    "--attack",
+    "attacks",
+    multiple=True,
+    metavar="NAME",
+    group="Attack",
+    shell_complete=complete_names("attack", prefix="eot-"),
+    help="Attack: a name of 'advdef list attacks'; 'eot-NAME' is NAME with --eot 10.  [default: pgd, cw-pgd and cw]",
 )
-@click.option("--suite", "suite_name", metavar="NAME", help="Attack with these: 'advdef list suites', or a .yaml file.")
-@click.option(
-    "--set", "settings", type=SETTING, multiple=True, help="Set a parameter of an attack, a defense or the training."
+@option(
+    "--suite",
+    "suite_name",
+    metavar="NAME",
+    group="Attack",
+    shell_complete=complete_names("suite"),
+    help="Attacks of a suite: a name of 'advdef list suites', or a .yaml file.",
 )
-@click.option("--norm", type=OneOf(NORMS), help="Measure the perturbation in this norm.  [default: linf]")
-@click.option(
+@option(
+    "--set",
+    "settings",
+    type=SETTING,
+    multiple=True,
+    group="Attack",
+    help="Parameter of an attack, a defense or the training, such as pgd.steps=100.",
+)
+@option("--norm", type=OneOf(NORMS), group="Attack", help="Norm of the perturbation.  [default: linf]")
+@option(
     "--eps",
     type=EPS,
     multiple=True,
-    help="Allow perturbations up to this radius, as 0.1 or 8/255.  [default in linf: the data set's usual one]",
+    group="Attack",
+    help="Radius of the perturbation, such as 0.1 or 8/255.  [default in linf: the data set's usual radius]",
 )
 @eot_option
-@click.option(
-    "--precision",
-    type=OneOf(("float32", "bf16")),
-    default="float32",
-    show_default=True,
-    help="Compute the gradients of fixed-radius attacks in this; every image is judged in float32.",
-)
-@click.option(
-    "--targeted", type=OneOf(TARGETS), help="Attack towards another class instead of just away from the right one."
-)
-@first_images("Attack the first N test images.")
-@repeats_option
-@output_file(".csv", ".json", ".md")
-@click.option(
+@grid_options
+@first_images("Number of test images, from the first on.")
+@output_file()
+@option(
     "--save-images",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Save the adversarial images in this folder, in 8 bits as .npz and .png, and score them again as they are there.",
+    group="Output",
+    help="Save the adversarial images to this folder (8 bits, .npz and .png), and score them again as saved.",
 )
 @computing
 def attack(
     common: Common,
-    words: ModelArgs,
+    /,
+    args: ModelArgs,
     attacks: tuple[str, ...],
     suite_name: str | None,
     settings: tuple[Setting, ...],
     norm: Norm | None,
     eps: tuple[Eps, ...],
     eot: Draws | None,
-    precision: Literal["float32", "bf16"],
-    targeted: Targeted | None,
     n: int,
-    repeats: int | None,
     output: Path | None,
     save_images: Path | None,
+    **grid: Any,
 ) -> None:
     """Attack a defended model and print what is left of its accuracy.
 
     Without a checkpoint the model is trained first, once, and kept in the cache folder. Without --attack: pgd, cw-pgd
     and cw, each adapted to the defense. What the store has already is not computed again.
     """
-    from robustbench_cli.benchmarks.suites.config import AttackGroup
-    from robustbench_cli.benchmarks.suites.grid import attack_choices, attack_kind
-    from robustbench_cli.benchmarks.suites.load import read_suite
-    from robustbench_cli.benchmarks.suites.plan import DEFAULT_ATTACKS, Part
-    from robustbench_cli.benchmarks.suites.suite import Suite, usual_norm
-    from robustbench_cli.cli.parameters import distribute, members_named
-    from robustbench_cli.cli.session import attack_all, model_cache, note_other_norms, raise_failures, report_results
-    from robustbench_cli.cli.tables import require_place
+    from robustbench_cli.benchmarks.suites.config import SuiteConfig
+    from robustbench_cli.benchmarks.suites.grid import attack_class
+    from robustbench_cli.cli.parameters import distribute
+    from robustbench_cli.cli.session import run_suite
 
-    if output is not None:
-        require_place(output)
     if attacks and suite_name:
-        raise UserError("--attack and --suite name attacks both: give one of them")
-    groups: Sequence[AttackGroup]
-    if suite_name:
-        named = read_suite(suite_name)
-        named.require_attacks_only(suite_name)
-        groups = named.groups
-    else:
-        groups = [AttackGroup(attacks=tuple(members_named(attacks or DEFAULT_ATTACKS)))]
-    kinds = {member.name: attack_kind(member) for group in groups for member in group.attacks}
-    if suite_name:
-        norms = {name: kind.norms for name, kind in kinds.items()}
-        groups = _knowing(groups, norm or "linf", norms)
-    parameters = distribute(settings, {**kinds, **words.kinds()})
-    choices = [
-        [
-            choice
-            for member in group.attacks
-            for choice in attack_choices(member, parameters[member.name], eot, named=words.named())
-        ]
-        for group in groups
-    ]
-    if attacks and (norm is not None or eps):
-        _require_known(choices[0], norm, eps)
-    elif not suite_name and norm is not None:
-        choices = [_knowing_of_the_usual(choices[0], norm)]
-    elif eps:
-        for group in choices:
-            note_other_norms(group, usual_norm(group))
-    with console.progress() as shown:
-        dataset = words.dataset_name()
-        cache = model_cache(common, dataset, words.recipe(parameters), shown)
-        defended_models = functools.cache(lambda: words.defended_models(cache, parameters))
-        parts = [
-            Part(
-                suite=Suite(
-                    dataset=dataset,
-                    n=n,
-                    attacks=attacking,
-                    norm=norm,
-                    eps=eps,
-                    targeted=targeted or "no",
-                    repeats=repeats,
-                    seeds=(common.seed,),
-                    precision=precision,
-                    cascade=group.cascade,
-                    accounting=group.accounting,
-                ),
-                defended_models=defended_models,
-            )
-            for group, attacking in zip(groups, choices, strict=True)
-        ]
-        results, failures = attack_all(common, parts, shown, save_images=save_images)
-    if results:
-        warn_of_fewer_images(n, results[0].cell.n, dataset)
-    report_results(common.store, results, failures, output)
-    raise_failures(failures)
+        raise UserError("--attack and --suite both choose the attacks: give one of them")
+    groups = _suite_groups(suite_name) if suite_name else [_group(attacks, norm, eps)]
+    settable = {entry.name: attack_class(entry) for group in groups for entry in group.attacks}
+    parameters = distribute(settings, {**settable, **args.settable()})
+    config = SuiteConfig.from_options(
+        **args.suite_options(parameters),
+        groups=[_with_options(group, parameters, eot) for group in groups],
+        n=n,
+        norm=norm,
+        eps=eps,
+        **grid,
+    )
+    run_suite(common, config, save_images=save_images, output=output)
 
 
-def _knowing(groups: Sequence[AttackGroup], norm: Norm, norms: Mapping[str, Sequence[Norm]]) -> Sequence[AttackGroup]:
-    """The attacks of a suite that know a norm."""
-    found = [group for group in groups if any(norm in member.among(norms[member.name]) for member in group.attacks)]
-    return [group.knowing(norm, norms) for group in found or groups]
+def _suite_groups(name: str) -> list[AttackGroup]:
+    """The attacks of a suite, each of which runs if it supports the norm."""
+    from robustbench_cli.benchmarks.suites.load import read_suite
+
+    suite = read_suite(name)
+    suite.require_attacks_only(name)
+    return [group.model_copy(update={"any_norm": True}) for group in suite.groups]
 
 
-def _require_known(choices: Sequence[AttackChoice], norm: Norm | None, eps: Sequence[Eps]) -> None:
-    """Makes sure that no attack that the user named passes over the norm, or the radii, that they gave.
+def _group(attacks: Sequence[str], norm: Norm | None, eps: Sequence[Eps]) -> AttackGroup:
+    """The attacks that the user named, or the default ones that support the norm.
 
     Raises:
-        UserError: One does not know the norm.
+        UserError: An attack that the user named, or every default one, does not support the norm.
     """
-    from robustbench_cli.benchmarks.suites.suite import does_not_know, usual_norm
+    from robustbench_cli.benchmarks.suites.config import AttackGroup
+    from robustbench_cli.benchmarks.suites.grid import attack_class
+    from robustbench_cli.benchmarks.suites.plan import DEFAULT_ATTACKS
+    from robustbench_cli.benchmarks.suites.suite import unsupported_norm, usual_norm
+    from robustbench_cli.cli.parameters import attack_entries
 
-    for choice in choices:
-        if norm is not None and norm not in choice.norms:
-            raise does_not_know(choice, norm)
-        if norm is None and usual_norm(choices) not in choice.norms:
-            usual = usual_norm(choices)
+    entries = attack_entries(attacks or DEFAULT_ATTACKS)
+    norms = {entry.name: attack_class(entry).norms for entry in entries}
+    if attacks and norm is None and eps:
+        usual = usual_norm(list(norms.values()))
+        for name in [name for name in norms if usual not in norms[name]]:
             raise UserError(
                 f"--eps {eps[0].text} is a radius in {usual}, the usual norm of these attacks: "
-                f"{does_not_know(choice, usual)}; or give --norm"
+                f"{unsupported_norm(name, norms[name], usual)}; or give --norm"
             )
+    if norm is not None:
+        unsupported = [name for name in norms if norm not in norms[name]]
+        if unsupported and (attacks or len(unsupported) == len(norms)):
+            raise unsupported_norm(unsupported[0], norms[unsupported[0]], norm)
+        for name in unsupported:
+            console.note(f"{name} is left out: {unsupported_norm(name, norms[name], norm)}")
+        entries = [entry for entry in entries if entry.name not in unsupported]
+    return AttackGroup(attacks=tuple(entries))
 
 
-def _knowing_of_the_usual(choices: Sequence[AttackChoice], norm: Norm) -> list[AttackChoice]:
-    """Of the attacks where the user names none, those that know their norm."""
-    from robustbench_cli.benchmarks.suites.suite import does_not_know
-
-    knowing = [choice for choice in choices if norm in choice.norms]
-    if not knowing:
-        raise does_not_know(choices[0], norm)
-    for choice in choices:
-        if choice not in knowing:
-            console.note(f"{choice.spec.name} is left out: {does_not_know(choice, norm)}")
-    return knowing
+def _with_options(group: AttackGroup, parameters: Mapping[str, Mapping[str, Any]], eot: Draws | None) -> AttackGroup:
+    """A group whose attacks have the user's parameters, and the user's draws where the suite sets none."""
+    attacks = tuple(
+        entry.model_copy(update={"eot": entry.eot or eot, **parameters[entry.name]}) for entry in group.attacks
+    )
+    return group.model_copy(update={"attacks": attacks})

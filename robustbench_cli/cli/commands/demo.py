@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from typing import Literal
 
@@ -25,23 +24,17 @@ def demo(common: Common) -> None:
     No defense, Gaussian noise and Hierarchical Random Switching; PGD with one draw a gradient, PGD and C&W adapted to
     the defense (the expectation over draws).
     """
-    from robustbench_cli.benchmarks.suites.config import AttackEntry
-    from robustbench_cli.benchmarks.suites.grid import attack_choices
-    from robustbench_cli.benchmarks.suites.plan import Part
-    from robustbench_cli.benchmarks.suites.suite import Suite
-    from robustbench_cli.cli.parameters import defense_specs
-    from robustbench_cli.cli.session import attack_all, model_cache, raise_failures, report_results
+    from robustbench_cli.benchmarks.suites.config import AttackEntry, AttackGroup, DefenseConfig, SuiteConfig
+    from robustbench_cli.cli.session import run_suite
 
     started = time.perf_counter()
-    choices = [choice for name, eot in ATTACKS for choice in attack_choices(AttackEntry(name=name, eot=eot))]
-    with console.progress() as shown:
-        cache = model_cache(common, DATASET, {}, shown)
-        trainings = [cache.training(defenses=defense_specs([name], {})) for name in DEFENSES]
-        models = functools.cache(lambda: [cache.trained(each) for each in trainings])
-        part = Part(suite=Suite(dataset=DATASET, n=IMAGES, attacks=choices), defended_models=models)
-        results, failures = attack_all(common, [part], shown)
-    report_results(common.store, results, failures)
+    config = SuiteConfig.from_options(
+        dataset=DATASET,
+        n=IMAGES,
+        defenses=[[DefenseConfig(name=name)] for name in DEFENSES],
+        groups=[AttackGroup(attacks=tuple(AttackEntry(name=name, eot=eot) for name, eot in ATTACKS))],
+    )
+    run_suite(common, config)
     console.note(
         f"{time.perf_counter() - started:.0f} s; the results are in {common.store}: advdef report {common.store}"
     )
-    raise_failures(failures)

@@ -1,4 +1,4 @@
-"""``advdef env``: what a bug report needs."""
+"""``advdef env``: versions, devices and settings, for a bug report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 from robustbench_cli import __version__
 from robustbench_cli.cli import console
-from robustbench_cli.cli.options import VARIABLES, command, output_format
+from robustbench_cli.cli.help_page import VARIABLES
+from robustbench_cli.cli.options import command, output_format
 
 __all__ = ["env"]
 
@@ -32,13 +33,13 @@ _LIBRARIES = (
 @command("env")
 @output_format("table", "json")
 def env(output_format: str) -> None:
-    """Show versions, devices, folders and settings: what a bug report needs."""
-    told = _describe()
+    """Show versions, devices, folders and settings for a bug report."""
+    entries = _describe()
     if output_format == "json":
-        console.report(json.dumps(told, indent=2))
+        console.report(json.dumps(entries, indent=2))
         return
     lines: list[tuple[str, str]] = []
-    for key, value in told.items():
+    for key, value in entries.items():
         if isinstance(value, dict):
             lines += value.items()
         else:

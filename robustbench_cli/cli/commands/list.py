@@ -1,8 +1,10 @@
-"""``advdef list``: the names there are."""
+"""``advdef list``: the names of attacks, defenses, data sets, models, suites and checks."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -18,10 +20,24 @@ __all__ = ["list_command"]
 @click.argument("kind", type=OneOf([f"{kind}s" for kind in KINDS]), metavar="|".join(f"{kind}s" for kind in KINDS))
 @output_format("table", "json")
 def list_command(kind: str, output_format: str) -> None:
-    """List the attacks, defenses, datasets, models or suites there are."""
-    found = [{"name": name, "summary": summary} for name, summary in summaries(kind.removesuffix("s"))]
+    """List attacks, defenses, datasets, models, suites or checks.
+
+    An attack has more columns: its norms; its access to the model (gradients, scores or decisions); and whether it searches
+    inside a fixed radius (fixed-radius) or for the smallest perturbation (minimal-norm).
+    """
+    entries = list(summaries(kind.removesuffix("s")))
     if output_format == "json":
-        console.report(json.dumps(found, indent=2))
+        console.report(json.dumps(entries, indent=2))
         return
-    width = max((len(each["name"]) for each in found), default=0)
-    console.report("".join(f"{each['name']:{width}}  {each['summary']}\n" for each in found))
+    console.report("".join(f"{line}\n" for line in _aligned([_texts(entry) for entry in entries])))
+
+
+def _texts(entry: dict[str, Any]) -> list[str]:
+    """The texts of an entry's columns."""
+    return [",".join(value) if isinstance(value, list) else value or "-" for value in entry.values()]
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]

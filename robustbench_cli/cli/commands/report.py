@@ -1,18 +1,20 @@
-"""``advdef report``: the table of what stores hold, and the gates of a CI pipeline."""
+"""``advdef report``: the table of stored results, and the gates of a CI pipeline."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from robustbench_cli.benchmarks.reports.formats import format_names
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
-from robustbench_cli.cli.options import command, output_format, stores_or_default
+from robustbench_cli.cli.options import command, option, output_file, output_format, stores_or_default
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,57 +25,61 @@ if TYPE_CHECKING:
 
 __all__ = ["report"]
 
+Damaged = Callable[[UserError], None]
+"""Takes the error of a damaged file."""
+
 
 @command("report")
 @click.argument("stores", nargs=-1, type=click.Path(path_type=Path), metavar="[STORE ...]")
-@click.option(
+@option(
     "--where",
     "conditions",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Keep rows whose column KEY is VALUE; all of several must hold, any of several values of one key.",
+    group="Rows",
+    help="Only rows whose column KEY is VALUE. Several keys must all fit; of several values for one key, any.",
 )
-@output_format(*tables.FORMATS)
-@click.option(
-    "-o",
-    "--output",
-    "outputs",
-    multiple=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the table to a .csv, .json or .md file too.",
-)
-@click.option(
+@output_format("table", *format_names())
+@output_file(multiple=True)
+@option(
     "--fail-under",
     "minima",
     multiple=True,
     metavar="COLUMN=VALUE",
+    group="Gates",
     help="Exit with 1 if a row's COLUMN is below VALUE.",
 )
-@click.option(
+@option(
     "--fail-over",
     "maxima",
     multiple=True,
     metavar="COLUMN=VALUE",
-    help="Exit with 1 if a row's COLUMN is above VALUE, where lower is better: attack_success_rate.",
+    group="Gates",
+    help="Exit with 1 if a row's COLUMN is above VALUE, for columns where lower is better (attack_success_rate).",
 )
-@click.option(
-    "--baseline", type=click.Path(dir_okay=False, path_type=Path), help="Compare with the rows of this .csv file."
+@option(
+    "--baseline",
+    type=click.Path(dir_okay=False, path_type=Path),
+    group="Gates",
+    help="Compare with the rows of this .csv file.",
 )
-@click.option(
+@option(
     "--max-drop",
     "drops",
     multiple=True,
     metavar="COLUMN=VALUE",
+    group="Gates",
     help="Exit with 1 if a row's COLUMN is lower than the baseline's by more than VALUE.",
 )
-@click.option(
+@option(
     "--max-rise",
     "rises",
     multiple=True,
     metavar="COLUMN=VALUE",
+    group="Gates",
     help="Exit with 1 if a row's COLUMN is higher than the baseline's by more than VALUE, where lower is better.",
 )
-@click.option("--strict", is_flag=True, help="Exit with 3 if the baseline lacks a row of the table.")
+@option("--strict", is_flag=True, group="Gates", help="Exit with 3 if the baseline lacks a row of the table.")
 def report(
     stores: tuple[Path, ...],
     conditions: tuple[str, ...],
@@ -86,115 +92,135 @@ def report(
     rises: tuple[str, ...],
     strict: bool,
 ) -> None:
-    """Print the table of one or more stores (default: ADVDEF_STORE, or ./advdef-runs), and judge it.
+    """Print the table of one or more stores (default: ADVDEF_STORE, or ./advdef-runs), and judge it by gates.
 
-    Cells that failed, or that were asked for and are not there, are exit code 3, with a line each below the rows that
-    are whole; so is a damaged file, and a gate on a figure that a row does not have.
+    The exit code is 3, with a line for each cause, if cells failed or are missing, if a file is damaged, or if a gate
+    judges a value that a row does not have. The complete rows are printed all the same.
     """
     from robustbench_cli.benchmarks.reports import gates
-    from robustbench_cli.benchmarks.reports.rows import failed_rows, missing_rows, rows
     from robustbench_cli.benchmarks.store.store import Store
-    from robustbench_cli.cli.session import failure_line
 
     for path in outputs:
         tables.require_place(path)
-    limits = [gates.parse_limit(words, option="--fail-under") for words in minima]
-    limits += [gates.parse_limit(words, option="--fail-over") for words in maxima]
-    allowed = [gates.parse_limit(words, option="--max-drop") for words in drops]
-    allowed += [gates.parse_limit(words, option="--max-rise") for words in rises]
-    if bool(allowed) != (baseline is not None):
+    options = {"--fail-under": minima, "--fail-over": maxima, "--max-drop": drops, "--max-rise": rises}
+    limits = {name: [gates.parse_limit(text, option=name) for text in texts] for name, texts in options.items()}
+    changes = [*limits["--max-drop"], *limits["--max-rise"]]
+    if bool(changes) != (baseline is not None):
         raise UserError("--baseline FILE.csv and --max-drop COLUMN=VALUE need each other: give both")
     if strict and baseline is None:
         raise UserError("--strict is for rows that a --baseline does not have: give one, or leave it out")
     earlier = None if baseline is None else gates.read_baseline(baseline)
     wanted = gates.parse_conditions(conditions)
-    opened = [Store(path) for path in stores_or_default(stores)]
-    damaged: list[str] = []
-    results = {
-        result.cell.id: (result, store)
-        for store in opened
-        for result in store.results(damaged=lambda error: damaged.append(str(error)))
-    }
-    ordered = sorted(results.values(), key=lambda each: _order(each[0].cell))
-    table = rows((result, partial(store.outcomes, result.cell.id)) for result, store in ordered)
-    contradictions = _set_beside_certificates(table, ordered, opened, damaged)
-    failures = [
-        failure
-        for store in opened
-        for failure in store.failures(damaged=lambda error: damaged.append(str(error)))
-        if failure.cell.id not in results
-    ]
-    absent = _absent(opened, {*results, *(failure.cell.id for failure in failures)}, damaged)
-    failed, unfound = failed_rows(failures), missing_rows(absent)
-    if len(table) or len(failed) or len(unfound):
-        for line in gates.unmet([table, failed, unfound], wanted):
+    content = _Content.of([Store(path) for path in stores_or_default(stores)], wanted)
+    _show(content.table, output_format, outputs)
+    for line in content.conflicts:
+        console.warn(line)
+    verdicts = [gates.hold(content.table, limit) for limit in (*limits["--fail-under"], *limits["--fail-over"])]
+    missing = content.missing
+    if earlier is not None:
+        before = gates.select(earlier, wanted)
+        verdicts += [gates.hold_to_baseline(content.table, before, limit) for limit in changes]
+        without = gates.without_baseline(content.table, before)
+        missing += without if strict else []
+        for line in () if strict else without:
             console.warn(line)
-    table = gates.select(table, wanted)
-    failures = [failures[place] for place in gates.select_cells(failed, wanted).index]
-    absent = [absent[place] for place in gates.select_cells(unfound, wanted).index]
-    _show(table, output_format, outputs)
-    for cell, line in contradictions.items():
-        if cell in set(table["cell"]):
-            console.warn(line)
-    missing = [*damaged, *(failure_line(failure) for failure in failures), *_lines_of(absent)]
-    if limits or allowed:
-        verdicts = [gates.hold(table, limit) for limit in limits]
-        if earlier is not None:
-            before = gates.select(earlier, wanted)
-            verdicts += [gates.hold_to_baseline(table, before, limit) for limit in allowed]
-            without = gates.without_baseline(table, before)
-            for line in () if strict else without:
+    missing += [line for verdict in verdicts for line in verdict.missing]
+    _judge([line for verdict in verdicts for line in verdict.broken], missing)
+    if verdicts:
+        console.note(f"passed: {', '.join(f'{name} {text}' for name, texts in options.items() for text in texts)}")
+
+
+_MAX_LINES = 20
+"""The largest number of lines that name missing cells."""
+
+
+@dataclass
+class _Content:
+    """What stores hold.
+
+    Attributes:
+        table: The rows that the user wants.
+        missing: A line for each damaged file, failed cell and missing cell among them.
+        conflicts: A line for each of the rows that contradicts a certificate.
+    """
+
+    table: pd.DataFrame
+    missing: list[str]
+    conflicts: list[str]
+
+    @classmethod
+    def of(cls, stores: Sequence[Store], wanted: Mapping[str, Sequence[str]]) -> _Content:
+        """Reads stores.
+
+        Args:
+            stores: The stores; a cell that several of them have counts once.
+            wanted: The values allowed for each column.
+        """
+        from robustbench_cli.benchmarks.reports import gates
+        from robustbench_cli.benchmarks.reports.rows import failed_rows, missing_rows, rows
+        from robustbench_cli.cli.session import failure_line
+
+        damaged: list[str] = []
+
+        def collect(error: UserError) -> None:
+            damaged.append(str(error))
+
+        results = {result.cell.id: (result, store) for store in stores for result in store.results(damaged=collect)}
+        ordered = sorted(results.values(), key=lambda pair: _order(pair[0].cell))
+        table = rows((result, partial(store.outcomes, result.cell.id)) for result, store in ordered)
+        conflicts = _add_certified_accuracy(table, ordered, stores, collect)
+        failures = [
+            failure for store in stores for failure in store.failures(damaged=collect) if failure.cell.id not in results
+        ]
+        absent = _absent(stores, {*results, *(failure.cell.id for failure in failures)}, collect)
+        failed, unfinished = failed_rows(failures), missing_rows(absent)
+        if len(table) or len(failed) or len(unfinished):
+            for line in gates.unmet([table, failed, unfinished], wanted):
                 console.warn(line)
-            missing += without if strict else []
-        missing += [line for verdict in verdicts for line in verdict.missing]
-        broken = [line for verdict in verdicts for line in verdict.broken]
-        _judge(broken, missing)
-        given = {"--fail-under": minima, "--fail-over": maxima, "--max-drop": drops, "--max-rise": rises}
-        console.note(f"passed: {', '.join(f'{option} {one}' for option, all_ in given.items() for one in all_)}")
-        return
-    _judge([], missing)
+        table = gates.select(table, wanted)
+        failures = [failures[index] for index in gates.select_cells(failed, wanted).index]
+        absent = [absent[index] for index in gates.select_cells(unfinished, wanted).index]
+        cells = {*table["cell"]}
+        return cls(
+            table,
+            [*damaged, *(failure_line(failure) for failure in failures), *_missing_lines(absent)],
+            [line for cell, line in conflicts.items() if cell in cells],
+        )
 
 
-_MOST_LINES = 20
-"""Lines that name missing cells."""
-
-
-def _absent(stores: Sequence[Store], there: Collection[str], damaged: list[str]) -> list[RequestedCell]:
-    """The cells that some store was asked for and that none of them has."""
-    asked = {
-        cell_id: each
-        for store in stores
-        for cell_id, each in store.asked(damaged=lambda error: damaged.append(str(error))).items()
+def _absent(stores: Sequence[Store], existing: Collection[str], collect: Damaged) -> list[RequestedCell]:
+    """The cells that were requested of some store and that none has."""
+    requested = {cell_id: entry for store in stores for cell_id, entry in store.requested(damaged=collect).items()}
+    # A damaged result has a line of its own already.
+    known = {
+        cell_id for cell_id in requested if cell_id in existing or any(store.result_hash(cell_id) for store in stores)
     }
-    # Of a damaged one it is told already that it is to be computed again.
-    known = {cell_id for cell_id in asked if cell_id in there or any(store.mark(cell_id) for store in stores)}
-    return sorted((each for cell_id, each in asked.items() if cell_id not in known), key=lambda each: _order(each.cell))
+    absent = [entry for cell_id, entry in requested.items() if cell_id not in known]
+    return sorted(absent, key=lambda entry: _order(entry.cell))
 
 
-def _lines_of(absent: Sequence[RequestedCell]) -> list[str]:
-    """A line for each missing cell, up to a number, and last what to do."""
+def _missing_lines(absent: Sequence[RequestedCell]) -> list[str]:
+    """A line for each missing cell, up to :data:`_MAX_LINES`; the last says what to do."""
     from robustbench_cli.cli.session import missing_line
 
-    lines = [missing_line(each) for each in absent[:_MOST_LINES]]
-    if absent[_MOST_LINES:]:
-        lines.append(f"and {len(absent) - _MOST_LINES} more cells are missing")
+    lines = [missing_line(entry) for entry in absent[:_MAX_LINES]]
+    if absent[_MAX_LINES:]:
+        lines.append(f"and {len(absent) - _MAX_LINES} more cells are missing")
     if lines:
         lines[-1] += (
-            ": the command that asked for it goes on when it is given again, and 'advdef store prune --unfinished' forgets it"
-            if len(absent) == 1
-            else ": the commands that asked for them go on when they are given again, and 'advdef store prune --unfinished' "
-            "forgets them"
+            ": run the same command again to resume, or 'advdef store prune --unfinished' to forget "
+            f"{'it' if len(absent) == 1 else 'them'}"
         )
     return lines
 
 
-def _set_beside_certificates(
-    table: pd.DataFrame, results: Sequence[tuple[Result, Store]], stores: Sequence[Store], damaged: list[str]
+def _add_certified_accuracy(
+    table: pd.DataFrame, results: Sequence[tuple[Result, Store]], stores: Sequence[Store], collect: Damaged
 ) -> dict[str, str]:
-    """Adds the column ``certified_accuracy`` where a certificate in the same stores tells something of a row.
+    """Adds the column ``certified_accuracy`` where the stores hold a certificate of an attacked model.
 
     Returns:
-        By cell, in words, what attacks did and no certificate allows.
+        For each cell whose attack broke images that are certified, a line that says so.
     """
     from robustbench_cli.benchmarks.store.store import CERTIFICATION
 
@@ -208,40 +234,37 @@ def _set_beside_certificates(
         contradiction,
     )
 
-    models = [
-        model
-        for folder in sorted(folders)
-        for model in stored(folder, damaged=lambda error: damaged.append(str(error)))
-    ]
-    of_cells: dict[str, float] = {}
+    models = [model for folder in sorted(folders) for model in stored(folder, damaged=collect)]
+    accuracies: dict[str, float] = {}
     lines: dict[str, str] = {}
     for result, store in results:
         cell = result.cell
         model = certificate_of(cell, models)
-        of_cells[cell.id] = math.nan if model is None else certified_accuracy(cell, model)
+        accuracies[cell.id] = math.nan if model is None else certified_accuracy(cell, model)
         if model is not None and (line := contradiction(cell, store.outcomes(cell.id), model)):
             lines[cell.id] = line
-    if not all(map(math.isnan, of_cells.values())):
-        accuracies: list[float] = []
+    if not all(map(math.isnan, accuracies.values())):
+        values: list[float] = []
         for cell_id in table["cell"]:
             # A worst case has no cell of its own, and comes after its attacks.
-            accuracies.append(of_cells[cell_id] if cell_id in of_cells else accuracies[-1])
-        table["certified_accuracy"] = accuracies
+            values.append(accuracies[cell_id] if cell_id in accuracies else values[-1])
+        table["certified_accuracy"] = values
     return lines
 
 
 def _order(cell: Cell) -> tuple[Any, ...]:
-    """The undefended model first, the radii growing, and what can be compared beside each other."""
+    """Sorts the undefended model first, then radii from small to large, with comparable cells side by side."""
     radius = math.inf if cell.eps is None else cell.eps
-    place = (cell.dataset, cell.model, bool(cell.defenses), cell.defense, cell.checkpoint, cell.norm, radius)
-    return (*place, cell.attack.label, str(cell.eot), cell.seed)
+    model = (cell.dataset, cell.model, bool(cell.defenses), cell.defense, cell.checkpoint)
+    return (*model, cell.norm, radius, cell.attack.label, str(cell.eot), cell.seed)
 
 
-def _show(table: pd.DataFrame, form: str, outputs: Sequence[Path]) -> None:
-    if form == "table":
+def _show(table: pd.DataFrame, name: str, outputs: Sequence[Path]) -> None:
+    """Prints the table in a format, and writes it to files."""
+    if name == "table":
         console.report(tables.for_terminal(table) if len(table) else "no rows")
     else:
-        console.report(tables.as_text(table, form))
+        console.report(tables.as_text(table, name))
         for line in tables.quick_look(table):
             console.note(line)
     for path in outputs:
@@ -250,6 +273,12 @@ def _show(table: pd.DataFrame, form: str, outputs: Sequence[Path]) -> None:
 
 
 def _judge(broken: Sequence[str], missing: Sequence[str]) -> None:
+    """Ends the command with the exit code of its gates.
+
+    Raises:
+        CellsFailed: A row is missing or cannot be judged.
+        GateFailed: A row breaks a limit.
+    """
     if missing:
         raise CellsFailed([*missing, *broken])
     if broken:

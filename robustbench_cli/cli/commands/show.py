@@ -1,4 +1,4 @@
-"""``advdef show``: one attack, defense, data set, model or suite in full."""
+"""``advdef show``: one attack, defense, data set, model, suite or the training in full."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_cli.cli import console
-from robustbench_cli.cli.catalog import KINDS, card
+from robustbench_cli.cli.catalog import SHOWN, card
+from robustbench_cli.cli.completion import complete_shown_name
 from robustbench_cli.cli.options import command, output_format
 from robustbench_cli.cli.param_types import OneOf
 from robustbench_cli.cli.tables import plain
+from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,57 +22,79 @@ __all__ = ["show"]
 
 
 @command("show")
-@click.argument("kind", type=OneOf(KINDS), metavar="|".join(KINDS))
-@click.argument("name")
+@click.argument("kind", type=OneOf(SHOWN), metavar="|".join(SHOWN))
+@click.argument("name", required=False, metavar="NAME", shell_complete=complete_shown_name)
 @output_format("table", "json")
-def show(kind: str, name: str, output_format: str) -> None:
+@click.pass_context
+def show(context: click.Context, kind: str, name: str | None, output_format: str) -> None:
     """Show every parameter, its default, the norms and the source paper of NAME.
 
-    NAME is one that "advdef list" gives, package.module:object or path/to/file.py:object.
+    NAME is a name of "advdef list", package.module:object or path/to/file.py:object. "advdef show training" takes no name:
+    it shows the parameters of --set train.KEY=VALUE.
     """
-    told = card(kind, name)
+    if kind == "training":
+        if name not in {None, "train"}:
+            raise UserError(f"advdef show training takes no name: leave out '{name}'")
+        name = "train"
+    if name is None:
+        raise click.MissingParameter(ctx=context, param=context.command.params[1])
+    entry = card(kind, name)
     if output_format == "json":
-        console.report(json.dumps(told, indent=2))
+        console.report(json.dumps(entry, indent=2))
         return
-    parts = [f"{told['name']} ({told['kind']})\n{told['summary']}", told["description"], _facts(told)]
+    parts = [f"{entry['name']} ({entry['kind']})\n{entry['summary']}", entry["description"], _aligned(_facts(entry))]
     console.report("\n\n".join(part for part in parts if part))
-    if told.get("parameters"):
+    if entry.get("parameters"):
         console.report("\n")
-        console.report(_table(told["parameters"]))
+        console.report(_table(entry["parameters"]))
 
 
-def _facts(told: dict[str, Any]) -> str:
-    facts: dict[str, Any] = {key: told[key] for key in ("norms", "classes", "shape", "epochs", "paper") if key in told}
-    if "attacked_by" in told:
-        facts["attacked by"] = told["attacked_by"]
-    if "eps" in told:
-        facts["usual radius"] = f"{told['eps']} in linf, which attacks take and defenses train for where none is given"
-    if "argument_name" in told:
-        facts["written"] = f"{told['name'].partition(':')[0]}:{told['argument_name']}"
-    if "minimal_norm" in told:
-        facts["searches"] = "the smallest perturbation" if told["minimal_norm"] else "inside a given radius"
-    if "cost" in told:
-        forwards, backwards = told["cost"]["forwards"], told["cost"]["backwards"]
-        facts["cost"] = (
-            f"{forwards} forward and {backwards} backward passes for an image that stands, as often with --eot"
-        )
-    if "attacks" in told:
-        facts["attacks"] = [_member(each) for each in told["attacks"]]
-        facts["order"] = (
-            "each runs on what those before it have not broken" if told["cascade"] else "each runs on all images"
-        )
-        if any(each.get("only_if") == "blinded" for each in told["attacks"]):
-            facts["only_if=blinded"] = (
-                "runs only where an attack before it was blinded (flagged zero-gradient or wrong-gradient) and no other "
-                "one broke through; of a randomized defense only with --eot exact, and not with --targeted"
-            )
-    if told.get("parameters") == []:
+def _facts(entry: dict[str, Any]) -> dict[str, Any]:
+    """The lines of a card, by their labels."""
+    facts: dict[str, Any] = {
+        key: entry[key] for key in ("type", "norms", "access", "classes", "shape", "epochs", "paper") if key in entry
+    }
+    if "attacked_by" in entry:
+        facts["attacked by"] = entry["attacked_by"]
+    if "eps" in entry:
+        facts["usual radius"] = f"{entry['eps']} in linf, the default of attacks and of adversarial training"
+    if "argument_name" in entry:
+        facts["written"] = f"{entry['name'].partition(':')[0]}:{entry['argument_name']}"
+    if entry["kind"] == "training":
+        facts["written"] = "--set train.KEY=VALUE"
+    if "cost" in entry:
+        forwards, backwards = entry["cost"]["forwards"], entry["cost"]["backwards"]
+        facts["cost"] = f"up to {forwards} forward / {backwards} backward passes per unbroken image, xK with --eot K"
+    if entry.get("parameters") == []:
         facts["parameters"] = "none"
+    return facts | _suite_facts(entry)
+
+
+def _suite_facts(entry: dict[str, Any]) -> dict[str, Any]:
+    """The lines of a suite's card."""
+    if "attacks" not in entry:
+        return {}
+    facts = {
+        "attacks": [_member(attack) for attack in entry["attacks"]],
+        "order": (
+            "each attack runs on the images that those before it did not break"
+            if entry["cascade"]
+            else "each attack runs on all images"
+        ),
+    }
+    if any(attack.get("only_if") == "blinded" for attack in entry["attacks"]):
+        facts["only_if=blinded"] = (
+            "runs only if an attack before it was blinded (flagged zero-gradient or wrong-gradient) and no other attack "
+            "broke through; for a randomized defense only with --eot exact, and not with --targeted"
+        )
+    return facts
+
+
+def _aligned(facts: dict[str, Any]) -> str:
+    """Labels and texts in two columns."""
     width = max(map(len, facts), default=0)
-    return "\n".join(
-        f"{key:{width}}  {', '.join(map(str, value)) if isinstance(value, list) else value}"
-        for key, value in facts.items()
-    )
+    texts = {key: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in facts.items()}
+    return "\n".join(f"{key:{width}}  {text}" for key, text in texts.items())
 
 
 def _member(attack: dict[str, Any]) -> str:
@@ -83,11 +107,12 @@ def _table(parameters: list[dict[str, Any]]) -> Table:
     from rich.table import Table
 
     table = Table(
-        "parameter", "type", "default", "allowed", "what it is", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
+        "parameter", "type", "default", "allowed", "meaning", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
     )
-    for each in parameters:
-        default = "(required)" if each["required"] else _written(each["default"])
-        table.add_row(*plain(each["name"], each["type"], default, ", ".join(each["constraints"]), each["description"]))
+    for entry in parameters:
+        default = "(required)" if entry["required"] else _written(entry["default"])
+        limits = ", ".join(entry["constraints"])
+        table.add_row(*plain(entry["name"], entry["type"], default, limits, entry["description"]))
     return table
 
 

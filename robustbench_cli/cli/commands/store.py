@@ -1,4 +1,4 @@
-"""``advdef store``: looks after the folders of results."""
+"""``advdef store``: verifies, merges and prunes folders of results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from robustbench_cli.cli import console
 from robustbench_cli.cli.exit_codes import CellsFailed
-from robustbench_cli.cli.options import command, stores_or_default
+from robustbench_cli.cli.options import command, option, stores_or_default
 from robustbench_cli.cli.param_types import OneOf
 from robustbench_cli.core.errors import UserError
 
@@ -25,21 +25,20 @@ HOUR = 3600.0
 @command("store")
 @click.argument("action", type=OneOf(("verify", "merge", "prune")), metavar="verify|merge|prune")
 @click.argument("stores", nargs=-1, type=click.Path(file_okay=False, path_type=Path), metavar="[STORE ...]")
-@click.option("--dry-run", is_flag=True, help="Print what 'prune' would remove, and remove nothing.")
-@click.option("--unfinished", is_flag=True, help="Let 'prune' forget the cells that failed or are missing.")
+@option("--dry-run", is_flag=True, group="Store", help="With 'prune': print what would be removed, and remove nothing.")
+@option("--unfinished", is_flag=True, group="Store", help="With 'prune': forget the cells that failed or are missing.")
 def store(
     action: Literal["verify", "merge", "prune"], stores: tuple[Path, ...], dry_run: bool, unfinished: bool
 ) -> None:
-    """Check, merge or tidy up folders of results.
+    """Verify, merge or prune stores: folders of results.
 
-    'verify STORE ...' reads every file and names the damaged ones (exit code 3). 'merge FROM ... INTO' copies what INTO
-    has not yet. 'prune STORE ...' removes what no result needs, an hour after it was written: what kills have left
-    half-written, failures of cells that were done since. The store is ADVDEF_STORE, or ./advdef-runs, where none is
-    named.
+    'verify STORE ...' reads every file and names the damaged ones (exit code 3). 'merge FROM ... INTO' copies the results
+    that INTO lacks. 'prune STORE ...' removes files that are older than an hour and that no result needs: half-written
+    files, and failures of cells that have a result now. The default store is ADVDEF_STORE, or ./advdef-runs.
     """
-    for option, given in (("--dry-run", dry_run), ("--unfinished", unfinished)):
-        if given and action != "prune":
-            raise UserError(f"{option} is for 'advdef store prune', and {action} removes nothing: leave it out")
+    for name, value in (("--dry-run", dry_run), ("--unfinished", unfinished)):
+        if value and action != "prune":
+            raise UserError(f"{name} is for 'advdef store prune', and {action} removes nothing: leave it out")
     if action == "merge":
         _merge(stores)
     elif action == "verify":
@@ -53,25 +52,25 @@ def _verify(folders: Sequence[Path]) -> None:
 
     damaged: list[str] = []
 
-    def tell(error: UserError) -> None:
+    def collect(error: UserError) -> None:
         damaged.append(str(error))
 
     for folder in folders:
         results = failures = batch_results = 0
         before = len(damaged)
-        missing = Store(folder).missing(damaged=tell)
+        missing = Store(folder).missing(damaged=collect)
         for store in _with_searches(folder):
-            for result in store.results(damaged=tell):
+            for result in store.results(damaged=collect):
                 try:
                     store.outcomes(result.cell.id)
                 except UserError as error:
-                    tell(error)
+                    collect(error)
                 else:
                     results += 1
-            failures += len(list(store.failures(damaged=tell)))
-            batch_results += _partial_results(store.path, tell)
-        counts = [f"{results} results", f"{failures} failures", *_others(folder, tell)]
-        counts += [f"{batch_results} pieces of unfinished cells"] if batch_results else []
+            failures += len(list(store.failures(damaged=collect)))
+            batch_results += _partial_results(store.path, collect)
+        counts = [f"{results} results", f"{failures} failures", *_other_results(folder, collect)]
+        counts += [f"{batch_results} partial results of unfinished cells"] if batch_results else []
         counts += [f"{len(missing)} cells missing"] if missing else []
         console.report(f"{folder}: {', '.join(counts)}, {len(damaged) - before} damaged")
     if damaged:
@@ -79,30 +78,30 @@ def _verify(folders: Sequence[Path]) -> None:
 
 
 def _partial_results(folder: Path, damaged: Callable[[UserError], None]) -> int:
-    """How much a store has of cells that are not done."""
+    """The number of partial results of unfinished cells in a store."""
     from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS
 
-    # Each kind of file is read by what computes it, which takes a while to import.
+    # Its module imports torch, so it is imported only if there is something to read.
     if not (folder / PARTIAL_RESULTS).is_dir():
         return 0
-    from robustbench_cli.benchmarks.evaluation.partial_results import complete_partial_results
+    from robustbench_cli.benchmarks.store.unfinished import complete_partial_results
 
     return len(list(complete_partial_results(folder, damaged=damaged)))
 
 
-def _others(folder: Path, damaged: Callable[[UserError], None]) -> list[str]:
-    """How much a store has of what is no cell, in words."""
+def _other_results(folder: Path, damaged: Callable[[UserError], None]) -> list[str]:
+    """The numbers of certifications and reprogrammings in a store."""
     from robustbench_cli.benchmarks.store.store import CERTIFICATION, REPROGRAMMING
 
     counts = []
     if (folder / CERTIFICATION).is_dir():
-        from robustbench_cli.benchmarks.certification import certify as certification
+        from robustbench_cli.benchmarks.certification import records as certification
 
         done, interrupted = certification.counted(folder, damaged=damaged)
         counts.append(f"{done} certifications")
         counts += [f"{interrupted} certifications interrupted"] if interrupted else []
     if (folder / REPROGRAMMING).is_dir():
-        from robustbench_cli.benchmarks.reprogramming import run as reprogramming
+        from robustbench_cli.benchmarks.reprogramming import records as reprogramming
 
         counts.append(f"{len(list(reprogramming.stored(folder, damaged=damaged)))} reprogrammings")
     return counts
@@ -118,27 +117,27 @@ def _merge(folders: Sequence[Path]) -> None:
         raise UserError(f"{into} is among the stores to copy from: name it last, and once")
     damaged: list[str] = []
 
-    def tell(error: UserError) -> None:
+    def collect(error: UserError) -> None:
         damaged.append(str(error))
 
     for source in sources:
         copied = 0
         for store in _with_searches(source):
             target = type(store)(into / store.path.relative_to(source))
-            copied += target.take(store, damaged=tell)
+            copied += target.merge(store, damaged=collect)
             if (store.path / PARTIAL_RESULTS).is_dir():
-                from robustbench_cli.benchmarks.evaluation.partial_results import merge_partial_results
+                from robustbench_cli.benchmarks.store.unfinished import merge_partial_results
 
-                merge_partial_results(target.path, store.path, damaged=tell)
+                merge_partial_results(target.path, store.path, damaged=collect)
         counts = [f"{copied} results"]
         if (source / CERTIFICATION).is_dir():
-            from robustbench_cli.benchmarks.certification import certify as certification
+            from robustbench_cli.benchmarks.certification import records as certification
 
-            counts.append(f"{certification.take(into, source, damaged=tell)} certifications")
+            counts.append(f"{certification.take(into, source, damaged=collect)} certifications")
         if (source / REPROGRAMMING).is_dir():
-            from robustbench_cli.benchmarks.reprogramming import run as reprogramming
+            from robustbench_cli.benchmarks.reprogramming import records as reprogramming
 
-            counts.append(f"{reprogramming.take(into, source, damaged=tell)} reprogrammings")
+            counts.append(f"{reprogramming.take(into, source, damaged=collect)} reprogrammings")
         console.report(f"{into}: {', '.join(counts)} from {source}")
     if damaged:
         raise CellsFailed(damaged)
@@ -150,30 +149,32 @@ def _prune(folders: Sequence[Path], *, dry_run: bool, unfinished: bool) -> None:
 
     for folder in folders:
         holder = Leases(folder).holder
-        left = [path for store in _with_searches(folder) for path in store.leftovers(older_than=HOUR, at_work=holder)]
+        leftovers = [
+            path for store in _with_searches(folder) for path in store.leftovers(older_than=HOUR, holder=holder)
+        ]
         if (folder / CERTIFICATION).is_dir():
-            from robustbench_cli.benchmarks.certification import certify as certification
+            from robustbench_cli.benchmarks.certification import records as certification
 
-            left += certification.leftovers(folder, older_than=HOUR)
+            leftovers += certification.leftovers(folder, older_than=HOUR)
         if (folder / REPROGRAMMING).is_dir():
-            from robustbench_cli.benchmarks.reprogramming import run as reprogramming
+            from robustbench_cli.benchmarks.reprogramming import records as reprogramming
 
-            left += reprogramming.leftovers(folder, older_than=HOUR)
-        for path in left:
+            leftovers += reprogramming.leftovers(folder, older_than=HOUR)
+        for path in leftovers:
             if not dry_run:
                 path.unlink(missing_ok=True)
             console.report(str(path))
-        console.note(f"{folder}: {len(left)} files {'would be removed' if dry_run else 'removed'}")
+        console.note(f"{folder}: {len(leftovers)} files {'would be removed' if dry_run else 'removed'}")
         if unfinished:
             _forget(Store(folder), dry_run=dry_run)
 
 
 def _forget(store: Store, *, dry_run: bool) -> None:
-    """Forgets the cells that failed, and those that were asked for and are not there."""
+    """Forgets the cells that failed or are missing."""
     from robustbench_cli.cli.session import failure_line, missing_line
 
     lines = [failure_line(failure) for failure in store.failures(damaged=lambda _: None)]
-    lines += [missing_line(asked) for asked in store.missing(damaged=lambda _: None).values()]
+    lines += [missing_line(entry) for entry in store.missing(damaged=lambda _: None).values()]
     for line in lines:
         console.report(line)
     if not dry_run:
@@ -182,7 +183,7 @@ def _forget(store: Store, *, dry_run: bool) -> None:
 
 
 def _with_searches(folder: Path) -> Iterator[Store]:
-    """A store, and the one inside it of what minimal-norm attacks found."""
+    """A store, and the store inside it with the searches of minimal-norm attacks."""
     from robustbench_cli.benchmarks.store.store import SEARCHES, Store
 
     yield Store(folder)

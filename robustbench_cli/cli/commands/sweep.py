@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,55 +11,67 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from robustbench_cli.cli import console, tables
-from robustbench_cli.cli.options import Common, command, computing, output_file
+from robustbench_cli.cli.completion import complete_names
+from robustbench_cli.cli.options import Common, command, computing, option, output_file
 from robustbench_cli.cli.param_types import GPUS, SHARD, OneOf
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from robustbench_cli.benchmarks.execution.job import Job
     from robustbench_cli.benchmarks.execution.status import CellState
-    from robustbench_cli.benchmarks.store.cell import Cell
     from robustbench_cli.benchmarks.store.store import Result
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
-    from robustbench_cli.benchmarks.suites.plan import Sweep
+    from robustbench_cli.benchmarks.suites.plan import Plan
     from robustbench_cli.cli.session import Engine
 
 __all__ = ["sweep"]
 
 
 @command("sweep")
-@click.argument("suite", metavar="SUITE|FILE.yaml")
-@click.option("--dry-run", is_flag=True, help="Print the cells, how far they are and what they cost, and do nothing.")
-@click.option(
-    "--status", is_flag=True, help="Print how many cells are done, running and where, failed, stale and missing."
+@click.argument("suite", metavar="SUITE|FILE.yaml", shell_complete=complete_names("suite"))
+@option("--dry-run", is_flag=True, group="Run", help="Print the cells, their state and their cost; compute nothing.")
+@option(
+    "--status",
+    is_flag=True,
+    group="Run",
+    help="Print how many cells are done, running (and where), failed, stale and missing; compute nothing.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), help="Run in so many processes.")
-@click.option("--gpus", type=GPUS, help="Run on these GPUs, as 0,1.")
-@click.option(
-    "--per-gpu", type=click.IntRange(min=1), help="Run so many processes on each GPU of --gpus or of Ray.  [default: 1]"
+@option("--jobs", type=click.IntRange(min=1), group="Run", help="Number of processes.")
+@option("--gpus", type=GPUS, group="Run", help="GPUs to run on, such as 0,1.")
+@option(
+    "--per-gpu",
+    type=click.IntRange(min=1),
+    group="Run",
+    help="Number of processes per GPU, with --gpus or Ray.  [default: 1]",
 )
-@click.option("--shard", type=SHARD, help="Run the I-th of N shares of the cells; the others are for other machines.")
-@click.option(
+@option(
+    "--shard", type=SHARD, group="Run", help="Run only the I-th of N parts of the cells; other machines run the others."
+)
+@option(
     "--engine",
     "engine_name",
     type=OneOf(("local", "ray")),
     default="local",
     show_default=True,
+    group="Run",
     help="Run on this machine, or on a Ray cluster (pip install 'advdef[ray]').",
 )
-@click.option(
+@option(
     "--existing",
     type=OneOf(("skip", "rerun", "error")),
     default="skip",
     show_default=True,
-    help="Leave alone what the store has, compute it again, or refuse to go on.",
+    group="Run",
+    help="Cells that the store has: skip them, compute them again, or stop with an error.",
 )
-@click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give a cell up after this."
+@option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    group="Run",
+    help="Time limit per cell, in seconds.",
 )
-@output_file(".csv", ".json", ".md")
+@output_file()
 @computing
 def sweep(
     common: Common,
@@ -81,69 +93,40 @@ def sweep(
     is at. The same command again goes on with what is missing.
     """
     from robustbench_cli.benchmarks.suites.load import read_suite
-    from robustbench_cli.benchmarks.suites.plan import plan
-    from robustbench_cli.cli.session import (
-        attack_all,
-        model_cache,
-        note_other_norms,
-        raise_failures,
-        report_results,
-        train_in_processes,
-    )
-    from robustbench_cli.cli.tables import require_place
+    from robustbench_cli.cli.session import run_suite
 
-    if output is not None:
-        require_place(output)
     if per_gpu is not None and gpus is None and engine_name != "ray":
         raise UserError(
             "--per-gpu is for --gpus, which says what GPUs there are: give --gpus 0,1 too, or --jobs N alone"
         )
     devices = _devices(common, engine_name, jobs, gpus, per_gpu or 1)
     engine = _engine(common, engine_name, devices, jobs, per_gpu or 1, timeout)
-    words = read_suite(suite)
-    with console.progress() as shown:
-        planned = plan(
-            words,
-            cache=lambda dataset, recipe, seed: model_cache(common, dataset, recipe, shown, seed=seed),
-            seed=common.seed,
-        )
-        if words.norm or words.eps:
-            # Of a grid, each once.
-            pairs = {(a.spec.name, part.norm or "linf"): a for part, _ in planned.grid for a in part.attacks}
-            for (_, norm), attack in pairs.items():
-                note_other_norms([attack], norm)
-        if dry_run or status:
-            stored = _stored(common.store)
-            cells = _states(common, planned, shard, stored, costs=dry_run)
-        else:
-            trainings = [model.training for model in planned.models if model.training and model.to_be_trained]
-            if trainings and devices:
-                train_in_processes(common, trainings, devices)
-            results, failures = attack_all(
-                common, planned.parts(), shown, chosen=partial(_chosen, shard, existing, common.store), engine=engine
-            )
-    computed = [cell.job.cell for cell in cells] if dry_run or status else [result.cell for result in results]
-    _warn_of_fewer_images(words, computed)
+    config = read_suite(suite)
+    select = partial(_selected, shard, existing, common.store)
     if dry_run or status:
-        if dry_run:
-            console.report(_drawn(cells))
-        console.report(_summary(common, planned, cells))
-        if dry_run:
-            console.report(_left(stored.values(), [cell for cell in cells if cell.state != "done"]))
-        return
-    report_results(common.store, results, failures, output)
-    raise_failures(failures)
+        if output is not None:
+            tables.require_place(output)
+        _report_status(common, config, shard, dry_run=dry_run)
+    else:
+        run_suite(common, config, devices=devices, engine=engine, select=select, output=output)
 
 
-def _warn_of_fewer_images(words: SuiteConfig, cells: Iterable[Cell]) -> None:
-    """Tells who asked for more images than a data set has."""
-    there: dict[str, int] = {}
-    for cell in cells:
-        there[cell.dataset] = max(cell.n, there.get(cell.dataset, 0))
-    wanted = max(words.n or (0,))
-    for dataset, n in there.items():
-        if n < wanted:
-            console.warn(f"{words.place('n')}: n is {wanted}: {dataset} has {n} test images, and all of them are taken")
+def _report_status(common: Common, config: SuiteConfig, share: tuple[int, int] | None, *, dry_run: bool) -> None:
+    """Prints how far the cells of a suite are; with ``dry_run`` also each cell and its cost."""
+    from robustbench_cli.benchmarks.suites.plan import plan
+    from robustbench_cli.cli.session import cache_for, note_other_norms, warn_of_small_datasets
+
+    with console.progress() as progress:
+        planned = plan(config, cache_for=cache_for(common, progress), seed=common.seed)
+        note_other_norms(planned)
+        stored = _stored(common.store)
+        cells = _states(common, planned, share, stored, costs=dry_run)
+    warn_of_small_datasets(config, {state.job.cell.dataset: state.job.cell.n for state in cells})
+    if dry_run:
+        console.report(tables.cell_states(cells))
+    console.report(_summary(common, planned, cells))
+    if dry_run:
+        console.report(_left(stored.values(), [state for state in cells if state.state != "done"]))
 
 
 def _devices(
@@ -182,40 +165,34 @@ def _engine(
     return partial(processes.run, devices=devices or [str(common.torch_device())], timeout=timeout)
 
 
-def _chosen(
+def _selected(
     share: tuple[int, int] | None, existing: Literal["skip", "rerun", "error"], store: Path, jobs: list[Job]
 ) -> list[Job]:
-    """The share of the cells that is asked for, when what is done of it has been dealt with."""
+    """The jobs of a share; those that are done are skipped, run again or refused."""
     from robustbench_cli.benchmarks.execution.engines.schedule import shard
-    from robustbench_cli.benchmarks.execution.worker import again, is_done
+    from robustbench_cli.benchmarks.execution.worker import is_done, rerun
 
-    chosen = jobs if share is None else shard(jobs, *share)
-    if existing == "error" and (done := [job for job in chosen if is_done(job)]):
+    selected = jobs if share is None else shard(jobs, *share)
+    if existing == "error" and (done := [job for job in selected if is_done(job)]):
         raise UserError(
-            f"{len(done)} of {len(chosen)} cells are in {store} already: give another --store, or --existing skip"
+            f"{len(done)}/{len(selected)} cells cached in {store}: give another --store, or --existing skip"
         )
-    return again(chosen) if existing == "rerun" else chosen
+    return rerun(selected) if existing == "rerun" else selected
 
 
 def _states(
-    common: Common, planned: Sweep, share: tuple[int, int] | None, stored: dict[str, Result], *, costs: bool
+    common: Common, planned: Plan, share: tuple[int, int] | None, stored: dict[str, Result], *, costs: bool
 ) -> list[CellState]:
     from robustbench_cli.benchmarks.execution.status import states
-    from robustbench_cli.benchmarks.suites.plan import jobs_of
+    from robustbench_cli.cli.session import job_options
 
-    jobs = jobs_of(
-        planned.expected(),
-        store=common.store,
-        data_dir=common.data_dir,
-        device=str(common.torch_device()),
-        batch_size=common.batch_size,
-    )
+    jobs = planned.expected_jobs(job_options(common))
     return states(
-        _chosen(share, "skip", common.store, jobs),
+        _selected(share, "skip", common.store, jobs),
         [model.expected for model in planned.models],
         stored=stored,
         wanted={job.cell.id for job in jobs},
-        untrained={model.expected.identity for model in planned.models if model.to_be_trained},
+        untrained={model.expected.identity for model in planned.models if model.needs_training},
         costs=costs,
     )
 
@@ -229,7 +206,7 @@ def _stored(store: Path) -> dict[str, Result]:
     return {result.cell.id: result for result in Store(store).results(damaged=lambda _: None)}
 
 
-def _summary(common: Common, planned: Sweep, cells: Sequence[CellState]) -> str:
+def _summary(common: Common, planned: Plan, cells: Sequence[CellState]) -> str:
     """The cells in numbers, who is at which, what is to be trained, and what is of another version."""
     from robustbench_cli.benchmarks.execution.status import STATES
     from robustbench_cli.benchmarks.execution.worker import lease_name
@@ -249,11 +226,10 @@ def _summary(common: Common, planned: Sweep, cells: Sequence[CellState]) -> str:
         for cell in cells
         if cell.state == "running"
     ]
-    left = {model.training.key: model for model in planned.models if model.training is not None and model.to_be_trained}
-    for model in left.values():
-        assert model.training is not None
-        begun = model.cache.is_being_trained(model.training)
-        lines.append(f"{'being trained' if begun else 'to be trained'}: {model.training.label}")
+    lines += [
+        f"{'being trained' if cache.is_being_trained(training) else 'to train'}: {training.label}"
+        for cache, training in planned.trainings
+    ]
     return "\n".join(lines)
 
 
@@ -281,43 +257,3 @@ def _seconds(cell: CellState, measured: dict[tuple[str, str], float]) -> float |
     """What a cell takes at most, from what the store has measured of the same model."""
     rate = measured.get((cell.job.cell.dataset, cell.job.cell.model))
     return None if rate is None or cell.passes is None else rate * cell.passes
-
-
-def _drawn(cells: Sequence[CellState]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    files = tables.ambiguous_files(
-        ((each.job.cell.dataset, each.job.cell.model, each.job.cell.defense), str(each.job.checkpoint))
-        for each in cells
-    )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    columns: dict[str, Callable[[CellState], str]] = {
-        "dataset": lambda each: each.job.cell.dataset,
-        "model": lambda each: each.job.cell.model,
-        "n": lambda each: str(each.job.cell.n),
-        "defense": lambda each: each.job.cell.defense,
-        "checkpoint": lambda each: files[str(each.job.checkpoint)],
-        "mean": lambda each: ",".join(map(repr, each.job.mean or ())) or "-",
-        "std": lambda each: ",".join(map(repr, each.job.std or ())) or "-",
-        "attack": lambda each: each.job.cell.attack_label,
-        "norm": lambda each: each.job.cell.norm,
-        "eps": lambda each: each.job.eps or "any",
-        "targeted": lambda each: each.job.cell.targeted,
-        "eot": lambda each: str(each.job.cell.eot),
-        "seed": lambda each: str(each.job.cell.seed),
-        "passes": lambda each: "unknown" if each.passes is None else f"{each.passes:,}",
-        "state": lambda each: each.state,
-        "changed": lambda each: "; ".join(each.changed),
-    }
-    if not files:
-        del columns["checkpoint"]
-    if len({(cell.job.mean, cell.job.std) for cell in cells}) < 2:
-        del columns["mean"], columns["std"]
-    if not any(cell.changed for cell in cells):
-        del columns["changed"]
-    for name in columns:
-        table.add_column(name, no_wrap=True, justify="right" if name in {"n", "eot", "seed", "passes"} else "left")
-    for cell in cells:
-        table.add_row(*tables.plain(*(told(cell) for told in columns.values())))
-    return table

@@ -18,7 +18,7 @@ from robustbench_cli.attacks.base.inputs import (
     checked_labels,
     checked_model,
     checked_radii,
-    radius_of,
+    parse_radius,
 )
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
@@ -75,9 +75,9 @@ EXPECTED = attacked(Model(), IMAGES, LABELS)
 )
 def test_images_of_every_kind(images: Any) -> None:
     """Whatever holds the same pixels gives the same tensor, without a graph."""
-    found = attacked(Model(), images, LABELS)
-    assert torch.equal(found, EXPECTED)
-    assert not found.requires_grad
+    perturbed = attacked(Model(), images, LABELS)
+    assert torch.equal(perturbed, EXPECTED)
+    assert not perturbed.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -131,10 +131,10 @@ def test_pixels_of_eight_bits() -> None:
 def test_images_in_double_precision(norm: Norm) -> None:
     """They meet a model in single precision, and the ball is kept in theirs; half precision is widened."""
     images = IMAGES.double() * 0.99 + 1e-9
-    found = attacked(Model(), images, LABELS, norm=norm)
-    assert found.dtype == torch.float64
-    assert (distance(found, images, norm) <= 8 / 255).all()
-    assert distance(found, images, norm).min() > 1 / 255
+    perturbed = attacked(Model(), images, LABELS, norm=norm)
+    assert perturbed.dtype == torch.float64
+    assert (distance(perturbed, images, norm) <= 8 / 255).all()
+    assert distance(perturbed, images, norm).min() > 1 / 255
     assert attacked(Model().double(), images, LABELS, norm=norm).dtype == torch.float64
     assert attacked(Model().double(), IMAGES, LABELS, norm=norm).dtype == torch.float32
     assert attacked(Model(), IMAGES.half(), LABELS).dtype == torch.float32
@@ -148,14 +148,14 @@ def test_the_callers_things_come_back_as_they_were() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images, labels = IMAGES.clone().requires_grad_(), LABELS.clone()
     torch.manual_seed(5)
-    found = attacked(model, images, labels)
+    perturbed = attacked(model, images, labels)
     assert torch.rand(()) == torch.rand((), generator=torch.Generator().manual_seed(5))
     assert [module.training for module in model] == [True, True, True, True, False]
-    assert [each.requires_grad for each in model.parameters()] == [False, True, True, True]
-    assert all(each.grad is None for each in model.parameters()) and images.grad is None
+    assert [parameter.requires_grad for parameter in model.parameters()] == [False, True, True, True]
+    assert all(parameter.grad is None for parameter in model.parameters()) and images.grad is None
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(images, IMAGES) and images.requires_grad and torch.equal(labels, LABELS)
-    assert torch.equal(found, EXPECTED)
+    assert torch.equal(perturbed, EXPECTED)
 
 
 class WritesIntoItsInput(Model):
@@ -247,13 +247,13 @@ MODEL = Model()
         ({"labels": LABELS > 0}, "the labels are of type bool"),
         (
             {"labels": torch.eye(3)[LABELS]},
-            r"the labels have the shape \(4, 3\): give one class an image, as in labels\.argmax",
+            r"the labels have the shape \(4, 3\): give one class per image, as in labels\.argmax",
         ),
         ({"labels": ["cat"] * 4}, "the labels are of type <U3: give numbers"),
         ({"labels": [0, 1, -1, 2]}, "the labels reach down to -1: classes are counted from 0"),
         (
             {"labels": [0, 1, 3, 2]},
-            "the labels reach from 0 to 3, and the model gives 3 logits an image: labels are to be 0 to 2",
+            "the labels reach from 0 to 3, and the model gives 3 logits per image: labels must be 0 to 2",
         ),
         (
             {"labels": np.array([2**63] * 4, dtype=np.uint64)},
@@ -297,7 +297,7 @@ MODEL = Model()
         ),
         (
             {"model": nn.Conv2d(3, 4, 3)},
-            r"the model gives torch.float32 of shape \(2, 4, 4, 3\) for 2 images: it is to give float",
+            r"the model gives torch.float32 of shape \(2, 4, 4, 3\) for 2 images: it must give float",
         ),
         ({"model": nn.Sequential(nn.Flatten(), nn.Linear(90, 1))}, r"the model gives torch.float32 of shape \(2, 1\)"),
         ({"model": nn.Flatten(0)}, r"the model gives torch.float32 of shape \(180,\)"),
@@ -305,9 +305,9 @@ MODEL = Model()
 )
 def test_each_wrong_input_is_one_line(changed: dict[str, Any], line: str) -> None:
     """What is wrong, what it is, and what would be right, before anything is attacked."""
-    given = {"model": MODEL, "images": IMAGES, "labels": LABELS, "eps": 8 / 255, **changed}
+    arguments = {"model": MODEL, "images": IMAGES, "labels": LABELS, "eps": 8 / 255, **changed}
     with pytest.raises(UserError, match=f"^({line})") as refusal:
-        PGD(steps=3)(given.pop("model"), given.pop("images"), given.pop("labels"), **given)
+        PGD(steps=3)(arguments.pop("model"), arguments.pop("images"), arguments.pop("labels"), **arguments)
     assert "\n" not in str(refusal.value)
 
 
@@ -342,7 +342,7 @@ def test_the_pieces_by_themselves() -> None:
     assert checked_radii(0.5, 2, norm="linf").tolist() == [0.5, 0.5]
     assert checked_radii(3, 2, norm="l2").tolist() == [3, 3]
     assert str(checked_radii("-0", 1, norm="linf").tolist()) == "[0.0]"
-    assert radius_of("8/255") == 8 / 255
+    assert parse_radius("8/255") == 8 / 255
     assert checked_eot("exact") == "exact"
     assert checked_count(np.uint8(3), "n") == 3
     assert checked_device("cpu") == torch.device("cpu")

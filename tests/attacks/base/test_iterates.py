@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustbench_cli.attacks.apgd_ce import APGDCE
 from robustbench_cli.attacks.apgd_t import APGDT
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.gradients.eot import gradient_source
-from robustbench_cli.attacks.base.iterates import BestIterates
+from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.iterates import BestIterates, Streak
 from robustbench_cli.attacks.base.losses import margin
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import Threat
@@ -43,17 +46,17 @@ def test_when_images_leave_the_batch_changes_nothing(
     """At once, as on a CPU, or seldom, as on a GPU: the perturbed images are the same bit by bit, and not all fall."""
     images, labels = digits_victim.images[:24], digits_victim.labels[:24]
     goals = (labels + 1) % 10 if targeted else labels
-    found: list[Tensor] = []
+    results: list[Tensor] = []
     for seldom in (False, True):
         monkeypatch.setattr(BestIterates, "seldom", seldom)
         # One row at a time: in a larger batch a row's logits may differ in their last digit.
         perturbed = attack(
             digits_victim.model, images, goals, norm=norm, eps=eps, targeted=targeted, batch_size=1, seed=1
         )
-        found.append(perturbed)
-    assert torch.equal(*found)
+        results.append(perturbed)
+    assert torch.equal(*results)
     if not targeted:
-        assert 0 < digits_victim.accuracy(torch.cat([found[0], digits_victim.images[24:]])) < 1
+        assert 0 < digits_victim.accuracy(torch.cat([results[0], digits_victim.images[24:]])) < 1
 
 
 def test_what_has_fallen_stays_as_it_fell() -> None:
@@ -63,7 +66,7 @@ def test_what_has_fallen_stays_as_it_fell() -> None:
     threat = Threat(norm="linf", eps=torch.ones(1, dtype=torch.float64))
     best = BestIterates(source, images, labels, threat)
     best.seldom = True  # type: ignore[misc]
-    best.begin()
+    best.begin_restart()
     iterates = torch.tensor([[1.0, 0.5], [0.4, 0.6], [0.0, 1.0]]).view(3, 1, 1, 1, 2)
     margins = []
     for iterate in iterates:
@@ -72,3 +75,88 @@ def test_what_has_fallen_stays_as_it_fell() -> None:
         margins.append(best.margins_of_run.item())
     assert torch.equal(best.images, iterates[1])
     assert margins[0] > 0 > margins[1] == margins[2]
+
+
+IMAGES = torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 0, 1])
+
+
+def threat(*, targeted: bool = False) -> Threat:
+    return Threat(norm="linf", eps=torch.full((4,), 0.1, dtype=torch.float64), targeted=targeted)
+
+
+class Scripted(GradientSource):
+    """A source that only says whether its draws are all that there are."""
+
+    def __init__(self, *, exhaustive: bool) -> None:
+        super().__init__(nn.Identity())
+        self.draws, self.exhaustive = 2, exhaustive
+
+    def _seeded_model(
+        self, images: Tensor, keys: Tensor, draws: range, query: int
+    ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+        raise NotImplementedError
+
+
+def logits_with(margins: list[list[float]], labels: Tensor) -> Tensor:
+    """Logits ``(D, n, 2)`` whose margins at the labels are given draw by draw."""
+    rows = torch.tensor(margins)
+    signs = torch.nn.functional.one_hot(labels, 2) * 2 - 1
+    return rows[:, :, None] * signs / 2
+
+
+def iterate(value: float, count: int = 4) -> Tensor:
+    return torch.full((count, 1, 3, 3), value)
+
+
+def test_the_best_iterate_is_kept_by_expected_margin() -> None:
+    """Of a sample, the iterate with the smallest margin over all its draws; not the one with the luckiest draw."""
+    best = BestIterates(Scripted(exhaustive=False), IMAGES, LABELS, threat())
+    assert torch.equal(best.images, IMAGES)
+    assert best.offer(iterate(0.1), logits_with([[5, 5, 1, 1], [5, 5, 1, 1]], LABELS)) is None
+    assert best.offer(iterate(0.2), logits_with([[-9, 1, 1, 1], [9, 1, 2, 0.5]], LABELS)) is None
+    assert best.offer(iterate(0.3), logits_with([[-0.1, 6, -3, 2], [0.1, -4, -3, 2]], LABELS)) is None
+    assert best.images[:, 0, 0, 0].tolist() == pytest.approx([0.2, 0.3, 0.3, 0.2])
+
+
+def test_of_all_draws_those_that_resist_are_counted_first() -> None:
+    """Where the draws are all that there are, fooling one more of them is worth more than any margin."""
+    best = BestIterates(Scripted(exhaustive=True), IMAGES, LABELS, threat())
+    best.offer(iterate(0.1), logits_with([[9, 1, 5, 5], [-0.5, 1, 5, 5]], LABELS))
+    best.offer(iterate(0.2), logits_with([[0.1, -0.5, 4, 6], [0.1, 9, 5, 5]], LABELS))
+    assert best.images[:, 0, 0, 0].tolist() == pytest.approx([0.1, 0.2, 0.2, 0.1])
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_an_image_leaves_when_no_draw_resists_any_more(*, targeted: bool) -> None:
+    """The positions handed back are those of the images that still stand; a sample of draws lets none go."""
+    sign = -1 if targeted else 1
+    best = BestIterates(Scripted(exhaustive=True), IMAGES, LABELS, threat(targeted=targeted))
+    margins = sign * torch.tensor([[1.0, -1, -1, 1], [1, -1, 1, 1]])
+    assert best.offer(iterate(0.1), logits_with(margins.tolist(), LABELS)).tolist() == [0, 2, 3]
+    assert best.rows.tolist() == [0, 2, 3]
+    margins = sign * torch.tensor([[1.0, -1, -1], [1, -1, -1]])
+    assert best.offer(iterate(0.2, 3), logits_with(margins.tolist(), LABELS[best.rows])).tolist() == [0]
+    assert best.images[:, 0, 0, 0].tolist() == pytest.approx([0.1, 0.1, 0.2, 0.2])
+    assert best.begin_restart().tolist() == [0]
+    sample = BestIterates(Scripted(exhaustive=False), IMAGES, LABELS, threat(targeted=targeted))
+    assert sample.offer(iterate(0.1), logits_with([[-sign * 1.0] * 4] * 2, LABELS)) is None
+    assert sample.begin_restart().tolist() == [0, 1, 2, 3]
+
+
+def test_an_iterate_without_numbers_is_never_the_best() -> None:
+    """A diverged iterate neither replaces the image nor makes it leave."""
+    best = BestIterates(Scripted(exhaustive=True), IMAGES, LABELS, threat())
+    assert best.offer(iterate(0.1), torch.full((2, 4, 2), torch.nan)) is None
+    assert torch.equal(best.images, IMAGES)
+    assert best.begin_restart().tolist() == [0, 1, 2, 3]
+
+
+def test_a_sample_must_be_fooled_several_times_in_a_row() -> None:
+    """A draw that resists starts the count anew, for its image alone; of all draws one time is enough."""
+    streak = Streak(Scripted(exhaustive=False), IMAGES)
+    for step in range(1, 9):
+        success = streak.offer(torch.tensor([True, step != 3, False, True]))
+        assert success.tolist() == [step >= 5, step >= 8, False, step >= 5]
+    every = Streak(Scripted(exhaustive=True), IMAGES)
+    assert every.offer(torch.tensor([True, False, True, False])).tolist() == [True, False, True, False]

@@ -16,9 +16,9 @@ from robustbench_cli.attacks.base.losses import (
     expected_margin,
     log_odds,
     margin,
-    open_spread,
     rounding,
     targeted_dlr,
+    unmasked_spread,
 )
 from robustbench_cli.attacks.base.search.minimal_norm import Goal
 from robustbench_cli.attacks.cw_pgd import CWPGD
@@ -78,7 +78,7 @@ def test_the_difference_of_logits_ratios_are_the_papers(classes: int) -> None:
         strict=True,
     ):
         first, *rest = sorted(row, reverse=True)
-        lead = row[label] - max(value for place, value in enumerate(row) if place != label)
+        lead = row[label] - max(value for index, value in enumerate(row) if index != label)
         if classes == 2:
             third = mean = first - 1
         else:
@@ -217,7 +217,7 @@ LOSSES: dict[str, Loss] = {
     "dlr": dlr,
     "targeted_dlr": targeted_dlr,
     "cw_pgd": CWPGD.loss,
-    "open_spread": lambda logits, _: open_spread(logits),
+    "unmasked_spread": lambda logits, _: unmasked_spread(logits),
     "rounding": lambda logits, _: rounding(logits),
     "expected_margin": lambda logits, labels: expected_margin(logits[None], labels, targeted=False, exhaustive=True),
     "expected_margin of a target": lambda logits, labels: expected_margin(
@@ -250,8 +250,8 @@ def test_masked_classes_do_not_change_a_loss(name: str, opened: int, masked: int
     if opened == 2 or (name == "targeted_dlr" and opened == 3):
         alone = value_and_slopes(LOSSES[name], logits[0], labels, masked, -1e9)
     for fill in FILLS:
-        found = value_and_slopes(LOSSES[name], logits[0], labels, masked, fill)
-        for ours, expected in zip(found, alone, strict=True):
+        masked_result = value_and_slopes(LOSSES[name], logits[0], labels, masked, fill)
+        for ours, expected in zip(masked_result, alone, strict=True):
             assert ours.isfinite().all()
             torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 

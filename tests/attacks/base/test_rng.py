@@ -83,8 +83,8 @@ def test_an_image_has_its_numbers_in_any_batch() -> None:
     expected = [whole.uniform((3,)), whole.normal((2, 2)), whole.split().integers(9, (2,)), whole.uniform(())]
     alone = streams(6).select(rows)
     part = [alone.uniform((3,)), alone.normal((2, 2)), alone.split().integers(9, (2,)), alone.uniform(())]
-    for numbers, those in zip(expected, part, strict=True):
-        assert torch.equal(numbers[rows], those)
+    for numbers, selected in zip(expected, part, strict=True):
+        assert torch.equal(numbers[rows], selected)
     late = streams(6)
     late.uniform((3,))
     assert torch.equal(late.select(rows).normal((2, 2)), part[1])

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import get_args
 
 import pytest
 import torch
@@ -16,10 +15,12 @@ from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import (
     Threat,
     distance,
+    in_ball,
     per_image,
     project,
     project_exactly,
     random_in_ball,
+    reset_outside,
     sparse_ascent,
     steepest_ascent,
 )
@@ -44,11 +45,6 @@ def threat(norm: Norm, *radii: float) -> Threat:
 
 def random_images(count: int, *shape: int, seed: int = 0) -> Tensor:
     return torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed))
-
-
-def test_the_norms_are_those_of_the_type() -> None:
-    """The tuple for loops and the type for checkers agree."""
-    assert get_args(Norm) == NORMS
 
 
 @pytest.mark.parametrize("norm", BALLS)
@@ -148,10 +144,10 @@ def test_the_sparse_step_moves_the_largest_slopes_that_have_room() -> None:
     for slopes, pixels, count, step in zip(
         gradient.flatten(1).tolist(), iterates.flatten(1).tolist(), counts.tolist(), steps.flatten(1), strict=True
     ):
-        free = [place for place in range(32) if 0 <= pixels[place] + 0.1 * math.copysign(1, slopes[place]) <= 1]
-        chosen = sorted(free, key=lambda place, slopes=slopes: -abs(slopes[place]))[:count]
+        free = [index for index in range(32) if 0 <= pixels[index] + 0.1 * math.copysign(1, slopes[index]) <= 1]
+        chosen = sorted(free, key=lambda index, slopes=slopes: -abs(slopes[index]))[:count]
         assert sorted(step.nonzero().squeeze(1).tolist()) == sorted(chosen)
-        expected = [math.copysign(1 / len(chosen), slopes[place]) for place in chosen]
+        expected = [math.copysign(1 / len(chosen), slopes[index]) for index in chosen]
         assert step[chosen].tolist() == pytest.approx(expected)
     assert not sparse_ascent(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5), torch.tensor([2])).any()
 
@@ -202,17 +198,19 @@ def test_the_l1_projection_is_the_nearest_point(count: int) -> None:
         nearest = project(perturbed, images, threat("l1", *[radius] * 8))
         for point, image, ours in zip(perturbed.view(8, -1), images.view(8, -1), nearest.view(8, -1), strict=True):
             # The change's positive and negative parts are the unknowns, so that the ball's edge is a plane.
-            centre, aim = image.double().numpy(), point.double().numpy()
-            bounds = [(0, 1 - pixel) for pixel in centre] + [(0, pixel) for pixel in centre]
-            found = optimize.minimize(
-                lambda parts, centre=centre, aim=aim: ((centre + parts[:count] - parts[count:] - aim) ** 2).sum() / 2,
+            center, target_pixels = image.double().numpy(), point.double().numpy()
+            bounds = [(0, 1 - pixel) for pixel in center] + [(0, pixel) for pixel in center]
+            result = optimize.minimize(
+                lambda parts, center=center, target_pixels=target_pixels: (
+                    ((center + parts[:count] - parts[count:] - target_pixels) ** 2).sum() / 2
+                ),
                 x0=[0.0] * 2 * count,
                 method="SLSQP",
                 bounds=bounds,
                 constraints={"type": "ineq", "fun": lambda parts, radius=radius: min(radius, 1e6) - parts.sum()},
                 options={"ftol": 1e-14, "maxiter": 500},
             )
-            best = torch.from_numpy(centre + found.x[:count] - found.x[count:])
+            best = torch.from_numpy(center + result.x[:count] - result.x[count:])
             torch.testing.assert_close(ours.double(), best, rtol=0, atol=2e-5)
 
 
@@ -225,14 +223,14 @@ def test_the_l1_projection_of_many_pixels_is_a_minimum() -> None:
     nearest = project(perturbed, images, limits)
     torch.testing.assert_close(distance(nearest, images, "l1"), limits.eps, rtol=1e-5, atol=0)
     for point, image, ours in zip(perturbed.flatten(1), images.flatten(1), nearest.flatten(1), strict=True):
-        wanted, got = point - image, ours - image
-        moved, free = got != 0, (got != 0) & (ours > 0) & (ours < 1)
-        threshold = (wanted.abs() - got.abs())[free]
+        target, actual = point - image, ours - image
+        moved, free = actual != 0, (actual != 0) & (ours > 0) & (ours < 1)
+        threshold = (target.abs() - actual.abs())[free]
         torch.testing.assert_close(threshold, threshold.mean().expand_as(threshold), rtol=0, atol=1e-5)
-        assert (wanted.sign() == got.sign())[moved].all()
-        room = torch.where(wanted > 0, 1 - image, image)
-        assert (wanted.abs()[~moved & (room > 0)] <= threshold.mean() + 1e-5).all()
-        assert ((wanted.abs() - room)[moved & ~free] >= threshold.mean() - 1e-5).all()
+        assert (target.sign() == actual.sign())[moved].all()
+        room = torch.where(target > 0, 1 - image, image)
+        assert (target.abs()[~moved & (room > 0)] <= threshold.mean() + 1e-5).all()
+        assert ((target.abs() - room)[moved & ~free] >= threshold.mean() - 1e-5).all()
 
 
 def test_a_threat_is_narrowed_with_its_images() -> None:
@@ -252,14 +250,14 @@ def test_the_l0_projection_is_the_nearest_of_all_choices_of_pixels() -> None:
     """No choice of as many pixels, all of them enumerated, is nearer in l2; a pixel has all its channels or none."""
     images, perturbed = random_images(5, 3, 2, 3), 3 * random_images(5, 3, 2, 3, seed=1) - 1
     for pixels in range(8):
-        found = project(perturbed, images, threat("l0", *[pixels + 0.5] * 5))
-        assert (distance(found, images, "l0") == min(pixels, 6)).all()
-        of_found = (found - perturbed).flatten(1).norm(dim=1)
-        for kept in itertools.combinations(range(6), min(pixels, 6)):
+        result = project(perturbed, images, threat("l0", *[pixels + 0.5] * 5))
+        assert (distance(result, images, "l0") == min(pixels, 6)).all()
+        result_distance = (result - perturbed).flatten(1).norm(dim=1)
+        for chosen_pixels in itertools.combinations(range(6), min(pixels, 6)):
             mask = torch.zeros(6, dtype=torch.bool)
-            mask[list(kept)] = True
+            mask[list(chosen_pixels)] = True
             other = torch.where(mask.view(2, 3), perturbed.clamp(0, 1), images)
-            assert (of_found <= (other - perturbed).flatten(1).norm(dim=1) + 1e-6).all()
+            assert (result_distance <= (other - perturbed).flatten(1).norm(dim=1) + 1e-6).all()
 
 
 def test_equal_changes_do_not_let_more_pixels_into_the_l0_ball() -> None:
@@ -267,8 +265,8 @@ def test_equal_changes_do_not_let_more_pixels_into_the_l0_ball() -> None:
     images = torch.full((4, 1, 3, 3), 0.5)
     for change in (0.25, 1e-38):
         base = images if change > 1e-3 else torch.zeros_like(images)
-        found = project_exactly(base + change, base, threat("l0", 0, 1, 4, math.inf))
-        assert distance(found, base, "l0").tolist() == [0, 1, 4, 9]
+        result = project_exactly(base + change, base, threat("l0", 0, 1, 4, math.inf))
+        assert distance(result, base, "l0").tolist() == [0, 1, 4, 9]
 
 
 def test_random_points_in_the_l0_ball_take_every_pixel_equally_often() -> None:
@@ -280,3 +278,13 @@ def test_random_points_in_the_l0_ball_take_every_pixel_equally_often() -> None:
     assert stats.chisquare(changed.sum(0).numpy()).pvalue > 1e-4
     colours = (images + points)[(points != 0).any(1, keepdim=True).expand_as(points)]
     assert stats.kstest(colours.numpy(), "uniform").pvalue > 1e-4
+
+
+@pytest.mark.parametrize(("norm", "length"), [("linf", 0.25), ("l2", 0.5), ("l1", 1.0), ("l0", 4.0)])
+def test_a_point_on_the_surface_is_in_the_ball_and_one_bit_further_is_not(norm: Norm, length: float) -> None:
+    """Four pixels that change by a quarter, at their exact norm, and at the next smaller float64."""
+    images = torch.full((2, 1, 2, 2), 0.5)
+    perturbed = images + 0.25
+    limits = threat(norm, length, math.nextafter(length, 0))
+    assert in_ball(perturbed, images, limits).tolist() == [True, False]
+    assert torch.equal(reset_outside(perturbed, images, limits), torch.stack([perturbed[0], images[1]]))

@@ -148,9 +148,7 @@ def test_a_parameter_that_a_file_lacks_has_its_default(tmp_path: Path, hrs: Meth
     said = {key: value for key, value in hrs.parameters.items() if key not in {"decision", "draws"}}
     less = hrs.model_copy(update={"parameters": said})
     save_checkpoint(older, model, INFO.model_copy(update={"defenses": (less,)}))
-    with pytest.warns(
-        UserWarning, match=r"older.safetensors says nothing of hrs\.(decision|draws): the default"
-    ) as told:
+    with pytest.warns(UserWarning, match=r"older.safetensors does not say hrs\.(decision|draws): its default") as told:
         defended = open_defended_model(older)
     assert len(told) == 2
     assert defended.decision == "one-draw"
@@ -195,7 +193,7 @@ def test_a_file_does_not_choose_what_code_runs(tmp_path: Path, kind: str) -> Non
     ):
         load_checkpoint(path)
     assert not mark.exists()
-    with pytest.raises(UserError, match=r"gives a Scale: it is to return an nn\.Module|does not fit"):
+    with pytest.raises(UserError, match=r"gives a Scale: it must return an nn\.Module|does not fit"):
         load_checkpoint(path, named=[name])
     assert mark.exists()
 
@@ -354,8 +352,8 @@ def test_a_foreign_file_of_which_too_little_is_said(foreign: Path, options: dict
 @pytest.mark.parametrize(
     ("said", "line"),
     [
-        ({"shape": [3, 10**5, 10**5]}, "speaks of more than 16777216 pixels an image"),
-        ({"classes": 10**12}, "speaks of more than [0-9]+ classes"),
+        ({"shape": [3, 10**5, 10**5]}, "describes more than 16777216 pixels an image"),
+        ({"classes": 10**12}, "describes more than [0-9]+ classes"),
         ({"defenses": [{"name": "hrs", "parameters": {"channels": [10**6, 5]}}]}, "more than 100 parts of a defense"),
         ({"defenses": [{"name": "hrs", "changed": ["zzz"]}]}, "'zzz' is called changed and is no parameter of hrs"),
     ],
@@ -389,6 +387,6 @@ def test_no_more_is_built_than_a_file_holds(tmp_path: Path, hrs: MethodSpec, par
     path = tmp_path / "a.safetensors"
     save_checkpoint(path, own_model(), INFO.model_copy(update={"defenses": (spec,)}))
     with pytest.raises(
-        UserError, match=rf"^{path} speaks of more than [0-9]+ (parts of a defense|draws of a decision)"
+        UserError, match=rf"^{path} describes more than [0-9]+ (parts of a defense|draws of a decision)"
     ):
         load_checkpoint(path)

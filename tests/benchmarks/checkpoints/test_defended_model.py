@@ -16,7 +16,7 @@ from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, save_checkpoint
 from robustbench_cli.benchmarks.checkpoints.defended_model import (
     DefendedModel,
-    decided_by,
+    change_decision_rule,
     load_surrogates,
     method_spec,
     open_defended_model,
@@ -232,7 +232,7 @@ def test_another_rule_of_decision(
     """The same weights, without another training, are what a model built with that rule is; it is a model of its own."""
     prepared = cache()
     defended = prepared.trained(prepared.training(defenses=(hrs,)), tmp_path / "hrs.safetensors")
-    other = defended.deciding(rule)
+    other = defended.with_decision(rule)
     assert other.defense == f"hrs(decision={rule},channels=[2,2])"
     assert other.identity != defended.identity
     assert other.randomized == (rule == "mean")
@@ -245,13 +245,13 @@ def test_another_rule_of_decision(
         torch.manual_seed(0)
         answers.append(each(images))
     assert torch.equal(*answers)
-    assert other.deciding("one-draw").identity == defended.identity
+    assert other.with_decision("one-draw").identity == defended.identity
 
 
 def test_what_has_no_draws_is_the_same_by_every_rule(tmp_path: Path) -> None:
     """An undefended model has nothing to decide."""
     defended = open_defended_model(saved(tmp_path / "plain.safetensors"))
-    assert defended.deciding("deterministic").identity == defended.identity
+    assert defended.with_decision("deterministic").identity == defended.identity
 
 
 @pytest.mark.parametrize("before", ["mean", "deterministic", "frozen"])
@@ -268,7 +268,9 @@ def test_another_rule_inside_of_what_does_not_draw(before: DecisionRule, rule: D
         return model.eval(), tuple(each.spec for each in chain)
 
     model, specs = built(before)
-    model, said = decided_by(rule, model, CheckpointInfo(model="small-cnn", shape=SHAPE, classes=10, defenses=specs))
+    model, said = change_decision_rule(
+        rule, model, CheckpointInfo(model="small-cnn", shape=SHAPE, classes=10, defenses=specs)
+    )
     expected, protection = built(rule)
     assert said.defenses == protection
     images = torch.rand(5, *SHAPE)

@@ -41,7 +41,7 @@ def test_hrs_takes_what_its_channels_take(cache: Callable[..., ModelCache], tmp_
     words = str(found)
     assert words.startswith(f"{found.parameters:,} parameters, {found.parameters / found.network_parameters:.1f} times")
     assert words.endswith(f"a pass costs 1.0 of the network's, all draws {found.cost_of_all_draws:.1f}")
-    (mean, exact) = (footprint(defended.deciding(rule)) for rule in ("mean", "exact"))
+    (mean, exact) = (footprint(defended.with_decision(rule)) for rule in ("mean", "exact"))
     assert (mean.operations, exact.operations) == (10 * found.operations, 2 * all_draws)
     assert (mean.parameters, mean.cost_of_all_draws, exact.cost_of_all_draws) == (found.parameters, None, None)
 

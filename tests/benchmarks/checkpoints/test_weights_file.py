@@ -16,7 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from robustbench_cli.benchmarks.checkpoints.weights_file import Taken, fill, read_bytes, read_metadata, read_tensors
+from robustbench_cli.benchmarks.checkpoints.weights_file import (
+    LoadedWeights,
+    fill,
+    read_bytes,
+    read_metadata,
+    read_tensors,
+)
 from robustbench_cli.core.errors import UserError
 
 
@@ -269,7 +275,7 @@ def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}{name}": tensor for name, tensor in state.items()}
 
 
-def filled(path: Path, content: Any) -> tuple[nn.Module, Taken]:
+def filled(path: Path, content: Any) -> tuple[nn.Module, LoadedWeights]:
     """A fresh network with what a file of this content holds, and what was taken."""
     torch.save(content, path)
     model = network()
@@ -295,7 +301,7 @@ MU, SIGMA = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2471, 0.2435
         ({"state_dict": prefixed("model.", scaled(2))}, "took 'state_dict' and the names that begin with 'model.'"),
         (
             prefixed("1.", scaled(2)),
-            "took the names that begin with '1.'; what stood before it is not in the file: give --mean and --std if it normalized the images",
+            "took the names that begin with '1.'; the layers before it are not in the file: give --mean and --std if they normalized the images",
         ),
         # Averages before the best before the last, and the line names what was left.
         (
@@ -325,8 +331,8 @@ def test_checkpoints_as_people_save_them(tmp_path: Path, content: Any, words: st
     path = tmp_path / "a.pt"
     model, taken = filled(path, content)
     assert factor_of(model) == pytest.approx(2)
-    assert taken.words == (f"{path}: {words}" if words else "")
-    assert taken.chosen == ("would fit too" in words)
+    assert taken.message == (f"{path}: {words}" if words else "")
+    assert taken.has_alternatives == ("would fit too" in words)
     assert taken.mean is taken.std is None
 
 
@@ -347,7 +353,7 @@ def test_what_torchs_own_wrappers_save(tmp_path: Path) -> None:
     ):
         found, taken = filled(tmp_path / "a.pt", {"state_dict": wrapped.state_dict()})
         assert same(dict(found.state_dict()), scaled(2))
-        assert taken.words.endswith("a.pt: took 'state_dict'")
+        assert taken.message.endswith("a.pt: took 'state_dict'")
 
 
 @pytest.mark.parametrize(
@@ -381,17 +387,17 @@ def test_the_normalization_in_a_file(tmp_path: Path, content: Any, names: str) -
     model, taken = filled(tmp_path / "a.pt", content)
     assert factor_of(model) == pytest.approx(2)
     assert (taken.mean, taken.std) == ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
-    assert f"the normalization of {names}" in taken.words
-    assert "--mean" not in taken.words
+    assert f"the normalization of {names}" in taken.message
+    assert "--mean" not in taken.message
 
 
 def test_a_given_normalization_is_that_of_the_file_or_refused(tmp_path: Path) -> None:
     """Saying the same again changes nothing; saying another is one line; where the file has none, what is given holds."""
-    taken = Taken(mean=(0.4914, 0.4822, 0.4465), std=(0.5,))
+    taken = LoadedWeights(mean=(0.4914, 0.4822, 0.4465), std=(0.5,))
     path = tmp_path / "a.pt"
     assert taken.normalization(None, None, path) == {"mean": (0.4914, 0.4822, 0.4465), "std": (0.5,)}
     assert taken.normalization((0.4914, 0.4822, 0.4465), (0.5, 0.5, 0.5), path)["std"] == (0.5, 0.5, 0.5)
-    assert Taken().normalization((0.5,), (0.25,), path) == {"mean": (0.5,), "std": (0.25,)}
+    assert LoadedWeights().normalization((0.5,), (0.25,), path) == {"mean": (0.5,), "std": (0.25,)}
     with pytest.raises(
         UserError, match=r"has the mean 0\.4914,0\.4822,0\.4465 in it, not 0\.5: leave --mean and --std out"
     ):

@@ -8,6 +8,7 @@ from torch import nn
 
 from robustbench_cli.attacks.base.threat import distance
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
+from robustbench_cli.benchmarks.comparison import contest as contest_module
 from robustbench_cli.benchmarks.comparison.contest import Contest, distances, robust_accuracy
 from robustbench_cli.benchmarks.comparison.models import ImageSet
 from robustbench_cli.benchmarks.comparison.peers import PGDBudget
@@ -30,7 +31,7 @@ EXAMPLES = ImageSet(torch.tensor([[0.55, 0.5], [0.7, 0.5], [0.45, 0.5]]).view(3,
 
 
 def test_an_image_beyond_the_ball_is_projected_before_it_is_scored(threshold: nn.Module) -> None:
-    """Of three images moved across the threshold, one stands, since its ball does not reach so far."""
+    """Of three images moved across the threshold, one is unbroken: its ball does not reach that far."""
     perturbed = EXAMPLES.images.clone()
     perturbed[..., 0] = 0.1
     assert robust_accuracy(threshold, EXAMPLES, perturbed, BUDGET) == pytest.approx(1 / 3)
@@ -39,18 +40,41 @@ def test_an_image_beyond_the_ball_is_projected_before_it_is_scored(threshold: nn
 
 
 def test_a_distance_counts_only_where_the_model_is_fooled(threshold: nn.Module) -> None:
-    """The L2 norm of what fools, after the cut with the box; infinite of what does not."""
+    """The l2 norm after clipping to the box; infinite for an image that stays correct."""
     perturbed = torch.tensor([[0.45, 0.5], [0.6, 0.5], [-3.0, 0.5]]).view(3, 1, 1, 2)
     expected = torch.tensor([0.1, torch.inf, 0.45], dtype=torch.float64)
     torch.testing.assert_close(distances(threshold, EXAMPLES, perturbed), expected, rtol=0, atol=1e-6)
 
 
 def test_a_library_runs_in_a_process_of_its_own(defended: DefendedModel, examples: ImageSet) -> None:
-    """The images come back, with the seconds of as many turns as were asked for."""
+    """The process returns the images and the seconds of each turn."""
     with Contest(["advdef"]) as contest:
         entries = contest.run(defended, examples, BUDGET, turns=2)
     assert [*entries] == ["advdef"]
     assert len(entries["advdef"].seconds) == 2
-    assert min(entries["advdef"].seconds) > 0
     length = distance(entries["advdef"].perturbed, examples.images, "linf")
     assert ((length > 0) & (length <= BUDGET.eps)).all()
+
+
+def test_the_seconds_are_those_of_the_attack(
+    defended: DefendedModel, examples: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is read before and after the attack, and not while the model is loaded."""
+    events: list[str] = []
+    readings = iter([10.0, 13.5])
+    load = DefendedModel.load
+
+    def clock() -> float:
+        events.append("clock")
+        return next(readings)
+
+    def loaded(model: DefendedModel) -> nn.Module:
+        events.append("load")
+        return load(model)
+
+    monkeypatch.setattr(contest_module, "clock", clock)
+    monkeypatch.setattr(DefendedModel, "load", loaded)
+    arrays = (examples.images.numpy(), examples.labels.numpy())
+    perturbed, seconds = contest_module._attack("advdef", defended, *arrays, BUDGET)
+    assert (events, seconds) == (["load", "clock", "clock"], 3.5)
+    assert perturbed.shape == arrays[0].shape

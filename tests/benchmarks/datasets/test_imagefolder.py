@@ -105,7 +105,7 @@ def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
         ([], "holds no folders: give one for each class"),
         (["train/cat"], "has a folder train and neither test nor val"),
         (["test"], "test holds no folders"),
-        (["cat"], "has no images of cat: each class folder is to hold some"),
+        (["cat"], "has no images of cat: each class folder must have some"),
     ],
 )
 def test_folders_without_images(tmp_path: Path, folders: list[str], message: str) -> None:

@@ -24,9 +24,10 @@ from robustbench_cli.attacks.mi_fgsm import MIFGSM
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.transfer import Transfer
 from robustbench_cli.benchmarks.evaluation import evaluate as evaluation
+from robustbench_cli.benchmarks.evaluation.context import RunContext
 from robustbench_cli.benchmarks.evaluation.evaluate import Evaluation, evaluate
-from robustbench_cli.benchmarks.evaluation.options import Targeted, resolve_repeats
-from robustbench_cli.benchmarks.evaluation.outcomes import summarise
+from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions, Targeted
+from robustbench_cli.benchmarks.evaluation.outcomes import summarize
 from robustbench_cli.core.errors import UserError
 
 
@@ -253,7 +254,7 @@ def test_what_is_no_batch_of_images_is_refused(
 ) -> None:
     """An attack that gives no image for each image is a mistake, and is named."""
     monkeypatch.setattr(Liar, "returns", staticmethod(returns), raising=False)
-    with pytest.raises(UserError, match=rf"Liar returned images of {what}: it is to return \(40, 1, 6, 6\)"):
+    with pytest.raises(UserError, match=rf"Liar returned images of {what}: it must return \(40, 1, 6, 6\)"):
         evaluate(network, IMAGES, labels_of(network), attack=Liar(), eps=0.05)
 
 
@@ -380,7 +381,7 @@ def test_a_minimal_norm_attack_is_read_at_a_radius(network: Network) -> None:
     assert whole.summary["robust_accuracy"] == 0
     radius = float(np.median(whole.outcomes.distance))
     read = evaluate(network, IMAGES, labels, attack=attack, eps=radius)
-    assert read.summary == pytest.approx(summarise(whole.outcomes.within(radius)))
+    assert read.summary == pytest.approx(summarize(whole.outcomes.within(radius)))
     assert read.summary["robust_accuracy"] == 0.5
     assert (read.perturbed.double() - IMAGES.double()).flatten(1).norm(dim=1).max() <= radius
 
@@ -519,10 +520,15 @@ def test_progress_is_told_in_images(network: Network, monkeypatch: pytest.Monkey
             "40 images need as many labels",
         ),
         ({"labels": torch.zeros(40)}, "the labels are of type float32"),
-        ({"labels": torch.full((40,), 4)}, "the labels reach from 4 to 4, and the model gives 4 logits an image"),
+        ({"labels": torch.full((40,), 4)}, "the labels reach from 4 to 4, and the model gives 4 logits per image"),
         ({"eps": -0.1}, "eps must be a number that is not negative"),
         ({"eps": None}, "PGD needs a radius: give eps"),
         ({"norm": "l0"}, "PGD does not know the norm l0: it knows linf, l2, l1"),
+        ({"repeat": 3}, "evaluate has no parameter 'repeat': did you mean 'repeats'"),
+        ({"targeted": "nxt"}, "targeted is 'nxt': it must be 'no', 'next', 'random', 'least-likely' or 'all'"),
+        ({"repeats": 0}, "repeats is 0: give a whole number, at least 1"),
+        ({"seed": -1}, "seed is -1: give a whole number, at least 0"),
+        ({"options": EvaluationOptions()}, "evaluate has options and the keyword 'eps': give eps in options"),
     ],
 )
 def test_mistakes_from_python_are_named(network: Network, changes: dict[str, Any], words: str) -> None:
@@ -534,16 +540,20 @@ def test_mistakes_from_python_are_named(network: Network, changes: dict[str, Any
     assert "\n" not in str(error.value)
 
 
+def test_options_are_keywords_or_an_object(network: Network) -> None:
+    """Both ways give the same evaluation; a radius may be a fraction in both."""
+    labels = labels_of(network)
+    by_keywords = evaluate(network, IMAGES, labels, attack=PGD(steps=2), eps="8/255", norm="l2", batch_size=7)
+    options, context = EvaluationOptions(eps=cast("float", "8/255"), norm="l2"), RunContext(batch_size=7)
+    by_objects = evaluate(network, IMAGES, labels, attack=PGD(steps=2), options=options, context=context)
+    assert torch.equal(by_keywords.perturbed, by_objects.perturbed)
+    assert by_keywords.summary == pytest.approx(by_objects.summary, rel=0, abs=0)
+
+
 def test_probabilities_are_refused(network: Network) -> None:
     """A softmax at the end would hide the margins from every attack."""
     with pytest.raises(UserError, match="gives probabilities"):
         evaluate(nn.Sequential(network, nn.Softmax(1)), IMAGES, labels_of(network), attack=FGSM(), eps=0.1)
-
-
-def test_repeats_are_for_randomized_models() -> None:
-    """Ten draws, or as many as asked for, score a randomized model; one pass scores another."""
-    assert [resolve_repeats(asked, randomized=True) for asked in (None, 1, 30)] == [10, 1, 30]
-    assert [resolve_repeats(asked, randomized=False) for asked in (None, 1, 30)] == [1, 1, 1]
 
 
 class NoAnswer(MinimalNormAttack):
@@ -578,7 +588,7 @@ def test_single_draws_are_counted_as_autoattack_counts_them() -> None:
         return evaluate(model, images, labels, attack=attack, eps=1e-9, eot=1, repeats=1, **words)
 
     first = attacked(PGD(steps=1), accounting="single-draw")
-    second = attacked(PGD(steps=2), accounting="single-draw", before=first.outcomes)
+    second = attacked(PGD(steps=2), accounting="single-draw", earlier=first.outcomes)
     for found, power in ((first, 2), (second, 3)):
         standing = round(found.summary["robust_accuracy"] * n)
         assert stats.binomtest(standing, n, 0.7**power).pvalue > 0.001

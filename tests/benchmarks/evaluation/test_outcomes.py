@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarise, worst_case
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize, worst_case
 
 from ..conftest import MakeOutcomes
 
@@ -110,14 +110,14 @@ def in_words(outcomes: Outcomes) -> dict[str, Any]:
 def test_the_figures_are_those_of_the_contract(outcomes: Outcomes) -> None:
     """Every figure is what a loop over images, goals and draws counts."""
     expected = in_words(outcomes)
-    found = summarise(outcomes)
+    found = summarize(outcomes)
     assert {key: found[key] for key in expected} == pytest.approx(expected, nan_ok=True)
 
 
 @given(anything)
 def test_a_row_keeps_its_order(outcomes: Outcomes) -> None:
     """Right in every draw is at most right by vote; figures are shares; intervals hold their figures."""
-    found = summarise(outcomes)
+    found = summarize(outcomes)
     assert 0 <= found["robust_accuracy_every_draw"] <= found["robust_accuracy_vote"] <= 1
     assert found["robust_accuracy_every_draw"] <= found["robust_accuracy"]
     for kind in ("clean", "robust"):
@@ -134,7 +134,7 @@ def test_an_attack_that_changes_nothing_lowers_nothing(outcomes: Outcomes) -> No
         perturbed=np.stack([outcomes.clean] * goals),
         survival=np.stack([outcomes.clean_survival] * goals),
     )
-    found = summarise(same)
+    found = summarize(same)
     for end in ("", "_low", "_high"):
         assert found[f"robust_accuracy{end}"] == found[f"clean_accuracy{end}"]
     assert np.isnan(found["mean_l2"])
@@ -144,7 +144,7 @@ def test_an_attack_that_changes_nothing_lowers_nothing(outcomes: Outcomes) -> No
 
 def test_the_three_accuracies_agree_for_one_draw(make_outcomes: MakeOutcomes) -> None:
     """A deterministic defense has one robust accuracy; where it is wrong on the clean image, that counts as wrong."""
-    found = summarise(make_outcomes(clean=[1, 1, 1, 0], robust=[0, 1, 1, 1]))
+    found = summarize(make_outcomes(clean=[1, 1, 1, 0], robust=[0, 1, 1, 1]))
     assert found["clean_accuracy"] == 0.75
     assert found["robust_accuracy"] == found["robust_accuracy_vote"] == found["robust_accuracy_every_draw"] == 0.5
     assert found["attack_success_rate"] == pytest.approx(1 / 3)
@@ -152,7 +152,7 @@ def test_the_three_accuracies_agree_for_one_draw(make_outcomes: MakeOutcomes) ->
 
 def test_a_tie_is_no_majority(make_outcomes: MakeOutcomes) -> None:
     """Five of ten draws for the label do not carry a vote between two classes; six do."""
-    found = summarise(make_outcomes(clean=[10, 10], robust=[5, 6], draws=10))
+    found = summarize(make_outcomes(clean=[10, 10], robust=[5, 6], draws=10))
     assert found["robust_accuracy_vote"] == 0.5
     assert found["robust_accuracy"] == pytest.approx(0.55)
     assert found["robust_accuracy_every_draw"] == 0
@@ -172,14 +172,14 @@ def test_a_radius_is_read_off_the_distances(outcomes: Outcomes, eps: float) -> N
             for name in ("distance", "l2", "linf"):
                 assert getattr(read, name)[goal, image] == (getattr(outcomes, name)[goal, image] if kept else 0)
     assert read.distance.max() <= eps
-    nothing = summarise(outcomes.within(-1))
+    nothing = summarize(outcomes.within(-1))
     assert nothing["robust_accuracy"] == nothing["clean_accuracy"]
 
 
 def test_a_larger_radius_never_helps_the_defense(make_outcomes: MakeOutcomes) -> None:
     """Read at growing radii, a minimal-norm attack leaves less and less."""
     outcomes = make_outcomes(clean=[1, 1, 1, 1], robust=[0, 0, 0, 1], distance=[0.1, 0.2, 0.3, 0.4])
-    left = [summarise(outcomes.within(eps))["robust_accuracy"] for eps in (0, 0.1, 0.15, 0.2, 0.3, 9)]
+    left = [summarize(outcomes.within(eps))["robust_accuracy"] for eps in (0, 0.1, 0.15, 0.2, 0.3, 9)]
     assert left == [1, 0.75, 0.75, 0.5, 0.25, 0.25]
 
 
@@ -205,7 +205,7 @@ def test_at_any_distance_the_worst_case_is_the_nearest(make_outcomes: MakeOutcom
     second = make_outcomes(clean=[1, 1, 1], robust=[0, 1, 0], distance=[0.2, 0.0, 0.4])
     combined = worst_case([first, second], nearest=True)
     assert combined.distance.tolist() == [[0.2, 0.1, 0.4]]
-    assert summarise(combined)["robust_accuracy"] == 0
+    assert summarize(combined)["robust_accuracy"] == 0
 
 
 @given(anything)

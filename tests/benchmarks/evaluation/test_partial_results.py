@@ -76,33 +76,36 @@ def test_what_was_cut_off_goes_on_where_it_was(tmp_path: Path, sigma: float, wor
     images, labels = torch.rand(IMAGES, 1, 4, 4), torch.arange(IMAGES) % 3
     given: dict[str, Any] = {"eps": 0.1, "eot": 2, "seed": 5} | words
     alone = evaluate(model, images, labels, attack=PGD(steps=3), **given)
-    kept = PartialResults(tmp_path / "pieces", images=True)
+    stored = PartialResults(tmp_path / "pieces", images=True)
     if words.get("targeted") != "all":
         with pytest.raises(KeyboardInterrupt):
-            evaluate(model, images, labels, attack=CutOff(steps=3), kept=kept, **given)
+            evaluate(model, images, labels, attack=CutOff(steps=3), partial_results=stored, **given)
         assert BATCHES == [8, 8]
     else:
         evaluate(model, images[:8], labels[:8], attack=PGD(steps=3), **given)
     seen: list[int] = []
-    same(evaluate(model, images, labels, attack=PGD(steps=3), kept=kept, progress=seen.append, **given), alone)
+    same(
+        evaluate(model, images, labels, attack=PGD(steps=3), partial_results=stored, progress=seen.append, **given),
+        alone,
+    )
     assert seen == [8, 16, 20]
     # A second time there is nothing left to attack.
     BATCHES[:] = [0, 0]
-    same(evaluate(model, images, labels, attack=CutOff(steps=3), kept=kept, **given), alone)
+    same(evaluate(model, images, labels, attack=CutOff(steps=3), partial_results=stored, **given), alone)
 
 
 @pytest.mark.parametrize("spoil", ["damaged", "empty", "another version", "other images"])
 def test_a_piece_that_does_not_fit_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str) -> None:
     """It is found again."""
     model, images, labels = NoiseLayer(0.0), torch.rand(IMAGES, 1, 4, 4), torch.arange(IMAGES) % 3
-    kept = PartialResults(tmp_path / "pieces", images=True)
-    alone = evaluate(model, images, labels, attack=PGD(steps=3), eps=0.1, kept=kept)
+    stored = PartialResults(tmp_path / "pieces", images=True)
+    alone = evaluate(model, images, labels, attack=PGD(steps=3), eps=0.1, partial_results=stored)
     path = tmp_path / "pieces" / "8.piece"
     if spoil in {"damaged", "empty"}:
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2] if spoil == "damaged" else b"")
     elif spoil == "another version":
-        monkeypatch.setattr(kept, "_version", "0")
+        monkeypatch.setattr(stored, "_version", "0")
     else:
         path.write_bytes((tmp_path / "pieces" / "0.piece").read_bytes())
     ran: list[int] = []
@@ -112,33 +115,33 @@ def test_a_piece_that_does_not_fit_is_not_there(tmp_path: Path, monkeypatch: pyt
             ran.append(len(given[1]))
             return super().run(*given)
 
-    same(evaluate(model, images, labels, attack=Counted(steps=3), eps=0.1, kept=kept), alone)
+    same(evaluate(model, images, labels, attack=Counted(steps=3), eps=0.1, partial_results=stored), alone)
     assert ran == ([8, 8, 4] if spoil == "another version" else [8])
 
 
 def test_no_flipped_bit_is_read(tmp_path: Path) -> None:
     """In any byte of the file: a piece that is not as it was written is none, and no number comes of it."""
     model, images, labels = NoiseLayer(0.0), torch.rand(IMAGES, 1, 4, 4), torch.arange(IMAGES) % 3
-    kept = PartialResults(tmp_path, images=False)
-    evaluate(model, images, labels, attack=PGD(steps=1), eps=0.1, kept=kept)
+    stored = PartialResults(tmp_path, images=False)
+    evaluate(model, images, labels, attack=PGD(steps=1), eps=0.1, partial_results=stored)
     content = (tmp_path / "8.piece").read_bytes()
     places = torch.arange(8, 16)
-    assert kept.read(8, places, images[8:16]) is not None
+    assert stored.read(8, places, images[8:16]) is not None
     for place in range(len(content)):
         damaged = bytearray(content)
         damaged[place] ^= 1 << place % 8
         (tmp_path / "8.piece").write_bytes(damaged)
-        assert kept.read(8, places, images[8:16]) is None
+        assert stored.read(8, places, images[8:16]) is None
 
 
 def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
     """And the evaluation goes on."""
     (tmp_path / "pieces").write_text("")
     model, images, labels = NoiseLayer(0.0), torch.rand(IMAGES, 1, 4, 4), torch.arange(IMAGES) % 3
-    kept = PartialResults(tmp_path / "pieces", images=False)
+    stored = PartialResults(tmp_path / "pieces", images=False)
     given: dict[str, Any] = {"attack": PGD(steps=1), "eps": 0.1}
     same(
-        evaluate(model, images, labels, kept=kept, **given),
+        evaluate(model, images, labels, partial_results=stored, **given),
         evaluate(model, images, labels, **given),
     )
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from robustbench_cli.benchmarks.certification.by_interval_bounds import Bounded, Intervals
-from robustbench_cli.benchmarks.certification.by_smoothing import Sampled, Smoothing
+from robustbench_cli.benchmarks.certification.by_interval_bounds import CertifiedRadius, Intervals
+from robustbench_cli.benchmarks.certification.by_smoothing import Smoothing, VoteCounts
 from robustbench_cli.benchmarks.certification.certify import CertifiedModel
 from robustbench_cli.benchmarks.checkpoints.defended_model import method_spec
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
@@ -33,7 +33,7 @@ def model_of(counts: Sequence[int], **changes: Any) -> CertifiedModel:
         "described": {"dataset": "digits"},
         "procedure": SMOOTHING,
         "labels": np.zeros(len(counts), dtype=np.int64),
-        "images": [Sampled(place=place, top=0, count=count, seconds=0) for place, count in enumerate(counts)],
+        "images": [VoteCounts(index=place, top=0, count=count, seconds=0) for place, count in enumerate(counts)],
     }
     return CertifiedModel(**(usual | changes))
 
@@ -72,7 +72,7 @@ def test_images_that_fall_inside_their_radius(make_cell: Callable[..., Cell]) ->
     predictions[:, :20] = 3
     told = contradiction(cell, outcomes_of(predictions, 0.5), SURE)
     assert told is not None
-    assert "20 of 60 images fell nearer than the radius that is certified for them" in told
+    assert "20 of 60 images were broken inside their certified radius" in told
     assert cell.id in told
     assert contradiction(cell, outcomes_of(predictions, RADIUS), SURE) is None
     assert contradiction(cell, outcomes_of(predictions, RADIUS * 0.999), SURE) is not None
@@ -146,7 +146,7 @@ def test_a_proof_is_contradicted_by_one_image(make_cell: Callable[..., Cell]) ->
     proven = model_of(
         [0] * IMAGES,
         procedure=Intervals(),
-        images=[Bounded(place=place, predicted=0, radius=0.05, seconds=0) for place in range(IMAGES)],
+        images=[CertifiedRadius(index=place, predicted=0, radius=0.05, seconds=0) for place in range(IMAGES)],
     )
     cell = make_cell(defenses=(), norm="linf", eps=0.04, n=IMAGES, repeats=1)
     assert certificate_of(cell, [proven]) is proven
@@ -158,10 +158,7 @@ def test_a_proof_is_contradicted_by_one_image(make_cell: Callable[..., Cell]) ->
     predictions[:, 7] = 2
     told = contradiction(cell, outcomes_of(predictions, 0.04), proven)
     assert told is not None
-    assert (
-        "1 of 60 images fell nearer than the radius that is certified for them in linf by intervals, and none can"
-        in told
-    )
+    assert "1 of 60 images were broken inside their certified radius, by intervals in linf" in told
     assert contradiction(cell, outcomes_of(predictions, 0.05), proven) is None
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from robustbench_cli.benchmarks.reports.columns import column_names
 from robustbench_cli.benchmarks.reports.gates import (
     Limit,
     Verdict,
@@ -17,13 +18,12 @@ from robustbench_cli.benchmarks.reports.gates import (
     select,
     unmet,
 )
-from robustbench_cli.benchmarks.reports.rows import COLUMNS
 from robustbench_cli.core.errors import UserError
 
 
 def table(*rows: dict[str, Any]) -> pd.DataFrame:
     """Rows of which a test says what matters to it."""
-    usual = dict.fromkeys(COLUMNS) | {
+    usual = dict.fromkeys(column_names()) | {
         "dataset": "digits",
         "model": "small-cnn",
         "defense": "none",
@@ -38,7 +38,7 @@ def table(*rows: dict[str, Any]) -> pd.DataFrame:
         "robust_accuracy": 0.5,
         "flags": "",
     }
-    return pd.DataFrame.from_records([usual | row for row in rows], columns=list(COLUMNS))
+    return pd.DataFrame.from_records([usual | row for row in rows], columns=column_names())
 
 
 def test_a_limit_is_read() -> None:

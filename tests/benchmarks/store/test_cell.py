@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions
+from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.core.errors import UserError
 
 from ..conftest import MakeCell
@@ -27,6 +29,76 @@ IDENTITY = (
 def test_the_identity_is_pinned(make_cell: MakeCell) -> None:
     """The hash of a cell never changes from one version to the next, or every store would be computed anew."""
     assert make_cell(eps=1 / 32).id == hashlib.sha256(IDENTITY.encode()).hexdigest()[:20] == "c5a4c2fcde1b9c7bfb61"
+
+
+OWN = MethodSpec(name="here/own.py:Mine", source="a" * 64)
+TRANSFER = MethodSpec(
+    name="transfer", parameters={"surrogate": "a"}, changed=("surrogate",), surrogates={"surrogate": "5" * 64}
+)
+HRS = MethodSpec(name="hrs", parameters={"channels": [5, 5]}, changed=("channels",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "identity"),
+    [
+        ({}, "5acbdbed01e9c496ca52"),
+        ({"defenses": (HRS,), "eot": "exact", "repeats": 10}, "8335c5c09da0bdfb06a0"),
+        ({"eot": "frozen", "seed": 7, "targeted": "least-likely"}, "fe5affae6d1cba682cd5"),
+        ({"eps": None, "norm": "l2"}, "7893092f8399fc8f8df2"),
+        ({"precision": "bf16"}, "72d6561e3f26deae61f3"),
+        ({"accounting": "single-draw", "eot": 10}, "84498e4639f3d5fdaf0b"),
+        ({"after": "0" * 20, "cascade": True}, "91a7dde00d2847f0b117"),
+        ({"after": "0" * 20, "only_if": "blinded"}, "1227c9bbdc5a595f2e24"),
+        ({"attack": OWN, "defenses": (OWN,)}, "c044d249294ee0c43e7e"),
+        ({"attack": TRANSFER, "precision": "bf16", "accounting": "single-draw"}, "3192d14ff0c2e36f4ee7"),
+    ],
+)
+def test_the_identities_of_stored_cells_are_pinned(make_cell: MakeCell, changes: dict[str, Any], identity: str) -> None:
+    """The code before :class:`EvaluationOptions` computed these hashes (commit 74bedeb)."""
+    assert make_cell(**changes).id == identity
+
+
+def test_the_json_of_a_cell_keeps_its_order(make_cell: MakeCell) -> None:
+    """The fields of what is evaluated come first, then the options of the evaluation, then those of a cascade."""
+    names = (
+        "dataset data n model checkpoint defenses attack norm eps targeted eot repeats seed precision accounting after "
+        "cascade only_if"
+    )
+    assert list(json.loads(make_cell().model_dump_json())) == names.split()
+
+
+def test_a_new_evaluation_option_is_one_field() -> None:
+    """A cell takes it over, and its default leaves the identities of stored cells as they are."""
+
+    class Options(EvaluationOptions):
+        clipped: bool = False
+
+    class NewCell(Cell, Options):
+        pass
+
+    usual: dict[str, Any] = {
+        "dataset": "digits",
+        "data": "d" * 64,
+        "n": 4,
+        "model": "small-cnn",
+        "checkpoint": "c" * 64,
+        "defenses": (),
+        "attack": MethodSpec(name="pgd", parameters={"steps": 40, "step_size": None}),
+        "norm": "linf",
+        "eps": 8 / 255,
+        "targeted": "no",
+        "eot": 1,
+        "repeats": 1,
+        "seed": 0,
+    }
+    assert NewCell(**usual).id == Cell(**usual).id
+    assert NewCell(**usual, clipped=True).id != Cell(**usual).id
+
+
+def test_a_cell_gives_its_evaluation_options(make_cell: MakeCell) -> None:
+    """All of them, and nothing of what is evaluated."""
+    options = make_cell(eot="exact", precision="bf16").evaluation_options
+    assert options == EvaluationOptions(norm="linf", eps=8 / 255, eot="exact", repeats=1, precision="bf16")
 
 
 @pytest.mark.parametrize(

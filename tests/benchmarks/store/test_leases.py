@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from robustbench_cli.benchmarks.store.leases import Leases, _watched
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
+from robustbench_cli.benchmarks.store.leases import Leases, _observed
 from robustbench_cli.core.errors import UserError
 
 
@@ -50,7 +54,7 @@ def test_the_claim_of_a_dead_process_is_free_at_once(tmp_path: Path) -> None:
 
 def test_another_machines_claim_is_lost_when_it_is_not_renewed(tmp_path: Path) -> None:
     """While somebody looks on who wants it, for long enough; whatever the clocks say, which may jump either way."""
-    leases = Leases(tmp_path, lost_after=0)
+    leases = Leases(tmp_path, expires_after=0)
     path = claimed_by(tmp_path)
     with leases.hold("a") as ours:
         assert not ours
@@ -58,7 +62,7 @@ def test_another_machines_claim_is_lost_when_it_is_not_renewed(tmp_path: Path) -
         os.utime(path, (path.stat().st_mtime + jump,) * 2)
         with leases.hold("a") as ours:
             assert not ours
-    with Leases(tmp_path, lost_after=60).hold("a") as ours:
+    with Leases(tmp_path, expires_after=60).hold("a") as ours:
         assert not ours
     with leases.hold("a") as ours:
         assert ours
@@ -102,7 +106,7 @@ def test_of_many_that_find_a_lost_claim_one_gets_it(tmp_path: Path) -> None:
         path = claimed_by(tmp_path)
         with Leases(tmp_path).hold("a") as ours:
             assert not ours
-        _watched[path] = _watched[path][0], -math.inf
+        _observed[path] = _observed[path][0], -math.inf
         start, end = threading.Barrier(8), threading.Barrier(8)
         got: list[bool] = []
 
@@ -131,12 +135,20 @@ def test_whatever_stands_in_a_claim_is_one(tmp_path: Path, content: str) -> None
 def test_a_full_disk_leaves_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When there is room again nobody waits for a claim that nobody made."""
 
-    def full(path: Path, content: bytes) -> int:
+    class Full(io.BytesIO):
+        def write(self, content: Any) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    opened = Path.open
+
+    def full(path: Path, mode: str = "r") -> Any:
+        if mode != "xb":
+            return opened(path, mode)
         path.touch()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return Full()
 
     with monkeypatch.context() as disk:
-        disk.setattr(Path, "write_bytes", full)
+        disk.setattr(Path, "open", full)
         with pytest.raises(UserError, match="No space left"), Leases(tmp_path).hold("a"):
             pass
     with Leases(tmp_path).hold("a") as ours:
@@ -148,3 +160,39 @@ def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "claims").write_text("")
     with pytest.raises(UserError, match=r"cannot write in .*claims"), Leases(tmp_path).hold("a"):
         pass
+
+
+WITHOUT_LOCKS = """
+import sys
+sys.modules["fcntl"] = None
+from pathlib import Path
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
+from robustbench_cli.benchmarks.store.leases import Leases
+from robustbench_cli.core.atomic_write import write_atomically
+leases = Leases(Path("store"))
+with leases.hold("a") as first, leases.hold("a") as second:
+    assert (first, second) == (True, False)
+with leases.hold("a") as third:
+    assert third
+write_atomically(Path("store/file"), b"content")
+assert Path("store/file").read_bytes() == b"content"
+from robustbench_cli.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["list", "attacks"],
+        ["attack", "--checkpoint", "model.safetensors", "--attack", "fgsm", "--eps", "0.1", "--n", "5"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_system_without_fcntl_runs_every_command(tmp_path: Path, words: list[str], defended: DefendedModel) -> None:
+    """Leases and atomic writes work without the module, which Windows lacks."""
+    shutil.copy(defended.path, tmp_path / "model.safetensors")
+    code = [sys.executable, "-c", WITHOUT_LOCKS, *words]
+    done = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fgsm" in done.stdout

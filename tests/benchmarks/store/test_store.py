@@ -73,7 +73,7 @@ def test_a_kill_between_the_files_loses_nothing(
 
     first = make_result(make_cell(), make_outcomes(clean=[1, 1], robust=[0, 1]))
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "write_whole", killed_at_the_result)
+        patch.setattr(store_module, "write_atomically", killed_at_the_result)
         with pytest.raises(KeyboardInterrupt):
             store.publish(*first)
     assert first[0].cell not in store
@@ -101,11 +101,11 @@ def test_a_result_always_finds_its_outcomes(
 
     def overtaken(path: Path, content: bytes) -> None:
         if path.suffix == at:
-            monkeypatch.setattr(store_module, "write_whole", whole)
+            monkeypatch.setattr(store_module, "write_atomically", whole)
             Store(tmp_path).publish(*theirs)
         whole(path, content)
 
-    monkeypatch.setattr(store_module, "write_whole", overtaken)
+    monkeypatch.setattr(store_module, "write_atomically", overtaken)
     store = Store(tmp_path)
     store.publish(*ours)
     assert len(list(store.results())) == 1
@@ -138,7 +138,7 @@ def test_what_another_process_removes_meanwhile_is_no_damage(tmp_path: Path, mak
     halves = [tmp_path / "cells" / f".{name}.json.half" for name in "ab"]
     for half in halves:
         half.touch()
-    assert store.leftovers(older_than=0, at_work=lambda cell: halves[1].unlink(missing_ok=True)) == halves[:1]
+    assert store.leftovers(older_than=0, holder=lambda cell: halves[1].unlink(missing_ok=True)) == halves[:1]
 
 
 def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_place_that_cannot_be_written_is_named(
     """A folder that cannot be made is one line, before anything is computed and when a result is stored."""
     (tmp_path / "file").write_text("")
     store = Store(tmp_path / "file" / "store")
-    with pytest.raises(UserError, match=r"cannot write in .*cells: Not a directory; name a place that can be written"):
+    with pytest.raises(UserError, match=r"cannot write in .*cells: Not a directory; choose a writable location"):
         store.ensure_writable()
     with pytest.raises(UserError, match=r"cannot write .*\.npz: Not a directory"):
         store.publish(*make_result(make_cell(), make_outcomes(clean=[1], robust=[0])))
@@ -200,9 +200,7 @@ def test_a_result_under_another_name_is_named(filled: Filled) -> None:
     path = store.path / "cells" / f"{result.cell.id}.json"
     wrong = path.with_name(f"{'0' * 20}.json")
     path.rename(wrong)
-    with pytest.raises(
-        UserError, match=f"{wrong} holds the cell {result.cell.id}: remove it, or give it back its name"
-    ):
+    with pytest.raises(UserError, match=f"{wrong} has the cell {result.cell.id}: remove it, or restore its name"):
         list(store.results())
 
 

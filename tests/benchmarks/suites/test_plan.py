@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec
-from robustbench_cli.benchmarks.execution.job import Job
+from robustbench_cli.benchmarks.execution.job import Job, JobOptions
 from robustbench_cli.benchmarks.execution.status import seconds_a_pass, states
 from robustbench_cli.benchmarks.execution.worker import lease_name, work
 from robustbench_cli.benchmarks.store.leases import Leases
@@ -17,7 +17,7 @@ from robustbench_cli.benchmarks.store.store import Failure, Result, Store
 from robustbench_cli.benchmarks.suites.config import AttackEntry
 from robustbench_cli.benchmarks.suites.grid import attack_choices
 from robustbench_cli.benchmarks.suites.load import read_suite
-from robustbench_cli.benchmarks.suites.plan import Sweep, jobs_of, plan
+from robustbench_cli.benchmarks.suites.plan import Plan, plan
 from robustbench_cli.benchmarks.training import model_cache as preparing
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.benchmarks.training.train import cached_checkpoint
@@ -26,14 +26,14 @@ from robustbench_cli.defenses import registry as defenses
 
 
 @pytest.fixture
-def planned(tmp_path: Path, cache: Callable[..., ModelCache]) -> Callable[[str], Sweep]:
+def planned(tmp_path: Path, cache: Callable[..., ModelCache]) -> Callable[[str], Plan]:
     """What a suite of these words comes to, with trainings of an epoch."""
 
-    def make(words: str) -> Sweep:
+    def make(words: str) -> Plan:
         (tmp_path / "suite.yaml").write_text(words)
         return plan(
             read_suite(str(tmp_path / "suite.yaml")),
-            cache=lambda dataset, recipe, seed: cache(dataset, seed, **recipe),
+            cache_for=lambda dataset, recipe, seed: cache(dataset, seed, **recipe),
             seed=3,
         )
 
@@ -41,11 +41,10 @@ def planned(tmp_path: Path, cache: Callable[..., ModelCache]) -> Callable[[str],
 
 
 @pytest.fixture
-def expected(planned: Callable[[str], Sweep], tmp_path: Path) -> Callable[[str], list[Job]]:
+def expected(planned: Callable[[str], Plan], tmp_path: Path) -> Callable[[str], list[Job]]:
     """The cells of a suite before anything is trained."""
-    return lambda words: jobs_of(
-        planned(words).expected(), store=tmp_path / "store", data_dir=None, device="cpu", batch_size=None
-    )
+    options = JobOptions(store=tmp_path / "store", data_dir=None, device="cpu", batch_size=None)
+    return lambda words: planned(words).expected_jobs(options)
 
 
 def test_every_list_is_a_dimension(expected: Callable[[str], list[Job]]) -> None:
@@ -77,7 +76,7 @@ def test_a_suite_in_a_suite_keeps_its_cascade(expected: Callable[[str], list[Job
 
 
 def _minimal_norm_attacks(norm: str) -> list[str]:
-    choices = [choice for member in read_suite("minimal-norm").members for choice in attack_choices(member)]
+    choices = [choice for member in read_suite("minimal-norm").entries for choice in attack_choices(member)]
     return [choice.spec.label for choice in choices if norm in choice.norms]
 
 
@@ -92,13 +91,13 @@ def test_of_several_norms_each_attack_runs_in_those_it_knows(expected: Callable[
     [
         (
             "{n: 5, attacks: [cw], norm: linf, eps: 0.5}",
-            "cw does not know the norm linf: it knows l2; in linf give cw-linf",
+            r"cw does not support the norm linf \(it supports l2\); for linf use cw-linf",
         ),
-        ("{n: 5, attacks: [cw, ddn], norm: [linf]}", "cw does not know the norm linf"),
-        ("{n: 5, attacks: [pgd, sigma-zero], norm: [linf, l2], eps: 0.5}", "sigma-zero does not know the norm l"),
+        ("{n: 5, attacks: [cw, ddn], norm: [linf]}", "cw does not support the norm linf"),
+        ("{n: 5, attacks: [pgd, sigma-zero], norm: [linf, l2], eps: 0.5}", "sigma-zero does not support the norm l"),
     ],
 )
-def test_a_norm_that_no_attack_keeps_to_is_named(planned: Callable[[str], Sweep], words: str, told: str) -> None:
+def test_a_norm_that_no_attack_keeps_to_is_named(planned: Callable[[str], Plan], words: str, told: str) -> None:
     """Where no attack knows it; and of several norms, an attack that knows none of them is not dropped in silence."""
     with pytest.raises(UserError, match=f"suite.yaml, line 1: {told}"):
         planned(words)
@@ -117,7 +116,7 @@ def test_a_norm_that_no_attack_keeps_to_is_named(planned: Callable[[str], Sweep]
     ],
 )
 def test_only_what_is_wanted_is_run_and_trained(
-    words: str, left: set[Any], planned: Callable[[str], Sweep], expected: Callable[[str], list[Job]]
+    words: str, left: set[Any], planned: Callable[[str], Plan], expected: Callable[[str], list[Job]]
 ) -> None:
     """Cells are told by the words of the table; a model that none of them attacks is not trained."""
     suite = f"{{n: 5, defenses: [none, hrs], attacks: [pgd, fgsm], eps: [0.1, 0.2], {words}}}"
@@ -136,12 +135,12 @@ def test_only_what_is_wanted_is_run_and_trained(
         ("defenses: {checkpoint: no.safetensors}", r"line 1: .*no.safetensors"),
         ("dataset: digit", r"line 1: unknown dataset 'digit': did you mean 'digits'\?"),
         ("model: smal-cnn", r"line 1: .*did you mean 'small-cnn'\?"),
-        ("decision: vot", r"line 1: unknown rule of decision 'vot': did you mean 'vote'\?"),
+        ("decision: vot", r"line 1: unknown decision rule 'vot': did you mean 'vote'\?"),
         ("train: {epochs: 0}", "line 1: train.epochs is 0"),
         ("train: {seed: x}", "line 1: train.seed is 'x'"),
         ("exclude: {attack: pdg}", "line 1: no cell has attack: pdg"),
-        ("{norm: l0, attacks: [{suite: quick}]}", "line 1: no attack of a suite that is named here knows the norm l0"),
-        ("{attacks: [pgd], norm: l2}", "no radius is usual in l2"),
+        ("{norm: l0, attacks: [{suite: quick}]}", "line 1: no attack of the suites named here supports the norm l0"),
+        ("{attacks: [pgd], norm: l2}", "no default eps for l2: pass --eps"),
     ],
 )
 def test_a_slip_is_named(words: str, message: str, expected: Callable[[str], list[Job]]) -> None:
@@ -152,7 +151,7 @@ def test_a_slip_is_named(words: str, message: str, expected: Callable[[str], lis
 
 
 def test_a_checkpoint_stands_as_it_is_or_is_defended(
-    planned: Callable[[str], Sweep], defended: DefendedModel, tmp_path: Path
+    planned: Callable[[str], Plan], defended: DefendedModel, tmp_path: Path
 ) -> None:
     """With each rule of decision where draws decide; a defense around it is trained from it."""
     shutil.copy(defended.path, tmp_path / "base.safetensors")
@@ -172,7 +171,7 @@ def test_a_checkpoint_stands_as_it_is_or_is_defended(
 
 
 def test_rules_of_decision_are_rows_of_one_training(
-    planned: Callable[[str], Sweep], expected: Callable[[str], list[Job]]
+    planned: Callable[[str], Plan], expected: Callable[[str], list[Job]]
 ) -> None:
     """What has no draws has one row for all; a rule can be excluded from some attacks, or stand with the defense itself."""
     chains = "[none, {name: hrs, channels: [2, 1]}, {name: hrs, channels: [2, 1], decision: vote}]"
@@ -233,18 +232,18 @@ def test_the_hrs_suites_show_what_the_randomness_is_worth(name: str, expected: C
     }
 
 
-def test_what_is_expected_of_a_model_is_what_it_becomes(planned: Callable[[str], Sweep], tmp_path: Path) -> None:
+def test_what_is_expected_of_a_model_is_what_it_becomes(planned: Callable[[str], Plan], tmp_path: Path) -> None:
     """All but the weights; and every model is trained once for all that attacks it."""
     sweep = planned(
         "{n: 5, defenses: {name: hrs, channels: [2, 2]}, attacks: [fgsm, {suite: quick}], train: {epochs: 1}}"
     )
     (model,) = sweep.models
-    assert model.to_be_trained
-    before = {
-        job.eps for job in jobs_of(sweep.expected(), store=tmp_path, data_dir=None, device="cpu", batch_size=None)
-    }
-    jobs = jobs_of(sweep.parts(), store=tmp_path, data_dir=None, device="cpu", batch_size=None)
-    assert not model.to_be_trained
+    assert model.needs_training
+    options = JobOptions(store=tmp_path, data_dir=None, device="cpu", batch_size=None)
+    before = {job.eps for job in sweep.expected_jobs(options)}
+    sweep.train()
+    jobs = sweep.jobs(options)
+    assert not model.needs_training
     assert {job.eps for job in jobs} == before
     assert len({job.cell.checkpoint for job in jobs}) == 1
     now = model.defended()
@@ -293,7 +292,7 @@ def test_the_state_of_every_cell(jobs: Callable[..., list[Job]]) -> None:
     assert [each.passes for each in found] == [20 * 4] * 2 + [20 * 83] * 4 + [20 * (201 + 2), 0]
     assert not any(each.changed for each in found)
     of_another_model = states(asked, defended_models, stored={}, untrained={asked[0].cell.checkpoint})
-    assert [each.state for each in of_another_model] == ["done", *["to be trained"] * (len(asked) - 1)]
+    assert [each.state for each in of_another_model] == ["done", *["untrained"] * (len(asked) - 1)]
     ((model, seconds),) = seconds_a_pass([done]).items()
     assert model == ("digits", "small-cnn")
     assert seconds == pytest.approx(done.seconds / (done.forwards + done.backwards))
@@ -330,7 +329,7 @@ def test_what_has_changed_since_a_cell_was_stored_is_told(jobs: Callable[..., li
         ({"data": "0"}, ["images"]),
         ({"data": "0", "n": 7}, ["n was 7"]),
         ({"eot": 10, "repeats": 5}, ["eot was 10", "repeats was 5"]),
-        ({"after": "0"}, ["the cell before it"]),
+        ({"after": "0"}, ["the previous cell"]),
     ):
         assert told(old) == [("stale", tuple(words)), nothing]
     for old in ({"seed": 1}, {"eps": 0.2}, {"norm": "l2"}, {"dataset": "mnist"}):

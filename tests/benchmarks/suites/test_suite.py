@@ -13,7 +13,8 @@ from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
-from robustbench_cli.benchmarks.execution.job import Job
+from robustbench_cli.benchmarks.evaluation.options import GridOptions
+from robustbench_cli.benchmarks.execution.job import Job, JobOptions
 from robustbench_cli.benchmarks.suites.suite import AttackChoice, Suite, expand
 from robustbench_cli.core.errors import UserError
 
@@ -52,15 +53,13 @@ def jobs(tmp_path: Path) -> Callable[..., list[Job]]:
 
     def expanded(*attacks: AttackChoice, defended_models: list[DefendedModel] | None = None, **words: Any) -> list[Job]:
         words["eps"] = [parse_eps(text) for text in words.get("eps", [])]
+        options = GridOptions(**{name: words.pop(name) for name in GridOptions.model_fields if name in words})
         return expand(
-            Suite(dataset="digits", n=3, attacks=attacks, **words),
+            Suite(dataset="digits", n=3, attacks=attacks, options=options, **words),
             defended_models or [defended()],
             examples=EXAMPLES,
             usual_eps="0.15",
-            store=tmp_path,
-            data_dir=None,
-            device="cpu",
-            batch_size=None,
+            options=JobOptions(store=tmp_path, data_dir=None, device="cpu", batch_size=None),
         )
 
     return expanded
@@ -111,8 +110,8 @@ def test_radii_are_in_the_suites_norm(
 @pytest.mark.parametrize(
     ("attacks", "words", "told"),
     [
-        ([PGD], {"norm": "l2"}, "no radius is usual in l2: give --eps"),
-        ([PGD], {"norm": "l1", "eps": ["1"]}, "pgd does not know the norm l1: it knows linf, l2"),
+        ([PGD], {"norm": "l2"}, "no default eps for l2: pass --eps"),
+        ([PGD], {"norm": "l1", "eps": ["1"]}, r"pgd does not support the norm l1 \(it supports linf, l2\)"),
     ],
 )
 def test_a_threat_that_makes_no_sense_is_named(
@@ -175,8 +174,8 @@ def test_each_attack_goes_on_from_its_own_smaller_radius(jobs: Callable[..., lis
     ]
     assert not any(job.cell.cascade for job in found)
     for job in found:
-        assert (job.before is None) == (job.cell.after is None)
-        assert job.before is None or job.before.cell.id == job.cell.after
+        assert (job.previous is None) == (job.cell.after is None)
+        assert job.previous is None or job.previous.cell.id == job.cell.after
 
 
 def test_in_a_cascade_every_attack_goes_on_from_the_one_before(jobs: Callable[..., list[Job]]) -> None:
@@ -196,12 +195,12 @@ def test_nothing_is_passed_on_where_a_fall_is_not_certain(jobs: Callable[..., li
     sampled = defended(randomized=True)
     counted = defended(randomized=True, cost_of_all_draws=4.0)
     radii = ["0.1", "0.2"]
-    assert not any(job.before for job in jobs(PGD, FMN, eps=radii, cascade=True, defended_models=[sampled]))
-    assert not any(job.before for job in jobs(PGD, FMN, eps=radii, cascade=True, targeted="next"))
+    assert not any(job.previous for job in jobs(PGD, FMN, eps=radii, cascade=True, defended_models=[sampled]))
+    assert not any(job.previous for job in jobs(PGD, FMN, eps=radii, cascade=True, targeted="next"))
     assert (
-        sum(job.before is not None for job in jobs(PGD, FMN, eps=radii, cascade=True, defended_models=[counted])) == 3
+        sum(job.previous is not None for job in jobs(PGD, FMN, eps=radii, cascade=True, defended_models=[counted])) == 3
     )
-    assert not any(job.before for job in jobs(EOT_PGD, eps=radii, defended_models=[counted]))
+    assert not any(job.previous for job in jobs(EOT_PGD, eps=radii, defended_models=[counted]))
 
 
 def test_an_attack_on_a_condition_waits_for_a_cascade(jobs: Callable[..., list[Job]]) -> None:
@@ -212,7 +211,7 @@ def test_an_attack_on_a_condition_waits_for_a_cascade(jobs: Callable[..., list[J
     assert names(found)[:3] == [("pgd", "0.1", None), ("fmn", "0.1", "pgd 0.1"), ("fmn", "0.1", "fmn 0.1")]
     assert [job.cell.only_if for job in found] == [None, "blinded", None] * 2
     assert len({job.cell.id for job in found}) == 6
-    for words in ({}, {"cascade": True, "targeted": "next"}, {"cascade": True, "subjects": [sampled]}):
+    for words in ({}, {"cascade": True, "targeted": "next"}, {"cascade": True, "defended_models": [sampled]}):
         assert [job.cell.attack.name for job in jobs(PGD, last, eps=["0.1"], **words)] == ["pgd"]
     assert [job.cell.attack.name for job in jobs(last, PGD, eps=["0.1"], cascade=True)] == ["pgd"]
 
@@ -239,7 +238,7 @@ def test_single_draws_are_counted_in_a_cascade_of_each_radius(jobs: Callable[...
     ]
     assert {(job.cell.accounting, job.cell.repeats) for job in found} == {("single-draw", 1)}
     assert {job.cell.accounting for job in jobs(PGD, OTHER, **words)} == {"expected"}
-    with pytest.raises(UserError, match="leave --repeats out"):
+    with pytest.raises(UserError, match="leave out --repeats"):
         jobs(PGD, repeats=3, **words)
 
 
@@ -277,7 +276,7 @@ def test_a_surrogate_of_other_data_is_named(jobs: Callable[..., list[Job]]) -> N
         with pytest.raises(UserError, match=told):
             Suite(dataset="digits", n=3, attacks=[PGD, transfer(**changes)]).require_fit(EXAMPLES)
     with pytest.raises(
-        UserError, match=r"other\.safetensors knows 12 classes, model\.safetensors 10: give a surrogate"
+        UserError, match=r"other\.safetensors has 12 classes and model\.safetensors has 10: give a surrogate"
     ):
         jobs(transfer(classes=12))
     Suite(dataset="digits", n=3, attacks=[PGD, transfer()]).require_fit(EXAMPLES)

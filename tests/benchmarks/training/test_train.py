@@ -262,9 +262,7 @@ def test_a_base_must_fit(cache: MakeCache, tmp_path: Path) -> None:
     """A checkpoint of other data, or with nothing to make of it, is one line."""
     prepared = cache()
     base = prepared.trained(prepared.training())
-    with pytest.raises(
-        UserError, match=f"there is nothing to make of {base.path}: give the --defense to put around it"
-    ):
+    with pytest.raises(UserError, match=f"nothing to train: name a --defense to put around {base.path}"):
         prepared.training(base=base)
     rng = np.random.default_rng(0)
     arrays = {"images": rng.random((9, 8, 8), dtype=np.float32), "labels": np.arange(9) % 3}
@@ -404,8 +402,8 @@ def test_what_follows_is_no_change_with_another_rule_either(cache: MakeCache) ->
     assert training.by_usual_rule.defenses[0].parameters["sigma"] == 0.15
     defended = cache().trained(training)
     assert defended.defense == "noise-injection(decision=vote)"
-    assert defended.deciding("mean").defense == "noise-injection(decision=mean)"
-    assert defended.deciding("one-draw").defense == "noise-injection"
+    assert defended.with_decision("mean").defense == "noise-injection(decision=mean)"
+    assert defended.with_decision("one-draw").defense == "noise-injection"
 
 
 def test_what_follows_in_a_chain_is_told(cache: MakeCache, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ QUICK = ("--sigma", "0.25", "--samples", "200", "--n", "30")
 
 
 def test_certified_accuracy_against_radius(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """A row a radius, in the table and in the file, with a warning for a model that saw no noise; then nothing is new."""
-    words = ("certify", "--checkpoint", str(checkpoint), *QUICK, "-o", "table.csv")
-    ended = advdef(*words)
+    """One row per radius in the table and the file, a flag for training without noise, and a second run computes nothing."""
+    command = ("certify", "--checkpoint", str(checkpoint), *QUICK, "-o", "table.csv")
+    ended = advdef(*command)
     assert ended.code == 0, ended
     assert "sigma 0.25, n0 100, samples 200, alpha 0.001" in ended.out
     assert "no-noise-training: the model was not trained with noise" in " ".join(ended.out.split())
@@ -31,13 +31,13 @@ def test_certified_accuracy_against_radius(advdef: Advdef, here: Path, checkpoin
         ("l2", "no-noise-training", "30", "0.001")
     }
     assert "30 images, 30 of them certified now" in ended.err
-    again = advdef(*words[:-1], "table.json", "--eps", "0.1", "--eps", "1/4", "--alpha", "0.05")
-    assert "30 images, 0 of them certified now" in again.err
+    second = advdef(*command[:-1], "table.json", "--eps", "0.1", "--eps", "1/4", "--alpha", "0.05")
+    assert "30 images, 0 of them certified now" in second.err
     assert [row["eps"] for row in json.loads((here / "table.json").read_text())] == [0.1, 0.25]
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
         (("--sigma", "0"), "sigma is 0: give the noise's standard deviation, above 0, such as 0.25"),
         (("--sigma", "-1"), "sigma is -1: "),
@@ -46,13 +46,13 @@ def test_certified_accuracy_against_radius(advdef: Advdef, here: Path, checkpoin
         (("--n0", "0"), "n0 is 0: give a number of draws, at least 1"),
         (("--samples", "0"), "samples is 0: give a number of draws, at least 1"),
         (("--n", "0"), "--n: 0 is not in the range"),
-        (("-o", "table.md"), "-o table.md: the ending names the form; give one of .csv, .json"),
+        (("-o", "table.md"), "-o table.md: the ending selects the format: give one of .csv, .json"),
         (("--decision", "mean"), "advdef certify has no option --decision"),
     ],
 )
-def test_wrong_words(advdef: Advdef, here: Path, checkpoint: Path, words: tuple[str, ...], message: str) -> None:
-    """What cannot be is told in one line, and nothing is written."""
-    ended = advdef("certify", "--checkpoint", str(checkpoint), *QUICK, *words)
+def test_a_usage_error(advdef: Advdef, here: Path, checkpoint: Path, options: tuple[str, ...], message: str) -> None:
+    """It is one line with exit code 2, and nothing is written."""
+    ended = advdef("certify", "--checkpoint", str(checkpoint), *QUICK, *options)
     assert ended.code == 2
     assert ended.err.count("\n") == 1
     assert message in ended.err
@@ -60,42 +60,40 @@ def test_wrong_words(advdef: Advdef, here: Path, checkpoint: Path, words: tuple[
 
 
 def test_too_few_samples_for_any_certificate(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """Nine draws bound no probability above one half at a chance of a thousandth, and the user is told."""
+    """With nine draws the lower bound at alpha 0.001 stays below one half; a warning says so."""
     ended = advdef("certify", "--checkpoint", str(checkpoint), *QUICK, "--samples", "9")
     assert ended.code == 0
-    assert "warning: with 9 samples nothing can be certified at alpha 0.001" in ended.err
+    assert "warning: with 9 samples no image can be certified at alpha 0.001: give more --samples" in ended.err
     assert "100.0" in ended.out
 
 
-def test_without_noise_a_network_is_certified_itself(advdef: Advdef, here: Path) -> None:
-    """In linf, at quarters of the usual radius, beside the attacks of the same model in the report."""
-    words = ("--defense", "ibp", "--set", "ibp.eps=0.02", "--epochs", "8", "-q")
-    ended = advdef("certify", *words, "--n", "40", "-o", "table.csv")
+def test_without_sigma_interval_bounds_certify_the_network(advdef: Advdef, here: Path) -> None:
+    """In linf, at quarters of the usual radius; the report shows it beside the attacks of the same model."""
+    model = ("--defense", "ibp", "--set", "ibp.eps=0.02", "--epochs", "8", "-q")
+    ended = advdef("certify", *model, "--n", "40", "-o", "table.csv")
     assert ended.code == 0, ended
-    assert "n 40, by intervals" in ended.out
+    assert "n 40, interval bounds" in ended.out
     assert "linf radius" in ended.out
     rows = list(csv.DictReader((here / "table.csv").read_text().splitlines()))
     assert [float(row["eps"]) for row in rows] == pytest.approx([0, 0.0375, 0.075, 0.1125, 0.15])
     assert {(row["norm"], row["sigma"], row["alpha"], row["flags"]) for row in rows} == {("linf", "", "", "")}
-    assert advdef("attack", *words, "--attack", "pgd", "--eps", "0.0375", "--n", "40").code == 0
+    assert advdef("attack", *model, "--attack", "pgd", "--eps", "0.0375", "--n", "40").code == 0
     ended = advdef("report", "--format", "csv")
-    (beside,) = csv.DictReader(ended.out.splitlines())
-    assert float(beside["certified_accuracy"]) == pytest.approx(float(rows[1]["certified_accuracy"]))
-    assert float(beside["certified_accuracy"]) <= float(beside["robust_accuracy"])
+    (attacked,) = csv.DictReader(ended.out.splitlines())
+    assert float(attacked["certified_accuracy"]) == pytest.approx(float(rows[1]["certified_accuracy"]))
+    assert float(attacked["certified_accuracy"]) <= float(attacked["robust_accuracy"])
 
 
-@pytest.mark.parametrize("words", [("--n0", "10"), ("--samples", "10"), ("--alpha", "0.1")])
-def test_words_of_smoothing_need_its_noise(
-    advdef: Advdef, here: Path, checkpoint: Path, words: tuple[str, str]
-) -> None:
-    """Draws without a word on the noise are a slip of the pen."""
-    ended = advdef("certify", "--checkpoint", str(checkpoint), *words)
+@pytest.mark.parametrize("option", [("--n0", "10"), ("--samples", "10"), ("--alpha", "0.1")])
+def test_options_of_smoothing_need_sigma(advdef: Advdef, here: Path, checkpoint: Path, option: tuple[str, str]) -> None:
+    """Without sigma they are a usage error that names the option."""
+    ended = advdef("certify", "--checkpoint", str(checkpoint), *option)
     assert ended.code == 2
-    assert f"{words[0]} is for a smoothed model: give --sigma SIGMA" in ended.err
+    assert f"{option[0]} is for a smoothed model: give --sigma SIGMA" in ended.err
 
 
-def test_a_model_that_intervals_cannot_follow(advdef: Advdef, here: Path) -> None:
-    """The layer is named in one line, before anything is trained."""
+def test_a_model_without_interval_bounds(advdef: Advdef, here: Path) -> None:
+    """It is one line that names the layer, before anything is trained."""
     ended = advdef("certify", "--defense", "jpeg", "--epochs", "1")
     assert ended.code == 2
     assert ended.err.count("\n") == 1
@@ -104,7 +102,7 @@ def test_a_model_that_intervals_cannot_follow(advdef: Advdef, here: Path) -> Non
 
 
 def test_a_model_whose_rows_share_draws(advdef: Advdef, here: Path) -> None:
-    """Its draws are found not to be independent before anything is trained."""
+    """It is one line, before anything is trained."""
     Path("shared.py").write_text(
         dedent(
             """
@@ -134,28 +132,28 @@ def test_a_model_whose_rows_share_draws(advdef: Advdef, here: Path) -> None:
 
 
 def test_the_report_has_certificates_beside_attacks(advdef: Advdef, here: Path) -> None:
-    """The accuracy certified at an attack's radius stands in its row, and an attack that a certificate excludes is a fault."""
+    """A row has the accuracy certified at its radius. An attack that contradicts a certificate is reported, and a damaged file."""
     smoothed = ("--defense", "randomized-smoothing", "--set", "decision=one-draw", "--epochs", "8", "-q")
     assert advdef("certify", *smoothed, *QUICK, "-o", "certified.csv", "--eps", "0.2").code == 0
-    fast = ("--attack", "fgsm", "--eot", "1", "--norm", "l2", "--eps", "0.2", "--n", "40")
-    assert advdef("attack", *smoothed, *fast).code == 0
+    fgsm = ("--attack", "fgsm", "--eot", "1", "--norm", "l2", "--eps", "0.2", "--n", "40")
+    assert advdef("attack", *smoothed, *fgsm).code == 0
     (row,) = csv.DictReader((here / "certified.csv").read_text().splitlines())
     ended = advdef("report", "--format", "csv", "-q")
     assert (ended.code, ended.err) == (0, "")
-    (beside,) = csv.DictReader(ended.out.splitlines())
-    assert float(beside["certified_accuracy"]) == pytest.approx(float(row["certified_accuracy"]))
+    (attacked,) = csv.DictReader(ended.out.splitlines())
+    assert float(attacked["certified_accuracy"]) == pytest.approx(float(row["certified_accuracy"]))
     assert "certified" in advdef("report").out
     (path,) = (here / "advdef-runs" / "certification").glob("*.jsonl")
-    said = json.loads(path.with_name(path.name.replace(".images.jsonl", ".json")).read_text())
+    header = json.loads(path.with_name(path.name.replace(".images.jsonl", ".json")).read_text())
     lines = []
-    for place, label in enumerate(said["labels"]):
-        body = json.dumps({"place": place, "top": (label + 1) % 10, "count": 200, "seconds": 0}).encode()
+    for index, label in enumerate(header["labels"]):
+        body = json.dumps({"place": index, "top": (label + 1) % 10, "count": 200, "seconds": 0}).encode()
         lines.append(hashlib.sha256(body).hexdigest()[:16].encode() + b" " + body + b"\n")
     path.write_bytes(b"".join(lines))
     ended = advdef("report")
     assert ended.code == 0
-    assert "of 30 images fell nearer than the radius that is certified for them" in ended.err
-    assert beside["cell"] in ended.err
+    assert "of 30 images were broken inside their certified radius" in ended.err
+    assert attacked["cell"] in ended.err
     path.with_name(path.name.replace(".images.jsonl", ".json")).write_text("{")
     ended = advdef("report")
     assert ended.code == 3

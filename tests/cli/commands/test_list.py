@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 
 from robustbench_cli import attacks, defenses
 from robustbench_cli.benchmarks import datasets, models
+from robustbench_cli.benchmarks.evaluation import checks
 from robustbench_cli.benchmarks.suites.load import suite_names
 from robustbench_cli.cli.catalog import card
 
@@ -19,20 +22,49 @@ NAMES = {
     "dataset": datasets.registry.names,
     "model": models.registry.names,
     "suite": suite_names,
+    "check": checks.registry.names,
 }
 
 
 @pytest.mark.parametrize("kind", NAMES)
 def test_every_name_is_listed_with_what_it_is(advdef: Callable[..., Any], kind: str) -> None:
     """Both formats name everything that is registered, each with one line on what it is."""
-    names = NAMES[kind]()
+    expected = NAMES[kind]()
     ended = advdef("list", f"{kind}s")
     assert (ended.code, ended.err) == (0, "")
-    lines = [line.split(maxsplit=1) for line in ended.out.splitlines()]
+    columns = 5 if kind == "attack" else 2
+    lines = [line.split(maxsplit=columns - 1) for line in ended.out.splitlines()]
     ended = advdef("list", f"{kind}s", "--format", "json")
     assert (ended.code, ended.err) == (0, "")
-    assert [name for name, _ in lines] == names
-    assert json.loads(ended.out) == [{"name": name, "summary": summary} for name, summary in lines]
+    assert [line[0] for line in lines] == expected
+    entries = json.loads(ended.out)
+    assert [(entry["name"], entry["summary"]) for entry in entries] == [(line[0], line[-1]) for line in lines]
+    assert all(entry["summary"] for entry in entries)
+
+
+def test_attacks_are_listed_with_norms_access_and_type(advdef: Callable[..., Any]) -> None:
+    """In columns without blanks, and as data; the norm that is the attack's own comes first."""
+    lines = {line.split()[0]: line.split()[1:4] for line in advdef("list", "attacks").out.splitlines()}
+    assert lines["pgd"] == ["linf,l2,l1", "gradients", "fixed-radius"]
+    assert lines["cw"] == ["l2", "gradients", "minimal-norm"]
+    assert lines["square"] == ["linf,l2,l1", "scores", "fixed-radius"]
+    assert lines["hopskipjump"] == ["l2,linf", "decisions", "minimal-norm"]
+    assert lines["reprogramming"] == ["-", "-", "-"]
+    entries = {entry["name"]: entry for entry in json.loads(advdef("list", "attacks", "--format", "json").out)}
+    assert list(entries["fmn"]) == ["name", "norms", "access", "type", "summary"]
+    assert entries["fmn"]["norms"] == ["l2", "linf", "l1", "l0"]
+    assert entries["reprogramming"]["norms"] is None
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_list_is_made_without_torch(kind: str) -> None:
+    """Names and summaries are read from the source, so that a list is there at once."""
+    program = (
+        "import sys; from robustbench_cli.cli.main import main; "
+        f"assert main(['list', '{kind}s']) == 0; sys.exit('torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], check=False, stdout=subprocess.DEVNULL)
+    assert ended.returncode == 0
 
 
 def test_one_that_is_broken_hides_no_other(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,20 @@ from typing import Any
 import pytest
 
 from robustbench_cli import attacks, defenses
+from robustbench_cli.benchmarks.evaluation import cost
 from robustbench_cli.benchmarks.reprogramming.program import Reprogramming
-from robustbench_cli.cli.catalog import KINDS, summaries
+from robustbench_cli.cli.catalog import KINDS, names
+from robustbench_cli.defenses.base.training.recipe import Recipe
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name, _ in summaries(kind)])
+@pytest.fixture
+def counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts the passes of each attack once, which takes up to seconds, and not for each format."""
+    monkeypatch.setattr(cost, "passes", functools.lru_cache(cost.passes))
+
+
+@pytest.mark.usefixtures("counted_once")
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in names(kind)])
 def test_everything_that_is_registered_can_be_shown(advdef: Callable[..., Any], kind: str, name: str) -> None:
     """Each card has the source paper, all parameters with description and default, and of a defense what attacks follow."""
     ended = advdef("show", kind, name, "--format", "json")
@@ -81,7 +91,9 @@ def test_a_users_own_attack_is_shown_as_ours(advdef: Callable[..., Any], tmp_pat
         "description": "More on it.",
         "paper": "A. Author: Title. Place",
         "norms": ["linf"],
+        "access": "gradients",
         "minimal_norm": False,
+        "type": "fixed-radius",
     }
     optional = {"required": False, "constraints": []}
     assert parameters == [
@@ -105,7 +117,7 @@ def test_the_condition_of_an_attack_is_told(advdef: Callable[..., Any]) -> None:
     """In words beside the attacks of a suite that has one, and as data."""
     page = advdef("show", "suite", "standard").out
     assert "hopskipjump(only_if=blinded)" in page
-    assert "only_if=blinded  runs only where an attack before it was blinded" in page
+    assert "only_if=blinded  runs only if an attack before it was blinded" in page
     told = json.loads(advdef("show", "suite", "standard", "--format", "json").out)
     assert told["attacks"][-1] == {"name": "hopskipjump", "only_if": "blinded"}
     assert "only_if" not in advdef("show", "suite", "quick").out
@@ -116,7 +128,11 @@ def test_the_condition_of_an_attack_is_told(advdef: Callable[..., Any]) -> None:
     [
         (["attack", "pgdd"], "unknown attack 'pgdd': did you mean 'pgd'?"),
         (["defense", "hsr"], "unknown defense 'hsr': did you mean 'hrs'?"),
-        (["paper", "quick"], "advdef show: unknown word 'paper': known: attack, dataset, defense, model, suite"),
+        (
+            ["paper", "quick"],
+            "advdef show: unknown kind 'paper' (choose from attack, defense, dataset, model, suite, check, training)",
+        ),
+        (["training", "hrs"], "advdef show training takes no name: leave out 'hrs'"),
         (["attack"], "advdef show: give NAME"),
     ],
 )
@@ -124,3 +140,25 @@ def test_names_that_are_unknown(advdef: Callable[..., Any], words: list[str], li
     """An unknown kind or name gets one line with the nearest known one."""
     ended = advdef("show", *words)
     assert (ended.code, ended.out, ended.err) == (2, "", f"advdef: error: {line}\n")
+
+
+def test_an_attack_shows_its_type_access_and_cost(advdef: Callable[..., Any]) -> None:
+    """In the literature's words: PGD-40 takes 40 gradients and one more pass to score its last iterate."""
+    lines = advdef("show", "attack", "pgd").out.splitlines()
+    assert "type    fixed-radius" in lines
+    assert "access  gradients" in lines
+    assert "cost    up to 41 forward / 40 backward passes per unbroken image, xK with --eot K" in lines
+    lines = advdef("show", "attack", "hopskipjump").out.splitlines()
+    assert "type    minimal-norm" in lines
+    assert "access  decisions" in lines
+
+
+def test_the_training_is_shown_without_a_name(advdef: Callable[..., Any]) -> None:
+    """Every parameter of the recipe with its default and meaning, and how to set it."""
+    entry = json.loads(advdef("show", "training", "--format", "json").out)
+    assert [parameter["name"] for parameter in entry["parameters"]] == [*Recipe.model_fields]
+    assert {parameter["name"]: parameter["default"] for parameter in entry["parameters"]}["lr"] == 0.004
+    page = advdef("show", "training")
+    assert (page.code, page.err) == (0, "")
+    assert "written  --set train.KEY=VALUE" in page.out
+    assert page == advdef("show", "training", "train")

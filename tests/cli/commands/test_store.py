@@ -184,7 +184,7 @@ def test_pieces_are_verified_and_merged(advdef: Advdef, filled: Path, here: Path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(batch_result)
     ended = advdef("store", "verify")
-    assert ended.out == "advdef-runs: 4 results, 1 failures, 2 pieces of unfinished cells, 1 damaged\n"
+    assert ended.out == "advdef-runs: 4 results, 1 failures, 2 partial results of unfinished cells, 1 damaged\n"
     assert f"advdef-runs/pieces/{'a' * 20}/8.piece is damaged" in ended.err
     assert advdef("store", "merge", "advdef-runs", "all").code == 3
     assert [*(here / "all").glob("pieces/*/*")] == [here / "all" / "pieces" / ("a" * 20) / "0.piece"]
@@ -203,7 +203,7 @@ def test_what_was_asked_is_verified(advdef: Advdef, filled: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["verfy"], "unknown word 'verfy': did you mean 'verify'?"),
+        (["verfy"], "unknown action 'verfy': did you mean 'verify'?"),
         (["verify", "gone"], "no store at gone"),
         (["merge", "gone", "into"], "no store at gone"),
         (["merge", "one"], "give the stores to copy from and, last, the one to copy into"),

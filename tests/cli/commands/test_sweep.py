@@ -35,21 +35,21 @@ def suite(here: Path, checkpoint: Path) -> Path:
 
 
 def cells(path: Path) -> list[tuple[str, str, str]]:
-    """The defense, the attack and the radius of each row of a CSV file that is a cell."""
+    """The defense, the attack and the radius of each cell in a CSV file."""
     rows = csv.DictReader(path.read_text().splitlines())
     return [(row["defense"], row["attack"], row["eps"]) for row in rows if row["attack"] != "worst-case"]
 
 
 def test_a_sweep_runs_every_cell_once(advdef: Advdef, suite: Path, here: Path) -> None:
-    """What it would do, what it does, where it is, and nothing the second time; a line a cell tells how fast it goes."""
+    """--dry-run, the run with a line per cell, --status, and a second run that computes nothing."""
     planned = advdef("sweep", "suite.yaml", "--dry-run")
     assert planned.code == 0, planned
     assert len([line for line in planned.out.splitlines() if line.startswith(" digits")]) == 12
-    left = planned.out.splitlines()[-3:]
-    assert left[0] == "12 cells: 6 missing, 6 to be trained"
-    assert left[1] == "to be trained: model.safetensors with random-resize-pad on digits"
-    assert left[2].startswith("left: at most ")
-    assert left[2].endswith("; time: unknown")
+    summary, left = planned.out.splitlines()[-2:]
+    # Resizing trains nothing: it uses the training of its base.
+    assert summary == "12 cells: 12 missing"
+    assert left.startswith("left: at most ")
+    assert left.endswith("; time: unknown")
     assert not [*here.rglob("*.failed.json")]
     ended = advdef("sweep", "suite.yaml", "-o", "table.csv")
     assert ended.code == 0, ended
@@ -60,14 +60,14 @@ def test_a_sweep_runs_every_cell_once(advdef: Advdef, suite: Path, here: Path) -
     assert "; 1 of 12, about " in lines[0]
     assert lines[-1].endswith("; 12 of 12")
     assert advdef("sweep", "suite.yaml", "--status").out == "12 cells: 12 done\n"
-    again = advdef("sweep", "suite.yaml")
-    assert again.out == ended.out
-    assert "12 of 12 cells are in advdef-runs already" in again.err
+    second = advdef("sweep", "suite.yaml")
+    assert second.out == ended.out
+    assert "12 of 12 cells are in advdef-runs already" in second.err
     assert advdef("sweep", "suite.yaml", "--dry-run").out.endswith("12 cells: 12 done\nleft: nothing\n")
 
 
-def test_shares_are_all_of_it(advdef: Advdef, suite: Path, here: Path) -> None:
-    """Each on its own machine with the same store; the time that is left is told from what is measured."""
+def test_shards_cover_the_sweep(advdef: Advdef, suite: Path, here: Path) -> None:
+    """Three shards on one store compute each cell once; --dry-run estimates the remaining time from measured cells."""
     for number in range(1, 4):
         assert advdef("sweep", "suite.yaml", "--shard", f"{number}/3", "-o", f"{number}.csv").code == 0
         if number == 1:
@@ -81,12 +81,12 @@ def test_shares_are_all_of_it(advdef: Advdef, suite: Path, here: Path) -> None:
     assert len(set().union(*shares)) == 12
 
 
-def test_what_is_there_is_left_computed_again_or_refused(advdef: Advdef, suite: Path, here: Path) -> None:
-    """As ``--existing`` says."""
+def test_existing_cells_are_kept_rerun_or_refused(advdef: Advdef, suite: Path, here: Path) -> None:
+    """``--existing`` chooses between the three."""
     suite.write_text("{n: 20, defenses: {checkpoint: model.safetensors}, attacks: fgsm, eps: 0.1, seeds: [0, 1]}")
     first = advdef("sweep", "suite.yaml", "--shard", "1/2")
     assert first.code == 0
-    (kept,) = Store(here / "advdef-runs").results()
+    (before,) = Store(here / "advdef-runs").results()
     ended = advdef("sweep", "suite.yaml", "--existing", "error")
     assert (ended.code, ended.out) == (2, "")
     assert "1 of 2 cells are in advdef-runs already" in ended.err
@@ -96,19 +96,19 @@ def test_what_is_there_is_left_computed_again_or_refused(advdef: Advdef, suite: 
         "none fgsm linf eps 0.1",
         "none fgsm linf eps 0.1 seed 1",
     ]
-    now = {result.cell.id: result for result in Store(here / "advdef-runs").results()}
-    assert len(now) == 2
-    again = now[kept.cell.id]
-    assert again.seconds != kept.seconds
-    assert again.summary == kept.summary
+    results = {result.cell.id: result for result in Store(here / "advdef-runs").results()}
+    assert len(results) == 2
+    after = results[before.cell.id]
+    assert after.seconds != before.seconds
+    assert after.summary == before.summary
 
 
-def test_what_is_stale_is_told(advdef: Advdef, suite: Path, here: Path) -> None:
-    """What has changed since a cell of the same name was stored, and what another version has computed."""
-    words = "{n: 20, defenses: {checkpoint: model.safetensors}, attacks: [fgsm, {name: pgd, steps: %d}], eps: 0.1}"
-    suite.write_text(words % 2)
+def test_stale_cells_are_reported(advdef: Advdef, suite: Path, here: Path) -> None:
+    """With the parameter that changed, and the version that computed the cell."""
+    text = "{n: 20, defenses: {checkpoint: model.safetensors}, attacks: [fgsm, {name: pgd, steps: %d}], eps: 0.1}"
+    suite.write_text(text % 2)
     assert advdef("sweep", "suite.yaml").code == 0
-    suite.write_text(words % 3)
+    suite.write_text(text % 3)
     planned = advdef("sweep", "suite.yaml", "--dry-run").out.splitlines()
     assert [line.split()[11:] for line in planned if line.startswith(" digits")] == [
         ["done"],
@@ -119,7 +119,7 @@ def test_what_is_stale_is_told(advdef: Advdef, suite: Path, here: Path) -> None:
     store = Store(here / "advdef-runs")
     for result in list(store.results()):
         older = result.model_copy(update={"versions": result.versions | {"advdef": "0.0"}, "seconds": 1.0})
-        store.publish(older, outcomes_file(result, here), instead_of=store.mark(result.cell.id))
+        store.publish(older, outcomes_file(result, here), replacing=store.result_hash(result.cell.id))
     lines = advdef("sweep", "suite.yaml", "--status").out.splitlines()
     assert lines[1] == "1 of another version (advdef was 0.0): --existing rerun computes them again"
 
@@ -130,8 +130,8 @@ def outcomes_file(result: Result, here: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_what_runs_elsewhere_is_seen(advdef: Advdef, suite: Path, here: Path) -> None:
-    """``--status`` from another shell; the cells that a process has claimed are running."""
+def test_status_shows_cells_that_another_process_runs(advdef: Advdef, suite: Path, here: Path) -> None:
+    """A cell with a lease counts as running; failed cells are counted too."""
     (here / "own.py").write_text(
         "from robustbench_cli.attacks.fgsm import FGSM\nclass Broken(FGSM):\n    def run(self, *given):\n        raise RuntimeError('no way')\n"
     )
@@ -151,7 +151,7 @@ def test_what_runs_elsewhere_is_seen(advdef: Advdef, suite: Path, here: Path) ->
 
 
 def test_processes_share_the_cells(advdef: Advdef, suite: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of this machine, and the trainings; what they compute is what one computes."""
+    """Two processes share the trainings and the cells, and their results equal those of one process."""
     suite.write_text(
         "{n: 20, defenses: [none, gaussian-noise], attacks: [fgsm, {name: pgd, steps: 3}], eps: 0.1, train: {epochs: 3}}"
     )
@@ -171,8 +171,8 @@ def test_processes_share_the_cells(advdef: Advdef, suite: Path, here: Path, monk
     assert computed(here / "two.csv") == computed(here / "one.csv")
 
 
-def test_processes_clean_up_behind_them(advdef_process: Advdef, here: Path) -> None:
-    """What a library has left open in one of them is no matter of the user's: HRS counts operations, with a lock."""
+def test_worker_processes_leave_no_warnings(advdef_process: Advdef, here: Path) -> None:
+    """HRS counts operations with a lock of torch's; its process ends without a message about leaked objects."""
     (here / "hrs.yaml").write_text(
         "{n: 20, defenses: {name: hrs, channels: [1, 1]}, attacks: fgsm, eps: 0.1, train: {epochs: 1}}"
     )
@@ -181,17 +181,17 @@ def test_processes_clean_up_behind_them(advdef_process: Advdef, here: Path) -> N
     assert "leaked" not in ended.err
 
 
-def test_a_cluster_that_takes_its_machine_back_loses_nothing(suite: Path, here: Path) -> None:
-    """SIGTERM to every process of a job ends it with 130; no cell has failed by that, and the same command goes on."""
+def test_sigterm_to_all_processes_loses_nothing(advdef: Advdef, suite: Path, here: Path) -> None:
+    """A cluster sends SIGTERM to every process: exit code 130, no failed cell, and the sweep can be resumed."""
     (here / "own.py").write_text(
         "import os, time\nfrom robustbench_cli.attacks.fgsm import FGSM\n"
         "class Slow(FGSM):\n    def run(self, *given):\n"
         "        open('began', 'w').close()\n        time.sleep(600 * ('WAIT' in os.environ))\n        return super().run(*given)\n"
     )
     suite.write_text("{n: 20, defenses: {checkpoint: model.safetensors}, attacks: [fgsm, 'own.py:Slow'], eps: 0.1}")
-    words = [sys.executable, "-m", "robustbench_cli", "sweep", "suite.yaml", "--jobs", "1"]
+    command = [sys.executable, "-m", "robustbench_cli", "sweep", "suite.yaml", "--jobs", "1"]
     running = subprocess.Popen(
-        words,
+        command,
         env=os.environ | {"WAIT": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -204,11 +204,11 @@ def test_a_cluster_that_takes_its_machine_back_loses_nothing(suite: Path, here: 
     os.killpg(running.pid, signal.SIGTERM)
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out) == (130, "")
-    assert err.rstrip().endswith("the same command goes on: advdef sweep suite.yaml --jobs 1")
+    assert err.rstrip().endswith("resume with: advdef sweep suite.yaml --jobs 1")
     assert len(list((here / "advdef-runs" / "cells").glob("*.json"))) == 1
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "1 of 2 cells are in advdef-runs already" in done.stderr
+    resumed = advdef("sweep", "suite.yaml")
+    assert resumed.code == 0, resumed.err
+    assert "1 of 2 cells are in advdef-runs already" in resumed.err
 
 
 @pytest.mark.parametrize(
@@ -222,12 +222,12 @@ def test_a_cluster_that_takes_its_machine_back_loses_nothing(suite: Path, here: 
         (["suite.yaml", "--shard", "3/2"], "--shard: '3/2' is no share"),
         (["suite.yaml", "--shard", "half"], "--shard: 'half' is no share"),
         (["suite.yaml", "--existing", "reru"], "did you mean 'rerun'?"),
-        (["suite.yaml", "-o", "table.txt"], "the ending names the form"),
+        (["suite.yaml", "-o", "table.txt"], "the ending selects the format"),
         (["bad.yaml"], "bad.yaml, line 2: unknown attack 'pdg': did you mean 'pgd'?"),
     ],
 )
-def test_a_mistake_is_named(advdef: Advdef, suite: Path, here: Path, words: list[str], message: str) -> None:
-    """In one line, with exit code 2, and nothing is computed."""
+def test_a_usage_error(advdef: Advdef, suite: Path, here: Path, words: list[str], message: str) -> None:
+    """It is one line with exit code 2, and nothing is computed."""
     (here / "bad.yaml").write_text("n: 20\nattacks: [pdg]")
     ended = advdef("sweep", *words)
     assert (ended.code, ended.out) == (2, "")
@@ -236,8 +236,8 @@ def test_a_mistake_is_named(advdef: Advdef, suite: Path, here: Path, words: list
     assert not (here / "advdef-runs").exists()
 
 
-def test_attack_takes_the_same_files(advdef: Advdef, suite: Path, here: Path) -> None:
-    """Those that name nothing but attacks; suites inside them go on being cascades."""
+def test_attack_reads_suite_files(advdef: Advdef, suite: Path, here: Path) -> None:
+    """Only suites that name nothing but attacks; a suite inside them stays a cascade."""
     ended = advdef("attack", "--checkpoint", "model.safetensors", "--suite", "suite.yaml", "--n", "20")
     assert ended.code == 2
     assert "suite.yaml, line 3: 'defenses' is not for a suite to attack with" in ended.err
@@ -248,7 +248,7 @@ def test_attack_takes_the_same_files(advdef: Advdef, suite: Path, here: Path) ->
 
 
 def test_an_option_for_gpus_needs_gpus(here: Path, advdef: Callable[..., Any]) -> None:
-    """--per-gpu without --gpus is not passed over."""
+    """--per-gpu without --gpus is a usage error."""
     (here / "s.yaml").write_text("attacks: [fgsm]")
     for words in (("--per-gpu", "2"), ("--per-gpu", "2", "--jobs", "2")):
         ended = advdef("sweep", "s.yaml", *words)
@@ -257,7 +257,7 @@ def test_an_option_for_gpus_needs_gpus(here: Path, advdef: Callable[..., Any]) -
 
 
 def test_more_images_than_a_suites_data_have(here: Path, advdef: Callable[..., Any]) -> None:
-    """Who writes a number of images that there are not is told, and where it is written."""
+    """A number of images that the data set does not have gives a warning that names the line."""
     (here / "s.yaml").write_text("attacks: [fgsm]\nn: 1000000\ntrain: {epochs: 1}")
     ended = advdef("sweep", "s.yaml", "--dry-run", "-q")
     assert ended.code == 0

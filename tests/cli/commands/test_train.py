@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -41,8 +42,8 @@ class Dying(Digits):
 """
 
 
-def told(path: Path) -> Any:
-    """What a checkpoint says of itself, less the seconds that its training took."""
+def metadata(path: Path) -> Any:
+    """The metadata of a checkpoint, without the seconds of its training."""
     with safe_open(path, "pt") as file:
         content = json.loads(file.metadata()["advdef"])
     for stage in content["training"]["stages"]:
@@ -52,15 +53,20 @@ def told(path: Path) -> Any:
     return content
 
 
-def test_a_training_that_was_killed_goes_on(advdef: Advdef, advdef_process: Advdef, here: Path) -> None:
-    """Stopped in one block and killed in another, it ends with the very weights of a training that was not."""
+def test_a_killed_training_resumes(
+    advdef: Advdef, advdef_process: Advdef, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in one block and killed in the next, it ends with exactly the weights of an undisturbed training."""
     (here / "dying.py").write_text(DYING)
     words = ["train", "--dataset", "dying.py:Dying", *HRS, "-o", "killed.safetensors"]
-    # An epoch has eleven batches, and a block three epochs: in the last of the first block, and then, from the last
-    # epoch's begin, in the second of the second.
-    stopped = advdef_process(*words, DIE_AT="30", DIE_BY="SIGTERM")
+    # An epoch has eleven batches, and a block three epochs. The signal comes in the last epoch of the first block; the
+    # kill, counted from the start of that epoch, in the second epoch of the second block.
+    with monkeypatch.context() as environment:
+        environment.setenv("DIE_AT", "30")
+        environment.setenv("DIE_BY", "SIGTERM")
+        stopped = advdef(*words)
     assert stopped.code == 130
-    assert stopped.err.rstrip().endswith(f"the same command goes on: advdef {shlex.join(words)}")
+    assert stopped.err.rstrip().endswith(f"resume with: advdef {shlex.join(words)}")
     killed = advdef_process(*words, DIE_AT="27", DIE_BY="SIGKILL")
     assert killed.code == -signal.SIGKILL
     assert "block 1: 3 epochs" in killed.err
@@ -68,43 +74,43 @@ def test_a_training_that_was_killed_goes_on(advdef: Advdef, advdef_process: Advd
     resumed = advdef(*words)
     assert resumed.code == 0
     assert [line.partition(":")[0] for line in resumed.err.splitlines()[1:]] == ["block 2"]
-    whole = advdef(*words[:-1], "whole.safetensors")
-    assert resumed.out.splitlines()[0].partition(":")[2] == whole.out.splitlines()[0].partition(":")[2]
+    undisturbed = advdef(*words[:-1], "whole.safetensors")
+    assert resumed.out.splitlines()[0].partition(":")[2] == undisturbed.out.splitlines()[0].partition(":")[2]
     first, second = load_file(here / "killed.safetensors"), load_file(here / "whole.safetensors")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert told(here / "killed.safetensors") == told(here / "whole.safetensors")
+    assert metadata(here / "killed.safetensors") == metadata(here / "whole.safetensors")
     assert sorted(path.name for path in here.glob("*killed*")) == ["killed.safetensors"]
 
 
-def test_a_trained_model_is_told_in_a_line(advdef: Advdef, here: Path) -> None:
-    """What it is, whether it is randomized, how good and what it takes on stdout; the training on stderr; nothing the second time."""
+def test_a_trained_model_is_reported_in_one_line(advdef: Advdef, here: Path) -> None:
+    """Stdout has the model, its accuracy and its cost, stderr the training; a second run trains nothing."""
     words = ("train", *HRS, "-o", "folder/hrs.safetensors")
     first = advdef(*words)
     assert first.code == 0
     start = "folder/hrs.safetensors: small-cnn with hrs(channels=[2,2]) on digits, randomized, clean accuracy "
     assert first.out.startswith(start)
-    told, taken = first.out.splitlines()
-    assert told.endswith(" on 500 test images")
+    model, cost = first.out.splitlines()
+    assert model.endswith(" on 500 test images")
     assert re.fullmatch(
         r"[0-9,]+ parameters, 2\.0 times the network's; trained in [0-9.]+ s \(block 1 [0-9.]+ s, block 2 [0-9.]+ s\); "
         r"a pass costs 1\.0 of the network's, all draws [0-9.]+",
-        taken,
+        cost,
     )
     assert first.err.splitlines()[0] == (
         "training small-cnn with hrs(channels=[2,2]) on digits; kept in folder/hrs.safetensors"
     )
     assert len(first.err.splitlines()) == 3
     content = (here / "folder" / "hrs.safetensors").read_bytes()
-    again = advdef(*words)
-    assert (again.out, again.err) == (first.out, "")
+    second = advdef(*words)
+    assert (second.out, second.err) == (first.out, "")
     assert (here / "folder" / "hrs.safetensors").read_bytes() == content
     assert advdef(*words, "--seed", "1", "-q").err == ""
     assert (here / "folder" / "hrs.safetensors").read_bytes() != content
 
 
 def test_a_checkpoint_is_all_that_an_attack_needs(advdef: Advdef, here: Path) -> None:
-    """Data set, model, normalisation and defense come from the file, wherever it lies."""
+    """The data set, the model, the normalization and the defense come from the file, also after it moves."""
     words = ("--mean", "0.3", "--std", "0.3", "--set", "train.lr=0.01", "--set", "gaussian-noise.sigma_init=0.1")
     assert advdef("train", "--defense", "gaussian-noise", *words, "--epochs", "2", "-o", "noisy.safetensors").code == 0
     (here / "noisy.safetensors").rename(here / "moved.safetensors")
@@ -117,8 +123,8 @@ def test_a_checkpoint_is_all_that_an_attack_needs(advdef: Advdef, here: Path) ->
     assert "gaussian-noise(sigma_init=0.1)+hrs(channels=[2,1])" in ended.out
 
 
-def test_a_foreign_checkpoint_is_a_start(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """A state dict with the words that it needs becomes a checkpoint of ours that needs none."""
+def test_training_starts_from_a_foreign_checkpoint(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """A state dict needs options that describe it; the checkpoint that comes of it needs none."""
     torch.save({"state_dict": load_file(checkpoint)}, "theirs.pth")
     words = ("--checkpoint", "theirs.pth", "--model", "small-cnn", "--classes", "10", "--dataset", "digits")
     ended = advdef("train", *words, "--defense", "gaussian-noise", "--epochs", "1", "-o", "ours.safetensors")
@@ -127,8 +133,8 @@ def test_a_foreign_checkpoint_is_a_start(advdef: Advdef, here: Path, checkpoint:
     assert advdef("attack", "--checkpoint", "ours.safetensors", "--attack", "fgsm", "--n", "20").code == 0
 
 
-def test_what_cannot_be_trained_is_named(advdef: Advdef, here: Path, checkpoint: Path) -> None:
-    """A file of another kind, a place that cannot be written, nothing to make, a recipe that diverges or makes no sense."""
+def test_a_usage_error(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """A wrong ending, an unwritable folder, no defense, a diverging recipe or a value out of range is one line, exit code 2."""
     (here / "file").write_text("")
     out = ("-o", "out.safetensors", "--epochs", "1")
     for words, line in [
@@ -137,11 +143,11 @@ def test_what_cannot_be_trained_is_named(advdef: Advdef, here: Path, checkpoint:
             "no cut after 'conv9': the forward pass has no such module",
         ),
         (("-o", "out.pt"), "a checkpoint is a .safetensors file, not out.pt: give out.safetensors"),
-        (("-o", "file/out.safetensors"), "cannot write in file: File exists; name a place that can be written"),
+        (("-o", "file/out.safetensors"), "cannot write in file: File exists; choose a writable location"),
         ((), "advdef train: give --output FILE"),
         (
             (*out, "--checkpoint", "model.safetensors"),
-            "there is nothing to make of model.safetensors: give the --defense",
+            "nothing to train: name a --defense to put around model.safetensors",
         ),
         (
             ("-o", "./model.safetensors", "--checkpoint", "model.safetensors", "--defense", "gaussian-noise"),

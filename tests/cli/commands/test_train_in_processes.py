@@ -12,8 +12,8 @@ import torch
 from robustbench_cli.benchmarks.checkpoints.checkpoint import load_checkpoint
 
 
-def test_torchrun_trains_what_one_process_does(advdef: Callable[..., Any], tmp_path: Path) -> None:
-    """Without draws the weights are the same to rounding; the checkpoint and the report come once."""
+def test_torchrun_trains_like_one_process(advdef: Callable[..., Any], tmp_path: Path) -> None:
+    """The weights of a deterministic model are equal up to rounding; the checkpoint and the report come once."""
     words = ["train", "--dataset", "digits", "--epochs", "2", "--set", "train.optimizer=sgd", "--set", "train.lr=0.05"]
     alone, together = tmp_path / "alone.safetensors", tmp_path / "together.safetensors"
     assert advdef(*words, "-o", str(alone)).code == 0

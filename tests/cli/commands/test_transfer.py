@@ -42,7 +42,10 @@ def test_what_can_be_no_surrogate_is_refused(advdef: Advdef, here: Path) -> None
         (("--set", "surrogate=none.safetensors"), "transfer.surrogate: no checkpoint none.safetensors"),
         (("--set", "surrogate=code.pt"), "transfer.surrogate: code.pt "),
         (("--set", "surrogate=other.safetensors", "--set", "attack=cw"), "transfer.attack is 'cw': give an attack by"),
-        (("--set", "surrogate=other.safetensors", "--norm", "l2", "--eps", "1"), "transfer does not know the norm l2"),
+        (
+            ("--set", "surrogate=other.safetensors", "--norm", "l2", "--eps", "1"),
+            "transfer does not support the norm l2",
+        ),
     ):
         ended = advdef("attack", "--defense", "hrs", "--attack", "transfer", *words)
         assert (ended.code, ended.out) == (2, "")

@@ -72,7 +72,7 @@ class Holder:
         ({"examples": IMAGES}, r"the examples are a Tensor: .*give"),
         ({"examples": (IMAGES * 255, LABELS)}, "the images reach from .*: divide them by 255"),
         ({"examples": (IMAGES, LABELS[:5])}, "12 images need as many labels"),
-        ({"examples": (IMAGES, LABELS + 1)}, "the labels reach from 1 to 3, and the model gives 3 logits an image"),
+        ({"examples": (IMAGES, LABELS + 1)}, "the labels reach from 1 to 3, and the model gives 3 logits per image"),
         ({"examples": (IMAGES.expand(-1, 3, -1, -1), LABELS)}, r"the model fails on images of shape \(3, 8, 8\)"),
         ({"device": "gpu"}, "device is 'gpu': give cpu, cuda or cuda:N"),
         ({"seed": "one"}, "seed is 'one': give a whole number"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.gradients.bpda import BPDALayer, bpda, identity, with_surrogates
+from robustbench_cli.attacks.base.gradients.bpda import BPDALayer, bpda, identity, use_surrogates
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.core.errors import UserError
 from tests.attacks.conftest import Victim
@@ -63,11 +63,11 @@ def test_what_does_not_fit_is_named() -> None:
 class Steps(BPDALayer):
     """Whole numbers, with the slope of 2 sin."""
 
-    def exact(self, given: Tensor) -> Tensor:
-        return given.round()
+    def exact(self, inputs: Tensor) -> Tensor:
+        return inputs.round()
 
-    def surrogate(self, given: Tensor) -> Tensor:
-        return 2 * given.sin()
+    def surrogate(self, inputs: Tensor) -> Tensor:
+        return 2 * inputs.sin()
 
 
 def test_a_layer_brings_its_surrogate_along() -> None:
@@ -78,6 +78,6 @@ def test_a_layer_brings_its_surrogate_along() -> None:
     assert torch.equal(result, torch.tensor([0.0, 1.0, -3.0]))
     (gradient,) = torch.autograd.grad(result.sum(), values)
     assert torch.allclose(gradient, 2 * values.detach().cos())
-    with with_surrogates(model):
+    with use_surrogates(model):
         assert torch.equal(model(values), 2 * values.sin())
     assert torch.equal(model(values), result)

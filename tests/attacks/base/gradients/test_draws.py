@@ -9,7 +9,7 @@ from robustbench_cli.core.errors import UserError
 
 
 @pytest.mark.parametrize(
-    ("asked", "randomized", "cost", "draws"),
+    ("choice", "randomized", "cost", "draws"),
     [
         ("auto", False, None, 1),
         ("exact", False, None, 1),
@@ -21,9 +21,9 @@ from robustbench_cli.core.errors import UserError
         (1, True, 5.0, 1),
     ],
 )
-def test_gradients_adapt_to_the_model(asked: Any, randomized: bool, cost: float | None, draws: Any) -> None:
+def test_gradients_adapt_to_the_model(choice: Any, randomized: bool, cost: float | None, draws: Any) -> None:
     """One draw for a deterministic model; exact where that costs no more than ten draws; what is asked for, if anything."""
-    assert resolve_eot(asked, randomized=randomized, cost_of_all_draws=cost) == draws
+    assert resolve_eot(choice, randomized=randomized, cost_of_all_draws=cost) == draws
 
 
 def test_draws_that_cannot_be_counted_are_not_exact() -> None:

@@ -2,88 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.gradients.eot import EOT, ExactExpectation, gradient_source
-from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.gradients.eot import EOT, ExactExpectation
 from robustbench_cli.attacks.base.losses import cross_entropy, margin
-from robustbench_cli.attacks.base.models.row_draws import RowDraws
 from robustbench_cli.core.errors import UserError
 
-IMAGES = torch.rand(7, 1, 3, 3, generator=torch.Generator().manual_seed(0))
-LABELS = torch.tensor([0, 1, 2, 3, 0, 1, 2])
-
-
-class Paths(nn.Module):
-    """One of D small networks, drawn by each row for itself; all of them can be enumerated."""
-
-    def __init__(self, draws: int = 4, *, cost: float = 2.5) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(3)
-        self.first = nn.Parameter(torch.randn(draws, 9, 6, generator=generator), requires_grad=False)
-        self.second = nn.Parameter(torch.randn(draws, 6, 4, generator=generator), requires_grad=False)
-        self.number_of_draws, self.cost_of_all_draws = draws, cost
-        self.rows: list[int] = []
-
-    def path(self, index: int, images: Tensor) -> Tensor:
-        return (images.flatten(1) @ self.first[index]).tanh() @ self.second[index]
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.rows.append(len(images))
-        drawn = torch.randint(self.number_of_draws, (len(images),))
-        every = torch.stack([self.path(index, images) for index in range(self.number_of_draws)])
-        return every[drawn, torch.arange(len(images))]
-
-    def all_draws(self, images: Tensor) -> Tensor:
-        self.rows.append(len(images))
-        return torch.stack([self.path(index, images) for index in range(self.number_of_draws)])
-
-
-def mean_of_gradients(model: Paths) -> Tensor:
-    """Path by path and image by image, the gradient of the cross-entropy; and their mean over the paths."""
-    total = torch.zeros_like(IMAGES)
-    for index in range(model.number_of_draws):
-        for row in range(len(IMAGES)):
-            leaf = IMAGES[row : row + 1].clone().requires_grad_()
-            loss = nn.functional.cross_entropy(model.path(index, leaf), LABELS[row : row + 1])
-            total[row] += torch.autograd.grad(loss, leaf)[0][0] / model.number_of_draws
-    return total
-
-
-@pytest.mark.parametrize("batch_size", [None, 1, 3, 5, 100])
-def test_the_exact_expectation_is_the_mean_over_all_paths(batch_size: int | None) -> None:
-    """Logits and gradient are those of every path alone, to rounding, however the batch is cut."""
-    model = Paths()
-    source = ExactExpectation(model, batch_size=batch_size)
-    logits, gradient = source.gradient(IMAGES, LABELS, cross_entropy)
-    expected = torch.stack([model.path(index, IMAGES) for index in range(4)])
-    torch.testing.assert_close(logits, expected)
-    torch.testing.assert_close(gradient, mean_of_gradients(model))
-    torch.testing.assert_close(source.logits(IMAGES), expected)
-    assert source.exhaustive
-
-
-def test_the_gradient_over_draws_is_unbiased() -> None:
-    """The mean of 400 gradients of 5 draws each is the mean over all paths (t-test of each pixel, at level 1e-6 in all)."""
-    model = Paths()
-    source = EOT(model, draws=5, randomized=True)
-    gradients = torch.stack([source.gradient(IMAGES, LABELS, cross_entropy)[1] for _ in range(400)]).double()
-    pvalues = stats.ttest_1samp(gradients.numpy(), mean_of_gradients(model).double().numpy()).pvalue
-    assert pvalues.min() > 1e-6 / IMAGES.numel()
-    # More draws, less noise: the variance of the mean of 5 is a fifth of that of 1.
-    single = EOT(model, draws=1, randomized=True)
-    ones = torch.stack([single.gradient(IMAGES, LABELS, cross_entropy)[1] for _ in range(400)]).double()
-    assert gradients.var(0).sum() / ones.var(0).sum() == pytest.approx(0.2, rel=0.15)
-
-
-def test_every_image_has_draws_of_its_own() -> None:
-    """Of the same image in many rows, with two draws each, all pairs of paths occur about equally often."""
-    model = Paths(draws=2)
-    logits = EOT(model, draws=2, randomized=True).logits(IMAGES[:1].repeat(1000, 1, 1, 1))
-    drawn = (logits - model.path(0, IMAGES[:1])).abs().amax(2) > 1e-3
-    counts = (2 * drawn[0].long() + drawn[1].long()).bincount(minlength=4)
-    assert stats.chisquare(counts.numpy()).pvalue > 1e-6
+from .conftest import IMAGES, LABELS, Paths
 
 
 @pytest.mark.parametrize("batch_size", [None, 3])
@@ -114,36 +39,6 @@ def test_cutting_the_batch_changes_no_result_of_a_deterministic_model(batch_size
     assert torch.equal(source.logits(IMAGES), logits)
     assert source.exhaustive
     assert max(model.rows) <= (batch_size or 7)
-
-
-@pytest.mark.parametrize(
-    ("draws", "batch_size", "rows"),
-    [
-        (3, None, [21]),
-        (3, 100, [21]),
-        (3, 12, [9, 12]),
-        (3, 7, [3, 6, 6, 6]),
-        (3, 3, [3] * 7),
-        (5, 2, [2, 2, 1] * 7),
-    ],
-)
-def test_draws_are_cut_to_fit(draws: int, batch_size: int | None, rows: list[int]) -> None:
-    """Images times draws pass through at once as far as they fit, in slices of equal size; no draw is lost."""
-    model = Paths()
-    source = EOT(model, draws=draws, randomized=True, batch_size=batch_size)
-    logits, gradient = source.gradient(IMAGES, LABELS, cross_entropy)
-    assert model.rows == rows
-    assert logits.shape == (draws, 7, 4)
-    assert gradient.shape == IMAGES.shape
-    every = torch.stack([model.path(index, IMAGES) for index in range(4)])
-    nearest = (logits[:, None] - every[None]).abs().amax(3).amin(1)
-    assert (nearest < 1e-5).all()
-    # What came out is the mean gradient of the very draws whose logits came out.
-    drawn = (logits[:, None] - every[None]).abs().amax(3).argmin(1)
-    leaf = IMAGES.clone().requires_grad_()
-    taken = torch.stack([model.path(index, leaf) for index in range(4)])[drawn, torch.arange(7)]
-    loss = cross_entropy(taken.flatten(0, 1), LABELS.repeat(draws)).sum() / draws
-    torch.testing.assert_close(gradient, torch.autograd.grad(loss, leaf)[0])
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 4])
@@ -185,26 +80,30 @@ def test_vanished_gradients_are_counted() -> None:
     images = torch.tensor([0.9, 0.8, 0.5, 0.2]).view(4, 1, 1, 1).expand(4, 1, 2, 2)
     labels = torch.tensor([0, 0, 0, 0])
     source = EOT(Saturated())
-    assert source.share_without_gradient == 0
+    assert source.zero_gradient_share == 0
     source.gradient(images, labels, cross_entropy)
-    assert source.share_without_gradient == 0.5
+    assert source.zero_gradient_share == 0.5
     source.gradient(images, labels, lambda logits, labels: -margin(logits, labels))
-    assert source.share_without_gradient == 0.25
+    assert source.zero_gradient_share == 0.25
     targeted = EOT(Saturated(), targeted=True, batch_size=3)
     targeted.gradient(images, 1 - labels, lambda logits, labels: margin(logits, labels).clamp_max(-1e9))
-    assert targeted.share_without_gradient == 0.75
+    assert targeted.zero_gradient_share == 0.75
 
 
 @pytest.mark.parametrize("batch_size", [None, 3])
 def test_a_loss_can_be_told_more_than_the_labels(batch_size: int | None) -> None:
     """Of two columns the loss gets both, row by row; the first says whether an image still resists."""
     images = torch.tensor([0.9, 0.8, 0.5, 0.2]).view(4, 1, 1, 1).expand(4, 1, 2, 2)
-    told = torch.tensor([[0, 7], [0, 5], [0, 3], [0, 1]])
+    labels_and_weights = torch.tensor([[0, 7], [0, 5], [0, 3], [0, 1]])
     source = EOT(Saturated(), batch_size=batch_size)
-    _, gradient = source.gradient(images, told, lambda logits, told: told[:, 1] * cross_entropy(logits, told[:, 0]))
-    _, plain = source.gradient(images, told[:, 0], cross_entropy)
-    torch.testing.assert_close(gradient, plain * told[:, 1].view(4, 1, 1, 1))
-    assert source.share_without_gradient == 0.5
+    _, gradient = source.gradient(
+        images,
+        labels_and_weights,
+        lambda logits, labels_and_weights: labels_and_weights[:, 1] * cross_entropy(logits, labels_and_weights[:, 0]),
+    )
+    _, plain = source.gradient(images, labels_and_weights[:, 0], cross_entropy)
+    torch.testing.assert_close(gradient, plain * labels_and_weights[:, 1].view(4, 1, 1, 1))
+    assert source.zero_gradient_share == 0.5
 
 
 class Roots(nn.Module):
@@ -235,55 +134,20 @@ def test_a_model_without_a_gradient_is_one_line() -> None:
         EOT(CutOff()).gradient(IMAGES, LABELS, cross_entropy)
 
 
-def test_the_source_is_the_one_asked_for() -> None:
-    """A deterministic model is asked once whatever is said; a randomized one K times, or in all its draws."""
-    cases: list[tuple[GradientSource, type, int, bool]] = [
-        (gradient_source(Paths(), eot=10, randomized=False), EOT, 1, True),
-        (gradient_source(Paths(), eot="exact", randomized=False), EOT, 1, True),
-        (gradient_source(Paths(), eot=1, randomized=True), EOT, 1, False),
-        (gradient_source(Paths(), eot=10, randomized=True), EOT, 10, False),
-        (gradient_source(Paths(), eot="exact", randomized=True), ExactExpectation, 4, True),
-    ]
-    for source, kind, draws, exhaustive in cases:
-        assert (type(source), source.draws, source.exhaustive) == (kind, draws, exhaustive)
-
-
-def test_draws_that_cannot_be_counted_are_one_line() -> None:
-    """``--eot exact`` for a model that cannot enumerate says what can be given instead."""
-    with pytest.raises(UserError, match=r"--eot exact: the draws of this defense cannot be counted; .* --eot 10"):
-        gradient_source(nn.Flatten(), eot="exact", randomized=True)
-
-
-def test_draws_that_rows_share_are_taken_in_passes_of_their_own() -> None:
-    """Of a model that draws once a pass, the K logits of an image are K different draws, and a pass holds each image once."""
-    passes: list[int] = []
-
-    def model(images: Tensor) -> Tensor:
-        passes.append(len(images))
-        return images.flatten(1) * 0 + torch.rand(())
-
-    row_draws = RowDraws(model, IMAGES)  # type: ignore[arg-type]
-    passes.clear()
-    source = EOT(model, draws=6, randomized=True, row_draws=row_draws, batch_size=4)  # type: ignore[arg-type]
-    logits, _ = source.gradient(IMAGES, LABELS, margin)
-    assert all(len(logits[:, row, 0].unique()) == 6 for row in range(len(IMAGES)))
-    assert sorted(passes) == [3] * 6 + [4] * 6
-
-
 def test_memory_that_does_not_suffice_halves_the_batch() -> None:
     """A model that holds 2 rows at most gives, after some attempts, what it gives row by row; one that holds none fails."""
     weight = torch.randn(9, 4, generator=torch.Generator().manual_seed(5))
 
-    def model(images: Tensor, most: int = 2) -> Tensor:
-        if len(images) > most:
+    def model(images: Tensor, largest: int = 2) -> Tensor:
+        if len(images) > largest:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return (images.flatten(1) @ weight).tanh()
 
     source = EOT(model)  # type: ignore[arg-type]
     logits, gradient = source.gradient(IMAGES, LABELS, margin)
     alone = [EOT(model).gradient(IMAGES[row : row + 1], LABELS[row : row + 1], margin) for row in range(7)]  # type: ignore[arg-type]
-    torch.testing.assert_close(logits, torch.cat([each[0] for each in alone], dim=1))
-    torch.testing.assert_close(gradient, torch.cat([each[1] for each in alone]))
+    torch.testing.assert_close(logits, torch.cat([result[0] for result in alone], dim=1))
+    torch.testing.assert_close(gradient, torch.cat([result[1] for result in alone]))
     assert source.size.rows is not None
     assert source.size.rows <= 3
     with pytest.raises(torch.OutOfMemoryError):
@@ -305,23 +169,7 @@ def test_gradients_in_bf16_point_the_same_way_and_decisions_are_in_float32() -> 
     assert torch.equal(low.logits(IMAGES), exact.logits(IMAGES))
 
 
-def test_a_frozen_draw_is_one_draw_for_all_questions() -> None:
-    """Logits and slopes are those of one fixed offset, whatever is asked, in whatever order, and however it is cut."""
-
-    class Shifted(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return (images.flatten(1) + torch.randn(len(images), 9)).tanh() @ torch.eye(9)[:, :4]
-
-    frozen = gradient_source(Shifted(), eot="frozen", randomized=True, seed=3, batch_size=2)
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        offset = torch.randn(1, 9)
-    leaf = IMAGES.clone().requires_grad_()
-    expected = (leaf.flatten(1) + offset).tanh()[:, :4]
-    (slope,) = torch.autograd.grad(margin(expected, LABELS).sum(), leaf)
-    logits, gradient = frozen.gradient(IMAGES, LABELS, margin)
-    assert (frozen.draws, frozen.exhaustive, logits.shape[0]) == (1, True, 1)
-    torch.testing.assert_close(logits[0], expected.detach())
-    torch.testing.assert_close(gradient, slope)
-    torch.testing.assert_close(frozen.logits(IMAGES[[3]])[0], expected.detach()[[3]])
-    assert frozen.forwards == len(IMAGES) + 1
+def test_an_option_that_no_source_has_is_an_error() -> None:
+    """A misspelled option is not ignored."""
+    with pytest.raises(TypeError, match="unknown options: batchsize"):
+        EOT(Paths(), batchsize=3)  # type: ignore[call-arg]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from robustbench_cli.attacks.base.losses import dlr, expected_margin, margin, targeted_dlr
-from robustbench_cli.attacks.base.models.decision import Rejecting, can_reject, decisions, rejecting
+from robustbench_cli.attacks.base.models.decision import RejectionLayer, can_reject, decisions, with_rejections
 from robustbench_cli.attacks.base.models.special_labels import NO_NUMBER, REJECTED
 
 
@@ -20,14 +20,14 @@ def test_a_decision_is_a_class_a_rejection_or_a_failure() -> None:
 
 def test_a_detector_is_a_model_with_a_layer_that_rejects() -> None:
     """Wherever it stands in it; no other model is one."""
-    assert can_reject(nn.Sequential(nn.Linear(2, 2), nn.Sequential(Rejecting())))
+    assert can_reject(nn.Sequential(nn.Linear(2, 2), nn.Sequential(RejectionLayer())))
     assert not can_reject(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
 
 
 @pytest.mark.parametrize("targeted", [False, True])
 def test_a_rejection_is_no_success_for_any_label(targeted: bool) -> None:
     """Its margin is 0, and the attack's goal is not reached, whether the label is to be left or to be reached."""
-    logits = rejecting(torch.randn(7, 5), torch.ones(7, dtype=torch.bool))
+    logits = with_rejections(torch.randn(7, 5), torch.ones(7, dtype=torch.bool))
     for label in range(5):
         labels = torch.full((7,), label)
         assert (margin(logits, labels) == 0).all()
@@ -38,10 +38,10 @@ def test_only_what_is_rejected_changes_and_every_loss_keeps_a_gradient() -> None
     """The other rows are the same to the bit; ratios of logits stay finite where all are equal."""
     logits = torch.randn(6, 5)
     rejected = torch.arange(6) % 2 == 0
-    said = rejecting(logits, rejected)
-    assert torch.equal(said[~rejected], logits[~rejected])
+    replaced = with_rejections(logits, rejected)
+    assert torch.equal(replaced[~rejected], logits[~rejected])
     for loss in (dlr, targeted_dlr):
-        leaf = said.clone().requires_grad_()
+        leaf = replaced.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(leaf, torch.zeros(6, dtype=torch.int64)).sum(), leaf)
         assert gradient.isfinite().all()
         assert (gradient[rejected].abs().amax(1) > 0).all()

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.eot import gradient_source
-from robustbench_cli.attacks.base.losses import open_spread, rounding
-from robustbench_cli.attacks.base.models.logit_noise import measure_noise, noise_of
+from robustbench_cli.attacks.base.losses import rounding, unmasked_spread
+from robustbench_cli.attacks.base.models.logit_noise import measure_noise, measured_noise
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 
 IMAGES = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -42,7 +42,7 @@ def test_noise_covers_the_rounding_of_a_matrix_product(classes: int) -> None:
     exact = IMAGES.flatten(1).double() @ model[1].weight.double().T + model[1].bias.double()
     for other in (alone, exact):
         assert (together - other).abs().max() <= noise
-    assert noise < 1e-4 * open_spread(together).mean()
+    assert noise < 1e-4 * unmasked_spread(together).mean()
 
 
 @pytest.mark.parametrize("by", [1e-4, 1e-3, 1e-2])
@@ -59,18 +59,18 @@ def test_noise_is_what_changes_with_the_batch(by: float) -> None:
 @pytest.mark.parametrize("fill", [-1e9, -torch.inf])
 def test_masked_classes_have_no_noise(fill: float) -> None:
     """With classes masked it is the same number."""
-    found = [
+    noises = [
         measure_noise([lambda images, model=model: model(images)[None]], IMAGES)
         for model in (linear(5), linear(5, masked=fill))
     ]
-    assert found[0] == found[1]
+    assert noises[0] == noises[1]
 
 
 def test_a_jump_is_no_noise() -> None:
     """A model of gray values, which jump where a pixel moves by a last digit, has no more than rounding."""
     gray = nn.Sequential(linear(3))
     noise = measure_noise([lambda images: gray((images * 8).round() / 8)[None]], IMAGES)
-    assert noise < 1e-3 * open_spread(gray(IMAGES)).mean()
+    assert noise < 1e-3 * unmasked_spread(gray(IMAGES)).mean()
 
 
 def test_it_is_measured_once_and_not_counted() -> None:
@@ -83,12 +83,12 @@ def test_it_is_measured_once_and_not_counted() -> None:
             return images.flatten(1)
 
     source = MeasuredModel(Counting(), IMAGES).source(1)
-    first = noise_of(source)
-    asked = len(calls)
-    assert noise_of(source) == first
-    assert len(calls) == asked
+    first = measured_noise(source)
+    passes = len(calls)
+    assert measured_noise(source) == first
+    assert len(calls) == passes
     assert (source.forwards, source.backwards) == (0, 0)
-    assert noise_of(gradient_source(Counting(), randomized=False)) is None
+    assert measured_noise(gradient_source(Counting(), randomized=False)) is None
 
 
 def test_the_tolerance_is_never_less_than_the_noise() -> None:

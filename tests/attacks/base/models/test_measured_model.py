@@ -38,9 +38,9 @@ def test_the_source_of_a_model_that_counts_its_draws_is_exact() -> None:
     labels = torch.tensor([0, 1, 2])
     logits, gradient = MeasuredModel(model, IMAGES).source("auto").gradient(IMAGES, labels, margin)
     assert torch.equal(logits, model.all_draws(IMAGES))
-    own, best = labels.expand(4, -1), logits.scatter(2, labels.expand(4, -1)[:, :, None], -torch.inf).argmax(2)
+    label_index, best = labels.expand(4, -1), logits.scatter(2, labels.expand(4, -1)[:, :, None], -torch.inf).argmax(2)
     draws = torch.arange(4)[:, None]
-    mean = (model.weights[draws, own] - model.weights[draws, best]).mean(0)
+    mean = (model.weights[draws, label_index] - model.weights[draws, best]).mean(0)
     torch.testing.assert_close(gradient.flatten(1), mean)
 
 
@@ -83,9 +83,9 @@ def test_a_model_is_measured_once() -> None:
 class Cut(nn.Module):
     """A network whose input is cut to [0, 1], or only from below, in all pixels or in the left ones."""
 
-    def __init__(self, network: nn.Module, most: float | None, columns: int) -> None:
+    def __init__(self, network: nn.Module, upper: float | None, columns: int) -> None:
         super().__init__()
-        self.network, self.most, self.columns = network, most, columns
+        self.network, self.most, self.columns = network, upper, columns
 
     def forward(self, images: Tensor) -> Tensor:
         left, right = images[..., : self.columns], images[..., self.columns :]
@@ -94,14 +94,14 @@ class Cut(nn.Module):
 
 
 @pytest.mark.parametrize("columns", [1, 6])
-@pytest.mark.parametrize("most", [1, None])
-def test_a_cut_of_the_input_hides_no_gradient(most: float | None, columns: int) -> None:
+@pytest.mark.parametrize("upper", [1, None])
+def test_a_cut_of_the_input_hides_no_gradient(upper: float | None, columns: int) -> None:
     """At black and white pixels the gradient is the network's without the cut, which torch's derivative there may lose."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.Tanh(), nn.Linear(20, 5))
     images, labels = torch.rand(6, 1, 6, 6).round(), torch.arange(6) % 5
     _, expected = MeasuredModel(network, images).source(1).gradient(images, labels, margin)
-    logits, gradient = MeasuredModel(Cut(network, most, columns), images).source(1).gradient(images, labels, margin)
+    logits, gradient = MeasuredModel(Cut(network, upper, columns), images).source(1).gradient(images, labels, margin)
     torch.testing.assert_close(gradient, expected)
     torch.testing.assert_close(logits[0], network(images), rtol=0, atol=1e-4)
     assert not MeasuredModel(network, images).cut_at_edges

@@ -16,14 +16,14 @@ IMAGES = torch.rand(300, 1, 2, 2, generator=torch.Generator().manual_seed(0))
 def test_slices_fit_and_are_equal(rows: int | None, cost: float, longest: int) -> None:
     """They cover everything once, none is longer than the rows allow, and their lengths differ by 1 at most."""
     slices = list(BatchSize(rows).slices(300, cost=cost))
-    assert [place for part in slices for place in range(part.start, part.stop)] == list(range(300))
+    assert [index for part in slices for index in range(part.start, part.stop)] == list(range(300))
     lengths = [part.stop - part.start for part in slices]
     assert max(lengths) <= longest
     assert max(lengths) - min(lengths) <= 1
 
 
-def test_halving_begins_at_the_rows_that_are_there() -> None:
-    """300 rows that fit by 50: three attempts fail (300, 150, 75) although 4,096 were allowed, and the next knows."""
+def test_halving_begins_at_the_rows_that_are_there(caplog: pytest.LogCaptureFixture) -> None:
+    """300 rows that fit by 50: three attempts fail (300, 150, 75) although 4,096 were allowed; one line says so once."""
     attempts: list[int] = []
 
     class Small(nn.Module):
@@ -39,6 +39,7 @@ def test_halving_begins_at_the_rows_that_are_there() -> None:
     attempts.clear()
     logits_of(Small(), IMAGES, size)
     assert max(attempts) <= 50
+    assert caplog.messages == ["out of memory with a batch of 300 rows: the batch size is halved until it fits"]
 
 
 def test_an_error_that_is_no_lack_of_memory_is_the_models() -> None:

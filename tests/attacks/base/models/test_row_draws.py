@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from robustbench_cli.attacks.base.models.row_draws import RowDraws, Unit, keys_of, keys_of_draws
+from robustbench_cli.attacks.base.models.row_draws import RowDraws, Unit, draw_keys, row_keys
 
 IMAGES = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-KEYS = keys_of(torch.arange(100, 112))
+KEYS = row_keys(torch.arange(100, 112))
 WEIGHT = torch.randn(36, 5, generator=torch.Generator().manual_seed(1))
 
 
@@ -102,28 +102,28 @@ def logits_and_slopes(draws: RowDraws, cuts: list[slice], seed: int = 7) -> tupl
 
 
 @pytest.mark.parametrize("batch_size", [None, 1])
-@pytest.mark.parametrize("way", WAYS)
-def test_an_image_draws_the_same_in_any_batch(way: str, batch_size: int | None) -> None:
+@pytest.mark.parametrize("name", WAYS)
+def test_an_image_draws_the_same_in_any_batch(name: str, batch_size: int | None) -> None:
     """All at once, one by one, in parts and in another order; logits and gradients; and another seed draws otherwise."""
-    forward, unit = WAYS[way]
+    forward, unit = WAYS[name]
     draws = RowDraws(Drawn(forward), IMAGES, batch_size=batch_size)
     assert draws.unit == unit
     logits, slopes = logits_and_slopes(draws, [slice(0, 12)])
     for cuts in ([slice(row, row + 1) for row in range(12)], [slice(0, 5), slice(5, 6), slice(6, 12)]):
-        others, of_others = logits_and_slopes(draws, cuts)
-        torch.testing.assert_close(others, logits, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(of_others, slopes, rtol=1e-3, atol=1e-4)
+        cut_logits, cut_slopes = logits_and_slopes(draws, cuts)
+        torch.testing.assert_close(cut_logits, logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(cut_slopes, slopes, rtol=1e-3, atol=1e-4)
     with draws(KEYS.flip(0), 7) as model, torch.no_grad():
         torch.testing.assert_close(model(IMAGES.flip(0)).flip(0), logits, rtol=1e-4, atol=1e-5)
-    if way != "own seed":
+    if name != "own seed":
         assert any(not torch.allclose(logits_and_slopes(draws, [slice(0, 12)], seed)[0], logits) for seed in range(9))
 
 
-@pytest.mark.parametrize("way", [way for way, (_, unit) in WAYS.items() if unit != "pass" and way != "own seed"])
-def test_rows_draw_independently(way: str) -> None:
+@pytest.mark.parametrize("name", [name for name, (_, unit) in WAYS.items() if unit != "pass" and name != "own seed"])
+def test_rows_draw_independently(name: str) -> None:
     """Copies of an image differ from each other."""
-    draws = RowDraws(Drawn(WAYS[way][0]), IMAGES)
-    with draws(keys_of_draws(KEYS[:1], range(64)), 3) as model, torch.no_grad():
+    draws = RowDraws(Drawn(WAYS[name][0]), IMAGES)
+    with draws(draw_keys(KEYS[:1], range(64)), 3) as model, torch.no_grad():
         logits = model(IMAGES[:1].repeat(64, 1, 1, 1))
     assert len(logits.unique(dim=0)) > 1
 
@@ -132,7 +132,7 @@ def drawn(draw: Callable[[Tensor], Tensor], rows: int = 400, numbers: int = 150)
     """What a model draws for many rows."""
     model = Drawn(lambda images: draw(images))
     images = torch.zeros(3, 1, 1, numbers)
-    with RowDraws(model, images)(keys_of(torch.arange(rows)), 5) as drawing:
+    with RowDraws(model, images)(row_keys(torch.arange(rows)), 5) as drawing:
         return drawing(torch.zeros(rows, 1, 1, numbers)).double()
 
 
@@ -175,8 +175,8 @@ def test_draws_have_torchs_frequencies(draw: Callable[[Tensor], Tensor], shares:
     assert len(counts) == len(shares)
     expected = [share * int(counts.sum()) for share in shares]
     assert all(count == 0 for count, share in zip(counts.tolist(), shares, strict=True) if not share)
-    some = [(count, number) for count, number in zip(counts.tolist(), expected, strict=True) if number]
-    assert stats.chisquare(*zip(*some, strict=True)).pvalue > 0.001
+    possible = [(count, number) for count, number in zip(counts.tolist(), expected, strict=True) if number]
+    assert stats.chisquare(*zip(*possible, strict=True)).pvalue > 0.001
 
 
 def test_a_model_that_draws_nothing_is_known() -> None:
@@ -185,3 +185,37 @@ def test_a_model_that_draws_nothing_is_known() -> None:
     assert RowDraws(nn.Sequential(nn.Flatten(), nn.Dropout(0.5)).eval(), IMAGES).number == 0
     assert RowDraws(Drawn(WAYS["noise"][0]), IMAGES).number == 1
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def only_one_row(images: Tensor) -> Tensor:
+    if len(images) > 1:
+        raise RuntimeError("one image at a time, please")
+    return linear(images) + torch.randn(1, 5)
+
+
+def test_a_model_that_fails_on_a_batch_runs_row_by_row_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """Each image passes alone, and one line names the model and its error."""
+    draws = RowDraws(Drawn(only_one_row), IMAGES)
+    assert draws.unit == "alone"
+    logits, _ = logits_and_slopes(draws, [slice(0, 12)])
+    assert len(logits) == 12
+    (line,) = caplog.messages
+    assert line.startswith("Drawn fails on a batch of two or three images") and "one image at a time" in line
+
+
+def test_a_model_that_draws_unlike_before_runs_row_by_row_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """A model that draws once more after its measurement falls back once, with one line in the log."""
+    calls: list[int] = []
+
+    def growing(images: Tensor) -> Tensor:
+        calls.append(1)
+        logits = linear(images) + torch.randn(len(images), 5)
+        return logits + torch.randn(len(images), 5) if len(calls) > 100 else logits
+
+    draws = RowDraws(Drawn(growing), IMAGES)
+    assert draws.unit == "row"
+    calls.extend([1] * 100)
+    for _ in range(2):
+        logits_and_slopes(draws, [slice(0, 12)])
+    assert draws.unit == "alone"
+    assert caplog.messages == ["Drawn draws unlike before: each image passes through it alone"]

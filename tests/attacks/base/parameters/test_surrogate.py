@@ -33,12 +33,12 @@ def test_words_are_a_file_and_a_module_is_itself() -> None:
     """A file survives JSON as the words it came in; a module is held and not copied, and has no JSON."""
     module = nn.Linear(2, 2)
     assert WithModel(other=module).other is module
-    for words in ("a/b.safetensors", Path("a/b.safetensors")):
-        method = WithModel(other=words)
+    for path in ("a/b.safetensors", Path("a/b.safetensors")):
+        method = WithModel(other=path)
         assert method.other == Path("a/b.safetensors")
         assert method.model_dump(mode="json")["other"] == "a/b.safetensors"
         assert method.model_dump(mode="json")["spare"] is None
-        assert WithModel(other=words, spare=words).model_dump(mode="json")["spare"] == "a/b.safetensors"
+        assert WithModel(other=path, spare=path).model_dump(mode="json")["spare"] == "a/b.safetensors"
     with pytest.raises(PydanticSerializationError, match="a model in memory, Linear, has no file"):
         WithModel(other=module).model_dump(mode="json")
 

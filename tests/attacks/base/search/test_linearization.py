@@ -12,25 +12,25 @@ from robustbench_cli.attacks.base.search.linearization import Plane, short_step_
 
 def shortest(point: Tensor, slope: Tensor, value: float, norm: Norm) -> float:
     """The length of the shortest step inside the box to where a linear function is 0, by scipy's solvers."""
-    at, along = point.flatten().double().numpy(), slope.flatten().double().numpy()
-    box = list(zip(-at, 1 - at, strict=True))
+    pixels, direction = point.flatten().double().numpy(), slope.flatten().double().numpy()
+    box = list(zip(-pixels, 1 - pixels, strict=True))
     if norm == "l2":
-        plane = {"type": "eq", "fun": lambda step: along @ step + value, "jac": lambda _: along}
-        found = minimize(lambda s: s @ s, 0 * at, jac=lambda s: 2 * s, bounds=box, constraints=plane, tol=1e-14)
-        return float(np.sqrt(found.fun))
-    eye = np.eye(len(at))
+        plane = {"type": "eq", "fun": lambda step: direction @ step + value, "jac": lambda _: direction}
+        solution = minimize(lambda s: s @ s, 0 * pixels, jac=lambda s: 2 * s, bounds=box, constraints=plane, tol=1e-14)
+        return float(np.sqrt(solution.fun))
+    eye = np.eye(len(pixels))
     # Sizes that bound the steps from both sides: one for all pixels, or one for each.
-    bound = -np.ones((len(at), 1)) if norm == "linf" else -eye
+    bound = -np.ones((len(pixels), 1)) if norm == "linf" else -eye
     sizes = bound.shape[1]
-    found = linprog(
-        np.r_[0 * at, np.ones(sizes)],
+    solution = linprog(
+        np.r_[0 * pixels, np.ones(sizes)],
         A_ub=np.block([[eye, bound], [-eye, bound]]),
-        b_ub=np.zeros(2 * len(at)),
-        A_eq=[np.r_[along, np.zeros(sizes)]],
+        b_ub=np.zeros(2 * len(pixels)),
+        A_eq=[np.r_[direction, np.zeros(sizes)]],
         b_eq=[-value],
         bounds=box + [(0, None)] * sizes,
     )
-    return float(found.fun)
+    return float(solution.fun)
 
 
 @pytest.mark.parametrize(("norm", "order"), [("linf", torch.inf), ("l2", 2), ("l1", 1)])

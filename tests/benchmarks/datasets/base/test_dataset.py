@@ -51,7 +51,7 @@ def test_wrong_labels_are_refused(labels: torch.Tensor, message: str) -> None:
 
 def test_images_of_another_shape_are_refused() -> None:
     """A data set that gives other images than it says is refused before a model sees them."""
-    with pytest.raises(UserError, match=r"shape \(1, 3, 3\): it is to give torch.float32 and \(1, 2, 2\)"):
+    with pytest.raises(UserError, match=r"shape \(1, 3, 3\): it must give torch.float32 and \(1, 2, 2\)"):
         dataset(torch.tensor([0, 1]), torch.zeros(2, 1, 3, 3)).split("train")
 
 

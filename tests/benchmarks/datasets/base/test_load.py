@@ -75,7 +75,7 @@ def test_a_users_own(own: Path, word: str) -> None:
     ("word", "message"),
     [
         ("bare", r"a function \(argument, \*, data_dir\) that returns a Dataset"),
-        ("number", "is a int: it is to be a Dataset"),
+        ("number", "is a int: it must be a Dataset"),
         ("Mime", "did you mean 'Mine'"),
     ],
 )

@@ -117,7 +117,7 @@ def test_every_job_is_done_and_stored(engine: Engine, jobs: MakeJobs, tmp_path: 
     assert {result.cell.id for result in store.results()} == {job.cell.id for job in asked} == set(said)
     for job in asked:
         elsewhere = job.model_copy(
-            update={"store": tmp_path / "alone", "before": job.before and alone(job.before, tmp_path)}
+            update={"store": tmp_path / "alone", "previous": job.previous and alone(job.previous, tmp_path)}
         )
         work(elsewhere)
         ours, theirs = store.outcomes(job.cell.id), Store(tmp_path / "alone").outcomes(job.cell.id)
@@ -152,7 +152,7 @@ def test_a_job_that_hangs_is_given_up(elsewhere: Engine, jobs: MakeJobs, own: Ca
     """After the time that was given to it, and stored as a failure."""
     (job,) = jobs(own("Hangs"))
     said = run(partial(elsewhere, timeout=1.0), [job])
-    assert "longer than 1 s" in said[job.cell.id].error  # type: ignore[union-attr]
+    assert "time limit of 1 s exceeded" in said[job.cell.id].error  # type: ignore[union-attr]
     assert len(list(Store(job.store).failures())) == 1
 
 

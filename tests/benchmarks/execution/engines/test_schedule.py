@@ -28,7 +28,7 @@ def job(cell: object, before: Job | None) -> Job:
         {
             "cell": cell,
             "eps": "",
-            "before": before,
+            "previous": before,
             "checkpoint": Path("a"),
             "loading": {},
             "store": Path("b"),
@@ -86,5 +86,5 @@ def test_shards_have_every_job_once_and_keep_chains_together(chains: list[Job], 
     assert sorted(each.cell.id for part in shards for each in part) == sorted(each.cell.id for each in chains)
     for part in shards:
         names = {each.cell.id for each in part}
-        assert all(each.before is None or each.before.cell.id in names for each in part)
+        assert all(each.previous is None or each.previous.cell.id in names for each in part)
     assert max(map(len, shards)) - min(map(len, shards)) <= 3 or of == 1

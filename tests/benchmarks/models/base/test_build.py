@@ -107,7 +107,7 @@ def test_a_users_own_model(own: Path) -> None:
     ("word", "message"),
     [
         ("Bare", r"fails on images of shape \(1, 8, 8\): NotImplementedError"),
-        ("number", "gives a int: it is to return an nn.Module"),
+        ("number", "gives a int: it must return an nn.Module"),
         ("failing", "cannot be built: KeyError: 'no such width'"),
         ("soft", "gives probabilities .* remove the softmax"),
         ("Mime", "did you mean 'Mine'"),
@@ -177,8 +177,8 @@ def test_good_logits_pass_and_tell_the_classes() -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ((GOOD, GOOD), "gives a tuple: it is to return one tensor of logits"),
-        (GOOD[0], r"gives torch.float32 of shape \(3,\) for 2 images: it is to give float logits \(2, 3\)"),
+        ((GOOD, GOOD), "gives a tuple: it must return one tensor of logits"),
+        (GOOD[0], r"gives torch.float32 of shape \(3,\) for 2 images: it must give float logits \(2, 3\)"),
         (GOOD[:1], r"shape \(1, 3\) for 2 images"),
         (GOOD[:, :1], r"shape \(2, 1\)"),
         (GOOD.long(), "gives torch.int64"),
@@ -215,7 +215,7 @@ def test_log_probabilities_and_one_row_of_probabilities_pass() -> None:
 
 def test_labels_beyond_the_logits_are_refused() -> None:
     """Labels that the model can never give are refused."""
-    with pytest.raises(UserError, match="labels reach from 0 to 3, and the model gives 3 logits an image"):
+    with pytest.raises(UserError, match="labels reach from 0 to 3, and the model gives 3 logits per image"):
         check_model(Answers(GOOD), example_images((1, 8, 8)), torch.tensor([0, 3]))
 
 

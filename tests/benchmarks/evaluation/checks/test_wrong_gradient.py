@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +11,8 @@ from torchvision.models import resnet18
 from robustbench_cli.attacks.base.gradients.bpda import BPDALayer
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.pgd import PGD
-from robustbench_cli.benchmarks.evaluation.checks import gradient_is_wrong, is_repeatable, is_unstable
+from robustbench_cli.benchmarks.evaluation.checks.base.measurements import is_repeatable
+from robustbench_cli.benchmarks.evaluation.checks.wrong_gradient import gradient_is_wrong
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
 from robustbench_cli.defenses.base.decision_rules import Decision
 
@@ -21,11 +21,6 @@ IMAGES = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))
 
 def is_wrong(model: nn.Module, images: Tensor) -> bool:
     return gradient_is_wrong(MeasuredModel(model, images), images)
-
-
-def unstable(model: Callable[[Tensor], Tensor], images: Tensor) -> bool:
-    with torch.no_grad():
-        return is_unstable(lambda images, _: model(images)[None], images, torch.arange(len(images)))
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -200,32 +195,6 @@ def test_a_gradient_of_zero_where_nothing_changes_is_no_lie() -> None:
     """Of constant logits there is nothing to say."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(IMAGES[0].numel(), 5), nn.Threshold(1e9, 0))
     assert not is_wrong(model, IMAGES)
-
-
-def test_draws_that_the_seed_does_not_rule_are_found() -> None:
-    """Python's own random numbers, against torch's."""
-    assert is_repeatable(MeasuredModel(Honest(sigma=0.1), IMAGES))
-    assert not is_repeatable(MeasuredModel(lambda images: images.flatten(1) * random.random(), IMAGES))  # type: ignore[arg-type]
-
-
-def test_a_model_that_takes_its_answer_back_is_unstable() -> None:
-    """Rows that are compared with the batch's first one depend on their order; those of a network do not."""
-    model = network()
-    assert not unstable(model, IMAGES)
-
-    def mixed(images: Tensor) -> Tensor:
-        return (images - images[:1]).flatten(1)[:, :5]
-
-    assert unstable(mixed, IMAGES)
-
-
-def test_a_model_that_looks_at_the_batchs_statistics_is_unstable() -> None:
-    """Their order does not matter to it, but who they are does."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        images = torch.rand(64, 1, 12, 12)
-        model = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), network(), nn.Linear(10, 10)).eval()
-        assert unstable(model, images)
 
 
 @pytest.mark.parametrize(

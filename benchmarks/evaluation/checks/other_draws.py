@@ -1,0 +1,24 @@
+"""The flag of a model that enumerates other draws than it makes."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from robustbench_cli.attacks.base.models.enumerable_draws import enumeration_is_wrong
+from robustbench_cli.benchmarks.evaluation.checks.base.check import Check, EvaluatedModels
+
+__all__ = ["OtherDraws"]
+
+
+class OtherDraws(Check):
+    """The exact expectation needs an enumeration of the very draws that a pass can make."""
+
+    text: ClassVar[str] = (
+        "the draws that the model enumerates differ from the draws that it makes: "
+        "the expectation was taken over sampled draws"
+    )
+    position: ClassVar[int] = 70
+
+    def raised_by_models(self, models: EvaluatedModels) -> bool:
+        attacked = models.setup.attacked
+        return enumeration_is_wrong(attacked.model, attacked.images, size=attacked.size)

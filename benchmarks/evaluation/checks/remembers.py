@@ -1,0 +1,55 @@
+"""The flag of a model whose predictions depend on earlier queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor
+
+from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch, Check, FinishedEvaluation
+from robustbench_cli.benchmarks.evaluation.checks.base.measurements import logits_differ
+
+__all__ = ["Remembers", "remembers"]
+
+IMAGES = 64
+"""The perturbed images of a batch that are checked."""
+
+
+class Remembers(Check):
+    """A copy of the model that has answered no query must give the same predictions."""
+
+    text: ClassVar[str] = (
+        "a fresh copy of the model gives different predictions: earlier queries change later predictions"
+    )
+    position: ClassVar[int] = 60
+
+    def raised_by_batch(self, batch: AttackedBatch) -> bool:
+        if batch.fresh is None:
+            return False
+        images, indices = batch.candidates.worst[:IMAGES], batch.indices[:IMAGES]
+        return remembers(batch.scorer.logits, batch.fresh.logits, images, indices, noise=batch.scorer.noise)
+
+    def applies(self, evaluation: FinishedEvaluation) -> bool:
+        # Draws that no seed controls explain different predictions by themselves.
+        return super().applies(evaluation) and "not-repeatable" not in evaluation.raised
+
+
+def remembers(
+    logits: Callable[[Tensor, Tensor], Tensor],
+    fresh: Callable[[Tensor, Tensor], Tensor],
+    images: Tensor,
+    indices: Tensor,
+    *,
+    noise: float | None = None,
+) -> bool:
+    """Whether a fresh copy of a model, which has answered no query, gives different logits for the same images.
+
+    Args:
+        logits: See :func:`~.unstable.is_unstable`.
+        fresh: The same for the fresh copy.
+        images: ``(N, C, H, W)`` in [0, 1], the perturbed images.
+        indices: ``(N,)``, their indices in the data slice.
+        noise: See :func:`~.unstable.is_unstable`.
+    """
+    return logits_differ(fresh(images, indices), logits(images, indices), noise)

@@ -1,0 +1,53 @@
+"""The flag of a model whose predictions depend on the batch or on the number of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor
+
+from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch, Check, FinishedEvaluation
+from robustbench_cli.benchmarks.evaluation.checks.base.measurements import logits_differ
+
+__all__ = ["Unstable", "is_unstable"]
+
+IMAGES = 64
+"""The perturbed images of a batch that are checked."""
+
+
+class Unstable(Check):
+    """The rows of a batch must be independent, and a second pass must give the same predictions."""
+
+    text: ClassVar[str] = (
+        "the model gives different predictions for the same image in another batch, or in a second pass"
+    )
+    position: ClassVar[int] = 50
+
+    def raised_by_batch(self, batch: AttackedBatch) -> bool:
+        scorer = batch.scorer
+        return is_unstable(scorer.logits, batch.candidates.worst[:IMAGES], batch.indices[:IMAGES], noise=scorer.noise)
+
+    def applies(self, evaluation: FinishedEvaluation) -> bool:
+        # Draws that no seed controls explain different predictions by themselves.
+        return super().applies(evaluation) and "not-repeatable" not in evaluation.raised
+
+
+def is_unstable(
+    logits: Callable[[Tensor, Tensor], Tensor], images: Tensor, indices: Tensor, *, noise: float | None = None
+) -> bool:
+    """Whether a model's logits of an image depend on the other images of the batch, or change in a second pass.
+
+    The images pass a second time in reverse order, and then every other image passes alone.
+
+    Args:
+        logits: Gives the logits ``(R, N, K)`` of images ``(N, C, H, W)`` with indices ``(N,)``, at the draws of these
+            indices.
+        images: ``(N, C, H, W)`` in [0, 1].
+        indices: ``(N,)``.
+        noise: The tolerance of a logit; see :func:`~robustbench_cli.attacks.base.losses.rounding`.
+    """
+    first = logits(images, indices)
+    reversed_batch = logits(images.flip(0), indices.flip(0)).flip(1)
+    half = logits(images[::2], indices[::2])
+    return logits_differ(first, reversed_batch, noise) or logits_differ(first[:, ::2], half, noise)

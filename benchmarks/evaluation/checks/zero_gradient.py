@@ -1,0 +1,89 @@
+"""The flag of gradients that are zero: gradient masking."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from robustbench_cli.attacks.base.gradients.bpda import SelectionLayer, use_surrogates
+from robustbench_cli.attacks.base.losses import rounding
+from robustbench_cli.attacks.base.models.freezing import override_layers
+from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
+from robustbench_cli.attacks.base.models.probes import EDGE_OFFSET
+from robustbench_cli.attacks.base.rng import Random
+from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch, Check, FinishedEvaluation
+from robustbench_cli.benchmarks.evaluation.checks.base.measurements import class_gaps, gap_gradients, model_logits
+from robustbench_cli.defenses.base.decision_rules import Decision
+
+__all__ = ["ZeroGradient", "gradient_is_blind"]
+
+_SHARE = 0.01
+"""The share of backward passes with a zero gradient above which the flag is raised."""
+
+_LARGEST_STEP = 0.1
+"""The largest step by which pixels move in the test, in a ball that allows more."""
+
+_BLIND = 0.1
+"""The gradient is blind if pixels without gradient change the logits by more than this share of what the others do.
+
+Fashion-MNIST networks have 0 to 0.001. A network that clips its input inside the box has 0.24, one with a masked gradient
+0.6.
+"""
+
+_DIRECTIONS = 8
+
+
+class ZeroGradient(Check):
+    """An attack by gradients gets no direction where they are zero, in all pixels or in pixels that matter."""
+
+    text: ClassVar[str] = (
+        "some input gradients were zero, in all pixels or in pixels that matter: "
+        "the attack had no direction to follow (gradient masking)"
+    )
+    position: ClassVar[int] = 20
+
+    def raised_by_batch(self, batch: AttackedBatch) -> bool:
+        if not batch.has_gradients:
+            return False
+        threat, followed = batch.threat, batch.setup.followed
+        step = min(_LARGEST_STEP, float(threat.eps.max())) if threat.norm == "linf" else _LARGEST_STEP
+        return gradient_is_blind(followed, followed.images, step)
+
+    def applies(self, evaluation: FinishedEvaluation) -> bool:
+        without_gradient = sum(batch.without_gradient for batch in evaluation.batches)
+        backwards = sum(batch.backwards for batch in evaluation.batches)
+        return super().applies(evaluation) or without_gradient > _SHARE * backwards
+
+
+def gradient_is_blind(measured: MeasuredModel, images: Tensor, step: float) -> bool:
+    """Whether pixels with a zero gradient still change the logits, moved as far as an attack may move them.
+
+    A gradient attack never moves such pixels. Each image moves along random signs, once in its pixels with a zero gradient
+    and once in all others; the gap between the two largest logits is measured. A model with a
+    :class:`~robustbench_cli.attacks.base.gradients.bpda.SelectionLayer` layer is never blind in this sense.
+
+    Args:
+        measured: The model, :func:`repeatable <~.base.measurements.is_repeatable>`.
+        images: ``(N, C, H, W)`` in [0, 1].
+        step: How far a pixel moves.
+    """
+    if any(isinstance(module, SelectionLayer) for module in measured.model.modules()):
+        return False
+    with use_surrogates(measured.model), override_layers(measured.model, Decision, approximating=True):
+        rows = images.clamp(EDGE_OFFSET, 1 - EDGE_OFFSET).repeat(_DIRECTIONS, 1, 1, 1)
+        logits = model_logits(measured, rows)
+        largest = logits[: len(images)].topk(2).indices.repeat(_DIRECTIONS, 1)
+        gradient = gap_gradients(measured, rows, largest)
+        if gradient is None or bool(gradient.all()):
+            return False
+        signs = 2 * Random.of(0, rows).integers(2, images.shape[1:]).to(rows) - 1
+
+        def change(pixels: Tensor) -> Tensor:
+            moves = step * signs * pixels
+            ends = ((rows + sign * moves).clamp(0, 1) for sign in (1, -1))
+            above, below = (class_gaps(model_logits(measured, end), largest).double() for end in ends)
+            return (above - below).square().mean().sqrt()
+
+        unseen, seen = change(gradient == 0), change(gradient != 0)
+    return bool(unseen.isfinite() & seen.isfinite() & (unseen > _BLIND * seen) & (unseen > rounding(logits).median()))

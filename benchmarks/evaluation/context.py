@@ -1,0 +1,34 @@
+"""How an evaluation runs: where, in which batches, and what it resumes from. None of this changes the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
+from robustbench_cli.benchmarks.evaluation.partial_results import PartialResults
+
+__all__ = ["RunContext"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """How an evaluation runs.
+
+    Attributes:
+        device: Where to compute; the model's own device by default.
+        batch_size: Rows that pass through the model at once; chosen for the device by default.
+        earlier: The outcomes of an earlier untargeted attack on the same model and images, at this radius or a smaller
+            one. The images that it broke are not attacked again, and count as broken.
+        partial_results: Stores the result of each batch, and returns those of an interrupted call with the same
+            arguments.
+        progress: Called after each batch with the number of images done.
+    """
+
+    device: torch.device | str | None = None
+    batch_size: int | None = None
+    earlier: Outcomes | None = None
+    partial_results: PartialResults | None = None
+    progress: Callable[[int], None] = lambda _: None

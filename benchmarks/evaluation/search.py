@@ -1,0 +1,147 @@
+"""Runs an attack on one batch of images after another and scores what it finds."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.rng import Random, seed_from, seed_generators
+from robustbench_cli.attacks.base.threat import distance, project_exactly, reset_outside
+from robustbench_cli.benchmarks.evaluation.checks import raised_flags
+from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch
+from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
+from robustbench_cli.benchmarks.evaluation.saved_images import rounded as rounded_to_levels
+from robustbench_cli.benchmarks.evaluation.scoring import Candidates, Scorer
+from robustbench_cli.benchmarks.evaluation.setup import Setup
+from robustbench_cli.benchmarks.evaluation.targets import choose_targets
+from robustbench_cli.core.errors import UserError
+
+__all__ = ["AttackSearch"]
+
+_TOLERANCE = 1e-4
+"""How far a pixel may move in the projection of an attack's images before the attack counts as leaving the ball."""
+
+
+@dataclass(kw_only=True)
+class AttackSearch:
+    """An attack on one model, run batch by batch.
+
+    Attributes:
+        setup: The attack, the options and the models.
+        source: The gradient source of the model that the attack follows.
+        target_source: The gradient source of the attacked model, which chooses target classes.
+        scorer: The deployed decision rule.
+        fresh: The deployed rule of a copy of the model that has answered no query yet; ``None`` where there is no copy.
+    """
+
+    setup: Setup
+    source: GradientSource
+    target_source: GradientSource
+    scorer: Scorer
+    fresh: Scorer | None
+
+    def run(self, indices: Tensor, images: Tensor, labels: Tensor) -> BatchResult:
+        """Attacks a batch.
+
+        Args:
+            indices: ``(N,)``, the images' indices in the data slice; random numbers depend on them.
+            images: ``(N, C, H, W)`` in [0, 1].
+            labels: ``(N,)``.
+
+        Returns:
+            The outcomes, the flags and the costs.
+        """
+        started, passes = time.perf_counter(), self._passes()
+        candidates, left_the_ball = self._candidates(indices, images, labels)
+        forwards, backwards, without_gradient = self._passes() - passes
+        batch = AttackedBatch(
+            setup=self.setup,
+            images=images,
+            indices=indices,
+            followed_images=self.source.recent_points,
+            candidates=candidates,
+            left_the_ball=left_the_ball,
+            scorer=self.scorer,
+            fresh=self.fresh,
+        )
+        flags = raised_flags(lambda check: check.raised_by_batch(batch))
+        return BatchResult(
+            indices=indices.cpu(),
+            outcomes=candidates.arrays(),
+            perturbed=candidates.worst.cpu(),
+            flags=frozenset(flags),
+            forwards=float(forwards),
+            backwards=float(backwards),
+            without_gradient=float(without_gradient),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _passes(self) -> NDArray[np.float64]:
+        """Passes so far: forward, backward, and backward with a zero gradient."""
+        forwards = self.source.forwards + self.scorer.forwards
+        if self.target_source is not self.source:
+            forwards += self.target_source.forwards
+        return np.array([forwards, self.source.backwards, self.source.zero_gradient_share * self.source.backwards])
+
+    def _candidates(self, indices: Tensor, images: Tensor, labels: Tensor) -> tuple[Candidates, bool]:
+        """Runs the attack once per target and scores its images; and whether any of these left the threat model."""
+        attack, options = self.setup.attack, self.setup.options
+        threat = attack.threat(images, norm=options.norm, eps=options.eps, targeted=options.is_targeted)
+        search_threat = attack.search_threat(threat)
+        random = Random.of(options.seed, images, indices=indices)
+        self.target_source.bind_draws(seed_from(options.seed, "goals"), indices)
+        targets = choose_targets(
+            self.target_source, images, labels, options.targeted, random, classes=self.setup.classes
+        )
+
+        def rounded(perturbed: Tensor) -> Tensor:
+            levels = rounded_to_levels(perturbed, images, norm=threat.norm, eps=options.eps)
+            return reset_outside(
+                project_exactly((levels.double() / 255).to(images), images, search_threat), images, threat
+            )
+
+        candidates = Candidates(
+            self.scorer,
+            images,
+            labels,
+            indices,
+            targets=targets,
+            norm=threat.norm,
+            rounded=None if self.setup.single_draw else rounded,
+            minimal_norm=attack.minimal_norm,
+        )
+        left_the_ball = False
+        for number, goal in enumerate(targets if len(targets) else labels[None]):
+            # An attack may draw from torch's own generators: it draws the same numbers in every run.
+            seed_generators(seed_from(options.seed, "draws of the attack", int(indices[0]), number))
+            self.source.bind_draws(seed_from(options.seed, "attack", number), indices)
+            proposed = _checked_images(attack.run(self.source, images, goal, search_threat, random), images, attack)
+            inside = project_exactly(proposed, images, search_threat)
+            # The comparison is false for NaN.
+            left_the_ball |= not bool(distance(inside, proposed, "linf").max() <= _TOLERANCE)
+            candidates.add(reset_outside(inside, images, threat))
+        return candidates, left_the_ball
+
+
+def _checked_images(proposed: object, images: Tensor, attack: Attack) -> Tensor:
+    """The images that an attack returned, in the type of the clean images.
+
+    Raises:
+        UserError: It returned something else than images of the right shape, or images with NaN.
+    """
+    if not isinstance(proposed, Tensor) or proposed.shape != images.shape:
+        what = f"shape {tuple(proposed.shape)}" if isinstance(proposed, Tensor) else f"type {type(proposed).__name__}"
+        raise UserError(f"{type(attack).__name__} returned images of {what}: it must return {tuple(images.shape)}")
+    failed = int(proposed.isnan().flatten(1).any(1).sum())
+    if failed:
+        raise UserError(
+            f"{type(attack).__name__} returned images of NaN for {failed} of {len(images)}: it must return "
+            f"{tuple(images.shape)} in [0, 1]"
+        )
+    return proposed.detach().to(images)

@@ -1,0 +1,53 @@
+"""The evaluation options on the command line: one click option for each field of ``GridOptions``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+import annotated_types
+import click
+from pydantic.fields import FieldInfo
+
+from robustbench_cli.benchmarks.evaluation.options import GridOptions
+from robustbench_cli.cli.param_types import OneOf
+
+__all__ = ["grid_options"]
+
+
+def grid_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds an option for each field of :class:`~robustbench_cli.benchmarks.evaluation.options.GridOptions`.
+
+    Args:
+        function: The command; it gets each value under the field's name, ``None`` where the user gave none.
+    """
+    for name, field in reversed(GridOptions.model_fields.items()):
+        function = click.option(
+            f"--{name.replace('_', '-')}", name, type=_type(field), help=_help(field), default=None
+        )(function)
+    return function
+
+
+def _type(field: FieldInfo) -> click.ParamType[Any]:
+    """The click type of a field: a choice, or a number in its range."""
+    members = [member for member in get_args(field.annotation) if member is not NoneType]
+    if get_origin(field.annotation) is Literal:
+        return OneOf(members)
+    annotation: Any = members[0] if members else field.annotation
+    bounds = [bound for bound in (*field.metadata, *getattr(annotation, "__metadata__", ())) if bound is not None]
+    infos = [bound for info in bounds for bound in (getattr(info, "metadata", None) or [info])]
+    least = next((bound.ge for bound in infos if isinstance(bound, annotated_types.Ge)), None)
+    base = get_args(annotation)[0] if get_args(annotation) else annotation
+    if base is int:
+        return click.IntRange(min=least if isinstance(least, int) else None)
+    if base is float:
+        return click.FLOAT
+    return click.STRING
+
+
+def _help(field: FieldInfo) -> str:
+    """The description of a field as a help text, with its default."""
+    text = field.description or ""
+    default = "" if field.default is None else f"  [default: {field.default}]"
+    return f"{text[:1].upper()}{text[1:]}.{default}"

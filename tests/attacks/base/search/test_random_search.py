@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.gradients.eot import EOT
+from robustbench_cli.attacks.base.rng import Random
+from robustbench_cli.attacks.base.search.random_search import RandomSearch
+from robustbench_cli.attacks.base.threat import Threat
+
+IMAGES = torch.full((4, 1, 1, 1), 0.5)
+LABELS = torch.zeros(4, dtype=torch.int64)
+RADII = torch.tensor([0.05, 0.15, 0.3, 0.45], dtype=torch.float64)
+
+
+class Threshold(nn.Module):
+    """Class 1 where the only pixel is above 0.7, by a margin that grows linearly; each row may add noise."""
+
+    def __init__(self, noise: float = 0.0) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def forward(self, images: Tensor) -> Tensor:
+        lead = images.flatten(1)[:, 0] - 0.7 + self.noise * torch.randn(len(images))
+        return torch.stack([-lead / 2, lead / 2, torch.full_like(lead, -3.0)], 1)
+
+
+def centers(images: Tensor, threat: Threat, random: Random) -> Tensor:
+    return images.clone()
+
+
+def anywhere(completed: float, incumbents: Tensor, images: Tensor, threat: Threat, random: Random) -> Tensor:
+    """Uniform in the ball."""
+    shift = (2 * random.uniform(images.shape[1:]) - 1) * threat.eps.view(-1, 1, 1, 1).float()
+    return (images + shift).clamp(0, 1)
+
+
+def run(search: RandomSearch, model: nn.Module, *, draws: int = 1, **threat: bool) -> tuple[Tensor, EOT]:
+    source = EOT(model, draws=draws, randomized=draws > 1)
+    ball = Threat(norm="linf", eps=RADII, **threat)
+    labels = LABELS + 1 if ball.targeted else LABELS
+    return search.run(source, IMAGES, labels, ball, Random.of(0, IMAGES)), source
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_best_of_all_proposals_is_returned(targeted: bool) -> None:
+    """Of a monotone score, the largest pixel that was proposed; images whose ball reaches beyond the threshold break."""
+    search = RandomSearch(start=centers, propose=anywhere, queries=200)
+    perturbed, _ = run(search, Threshold(), targeted=targeted)
+    broken = perturbed.flatten() > 0.7
+    assert broken.tolist() == [False, False, True, True]
+    torch.testing.assert_close(perturbed.flatten()[:2], 0.5 + RADII[:2].float(), rtol=0, atol=0.01)
+
+
+def test_broken_images_cost_no_more_queries_and_restarts_are_for_the_others() -> None:
+    """Two images never break: they cost all queries of both restarts, the start included; the others few."""
+    search = RandomSearch(start=centers, propose=anywhere, queries=100, restarts=2)
+    _, source = run(search, Threshold())
+    assert 2 * 2 * 100 < source.forwards < 2 * 2 * 100 + 2 * 50
+
+
+def test_early_stopping_gives_up_images_that_do_not_come_closer() -> None:
+    """The margins of two unbreakable images are constant after a few queries, and the search stops; no success is lost."""
+    searches = [
+        RandomSearch(start=centers, propose=anywhere, queries=1000, early_stopping=stops) for stops in (False, True)
+    ]
+    (patient, all_queries), (stopped, queries) = (run(search, Threshold()) for search in searches)
+    assert torch.equal(patient.flatten() > 0.7, stopped.flatten() > 0.7)
+    assert queries.forwards < 0.6 * all_queries.forwards
+
+
+def test_early_stopping_leaves_targeted_searches_alone() -> None:
+    """Their score is no margin, so there is no forecast."""
+    searches = [
+        RandomSearch(start=centers, propose=anywhere, queries=100, early_stopping=stops) for stops in (False, True)
+    ]
+    (patient, _), (stopped, _) = (run(search, Threshold(), targeted=True) for search in searches)
+    assert torch.equal(patient, stopped)
+
+
+def test_a_sample_of_draws_is_searched_in_spite_of_its_noise() -> None:
+    """With noise as large as the margin, the incumbents still end in the upper quarter of their balls."""
+    search = RandomSearch(start=centers, propose=anywhere, queries=400)
+    perturbed, source = run(search, Threshold(0.1), draws=8)
+    assert ((perturbed - IMAGES).flatten() > 0.5 * RADII).all()
+    # The start and the end of the search cost a query each beyond the pairs.
+    assert source.forwards == 4 * 8 * (400 + 1)

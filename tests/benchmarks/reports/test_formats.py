@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from robustbench_cli.benchmarks.reports import formats
+from robustbench_cli.benchmarks.reports.formats import Format, as_text, file_endings, format_of_file
+from robustbench_cli.cli import tables
+from robustbench_cli.core.errors import UserError
+
+TABLE = pd.DataFrame([{"name": "=1+1", "share": 0.1 + 0.2, "absent": None}, {"name": "b", "share": float("nan")}])
+
+
+def test_one_entry_adds_a_format_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name, its endings and its writer are known to the files of -o as soon as the table of formats has it."""
+    added = Format("tsv", (".tsv", ".tab"), lambda table: str(table.to_csv(sep="\t", index=False)), any_table=True)
+    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, added))
+    assert formats.format_names()[-1] == "tsv"
+    assert file_endings()[-2:] == [".tsv", ".tab"]
+    assert as_text(TABLE, "tsv").startswith("name\tshare\t")
+    tables.require_place(tmp_path / "new" / "a.TAB")
+    tables.write(TABLE, tmp_path / "a.tsv")
+    assert (tmp_path / "a.tsv").read_text() == as_text(TABLE, "tsv")
+
+
+def test_one_entry_adds_a_choice_to_the_command_line(
+    advdef: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The help of ``report`` names the format and its ending, once its module is imported again."""
+    import importlib
+    import sys
+
+    added = Format("tsv", (".tsv",), lambda table: "tsv")
+    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, added))
+    name = "robustbench_cli.cli.commands.report"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    try:
+        text = " ".join(advdef("report", "--help").out.split())
+    finally:
+        sys.modules.pop(name, None)
+        monkeypatch.undo()
+        importlib.import_module(name)
+    assert "table|csv|json|markdown|tsv" in text
+    assert ".md or .tsv" in text
+
+
+def test_csv_is_safe_and_without_noise() -> None:
+    """No formula, 12 digits, and an empty field for a missing value."""
+    assert as_text(TABLE, "csv") == "name,share,absent\n'=1+1,0.3,\nb,,\n"
+
+
+def test_json_has_numbers_and_null() -> None:
+    """A list of objects."""
+    assert json.loads(as_text(TABLE, "json")) == [
+        {"name": "=1+1", "share": 0.3, "absent": None},
+        {"name": "b", "share": None, "absent": None},
+    ]
+
+
+def test_only_some_formats_take_any_table() -> None:
+    """Markdown shows the columns of the table of results."""
+    assert file_endings() == [".csv", ".json", ".md"]
+    assert file_endings(any_table=True) == [".csv", ".json"]
+
+
+@pytest.mark.parametrize(("path", "names", "right"), [("a.txt", None, ".csv, .json, .md"), ("a.md", ["csv"], ".csv")])
+def test_an_ending_without_a_format_is_a_user_error(path: str, names: list[str] | None, right: str) -> None:
+    """The line names the endings that are possible."""
+    with pytest.raises(UserError, match=f"^-o {path}: the ending selects the format: give one of {right}$"):
+        format_of_file(Path(path), names=names)
+    assert format_of_file(Path("A.CSV")) == "csv"

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import errno
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import click
+import pytest
+
+from robustbench_cli.cli import dispatch
+from robustbench_cli.cli.dispatch import advdef, run
+from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed, Interrupted
+from robustbench_cli.core.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (click.exceptions.Exit(7), 7, None),
+        (UserError("a"), 2, "error: a"),
+        (GateFailed(["a"]), 1, "error: a"),
+        (CellsFailed(["a"]), 3, "error: a"),
+        (Interrupted("1 cell is stored"), 130, "error: interrupted: 1 cell is stored; resume with: advdef sweep 'a b'"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+        (click.Abort(), 130, "error: interrupted"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), 2, "error: x: Permission denied"),
+        (OSError(errno.ENOTCONN, "Not connected"), 4, "internal error: OSError: [Errno 107] Not connected (the same "),
+        (
+            UserWarning("a"),
+            2,
+            "error: PYTHONWARNINGS, or code that you named, turns a warning into an error: UserWarning: a",
+        ),
+        (
+            MemoryError(),
+            2,
+            "error: too little memory, or too few threads (MemoryError): see 'ulimit -a', or compute less ",
+        ),
+        (ValueError("a"), 4, "internal error: ValueError: a (the same command with -v shows the traceback)"),
+        (SystemExit(0), 4, "internal error: SystemExit: 0 (the same "),
+    ],
+)
+def test_every_error_has_its_exit_code_and_line(
+    error: BaseException,
+    code: int,
+    line: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The most special kind counts: a UserError is a ValueError, and Interrupted a KeyboardInterrupt."""
+
+    def fail(arguments: list[str]) -> None:
+        raise error
+
+    monkeypatch.setattr(dispatch, "_invoke", fail)
+    assert run(["sweep", "a b"]) == code
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("" if line is None else f"advdef: {line}")
+    assert err.count("\n") == (line is not None)
+
+
+def test_commands_are_the_files_of_their_folder() -> None:
+    """Sorted, and each is the command of its file's name."""
+    context = click.Context(advdef)
+    names = advdef.list_commands(context)
+    assert names == sorted(names)
+    assert {"attack", "report", "sweep", "train"} <= {*names}
+    assert advdef.get_command(context, "no-such-command") is None
+
+
+def test_signals_are_ignored_only_in_the_block() -> None:
+    """And in a thread, which cannot handle signals, nothing changes."""
+    before = signal.getsignal(signal.SIGINT)
+    with dispatch._signals_ignored():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is before
+    seen: list[Any] = []
+
+    def in_thread() -> None:
+        with dispatch._signals_ignored():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread: Callable[..., threading.Thread] = threading.Thread
+    started = thread(target=in_thread)
+    started.start()
+    started.join()
+    assert seen == [before]
+
+
+@pytest.mark.parametrize(("sentence", "clause"), [("Missing argument.", "missing argument"), ("", ""), ("X", "x")])
+def test_messages_of_click_become_clauses(sentence: str, clause: str) -> None:
+    """They follow a colon."""
+    assert dispatch._as_clause(sentence) == clause

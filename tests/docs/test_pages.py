@@ -1,0 +1,110 @@
+"""The pages show commands, files and links that exist."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """The `advdef` commands of all pages, as words, without what starts them on several processes."""
+    found = []
+    for page in PAGES:
+        for block in blocks(page, "sh"):
+            for line in block.replace("\\\n", " ").replace("$SLURM_ARRAY_TASK_ID", "1").splitlines():
+                words = shlex.split(line, comments=True)
+                if "advdef" in words and words[0] not in {"pip", "#"}:
+                    found.append(words[words.index("advdef") + 1 :])
+    return found
+
+
+def command_named(name: str) -> click.Command:
+    module = importlib.import_module(f"robustbench_cli.cli.commands.{name}")
+    (command,) = (item for item in vars(module).values() if isinstance(item, click.Command) and item.name == name)
+    return command
+
+
+@pytest.mark.parametrize("words", commands(), ids=shlex.join)
+def test_a_command_of_the_pages_parses(words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Command, options and values are those of the program; files that a page speaks of are not looked for."""
+    monkeypatch.chdir(tmp_path)
+    for word in words:
+        if re.fullmatch(r"[\w-]+\.(safetensors|pt|yaml|csv)", word):
+            Path(word).touch()
+    name, *arguments = words
+    command = command_named(name)
+    with command.make_context(name, list(arguments), resilient_parsing=False) as context:
+        assert context.params
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    """A relative link names a file of the repository, and its fragment a heading of that file."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, fragment = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if fragment:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert fragment in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, (
+                target
+            )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_yaml_of_the_pages_is_valid(page: Path) -> None:
+    """Each YAML block is a mapping."""
+    assert all(isinstance(yaml.safe_load(block), dict) for block in blocks(page, "yaml"))
+
+
+def test_the_python_example_runs(tmp_path: Path) -> None:
+    """The page's example prints an accuracy and the flags."""
+    (example,) = blocks(ROOT / "docs/python.md", "python")
+    command = [sys.executable, "-W", "error", "-c", example]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"[01]\.\d+ \(.*\)\n", done.stdout)
+
+
+@pytest.mark.parametrize("kind", ["attacks", "defenses"])
+def test_every_attack_and_defense_is_on_its_page(kind: str, advdef: Any) -> None:
+    """The tables of supported attacks and defenses are complete, and name no other."""
+    listed = advdef("list", kind, "--format", "json")
+    names = {entry["name"] for entry in json.loads(listed.out)}
+    page = (ROOT / "docs" / f"{kind}.md").read_text(encoding="utf-8")
+    table = re.search(rf"## Supported {kind}\n\n(.*?)\n\n", page, re.DOTALL)
+    assert table is not None
+    shown = {name for name in re.findall(r"`([a-z][a-z0-9-]*)`", table[1]) if name != "torch.fx"}
+    assert names - {"reprogramming"} == shown
+
+
+def test_pictures_are_small() -> None:
+    """A clone stays small."""
+    assert all(path.stat().st_size < 200_000 for path in (ROOT / "docs/images").iterdir())
+
+
+def test_the_citation_is_of_this_version() -> None:
+    """CITATION.cff and the BibTeX entry name the version of the package."""
+    from robustbench_cli import __version__
+
+    assert str(yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]) == __version__
+    assert f"version = {{{__version__}}}" in (ROOT / "README.md").read_text()
