@@ -177,6 +177,77 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
         ) from None
 
 
+_OPTIONS = (
+    help_page.option(
+        "--model",
+        metavar="SPEC",
+        group="Model",
+        shell_complete=complete_names("model"),
+        help="Model to build, such as 'paper-cnn' or 'torchvision:resnet18'.",
+    ),
+    help_page.option(
+        "--classes",
+        type=click.IntRange(min=2),
+        group="Model",
+        help="Number of classes of a checkpoint that advdef did not write.",
+    ),
+    help_page.option(
+        "--mean",
+        callback=_numbers,
+        metavar="M[,M...]",
+        group="Model",
+        help="Mean of the input normalization, for all channels or per channel (pixels in [0, 1]).",
+    ),
+    help_page.option(
+        "--std",
+        callback=_numbers,
+        metavar="S[,S...]",
+        group="Model",
+        help="Standard deviation of the input normalization, for all channels or per channel.",
+    ),
+    help_page.option(
+        "--dataset",
+        metavar="NAME",
+        group="Data",
+        shell_complete=complete_names("dataset"),
+        help=f"Data set.  [default: the checkpoint's, or {DEFAULT_DATASET}]",
+    ),
+    help_page.option(
+        "--defense",
+        "defenses",
+        multiple=True,
+        metavar="NAME",
+        group="Defense",
+        shell_complete=complete_names("defense"),
+        help="Defense around the model; several compose in order.",
+    ),
+    help_page.option(
+        "--epochs",
+        type=click.IntRange(min=1),
+        group="Model",
+        help="Number of training epochs.  [default: the data set's usual number]",
+    ),
+)
+"""The options of every command that takes models, in the order of the help page."""
+
+_DECISION = help_page.option(
+    "--decision",
+    "decisions",
+    type=OneOf(DECISIONS),
+    multiple=True,
+    group="Defense",
+    help="Decision rule of a randomized defense at test time (no retraining); 'deterministic' is its deterministic "
+    "counterpart.  [default: the rule that it was trained with]",
+)
+
+
+def _with_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of :data:`_OPTIONS` to a command."""
+    for decorator in reversed(_OPTIONS):
+        function = decorator(function)
+    return function
+
+
 def model_options(
     *, checkpoints: bool, decisions: bool = True, checkpoint_help: str = "Attack the model in this file."
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -197,55 +268,7 @@ def model_options(
             group="Model",
             help=checkpoint_help,
         )
-        @help_page.option(
-            "--model",
-            metavar="SPEC",
-            group="Model",
-            shell_complete=complete_names("model"),
-            help="Model to build, such as 'paper-cnn' or 'torchvision:resnet18'.",
-        )
-        @help_page.option(
-            "--classes",
-            type=click.IntRange(min=2),
-            group="Model",
-            help="Number of classes of a checkpoint that advdef did not write.",
-        )
-        @help_page.option(
-            "--mean",
-            callback=_numbers,
-            metavar="M[,M...]",
-            group="Model",
-            help="Mean of the input normalization, for all channels or per channel (pixels in [0, 1]).",
-        )
-        @help_page.option(
-            "--std",
-            callback=_numbers,
-            metavar="S[,S...]",
-            group="Model",
-            help="Standard deviation of the input normalization, for all channels or per channel.",
-        )
-        @help_page.option(
-            "--dataset",
-            metavar="NAME",
-            group="Data",
-            shell_complete=complete_names("dataset"),
-            help=f"Data set.  [default: the checkpoint's, or {DEFAULT_DATASET}]",
-        )
-        @help_page.option(
-            "--defense",
-            "defenses",
-            multiple=True,
-            metavar="NAME",
-            group="Defense",
-            shell_complete=complete_names("defense"),
-            help="Defense around the model; several compose in order.",
-        )
-        @help_page.option(
-            "--epochs",
-            type=click.IntRange(min=1),
-            group="Model",
-            help="Number of training epochs.  [default: the data set's usual number]",
-        )
+        @_with_options
         @functools.wraps(function)
         def with_model_args(
             *positional: Any,
@@ -266,14 +289,6 @@ def model_options(
 
         if not (checkpoints and decisions):
             return with_model_args
-        return help_page.option(
-            "--decision",
-            "decisions",
-            type=OneOf(DECISIONS),
-            multiple=True,
-            group="Defense",
-            help="Decision rule of a randomized defense at test time (no retraining); 'deterministic' is its deterministic "
-            "counterpart.  [default: the rule that it was trained with]",
-        )(with_model_args)
+        return _DECISION(with_model_args)
 
     return decorate
