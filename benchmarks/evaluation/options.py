@@ -47,7 +47,9 @@ class GridOptions(BaseModel):
         "no", description="target class of a targeted attack; 'no' attacks away from the correct class"
     )
     repeats: Annotated[int, Field(strict=True, ge=1)] | None = Field(
-        None, description="held-out draws that score each image of a randomized defense; 10 by default"
+        None,
+        description="held-out draws that score each image of a randomized defense; 10 by default",
+        json_schema_extra={"group": "Defense"},
     )
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="precision of the gradients of fixed-radius attacks; images are scored in float32"

@@ -6,7 +6,6 @@ import errno
 import importlib
 import os
 import pkgutil
-import shlex
 import signal
 import sys
 import threading
@@ -21,8 +20,9 @@ from click.core import ParameterSource
 from robustbench_cli import __version__
 from robustbench_cli.cli import commands, console
 from robustbench_cli.cli.config_file import long_name
-from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed, Interrupted
+from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
 from robustbench_cli.cli.help_page import PAGE, VARIABLES
+from robustbench_cli.cli.main import interrupted
 from robustbench_cli.cli.options import option_names
 from robustbench_cli.core.errors import Notice, UserError, did_you_mean, lacks_resources, one_line
 
@@ -93,8 +93,9 @@ def run(arguments: list[str]) -> int:
         if hasattr(sys.stdout, "reconfigure"):
             # The name of a file that stdout cannot encode must not end a command.
             sys.stdout.reconfigure(errors="backslashreplace")
-        with _warnings_on_the_console():
-            _invoke(arguments)
+        # Click's own main would map a fault and an interrupt to exit code 1.
+        with _warnings_on_the_console(), _context(arguments) as context:
+            advdef.invoke(context)
             sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 - any error, also an exit that a user's code asks for
         return _end(error, arguments)
@@ -147,12 +148,7 @@ def _end_of_cells(error: CellsFailed, arguments: Sequence[str]) -> int:
 
 def _end_of_interrupt(error: BaseException, arguments: Sequence[str]) -> int:
     with _signals_ignored():
-        resume = (
-            f": {error.stored}; resume with: {shlex.join(['advdef', *arguments])}"
-            if isinstance(error, Interrupted)
-            else ""
-        )
-        console.error(f"interrupted{resume}")
+        console.error(interrupted(arguments))
     return 130
 
 
@@ -194,16 +190,19 @@ _ENDS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Callab
 """How a command ends after an error; the first kind that fits counts."""
 
 
-def _invoke(arguments: list[str]) -> None:
-    """Runs the command. Click's own ``main`` would map a fault and an interrupt to 1."""
+def _context(arguments: list[str]) -> click.Context:
+    """The context of a command line. A shell that asks for completions gets them here.
+
+    Raises:
+        click.exceptions.Exit: The completions are printed.
+    """
     instruction = os.environ.get(_COMPLETION)
     if instruction:
         from click.shell_completion import shell_complete
 
         raise click.exceptions.Exit(shell_complete(advdef, {}, "advdef", _COMPLETION, instruction))
     _warn_of_unknown_variables()
-    with advdef.make_context("advdef", arguments) as context:
-        advdef.invoke(context)
+    return advdef.make_context("advdef", arguments)
 
 
 def _warn_of_unknown_variables() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["CellsFailed", "GateFailed", "Interrupted"]
+__all__ = ["CellsFailed", "GateFailed"]
 
 
 class _Lines(Exception):  # noqa: N818 - the name says what happened
@@ -27,15 +27,3 @@ class CellsFailed(_Lines):
     Args:
         lines: A line for each such cell.
     """
-
-
-class Interrupted(KeyboardInterrupt):
-    """Exit code 130: a command was interrupted, and the same command resumes it.
-
-    Args:
-        stored: What is stored and where, for the line "interrupted: ...".
-    """
-
-    def __init__(self, stored: str = "what was finished is stored") -> None:
-        super().__init__(stored)
-        self.stored = stored

@@ -11,6 +11,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from robustbench_cli.benchmarks.evaluation.options import GridOptions
+from robustbench_cli.cli.help_page import option
 from robustbench_cli.cli.param_types import OneOf
 
 __all__ = ["grid_options"]
@@ -23,9 +24,16 @@ def grid_options(function: Callable[..., None]) -> Callable[..., None]:
         function: The command; it gets each value under the field's name, ``None`` where the user gave none.
     """
     for name, field in reversed(GridOptions.model_fields.items()):
-        function = click.option(
-            f"--{name.replace('_', '-')}", name, type=_type(field), help=_help(field), default=None
-        )(function)
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        add = option(
+            f"--{name.replace('_', '-')}",
+            name,
+            type=_type(field),
+            default=None,
+            group=extra.get("group", "Attack"),
+            help=_help(field),
+        )
+        function = add(function)
     return function
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["main"]
+__all__ = ["interrupted", "main"]
 
 _RESUMED = ("attack", "audit", "certify", "demo", "reprogram", "sweep", "train")
 """The commands that resume when they are run again."""
@@ -32,26 +32,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         _report_exits_of_libraries()
     with _stopped_by_signals(command_line):
-        code = _run(command_line)
+        code = _loaded(command_line)(command_line)
     if arguments is None:
         _keep_exit_code(code)
     return code
 
 
-def _run(arguments: list[str]) -> int:
+def _loaded(arguments: list[str]) -> Callable[[list[str]], int]:
+    """The function that runs the command line; one that returns the exit code if it cannot be imported."""
     try:
         from robustbench_cli.cli.dispatch import run
     except KeyboardInterrupt:
-        _print_error(_interrupted(arguments))
-        return 130
+        _print_error(interrupted(arguments))
+        return lambda _: 130
     except (ImportError, MemoryError, OSError, RuntimeError) as error:
         # A library that cannot be mapped is an ImportError, a thread that cannot be started a RuntimeError.
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         _print_error(
             f"advdef cannot be loaded ({reason}): give it more memory, as with 'ulimit -v unlimited', or install it again"
         )
-        return 2
-    return run(arguments)
+        return lambda _: 2
+    return run
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def _stopped_by_signals(arguments: list[str]) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         if _is_importing(frame) and "multiprocessing.process" not in sys.modules:
             # An import often loses an exception, or turns it into another one. Nothing is being computed yet.
-            _print_error(_interrupted(arguments))
+            _print_error(interrupted(arguments))
             os._exit(130)
         raise KeyboardInterrupt
 
@@ -90,7 +91,12 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _interrupted(arguments: list[str]) -> str:
+def interrupted(arguments: Sequence[str]) -> str:
+    """The last line of an interrupted command, which says how to resume it.
+
+    Args:
+        arguments: The arguments after ``advdef``.
+    """
     if not arguments or arguments[0] not in _RESUMED:
         return "interrupted"
     import shlex

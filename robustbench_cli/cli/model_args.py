@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import click
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
 from robustbench_cli.cli import console, help_page
 from robustbench_cli.cli.completion import complete_names
+from robustbench_cli.cli.option_sets import OptionSet
 from robustbench_cli.cli.param_types import OneOf, decimal
 from robustbench_cli.core.errors import UserError
 
@@ -177,7 +177,7 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
         ) from None
 
 
-_OPTIONS = (
+_MODEL_OPTIONS = (
     help_page.option(
         "--model",
         metavar="SPEC",
@@ -228,9 +228,8 @@ _OPTIONS = (
         help="Number of training epochs.  [default: the data set's usual number]",
     ),
 )
-"""The options of every command that takes models, in the order of the help page."""
 
-_DECISION = help_page.option(
+_DECISION_OPTION = help_page.option(
     "--decision",
     "decisions",
     type=OneOf(DECISIONS),
@@ -241,54 +240,29 @@ _DECISION = help_page.option(
 )
 
 
-def _with_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options of :data:`_OPTIONS` to a command."""
-    for decorator in reversed(_OPTIONS):
-        function = decorator(function)
-    return function
-
-
 def model_options(
     *, checkpoints: bool, decisions: bool = True, checkpoint_help: str = "Attack the model in this file."
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds the options that name models and defenses; they arrive as ``args``.
+) -> OptionSet:
+    """The options that name models and defenses; they arrive as ``args``, a :class:`ModelArgs`.
 
     Args:
         checkpoints: Whether several checkpoints may be given.
-        decisions: Whether other rules of decision may be named for them.
+        decisions: Whether other decision rules may be given.
         checkpoint_help: The help of ``--checkpoint``.
     """
+    checkpoint = help_page.option(
+        "--checkpoint",
+        "checkpoints",
+        type=click.Path(path_type=Path),
+        multiple=checkpoints,
+        metavar="FILE",
+        group="Model",
+        help=checkpoint_help,
+    )
 
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        @help_page.option(
-            "--checkpoint",
-            type=click.Path(path_type=Path),
-            multiple=checkpoints,
-            metavar="FILE",
-            group="Model",
-            help=checkpoint_help,
-        )
-        @_with_options
-        @functools.wraps(function)
-        def with_model_args(
-            *positional: Any,
-            checkpoint: Any,
-            model: str | None,
-            classes: int | None,
-            mean: tuple[float, ...] | None,
-            std: tuple[float, ...] | None,
-            dataset: str | None,
-            defenses: tuple[str, ...],
-            epochs: int | None,
-            decisions: tuple[DecisionRule, ...] = (),
-            **others: Any,
-        ) -> None:
-            files = checkpoint if checkpoints else (checkpoint,) if checkpoint else ()
-            model_args = ModelArgs(files, model, classes, mean, std, dataset, defenses, epochs, decisions)
-            function(*positional, **others, args=model_args)
+    def build(*, checkpoints: Any, **values: Any) -> ModelArgs:
+        files = checkpoints if isinstance(checkpoints, tuple) else (checkpoints,) if checkpoints else ()
+        return ModelArgs(checkpoints=files, **values)
 
-        if not (checkpoints and decisions):
-            return with_model_args
-        return _DECISION(with_model_args)
-
-    return decorate
+    decision = (_DECISION_OPTION,) if checkpoints and decisions else ()
+    return OptionSet("args", build, (*decision, checkpoint, *_MODEL_OPTIONS))

@@ -6,12 +6,11 @@ line overrides the environment, which overrides the file of ``--config``, which 
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -19,8 +18,8 @@ from click.core import ParameterSource
 from robustbench_cli.benchmarks.reports.formats import file_endings
 from robustbench_cli.cli import console
 from robustbench_cli.cli.config_file import read_config
-from robustbench_cli.cli.exit_codes import Interrupted
 from robustbench_cli.cli.help_page import PAGE, Option, epilog, option, variable, write_options
+from robustbench_cli.cli.option_sets import Decorator, OptionSet, collect
 from robustbench_cli.cli.param_types import BATCH_SIZE, DEVICE, EOT_TYPE, OneOf, as_written
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.training.processes import Processes
@@ -45,9 +44,6 @@ __all__ = [
     "stores_or_default",
     "warn_of_fewer_images",
 ]
-
-P = ParamSpec("P")
-Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 DEFAULT_STORE = "./advdef-runs"
 """The folder of results by default."""
@@ -142,20 +138,23 @@ class Command(click.Command):
         formatter.write_paragraph()
         formatter.write_text(epilog(self))
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command.
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the arguments, and makes one argument of each set of options.
 
         Raises:
-            UserError: A launcher started several processes, and each would do the same.
+            UserError: A set refuses its values, or a launcher started several processes that would each do the same.
         """
-        started = Processes.from_environment().number
-        if started > 1 and not self.in_processes:
-            raise UserError(
-                f"{ctx.command_path} was started {started} times by a launcher, which only 'advdef train' is for: start it "
-                "without one; 'advdef sweep --gpus 0,1' or --jobs uses several GPUs or processes"
-            )
-        with console.stdout_for_the_report():
-            return super().invoke(ctx)
+        rest = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:
+            started = Processes.from_environment().number
+            if started > 1 and not self.in_processes:
+                raise UserError(
+                    f"{ctx.command_path} was started {started} times by a launcher, which only 'advdef train' is for: start "
+                    "it without one; 'advdef sweep --gpus 0,1' or --jobs uses several GPUs or processes"
+                )
+            collect(self.callback, ctx.params)
+            ctx.with_resource(console.stdout_for_the_report())
+        return rest
 
 
 def command(name: str, *, in_processes: bool = False) -> Callable[[Callable[..., None]], Command]:
@@ -195,16 +194,14 @@ _COMMON_OPTIONS: tuple[Decorator, ...] = (
 )
 
 
-def computing_options(
-    *, stores_results: bool
-) -> Callable[[Callable[Concatenate[Common, P], None]], Callable[..., None]]:
-    """Makes the decorator that adds the options of a command that computes; they arrive first, as a :class:`Common`.
+def computing_options(*, stores_results: bool) -> OptionSet:
+    """The options of a command that computes; they arrive as ``common``, a :class:`Common`.
 
     Args:
         stores_results: Whether the command writes to the store. Otherwise ``--store`` is accepted, for a configuration
             that several commands share, and is not in the help.
     """
-    store_option = option(
+    store = option(
         "--store",
         type=click.Path(file_okay=False, path_type=Path),
         default=DEFAULT_STORE,
@@ -214,45 +211,22 @@ def computing_options(
         help="Folder of results; cells that it has are not computed again.",
     )
 
-    def decorate(function: Callable[Concatenate[Common, P], None]) -> Callable[..., None]:
-        @functools.wraps(function)
-        def with_common(
-            *,
-            store: Path,
-            device: str,
-            seed: int,
-            data_dir: Path | None,
-            batch_size: int | None,
-            **options: Any,
-        ) -> None:
-            if not stores_results and _source("store") is ParameterSource.COMMANDLINE:
-                console.warn("--store changes nothing: this command stores no results")
-            try:
-                function(Common(store, device, seed, data_dir, batch_size), **options)  # type: ignore[call-arg]
-            except Interrupted:
-                raise
-            except KeyboardInterrupt as interrupt:
-                raise Interrupted from interrupt
+    def build(**values: Any) -> Common:
+        if not stores_results and _source("store") is ParameterSource.COMMANDLINE:
+            console.warn("--store changes nothing: this command stores no results")
+        return Common(**values)
 
-        decorated: Callable[..., None] = with_common
-        for add in reversed((store_option, *_COMMON_OPTIONS)):
-            decorated = add(decorated)
-        return decorated
-
-    return decorate
+    return OptionSet("common", build, (store, *_COMMON_OPTIONS))
 
 
-def computing(function: Callable[Concatenate[Common, P], None]) -> Callable[..., None]:
-    """Adds the options of a command that computes and stores results; they arrive first, as a :class:`Common`.
+computing = computing_options(stores_results=True)
+"""Adds the options of a command that computes and stores results; they arrive as ``common``, a :class:`Common`::
 
-    It is the decorator next to the function, below the command's own options::
-
-        @command("attack")
-        @option("--eps", type=EPS, multiple=True, group="Attack")
-        @computing
-        def attack(common: Common, eps: tuple[Eps, ...]) -> None: ...
-    """
-    return computing_options(stores_results=True)(function)
+    @command("attack")
+    @option("--eps", type=EPS, multiple=True, group="Attack")
+    @computing
+    def attack(common: Common, eps: tuple[Eps, ...]) -> None: ...
+"""
 
 
 def stores_or_default(stores: Sequence[Path]) -> Sequence[Path]:

@@ -82,7 +82,6 @@ __all__ = ["attack"]
 @computing
 def attack(
     common: Common,
-    /,
     args: ModelArgs,
     attacks: tuple[str, ...],
     suite_name: str | None,
