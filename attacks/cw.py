@@ -164,22 +164,31 @@ class CW(MinimalNormAttack):
                     break
                 if len(active) < len(rows):
                     rows, iterates, images, labels = rows[active], iterates[active], images[active], labels[active]
-                    first, second, difference, slope = (
-                        first[active],
-                        second[active],
-                        difference[active],
-                        slope[active],
-                    )
+                    first, second = first[active], second[active]
+                    difference, slope = difference[active], slope[active]
                     const, rates, least_rates = const[active], rates[active], least_rates[active]
                     lowest, earlier, streak = lowest[active], earlier[active], Streak(source, images)
             gradient = 2 * difference + per_image(const, images) * slope
-            first = first.lerp_(gradient, 0.1)
-            second = second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-            scale = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
             falling = 0.5 + 0.5 * math.cos(math.pi * (step - 1) / self.steps)
             sizes = per_image(falling * rates / (1 - 0.9**step), images)
-            iterates = (iterates - sizes * first / scale).clamp_(0, 1)
+            iterates = (iterates - _adam_step(gradient, first, second, sizes, step)).clamp_(0, 1)
         return smallest, smallest_length
+
+
+def _adam_step(gradient: Tensor, first: Tensor, second: Tensor, sizes: Tensor, step: int) -> Tensor:
+    """The step of Adam; it updates the moments in place.
+
+    Args:
+        gradient: ``(N, C, H, W)``.
+        first: ``(N, C, H, W)``, the first moment.
+        second: ``(N, C, H, W)``, the second moment.
+        sizes: ``(N, 1, 1, 1)``, the learning rates with the bias correction of the first moment.
+        step: The number of the step, from 1.
+    """
+    first.lerp_(gradient, 0.1)
+    second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+    scale = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
+    return sizes * first / scale
 
 
 class _ConstantSearch:

@@ -21,7 +21,7 @@ __all__ = ["FastAT"]
 
 
 class FastAT(Defense):
-    """Fast adversarial training (FGSM-RS): one signed gradient step from a uniform start, at twice the cost of training.
+    """Fast adversarial training (FGSM-RS): one signed gradient step from a uniform start, at twice the cost of standard training.
 
     Single-step training can suffer catastrophic overfitting: the network suddenly becomes robust to that one step alone,
     and PGD breaks it entirely. So the accuracy under PGD with 5 steps is measured after each epoch, on one batch of

@@ -130,9 +130,9 @@ class BitDepth(BPDALayer):
         super().__init__()
         self.bit_depth = bit_depth
 
-    def exact(self, given: Tensor) -> Tensor:
+    def exact(self, values: Tensor) -> Tensor:
         largest: int = (1 << self.bit_depth) - 1
-        return (given * largest).round() / largest
+        return (values * largest).round() / largest
 
     def extra_repr(self) -> str:
         return f"bit_depth={self.bit_depth}"
@@ -255,11 +255,11 @@ class _Rejection(BPDALayer, RejectionLayer):
         super().__init__()
         self.register_buffer("threshold", torch.tensor(torch.inf))
 
-    def exact(self, given: Tensor) -> Tensor:
-        return with_rejections(given[0], _scores(given) > self.threshold)
+    def exact(self, values: Tensor) -> Tensor:
+        return with_rejections(values[0], _scores(values) > self.threshold)
 
-    def surrogate(self, given: Tensor) -> Tensor:
-        mean: Tensor = _Agreement.apply(given.mean(0), _scores(given.detach()) > self.threshold)
+    def surrogate(self, values: Tensor) -> Tensor:
+        mean: Tensor = _Agreement.apply(values.mean(0), _scores(values.detach()) > self.threshold)
         return mean
 
 

@@ -6,8 +6,8 @@ import copy
 import itertools
 import math
 import re
+import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Annotated, ClassVar, Literal, cast
 
@@ -26,7 +26,7 @@ from robustbench_cli.attacks.base.inputs import (
     match_model,
 )
 from robustbench_cli.attacks.base.models.freezing import frozen
-from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.errors import Notice, UserError, one_line
 from robustbench_cli.defenses.base.decision_rules import log_mean_softmax
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.stochastic import StochasticLayer
@@ -267,9 +267,15 @@ def _reinitialized(module: nn.Module) -> nn.Module:
             with parametrize.cached():
                 reset()
                 for name in getattr(layer, "parametrizations", {}):
-                    # Some parametrizations cannot be set. They keep their parameters, as layers without a reset do.
-                    with suppress(NotImplementedError, RuntimeError, ValueError):
+                    try:
                         setattr(layer, name, getattr(layer, name).detach().clone())
+                    except (NotImplementedError, RuntimeError, ValueError) as error:
+                        warnings.warn(
+                            f"the {name} of a {type(layer).__name__} starts with the same value in all channels: its "
+                            f"parametrization cannot be set ({one_line(error)})",
+                            Notice,
+                            stacklevel=2,
+                        )
     return module.requires_grad_(True)
 
 

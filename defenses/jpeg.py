@@ -71,13 +71,13 @@ class Codec(BPDALayer):
         self.register_buffer("cosines", cosines.float(), persistent=False)
         self.register_buffer("steps", _quantization_steps(quality), persistent=False)
 
-    def exact(self, given: Tensor) -> Tensor:
-        levels = (given.clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1)
+    def exact(self, values: Tensor) -> Tensor:
+        levels = (values.clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1)
         decoded = [np.asarray(_decode(_encode(image, self.quality))) for image in levels.squeeze(3).numpy()]
-        return torch.from_numpy(np.stack(decoded)).view(levels.shape).permute(0, 3, 1, 2).to(given) / 255
+        return torch.from_numpy(np.stack(decoded)).view(levels.shape).permute(0, 3, 1, 2).to(values) / 255
 
-    def surrogate(self, given: Tensor) -> Tensor:
-        return self.code(given, _round_smoothly)
+    def surrogate(self, values: Tensor) -> Tensor:
+        return self.code(values, _round_smoothly)
 
     def code(self, images: Tensor, rounding: Callable[[Tensor], Tensor]) -> Tensor:
         """The codec's steps in floating-point arithmetic, without clipping to [0, 1].

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.models.freezing import frozen
-from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.stochastic import StochasticLayer
 
@@ -48,9 +48,11 @@ class RandomResizePad(RandomizedDefense):
                 try:
                     randomized(example)
                 except RuntimeError as error:
+                    if is_out_of_memory(error):
+                        raise
                     raise UserError(
                         f"random-resize-pad makes images of {height}x{width}, which {type(model).__name__} does not accept: "
-                        "give size 1"
+                        f"give size 1 ({one_line(error)})"
                     ) from error
         return randomized
 
@@ -81,7 +83,7 @@ class _ResizePad(StochasticLayer):
         return output
 
     def _sources(self, uniform: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """The source pixel of each pixel along a padded side, and whether it is inside the image; both ``(N, S)``.
+        """For each pixel along a padded side ``(N, S)``: the index of its source pixel, and whether it is inside the image.
 
         Args:
             uniform: ``(N, 1)`` in [0, 1], determines the resized length.

@@ -23,7 +23,7 @@ class SAP(RandomizedDefense):
     ``p_j = |h_j| / sum_k |h_k|``. It survives with probability ``q_j = 1 - (1 - p_j)^r``, the probability that
     ``r = ratio * a`` draws with replacement hit it. A surviving activation becomes ``h_j / q_j``, so the mean over draws is
     h. Here activations survive independently. The paper makes r draws from all activations together: the probabilities are
-    the same, but its survivals are slightly dependent.
+    the same, but there activations are slightly dependent.
 
     The gradient treats q as a constant. So its mean over the draws is the gradient of the model without pruning. With a
     gradient through q this would not hold, because the choice of the survivors has no gradient.

@@ -34,7 +34,10 @@ def lines(function: Function) -> int:
 
 def parameters(function: Function) -> int:
     """The parameters; ``self`` and ``cls`` do not count, nor do those that click passes to a command."""
-    if any(ast.unparse(decorator).startswith(("click.", "command(")) for decorator in function.decorator_list):
+    if any(
+        ast.unparse(decorator).startswith(("click.", "command(", "option(", "help_page.option("))
+        for decorator in function.decorator_list
+    ):
         return 0
     arguments = function.args
     named = [*arguments.posonlyargs, *arguments.args]

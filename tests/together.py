@@ -1,7 +1,7 @@
-"""Runs functions of a test's file in two processes each, as a launcher does: ``python together.py FILE FOLDER NAME ...``.
+"""Runs functions of a test file, each in two processes as a launcher does: ``python together.py FILE FOLDER NAME ...``.
 
-What takes long to import is imported once for all of them. What a function prints goes to ``FOLDER/NAME/RANK.out`` and
-``.err``, and its exit codes are printed as JSON, by its name.
+Slow imports happen once, before the processes are forked. The output of each function goes to ``FOLDER/NAME/RANK.out`` and
+``RANK.err``. At the end the exit codes of all functions are printed as JSON, by name.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ TIMEOUT = 60.0
 
 
 def _load(file: str) -> ModuleType:
+    """Imports the test file as a module."""
     spec = importlib.util.spec_from_file_location("scenarios", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -34,6 +35,7 @@ def _load(file: str) -> ModuleType:
 
 
 def _work(module: ModuleType, name: str, folder: Path, rank: int, port: int) -> None:
+    """Runs a function as one of the two processes; never returns."""
     for stream, ending in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / f"{rank}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     os.environ |= {
@@ -45,30 +47,30 @@ def _work(module: ModuleType, name: str, folder: Path, rank: int, port: int) -> 
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
-        # A machine that does not know its own name makes no noise about it.
+        # Avoids a warning on machines whose host name cannot be resolved.
         "GLOO_SOCKET_IFNAME": "lo",
     }
     torch.set_num_threads(1)
     code = 70
     try:
         code = getattr(module, name)(folder) or 0
-    except Exception:  # noqa: BLE001 - whatever ends one process, the other one is to end too
+    except Exception:  # noqa: BLE001 - the exit code and the traceback report any error
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    # A process that is killed does not say goodbye either.
+    # Ends at once, without cleaning up the connection, like a killed process.
     os._exit(code)
 
 
 def main() -> None:
-    """Runs one function after the other."""
+    """Runs the functions one after the other."""
     file, base, *names = sys.argv[1:]
     module = _load(file)
     codes = {}
     for name in names:
         folder = Path(base) / name
         folder.mkdir()
-        # As a launcher's own, it outlives the processes.
+        # Like a launcher's store, it outlives the processes.
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         context = multiprocessing.get_context("fork")
         both = [context.Process(target=_work, args=(module, name, folder, rank, store.port)) for rank in (0, 1)]

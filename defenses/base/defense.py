@@ -33,7 +33,7 @@ __all__ = ["Defense", "defend"]
 class Defense(UsualRadiusDefaults, ABC):
     """Turns a model into a defended model.
 
-    Nobody declares whether the defended model is randomized: it is measured
+    Whether the defended model is randomized is measured, not declared
     (:func:`~robustbench_cli.attacks.base.models.probes.is_randomized`). A randomized model draws from torch's global
     generators, independently for every row of a batch and in each forward pass, in ``train()`` and in ``eval()`` mode. If
     its draws are enumerable, it implements
@@ -134,23 +134,18 @@ def defend(
         False
     """
     checked_model(model)
-    if not isinstance(defense, Defense):
-        raise UserError(
-            f"the defense is {_kind_of(defense)}: give one with its parameters, such as HRS(channels=(5, 5))"
-        )
     data = _as_examples(examples)
-    radius: float | None = getattr(data, "usual_eps", None)
-    defense = defense.for_radius(USUAL_RADIUS if radius is None else radius)
+    defense = _resolved(defense, data)
     target = checked_device(device)
     seed = checked_count(seed, "seed", "give a whole number, at least 0", least=0)
     trainer = Trainer(data, Recipe.from_parameters(recipe, name="recipe"), seed=seed, device=target)
-    image, label = data.batch(torch.zeros(1, dtype=torch.int64))
+    example = data.batch(torch.zeros(1, dtype=torch.int64))
     copied = copy.deepcopy(model).to(target)
     with frozen(copied), trainer.seeded("probe"):
-        labels = data.labels if isinstance(data, _InMemory) else label
-        require_classes(labels, checked_logits(copied, image.to(target)).shape[1])
+        labels = data.labels if isinstance(data, _InMemory) else example[1]
+        require_classes(labels, checked_logits(copied, example[0].to(target)).shape[1])
     with trainer.seeded("weights"):
-        protected = defense.protect(copied, image.to(target))
+        protected = defense.protect(copied, example[0].to(target))
     if defense.needs_fit:
         defense.fit(protected, trainer)
     return protected.eval()
@@ -168,6 +163,16 @@ class _InMemory:
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         return self.images[indices], self.labels[indices]
+
+
+def _resolved(defense: object, examples: Examples) -> Defense:
+    """The defense with the defaults for the examples' usual radius."""
+    if not isinstance(defense, Defense):
+        raise UserError(
+            f"the defense is {_kind_of(defense)}: give one with its parameters, such as HRS(channels=(5, 5))"
+        )
+    radius: float | None = getattr(examples, "usual_eps", None)
+    return defense.for_radius(USUAL_RADIUS if radius is None else radius)
 
 
 def _as_examples(examples: object) -> Examples:

@@ -18,7 +18,7 @@ from robustbench_cli.defenses.base.training.trainer import Trainer
 
 
 def test_the_divergence_is_that_of_normal_distributions() -> None:
-    """Summed over all weights and biases it is torch's own, and 0 for the prior itself."""
+    """The sum over all weights and biases equals that of torch.distributions, and is 0 for the prior itself."""
     model = AdvBNN(sigma=0.3, decision="one-draw").protect(
         nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3, bias=False)), torch.rand(1, 1, 4, 4)
     )
@@ -45,7 +45,7 @@ def test_the_divergence_is_that_of_normal_distributions() -> None:
 
 @torch.no_grad()
 def test_weights_and_biases_are_drawn() -> None:
-    """For a unit vector the output's deviation is that of a weight and a bias together, about their means."""
+    """For a unit vector, the output's variance is that of one weight plus that of the bias."""
     layer = nn.Linear(5, 4)
     noisy = AdvBNN(sigma=0.2, decision="one-draw").protect(layer, torch.zeros(1, 5)).eval()
     outputs = noisy(torch.eye(5)[2].expand(20000, 5))
@@ -64,7 +64,7 @@ def test_weights_and_biases_are_drawn() -> None:
     ids=["paper-cnn", "resnet18"],
 )
 def test_without_deviations_it_is_the_model(model: nn.Module, images: Tensor) -> None:
-    """Deviations far below a weight's rounding give bit for bit the model's logits, the default ones do not."""
+    """With tiny standard deviations the logits equal the model's exactly; with the default they do not."""
     model.eval()
     quiet = AdvBNN(sigma=1e-30, decision="one-draw").protect(model, images[:1])
     assert torch.equal(quiet(images), model(images))
@@ -72,8 +72,8 @@ def test_without_deviations_it_is_the_model(model: nn.Module, images: Tensor) ->
     assert not torch.allclose(first, second)
 
 
-def test_digits_are_learnt(digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]) -> None:
-    """Far more digits are right than by chance, the deviations are learned, and a heavier divergence ends nearer to the prior."""
+def test_digits_are_learned(digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]) -> None:
+    """The accuracy is far above chance, standard deviations are learned, and a larger weight ends nearer to the prior."""
     train, test = digits
     ends = []
     for weight in (0.02, 1.0):
@@ -89,7 +89,7 @@ def test_digits_are_learnt(digits: Any, network: Callable[[], nn.Module], accura
 
 
 def test_the_last_iterate_is_trained_on() -> None:
-    """Against the authors' loop written out: signed steps of fresh draws, from the image, and no choice among the iterates."""
+    """The loss equals the authors' loop: signed steps from the image, a new draw in each, last iterate."""
     torch.manual_seed(3)
     base, images, labels = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(7, 1, 4, 4), torch.arange(7) % 3
     defense = AdvBNN(eps=0.2, steps=4, step_size=0.07, sigma=0.5, kl_weight=2)
@@ -122,6 +122,6 @@ def test_the_last_iterate_is_trained_on() -> None:
 
 
 def test_bad_parameters() -> None:
-    """A prior without a deviation is refused in a line."""
+    """A standard deviation of 0 is a usage error."""
     with pytest.raises(UserError, match=r"adv-bnn.sigma is 0: input should be greater than 0"):
         AdvBNN.from_parameters({"sigma": 0}, name="adv-bnn")

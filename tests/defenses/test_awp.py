@@ -23,7 +23,7 @@ def seeded(value: Callable[[], Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("objective", ["pgd-at", "trades"])
 def test_a_step_done_in_place(normed: Callable[[], nn.Module], objective: str) -> None:
-    """The gradient is what moving the weights of a copy, a pass back at_perturbed and moving them home gives."""
+    """The gradient equals that of a copy whose weights are perturbed in place and restored afterwards."""
     network = normed().train()
     network[6].p = 0.0
     images, labels = torch.rand(30, 1, 8, 8), torch.randint(10, (30,))
@@ -53,8 +53,8 @@ def test_a_step_done_in_place(normed: Callable[[], nn.Module], objective: str) -
     torch.testing.assert_close(network[1].running_mean, proxy[1].running_mean)
 
 
-def test_the_weights_move_up_by_their_share(normed: Callable[[], nn.Module]) -> None:
-    """Each weight moves by gamma of its length, biases and scales stay, and the loss at_perturbed is larger."""
+def test_the_size_of_the_weight_perturbation(normed: Callable[[], nn.Module]) -> None:
+    """Each weight moves by gamma times its norm, biases and scales do not move, and the loss increases."""
     network = normed().eval()
     images, labels = torch.rand(30, 1, 8, 8), torch.randint(10, (30,))
     defense = AWP(gamma=0.01)
@@ -68,7 +68,7 @@ def test_the_weights_move_up_by_their_share(normed: Callable[[], nn.Module]) -> 
 
 
 def _dead() -> nn.Module:
-    """A network whose first layer no loss reaches, with weights longer than 4."""
+    """A network whose first layer gets no gradient, with weights of a norm above 4."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     with torch.no_grad():
         model[1].weight.mul_(10)
@@ -77,7 +77,7 @@ def _dead() -> nn.Module:
 
 
 def _transformer() -> nn.Module:
-    """Its head begins at 0, so that no gradient comes any further at the first step."""
+    """Its head is initialized with zeros, so no other layer gets a gradient in the first step."""
     return torchvision.models.VisionTransformer(
         8, 4, num_layers=1, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=10
     )
@@ -90,7 +90,7 @@ def _transformer() -> nn.Module:
 def test_a_layer_without_a_gradient_stays(
     build: Callable[[], nn.Module], shape: tuple[int, ...], objective: str
 ) -> None:
-    """Where the gradient is exactly 0 the weights do not move, and the loss and its gradients are numbers."""
+    """Weights with a zero gradient do not move, and the loss and its gradients are finite."""
     network, images, labels = build().train(), torch.rand(6, *shape), torch.arange(6)
     defense = AWP.from_parameters({"objective": objective, "steps": 1}, name="awp")
     moved = defense.perturbed_weights(network, images, images, labels)
@@ -115,6 +115,6 @@ def test_a_layer_without_a_gradient_stays(
         ({"objective": "mart", "beta": 2}, MART(steps=4, eps=0.3, beta=2)),
     ],
 )
-def test_what_it_is_put_on(fields: dict[str, Any], inner: object) -> None:
-    """The other training has its attack, and its own weights unless one is given."""
+def test_the_inner_training(fields: dict[str, Any], inner: object) -> None:
+    """The other training has the parameters of this one's attack, and its own beta unless one is set."""
     assert AWP.from_parameters({"steps": 4, "eps": 0.3, **fields}, name="awp").inner == inner

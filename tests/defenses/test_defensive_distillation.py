@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def test_steps_of_teacher_and_student(digits: Any) -> None:
-    """One full-batch step of each on a linear model is the closed gradient of softmax regression at the temperature."""
+    """One full-batch step of each on a linear model equals softmax regression's gradient at the temperature."""
     train, _ = digits
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     nn.init.zeros_(model[1].weight)
@@ -33,7 +33,7 @@ def test_steps_of_teacher_and_student(digits: Any) -> None:
     rows = torch.cat([train.images.flatten(1), torch.ones(len(train), 1)], 1)
 
     def stepped(answers: Tensor) -> Tensor:
-        # At zero logits every softmax is 0.1; Nesterov's first step is (1 + momentum) times as long.
+        # With zero logits the softmax is 0.1 everywhere. Nesterov's first step is (1 + momentum) times as long.
         return 1000 * 1.9 * (answers - 0.1).T @ rows / len(train) / 5
 
     teacher = stepped(functional.one_hot(train.labels, 10).float())
@@ -46,7 +46,7 @@ def test_steps_of_teacher_and_student(digits: Any) -> None:
 def test_it_hides_the_gradient_and_falls_to_its_logits(
     digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]
 ) -> None:
-    """PGD on the cross-entropy leaves most digits right, because for most the gradient is 0; PGD on the logits few."""
+    """PGD on the cross-entropy breaks few digits, because most gradients are 0. PGD on the logits breaks most."""
     train, test = digits
     defense = DefensiveDistillation(temperature=100)
     model = defense.protect(network(), train.images[:1])
@@ -66,7 +66,7 @@ def test_it_hides_the_gradient_and_falls_to_its_logits(
 
 
 def test_a_given_teacher(digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]) -> None:
-    """It is not trained again and no second one is kept; a student of a constant teacher learns what that says."""
+    """It is neither trained nor stored. The student of a constant teacher learns the teacher's output."""
     train, _ = digits
 
     class Constant(nn.Module):
@@ -84,7 +84,7 @@ def test_a_given_teacher(digits: Any, network: Callable[[], nn.Module], accuracy
 
 
 def test_a_checkpoint_needs_no_teacher(network: Callable[[], nn.Module]) -> None:
-    """A model built anew from the words alone takes the weights, wherever the teacher's file is by now."""
+    """A new model, built from the parameters alone, loads the weights without the teacher's file."""
     images = torch.rand(3, 1, 8, 8)
     trained = DefensiveDistillation(teacher=network()).protect(network(), images[:1]).eval()
     words = {"temperature": 100, "teacher": "gone.safetensors"}
@@ -101,7 +101,7 @@ def test_a_checkpoint_needs_no_teacher(network: Callable[[], nn.Module]) -> None
 
 
 def test_bad_parameters(network: Callable[[], nn.Module]) -> None:
-    """A temperature that is no temperature, and a teacher of other classes or other images, are refused in a line."""
+    """A temperature of 0, and a teacher of other classes or images, are usage errors."""
     for temperature in (0, -1):
         with pytest.raises(UserError, match=rf"^defensive-distillation.temperature is {temperature}: input should be"):
             DefensiveDistillation.from_parameters({"temperature": temperature}, name="defensive-distillation")

@@ -20,7 +20,7 @@ from robustbench_cli.defenses.defensive_dropout import DefensiveDropout
 
 
 def identity() -> nn.Module:
-    """Dropout and a layer that changes nothing."""
+    """Dropout and a layer without effect."""
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 4, bias=False))
     nn.init.eye_(model[2].weight)
     return model
@@ -28,20 +28,20 @@ def identity() -> nn.Module:
 
 @torch.no_grad()
 def test_as_many_are_dropped_as_the_rate_says() -> None:
-    """Dropped are a binomial number (level 0.001), what is left is scaled to the same mean, in eval() and by the row."""
+    """In eval() mode the number of dropped activations is binomial (level 0.001), and the rest is scaled up."""
     rows = torch.ones(5000, 1, 2, 2)
     output = DefensiveDropout(test_rate=0.3).protect(identity(), rows[:1]).eval()(rows)
     dropped = int((output == 0).sum())
     assert stats.binomtest(dropped, output.numel(), 0.3).pvalue > 0.001
     assert torch.allclose(output[output != 0], torch.tensor(1 / 0.7))
-    # All sixteen patterns of a row, as often as independent numbers have them.
+    # The sixteen patterns of a row have the frequencies of independent draws.
     pattern = ((output == 0).long() * torch.tensor([8, 4, 2, 1])).sum(1).bincount(minlength=16)
     chances = [0.3 ** sum(bits) * 0.7 ** (4 - sum(bits)) for bits in itertools.product((0, 1), repeat=4)]
     assert stats.chisquare(pattern.numpy(), 5000 * torch.tensor(chances).double().numpy()).pvalue > 0.001
 
 
 def test_training_has_a_rate_of_its_own() -> None:
-    """In train() the model's own rate rules, or the one given, whatever the rate afterwards."""
+    """In train() mode the training rate applies, for any test rate."""
     rows = torch.ones(5000, 1, 2, 2)
     for given, expected in ((None, 0.5), (0.2, 0.2)):
         defended = DefensiveDropout(test_rate=0.9, train_rate=given).protect(identity(), rows[:1]).train()
@@ -58,7 +58,7 @@ def test_training_has_a_rate_of_its_own() -> None:
     ids=["paper-cnn", "resnet18"],
 )
 def test_at_rate_0_it_is_the_model(model: nn.Module, images: Tensor, place: str) -> None:
-    """It stands where the model has dropout or before its last layer, and at rate 0 is the model bit for bit."""
+    """It replaces the model's dropout or precedes its last layer. At rate 0 it equals the model exactly."""
     model.eval()
     quiet = DefensiveDropout(test_rate=0).protect(model, images[:1])
     assert [name for name, part in quiet.named_modules() if hasattr(part, "train_rate")] == [place]
@@ -67,7 +67,7 @@ def test_at_rate_0_it_is_the_model(model: nn.Module, images: Tensor, place: str)
 
 
 def test_the_choice_is_the_best_that_is_allowed() -> None:
-    """Against a search by hand: the least success within the bound, never more success where more loss is allowed."""
+    """The choice has the lowest success within the bound, and a looser bound gives no higher success."""
     draw = torch.Generator().manual_seed(0)
     for _ in range(50):
         table = torch.rand(10, 2, generator=draw).tolist()
@@ -82,7 +82,7 @@ def test_the_choice_is_the_best_that_is_allowed() -> None:
 
 
 def test_a_rate_is_chosen_and_kept(digits: Any, normed: Callable[[], nn.Module]) -> None:
-    """Where none is given, training ends with one; a checkpoint loaded into a model built anew has it too."""
+    """Training selects a test rate, and a checkpoint contains it."""
     train, _ = digits
     defense = DefensiveDropout(eps=0.15, accuracy_drop=0.1)
     defended = defense.protect(normed(), train.images[:1])
@@ -103,7 +103,7 @@ def test_a_rate_is_chosen_and_kept(digits: Any, normed: Callable[[], nn.Module])
 
 
 def test_a_model_without_linear_layers() -> None:
-    """A model with neither dropout nor a fully connected layer is refused in a line."""
+    """A model without dropout and without a fully connected layer is a usage error."""
     model = nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten())
     with pytest.raises(UserError, match="precedes fully connected layers, and Sequential runs none"):
         DefensiveDropout().protect(model, torch.rand(1, 1, 8, 8))

@@ -24,7 +24,7 @@ def defense(request: pytest.FixtureRequest) -> Defense:
 
 
 def test_the_model_is_left_as_it_is(defense: Defense, normed: Callable[[], nn.Module]) -> None:
-    """The model given keeps its weights, mode and logits, and shares no parameter with the defended one."""
+    """The user's model keeps its weights, mode and logits, and shares no parameter with the defended model."""
     model = normed().eval()
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     logits = model(IMAGES)
@@ -37,7 +37,7 @@ def test_the_model_is_left_as_it_is(defense: Defense, normed: Callable[[], nn.Mo
 
 
 def test_the_defended_model_keeps_the_contract(defense: Defense, network: Callable[[], nn.Module]) -> None:
-    """Images in, logits out, a gradient back to every image, and the images untouched."""
+    """It maps images to logits, every image has a gradient, and the images stay unchanged."""
     protected = defense.protect(network(), IMAGES[:1]).eval()
     images = IMAGES.clone().requires_grad_()
     logits = protected(images)
@@ -48,7 +48,7 @@ def test_the_defended_model_keeps_the_contract(defense: Defense, network: Callab
 
 
 def test_draws_follow_the_seed_and_differ_between_rows(defense: Defense, normed: Callable[[], nn.Module]) -> None:
-    """A randomized model draws for each row by itself, and all its draws follow from torch's seed."""
+    """A randomized model draws independently for each row, and torch's seed determines all its draws."""
     protected = defense.protect(normed(), IMAGES[:1]).eval()
     copies = IMAGES[:1].repeat(40, 1, 1, 1)
     torch.manual_seed(0)
@@ -63,7 +63,7 @@ def test_draws_follow_the_seed_and_differ_between_rows(defense: Defense, normed:
 
 
 def test_a_checkpoint_loads_into_one_built_anew(defense: Defense, normed: Callable[[], nn.Module]) -> None:
-    """The parameters survive JSON, and with them a state dict fits, name by name, and gives the same logits."""
+    """Parameters survive JSON. A new model from them loads the state dict and gives the same logits."""
     again = type(defense).from_parameters(json.loads(defense.model_dump_json()), name="again")
     assert again == defense
     first = defense.protect(normed(), IMAGES[:1]).eval()
@@ -76,7 +76,7 @@ def test_a_checkpoint_loads_into_one_built_anew(defense: Defense, normed: Callab
 
 
 def test_it_is_documented(defense: Defense) -> None:
-    """Each names its source, says in a line what it is, and describes each parameter."""
+    """A defense has a source, a one-line summary, and a description of each parameter."""
     assert defense.paper
     assert str(type(defense).__doc__).partition("\n")[0].endswith((".", ":"))
     assert all(field.description for field in type(defense).model_fields.values())

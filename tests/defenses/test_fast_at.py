@@ -13,13 +13,13 @@ from robustbench_cli.defenses.fast_at import FastAT
 
 
 def test_the_step_on_a_linear_model() -> None:
-    """From its start every pixel moves 1.25 eps against the margin, cut to the ball: the loss is that of the corner or near it."""
+    """Every pixel moves by 1.25 eps against the margin, clipped to the ball; the loss is near that of the corner."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
-    seen: list[torch.Tensor] = []
-    model.register_forward_pre_hook(lambda _, rows: seen.append(rows[0].detach()))
+    recorded: list[torch.Tensor] = []
+    model.register_forward_pre_hook(lambda _, rows: recorded.append(rows[0].detach()))
     images, labels = 0.4 + 0.2 * torch.rand(200, 1, 4, 4), torch.randint(2, (200,))
     value = FastAT(eps=0.1).loss(model, images, labels)
-    start, perturbed = seen
+    start, perturbed = recorded
     offset = (start - images) / 0.1
     # Uniform in the ball: mean 0 and variance 1/3 of 3200 numbers, whose fourth moment is 1/5.
     assert offset.abs().max() <= 1 + 1e-5
@@ -31,8 +31,8 @@ def test_the_step_on_a_linear_model() -> None:
     torch.testing.assert_close(value, functional.cross_entropy(model(perturbed), labels))
 
 
-def test_a_fall_ends_the_training(digits: Any, normed: Callable[[], nn.Module]) -> None:
-    """With a fall that any training sees, it ends early, with the weights of the epoch before."""
+def test_catastrophic_overfitting_stops_the_training(digits: Any, normed: Callable[[], nn.Module]) -> None:
+    """With a tiny overfitting_drop training stops early, with the weights of the epoch before."""
     train, _ = digits
     states: list[torch.Tensor] = []
     notes: list[str] = []

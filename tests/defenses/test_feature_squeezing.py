@@ -23,7 +23,7 @@ from .conftest import InMemory
 
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_pixels_take_as_many_values_as_the_bits_hold(bits: int) -> None:
-    """Each becomes numpy's rounding of it to the nearest of 2^bits evenly spaced values, 0 and 1 among them."""
+    """Pixels equal numpy's rounding to 2^bits evenly spaced values, including 0 and 1."""
     images = torch.linspace(0, 1, 3001).view(1, 1, 1, -1)
     squeezed = BitDepth(bits)(images)
     largest = 2**bits - 1
@@ -33,14 +33,14 @@ def test_pixels_take_as_many_values_as_the_bits_hold(bits: int) -> None:
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 9])
 def test_the_median_is_scipys(side: int) -> None:
-    """Of even and odd windows, at the edges too, also of a window that is larger than the image."""
+    """It equals scipy's for even and odd windows, at the edges, and for windows larger than the image."""
     images = torch.rand(3, 2, 7, 8)
     expected = ndimage.median_filter(images.numpy(), size=(1, 1, side, side), mode="reflect")
     assert np.array_equal(Median(side)(images).numpy(), expected)
 
 
 def _non_local_means(image: Any, strength: float, window: int, patch: int) -> Any:
-    """Of an image ``(C, H, W)``, pixel by pixel, as Buades, Coll and Morel define it; numpy mirrors the edges."""
+    """The definition of Buades, Coll and Morel, pixel by pixel, for an image ``(C, H, W)``; numpy reflects the edges."""
     channels, height, width = image.shape
     around = [(side // 2, (side - 1) // 2) for side in (window, patch)]
     (reach, _), (above, below) = around
@@ -63,7 +63,7 @@ def _non_local_means(image: Any, strength: float, window: int, patch: int) -> An
 
 @pytest.mark.parametrize(("window", "patch"), [(5, 3), (4, 3), (5, 2), (9, 1), (1, 3)])
 def test_non_local_means_by_its_definition(window: int, patch: int) -> None:
-    """Of even and odd sides, colours too, also of a window that is larger than the image."""
+    """It equals the definition for even and odd sizes, in color, and for windows larger than the image."""
     images = torch.rand(2, 3, 6, 5, dtype=torch.float64)
     expected = [_non_local_means(image, 0.2, window, patch) for image in images.numpy()]
     cleaned = NonLocalMeans(0.2, search_window=window, patch_size=patch)(images)
@@ -73,13 +73,13 @@ def test_non_local_means_by_its_definition(window: int, patch: int) -> None:
 
 
 def test_the_gradient_of_non_local_means() -> None:
-    """It is that of finite differences."""
+    """It equals finite differences."""
     images = torch.rand(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(NonLocalMeans(0.3, search_window=3, patch_size=3), images)
 
 
 def test_non_local_means_take_noise_away() -> None:
-    """Of a step between two greys with noise on both sides, a weak filter leaves the step and half of the noise at most."""
+    """On a noisy step edge, a weak filter keeps the edge and removes at least half of the noise."""
     step = torch.zeros(1, 1, 20, 20)
     step[..., 10:] = 0.5
     noisy = step + 0.02 * torch.randn_like(step)
@@ -88,7 +88,7 @@ def test_non_local_means_take_noise_away() -> None:
 
 
 def test_gradients_pass_the_squeezers() -> None:
-    """Through the grey values as if they were not there, through the median to the pixel that it is (closed form)."""
+    """The bit depth reduction has the identity's gradient, the median that of the selected pixel."""
     images = (torch.arange(9.0).view(1, 1, 3, 3) / 8).requires_grad_()
     (through_bits,) = torch.autograd.grad(BitDepth(2)(images).sum(), images)
     assert torch.equal(through_bits, torch.ones_like(images))
@@ -96,16 +96,16 @@ def test_gradients_pass_the_squeezers() -> None:
     assert torch.equal(through_median, torch.eye(9)[4].view(1, 1, 3, 3))
 
 
-def test_without_a_share_the_model_sees_the_squeezed_image() -> None:
-    """The grey values first and then the median, here of scipy."""
+def test_without_a_detector_the_model_gets_the_squeezed_image() -> None:
+    """Without a false positive rate the model's input is the rounded image after scipy's median filter."""
     images = torch.rand(3, 1, 6, 6)
-    seen = FeatureSqueezing(bit_depth=3, median_size=3).protect(nn.Identity(), images[:1])(images)
+    inputs = FeatureSqueezing(bit_depth=3, median_size=3).protect(nn.Identity(), images[:1])(images)
     expected = ndimage.median_filter(np.round(images.numpy() * 7) / np.float32(7), size=(1, 1, 3, 3), mode="reflect")
-    assert np.allclose(seen.numpy(), expected)
+    assert np.allclose(inputs.numpy(), expected)
 
 
 def test_a_detector_looks_at_every_squeezer() -> None:
-    """What only one of the squeezed copies shows is in the score: without that squeezer it is 0."""
+    """A change that a single squeezer reveals is in the score; without that squeezer the score is 0."""
     images = torch.zeros(1, 1, 8, 8)
     images[0, 0, 3, 3] = 0.02
     scores = [
@@ -120,14 +120,14 @@ def test_a_detector_looks_at_every_squeezer() -> None:
 
 
 class Pixels(nn.Module):
-    """Logits are the image's pixels, times a number."""
+    """The logits are the image's pixels times a factor."""
 
     def forward(self, images: Tensor) -> Tensor:
         return 6 * images.flatten(1)
 
 
 def detector(threshold: float, *, bit_depth: int = 1, median_size: int = 2) -> Detector:
-    """On images of 2 x 2 pixels, which are the logits of 4 classes."""
+    """A detector on images of 2 x 2 pixels, which are the logits of 4 classes."""
     built = FeatureSqueezing(bit_depth=bit_depth, median_size=median_size, false_positive_rate=0.1).protect(
         Pixels(), torch.rand(1, 1, 2, 2)
     )
@@ -142,7 +142,7 @@ def softmax(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def test_what_is_rejected_is_what_the_squeezers_change() -> None:
-    """By the largest l1 distance of softmax over both squeezers, computed by numpy and scipy; others keep their logits."""
+    """Scores equal the largest l1 distance from numpy and scipy. Accepted images keep their logits."""
     images = torch.rand(200, 1, 2, 2)
     pixels = images.numpy()
     plain = softmax(pixels)
@@ -158,7 +158,7 @@ def test_what_is_rejected_is_what_the_squeezers_change() -> None:
 
 
 def test_the_gradient_is_that_of_the_mean_logits() -> None:
-    """By autograd through the image and its copies; of the rejected, with what a class gains going to the leading ones."""
+    """It equals autograd through the image and its copies. For rejected images it goes to the leading classes."""
     images, labels = torch.rand(40, 1, 2, 2, requires_grad=True), torch.arange(40) % 4
     model = detector(1.0)
     logits = model(images)
@@ -168,8 +168,8 @@ def test_the_gradient_is_that_of_the_mean_logits() -> None:
     assert 0 < rejected.sum() < 40
     own = nn.functional.one_hot(labels, 4)
     usual = logits.detach().softmax(1) - own
-    seen = 2 * (images + images.round() + Median(2)(images)).flatten(1).detach()
-    others = seen.exp() * (1 - own)
+    mean_logits = 2 * (images + images.round() + Median(2)(images)).flatten(1).detach()
+    others = mean_logits.exp() * (1 - own)
     turned = 0.75 * (others / others.sum(1, keepdim=True) - own)
     (expected,) = torch.autograd.grad((mean * torch.where(rejected[:, None], turned, usual)).sum(), images)
     assert torch.allclose(gradient, expected, atol=1e-5)
@@ -177,7 +177,7 @@ def test_the_gradient_is_that_of_the_mean_logits() -> None:
 
 @pytest.mark.parametrize(("share", "count"), [(0.05, 100), (0.1, 30), (0.29, 100), (0.5, 7)])
 def test_the_threshold_rejects_the_share_of_the_training_examples(share: float, count: int) -> None:
-    """The largest whole number of them that is no more than the share."""
+    """The number of rejected examples is the rate times their number, rounded down."""
     examples = InMemory(torch.rand(count, 1, 2, 2), torch.zeros(count, dtype=torch.int64))
     model = defend(Pixels(), FeatureSqueezing(bit_depth=1, false_positive_rate=share), examples)
     rejected = int((predict(model, examples.images, repeats=1) == -1).sum())
@@ -185,7 +185,7 @@ def test_the_threshold_rejects_the_share_of_the_training_examples(share: float, 
 
 
 def test_unseen_images_are_rejected_as_often() -> None:
-    """Of as many fresh images of the same kind, within what chance explains (binomial test, level 0.001)."""
+    """New images of the same distribution are rejected at the same rate (binomial test, level 0.001)."""
     images = torch.rand(4000, 1, 2, 2)
     labels = torch.zeros(2000, dtype=torch.int64)
     model = defend(Pixels(), FeatureSqueezing(bit_depth=1, false_positive_rate=0.1), InMemory(images[:2000], labels))
@@ -194,32 +194,32 @@ def test_unseen_images_are_rejected_as_often() -> None:
 
 
 def test_a_rejection_is_wrong_for_a_clean_image_and_right_for_a_perturbed_one() -> None:
-    """Robust accuracy counts the clean images that are accepted and right, unless they are made wrong and accepted."""
+    """Robust accuracy counts clean images that are accepted and right, unless the attack is accepted with a wrong class."""
     images = torch.rand(150, 1, 2, 2)
     labels = images.flatten(1).argmax(1)
     model = detector(0.8)
-    found = evaluate(model, images, labels, attack=PGD(), eps=0.1)
-    outcomes = found.outcomes
+    result = evaluate(model, images, labels, attack=PGD(), eps=0.1)
+    outcomes = result.outcomes
     clean = outcomes.clean[0] == outcomes.labels
-    assert found.summary["clean_accuracy"] == clean.mean() == (outcomes.clean[0] != -1).mean()
+    assert result.summary["clean_accuracy"] == clean.mean() == (outcomes.clean[0] != -1).mean()
     broken = (outcomes.perturbed[0, 0] != outcomes.labels) & (outcomes.perturbed[0, 0] != -1)
-    assert found.summary["robust_accuracy"] == (clean & ~broken).mean()
+    assert result.summary["robust_accuracy"] == (clean & ~broken).mean()
     assert (clean & (outcomes.perturbed[0, 0] == -1)).any()
     assert (clean & broken).any()
 
 
 def test_a_detector_that_rejects_all_is_worth_nothing() -> None:
-    """Neither on clean images nor under attack, and not with a radius of 0."""
+    """Its accuracy is 0 on clean images, under attack, and at radius 0."""
     images = torch.rand(20, 1, 2, 2)
     labels = images.flatten(1).argmax(1)
     for eps in (0.0, 0.1):
-        found = evaluate(detector(-1.0), images, labels, attack=PGD(steps=3), eps=eps)
-        assert found.summary["clean_accuracy"] == found.summary["robust_accuracy"] == 0
-        assert found.summary["robust_accuracy_vote"] == found.summary["robust_accuracy_every_draw"] == 0
+        result = evaluate(detector(-1.0), images, labels, attack=PGD(steps=3), eps=eps)
+        assert result.summary["clean_accuracy"] == result.summary["robust_accuracy"] == 0
+        assert result.summary["robust_accuracy_vote"] == result.summary["robust_accuracy_every_draw"] == 0
 
 
 def test_a_decision_based_attack_takes_no_rejection_for_a_success() -> None:
-    """What HopSkipJump returns is accepted as another class."""
+    """HopSkipJump returns images that are accepted with another class."""
     images = torch.rand(12, 1, 2, 2)
     labels = images.flatten(1).argmax(1)
     model = detector(0.8)
@@ -240,7 +240,7 @@ def test_a_decision_based_attack_takes_no_rejection_for_a_success() -> None:
 def test_an_attack_adapts_by_itself(
     parameters: dict[str, Any], eps: float, digits: tuple[InMemory, InMemory], network: type[nn.Module]
 ) -> None:
-    """On digits, PGD leaves at least 30 points less of what its transfer from the undefended network leaves."""
+    """On digits, PGD leaves at least 30 points less than its transfer from the undefended network."""
     train, test = digits
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
@@ -260,7 +260,7 @@ def test_an_attack_adapts_by_itself(
 
 
 def test_the_surrogate_is_smooth() -> None:
-    """With the surrogates in the layers' places no image is rejected and no pixel is rounded."""
+    """With surrogates, no image is rejected and no pixel is rounded."""
     images = torch.rand(5, 1, 2, 2)
     model = detector(-1.0, bit_depth=2, median_size=1)
     with use_surrogates(model):
@@ -272,6 +272,6 @@ def test_the_surrogate_is_smooth() -> None:
     [("bit_depth", 0), ("bit_depth", 9), ("median_size", 0), ("false_positive_rate", 0), ("false_positive_rate", 1)],
 )
 def test_bad_parameters_are_refused(name: str, value: float) -> None:
-    """Each in one line that names it."""
+    """A value out of range is a usage error that names the parameter."""
     with pytest.raises(UserError, match=f"feature-squeezing.{name} is {value}: "):
         FeatureSqueezing.from_parameters({name: value}, name="feature-squeezing")

@@ -13,7 +13,7 @@ from robustbench_cli.defenses.free_at import FreeAT, Perturbed
 
 
 def test_the_algorithm_written_out(digits: Any, normed: Callable[[], nn.Module]) -> None:
-    """Weights and perturbation are those of the paper's algorithm, kept in the box, with a pass back for each and torch's SGD."""
+    """Weights and perturbation equal those of the paper's algorithm with torch's SGD, clipped to the box."""
     train, _ = digits
     small = type(train)(train.images[:100], train.labels[:100])
     theirs = normed()
@@ -34,7 +34,7 @@ def test_the_algorithm_written_out(digits: Any, normed: Callable[[], nn.Module])
             return batches[-1]
 
     defense.fit(ours, Trainer(Watched(), recipe, seed=0, device=torch.device("cpu")))
-    # One image is asked for its shape, and four are tried in another memory layout.
+    # One image gives the shape, four determine the memory layout.
     steps = [batch for batch in batches if len(batch[0]) > 4]
     assert len(steps) == 2 * 3 * 3
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.05, momentum=0.9, nesterov=True)
@@ -53,16 +53,16 @@ def test_the_algorithm_written_out(digits: Any, normed: Callable[[], nn.Module])
 
 
 def test_no_pixel_gets_stuck() -> None:
-    """A pixel that was driven to 0 or 1 comes back once its slope turns, where the cut image would have none."""
+    """A pixel that reached 0 or 1 moves back when its gradient changes sign."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([[1.0, 1, -1, -1], [-1, -1, 1, 1]]))
     network = Perturbed(model, torch.zeros(3, 1, 2, 2))
-    # Black, white, and between them.
+    # Black, white and gray.
     images = torch.tensor([0.0, 1.0, 0.5]).view(3, 1, 1, 1).expand(3, 1, 2, 2).contiguous()
     defense, parameters = FreeAT(eps=0.25), list(model.parameters())
     up = torch.tensor([-1.0, -1, 1, 1]).view(1, 2, 2)
-    # Two steps of eps cross the whole ball.
+    # Two steps of eps cross the ball.
     for label, sign in ((0, 1), (1, -1), (0, 1)):
         for _ in range(2):
             defense.gradients(network, images, torch.full((3,), label), parameters)
@@ -70,13 +70,13 @@ def test_no_pixel_gets_stuck() -> None:
 
 
 def test_the_images_of_training_stay_in_the_box(digits: Any) -> None:
-    """Also where the perturbation was made on the images of another batch."""
+    """Also if the perturbation comes from the images of another batch."""
     train, _ = digits
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    network, seen = Perturbed(model, torch.zeros(40, 1, 8, 8)), []
-    model.register_forward_pre_hook(lambda _, rows: seen.append(rows[0].detach()))
+    network, recorded = Perturbed(model, torch.zeros(40, 1, 8, 8)), []
+    model.register_forward_pre_hook(lambda _, rows: recorded.append(rows[0].detach()))
     for part in range(4):
         images, labels = train.images[40 * part : 40 * part + 40], train.labels[40 * part : 40 * part + 40]
         FreeAT(eps=0.3).gradients(network, images, labels, list(model.parameters()))
-        assert 0 <= seen[-1].min() <= seen[-1].max() <= 1
-        assert (seen[-1] - images).abs().max() <= 0.3 + 1e-6
+        assert 0 <= recorded[-1].min() <= recorded[-1].max() <= 1
+        assert (recorded[-1] - images).abs().max() <= 0.3 + 1e-6

@@ -20,7 +20,7 @@ IMAGES = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def identity(count: int) -> nn.Sequential:
-    """Convolutions that change nothing."""
+    """Convolutions without effect."""
     layers = [nn.Conv2d(3, 3, 1, bias=False, groups=3) for _ in range(count)]
     for layer in layers:
         nn.init.ones_(layer.weight)
@@ -30,7 +30,7 @@ def identity(count: int) -> nn.Sequential:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("count", "sigma"), [(1, 0.2), (2, (0.2**2 + 0.1**2) ** 0.5)])
 def test_noise_is_gaussian(count: int, sigma: float, layout: torch.memory_format) -> None:
-    """What identity convolutions add is normal with the sigmas' variances summed (Kolmogorov-Smirnov, level 0.001)."""
+    """Identity convolutions add normal noise with the summed variances (Kolmogorov-Smirnov, level 0.001)."""
     images = torch.rand(50, 3, 10, 10).to(memory_format=layout)
     noisy = GaussianNoise(sigma_init=0.2, sigma_inner=0.1).protect(identity(count), images[:1]).eval()
     with torch.no_grad():
@@ -39,7 +39,7 @@ def test_noise_is_gaussian(count: int, sigma: float, layout: torch.memory_format
 
 
 def test_each_row_and_pass_has_its_own_noise(normed: Callable[[], nn.Module]) -> None:
-    """Equal rows of a batch, and equal batches, get different noise, in eval() as in train()."""
+    """Equal rows and equal batches get different noise, in eval() and in train() mode."""
     images = IMAGES[:1].repeat(2, 1, 1, 1)
     noisy = GaussianNoise().protect(normed(), images[:1])
     for training in (False, True):
@@ -49,14 +49,14 @@ def test_each_row_and_pass_has_its_own_noise(normed: Callable[[], nn.Module]) ->
 
 
 def test_the_input_is_left_alone(normed: Callable[[], nn.Module]) -> None:
-    """No pass writes into the caller's images."""
+    """No pass changes the caller's images."""
     images = IMAGES.clone()
     GaussianNoise().protect(normed(), images[:1])(images)
     assert torch.equal(images, IMAGES)
 
 
 def test_without_noise_it_is_the_model(normed: Callable[[], nn.Module]) -> None:
-    """Sigmas of 0 give bit for bit the model's logits."""
+    """With sigma 0 the logits equal the model's exactly."""
     model = normed().eval()
     noisy = GaussianNoise(sigma_init=0, sigma_inner=0).protect(model, IMAGES[:1])
     assert torch.equal(noisy(IMAGES), model(IMAGES))
@@ -69,7 +69,7 @@ def sigmas(noisy: nn.Module) -> dict[str, float]:
 
 
 class TwoStems(nn.Module):
-    """Two convolutions read the image, a third reads both, though it was declared before them."""
+    """Two convolutions read the image. A third one, declared before them, reads both."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class TwoStems(nn.Module):
 
 
 def test_sigmas_by_location() -> None:
-    """Every convolution that reads the image has sigma_init, every other one sigma_inner, whatever the declared order."""
+    """Convolutions that read the image have sigma_init, all others sigma_inner, in any order of declaration."""
     defense = GaussianNoise(sigma_init=0.3, sigma_inner=0.2)
     assert sigmas(defense.protect(TwoStems(), IMAGES[:1])) == {"join": 0.2, "left": 0.3, "right": 0.3}
     resnet = sigmas(defense.protect(torchvision.models.resnet18(num_classes=10), torch.rand(1, 3, 32, 32)))
@@ -101,7 +101,7 @@ LOCATIONS = ("convolutions", "input", "activations", "weights", "output")
     [("input", nn.Identity(), 0.3), ("activations", nn.ReLU(), 0.2), ("output", nn.Identity(), 0.2)],
 )
 def test_noise_by_location(location: str, model: nn.Module, sigma: float, layout: torch.memory_format) -> None:
-    """What the image, an activation and the logits get is normal with its sigma (Kolmogorov-Smirnov, level 0.001)."""
+    """The noise of the image, an activation and the logits is normal with its sigma (Kolmogorov-Smirnov, level 0.001)."""
     images = torch.rand(50, 3, 10, 10).to(memory_format=layout)
     defense = GaussianNoise.from_parameters(
         {"location": location, "sigma_init": 0.3, "sigma_inner": 0.2}, name="gaussian-noise"
@@ -112,7 +112,7 @@ def test_noise_by_location(location: str, model: nn.Module, sigma: float, layout
 
 @torch.no_grad()
 def test_noise_on_weights() -> None:
-    """A layer's output for a unit vector is its column of weights with a share of all weights' standard deviation."""
+    """For a unit vector the output is a column of weights with noise relative to the standard deviation of all weights."""
     layer = nn.Linear(5, 4, bias=False)
     noisy = GaussianNoise(location="weights", sigma_inner=0.5).protect(layer, torch.zeros(1, 5)).eval()
     added = (noisy(torch.eye(5)[2].expand(5000, 5)) - layer.weight[:, 2]).flatten()
@@ -121,7 +121,7 @@ def test_noise_on_weights() -> None:
 
 @pytest.mark.parametrize("location", LOCATIONS)
 def test_every_location(normed: Callable[[], nn.Module], location: str) -> None:
-    """Rows and passes draw for themselves; no noise, and the deterministic counterpart, give the model's logits."""
+    """Rows and passes draw independently. Without noise, and for the deterministic rule, the logits equal the model's."""
     model = normed().eval()
     images = IMAGES[:1].repeat(2, 1, 1, 1)
 
@@ -139,7 +139,7 @@ def test_every_location(normed: Callable[[], nn.Module], location: str) -> None:
 
 @pytest.mark.parametrize("location", LOCATIONS)
 def test_every_location_trains(digits: Any, normed: Callable[[], nn.Module], location: str) -> None:
-    """Six epochs bring the mean loss below that of guessing among ten classes, which is 2.3."""
+    """Six epochs bring the mean loss below 2.3, that of guessing among ten classes."""
     train, _ = digits
     defense = GaussianNoise.from_parameters({"location": location}, name="gaussian-noise")
     trainer = Trainer(train, Recipe(epochs=6, lr=0.01), seed=0, device=torch.device("cpu"))
@@ -148,16 +148,16 @@ def test_every_location_trains(digits: Any, normed: Callable[[], nn.Module], loc
 
 
 def test_noise_around_switching(normed: Callable[[], nn.Module]) -> None:
-    """In a switching model every channel's first convolution has sigma_init, drawn or not."""
+    """In a switching model the first convolution of every channel has sigma_init, drawn or not."""
     defense = GaussianNoise(sigma_init=0.2, sigma_inner=0.1)
     noisy = defense.protect(hrs(normed(), (1, 8, 8), channels=(6, 2)), IMAGES[:1])
-    found = sigmas(noisy)
-    assert sum(sigma == 0.2 for sigma in found.values()) == 6
-    assert sum(sigma == 0.1 for sigma in found.values()) == 6
+    result = sigmas(noisy)
+    assert sum(sigma == 0.2 for sigma in result.values()) == 6
+    assert sum(sigma == 0.1 for sigma in result.values()) == 6
 
 
 def test_bad_models_and_parameters() -> None:
-    """A model without convolutions and a sigma below 0 are refused in a line."""
+    """A model without convolutions and a negative sigma are usage errors."""
     with pytest.raises(UserError, match="noise before convolutions, and Sequential runs none"):
         GaussianNoise().protect(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), IMAGES[:1])
     with pytest.raises(
@@ -166,8 +166,8 @@ def test_bad_models_and_parameters() -> None:
         GaussianNoise.from_parameters({"sigma_init": -0.1}, name="gaussian-noise")
 
 
-def test_digits_are_learnt(digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]) -> None:
-    """Trained with its noise, one draw is right on more than 90 % of the digits, more than with noise put on afterwards."""
+def test_digits_are_learned(digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]) -> None:
+    """Trained with noise, one draw has more than 90 % accuracy, more than with noise added after the training."""
     train, test = digits
     defense, recipe, device = GaussianNoise(), Recipe(epochs=20), torch.device("cpu")
     protected = defense.protect(network(), train.images[:1])
@@ -179,7 +179,7 @@ def test_digits_are_learnt(digits: Any, network: Callable[[], nn.Module], accura
 
 
 def test_the_sigmas_of_the_paper() -> None:
-    """They follow from the usual radius: those of Wang et al. for MNIST and CIFAR-10, but not away from the pixels' scale."""
+    """The defaults give the sigmas of Wang et al. for MNIST and CIFAR-10, and 0.1 at locations without the pixels' scale."""
     mnist, cifar = (GaussianNoise().for_radius(radius) for radius in (0.3, 8 / 255))
     assert (mnist.sigma_init, mnist.sigma_inner) == pytest.approx((0.2, 0.1))
     assert (cifar.sigma_init, cifar.sigma_inner) == pytest.approx((0.02, 0.01), rel=0.05)

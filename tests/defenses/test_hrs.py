@@ -9,11 +9,11 @@ import torch
 import torchvision
 from scipy import stats
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 from robustbench_cli.attacks.base.models.enumerable_draws import EnumerableDraws
 from robustbench_cli.attacks.base.models.probes import is_randomized
-from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.errors import Notice, UserError
 from robustbench_cli.core.settings import read_value
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer, TrainingProgress
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 class Adds(nn.Module):
-    """A channel that can be told from others by what it adds."""
+    """A channel that adds a constant, which identifies it."""
 
     def __init__(self, number: float) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Adds(nn.Module):
 
 
 def switches() -> nn.Module:
-    """Two switching blocks whose output names the path: block 1 adds 0 to 2, block 2 adds 0, 10, 20 or 30."""
+    """Two switching blocks whose output identifies the path: block 1 adds 0 to 2, block 2 adds 0, 10, 20 or 30."""
     return nn.Sequential(
         SwitchingBlock([Adds(number) for number in range(3)]),
         SwitchingBlock([Adds(10 * number) for number in range(4)]),
@@ -50,7 +50,7 @@ def paths_drawn(model: nn.Module, rows: int) -> Tensor:
 
 @pytest.fixture
 def model(normed: Callable[[], nn.Module]) -> HRSModel:
-    """Three blocks of 2, 3 and 2 channels in float64, so that a path's rows are told apart beyond rounding."""
+    """Three blocks of 2, 3 and 2 channels in float64, so paths differ by more than rounding."""
     return hrs(normed(), (1, 8, 8), channels=(2, 3, 2), split=["3", "7"]).double().eval()
 
 
@@ -58,7 +58,7 @@ IMAGES = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(1), dty
 
 
 def explicit_paths(model: HRSModel, images: Tensor) -> Tensor:
-    """Every path by a loop over the channels."""
+    """The logits of all paths, by a loop over the channels."""
     outputs = []
     for choice in itertools.product(*(range(len(block.channels)) for block in model.switching_blocks)):
         rows = images
@@ -70,7 +70,7 @@ def explicit_paths(model: HRSModel, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def test_each_row_takes_one_path(model: HRSModel) -> None:
-    """Each row of a switching pass is what one path alone gives for that row, and every path is taken."""
+    """Each row of a pass equals the output of a single path, and every path occurs."""
     paths = explicit_paths(model, IMAGES)
     assert torch.cdist(paths.transpose(0, 1), paths.transpose(0, 1)).flatten(1).sort().values[:, 12].min() > 1e-3
     taken: set[int] = set()
@@ -83,7 +83,7 @@ def test_each_row_takes_one_path(model: HRSModel) -> None:
 
 @torch.no_grad()
 def test_the_channel_drawn_is_the_channel_run(model: HRSModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the draws given, each row's logits are those of the path that it drew."""
+    """For known draws, each row's logits are those of the path that it drew."""
     draws = [torch.randint(high, (64,), generator=torch.Generator().manual_seed(high)) for high in (2, 3, 2)]
     waiting = iter(draws)
     monkeypatch.setattr(torch, "randint", lambda *_, **__: next(waiting))
@@ -94,7 +94,7 @@ def test_the_channel_drawn_is_the_channel_run(model: HRSModel, monkeypatch: pyte
 
 @torch.no_grad()
 def test_all_draws(model: HRSModel) -> None:
-    """The enumeration with shared work, and each path run alone, are a loop over all paths."""
+    """The enumeration with shared work, and single paths, equal a loop over all paths."""
     expected = explicit_paths(model, IMAGES)
     assert isinstance(model, EnumerableDraws)
     assert model.number_of_draws == 12
@@ -104,7 +104,7 @@ def test_all_draws(model: HRSModel) -> None:
 
 
 def test_gradients_of_all_draws(model: HRSModel) -> None:
-    """The gradient through the enumeration is the mean of the paths' own."""
+    """The gradient through the enumeration is the mean of the single paths' gradients."""
     images = IMAGES.clone().requires_grad_()
     (shared,) = torch.autograd.grad(model.all_draws(images).logsumexp(2).mean(0).sum(), images)
     (alone,) = torch.autograd.grad(explicit_paths(model, images).logsumexp(2).mean(0).sum(), images)
@@ -112,7 +112,7 @@ def test_gradients_of_all_draws(model: HRSModel) -> None:
 
 
 def test_cost_of_all_draws() -> None:
-    """Two blocks of 784 x 20 and 20 x 20 + 20 x 10 multiplications cost as their sizes say."""
+    """The cost of blocks with 784 x 20 and 20 x 20 + 20 x 10 multiplications follows from these numbers."""
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(784, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 10), nn.ReLU()
     )
@@ -123,13 +123,13 @@ def test_cost_of_all_draws() -> None:
 
 
 def test_draws_are_uniform() -> None:
-    """12,000 rows spread evenly over the 12 paths (chi-square, level 0.001)."""
+    """12,000 rows are uniform over the 12 paths (chi-square, level 0.001)."""
     counts = paths_drawn(switches(), 12_000).bincount(minlength=12)
     assert stats.chisquare(counts.numpy()).pvalue > 0.001
 
 
 def test_draws_are_independent() -> None:
-    """A row's path tells nothing of the next row's, nor of its own in the next pass (chi-square, level 0.001)."""
+    """A row's path is independent of the next row's and of its own in the next pass (chi-square, level 0.001)."""
     model = switches()
     first, second = paths_drawn(model, 20_000), paths_drawn(model, 20_000)
     for one, other in ((first[::2], first[1::2]), (first, second)):
@@ -139,24 +139,24 @@ def test_draws_are_independent() -> None:
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 5])
 def test_few_rows(model: HRSModel, rows: int) -> None:
-    """Batches smaller than the number of channels, down to none, keep their shape."""
+    """Batches smaller than the number of channels keep their shape, the empty batch too."""
     assert model(IMAGES[:rows]).shape == (rows, 10)
     assert model.all_draws(IMAGES[:rows]).shape == (12, rows, 10)
 
 
 def test_channels_run_once_a_pass() -> None:
-    """A pass sends each row through one channel of a block, not through all."""
-    seen: list[int] = []
+    """A pass sends each row through one channel of a block."""
+    recorded: list[int] = []
     block = SwitchingBlock([nn.Linear(3, 3) for _ in range(10)])
     for channel in block.channels:
-        channel.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+        channel.register_forward_hook(lambda _, inputs, __: recorded.append(len(inputs[0])))
     block(torch.rand(256, 3))
-    assert sum(seen) == 256
-    assert len(seen) == 10
+    assert sum(recorded) == 256
+    assert len(recorded) == 10
 
 
 def test_channels_are_fresh(normed: Callable[[], nn.Module]) -> None:
-    """Channels start with weights of their own, none those of the model, which is left as it is."""
+    """Channels have new initial weights, different from the model's, and the model stays unchanged."""
     base = normed()
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     protected = hrs(base, (1, 8, 8), channels=(3, 3))
@@ -171,7 +171,7 @@ def test_channels_are_fresh(normed: Callable[[], nn.Module]) -> None:
 
 
 class OwnLayer(nn.Module):
-    """A layer of a user's own that draws its weights once, when it is built."""
+    """A user's layer that draws its weights only in its constructor."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class OwnLayer(nn.Module):
 
 
 def test_channels_that_would_be_the_same(digits: Any) -> None:
-    """Layers that cannot draw their weights anew are refused: their channels would learn the same from the same batches."""
+    """Layers without a reset are a usage error: their channels would learn the same from the same batches."""
     train, _ = digits
     protected = hrs(nn.Sequential(OwnLayer(64, 16), nn.ReLU(), OwnLayer(16, 10)), (1, 8, 8), channels=(1, 2))
     with pytest.raises(UserError, match=r"the channels of block 2 would all be the same.*reset_parameters"):
@@ -191,7 +191,7 @@ def test_channels_that_would_be_the_same(digits: Any) -> None:
 
 @pytest.mark.parametrize("parametrization", [parametrizations.weight_norm, parametrizations.spectral_norm])
 def test_parametrized_layers_are_fresh(parametrization: Callable[[nn.Module], nn.Module]) -> None:
-    """The weights of a parametrized layer are drawn for each channel as torch draws a layer's, and not its bias alone."""
+    """The weights of a parametrized layer are initialized for each channel as torch initializes a layer."""
     base = nn.Sequential(nn.Flatten(), parametrization(nn.Linear(64, 32)), nn.ReLU(), nn.Linear(32, 10))
     weights = [
         channel.get_submodule("1").parametrizations.weight.original1
@@ -205,8 +205,25 @@ def test_parametrized_layers_are_fresh(parametrization: Callable[[nn.Module], nn
     assert abs(stats.pearsonr(*(weight.detach().flatten() for weight in weights)).statistic) < 0.1
 
 
+class Doubled(nn.Module):
+    """A parametrization without an inverse."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def test_weights_that_cannot_be_reinitialized_are_reported() -> None:
+    """A parametrization that cannot be set keeps its values in all channels, and a notice says so."""
+    layer = nn.Linear(64, 32)
+    parametrize.register_parametrization(layer, "weight", Doubled())
+    with pytest.warns(
+        Notice, match=r"^the weight of a ParametrizedLinear starts with the same value in all channels: "
+    ):
+        hrs(nn.Sequential(nn.Flatten(), layer, nn.ReLU(), nn.Linear(32, 10)), (1, 8, 8), channels=(2, 2))
+
+
 def test_any_model() -> None:
-    """A ResNet-18 is protected as it is, is randomized, and loads into one built anew."""
+    """A ResNet-18 can be protected, is randomized then, and its checkpoint loads into a new one."""
     base = torchvision.models.resnet18(num_classes=10)
     example = torch.rand(4, 3, 32, 32)
     first, second = (HRS(channels=(2, 2)).protect(base, example[:1]).eval() for _ in range(2))
@@ -218,7 +235,7 @@ def test_any_model() -> None:
 
 
 def test_hierarchical_training(digits: Any, normed: Callable[[], nn.Module]) -> None:
-    """Blocks are trained in turn; whatever is finished stays bit for bit as it is, with dropout off."""
+    """Blocks are trained in order. Finished blocks stay exactly the same, with dropout off."""
     train, _ = digits
     defense = HRS(channels=(2, 1, 2), split=("3", "7"))
     protected = defense.protect(normed(), train.images[:1])
@@ -255,7 +272,7 @@ def test_later_channels_meet_every_path(
 
     def look(progress: TrainingProgress) -> None:
         if progress.name.startswith("block 2"):
-            # And four images in which the memory layout was tried.
+            # Plus the four images that determine the memory layout.
             assert sum(rows.values()) == len(train) + 4
             assert min(rows.values()) > len(train) / 4
         rows.clear()
@@ -263,8 +280,8 @@ def test_later_channels_meet_every_path(
     HRS(channels=(3, 1)).fit(protected, Trainer(train, Recipe(epochs=1), seed=0, device=CPU, progress=look))
 
 
-def test_digits_are_learnt(digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]) -> None:
-    """Three by three channels trained for twenty epochs each are right on more than 90 % of the digits, on every path."""
+def test_digits_are_learned(digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]) -> None:
+    """3 x 3 channels, trained for twenty epochs each, have more than 90 % accuracy on every path."""
     train, test = digits
     defense = HRS(channels=(3, 3))
     protected = defense.protect(network(), train.images[:1])
@@ -278,7 +295,7 @@ def test_digits_are_learnt(digits: Any, network: Callable[[], nn.Module], accura
     [("[10][10]", 100, 2), ("[20][20]", 400, 2), ("[30][30]", 900, 2), ("[5]", 5, 1), ("[5][5][5]", 125, 3)],
 )
 def test_the_papers_names(words: str, paths: int, blocks: int) -> None:
-    """The paper's way to write a network gives as many blocks as it has brackets, and the product of its numbers in paths."""
+    """The paper's notation gives one block per bracket, and the product of its numbers is the number of paths."""
     defense = HRS.from_parameters({"channels": read_value(words)}, name="hrs")
     assert defense == HRS(channels=tuple(map(int, words.strip("[]").split("]["))))
     protected = defense.randomize(nn.Sequential(*[nn.Linear(4, 4) for _ in range(6)]), torch.rand(1, 4))
@@ -298,13 +315,13 @@ def test_the_papers_names(words: str, paths: int, blocks: int) -> None:
     ],
 )
 def test_bad_parameters(parameters: dict[str, str], message: str) -> None:
-    """Parameters that cannot be are told by name."""
+    """Values out of range are usage errors that name the parameter."""
     with pytest.raises(UserError, match=message):
         HRS.from_parameters({key: read_value(value) for key, value in parameters.items()}, name="hrs")
 
 
 def test_noise_inside_the_channels(normed: Callable[[], nn.Module]) -> None:
-    """A model with noise layers is cut like any other, and each path keeps its noise."""
+    """A model with noise layers can be cut, and each path has their noise."""
     noisy = GaussianNoise().protect(normed(), torch.rand(1, 1, 8, 8))
     protected = hrs(noisy, (1, 8, 8), channels=(2, 2)).eval()
     assert is_randomized(protected.path(0), torch.rand(2, 1, 8, 8))

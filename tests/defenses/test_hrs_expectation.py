@@ -20,12 +20,12 @@ LABELS = torch.arange(9)
 
 @pytest.fixture
 def model(normed: Callable[[], nn.Module]) -> HRSModel:
-    """Three blocks of 2, 3 and 2 channels in float64, so that agreement is to rounding."""
+    """Three blocks of 2, 3 and 2 channels in float64."""
     return hrs(normed(), (1, 8, 8), channels=(2, 3, 2), split=["3", "7"]).double().eval().requires_grad_(False)
 
 
 def gradient_of_all_paths(model: HRSModel) -> torch.Tensor:
-    """The mean over the paths, each run by itself, of the gradient of the cross-entropy."""
+    """The mean over all single paths of the gradient of the cross-entropy."""
     gradients = []
     for choice in itertools.product(*(range(len(block.channels)) for block in model.switching_blocks)):
         leaf = IMAGES.clone().requires_grad_()
@@ -39,7 +39,7 @@ def gradient_of_all_paths(model: HRSModel) -> torch.Tensor:
 
 @pytest.mark.parametrize("batch_size", [None, 1, 30])
 def test_the_exact_gradient_is_the_mean_over_all_paths(model: HRSModel, batch_size: int | None) -> None:
-    """``--eot exact`` gives the mean of every path's gradient to rounding, at less than a pass for each path."""
+    """``--eot exact`` gives the mean gradient over all paths up to rounding, with less than one pass per path."""
     source = ExactExpectation(model, batch_size=batch_size)
     _, gradient = source.gradient(IMAGES, LABELS, cross_entropy)
     torch.testing.assert_close(gradient, gradient_of_all_paths(model), rtol=1e-10, atol=1e-14)
@@ -48,11 +48,11 @@ def test_the_exact_gradient_is_the_mean_over_all_paths(model: HRSModel, batch_si
 
 
 def test_the_gradient_over_draws_is_unbiased(model: HRSModel) -> None:
-    """The mean of 400 gradients of 3 draws each is that over all paths (t-test of each pixel, at level 1e-6 in all)."""
+    """The mean of 400 gradients over 3 draws equals that over all paths (t-test per pixel, overall level 1e-6)."""
     source = EOT(model, draws=3, randomized=True)
     gradients = torch.stack([source.gradient(IMAGES, LABELS, cross_entropy)[1] for _ in range(400)])
     expected = gradient_of_all_paths(model)
-    # Pixels that no path looks at have no gradient at all.
+    # Pixels that no path uses have no gradient.
     varying = gradients.std(0) > 0
     torch.testing.assert_close(gradients[0][~varying], expected[~varying], rtol=1e-10, atol=1e-14)
     pvalues = stats.ttest_1samp(gradients[:, varying].numpy(), expected[varying].numpy()).pvalue
@@ -60,7 +60,7 @@ def test_the_gradient_over_draws_is_unbiased(model: HRSModel) -> None:
 
 
 def test_pgd_by_the_exact_gradient_fools_more_paths_than_by_one_draw(model: HRSModel) -> None:
-    """The share of paths that keep their own label is smaller after the exact attack than after one of single draws."""
+    """After PGD with exact gradients fewer paths keep their label than after PGD with single draws."""
     model.float()
     images = IMAGES.float()
     labels = model.all_draws(images).mean(0).argmax(1)

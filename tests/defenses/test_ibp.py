@@ -23,7 +23,7 @@ def trained(defense: IBP, train: Any, network: Callable[[], nn.Module], **recipe
 
 
 def certified(model: nn.Module, examples: Any, eps: float) -> float:
-    """The share of examples that no image within the radius makes wrong, by the bounds."""
+    """The fraction of examples that are certified at the radius."""
     with torch.no_grad():
         worst = worst_logits(model, examples.images, examples.labels, eps)
     return (worst.argmax(1) == examples.labels).double().mean().item()
@@ -32,7 +32,7 @@ def certified(model: nn.Module, examples: Any, eps: float) -> float:
 def test_what_is_trained_for_is_certified(
     digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]
 ) -> None:
-    """At the radius that it was trained for, most digits that it reads are certified; of a plain network none is."""
+    """At the training radius most correct digits are certified; for a plain network none is."""
     train, test = digits
     bounded = trained(IBP(eps=0.03), train, network, epochs=10, batch_size=32)
     plain = trained(IBP(eps=0.03, warm_up=1), train, network, epochs=4)
@@ -43,7 +43,7 @@ def test_what_is_trained_for_is_certified(
 
 
 def test_the_loss_of_a_step(digits: Any) -> None:
-    """From the first step at full radius on, a step of SGD is the one along the gradient of the paper's loss, by autograd."""
+    """At full radius, a step of SGD follows the gradient of the paper's loss by autograd."""
     train, _ = digits
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     start = nn.Linear(64, 10)
@@ -56,7 +56,7 @@ def test_the_loss_of_a_step(digits: Any) -> None:
     low, high = (train.images - 0.1).clamp(0, 1).flatten(1), (train.images + 0.1).clamp(0, 1).flatten(1)
     weight, labels = start.weight, train.labels
     differences = weight - weight[labels].unsqueeze(1)
-    # What is worst for a linear model, pixel by pixel.
+    # The worst case of a linear model, pixel by pixel.
     pixels = torch.where(differences > 0, high.unsqueeze(1), low.unsqueeze(1))
     worst = (differences * pixels).sum(2) + start.bias - start.bias[labels].unsqueeze(1)
     clean = functional.cross_entropy(start(train.images.flatten(1)), labels)
@@ -66,26 +66,26 @@ def test_the_loss_of_a_step(digits: Any) -> None:
 
 
 def test_the_radius_rises_along_a_line() -> None:
-    """Nothing, then a line, then all; at once where there is no ramp."""
+    """The radius is 0, rises linearly, then stays constant; without a ramp it is constant."""
     fractions = [IBP(warm_up=0.2, ramp=0.5).ramp_fraction(done) for done in (0.0, 0.19, 0.2, 0.45, 0.7, 0.99)]
     assert fractions == pytest.approx([0, 0, 0, 0.5, 1, 1])
     assert IBP(warm_up=0, ramp=0).ramp_fraction(0.0) == 1
 
 
 def test_a_loss_sees_how_far_the_training_is(digits: Any, normed: Callable[[], nn.Module]) -> None:
-    """The share that is done goes from 0 to all but one step, in equal steps."""
+    """``fraction_done`` rises from 0 to 1 minus one step, in equal steps."""
     train, _ = digits
-    trainer, seen = Trainer(train, Recipe(epochs=2, batch_size=300), seed=0, device=torch.device("cpu")), []
+    trainer, recorded = Trainer(train, Recipe(epochs=2, batch_size=300), seed=0, device=torch.device("cpu")), []
 
     def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        seen.append(trainer.fraction_done)
+        recorded.append(trainer.fraction_done)
         return functional.cross_entropy(network(images), labels)
 
     trainer.fit(normed(), name="training", loss=loss)
-    assert seen == pytest.approx([step / len(seen) for step in range(len(seen))])
+    assert recorded == pytest.approx([step / len(recorded) for step in range(len(recorded))])
 
 
 def test_a_model_that_cannot_be_bounded() -> None:
-    """It is refused before it is trained."""
+    """It is a usage error before any training."""
     with pytest.raises(UserError, match="cannot be bounded by intervals: its layer 1 is a GELU"):
         IBP().protect(nn.Sequential(nn.Flatten(), nn.GELU(), nn.Linear(64, 10)), torch.rand(1, 1, 8, 8))

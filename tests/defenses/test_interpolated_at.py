@@ -12,21 +12,21 @@ from robustbench_cli.defenses.interpolated_at import InterpolatedAT
 
 
 def test_the_loss_is_the_cross_entropy_to_mixed_labels(normed: Callable[[], nn.Module]) -> None:
-    """With the mixture that the network saw, it is torch's cross-entropy to the same mixture of one-hot labels."""
+    """The loss equals torch's cross-entropy with the same mixture of one-hot labels."""
     network = normed().eval()
     images, perturbed = torch.rand(2, 20, 1, 8, 8)
     labels = torch.randint(10, (20,))
-    seen: list[Tensor] = []
+    recorded: list[Tensor] = []
 
     def forward(rows: Tensor) -> Tensor:
-        seen.append(rows)
+        recorded.append(rows)
         logits: Tensor = network(rows)
         return logits
 
     value = InterpolatedAT().batch_loss(forward, images, perturbed, labels)
     expected = []
-    for rows, mixed in zip((images, perturbed), seen, strict=True):
-        # The mixture of each row by least squares over all pairs: the pair that leaves no residue.
+    for rows, mixed in zip((images, perturbed), recorded, strict=True):
+        # The pair of images and the coefficient of each row, by least squares over all pairs: the pair with no residual.
         shares = []
         for place, row in enumerate(mixed):
             differences = (rows[place] - rows).flatten(1)
@@ -45,21 +45,21 @@ def test_the_loss_is_the_cross_entropy_to_mixed_labels(normed: Callable[[], nn.M
 
 
 @pytest.mark.parametrize("alpha", [0.4, 1.0])
-def test_shares_are_drawn_from_the_beta_distribution(alpha: float) -> None:
-    """A Kolmogorov-Smirnov test at 0.1 % over 500 draws."""
-    seen: list[float] = []
+def test_coefficients_are_drawn_from_the_beta_distribution(alpha: float) -> None:
+    """The mixup coefficients pass a Kolmogorov-Smirnov test at level 0.001 over 500 draws."""
+    recorded: list[float] = []
 
     def forward(rows: Tensor) -> Tensor:
-        seen.append(rows.max().item())
+        recorded.append(rows.max().item())
         return torch.zeros(2, 3, requires_grad=True)
 
     images = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
-    while len(seen) < 500:
-        rows = len(seen)
+    while len(recorded) < 500:
+        rows = len(recorded)
         InterpolatedAT(alpha=alpha).mixup_loss(forward, images, torch.zeros(2, dtype=torch.int64))
-        # Where nobody is mixed with another nothing is seen of the share; else the larger of l and 1 - l is.
-        if seen[rows] == 1.0:
-            seen.pop()
-    folded = [max(value, 1 - value) for value in seen]
+        # If the permutation is the identity, l has no effect; otherwise the larger of l and 1 - l is visible.
+        if recorded[rows] == 1.0:
+            recorded.pop()
+    folded = [max(value, 1 - value) for value in recorded]
     distribution = beta(alpha, alpha)
     assert kstest(folded, lambda x: 2 * distribution.cdf(x) - 1).pvalue > 0.001

@@ -16,19 +16,19 @@ from robustbench_cli.defenses.jpeg import JPEG, Codec
 
 
 def smooth_images(channels: int) -> Tensor:
-    """Images of 8-bit levels whose sides are no multiples of a block."""
+    """8-bit images whose sides are not multiples of a block."""
     coarse = torch.rand(12, channels, 6, 6, generator=torch.Generator().manual_seed(0))
     return (functional.interpolate(coarse, size=(29, 35), mode="bilinear") * 255).round() / 255
 
 
 def by_torchvision(image: Tensor, quality: int) -> Tensor:
-    """The image ``(C, H, W)`` after a round trip through torchvision's codec."""
+    """The image ``(C, H, W)`` after encoding and decoding by torchvision."""
     levels = (image * 255).round().to(torch.uint8)
     return decode_jpeg(encode_jpeg(levels, quality)) / 255
 
 
 def away_from_zero(values: Tensor) -> Tensor:
-    """Rounded as libjpeg rounds."""
+    """Rounds as libjpeg does."""
     return values.sign() * (values.abs() + 0.5).floor()
 
 
@@ -36,16 +36,16 @@ def away_from_zero(values: Tensor) -> Tensor:
 @pytest.mark.parametrize("quality", [1, 50, 75, 100])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_what_is_deployed_is_jpeg(channels: int, quality: int) -> None:
-    """The model sees what torchvision's codec makes of each image, but for the rounding of another build of libjpeg."""
+    """The model's input equals torchvision's JPEG, up to the rounding of another build of libjpeg."""
     images = smooth_images(channels)
-    seen = JPEG(quality=quality).protect(nn.Identity(), images[:1])(images)
+    inputs = JPEG(quality=quality).protect(nn.Identity(), images[:1])(images)
     expected = torch.stack([by_torchvision(image, quality) for image in images])
-    assert (seen - expected).abs().max() <= 1.01 / 255
+    assert (inputs - expected).abs().max() <= 1.01 / 255
 
 
 @pytest.mark.parametrize("quality", [1, 10, 30, 49])
 def test_the_differentiable_steps_are_the_codecs(quality: int) -> None:
-    """Rounded as the codec rounds, the blocks of grey images agree with it to a level unless a coefficient is near a tie."""
+    """With libjpeg's rounding, gray blocks agree to one level, unless a coefficient is near a tie."""
     images, codec = smooth_images(1), Codec(quality)
     from_ties: list[Tensor] = []
 
@@ -61,8 +61,8 @@ def test_the_differentiable_steps_are_the_codecs(quality: int) -> None:
 
 
 @pytest.mark.parametrize(("quality", "levels"), [(100, 1.0), (75, 1.6), (30, 1.6), (1, 1.6)])
-def test_the_differentiable_colours_are_the_codecs(quality: int, levels: float) -> None:
-    """On average over pixels and channels, colour images agree to about a level; the codec itself changes them by more."""
+def test_the_differentiable_colors_are_the_codecs(quality: int, levels: float) -> None:
+    """Color images agree to about one level on average, while the codec itself changes them by more."""
     images, codec = smooth_images(3), Codec(quality)
     exact = codec.exact(images)
     difference = (codec.code(images, away_from_zero).clamp(0, 1) - exact).abs().mean() * 255
@@ -73,7 +73,7 @@ def test_the_differentiable_colours_are_the_codecs(quality: int, levels: float) 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("quality", [10, 90])
 def test_the_surrogate_is_near_and_its_slope_is_the_gradients(channels: int, quality: int) -> None:
-    """The surrogate is nearer to the codec than the image is; the layer's gradient is the surrogate's, by differences."""
+    """The surrogate is nearer to the codec than the image is. Its gradient equals finite differences."""
     images, codec = smooth_images(channels), Codec(quality)
     exact = codec.exact(images)
     assert (codec.surrogate(images) - exact).square().mean() < (images - exact).square().mean()
@@ -87,7 +87,7 @@ def test_the_surrogate_is_near_and_its_slope_is_the_gradients(channels: int, qua
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_black_and_white_pixels_have_a_slope(channels: int) -> None:
-    """Of images that are black or white in every pixel, the gradient goes the way of the codec's, which changes little."""
+    """If all pixels are black or white, the gradient has the direction of the codec's change."""
     images, codec = smooth_images(channels).round(), Codec(75)
     weights = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
     leaf = images.requires_grad_()
@@ -96,13 +96,13 @@ def test_black_and_white_pixels_have_a_slope(channels: int) -> None:
 
 
 def test_rows_do_not_touch_each_other() -> None:
-    """An image is decoded to the same pixels alone and in a batch."""
+    """An image gives the same pixels alone and in a batch."""
     images, codec = smooth_images(3), Codec(20)
     assert torch.equal(codec(images)[3:4], codec(images[3:4]))
 
 
 def test_an_attack_adapts_by_itself() -> None:
-    """On a network of one edge, PGD breaks what its transfer from the undefended network does not, and no flag is raised."""
+    """On an edge detector, PGD succeeds where its transfer from the undefended network fails, without a flag."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(256, 10)).eval()
     images = torch.rand(20, 1, 16, 16)
@@ -117,7 +117,7 @@ def test_an_attack_adapts_by_itself() -> None:
 
 
 def test_what_cannot_be_compressed_is_refused() -> None:
-    """A quality outside 1 to 100, and images of two channels."""
+    """A quality outside 1 to 100, and images with two channels, are usage errors."""
     for quality in (0, 101):
         with pytest.raises(UserError, match=f"jpeg.quality is {quality}: "):
             JPEG.from_parameters({"quality": quality}, name="jpeg")

@@ -13,7 +13,7 @@ from robustbench_cli.defenses.macer import MACER
 
 
 class Watched(nn.Module):
-    """A network that keeps the logits it gave last."""
+    """A network that stores its last logits."""
 
     logits: Tensor
 
@@ -29,12 +29,12 @@ class Watched(nn.Module):
 @pytest.mark.parametrize("gamma", [8.0, 0.6])
 @pytest.mark.parametrize("beta", [16.0, 3.0])
 def test_the_loss_is_the_papers(network: Callable[[], nn.Module], beta: float, gamma: float) -> None:
-    """On the logits that the network gave, numpy and scipy find the same loss, image by image."""
+    """From the same logits, numpy and scipy compute the same loss, image by image."""
     defense = MACER(sigma=0.5, noise_samples=8, radius_weight=5, beta=beta, gamma=gamma)
     model, images = Watched(network()), torch.rand(60, 1, 8, 8)
     labels = model(images).argmax(1)
     labels[::3] = (labels[::3] + 1) % 10
-    found = defense.loss(model, images, labels)
+    result = defense.loss(model, images, labels)
     logits = model.logits.detach().double().numpy().reshape(8, 60, 10)
 
     def soft(values: Any) -> Any:
@@ -49,12 +49,12 @@ def test_the_loss_is_the_papers(network: Callable[[], nn.Module], beta: float, g
         if order[-1] == label and gap < gamma:
             total += 5 * 0.5 / 2 * (gamma - gap)
             kept += 1
-    assert found.item() == pytest.approx(total / 60, rel=1e-4)
+    assert result.item() == pytest.approx(total / 60, rel=1e-4)
     assert 0 < kept < 60
 
 
 def test_what_is_sure_has_no_slope_in_the_hinge() -> None:
-    """Where the probability is 1 to rounding, or the label is not the likeliest, the hinge is 0 and all slopes are numbers."""
+    """For a probability of 1 or a misclassified image the hinge is 0 and all gradients are finite."""
     linear = nn.Linear(4, 3)
     with torch.no_grad():
         linear.weight.zero_()
@@ -67,7 +67,7 @@ def test_what_is_sure_has_no_slope_in_the_hinge() -> None:
 
 
 def test_the_hinge_enlarges_the_radius() -> None:
-    """On a linear model, a step against the loss's slope moves the plane away from an image on its right side."""
+    """On a linear model, a gradient step moves the decision boundary away from a correct image."""
     linear, image = nn.Linear(2, 2), torch.tensor([[[[1.0, 0.0]]]])
     with torch.no_grad():
         linear.weight.copy_(torch.tensor([[1.0, 1.0], [0.0, 0.0]]))

@@ -13,7 +13,7 @@ from robustbench_cli.defenses.mart import MART
 
 @pytest.mark.parametrize("beta", [0.0, 5.0])
 def test_the_loss(normed: Callable[[], nn.Module], beta: float) -> None:
-    """It is the paper's formula, row by row, in numpy's float64 with scipy's softmax and relative entropy."""
+    """It equals the paper's formula, row by row, in numpy's float64 with scipy's softmax and relative entropy."""
     network = normed().eval()
     images, perturbed = torch.rand(2, 20, 1, 8, 8)
     labels = torch.randint(10, (20,))
@@ -28,7 +28,7 @@ def test_the_loss(normed: Callable[[], nn.Module], beta: float) -> None:
 
 
 def test_a_gradient_where_the_network_is_sure() -> None:
-    """Of a network that is sure of a wrong class the loss grows as the two logits do, and its slope is their number."""
+    """For a confident wrong prediction the loss and its gradient are finite and follow the closed form."""
     logits = torch.tensor([[0.0, 300.0, 0.0]], requires_grad=True)
 
     def forward(images: Tensor) -> Tensor:

@@ -12,12 +12,12 @@ from robustbench_cli.defenses.noise_injection import NoiseInjection
 
 
 def test_the_model_sees_noise() -> None:
-    """What reaches the model is the image plus normal numbers (Kolmogorov-Smirnov, level 0.001), uncut."""
+    """The model's input is the image plus normal noise (Kolmogorov-Smirnov, level 0.001), without clipping."""
     images = torch.rand(50, 3, 8, 8)
-    seen = NoiseInjection(sigma=0.4).protect(nn.Identity(), images[:1]).eval()(images)
-    assert stats.kstest((seen - images).flatten().numpy(), "norm", args=(0, 0.4)).pvalue > 0.001
-    assert seen.min() < 0
-    assert seen.max() > 1
+    inputs = NoiseInjection(sigma=0.4).protect(nn.Identity(), images[:1]).eval()(images)
+    assert stats.kstest((inputs - images).flatten().numpy(), "norm", args=(0, 0.4)).pvalue > 0.001
+    assert inputs.min() < 0
+    assert inputs.max() > 1
 
 
 @pytest.mark.parametrize(
@@ -29,12 +29,12 @@ def test_the_model_sees_noise() -> None:
     ids=["paper-cnn", "resnet18"],
 )
 def test_without_noise_it_is_the_model(model: nn.Module, images: Tensor) -> None:
-    """A sigma of 0 gives bit for bit the model's logits."""
+    """With sigma 0 the logits equal the model's exactly."""
     model.eval()
     assert torch.equal(NoiseInjection(sigma=0).protect(model, images[:1])(images), model(images))
 
 
 def test_bad_parameters() -> None:
-    """A sigma below 0 is refused."""
+    """A negative sigma is a usage error."""
     with pytest.raises(UserError, match=r"noise-injection.sigma is -1: input should be greater than or equal to 0"):
         NoiseInjection.from_parameters({"sigma": -1}, name="noise-injection")

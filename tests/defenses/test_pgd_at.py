@@ -10,7 +10,7 @@ from robustbench_cli.defenses.pgd_at import PGDAT
 
 
 def test_the_loss_on_a_linear_model() -> None:
-    """Of two classes, no attack in the ball does more to the margin than ``eps ||w||_1``, and PGD reaches that."""
+    """With two classes PGD reaches the largest possible change of the margin, ``eps ||w||_1``."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     images, labels = 0.5 + 0.1 * torch.rand(30, 1, 4, 4), torch.randint(2, (30,))
     weight = model[1].weight[1] - model[1].weight[0]
@@ -22,7 +22,7 @@ def test_the_loss_on_a_linear_model() -> None:
 
 
 def test_the_gradient_is_at_the_perturbed_images() -> None:
-    """The weights descend the loss at the worst corner, with the slope of the logistic loss."""
+    """The gradient is that of the logistic loss at the worst corner."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     images, labels = torch.full((1, 1, 2, 2), 0.5), torch.tensor([1])
     value = PGDAT(eps=0.1).loss(model, images, labels)

@@ -20,7 +20,7 @@ from robustbench_cli.defenses.pni import PNI
 
 @torch.no_grad()
 def test_the_noise_is_in_proportion_to_the_weights() -> None:
-    """A layer's output for a unit vector is its column of weights with alpha standard deviations of all weights."""
+    """For a unit vector the output is a column of weights with alpha times the standard deviation of all weights."""
     layer = nn.Linear(5, 4, bias=False)
     noisy = PNI(alpha=0.5).protect(layer, torch.zeros(1, 5)).eval()
     outputs = noisy(torch.eye(5)[2].expand(20000, 5))
@@ -40,7 +40,7 @@ def test_the_noise_is_in_proportion_to_the_weights() -> None:
     ids=["paper-cnn", "resnet18"],
 )
 def test_without_noise_it_is_the_model(model: nn.Module, images: Tensor) -> None:
-    """An alpha of 0 gives bit for bit the model's logits, by default it is randomized."""
+    """With alpha 0 the logits equal the model's exactly; with the default it is randomized."""
     model.eval()
     assert torch.equal(PNI(alpha=0).protect(model, images[:1])(images), model(images))
     first, second = PNI().protect(model, images)(images.repeat(2, 1, 1, 1))
@@ -58,7 +58,7 @@ def test_granularity(granularity: str, count: int) -> None:
 
 
 def test_training_makes_it_robust(digits: Any, network: Callable[[], nn.Module]) -> None:
-    """It learns the strengths, and of its digits PGD leaves more right than of an undefended network's."""
+    """It learns alpha, and PGD leaves a higher accuracy than on an undefended network."""
     train, test = digits
     recipe, left = Recipe(epochs=10), []
     for defense in (PNI(eps=0.1, steps=2), Undefended()):
@@ -76,7 +76,7 @@ def test_training_makes_it_robust(digits: Any, network: Callable[[], nn.Module])
 
 
 def test_the_last_iterate_is_trained_on() -> None:
-    """Against the authors' loop written out: signed steps of fresh draws, from a uniform start, and no choice among the iterates."""
+    """The loss equals the authors' loop: signed steps from a uniform start, a new draw in each, last iterate."""
     torch.manual_seed(3)
     base, images, labels = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(7, 1, 4, 4), torch.arange(7) % 3
     defense = PNI(eps=0.2, steps=4, step_size=0.07, alpha=2)
@@ -110,7 +110,7 @@ def test_the_last_iterate_is_trained_on() -> None:
 
 
 def test_bad_parameters() -> None:
-    """A strength below 0 and a place that there is not are refused in a line."""
+    """A negative alpha and an unknown granularity are usage errors."""
     with pytest.raises(UserError, match=r"pni.alpha is -1: input should be greater than or equal to 0"):
         PNI.from_parameters({"alpha": -1}, name="pni")
     with pytest.raises(UserError, match=r"pni.granularity is 'row': input should be 'layer', 'channel' or 'element'"):

@@ -14,7 +14,7 @@ from robustbench_cli.defenses.random_resize_pad import RandomResizePad
 
 
 def every_outcome(image: Tensor, side: int, smallest: int) -> tuple[Tensor, Tensor]:
-    """All resized and padded images by torch's own functions, and their probabilities."""
+    """All resized and padded images by torch's functions, and their probabilities."""
     outcomes, chances = [], []
     for resized in range(smallest, side + 1):
         inner = functional.interpolate(image[None], (resized, resized), mode="nearest")[0]
@@ -28,7 +28,7 @@ def every_outcome(image: Tensor, side: int, smallest: int) -> tuple[Tensor, Tens
 
 @pytest.mark.parametrize(("size", "smallest", "side", "least"), [(1.0, 0.7, 7, 4), (1.5, 0.8, 10, 8)])
 def test_every_outcome_is_as_likely_as_it_should_be(size: float, smallest: float, side: int, least: int) -> None:
-    """Each draw is one of torch's resized and padded images, as often as it should be (chi-squared, level 0.001)."""
+    """Draws are torch's resized and padded images, with the right frequencies (chi-squared, level 0.001)."""
     image = torch.rand(2, 7, 7)
     outcomes, chances = every_outcome(image, side, least)
     drawn = RandomResizePad(size=size, min_size=smallest).protect(nn.Identity(), image[None])(
@@ -41,7 +41,7 @@ def test_every_outcome_is_as_likely_as_it_should_be(size: float, smallest: float
 
 
 def test_proportions_stay() -> None:
-    """An oblong image shrinks by the same share along both sides, to a pixel."""
+    """An image that is not square shrinks by the same factor along both sides, to a pixel."""
     images = torch.ones(500, 1, 10, 20)
     drawn = RandomResizePad(min_size=0.5).protect(nn.Identity(), images[:1])(images)
     high, wide = drawn.amax(3).sum((1, 2)), drawn.amax(2).sum((1, 2))
@@ -59,14 +59,14 @@ def test_proportions_stay() -> None:
     ids=["paper-cnn", "resnet18"],
 )
 def test_without_a_smaller_side_it_is_the_model(model: nn.Module, images: Tensor) -> None:
-    """Sides that cannot shrink give bit for bit the model's logits; by default they can."""
+    """If images cannot shrink, the logits equal the model's exactly; by default they can."""
     model.eval()
     assert torch.equal(RandomResizePad(min_size=1).protect(model, images[:1])(images), model(images))
     assert is_randomized(RandomResizePad().protect(model, images[:1]), images)
 
 
 def test_a_model_that_takes_larger_images() -> None:
-    """A network that pools over all places takes the paper's enlargement, a network of fixed size is refused in a line."""
+    """A network with global pooling accepts the paper's enlargement; one of fixed size is a usage error."""
     images = torch.rand(4, 3, 32, 32)
     resnet = torchvision.models.resnet18(num_classes=10).eval()
     assert RandomResizePad(size=331 / 299).protect(resnet, images[:1])(images).shape == (4, 10)
@@ -75,7 +75,7 @@ def test_a_model_that_takes_larger_images() -> None:
 
 
 def test_the_gradient_reaches_every_pixel_that_was_taken() -> None:
-    """The gradient of the sum counts how often each pixel was taken, which torch's resizing confirms."""
+    """The gradient of the sum counts how often each pixel is used, as with torch's resizing."""
     image = torch.rand(1, 1, 6, 6).requires_grad_()
     defended = RandomResizePad(size=2, min_size=1).protect(nn.Identity(), image)
     (gradient,) = torch.autograd.grad(defended(image).sum(), image)

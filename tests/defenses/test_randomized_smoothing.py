@@ -20,16 +20,16 @@ from robustbench_cli.defenses.smoothadv import SmoothAdv
 
 
 def test_the_model_sees_noise() -> None:
-    """What reaches the model is the image plus normal numbers (Kolmogorov-Smirnov, level 0.001), uncut."""
+    """The model's input is the image plus normal noise (Kolmogorov-Smirnov, level 0.001), without clipping."""
     images = torch.rand(50, 3, 8, 8)
-    seen = RandomizedSmoothing(sigma=0.4, decision="one-draw").protect(nn.Identity(), images[:1]).eval()(images)
-    assert stats.kstest((seen - images).flatten().numpy(), "norm", args=(0, 0.4)).pvalue > 0.001
-    assert seen.min() < 0
-    assert seen.max() > 1
+    inputs = RandomizedSmoothing(sigma=0.4, decision="one-draw").protect(nn.Identity(), images[:1]).eval()(images)
+    assert stats.kstest((inputs - images).flatten().numpy(), "norm", args=(0, 0.4)).pvalue > 0.001
+    assert inputs.min() < 0
+    assert inputs.max() > 1
 
 
 def test_the_vote_decides() -> None:
-    """Of a model that is right at a tenth of the draws and sure of it, the vote is wrong and the mean is right."""
+    """If a model is right, with high confidence, in a tenth of the draws, the vote is wrong and the mean is right."""
 
     class Sure(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def test_the_vote_decides() -> None:
 
 @pytest.mark.parametrize("decision", ["vote", "one-draw", "deterministic"])
 def test_the_classifier_that_is_smoothed(decision: Any, network: Callable[[], nn.Module]) -> None:
-    """Without noise and vote, it gives the model's logits bit for bit; a model of another defense is left as it is."""
+    """The base classifier has the model's logits exactly. A model with another defense is returned unchanged."""
     model, images = network().eval(), torch.rand(5, 1, 8, 8)
     smoothed = RandomizedSmoothing(decision=decision).protect(model, images[:1]).eval()
     assert torch.equal(base_classifier(smoothed)(images), model(images))
@@ -61,16 +61,16 @@ def test_the_classifier_that_is_smoothed(decision: Any, network: Callable[[], nn
 def test_trained_with_noise_it_is_right_under_noise(
     digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]
 ) -> None:
-    """At a noise that takes much of what ordinary training has learnt, training with it keeps more."""
+    """Under strong noise, training with noise gives a higher accuracy than standard training."""
     train, test = digits
-    found = []
+    result = []
     for defense in (RandomizedSmoothing(sigma=1, decision="one-draw"), Undefended()):
         defended = defense.protect(network(), train.images[:1])
         defense.fit(defended, Trainer(train, Recipe(epochs=12), seed=0, device=torch.device("cpu")))
         voting = RandomizedSmoothing(sigma=1, draws=10).protect(base_classifier(defended), test.images[:1])
-        found.append(accuracy(voting.eval(), test))
+        result.append(accuracy(voting.eval(), test))
     # The difference of two shares of 500 digits has a standard deviation of 3 % at most.
-    assert found[0] > found[1] + 0.09
+    assert result[0] > result[1] + 0.09
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_trained_with_noise_it_is_right_under_noise(
 def test_other_ways_to_train_it_learn_too(
     defense: RandomizedSmoothing, digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]
 ) -> None:
-    """A few epochs make a network that is right on most digits by its vote."""
+    """After a few epochs the vote is right on most digits."""
     train, test = digits
     defended = defense.protect(network(), train.images[:1])
     defense.fit(defended, Trainer(train, Recipe(epochs=12), seed=0, device=torch.device("cpu")))
@@ -98,6 +98,6 @@ def test_other_ways_to_train_it_learn_too(
     ],
 )
 def test_bad_parameters(name: str, parameter: str, value: float) -> None:
-    """Without noise there is nothing to smooth; without a radius, a step or a draw nothing to train with."""
+    """A sigma, a radius, a step number or a number of draws of 0 is a usage error."""
     with pytest.raises(UserError, match=rf"{name}.{parameter} is {value}: input should be greater than"):
         registry.load(name).from_parameters({parameter: value}, name=name)

@@ -16,7 +16,7 @@ from robustbench_cli.defenses.rse import RSE
 
 
 def test_it_is_gaussian_noise_and_the_mean() -> None:
-    """The variance of the mean's probabilities over draws falls with the number of draws, as that of a mean does."""
+    """The variance of the mean probabilities is inversely proportional to the number of draws."""
     model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.Linear(4, 3))
     images = torch.rand(1, 1, 2, 2).repeat(3000, 1, 1, 1)
     variances = []
@@ -39,7 +39,7 @@ def test_it_is_gaussian_noise_and_the_mean() -> None:
     ids=["paper-cnn", "resnet18"],
 )
 def test_without_noise_it_is_the_model(model: nn.Module, images: Tensor) -> None:
-    """One draw without noise is the model bit for bit, and the mean of several gives its softmax."""
+    """Without noise one draw equals the model exactly, and the mean of several equals its softmax."""
     model.eval()
     one = RSE(sigma_init=0, sigma_inner=0, decision="one-draw").protect(model, images[:1])
     assert torch.equal(one(images), model(images))
@@ -50,7 +50,7 @@ def test_without_noise_it_is_the_model(model: nn.Module, images: Tensor) -> None
 def test_the_ensemble_is_better_than_one_draw(
     digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]
 ) -> None:
-    """Trained with one draw a step, the mean of ten draws is right on more digits than one draw."""
+    """After training with one draw a step, the mean of ten draws has a higher accuracy than one draw."""
     train, test = digits
     defense = RSE()
     defended = defense.protect(network(), train.images[:1])

@@ -21,15 +21,15 @@ SHARES = torch.tensor([0.0, 0.05, 0.1, 0.25, 0.6], dtype=torch.float64)
 
 
 def pruned(rows: int, **parameters: Any) -> torch.Tensor:
-    """What pruning makes of the same five activations in each of several rows: ``(rows, 5)``."""
+    """The pruned activations ``(rows, 5)`` of equal rows with five activations."""
     model = SAP(**parameters).protect(nn.ReLU(), ACTIVATIONS).eval()
     output: torch.Tensor = model(ACTIVATIONS.repeat(rows, 1, 1, 1)).flatten(1)
     return output
 
 
 @pytest.mark.parametrize("ratio", [0.4, 1.0, 3.0])
-def test_each_is_kept_as_often_as_draws_with_replacement_meet_it(ratio: float) -> None:
-    """Counts fit ``1 - (1 - p)^r``, which torch's own multinomial draws confirm (exact tests, level 0.001)."""
+def test_survival_rates(ratio: float) -> None:
+    """Survival rates are ``1 - (1 - p)^r``, also those of torch's multinomial draws (exact tests, level 0.001)."""
     output = pruned(4000, ratio=ratio)
     draws = torch.multinomial(SHARES, 4000 * round(5 * ratio), replacement=True).view(4000, -1)
     for place, share in enumerate(SHARES.tolist()):
@@ -41,14 +41,14 @@ def test_each_is_kept_as_often_as_draws_with_replacement_meet_it(ratio: float) -
 
 
 def test_the_mean_of_the_draws_is_the_activation() -> None:
-    """What is kept is scaled up to the same mean, within 3.5 standard errors."""
+    """The mean over draws is the activation, within 3.5 standard errors."""
     output = pruned(20000, ratio=0.6).double()
     error = output.std(0) / len(output) ** 0.5
     assert ((output.mean(0) - ACTIVATIONS.flatten()).abs() <= 3.5 * error).all()
 
 
 def test_the_gradients_mean_is_that_of_the_dense_layer() -> None:
-    """Over the draws, the slope of each activation in itself averages to 1, and in the others to 0."""
+    """Over the draws, the mean Jacobian is the identity."""
     model = SAP().protect(nn.ReLU(), ACTIVATIONS).eval()
     rows = ACTIVATIONS.repeat(20000, 1, 1, 1).requires_grad_()
     output = model(rows).flatten(1)
@@ -60,7 +60,7 @@ def test_the_gradients_mean_is_that_of_the_dense_layer() -> None:
 
 @pytest.mark.parametrize("ratio", [1.0, 1e-3])
 def test_a_map_of_zeros_and_a_single_activation(ratio: float) -> None:
-    """Nothing becomes of nothing, and what is alone is kept or scaled up, never lost to a division by zero."""
+    """Zeros stay zeros, and a single activation always survives, without a division by zero."""
     assert not SAP(ratio=ratio).protect(nn.ReLU(), ACTIVATIONS)(torch.zeros(3, 5, 1, 1)).any()
     single = torch.zeros(3, 5, 1, 1)
     single[:, 2] = 1
@@ -76,7 +76,7 @@ def test_a_map_of_zeros_and_a_single_activation(ratio: float) -> None:
     ids=["paper-cnn", "resnet18"],
 )
 def test_enough_draws_keep_all(model: nn.Module, images: torch.Tensor) -> None:
-    """With draws without number the model is the dense one bit for bit; with as many as activations it is randomized."""
+    """With very many draws the logits equal the model's exactly; with one per activation it is randomized."""
     model.eval()
     assert torch.equal(SAP(ratio=1e30).protect(model, images[:1])(images), model(images))
     assert is_randomized(SAP().protect(model, images[:1]), images)
@@ -85,7 +85,7 @@ def test_enough_draws_keep_all(model: nn.Module, images: torch.Tensor) -> None:
 def test_more_draws_lose_fewer_digits(
     digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]
 ) -> None:
-    """Accuracy grows with the ratio, towards that of the network as it was trained."""
+    """Accuracy grows with the ratio, towards that of the network without pruning."""
     train, test = digits
     model = network()
     Trainer(train, Recipe(epochs=10), seed=0, device=torch.device("cpu")).fit(model, name="training")
@@ -96,6 +96,6 @@ def test_more_draws_lose_fewer_digits(
 
 
 def test_bad_parameters() -> None:
-    """No draws at all are refused."""
+    """A ratio of 0 is a usage error."""
     with pytest.raises(UserError, match=r"sap.ratio is 0: input should be greater than 0"):
         SAP.from_parameters({"ratio": 0}, name="sap")

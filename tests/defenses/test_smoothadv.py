@@ -14,7 +14,7 @@ LABELS = torch.tensor([0, 1, 2, 3, 4, 5])
 
 @pytest.mark.parametrize(("eps", "steps", "noises"), [(0.2, 1, 3), (0.5, 4, 2)])
 def test_on_a_linear_model_of_two_classes(eps: float, steps: int, noises: int) -> None:
-    """Whatever the noise, the loss grows fastest against the difference of the two weights: the image moves eps along it."""
+    """For any noise the loss grows fastest against the difference of the weights, and the image moves eps along it."""
     linear = nn.Linear(64, 2)
     classifier = nn.Sequential(nn.Flatten(), linear)
     labels = LABELS % 2
@@ -28,7 +28,7 @@ def test_on_a_linear_model_of_two_classes(eps: float, steps: int, noises: int) -
 
 
 def test_it_climbs_the_loss_of_the_smoothed_model(network: Callable[[], nn.Module]) -> None:
-    """In the ball and the box, the mean probability over these draws falls in every image, and not by a random move of that size."""
+    """The mean probability decreases for every image, within ball and box; a random step of that size does not do so."""
     classifier, noise = network(), 0.25 * torch.randn(24, 1, 8, 8)
     defense = SmoothAdv(eps=0.5, steps=8, noise_samples=4)
 
@@ -48,8 +48,8 @@ def test_it_climbs_the_loss_of_the_smoothed_model(network: Callable[[], nn.Modul
 
 
 def test_the_loss_is_taken_at_the_moved_image_with_the_same_noise(network: Callable[[], nn.Module]) -> None:
-    """The rows that the loss sees are the moved images and exactly the noise that they were attacked with."""
-    seen: list[Tensor] = []
+    """The rows in the loss are the perturbed images plus exactly the noise of the attack."""
+    recorded: list[Tensor] = []
 
     class Watched(nn.Module):
         def __init__(self) -> None:
@@ -57,18 +57,18 @@ def test_the_loss_is_taken_at_the_moved_image_with_the_same_noise(network: Calla
             self.inner = network()
 
         def forward(self, rows: Tensor) -> Tensor:
-            seen.append(rows.detach().clone())
+            recorded.append(rows.detach().clone())
             logits: Tensor = self.inner(rows)
             return logits
 
     defense = SmoothAdv(steps=2, noise_samples=3, eps=0.3)
     model = defense.randomize(Watched(), IMAGES[:1])
     loss = defense.loss(model, IMAGES, LABELS)
-    assert [len(rows) for rows in seen] == [18, 18, 18]
-    moves = (seen[2] - seen[0]).view(3, *IMAGES.shape)
+    assert [len(rows) for rows in recorded] == [18, 18, 18]
+    moves = (recorded[2] - recorded[0]).view(3, *IMAGES.shape)
     torch.testing.assert_close(moves, moves[:1].expand_as(moves), rtol=0, atol=1e-6)
     assert moves.flatten(2).norm(dim=2).max() <= 0.3 + 1e-5
-    noise = seen[0] - IMAGES.repeat(3, 1, 1, 1)
+    noise = recorded[0] - IMAGES.repeat(3, 1, 1, 1)
     assert noise.std().item() == pytest.approx(0.25, rel=0.1)
     assert torch.unique(noise[:, 0, 0, 0]).numel() == 18
     (gradient,) = torch.autograd.grad(loss, [next(model.parameters())])

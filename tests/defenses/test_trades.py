@@ -16,7 +16,7 @@ from robustbench_cli.defenses.trades import TRADES
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, 6.0])
 def test_the_loss_and_its_gradient(normed: Callable[[], nn.Module], beta: float) -> None:
-    """They are those of torch's cross_entropy and kl_div, with a slope through both distributions."""
+    """They equal those of torch's cross_entropy and kl_div, with a gradient through both distributions."""
     network = normed().eval()
     images, perturbed = torch.rand(2, 20, 1, 8, 8)
     labels = torch.randint(10, (20,))
@@ -33,7 +33,7 @@ def test_the_loss_and_its_gradient(normed: Callable[[], nn.Module], beta: float)
 
 
 def test_the_attack_climbs_the_divergence() -> None:
-    """On a linear model of two classes it ends in one of the two corners that are farthest along the weights."""
+    """On a linear model of two classes the attack ends in one of the two corners farthest along the weights."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     images = 0.4 + 0.2 * torch.rand(50, 1, 4, 4)
     weight = (model[1].weight[1] - model[1].weight[0]).detach().view(1, 4, 4)
@@ -44,7 +44,7 @@ def test_the_attack_climbs_the_divergence() -> None:
 
 
 def test_labels_have_no_part_in_the_attack(normed: Callable[[], nn.Module]) -> None:
-    """Other labels make the same images."""
+    """Other labels give the same images."""
     network, images = normed(), torch.rand(10, 1, 8, 8)
 
     def made(labels: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def test_labels_have_no_part_in_the_attack(normed: Callable[[], nn.Module]) -> N
 
 
 def test_beta_trades(digits: Any, network: Callable[[], nn.Module], accuracy: Callable[..., float]) -> None:
-    """The larger beta, the more of its digits PGD leaves right and the fewer clean ones it reads."""
+    """A larger beta gives a higher accuracy under PGD and a lower clean accuracy."""
     train, test = digits
     start, clean, left = network().state_dict(), [], []
     for beta in (0.1, 30):

@@ -123,6 +123,7 @@ class _Tracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self.outputs: dict[str, list[Any]] = {}
+        self.untraceable: dict[str, str] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         # A trace would fix whether the layer draws.
@@ -135,7 +136,8 @@ class _Tracer(fx.Tracer):
         outputs, stack, last = {**self.outputs}, self.module_stack.copy(), next(iter(reversed(self.graph.nodes)))
         try:
             output = super().call_module(m, forward, args, kwargs)
-        except Exception:  # noqa: BLE001 - the module's own code may raise anything; it stays whole then
+        except Exception as error:  # noqa: BLE001 - the module's own code may raise anything
+            self.untraceable[name] = one_line(error)
             self.outputs, self.module_stack = outputs, stack
             for node in reversed(self.graph.nodes):
                 if node is last:
@@ -152,7 +154,8 @@ class _Trace:
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         self.model = model
-        graph, self.outputs = _trace(model)
+        graph, tracer = _trace(model)
+        self.outputs, self.untraceable = tracer.outputs, tracer.untraceable
         self.source = next(node for node in graph.nodes if node.op == "placeholder")
         self.result = next(node for node in graph.nodes if node.op == "output").args[0]
         if not isinstance(self.result, fx.Node):
@@ -216,6 +219,9 @@ class _Trace:
         if name not in names:
             if len(self.outputs.get(name, [])) > 1:
                 raise UserError(f"no cut after '{name}': it runs {len(self.outputs[name])} times; {self._near(name)}")
+            for whole, reason in self.untraceable.items():
+                if name.startswith(f"{whole}."):
+                    raise UserError(f"no cut after '{name}': '{whole}' stays whole, it cannot be traced ({reason})")
             modules = [module for module in names if module in self.outputs]
             raise UserError(
                 f"no cut after '{name}': the forward pass has no such module, {did_you_mean(name, modules)}"
@@ -272,12 +278,12 @@ def _has_weights(node: fx.Node, model: nn.Module, parameters: Mapping[str, nn.Pa
     if node.op == "call_module":
         return any(parameter.dim() > 1 for parameter in model.get_submodule(str(node.target)).parameters())
     weights = [parameters.get(str(source.target)) for source in node.all_input_nodes if source.op == "get_attr"]
-    # Class tokens, position embeddings and scales are no matrices: all but one of their dimensions have length 1.
+    # Class tokens, position embeddings and scales are no layers: their first dimension, or all others, have length 1.
     return any(weight is not None and weight.dim() > 1 and 1 < len(weight) < weight.numel() for weight in weights)
 
 
-def _trace(model: nn.Module) -> tuple[fx.Graph, dict[str, list[Any]]]:
-    """The graph of the forward pass in ``eval()`` mode that follows ``training`` flags, and each module's output nodes."""
+def _trace(model: nn.Module) -> tuple[fx.Graph, _Tracer]:
+    """The graph of the forward pass in ``eval()`` mode that follows ``training`` flags, and its tracer."""
     defaults = {
         name: parameter.default
         for name, parameter in list(inspect.signature(model.forward).parameters.items())[1:]
@@ -311,7 +317,7 @@ def _trace(model: nn.Module) -> tuple[fx.Graph, dict[str, list[Any]]]:
             for last in [*user.users, user]:
                 graph.erase_node(last)
         graph.erase_node(extra)
-    return graph, tracer.outputs
+    return graph, tracer
 
 
 def _follow_training_flag(graph: fx.Graph, train_graph: fx.Graph) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.cli import console
 from robustbench_cli.cli.completion import complete_names
@@ -23,12 +23,13 @@ from robustbench_cli.cli.param_types import SETTING, Setting
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.table import Table
 
     from robustbench_cli.attacks.base.gradients.draws import Draws
     from robustbench_cli.benchmarks.reprogramming.records import ReprogrammedModel
+    from robustbench_cli.benchmarks.suites.plan import PlannedModel
 
 __all__ = ["reprogram"]
 
@@ -86,11 +87,7 @@ def reprogram(
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset
     from robustbench_cli.benchmarks.reprogramming.program import Reprogramming, ReprogrammingOptions
     from robustbench_cli.benchmarks.reprogramming.run import reprogram_model
-    from robustbench_cli.benchmarks.suites.config import SuiteConfig
-    from robustbench_cli.benchmarks.suites.load import read_suite
-    from robustbench_cli.benchmarks.suites.plan import plan_models, train_models
     from robustbench_cli.cli.parameters import distribute
-    from robustbench_cli.cli.session import cache_for
     from robustbench_cli.cli.tables import report, require_place
     from robustbench_cli.core.atomic_write import ensure_writable
 
@@ -112,22 +109,39 @@ def reprogram(
         batch_size=common.batch_size,
     )
     with console.progress() as shown:
-        config = (
-            SuiteConfig.from_options(**args.suite_options(parameters)) if suite_name is None else read_suite(suite_name)
-        )
-        models = plan_models(config, cache_for=cache_for(common, shown), seed=common.seed)
-        train_models(models)
-        # A model without random draws is the same model under every decision rule.
-        distinct = {model.defended().identity: model for model in models}
+        distinct = _distinct_models(common, args, suite_name, parameters, shown)
         rows = [
             reprogram_model(
                 model.defended(), data, method, options, n=n, store=common.store, progress=model.cache.progress
             )
-            for model in distinct.values()
+            for model in distinct
         ]
     warn_of_fewer_images(n, max((row.n for row in rows), default=n), task)
     table = pd.DataFrame([row.model_dump(mode="json", exclude={"versions"}) for row in rows])
     report(table, _table(rows), output)
+
+
+def _distinct_models(
+    common: Common,
+    args: ModelArgs,
+    suite_name: str | None,
+    parameters: Mapping[str, Mapping[str, Any]],
+    progress: console.Progress,
+) -> list[PlannedModel]:
+    """The trained models of the suite or of the options; models that differ in nothing are listed once."""
+    from robustbench_cli.benchmarks.suites.config import SuiteConfig
+    from robustbench_cli.benchmarks.suites.load import read_suite
+    from robustbench_cli.benchmarks.suites.plan import plan_models, train_models
+    from robustbench_cli.cli.session import cache_for
+
+    if suite_name is None:
+        config = SuiteConfig.from_options(**args.suite_options(parameters))
+    else:
+        config = read_suite(suite_name)
+    models = plan_models(config, cache_for=cache_for(common, progress), seed=common.seed)
+    train_models(models)
+    # A model without random draws is the same model under every decision rule.
+    return list({model.defended().identity: model for model in models}.values())
 
 
 def _table(rows: Sequence[ReprogrammedModel]) -> Table:

@@ -9,7 +9,7 @@ from robustbench_cli.defenses.base.stochastic import normal_like, uniform_like
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_numbers_have_their_distribution_in_any_layout(layout: torch.memory_format) -> None:
-    """Shape and strides are the rows', and the numbers normal or uniform (Kolmogorov-Smirnov, level 0.001)."""
+    """Shape and strides equal those of the rows, and the numbers are normal or uniform (Kolmogorov-Smirnov, level 0.001)."""
     rows = torch.zeros(20, 3, 10, 9).to(memory_format=layout)
     for draw, name in ((normal_like, "norm"), (uniform_like, "uniform")):
         numbers = draw(rows)

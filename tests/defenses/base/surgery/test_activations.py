@@ -10,7 +10,7 @@ from robustbench_cli.defenses.base.surgery.activations import AfterActivations
 
 
 class Counted(nn.Module):
-    """Counts what it is given, and gives it back."""
+    """Counts its calls and returns its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Counted(nn.Module):
 
 
 class EveryWay(nn.Module):
-    """Calls activations as modules and as functions, in place and not, behind a branch that no tracer follows."""
+    """Calls activations as modules and as functions, in place and not, behind a branch that cannot be traced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class EveryWay(nn.Module):
 
 
 def test_every_activation_is_seen_once() -> None:
-    """Modules, functions and methods count, sigmoid and softmax do not, and outside the model nothing is seen."""
+    """Modules, functions and methods count. Sigmoid, softmax and calls outside the model do not."""
     counted = Counted()
     model = EveryWay()
     images = torch.rand(2, 1, 3, 3)
@@ -48,7 +48,7 @@ def test_every_activation_is_seen_once() -> None:
 @pytest.mark.parametrize(("name", "functions"), [("resnet18", 0), ("densenet121", 1), ("mobilenet_v3_small", 0)])
 @torch.no_grad()
 def test_architectures(name: str, functions: int) -> None:
-    """As many activations are seen as torchvision's modules run and its forward calls functions; else nothing changes."""
+    """The number of activations is that of torchvision's modules and functional calls; the output stays the same."""
     counted, calls = Counted(), 0
     model = torchvision.models.get_model(name, weights=None, num_classes=3).eval()
     images = torch.rand(1, 3, 32, 32)

@@ -64,14 +64,14 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def behind(logits: Tensor, labels: Tensor) -> Tensor:
-    """How far each class is ahead of the label."""
+    """The lead of each class over the label."""
     return logits - logits.gather(1, labels[:, None])
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("eps", [0.0, 0.02, 0.3])
-def test_no_image_of_the_ball_goes_beyond(name: str, eps: float) -> None:
-    """Each corner of the ball cut with the box, and points drawn inside it, stay below the bounds; at radius 0 all meet."""
+def test_all_images_of_the_ball_respect_the_bounds(name: str, eps: float) -> None:
+    """The corners of the clipped ball and random points in it respect the bounds; at radius 0 all are equal."""
     model = NETWORKS[name]()
     images = torch.rand(4, *SHAPE, dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, 1])
@@ -83,32 +83,32 @@ def test_no_image_of_the_ball_goes_beyond(name: str, eps: float) -> None:
     moves = torch.cat([corners, 2 * torch.rand(2000, 8, dtype=torch.float64) - 1]).view(-1, *SHAPE)
     for number in range(4):
         rows = (images[number] + eps * moves).clamp(0, 1)
-        found = behind(model(rows), labels[number].expand(len(rows))).amax(0)
-        assert (found <= worst[number] + 1e-9).all()
+        result = behind(model(rows), labels[number].expand(len(rows))).amax(0)
+        assert (result <= worst[number] + 1e-9).all()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_rounding_is_included(name: str) -> None:
-    """What a network says in single precision is at most as far off as the bounds at radius 0 are apart, and they are near."""
+    """The float32 error of a network is at most the bounds at radius 0, and these are tight."""
     model = NETWORKS[name]()
     with torch.no_grad():
-        # Much cancels out.
+        # Large terms cancel.
         for layer in model.modules():
             if isinstance(layer, nn.Conv2d) and layer.bias is not None:
                 layer.bias += 1000
     images, labels = torch.rand(400, *SHAPE), torch.randint(3, (400,))
     model.float()
-    said = behind(model(images), labels).double()
+    output = behind(model(images), labels).double()
     model.double()
     unit = torch.finfo(torch.float32).eps / 2
     exact, worst = (worst_logits(model, images.double(), labels, 0.0, unit_roundoff=rounded) for rounded in (0.0, unit))
-    assert (said <= worst).all()
-    assert (said > exact).any()
-    assert (worst - exact).max() < 1000 * (said - exact).abs().max()
+    assert (output <= worst).all()
+    assert (output > exact).any()
+    assert (worst - exact).max() < 1000 * (output - exact).abs().max()
 
 
 def test_a_linear_model_is_bounded_exactly() -> None:
-    """Far from the edges of the box, the bound is the difference of the logits plus eps times the l1 norm of the weights'."""
+    """Away from the edges of the box, the bound is the logit difference plus eps times the l1 norm of the weights'."""
     linear = nn.Linear(8, 4).double()
     images, labels = 0.4 + 0.2 * torch.rand(10, *SHAPE, dtype=torch.float64), torch.randint(4, (10,))
     eps = torch.rand(10, dtype=torch.float64) * 0.3
@@ -119,7 +119,7 @@ def test_a_linear_model_is_bounded_exactly() -> None:
 
 
 def test_one_unit_is_bounded_exactly() -> None:
-    """Where every path through ReLU has the same sign, the bound is met by a corner."""
+    """If every path through ReLU has the same sign, a corner attains the bound."""
     model = by_layers(nn.Flatten(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 2))
     with torch.no_grad():
         for layer in (model[1], model[3]):
@@ -131,28 +131,28 @@ def test_one_unit_is_bounded_exactly() -> None:
 
 
 class Residual(nn.Sequential):
-    """Is derived from a sequence, and is none."""
+    """A subclass of Sequential that is not sequential."""
 
     def forward(self, rows: Tensor) -> Tensor:
         return rows + super().forward(rows)
 
 
 class Falling(nn.ReLU):
-    """Is derived from a layer whose output never falls, and falls."""
+    """A subclass of a monotone layer that is not monotone."""
 
     def forward(self, rows: Tensor) -> Tensor:
         return -super().forward(rows)
 
 
 class Squared(nn.Linear):
-    """Is derived from an affine layer, and is none."""
+    """A subclass of an affine layer that is not affine."""
 
     def forward(self, rows: Tensor) -> Tensor:
         return super().forward(rows).square()
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
         (nn.Sequential(nn.Flatten(), Residual(nn.Linear(8, 8)), nn.Linear(8, 2)), "its layer 1 is a Residual; "),
         (nn.Sequential(nn.Sequential(nn.Flatten(), nn.GELU())), "its layer 0.1 is a GELU; "),
@@ -163,17 +163,17 @@ class Squared(nn.Linear):
         (nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False)), "its layer 0 is a BatchNorm2d; "),
     ],
 )
-def test_what_cannot_be_bounded(model: nn.Module, told: str) -> None:
-    """One line says which layer it is, and what could be bounded."""
+def test_what_cannot_be_bounded(model: nn.Module, message: str) -> None:
+    """The usage error names the layer and the supported layers."""
     with pytest.raises(UserError) as caught:
         require_boundable(model)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "such as small-cnn" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_the_last_layer_is_fully_connected() -> None:
-    """Bounds are of differences of logits, which the last layer makes."""
+    """The last layer must make the logits."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(8, 2), nn.ReLU())
     with pytest.raises(UserError, match="its last layer is a ReLU, and the last layer must be fully connected"):
         worst_logits(model, torch.rand(1, *SHAPE), torch.zeros(1).long(), 0.1)
@@ -185,12 +185,12 @@ def test_the_last_layer_is_fully_connected() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 def test_weights_that_a_hook_makes() -> None:
-    """Until the layer is called it has the weights of before: bounds of those would be those of another model."""
+    """A hook computes the weights in the forward pass, so before it the bounds would be those of another model."""
     model = nn.Sequential(nn.Flatten(), torch.nn.utils.weight_norm(nn.Linear(16, 3)))
     with pytest.raises(UserError, match="its layer 1 has hooks"):
         require_boundable(model)
 
 
 def test_the_projects_networks_can_be_bounded() -> None:
-    """The networks that are trained here are sequences of such layers."""
+    """The networks of this project have only supported layers."""
     require_boundable(PaperCNN(shape=(1, 28, 28), classes=10))

@@ -26,7 +26,7 @@ ROWS = 20000
 
 
 class Fixed(RandomWeights):
-    """Weights of deviations that a test chooses."""
+    """Weights with the standard deviations of a test."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, weight: float = 0.3, bias: float | None = 0.2) -> None:
         super().__init__(layer)
@@ -55,7 +55,7 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("name", LAYERS)
 def test_outputs_are_those_of_drawn_weights(name: str, shared: bool) -> None:
-    """Means and covariances of a row's outputs are ``J diag(sigma^2) J^T``, J by torch's own functional call, in 5 errors."""
+    """Mean and covariance of a row's outputs are those of ``J diag(sigma^2) J^T`` by torch, within 5 standard errors."""
     build, shape = LAYERS[name]
     layer = build()
     row = torch.rand(shape)
@@ -82,8 +82,8 @@ def test_outputs_are_those_of_drawn_weights(name: str, shared: bool) -> None:
     assert stats.kstest(standard, "norm").pvalue > 0.001
 
 
-def test_rows_draw_for_themselves_unless_told_otherwise() -> None:
-    """Rows of a pass are independent, in train() too; shared, they are all of one draw, and only within the block."""
+def test_shared_draws() -> None:
+    """Rows of a pass draw independently, in train() mode too; within ``shared_draws`` they share one draw."""
     model = with_random_weights(
         nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3)), Fixed, name="test"
     ).eval()
@@ -99,7 +99,7 @@ def test_rows_draw_for_themselves_unless_told_otherwise() -> None:
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "swin_t"])
 @torch.no_grad()
 def test_architectures(name: str) -> None:
-    """In torchvision's networks, noise of deviation 0 leaves all as it was, bit for bit; the network keeps its own layers."""
+    """In torchvision's networks, noise with sigma 0 changes nothing, and the user's network stays unchanged."""
     model = torchvision.models.get_model(name, weights=None, num_classes=3).eval()
     images = torch.rand(1, 3, 32, 32)
     quiet = with_random_weights(model, lambda layer: Fixed(layer, 0.0, 0.0), name="test")
@@ -108,7 +108,7 @@ def test_architectures(name: str) -> None:
 
 
 def test_a_layer_that_stands_twice_is_one() -> None:
-    """A layer that a model holds under two names keeps one set of weights."""
+    """A layer with two names in a model has one set of weights."""
     layer = nn.Linear(4, 4)
     changed = with_random_weights(nn.Sequential(layer, nn.ReLU(), layer), Fixed, name="test")
     assert isinstance(changed, nn.Sequential)
@@ -117,7 +117,7 @@ def test_a_layer_that_stands_twice_is_one() -> None:
 
 
 def test_no_noise_has_a_finite_gradient() -> None:
-    """Where all inputs of a layer are 0 its outputs have no noise, and the slope of no number is NaN."""
+    """If all inputs of a layer are 0, its outputs have no noise, and all gradients are finite."""
     rows = torch.zeros(2, 4, requires_grad=True)
     noisy = Fixed(nn.Linear(4, 3), bias=None)
     (gradient,) = torch.autograd.grad(noisy(rows).sum(), rows)
@@ -125,13 +125,13 @@ def test_no_noise_has_a_finite_gradient() -> None:
 
 
 def test_a_model_without_weights() -> None:
-    """It is refused in a line."""
+    """It is a usage error."""
     with pytest.raises(UserError, match="pni adds noise to weights, and Flatten has no fully connected layer"):
         with_random_weights(nn.Flatten(), Fixed, name="pni")
 
 
-def test_spread() -> None:
-    """It is the usual standard deviation, and 0 where there is a single weight or all are equal."""
+def test_weight_std() -> None:
+    """It equals torch's standard deviation, and is 0 for a single weight and for equal weights."""
     weight = torch.randn(3, 4, requires_grad=True)
     torch.testing.assert_close(weight_std(weight), weight.detach().std())
     assert not weight_std(weight).requires_grad
@@ -150,7 +150,7 @@ def test_spread() -> None:
 )
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_layer_with_a_single_weight(defense: Defense, single: nn.Module, shared: bool) -> None:
-    """It gets no noise, as weights that are all equal do not; logits and gradients are numbers."""
+    """It gets no noise, and logits and gradients are finite."""
     equal = nn.Linear(1, 3)
     nn.init.constant_(equal.weight, 0.5)
     model = nn.Sequential(single, nn.Flatten(), equal)

@@ -41,7 +41,7 @@ GREY = torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
 
 def layers(block: nn.Module) -> list[str]:
-    """The modules that a block runs, in order."""
+    """The modules of a block, in order."""
     return [name for name, module in block.named_modules() if name and not list(module.children())]
 
 
@@ -58,7 +58,7 @@ def layers(block: nn.Module) -> list[str]:
     ],
 )
 def test_blocks_give_what_the_whole_gives(name: str, options: dict[str, int]) -> None:
-    """Three blocks of a torchvision model give bit for bit its logits."""
+    """Three blocks of a torchvision model give exactly its logits."""
     model = getattr(torchvision.models, name)(num_classes=10, **options).eval()
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     blocks = split(model, images, at=3)
@@ -71,21 +71,21 @@ def test_blocks_give_what_the_whole_gives(name: str, options: dict[str, int]) ->
 
 
 def test_two_blocks_of_the_paper() -> None:
-    """The automatic cut of the paper's network is the paper's: behind the first fully connected layer's dropout."""
+    """The automatic cut of the paper's network is the paper's: after the dropout of the first fully connected layer."""
     first, second = split(paper_cnn(), GREY, at=2)
     assert layers(first)[-4:] == ["flatten", "fc1", "relu5", "dropout"]
     assert layers(second) == ["fc2", "relu6", "fc3"]
 
 
 def test_three_blocks_of_the_paper() -> None:
-    """A third block takes the next narrowest tensor that leaves two layers in each."""
+    """A third block begins at the next narrowest tensor that leaves two layers in each block."""
     first, second, _ = split(paper_cnn(), GREY, at=3)
     assert layers(first)[-1] == "pool1"
     assert layers(second)[-1] == "dropout"
 
 
 def test_cut_points_of_the_paper_network() -> None:
-    """Each place stands just before the next layer with weights, with the width that the layers' sizes give."""
+    """The cut points are just before the layers with weights, with the widths of the layers."""
     assert cut_points(paper_cnn(), GREY) == [
         CutPoint("relu1", 32 * 26 * 26, 1),
         CutPoint("pool1", 32 * 12 * 12, 2),
@@ -96,33 +96,33 @@ def test_cut_points_of_the_paper_network() -> None:
     ]
 
 
-def test_a_layer_each_where_there_are_not_two() -> None:
-    """Seven layers give seven blocks of one."""
+def test_blocks_of_one_layer() -> None:
+    """Seven layers give seven blocks of one layer."""
     blocks = split(paper_cnn(), GREY, at=7)
     assert [sum(isinstance(module, nn.Conv2d | nn.Linear) for module in block.modules()) for block in blocks] == [1] * 7
 
 
-def test_more_blocks_than_places() -> None:
-    """Eight blocks of seven layers are refused in a line that says how many there can be."""
+def test_too_many_blocks() -> None:
+    """Eight blocks of seven layers are a usage error that names the largest number."""
     with pytest.raises(UserError, match=r"8 blocks need 7 cut points and the model has 6: .*give at most 7 blocks"):
         split(paper_cnn(), GREY, at=8)
 
 
 def test_narrowest_looks_ahead() -> None:
-    """A narrow place is passed over where it would leave no room for the cuts still to come."""
+    """A narrow cut point is skipped if it leaves no room for the remaining cuts."""
     points = [CutPoint("a", 9, 2), CutPoint("b", 1, 3), CutPoint("c", 9, 4)]
     assert [point.name for point in narrowest(points, 3, layers=6)] == ["a", "c"]
     assert [point.name for point in narrowest(points, 2, layers=6)] == ["b"]
 
 
 def test_ties_go_to_the_earliest() -> None:
-    """Of equally narrow places the first is taken."""
+    """Of equally narrow cut points the first is selected."""
     points = [CutPoint("a", 5, 2), CutPoint("b", 5, 3)]
     assert narrowest(points, 2, layers=5) == points[:1]
 
 
 def test_named_cuts() -> None:
-    """Blocks end exactly behind the modules named, inner or outer, in the order of the forward pass."""
+    """Blocks end exactly after the named modules, outer or inner, in the order of the forward pass."""
     first, second, third = split(paper_cnn(), GREY, at=["fc1", "conv4"])
     assert layers(first)[-1] == "conv4"
     assert layers(second)[-1] == "fc1"
@@ -144,13 +144,13 @@ def test_named_cuts() -> None:
     ],
 )
 def test_bad_names(names: list[str], message: str) -> None:
-    """A cut that cannot be is refused in a line that names what can."""
+    """An impossible cut is a usage error that names possible ones."""
     with pytest.raises(UserError, match=message):
         split(torchvision.models.resnet18(num_classes=10), torch.rand(1, 3, 32, 32), at=names)
 
 
 def test_a_cut_before_any_layer() -> None:
-    """A block without weights at the front is refused."""
+    """A first block without weights is a usage error."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, 10))
     with pytest.raises(
         UserError, match=r"leaves no layer with weights before it; the nearest possible cut is after '2'"
@@ -159,7 +159,7 @@ def test_a_cut_before_any_layer() -> None:
 
 
 class Branching(nn.Module):
-    """Branches on its input's values, which no trace can follow."""
+    """Branches on the values of its input, so it cannot be traced."""
 
     def __init__(self, inside: nn.Module) -> None:
         super().__init__()
@@ -171,18 +171,22 @@ class Branching(nn.Module):
 
 
 def test_a_model_that_cannot_be_traced() -> None:
-    """A model whose own forward branches on values is refused in a line that says what to give instead."""
+    """A model whose own forward branches on values is a usage error with advice."""
     with pytest.raises(UserError, match=r"Branching cannot be split.*symbolically traced.*nn.Sequential of its blocks"):
         split(Branching(paper_cnn()), GREY, at=2)
 
 
 def test_a_part_that_cannot_be_traced() -> None:
-    """A submodule that branches on values stays whole, and the rest is cut."""
+    """A submodule that branches on values stays whole, and the rest can be cut."""
     middle = Branching(nn.Sequential(nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 20)))
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 30), nn.ReLU(), middle, nn.ReLU(), nn.Linear(20, 10))
     assert [(point.name, point.layers) for point in cut_points(model, GREY)] == [("2", 1), ("4", 2)]
     first, second = split(model, GREY, at=["3"])
     assert torch.equal(second(first(GREY)), model(GREY))
+    with pytest.raises(
+        UserError, match=r"no cut after '3.inside.0': '3' stays whole, it cannot be traced \(TraceError: "
+    ):
+        split(model, GREY, at=["3.inside.0"])
 
 
 class Functional(nn.Module):
@@ -201,7 +205,7 @@ class Functional(nn.Module):
 
 
 def test_functional_dropout_follows_the_mode() -> None:
-    """A block drops out in train() and not in eval(), as the whole model does, whatever its mode when it was cut."""
+    """Blocks use dropout in train() mode only, as the model does, whichever mode it had when it was cut."""
     model = Functional().train()
     first, second = split(model, GREY, at=2)
     assert model.training

@@ -48,7 +48,7 @@ def left_by_pgd(model: nn.Module, test: Any, eps: float = EPS) -> float:
 
 @pytest.fixture(scope="module")
 def left_of_the_undefended(digits: Any, network: Callable[[], nn.Module]) -> float:
-    """What PGD leaves of an undefended network."""
+    """The accuracy of an undefended network under PGD."""
     torch.manual_seed(0)
     model, _ = trained("none", {}, digits[0], network())
     return left_by_pgd(model, digits[1])
@@ -62,7 +62,7 @@ def test_training_makes_it_robust(
     left_of_the_undefended: float,
     which: str,
 ) -> None:
-    """Of its digits PGD leaves far more right than of an undefended network's, and it still reads the clean ones."""
+    """The accuracy under PGD is far above that of an undefended network, and the clean accuracy stays high."""
     train, test = digits
     name, fields = TRAINED[which]
     model, trainer = trained(name, {**fields, "eps": EPS}, train, network())
@@ -73,13 +73,13 @@ def test_training_makes_it_robust(
 
 @pytest.mark.parametrize("name", ["pgd-at", "trades", "mart", "awp", "interpolated-at", "fast-at", "free-at"])
 def test_the_images_made_for_training(normed: Callable[[], nn.Module], digits: Any, name: str) -> None:
-    """They lie in the ball and the box; parameters, modes and gradients are afterwards as they were."""
+    """They lie in the ball and the box. Parameters, modes and gradients of the network stay unchanged."""
     train, _ = digits
     images, labels = train.images[:40], train.labels[:40]
     network = normed().train()
     network[0].requires_grad_(False)
-    seen: list[Tensor] = []
-    network.register_forward_pre_hook(lambda _, rows: seen.append(rows[0].detach()))
+    recorded: list[Tensor] = []
+    network.register_forward_pre_hook(lambda _, rows: recorded.append(rows[0].detach()))
     defense = registry.load(name).from_parameters({"eps": 0.1}, name=name)
     if name == "free-at":
         wrapped = Perturbed(network, torch.zeros(40, 1, 8, 8)).train()
@@ -88,7 +88,7 @@ def test_the_images_made_for_training(normed: Callable[[], nn.Module], digits: A
         assert wrapped.perturbation.abs().max() == pytest.approx(0.1)
     else:
         defense.loss(network, images, labels)
-    for rows in seen if name != "interpolated-at" else seen[:-2]:
+    for rows in recorded if name != "interpolated-at" else recorded[:-2]:
         assert (rows - images).abs().max() <= 0.1 + 1e-6
         assert rows.min() >= 0
         assert rows.max() <= 1
@@ -104,7 +104,7 @@ def test_the_images_made_for_training(normed: Callable[[], nn.Module], digits: A
 def test_the_passes_that_batch_norm_learns_from(
     normed: Callable[[], nn.Module], digits: Any, name: str, passes: int
 ) -> None:
-    """Its statistics follow the passes of the loss, and of one-step training those of the attack too, and no other."""
+    """Batch statistics come from the passes of the loss, and in one-step training from the attack too."""
     train, _ = digits
     network = normed().train()
     defense = registry.load(name)()
@@ -117,7 +117,7 @@ def test_the_passes_that_batch_norm_learns_from(
 
 
 def test_no_gradient_of_a_parameter_while_images_are_made(normed: Callable[[], nn.Module], digits: Any) -> None:
-    """In a pass back to the images, no convolution is asked for the gradient of its weights."""
+    """The backward passes of the attack compute no gradient of a convolution's weights."""
     train, _ = digits
     images, labels = train.images[:40], train.labels[:40]
     for name in ("pgd-at", "trades", "fast-at"):
@@ -132,8 +132,8 @@ def test_no_gradient_of_a_parameter_while_images_are_made(normed: Callable[[], n
         assert len(asked) == len(list(network.parameters()))
 
 
-def test_divergence() -> None:
-    """It is torch's own between categorical distributions, and scipy's sum of relative entropies."""
+def test_kl_divergence() -> None:
+    """It equals torch's divergence of categorical distributions and scipy's sum of relative entropies."""
     logits, others = 5 * torch.randn(2, 30, 7)
     expected = distributions.kl_divergence(
         distributions.Categorical(logits=logits), distributions.Categorical(logits=others)
@@ -147,14 +147,14 @@ def test_divergence() -> None:
 
 
 @pytest.mark.parametrize("name", ["pgd-at", "awp", "free-at", "fast-at"])
-def test_a_killed_training_goes_on(digits: Any, normed: Callable[[], nn.Module], tmp_path: Any, name: str) -> None:
-    """A training killed after an epoch and resumed ends with bit for bit the weights of one that was not."""
+def test_a_killed_training_resumes(digits: Any, normed: Callable[[], nn.Module], tmp_path: Any, name: str) -> None:
+    """A training that is killed after an epoch and resumed ends with exactly the weights of one that is not."""
     train, _ = digits
     small = type(train)(train.images[:300], train.labels[:300])
     path, fields = tmp_path / "state.safetensors", {"eps": 0.1} | ({"steps": 2} if name in ("pgd-at", "awp") else {})
 
     class KilledError(Exception):
-        """Stands for whatever ends a training early."""
+        """Ends a training early."""
 
     def kill(progress: Any) -> None:
         if progress.epoch == 1:
@@ -178,15 +178,19 @@ def test_a_killed_training_goes_on(digits: Any, normed: Callable[[], nn.Module],
         ("pgd-at", {"eps": 0}, r"pgd-at.eps is 0: input should be greater than 0"),
         ("trades", {"beta": -1}, r"trades.beta is -1: input should be greater than or equal to 0"),
         ("mart", {"steps": 0}, r"mart.steps is 0: input should be greater than or equal to 1"),
-        ("awp", {"on": "fast-at"}, r"awp.on is 'fast-at': input should be 'pgd-at', 'trades' or 'mart'"),
+        ("awp", {"objective": "fast-at"}, r"awp.objective is 'fast-at': input should be 'pgd-at', 'trades' or 'mart'"),
         ("awp", {"gamma": 0}, r"awp.gamma is 0: input should be greater than 0"),
-        ("awp", {"beta": 3}, r"awp is \{'beta': 3\}: pgd-at has no beta: leave it out, or give on=trades or on=mart"),
-        ("fast-at", {"fall": 2}, r"fast-at.fall is 2: input should be less than or equal to 1"),
+        (
+            "awp",
+            {"beta": 3},
+            r"awp is \{'beta': 3\}: pgd-at has no beta: leave it out, or give objective=trades or objective=mart",
+        ),
+        ("fast-at", {"overfitting_drop": 2}, r"fast-at.overfitting_drop is 2: input should be less than or equal to 1"),
         ("free-at", {"replays": 0}, r"free-at.replays is 0: input should be greater than or equal to 1"),
         ("interpolated-at", {"alpha": 0}, r"interpolated-at.alpha is 0: input should be greater than 0"),
     ],
 )
 def test_bad_parameters(name: str, fields: dict[str, Any], message: str) -> None:
-    """What cannot be is refused in a line that says what and where."""
+    """A value out of range is a usage error that names the parameter."""
     with pytest.raises(UserError, match=rf"^{message}$"):
         registry.load(name).from_parameters(fields, name=name)

@@ -35,13 +35,13 @@ SGD = Recipe(epochs=2, batch_size=500, optimizer="sgd", lr=0.05, ema=0.9, held_o
 
 
 class KilledError(Exception):
-    """Stands for whatever ends a process."""
+    """Ends a process."""
 
 
 def trained(
     defense: Defense, recipe: Recipe, *, batch_norm: bool = False, **options: Any
 ) -> tuple[dict[str, Tensor], Trainer]:
-    """The weights of a small network after a training on digits, from weights that differ from process to process."""
+    """Trains a small network on digits; its initial weights differ between processes."""
     torch.manual_seed(Processes.from_environment().rank)
     layers = [nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8) if batch_norm else nn.Identity(), nn.ReLU()]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 10))
@@ -53,54 +53,54 @@ def trained(
     return model.state_dict(), trainer
 
 
-def keep(folder: Path, tensors: dict[str, Tensor], **more: Any) -> None:
-    """Writes what a process has come to."""
+def store(folder: Path, tensors: dict[str, Tensor], **more: Any) -> None:
+    """Writes the result of this process."""
     torch.save({"tensors": tensors, **more}, folder / f"{Processes.from_environment().rank}.pt")
 
 
-def plainly(folder: Path) -> None:
-    """A training whose loss draws nothing."""
+def standard(folder: Path) -> None:
+    """A standard training, without draws."""
     tensors, trainer = trained(Undefended(), SGD)
-    keep(folder, tensors, record=trainer.record["trained"]["training"])
+    store(folder, tensors, record=trainer.record["trained"]["training"])
 
 
-def freely(folder: Path) -> None:
-    """One that hands a perturbation from batch to batch."""
-    keep(folder, trained(FreeAT(eps=0.1, replays=2), SGD)[0])
+def free(folder: Path) -> None:
+    """Free adversarial training: the perturbation carries over from batch to batch."""
+    store(folder, trained(FreeAT(eps=0.1, replays=2), SGD)[0])
 
 
-class Still(AWP):
-    """Adversarial weight perturbation whose images are the clean ones, so that it draws nothing."""
+class CleanAWP(AWP):
+    """Adversarial weight perturbation on clean images, without draws."""
 
     def perturb(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return images
 
 
-def moving_weights(folder: Path) -> None:
-    """One whose loss looks at a gradient on the way."""
-    keep(folder, trained(Still(eps=0.1, gamma=0.3), SGD)[0])
+def weight_perturbation(folder: Path) -> None:
+    """A training whose loss uses a gradient itself."""
+    store(folder, trained(CleanAWP(eps=0.1, gamma=0.3), SGD)[0])
 
 
-def a_gradient_of_one(folder: Path) -> None:
-    """Gradients of a share, of which the second process lacks one and both another."""
+def missing_gradients(folder: Path) -> None:
+    """Gradients of a share: the second process lacks one of them, and both lack another."""
     trainer = Trainer(load_dataset("digits").split("train"), SGD, seed=3, device=CPU)
     rank, parameters = Processes.from_environment().rank, [torch.zeros(2), torch.zeros(3), torch.zeros(1)]
-    own = [torch.full((2,), 1.0 + 4 * rank), None if rank else torch.ones(3), None]
-    keep(folder, {}, gradients=trainer.average_gradients(own, parameters, 1 + 2 * rank))
+    local = [torch.full((2,), 1.0 + 4 * rank), None if rank else torch.ones(3), None]
+    store(folder, {}, gradients=trainer.average_gradients(local, parameters, 1 + 2 * rank))
 
 
 def switching(folder: Path) -> None:
-    """One in which finished parts of the network draw, and several trainings follow one another."""
-    keep(folder, trained(HRS(channels=(2, 2), split=("2",)), Recipe(epochs=1, batch_size=500))[0])
+    """Several trainings one after the other, in which the frozen blocks draw."""
+    store(folder, trained(HRS(channels=(2, 2), split=("2",)), Recipe(epochs=1, batch_size=500))[0])
 
 
-def adversarially(folder: Path) -> None:
-    """One that draws where its attack starts, with batch norm."""
-    keep(folder, trained(PGDAT(eps=0.1, steps=2), Recipe(epochs=2), batch_norm=True)[0])
+def adversarial(folder: Path) -> None:
+    """Adversarial training with random starts and batch norm."""
+    store(folder, trained(PGDAT(eps=0.1, steps=2), Recipe(epochs=2), batch_norm=True)[0])
 
 
 def numbers_drawn() -> list[float]:
-    """What a loss draws in each step of a training."""
+    """Random numbers that a loss draws in the steps of a training."""
     numbers: list[float] = []
 
     def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -114,18 +114,18 @@ def numbers_drawn() -> list[float]:
 
 
 def drawing(folder: Path) -> None:
-    """One that keeps what it has drawn."""
-    keep(folder, {}, numbers=numbers_drawn())
+    """A training that stores its random numbers."""
+    store(folder, {}, numbers=numbers_drawn())
 
 
-def watched(folder: Path) -> None:
-    """One that measures an accuracy after each epoch."""
+def fast(folder: Path) -> None:
+    """A training that measures an accuracy after each epoch."""
     tensors, trainer = trained(FastAT(eps=0.1), Recipe(epochs=2, batch_size=500))
-    keep(folder, tensors, record=trainer.record["trained"]["adversarial training"])
+    store(folder, tensors, record=trainer.record["trained"]["adversarial training"])
 
 
 def killed(folder: Path) -> None:
-    """One whose first process is killed after an epoch, and which then goes on."""
+    """A training whose first process is killed after an epoch."""
 
     def kill(progress: TrainingProgress) -> None:
         if Processes.from_environment().rank == 0:
@@ -134,8 +134,8 @@ def killed(folder: Path) -> None:
     trained(PGDAT(eps=0.1, steps=2), Recipe(epochs=2), batch_norm=True, resume=folder / "state", progress=kill)
 
 
-def going_on(folder: Path) -> None:
-    """What :func:`killed` left undone."""
+def resumed(folder: Path) -> None:
+    """The same training, resumed."""
     done: list[int] = []
     state = folder.parent / "killed" / "state"
     if Processes.from_environment().rank == 0:
@@ -147,24 +147,24 @@ def going_on(folder: Path) -> None:
         resume=state,
         progress=lambda progress: done.append(progress.epoch),
     )
-    keep(folder, tensors, done=done)
+    store(folder, tensors, done=done)
 
 
-def with_another_recipe(folder: Path) -> None:
-    """One that finds the file of another training, which its first process alone reads."""
+def another_recipe(folder: Path) -> None:
+    """A training with the resume file of another one, which the first process reads."""
     trained(Undefended(), Recipe(epochs=3), resume=folder.parent / "killed" / "state")
 
 
-def with_tiny_batches(folder: Path) -> None:
-    """One of which a process would have nothing to do."""
+def tiny_batches(folder: Path) -> None:
+    """Batches too small for two processes."""
     trained(Undefended(), Recipe(batch_size=1))
 
 
 def one_step(folder: Path) -> None:
-    """One step on 5 images, of which the second process has 2, with parts that not every process uses or changes."""
+    """A step on 5 images, 2 of them in the second process. Some parameters and buffers are used by one process alone."""
     processes = Processes.connect(CPU)
     network = Parts()
-    images, labels = five()
+    images, labels = five_images()
 
     def gradients(network: Any, images: Tensor, labels: Tensor, parameters: Any) -> Any:
         network.rank = processes.rank
@@ -175,24 +175,24 @@ def one_step(folder: Path) -> None:
         network, images[processes.share], labels[processes.share], list(network.parameters())
     )
     names = [name for name, _ in network.named_parameters()]
-    keep(folder, network.state_dict(), value=value, slopes=dict(zip(names, slopes, strict=True)))
+    store(folder, network.state_dict(), value=value, slopes=dict(zip(names, slopes, strict=True)))
 
 
 TRAIN = ["train", "--dataset", "digits", "--defense", "gaussian-noise", "--epochs", "1"]
 
 
-def by_command(folder: Path) -> int:
+def train_command(folder: Path) -> int:
     """``advdef train``."""
     return main([*TRAIN, "-o", str(folder / "model.safetensors")])
 
 
-def with_too_high_a_rate(folder: Path) -> int:
-    """``advdef train`` that fails for all alike."""
+def diverging_command(folder: Path) -> int:
+    """``advdef train`` with an error in all processes."""
     return main([*TRAIN, "--set", "train.lr=1e38", "-o", str(folder / "model.safetensors")])
 
 
-def with_an_unreadable_image(folder: Path) -> int:
-    """``advdef train`` that fails in one process, while the other is about to exchange gradients with it."""
+def command_with_an_unreadable_image(folder: Path) -> int:
+    """``advdef train`` with an error in one process, while the other waits for its gradients."""
     batch = Trainer.batch
 
     def unreadable(trainer: Trainer, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,32 +204,32 @@ def with_an_unreadable_image(folder: Path) -> int:
     return main([*TRAIN, "-o", str(folder / "model.safetensors")])
 
 
-def another_command(folder: Path) -> int:
-    """A command that each process would do from beginning to end."""
+def sweep_command(folder: Path) -> int:
+    """A command that cannot share its work between processes."""
     return main(["sweep", "quick", "--store", str(folder / "runs")])
 
 
 class Parts(nn.Module):
-    """A network of which each process uses another part."""
+    """A network with parts that only one process uses."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.norm = nn.BatchNorm1d(4)
         self.linear = nn.Linear(4, 3)
-        self.seconds, self.nobodys = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-        self.register_buffer("places", torch.zeros(2, dtype=torch.float64))
+        self.second_only, self.unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+        self.register_buffer("counters", torch.zeros(2, dtype=torch.float64))
         self.register_buffer("untouched", torch.tensor(0.1, dtype=torch.float64))
         self.rank = 0
 
     def forward(self, images: Tensor) -> Tensor:
         self.norm(images)
-        self.places[self.rank] += self.rank + 1
-        return self.linear(images) * (self.seconds if self.rank else 1)
+        self.counters[self.rank] += self.rank + 1
+        return self.linear(images) * (self.second_only if self.rank else 1)
 
 
-def five() -> tuple[Tensor, Tensor]:
-    """Five rows with labels."""
+def five_images() -> tuple[Tensor, Tensor]:
+    """Five images with labels."""
     return torch.rand(5, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 0, 1])
 
 
@@ -237,38 +237,38 @@ Scenario = Callable[[Path], int | None]
 
 SCENARIOS: list[Scenario] = [
     *(
-        plainly,
-        freely,
-        moving_weights,
-        a_gradient_of_one,
+        standard,
+        free,
+        weight_perturbation,
+        missing_gradients,
         switching,
-        adversarially,
+        adversarial,
         drawing,
-        watched,
+        fast,
         killed,
-        going_on,
-        with_another_recipe,
-        with_tiny_batches,
+        resumed,
+        another_recipe,
+        tiny_batches,
     ),
-    *(one_step, by_command, with_too_high_a_rate, with_an_unreadable_image, another_command),
+    *(one_step, train_command, diverging_command, command_with_an_unreadable_image, sweep_command),
 ]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Scenario], Ended]:
-    """How each of the scenarios ended in two processes."""
+    """Runs all scenarios in two processes each; looks up the result of one."""
     folder = tmp_path_factory.mktemp("together")
     names = [scenario.__name__ for scenario in SCENARIOS]
     program = Path(__file__).parents[3] / "together.py"
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, program, __file__, folder, *names],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    codes = json.loads(done.stdout)
+    assert completed.returncode == 0, completed.stderr
+    codes = json.loads(completed.stdout)
 
     def ended(scenario: Scenario) -> Ended:
         return Ended(codes[scenario.__name__], folder / scenario.__name__)
@@ -277,7 +277,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Scenario], Ended]
 
 
 class Ended:
-    """What two processes left."""
+    """The exit codes, the output and the stored results of two processes."""
 
     def __init__(self, codes: list[int], folder: Path) -> None:
         self.codes = codes
@@ -286,15 +286,15 @@ class Ended:
         self.folder = folder
 
     @property
-    def kept(self) -> list[dict[str, Any]]:
-        """What each has kept, once both have."""
+    def stored(self) -> list[dict[str, Any]]:
+        """The stored results; both processes must have succeeded."""
         assert self.codes == [0, 0], self.err
         return [torch.load(self.folder / f"{rank}.pt") for rank in (0, 1)]
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """What both have, to the last bit."""
-        first, second = (kept["tensors"] for kept in self.kept)
+        """The weights, which must be exactly the same in both processes."""
+        first, second = (result["tensors"] for result in self.stored)
         assert all(torch.equal(first[name], second[name]) for name in first)
         return first  # type: ignore[no-any-return]
 
@@ -302,109 +302,109 @@ class Ended:
 Run = Callable[[Scenario], Ended]
 
 
-def test_two_train_what_one_does(run: Run) -> None:
-    """To rounding, where the loss draws nothing: with a running mean, held-out images and batches of unequal shares."""
+def test_two_processes_train_the_same_network_as_one(run: Run) -> None:
+    """Without draws, up to rounding; with a running mean, held-out images and unequal shares of a batch."""
     alone, trainer = trained(Undefended(), SGD)
-    together = run(plainly)
+    together = run(standard)
     for name, tensor in together.weights.items():
         torch.testing.assert_close(tensor, alone[name], rtol=1e-4, atol=1e-6)
     expected = trainer.record["trained"]["training"]
-    for kept in together.kept:
-        assert kept["record"]["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-        assert kept["record"]["held_out_accuracy"] == pytest.approx(expected["held_out_accuracy"], abs=0.01)
+    for result in together.stored:
+        assert result["record"]["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert result["record"]["held_out_accuracy"] == pytest.approx(expected["held_out_accuracy"], abs=0.01)
 
 
-def test_a_perturbation_goes_from_batch_to_batch(run: Run) -> None:
-    """A row keeps to its place in the batch, whichever process has it."""
+def test_the_perturbation_carries_over(run: Run) -> None:
+    """Each row of the perturbation belongs to an index in the batch, whichever process has it."""
     alone, _ = trained(FreeAT(eps=0.1, replays=2), SGD)
-    for name, tensor in run(freely).weights.items():
+    for name, tensor in run(free).weights.items():
         torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-4)
 
 
-def test_weights_move_by_the_gradient_of_the_whole_batch(run: Run) -> None:
-    """Adversarial weight perturbation in two processes is that in one, to rounding, and a large move shows it."""
-    alone, _ = trained(Still(eps=0.1, gamma=0.3), SGD)
-    for name, tensor in run(moving_weights).weights.items():
+def test_the_weight_perturbation_uses_the_whole_batch(run: Run) -> None:
+    """Adversarial weight perturbation in two processes equals that in one, up to rounding, for a large perturbation."""
+    alone, _ = trained(CleanAWP(eps=0.1, gamma=0.3), SGD)
+    for name, tensor in run(weight_perturbation).weights.items():
         torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-5)
 
 
 def test_gradients_are_averaged_by_images(run: Run) -> None:
-    """One image has the gradient 1 and three have 5; what one process lacks counts as 0, what both lack stays away."""
-    for kept in run(a_gradient_of_one).kept:
-        both, one, none = kept["gradients"]
+    """One image has the gradient 1, three images have 5. A missing gradient counts as 0, unless both processes lack it."""
+    for result in run(missing_gradients).stored:
+        both, one, none = result["gradients"]
         assert both.tolist() == [4, 4]
         assert one.tolist() == [0.25] * 3
         assert none is None
 
 
-@pytest.mark.parametrize("scenario", [switching, adversarially, watched])
-def test_both_end_with_the_same(run: Run, scenario: Scenario) -> None:
-    """Whatever each draws for its own share."""
+@pytest.mark.parametrize("scenario", [switching, adversarial, fast])
+def test_both_processes_end_with_the_same_weights(run: Run, scenario: Scenario) -> None:
+    """Although each draws for its own share."""
     ended = run(scenario)
     assert ended.weights
-    first, second = ended.kept
+    first, second = ended.stored
     for measured in ("watched_accuracy", "loss"):
         assert first.get("record", {}).get(measured) == second.get("record", {}).get(measured)
 
 
-def test_the_shares_draw_for_themselves(run: Run) -> None:
-    """The first of two draws what one alone does, and the second something else."""
-    first, second = (kept["numbers"] for kept in run(drawing).kept)
+def test_processes_draw_independently(run: Run) -> None:
+    """The first process draws what a single process draws. The second draws other numbers."""
+    first, second = (result["numbers"] for result in run(drawing).stored)
     assert first == numbers_drawn()
     assert len(second) == len(first)
     assert not set(first) & set(second)
 
 
 def test_killed_and_resumed(run: Run) -> None:
-    """When one is killed the other ends too; together they go on, to the very weights that they would have had, or one alone."""
+    """If one process is killed, the other ends too. Both resume to exactly the same weights. One alone can resume too."""
     ended = run(killed)
     assert ended.codes == [70, 70]
     assert "KilledError" in ended.err[0]
     assert "UserError: another of the 2 processes has ended" in ended.err[1]
-    resumed = run(going_on)
-    assert [kept["done"] for kept in resumed.kept] == [[2], [2]]
-    whole = run(adversarially).weights
-    assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.weights.items())
+    second = run(resumed)
+    assert [result["done"] for result in second.stored] == [[2], [2]]
+    whole = run(adversarial).weights
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in second.weights.items())
     alone: list[int] = []
     trained(
         PGDAT(eps=0.1, steps=2),
         Recipe(epochs=2),
         batch_norm=True,
-        resume=resumed.folder / "state",
+        resume=second.folder / "state",
         progress=lambda progress: alone.append(progress.epoch),
     )
     assert alone == [2]
 
 
-def test_mistakes_are_told_to_all(run: Run) -> None:
-    """What one process finds out, and what all find out."""
-    for err in run(with_another_recipe).err:
+def test_all_processes_raise_an_error(run: Run) -> None:
+    """Both an error in one process and an error in all processes."""
+    for err in run(another_recipe).err:
         assert "is a training with another recipe: delete it" in err
-    for err in run(with_tiny_batches).err:
+    for err in run(tiny_batches).err:
         assert "UserError: 2 processes cannot share batches of 1 from 1297 images: give a larger batch_size" in err
 
 
 def test_a_step_of_unequal_shares(run: Run) -> None:
-    """Loss, gradients and batch statistics are the means over all images; what one process alone has or changes, stays."""
+    """Loss, gradients and batch statistics are means over all images. What one process alone uses or changes is not halved."""
     ended = run(one_step)
-    kept = ended.kept[0]
-    images, labels = five()
+    result = ended.stored[0]
+    images, labels = five_images()
     network = Parts()
-    logits = network.linear(images) * torch.stack([torch.ones(3), network.seconds])[torch.arange(5) % 2]
+    logits = network.linear(images) * torch.stack([torch.ones(3), network.second_only])[torch.arange(5) % 2]
     value = functional.cross_entropy(logits, labels)
-    torch.testing.assert_close(kept["value"], value.detach())
-    weight, seconds = torch.autograd.grad(value, [network.linear.weight, network.seconds])
-    torch.testing.assert_close(kept["slopes"]["linear.weight"], weight)
-    torch.testing.assert_close(kept["slopes"]["seconds"], seconds)
-    assert kept["slopes"]["nobodys"] is None
+    torch.testing.assert_close(result["value"], value.detach())
+    weight, second_only = torch.autograd.grad(value, [network.linear.weight, network.second_only])
+    torch.testing.assert_close(result["slopes"]["linear.weight"], weight)
+    torch.testing.assert_close(result["slopes"]["second_only"], second_only)
+    assert result["slopes"]["unused"] is None
     torch.testing.assert_close(ended.weights["norm.running_mean"], 0.1 * images.mean(0))
-    assert ended.weights["places"].tolist() == [1, 2]
+    assert ended.weights["counters"].tolist() == [1, 2]
     assert ended.weights["untouched"].item() == 0.1
 
 
-def test_one_prints_and_writes(run: Run) -> None:
-    """The command's report and notes come once, and so does its checkpoint, which says how many trained it."""
-    ended = run(by_command)
+def test_one_process_prints_and_writes(run: Run) -> None:
+    """The output appears once. The only checkpoint records the number of processes."""
+    ended = run(train_command)
     assert ended.codes == [0, 0]
     assert ended.out[0].startswith(f"{ended.folder}/model.safetensors: small-cnn with gaussian-noise on digits")
     assert len(ended.err[0].splitlines()) == 2
@@ -416,35 +416,35 @@ def test_one_prints_and_writes(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scenario", "told"),
+    ("scenario", "message"),
     [
-        (with_too_high_a_rate, "training diverged in epoch 1, its loss is nan: give a lower lr"),
-        (with_an_unreadable_image, "image 7 cannot be read"),
+        (diverging_command, "training diverged in epoch 1, its loss is nan: give a lower lr"),
+        (command_with_an_unreadable_image, "image 7 cannot be read"),
         (
-            another_command,
+            sweep_command,
             "advdef sweep was started 2 times by a launcher, which only 'advdef train' is for",
         ),
     ],
 )
-def test_one_line_tells_why_all_end(run: Run, scenario: Scenario, told: str) -> None:
-    """Whether all have met the fault or one; no process waits for another that is gone."""
+def test_the_error_is_printed_once(run: Run, scenario: Scenario, message: str) -> None:
+    """For an error in one process or in all. No process waits for another one that has ended."""
     ended = run(scenario)
     assert ended.codes == [2, 2]
     lines = [line for err in ended.err for line in err.splitlines() if not line.startswith("training small-cnn")]
     assert len(lines) == 1
-    assert lines[0].startswith(f"advdef: error: {told}")
+    assert lines[0].startswith(f"advdef: error: {message}")
     assert not any(ended.out)
 
 
-def test_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is connected where no launcher is, nor where a scheduler tells of tasks without a launcher's places."""
+def test_a_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a launcher nothing is connected, also if a scheduler sets ``WORLD_SIZE``."""
     assert Processes.from_environment() == Processes.connect(CPU) == Processes(1, 0)
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert Processes.from_environment() == Processes(1, 0)
 
 
 def test_without_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra is named."""
+    """The error names the extra to install."""
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setitem(sys.modules, "accelerate", None)
@@ -452,8 +452,8 @@ def test_without_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
         Processes.connect(CPU)
 
 
-def test_what_fails_for_others_is_no_lost_process() -> None:
-    """A process that has run out of memory tells so itself."""
+def test_out_of_memory_is_no_lost_connection() -> None:
+    """An out-of-memory error is raised unchanged."""
 
     def fail() -> NoReturn:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -463,16 +463,16 @@ def test_what_fails_for_others_is_no_lost_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "told"),
+    ("device", "message"),
     [
         ("cuda:0", "--device cuda:0 for 2 processes: give cuda, and each takes one"),
         ("cuda", "a machine with 2 processes needs as many GPUs, and has 1: start fewer, or give --device cpu"),
     ],
 )
-def test_a_gpu_for_each(
-    monkeypatch: pytest.MonkeyPatch, advdef: Callable[..., Any], tmp_path: Path, device: str, told: str
+def test_each_process_needs_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, advdef: Callable[..., Any], tmp_path: Path, device: str, message: str
 ) -> None:
-    """Several processes take GPUs by themselves, and need as many."""
+    """Several processes choose their GPUs themselves, and need one each."""
     environment = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -480,4 +480,4 @@ def test_a_gpu_for_each(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     ended = advdef(*TRAIN, "--device", device, "-o", str(tmp_path / "model.safetensors"))
     assert ended.code == 2
-    assert ended.err == f"advdef: error: {told}\n"
+    assert ended.err == f"advdef: error: {message}\n"

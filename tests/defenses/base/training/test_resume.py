@@ -58,14 +58,15 @@ def test_a_killed_training_resumes(
     killed, trainer = start(resume=tmp_path / "state.safetensors", progress=kill)
     with pytest.raises(KilledError):
         defense.fit(killed, trainer)
-    seen: list[tuple[str, int]] = []
+    recorded: list[tuple[str, int]] = []
     resumed, trainer = start(
-        resume=tmp_path / "state.safetensors", progress=lambda progress: seen.append((progress.name, progress.epoch))
+        resume=tmp_path / "state.safetensors",
+        progress=lambda progress: recorded.append((progress.name, progress.epoch)),
     )
     torch.manual_seed(99)
     defense.fit(resumed, trainer)
-    assert (phase, epoch) not in seen
-    assert (phase, epoch + 1) in seen or epoch == 3
+    assert (phase, epoch) not in recorded
+    assert (phase, epoch + 1) in recorded or epoch == 3
     for name, tensor in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
     assert set(trainer.record["trained"]) == ({"training"} if phase == "training" else {"block 1", "block 2"})

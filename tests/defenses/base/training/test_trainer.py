@@ -188,13 +188,13 @@ def test_the_recorded_seconds(digits: Any, normed: Callable[[], nn.Module], monk
     """They are the time from the begin to the end of each epoch, summed over epochs and networks."""
     ticks = itertools.count()
     monkeypatch.setattr("robustbench_cli.defenses.base.training.trainer.time.perf_counter", lambda: 2.0 ** next(ticks))
-    seen: list[float] = []
+    recorded: list[float] = []
     trainer = Trainer(
-        digits[0], Recipe(epochs=2), seed=0, device=CPU, progress=lambda progress: seen.append(progress.seconds)
+        digits[0], Recipe(epochs=2), seed=0, device=CPU, progress=lambda progress: recorded.append(progress.seconds)
     )
     trainer.fit(normed(), name="first")
     trainer.fit(normed(), name="second")
     # The clock shows 1, 2, 4, 8, ...: an epoch from 1 to 2 takes 1, the next one from 4 to 8 takes 4.
-    assert seen == [1, 1 + 4, 16, 16 + 64]
+    assert recorded == [1, 1 + 4, 16, 16 + 64]
     assert {name: part["seconds"] for name, part in trainer.record["trained"].items()} == {"first": 5, "second": 80}
     assert trainer.record["seconds"] == 85

@@ -44,24 +44,24 @@ def test_the_running_mean_of_the_weights(digits: Any, normed: Callable[[], nn.Mo
 def test_the_best_epoch_stays(digits: Any, normed: Callable[[], nn.Module], accuracy: Callable[..., float]) -> None:
     """If a training gets worse again, the weights of the epoch with the best held-out accuracy are used."""
     train, _ = digits
-    model, seen, steps, after = normed(), set(), iter(range(1, 100)), []
+    model, recorded, steps, after = normed(), set(), iter(range(1, 100)), []
 
     class Recording:
         def __len__(self) -> int:
             return len(train)
 
         def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-            seen.update(indices.tolist())
+            recorded.update(indices.tolist())
             images, labels = train.batch(indices)
             return images, labels
 
     def loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        assert not seen & set(trainer.held_out_indices.tolist())
+        assert not recorded & set(trainer.held_out_indices.tolist())
         value = nn.functional.cross_entropy(network(images), labels)
         return value if next(steps) <= 30 else -value
 
     def look(progress: TrainingProgress) -> None:
-        seen.clear()
+        recorded.clear()
         after.append((accuracy(model.eval(), held), progress.note))
         model.train()
 
@@ -103,13 +103,13 @@ def test_a_collapse_ends_the_training(digits: Any, normed: Callable[[], nn.Modul
         states.append(network[0].weight.detach().clone())  # type: ignore[index,union-attr,operator]
         return next(values)
 
-    seen: list[TrainingProgress] = []
-    trainer = Trainer(train, Recipe(epochs=5), seed=0, device=CPU, progress=seen.append)
+    recorded: list[TrainingProgress] = []
+    trainer = Trainer(train, Recipe(epochs=5), seed=0, device=CPU, progress=recorded.append)
     trainer.fit(model, name="training", collapse=Collapse(accuracy=measured, drop=0.2))
     assert len(states) == 4
     assert torch.equal(model[0].weight, states[2])
     assert not torch.equal(states[3], states[2])
     record = trainer.record["trained"]["training"]
     assert (record["collapsed_epoch"], record["watched_accuracy"], record["collapsed_accuracy"]) == (4, 0.6, 0.39)
-    assert [(progress.epoch, progress.epochs) for progress in seen] == [(1, 5), (2, 5), (3, 5), (4, 4)]
-    assert "fell from 60.0% to 39.0%" in seen[-1].note
+    assert [(progress.epoch, progress.epochs) for progress in recorded] == [(1, 5), (2, 5), (3, 5), (4, 4)]
+    assert "fell from 60.0% to 39.0%" in recorded[-1].note
