@@ -38,7 +38,7 @@ def test_what_can_be_no_surrogate_is_refused(advdef: Advdef, here: Path) -> None
     Path("code.pt").write_bytes(pickle.dumps(print))
     assert advdef("train", "--dataset", "digits", "--epochs", "1", "-o", "other.safetensors", "-q").code == 0
     for words, told in (
-        ((), "transfer needs transfer.surrogate: checkpoint of the model that the images are made on"),
+        ((), "transfer needs transfer.surrogate: checkpoint of the surrogate model"),
         (("--set", "surrogate=none.safetensors"), "transfer.surrogate: no checkpoint none.safetensors"),
         (("--set", "surrogate=code.pt"), "transfer.surrogate: code.pt "),
         (("--set", "surrogate=other.safetensors", "--set", "attack=cw"), "transfer.attack is 'cw': give an attack by"),
