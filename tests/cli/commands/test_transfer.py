@@ -41,7 +41,10 @@ def test_what_can_be_no_surrogate_is_refused(advdef: Advdef, here: Path) -> None
         ((), "transfer needs transfer.surrogate: checkpoint of the surrogate model"),
         (("--set", "surrogate=none.safetensors"), "transfer.surrogate: no checkpoint none.safetensors"),
         (("--set", "surrogate=code.pt"), "transfer.surrogate: code.pt "),
-        (("--set", "surrogate=other.safetensors", "--set", "attack=cw"), "transfer.attack is 'cw': give an attack by"),
+        (
+            ("--set", "surrogate=other.safetensors", "--set", "attack=cw"),
+            "transfer.attack is 'cw': give a gradient-based",
+        ),
         (("--set", "surrogate=other.safetensors", "--norm", "l2", "--eps", "1"), "transfer does not know the norm l2"),
     ):
         ended = advdef("attack", "--defense", "hrs", "--attack", "transfer", *words)
@@ -57,6 +60,6 @@ def test_show_explains_it(advdef: Advdef, here: Path, output_format: str) -> Non
     shown = advdef("show", "attack", "transfer", "--format", output_format)
     assert shown.code == 0
     words = " ".join(shown.out.split())
-    assert "The attacked model is asked nothing" in words
+    assert "on the attacked model, which is never queried" in words
     assert "(required)" in words if output_format == "table" else '"required": true' in words
     assert "mi-fgsm" in words
