@@ -38,10 +38,13 @@ def test_a_bad_surrogate_is_a_usage_error(advdef: Advdef, here: Path) -> None:
     Path("code.pt").write_bytes(pickle.dumps(print))
     assert advdef("train", "--dataset", "digits", "--epochs", "1", "-o", "other.safetensors", "-q").code == 0
     for options, message in (
-        ((), "transfer needs transfer.surrogate: checkpoint of the model that the images are made on"),
+        ((), "transfer needs transfer.surrogate: checkpoint of the surrogate model"),
         (("--set", "surrogate=none.safetensors"), "transfer.surrogate: no checkpoint none.safetensors"),
         (("--set", "surrogate=code.pt"), "transfer.surrogate: code.pt "),
-        (("--set", "surrogate=other.safetensors", "--set", "attack=cw"), "transfer.attack is 'cw': give an attack by"),
+        (
+            ("--set", "surrogate=other.safetensors", "--set", "attack=cw"),
+            "transfer.attack is 'cw': give a gradient-based",
+        ),
         (
             ("--set", "surrogate=other.safetensors", "--norm", "l2", "--eps", "1"),
             "transfer does not support the norm l2",
@@ -60,6 +63,6 @@ def test_show_describes_it(advdef: Advdef, here: Path, output_format: str) -> No
     shown = advdef("show", "attack", "transfer", "--format", output_format)
     assert shown.code == 0
     text = " ".join(shown.out.split())
-    assert "The attacked model is asked nothing" in text
+    assert "on the attacked model, which is never queried" in text
     assert "(required)" in text if output_format == "table" else '"required": true' in text
     assert "mi-fgsm" in text
