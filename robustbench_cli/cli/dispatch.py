@@ -20,9 +20,8 @@ from click.core import ParameterSource
 from robustbench_cli import __version__
 from robustbench_cli.cli import commands, console
 from robustbench_cli.cli.config_file import long_name
-from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
+from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed, interrupted
 from robustbench_cli.cli.help_page import PAGE, VARIABLES
-from robustbench_cli.cli.main import interrupted
 from robustbench_cli.cli.options import option_names
 from robustbench_cli.core.errors import Notice, UserError, did_you_mean, lacks_resources, one_line
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
-__all__ = ["CellsFailed", "GateFailed"]
+__all__ = ["CellsFailed", "GateFailed", "interrupted"]
 
 
 class _Lines(Exception):  # noqa: N818 - the name says what happened
@@ -27,3 +28,18 @@ class CellsFailed(_Lines):
     Args:
         lines: A line for each such cell.
     """
+
+
+_RESUMED = ("attack", "audit", "certify", "demo", "reprogram", "sweep", "train")
+"""The commands that resume when they are run again."""
+
+
+def interrupted(arguments: Sequence[str]) -> str:
+    """The last line of an interrupted command, which says how to resume it.
+
+    Args:
+        arguments: The arguments after ``advdef``.
+    """
+    if not arguments or arguments[0] not in _RESUMED:
+        return "interrupted"
+    return f"interrupted: what was finished is stored; resume with: {shlex.join(['advdef', *arguments])}"

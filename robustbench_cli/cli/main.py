@@ -1,6 +1,6 @@
 """The entry point of ``advdef``: from here on a signal, or too little memory, ends it in one line.
 
-This file imports only what Python has imported already, so that little can fail before :func:`main` runs.
+This file imports little, so that little can fail before :func:`main` runs.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["interrupted", "main"]
+from robustbench_cli.cli.exit_codes import interrupted
 
-_RESUMED = ("attack", "audit", "certify", "demo", "reprogram", "sweep", "train")
-"""The commands that resume when they are run again."""
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,19 +88,6 @@ def _is_importing(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def interrupted(arguments: Sequence[str]) -> str:
-    """The last line of an interrupted command, which says how to resume it.
-
-    Args:
-        arguments: The arguments after ``advdef``.
-    """
-    if not arguments or arguments[0] not in _RESUMED:
-        return "interrupted"
-    import shlex
-
-    return f"interrupted: what was finished is stored; resume with: {shlex.join(['advdef', *arguments])}"
 
 
 def _print_error(line: str) -> None:

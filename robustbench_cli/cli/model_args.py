@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
-from robustbench_cli.cli import console, help_page
+from robustbench_cli.cli import help_page
 from robustbench_cli.cli.completion import complete_names
 from robustbench_cli.cli.option_sets import OptionSet
 from robustbench_cli.cli.param_types import OneOf, decimal
@@ -94,7 +94,7 @@ class ModelArgs:
             "model": None
             if self.checkpoints or (self.model, self.mean, self.std) == (None, None, None)
             else ModelConfig(name=self.model, mean=self.mean, std=self.std),
-            "defenses": self._chains(parameters, recipe),
+            "defenses": self._chains(parameters),
             "decision": self.decisions,
             "train": recipe,
         }
@@ -118,9 +118,7 @@ class ModelArgs:
             raise UserError(f"{path} does not say {missing}")
         return datasets.trusted(info.dataset, file=path)
 
-    def _chains(
-        self, parameters: Mapping[str, Mapping[str, Any]], recipe: Mapping[str, Any]
-    ) -> list[list[DefenseConfig]]:
+    def _chains(self, parameters: Mapping[str, Mapping[str, Any]]) -> list[list[DefenseConfig]]:
         """The defenses around each checkpoint, or around a new model.
 
         A checkpoint is used as it is if the user names no defense, or just those that it has: naming them is how a user
@@ -141,28 +139,9 @@ class ModelArgs:
             if is_used_as_it_is and any(parameters.get(name) for name in names):
                 labels = "+".join(spec.label for spec in existing)
                 raise UserError(f"{path} is trained with {labels} already: leave out --set for it")
-            if is_used_as_it_is or not self._trains(entries):
-                self._warn_of_no_training(path, recipe)
             base = DefenseConfig(checkpoint=path, model=self.model, classes=self.classes, mean=self.mean, std=self.std)
             chains.append([base] if is_used_as_it_is else [base, *entries])
         return chains
-
-    def _trains(self, entries: Sequence[DefenseConfig]) -> bool:
-        """Whether any of the defenses is trained."""
-        from robustbench_cli.benchmarks.checkpoints.defended_model import method_spec
-        from robustbench_cli.defenses import registry
-
-        specs = [method_spec(registry, entry.name, entry.parameters).spec for entry in entries if entry.name]
-        return any(spec.build(registry).needs_fit for spec in specs)
-
-    def _warn_of_no_training(self, path: Path, recipe: Mapping[str, Any]) -> None:
-        """Warns a user who sets options of a training where nothing is trained."""
-        options = [f"--set train.{key}" for key in recipe if key != "epochs" or self.epochs is None]
-        for option in [*(["--epochs"] if self.epochs is not None else []), *options]:
-            console.warn(
-                f"{option} changes nothing: {path} is used as it is, and nothing is trained (name a --defense that trains, "
-                "or leave it out)"
-            )
 
 
 def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> tuple[float, ...] | None:

@@ -285,7 +285,7 @@ def warn_of_fewer_images(n: int, available: int, dataset: str) -> None:
         dataset: The data set's name.
     """
     if n > available and _source("n") not in {None, ParameterSource.DEFAULT}:
-        console.warn(f"--n {n}: {dataset} has {available} test images, and all of them are taken")
+        console.warn(f"--n {n}: {dataset} has {available} test images, and all of them are used")
 
 
 def _source(name: str) -> ParameterSource | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.execution.job import Job, JobOptions
     from robustbench_cli.benchmarks.store.store import Failure, RequestedCell, Result
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
-    from robustbench_cli.benchmarks.suites.plan import CacheFor, Plan
+    from robustbench_cli.benchmarks.suites.plan import CacheFor, Plan, PlannedModel
     from robustbench_cli.benchmarks.training.model_cache import ModelCache
     from robustbench_cli.benchmarks.training.train import Training
     from robustbench_cli.cli.options import Common
@@ -37,6 +37,7 @@ __all__ = [
     "raise_failures",
     "run_suite",
     "warn_of_small_datasets",
+    "warn_of_unused_recipe",
 ]
 
 
@@ -92,6 +93,7 @@ def run_suite(
         planned = plan(config, cache_for=cache_for(common, progress), seed=common.seed)
         _require_writable(common.store, save_images)
         note_other_norms(planned)
+        warn_of_unused_recipe(config, planned.models)
         _train(common, planned, devices)
         jobs = planned.jobs(job_options(common, save_images))
         selected = select(jobs)
@@ -356,6 +358,25 @@ def note_other_norms(planned: Plan) -> None:
     for (name, norm), attack in pairs.items():
         if attack.minimal_norm and norm not in attack.norms:
             console.note(f"{name} does not support {norm}: it runs in {attack.norms[0]}, at any distance")
+
+
+def warn_of_unused_recipe(config: SuiteConfig, models: Sequence[PlannedModel]) -> None:
+    """Warns a user who sets options of the training where nothing is trained.
+
+    Args:
+        config: The suite.
+        models: Its models.
+    """
+    if any(model.training is not None and model.training.learns_after(None) for model in models):
+        return
+    unused = models[0].base.path if models and models[0].base is not None else "the model"
+    for key in sorted({key for recipe in config.train for key in recipe}):
+        option = "--epochs" if key == "epochs" else f"--set train.{key}"
+        location = config.prefix("train")
+        console.warn(
+            f"{f'{location}{key}' if location else option} changes nothing: {unused} is used as it is, and nothing is trained "
+            "(name a --defense that trains, or leave it out)"
+        )
 
 
 def warn_of_small_datasets(config: SuiteConfig, used: dict[str, int]) -> None:

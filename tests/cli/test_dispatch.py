@@ -11,7 +11,7 @@ import pytest
 
 from robustbench_cli.cli import dispatch
 from robustbench_cli.cli.dispatch import advdef, run
-from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed, Interrupted
+from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
 from robustbench_cli.core.errors import UserError
 
 
@@ -22,8 +22,7 @@ from robustbench_cli.core.errors import UserError
         (UserError("a"), 2, "error: a"),
         (GateFailed(["a"]), 1, "error: a"),
         (CellsFailed(["a"]), 3, "error: a"),
-        (Interrupted("1 cell is stored"), 130, "error: interrupted: 1 cell is stored; resume with: advdef sweep 'a b'"),
-        (KeyboardInterrupt(), 130, "error: interrupted"),
+        (KeyboardInterrupt(), 130, "error: interrupted: what was finished is stored; resume with: advdef sweep 'a b'"),
         (click.Abort(), 130, "error: interrupted"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 2, "error: x: Permission denied"),
         (OSError(errno.ENOTCONN, "Not connected"), 4, "internal error: OSError: [Errno 107] Not connected (the same "),
@@ -48,12 +47,12 @@ def test_every_error_has_its_exit_code_and_line(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The most special kind counts: a UserError is a ValueError, and Interrupted a KeyboardInterrupt."""
+    """The most special kind counts: a UserError is a ValueError."""
 
     def fail(arguments: list[str]) -> None:
         raise error
 
-    monkeypatch.setattr(dispatch, "_invoke", fail)
+    monkeypatch.setattr(dispatch, "_context", fail)
     assert run(["sweep", "a b"]) == code
     out, err = capfd.readouterr()
     assert out == ""

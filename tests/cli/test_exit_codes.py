@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import click
 import pytest
 
-from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed, Interrupted
+from robustbench_cli.cli.dispatch import advdef
+from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed, interrupted
+from robustbench_cli.cli.option_sets import option_sets
 
 
 @pytest.mark.parametrize("kind", [GateFailed, CellsFailed])
@@ -13,9 +16,20 @@ def test_lines_are_kept_apart(kind: type[GateFailed | CellsFailed]) -> None:
     assert str(error) == "a is 0.1; b is 0.2"
 
 
-def test_an_interrupt_says_what_is_stored() -> None:
-    """And ends a command as Ctrl-C does, wherever only that is caught."""
-    assert Interrupted().stored == "what was finished is stored"
-    assert Interrupted("3 of 4 cells are stored").stored == "3 of 4 cells are stored"
-    assert issubclass(Interrupted, KeyboardInterrupt)
-    assert not issubclass(Interrupted, Exception)
+def test_an_interrupt_says_how_to_resume() -> None:
+    """A command that computes resumes when it is run again; another has nothing to resume."""
+    line = interrupted(["sweep", "a b.yaml"])
+    assert line == "interrupted: what was finished is stored; resume with: advdef sweep 'a b.yaml'"
+    assert interrupted(["report", "store"]) == interrupted([]) == "interrupted"
+
+
+def test_every_command_that_computes_resumes() -> None:
+    """The list holds the commands with the options of computing, and no other."""
+    context = click.Context(advdef)
+    computing = {
+        name
+        for name in advdef.list_commands(context)
+        if (command := advdef.get_command(context, name))
+        and "common" in {s.argument for s in option_sets(command.callback)}
+    }
+    assert computing == {name for name in advdef.list_commands(context) if interrupted([name]) != "interrupted"}

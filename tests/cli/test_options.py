@@ -220,5 +220,5 @@ def test_too_many_images_are_a_warning(
             warn_of_fewer_images(n, 500, "digits")
         """,
     )
-    line = "advdef: warning: --n 600: digits has 500 test images, and all of them are taken\n"
+    line = "advdef: warning: --n 600: digits has 500 test images, and all of them are used\n"
     assert advdef("counting", *given).err == (line if warns else "")

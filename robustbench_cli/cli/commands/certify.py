@@ -112,7 +112,7 @@ def certify(
     from robustbench_cli.benchmarks.suites.plan import plan_models, train_models
     from robustbench_cli.benchmarks.training.train import untrained
     from robustbench_cli.cli.parameters import distribute
-    from robustbench_cli.cli.session import cache_for
+    from robustbench_cli.cli.session import cache_for, warn_of_unused_recipe
     from robustbench_cli.core.atomic_write import ensure_writable
 
     procedure = _procedure(sigma, n0, samples, alpha)
@@ -133,6 +133,7 @@ def certify(
         for model in planned:
             if model.training is not None:
                 procedure.require(untrained(model.training, data_dir=common.data_dir)[0], data.images[:2])
+        warn_of_unused_recipe(config, planned)
         train_models(planned)
         options = CertificationOptions(
             procedure=procedure, seed=common.seed, device=common.torch_device(), batch_size=common.batch_size

@@ -131,14 +131,16 @@ def _distinct_models(
     """The trained models of the suite or of the options; models that differ in nothing are listed once."""
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
     from robustbench_cli.benchmarks.suites.load import read_suite
-    from robustbench_cli.benchmarks.suites.plan import plan_models, train_models
-    from robustbench_cli.cli.session import cache_for
+    from robustbench_cli.benchmarks.suites.plan import plan, plan_models, train_models
+    from robustbench_cli.cli.session import cache_for, warn_of_unused_recipe
 
+    caches = cache_for(common, progress)
     if suite_name is None:
         config = SuiteConfig.from_options(**args.suite_options(parameters))
+        models = plan_models(config, cache_for=caches, seed=common.seed)
+        warn_of_unused_recipe(config, models)
     else:
-        config = read_suite(suite_name)
-    models = plan_models(config, cache_for=cache_for(common, progress), seed=common.seed)
+        models = plan(read_suite(suite_name), cache_for=caches, seed=common.seed).models
     train_models(models)
     # A model without random draws is the same model under every decision rule.
     return list({model.defended().identity: model for model in models}.values())

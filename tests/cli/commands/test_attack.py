@@ -100,7 +100,7 @@ def test_a_defense_is_enough_on_a_fresh_machine(
     first = advdef_process(*command, "-o", "table.csv")
     assert first.code == 0, first.err
     (cached,) = (here / "cache" / "advdef" / "checkpoints").iterdir()
-    assert f"training small-cnn with hrs(channels=[2,2]) on digits; kept in {cached}" in first.err.splitlines()
+    assert f"training small-cnn with hrs(channels=[2,2]) on digits; checkpoint: {cached}" in first.err.splitlines()
     rows = table(here / "table.csv")
     assert [(row["attack"], row["eot"]) for row in rows] == [
         ("pgd(steps=3)", "exact"),
@@ -112,7 +112,7 @@ def test_a_defense_is_enough_on_a_fresh_machine(
     second = advdef(*command)
     assert second.out == first.out
     note, warning = second.err.splitlines()
-    assert note == "3 of 3 cells are in advdef-runs already"
+    assert note == "3/3 cells cached in advdef-runs"
     # The learning rate is too low to learn anything.
     assert "hrs(channels=[2,2]) does no better on clean images than guessing one of 10 classes" in warning
 
@@ -396,7 +396,7 @@ def test_an_interrupted_run_keeps_the_finished_cells(advdef: Advdef, here: Path,
     assert not [*(here / "advdef-runs" / "cells").glob(".*")]
     ended = advdef(*command)
     assert ended.code == 0
-    assert ended.err.splitlines()[0] == "1 of 2 cells are in advdef-runs already"
+    assert ended.err.splitlines()[0] == "1/2 cells cached in advdef-runs"
     assert len(ended.err.splitlines()) == 2
 
 
@@ -802,7 +802,7 @@ def test_training_options_without_a_training_give_a_warning(
     ended = advdef("attack", "--checkpoint", str(checkpoint), "--n", "4", "--attack", "fgsm", "-q", *more)
     assert ended.code == 0
     option = "--epochs" if "--epochs" in more else "--set train.lr"
-    assert ended.err.count(f"advdef: warning: {option} changes nothing: {checkpoint} is taken as it is") == 1
+    assert ended.err.count(f"advdef: warning: {option} changes nothing: {checkpoint} is used as it is") == 1
 
 
 @pytest.mark.parametrize(("n", "warned"), [(("--n", "1000000"), True), ((), False), (("--n", "500"), False)])
@@ -812,6 +812,6 @@ def test_more_images_than_the_data_set_has(
     """A number of images above the data set's gives a warning, and the row has the actual number."""
     ended = advdef("attack", "--checkpoint", str(checkpoint), "--attack", "fgsm", *n, "-q", "-o", "a.csv")
     assert ended.code == 0
-    assert ("warning: --n 1000000: digits has 500 test images, and all of them are taken" in ended.err) is warned
+    assert ("warning: --n 1000000: digits has 500 test images, and all of them are used" in ended.err) is warned
     (row,) = csv.DictReader(Path("a.csv").read_text().splitlines())
     assert row["n"] == "500"

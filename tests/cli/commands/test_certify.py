@@ -114,8 +114,6 @@ def test_a_model_whose_rows_share_draws(advdef: Advdef, here: Path) -> None:
             __all__ = ["Shared"]
 
             class Shared(Defense):
-                trained = True
-
                 def protect(self, model, example):
                     return nn.Sequential(Noise(), model)
 

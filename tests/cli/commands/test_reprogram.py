@@ -87,7 +87,7 @@ def test_it_is_listed_as_an_attack(advdef: Advdef, here: Path) -> None:
     assert {parameter["name"] for parameter in shown["parameters"]} == {"kernel", "shift", "epochs", "lr", "examples"}
     assert "1806.11146" in shown["paper"]
     (here / "suite.yaml").write_text("attacks: [pgd,\n  reprogramming]")
-    message = "reprogramming has a task and a command of its own: give advdef reprogram --task NAME\n"
+    message = "reprogramming has a command of its own: run advdef reprogram --task NAME\n"
     for command, location in (
         (("attack", "--attack", "reprogramming"), ""),
         (("sweep", "suite.yaml"), "suite.yaml, line 2: "),

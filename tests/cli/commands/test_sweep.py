@@ -62,7 +62,7 @@ def test_a_sweep_runs_every_cell_once(advdef: Advdef, suite: Path, here: Path) -
     assert advdef("sweep", "suite.yaml", "--status").out == "12 cells: 12 done\n"
     second = advdef("sweep", "suite.yaml")
     assert second.out == ended.out
-    assert "12 of 12 cells are in advdef-runs already" in second.err
+    assert "12/12 cells cached in advdef-runs" in second.err
     assert advdef("sweep", "suite.yaml", "--dry-run").out.endswith("12 cells: 12 done\nleft: nothing\n")
 
 
@@ -89,7 +89,7 @@ def test_existing_cells_are_kept_rerun_or_refused(advdef: Advdef, suite: Path, h
     (before,) = Store(here / "advdef-runs").results()
     ended = advdef("sweep", "suite.yaml", "--existing", "error")
     assert (ended.code, ended.out) == (2, "")
-    assert "1 of 2 cells are in advdef-runs already" in ended.err
+    assert "1/2 cells cached in advdef-runs" in ended.err
     ended = advdef("sweep", "suite.yaml", "--existing", "rerun")
     assert ended.code == 0
     assert [line.partition(":")[0] for line in ended.err.splitlines() if "clean" in line] == [
@@ -208,7 +208,7 @@ def test_sigterm_to_all_processes_loses_nothing(advdef: Advdef, suite: Path, her
     assert len(list((here / "advdef-runs" / "cells").glob("*.json"))) == 1
     resumed = advdef("sweep", "suite.yaml")
     assert resumed.code == 0, resumed.err
-    assert "1 of 2 cells are in advdef-runs already" in resumed.err
+    assert "1/2 cells cached in advdef-runs" in resumed.err
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_attack_reads_suite_files(advdef: Advdef, suite: Path, here: Path) -> No
     """Only suites that name nothing but attacks; a suite inside them stays a cascade."""
     ended = advdef("attack", "--checkpoint", "model.safetensors", "--suite", "suite.yaml", "--n", "20")
     assert ended.code == 2
-    assert "suite.yaml, line 3: 'defenses' is not for a suite to attack with" in ended.err
+    assert "suite.yaml, line 3: 'defenses' is not for --suite" in ended.err
     suite.write_text("attacks: [cw, {name: fgsm, eot: [1, 1]}, {suite: quick}]")
     ended = advdef("attack", "--checkpoint", "model.safetensors", "--suite", "suite.yaml", "--n", "20", "-o", "t.csv")
     assert ended.code == 0, ended
@@ -261,4 +261,4 @@ def test_more_images_than_a_suites_data_have(here: Path, advdef: Callable[..., A
     (here / "s.yaml").write_text("attacks: [fgsm]\nn: 1000000\ntrain: {epochs: 1}")
     ended = advdef("sweep", "s.yaml", "--dry-run", "-q")
     assert ended.code == 0
-    assert "s.yaml, line 2: n is 1000000: digits has 500 test images, and all of them are taken" in ended.err
+    assert "s.yaml, line 2: n is 1000000: digits has 500 test images, and all of them are used" in ended.err

@@ -98,7 +98,7 @@ def test_a_trained_model_is_reported_in_one_line(advdef: Advdef, here: Path) -> 
         cost,
     )
     assert first.err.splitlines()[0] == (
-        "training small-cnn with hrs(channels=[2,2]) on digits; kept in folder/hrs.safetensors"
+        "training small-cnn with hrs(channels=[2,2]) on digits; checkpoint: folder/hrs.safetensors"
     )
     assert len(first.err.splitlines()) == 3
     content = (here / "folder" / "hrs.safetensors").read_bytes()
@@ -163,5 +163,5 @@ def test_a_usage_error(advdef: Advdef, here: Path, checkpoint: Path) -> None:
         ended = advdef("train", *options)
         assert (ended.code, ended.out) == (2, "")
         assert ended.err.splitlines()[-1].startswith(f"advdef: error: {line}")
-        assert "kept in" not in ended.err or "diverged" in line
+        assert "training " not in ended.err or "diverged" in line
         assert not list(here.glob("out*"))

@@ -26,7 +26,7 @@ def test_images_of_one_checkpoint_attack_another(advdef: Advdef, here: Path, che
     assert float(row["robust_accuracy"]) < float(row["clean_accuracy"])
     assert (row["eot"], row["flags"]) == ("1", "")
     second = advdef(*ATTACK, "--set", "surrogate=moved.safetensors", *options)
-    assert "1 of 1 cells are in advdef-runs already" in second.err
+    assert "1/1 cells cached in advdef-runs" in second.err
     assert Path("moved.safetensors").write_bytes(checkpoint.read_bytes())
     third = advdef(*ATTACK, "--set", "surrogate=moved.safetensors", *options)
     assert third.code == 0
