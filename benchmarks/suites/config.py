@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
 from pydantic.fields import FieldInfo
 
+from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.eps import Eps, parse_eps
+from robustbench_cli.attacks.base.gradients.draws import EOTChoice
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.evaluation.options import Accounting, GridOptions
 from robustbench_cli.benchmarks.store.cell import OnlyIf
@@ -91,6 +93,21 @@ class AttackEntry(_Located):
         description="'blinded': in a cascade, run only where an attack before it could not follow the gradients and no "
         "other one broke through",
     )
+
+    def with_options(self, parameters: Mapping[str, Any], eot: EOTChoice | None = None) -> AttackEntry:
+        """The same attack with the options of a command line, which override the suite's.
+
+        Args:
+            parameters: Parameters of the attack; one may be called by its former name.
+            eot: Draws per gradient, where the suite sets none.
+        """
+        attack: type[Attack] = attacks.load(self.name)
+        merged = {
+            **attack.current_names(self.parameters, name=self.name),
+            **attack.current_names(parameters, name=self.name),
+        }
+        entry = AttackEntry(name=self.name, eot=self.eot or eot, norm=self.norm, only_if=self.only_if, **merged)
+        return entry.at(self.location)
 
     def norms_among(self, norms: Sequence[Norm]) -> tuple[Norm, ...]:
         """The norms in which it runs, among those that the attack supports."""
@@ -187,6 +204,8 @@ def _dimension(field: FieldInfo) -> tuple[Any, None]:
 
 
 if TYPE_CHECKING:
+    from robustbench_cli.attacks.base.attack import Attack
+
     _Grid = BaseModel
 else:
     _Grid = create_model("_Grid", **{name: _dimension(field) for name, field in GridOptions.model_fields.items()})

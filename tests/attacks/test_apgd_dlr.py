@@ -17,7 +17,7 @@ def test_its_loss_is_the_dlr_or_towards_a_target_the_targeted_one() -> None:
     attack = APGDDLR()
     assert attack.loss(Threat(norm="linf", eps=eps)) is dlr
     assert attack.loss(Threat(norm="linf", eps=eps, targeted=True)) is targeted_dlr
-    assert (attack.fewest_classes(targeted=False), attack.fewest_classes(targeted=True)) == (3, 4)
+    assert (attack.min_classes(targeted=False), attack.min_classes(targeted=True)) == (3, 4)
 
 
 def test_a_shift_of_the_logits_changes_nothing(linear_victim: Callable[..., LinearVictim]) -> None:

@@ -55,7 +55,7 @@ def quick(name: str, model: nn.Module) -> Attack:
 
 def few(name: str, model: nn.Module) -> Attack:
     """The attack with very few steps, queries and targets."""
-    return with_parameters(name, model, FEW)
+    return with_parameters(name, model, FEW | ({"steps": 40} if name == "sigma-zero" else {}))
 
 
 class Floor(NamedTuple):

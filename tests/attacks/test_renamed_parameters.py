@@ -95,8 +95,8 @@ def test_former_names_in_set_options_and_suites() -> None:
     """``--set moved=0.1`` reaches PGD, and a suite's list under a former name is a dimension of the grid."""
     assert distribute([Setting(None, "moved", "0.1")], {"pgd": PGD}) == {"pgd": {"moved": 0.1}}
     with pytest.warns(RenamedParameter, match=r"^pgd: parameter 'moved' is now called 'l1_sparsity'$"):
-        choices = attack_choices(AttackEntry(name="pgd", moved=[0.1, 0.2]), {"steps": 3})  # type: ignore[call-arg]
+        choices = attack_choices(AttackEntry(name="pgd", moved=[0.1, 0.2], steps=3))  # type: ignore[call-arg]
     assert [choice.spec.label for choice in choices] == [f"pgd(steps=3,l1_sparsity={share})" for share in (0.1, 0.2)]
-    # An option of the command goes before what the suite says, whichever name either uses.
-    (choice,) = attack_choices(AttackEntry(name="pgd", l1_sparsity=0.5), {"moved": 0.1})  # type: ignore[call-arg]
+    # An option of the command overrides the suite, whichever name either uses.
+    (choice,) = attack_choices(AttackEntry(name="pgd", l1_sparsity=0.5).with_options({"moved": 0.1}))  # type: ignore[call-arg]
     assert choice.spec.parameters["l1_sparsity"] == 0.1

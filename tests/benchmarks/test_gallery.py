@@ -173,7 +173,7 @@ def test_the_network_itself_raises_nothing(attacked: Callable[..., Table]) -> No
         assert [row["flags"] for row in table.rows] == [""] * len(table.rows)
         assert "quick look" not in table.out
         assert table.row("hopskipjump") is None
-        assert ("+hopskipjump linf eps 0.21: not needed" in table.err) == bool(words)
+        assert ("+hopskipjump linf eps 0.21: skipped" in table.err) == bool(words)
 
 
 @pytest.mark.parametrize("defense", [gallery.OneHot, gallery.LogOfSoftmax, gallery.Thermometer])

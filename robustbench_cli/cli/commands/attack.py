@@ -162,7 +162,6 @@ def _group(attacks: Sequence[str], norm: Norm | None, eps: Sequence[Eps]) -> Att
 
 def _with_options(group: AttackGroup, parameters: Mapping[str, Mapping[str, Any]], eot: Draws | None) -> AttackGroup:
     """A group whose attacks have the user's parameters, and the user's draws where the suite sets none."""
-    attacks = tuple(
-        entry.model_copy(update={"eot": entry.eot or eot, **parameters[entry.name]}) for entry in group.attacks
+    return group.model_copy(
+        update={"attacks": tuple(entry.with_options(parameters[entry.name], eot) for entry in group.attacks)}
     )
-    return group.model_copy(update={"attacks": attacks})

@@ -91,7 +91,7 @@ def test_the_training_equals_autograd_through_the_model(eot: Any) -> None:
     recipe = Recipe(epochs=2, lr=0.02, weight_decay=0)
     trainer = Trainer(First(), recipe, seed=0, device=torch.device("cpu"))
     model.eval().requires_grad_(False)
-    with trainer.draws("program"):
+    with trainer.seeded("program"):
         expected = Program(SHAPE, SHAPE, kernel=3)
     initial = expected.weight.detach().clone()
     trainer.fit(expected, name="program", loss=loss)

@@ -114,7 +114,7 @@ def test_a_defense_is_enough_on_a_fresh_machine(
     note, warning = second.err.splitlines()
     assert note == "3/3 cells cached in advdef-runs"
     # The learning rate is too low to learn anything.
-    assert "hrs(channels=[2,2]) does no better on clean images than guessing one of 10 classes" in warning
+    assert "hrs(channels=[2,2]) classifies clean images no better than chance (10 classes)" in warning
 
 
 def test_the_table_is_all_of_stdout(advdef: Advdef, here: Path, checkpoint: Path) -> None:

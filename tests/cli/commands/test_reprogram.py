@@ -62,7 +62,7 @@ def test_one_row_per_model_of_a_suite(advdef: Advdef, here: Path, monkeypatch: p
     assert "training small-cnn" not in advdef("sweep", "suite.yaml").err
     for more, message in (
         (("--defense", "hrs", "--epochs", "1"), "--suite names the models too: leave out --defense, --epochs"),
-        (("--set", "train.epochs=2"), "--set train.epochs: no 'train' is used here; "),
+        (("--set", "train.epochs=2"), "--set train.epochs: 'train' is not used here; "),
     ):
         ended = advdef(*command, *more)
         assert ended.code == 2

@@ -163,5 +163,5 @@ def test_a_usage_error(advdef: Advdef, here: Path, checkpoint: Path) -> None:
         ended = advdef("train", *options)
         assert (ended.code, ended.out) == (2, "")
         assert ended.err.splitlines()[-1].startswith(f"advdef: error: {line}")
-        assert "training " not in ended.err or "diverged" in line
+        assert "; checkpoint: " not in ended.err or "diverged" in line
         assert not list(here.glob("out*"))

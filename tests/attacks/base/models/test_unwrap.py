@@ -24,13 +24,13 @@ def test_what_stands_around_a_model_is_left_out() -> None:
     """The model inside nested transformations, noise, a detector and a vote is found."""
     model = defended = network()
     for defense in (
-        FeatureSqueezing(bits=2),
+        FeatureSqueezing(bit_depth=2),
         JPEG(),
         TotalVariation(decision="mean"),
         NoiseInjection(),
         RandomResizePad(),
         RandomizedSmoothing(),
-        FeatureSqueezing(false_positives=0.1),
+        FeatureSqueezing(false_positive_rate=0.1),
     ):
         defended = defense.protect(defended, IMAGES[:1])
         assert torch.equal(unwrapped_model(defended)(IMAGES), model(IMAGES))

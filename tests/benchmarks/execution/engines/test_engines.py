@@ -251,7 +251,7 @@ def test_a_job_is_computed_on_the_current_device_of_its_slot(
         seen.append(now[-1])
         raise RuntimeError("seen")
 
-    monkeypatch.setattr(worker, "_compute", compute)
+    monkeypatch.setattr(worker, "_evaluated", compute)
     (job,) = jobs(spec("fgsm"))
     failed = worker.work(job.model_copy(update={"device": "cuda:1"}))
     assert isinstance(failed, Failure)
