@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.checkpoints.checkpoint import read_info
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec, open_defended_model
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
-from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
+from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET, DEFAULT_N
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
@@ -43,7 +43,6 @@ from robustbench_cli.defenses.base.training.recipe import Recipe
 
 __all__ = [
     "DEFAULT_ATTACKS",
-    "DEFAULT_N",
     "CacheFor",
     "Plan",
     "PlannedModel",
@@ -55,9 +54,6 @@ __all__ = [
 
 DEFAULT_ATTACKS = ("pgd", "cw-pgd", "cw")
 """The attacks where the user names none, each adapted to the defense."""
-
-DEFAULT_N = 1000
-"""The number of test images where the user names none."""
 
 CacheFor = Callable[[str, dict[str, Any], int], ModelCache]
 """Gives the model cache of a data set, the recipe parameters that the user set, and a training seed."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from robustbench_cli.benchmarks.datasets import DEFAULT_N
 from robustbench_cli.benchmarks.reports.formats import file_endings
 from robustbench_cli.cli import console
 from robustbench_cli.cli.config_file import read_config
@@ -36,6 +37,7 @@ __all__ = [
     "computing_options",
     "eot_option",
     "first_images",
+    "is_given",
     "option",
     "option_names",
     "output_file",
@@ -266,7 +268,7 @@ def output_file(*, any_table: bool = False, multiple: bool = False) -> Decorator
     )
 
 
-def first_images(text: str, *, default: int = 1000) -> Decorator:
+def first_images(text: str, *, default: int = DEFAULT_N) -> Decorator:
     """Adds ``--n``, the number of test images, from the first on.
 
     Args:
@@ -276,16 +278,27 @@ def first_images(text: str, *, default: int = 1000) -> Decorator:
     return option("--n", type=click.IntRange(min=1), default=default, show_default=True, group="Data", help=text)
 
 
-def warn_of_fewer_images(n: int, available: int, dataset: str) -> None:
-    """Warns a user who gives ``--n`` with more images than there are; the default is no such request.
+def is_given(name: str) -> bool:
+    """Whether the user set a parameter of the running command, on the command line, in the environment or in a file.
 
     Args:
-        n: The number that the user gives.
+        name: The parameter.
+    """
+    return _source(name) not in {None, ParameterSource.DEFAULT}
+
+
+def warn_of_fewer_images(n: int, available: int, dataset: str, *, location: str = "") -> None:
+    """Warns a user who asks for more images than a data set has.
+
+    Args:
+        n: The number that the user gave.
         available: The number of test images.
         dataset: The data set's name.
+        location: The file and line of ``n``; empty for ``--n``.
     """
-    if n > available and _source("n") not in {None, ParameterSource.DEFAULT}:
-        console.warn(f"--n {n}: {dataset} has {available} test images, and all of them are used")
+    if n > available:
+        where = f"{location}n is {n}" if location else f"--n {n}"
+        console.warn(f"{where}: {dataset} has {available} test images, and all of them are used")
 
 
 def _source(name: str) -> ParameterSource | None:

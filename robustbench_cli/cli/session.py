@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.exit_codes import CellsFailed
+from robustbench_cli.cli.options import warn_of_fewer_images
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -312,7 +313,7 @@ def _describe_outcome(outcome: Result | Failure) -> str:
     if isinstance(outcome, Failure):
         return f"failed: {outcome.error}"
     if outcome.was_skipped:
-        return "skipped: its condition does not hold (no earlier attack was blinded, or another one broke through)"
+        return "skipped: no earlier attack had masked gradients, or another attack broke through"
     summary = outcome.summary
     rate = (outcome.forwards + outcome.backwards) / max(outcome.seconds, 1e-3)
     return (
@@ -373,9 +374,10 @@ def warn_of_unused_recipe(config: SuiteConfig, models: Sequence[PlannedModel]) -
     for key in sorted({key for recipe in config.train for key in recipe}):
         option = "--epochs" if key == "epochs" else f"--set train.{key}"
         location = config.prefix("train")
+        name = f"{location}{key}" if location else option
         console.warn(
-            f"{f'{location}{key}' if location else option} changes nothing: {unused} is used as it is, and nothing is trained "
-            "(name a --defense that trains, or leave it out)"
+            f"{name} changes nothing: {unused} is used as it is, and nothing is trained (name a --defense that trains, or "
+            "leave it out)"
         )
 
 
@@ -388,9 +390,7 @@ def warn_of_small_datasets(config: SuiteConfig, used: dict[str, int]) -> None:
     """
     wanted = max(config.n or (0,))
     for dataset, n in used.items():
-        if n < wanted:
-            where = f"{config.prefix('n')}n is {wanted}" if config.prefix("n") else f"--n {wanted}"
-            console.warn(f"{where}: {dataset} has {n} test images, and all of them are used")
+        warn_of_fewer_images(wanted, n, dataset, location=config.prefix("n"))
 
 
 class _Pace:

@@ -212,12 +212,13 @@ def test_too_many_images_are_a_warning(
     add_command(
         "counting",
         """
-        from robustbench_cli.cli.options import command, computing, first_images, warn_of_fewer_images
+        from robustbench_cli.cli.options import command, computing, first_images, is_given, warn_of_fewer_images
         @command("counting")
         @first_images("help", default=1000)
         @computing
         def counting(common, n):
-            warn_of_fewer_images(n, 500, "digits")
+            if is_given("n"):
+                warn_of_fewer_images(n, 500, "digits")
         """,
     )
     line = "advdef: warning: --n 600: digits has 500 test images, and all of them are used\n"

@@ -19,6 +19,7 @@ from robustbench_cli.cli.options import (
     computing,
     eot_option,
     first_images,
+    is_given,
     option,
     output_file,
 )
@@ -94,10 +95,10 @@ def attack(
     save_images: Path | None,
     **grid: Any,
 ) -> None:
-    """Attack a defended model and print what is left of its accuracy.
+    """Attack a defended model and print its accuracy.
 
     Without a checkpoint the model is trained first, once, and kept in the cache folder. Without --attack: pgd, cw-pgd
-    and cw, each adapted to the defense. What the store has already is not computed again.
+    and cw, each adapted to the defense. Cells in the store are not computed again.
     """
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
     from robustbench_cli.benchmarks.suites.grid import attack_class
@@ -112,7 +113,7 @@ def attack(
     config = SuiteConfig.from_options(
         **args.suite_options(parameters),
         groups=[_with_options(group, parameters, eot) for group in groups],
-        n=n,
+        n=n if is_given("n") else None,
         norm=norm,
         eps=eps,
         **grid,

@@ -13,6 +13,7 @@ from robustbench_cli.cli.options import (
     command,
     computing,
     first_images,
+    is_given,
     option,
     output_file,
     warn_of_fewer_images,
@@ -128,7 +129,8 @@ def certify(
         config = SuiteConfig.from_options(**args.suite_options(parameters))
         planned = plan_models(config, cache_for=cache_for(common, shown), seed=common.seed)
         data = first_examples(load_dataset(dataset, data_dir=common.data_dir).split("test"), n)
-        warn_of_fewer_images(n, len(data), dataset)
+        if is_given("n"):
+            warn_of_fewer_images(n, len(data), dataset)
 
         for model in planned:
             if model.training is not None:

@@ -14,6 +14,7 @@ from robustbench_cli.cli.options import (
     computing,
     eot_option,
     first_images,
+    is_given,
     option,
     output_file,
     repeats_option,
@@ -116,7 +117,8 @@ def reprogram(
             )
             for model in distinct
         ]
-    warn_of_fewer_images(n, max((row.n for row in rows), default=n), task)
+    if is_given("n"):
+        warn_of_fewer_images(n, max((row.n for row in rows), default=n), task)
     table = pd.DataFrame([row.model_dump(mode="json", exclude={"versions"}) for row in rows])
     report(table, _table(rows), output)
 
