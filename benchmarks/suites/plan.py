@@ -217,7 +217,8 @@ def plan(config: SuiteConfig, *, cache_for: CacheFor, seed: int) -> Plan:
             data = load_dataset(dataset, data_dir=cache_for(dataset, {}, seed).data_dir)
         models = _models(config, dataset, cache_for, seed)
         for suite in _suites(config, dataset, groups, norms, selection, seed):
-            threats = suite.threats(usual_eps=data.eps)
+            with error_location(config.location("norm")):
+                threats = suite.threats(usual_eps=data.eps)
             suite.require_fit(first_examples(data.split("test"), suite.n))
             wanted = [model for model in models if _is_wanted(suite, model.expected, threats)]
             if wanted:

@@ -214,7 +214,7 @@ class Suite:
         radii = sorted(self.eps, key=lambda eps: eps.value)
         if not radii and any(not attack.minimal_norm for attack in self.attacks):
             if norm != "linf":
-                raise UserError(f"no default eps for {norm}: pass --eps")
+                raise UserError(f"no default eps for {norm}: pass --eps, or set eps in the suite file")
             radii = [parse_eps(usual_eps)]
         for eps in radii if norm == "linf" else ():
             if eps.value > 1:
