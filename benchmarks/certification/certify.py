@@ -24,7 +24,7 @@ from robustbench_cli.benchmarks.certification.records import (
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
-from robustbench_cli.benchmarks.devices import limit_threads
+from robustbench_cli.benchmarks.devices import device_name, limit_threads
 from robustbench_cli.benchmarks.evaluation.statistics import mean_interval
 from robustbench_cli.benchmarks.store.store import CERTIFICATION
 from robustbench_cli.core.atomic_write import display_path
@@ -228,7 +228,7 @@ def _describe(defended: DefendedModel, options: CertificationOptions, dataset: s
         "defense": defended.defense,
         "seed": options.seed if isinstance(options.procedure, Smoothing) else None,
         "flags": ";".join(options.procedure.flags(defended)),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_name(device),
     }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
@@ -29,7 +29,7 @@ from robustbench_cli.benchmarks.store.store import Result, Store
 __all__ = ["STATES", "CellState", "State", "seconds_a_pass", "states"]
 
 State = Literal["done", "running", "failed", "stale", "missing", "untrained"]
-STATES: tuple[State, ...] = ("done", "running", "failed", "stale", "missing", "untrained")
+STATES: tuple[State, ...] = get_args(State)
 """All states, in the order in which they are reported."""
 
 

@@ -22,7 +22,7 @@ from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
 from robustbench_cli.benchmarks.checkpoints.defended_model import load_defended_model, load_surrogates
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
-from robustbench_cli.benchmarks.devices import current, keep_freed_memory, limit_threads
+from robustbench_cli.benchmarks.devices import current, device_name, keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.evaluation.context import RunContext
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate, predict
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize, worst_case
@@ -266,7 +266,7 @@ def _evaluated(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Co
         forwards=evaluation.forwards,
         backwards=evaluation.backwards,
         seconds=evaluation.seconds,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        device=device_name(device),
         perturbed=evaluation.perturbed,
     )
 

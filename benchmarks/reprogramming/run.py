@@ -9,15 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
 from robustbench_cli.benchmarks.datasets.base.split import Split
-from robustbench_cli.benchmarks.devices import current
+from robustbench_cli.benchmarks.devices import current, device_name
 from robustbench_cli.benchmarks.evaluation.statistics import mean_interval
 from robustbench_cli.benchmarks.reprogramming.program import (
     Reprogramming,
@@ -139,7 +137,7 @@ def _describe(defended: DefendedModel, method: Reprogramming, options: Reprogram
         "eot": options.eot,
         "repeats": options.repeats,
         "seed": options.seed,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_name(device),
         "versions": versions(),
     }
 

@@ -47,7 +47,6 @@ __all__ = [
     "CacheFor",
     "Plan",
     "PlannedModel",
-    "missing_trainings",
     "plan",
     "plan_models",
     "train_models",
@@ -136,7 +135,13 @@ class Plan:
     @property
     def trainings(self) -> list[tuple[ModelCache, Training]]:
         """What has to be trained, each once and in an order in which nothing is trained before what it starts from."""
-        return missing_trainings(self.models)
+        missing = [
+            (model.cache, training)
+            for model in self.models
+            if model.training is not None
+            for training in model.cache.missing(model.training)
+        ]
+        return list({training.key: (cache, training) for cache, training in missing}.values())
 
     def train(self) -> None:
         """Trains each model that the cache does not have, after those that another process is training."""
@@ -167,21 +172,6 @@ class Plan:
             for job in expand(suite, list(distinct.values()), examples=examples, usual_eps=data.eps, options=options):
                 jobs.setdefault(job.cell.id, job)
         return list(jobs.values())
-
-
-def missing_trainings(models: Sequence[PlannedModel]) -> list[tuple[ModelCache, Training]]:
-    """The trainings of models that the cache does not have, each once; see :attr:`Plan.trainings`.
-
-    Args:
-        models: Some may share a training, or a part of it.
-    """
-    missing = [
-        (model.cache, training)
-        for model in models
-        if model.training is not None
-        for training in model.cache.missing(model.training)
-    ]
-    return list({training.key: (cache, training) for cache, training in missing}.values())
 
 
 def train_models(models: Sequence[PlannedModel]) -> None:

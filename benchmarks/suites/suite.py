@@ -157,7 +157,7 @@ class Suite:
         dataset: The data set, as the user named it.
         n: The number of test images.
         attacks: At least one.
-        norm: The norm of the radii; ``None`` for the attacks' usual one.
+        norm: The norm of the radii; see :func:`usual_norm`.
         eps: The radii; the data set's usual one in linf where empty.
         options: What else all cells share.
         seeds: Of the attacks.
@@ -170,7 +170,7 @@ class Suite:
     dataset: str
     n: int
     attacks: Sequence[AttackChoice]
-    norm: Norm | None = None
+    norm: Norm
     eps: Sequence[Eps] = ()
     options: GridOptions = field(default_factory=GridOptions)
     seeds: Sequence[int] = (0,)
@@ -193,8 +193,8 @@ class Suite:
         """
         if self.accounting == "single-draw" and self.options.repeats is not None:
             raise UserError("this suite scores single draws, as AutoAttack does: leave out --repeats")
-        norm = self.norm or usual_norm([attack.norms for attack in self.attacks])
-        radii = self._radii(norm, usual_eps)
+        norm = self.norm
+        radii = self._radii(usual_eps)
         threats: list[tuple[AttackChoice, Norm, Eps | None]] = []
         for attack in self.attacks:
             if norm in attack.norms:
@@ -209,14 +209,14 @@ class Suite:
             threats.sort(key=lambda threat: 0.0 if threat[2] is None else threat[2].value)
         return threats
 
-    def _radii(self, norm: Norm, usual_eps: str) -> list[Eps]:
+    def _radii(self, usual_eps: str) -> list[Eps]:
         """The radii in ascending order; empty if only minimal-norm attacks run and the user gave none."""
         radii = sorted(self.eps, key=lambda eps: eps.value)
         if not radii and any(not attack.minimal_norm for attack in self.attacks):
-            if norm != "linf":
-                raise UserError(f"no default eps for {norm}: pass --eps")
+            if self.norm != "linf":
+                raise UserError(f"no default eps for {self.norm}: pass --eps")
             radii = [parse_eps(usual_eps)]
-        for eps in radii if norm == "linf" else ():
+        for eps in radii if self.norm == "linf" else ():
             if eps.value > 1:
                 raise UserError(f"eps is {eps.text}: in linf it is at most 1, on the [0, 1] pixel scale, as in 8/255")
         return radii

@@ -352,9 +352,7 @@ def note_other_norms(planned: Plan) -> None:
     """
     if not (planned.config.norm or planned.config.eps):
         return
-    pairs = {
-        (attack.spec.name, suite.norm or "linf"): attack for suite, _ in planned.suites for attack in suite.attacks
-    }
+    pairs = {(attack.spec.name, suite.norm): attack for suite, _ in planned.suites for attack in suite.attacks}
     for (name, norm), attack in pairs.items():
         if attack.minimal_norm and norm not in attack.norms:
             console.note(f"{name} does not support {norm}: it runs in {attack.norms[0]}, at any distance")

@@ -146,7 +146,7 @@ def read_value(words: str) -> Any:
     """A value as ``--set`` gives it: YAML, ``[5, 5]``, or a fraction, ``2/255``; a string where it is neither.
 
     Raises:
-        UserError: It is YAML that is not to be read; see :func:`~.plain_yaml.read_yaml`.
+        UserError: It is YAML that is not to be read; see :func:`~.strict_yaml.read_yaml`.
     """
     if _FRACTION.fullmatch(words):
         return float(Fraction(words))
