@@ -180,7 +180,7 @@ def random_in_ball(images: Tensor, threat: Threat, random: Random) -> Tensor:
         # the others are the sizes (Calafiore, Dabbene, Tempo: Uniform Sample Generation in l_p Balls. CDC 1998).
         sizes = -(1 - random.uniform((1 + math.prod(shape),))).log()
         shares = (sizes / sizes.sum(1, keepdim=True))[:, 1:].view_as(images)
-        return shares * eps * (2.0 * random.integers(2, shape) - 1)
+        return shares * eps * random.signs(shape)
     change = random.uniform(shape) - images
     return change * _largest(random.uniform(shape[1:]), threat.eps).unsqueeze(1)
 

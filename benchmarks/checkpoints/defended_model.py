@@ -19,7 +19,7 @@ from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.parameters.surrogate import surrogate_parameters
 from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, load_checkpoint, read_info, read_own_info
-from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
 from robustbench_cli.benchmarks.checkpoints.opened_file import file_state
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
@@ -90,7 +90,7 @@ class DefendedModel:
     @property
     def defense(self) -> str:
         """The label of the defenses, in order."""
-        return "+".join(spec.label for spec in self.defenses) or "none"
+        return defense_label(self.defenses)
 
     @property
     def decision(self) -> DecisionRule | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +23,7 @@ from robustbench_cli.benchmarks.reprogramming.program import (
     reprogram,
 )
 from robustbench_cli.benchmarks.reprogramming.records import ReprogrammedModel, read, record_file, write
+from robustbench_cli.benchmarks.store.cell import content_hash
 from robustbench_cli.core.atomic_write import display_path
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.training.trainer import TrainingProgress
@@ -122,7 +121,7 @@ def _cell_id(
         "repeats": options.repeats,
         "seed": options.seed,
     }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:20]
+    return content_hash(identity)
 
 
 def _describe(defended: DefendedModel, method: Reprogramming, options: ReprogrammingOptions) -> dict[str, Any]:

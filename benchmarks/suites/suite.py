@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.eps import Eps, parse_eps
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
-from robustbench_cli.benchmarks.evaluation.options import Accounting, GridOptions
+from robustbench_cli.benchmarks.evaluation.options import Accounting, GridOptions, yaml_no
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
 from robustbench_cli.benchmarks.store.cell import Cell, OnlyIf
 from robustbench_cli.core.errors import UserError
@@ -101,8 +101,8 @@ class Selection:
         """
         for condition in (*self.include, *self.exclude):
             if id(condition) not in self._met:
-                values = ", ".join(f"{key}: {' or '.join(map(str, each))}" for key, each in condition.values.items())
-                raise UserError(f"{condition.location}: no cell has {values}: remove it, or use values from the table")
+                text = ", ".join(f"{key}: {' or '.join(map(str, values))}" for key, values in condition.values.items())
+                raise UserError(f"{condition.location}: no cell has {text}: remove it, or use values from the table")
 
 
 def _canonical(key: str, values: Sequence[Any]) -> Iterator[str]:
@@ -111,8 +111,7 @@ def _canonical(key: str, values: Sequence[Any]) -> Iterator[str]:
         if key == "eps" and value is not None:
             yield str(parse_eps(str(value)).value)
         else:
-            # YAML reads the word no as false.
-            yield "no" if value is False else str(value)
+            yield str(yaml_no(value))
 
 
 def usual_norm(norms: Sequence[Sequence[Norm]]) -> Norm:
@@ -249,7 +248,7 @@ class Suite:
                 "dataset": [self.dataset],
                 "model": [defended.model],
                 "checkpoint": [str(defended.path), defended.path.name],
-                "defense": [defended.defense, "+".join(defense.name for defense in defended.defenses) or "none"],
+                "defense": [defended.defense, defense_label(defended.defenses, with_parameters=False)],
                 "decision": [defended.decision or "none"],
                 "attack": [attack.spec.label, attack.spec.name],
                 "norm": [norm],

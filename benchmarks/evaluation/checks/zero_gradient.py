@@ -77,7 +77,7 @@ def gradient_is_blind(measured: MeasuredModel, images: Tensor, step: float) -> b
         gradient = gap_gradients(measured, rows, largest)
         if gradient is None or bool(gradient.all()):
             return False
-        signs = 2 * Random.of(0, rows).integers(2, images.shape[1:]).to(rows) - 1
+        signs = Random.of(0, rows).signs(images.shape[1:]).to(rows)
 
         def change(pixels: Tensor) -> Tensor:
             moves = step * signs * pixels
