@@ -1,4 +1,4 @@
-"""Computes one job and publishes its result: the way from a cell to the store."""
+"""Computes one job and publishes its result."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ def compute_if_free(
             return None
         progress(0)
         publish = _computed(job, progress)
-        held = lease.pop_all()
+        held_lease = lease.pop_all()
 
     def published() -> Result | Failure:
-        with held:
+        with held_lease:
             return publish()
 
     return published
@@ -156,7 +156,7 @@ def _has_images(job: Job) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Computed:
-    """What a job computed, before it is a result."""
+    """What a job computed, not yet packed into a ``Result``."""
 
     outcomes: Outcomes
     flags: tuple[str, ...]
@@ -322,7 +322,7 @@ def _outcomes_of(job: Job) -> Outcomes:
     """The outcomes of a job that another one continues; it is computed now if the store does not have it.
 
     Raises:
-        UserError: It failed.
+        UserError: The job failed.
     """
     result = work(job)
     if isinstance(result, Failure):

@@ -83,12 +83,12 @@ class PlannedModel:
     @property
     def key(self) -> str:
         """A key that two models share only if they are the same."""
-        made = (
+        weights_key = (
             f"{self.training.key} {self.training.rule}"
             if self.training is not None
             else self.base and self.base.identity
         )
-        return f"{made} {self.decision}"
+        return f"{weights_key} {self.decision}"
 
     @property
     def needs_training(self) -> bool:
@@ -200,8 +200,8 @@ def plan(config: SuiteConfig, *, cache_for: CacheFor, seed: int) -> Plan:
         UserError: A name is unknown, or a value is not allowed.
     """
     selection = Selection(
-        include=[Condition(each, config.location("include", number)) for number, each in enumerate(config.include)],
-        exclude=[Condition(each, config.location("exclude", number)) for number, each in enumerate(config.exclude)],
+        include=[Condition(values, config.location("include", number)) for number, values in enumerate(config.include)],
+        exclude=[Condition(values, config.location("exclude", number)) for number, values in enumerate(config.exclude)],
     )
     groups = _attacks(config)
     norms = config.norm or (usual_norm([choice.norms for _, choices in groups for choice in choices]),)
@@ -350,7 +350,10 @@ def _specs(chain: Sequence[DefenseConfig]) -> Iterator[tuple[MethodSpec, ...]]:
             with error_location(entry.location):
                 kind = defenses.load(entry.name)
                 choices.append(
-                    [method_spec(defenses, entry.name, each).spec for each in variants(kind, entry.parameters)]
+                    [
+                        method_spec(defenses, entry.name, parameters).spec
+                        for parameters in variants(kind, entry.parameters)
+                    ]
                 )
     yield from itertools.product(*choices)
 

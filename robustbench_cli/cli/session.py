@@ -213,7 +213,7 @@ def _train_in_processes(common: Common, trainings: Sequence[Training], devices: 
 
 def _train_pending(common: Common, trainings: Sequence[Training], quiet: bool) -> None:
     """Trains, in a process of its own, whatever no other process is training, until nothing is left."""
-    from robustbench_cli.benchmarks.training.model_cache import PAUSE
+    from robustbench_cli.benchmarks.training.model_cache import TRAINING_PAUSE
 
     # Ctrl-C reaches every process of the terminal; the parent decides what becomes of this one.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -223,7 +223,7 @@ def _train_pending(common: Common, trainings: Sequence[Training], quiet: bool) -
     while pending:
         busy = [training for training in pending if not _is_settled(common, training)]
         if len(busy) == len(pending):
-            time.sleep(PAUSE)
+            time.sleep(TRAINING_PAUSE)
         pending = busy
 
 
