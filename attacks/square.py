@@ -143,7 +143,7 @@ def _to_radius(perturbation: Tensor, images: Tensor, threat: Threat) -> Tensor:
     """Images whose perturbation has the given direction and the length of the radius, as far as the box allows.
 
     The length that the box takes from some pixels goes to the others. Otherwise a mostly black image would lose half of
-    it. In l1 the projection onto the intersection of the ball and the box does this.
+    it. In l1, the projection onto the intersection of ball and box redistributes the length.
     """
     eps = per_image(threat.eps, images).to(images.dtype)
     if threat.norm == "l1":

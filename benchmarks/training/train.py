@@ -1,4 +1,4 @@
-"""Trains a defended model and writes its checkpoint; in the cache, the file name contains a hash of all that determines it."""
+"""Trains a defended model and writes its checkpoint."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class ZeroGradient(Check):
 
 
 def gradient_is_blind(measured: MeasuredModel, images: Tensor, step: float) -> bool:
-    """Whether pixels with a zero gradient still change the logits, moved as far as an attack may move them.
+    """Whether moving the pixels that have a zero gradient, as far as an attack may, still changes the logits.
 
     A gradient attack never moves such pixels. Each image moves along random signs, once in its pixels with a zero gradient
     and once in all others; the gap between the two largest logits is measured. A model with a

@@ -78,7 +78,7 @@ def make(
         finish: Turns the network into the model; it raises :class:`UserError` if the network does not fit the images.
 
     Raises:
-        UserError: No call gives a model for these images.
+        UserError: No way of calling ``target`` gives a model for these images.
     """
     if isinstance(target, nn.Module):
         if argument is not None:

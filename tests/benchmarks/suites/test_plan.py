@@ -317,7 +317,11 @@ def test_what_has_changed_since_a_cell_was_stored_is_told(jobs: Callable[..., li
         return [
             (each.state, each.changed)
             for each in states(
-                asked, [_subject_of(pgd)], stored={each.cell.id: each for each in stored}, suite_cells=known, costs=False
+                asked,
+                [_subject_of(pgd)],
+                stored={each.cell.id: each for each in stored},
+                suite_cells=known,
+                costs=False,
             )
         ]
 
