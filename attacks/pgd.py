@@ -65,7 +65,7 @@ class PGD(FixedRadiusAttack):
         0.03,
         gt=0,
         le=1,
-        description="share of the pixels that a step changes, in l1",
+        description="for l1 only: share of the pixels that one step changes",
         json_schema_extra={"formerly": "moved"},
     )
 

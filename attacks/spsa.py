@@ -24,4 +24,4 @@ class SPSA(FiniteDifferences):
     )
 
     def directions(self, shape: tuple[int, ...], random: Random) -> Tensor:
-        return 2.0 * random.integers(2, shape) - 1
+        return random.signs(shape)

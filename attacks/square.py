@@ -121,7 +121,7 @@ class Square(FixedRadiusAttack):
 
 def _stripes(images: Tensor, threat: Threat, random: Random) -> Tensor:
     """The first candidates in linf: vertical stripes one pixel wide, at corners of the ball."""
-    signs = _signs(random, (images.shape[1], 1, images.shape[3]))
+    signs = random.signs((images.shape[1], 1, images.shape[3]))
     return (images + per_image(threat.eps, images).to(images.dtype) * signs).clamp_(0, 1)
 
 
@@ -131,7 +131,7 @@ def _hills(images: Tensor, threat: Threat, random: Random) -> Tensor:
     side = max(1, min(height, width) // 5)
     tile = _hill(side, images, _ORDERS[threat.norm])
     down, across = height // side, width // side
-    signs = _signs(random, (channels, down, across))
+    signs = random.signs((channels, down, across))
     grid = torch.einsum("ncij,ab->nciajb", signs, tile).reshape(len(images), channels, down * side, across * side)
     above, before = (height - down * side) // 2, (width - across * side) // 2
     perturbation = torch.zeros_like(images)
@@ -143,7 +143,7 @@ def _to_radius(perturbation: Tensor, images: Tensor, threat: Threat) -> Tensor:
     """Images whose perturbation has the given direction and the length of the radius, as far as the box allows.
 
     The length that the box takes from some pixels goes to the others. Otherwise a mostly black image would lose half of
-    it. In l1 the projection onto the intersection of the ball and the box does this.
+    it. In l1, the projection onto the intersection of ball and box redistributes the length.
     """
     eps = per_image(threat.eps, images).to(images.dtype)
     if threat.norm == "l1":
@@ -158,10 +158,6 @@ def _to_radius(perturbation: Tensor, images: Tensor, threat: Threat) -> Tensor:
 def _length(perturbation: Tensor, dimensions: tuple[int, ...], order: int = 2) -> Tensor:
     length: Tensor = torch.linalg.vector_norm(perturbation, ord=order, dim=dimensions, keepdim=True)
     return length.clamp_min(1e-12)
-
-
-def _signs(random: Random, shape: tuple[int, ...]) -> Tensor:
-    return 2.0 * random.integers(2, shape) - 1
 
 
 def _as_signs(drawn: Tensor) -> Tensor:

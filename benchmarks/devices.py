@@ -11,7 +11,15 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["automatic_batch_size", "current", "keep_freed_memory", "limit_threads", "share_memory", "threads"]
+__all__ = [
+    "automatic_batch_size",
+    "current",
+    "device_name",
+    "keep_freed_memory",
+    "limit_threads",
+    "share_memory",
+    "threads",
+]
 
 _SMALL = 1024
 """The most values of an image for which one thread is used. On two cores, a forward and backward pass of such images takes no
@@ -35,6 +43,15 @@ def automatic_batch_size(device: torch.device, shape: tuple[int, ...]) -> int:
     """
     pixels = _CUDA_PIXELS if device.type == "cuda" else _CPU_PIXELS
     return max(1, min(4096, pixels // math.prod(shape[1:])))
+
+
+def device_name(device: torch.device) -> str:
+    """The name of a GPU, or ``"cpu"``.
+
+    Args:
+        device: The device.
+    """
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def limit_threads(shape: tuple[int, ...]) -> None:

@@ -34,10 +34,11 @@ _PASSES = 4
 class DefensiveDropout(RandomizedDefense):
     """Defensive dropout: dropout before fully connected layers stays on at test time, at a rate of its own.
 
-    It replaces the model's dropout layers, or precedes its last fully connected layer if it has none. The model is trained
-    at the training rate. Then the test rate is selected from 0, 0.1, ... 0.9: the one with the lowest attack success rate
-    among those that lose at most ``accuracy_drop`` of clean accuracy. The attack is PGD with 10 steps, each on one draw,
-    and both are measured on 256 training images. The paper leaves the attack to the user.
+    It replaces the model's dropout layers, or precedes its last fully connected layer if it has none. The model is
+    trained with the training dropout rate. Then the test rate is selected from 0, 0.1, ... 0.9: the one with the
+    lowest attack success rate among those that lose at most ``accuracy_drop`` of clean accuracy. The attack is PGD
+    with 10 steps, each on one draw, and both are measured on 256 training images. The paper leaves the attack to the
+    user.
     """
 
     paper: ClassVar[str] = (

@@ -37,8 +37,8 @@ _LARGEST_MARGIN = 1e30
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """The cross-entropy of the softmax, with an accurate gradient at any margin.
 
-    The usual formula has the slope ``p_y - 1`` at the label. In float32 it rounds to 0 from a margin of 17 on, while the
-    slopes at the other classes do not. Here the slope at the label is minus the sum of the others.
+    The usual formula has the slope ``p_y - 1`` at the label. In float32 this slope rounds to 0 at margins above 17, but
+    the slopes at the other classes do not. Here the slope at the label is minus the sum of the others.
 
     Args:
         logits: ``(M, K)``, K >= 2.

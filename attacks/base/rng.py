@@ -93,6 +93,10 @@ class Random:
         """
         return (_shift(self._bits(math.prod(shape)), 24) % high).view(-1, *shape)
 
+    def signs(self, shape: Sequence[int]) -> Tensor:
+        """``(N, *shape)`` float32, -1 or 1 with equal probability."""
+        return 2.0 * self.integers(2, shape) - 1
+
 
 def uniform_from(keys: Tensor, count: int) -> Tensor:
     """Uniform numbers; each row is a function of its key.

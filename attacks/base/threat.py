@@ -98,8 +98,8 @@ def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
 
     Args:
         gradient: ``(N, C, H, W)``.
-        norm: ``linf`` gives the sign, ``l2`` the normalized gradient, ``l1`` the sign of the largest entry alone. The l0
-            ball is unbounded and has no such direction.
+        norm: ``linf`` gives the sign, ``l2`` the normalized gradient, ``l1`` the sign of the largest entry alone, which
+            is one channel of a pixel. The l0 ball is unbounded and has no such direction.
 
     Returns:
         ``(N, C, H, W)``; zero where the gradient is zero.
@@ -128,16 +128,17 @@ def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
 
 
 def sparse_ascent(gradient: Tensor, iterates: Tensor, pixels: Tensor) -> Tensor:
-    """A step of l1 norm 1 that moves the pixels with the largest slopes by the same amount.
+    """A step of l1 norm 1 that moves the entries with the largest slopes by the same amount.
 
-    The direction of steepest ascent in l1 moves only one pixel, which soon reaches the edge of the box. Pixels at the
-    edge of the box that would leave it do not move.
+    An entry is one channel of a pixel.
+
+    The direction of steepest ascent in l1 moves only one entry, which soon reaches the edge of the box. Entries at
+    the edge of the box that would leave it do not move.
 
     Args:
         gradient: ``(N, C, H, W)``.
         iterates: ``(N, C, H, W)`` in [0, 1].
-        pixels: ``(N,)``, the number of entries to move, at least 1; channels count separately. Fewer entries move if fewer
-            have a slope and room.
+        pixels: ``(N,)``, the number of entries to move, at least 1. Fewer entries move if fewer have a slope and room.
 
     Returns:
         ``(N, C, H, W)``.
@@ -180,7 +181,7 @@ def random_in_ball(images: Tensor, threat: Threat, random: Random) -> Tensor:
         # the others are the sizes (Calafiore, Dabbene, Tempo: Uniform Sample Generation in l_p Balls. CDC 1998).
         sizes = -(1 - random.uniform((1 + math.prod(shape),))).log()
         shares = (sizes / sizes.sum(1, keepdim=True))[:, 1:].view_as(images)
-        return shares * eps * (2.0 * random.integers(2, shape) - 1)
+        return shares * eps * random.signs(shape)
     change = random.uniform(shape) - images
     return change * _largest(random.uniform(shape[1:]), threat.eps).unsqueeze(1)
 

@@ -19,13 +19,13 @@ from robustbench_cli.benchmarks.certification.records import (
     CertificationFiles,
     CertificationHeader,
     all_files,
-    cell_id,
 )
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
-from robustbench_cli.benchmarks.devices import limit_threads
+from robustbench_cli.benchmarks.devices import device_name, limit_threads
 from robustbench_cli.benchmarks.evaluation.statistics import mean_interval
+from robustbench_cli.benchmarks.store.cell import content_hash
 from robustbench_cli.benchmarks.store.store import CERTIFICATION
 from robustbench_cli.core.atomic_write import display_path
 from robustbench_cli.core.errors import UserError
@@ -200,10 +200,10 @@ def certify_model(
         "data": data.sha256,
         **identity_of(procedure, options.seed),
     }
-    files = CertificationFiles(store / CERTIFICATION, cell_id(identity), procedure.record)
+    files = CertificationFiles(store / CERTIFICATION, content_hash(identity), procedure.record)
     header = CertificationHeader(
         identity=identity,
-        described=_describe(defended, options, dataset) | {"cell": cell_id(identity)},
+        described=_describe(defended, options, dataset) | {"cell": content_hash(identity)},
         labels=data.labels.tolist(),
         versions=versions(),
     )
@@ -228,7 +228,7 @@ def _describe(defended: DefendedModel, options: CertificationOptions, dataset: s
         "defense": defended.defense,
         "seed": options.seed if isinstance(options.procedure, Smoothing) else None,
         "flags": ";".join(options.procedure.flags(defended)),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_name(device),
     }
 
 

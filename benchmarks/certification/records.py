@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from robustbench_cli.benchmarks.certification.procedures import ImageRecord, procedure_of
+from robustbench_cli.benchmarks.store.cell import content_hash
 from robustbench_cli.benchmarks.store.store import CERTIFICATION, encoded, read_record, stale_temporary_files
 from robustbench_cli.core.atomic_write import ensure_writable, write_atomically
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["CertificationFiles", "CertificationHeader", "all_files", "cell_id", "counted", "leftovers", "take"]
+__all__ = ["CertificationFiles", "CertificationHeader", "all_files", "counted", "leftovers", "take"]
 
 _RECORDS = ".images.jsonl"
 """The ending of the file with the records of the images."""
@@ -108,8 +108,8 @@ class CertificationFiles:
         complete = self.exist and self.header().is_complete(records)
         lost = sum(record is None and line != b"" for line, record in zip(lines, parsed, strict=True))
         if not complete and (lost or not records):
-            what = f"{lost} of its lines are damaged" if lost else "it is empty"
-            damaged(UserError(f"{self._records}: {what}: the same 'advdef certify' computes these images again"))
+            problem = f"{lost} of its lines are damaged" if lost else "it is empty"
+            damaged(UserError(f"{self._records}: {problem}: the same 'advdef certify' computes these images again"))
         return records
 
     def add(self, record: ImageRecord) -> None:
@@ -221,11 +221,6 @@ def leftovers(store: Path, *, older_than: float) -> list[Path]:
     return stale_temporary_files(folder, older_than=older_than) + headless
 
 
-def cell_id(identity: dict[str, Any]) -> str:
-    """The content hash of everything that the records of a certification depend on."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:20]
-
-
 def _read_header(path: Path) -> CertificationHeader:
     """Reads a header.
 
@@ -233,8 +228,9 @@ def _read_header(path: Path) -> CertificationHeader:
         UserError: The file is missing or damaged.
     """
     header = read_record(path, CertificationHeader, name="certification", hint=_remedy(path))
-    if cell_id(header.identity) != path.stem:
-        raise UserError(f"{path} holds the cell {cell_id(header.identity)}: remove it, or give it back its name")
+    cell = content_hash(header.identity)
+    if cell != path.stem:
+        raise UserError(f"{path} has the cell {cell}: remove it, or restore its name")
     return header
 
 

@@ -30,8 +30,8 @@ __all__ = [
     "Checkpoint",
     "CheckpointInfo",
     "load_checkpoint",
+    "read_advdef_info",
     "read_info",
-    "read_own_info",
     "require_writable",
     "save_checkpoint",
     "versions",
@@ -63,16 +63,18 @@ class CheckpointInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Annotated[int, Field(description="Of this format")] = _VERSION
-    model: Annotated[str, Field(description="As build_model takes it")]
-    mean: Annotated[tuple[float, ...] | None, Field(description="Of the normalization inside the model")] = None
-    std: Annotated[tuple[float, ...] | None, Field(description="Of the normalization inside the model")] = None
-    dataset: Annotated[str | None, Field(description="The training data, as load_dataset takes it")] = None
+    version: Annotated[int, Field(description="version of this format")] = _VERSION
+    model: Annotated[str, Field(description="the model, as build_model takes it")]
+    mean: Annotated[tuple[float, ...] | None, Field(description="mean of the normalization inside the model")] = None
+    std: Annotated[tuple[float, ...] | None, Field(description="standard deviation of that normalization")] = None
+    dataset: Annotated[str | None, Field(description="the training data, as load_dataset takes it")] = None
     shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="(C, H, W) of the images")]
-    classes: Annotated[PositiveInt, Field(description="The number of classes")]
-    defenses: Annotated[tuple[MethodSpec, ...], Field(description="In the order in which they are applied")] = ()
-    training: Annotated[dict[str, Any], Field(description="The record of the training")] = {}
-    versions: Annotated[dict[str, str], Field(description="Of the software that wrote it")] = {}
+    classes: Annotated[PositiveInt, Field(description="number of classes")]
+    defenses: Annotated[
+        tuple[MethodSpec, ...], Field(description="defenses in the order in which they are applied")
+    ] = ()
+    training: Annotated[dict[str, Any], Field(description="record of the training")] = {}
+    versions: Annotated[dict[str, str], Field(description="versions of the software that wrote it")] = {}
 
 
 class Checkpoint(NamedTuple):
@@ -134,7 +136,7 @@ def read_info(path: Path) -> CheckpointInfo | None:
     return _info(open_file(path), path)
 
 
-def read_own_info(path: Path, *, missing: str) -> CheckpointInfo:
+def read_advdef_info(path: Path, *, missing: str) -> CheckpointInfo:
     """The description in a checkpoint of our own.
 
     Args:
@@ -195,7 +197,7 @@ def load_checkpoint(
     if info is None:
         loaded, info = _load_foreign(file, path, options)
     else:
-        loaded, info = _load_own(file, path, info, options, named=(model, *named))
+        loaded, info = _load_advdef(file, path, info, options, named=(model, *named))
     return Checkpoint(model=loaded.eval(), info=info, sha256=file.sha256)
 
 
@@ -213,7 +215,7 @@ def _load_foreign(file: OpenedFile, path: Path, options: Mapping[str, Any]) -> t
     return model, info
 
 
-def _load_own(
+def _load_advdef(
     file: OpenedFile,
     path: Path,
     info: CheckpointInfo,

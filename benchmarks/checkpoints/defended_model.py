@@ -18,8 +18,13 @@ from robustbench_cli.attacks.base.gradients.draws import Draws, EOTChoice, resol
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.parameters.surrogate import surrogate_parameters
-from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, load_checkpoint, read_info, read_own_info
-from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.checkpoints.checkpoint import (
+    CheckpointInfo,
+    load_checkpoint,
+    read_advdef_info,
+    read_info,
+)
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
 from robustbench_cli.benchmarks.checkpoints.opened_file import file_state
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
@@ -90,7 +95,7 @@ class DefendedModel:
     @property
     def defense(self) -> str:
         """The label of the defenses, in order."""
-        return "+".join(spec.label for spec in self.defenses) or "none"
+        return defense_label(self.defenses)
 
     @property
     def decision(self) -> DecisionRule | None:
@@ -406,7 +411,7 @@ def usual_values(spec: MethodSpec, radius: float) -> dict[str, float]:
 
 def _open_surrogate(parameter: str, path: Path, named: Collection[str]) -> DefendedModel:
     try:
-        read_own_info(path, missing="what it holds: give a checkpoint that 'advdef train' has made")
+        read_advdef_info(path, missing="what it holds: give a checkpoint that 'advdef train' has made")
         return open_defended_model(path, named=named)
     except UserError as error:
         raise UserError(f"{parameter}: {error}") from None

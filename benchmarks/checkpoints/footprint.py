@@ -24,7 +24,7 @@ class Footprint:
         network_parameters: The same for the network.
         operations: Floating-point operations of the deployed rule for one image, as torch counts them.
         network_operations: The same for the network.
-        cost_of_all_draws: In passes of one draw; ``None`` if the draws cannot be enumerated.
+        cost_of_all_draws: The cost of all draws, in units of a pass with one draw; ``None`` if the draws cannot be enumerated.
         seconds: The stages of its training in order, each with its duration.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 from operator import getitem
 from typing import Any, Self
@@ -15,7 +15,7 @@ from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.registry import Registry
 from robustbench_cli.core.settings import Settings
 
-__all__ = ["MethodSpec"]
+__all__ = ["MethodSpec", "defense_label"]
 
 
 class MethodSpec(BaseModel):
@@ -137,6 +137,16 @@ class MethodSpec(BaseModel):
         name = self.name if self.source is None else self.name.rpartition(":")[2]
         parameters = _by_former_names({**self.parameters, **self.surrogates}, self.formerly)
         return {"name": name, "parameters": parameters, "source": self.source}
+
+
+def defense_label(specs: Iterable[MethodSpec], *, with_parameters: bool = True) -> str:
+    """The label of a model's defenses, in order; ``none`` if it has none.
+
+    Args:
+        specs: The defenses.
+        with_parameters: Whether the label has the parameters that differ from their defaults.
+    """
+    return "+".join(spec.label if with_parameters else spec.name for spec in specs) or "none"
 
 
 def _parts(key: str) -> list[str]:

@@ -146,7 +146,7 @@ class LoadedWeights(NamedTuple):
             path: The file, for the message.
 
         Raises:
-            UserError: The caller's differ from the file's.
+            UserError: The caller's mean or standard deviation differs from the one in the file.
         """
         for name, given, in_file in (("mean", mean, self.mean), ("std", std, self.std)):
             if given is not None and in_file is not None and not _same(given, in_file):

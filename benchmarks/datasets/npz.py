@@ -22,7 +22,7 @@ __all__ = ["Npz"]
 _TEST = {"images": ("test_images", "x_test"), "labels": ("test_labels", "y_test")}
 _TRAIN = {"images": ("train_images", "x_train"), "labels": ("train_labels", "y_train")}
 _NAMES = {**_TEST, **{f"train_{key}": names for key, names in _TRAIN.items()}}
-_WANTED = {"classes", *_NAMES, *(name for names in _NAMES.values() for name in names)}
+_ARRAYS = {"classes", *_NAMES, *(name for names in _NAMES.values() for name in names)}
 
 
 class Npz(Dataset):
@@ -74,7 +74,7 @@ def _arrays(path: Path) -> dict[str, Array]:
         with open_regular(path) as file:
             start = file.read(6)
             file.seek(0)
-            return read_arrays(file, _WANTED)
+            return read_arrays(file, _ARRAYS)
     except PickledError:
         pass
     except (OSError, BadArraysError) as error:

@@ -159,11 +159,11 @@ def _settings(
     of_context = [field.name for field in fields(RunContext)]
     for key in keywords:
         if key not in {*of_options, *of_context}:
-            names = ("model", "images", "labels", "attack", "options", "context", *of_options, *of_context)
-            raise UserError(f"evaluate has no parameter '{key}': {did_you_mean(key, names)}")
-    for name, given, known in (("options", options, of_options), ("context", context, of_context)):
-        twice = [key for key in keywords if key in known]
-        if given is not None and twice:
+            parameters = ("model", "images", "labels", "attack", "options", "context", *of_options, *of_context)
+            raise UserError(f"evaluate has no parameter '{key}': {did_you_mean(key, parameters)}")
+    for name, value, names in (("options", options, of_options), ("context", context, of_context)):
+        twice = [key for key in keywords if key in names]
+        if value is not None and twice:
             raise UserError(f"evaluate has {name} and the keyword '{twice[0]}': give {twice[0]} in {name}")
     if options is None:
         options = _checked_options(attack, {key: value for key, value in keywords.items() if key in of_options})

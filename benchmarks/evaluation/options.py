@@ -14,7 +14,7 @@ from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.attacks.base.gradients.draws import EOTChoice
 from robustbench_cli.attacks.base.norm import Norm
 
-__all__ = ["Accounting", "EvaluationOptions", "GridOptions", "Targeted"]
+__all__ = ["Accounting", "EvaluationOptions", "GridOptions", "Targeted", "yaml_no"]
 
 Targeted = Literal["no", "next", "random", "least-likely", "all"]
 """How a targeted attack chooses its target classes; ``"no"`` for an untargeted attack."""
@@ -28,8 +28,8 @@ success of the attack, so this way exists only for comparison with figures that 
 """
 
 
-def _yaml_no(value: Any) -> Any:
-    """YAML reads the word ``no`` as false."""
+def yaml_no(value: Any) -> Any:
+    """Restores the word ``no``, which YAML reads as false; any other value stays as it is."""
     return "no" if value is False else value
 
 
@@ -43,7 +43,7 @@ class GridOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    targeted: Annotated[Targeted, BeforeValidator(_yaml_no)] = Field(
+    targeted: Annotated[Targeted, BeforeValidator(yaml_no)] = Field(
         "no", description="target class of a targeted attack; 'no' attacks away from the correct class"
     )
     repeats: Annotated[int, Field(strict=True, ge=1)] | None = Field(

@@ -30,7 +30,7 @@ _DIMENSIONS = {
     "linf": 2,
     "draws_shared": 0,
 }
-_WHOLE = frozenset({"labels", "targets", "clean", "perturbed"})
+_INTEGERS = frozenset({"labels", "targets", "clean", "perturbed"})
 _MOST_CLASSES = 2**20
 
 
@@ -168,10 +168,10 @@ class Outcomes:
             if arrays[name].shape != shape:
                 raise ValueError(f"'{name}' has the shape {arrays[name].shape} where others have {shape}")
         for name, array in arrays.items():
-            whole = name in _WHOLE
-            if array.dtype.kind not in ("b" if name == "draws_shared" else "iu" if whole else "f"):
+            is_integer = name in _INTEGERS
+            if array.dtype.kind not in ("b" if name == "draws_shared" else "iu" if is_integer else "f"):
                 raise ValueError(f"'{name}' is of type {array.dtype}")
-            if whole and array.size and not (array.min() >= NO_NUMBER and array.max() < _MOST_CLASSES):
+            if is_integer and array.size and not (array.min() >= NO_NUMBER and array.max() < _MOST_CLASSES):
                 raise ValueError(f"'{name}' has values that are no class")
         if not (targets and draws and images):
             raise ValueError("it has no images")

@@ -20,7 +20,7 @@ from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["BatchResult", "PartialResults", "is_whole"]
+__all__ = ["BatchResult", "PartialResults", "is_intact"]
 
 _HASH_BYTES = 32
 """Bytes of a sha256."""
@@ -81,7 +81,7 @@ class PartialResults:
             content = self._file(start).read_bytes()
         except OSError:
             return None
-        if not is_whole(content):
+        if not is_intact(content):
             return None
         with np.load(io.BytesIO(content[_HASH_BYTES:]), allow_pickle=False) as file:
             arrays = dict(file)
@@ -131,6 +131,6 @@ class PartialResults:
         return self._folder / f"{start}.piece"
 
 
-def is_whole(content: bytes) -> bool:
+def is_intact(content: bytes) -> bool:
     """Whether the content of a file of :class:`PartialResults` is as it was stored."""
     return content[:_HASH_BYTES] == hashlib.sha256(content[_HASH_BYTES:]).digest()

@@ -136,8 +136,10 @@ def _checked_images(proposed: object, images: Tensor, attack: Attack) -> Tensor:
         UserError: It returned something else than images of the right shape, or images with NaN.
     """
     if not isinstance(proposed, Tensor) or proposed.shape != images.shape:
-        what = f"shape {tuple(proposed.shape)}" if isinstance(proposed, Tensor) else f"type {type(proposed).__name__}"
-        raise UserError(f"{type(attack).__name__} returned images of {what}: it must return {tuple(images.shape)}")
+        returned = (
+            f"shape {tuple(proposed.shape)}" if isinstance(proposed, Tensor) else f"type {type(proposed).__name__}"
+        )
+        raise UserError(f"{type(attack).__name__} returned images of {returned}: it must return {tuple(images.shape)}")
     failed = int(proposed.isnan().flatten(1).any(1).sum())
     if failed:
         raise UserError(

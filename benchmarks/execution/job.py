@@ -43,7 +43,8 @@ class Job(JobOptions):
         loading: Keywords of ``load_checkpoint`` for a foreign checkpoint.
         mean: Per-channel mean of the normalization inside the model.
         std: Per-channel standard deviation of that normalization.
-        replaces: Marks of the results that the new ones replace, by cell; see :meth:`~.store.Store.mark`.
+        replaces: Hashes of the results that the new ones replace, by cell; see
+            :meth:`~robustbench_cli.benchmarks.store.store.Store.result_hash`.
     """
 
     cell: Cell

@@ -9,7 +9,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
@@ -29,7 +29,7 @@ from robustbench_cli.benchmarks.store.store import Result, Store
 __all__ = ["STATES", "CellState", "State", "seconds_a_pass", "states"]
 
 State = Literal["done", "running", "failed", "stale", "missing", "untrained"]
-STATES: tuple[State, ...] = ("done", "running", "failed", "stale", "missing", "untrained")
+STATES: tuple[State, ...] = get_args(State)
 """All states, in the order in which they are reported."""
 
 
@@ -57,7 +57,7 @@ def states(
     defended_models: Sequence[DefendedModel],
     *,
     stored: Mapping[str, Result],
-    wanted: Collection[str] | None = None,
+    suite_cells: Collection[str] | None = None,
     untrained: Collection[str] = (),
     costs: bool = True,
 ) -> list[CellState]:
@@ -67,38 +67,38 @@ def states(
         jobs: Jobs of one store.
         defended_models: The models that they attack, trained or not.
         stored: The results of the store, by cell.
-        wanted: The cells of the whole suite, where ``jobs`` is a part of it.
+        suite_cells: The cells of the whole suite, where ``jobs`` is a part of it.
         untrained: The identities of the models that are not trained yet.
         costs: Whether to count passes, which runs each attack once on a single image.
     """
     models = {defended.identity: defended for defended in defended_models}
-    current = {job.cell.id for job in jobs} if wanted is None else wanted
+    current = {job.cell.id for job in jobs} if suite_cells is None else suite_cells
     outdated: defaultdict[Hashable, list[Result]] = defaultdict(list)
     for cell_id, result in stored.items():
         if cell_id not in current:
             outdated[_labels(result.cell)].append(result)
-    searches: set[str] = set()
+    leases: set[str] = set()
     cell_states = []
     for job in jobs:
-        search = lease_name(job)
+        lease = lease_name(job)
         count = None
         if costs:
-            count = 0 if search in searches else _most_passes(job.cell, models[job.cell.checkpoint])
-        searches.add(search)
+            count = 0 if lease in leases else _most_passes(job.cell, models[job.cell.checkpoint])
+        leases.add(lease)
         if is_done(job):
             cell_states.append(CellState(job, "done", count, _other_version(stored.get(job.cell.id))))
             continue
         # With several outdated results, the one that differs least.
         changes = [change for old in outdated[_labels(job.cell)] if (change := _changed(old, job))]
         changed = min(changes, key=len, default=())
-        cell_states.append(CellState(job, _state(job, search, untrained, changed), count, changed))
+        cell_states.append(CellState(job, _state(job, lease, untrained, changed), count, changed))
     return cell_states
 
 
-def _state(job: Job, search: str, untrained: Collection[str], changed: Sequence[str]) -> State:
+def _state(job: Job, lease: str, untrained: Collection[str], changed: Sequence[str]) -> State:
     if job.cell.checkpoint in untrained:
         return "untrained"
-    if Leases(job.store).holder(search) is not None:
+    if Leases(job.store).holder(lease) is not None:
         return "running"
     if Store(job.store).has_failed(job.cell):
         return "failed"
@@ -106,7 +106,7 @@ def _state(job: Job, search: str, untrained: Collection[str], changed: Sequence[
 
 
 def _labels(cell: Cell) -> Hashable:
-    """The labels that a person knows a cell by; an outdated and a current version of a cell have the same."""
+    """The labels by which a person recognizes a cell. They stay the same when the cell becomes outdated."""
     return (
         cell.dataset,
         cell.model,

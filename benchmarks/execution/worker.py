@@ -1,4 +1,4 @@
-"""Computes one job and publishes its result: the way from a cell to the store."""
+"""Computes one job and publishes its result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
 from robustbench_cli.benchmarks.checkpoints.defended_model import load_defended_model, load_surrogates
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
-from robustbench_cli.benchmarks.devices import current, keep_freed_memory, limit_threads
+from robustbench_cli.benchmarks.devices import current, device_name, keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.evaluation.context import RunContext
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate, predict
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize, worst_case
@@ -94,10 +94,10 @@ def compute_if_free(
             return None
         progress(0)
         publish = _computed(job, progress)
-        held = lease.pop_all()
+        held_lease = lease.pop_all()
 
     def published() -> Result | Failure:
-        with held:
+        with held_lease:
             return publish()
 
     return published
@@ -156,7 +156,7 @@ def _has_images(job: Job) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Computed:
-    """What a job computed, before it is a result."""
+    """What a job computed, not yet packed into a ``Result``."""
 
     outcomes: Outcomes
     flags: tuple[str, ...]
@@ -266,7 +266,7 @@ def _evaluated(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Co
         forwards=evaluation.forwards,
         backwards=evaluation.backwards,
         seconds=evaluation.seconds,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        device=device_name(device),
         perturbed=evaluation.perturbed,
     )
 
@@ -322,7 +322,7 @@ def _outcomes_of(job: Job) -> Outcomes:
     """The outcomes of a job that another one continues; it is computed now if the store does not have it.
 
     Raises:
-        UserError: It failed.
+        UserError: The job failed.
     """
     result = work(job)
     if isinstance(result, Failure):

@@ -83,7 +83,7 @@ def read(path: Path) -> ReprogrammedModel:
     """
     row = read_record(path, ReprogrammedModel)
     if row.cell != path.stem:
-        raise UserError(f"{path} holds the cell {row.cell}: remove it, or give it back its name")
+        raise UserError(f"{path} has the cell {row.cell}: remove it, or restore its name")
     return row
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
@@ -17,7 +13,7 @@ from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
 from robustbench_cli.benchmarks.datasets.base.split import Split
-from robustbench_cli.benchmarks.devices import current
+from robustbench_cli.benchmarks.devices import current, device_name
 from robustbench_cli.benchmarks.evaluation.statistics import mean_interval
 from robustbench_cli.benchmarks.reprogramming.program import (
     Reprogramming,
@@ -27,6 +23,7 @@ from robustbench_cli.benchmarks.reprogramming.program import (
     reprogram,
 )
 from robustbench_cli.benchmarks.reprogramming.records import ReprogrammedModel, read, record_file, write
+from robustbench_cli.benchmarks.store.cell import content_hash
 from robustbench_cli.core.atomic_write import display_path
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.training.trainer import TrainingProgress
@@ -124,7 +121,7 @@ def _cell_id(
         "repeats": options.repeats,
         "seed": options.seed,
     }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:20]
+    return content_hash(identity)
 
 
 def _describe(defended: DefendedModel, method: Reprogramming, options: ReprogrammingOptions) -> dict[str, Any]:
@@ -139,7 +136,7 @@ def _describe(defended: DefendedModel, method: Reprogramming, options: Reprogram
         "eot": options.eot,
         "repeats": options.repeats,
         "seed": options.seed,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_name(device),
         "versions": versions(),
     }
 

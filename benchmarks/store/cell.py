@@ -12,16 +12,26 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from robustbench_cli.attacks.base.gradients.draws import Draws
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions, Targeted
 
-__all__ = ["Cell", "OnlyIf"]
+__all__ = ["Cell", "OnlyIf", "content_hash"]
 
 
 OnlyIf = Literal["blinded"]
 """The condition of an attack in a cascade: ``"blinded"`` runs it only if earlier attacks had masked gradients and no other
 attack broke through; see :func:`~robustbench_cli.benchmarks.store.worst_case_flags.worst_case_flags`.
 """
+
+
+def content_hash(identity: Mapping[str, Any]) -> str:
+    """The first 20 hexadecimal digits of the sha256 of the canonical JSON.
+
+    Args:
+        identity: Everything that a result depends on, as JSON values.
+    """
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 
 
 class _Evaluated(BaseModel):
@@ -69,7 +79,7 @@ class Cell(EvaluationOptions, _Evaluated):
 
     @cached_property
     def id(self) -> str:
-        """The content hash: the first 20 hexadecimal digits of the sha256 of the versioned canonical JSON.
+        """The content hash of the versioned identity; see :func:`content_hash`.
 
         Names that do not change the result are not part of it: those of the data set and the model, which parameters
         differ from their defaults, and the paths of a user's files. Fields at their defaults are not part of it either,
@@ -80,8 +90,7 @@ class Cell(EvaluationOptions, _Evaluated):
             if name in content and not field.is_required() and content[name] == field.default:
                 del content[name]
         content |= {"attack": self.attack.identity, "defenses": [defense.identity for defense in self.defenses]}
-        canonical = json.dumps({"version": 1, **content}, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:20]
+        return content_hash({"version": 1, **content})
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with other values in some fields: another cell if the result changes."""
@@ -102,4 +111,4 @@ class Cell(EvaluationOptions, _Evaluated):
     @property
     def defense(self) -> str:
         """The label of the defenses, in order."""
-        return "+".join(method.label for method in self.defenses) or "none"
+        return defense_label(self.defenses)

@@ -1,4 +1,4 @@
-"""Leases of cells: processes and machines that share a store compute no cell twice at the same time."""
+"""Leases: processes and machines that share a folder do not compute the same cell or training at the same time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ _observed: dict[Path, tuple[tuple[bytes, int], float]] = {}
 
 
 class Leases:
-    """Leases of cells: one file each in ``DIR/claims``, whose modification time the holder renews while it lives.
+    """Leases of what is computed, a cell or a training: one file each in ``DIR/claims``.
+
+    The holder renews the modification time of the file while it lives.
 
     A lease only saves work. Two processes can hold the same lease if a file system loses a file; both then compute the same
     result, and the store takes one of them. A lease expires when its process on this machine has ended, or when it was
@@ -47,11 +49,11 @@ class Leases:
         self._expires_after = expires_after
 
     @contextmanager
-    def hold(self, cell_id: str) -> Iterator[bool]:
-        """Takes the lease of a cell for the body of a ``with``.
+    def hold(self, name: str) -> Iterator[bool]:
+        """Takes the lease of what is computed for the body of a ``with``.
 
         Args:
-            cell_id: The cell.
+            name: The cell's id or the training's key.
 
         Yields:
             Whether this process has the lease; ``False`` if another living process has it.
@@ -59,7 +61,7 @@ class Leases:
         Raises:
             UserError: The store cannot be written.
         """
-        path = self._folder / cell_id
+        path = self._folder / name
         content = json.dumps({**_machine(), "process": os.getpid(), "token": secrets.token_hex(8)}).encode()
         if not self._acquire(path, content):
             yield False
@@ -74,13 +76,13 @@ class Leases:
             renewal.join()
             self._release(path, content)
 
-    def holder(self, cell_id: str) -> str | None:
-        """The process that holds the lease of a cell, as text; ``None`` where there is none.
+    def holder(self, name: str) -> str | None:
+        """The process that holds the lease of what is computed, as text; ``None`` where there is none.
 
         Args:
-            cell_id: The cell.
+            name: The cell's id or the training's key.
         """
-        path = self._folder / cell_id
+        path = self._folder / name
         content = _read(path)
         if content is None or _process_has_ended(content):
             return None

@@ -496,7 +496,7 @@ def read_record(path: Path, kind: type[Record], *, name: str = "result", hint: s
         path: The file.
         kind: The class of the record.
         name: How a message calls the record.
-        hint: What to do if the file cannot be used: the end of the message.
+        hint: The end of the error message, which tells the user what to do if the file cannot be used.
 
     Raises:
         UserError: The file is missing or damaged, or has another record.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from robustbench_cli.benchmarks.evaluation.partial_results import is_whole
+from robustbench_cli.benchmarks.evaluation.partial_results import is_intact
 from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
@@ -26,7 +26,7 @@ def complete_partial_results(store: Path, *, damaged: Callable[[UserError], None
         except FileNotFoundError:
             # Another process has just finished the cell.
             continue
-        if is_whole(content):
+        if is_intact(content):
             yield path
         else:
             damaged(UserError(f"{path} is damaged, its content is not what was stored: remove it to compute it again"))

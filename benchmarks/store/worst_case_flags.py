@@ -31,7 +31,9 @@ _BROKEN_THROUGH = 0.25
 """An attack breaks through if it breaks more than this share of the images that the blinded attacks left."""
 
 _NEARER = 0.75
-"""Without a radius, an attack is stronger on an image if its perturbation is at most this share as long."""
+"""Without a radius, an attack counts as stronger on an image if its perturbation is at most this fraction of the others'
+length.
+"""
 
 _ON_OTHER_MODELS = frozenset({"non-adaptive", "transfer"})
 """Attacks that follow the gradients of another model than the attacked one."""

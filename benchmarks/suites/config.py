@@ -55,7 +55,7 @@ def _as_eps(value: Any) -> Any:
 
 
 Many = Annotated[tuple[T, ...], BeforeValidator(_as_list), Field(min_length=1)]
-"""A dimension of the grid: a list, or the one value that there is."""
+"""A dimension of the grid: a list, or one value."""
 
 
 class _Located(BaseModel):

@@ -197,7 +197,7 @@ def _message(error: ErrorDetails, keys: Sequence[int | str]) -> str:
     """An error of the schema in words."""
     value = f"is {error['input']!r:.80}"
     example = "{epochs: 5, lr: 0.01}" if keys[0] == "train" else "{defense: hrs, eps: 8/255}"
-    own = error["msg"].removeprefix("Value error, ")
+    message = error["msg"].removeprefix("Value error, ")
     messages = {
         "model_type": f"{value}: give a name, or a mapping such as {{name: pgd, steps: 20}}",
         "model_attributes_type": f"{value}: give a name, or a mapping such as {{name: pgd, steps: 20}}",
@@ -209,7 +209,7 @@ def _message(error: ErrorDetails, keys: Sequence[int | str]) -> str:
         return f"unknown value '{error['input']!s:.80}': {did_you_mean(str(error['input']), _allowed(error))}"
     if error["type"] == "extra_forbidden":
         return f"unknown key: {did_you_mean(str(keys[-1]), ModelConfig.model_fields)}"
-    return messages.get(error["type"], f"{own[:1].lower()}{own[1:]}")
+    return messages.get(error["type"], f"{message[:1].lower()}{message[1:]}")
 
 
 def _keys(error: ErrorDetails) -> list[int | str]:

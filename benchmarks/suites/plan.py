@@ -46,7 +46,6 @@ __all__ = [
     "CacheFor",
     "Plan",
     "PlannedModel",
-    "missing_trainings",
     "plan",
     "plan_models",
     "train_models",
@@ -80,12 +79,12 @@ class PlannedModel:
     @property
     def key(self) -> str:
         """A key that two models share only if they are the same."""
-        made = (
+        weights_key = (
             f"{self.training.key} {self.training.rule}"
             if self.training is not None
             else self.base and self.base.identity
         )
-        return f"{made} {self.decision}"
+        return f"{weights_key} {self.decision}"
 
     @property
     def needs_training(self) -> bool:
@@ -132,7 +131,13 @@ class Plan:
     @property
     def trainings(self) -> list[tuple[ModelCache, Training]]:
         """What has to be trained, each once and in an order in which nothing is trained before what it starts from."""
-        return missing_trainings(self.models)
+        missing = [
+            (model.cache, training)
+            for model in self.models
+            if model.training is not None
+            for training in model.cache.missing(model.training)
+        ]
+        return list({training.key: (cache, training) for cache, training in missing}.values())
 
     def train(self) -> None:
         """Trains each model that the cache does not have, after those that another process is training."""
@@ -165,21 +170,6 @@ class Plan:
         return list(jobs.values())
 
 
-def missing_trainings(models: Sequence[PlannedModel]) -> list[tuple[ModelCache, Training]]:
-    """The trainings of models that the cache does not have, each once; see :attr:`Plan.trainings`.
-
-    Args:
-        models: Some may share a training, or a part of it.
-    """
-    missing = [
-        (model.cache, training)
-        for model in models
-        if model.training is not None
-        for training in model.cache.missing(model.training)
-    ]
-    return list({training.key: (cache, training) for cache, training in missing}.values())
-
-
 def train_models(models: Sequence[PlannedModel]) -> None:
     """Trains each model that the cache does not have.
 
@@ -206,8 +196,8 @@ def plan(config: SuiteConfig, *, cache_for: CacheFor, seed: int) -> Plan:
         UserError: A name is unknown, or a value is not allowed.
     """
     selection = Selection(
-        include=[Condition(each, config.location("include", number)) for number, each in enumerate(config.include)],
-        exclude=[Condition(each, config.location("exclude", number)) for number, each in enumerate(config.exclude)],
+        include=[Condition(values, config.location("include", number)) for number, values in enumerate(config.include)],
+        exclude=[Condition(values, config.location("exclude", number)) for number, values in enumerate(config.exclude)],
     )
     groups = _attacks(config)
     norms = config.norm or (usual_norm([choice.norms for _, choices in groups for choice in choices]),)
@@ -357,7 +347,10 @@ def _specs(chain: Sequence[DefenseConfig]) -> Iterator[tuple[MethodSpec, ...]]:
             with error_location(entry.location):
                 kind = defenses.load(entry.name)
                 choices.append(
-                    [method_spec(defenses, entry.name, each).spec for each in variants(kind, entry.parameters)]
+                    [
+                        method_spec(defenses, entry.name, parameters).spec
+                        for parameters in variants(kind, entry.parameters)
+                    ]
                 )
     yield from itertools.product(*choices)
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.eps import Eps, parse_eps
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
-from robustbench_cli.benchmarks.evaluation.options import Accounting, GridOptions
+from robustbench_cli.benchmarks.evaluation.options import Accounting, GridOptions, yaml_no
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
 from robustbench_cli.benchmarks.store.cell import Cell, OnlyIf
 from robustbench_cli.core.errors import UserError
@@ -101,8 +101,8 @@ class Selection:
         """
         for condition in (*self.include, *self.exclude):
             if id(condition) not in self._met:
-                values = ", ".join(f"{key}: {' or '.join(map(str, each))}" for key, each in condition.values.items())
-                raise UserError(f"{condition.location}: no cell has {values}: remove it, or use values from the table")
+                text = ", ".join(f"{key}: {' or '.join(map(str, values))}" for key, values in condition.values.items())
+                raise UserError(f"{condition.location}: no cell has {text}: remove it, or use values from the table")
 
 
 def _canonical(key: str, values: Sequence[Any]) -> Iterator[str]:
@@ -111,8 +111,7 @@ def _canonical(key: str, values: Sequence[Any]) -> Iterator[str]:
         if key == "eps" and value is not None:
             yield str(parse_eps(str(value)).value)
         else:
-            # YAML reads the word no as false.
-            yield "no" if value is False else str(value)
+            yield str(yaml_no(value))
 
 
 def usual_norm(norms: Sequence[Sequence[Norm]]) -> Norm:
@@ -157,7 +156,7 @@ class Suite:
         dataset: The data set, as the user named it.
         n: The number of test images.
         attacks: At least one.
-        norm: The norm of the radii; ``None`` for the attacks' usual one.
+        norm: The norm of the radii; see :func:`usual_norm`.
         eps: The radii; the data set's usual one in linf where empty.
         options: What else all cells share.
         seeds: Of the attacks.
@@ -170,7 +169,7 @@ class Suite:
     dataset: str
     n: int
     attacks: Sequence[AttackChoice]
-    norm: Norm | None = None
+    norm: Norm
     eps: Sequence[Eps] = ()
     options: GridOptions = field(default_factory=GridOptions)
     seeds: Sequence[int] = (0,)
@@ -193,8 +192,8 @@ class Suite:
         """
         if self.accounting == "single-draw" and self.options.repeats is not None:
             raise UserError("this suite scores single draws, as AutoAttack does: leave out --repeats")
-        norm = self.norm or usual_norm([attack.norms for attack in self.attacks])
-        radii = self._radii(norm, usual_eps)
+        norm = self.norm
+        radii = self._radii(usual_eps)
         threats: list[tuple[AttackChoice, Norm, Eps | None]] = []
         for attack in self.attacks:
             if norm in attack.norms:
@@ -209,14 +208,14 @@ class Suite:
             threats.sort(key=lambda threat: 0.0 if threat[2] is None else threat[2].value)
         return threats
 
-    def _radii(self, norm: Norm, usual_eps: str) -> list[Eps]:
+    def _radii(self, usual_eps: str) -> list[Eps]:
         """The radii in ascending order; empty if only minimal-norm attacks run and the user gave none."""
         radii = sorted(self.eps, key=lambda eps: eps.value)
         if not radii and any(not attack.minimal_norm for attack in self.attacks):
-            if norm != "linf":
-                raise UserError(f"no default eps for {norm}: pass --eps, or set eps in the suite file")
+            if self.norm != "linf":
+                raise UserError(f"no default eps for {self.norm}: pass --eps, or set eps in the suite file")
             radii = [parse_eps(usual_eps)]
-        for eps in radii if norm == "linf" else ():
+        for eps in radii if self.norm == "linf" else ():
             if eps.value > 1:
                 raise UserError(f"eps is {eps.text}: in linf it is at most 1, on the [0, 1] pixel scale, as in 8/255")
         return radii
@@ -249,7 +248,7 @@ class Suite:
                 "dataset": [self.dataset],
                 "model": [defended.model],
                 "checkpoint": [str(defended.path), defended.path.name],
-                "defense": [defended.defense, "+".join(defense.name for defense in defended.defenses) or "none"],
+                "defense": [defended.defense, defense_label(defended.defenses, with_parameters=False)],
                 "decision": [defended.decision or "none"],
                 "attack": [attack.spec.label, attack.spec.name],
                 "norm": [norm],

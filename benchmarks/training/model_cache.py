@@ -39,12 +39,12 @@ from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import TrainingProgress
 
-__all__ = ["PAUSE", "ModelCache"]
+__all__ = ["TRAINING_PAUSE", "ModelCache"]
 
 HASHED_IMAGES = 1000
 """The number of training images that are hashed; reading all images of a folder could take minutes."""
 
-PAUSE = 1.0
+TRAINING_PAUSE = 1.0
 """Seconds between two looks at whether another process has finished a training."""
 
 
@@ -144,7 +144,7 @@ class ModelCache:
         if not self.train_if_free(training):
             self.wait(training.label)
             while not self.train_if_free(training):
-                time.sleep(PAUSE)
+                time.sleep(TRAINING_PAUSE)
         return open_defended_model(cached_checkpoint(training), named=_user_code(training), **training.rule)
 
     def is_trained(self, training: Training) -> bool:
@@ -171,7 +171,7 @@ class ModelCache:
         the training of its base model.
 
         Returns:
-            Whether the cache has its checkpoint now.
+            Whether the cache now has the checkpoint of this training.
         """
         if self.is_trained(training):
             return True
@@ -179,8 +179,8 @@ class ModelCache:
         if stages and not self.train_if_free(stages[-1]):
             return False
         path = cached_checkpoint(training)
-        with _leases(training).hold(training.key) as is_ours:
-            if not is_ours:
+        with _leases(training).hold(training.key) as has_lease:
+            if not has_lease:
                 return False
             # Another process may have finished it before this one got the lease.
             if not self.is_trained(training):
@@ -240,7 +240,7 @@ class ModelCache:
 
         Args:
             defended: The model.
-            images: The number of test images; all that there are if there are fewer.
+            images: The number of test images, at most all.
         """
         examples = first_examples(self.data.split("test"), images)
         model = defended.load().to(self.device)
@@ -257,7 +257,7 @@ def _hash_of(examples: Split) -> str:
 
 
 def _leases(training: Training) -> Leases:
-    """The leases on trainings for the cache."""
+    """The leases that keep two processes from training the same model for the cache."""
     return Leases(cached_checkpoint(training).parent.parent)
 
 

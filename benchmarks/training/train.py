@@ -1,4 +1,4 @@
-"""Trains a defended model and writes its checkpoint; in the cache, the file name contains a hash of all that determines it."""
+"""Trains a defended model and writes its checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import nn
 from robustbench_cli.attacks.base.rng import seed_from, seeded
 from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, save_checkpoint, versions
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, load_surrogates
-from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.models.base.build import build_model, example_images, is_trained
@@ -142,7 +142,7 @@ class Training(BaseModel):
     @property
     def label(self) -> str:
         """The training in a few words, for messages."""
-        protection = "+".join(each.label for each in self.defenses) or "no defense"
+        protection = "+".join(spec.label for spec in self.defenses) or "no defense"
         model = self.model if self.base is None else str(self.base.path)
         return f"{model} with {protection} on {self.dataset}"
 
@@ -153,7 +153,7 @@ def cached_checkpoint(training: Training) -> Path:
     Args:
         training: The training.
     """
-    defense = "+".join(each.name for each in training.defenses) or "none"
+    defense = defense_label(training.defenses, with_parameters=False)
     name = re.sub(r"[^A-Za-z0-9+.-]+", "_", f"{training.dataset}-{training.model}-{defense}")
     return platformdirs.user_cache_path("advdef") / "checkpoints" / f"{name[:80]}-{training.key}.safetensors"
 
@@ -241,8 +241,8 @@ def untrained(training: Training, *, data_dir: Path | None = None) -> tuple[nn.M
 def _begin(training: Training, dataset: Dataset) -> tuple[nn.Module, list[Defense]]:
     """The model that a training starts from, and the defenses put around it."""
     # A teacher's checkpoint may need the code that the user named.
-    named = {training.model, *(each.name for each in training.defenses)}
-    chain: list[Defense] = [each.build(defenses, **load_surrogates(each, named)) for each in training.defenses]
+    named = {training.model, *(spec.name for spec in training.defenses)}
+    chain: list[Defense] = [spec.build(defenses, **load_surrogates(spec, named)) for spec in training.defenses]
     if training.base is not None:
         return training.base.load(), chain
     with isolated():

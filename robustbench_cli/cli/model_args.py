@@ -105,7 +105,7 @@ class ModelArgs:
         Raises:
             UserError: The first checkpoint does not name its data set.
         """
-        from robustbench_cli.benchmarks.checkpoints.checkpoint import read_own_info
+        from robustbench_cli.benchmarks.checkpoints.checkpoint import read_advdef_info
         from robustbench_cli.benchmarks.datasets import registry as datasets
 
         if self.dataset is not None:
@@ -113,7 +113,7 @@ class ModelArgs:
         if not self.checkpoints:
             return DEFAULT_DATASET
         path, missing = self.checkpoints[0], "what it was trained on: give --dataset"
-        info = read_own_info(path, missing=missing)
+        info = read_advdef_info(path, missing=missing)
         if info.dataset is None:
             raise UserError(f"{path} does not say {missing}")
         return datasets.trusted(info.dataset, file=path)

@@ -214,7 +214,7 @@ def _train_in_processes(common: Common, trainings: Sequence[Training], devices: 
 
 def _train_pending(common: Common, trainings: Sequence[Training], quiet: bool) -> None:
     """Trains, in a process of its own, whatever no other process is training, until nothing is left."""
-    from robustbench_cli.benchmarks.training.model_cache import PAUSE
+    from robustbench_cli.benchmarks.training.model_cache import TRAINING_PAUSE
 
     # Ctrl-C reaches every process of the terminal; the parent decides what becomes of this one.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -224,7 +224,7 @@ def _train_pending(common: Common, trainings: Sequence[Training], quiet: bool) -
     while pending:
         busy = [training for training in pending if not _is_settled(common, training)]
         if len(busy) == len(pending):
-            time.sleep(PAUSE)
+            time.sleep(TRAINING_PAUSE)
         pending = busy
 
 
@@ -353,9 +353,7 @@ def note_other_norms(planned: Plan) -> None:
     """
     if not (planned.config.norm or planned.config.eps):
         return
-    pairs = {
-        (attack.spec.name, suite.norm or "linf"): attack for suite, _ in planned.suites for attack in suite.attacks
-    }
+    pairs = {(attack.spec.name, suite.norm): attack for suite, _ in planned.suites for attack in suite.attacks}
     for (name, norm), attack in pairs.items():
         if attack.minimal_norm and norm not in attack.norms:
             console.note(f"{name} does not support {norm}: it runs in {attack.norms[0]}, at any distance")

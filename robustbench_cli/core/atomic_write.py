@@ -112,7 +112,10 @@ def _lock(file: BinaryIO) -> bool:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Removes the temporary files of killed writers of this path: those that no process has locked."""
+    """Removes temporary files that killed processes left while writing this path.
+
+    A file is abandoned if no process holds its lock.
+    """
     prefix = f".{path.name}."
     with os.scandir(path.parent) as entries:
         candidates = [Path(entry.path) for entry in entries if entry.name.startswith(prefix)]

@@ -142,18 +142,18 @@ class Settings(BaseModel):
             ) from None
 
 
-def read_value(words: str) -> Any:
+def read_value(text: str) -> Any:
     """A value as ``--set`` gives it: YAML, ``[5, 5]``, or a fraction, ``2/255``; a string where it is neither.
 
     Raises:
-        UserError: It is YAML that is not to be read; see :func:`~.plain_yaml.read_yaml`.
+        UserError: It is YAML that is not to be read; see :func:`~.strict_yaml.read_yaml`.
     """
-    if _FRACTION.fullmatch(words):
-        return float(Fraction(words))
+    if _FRACTION.fullmatch(text):
+        return float(Fraction(text))
     try:
-        return read_yaml(words)
+        return read_yaml(text)
     except yaml.YAMLError:
-        return words
+        return text
 
 
 def _fill(method: Settings, parameters: Mapping[str, Any], *, name: str, python: bool) -> None:
@@ -184,10 +184,10 @@ def _fill(method: Settings, parameters: Mapping[str, Any], *, name: str, python:
             key = str(first["loc"][0])
             raise UserError(f"{name} needs {name}.{key}: {fields[key].description}") from None
         where = ".".join(str(part) for part in (name, *first["loc"]))
-        raise UserError(f"{where} is {_shown(first['input'])}: {_wanted(first, fields)}") from None
+        raise UserError(f"{where} is {_shown(first['input'])}: {_advice(first, fields)}") from None
 
 
-def _wanted(error: ErrorDetails, fields: Mapping[str, FieldInfo]) -> str:
+def _advice(error: ErrorDetails, fields: Mapping[str, FieldInfo]) -> str:
     """What would be right, in a user's words where pydantic speaks of Python's types."""
     if error["type"] == "tuple_type" and len(error["loc"]) == 1:
         default = fields[str(error["loc"][0])].default
@@ -207,5 +207,5 @@ def _plain(value: Any, annotation: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    words = repr(value)
-    return words if len(words) <= 80 else f"{words[:79]}…"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -186,8 +186,8 @@ def did_you_mean(name: str, candidates: Iterable[str], *, kind: str | None = Non
         return f"did you mean {_either(suggestions)}?"
     if not known:
         return "there are none"
-    own = f"; or {_YOUR_OWN[kind]}" if kind in _YOUR_OWN else ""
-    return f"known: {', '.join(known)}{own}"
+    alternative = f"; or {_YOUR_OWN[kind]}" if kind in _YOUR_OWN else ""
+    return f"known: {', '.join(known)}{alternative}"
 
 
 def _either(options: Sequence[str]) -> str:
@@ -195,7 +195,7 @@ def _either(options: Sequence[str]) -> str:
 
 
 def _letters(name: str) -> str:
-    """A name in lower case without separators, in which spellings differ most often."""
+    """A name in lower case and without separators: spellings differ most often in case and separators."""
     return re.sub(r"[\W_]+", "", name.casefold().replace("∞", "inf"))
 
 

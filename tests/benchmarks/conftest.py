@@ -21,7 +21,7 @@ from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.store import Result
-from robustbench_cli.benchmarks.suites.suite import AttackChoice, Suite, expand
+from robustbench_cli.benchmarks.suites.suite import AttackChoice, Suite, expand, usual_norm
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.defenses import registry as defenses
 
@@ -150,7 +150,9 @@ def jobs(tmp_path: Path, defended: DefendedModel) -> Callable[..., list[Job]]:
         for spec in specs:
             kind: Any = attacks.load(spec.name)
             choices.append(AttackChoice(spec=spec, norms=kind.norms, minimal_norm=kind.minimal_norm))
-        suite = Suite(dataset="digits", n=ATTACKED, attacks=choices, eps=[parse_eps(words) for words in eps])
+        norm = usual_norm([choice.norms for choice in choices])
+        radii = [parse_eps(text) for text in eps]
+        suite = Suite(dataset="digits", n=ATTACKED, attacks=choices, norm=norm, eps=radii)
         return expand(
             suite,
             [changes.get("subject", defended)],

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from annotated_types import Ge
 
-from robustbench_cli.benchmarks.evaluation.checks import FLAGS
+from robustbench_cli.benchmarks.evaluation.checks import load_checks
 from robustbench_cli.cli.catalog import (
     KINDS,
     _load,
@@ -68,6 +68,6 @@ def test_markup_is_left_out() -> None:
 
 def test_the_legend_has_the_texts_of_the_checks() -> None:
     """Read from the source, they are those of the classes; names that are no check have none."""
-    texts = flag_texts([*FLAGS, "", "no-such-flag"])
-    assert texts == dict(FLAGS)
-    assert flag_texts(["no-eot"]) == {"no-eot": FLAGS["no-eot"]}
+    texts = {check.name: check.text for check in load_checks()}
+    assert flag_texts([*texts, "", "no-such-flag"]) == texts
+    assert flag_texts(["no-eot"]) == {"no-eot": texts["no-eot"]}

@@ -23,7 +23,8 @@ class EOT(GradientSource):
     """Expectation over transformation: the mean over K draws.
 
     If each row of a batch has its own draw, the K draws are one batch that contains every image K times. Otherwise they
-    are K batches. A deterministic model needs one draw, which is plain backpropagation.
+    are K batches. A deterministic model needs one draw, which is plain backpropagation. The mean itself is taken in
+    :class:`~robustbench_cli.attacks.base.gradients.source.GradientSource`.
 
     Source: Athalye, Engstrom, Ilyas, Kwok: Synthesizing Robust Adversarial Examples. ICML 2018.
 

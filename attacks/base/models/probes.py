@@ -77,19 +77,19 @@ def is_randomized(model: nn.Module, images: Tensor, *, size: BatchSize | None = 
     probe, size = images[:8], size or BatchSize()
     copies = math.ceil(16 / len(probe))
     rows = probe.repeat(copies, *[1] * (probe.dim() - 1))
-    states = _generator_states()
+    states = _all_generator_states()
     logits = torch.cat([logits_of(model, rows, size) for _ in range(2)]).unflatten(0, (2 * copies, len(probe)))
     tolerance = rounding(logits).amax(0).unsqueeze(-1)
     if bool(((logits - logits[0]).abs() > tolerance).any()):
         return True
-    repeats = 8 if _generator_states() == states else 30
+    repeats = 8 if _all_generator_states() == states else 30
     first = probe[:1]
     return any(
         bool(((logits_of(model, first, size) - logits[0, :1]).abs() > tolerance[:1]).any()) for _ in range(repeats)
     )
 
 
-def _generator_states() -> list[Any]:
+def _all_generator_states() -> list[Any]:
     """The states of the global generators: torch's, Python's and NumPy's."""
     on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     name, numpy_state, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - a model may use the older interface

@@ -289,15 +289,15 @@ class _Recording(TorchDispatchMode):
     ) -> Any:
         if not _is_random(func):
             return func(*args, **(kwargs or {}))
-        states = _generator_states()
+        states = _torch_generator_states()
         result = func(*args, **(kwargs or {}))
         drawn = result[0] if isinstance(result, tuple) else result
-        drew = (kwargs or {}).get("generator") is not None or _generator_states() != states
+        drew = (kwargs or {}).get("generator") is not None or _torch_generator_states() != states
         self.draws.append(_Draw(_name(func), tuple(drawn.shape), drew))
         return result
 
 
-def _generator_states() -> list[bytes]:
+def _torch_generator_states() -> list[bytes]:
     """The states of torch's generators on the CPU and on every CUDA device in use."""
     on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return [state.numpy().tobytes() for state in (torch.get_rng_state(), *on_devices)]

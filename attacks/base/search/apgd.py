@@ -43,8 +43,8 @@ class APGD(FixedRadiusAttack):
     the radius. At a checkpoint, the step size is halved if too few steps have increased the loss, or if neither the step
     size nor the best loss has changed since the last checkpoint. The search then continues from the best point.
 
-    In l1, it is their algorithm for the intersection of the ball and the box (ICML 2021). A step moves the pixels with the
-    largest slopes. Their number depends on how many pixels the best point has changed. The first six tenths of the steps
+    In l1, it is their algorithm for the intersection of the ball and the box (ICML 2021). A step moves the entries with the
+    largest slopes. Their number depends on how many entries the best point has changed. The first six tenths of the steps
     are taken in balls of three times and twice the radius.
 
     The result is the iterate with the smallest expected margin over all restarts. If the draws are exhaustive, an image

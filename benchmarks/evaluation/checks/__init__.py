@@ -6,7 +6,7 @@ A new check is one file: a class that derives from :class:`~.base.check.Check`, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from robustbench_cli.core.registry import Registry
@@ -14,7 +14,7 @@ from robustbench_cli.core.registry import Registry
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.evaluation.checks.base.check import Check, FinishedEvaluation
 
-__all__ = ["FLAGS", "load_checks", "raised_flags", "registry", "row_flags"]
+__all__ = ["load_checks", "raised_flags", "registry", "row_flags"]
 
 _logger = logging.getLogger(__name__)
 
@@ -27,23 +27,6 @@ def load_checks() -> list[Check]:
     """All checks, in the order of their flags in a row."""
     checks: list[Check] = [registry.load(name)(name) for name in registry.names()]
     return sorted(checks, key=lambda check: (check.position, check.name))
-
-
-class _FlagTexts(Mapping[str, str]):
-    """What each flag means, in the order of a row; the checks are loaded at the first look."""
-
-    def __getitem__(self, name: str) -> str:
-        return {check.name: check.text for check in load_checks()}[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return (check.name for check in load_checks())
-
-    def __len__(self) -> int:
-        return len(registry.names())
-
-
-FLAGS: Mapping[str, str] = _FlagTexts()
-"""The names of all checks, and what their flags mean."""
 
 
 def raised_flags(moment: Callable[[Check], bool]) -> set[str]:

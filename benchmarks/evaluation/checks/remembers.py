@@ -7,16 +7,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch, Check, FinishedEvaluation
+from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch
 from robustbench_cli.benchmarks.evaluation.checks.base.measurements import logits_differ
+from robustbench_cli.benchmarks.evaluation.checks.base.same_predictions import IMAGES, SamePredictions
 
 __all__ = ["Remembers", "remembers"]
 
-IMAGES = 64
-"""The perturbed images of a batch that are checked."""
 
-
-class Remembers(Check):
+class Remembers(SamePredictions):
     """A copy of the model that has answered no query must give the same predictions."""
 
     text: ClassVar[str] = (
@@ -29,10 +27,6 @@ class Remembers(Check):
             return False
         images, indices = batch.candidates.worst[:IMAGES], batch.indices[:IMAGES]
         return remembers(batch.scorer.logits, batch.fresh.logits, images, indices, noise=batch.scorer.noise)
-
-    def applies(self, evaluation: FinishedEvaluation) -> bool:
-        # Draws that no seed controls explain different predictions by themselves.
-        return super().applies(evaluation) and "not-repeatable" not in evaluation.raised
 
 
 def remembers(

@@ -7,16 +7,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch, Check, FinishedEvaluation
+from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch
 from robustbench_cli.benchmarks.evaluation.checks.base.measurements import logits_differ
+from robustbench_cli.benchmarks.evaluation.checks.base.same_predictions import IMAGES, SamePredictions
 
 __all__ = ["Unstable", "is_unstable"]
 
-IMAGES = 64
-"""The perturbed images of a batch that are checked."""
 
-
-class Unstable(Check):
+class Unstable(SamePredictions):
     """The rows of a batch must be independent, and a second pass must give the same predictions."""
 
     text: ClassVar[str] = (
@@ -27,10 +25,6 @@ class Unstable(Check):
     def raised_by_batch(self, batch: AttackedBatch) -> bool:
         scorer = batch.scorer
         return is_unstable(scorer.logits, batch.candidates.worst[:IMAGES], batch.indices[:IMAGES], noise=scorer.noise)
-
-    def applies(self, evaluation: FinishedEvaluation) -> bool:
-        # Draws that no seed controls explain different predictions by themselves.
-        return super().applies(evaluation) and "not-repeatable" not in evaluation.raised
 
 
 def is_unstable(

@@ -41,7 +41,7 @@ class WrongGradient(Check):
         assert batch.followed_images is not None
         images, threat = batch.images[:4], batch.threat
         random = Random.of(batch.setup.options.seed, images, indices=batch.indices[:4])
-        signs = 2.0 * random.integers(2, images.shape[1:]) - 1
+        signs = random.signs(images.shape[1:])
         surface = project(images + threat.eps.max().to(images) * signs, images, threat)
         return gradient_is_wrong(batch.setup.followed, torch.cat([batch.followed_images[:4], surface]))
 
@@ -126,7 +126,7 @@ def _gradient_disagrees(measured: MeasuredModel, images: Tensor) -> bool:
     random = Random.of(0, repeated)
 
     def disagree(step: float) -> bool:
-        signs = (2 * random.integers(2, images.shape[1:]).to(rows) - 1).repeat(halves * draws, 1, 1, 1)
+        signs = random.signs(images.shape[1:]).to(rows).repeat(halves * draws, 1, 1, 1)
         above, below = (rows + step * signs).clamp(0, 1), (rows - step * signs).clamp(0, 1)
         gaps_above, gaps_below = (class_gaps(model_logits(measured, ends), largest) for ends in (above, below))
         predicted = (gradient * (above - below)).flatten(1).double().sum(1)

@@ -57,7 +57,7 @@ class ZeroGradient(Check):
 
 
 def gradient_is_blind(measured: MeasuredModel, images: Tensor, step: float) -> bool:
-    """Whether pixels with a zero gradient still change the logits, moved as far as an attack may move them.
+    """Whether moving the pixels that have a zero gradient, as far as an attack may, still changes the logits.
 
     A gradient attack never moves such pixels. Each image moves along random signs, once in its pixels with a zero gradient
     and once in all others; the gap between the two largest logits is measured. A model with a
@@ -77,7 +77,7 @@ def gradient_is_blind(measured: MeasuredModel, images: Tensor, step: float) -> b
         gradient = gap_gradients(measured, rows, largest)
         if gradient is None or bool(gradient.all()):
             return False
-        signs = 2 * Random.of(0, rows).integers(2, images.shape[1:]).to(rows) - 1
+        signs = Random.of(0, rows).signs(images.shape[1:]).to(rows)
 
         def change(pixels: Tensor) -> Tensor:
             moves = step * signs * pixels

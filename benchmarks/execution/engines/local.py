@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-from robustbench_cli.benchmarks.execution.engines.schedule import PAUSE, Schedule
+from robustbench_cli.benchmarks.execution.engines.schedule import JOB_PAUSE, Schedule
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.worker import compute_if_free
 from robustbench_cli.benchmarks.store.store import Failure, Result
@@ -47,7 +47,7 @@ def run(
                 storing.result()
             elif job is None:
                 # Other processes are computing all that is left.
-                time.sleep(PAUSE)
+                time.sleep(JOB_PAUSE)
             storing = None
             if job is not None and publish is not None:
                 storing = thread.submit(store, job, publish)

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 import torch
 
 from robustbench_cli.benchmarks.devices import share_memory
-from robustbench_cli.benchmarks.execution.engines.schedule import PAUSE, Schedule
+from robustbench_cli.benchmarks.execution.engines.schedule import JOB_PAUSE, Schedule
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.worker import work_if_free
 from robustbench_cli.benchmarks.store.store import Failure, Result, Store
@@ -77,8 +77,8 @@ def _messages(processes: Sequence[_Process]) -> Iterator[tuple[Job, _Message]]:
     busy = {process.connection: process for process in processes if process.job is not None}
     if not busy:
         # Other processes are computing all that is left.
-        time.sleep(PAUSE)
-    ready = wait(list(busy), PAUSE)
+        time.sleep(JOB_PAUSE)
+    ready = wait(list(busy), JOB_PAUSE)
     for connection, process in busy.items():
         if connection in ready:
             yield process.receive()

@@ -12,7 +12,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from robustbench_cli.benchmarks.execution.engines.schedule import PAUSE, Schedule
+from robustbench_cli.benchmarks.execution.engines.schedule import JOB_PAUSE, Schedule
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.worker import work_if_free
 from robustbench_cli.benchmarks.store.store import Failure, Result, Store
@@ -84,8 +84,8 @@ def _connected(processes: int | None) -> Iterator[Any]:
         import ray
     except ImportError:
         raise UserError("--engine ray needs Ray: pip install 'advdef[ray]'") from None
-    is_ours = not ray.is_initialized()
-    if is_ours:
+    starts_ray = not ray.is_initialized()
+    if starts_ray:
         address = os.environ.get("RAY_ADDRESS")
         try:
             ray.init(
@@ -101,7 +101,7 @@ def _connected(processes: int | None) -> Iterator[Any]:
     try:
         yield ray
     finally:
-        if is_ours:
+        if starts_ray:
             ray.shutdown()
 
 
@@ -152,9 +152,9 @@ class _Cluster:
         """The next message of each job that has one; a failure of each job that exceeds the time limit."""
         if not self._running:
             # Other processes are computing all that is left.
-            time.sleep(PAUSE)
+            time.sleep(JOB_PAUSE)
             return
-        for stream in self._ray.wait(list(self._running), timeout=PAUSE)[0]:
+        for stream in self._ray.wait(list(self._running), timeout=JOB_PAUSE)[0]:
             running = self._running[stream]
             message = self._next(stream, running.job)
             if isinstance(message, int):

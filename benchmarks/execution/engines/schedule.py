@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from robustbench_cli.benchmarks.execution.job import Job
 
-__all__ = ["PAUSE", "Schedule", "shard"]
+__all__ = ["JOB_PAUSE", "Schedule", "shard"]
 
-PAUSE = 0.5
+JOB_PAUSE = 0.5
 """Seconds until a job is retried whose lease another process holds."""
 
 
@@ -45,7 +45,7 @@ class Schedule:
     def postpone(self, job: Job) -> None:
         """Puts back a job that another process is computing, after the others."""
         self._waiting[job.cell.id] = job
-        self._not_before[job.cell.id] = time.monotonic() + PAUSE
+        self._not_before[job.cell.id] = time.monotonic() + JOB_PAUSE
 
 
 def shard(jobs: Sequence[Job], number: int, of: int) -> list[Job]:

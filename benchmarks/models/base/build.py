@@ -153,9 +153,9 @@ def build_model(
 
     # A user's file may draw random numbers at its first import; without this, a second model would get other weights.
     state = torch.get_rng_state()
-    thing, argument = registry.find(spec)
+    target, argument = registry.find(spec)
     torch.set_rng_state(state)
-    return make(thing, name=name, shape=size, classes=int(classes), argument=argument, finish=finish)
+    return make(target, name=name, shape=size, classes=int(classes), argument=argument, finish=finish)
 
 
 def _checked(spec: object, shape: object, classes: object) -> tuple[str, tuple[int, int, int]]:
@@ -202,8 +202,8 @@ def is_trained(spec: str) -> bool:
     Raises:
         UserError: The model is unknown.
     """
-    thing, _ = registry.find(spec)
-    return bool(getattr(unwrapped(thing), "trained", isinstance(thing, nn.Module)))
+    target, _ = registry.find(spec)
+    return bool(getattr(unwrapped(target), "trained", isinstance(target, nn.Module)))
 
 
 def example_images(shape: tuple[int, int, int]) -> Tensor:

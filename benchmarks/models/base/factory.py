@@ -48,15 +48,15 @@ _OTHER = (
 _WAYS = f"a model is a class or a function with no parameters or any of {', '.join(PARAMETERS)}, or an nn.Module"
 
 
-def unwrapped(thing: Any) -> Any:
+def unwrapped(target: Any) -> Any:
     """The object inside any ``functools.partial``."""
-    while isinstance(thing, partial):
-        thing = thing.func
-    return thing
+    while isinstance(target, partial):
+        target = target.func
+    return target
 
 
 def make(
-    thing: Any,
+    target: Any,
     *,
     name: str,
     shape: tuple[int, int, int],
@@ -69,7 +69,7 @@ def make(
     A function whose ``**keywords`` hide its parameters is called in several ways, each from the same random state.
 
     Args:
-        thing: A class or a function with no parameters or any of :data:`PARAMETERS` (others have defaults); or an
+        target: A class or a function with no parameters or any of :data:`PARAMETERS` (others have defaults); or an
             ``nn.Module``, which is copied.
         name: The model's name in messages.
         shape: ``(C, H, W)``.
@@ -78,23 +78,23 @@ def make(
         finish: Turns the network into the model; it raises :class:`UserError` if the network does not fit the images.
 
     Raises:
-        UserError: No call gives a model for these images.
+        UserError: No way of calling ``target`` gives a model for these images.
     """
-    if isinstance(thing, nn.Module):
+    if isinstance(target, nn.Module):
         if argument is not None:
             raise UserError(f"{name} takes nothing after its name, not ':{argument}'")
-        return finish(_network(_copied(thing, name), name))
-    if not callable(thing):
-        raise UserError(f"{name} is a {type(thing).__name__}: {_WAYS}")
+        return finish(_network(_copied(target, name), name))
+    if not callable(target):
+        raise UserError(f"{name} is a {type(target).__name__}: {_WAYS}")
     values: dict[str, Any] = {"shape": shape, "classes": classes, "num_classes": classes}
     values |= dict.fromkeys(_CHANNELS, shape[0])
     state = torch.get_rng_state()
     failures: list[tuple[int, UserError]] = []
-    for positional, keywords in _calls(thing, values, argument, name):
+    for positional, keywords in _calls(target, values, argument, name):
         torch.set_rng_state(state)
         try:
             with isolated():
-                made = thing(*positional, **keywords)
+                made = target(*positional, **keywords)
         except UserError as error:
             failures.append((1, error))
         except Exception as error:  # noqa: BLE001 - a user's code can raise any exception
@@ -113,15 +113,15 @@ def make(
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def _calls(thing: Any, values: Mapping[str, Any], argument: str | None, name: str) -> list[Call]:
+def _calls(target: Any, values: Mapping[str, Any], argument: str | None, name: str) -> list[Call]:
     """The positional and the keyword arguments of the calls to try, in order."""
     try:
-        parameters = list(inspect.signature(thing).parameters.values())
+        parameters = list(inspect.signature(target).parameters.values())
     except (TypeError, ValueError):
         # A function written in C has no signature.
         return [((), {})]
     # The user has set the keywords of a partial.
-    fixed = set(thing.keywords) if isinstance(thing, partial) else set()
+    fixed = set(target.keywords) if isinstance(target, partial) else set()
     kinds = {parameter.kind for parameter in parameters}
     names = fixed | {parameter.name for parameter in parameters}
     available = dict(values) if argument is None else {**values, "argument": argument}

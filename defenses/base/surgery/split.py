@@ -20,7 +20,7 @@ from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import Notice, UserError, did_you_mean, one_line
 from robustbench_cli.defenses.base.stochastic import StochasticLayer
 
-__all__ = ["CutPoint", "cut_points", "narrowest", "split"]
+__all__ = ["CutPoint", "narrowest", "split"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class CutPoint:
     """A point where a model can be cut: a single tensor is live, with one row for each image.
 
     Attributes:
-        name: The module whose output is cut, by its name in ``named_modules``. If the tensor comes from no module, the name
-            of the operation in ``torch.fx`` ("flatten", "relu_1").
+        name: The module whose output is cut, by its name in ``named_modules``. Where no module produces the tensor, this is
+            the name of the operation in ``torch.fx`` ("flatten", "relu_1").
         width: The number of elements of the tensor in one row.
         layers: The number of layers with weights before the cut.
     """
@@ -39,29 +39,13 @@ class CutPoint:
     layers: int
 
 
-def cut_points(model: nn.Module, example: Tensor) -> list[CutPoint]:
-    """The points where a model can be cut, in the order of its forward pass, at most one between two layers.
-
-    Each point is just before the next layer with weights, so activation, pooling and dropout belong to the block before.
-    A layer with weights has a parameter with two or more dimensions. Normalization layers have none.
-
-    Args:
-        model: Its forward pass must be traceable by ``torch.fx``. Submodules that are not traceable stay whole.
-        example: Images ``(N, C, H, W)`` in [0, 1]; one is enough.
-
-    Raises:
-        UserError: The forward pass cannot be traced.
-    """
-    return _Trace(model, example).points()
-
-
 def narrowest(points: Sequence[CutPoint], blocks: int, *, layers: int) -> list[CutPoint]:
     """Greedily selects the narrowest ``blocks - 1`` points. Ties go to the earliest.
 
     Each block has at least two layers with weights if the model has enough of them, and at least one otherwise.
 
     Args:
-        points: The result of :func:`cut_points`.
+        points: The points where the model can be cut, in the order of its forward pass.
         blocks: The number of blocks.
         layers: The number of layers with weights in the model.
 
@@ -203,6 +187,11 @@ class _Trace:
         return modules | {node.name: node for node in self.nodes if node.name not in taken}
 
     def points(self) -> list[CutPoint]:
+        """The points where the model can be cut, in the order of its forward pass, at most one between two layers.
+
+        Each point is just before the next layer with weights, so activation, pooling and dropout belong to the block
+        before. A layer with weights has a parameter with two or more dimensions. Normalization layers have none.
+        """
         names: dict[fx.Node, str] = {}
         for name, node in self._names().items():
             names.setdefault(node, name)

@@ -18,7 +18,7 @@ class Collapse:
 
     Attributes:
         accuracy: Measures the accuracy of the network, in [0, 1].
-        drop: The drop that ends the training. The weights from before it are restored.
+        drop: The drop in accuracy, in [0, 1], from which on the training ends. The weights from before it are restored.
     """
 
     accuracy: Callable[[nn.Module], float]

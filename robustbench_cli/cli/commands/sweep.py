@@ -191,7 +191,7 @@ def _states(
         _selected(share, "skip", common.store, jobs),
         [model.expected for model in planned.models],
         stored=stored,
-        wanted={job.cell.id for job in jobs},
+        suite_cells={job.cell.id for job in jobs},
         untrained={model.expected.identity for model in planned.models if model.needs_training},
         costs=costs,
     )

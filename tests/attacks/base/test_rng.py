@@ -113,3 +113,8 @@ def test_seeded_numbers_leave_the_callers_alone() -> None:
         raise RuntimeError
     assert torch.equal(inside, torch.rand(5, generator=torch.Generator().manual_seed(7)))
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_signs() -> None:
+    """They are the integers 0 and 1, mapped to -1 and 1."""
+    assert torch.equal(streams(50).signs((3, 4)), 2.0 * streams(50).integers(2, (3, 4)) - 1)

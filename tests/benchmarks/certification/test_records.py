@@ -14,11 +14,11 @@ from robustbench_cli.benchmarks.certification.records import (
     CertificationFiles,
     CertificationHeader,
     all_files,
-    cell_id,
     counted,
     leftovers,
     take,
 )
+from robustbench_cli.benchmarks.store.cell import content_hash
 from robustbench_cli.benchmarks.store.store import CERTIFICATION
 from robustbench_cli.core.errors import UserError
 
@@ -41,7 +41,7 @@ def header_of(labels: list[int], *, seed: int = 0) -> CertificationHeader:
 
 
 def files_of(store: Path, header: CertificationHeader) -> CertificationFiles:
-    return CertificationFiles(store / CERTIFICATION, cell_id(header.identity), VoteCounts)
+    return CertificationFiles(store / CERTIFICATION, content_hash(header.identity), VoteCounts)
 
 
 def votes(index: int) -> VoteCounts:
@@ -133,7 +133,7 @@ def without_a_procedure(path: Path) -> None:
     ("damage", "message"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-2]), "is damaged, its content is not what was stored"),
-        (renamed, f"{'a' * 20}.json holds the cell"),
+        (renamed, f"{'a' * 20}.json has the cell"),
         (without_a_procedure, "was stored by another version of advdef: remove it and"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_bad_header_is_named_and_skipped(tmp_path: Path, damage: Callable[[Pat
         header = header_of([0], seed=seed)
         files_of(tmp_path, header).begin(header)
         files_of(tmp_path, header).add(votes(0))
-    damage(tmp_path / CERTIFICATION / f"{cell_id(header_of([0]).identity)}.json")
+    damage(tmp_path / CERTIFICATION / f"{content_hash(header_of([0]).identity)}.json")
     errors: list[UserError] = []
     assert counted(tmp_path, damaged=errors.append) == (1, 0)
     (error,) = errors

@@ -73,7 +73,7 @@ def test_a_file_with_the_name_of_another_cell(older: ReprogrammedModel, tmp_path
     """It is an error that names the cell that it holds."""
     write(tmp_path, older)
     path = record_file(tmp_path, CELL).rename(record_file(tmp_path, "c" * 20))
-    with pytest.raises(UserError, match=f"{path} holds the cell {CELL}: remove it, or give it back its name"):
+    with pytest.raises(UserError, match=f"{path} has the cell {CELL}: remove it, or restore its name"):
         read(path)
 
 

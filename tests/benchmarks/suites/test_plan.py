@@ -253,7 +253,7 @@ def test_what_is_expected_of_a_model_is_what_it_becomes(planned: Callable[[str],
 
 def test_two_processes_train_a_model_once(cache: Callable[..., ModelCache], monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one waits, and takes what was trained."""
-    monkeypatch.setattr(preparing, "PAUSE", 0.01)
+    monkeypatch.setattr(preparing, "TRAINING_PAUSE", 0.01)
     prepared = cache(seed=77)
     training = prepared.training()
     path = cached_checkpoint(training)
@@ -317,7 +317,11 @@ def test_what_has_changed_since_a_cell_was_stored_is_told(jobs: Callable[..., li
         return [
             (each.state, each.changed)
             for each in states(
-                asked, [_subject_of(pgd)], stored={each.cell.id: each for each in stored}, wanted=known, costs=False
+                asked,
+                [_subject_of(pgd)],
+                stored={each.cell.id: each for each in stored},
+                suite_cells=known,
+                costs=False,
             )
         ]
 

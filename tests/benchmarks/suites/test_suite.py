@@ -15,7 +15,7 @@ from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.evaluation.options import GridOptions
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
-from robustbench_cli.benchmarks.suites.suite import AttackChoice, Suite, expand
+from robustbench_cli.benchmarks.suites.suite import AttackChoice, Suite, expand, usual_norm
 from robustbench_cli.core.errors import UserError
 
 PGD = AttackChoice(spec=MethodSpec(name="pgd"), norms=("linf", "l2"), minimal_norm=False)
@@ -52,6 +52,7 @@ def jobs(tmp_path: Path) -> Callable[..., list[Job]]:
     """The jobs of a suite of these attacks."""
 
     def expanded(*attacks: AttackChoice, defended_models: list[DefendedModel] | None = None, **words: Any) -> list[Job]:
+        words.setdefault("norm", usual_norm([attack.norms for attack in attacks]))
         words["eps"] = [parse_eps(text) for text in words.get("eps", [])]
         options = GridOptions(**{name: words.pop(name) for name in GridOptions.model_fields if name in words})
         return expand(
@@ -274,9 +275,9 @@ def test_a_surrogate_of_other_data_is_named(jobs: Callable[..., list[Job]]) -> N
         ({"classes": 9}, r"the labels of digits reach from 0 to 9, and other\.safetensors gives 9 logits"),
     ):
         with pytest.raises(UserError, match=told):
-            Suite(dataset="digits", n=3, attacks=[PGD, transfer(**changes)]).require_fit(EXAMPLES)
+            Suite(dataset="digits", n=3, norm="linf", attacks=[PGD, transfer(**changes)]).require_fit(EXAMPLES)
     with pytest.raises(
         UserError, match=r"other\.safetensors has 12 classes and model\.safetensors has 10: give a surrogate"
     ):
         jobs(transfer(classes=12))
-    Suite(dataset="digits", n=3, attacks=[PGD, transfer()]).require_fit(EXAMPLES)
+    Suite(dataset="digits", n=3, norm="linf", attacks=[PGD, transfer()]).require_fit(EXAMPLES)

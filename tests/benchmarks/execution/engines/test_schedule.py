@@ -75,7 +75,7 @@ def test_what_others_compute_comes_again_later(chains: list[Job], monkeypatch: p
     left.postpone(first)
     assert left.take() == chains[6]
     assert left.take() is None
-    now[0] += schedule.PAUSE
+    now[0] += schedule.JOB_PAUSE
     assert left.take() == chains[0]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_cli.core.errors import Notice, UserError
-from robustbench_cli.defenses.base.surgery.split import CutPoint, cut_points, narrowest, split
+from robustbench_cli.defenses.base.surgery.split import CutPoint, _Trace, narrowest, split
 
 
 def paper_cnn() -> nn.Sequential:
@@ -86,7 +86,7 @@ def test_three_blocks_of_the_paper() -> None:
 
 def test_cut_points_of_the_paper_network() -> None:
     """The cut points are just before the layers with weights, with the widths of the layers."""
-    assert cut_points(paper_cnn(), GREY) == [
+    assert _Trace(paper_cnn(), GREY).points() == [
         CutPoint("relu1", 32 * 26 * 26, 1),
         CutPoint("pool1", 32 * 12 * 12, 2),
         CutPoint("relu3", 64 * 10 * 10, 3),
@@ -180,7 +180,7 @@ def test_a_part_that_cannot_be_traced() -> None:
     """A submodule that branches on values stays whole, and the rest can be cut."""
     middle = Branching(nn.Sequential(nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 20)))
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 30), nn.ReLU(), middle, nn.ReLU(), nn.Linear(20, 10))
-    assert [(point.name, point.layers) for point in cut_points(model, GREY)] == [("2", 1), ("4", 2)]
+    assert [(point.name, point.layers) for point in _Trace(model, GREY).points()] == [("2", 1), ("4", 2)]
     first, second = split(model, GREY, at=["3"])
     assert torch.equal(second(first(GREY)), model(GREY))
     with pytest.raises(
@@ -235,7 +235,7 @@ class Regions(nn.Module):
 
 def test_rows_are_images() -> None:
     """A tensor whose rows are not the images is no cut point, however narrow."""
-    assert [point.width for point in cut_points(Regions(), GREY)] == [10]
+    assert [point.width for point in _Trace(Regions(), GREY).points()] == [10]
     with pytest.raises(UserError, match=r"after 'fc1': its output is not one tensor with a row per image"):
         split(Regions(), GREY, at=["fc1"])
 

@@ -1,0 +1,18 @@
+"""The base class of the checks that the same images get the same predictions."""
+
+from __future__ import annotations
+
+from robustbench_cli.benchmarks.evaluation.checks.base.check import Check, FinishedEvaluation
+
+__all__ = ["IMAGES", "SamePredictions"]
+
+IMAGES = 64
+"""The perturbed images of a batch that are checked."""
+
+
+class SamePredictions(Check):
+    """The model must give the same predictions for the same images."""
+
+    def applies(self, evaluation: FinishedEvaluation) -> bool:
+        # Draws that no seed controls explain different predictions by themselves.
+        return super().applies(evaluation) and "not-repeatable" not in evaluation.raised
