@@ -107,8 +107,8 @@ def labels_of(network: nn.Module, images: Tensor = IMAGES) -> Tensor:
         return cast("Tensor", network(images).argmax(1))
 
 
-def grey(count: int, value: float = 0.25) -> tuple[Tensor, Tensor]:
-    """Images of one grey, all of class 0."""
+def gray(count: int, value: float = 0.25) -> tuple[Tensor, Tensor]:
+    """Images of one gray, all of class 0."""
     return torch.full((count, 1, 4, 4), value), torch.zeros(count, dtype=torch.int64)
 
 
@@ -119,7 +119,7 @@ def bounds(trials: int, probability: float) -> tuple[float, float]:
 
 def test_expected_accuracies_are_those_of_the_draws() -> None:
     """A coin of 70 % that an attack can bring down to 50 % is reported as just that, within exact binomial bounds."""
-    found = evaluate(Coin(0.9, slope=0.8), *grey(500), attack=PGD(steps=5), eps=0.25).summary
+    found = evaluate(Coin(0.9, slope=0.8), *gray(500), attack=PGD(steps=5), eps=0.25).summary
     low, high = bounds(5000, 0.7)
     assert low <= found["clean_accuracy"] <= high
     low, high = bounds(5000, 0.5)
@@ -135,7 +135,7 @@ def test_expected_accuracies_are_those_of_the_draws() -> None:
 def test_no_attack_lowers_a_coins_share(repeats: int) -> None:
     """A model that is right in 62 % of draws is so reported at eps = 1e-9, however few draws score it."""
     images = 4000 // repeats
-    found = evaluate(Fickle(0.62), *grey(images, 0.0), attack=PGD(steps=3), eps=1e-9, eot=5, repeats=repeats)
+    found = evaluate(Fickle(0.62), *gray(images, 0.0), attack=PGD(steps=3), eps=1e-9, eot=5, repeats=repeats)
     low, high = bounds(images * repeats, 0.62)
     assert low <= found.summary["robust_accuracy"] <= high
     assert found.outcomes.distance.max() > 0
@@ -143,7 +143,7 @@ def test_no_attack_lowers_a_coins_share(repeats: int) -> None:
 
 def test_noise_alone_is_no_success() -> None:
     """A coin falls on the perturbed image as on the clean one, so that its own errors are not the attack's."""
-    found = evaluate(Coin(0.62), *grey(400, 0.0), attack=PGD(steps=3), eps=1e-9, eot=5)
+    found = evaluate(Coin(0.62), *gray(400, 0.0), attack=PGD(steps=3), eps=1e-9, eot=5)
     assert found.outcomes.distance.max() > 0
     assert found.summary["attack_success_rate"] == 0
 
@@ -153,11 +153,11 @@ def test_zero_radius_leaves_robust_at_clean(eps: float) -> None:
     """With eps 0, in any norm and with any number of candidates, robust and clean agree to the last bit."""
     for attack, targeted in ((PGD(steps=3), "no"), (FGSM(), "next"), (CW(steps=3, binary_search_steps=1), "no")):
         found = evaluate(
-            Coin(0.9, slope=0.8), *grey(60), attack=attack, norm="l2", eps=eps, targeted=cast("Targeted", targeted)
+            Coin(0.9, slope=0.8), *gray(60), attack=attack, norm="l2", eps=eps, targeted=cast("Targeted", targeted)
         )
         if eps == 0:
             assert found.summary["robust_accuracy"] == found.summary["clean_accuracy"]
-            assert torch.equal(found.perturbed, grey(60)[0])
+            assert torch.equal(found.perturbed, gray(60)[0])
         assert found.outcomes.distance.max() <= eps
 
 
@@ -178,7 +178,7 @@ class Lucky(FixedRadiusAttack):
 
 def test_lucky_draws_gain_nothing() -> None:
     """An attack that keeps what happened to fool 50 draws finds, on fresh ones, the very share that was there before."""
-    found = evaluate(Fickle(0.62), *grey(500), attack=Lucky(), eps=0.1, eot=1)
+    found = evaluate(Fickle(0.62), *gray(500), attack=Lucky(), eps=0.1, eot=1)
     low, high = bounds(5000, 0.62)
     assert low <= found.summary["robust_accuracy"] <= high
     assert found.flags[0] == "no-eot"
@@ -186,7 +186,7 @@ def test_lucky_draws_gain_nothing() -> None:
 
 def test_the_best_of_many_candidates_is_scored_afresh() -> None:
     """Ten candidates of which none is worse than another leave what any leaves, on draws that did not choose among them."""
-    found = evaluate(Fickle(0.62, 10), *grey(300), attack=PGD(steps=1), eps=0.1, targeted="all", eot=1)
+    found = evaluate(Fickle(0.62, 10), *gray(300), attack=PGD(steps=1), eps=0.1, targeted="all", eot=1)
     assert found.outcomes.perturbed.shape == (9, 10, 300)
     low, high = bounds(3000, 0.62)
     assert low <= found.summary["robust_accuracy"] <= high
@@ -196,7 +196,7 @@ def test_countable_draws_are_chosen_on_exactly() -> None:
     """Where all draws are cheap, the choice among candidates rests on all of them: equal images survive equally well."""
     images = torch.tensor([0.0, 0.25, 0.9]).repeat(50).view(150, 1, 1, 1).repeat(1, 1, 4, 4)
     model = TwoCoins(0.9, slope=0.8)
-    survival = evaluate(model, images, grey(150)[1], attack=FGSM(), eps=0.0).outcomes.clean_survival
+    survival = evaluate(model, images, gray(150)[1], attack=FGSM(), eps=0.0).outcomes.clean_survival
     # Of two draws, 2, 1 and 0 are right; margins below 0.6 decide between equal shares, with at most a fifth of 3/8.
     assert np.abs(survival.reshape(50, 3) - [1, 0.5, 0]).max() <= 0.075
     assert np.ptp(survival.reshape(50, 3), axis=0).max() < 1e-6
@@ -295,11 +295,11 @@ def test_the_same_evaluation_gives_the_same_outcomes(model: nn.Module) -> None:
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    first = evaluate(model, *grey(50), attack=PGD(steps=3), eps=0.1, seed=4)
+    first = evaluate(model, *gray(50), attack=PGD(steps=3), eps=0.1, seed=4)
     assert torch.equal(torch.rand(3), expected)
-    second = evaluate(model, *grey(50), attack=PGD(steps=3), eps=0.1, seed=4)
+    second = evaluate(model, *gray(50), attack=PGD(steps=3), eps=0.1, seed=4)
     assert first.outcomes.to_bytes() == second.outcomes.to_bytes()
-    other = evaluate(model, *grey(50), attack=PGD(steps=3), eps=0.1, seed=5)
+    other = evaluate(model, *gray(50), attack=PGD(steps=3), eps=0.1, seed=5)
     assert not np.array_equal(first.outcomes.clean, other.outcomes.clean)
 
 
@@ -420,8 +420,8 @@ def test_flags_say_what_speaks_against_a_result(network: Network) -> None:
     rounded = Rounding(network)
     assert evaluate(rounded, IMAGES, labels_of(rounded), attack=PGD(steps=3), eps=0.05).flags == ("zero-gradient",)
     coin = Coin(0.9, slope=0.8)
-    assert evaluate(coin, *grey(20), attack=PGD(steps=3), eps=0.05, eot=1).flags == ("no-eot",)
-    assert evaluate(coin, *grey(20), attack=PGD(steps=3), eps=0.05).flags == ()
+    assert evaluate(coin, *gray(20), attack=PGD(steps=3), eps=0.05, eot=1).flags == ("no-eot",)
+    assert evaluate(coin, *gray(20), attack=PGD(steps=3), eps=0.05).flags == ()
 
 
 @pytest.mark.parametrize("targeted", ["no", "least-likely"])
@@ -470,13 +470,13 @@ def test_a_surrogate_and_the_attacked_model_each_have_their_own_draws() -> None:
         [0.4 - 0.8 * images.flatten(1).mean(1), torch.zeros(len(images))], dim=1
     )
     attack = Transfer(surrogate=steady)
-    found = evaluate(coin, *grey(20), attack=attack, eps=0.05, repeats=7)
+    found = evaluate(coin, *gray(20), attack=attack, eps=0.05, repeats=7)
     assert found.outcomes.perturbed.shape == (1, 7, 20)
     assert found.backwards == 20 * 10
     assert found.flags == ()
     attack = Transfer(surrogate=coin)
     for eot, draws, flags in ((1, 1, ("no-eot",)), ("auto", 10, ())):
-        found = evaluate(steady, *grey(20), attack=attack, eps=0.05, eot=eot, repeats=7)
+        found = evaluate(steady, *gray(20), attack=attack, eps=0.05, eot=eot, repeats=7)
         assert found.outcomes.perturbed.shape == (1, 1, 20)
         assert found.backwards == 20 * 10 * draws
         assert found.flags == flags
@@ -492,7 +492,7 @@ def test_a_surrogate_of_other_classes_is_named(network: Network) -> None:
 def test_no_number_is_no_right_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a model answers an image in the ball with NaN, the image counts as lost."""
     monkeypatch.setattr(Liar, "returns", staticmethod(lambda images: images + 0.25), raising=False)
-    found = evaluate(NoNumbers(), *grey(20), attack=Liar(), eps=0.3)
+    found = evaluate(NoNumbers(), *gray(20), attack=Liar(), eps=0.3)
     assert found.summary["clean_accuracy"] == 1
     assert found.summary["robust_accuracy"] == found.summary["robust_accuracy_vote"] == 0
     assert (found.outcomes.perturbed == NO_NUMBER).all()

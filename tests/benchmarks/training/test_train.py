@@ -192,7 +192,7 @@ def test_a_place_is_tried_before_the_training(cache: MakeCache, tmp_path: Path, 
     ids=str,
 )
 def test_what_changes_the_weights_is_another_training(cache: MakeCache, change: dict[str, Any]) -> None:
-    """Seed, recipe, model, normalisation, defenses and data have a part in the key; marks of changed parameters have not."""
+    """Seed, recipe, model, normalization, defenses and data have a part in the key; marks of changed parameters have not."""
     training = cache().training()
     assert training.model_copy(update=change).key != training.key
     marked = NOISE.model_copy(update={"changed": ("sigma_init",)})
@@ -222,7 +222,7 @@ def test_other_data_of_the_same_name_are_trained_on_anew(cache: MakeCache, tmp_p
 
 
 def test_a_defense_goes_around_a_checkpoint(cache: MakeCache, tmp_path: Path) -> None:
-    """The base's normalisation and defenses stay, and its weights are where the training starts."""
+    """The base's normalization and defenses stay, and its weights are where the training starts."""
     prepared = cache()
     base = prepared.trained(
         prepared.training(mean=(0.3,), std=(0.4,), defenses=(NOISE,)), tmp_path / "base.safetensors"
