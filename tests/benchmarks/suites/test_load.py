@@ -7,13 +7,12 @@ import torch
 from torch import nn
 
 from robustbench_cli.attacks import registry
-from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
-from robustbench_cli.benchmarks.suites.grid import attack_choices
 from robustbench_cli.benchmarks.suites.load import read_suite, suite_names
-from robustbench_cli.benchmarks.suites.suite import Suite
 from robustbench_cli.core.errors import UserError
+
+from .conftest import GRID
 
 
 @pytest.mark.parametrize("name", suite_names())
@@ -177,24 +176,6 @@ def test_a_condition_that_cannot_hold_is_refused(content: str, told: str, tmp_pa
         read_suite(str(path))
 
 
-def test_a_member_may_be_meant_for_some_norms(tmp_path: Path) -> None:
-    """It runs in these alone, also where a suite that extends its own speaks of a data set; a norm it lacks is a mistake."""
-    path = tmp_path / "mine.yaml"
-    path.write_text("attacks: [pgd, {name: fmn, norm: l1}, {name: fab, norm: [l1, l2]}]")
-    (group,) = read_suite(str(path)).groups
-    wanted = {"linf": ["pgd"], "l2": ["pgd", "fab"], "l1": ["pgd", "fmn", "fab"]}
-    choices = [choice for member in group.attacks for choice in attack_choices(member)]
-    for norm, names in wanted.items():
-        suite = Suite(dataset="digits", n=1, attacks=choices, norm=norm, eps=[parse_eps("0.1")])  # type: ignore[arg-type]
-        assert [attack.spec.name for attack, _, _ in suite.threats(usual_eps="0.1")] == names
-    path.write_text("attacks: [{name: fmn, norm: l7}]")
-    with pytest.raises(UserError, match=r"line 1: attacks.0.norm"):
-        read_suite(str(path))
-    path.write_text("attacks: [{name: square, norm: l0}]")
-    with pytest.raises(UserError, match="square does not support the norm l0 \\(it supports linf, l2, l1\\)"):
-        attack_choices(read_suite(str(path)).entries[0])
-
-
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_standard_is_exact_on_a_linear_model_of_many_classes(norm: Norm) -> None:
     """At the median distance of images to the boundary, as bisection inside the box gives it, none is left that could fall."""
@@ -239,36 +220,6 @@ def test_standard_is_exact_on_a_linear_model_of_many_classes(norm: Norm) -> None
     assert int(standing.sum()) == int((radii > eps).sum())
 
 
-GRID = """
-dataset: digits
-n: [100, 200]
-defenses: [none, {name: hrs, channels: [5, 5]}, {checkpoint: a.safetensors}, [rse, jpeg]]
-attacks: [pgd, {name: pgd, eot: [1, exact]}]
-eps: [2/255, 0.1]
-targeted: no
-exclude: {defense: hrs, eps: 2/255}
-"""
-
-
-def test_a_sweep_is_a_grid(tmp_path: Path) -> None:
-    """Every list is a dimension, every single value a list of one, and what is composed is a list inside a list."""
-    path = tmp_path / "grid.yaml"
-    path.write_text(GRID)
-    words = read_suite(str(path))
-    assert (words.dataset, words.n, words.targeted) == (("digits",), (100, 200), ("no",))
-    assert [eps.text for eps in words.eps or ()] == ["2/255", "0.1"]
-    assert [[each.name or str(each.checkpoint) for each in chain] for chain in words.defenses] == [
-        ["none"],
-        ["hrs"],
-        ["a.safetensors"],
-        ["rse", "jpeg"],
-    ]
-    assert words.defenses[1][0].parameters == {"channels": [5, 5]}
-    assert [member.eot for member in words.entries] == [None, 1, "exact"]
-    assert words.exclude == ({"defense": ("hrs",), "eps": ("2/255",)},)
-    assert [member.location for member in words.entries] == [f"{path}, line 5"] * 3
-
-
 def test_a_file_that_extends_another_has_its_words_where_it_has_none(tmp_path: Path) -> None:
     """Its own win; where each stands is known; what is beside a file is found from there."""
     (tmp_path / "base.yaml").write_text(GRID)
@@ -281,20 +232,6 @@ def test_a_file_that_extends_another_has_its_words_where_it_has_none(tmp_path: P
     (tmp_path / "short.yaml").write_text("extends: standard\ncascade: false")
     (group,) = read_suite(str(tmp_path / "short.yaml")).groups
     assert (group.attacks, group.cascade) == (read_suite("standard").entries, False)
-
-
-def test_to_attack_with_a_suite_names_attacks_alone(tmp_path: Path) -> None:
-    """What is for a sweep is refused with its line, also inside another suite; so is a suite without attacks."""
-    path = tmp_path / "mine.yaml"
-    path.write_text("attacks: [pgd]\nn: 5")
-    with pytest.raises(UserError, match="line 2: 'n' is not for --suite"):
-        read_suite(str(path)).require_attacks_only("mine.yaml")
-    (tmp_path / "outer.yaml").write_text("attacks: [{suite: mine.yaml}]")
-    with pytest.raises(UserError, match=r"mine.yaml, line 2: 'n'"):
-        read_suite(str(tmp_path / "outer.yaml"))
-    path.write_text("{}")
-    with pytest.raises(UserError, match="has no attacks"):
-        read_suite(str(path)).require_attacks_only("mine.yaml")
 
 
 @pytest.mark.parametrize(
