@@ -13,26 +13,26 @@ from .conftest import GRID
 
 
 def test_a_sweep_is_a_grid(tmp_path: Path) -> None:
-    """Every list is a dimension, every single value a list of one, and what is composed is a list inside a list."""
+    """Every list is a dimension, a single value is a list of one, and a list inside a list is a chain."""
     path = tmp_path / "grid.yaml"
     path.write_text(GRID)
-    words = read_suite(str(path))
-    assert (words.dataset, words.n, words.targeted) == (("digits",), (100, 200), ("no",))
-    assert [eps.text for eps in words.eps or ()] == ["2/255", "0.1"]
-    assert [[each.name or str(each.checkpoint) for each in chain] for chain in words.defenses] == [
+    config = read_suite(str(path))
+    assert (config.dataset, config.n, config.targeted) == (("digits",), (100, 200), ("no",))
+    assert [eps.text for eps in config.eps or ()] == ["2/255", "0.1"]
+    assert [[entry.name or str(entry.checkpoint) for entry in chain] for chain in config.defenses] == [
         ["none"],
         ["hrs"],
         ["a.safetensors"],
         ["rse", "jpeg"],
     ]
-    assert words.defenses[1][0].parameters == {"channels": [5, 5]}
-    assert [member.eot for member in words.entries] == [None, 1, "exact"]
-    assert words.exclude == ({"defense": ("hrs",), "eps": ("2/255",)},)
-    assert [member.location for member in words.entries] == [f"{path}, line 5"] * 3
+    assert config.defenses[1][0].parameters == {"channels": [5, 5]}
+    assert [member.eot for member in config.entries] == [None, 1, "exact"]
+    assert config.exclude == ({"defense": ("hrs",), "eps": ("2/255",)},)
+    assert [member.location for member in config.entries] == [f"{path}, line 5"] * 3
 
 
 def test_to_attack_with_a_suite_names_attacks_alone(tmp_path: Path) -> None:
-    """What is for a sweep is refused with its line, also inside another suite; so is a suite without attacks."""
+    """A key that only a sweep can use is an error with its line, also in a nested suite; so is a suite without attacks."""
     path = tmp_path / "mine.yaml"
     path.write_text("attacks: [pgd]\nn: 5")
     with pytest.raises(UserError, match="line 2: 'n' is not for --suite"):

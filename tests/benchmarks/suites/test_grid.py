@@ -15,8 +15,8 @@ from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.hrs import HRS
 
 
-def test_a_member_may_be_meant_for_some_norms(tmp_path: Path) -> None:
-    """It runs in these alone, also where a suite that extends its own speaks of a data set; a norm it lacks is a mistake."""
+def test_an_entry_may_name_its_norms(tmp_path: Path) -> None:
+    """An attack runs in the norms of its entry alone; a norm that it does not support is an error."""
     path = tmp_path / "mine.yaml"
     path.write_text("attacks: [pgd, {name: fmn, norm: l1}, {name: fab, norm: [l1, l2]}]")
     (group,) = read_suite(str(path)).groups

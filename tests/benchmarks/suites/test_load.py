@@ -34,12 +34,12 @@ def test_every_suite_breaks_models_of_any_number_of_classes(name: str, classes: 
     images = 0.5 + 0.1 * torch.rand(6, 1, 4, 4, generator=generator)
     labels = model(images).argmax(1)
     # What is only run where others were blinded is not run on such a model.
-    for member in (each for each in read_suite(name).entries if each.only_if is None):
+    for member in (entry for entry in read_suite(name).entries if entry.only_if is None):
         attack = registry.load(str(member.name)).from_parameters(member.parameters, name=str(member.name))
         eps = None if attack.minimal_norm else {"linf": 1.0}.get(attack.norms[0], 4.0)
-        found = evaluate(model, images, labels, attack=attack, eps=eps, eot=member.eot or "auto")
-        assert found.summary["robust_accuracy"] == 0
-        assert ("few-classes" in found.flags) == (attack.min_classes(targeted=False) > classes)
+        result = evaluate(model, images, labels, attack=attack, eps=eps, eot=member.eot or "auto")
+        assert result.summary["robust_accuracy"] == 0
+        assert ("few-classes" in result.flags) == (attack.min_classes(targeted=False) > classes)
 
 
 def test_a_file_of_ones_own_may_build_on_other_suites(tmp_path: Path) -> None:
@@ -47,12 +47,12 @@ def test_a_file_of_ones_own_may_build_on_other_suites(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("attacks: [pgd, {name: cw, steps: 5, eot: exact}, {suite: quick}]")
     suite = read_suite(str(path))
-    own, quick = suite.groups
-    assert [(member.name, member.eot, member.parameters) for member in own.attacks] == [
+    first, quick = suite.groups
+    assert [(member.name, member.eot, member.parameters) for member in first.attacks] == [
         ("pgd", None, {}),
         ("cw", "exact", {"steps": 5}),
     ]
-    assert (own.cascade, own.any_norm) == (False, False)
+    assert (first.cascade, first.any_norm) == (False, False)
     assert quick.attacks == read_suite("quick").entries
     assert (quick.cascade, quick.any_norm) == (True, True)
     path.write_text("cascade: true\nattacks: [pgd, {suite: minimal-norm}]")
@@ -112,7 +112,7 @@ def test_autoattacks_own_composition(name: str, norm: Norm, attacks: list[tuple[
     Its ``_set_version`` gives APGD five starts and five targets in l1, and its constructor does not rescale Square's schedule.
     """
     suite = read_suite(name)
-    found = []
+    budgets = []
     for member in suite.entries:
         if norm not in member.norms_among(registry.load(member.name).norms):
             continue
@@ -123,8 +123,8 @@ def test_autoattacks_own_composition(name: str, norm: Norm, attacks: list[tuple[
         if member.name == "apgd-ce":
             assert member.parameters.get("restarts", 1) == (5 if norm == "l1" else 1)
         budget = member.parameters.get("steps") or member.parameters["queries"]
-        found.append((member.name, budget, member.eot))
-    assert found == attacks
+        budgets.append((member.name, budget, member.eot))
+    assert budgets == attacks
     assert suite.cascade
     assert suite.accounting == "single-draw"
     assert "published figures" in suite.description
@@ -136,18 +136,18 @@ def test_standard_ends_with_an_attack_by_decisions(tmp_path: Path) -> None:
     last = group.attacks[-1]
     kind = registry.load(last.name)
     assert (kind.access, last.only_if, group.cascade) == ("decisions", "blinded", True)
-    assert all(each.only_if is None for each in group.attacks[:-1])
+    assert all(entry.only_if is None for entry in group.attacks[:-1])
     assert last.norms_among(registry.load(last.name).norms) == ("l2", "linf")
     path = tmp_path / "mine.yaml"
     path.write_text("cascade: true\nattacks: [pgd, {name: square, only_if: blinded, queries: 9}]")
     (group,) = read_suite(str(path)).groups
     assert (group.attacks[1].only_if, group.attacks[1].parameters) == ("blinded", {"queries": 9})
     path.write_text("cascade: true\nattacks: [{suite: standard}, {name: square, only_if: blinded}]")
-    assert [each.only_if for each in read_suite(str(path)).entries][-2:] == ["blinded"] * 2
+    assert [entry.only_if for entry in read_suite(str(path)).entries][-2:] == ["blinded"] * 2
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (
             "attacks: [pgd, {name: square, only_if: blinded}]",
@@ -168,11 +168,11 @@ def test_standard_ends_with_an_attack_by_decisions(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_condition_that_cannot_hold_is_refused(content: str, told: str, tmp_path: Path) -> None:
+def test_a_condition_that_cannot_hold_is_refused(content: str, message: str, tmp_path: Path) -> None:
     """It is about attacks before it in a cascade, and there is one such word."""
     path = tmp_path / "mine.yaml"
     path.write_text(content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read_suite(str(path))
 
 
@@ -224,11 +224,11 @@ def test_a_file_that_extends_another_has_its_words_where_it_has_none(tmp_path: P
     """Its own win; where each stands is known; what is beside a file is found from there."""
     (tmp_path / "base.yaml").write_text(GRID)
     (tmp_path / "mine.yaml").write_text("extends: base.yaml\n\nn: 5\nattacks: [{suite: quick}]")
-    words = read_suite(str(tmp_path / "mine.yaml"))
-    assert (words.dataset, words.n) == (("digits",), (5,))
-    assert [group.attacks for group in words.groups] == [read_suite("quick").entries]
-    assert words.location("n") == f"{tmp_path / 'mine.yaml'}, line 3"
-    assert words.location("eps", 1) == f"{tmp_path / 'base.yaml'}, line 6"
+    config = read_suite(str(tmp_path / "mine.yaml"))
+    assert (config.dataset, config.n) == (("digits",), (5,))
+    assert [group.attacks for group in config.groups] == [read_suite("quick").entries]
+    assert config.location("n") == f"{tmp_path / 'mine.yaml'}, line 3"
+    assert config.location("eps", 1) == f"{tmp_path / 'base.yaml'}, line 6"
     (tmp_path / "short.yaml").write_text("extends: standard\ncascade: false")
     (group,) = read_suite(str(tmp_path / "short.yaml")).groups
     assert (group.attacks, group.cascade) == (read_suite("standard").entries, False)

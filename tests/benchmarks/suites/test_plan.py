@@ -18,10 +18,10 @@ from robustbench_cli.core.errors import UserError
 
 @pytest.fixture
 def planned(tmp_path: Path, cache: Callable[..., ModelCache]) -> Callable[[str], Plan]:
-    """What a suite of these words comes to, with trainings of an epoch."""
+    """Plans a suite that is given as YAML, with trainings of one epoch."""
 
-    def make(words: str) -> Plan:
-        (tmp_path / "suite.yaml").write_text(words)
+    def make(text: str) -> Plan:
+        (tmp_path / "suite.yaml").write_text(text)
         return plan(
             read_suite(str(tmp_path / "suite.yaml")),
             cache_for=lambda dataset, recipe, seed: cache(dataset, seed, **recipe),
@@ -35,7 +35,7 @@ def planned(tmp_path: Path, cache: Callable[..., ModelCache]) -> Callable[[str],
 def expected(planned: Callable[[str], Plan], tmp_path: Path) -> Callable[[str], list[Job]]:
     """The cells of a suite before anything is trained."""
     options = JobOptions(store=tmp_path / "store", data_dir=None, device="cpu", batch_size=None)
-    return lambda words: planned(words).expected_jobs(options)
+    return lambda text: planned(text).expected_jobs(options)
 
 
 def test_every_list_is_a_dimension(expected: Callable[[str], list[Job]]) -> None:
@@ -78,7 +78,7 @@ def test_of_several_norms_each_attack_runs_in_those_it_knows(expected: Callable[
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("text", "message"),
     [
         (
             "{n: 5, attacks: [cw], norm: linf, eps: 0.5}",
@@ -88,14 +88,14 @@ def test_of_several_norms_each_attack_runs_in_those_it_knows(expected: Callable[
         ("{n: 5, attacks: [pgd, sigma-zero], norm: [linf, l2], eps: 0.5}", "sigma-zero does not support the norm l"),
     ],
 )
-def test_a_norm_that_no_attack_keeps_to_is_named(planned: Callable[[str], Plan], words: str, told: str) -> None:
+def test_a_norm_that_no_attack_keeps_to_is_named(planned: Callable[[str], Plan], text: str, message: str) -> None:
     """Where no attack knows it; and of several norms, an attack that knows none of them is not dropped in silence."""
-    with pytest.raises(UserError, match=f"suite.yaml, line 1: {told}"):
-        planned(words)
+    with pytest.raises(UserError, match=f"suite.yaml, line 1: {message}"):
+        planned(text)
 
 
 @pytest.mark.parametrize(
-    ("words", "left"),
+    ("conditions", "left"),
     [
         (
             "exclude: {defense: hrs}",
@@ -107,16 +107,16 @@ def test_a_norm_that_no_attack_keeps_to_is_named(planned: Callable[[str], Plan],
     ],
 )
 def test_only_what_is_wanted_is_run_and_trained(
-    words: str, left: set[Any], planned: Callable[[str], Plan], expected: Callable[[str], list[Job]]
+    conditions: str, left: set[Any], planned: Callable[[str], Plan], expected: Callable[[str], list[Job]]
 ) -> None:
     """Cells are told by the words of the table; a model that none of them attacks is not trained."""
-    suite = f"{{n: 5, defenses: [none, hrs], attacks: [pgd, fgsm], eps: [0.1, 0.2], {words}}}"
+    suite = f"{{n: 5, defenses: [none, hrs], attacks: [pgd, fgsm], eps: [0.1, 0.2], {conditions}}}"
     assert {(job.cell.defense, job.cell.attack.name, job.cell.eps) for job in expected(suite)} == left
     assert len(planned(suite).models) == len({defense for defense, _, _ in left})
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("text", "message"),
     [
         ("attacks:\n- pgd\n- pdg", r"line 3: unknown attack 'pdg': did you mean 'pgd'\?"),
         ("attacks: [{name: pgd, stepps: 3}]", r"line 1: pgd has no parameter 'stepps': did you mean 'steps'\?"),
@@ -134,10 +134,10 @@ def test_only_what_is_wanted_is_run_and_trained(
         ("{attacks: [pgd], norm: l2}", "no default eps for l2: pass --eps"),
     ],
 )
-def test_a_slip_is_named(words: str, message: str, expected: Callable[[str], list[Job]]) -> None:
+def test_a_slip_is_named(text: str, message: str, expected: Callable[[str], list[Job]]) -> None:
     """With its line, before anything is trained."""
     with pytest.raises(UserError, match=message) as raised:
-        expected(words)
+        expected(text)
     assert "\n" not in str(raised.value)
 
 
@@ -186,17 +186,17 @@ def test_rules_of_decision_are_rows_of_one_training(
         ],
         key=str,
     )
-    for words in (suite, f"{{n: 5, defenses: {chains}, attacks: fgsm}}"):
-        trainings = {model.training.key for model in planned(words).models if model.training is not None}
+    for text in (suite, f"{{n: 5, defenses: {chains}, attacks: fgsm}}"):
+        trainings = {model.training.key for model in planned(text).models if model.training is not None}
         assert len(trainings) == 2
-    own = expected(f"{{n: 5, defenses: {chains}, attacks: fgsm, include: {{decision: [none, vote]}}}}")
-    assert [job.cell.defense for job in own] == ["none", "hrs(decision=vote,channels=[2,1])"]
+    vote_jobs = expected(f"{{n: 5, defenses: {chains}, attacks: fgsm, include: {{decision: [none, vote]}}}}")
+    assert [job.cell.defense for job in vote_jobs] == ["none", "hrs(decision=vote,channels=[2,1])"]
 
 
 def test_draws_of_a_gradient_can_be_excluded(expected: Callable[[str], list[Job]]) -> None:
     """By their number or their word, as the table has it."""
-    words = "n: 5, defenses: [none, {name: hrs, channels: [2, 1]}], attacks: {name: fgsm, eot: [3, exact, frozen]}"
-    cells = expected(f"{{{words}, exclude: [{{eot: 3}}, {{eot: frozen}}]}}")
+    suite = "n: 5, defenses: [none, {name: hrs, channels: [2, 1]}], attacks: {name: fgsm, eot: [3, exact, frozen]}"
+    cells = expected(f"{{{suite}, exclude: [{{eot: 3}}, {{eot: frozen}}]}}")
     assert [(job.cell.defense, job.cell.eot) for job in cells] == [("none", 1), ("hrs(channels=[2,1])", "exact")]
 
 
@@ -206,18 +206,18 @@ def test_the_hrs_suites_show_what_the_randomness_is_worth(name: str, expected: C
     rows: dict[Any, set[Any]] = {}
     for job in expected(f"{{extends: {name}, dataset: digits, model: small-cnn}}"):
         cell = job.cell
-        rules = [each.parameters["decision"] for each in cell.defenses if "decision" in each.parameters]
-        named = [(each.name, {**each.parameters, "decision": ""}) for each in cell.defenses]
+        rules = [defense.parameters["decision"] for defense in cell.defenses if "decision" in defense.parameters]
+        named = [(defense.name, {**defense.parameters, "decision": ""}) for defense in cell.defenses]
         threat = (str(named), bool(rules), cell.attack.label, cell.eps, cell.targeted)
         rows.setdefault(threat, set()).add((*rules, cell.eot))
-    for (_, draws, _, _, targeted), found in rows.items():
+    for (_, draws, _, _, targeted), evaluations in rows.items():
         if not draws:
-            assert found == {(1,)}
+            assert evaluations == {(1,)}
         elif targeted == "all":
-            assert found == {("one-draw", 1), ("one-draw", 10)}
+            assert evaluations == {("one-draw", 1), ("one-draw", 10)}
         else:
-            adaptive = found - {("one-draw", "frozen"), ("deterministic", 1), ("frozen", 1)}
-            assert len(found) == 4 and adaptive < {("one-draw", 10), ("one-draw", "exact")}
+            adaptive = evaluations - {("one-draw", "frozen"), ("deterministic", 1), ("frozen", 1)}
+            assert len(evaluations) == 4 and adaptive < {("one-draw", 10), ("one-draw", "exact")}
     assert {(draws, targeted) for _, draws, _, _, targeted in rows} == {
         *((draws, targeted) for draws in (True, False) for targeted in ("all", "no"))
     }

@@ -29,7 +29,7 @@ NOISE = method_spec(defenses, "gaussian-noise", {}).spec
 
 
 def test_what_is_trained_is_not_trained_again(cache: MakeCache) -> None:
-    """In the cache, one file for one training, and a damaged one is replaced."""
+    """The cache has one file for one training, and replaces a damaged one."""
     begun: list[Path] = []
     prepared = replace(cache(), begin=lambda label, path: begun.append(path))
     training = prepared.training(defenses=(NOISE,))
@@ -46,12 +46,12 @@ def test_what_is_trained_is_not_trained_again(cache: MakeCache) -> None:
 
 @pytest.mark.parametrize("rule", [{"decision": "deterministic"}, {"decision": "vote", "draws": 3}])
 def test_no_rule_of_decision_needs_a_training(cache: MakeCache, tmp_path: Path, rule: dict[str, Any]) -> None:
-    """In the cache all rules share their weights; a file of the user's own has the rule that they asked for."""
+    """In the cache all rules share their weights; a file that the user named has the requested rule."""
     begun: list[Path] = []
     prepared = replace(cache(seed=21), begin=lambda label, path: begun.append(path))
     usual, other = (
-        prepared.training(defenses=(method_spec(defenses, "hrs", {"channels": [2, 1], **each}).spec,))
-        for each in ({}, rule)
+        prepared.training(defenses=(method_spec(defenses, "hrs", {"channels": [2, 1], **values}).spec,))
+        for values in ({}, rule)
     )
     cached_checkpoint(usual).unlink(missing_ok=True)
     (decided,) = prepared.trained(other).defenses
@@ -80,27 +80,27 @@ def test_no_rule_of_decision_needs_a_training(cache: MakeCache, tmp_path: Path, 
 def test_a_training_goes_on_from_what_was_trained_with_fewer_defenses(
     cache: MakeCache, tmp_path: Path, chain: list[Any], stages: list[str], trained: list[str]
 ) -> None:
-    """With the very weights and the record that it has where it begins anew."""
-    seen: list[str] = []
-    prepared = replace(cache(seed=31), progress=lambda now: seen.append(now.name))
+    """Its weights and its record equal those of a training from the beginning."""
+    names: list[str] = []
+    prepared = replace(cache(seed=31), progress=lambda state: names.append(state.name))
     specs = tuple(method_spec(defenses, name, parameters).spec for name, parameters in chain)
     training = prepared.training(defenses=specs)
     for beginning in (prepared.training(defenses=specs[:count]) for count in range(len(specs))):
         cached_checkpoint(beginning).unlink(missing_ok=True)
-    anew = prepared.trained(training, tmp_path / "anew.safetensors")
-    assert seen == stages
+    whole = prepared.trained(training, tmp_path / "whole.safetensors")
+    assert names == stages
     prepared.trained(prepared.training(defenses=specs[:-1]))
-    seen.clear()
-    again = prepared.trained(training, tmp_path / "again.safetensors")
-    assert seen == trained
-    assert same(tensors(anew), tensors(again))
-    assert [list(stage["trained"]) for stage in again.training["stages"]] == [
-        list(stage["trained"]) for stage in anew.training["stages"]
+    names.clear()
+    resumed = prepared.trained(training, tmp_path / "resumed.safetensors")
+    assert names == trained
+    assert same(tensors(whole), tensors(resumed))
+    assert [list(stage["trained"]) for stage in resumed.training["stages"]] == [
+        list(stage["trained"]) for stage in whole.training["stages"]
     ]
 
 
 def test_a_file_that_the_user_named_is_not_replaced_blindly(cache: MakeCache, tmp_path: Path) -> None:
-    """Another training's checkpoint gives way to the one asked for; what is none stays."""
+    """The checkpoint of another training is replaced; a file that is no checkpoint stays."""
     path = tmp_path / "model.safetensors"
     prepared = cache()
     prepared.trained(prepared.training(), path)
@@ -148,24 +148,24 @@ def test_the_accuracy_of_a_randomized_model_is_the_same_each_time(cache: MakeCac
 
 
 def test_two_processes_train_a_model_once(cache: MakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other one waits, and takes what was trained."""
+    """The other one waits, and uses the trained checkpoint."""
     monkeypatch.setattr(model_cache, "PAUSE", 0.01)
     prepared = cache(seed=77)
     training = prepared.training()
     path = cached_checkpoint(training)
     claim = Leases(path.parent.parent).hold(training.key)
     assert claim.__enter__()
-    found: list[DefendedModel] = []
-    waiting = threading.Thread(target=lambda: found.append(prepared.trained(training)))
+    models: list[DefendedModel] = []
+    waiting = threading.Thread(target=lambda: models.append(prepared.trained(training)))
     waiting.start()
     waiting.join(0.2)
     assert prepared.is_being_trained(training)
-    assert not found and not path.exists() and not prepared.train_if_free(training)
+    assert not models and not path.exists() and not prepared.train_if_free(training)
     other = cache(seed=78).trained(cache(seed=78).training())
-    shutil.copy(other.path, path)  # no checkpoint of that training: it is trained again
+    shutil.copy(other.path, path)  # the checkpoint of another training, which is replaced
     claim.__exit__(None, None, None)
     waiting.join(60)
-    assert [defended.training["key"] for defended in found] == [training.key]
+    assert [defended.training["key"] for defended in models] == [training.key]
 
 
 @pytest.fixture
