@@ -9,6 +9,7 @@ from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.store import Failure, RequestedCell
 from robustbench_cli.benchmarks.suites.config import SuiteConfig
+from robustbench_cli.cli import console
 from robustbench_cli.cli.exit_codes import CellsFailed
 from robustbench_cli.cli.session import (
     describe_cell,
@@ -72,17 +73,20 @@ def test_a_cell_is_described_by_what_differs(eps: str, changes: dict[str, Any], 
     assert describe_cell(job) == text
 
 
-def test_a_small_data_set_gives_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_small_data_set_gives_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line for each data set that has fewer images than the user wants."""
+    warnings: list[str] = []
+    monkeypatch.setattr(console, "warn", warnings.append)
     config = SuiteConfig.from_options(n=(600, 700))
     warn_of_small_datasets(config, {"digits": 500, "mnist": 700})
-    assert capfd.readouterr().err == "advdef: warning: --n 700: digits has 500 test images, and all of them are used\n"
+    assert warnings == ["--n 700: digits has 500 test images, and all of them are used"]
     warn_of_small_datasets(SuiteConfig.from_options(), {"digits": 500})
-    assert capfd.readouterr().err == ""
+    assert len(warnings) == 1
 
 
-def test_failures_end_the_command() -> None:
+def test_failures_end_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is one line with the cell's id; no failure ends nothing."""
+    monkeypatch.setattr(console.settings, "verbose", False)
     failure = Failure(cell=cell(), eps="0.1", error="out of memory")
     line = f"cell {failure.cell.id} (none pgd) failed: out of memory"
     assert failure_line(failure) == line
