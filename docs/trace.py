@@ -1,9 +1,10 @@
 """Prints the way of a command from the shell to PGD's loop: the functions on the stack, and all that were entered before.
 
-Run ``python docs/trace.py`` in a checkout; it needs nothing but the embedded data. It trains a model in an empty cache, then runs
-the same command again with the trained model and an empty store, and traces that run: what counts is the way of a command
-that has everything it needs. Other arguments of ``advdef`` may follow the script's name. The command is the ``main`` of the
-first module of ``MODULES`` that exists, so that older checkouts can be traced too; ``ADVDEF_TRACE_MODULE`` names another.
+Run ``python docs/trace.py`` in a checkout; it needs nothing but the embedded data. It trains a model for one epoch in an empty
+cache, then runs the same command again with the trained model and an empty store, and traces that run: what counts is the way
+of a command that has everything it needs. Other arguments of ``advdef`` may follow the script's name. The command is the
+``main`` of the first module of ``MODULES`` that exists, so that older checkouts can be traced too; ``ADVDEF_TRACE_MODULE``
+names another.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-COMMAND = ("attack", "--defense", "hrs", "--attack", "pgd")
+COMMAND = ("attack", "--defense", "hrs", "--attack", "pgd", "--epochs", "1")
 MODULES = ("robustbench_cli.cli.main", "robustbench_cli.main")
 LOOP = ("attacks/pgd.py", "PGD.run")
 FOLDERS = ("attacks", "benchmarks", "defenses", "robustbench_cli")

@@ -54,7 +54,7 @@ def test_pixels_at_the_edge_of_the_box_are_spent_on_nothing() -> None:
 
 
 def test_the_penalty_holds_the_largest_change_down(digits_victim: Victim) -> None:
-    """With next to no penalty, which leaves the margin alone to be minimised, more perturbations are larger than smaller.
+    """With next to no penalty, which leaves the margin alone to be minimized, more perturbations are larger than smaller.
 
     By a sign test of the images at a level of 1e-6.
     """

@@ -1,3 +1,5 @@
+"""Every gradient-based minimal-norm attack, compared with closed-form distances of linear models."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

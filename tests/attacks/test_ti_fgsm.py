@@ -15,7 +15,7 @@ from .conftest import Victim
 
 
 class Colours(nn.Module):
-    """Two classes of three-coloured images, with a weight for every pixel."""
+    """Two classes of three-colored images, with a weight for every pixel."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -114,7 +114,7 @@ def make_result() -> MakeResult:
 
 @pytest.fixture
 def cache() -> Callable[..., ModelCache]:
-    """How models are come by, with a training of a second."""
+    """Makes model caches with short trainings."""
 
     def make(dataset: str = "digits", seed: int = 0, **recipe: Any) -> ModelCache:
         return ModelCache(
@@ -136,7 +136,7 @@ def hrs() -> MethodSpec:
 
 @pytest.fixture
 def defended(cache: Callable[..., ModelCache]) -> DefendedModel:
-    """A network that has learned a little."""
+    """A briefly trained network."""
     prepared = cache(epochs=8)
     return prepared.trained(prepared.training())
 

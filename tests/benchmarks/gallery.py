@@ -82,7 +82,7 @@ class NoGradient(Base):
 
 
 class Rounded(Base):
-    """Sees few grey values."""
+    """Sees few gray values."""
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward((images * 7).round() / 7)

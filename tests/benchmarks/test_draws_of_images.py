@@ -1,3 +1,5 @@
+"""The outcome of an image depends neither on the batch size nor on the other images, for any kind of randomness."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -71,9 +71,9 @@ console.warn("beware")
 """
 
 
-@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["plain", "no colour", "dumb"])
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["plain", "no color", "dumb"])
 def test_bars_are_for_terminals(environment: dict[str, str]) -> None:
-    """A terminal gets bars rather than lines, without colours where NO_COLOR is set; one that cannot move gets lines."""
+    """A terminal gets bars rather than lines, without colors where NO_COLOR is set; one that cannot move gets lines."""
     controller, terminal = pty.openpty()
     settings = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "TERM"}}
     done = subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -80,7 +81,8 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     """The page's example prints an accuracy and the flags."""
     (example,) = blocks(ROOT / "docs/python.md", "python")
     command = [sys.executable, "-W", "error", "-c", example]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"[01]\.\d+ \(.*\)\n", done.stdout)
 

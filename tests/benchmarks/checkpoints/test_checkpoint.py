@@ -54,7 +54,7 @@ def own(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
-    """Somebody's state dict of the same network, which wants normalised images."""
+    """Somebody's state dict of the same network, which wants normalized images."""
     path = tmp_path / "foreign.pth"
     network = own_model().get_submodule("network")
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in network.state_dict().items()}}, path)
@@ -83,7 +83,7 @@ def test_the_metadata_are_plain_json(own: Path) -> None:
 
 
 def test_the_global_generator_does_not_matter(own: Path) -> None:
-    """What the rebuilt model was initialised with leaves no trace in what is loaded."""
+    """What the rebuilt model was initialized with leaves no trace in what is loaded."""
     images = torch.rand(2, *SHAPE)
     torch.manual_seed(1)
     first = load_checkpoint(own).model(images)
@@ -271,7 +271,7 @@ def test_cut_off_checkpoints_are_named(own: Path) -> None:
 
 
 def test_a_foreign_file_is_loaded_as_it_is_said_to_be(foreign: Path) -> None:
-    """With model, classes, shape and normalisation said, the model is the network on normalised images, bit for bit."""
+    """With model, classes, shape and normalization said, the model is the network on normalized images, bit for bit."""
     with pytest.warns(Notice, match="foreign.pth: took 'state_dict'$"):
         loaded = load_checkpoint(foreign, model="small-cnn", classes=4, mean=MEAN, std=STD, shape=SHAPE)
     images = torch.rand(6, *SHAPE)
@@ -282,7 +282,7 @@ def test_a_foreign_file_is_loaded_as_it_is_said_to_be(foreign: Path) -> None:
 
 
 def test_a_foreign_safetensors_file(tmp_path: Path) -> None:
-    """Safetensors without our description are foreign, too, and need no normalisation where none is said."""
+    """Safetensors without our description are foreign, too, and need no normalization where none is said."""
     network = own_model().get_submodule("network")
     path = tmp_path / "a.safetensors"
     safetensors.torch.save_file(network.state_dict(), path)

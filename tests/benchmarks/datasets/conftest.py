@@ -45,7 +45,7 @@ def idx(array: np.ndarray) -> bytes:
 
 
 @pytest.fixture
-def grey() -> dict[str, np.ndarray]:
+def gray() -> dict[str, np.ndarray]:
     """Seven train and five test images of 28 x 28 with their labels."""
     random = np.random.RandomState(1)
     return {
@@ -57,9 +57,9 @@ def grey() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def idx_files(grey: dict[str, np.ndarray]) -> dict[str, bytes]:
+def idx_files(gray: dict[str, np.ndarray]) -> dict[str, bytes]:
     """The same as compressed IDX files, by name."""
-    return {f"{name}.gz": gzip.compress(idx(array)) for name, array in grey.items()}
+    return {f"{name}.gz": gzip.compress(idx(array)) for name, array in gray.items()}
 
 
 @pytest.fixture

@@ -23,13 +23,13 @@ def debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, idx_files: dict[str,
     return folder
 
 
-def test_debians_files_are_read(debian: Path, grey: dict[str, np.ndarray], network: dict[str, bytes]) -> None:
+def test_debians_files_are_read(debian: Path, gray: dict[str, np.ndarray], network: dict[str, bytes]) -> None:
     """Compressed IDX files become images (N, 1, 28, 28) of value / 255, in the file's order."""
     for split, word, n in (("train", "train", 7), ("test", "t10k", 5)):
         images, labels = FashionMnist(data_dir=debian / "none").split(split).batch(torch.arange(n))
         assert images.shape == (n, 1, 28, 28)
-        assert np.array_equal((images[:, 0] * 255).round().numpy(), grey[f"{word}-images-idx3-ubyte"])
-        assert labels.tolist() == grey[f"{word}-labels-idx1-ubyte"].tolist()
+        assert np.array_equal((images[:, 0] * 255).round().numpy(), gray[f"{word}-images-idx3-ubyte"])
+        assert labels.tolist() == gray[f"{word}-labels-idx1-ubyte"].tolist()
 
 
 def test_data_dir_is_used_without_debians_files(
@@ -38,13 +38,13 @@ def test_data_dir_is_used_without_debians_files(
     network: dict[str, bytes],
     idx_files: dict[str, bytes],
     known_idx: Callable[[type], None],
-    grey: dict[str, np.ndarray],
+    gray: dict[str, np.ndarray],
 ) -> None:
     """Without Debian's package the data come from data_dir, and from the network where they are not there."""
     monkeypatch.setattr(FashionMnist, "debian", tmp_path / "absent")
     known_idx(torchvision.datasets.FashionMNIST)
     network.update(idx_files)
-    assert FashionMnist(data_dir=tmp_path).split("train").labels.tolist() == grey["train-labels-idx1-ubyte"].tolist()
+    assert FashionMnist(data_dir=tmp_path).split("train").labels.tolist() == gray["train-labels-idx1-ubyte"].tolist()
     assert (tmp_path / "FashionMNIST" / "raw" / "train-images-idx3-ubyte").is_file()
 
 

@@ -20,10 +20,10 @@ from robustbench_cli.core.errors import UserError
 
 
 def write(folder: Path, name: str, value: int, *, size: tuple[int, int] = (6, 4), mode: str = "RGB") -> Path:
-    """A file of one colour, ``size`` (width, height), whose first channel is ``value``."""
+    """A file of one color, ``size`` (width, height), whose first channel is ``value``."""
     folder.mkdir(parents=True, exist_ok=True)
-    colour = value if mode in ("L", "I;16") else (value, 100, 200)
-    Image.new(mode, size, colour).save(folder / name)
+    color = value if mode in ("L", "I;16") else (value, 100, 200)
+    Image.new(mode, size, color).save(folder / name)
     return folder / name
 
 
@@ -75,8 +75,8 @@ def test_images_of_two_sizes_name_two_files(tmp_path: Path) -> None:
         split.batch(torch.arange(21))
 
 
-def test_grey_files_become_three_channels(tmp_path: Path) -> None:
-    """A grey image among colour ones is read with three equal channels, as torchvision does."""
+def test_gray_files_become_three_channels(tmp_path: Path) -> None:
+    """A gray image among color ones is read with three equal channels, as torchvision does."""
     write(tmp_path / "a", "0.png", 51)
     write(tmp_path / "b", "0.png", 51, mode="L")
     images, labels = ImageFolder(str(tmp_path)).split("test").batch(torch.arange(2))

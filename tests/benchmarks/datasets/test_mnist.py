@@ -10,7 +10,7 @@ from robustbench_cli.benchmarks.datasets.mnist import Mnist
 
 
 def test_torchvisions_files_are_read(
-    tmp_path: Path, idx_files: dict[str, bytes], grey: dict[str, np.ndarray], network: dict[str, bytes]
+    tmp_path: Path, idx_files: dict[str, bytes], gray: dict[str, np.ndarray], network: dict[str, bytes]
 ) -> None:
     """IDX files under MNIST/raw become images (N, 1, 28, 28) of value / 255, in the file's order."""
     raw = tmp_path / "MNIST" / "raw"
@@ -20,5 +20,5 @@ def test_torchvisions_files_are_read(
     for split, word, n in (("train", "train", 7), ("test", "t10k", 5)):
         images, labels = Mnist(data_dir=tmp_path).split(split).batch(torch.arange(n))
         assert images.shape == (n, 1, 28, 28)
-        assert np.array_equal((images[:, 0] * 255).round().numpy(), grey[f"{word}-images-idx3-ubyte"])
-        assert labels.tolist() == grey[f"{word}-labels-idx1-ubyte"].tolist()
+        assert np.array_equal((images[:, 0] * 255).round().numpy(), gray[f"{word}-images-idx3-ubyte"])
+        assert labels.tolist() == gray[f"{word}-labels-idx1-ubyte"].tolist()

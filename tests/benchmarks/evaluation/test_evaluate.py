@@ -107,8 +107,8 @@ def labels_of(network: nn.Module, images: Tensor = IMAGES) -> Tensor:
         return cast("Tensor", network(images).argmax(1))
 
 
-def grey(count: int, value: float = 0.25) -> tuple[Tensor, Tensor]:
-    """Images of one grey, all of class 0."""
+def gray(count: int, value: float = 0.25) -> tuple[Tensor, Tensor]:
+    """Images of one gray, all of class 0."""
     return torch.full((count, 1, 4, 4), value), torch.zeros(count, dtype=torch.int64)
 
 
@@ -119,46 +119,46 @@ def bounds(trials: int, probability: float) -> tuple[float, float]:
 
 def test_expected_accuracies_are_those_of_the_draws() -> None:
     """A coin of 70 % that an attack can bring down to 50 % is reported as just that, within exact binomial bounds."""
-    found = evaluate(Coin(0.9, slope=0.8), *grey(500), attack=PGD(steps=5), eps=0.25).summary
+    summary = evaluate(Coin(0.9, slope=0.8), *gray(500), attack=PGD(steps=5), eps=0.25).summary
     low, high = bounds(5000, 0.7)
-    assert low <= found["clean_accuracy"] <= high
+    assert low <= summary["clean_accuracy"] <= high
     low, high = bounds(5000, 0.5)
-    assert low <= found["robust_accuracy"] <= high
+    assert low <= summary["robust_accuracy"] <= high
     # Right in every one of ten draws, each image by itself: 0.5 ** 10; and a vote of six or more.
     low, high = bounds(500, stats.binom.sf(5, 10, 0.5))
-    assert low <= found["robust_accuracy_vote"] <= high
+    assert low <= summary["robust_accuracy_vote"] <= high
     low, high = bounds(500, 0.5**10)
-    assert low <= found["robust_accuracy_every_draw"] <= high
+    assert low <= summary["robust_accuracy_every_draw"] <= high
 
 
 @pytest.mark.parametrize("repeats", [1, 2, 10])
 def test_no_attack_lowers_a_coins_share(repeats: int) -> None:
     """A model that is right in 62 % of draws is so reported at eps = 1e-9, however few draws score it."""
     images = 4000 // repeats
-    found = evaluate(Fickle(0.62), *grey(images, 0.0), attack=PGD(steps=3), eps=1e-9, eot=5, repeats=repeats)
+    result = evaluate(Fickle(0.62), *gray(images, 0.0), attack=PGD(steps=3), eps=1e-9, eot=5, repeats=repeats)
     low, high = bounds(images * repeats, 0.62)
-    assert low <= found.summary["robust_accuracy"] <= high
-    assert found.outcomes.distance.max() > 0
+    assert low <= result.summary["robust_accuracy"] <= high
+    assert result.outcomes.distance.max() > 0
 
 
 def test_noise_alone_is_no_success() -> None:
     """A coin falls on the perturbed image as on the clean one, so that its own errors are not the attack's."""
-    found = evaluate(Coin(0.62), *grey(400, 0.0), attack=PGD(steps=3), eps=1e-9, eot=5)
-    assert found.outcomes.distance.max() > 0
-    assert found.summary["attack_success_rate"] == 0
+    result = evaluate(Coin(0.62), *gray(400, 0.0), attack=PGD(steps=3), eps=1e-9, eot=5)
+    assert result.outcomes.distance.max() > 0
+    assert result.summary["attack_success_rate"] == 0
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-9])
 def test_zero_radius_leaves_robust_at_clean(eps: float) -> None:
     """With eps 0, in any norm and with any number of candidates, robust and clean agree to the last bit."""
     for attack, targeted in ((PGD(steps=3), "no"), (FGSM(), "next"), (CW(steps=3, binary_search_steps=1), "no")):
-        found = evaluate(
-            Coin(0.9, slope=0.8), *grey(60), attack=attack, norm="l2", eps=eps, targeted=cast("Targeted", targeted)
+        result = evaluate(
+            Coin(0.9, slope=0.8), *gray(60), attack=attack, norm="l2", eps=eps, targeted=cast("Targeted", targeted)
         )
         if eps == 0:
-            assert found.summary["robust_accuracy"] == found.summary["clean_accuracy"]
-            assert torch.equal(found.perturbed, grey(60)[0])
-        assert found.outcomes.distance.max() <= eps
+            assert result.summary["robust_accuracy"] == result.summary["clean_accuracy"]
+            assert torch.equal(result.perturbed, gray(60)[0])
+        assert result.outcomes.distance.max() <= eps
 
 
 class Lucky(FixedRadiusAttack):
@@ -178,25 +178,25 @@ class Lucky(FixedRadiusAttack):
 
 def test_lucky_draws_gain_nothing() -> None:
     """An attack that keeps what happened to fool 50 draws finds, on fresh ones, the very share that was there before."""
-    found = evaluate(Fickle(0.62), *grey(500), attack=Lucky(), eps=0.1, eot=1)
+    result = evaluate(Fickle(0.62), *gray(500), attack=Lucky(), eps=0.1, eot=1)
     low, high = bounds(5000, 0.62)
-    assert low <= found.summary["robust_accuracy"] <= high
-    assert found.flags[0] == "no-eot"
+    assert low <= result.summary["robust_accuracy"] <= high
+    assert result.flags[0] == "no-eot"
 
 
 def test_the_best_of_many_candidates_is_scored_afresh() -> None:
     """Ten candidates of which none is worse than another leave what any leaves, on draws that did not choose among them."""
-    found = evaluate(Fickle(0.62, 10), *grey(300), attack=PGD(steps=1), eps=0.1, targeted="all", eot=1)
-    assert found.outcomes.perturbed.shape == (9, 10, 300)
+    result = evaluate(Fickle(0.62, 10), *gray(300), attack=PGD(steps=1), eps=0.1, targeted="all", eot=1)
+    assert result.outcomes.perturbed.shape == (9, 10, 300)
     low, high = bounds(3000, 0.62)
-    assert low <= found.summary["robust_accuracy"] <= high
+    assert low <= result.summary["robust_accuracy"] <= high
 
 
 def test_countable_draws_are_chosen_on_exactly() -> None:
     """Where all draws are cheap, the choice among candidates rests on all of them: equal images survive equally well."""
     images = torch.tensor([0.0, 0.25, 0.9]).repeat(50).view(150, 1, 1, 1).repeat(1, 1, 4, 4)
     model = TwoCoins(0.9, slope=0.8)
-    survival = evaluate(model, images, grey(150)[1], attack=FGSM(), eps=0.0).outcomes.clean_survival
+    survival = evaluate(model, images, gray(150)[1], attack=FGSM(), eps=0.0).outcomes.clean_survival
     # Of two draws, 2, 1 and 0 are right; margins below 0.6 decide between equal shares, with at most a fifth of 3/8.
     assert np.abs(survival.reshape(50, 3) - [1, 0.5, 0]).max() <= 0.075
     assert np.ptp(survival.reshape(50, 3), axis=0).max() < 1e-6
@@ -229,13 +229,13 @@ def test_an_attack_is_not_believed(
 ) -> None:
     """Whatever an attack returns is projected into the ball and the box, and flagged."""
     monkeypatch.setattr(Liar, "returns", staticmethod(returns), raising=False)
-    found = evaluate(network, IMAGES, labels_of(network), attack=Liar(), norm=norm, eps=0.05)
-    assert found.flags == ("left-the-ball",)
-    assert found.perturbed.min() >= 0
-    assert found.perturbed.max() <= 1
-    difference = (found.perturbed.double() - IMAGES.double()).flatten(1)
+    result = evaluate(network, IMAGES, labels_of(network), attack=Liar(), norm=norm, eps=0.05)
+    assert result.flags == ("left-the-ball",)
+    assert result.perturbed.min() >= 0
+    assert result.perturbed.max() <= 1
+    difference = (result.perturbed.double() - IMAGES.double()).flatten(1)
     assert difference.norm(p=torch.inf if norm == "linf" else 2, dim=1).max() <= 0.05
-    assert found.outcomes.distance.max() <= 0.05
+    assert result.outcomes.distance.max() <= 0.05
 
 
 @pytest.mark.parametrize(
@@ -295,11 +295,11 @@ def test_the_same_evaluation_gives_the_same_outcomes(model: nn.Module) -> None:
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    first = evaluate(model, *grey(50), attack=PGD(steps=3), eps=0.1, seed=4)
+    first = evaluate(model, *gray(50), attack=PGD(steps=3), eps=0.1, seed=4)
     assert torch.equal(torch.rand(3), expected)
-    second = evaluate(model, *grey(50), attack=PGD(steps=3), eps=0.1, seed=4)
+    second = evaluate(model, *gray(50), attack=PGD(steps=3), eps=0.1, seed=4)
     assert first.outcomes.to_bytes() == second.outcomes.to_bytes()
-    other = evaluate(model, *grey(50), attack=PGD(steps=3), eps=0.1, seed=5)
+    other = evaluate(model, *gray(50), attack=PGD(steps=3), eps=0.1, seed=5)
     assert not np.array_equal(first.outcomes.clean, other.outcomes.clean)
 
 
@@ -322,9 +322,9 @@ def test_passes_are_counted(network: Network, targeted: Targeted) -> None:
     unreported = set()
     for steps in (2, 5):
         network.rows = network.rows_with_gradient = 0
-        found = evaluate(network, IMAGES, labels, attack=PGD(steps=steps, restarts=2), eps=0.02, targeted=targeted)
-        assert found.backwards > 0
-        unreported.add((network.rows - found.forwards, network.rows_with_gradient - found.backwards))
+        result = evaluate(network, IMAGES, labels, attack=PGD(steps=steps, restarts=2), eps=0.02, targeted=targeted)
+        assert result.backwards > 0
+        unreported.add((network.rows - result.forwards, network.rows_with_gradient - result.backwards))
     assert len(unreported) == 1
     ((rows, rows_with_gradient),) = unreported
     assert rows < 30 * len(IMAGES)
@@ -335,8 +335,8 @@ def test_passes_are_counted(network: Network, targeted: Targeted) -> None:
 def test_targets_are_never_the_images_own_class(network: Network, targeted: Targeted) -> None:
     """Each way of choosing gives wrong classes only, and what it says; the rate is the share of targets reached."""
     labels = labels_of(network)
-    found = evaluate(network, IMAGES, labels, attack=PGD(steps=10), eps=0.1, targeted=targeted)
-    targets = found.outcomes.targets
+    result = evaluate(network, IMAGES, labels, attack=PGD(steps=10), eps=0.1, targeted=targeted)
+    targets = result.outcomes.targets
     assert targets.shape == (3 if targeted == "all" else 1, 40)
     assert not (targets == labels.numpy()).any()
     assert targets.min() >= 0
@@ -349,15 +349,15 @@ def test_targets_are_never_the_images_own_class(network: Network, targeted: Targ
         assert np.array_equal(targets[0], logits.argmin(1).numpy())
     if targeted == "all":
         assert (np.sort(np.vstack([targets, labels.numpy()]), axis=0) == np.arange(4)[:, None]).all()
-    reached = (found.outcomes.perturbed[:, 0] == targets).mean()
-    assert found.summary["attack_success_rate"] == pytest.approx(reached)
+    reached = (result.outcomes.perturbed[:, 0] == targets).mean()
+    assert result.summary["attack_success_rate"] == pytest.approx(reached)
 
 
 def test_random_targets_are_spread_evenly() -> None:
     """Of 3,000 images, each of the nine wrong classes is aimed at as often as chance allows, at a level of 1e-6."""
     images, labels = torch.rand(3000, 1, 2, 2), torch.arange(3000) % 10
-    found = evaluate(Fickle(0.5, 10), images, labels, attack=FGSM(), eps=0.1, targeted="random", repeats=1, eot=1)
-    targets = found.outcomes.targets
+    result = evaluate(Fickle(0.5, 10), images, labels, attack=FGSM(), eps=0.1, targeted="random", repeats=1, eot=1)
+    targets = result.outcomes.targets
     shifts = np.bincount((targets[0] - labels.numpy()) % 10, minlength=10)
     assert shifts[0] == 0
     assert stats.chisquare(shifts[1:]).pvalue > 1e-6
@@ -366,11 +366,11 @@ def test_random_targets_are_spread_evenly() -> None:
 def test_of_all_targets_the_least_survived_image_is_kept(network: Network) -> None:
     """The images that come back are, for each, those of the goal that the deployed rule survives least."""
     labels = labels_of(network)
-    found = evaluate(network, IMAGES, labels, attack=PGD(steps=10), eps=0.06, targeted="all")
-    worst = found.outcomes.survival.argmin(axis=0)
-    kept = found.outcomes.perturbed[worst, 0, np.arange(40)]
-    assert np.array_equal(labels_of(network, found.perturbed).numpy(), kept)
-    assert found.summary["robust_accuracy"] == (kept == labels.numpy()).mean() < 1
+    result = evaluate(network, IMAGES, labels, attack=PGD(steps=10), eps=0.06, targeted="all")
+    worst = result.outcomes.survival.argmin(axis=0)
+    predictions = result.outcomes.perturbed[worst, 0, np.arange(40)]
+    assert np.array_equal(labels_of(network, result.perturbed).numpy(), predictions)
+    assert result.summary["robust_accuracy"] == (predictions == labels.numpy()).mean() < 1
 
 
 def test_a_minimal_norm_attack_is_read_at_a_radius(network: Network) -> None:
@@ -389,8 +389,8 @@ def test_a_minimal_norm_attack_is_read_at_a_radius(network: Network) -> None:
 def test_clean_errors_count_as_wrong(network: Network) -> None:
     """A deterministic model's mistakes stay mistakes, though an attack may move such an image to its class."""
     labels = (labels_of(network) + 1) % 4
-    found = evaluate(network, IMAGES, labels, attack=PGD(steps=20), eps=0.2, targeted="all")
-    assert found.summary["clean_accuracy"] == found.summary["robust_accuracy"] == 0
+    result = evaluate(network, IMAGES, labels, attack=PGD(steps=20), eps=0.2, targeted="all")
+    assert result.summary["clean_accuracy"] == result.summary["robust_accuracy"] == 0
 
 
 class Rounding(nn.Module):
@@ -420,17 +420,17 @@ def test_flags_say_what_speaks_against_a_result(network: Network) -> None:
     rounded = Rounding(network)
     assert evaluate(rounded, IMAGES, labels_of(rounded), attack=PGD(steps=3), eps=0.05).flags == ("zero-gradient",)
     coin = Coin(0.9, slope=0.8)
-    assert evaluate(coin, *grey(20), attack=PGD(steps=3), eps=0.05, eot=1).flags == ("no-eot",)
-    assert evaluate(coin, *grey(20), attack=PGD(steps=3), eps=0.05).flags == ()
+    assert evaluate(coin, *gray(20), attack=PGD(steps=3), eps=0.05, eot=1).flags == ("no-eot",)
+    assert evaluate(coin, *gray(20), attack=PGD(steps=3), eps=0.05).flags == ()
 
 
 @pytest.mark.parametrize("targeted", ["no", "least-likely"])
 def test_transfer_from_the_attacked_model_is_the_attack_itself(network: Network, targeted: Targeted) -> None:
     """The same outcomes for every image, at the same price."""
     labels = labels_of(network)
-    words: dict[str, Any] = {"eps": 0.3, "targeted": targeted}
-    itself = evaluate(network, IMAGES, labels, attack=MIFGSM(), **words)
-    transfer = evaluate(network, IMAGES, labels, attack=Transfer(surrogate=network), **words)
+    options: dict[str, Any] = {"eps": 0.3, "targeted": targeted}
+    itself = evaluate(network, IMAGES, labels, attack=MIFGSM(), **options)
+    transfer = evaluate(network, IMAGES, labels, attack=Transfer(surrogate=network), **options)
     assert transfer.summary == pytest.approx(itself.summary, rel=0, abs=0, nan_ok=True)
     assert torch.equal(transfer.perturbed, itself.perturbed)
     assert (transfer.backwards, transfer.forwards) == (itself.backwards, itself.forwards)
@@ -459,8 +459,8 @@ def test_the_targets_of_a_transfer_are_the_attacked_models(network: Network) -> 
     with torch.no_grad():
         least = network(IMAGES).argmin(1)
     attack = Transfer(surrogate=Turned())
-    found = evaluate(network, IMAGES, labels_of(network), attack=attack, eps=0.05, targeted="least-likely")
-    assert np.array_equal(found.outcomes.targets[0], least.numpy())
+    result = evaluate(network, IMAGES, labels_of(network), attack=attack, eps=0.05, targeted="least-likely")
+    assert np.array_equal(result.outcomes.targets[0], least.numpy())
 
 
 def test_a_surrogate_and_the_attacked_model_each_have_their_own_draws() -> None:
@@ -470,16 +470,16 @@ def test_a_surrogate_and_the_attacked_model_each_have_their_own_draws() -> None:
         [0.4 - 0.8 * images.flatten(1).mean(1), torch.zeros(len(images))], dim=1
     )
     attack = Transfer(surrogate=steady)
-    found = evaluate(coin, *grey(20), attack=attack, eps=0.05, repeats=7)
-    assert found.outcomes.perturbed.shape == (1, 7, 20)
-    assert found.backwards == 20 * 10
-    assert found.flags == ()
+    result = evaluate(coin, *gray(20), attack=attack, eps=0.05, repeats=7)
+    assert result.outcomes.perturbed.shape == (1, 7, 20)
+    assert result.backwards == 20 * 10
+    assert result.flags == ()
     attack = Transfer(surrogate=coin)
     for eot, draws, flags in ((1, 1, ("no-eot",)), ("auto", 10, ())):
-        found = evaluate(steady, *grey(20), attack=attack, eps=0.05, eot=eot, repeats=7)
-        assert found.outcomes.perturbed.shape == (1, 1, 20)
-        assert found.backwards == 20 * 10 * draws
-        assert found.flags == flags
+        result = evaluate(steady, *gray(20), attack=attack, eps=0.05, eot=eot, repeats=7)
+        assert result.outcomes.perturbed.shape == (1, 1, 20)
+        assert result.backwards == 20 * 10 * draws
+        assert result.flags == flags
 
 
 def test_a_surrogate_of_other_classes_is_named(network: Network) -> None:
@@ -492,22 +492,22 @@ def test_a_surrogate_of_other_classes_is_named(network: Network) -> None:
 def test_no_number_is_no_right_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a model answers an image in the ball with NaN, the image counts as lost."""
     monkeypatch.setattr(Liar, "returns", staticmethod(lambda images: images + 0.25), raising=False)
-    found = evaluate(NoNumbers(), *grey(20), attack=Liar(), eps=0.3)
-    assert found.summary["clean_accuracy"] == 1
-    assert found.summary["robust_accuracy"] == found.summary["robust_accuracy_vote"] == 0
-    assert (found.outcomes.perturbed == NO_NUMBER).all()
+    result = evaluate(NoNumbers(), *gray(20), attack=Liar(), eps=0.3)
+    assert result.summary["clean_accuracy"] == 1
+    assert result.summary["robust_accuracy"] == result.summary["robust_accuracy_vote"] == 0
+    assert (result.outcomes.perturbed == NO_NUMBER).all()
 
 
 def test_progress_is_told_in_images(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """After each slice, how many images are done."""
     monkeypatch.setattr(evaluation, "IMAGES_AT_ONCE", 15)
-    told: list[int] = []
-    evaluate(network, IMAGES, labels_of(network), attack=FGSM(), eps=0.1, progress=told.append)
-    assert told == [15, 30, 40]
+    counts: list[int] = []
+    evaluate(network, IMAGES, labels_of(network), attack=FGSM(), eps=0.1, progress=counts.append)
+    assert counts == [15, 30, 40]
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"attack": PGD}, "attack is <class .*PGD.*>: give an attack with its parameters, such as PGD"),
         ({"images": IMAGES[0]}, r"the images have the shape \(1, 6, 6\)"),
@@ -531,11 +531,11 @@ def test_progress_is_told_in_images(network: Network, monkeypatch: pytest.Monkey
         ({"options": EvaluationOptions()}, "evaluate has options and the keyword 'eps': give eps in options"),
     ],
 )
-def test_mistakes_from_python_are_named(network: Network, changes: dict[str, Any], words: str) -> None:
+def test_mistakes_from_python_are_named(network: Network, changes: dict[str, Any], message: str) -> None:
     """What a caller gives wrongly is one line that says what would be right."""
     given: dict[str, Any] = {"images": IMAGES, "labels": labels_of(network), "attack": PGD(steps=1), "eps": 0.1}
     given |= changes
-    with pytest.raises(UserError, match=words) as error:
+    with pytest.raises(UserError, match=message) as error:
         evaluate(network, given.pop("images"), given.pop("labels"), **given)
     assert "\n" not in str(error.value)
 
@@ -567,10 +567,10 @@ class NoAnswer(MinimalNormAttack):
 
 def test_nothing_found_is_nothing_lost(network: Network) -> None:
     """An attack that returns the images as they are succeeded at no distance."""
-    found = evaluate(network, IMAGES, labels_of(network), attack=NoAnswer()).summary
-    assert found["robust_accuracy"] == 1
-    assert found["attack_success_rate"] == 0
-    assert np.isnan(found["mean_l2"])
+    summary = evaluate(network, IMAGES, labels_of(network), attack=NoAnswer()).summary
+    assert summary["robust_accuracy"] == 1
+    assert summary["attack_success_rate"] == 0
+    assert np.isnan(summary["mean_l2"])
 
 
 def test_single_draws_are_counted_as_autoattack_counts_them() -> None:
@@ -584,15 +584,15 @@ def test_single_draws_are_counted_as_autoattack_counts_them() -> None:
         torch.zeros(n, dtype=torch.int64),
     )
 
-    def attacked(attack: FixedRadiusAttack, **words: Any) -> Evaluation:
-        return evaluate(model, images, labels, attack=attack, eps=1e-9, eot=1, repeats=1, **words)
+    def attacked(attack: FixedRadiusAttack, **options: Any) -> Evaluation:
+        return evaluate(model, images, labels, attack=attack, eps=1e-9, eot=1, repeats=1, **options)
 
     first = attacked(PGD(steps=1), accounting="single-draw")
     second = attacked(PGD(steps=2), accounting="single-draw", earlier=first.outcomes)
-    for found, power in ((first, 2), (second, 3)):
-        standing = round(found.summary["robust_accuracy"] * n)
+    for result, power in ((first, 2), (second, 3)):
+        standing = round(result.summary["robust_accuracy"] * n)
         assert stats.binomtest(standing, n, 0.7**power).pvalue > 0.001
-        assert "single-draw" in found.flags
+        assert "single-draw" in result.flags
     assert first.summary["clean_accuracy"] == second.summary["clean_accuracy"]
     honest = attacked(PGD(steps=1))
     assert honest.summary["robust_accuracy"] == honest.summary["clean_accuracy"]
@@ -603,8 +603,8 @@ def test_of_a_deterministic_model_both_accounts_agree() -> None:
     """There is only one draw, and no flag."""
     images = torch.rand(8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(8) % 4
-    found = evaluate(Network(), images, labels, attack=PGD(steps=2), eps=0.1, accounting="single-draw")
-    assert "single-draw" not in found.flags
+    result = evaluate(Network(), images, labels, attack=PGD(steps=2), eps=0.1, accounting="single-draw")
+    assert "single-draw" not in result.flags
 
 
 @pytest.mark.parametrize(
@@ -628,15 +628,15 @@ def test_a_row_says_that_its_attack_made_do_with_few_classes(attack: Any, classe
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, classes))
     images = torch.rand(5, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(5) % classes
-    found = evaluate(model, images, labels, attack=attack, norm="linf", eps=1.0)
-    assert ("few-classes" in found.flags) == few
-    assert found.summary["robust_accuracy"] < 1
+    result = evaluate(model, images, labels, attack=attack, norm="linf", eps=1.0)
+    assert ("few-classes" in result.flags) == few
+    assert result.summary["robust_accuracy"] < 1
 
 
 def test_logits_that_saturate_are_no_rejection() -> None:
     """A model whose logits an attack makes all equal says its first class of the image, and holds nothing off."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Threshold(1e9, 0.0))
     labels = torch.arange(40) % 10
-    found = evaluate(model, torch.rand(40, 1, 8, 8), labels, attack=PGD(steps=1), eps=0.1)
-    assert found.summary["clean_accuracy"] == found.summary["robust_accuracy"] == 0.1
-    assert (found.outcomes.perturbed == 0).all()
+    result = evaluate(model, torch.rand(40, 1, 8, 8), labels, attack=PGD(steps=1), eps=0.1)
+    assert result.summary["clean_accuracy"] == result.summary["robust_accuracy"] == 0.1
+    assert (result.outcomes.perturbed == 0).all()

@@ -9,7 +9,7 @@ from robustbench_cli.core.errors import UserError
 
 
 def test_it_is_torchvisions_network() -> None:
-    """For colour images nothing is changed: the same seed gives torchvision's own weights."""
+    """For color images nothing is changed: the same seed gives torchvision's own weights."""
     torch.manual_seed(3)
     ours = build_model("torchvision:resnet18", shape=(3, 32, 32), classes=7).state_dict()
     torch.manual_seed(3)
@@ -20,7 +20,7 @@ def test_it_is_torchvisions_network() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small"])
 def test_the_first_convolution_takes_the_images_channels(name: str) -> None:
-    """For grey images only the first convolution's input changes; every other tensor keeps its shape."""
+    """For gray images only the first convolution's input changes; every other tensor keeps its shape."""
     ours = build_model(f"torchvision:{name}", shape=(1, 64, 64), classes=5)
     theirs = torchvision.models.get_model(name, weights=None, num_classes=5).state_dict()
     changed = {key: value.shape for key, value in ours.state_dict().items() if value.shape != theirs[key].shape}

@@ -7,13 +7,12 @@ import torch
 from torch import nn
 
 from robustbench_cli.attacks import registry
-from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
-from robustbench_cli.benchmarks.suites.grid import attack_choices
 from robustbench_cli.benchmarks.suites.load import read_suite, suite_names
-from robustbench_cli.benchmarks.suites.suite import Suite
 from robustbench_cli.core.errors import UserError
+
+from .conftest import GRID
 
 
 @pytest.mark.parametrize("name", suite_names())
@@ -35,12 +34,12 @@ def test_every_suite_breaks_models_of_any_number_of_classes(name: str, classes: 
     images = 0.5 + 0.1 * torch.rand(6, 1, 4, 4, generator=generator)
     labels = model(images).argmax(1)
     # What is only run where others were blinded is not run on such a model.
-    for member in (each for each in read_suite(name).entries if each.only_if is None):
+    for member in (entry for entry in read_suite(name).entries if entry.only_if is None):
         attack = registry.load(str(member.name)).from_parameters(member.parameters, name=str(member.name))
         eps = None if attack.minimal_norm else {"linf": 1.0}.get(attack.norms[0], 4.0)
-        found = evaluate(model, images, labels, attack=attack, eps=eps, eot=member.eot or "auto")
-        assert found.summary["robust_accuracy"] == 0
-        assert ("few-classes" in found.flags) == (attack.min_classes(targeted=False) > classes)
+        result = evaluate(model, images, labels, attack=attack, eps=eps, eot=member.eot or "auto")
+        assert result.summary["robust_accuracy"] == 0
+        assert ("few-classes" in result.flags) == (attack.min_classes(targeted=False) > classes)
 
 
 def test_a_file_of_ones_own_may_build_on_other_suites(tmp_path: Path) -> None:
@@ -48,12 +47,12 @@ def test_a_file_of_ones_own_may_build_on_other_suites(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("attacks: [pgd, {name: cw, steps: 5, eot: exact}, {suite: quick}]")
     suite = read_suite(str(path))
-    own, quick = suite.groups
-    assert [(member.name, member.eot, member.parameters) for member in own.attacks] == [
+    first, quick = suite.groups
+    assert [(member.name, member.eot, member.parameters) for member in first.attacks] == [
         ("pgd", None, {}),
         ("cw", "exact", {"steps": 5}),
     ]
-    assert (own.cascade, own.any_norm) == (False, False)
+    assert (first.cascade, first.any_norm) == (False, False)
     assert quick.attacks == read_suite("quick").entries
     assert (quick.cascade, quick.any_norm) == (True, True)
     path.write_text("cascade: true\nattacks: [pgd, {suite: minimal-norm}]")
@@ -113,7 +112,7 @@ def test_autoattacks_own_composition(name: str, norm: Norm, attacks: list[tuple[
     Its ``_set_version`` gives APGD five starts and five targets in l1, and its constructor does not rescale Square's schedule.
     """
     suite = read_suite(name)
-    found = []
+    budgets = []
     for member in suite.entries:
         if norm not in member.norms_among(registry.load(member.name).norms):
             continue
@@ -124,8 +123,8 @@ def test_autoattacks_own_composition(name: str, norm: Norm, attacks: list[tuple[
         if member.name == "apgd-ce":
             assert member.parameters.get("restarts", 1) == (5 if norm == "l1" else 1)
         budget = member.parameters.get("steps") or member.parameters["queries"]
-        found.append((member.name, budget, member.eot))
-    assert found == attacks
+        budgets.append((member.name, budget, member.eot))
+    assert budgets == attacks
     assert suite.cascade
     assert suite.accounting == "single-draw"
     assert "published figures" in suite.description
@@ -137,18 +136,18 @@ def test_standard_ends_with_an_attack_by_decisions(tmp_path: Path) -> None:
     last = group.attacks[-1]
     kind = registry.load(last.name)
     assert (kind.access, last.only_if, group.cascade) == ("decisions", "blinded", True)
-    assert all(each.only_if is None for each in group.attacks[:-1])
+    assert all(entry.only_if is None for entry in group.attacks[:-1])
     assert last.norms_among(registry.load(last.name).norms) == ("l2", "linf")
     path = tmp_path / "mine.yaml"
     path.write_text("cascade: true\nattacks: [pgd, {name: square, only_if: blinded, queries: 9}]")
     (group,) = read_suite(str(path)).groups
     assert (group.attacks[1].only_if, group.attacks[1].parameters) == ("blinded", {"queries": 9})
     path.write_text("cascade: true\nattacks: [{suite: standard}, {name: square, only_if: blinded}]")
-    assert [each.only_if for each in read_suite(str(path)).entries][-2:] == ["blinded"] * 2
+    assert [entry.only_if for entry in read_suite(str(path)).entries][-2:] == ["blinded"] * 2
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (
             "attacks: [pgd, {name: square, only_if: blinded}]",
@@ -169,30 +168,12 @@ def test_standard_ends_with_an_attack_by_decisions(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_condition_that_cannot_hold_is_refused(content: str, told: str, tmp_path: Path) -> None:
+def test_a_condition_that_cannot_hold_is_refused(content: str, message: str, tmp_path: Path) -> None:
     """It is about attacks before it in a cascade, and there is one such word."""
     path = tmp_path / "mine.yaml"
     path.write_text(content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read_suite(str(path))
-
-
-def test_a_member_may_be_meant_for_some_norms(tmp_path: Path) -> None:
-    """It runs in these alone, also where a suite that extends its own speaks of a data set; a norm it lacks is a mistake."""
-    path = tmp_path / "mine.yaml"
-    path.write_text("attacks: [pgd, {name: fmn, norm: l1}, {name: fab, norm: [l1, l2]}]")
-    (group,) = read_suite(str(path)).groups
-    wanted = {"linf": ["pgd"], "l2": ["pgd", "fab"], "l1": ["pgd", "fmn", "fab"]}
-    choices = [choice for member in group.attacks for choice in attack_choices(member)]
-    for norm, names in wanted.items():
-        suite = Suite(dataset="digits", n=1, attacks=choices, norm=norm, eps=[parse_eps("0.1")])  # type: ignore[arg-type]
-        assert [attack.spec.name for attack, _, _ in suite.threats(usual_eps="0.1")] == names
-    path.write_text("attacks: [{name: fmn, norm: l7}]")
-    with pytest.raises(UserError, match=r"line 1: attacks.0.norm"):
-        read_suite(str(path))
-    path.write_text("attacks: [{name: square, norm: l0}]")
-    with pytest.raises(UserError, match="square does not support the norm l0 \\(it supports linf, l2, l1\\)"):
-        attack_choices(read_suite(str(path)).entries[0])
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -239,62 +220,18 @@ def test_standard_is_exact_on_a_linear_model_of_many_classes(norm: Norm) -> None
     assert int(standing.sum()) == int((radii > eps).sum())
 
 
-GRID = """
-dataset: digits
-n: [100, 200]
-defenses: [none, {name: hrs, channels: [5, 5]}, {checkpoint: a.safetensors}, [rse, jpeg]]
-attacks: [pgd, {name: pgd, eot: [1, exact]}]
-eps: [2/255, 0.1]
-targeted: no
-exclude: {defense: hrs, eps: 2/255}
-"""
-
-
-def test_a_sweep_is_a_grid(tmp_path: Path) -> None:
-    """Every list is a dimension, every single value a list of one, and what is composed is a list inside a list."""
-    path = tmp_path / "grid.yaml"
-    path.write_text(GRID)
-    words = read_suite(str(path))
-    assert (words.dataset, words.n, words.targeted) == (("digits",), (100, 200), ("no",))
-    assert [eps.text for eps in words.eps or ()] == ["2/255", "0.1"]
-    assert [[each.name or str(each.checkpoint) for each in chain] for chain in words.defenses] == [
-        ["none"],
-        ["hrs"],
-        ["a.safetensors"],
-        ["rse", "jpeg"],
-    ]
-    assert words.defenses[1][0].parameters == {"channels": [5, 5]}
-    assert [member.eot for member in words.entries] == [None, 1, "exact"]
-    assert words.exclude == ({"defense": ("hrs",), "eps": ("2/255",)},)
-    assert [member.location for member in words.entries] == [f"{path}, line 5"] * 3
-
-
 def test_a_file_that_extends_another_has_its_words_where_it_has_none(tmp_path: Path) -> None:
     """Its own win; where each stands is known; what is beside a file is found from there."""
     (tmp_path / "base.yaml").write_text(GRID)
     (tmp_path / "mine.yaml").write_text("extends: base.yaml\n\nn: 5\nattacks: [{suite: quick}]")
-    words = read_suite(str(tmp_path / "mine.yaml"))
-    assert (words.dataset, words.n) == (("digits",), (5,))
-    assert [group.attacks for group in words.groups] == [read_suite("quick").entries]
-    assert words.location("n") == f"{tmp_path / 'mine.yaml'}, line 3"
-    assert words.location("eps", 1) == f"{tmp_path / 'base.yaml'}, line 6"
+    config = read_suite(str(tmp_path / "mine.yaml"))
+    assert (config.dataset, config.n) == (("digits",), (5,))
+    assert [group.attacks for group in config.groups] == [read_suite("quick").entries]
+    assert config.location("n") == f"{tmp_path / 'mine.yaml'}, line 3"
+    assert config.location("eps", 1) == f"{tmp_path / 'base.yaml'}, line 6"
     (tmp_path / "short.yaml").write_text("extends: standard\ncascade: false")
     (group,) = read_suite(str(tmp_path / "short.yaml")).groups
     assert (group.attacks, group.cascade) == (read_suite("standard").entries, False)
-
-
-def test_to_attack_with_a_suite_names_attacks_alone(tmp_path: Path) -> None:
-    """What is for a sweep is refused with its line, also inside another suite; so is a suite without attacks."""
-    path = tmp_path / "mine.yaml"
-    path.write_text("attacks: [pgd]\nn: 5")
-    with pytest.raises(UserError, match="line 2: 'n' is not for --suite"):
-        read_suite(str(path)).require_attacks_only("mine.yaml")
-    (tmp_path / "outer.yaml").write_text("attacks: [{suite: mine.yaml}]")
-    with pytest.raises(UserError, match=r"mine.yaml, line 2: 'n'"):
-        read_suite(str(tmp_path / "outer.yaml"))
-    path.write_text("{}")
-    with pytest.raises(UserError, match="has no attacks"):
-        read_suite(str(path)).require_attacks_only("mine.yaml")
 
 
 @pytest.mark.parametrize(

@@ -1,36 +1,27 @@
 from __future__ import annotations
 
 import shutil
-import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
-from robustbench_cli.benchmarks.execution.status import seconds_a_pass, states
-from robustbench_cli.benchmarks.execution.worker import lease_name, work
-from robustbench_cli.benchmarks.store.leases import Leases
-from robustbench_cli.benchmarks.store.store import Failure, Result, Store
-from robustbench_cli.benchmarks.suites.config import AttackEntry
 from robustbench_cli.benchmarks.suites.grid import attack_choices
 from robustbench_cli.benchmarks.suites.load import read_suite
 from robustbench_cli.benchmarks.suites.plan import Plan, plan
-from robustbench_cli.benchmarks.training import model_cache as preparing
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
-from robustbench_cli.benchmarks.training.train import cached_checkpoint
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.defenses import registry as defenses
 
 
 @pytest.fixture
 def planned(tmp_path: Path, cache: Callable[..., ModelCache]) -> Callable[[str], Plan]:
-    """What a suite of these words comes to, with trainings of an epoch."""
+    """Plans a suite that is given as YAML, with trainings of one epoch."""
 
-    def make(words: str) -> Plan:
-        (tmp_path / "suite.yaml").write_text(words)
+    def make(text: str) -> Plan:
+        (tmp_path / "suite.yaml").write_text(text)
         return plan(
             read_suite(str(tmp_path / "suite.yaml")),
             cache_for=lambda dataset, recipe, seed: cache(dataset, seed, **recipe),
@@ -44,7 +35,7 @@ def planned(tmp_path: Path, cache: Callable[..., ModelCache]) -> Callable[[str],
 def expected(planned: Callable[[str], Plan], tmp_path: Path) -> Callable[[str], list[Job]]:
     """The cells of a suite before anything is trained."""
     options = JobOptions(store=tmp_path / "store", data_dir=None, device="cpu", batch_size=None)
-    return lambda words: planned(words).expected_jobs(options)
+    return lambda text: planned(text).expected_jobs(options)
 
 
 def test_every_list_is_a_dimension(expected: Callable[[str], list[Job]]) -> None:
@@ -87,7 +78,7 @@ def test_of_several_norms_each_attack_runs_in_those_it_knows(expected: Callable[
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("text", "message"),
     [
         (
             "{n: 5, attacks: [cw], norm: linf, eps: 0.5}",
@@ -97,14 +88,14 @@ def test_of_several_norms_each_attack_runs_in_those_it_knows(expected: Callable[
         ("{n: 5, attacks: [pgd, sigma-zero], norm: [linf, l2], eps: 0.5}", "sigma-zero does not support the norm l"),
     ],
 )
-def test_a_norm_that_no_attack_keeps_to_is_named(planned: Callable[[str], Plan], words: str, told: str) -> None:
+def test_a_norm_that_no_attack_keeps_to_is_named(planned: Callable[[str], Plan], text: str, message: str) -> None:
     """Where no attack knows it; and of several norms, an attack that knows none of them is not dropped in silence."""
-    with pytest.raises(UserError, match=f"suite.yaml, line 1: {told}"):
-        planned(words)
+    with pytest.raises(UserError, match=f"suite.yaml, line 1: {message}"):
+        planned(text)
 
 
 @pytest.mark.parametrize(
-    ("words", "left"),
+    ("conditions", "left"),
     [
         (
             "exclude: {defense: hrs}",
@@ -116,16 +107,16 @@ def test_a_norm_that_no_attack_keeps_to_is_named(planned: Callable[[str], Plan],
     ],
 )
 def test_only_what_is_wanted_is_run_and_trained(
-    words: str, left: set[Any], planned: Callable[[str], Plan], expected: Callable[[str], list[Job]]
+    conditions: str, left: set[Any], planned: Callable[[str], Plan], expected: Callable[[str], list[Job]]
 ) -> None:
     """Cells are told by the words of the table; a model that none of them attacks is not trained."""
-    suite = f"{{n: 5, defenses: [none, hrs], attacks: [pgd, fgsm], eps: [0.1, 0.2], {words}}}"
+    suite = f"{{n: 5, defenses: [none, hrs], attacks: [pgd, fgsm], eps: [0.1, 0.2], {conditions}}}"
     assert {(job.cell.defense, job.cell.attack.name, job.cell.eps) for job in expected(suite)} == left
     assert len(planned(suite).models) == len({defense for defense, _, _ in left})
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("text", "message"),
     [
         ("attacks:\n- pgd\n- pdg", r"line 3: unknown attack 'pdg': did you mean 'pgd'\?"),
         ("attacks: [{name: pgd, stepps: 3}]", r"line 1: pgd has no parameter 'stepps': did you mean 'steps'\?"),
@@ -143,10 +134,10 @@ def test_only_what_is_wanted_is_run_and_trained(
         ("{attacks: [pgd], norm: l2}", "no default eps for l2: pass --eps"),
     ],
 )
-def test_a_slip_is_named(words: str, message: str, expected: Callable[[str], list[Job]]) -> None:
+def test_a_slip_is_named(text: str, message: str, expected: Callable[[str], list[Job]]) -> None:
     """With its line, before anything is trained."""
     with pytest.raises(UserError, match=message) as raised:
-        expected(words)
+        expected(text)
     assert "\n" not in str(raised.value)
 
 
@@ -195,17 +186,17 @@ def test_rules_of_decision_are_rows_of_one_training(
         ],
         key=str,
     )
-    for words in (suite, f"{{n: 5, defenses: {chains}, attacks: fgsm}}"):
-        trainings = {model.training.key for model in planned(words).models if model.training is not None}
+    for text in (suite, f"{{n: 5, defenses: {chains}, attacks: fgsm}}"):
+        trainings = {model.training.key for model in planned(text).models if model.training is not None}
         assert len(trainings) == 2
-    own = expected(f"{{n: 5, defenses: {chains}, attacks: fgsm, include: {{decision: [none, vote]}}}}")
-    assert [job.cell.defense for job in own] == ["none", "hrs(decision=vote,channels=[2,1])"]
+    vote_jobs = expected(f"{{n: 5, defenses: {chains}, attacks: fgsm, include: {{decision: [none, vote]}}}}")
+    assert [job.cell.defense for job in vote_jobs] == ["none", "hrs(decision=vote,channels=[2,1])"]
 
 
 def test_draws_of_a_gradient_can_be_excluded(expected: Callable[[str], list[Job]]) -> None:
     """By their number or their word, as the table has it."""
-    words = "n: 5, defenses: [none, {name: hrs, channels: [2, 1]}], attacks: {name: fgsm, eot: [3, exact, frozen]}"
-    cells = expected(f"{{{words}, exclude: [{{eot: 3}}, {{eot: frozen}}]}}")
+    suite = "n: 5, defenses: [none, {name: hrs, channels: [2, 1]}], attacks: {name: fgsm, eot: [3, exact, frozen]}"
+    cells = expected(f"{{{suite}, exclude: [{{eot: 3}}, {{eot: frozen}}]}}")
     assert [(job.cell.defense, job.cell.eot) for job in cells] == [("none", 1), ("hrs(channels=[2,1])", "exact")]
 
 
@@ -215,18 +206,18 @@ def test_the_hrs_suites_show_what_the_randomness_is_worth(name: str, expected: C
     rows: dict[Any, set[Any]] = {}
     for job in expected(f"{{extends: {name}, dataset: digits, model: small-cnn}}"):
         cell = job.cell
-        rules = [each.parameters["decision"] for each in cell.defenses if "decision" in each.parameters]
-        named = [(each.name, {**each.parameters, "decision": ""}) for each in cell.defenses]
+        rules = [defense.parameters["decision"] for defense in cell.defenses if "decision" in defense.parameters]
+        named = [(defense.name, {**defense.parameters, "decision": ""}) for defense in cell.defenses]
         threat = (str(named), bool(rules), cell.attack.label, cell.eps, cell.targeted)
         rows.setdefault(threat, set()).add((*rules, cell.eot))
-    for (_, draws, _, _, targeted), found in rows.items():
+    for (_, draws, _, _, targeted), evaluations in rows.items():
         if not draws:
-            assert found == {(1,)}
+            assert evaluations == {(1,)}
         elif targeted == "all":
-            assert found == {("one-draw", 1), ("one-draw", 10)}
+            assert evaluations == {("one-draw", 1), ("one-draw", 10)}
         else:
-            adaptive = found - {("one-draw", "frozen"), ("deterministic", 1), ("frozen", 1)}
-            assert len(found) == 4 and adaptive < {("one-draw", 10), ("one-draw", "exact")}
+            adaptive = evaluations - {("one-draw", "frozen"), ("deterministic", 1), ("frozen", 1)}
+            assert len(evaluations) == 4 and adaptive < {("one-draw", 10), ("one-draw", "exact")}
     assert {(draws, targeted) for _, draws, _, _, targeted in rows} == {
         *((draws, targeted) for draws in (True, False) for targeted in ("all", "no"))
     }
@@ -249,110 +240,3 @@ def test_what_is_expected_of_a_model_is_what_it_becomes(planned: Callable[[str],
     now = model.defended()
     for name in ("randomized", "cost_of_all_draws", "defense", "model", "shape", "classes"):
         assert getattr(model.expected, name) == getattr(now, name)
-
-
-def test_two_processes_train_a_model_once(cache: Callable[..., ModelCache], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other one waits, and takes what was trained."""
-    monkeypatch.setattr(preparing, "TRAINING_PAUSE", 0.01)
-    prepared = cache(seed=77)
-    training = prepared.training()
-    path = cached_checkpoint(training)
-    claim = Leases(path.parent.parent).hold(training.key)
-    assert claim.__enter__()
-    found: list[DefendedModel] = []
-    waiting = threading.Thread(target=lambda: found.append(prepared.trained(training)))
-    waiting.start()
-    waiting.join(0.2)
-    assert prepared.is_being_trained(training)
-    assert not found and not path.exists() and not prepared.train_if_free(training)
-    other = cache(seed=78).trained(cache(seed=78).training())
-    shutil.copy(other.path, path)  # no checkpoint of that training: it is trained again
-    claim.__exit__(None, None, None)
-    waiting.join(60)
-    assert [defended.training["key"] for defended in found] == [training.key]
-
-
-def test_the_state_of_every_cell(jobs: Callable[..., list[Job]]) -> None:
-    """Done, failed, at work, missing, or of a model that is not trained; what a search gives costs nothing once more."""
-    specs = [
-        choice.spec for name in ("fgsm", "pgd", "cw-pgd", "fmn") for choice in attack_choices(AttackEntry(name=name))
-    ]
-    asked = jobs(*specs, eps=("0.1", "0.2"))
-    defended_models = [_subject_of(asked[0])]
-    work(asked[0])
-    Store(asked[2].store).publish_failure(Failure(cell=asked[2].cell, eps="0.1", error="no way"))
-    done = Store(asked[0].store).result(asked[0].cell.id)
-    with Leases(asked[0].store).hold(lease_name(asked[-1])):
-        found = states(asked, defended_models, stored={done.cell.id: done})
-    assert [each.state for each in found] == [
-        *("done", "missing", "failed", "missing", "missing", "missing"),
-        *("running", "running"),
-    ]
-    # An image costs a forward and a backward pass a step, one more to look at the last, and one each to judge it before and after.
-    assert [each.passes for each in found] == [20 * 4] * 2 + [20 * 83] * 4 + [20 * (201 + 2), 0]
-    assert not any(each.changed for each in found)
-    of_another_model = states(asked, defended_models, stored={}, untrained={asked[0].cell.checkpoint})
-    assert [each.state for each in of_another_model] == ["done", *["untrained"] * (len(asked) - 1)]
-    ((model, seconds),) = seconds_a_pass([done]).items()
-    assert model == ("digits", "small-cnn")
-    assert seconds == pytest.approx(done.seconds / (done.forwards + done.backwards))
-
-
-def test_what_has_changed_since_a_cell_was_stored_is_told(jobs: Callable[..., list[Job]]) -> None:
-    """Of the same name, of what the suite does not ask for as it is; a result of another model's file is of no account."""
-    choices = [choice for name in ("pgd", "fgsm") for choice in attack_choices(AttackEntry(name=name))]
-    pgd, fgsm = jobs(*(choice.spec for choice in choices), eps=("0.1",))
-    slower = pgd.cell.attack.model_copy(update={"parameters": {**pgd.cell.attack.parameters, "steps": 7}})
-    edited = pgd.cell.attack.model_copy(update={"source": "0" * 64})
-
-    def told(*olds: dict[str, Any], checkpoint: str = "model.safetensors", wanted: Collection[str] = ()) -> list[Any]:
-        stored = [
-            Result.model_construct(
-                cell=pgd.cell.model_copy(update=old), checkpoint=f"elsewhere/{checkpoint}", versions={}
-            )
-            for old in olds
-        ]
-        asked = [job.model_copy(update={"checkpoint": Path("here/model.safetensors")}) for job in (pgd, fgsm)]
-        known = {job.cell.id for job in asked} | {stored[int(each)].cell.id for each in wanted}
-        return [
-            (each.state, each.changed)
-            for each in states(
-                asked,
-                [_subject_of(pgd)],
-                stored={each.cell.id: each for each in stored},
-                suite_cells=known,
-                costs=False,
-            )
-        ]
-
-    nothing = ("missing", ())
-    for old, words in (
-        ({"checkpoint": "0"}, ["weights"]),
-        ({"attack": slower}, ["pgd.steps was 7"]),
-        ({"attack": edited}, ["code of pgd"]),
-        ({"data": "0"}, ["images"]),
-        ({"data": "0", "n": 7}, ["n was 7"]),
-        ({"eot": 10, "repeats": 5}, ["eot was 10", "repeats was 5"]),
-        ({"after": "0"}, ["the previous cell"]),
-    ):
-        assert told(old) == [("stale", tuple(words)), nothing]
-    for old in ({"seed": 1}, {"eps": 0.2}, {"norm": "l2"}, {"dataset": "mnist"}):
-        assert told(old) == [nothing, nothing]
-    assert told({"checkpoint": "0"}, checkpoint="other.safetensors") == [nothing, nothing]
-    assert told({"attack": slower}, wanted="0") == [nothing, nothing]
-    # Of several, the one that is nearest.
-    assert told({"attack": slower, "checkpoint": "0"}, {"eot": 10})[0] == ("stale", ("eot was 10",))
-    # By another rule of decision it is another row.
-    switching = [method_spec(defenses, "hrs", {"decision": rule}).spec for rule in ("one-draw", "frozen")]
-    pgd, fgsm = (
-        job.model_copy(update={"cell": job.cell.model_copy(update={"defenses": tuple(switching[:1])})})
-        for job in (pgd, fgsm)
-    )
-    assert told({"n": 7}) == [("stale", ("n was 7",)), nothing]
-    assert told({"defenses": tuple(switching[1:]), "n": 7}) == [nothing, nothing]
-
-
-def _subject_of(job: Job) -> DefendedModel:
-    from robustbench_cli.benchmarks.checkpoints.defended_model import open_defended_model
-
-    return open_defended_model(job.checkpoint)

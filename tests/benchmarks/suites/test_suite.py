@@ -51,12 +51,14 @@ def defended(**changes: Any) -> DefendedModel:
 def jobs(tmp_path: Path) -> Callable[..., list[Job]]:
     """The jobs of a suite of these attacks."""
 
-    def expanded(*attacks: AttackChoice, defended_models: list[DefendedModel] | None = None, **words: Any) -> list[Job]:
-        words.setdefault("norm", usual_norm([attack.norms for attack in attacks]))
-        words["eps"] = [parse_eps(text) for text in words.get("eps", [])]
-        options = GridOptions(**{name: words.pop(name) for name in GridOptions.model_fields if name in words})
+    def expanded(
+        *attacks: AttackChoice, defended_models: list[DefendedModel] | None = None, **fields: Any
+    ) -> list[Job]:
+        fields.setdefault("norm", usual_norm([attack.norms for attack in attacks]))
+        fields["eps"] = [parse_eps(text) for text in fields.get("eps", [])]
+        options = GridOptions(**{name: fields.pop(name) for name in GridOptions.model_fields if name in fields})
         return expand(
-            Suite(dataset="digits", n=3, attacks=attacks, options=options, **words),
+            Suite(dataset="digits", n=3, attacks=attacks, options=options, **fields),
             defended_models or [defended()],
             examples=EXAMPLES,
             usual_eps="0.15",
@@ -74,17 +76,22 @@ def threats(jobs: list[Job]) -> list[tuple[str, str, str]]:
 def test_a_suite_is_a_grid(jobs: Callable[..., list[Job]]) -> None:
     """Every model, attack, radius and seed is a cell of its own, in this order."""
     other = defended(identity="o" * 64)
-    found = jobs(PGD, CW, defended_models=[defended(), other], norm="l2", eps=["1/2", "1"], seeds=(0, 1))
-    assert len(found) == len({job.cell.id for job in found}) == 16
-    assert [job.cell.checkpoint[0] for job in found] == ["c"] * 8 + ["o"] * 8
-    assert threats(found)[:8:2] == [("pgd", "l2", "1/2"), ("pgd", "l2", "1"), ("cw", "l2", "1/2"), ("cw", "l2", "1")]
-    assert [job.cell.seed for job in found[:4]] == [0, 1, 0, 1]
-    assert found[0].cell.eps == 0.5
-    assert (found[0].cell.n, found[0].cell.data) == (3, "d" * 64)
+    cell_jobs = jobs(PGD, CW, defended_models=[defended(), other], norm="l2", eps=["1/2", "1"], seeds=(0, 1))
+    assert len(cell_jobs) == len({job.cell.id for job in cell_jobs}) == 16
+    assert [job.cell.checkpoint[0] for job in cell_jobs] == ["c"] * 8 + ["o"] * 8
+    assert threats(cell_jobs)[:8:2] == [
+        ("pgd", "l2", "1/2"),
+        ("pgd", "l2", "1"),
+        ("cw", "l2", "1/2"),
+        ("cw", "l2", "1"),
+    ]
+    assert [job.cell.seed for job in cell_jobs[:4]] == [0, 1, 0, 1]
+    assert cell_jobs[0].cell.eps == 0.5
+    assert (cell_jobs[0].cell.n, cell_jobs[0].cell.data) == (3, "d" * 64)
 
 
 @pytest.mark.parametrize(
-    ("attacks", "words", "expected"),
+    ("attacks", "options", "expected"),
     [
         ([PGD], {}, [("pgd", "linf", "0.15")]),
         ([PGD, CW], {}, [("pgd", "linf", "0.15"), ("cw", "l2", "")]),
@@ -101,40 +108,40 @@ def test_a_suite_is_a_grid(jobs: Callable[..., list[Job]]) -> None:
 def test_radii_are_in_the_suites_norm(
     jobs: Callable[..., list[Job]],
     attacks: list[AttackChoice],
-    words: dict[str, Any],
+    options: dict[str, Any],
     expected: list[tuple[str, str, str]],
 ) -> None:
     """A minimal-norm attack of another norm counts at any distance; the usual radius is linf's; no cell comes twice."""
-    assert threats(jobs(*attacks, **words)) == expected
+    assert threats(jobs(*attacks, **options)) == expected
 
 
 @pytest.mark.parametrize(
-    ("attacks", "words", "told"),
+    ("attacks", "options", "message"),
     [
         ([PGD], {"norm": "l2"}, "no default eps for l2: pass --eps"),
         ([PGD], {"norm": "l1", "eps": ["1"]}, r"pgd does not support the norm l1 \(it supports linf, l2\)"),
     ],
 )
 def test_a_threat_that_makes_no_sense_is_named(
-    jobs: Callable[..., list[Job]], attacks: list[AttackChoice], words: dict[str, Any], told: str
+    jobs: Callable[..., list[Job]], attacks: list[AttackChoice], options: dict[str, Any], message: str
 ) -> None:
     """A norm without a radius, or that an attack does not know, is one line."""
-    with pytest.raises(UserError, match=told):
-        jobs(*attacks, **words)
+    with pytest.raises(UserError, match=message):
+        jobs(*attacks, **options)
 
 
 def test_draws_adapt_to_each_model(jobs: Callable[..., list[Job]]) -> None:
     """A deterministic model is asked and scored once whatever was asked for; a randomized one by ten draws, or exactly."""
     noisy = defended(identity="n" * 64, randomized=True)
     hrs = defended(identity="h" * 64, randomized=True, cost_of_all_draws=6.0)
-    found = jobs(PGD, EOT_PGD, defended_models=[defended(), noisy, hrs])
-    assert [(job.cell.eot, job.cell.repeats) for job in found] == [(1, 1), (10, 10), ("exact", 10), (10, 10)]
-    found = jobs(PGD, defended_models=[defended(), noisy], repeats=30)
-    assert [job.cell.repeats for job in found] == [1, 30]
+    cell_jobs = jobs(PGD, EOT_PGD, defended_models=[defended(), noisy, hrs])
+    assert [(job.cell.eot, job.cell.repeats) for job in cell_jobs] == [(1, 1), (10, 10), ("exact", 10), (10, 10)]
+    cell_jobs = jobs(PGD, defended_models=[defended(), noisy], repeats=30)
+    assert [job.cell.repeats for job in cell_jobs] == [1, 30]
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"classes": 9},
@@ -146,9 +153,9 @@ def test_draws_adapt_to_each_model(jobs: Callable[..., list[Job]]) -> None:
         ),
     ],
 )
-def test_a_model_of_other_data_is_named(jobs: Callable[..., list[Job]], changes: dict[str, Any], told: str) -> None:
+def test_a_model_of_other_data_is_named(jobs: Callable[..., list[Job]], changes: dict[str, Any], message: str) -> None:
     """Before any cell is run, a model that does not take the images or their labels is one line."""
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         jobs(PGD, defended_models=[defended(**changes)])
 
 
@@ -158,37 +165,37 @@ def test_a_job_is_plain_data(jobs: Callable[..., list[Job]]) -> None:
     assert Job.model_validate(json.loads(job.model_dump_json())) == job
 
 
-def names(found: list[Job]) -> list[tuple[str, str, str | None]]:
+def names(cell_jobs: list[Job]) -> list[tuple[str, str, str | None]]:
     """Attack, radius, and the attack and radius before it."""
-    by_id = {job.cell.id: f"{job.cell.attack.name} {job.eps}" for job in found}
-    return [(job.cell.attack.name, job.eps, by_id.get(job.cell.after or "")) for job in found]
+    by_id = {job.cell.id: f"{job.cell.attack.name} {job.eps}" for job in cell_jobs}
+    return [(job.cell.attack.name, job.eps, by_id.get(job.cell.after or "")) for job in cell_jobs]
 
 
 def test_each_attack_goes_on_from_its_own_smaller_radius(jobs: Callable[..., list[Job]]) -> None:
     """Radii rise whatever their order in the words, and one that is given twice is one cell."""
-    found = jobs(PGD, OTHER, eps=["0.2", "0.1", "1/10"])
-    assert names(found) == [
+    cell_jobs = jobs(PGD, OTHER, eps=["0.2", "0.1", "1/10"])
+    assert names(cell_jobs) == [
         ("pgd", "0.1", None),
         ("pgd", "0.2", "pgd 0.1"),
         ("fgsm", "0.1", None),
         ("fgsm", "0.2", "fgsm 0.1"),
     ]
-    assert not any(job.cell.cascade for job in found)
-    for job in found:
+    assert not any(job.cell.cascade for job in cell_jobs)
+    for job in cell_jobs:
         assert (job.previous is None) == (job.cell.after is None)
         assert job.previous is None or job.previous.cell.id == job.cell.after
 
 
 def test_in_a_cascade_every_attack_goes_on_from_the_one_before(jobs: Callable[..., list[Job]]) -> None:
     """All attacks at the smallest radius, and then from there at the next."""
-    found = jobs(PGD, FMN, eps=["0.2", "0.1"], cascade=True)
-    assert names(found) == [
+    cell_jobs = jobs(PGD, FMN, eps=["0.2", "0.1"], cascade=True)
+    assert names(cell_jobs) == [
         ("pgd", "0.1", None),
         ("fmn", "0.1", "pgd 0.1"),
         ("pgd", "0.2", "fmn 0.1"),
         ("fmn", "0.2", "pgd 0.2"),
     ]
-    assert [job.cell.cascade for job in found] == [False, True, True, True]
+    assert [job.cell.cascade for job in cell_jobs] == [False, True, True, True]
 
 
 def test_nothing_is_passed_on_where_a_fall_is_not_certain(jobs: Callable[..., list[Job]]) -> None:
@@ -208,39 +215,39 @@ def test_an_attack_on_a_condition_waits_for_a_cascade(jobs: Callable[..., list[J
     """It is a cell of its own, which goes on from those before it; where nothing goes on from another, it is left out."""
     last = replace(FMN, only_if="blinded")
     sampled = defended(randomized=True)
-    found = jobs(PGD, last, FMN, eps=["0.1", "0.2"], cascade=True)
-    assert names(found)[:3] == [("pgd", "0.1", None), ("fmn", "0.1", "pgd 0.1"), ("fmn", "0.1", "fmn 0.1")]
-    assert [job.cell.only_if for job in found] == [None, "blinded", None] * 2
-    assert len({job.cell.id for job in found}) == 6
-    for words in ({}, {"cascade": True, "targeted": "next"}, {"cascade": True, "defended_models": [sampled]}):
-        assert [job.cell.attack.name for job in jobs(PGD, last, eps=["0.1"], **words)] == ["pgd"]
+    cell_jobs = jobs(PGD, last, FMN, eps=["0.1", "0.2"], cascade=True)
+    assert names(cell_jobs)[:3] == [("pgd", "0.1", None), ("fmn", "0.1", "pgd 0.1"), ("fmn", "0.1", "fmn 0.1")]
+    assert [job.cell.only_if for job in cell_jobs] == [None, "blinded", None] * 2
+    assert len({job.cell.id for job in cell_jobs}) == 6
+    for options in ({}, {"cascade": True, "targeted": "next"}, {"cascade": True, "defended_models": [sampled]}):
+        assert [job.cell.attack.name for job in jobs(PGD, last, eps=["0.1"], **options)] == ["pgd"]
     assert [job.cell.attack.name for job in jobs(last, PGD, eps=["0.1"], cascade=True)] == ["pgd"]
 
 
 def test_only_attacks_that_may_follow_gradients_in_bf16_do(jobs: Callable[..., list[Job]]) -> None:
     """The others run in float32, and a cell in float32 is the same cell as without a word on it."""
     low = replace(PGD, in_bf16=True)
-    found = jobs(low, OTHER, precision="bf16")
-    assert [job.cell.precision for job in found] == ["bf16", "float32"]
+    cell_jobs = jobs(low, OTHER, precision="bf16")
+    assert [job.cell.precision for job in cell_jobs] == ["bf16", "float32"]
     plain = jobs(low, OTHER)
-    assert found[0].cell.id != plain[0].cell.id
-    assert found[1].cell.id == plain[1].cell.id
+    assert cell_jobs[0].cell.id != plain[0].cell.id
+    assert cell_jobs[1].cell.id == plain[1].cell.id
 
 
 def test_single_draws_are_counted_in_a_cascade_of_each_radius(jobs: Callable[..., list[Job]]) -> None:
     """Whatever the draws, what has fallen leaves the later attacks of its radius; a deterministic model has no such cells."""
-    words: dict[str, Any] = {"eps": ["0.2", "0.1"], "cascade": True, "accounting": "single-draw"}
-    found = jobs(PGD, OTHER, defended_models=[defended(randomized=True)], **words)
-    assert names(found) == [
+    options: dict[str, Any] = {"eps": ["0.2", "0.1"], "cascade": True, "accounting": "single-draw"}
+    cell_jobs = jobs(PGD, OTHER, defended_models=[defended(randomized=True)], **options)
+    assert names(cell_jobs) == [
         ("pgd", "0.1", None),
         ("fgsm", "0.1", "pgd 0.1"),
         ("pgd", "0.2", None),
         ("fgsm", "0.2", "pgd 0.2"),
     ]
-    assert {(job.cell.accounting, job.cell.repeats) for job in found} == {("single-draw", 1)}
-    assert {job.cell.accounting for job in jobs(PGD, OTHER, **words)} == {"expected"}
+    assert {(job.cell.accounting, job.cell.repeats) for job in cell_jobs} == {("single-draw", 1)}
+    assert {job.cell.accounting for job in jobs(PGD, OTHER, **options)} == {"expected"}
     with pytest.raises(UserError, match="leave out --repeats"):
-        jobs(PGD, repeats=3, **words)
+        jobs(PGD, repeats=3, **options)
 
 
 def transfer(**changes: Any) -> AttackChoice:
@@ -255,26 +262,26 @@ def test_the_draws_of_a_transfer_are_its_surrogates(jobs: Callable[..., list[Job
     defended_models = [defended(), defended(identity="n" * 64, randomized=True)]
     counted = {"randomized": True, "cost_of_all_draws": 4.0}
     for surrogate, draws in (({}, 1), ({"randomized": True}, 10), (counted, "exact")):
-        found = jobs(transfer(**surrogate), defended_models=defended_models)
-        assert [(job.cell.eot, job.cell.repeats) for job in found] == [(draws, 1), (draws, 10)]
+        cell_jobs = jobs(transfer(**surrogate), defended_models=defended_models)
+        assert [(job.cell.eot, job.cell.repeats) for job in cell_jobs] == [(draws, 1), (draws, 10)]
 
 
 def test_all_draws_of_a_surrogate_are_none_of_the_attacked_model(jobs: Callable[..., list[Job]]) -> None:
     """In a cascade on a randomized model its falls are passed on to no one, and on a deterministic one they are."""
     counted = {"randomized": True, "cost_of_all_draws": 4.0}
-    attacks, words = (PGD, transfer(**counted), OTHER), {"eps": ["0.1"], "cascade": True}
-    found = jobs(*attacks, defended_models=[defended(**counted)], **words)
-    assert names(found) == [("pgd", "0.1", None), ("transfer", "0.1", None), ("fgsm", "0.1", "pgd 0.1")]
-    assert names(jobs(*attacks, **words))[1:] == [("transfer", "0.1", "pgd 0.1"), ("fgsm", "0.1", "transfer 0.1")]
+    attacks, options = (PGD, transfer(**counted), OTHER), {"eps": ["0.1"], "cascade": True}
+    cell_jobs = jobs(*attacks, defended_models=[defended(**counted)], **options)
+    assert names(cell_jobs) == [("pgd", "0.1", None), ("transfer", "0.1", None), ("fgsm", "0.1", "pgd 0.1")]
+    assert names(jobs(*attacks, **options))[1:] == [("transfer", "0.1", "pgd 0.1"), ("fgsm", "0.1", "transfer 0.1")]
 
 
 def test_a_surrogate_of_other_data_is_named(jobs: Callable[..., list[Job]]) -> None:
     """Of other images or too few classes before the attacked model is known, of other classes as soon as it is."""
-    for changes, told in (
+    for changes, message in (
         ({"shape": (3, 32, 32)}, r"other\.safetensors takes images of shape \(3, 32, 32\)"),
         ({"classes": 9}, r"the labels of digits reach from 0 to 9, and other\.safetensors gives 9 logits"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             Suite(dataset="digits", n=3, norm="linf", attacks=[PGD, transfer(**changes)]).require_fit(EXAMPLES)
     with pytest.raises(
         UserError, match=r"other\.safetensors has 12 classes and model\.safetensors has 10: give a surrogate"

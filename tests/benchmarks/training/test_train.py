@@ -6,54 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 import pytest
 import torch
 
-from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec, open_defended_model
+from robustbench_cli.benchmarks.checkpoints.defended_model import method_spec, open_defended_model
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.models.base.build import build_model
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
-from robustbench_cli.benchmarks.training.train import cached_checkpoint
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry as defenses
+
+from .conftest import own_defense, same, tensors
 
 MakeCache = Callable[..., ModelCache]
 
 NOISE = method_spec(defenses, "gaussian-noise", {}).spec
-
-OWN = """
-import copy
-from typing import ClassVar
-from torch import nn
-from robustbench_cli.defenses.base.defense import Defense
-
-class Darker(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = copy.deepcopy(model)
-
-    def forward(self, images):
-        return self.model(images / 2)
-
-class Dim(Defense):
-    '''Halves every pixel.'''
-
-    paper: ClassVar[str] = "none"
-
-    def protect(self, model, example):
-        return Darker(model)
-"""
-
-
-def tensors(defended: DefendedModel) -> dict[str, torch.Tensor]:
-    """The weights of a model on the disk."""
-    return defended.load().state_dict()
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    """Whether the weights are equal to the last bit."""
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_the_same_words_train_the_same_weights(cache: MakeCache, tmp_path: Path, hrs: MethodSpec) -> None:
@@ -67,43 +34,6 @@ def test_the_same_words_train_the_same_weights(cache: MakeCache, tmp_path: Path,
     assert other.trained(other.training(defenses=(hrs,)), tmp_path / "other.safetensors").identity != first.identity
 
 
-def test_what_is_trained_is_not_trained_again(cache: MakeCache) -> None:
-    """In the cache, one file for one training, and a damaged one is replaced."""
-    begun: list[Path] = []
-    prepared = replace(cache(), begin=lambda label, path: begun.append(path))
-    training = prepared.training(defenses=(NOISE,))
-    cached_checkpoint(training).unlink(missing_ok=True)
-    first = prepared.trained(training)
-    assert prepared.trained(training) == first
-    assert begun == [first.path] == [cached_checkpoint(training)]
-    assert platformdirs.user_cache_path("advdef") in first.path.parents
-    for damaged in (first.path.read_bytes()[:-100], b"", b"<html>"):
-        first.path.write_bytes(damaged)
-        assert prepared.trained(training).identity == first.identity
-    assert len(begun) == 4
-
-
-@pytest.mark.parametrize("rule", [{"decision": "deterministic"}, {"decision": "vote", "draws": 3}])
-def test_no_rule_of_decision_needs_a_training(cache: MakeCache, tmp_path: Path, rule: dict[str, Any]) -> None:
-    """In the cache all rules share their weights; a file of the user's own has the rule that they asked for."""
-    begun: list[Path] = []
-    prepared = replace(cache(seed=21), begin=lambda label, path: begun.append(path))
-    usual, other = (
-        prepared.training(defenses=(method_spec(defenses, "hrs", {"channels": [2, 1], **each}).spec,))
-        for each in ({}, rule)
-    )
-    cached_checkpoint(usual).unlink(missing_ok=True)
-    (decided,) = prepared.trained(other).defenses
-    assert {key: decided.parameters[key] for key in rule} == rule
-    assert prepared.trained(usual).defenses == usual.defenses
-    assert begun == [cached_checkpoint(usual)] == [cached_checkpoint(other)]
-    for training in (usual, other):
-        assert prepared.trained(training, tmp_path / "own.safetensors").defenses == training.defenses
-    assert len(begun) == 3
-    weights = [prepared.trained(training).load().state_dict().values() for training in (usual, other)]
-    assert all(torch.equal(*tensors) for tensors in zip(*weights, strict=True))
-
-
 def test_the_rule_of_an_inner_defense_is_trained_with(cache: MakeCache) -> None:
     """What comes around the draws of another defense learns from what they decide."""
     around = method_spec(defenses, "pgd-at", {"steps": 1}).spec
@@ -113,53 +43,6 @@ def test_the_rule_of_an_inner_defense_is_trained_with(cache: MakeCache) -> None:
     )
     assert usual.key != other.key
     assert (len(usual.beginnings), len(other.beginnings)) == (1, 0)
-
-
-@pytest.mark.parametrize(
-    ("chain", "stages", "trained"),
-    [
-        ([("sap", {})], ["training"], []),
-        ([("jpeg", {}), ("gaussian-noise", {})], ["training", "training"], ["training"]),
-        (
-            [("hrs", {"channels": [2, 1]}), ("pgd-at", {"steps": 1})],
-            ["block 1", "block 2", "adversarial training"],
-            ["adversarial training"],
-        ),
-    ],
-)
-def test_a_training_goes_on_from_what_was_trained_with_fewer_defenses(
-    cache: MakeCache, tmp_path: Path, chain: list[Any], stages: list[str], trained: list[str]
-) -> None:
-    """With the very weights and the record that it has where it begins anew."""
-    seen: list[str] = []
-    prepared = replace(cache(seed=31), progress=lambda now: seen.append(now.name))
-    specs = tuple(method_spec(defenses, name, parameters).spec for name, parameters in chain)
-    training = prepared.training(defenses=specs)
-    for beginning in (prepared.training(defenses=specs[:count]) for count in range(len(specs))):
-        cached_checkpoint(beginning).unlink(missing_ok=True)
-    anew = prepared.trained(training, tmp_path / "anew.safetensors")
-    assert seen == stages
-    prepared.trained(prepared.training(defenses=specs[:-1]))
-    seen.clear()
-    again = prepared.trained(training, tmp_path / "again.safetensors")
-    assert seen == trained
-    assert same(tensors(anew), tensors(again))
-    assert [list(stage["trained"]) for stage in again.training["stages"]] == [
-        list(stage["trained"]) for stage in anew.training["stages"]
-    ]
-
-
-def test_a_file_that_the_user_named_is_not_replaced_blindly(cache: MakeCache, tmp_path: Path) -> None:
-    """Another training's checkpoint gives way to the one asked for; what is none stays."""
-    path = tmp_path / "model.safetensors"
-    prepared = cache()
-    prepared.trained(prepared.training(), path)
-    noisy = prepared.trained(prepared.training(defenses=(NOISE,)), path)
-    assert open_defended_model(path).defense == noisy.defense == "gaussian-noise"
-    path.write_bytes(b"<html>")
-    with pytest.raises(UserError, match=f"{path} is a web page"):
-        prepared.trained(prepared.training(), path)
-    assert path.read_bytes() == b"<html>"
 
 
 @pytest.mark.parametrize(
@@ -192,7 +75,7 @@ def test_a_place_is_tried_before_the_training(cache: MakeCache, tmp_path: Path, 
     ids=str,
 )
 def test_what_changes_the_weights_is_another_training(cache: MakeCache, change: dict[str, Any]) -> None:
-    """Seed, recipe, model, normalisation, defenses and data have a part in the key; marks of changed parameters have not."""
+    """Seed, recipe, model, normalization, defenses and data have a part in the key; marks of changed parameters have not."""
     training = cache().training()
     assert training.model_copy(update=change).key != training.key
     marked = NOISE.model_copy(update={"changed": ("sigma_init",)})
@@ -222,12 +105,12 @@ def test_other_data_of_the_same_name_are_trained_on_anew(cache: MakeCache, tmp_p
 
 
 def test_a_defense_goes_around_a_checkpoint(cache: MakeCache, tmp_path: Path) -> None:
-    """The base's normalisation and defenses stay, and its weights are where the training starts."""
+    """The base's normalization and defenses stay, and its weights are where the training starts."""
     prepared = cache()
     base = prepared.trained(
         prepared.training(mean=(0.3,), std=(0.4,), defenses=(NOISE,)), tmp_path / "base.safetensors"
     )
-    spec = _own(tmp_path)
+    spec = own_defense(tmp_path)
     around = prepared.trained(prepared.training(base=base, defenses=(spec,)), tmp_path / "around.safetensors")
     assert [each.name for each in around.defenses] == ["gaussian-noise", spec.name]
     assert (around.mean, around.std, around.model) == ((0.3,), (0.4,), "small-cnn")
@@ -271,41 +154,6 @@ def test_a_base_must_fit(cache: MakeCache, tmp_path: Path) -> None:
         cache(f"npz:{tmp_path / 'three.npz'}").training(base=base, defenses=(NOISE,))
 
 
-def test_a_defense_that_needs_no_training_protects_a_trained_model(cache: MakeCache, tmp_path: Path) -> None:
-    """The model inside it is the one that is trained without a defense."""
-    prepared = cache()
-    plain = prepared.trained(prepared.training())
-    dim = prepared.trained(prepared.training(defenses=(_own(tmp_path),)), tmp_path / "dim.safetensors")
-    assert same({name.removeprefix("model."): tensor for name, tensor in tensors(dim).items()}, tensors(plain))
-
-
-def test_nothing_is_left_beside_a_finished_checkpoint(cache: MakeCache, tmp_path: Path) -> None:
-    """The files for resuming are gone, also those of a training to the same file that was begun otherwise."""
-    path = tmp_path / "model.safetensors"
-    stopped = cache(epochs=3)
-
-    def stop(_: object) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        replace(stopped, progress=stop).trained(stopped.training(), path)
-    assert [file.suffix for file in tmp_path.iterdir()] == [".partial"]
-    cache().trained(cache().training(), path)
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_the_accuracy_of_a_randomized_model_is_the_same_each_time(cache: MakeCache, hrs: MethodSpec) -> None:
-    """One pass over the test images, whose draws follow from the seed."""
-    prepared = cache(epochs=2)
-    defended = prepared.trained(prepared.training(defenses=(hrs,)))
-    torch.manual_seed(1)
-    first = prepared.accuracy(defended)
-    torch.manual_seed(2)
-    assert prepared.accuracy(defended) == first
-    assert first[1] == 500
-    assert prepared.accuracy(defended, images=50)[1] == 50
-
-
 def test_a_teacher_in_a_file(cache: MakeCache, tmp_path: Path) -> None:
     """Its content, not its place, has a part in the key; the student's checkpoint loads without it."""
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
@@ -337,11 +185,6 @@ def test_a_teacher_of_other_classes(cache: MakeCache, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=told):
         cache().trained(cache().training(defenses=(spec,)), tmp_path / "student.safetensors")
     assert not (tmp_path / "student.safetensors").exists()
-
-
-def _own(folder: Path) -> MethodSpec:
-    (folder / "own.py").write_text(OWN)
-    return method_spec(defenses, f"{folder / 'own.py'}:Dim", {}).spec
 
 
 RADIUS = """

@@ -501,9 +501,9 @@ def test_a_bad_checkpoint_is_an_error(advdef: Advdef, here: Path, checkpoint: Pa
 
 def test_bad_data_are_an_error(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     """Missing data, labels out of range, images outside [0, 1], or another shape than the model's."""
-    grey, labels = np.zeros((4, 8, 8), np.uint8), np.arange(4)
-    np.savez("labels.npz", images=grey, labels=[0, 1, 2, 30], classes=10)
-    np.savez("classes.npz", images=grey, labels=[0, 1, 2, 15])
+    gray, labels = np.zeros((4, 8, 8), np.uint8), np.arange(4)
+    np.savez("labels.npz", images=gray, labels=[0, 1, 2, 30], classes=10)
+    np.savez("classes.npz", images=gray, labels=[0, 1, 2, 15])
     np.savez("bright.npz", images=np.linspace(0, 255, 256).reshape(4, 8, 8), labels=labels)
     np.savez("large.npz", images=np.zeros((4, 9, 9), np.uint8), labels=labels)
     for dataset, line in [

@@ -1,3 +1,5 @@
+"""The attack ``transfer`` on the command line: its surrogate, its usage errors and its card."""
+
 from __future__ import annotations
 
 import csv

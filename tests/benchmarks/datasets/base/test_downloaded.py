@@ -19,19 +19,19 @@ def _known(known_idx: Callable[[type], None]) -> None:
 
 
 def test_absent_files_are_downloaded_once(
-    tmp_path: Path, network: dict[str, bytes], idx_files: dict[str, bytes], grey: dict[str, np.ndarray]
+    tmp_path: Path, network: dict[str, bytes], idx_files: dict[str, bytes], gray: dict[str, np.ndarray]
 ) -> None:
     """Absent files are fetched, found again without a network, and leave nothing unfinished behind."""
     network.update(idx_files)
     first = Mnist(data_dir=tmp_path / "new").split("test").labels
     network.clear()
     again = Mnist(data_dir=tmp_path / "new").split("test").labels
-    assert first.tolist() == again.tolist() == grey["t10k-labels-idx1-ubyte"].tolist()
+    assert first.tolist() == again.tolist() == gray["t10k-labels-idx1-ubyte"].tolist()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["MNIST"]
 
 
 def test_cut_off_files_are_downloaded_again(
-    tmp_path: Path, network: dict[str, bytes], idx_files: dict[str, bytes], grey: dict[str, np.ndarray]
+    tmp_path: Path, network: dict[str, bytes], idx_files: dict[str, bytes], gray: dict[str, np.ndarray]
 ) -> None:
     """A file that an interrupted run left half written is replaced."""
     network.update(idx_files)
@@ -40,7 +40,7 @@ def test_cut_off_files_are_downloaded_again(
     whole = file.read_bytes()
     file.write_bytes(whole[:1000])
     images, _ = Mnist(data_dir=tmp_path).split("test").batch(torch.arange(5))
-    assert np.array_equal((images.squeeze(1) * 255).round().numpy(), grey["t10k-images-idx3-ubyte"])
+    assert np.array_equal((images.squeeze(1) * 255).round().numpy(), gray["t10k-images-idx3-ubyte"])
     assert file.read_bytes() == whole
 
 

@@ -51,7 +51,7 @@ class Honest(nn.Module):
 
 
 class Quantized(nn.Module):
-    """Sees 9 grey values, but for a small share that goes straight by."""
+    """Sees 9 gray values, but for a small share that goes straight by."""
 
     def __init__(self, share: float = 0.01) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class NoiseLayer(nn.Module):
 
 
 class Jumpy(nn.Module):
-    """A model that sees each pixel rounded up or down to one of 33 grey values, on average as it is."""
+    """A model that sees each pixel rounded up or down to one of 33 gray values, on average as it is."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ def test_a_gradient_that_leads_astray_is_found(model: nn.Module, seed: int) -> N
 
 
 class Levels(BPDALayer):
-    """Some grey values, with the slope of a share of the image, forwards or turned around."""
+    """Some gray values, with the slope of a share of the image, forwards or turned around."""
 
     def __init__(self, levels: int, share: float) -> None:
         super().__init__()

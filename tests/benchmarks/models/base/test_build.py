@@ -56,7 +56,7 @@ def own(tmp_path: Path) -> Path:
     return file
 
 
-def test_normalisation_is_inside() -> None:
+def test_normalization_is_inside() -> None:
     """The model on [0, 1] images is the network on (images - mean) / std."""
     torch.manual_seed(0)
     model = build_model("small-cnn", shape=(3, 8, 8), classes=4, mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.3))
@@ -90,7 +90,7 @@ def test_one_number_for_all_channels() -> None:
         (None, 0.5, "std is given alone"),
     ],
 )
-def test_wrong_normalisation(mean: float | None, std: float | None, message: str) -> None:
+def test_wrong_normalization(mean: float | None, std: float | None, message: str) -> None:
     """Every wrong mean or std is named in one line."""
     with pytest.raises(UserError, match=message):
         normalized(nn.Identity(), mean=mean, std=std, channels=3)

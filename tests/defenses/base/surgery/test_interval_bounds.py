@@ -57,7 +57,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
     "one layer in several places": lambda: _repeated(nn.Linear(8, 8), nn.ReLU()),
     "batch norm": _normed,
-    "normalisation": lambda: normalized(
+    "normalization": lambda: normalized(
         nn.Sequential(nn.Flatten(), nn.Linear(8, 6), nn.Sigmoid(), nn.Linear(6, 3)), mean=0.3, std=0.2, channels=1
     ).double(),
 }

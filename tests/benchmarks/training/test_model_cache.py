@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import pytest
+import torch
+
+from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec, open_defended_model
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.store.leases import Leases
+from robustbench_cli.benchmarks.training import model_cache
+from robustbench_cli.benchmarks.training.model_cache import ModelCache
+from robustbench_cli.benchmarks.training.train import cached_checkpoint
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses import registry as defenses
+from robustbench_cli.defenses.base.training.trainer import Trainer
+
+from .conftest import own_defense, same, tensors
+
+MakeCache = Callable[..., ModelCache]
+
+NOISE = method_spec(defenses, "gaussian-noise", {}).spec
+
+
+def test_what_is_trained_is_not_trained_again(cache: MakeCache) -> None:
+    """The cache has one file for one training, and replaces a damaged one."""
+    begun: list[Path] = []
+    prepared = replace(cache(), begin=lambda label, path: begun.append(path))
+    training = prepared.training(defenses=(NOISE,))
+    cached_checkpoint(training).unlink(missing_ok=True)
+    first = prepared.trained(training)
+    assert prepared.trained(training) == first
+    assert begun == [first.path] == [cached_checkpoint(training)]
+    assert platformdirs.user_cache_path("advdef") in first.path.parents
+    for damaged in (first.path.read_bytes()[:-100], b"", b"<html>"):
+        first.path.write_bytes(damaged)
+        assert prepared.trained(training).identity == first.identity
+    assert len(begun) == 4
+
+
+@pytest.mark.parametrize("rule", [{"decision": "deterministic"}, {"decision": "vote", "draws": 3}])
+def test_no_rule_of_decision_needs_a_training(cache: MakeCache, tmp_path: Path, rule: dict[str, Any]) -> None:
+    """In the cache all rules share their weights; a file that the user named has the requested rule."""
+    begun: list[Path] = []
+    prepared = replace(cache(seed=21), begin=lambda label, path: begun.append(path))
+    usual, other = (
+        prepared.training(defenses=(method_spec(defenses, "hrs", {"channels": [2, 1], **values}).spec,))
+        for values in ({}, rule)
+    )
+    cached_checkpoint(usual).unlink(missing_ok=True)
+    (decided,) = prepared.trained(other).defenses
+    assert {key: decided.parameters[key] for key in rule} == rule
+    assert prepared.trained(usual).defenses == usual.defenses
+    assert begun == [cached_checkpoint(usual)] == [cached_checkpoint(other)]
+    for training in (usual, other):
+        assert prepared.trained(training, tmp_path / "own.safetensors").defenses == training.defenses
+    assert len(begun) == 3
+    weights = [prepared.trained(training).load().state_dict().values() for training in (usual, other)]
+    assert all(torch.equal(*tensors) for tensors in zip(*weights, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("chain", "stages", "trained"),
+    [
+        ([("sap", {})], ["training"], []),
+        ([("jpeg", {}), ("gaussian-noise", {})], ["training", "training"], ["training"]),
+        (
+            [("hrs", {"channels": [2, 1]}), ("pgd-at", {"steps": 1})],
+            ["block 1", "block 2", "adversarial training"],
+            ["adversarial training"],
+        ),
+    ],
+)
+def test_a_training_goes_on_from_what_was_trained_with_fewer_defenses(
+    cache: MakeCache, tmp_path: Path, chain: list[Any], stages: list[str], trained: list[str]
+) -> None:
+    """Its weights and its record equal those of a training from the beginning."""
+    names: list[str] = []
+    prepared = replace(cache(seed=31), progress=lambda state: names.append(state.name))
+    specs = tuple(method_spec(defenses, name, parameters).spec for name, parameters in chain)
+    training = prepared.training(defenses=specs)
+    for beginning in (prepared.training(defenses=specs[:count]) for count in range(len(specs))):
+        cached_checkpoint(beginning).unlink(missing_ok=True)
+    whole = prepared.trained(training, tmp_path / "whole.safetensors")
+    assert names == stages
+    prepared.trained(prepared.training(defenses=specs[:-1]))
+    names.clear()
+    resumed = prepared.trained(training, tmp_path / "resumed.safetensors")
+    assert names == trained
+    assert same(tensors(whole), tensors(resumed))
+    assert [list(stage["trained"]) for stage in resumed.training["stages"]] == [
+        list(stage["trained"]) for stage in whole.training["stages"]
+    ]
+
+
+def test_a_file_that_the_user_named_is_not_replaced_blindly(cache: MakeCache, tmp_path: Path) -> None:
+    """The checkpoint of another training is replaced; a file that is no checkpoint stays."""
+    path = tmp_path / "model.safetensors"
+    prepared = cache()
+    prepared.trained(prepared.training(), path)
+    noisy = prepared.trained(prepared.training(defenses=(NOISE,)), path)
+    assert open_defended_model(path).defense == noisy.defense == "gaussian-noise"
+    path.write_bytes(b"<html>")
+    with pytest.raises(UserError, match=f"{path} is a web page"):
+        prepared.trained(prepared.training(), path)
+    assert path.read_bytes() == b"<html>"
+
+
+def test_a_defense_that_needs_no_training_protects_a_trained_model(cache: MakeCache, tmp_path: Path) -> None:
+    """The model inside it is the one that is trained without a defense."""
+    prepared = cache()
+    plain = prepared.trained(prepared.training())
+    dim = prepared.trained(prepared.training(defenses=(own_defense(tmp_path),)), tmp_path / "dim.safetensors")
+    assert same({name.removeprefix("model."): tensor for name, tensor in tensors(dim).items()}, tensors(plain))
+
+
+def test_nothing_is_left_beside_a_finished_checkpoint(cache: MakeCache, tmp_path: Path) -> None:
+    """The files for resuming are gone, also those of a training to the same file that was begun otherwise."""
+    path = tmp_path / "model.safetensors"
+    stopped = cache(epochs=3)
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace(stopped, progress=stop).trained(stopped.training(), path)
+    assert [file.suffix for file in tmp_path.iterdir()] == [".partial"]
+    cache().trained(cache().training(), path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_accuracy_of_a_randomized_model_is_the_same_each_time(cache: MakeCache, hrs: MethodSpec) -> None:
+    """One pass over the test images, whose draws follow from the seed."""
+    prepared = cache(epochs=2)
+    defended = prepared.trained(prepared.training(defenses=(hrs,)))
+    torch.manual_seed(1)
+    first = prepared.accuracy(defended)
+    torch.manual_seed(2)
+    assert prepared.accuracy(defended) == first
+    assert first[1] == 500
+    assert prepared.accuracy(defended, images=50)[1] == 50
+
+
+def test_two_processes_train_a_model_once(cache: MakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one waits, and uses the trained checkpoint."""
+    monkeypatch.setattr(model_cache, "TRAINING_PAUSE", 0.01)
+    prepared = cache(seed=77)
+    training = prepared.training()
+    path = cached_checkpoint(training)
+    claim = Leases(path.parent.parent).hold(training.key)
+    assert claim.__enter__()
+    models: list[DefendedModel] = []
+    waiting = threading.Thread(target=lambda: models.append(prepared.trained(training)))
+    waiting.start()
+    waiting.join(0.2)
+    assert prepared.is_being_trained(training)
+    assert not models and not path.exists() and not prepared.train_if_free(training)
+    other = cache(seed=78).trained(cache(seed=78).training())
+    shutil.copy(other.path, path)  # the checkpoint of another training, which is replaced
+    claim.__exit__(None, None, None)
+    waiting.join(60)
+    assert [defended.training["key"] for defended in models] == [training.key]
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the trainings that :meth:`Trainer.fit` runs."""
+    names: list[str] = []
+    fit = Trainer.fit
+
+    def counted(self: Trainer, network: Any, *arguments: Any, **options: Any) -> Any:
+        names.append(options.get("name", "training"))
+        return fit(self, network, *arguments, **options)
+
+    monkeypatch.setattr(Trainer, "fit", counted)
+    return names
+
+
+def test_defenses_that_train_nothing_share_the_training_of_their_base(cache: MakeCache, fits: list[str]) -> None:
+    """One training serves all of them, each with a file of its own; their weights equal the base's bit for bit."""
+    begun: list[str] = []
+    prepared = replace(cache(seed=41), begin=lambda label, path: begun.append(label))
+    chains: list[list[tuple[str, dict[str, Any]]]] = [
+        [("jpeg", {})],
+        [("noise-injection", {"sigma": 0.1})],
+        [("noise-injection", {"sigma": 0.2})],
+        [],
+    ]
+    trainings = [
+        prepared.training(defenses=tuple(method_spec(defenses, name, values).spec for name, values in chain))
+        for chain in chains
+    ]
+    base = trainings[-1]
+    for training in trainings:
+        cached_checkpoint(training).unlink(missing_ok=True)
+        assert prepared.missing(training) == [base]
+    models = [prepared.trained(training) for training in trainings]
+    assert len(fits) == 1
+    assert begun == ["small-cnn with no defense on digits"]
+    assert [prepared.missing(training) for training in trainings] == [[]] * 4
+    assert len({model.path for model in models}) == 4
+    weights = [list(tensors(model).values()) for model in models]
+    assert all(torch.equal(*pair) for other in weights[:-1] for pair in zip(other, weights[-1], strict=True))
+
+
+def test_missing_lists_every_stage_once(cache: MakeCache) -> None:
+    """A stage that the cache has is not listed, nor is a stage that learns nothing."""
+    prepared = cache(seed=42)
+    specs = tuple(
+        method_spec(defenses, name, values).spec
+        for name, values in (("jpeg", {}), ("gaussian-noise", {}), ("pgd-at", {"steps": 1}))
+    )
+    stages = [prepared.training(defenses=specs[:count]) for count in (0, 2, 3)]
+    for training in (*stages, prepared.training(defenses=specs[:1])):
+        cached_checkpoint(training).unlink(missing_ok=True)
+    assert prepared.missing(stages[-1]) == stages
+    prepared.trained(stages[0])
+    assert prepared.missing(stages[-1]) == stages[1:]

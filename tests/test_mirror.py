@@ -1,0 +1,91 @@
+"""Every source file has its test file at the mirrored path, and every test file has its source."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "tests"
+
+FOLDERS = {
+    "attacks": ROOT / "attacks",
+    "benchmarks": ROOT / "benchmarks",
+    "cli": ROOT / "robustbench_cli/cli",
+    "core": ROOT / "robustbench_cli/core",
+    "defenses": ROOT / "defenses",
+}
+"""The folders of the sources, by their folder of tests."""
+
+TESTED_ELSEWHERE = {
+    "benchmarks/execution/engines/local.py": "test_engines.py holds all engines to the same contract",
+    "benchmarks/execution/engines/processes.py": "test_engines.py holds all engines to the same contract",
+    "benchmarks/execution/engines/ray.py": "test_engines.py holds all engines to the same contract",
+    "benchmarks/execution/job.py": "plain data without a function; test_suite.py makes jobs, and test_worker.py runs them",
+}
+"""The sources without a test file beside them, and the reason."""
+
+WITHOUT_SOURCE = {
+    "attacks/test_access.py": "what an attack uses of a model, for all attacks",
+    "attacks/test_apgd.py": "APGD against AutoAttack's figures, for the files that share it",
+    "attacks/test_every_attack.py": "the contract of all attacks",
+    "attacks/test_few_classes.py": "models of two and three classes, for all attacks",
+    "attacks/test_masked_classes.py": "models with a class of no chance, for all attacks",
+    "attacks/test_minimal_norm.py": "closed-form distances, for all minimal-norm attacks",
+    "attacks/test_peers.py": "figures of other libraries, for all attacks that have one",
+    "attacks/test_renamed_parameters.py": "former names of parameters, for all attacks",
+    "benchmarks/test_draws_of_images.py": "batch sizes and draws, from attacks to outcomes",
+    "benchmarks/test_gallery.py": "models that hide their weakness, through all checks",
+    "benchmarks/evaluation/checks/test_checks.py": "the contract of all checks",
+    "benchmarks/execution/engines/test_engines.py": "the contract of all engines",
+    "cli/commands/test_bad_suites.py": "suite files with mistakes, in all commands that read one",
+    "cli/commands/test_train_in_processes.py": "the command train under a launcher of processes",
+    "cli/commands/test_transfer.py": "the attack transfer, which needs a second model, in the commands",
+    "defenses/test_every_defense.py": "the contract of all defenses",
+    "defenses/test_hrs_expectation.py": "exact expectations of HRS for its attacks, beside test_hrs.py, which is long",
+    "defenses/test_renamed_parameters.py": "former names of parameters, for all defenses",
+}
+"""The test files that belong to no single source, and what they are about."""
+
+
+def sources() -> set[str]:
+    """The source files, by the path of their tests' folder; ``__init__.py`` is none."""
+    return {
+        f"{name}/{path.relative_to(folder).as_posix()}"
+        for name, folder in FOLDERS.items()
+        for path in folder.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+
+
+def files_of_tests() -> set[str]:
+    """The test files in the folders that mirror the sources."""
+    return {path.relative_to(TESTS).as_posix() for name in FOLDERS for path in (TESTS / name).rglob("test_*.py")}
+
+
+def mirrored(source: str) -> str:
+    """The path of a source's test file: ``__main__.py`` has ``test_main.py``."""
+    folder, _, name = source.replace("__main__", "main").rpartition("/")
+    return f"{folder}/test_{name}"
+
+
+def test_every_source_has_a_test_file() -> None:
+    """The exceptions exist, and have none."""
+    missing = {source for source in sources() if mirrored(source) not in files_of_tests()}
+    assert missing == {*TESTED_ELSEWHERE}
+
+
+def test_every_test_file_has_a_source() -> None:
+    """The exceptions exist, and have none."""
+    strays = files_of_tests() - {mirrored(source) for source in sources()}
+    assert strays == {*WITHOUT_SOURCE}
+
+
+def test_every_test_file_has_a_test() -> None:
+    """A file without one tests nothing."""
+    empty = [
+        path
+        for path in sorted(files_of_tests())
+        if not re.search(r"^ *def test_", (TESTS / path).read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert empty == []
