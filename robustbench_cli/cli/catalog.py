@@ -6,7 +6,6 @@ The names and summaries are read from source files without an import of torch; a
 from __future__ import annotations
 
 import importlib
-import importlib.resources
 import inspect
 import re
 import types
@@ -40,7 +39,7 @@ SHOWN = (*KINDS, "training")
 """What ``advdef show`` can show; there is only one training recipe, so it has no name."""
 
 _OUTSIDE_REGISTRIES = {
-    ("attack", "reprogramming"): ("robustbench_cli.benchmarks.reprogramming.run", "Reprogramming"),
+    ("attack", "reprogramming"): ("robustbench_cli.benchmarks.reprogramming.program", "Reprogramming"),
     ("training", "train"): ("robustbench_cli.defenses.base.training.recipe", "Recipe"),
 }
 """The module and class of things that are in no registry: a command of their own runs them."""
@@ -79,8 +78,9 @@ def names(kind: str) -> list[str]:
         kind: One of :data:`KINDS`.
     """
     if kind == "suite":
-        folder = importlib.resources.files("robustbench_cli.benchmarks.suites") / "builtin"
-        return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+        from robustbench_cli.benchmarks.suites.load import suite_names
+
+        return suite_names()
     return sorted([*_registry_of(kind).names(), *(name for other, name in _OUTSIDE_REGISTRIES if other == kind)])
 
 

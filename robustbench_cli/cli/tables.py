@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.execution.status import CellState
 
 __all__ = [
-    "as_text",
     "cell_states",
     "for_terminal",
     "plain",
@@ -31,8 +30,6 @@ __all__ = [
     "require_place",
     "write",
 ]
-
-as_text = formats.as_text
 
 
 def report(table: pd.DataFrame, drawn: RenderableType, output: Path | None) -> None:
@@ -64,7 +61,7 @@ def write(table: pd.DataFrame, path: Path) -> None:
     """
     from robustbench_cli.core.atomic_write import write_atomically
 
-    write_atomically(path, as_text(table, formats.format_of_file(path)).encode())
+    write_atomically(path, formats.as_text(table, formats.format_of_file(path)).encode())
 
 
 def require_place(path: Path, *, forms: Collection[str] | None = None) -> None:
@@ -234,7 +231,6 @@ _CELL_COLUMNS: Mapping[str, Callable[[CellState], str]] = {
 }
 """The columns of ``advdef sweep --dry-run``."""
 
-_ONLY_WHERE_DIFFERENT = ("checkpoint", "mean", "std")
 _NUMERIC = frozenset({"n", "eot", "seed", "passes"})
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustbench_cli.benchmarks.reports.formats import format_names
+from robustbench_cli.benchmarks.reports import formats
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
 from robustbench_cli.cli.options import command, option, output_file, output_format, stores_or_default
@@ -39,7 +39,7 @@ Damaged = Callable[[UserError], None]
     group="Rows",
     help="Only rows whose column KEY is VALUE. Several keys must all fit; of several values for one key, any.",
 )
-@output_format("table", *format_names())
+@output_format("table", *formats.format_names())
 @output_file(multiple=True)
 @option(
     "--fail-under",
@@ -264,7 +264,7 @@ def _show(table: pd.DataFrame, name: str, outputs: Sequence[Path]) -> None:
     if name == "table":
         console.report(tables.for_terminal(table) if len(table) else "no rows")
     else:
-        console.report(tables.as_text(table, name))
+        console.report(formats.as_text(table, name))
         for line in tables.quick_look(table):
             console.note(line)
     for path in outputs:
