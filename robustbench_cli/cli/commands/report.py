@@ -101,7 +101,7 @@ def report(
     from robustbench_cli.benchmarks.store.store import Store
 
     for path in outputs:
-        tables.require_place(path)
+        tables.require_writable_table(path)
     options = {"--fail-under": minima, "--fail-over": maxima, "--max-drop": drops, "--max-rise": rises}
     limits = {name: [gates.parse_limit(text, option=name) for text in texts] for name, texts in options.items()}
     changes = [*limits["--max-drop"], *limits["--max-rise"]]

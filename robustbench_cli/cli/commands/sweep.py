@@ -105,7 +105,7 @@ def sweep(
     select = partial(_selected, shard, existing, common.store)
     if dry_run or status:
         if output is not None:
-            tables.require_place(output)
+            tables.require_writable_table(output)
         _report_status(common, config, shard, dry_run=dry_run)
     else:
         run_suite(common, config, devices=devices, engine=engine, select=select, output=output)
