@@ -53,7 +53,7 @@ class RowSource:
         checkpoint: The checkpoint's path as the user wrote it; ``None`` where it is unknown.
         results: One result, or those that a worst case combines; none for a cell that failed or is missing.
         summary: The accuracies and distances by column; see :func:`~.outcomes.summarize`.
-        flags: The names of the checks that failed.
+        flags: The names of the checks that speak against the row.
         efficiency: The Defense Efficiency Score, where there is an undefended model to compare with.
         quick_look: Whether the attacks are too weak to vouch for the row; ``None`` where there is no result.
     """
@@ -107,8 +107,8 @@ class Shown:
         position: The position among the columns, from left to right.
         text: The text of a row; by default the value in the form of its kind.
         interval: The columns with the ends of the confidence interval, which is printed behind the value.
-        hide_interval: When a narrow terminal goes without the interval; see ``hide``.
-        hide: When a narrow terminal goes without the column: the lowest number first; ``None`` is never.
+        hide_interval: The rank in which a narrow terminal hides the interval; see ``hide``.
+        hide: The rank in which a narrow terminal hides the column, lowest first; None: never hidden.
         in_title: Whether a value that all rows share is printed above the table instead.
         usual: A shared value that is not printed.
         when: Whether a table has the column at all.
@@ -206,7 +206,7 @@ _ALIKE = ("dataset", "model", "defense", "checkpoint")
 
 
 def _varies(name: str) -> Callable[[pd.DataFrame], bool]:
-    """Whether a column tells apart models with the same names whose files have the same name."""
+    """Whether a column distinguishes models whose names and file names are the same."""
     above = {"mean": (), "std": (), "checkpoint_sha256": ("mean", "std")}
 
     def varies(table: pd.DataFrame) -> bool:

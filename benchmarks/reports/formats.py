@@ -6,7 +6,7 @@ A new format is one more entry of :data:`FORMATS`. The choices of ``--format`` a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,19 +96,18 @@ def as_text(table: pd.DataFrame, name: str) -> str:
     return next(entry for entry in FORMATS if entry.name == name).write(table)
 
 
-def format_of_file(path: Path, *, names: Collection[str] | None = None) -> str:
-    """The name of the format that a file's ending stands for.
+def format_of_file(path: Path, *, any_table: bool = False) -> str:
+    """The name of the format that a file's ending selects.
 
     Args:
         path: The file.
-        names: The formats that are possible; by default all.
+        any_table: Whether the table has other columns than the table of results.
 
     Raises:
         UserError: No possible format has the ending.
     """
-    formats = [entry for entry in FORMATS if names is None or entry.name in names]
-    for entry in formats:
-        if path.suffix.lower() in entry.endings:
+    endings = file_endings(any_table=any_table)
+    for entry in FORMATS:
+        if path.suffix.lower() in endings and path.suffix.lower() in entry.endings:
             return entry.name
-    endings = ", ".join(ending for entry in formats for ending in entry.endings)
-    raise UserError(f"-o {path}: the ending selects the format: give one of {endings}")
+    raise UserError(f"-o {path}: the ending selects the format: give one of {', '.join(endings)}")

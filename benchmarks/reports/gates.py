@@ -20,14 +20,15 @@ from robustbench_cli.benchmarks.reports.columns import (
     gated_columns,
     identity_columns,
 )
+from robustbench_cli.benchmarks.reports.gate_options import Gate, gate_with
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 from robustbench_cli.core.escaping import unescaped_from_csv
 
 __all__ = [
     "Limit",
     "Verdict",
-    "hold",
-    "hold_to_baseline",
+    "compare",
+    "compare_with_baseline",
     "parse_conditions",
     "parse_limit",
     "read_baseline",
@@ -36,14 +37,6 @@ __all__ = [
     "unmet",
     "without_baseline",
 ]
-
-_OPPOSITE = {
-    "--fail-under": "--fail-over",
-    "--max-drop": "--max-rise",
-    "--fail-over": "--fail-under",
-    "--max-rise": "--max-drop",
-}
-_UPPER = ("--fail-over", "--max-rise")
 
 _ROUNDING = 1e-12
 """The tolerance of a comparison: 0.8 - 0.78 is above 0.02 in floating point."""
@@ -80,17 +73,18 @@ class Verdict:
     missing: list[str] = field(default_factory=list)
 
 
-def parse_limit(text: str, *, option: str) -> Limit:
+def parse_limit(text: str, *, gate: Gate) -> Limit:
     """Reads a limit such as ``robust_accuracy=0.40``.
 
     Args:
         text: ``COLUMN=VALUE``.
-        option: The option that it was given to, such as ``--fail-under``.
+        gate: The gate that the limit is for.
 
     Raises:
         UserError: The column is unknown or cannot be judged, the option is for columns of the other direction, or the
             value is not a number of the column's range.
     """
+    option = gate.option
     name, equals, value = (part.strip() for part in text.partition("="))
     if name not in gated_columns():
         raise UserError(f"{option} '{text}': unknown column '{name}': {did_you_mean(name, gated_columns())}")
@@ -102,12 +96,13 @@ def parse_limit(text: str, *, option: str) -> Limit:
     if not equals or not math.isfinite(number):
         raise UserError(f"{option} '{text}': give COLUMN=VALUE, such as robust_accuracy=0.40")
     if column(name).kind == "share" and number > 1:
-        way_out = f"did you mean {number / 100:g}?" if number <= 100 else "give a number up to 1"
-        raise UserError(f"{option} '{text}': {name} is a share, from 0 to 1: {way_out}")
+        hint = f"did you mean {number / 100:g}?" if number <= 100 else "give a number up to 1"
+        raise UserError(f"{option} '{text}': {name} is a share, from 0 to 1: {hint}")
     limit = Limit(name, number)
-    if limit.is_upper != (option in _UPPER):
+    if limit.is_upper != gate.upper:
         better = "lower" if limit.is_upper else "higher"
-        raise UserError(f"{option} '{text}': {better} is better in {name}: give {_OPPOSITE[option]} {name}={value}")
+        opposite = gate_with(upper=limit.is_upper, baseline=gate.baseline).option
+        raise UserError(f"{option} '{text}': {better} is better in {name}: give {opposite} {name}={value}")
     return limit
 
 
@@ -117,56 +112,56 @@ def parse_conditions(conditions: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         UserError: A key is not a column, or a value is missing.
     """
-    wanted: dict[str, list[str]] = defaultdict(list)
+    allowed: dict[str, list[str]] = defaultdict(list)
     for condition in conditions:
         key, equals, value = (part.strip() for part in condition.partition("="))
         if key not in column_names():
             raise UserError(f"--where '{condition}': unknown column '{key}': {did_you_mean(key, column_names())}")
         if not equals:
             raise UserError(f"--where '{condition}': give KEY=VALUE, such as defense=hrs")
-        wanted[key].append(value)
-    return dict(wanted)
+        allowed[key].append(value)
+    return dict(allowed)
 
 
-def select(table: pd.DataFrame, wanted: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Selects the rows whose columns have one of the wanted values; ``hrs`` also fits ``hrs(channels=[10,10])``.
+def select(table: pd.DataFrame, allowed: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Selects the rows whose columns have one of the allowed values; ``hrs`` also fits ``hrs(channels=[10,10])``.
 
     Args:
         table: The rows.
-        wanted: The values allowed for each column.
+        allowed: The values allowed for each column.
     """
     selected = pd.Series(True, index=table.index)
-    for name, values in wanted.items():
+    for name, values in allowed.items():
         selected &= _fits(table[name], values)
     return table[selected]
 
 
-def select_cells(table: pd.DataFrame, wanted: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Selects the wanted rows of cells without a result.
+def select_cells(table: pd.DataFrame, allowed: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Selects the allowed rows of cells without a result.
 
     A worst case is incomplete as long as any cell of its model and threat is missing.
 
     Args:
         table: The rows of cells that failed or are missing.
-        wanted: See :func:`select`.
+        allowed: See :func:`select`.
     """
-    every_attack = WORST_CASE in wanted.get("attack", ())
-    return select(table, {key: values for key, values in wanted.items() if key != "attack" or not every_attack})
+    every_attack = WORST_CASE in allowed.get("attack", ())
+    return select(table, {key: values for key, values in allowed.items() if key != "attack" or not every_attack})
 
 
-def unmet(tables: Sequence[pd.DataFrame], wanted: Mapping[str, Sequence[str]]) -> list[str]:
+def unmet(tables: Sequence[pd.DataFrame], allowed: Mapping[str, Sequence[str]]) -> list[str]:
     """Explains the conditions that no row of some tables fits.
 
     Args:
         tables: The tables.
-        wanted: See :func:`select`.
+        allowed: See :func:`select`.
 
     Returns:
         A line for each value that no row has, with the values that exist. If rows have each value but none has them all,
         one line.
     """
     lines = []
-    for name, values in wanted.items():
+    for name, values in allowed.items():
         entries = pd.Series([value for table in tables for value in table[name]], dtype=object, name=name)
         existing = sorted(set(entries.dropna().astype(str)))
         listed = ", ".join(f"'{value}'" for value in existing[:20])
@@ -176,8 +171,8 @@ def unmet(tables: Sequence[pd.DataFrame], wanted: Mapping[str, Sequence[str]]) -
             for value in values
             if not _fits(entries, [value]).any()
         ]
-    if not lines and wanted and all(select(table, wanted).empty for table in tables):
-        conditions = " and ".join(f"{name}={' or '.join(values)}" for name, values in wanted.items())
+    if not lines and allowed and all(select(table, allowed).empty for table in tables):
+        conditions = " and ".join(f"{name}={' or '.join(values)}" for name, values in allowed.items())
         lines.append(f"--where: no row has {conditions}: leave one of them out to see what there is")
     return lines
 
@@ -190,7 +185,7 @@ def _fits(entries: pd.Series, values: Sequence[str]) -> pd.Series:
     return fits
 
 
-_WAY_OUT = "give a .csv file that 'advdef report -o' wrote"
+_HINT = "give a .csv file that 'advdef report -o' wrote"
 
 
 def read_baseline(path: Path) -> pd.DataFrame:
@@ -204,16 +199,16 @@ def read_baseline(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str)
     except (OSError, ValueError, csv.Error) as error:
         reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
-        raise UserError(f"--baseline {path} cannot be read ({reason}): {_WAY_OUT}") from None
+        raise UserError(f"--baseline {path} cannot be read ({reason}): {_HINT}") from None
     identity = identity_columns(available=())
     missing = [name for name in (*identity, "robust_accuracy") if name not in table.columns]
     if missing:
-        raise UserError(f"--baseline {path} has no column '{missing[0]}': {_WAY_OUT}")
+        raise UserError(f"--baseline {path} has no column '{missing[0]}': {_HINT}")
     for name in sorted({*gated_columns()} & {*table.columns}):
         try:
             table[name] = pd.to_numeric(table[name])
         except ValueError as error:
-            raise UserError(f"--baseline {path}: {name}: {one_line(error)}: {_WAY_OUT}") from None
+            raise UserError(f"--baseline {path}: {name}: {one_line(error)}: {_HINT}") from None
     for name in identity:
         table[name] = table[name].map(unescaped_from_csv, na_action="ignore")
     return table
@@ -235,7 +230,7 @@ def _require_complete_lines(path: Path) -> None:
                 )
 
 
-def hold(table: pd.DataFrame, limit: Limit) -> Verdict:
+def compare(table: pd.DataFrame, limit: Limit) -> Verdict:
     """Compares every row with a limit, unrounded.
 
     Args:
@@ -244,7 +239,7 @@ def hold(table: pd.DataFrame, limit: Limit) -> Verdict:
     """
     verdict = Verdict()
     if table.empty:
-        option = "--fail-over" if limit.is_upper else "--fail-under"
+        option = gate_with(upper=limit.is_upper, baseline=False).option
         verdict.missing.append(f"{option} {limit.column}={limit.value:g}: there is no row to judge")
     only_defended = column(limit.column).only_defended
     for _, row in table.iterrows():
@@ -263,7 +258,7 @@ def _worse(value: float, other: float, limit: Limit) -> float:
     return value - other if limit.is_upper else other - value
 
 
-def hold_to_baseline(table: pd.DataFrame, baseline: pd.DataFrame, limit: Limit) -> Verdict:
+def compare_with_baseline(table: pd.DataFrame, baseline: pd.DataFrame, limit: Limit) -> Verdict:
     """Compares every row with the baseline's row of the same comparison, unrounded.
 
     A row that the baseline does not have is not judged; see :func:`without_baseline`. A row of the baseline that the
@@ -277,7 +272,7 @@ def hold_to_baseline(table: pd.DataFrame, baseline: pd.DataFrame, limit: Limit) 
     Raises:
         UserError: The baseline lacks the limit's column.
     """
-    option = "--max-rise" if limit.is_upper else "--max-drop"
+    option = gate_with(upper=limit.is_upper, baseline=True).option
     verdict = Verdict()
     if baseline.empty:
         verdict.missing.append(f"{option} {limit.column}={limit.value:g}: the baseline has no row to compare with")
@@ -297,14 +292,14 @@ def hold_to_baseline(table: pd.DataFrame, baseline: pd.DataFrame, limit: Limit) 
                 f"{_name(row)}: several rows are alike in all but the checkpoint: name one with --where"
             )
         else:
-            _hold_row(row, before[key], limit, verdict)
+            _compare_row(row, before[key], limit, verdict)
     for _, row in baseline.iterrows():
         if _key(row, names) not in judged:
             verdict.missing.append(f"{_name(row)}: it is in the baseline, and not in the table")
     return verdict
 
 
-def _hold_row(row: pd.Series, old: Any, limit: Limit, verdict: Verdict) -> None:
+def _compare_row(row: pd.Series, old: Any, limit: Limit, verdict: Verdict) -> None:
     """Compares a row with its value in the baseline."""
     new: Any = row[limit.column]
     if pd.isna(old) and pd.isna(new):

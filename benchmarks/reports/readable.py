@@ -33,7 +33,7 @@ def readable(table: pd.DataFrame, hidden: Collection[str] = ()) -> tuple[list[Co
 
 
 def hiding_order(table: pd.DataFrame) -> list[str]:
-    """What a narrow terminal goes without, the least important first: confidence intervals, then whole columns."""
+    """What a narrow terminal hides, the least important first: confidence intervals, then whole columns."""
     ranked: list[tuple[int, str]] = []
     for entry in shown_columns(table):
         assert entry.shown is not None
@@ -50,7 +50,7 @@ def _interval(entry: Column) -> str:
 
 
 def ambiguous_files(checkpoints: Iterable[tuple[Hashable, str]]) -> dict[str, str]:
-    """Short names for checkpoints, where their models' names do not tell them apart.
+    """Short names for checkpoints, where their models' names do not distinguish them.
 
     Args:
         checkpoints: The names of each model, and its checkpoint's path.

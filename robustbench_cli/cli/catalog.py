@@ -6,7 +6,6 @@ The names and summaries are read from source files without an import of torch; a
 from __future__ import annotations
 
 import importlib
-import importlib.resources
 import inspect
 import re
 import types
@@ -40,7 +39,7 @@ SHOWN = (*KINDS, "training")
 """What ``advdef show`` can show; there is only one training recipe, so it has no name."""
 
 _OUTSIDE_REGISTRIES = {
-    ("attack", "reprogramming"): ("robustbench_cli.benchmarks.reprogramming.run", "Reprogramming"),
+    ("attack", "reprogramming"): ("robustbench_cli.benchmarks.reprogramming.program", "Reprogramming"),
     ("training", "train"): ("robustbench_cli.defenses.base.training.recipe", "Recipe"),
 }
 """The module and class of things that are in no registry: a command of their own runs them."""
@@ -79,8 +78,9 @@ def names(kind: str) -> list[str]:
         kind: One of :data:`KINDS`.
     """
     if kind == "suite":
-        folder = importlib.resources.files("robustbench_cli.benchmarks.suites") / "builtin"
-        return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+        from robustbench_cli.benchmarks.suites.load import suite_names
+
+        return suite_names()
     return sorted([*_registry_of(kind).names(), *(name for other, name in _OUTSIDE_REGISTRIES if other == kind)])
 
 
@@ -96,7 +96,7 @@ def flag_texts(flags: Collection[str]) -> dict[str, str]:
 def summaries(kind: str) -> Iterator[dict[str, Any]]:
     """Describes everything of a kind in one line each.
 
-    A thing that is broken gets a warning and is left out: it must not hide the others.
+    A class or suite that cannot be loaded gets a warning and is left out, so that the others are listed.
 
     Args:
         kind: One of :data:`KINDS`.
@@ -127,7 +127,7 @@ def _summarized(kind: str, name: str) -> dict[str, Any]:
 
 
 def _source(kind: str, name: str) -> ClassSource:
-    """The docstring and constants of a thing: from its source file, or from itself where that does not suffice."""
+    """The docstring and constants of a class: from its source file, or from an import where that does not suffice."""
     if (kind, name) in _OUTSIDE_REGISTRIES:
         source = read_class(*_OUTSIDE_REGISTRIES[kind, name])
     else:
@@ -135,8 +135,8 @@ def _source(kind: str, name: str) -> ClassSource:
         source = None if module is None else read_exported(module)
     if source is not None and source.docstring:
         return source
-    thing = _load(kind, name)
-    return ClassSource(thing.__doc__ or "", {key: getattr(thing, key, None) for key in _ATTRIBUTES})
+    target = _load(kind, name)
+    return ClassSource(target.__doc__ or "", {key: getattr(target, key, None) for key in _ATTRIBUTES})
 
 
 def _attack_facts(constants: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,9 +161,9 @@ def _load(kind: str, name: str) -> Any:
     return _registry_of(kind).load(name)
 
 
-def _summary(thing: Any) -> str:
-    """The first line of a thing's own docstring."""
-    return _plain(thing.__doc__ or "").partition("\n")[0]
+def _summary(target: Any) -> str:
+    """The first line of a class's own docstring."""
+    return _plain(target.__doc__ or "").partition("\n")[0]
 
 
 def _sentences(text: str) -> tuple[str, str]:
@@ -189,7 +189,7 @@ def _suite_card(name: str) -> dict[str, Any]:
 
 
 def card(kind: str, name: str) -> dict[str, Any]:
-    """Describes one thing in full, as JSON values.
+    """Describes one entry of the catalog in full, as JSON values.
 
     Args:
         kind: One of :data:`SHOWN`.
@@ -200,26 +200,26 @@ def card(kind: str, name: str) -> dict[str, Any]:
     """
     if kind == "suite":
         return _suite_card(name)
-    thing = _load(kind, name)
-    entry: dict[str, Any] = {"kind": kind, "name": name, "summary": _summary(thing)}
-    description = _plain(thing.__doc__ or "").partition("\n")[2]
+    target = _load(kind, name)
+    entry: dict[str, Any] = {"kind": kind, "name": name, "summary": _summary(target)}
+    description = _plain(target.__doc__ or "").partition("\n")[2]
     # The sections of a docstring are for Python users.
     entry["description"] = re.split(r"^(?:Args|Attributes|Raises|Returns):$", description, flags=re.MULTILINE)[
         0
     ].strip()
     for attribute in _ATTRIBUTES:
-        value = getattr(thing, attribute, None)
+        value = getattr(target, attribute, None)
         # On a class, a property is not yet a value.
         if value is not None and value != "" and not callable(value) and not isinstance(value, property):
             entry[attribute] = list(value) if isinstance(value, tuple) else value
     if kind == "check":
         return _check_card(entry)
     if kind == "attack":
-        entry |= _attack_facts({key: getattr(thing, key, None) for key in ("norms", "access", "minimal_norm")})
-        cost = _cost(thing)
+        entry |= _attack_facts({key: getattr(target, key, None) for key in ("norms", "access", "minimal_norm")})
+        cost = _cost(target)
         entry |= {} if cost is None else {"cost": cost}
-    if hasattr(thing, "model_fields"):
-        entry["parameters"] = [_parameter(key, field) for key, field in thing.model_fields.items()]
+    if hasattr(target, "model_fields"):
+        entry["parameters"] = [_parameter(key, field) for key, field in target.model_fields.items()]
     return entry
 
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from rich.segment import Segment
 
 __all__ = [
+    "Bar",
     "Progress",
-    "Task",
     "begin",
     "details",
     "drop_the_rest",
@@ -209,7 +209,7 @@ def drop_the_rest(stream: IO[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Task:
+class Bar:
     """One bar of a :class:`Progress`."""
 
     _bars: rich.progress.Progress | None
@@ -242,14 +242,14 @@ class Progress:
     _bars: rich.progress.Progress | None
     about: str = ""
 
-    def add(self, text: str, *, total: float | None = None) -> Task:
+    def add(self, text: str, *, total: float | None = None) -> Bar:
         """Adds a bar below the others.
 
         Args:
             text: What is computed.
             total: The number of steps; without it the bar only pulses.
         """
-        return Task(self._bars, None if self._bars is None else self._bars.add_task(text, total=total))
+        return Bar(self._bars, None if self._bars is None else self._bars.add_task(text, total=total))
 
     def finished(self, line: str) -> None:
         """Prints a line for a finished cell or training, where no terminal shows bars."""

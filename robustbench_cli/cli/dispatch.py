@@ -20,7 +20,7 @@ from click.core import ParameterSource
 from robustbench_cli import __version__
 from robustbench_cli.cli import commands, console
 from robustbench_cli.cli.config_file import long_name
-from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed, interrupted
+from robustbench_cli.cli.exit_codes import DONE, INTERNAL_ERROR, INTERRUPTED, USAGE_ERROR, EndWithLines, interrupted
 from robustbench_cli.cli.help_page import PAGE, VARIABLES
 from robustbench_cli.cli.options import option_names
 from robustbench_cli.core.errors import Notice, UserError, did_you_mean, lacks_resources, one_line
@@ -84,7 +84,7 @@ def run(arguments: list[str]) -> int:
         arguments: The arguments after ``advdef``.
 
     Returns:
-        The exit code; see :func:`~robustbench_cli.cli.main.main`.
+        The exit code; see :mod:`robustbench_cli.cli.exit_codes`.
     """
     console.begin()
     try:
@@ -98,69 +98,65 @@ def run(arguments: list[str]) -> int:
             sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 - any error, also an exit that a user's code asks for
         return _end(error, arguments)
-    return 0
+    return DONE
 
 
 def _end(error: BaseException, arguments: Sequence[str]) -> int:
     """Prints why a command ended, and returns its exit code."""
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return _end_of_interrupt(arguments)
     for kind, end in _ENDS:
         if isinstance(error, kind):
-            return end(error, arguments)
+            return end(error)
     return _end_of_fault(error)
 
 
-def _end_of_exit(error: click.exceptions.Exit, arguments: Sequence[str]) -> int:
+def _end_of_interrupt(arguments: Sequence[str]) -> int:
+    with _signals_ignored():
+        console.error(interrupted(arguments))
+    return INTERRUPTED
+
+
+def _end_of_exit(error: click.exceptions.Exit) -> int:
     return error.exit_code
 
 
-def _end_of_broken_pipe(error: BrokenPipeError, arguments: Sequence[str]) -> int:
+def _end_of_broken_pipe(error: BrokenPipeError) -> int:
     console.drop_the_rest(sys.stdout)
-    return 0
+    return DONE
 
 
-def _end_of_no_arguments(error: click.exceptions.NoArgsIsHelpError, arguments: Sequence[str]) -> int:
+def _end_of_no_arguments(error: click.exceptions.NoArgsIsHelpError) -> int:
     click.echo(error.format_message(), err=True)
-    return 2
+    return USAGE_ERROR
 
 
-def _end_of_usage(error: click.ClickException, arguments: Sequence[str]) -> int:
+def _end_of_usage(error: click.ClickException) -> int:
     console.error(_describe(error))
-    return 2
+    return USAGE_ERROR
 
 
-def _end_of_user_error(error: UserError, arguments: Sequence[str]) -> int:
+def _end_of_user_error(error: UserError) -> int:
     console.error(str(error))
-    return 2
+    return USAGE_ERROR
 
 
-def _end_of_gate(error: GateFailed, arguments: Sequence[str]) -> int:
+def _end_with_lines(error: EndWithLines) -> int:
     for line in error.lines:
         console.error(line)
-    return 1
+    return error.code
 
 
-def _end_of_cells(error: CellsFailed, arguments: Sequence[str]) -> int:
-    for line in error.lines:
-        console.error(line)
-    return 3
-
-
-def _end_of_interrupt(error: BaseException, arguments: Sequence[str]) -> int:
-    with _signals_ignored():
-        console.error(interrupted(arguments))
-    return 130
-
-
-def _end_of_os_error(error: OSError, arguments: Sequence[str]) -> int:
+def _end_of_os_error(error: OSError) -> int:
     if error.errno not in _MACHINE_ERRORS:
         console.fault(error)
-        return 4
+        return INTERNAL_ERROR
     console.error(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
-    return 2
+    return USAGE_ERROR
 
 
 def _end_of_fault(error: BaseException) -> int:
-    """Tells the errors whose cause is the user's input or the machine from internal errors."""
+    """Distinguishes errors of the user's input or the machine from internal errors."""
     if "surrogates not allowed" in str(error):
         console.error("the name of a file is not UTF-8, and cannot be stored: rename the file")
     elif isinstance(error, Warning):
@@ -171,22 +167,20 @@ def _end_of_fault(error: BaseException) -> int:
         )
     else:
         console.fault(error)
-        return 4
-    return 2
+        return INTERNAL_ERROR
+    return USAGE_ERROR
 
 
-_ENDS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Callable[..., int]], ...] = (
+_ENDS: tuple[tuple[type[BaseException], Callable[..., int]], ...] = (
     (click.exceptions.Exit, _end_of_exit),
     (BrokenPipeError, _end_of_broken_pipe),
     (click.exceptions.NoArgsIsHelpError, _end_of_no_arguments),
     (click.ClickException, _end_of_usage),
     (UserError, _end_of_user_error),
-    (GateFailed, _end_of_gate),
-    (CellsFailed, _end_of_cells),
-    ((KeyboardInterrupt, click.Abort), _end_of_interrupt),
+    (EndWithLines, _end_with_lines),
     (OSError, _end_of_os_error),
 )
-"""How a command ends after an error; the first kind that fits counts."""
+"""How a command ends after an error other than an interrupt; the first kind that fits counts."""
 
 
 def _context(arguments: list[str]) -> click.Context:

@@ -43,9 +43,10 @@ def _type(field: FieldInfo) -> click.ParamType[Any]:
     if get_origin(field.annotation) is Literal:
         return OneOf(members)
     annotation: Any = members[0] if members else field.annotation
-    bounds = [bound for bound in (*field.metadata, *getattr(annotation, "__metadata__", ())) if bound is not None]
-    infos = [bound for info in bounds for bound in (getattr(info, "metadata", None) or [info])]
-    least = next((bound.ge for bound in infos if isinstance(bound, annotated_types.Ge)), None)
+    # A pydantic FieldInfo among the metadata holds constraints of its own.
+    metadata = [entry for entry in (*field.metadata, *getattr(annotation, "__metadata__", ())) if entry is not None]
+    constraints = [constraint for entry in metadata for constraint in (getattr(entry, "metadata", None) or [entry])]
+    least = next((entry.ge for entry in constraints if isinstance(entry, annotated_types.Ge)), None)
     base = get_args(annotation)[0] if get_args(annotation) else annotation
     if base is int:
         return click.IntRange(min=least if isinstance(least, int) else None)

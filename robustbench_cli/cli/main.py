@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from robustbench_cli.cli.exit_codes import interrupted
+from robustbench_cli.cli.exit_codes import INTERRUPTED, USAGE_ERROR, interrupted
 
 __all__ = ["main"]
 
@@ -43,14 +43,14 @@ def _loaded(arguments: list[str]) -> Callable[[list[str]], int]:
         from robustbench_cli.cli.dispatch import run
     except KeyboardInterrupt:
         _print_error(interrupted(arguments))
-        return lambda _: 130
+        return lambda _: INTERRUPTED
     except (ImportError, MemoryError, OSError, RuntimeError) as error:
         # A library that cannot be mapped is an ImportError, a thread that cannot be started a RuntimeError.
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         _print_error(
             f"advdef cannot be loaded ({reason}): give it more memory, as with 'ulimit -v unlimited', or install it again"
         )
-        return lambda _: 2
+        return lambda _: USAGE_ERROR
     return run
 
 
@@ -62,7 +62,7 @@ def _stopped_by_signals(arguments: list[str]) -> Iterator[None]:
         if _is_importing(frame) and "multiprocessing.process" not in sys.modules:
             # An import often loses an exception, or turns it into another one. Nothing is being computed yet.
             _print_error(interrupted(arguments))
-            os._exit(130)
+            os._exit(INTERRUPTED)
         raise KeyboardInterrupt
 
     handlers = {}
@@ -119,7 +119,7 @@ def _report_exits_of_libraries() -> None:
         def ended(_: int | None) -> None:
             if not by_python:
                 _print_error("a library ended the process, maybe for lack of memory or threads: see 'ulimit -a'")
-                os._exit(2)
+                os._exit(USAGE_ERROR)
 
         function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(ended)
 

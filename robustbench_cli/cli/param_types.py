@@ -86,10 +86,10 @@ def as_written(kind: click.ParamType[Any]) -> click.ParamType[Any]:
     """The type that reads only plain digits, for one of click's number types; any other type as it is."""
     if isinstance(kind, Whole | Decimal):
         return kind
-    for theirs, ours in ((click.IntRange, Whole), (click.FloatRange, Decimal)):
-        if isinstance(kind, theirs):
+    for click_type, strict_type in ((click.IntRange, Whole), (click.FloatRange, Decimal)):
+        if isinstance(kind, click_type):
             bounds: Any = {key: getattr(kind, key) for key in ("min", "max", "min_open", "max_open", "clamp")}
-            return ours(**bounds)
+            return strict_type(**bounds)
     if kind is click.INT:
         return Whole()
     return Decimal() if kind is click.FLOAT else kind
@@ -105,9 +105,10 @@ class OneOf(click.Choice[str]):
             if form in self.choices:
                 return form
         noun = "value" if param is None else max(param.opts, key=len).lstrip("-")
-        hint = did_you_mean(text, self.choices)
-        way_out = f": {hint}" if hint.startswith("did you mean") else f" (choose from {', '.join(self.choices)})"
-        raise click.BadParameter(f"unknown {noun} '{text}'{way_out}", ctx=ctx, param=param)
+        suggestion = did_you_mean(text, self.choices)
+        is_close = suggestion.startswith("did you mean")
+        hint = f": {suggestion}" if is_close else f" (choose from {', '.join(self.choices)})"
+        raise click.BadParameter(f"unknown {noun} '{text}'{hint}", ctx=ctx, param=param)
 
 
 class _AsNamed(click.ParamType[T]):
@@ -208,7 +209,7 @@ class _ShardType(_AsNamed[tuple[int, int]]):
             return value
         match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(value))
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            self.fail(f"'{value}' is no share: give I/N with I from 1 to N, such as 1/4", param, ctx)
+            self.fail(f"'{value}' is no shard: give I/N, such as 1/4", param, ctx)
         return int(match[1]), int(match[2])
 
 

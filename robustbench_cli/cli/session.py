@@ -89,7 +89,7 @@ def run_suite(
     from robustbench_cli.benchmarks.suites.plan import plan
 
     if output is not None:
-        tables.require_place(output)
+        tables.require_writable_table(output)
     with console.progress() as progress:
         planned = plan(config, cache_for=cache_for(common, progress), seed=common.seed)
         _require_writable(common.store, save_images)
@@ -162,7 +162,7 @@ class _TrainingProgress:
 
     def __init__(self, progress: console.Progress) -> None:
         self._progress = progress
-        self._bars: dict[str, console.Task] = {}
+        self._bars: dict[str, console.Bar] = {}
 
     def __call__(self, state: TrainingProgress) -> None:
         """Called after each epoch."""
@@ -280,7 +280,7 @@ class _JobProgress:
         self.failures: list[Failure] = []
         self._progress = progress
         self._cells = progress.add("cells", total=len(jobs)) if jobs else None
-        self._running: dict[str, console.Task] = {}
+        self._running: dict[str, console.Bar] = {}
         self._pace = _Pace(jobs)
 
     def progress(self, job: Job, done: int) -> None:
@@ -486,7 +486,7 @@ def _report(store: Path, results: Sequence[Result], failures: Sequence[Failure],
         raise_failures(failures)
     stored = Store(store)
     table = rows((result, partial(stored.outcomes, result.cell.id)) for result in results)
-    tables.report(table, tables.for_terminal(table), output)
+    tables.print_and_write(table, tables.for_terminal(table), output)
 
 
 def failure_line(failure: Failure) -> str:

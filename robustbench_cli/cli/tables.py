@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,20 +22,18 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.execution.status import CellState
 
 __all__ = [
-    "as_text",
+    "aligned",
     "cell_states",
     "for_terminal",
     "plain",
+    "print_and_write",
     "quick_look",
-    "report",
-    "require_place",
+    "require_writable_table",
     "write",
 ]
 
-as_text = formats.as_text
 
-
-def report(table: pd.DataFrame, drawn: RenderableType, output: Path | None) -> None:
+def print_and_write(table: pd.DataFrame, drawn: RenderableType, output: Path | None) -> None:
     """Prints a table, and writes it to a file too where the user names one.
 
     Args:
@@ -64,28 +62,38 @@ def write(table: pd.DataFrame, path: Path) -> None:
     """
     from robustbench_cli.core.atomic_write import write_atomically
 
-    write_atomically(path, as_text(table, formats.format_of_file(path)).encode())
+    write_atomically(path, formats.as_text(table, formats.format_of_file(path)).encode())
 
 
-def require_place(path: Path, *, forms: Collection[str] | None = None) -> None:
+def require_writable_table(path: Path, *, any_table: bool = False) -> None:
     """Checks, before anything is computed, that a table can be written; creates the folder.
 
     Args:
         path: The file.
-        forms: The names of the possible formats; by default all.
+        any_table: Whether the table has other columns than the table of results.
 
     Raises:
         UserError: The ending is unknown, or the folder cannot be written.
     """
     from robustbench_cli.core.atomic_write import ensure_writable
 
-    formats.format_of_file(path, names=forms)
+    formats.format_of_file(path, any_table=any_table)
     ensure_writable(path.parent)
 
 
 def plain(*values: object) -> list[str]:
     """The texts of a row, each in one line without control characters."""
     return [escaped_for_terminal(str(value)) for value in values]
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with aligned columns.
+
+    Args:
+        lines: The texts of each line, one per column.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 @dataclass
@@ -149,21 +157,21 @@ def _fitted(drawing: Callable[[Sequence[str]], _Drawing], hideable: Sequence[str
     """
     width = console.width()
     hidden: list[str] = []
-    made = drawing(hidden)
+    table = drawing(hidden)
     for name in hideable:
-        if width is None or made.width <= width:
+        if width is None or table.width <= width:
             break
         hidden.append(name)
-        made = drawing(hidden)
-    if width is not None and made.width > width:
-        made = made.broken_at_commas()
-    return made.draw()
+        table = drawing(hidden)
+    if width is not None and table.width > width:
+        table = table.broken_at_commas()
+    return table.draw()
 
 
 def for_terminal(table: pd.DataFrame) -> Table:
     """Draws the table of results: shared values above it, confidence intervals behind the accuracies.
 
-    On a narrow terminal, intervals and then columns are left out and named below. The columns that tell rows apart
+    On a narrow terminal, intervals and then columns are left out and named below. The columns that distinguish rows
     always stay.
     """
 
@@ -214,28 +222,43 @@ def _shared(table: pd.DataFrame) -> str:
     return escaped_for_terminal(", ".join(f"{name} {value}" for name, value in shared))
 
 
-_CELL_COLUMNS: Mapping[str, Callable[[CellState], str]] = {
-    "dataset": lambda cell: cell.job.cell.dataset,
-    "model": lambda cell: cell.job.cell.model,
-    "n": lambda cell: str(cell.job.cell.n),
-    "defense": lambda cell: cell.job.cell.defense,
-    "checkpoint": lambda cell: str(cell.job.checkpoint),
-    "mean": lambda cell: ",".join(map(repr, cell.job.mean or ())) or "-",
-    "std": lambda cell: ",".join(map(repr, cell.job.std or ())) or "-",
-    "attack": lambda cell: cell.job.cell.attack_label,
-    "norm": lambda cell: cell.job.cell.norm,
-    "eps": lambda cell: cell.job.eps or "any",
-    "targeted": lambda cell: cell.job.cell.targeted,
-    "eot": lambda cell: str(cell.job.cell.eot),
-    "seed": lambda cell: str(cell.job.cell.seed),
-    "passes": lambda cell: "unknown" if cell.passes is None else f"{cell.passes:,}",
-    "state": lambda cell: cell.state,
-    "changed": lambda cell: "; ".join(cell.changed),
-}
-"""The columns of ``advdef sweep --dry-run``."""
+@dataclass(frozen=True)
+class _CellColumn:
+    """A column of ``advdef sweep --dry-run``.
 
-_ONLY_WHERE_DIFFERENT = ("checkpoint", "mean", "std")
-_NUMERIC = frozenset({"n", "eot", "seed", "passes"})
+    Attributes:
+        name: The header.
+        text: The text of a cell.
+        numeric: Whether it is right-justified.
+        in_title: Whether a value that all cells share is printed above the table on a narrow terminal.
+        hide: The rank in which a narrow terminal hides the column, lowest first; None: never hidden.
+    """
+
+    name: str
+    text: Callable[[CellState], str]
+    numeric: bool = False
+    in_title: bool = True
+    hide: int | None = None
+
+
+_CELL_COLUMNS = (
+    _CellColumn("dataset", lambda cell: cell.job.cell.dataset),
+    _CellColumn("model", lambda cell: cell.job.cell.model),
+    _CellColumn("n", lambda cell: str(cell.job.cell.n), numeric=True),
+    _CellColumn("defense", lambda cell: cell.job.cell.defense, in_title=False),
+    _CellColumn("checkpoint", lambda cell: str(cell.job.checkpoint)),
+    _CellColumn("mean", lambda cell: ",".join(map(repr, cell.job.mean or ())) or "-"),
+    _CellColumn("std", lambda cell: ",".join(map(repr, cell.job.std or ())) or "-"),
+    _CellColumn("attack", lambda cell: cell.job.cell.attack_label, in_title=False),
+    _CellColumn("norm", lambda cell: cell.job.cell.norm),
+    _CellColumn("eps", lambda cell: cell.job.eps or "any"),
+    _CellColumn("targeted", lambda cell: cell.job.cell.targeted),
+    _CellColumn("eot", lambda cell: str(cell.job.cell.eot), numeric=True),
+    _CellColumn("seed", lambda cell: str(cell.job.cell.seed), numeric=True),
+    _CellColumn("passes", lambda cell: "unknown" if cell.passes is None else f"{cell.passes:,}", numeric=True, hide=2),
+    _CellColumn("state", lambda cell: cell.state, in_title=False),
+    _CellColumn("changed", lambda cell: "; ".join(cell.changed), hide=1),
+)
 
 
 def cell_states(cells: Sequence[CellState]) -> Table:
@@ -247,27 +270,28 @@ def cell_states(cells: Sequence[CellState]) -> Table:
         str(cell.job.checkpoint): (cell.job.cell.dataset, cell.job.cell.model, cell.job.cell.defense) for cell in cells
     }
     files = ambiguous_files((label, path) for path, label in names.items())
-    texts = {name: [text(cell) for cell in cells] for name, text in _CELL_COLUMNS.items()}
+    texts = {entry.name: [entry.text(cell) for cell in cells] for entry in _CELL_COLUMNS}
     texts["checkpoint"] = [files.get(path, "") for path in texts["checkpoint"]]
-    normalized = len({(cell.job.mean, cell.job.std) for cell in cells}) > 1
-    absent = {
-        "checkpoint": not files,
-        "mean": not normalized,
-        "std": not normalized,
-        "changed": not any(texts["changed"]),
+    several_normalizations = len({(cell.job.mean, cell.job.std) for cell in cells}) > 1
+    has_column = {
+        "checkpoint": bool(files),
+        "mean": several_normalizations,
+        "std": several_normalizations,
+        "changed": any(texts["changed"]),
     }
-    present = [name for name in texts if not absent.get(name, False)]
-    shared = [name for name in present if len({*texts[name]}) == 1 and name not in {"defense", "attack", "state"}]
+    present = [entry for entry in _CELL_COLUMNS if has_column.get(entry.name, True)]
+    shared = [entry.name for entry in present if entry.in_title and len({*texts[entry.name]}) == 1]
+    hideable = sorted((entry.hide, entry.name) for entry in present if entry.hide is not None)
 
     def drawing(hidden: Sequence[str]) -> _Drawing:
-        columns = [name for name in present if name not in hidden]
+        columns = [entry for entry in present if entry.name not in hidden]
         left_out = [name for name in hidden if name not in shared]
         return _Drawing(
-            headers=columns,
-            numeric=[name in _NUMERIC for name in columns],
-            lines=[plain(*line) for line in zip(*(texts[name] for name in columns), strict=True)],
+            headers=[entry.name for entry in columns],
+            numeric=[entry.numeric for entry in columns],
+            lines=[plain(*line) for line in zip(*(texts[entry.name] for entry in columns), strict=True)],
             title=", ".join(f"{name} {texts[name][0]}" for name in hidden if name in shared),
             caption=[f"hidden (terminal too narrow): {', '.join(left_out)}"] if left_out else [],
         )
 
-    return _fitted(drawing, [*shared, *(name for name in ("changed", "passes") if name in present)])
+    return _fitted(drawing, [*shared, *(name for _, name in hideable)])

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from robustbench_cli.benchmarks.reports import formats
 from robustbench_cli.cli import console, tables
 
 ROW: dict[str, Any] = {
@@ -150,9 +151,9 @@ def test_quiet_leaves_the_legend_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_files_have_no_noise_of_floating_point() -> None:
     """A sum of tenths is written as a person would write it, and read back it is within 1e-12 of what was computed."""
     table = TABLE.assign(robust_accuracy=0.1 + 0.2, seed=3)
-    assert ",0.3," in tables.as_text(table, "csv")
-    assert '"robust_accuracy": 0.3,' in tables.as_text(table, "json")
-    assert '"seed": 3' in tables.as_text(table, "json")
+    assert ",0.3," in formats.as_text(table, "csv")
+    assert '"robust_accuracy": 0.3,' in formats.as_text(table, "json")
+    assert '"seed": 3' in formats.as_text(table, "json")
 
 
 @pytest.mark.parametrize(
@@ -182,19 +183,19 @@ def test_no_name_is_more_than_a_name(column: str, monkeypatch: pytest.MonkeyPatc
     """Whatever a store calls things by, each form has as many rows as results, and a terminal gets no commands."""
     rows = [ROW | {"cell": "c", "mean_l2": -0.25, column: name} for name in NAMES]
     table = pd.DataFrame(rows)
-    text = tables.as_text(table, "csv")
+    text = formats.as_text(table, "csv")
     back = list(csv.reader(io.StringIO(text, newline="")))
     assert [len(line) for line in back] == [len(ROW) + 1] * (len(NAMES) + 1)
     place = back[0].index(column)
     assert all(line[place][0] not in "=+-@\t\r" for line in back)
     assert {line[back[0].index("mean_l2")] for line in back[1:]} == {"-0.25"}
     assert len(pd.read_csv(io.StringIO(text))) == len(NAMES)
-    assert [each[column] for each in json.loads(tables.as_text(table, "json"))] == NAMES
-    assert tables.as_text(table, "markdown").count("\n") == len(NAMES) + 2
+    assert [each[column] for each in json.loads(formats.as_text(table, "json"))] == NAMES
+    assert formats.as_text(table, "markdown").count("\n") == len(NAMES) + 2
     on = Console(width=1000, legacy_windows=False)
     with on.capture() as captured:
         on.print(tables.for_terminal(table), crop=False)
-    for each in (text, tables.as_text(table, "markdown"), captured.get()):
+    for each in (text, formats.as_text(table, "markdown"), captured.get()):
         assert all(sign == "\n" or sign.isprintable() for sign in each)
 
 
@@ -276,6 +277,7 @@ def test_a_table_with_flags_is_drawn_without_torch() -> None:
     program = f"""
 import sys
 import pandas as pd
+from robustbench_cli.benchmarks.reports import formats
 from robustbench_cli.cli import console, tables
 console.report(tables.for_terminal(pd.DataFrame([{ROW!r}])))
 sys.exit("torch" in sys.modules)

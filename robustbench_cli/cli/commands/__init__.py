@@ -1,1 +1,1 @@
-"""One file a command: ``main`` imports the file when its name is typed, and runs the command of that name in it."""
+"""One file per command; :mod:`robustbench_cli.cli.dispatch` imports a command's file when it is needed."""

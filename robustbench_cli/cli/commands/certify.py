@@ -119,7 +119,7 @@ def certify(
     procedure = _procedure(sigma, n0, samples, alpha)
     alpha = ALPHA if alpha is None else alpha
     if output is not None:
-        tables.require_place(output, forms=("csv", "json"))
+        tables.require_writable_table(output, any_table=True)
     parameters = distribute(settings, args.settable())
     dataset = args.dataset_name()
     usual = _usual_radii(procedure, alpha, load_dataset(dataset, data_dir=common.data_dir).eps)
@@ -146,7 +146,7 @@ def certify(
         ]
     rows = [model.rows(radii, alpha=alpha) for model in models]
     records = [row.model_dump(mode="json") for model_rows in rows for row in model_rows]
-    tables.report(pd.DataFrame(records), _table(rows), output)
+    tables.print_and_write(pd.DataFrame(records), _table(rows), output)
 
 
 def _procedure(sigma: float | None, n0: int | None, samples: int | None, alpha: float | None) -> Procedure:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_cli import __version__
-from robustbench_cli.cli import console
+from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.help_page import VARIABLES
 from robustbench_cli.cli.options import command, output_format
 
@@ -44,8 +44,7 @@ def env(output_format: str) -> None:
             lines += value.items()
         else:
             lines.append((key, "; ".join(value) if isinstance(value, list) else str(value)))
-    width = max(len(key) for key, _ in lines)
-    console.report("".join(f"{key:{width}}  {value}\n" for key, value in lines))
+    console.report("\n".join(tables.aligned(lines)))
 
 
 def _describe() -> dict[str, Any]:

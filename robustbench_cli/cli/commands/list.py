@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from robustbench_cli.cli import console
+from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.catalog import KINDS, summaries
 from robustbench_cli.cli.options import command, output_format
 from robustbench_cli.cli.param_types import OneOf
@@ -29,15 +28,9 @@ def list_command(kind: str, output_format: str) -> None:
     if output_format == "json":
         console.report(json.dumps(entries, indent=2))
         return
-    console.report("".join(f"{line}\n" for line in _aligned([_texts(entry) for entry in entries])))
+    console.report("".join(f"{line}\n" for line in tables.aligned([_texts(entry) for entry in entries])))
 
 
 def _texts(entry: dict[str, Any]) -> list[str]:
     """The texts of an entry's columns."""
     return [",".join(value) if isinstance(value, list) else value or "-" for value in entry.values()]
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return ["  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustbench_cli.benchmarks.reports.formats import format_names
+from robustbench_cli.benchmarks.reports import formats
+from robustbench_cli.benchmarks.reports.gate_options import GATES
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
 from robustbench_cli.cli.options import command, option, output_file, output_format, stores_or_default
@@ -29,6 +30,18 @@ Damaged = Callable[[UserError], None]
 """Takes the error of a damaged file."""
 
 
+def _gate_options(*, baseline: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds the options of the gates with a baseline, or of those without."""
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        for gate in reversed([gate for gate in GATES if gate.baseline == baseline]):
+            declare = option(gate.option, multiple=True, metavar="COLUMN=VALUE", group="Gates", help=gate.help)
+            function = declare(function)
+        return function
+
+    return add
+
+
 @command("report")
 @click.argument("stores", nargs=-1, type=click.Path(path_type=Path), metavar="[STORE ...]")
 @option(
@@ -39,58 +52,25 @@ Damaged = Callable[[UserError], None]
     group="Rows",
     help="Only rows whose column KEY is VALUE. Several keys must all fit; of several values for one key, any.",
 )
-@output_format("table", *format_names())
+@output_format("table", *formats.format_names())
 @output_file(multiple=True)
-@option(
-    "--fail-under",
-    "minima",
-    multiple=True,
-    metavar="COLUMN=VALUE",
-    group="Gates",
-    help="Exit with 1 if a row's COLUMN is below VALUE.",
-)
-@option(
-    "--fail-over",
-    "maxima",
-    multiple=True,
-    metavar="COLUMN=VALUE",
-    group="Gates",
-    help="Exit with 1 if a row's COLUMN is above VALUE, for columns where lower is better (attack_success_rate).",
-)
+@_gate_options(baseline=False)
 @option(
     "--baseline",
     type=click.Path(dir_okay=False, path_type=Path),
     group="Gates",
     help="Compare with the rows of this .csv file.",
 )
-@option(
-    "--max-drop",
-    "drops",
-    multiple=True,
-    metavar="COLUMN=VALUE",
-    group="Gates",
-    help="Exit with 1 if a row's COLUMN is lower than the baseline's by more than VALUE.",
-)
-@option(
-    "--max-rise",
-    "rises",
-    multiple=True,
-    metavar="COLUMN=VALUE",
-    group="Gates",
-    help="Exit with 1 if a row's COLUMN is higher than the baseline's by more than VALUE, where lower is better.",
-)
+@_gate_options(baseline=True)
 @option("--strict", is_flag=True, group="Gates", help="Exit with 3 if the baseline lacks a row of the table.")
 def report(
     stores: tuple[Path, ...],
     conditions: tuple[str, ...],
     output_format: str,
     outputs: tuple[Path, ...],
-    minima: tuple[str, ...],
-    maxima: tuple[str, ...],
     baseline: Path | None,
-    drops: tuple[str, ...],
-    rises: tuple[str, ...],
     strict: bool,
+    **gate_values: tuple[str, ...],
 ) -> None:
     """Print the table of one or more stores (default: ADVDEF_STORE, or ./advdef-runs), and judge it by gates.
 
@@ -101,25 +81,25 @@ def report(
     from robustbench_cli.benchmarks.store.store import Store
 
     for path in outputs:
-        tables.require_place(path)
-    options = {"--fail-under": minima, "--fail-over": maxima, "--max-drop": drops, "--max-rise": rises}
-    limits = {name: [gates.parse_limit(text, option=name) for text in texts] for name, texts in options.items()}
-    changes = [*limits["--max-drop"], *limits["--max-rise"]]
+        tables.require_writable_table(path)
+    values = [(gate, text) for gate in GATES for text in gate_values[gate.parameter]]
+    limits = [(gate, gates.parse_limit(text, gate=gate)) for gate, text in values]
+    changes = [limit for gate, limit in limits if gate.baseline]
     if bool(changes) != (baseline is not None):
         raise UserError("--baseline FILE.csv and --max-drop COLUMN=VALUE need each other: give both")
     if strict and baseline is None:
         raise UserError("--strict is for rows that a --baseline does not have: give one, or leave it out")
     earlier = None if baseline is None else gates.read_baseline(baseline)
-    wanted = gates.parse_conditions(conditions)
-    content = _Content.of([Store(path) for path in stores_or_default(stores)], wanted)
+    allowed = gates.parse_conditions(conditions)
+    content = _Content.of([Store(path) for path in stores_or_default(stores)], allowed)
     _show(content.table, output_format, outputs)
     for line in content.conflicts:
         console.warn(line)
-    verdicts = [gates.hold(content.table, limit) for limit in (*limits["--fail-under"], *limits["--fail-over"])]
+    verdicts = [gates.compare(content.table, limit) for gate, limit in limits if not gate.baseline]
     missing = content.missing
     if earlier is not None:
-        before = gates.select(earlier, wanted)
-        verdicts += [gates.hold_to_baseline(content.table, before, limit) for limit in changes]
+        before = gates.select(earlier, allowed)
+        verdicts += [gates.compare_with_baseline(content.table, before, limit) for limit in changes]
         without = gates.without_baseline(content.table, before)
         missing += without if strict else []
         for line in () if strict else without:
@@ -127,7 +107,7 @@ def report(
     missing += [line for verdict in verdicts for line in verdict.missing]
     _judge([line for verdict in verdicts for line in verdict.broken], missing)
     if verdicts:
-        console.note(f"passed: {', '.join(f'{name} {text}' for name, texts in options.items() for text in texts)}")
+        console.note(f"passed: {', '.join(f'{gate.option} {text}' for gate, text in values)}")
 
 
 _MAX_LINES = 20
@@ -139,7 +119,7 @@ class _Content:
     """What stores hold.
 
     Attributes:
-        table: The rows that the user wants.
+        table: The rows that the user selects.
         missing: A line for each damaged file, failed cell and missing cell among them.
         conflicts: A line for each of the rows that contradicts a certificate.
     """
@@ -149,12 +129,12 @@ class _Content:
     conflicts: list[str]
 
     @classmethod
-    def of(cls, stores: Sequence[Store], wanted: Mapping[str, Sequence[str]]) -> _Content:
+    def of(cls, stores: Sequence[Store], allowed: Mapping[str, Sequence[str]]) -> _Content:
         """Reads stores.
 
         Args:
             stores: The stores; a cell that several of them have counts once.
-            wanted: The values allowed for each column.
+            allowed: The values allowed for each column.
         """
         from robustbench_cli.benchmarks.reports import gates
         from robustbench_cli.benchmarks.reports.rows import failed_rows, missing_rows, rows
@@ -175,11 +155,11 @@ class _Content:
         absent = _absent(stores, {*results, *(failure.cell.id for failure in failures)}, collect)
         failed, unfinished = failed_rows(failures), missing_rows(absent)
         if len(table) or len(failed) or len(unfinished):
-            for line in gates.unmet([table, failed, unfinished], wanted):
+            for line in gates.unmet([table, failed, unfinished], allowed):
                 console.warn(line)
-        table = gates.select(table, wanted)
-        failures = [failures[index] for index in gates.select_cells(failed, wanted).index]
-        absent = [absent[index] for index in gates.select_cells(unfinished, wanted).index]
+        table = gates.select(table, allowed)
+        failures = [failures[index] for index in gates.select_cells(failed, allowed).index]
+        absent = [absent[index] for index in gates.select_cells(unfinished, allowed).index]
         cells = {*table["cell"]}
         return cls(
             table,
@@ -264,7 +244,7 @@ def _show(table: pd.DataFrame, name: str, outputs: Sequence[Path]) -> None:
     if name == "table":
         console.report(tables.for_terminal(table) if len(table) else "no rows")
     else:
-        console.report(tables.as_text(table, name))
+        console.report(formats.as_text(table, name))
         for line in tables.quick_look(table):
             console.note(line)
     for path in outputs:

@@ -89,11 +89,11 @@ def reprogram(
     from robustbench_cli.benchmarks.reprogramming.program import Reprogramming, ReprogrammingOptions
     from robustbench_cli.benchmarks.reprogramming.run import reprogram_model
     from robustbench_cli.cli.parameters import distribute
-    from robustbench_cli.cli.tables import report, require_place
+    from robustbench_cli.cli.tables import print_and_write, require_writable_table
     from robustbench_cli.core.atomic_write import ensure_writable
 
     if output is not None:
-        require_place(output, forms=("csv", "json"))
+        require_writable_table(output, any_table=True)
     ensure_writable(common.store)
     if suite_name is not None and args.given:
         raise UserError(f"--suite names the models too: leave out {args.given}")
@@ -120,7 +120,7 @@ def reprogram(
     if is_given("n"):
         warn_of_fewer_images(n, max((row.n for row in rows), default=n), task)
     table = pd.DataFrame([row.model_dump(mode="json", exclude={"versions"}) for row in rows])
-    report(table, _table(rows), output)
+    print_and_write(table, _table(rows), output)
 
 
 def _distinct_models(

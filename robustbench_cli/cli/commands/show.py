@@ -12,7 +12,7 @@ from robustbench_cli.cli.catalog import SHOWN, card
 from robustbench_cli.cli.completion import complete_shown_name
 from robustbench_cli.cli.options import command, output_format
 from robustbench_cli.cli.param_types import OneOf
-from robustbench_cli.cli.tables import plain
+from robustbench_cli.cli.tables import aligned, plain
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def show(context: click.Context, kind: str, name: str | None, output_format: str
     if output_format == "json":
         console.report(json.dumps(entry, indent=2))
         return
-    parts = [f"{entry['name']} ({entry['kind']})\n{entry['summary']}", entry["description"], _aligned(_facts(entry))]
+    parts = [f"{entry['name']} ({entry['kind']})\n{entry['summary']}", entry["description"], _fact_lines(_facts(entry))]
     console.report("\n\n".join(part for part in parts if part))
     if entry.get("parameters"):
         console.report("\n")
@@ -64,7 +64,9 @@ def _facts(entry: dict[str, Any]) -> dict[str, Any]:
         facts["written"] = "--set train.KEY=VALUE"
     if "cost" in entry:
         forwards, backwards = entry["cost"]["forwards"], entry["cost"]["backwards"]
-        facts["cost"] = f"up to {forwards} forward / {backwards} backward passes per unbroken image, xK with --eot K"
+        facts["cost"] = (
+            f"up to {forwards} forward / {backwards} backward passes per unbroken image, times K with --eot K"
+        )
     if entry.get("parameters") == []:
         facts["parameters"] = "none"
     return facts | _suite_facts(entry)
@@ -90,11 +92,12 @@ def _suite_facts(entry: dict[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def _aligned(facts: dict[str, Any]) -> str:
+def _fact_lines(facts: dict[str, Any]) -> str:
     """Labels and texts in two columns."""
-    width = max(map(len, facts), default=0)
-    texts = {key: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in facts.items()}
-    return "\n".join(f"{key:{width}}  {text}" for key, text in texts.items())
+    texts = [
+        (key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)) for key, value in facts.items()
+    ]
+    return "\n".join(aligned(texts))
 
 
 def _member(attack: dict[str, Any]) -> str:

@@ -89,8 +89,8 @@ def sweep(
 ) -> None:
     """Run every cell of a suite: models, defenses, attacks, radii and seeds.
 
-    What is to be trained is trained once. Several processes and machines may share a store: none computes what another
-    is at. The same command again goes on with what is missing.
+    Each model is trained once. Several processes and machines may share a store: no cell is computed twice. Run the same
+    command again to resume.
     """
     from robustbench_cli.benchmarks.suites.load import read_suite
     from robustbench_cli.cli.session import run_suite
@@ -105,13 +105,13 @@ def sweep(
     select = partial(_selected, shard, existing, common.store)
     if dry_run or status:
         if output is not None:
-            tables.require_place(output)
+            tables.require_writable_table(output)
         _report_status(common, config, shard, dry_run=dry_run)
     else:
         run_suite(common, config, devices=devices, engine=engine, select=select, output=output)
 
 
-def _report_status(common: Common, config: SuiteConfig, share: tuple[int, int] | None, *, dry_run: bool) -> None:
+def _report_status(common: Common, config: SuiteConfig, shard: tuple[int, int] | None, *, dry_run: bool) -> None:
     """Prints how far the cells of a suite are; with ``dry_run`` also each cell and its cost."""
     from robustbench_cli.benchmarks.suites.plan import plan
     from robustbench_cli.cli.session import cache_for, note_other_norms, warn_of_small_datasets
@@ -120,7 +120,7 @@ def _report_status(common: Common, config: SuiteConfig, share: tuple[int, int] |
         planned = plan(config, cache_for=cache_for(common, progress), seed=common.seed)
         note_other_norms(planned)
         stored = _stored(common.store)
-        cells = _states(common, planned, share, stored, costs=dry_run)
+        cells = _states(common, planned, shard, stored, costs=dry_run)
     warn_of_small_datasets(config, {state.job.cell.dataset: state.job.cell.n for state in cells})
     if dry_run:
         console.report(tables.cell_states(cells))
@@ -166,13 +166,13 @@ def _engine(
 
 
 def _selected(
-    share: tuple[int, int] | None, existing: Literal["skip", "rerun", "error"], store: Path, jobs: list[Job]
+    shard: tuple[int, int] | None, existing: Literal["skip", "rerun", "error"], store: Path, jobs: list[Job]
 ) -> list[Job]:
-    """The jobs of a share; those that are done are skipped, run again or refused."""
-    from robustbench_cli.benchmarks.execution.engines.schedule import shard
+    """The jobs of a shard; those that are done are skipped, run again or refused."""
+    from robustbench_cli.benchmarks.execution.engines import schedule
     from robustbench_cli.benchmarks.execution.worker import is_done, rerun
 
-    selected = jobs if share is None else shard(jobs, *share)
+    selected = jobs if shard is None else schedule.shard(jobs, *shard)
     if existing == "error" and (done := [job for job in selected if is_done(job)]):
         raise UserError(
             f"{len(done)}/{len(selected)} cells cached in {store}: give another --store, or --existing skip"
@@ -181,14 +181,14 @@ def _selected(
 
 
 def _states(
-    common: Common, planned: Plan, share: tuple[int, int] | None, stored: dict[str, Result], *, costs: bool
+    common: Common, planned: Plan, shard: tuple[int, int] | None, stored: dict[str, Result], *, costs: bool
 ) -> list[CellState]:
     from robustbench_cli.benchmarks.execution.status import states
     from robustbench_cli.cli.session import job_options
 
     jobs = planned.expected_jobs(job_options(common))
     return states(
-        _selected(share, "skip", common.store, jobs),
+        _selected(shard, "skip", common.store, jobs),
         [model.expected for model in planned.models],
         stored=stored,
         suite_cells={job.cell.id for job in jobs},
@@ -207,7 +207,7 @@ def _stored(store: Path) -> dict[str, Result]:
 
 
 def _summary(common: Common, planned: Plan, cells: Sequence[CellState]) -> str:
-    """The cells in numbers, who is at which, what is to be trained, and what is of another version."""
+    """The number of cells in each state, the holders of running cells, the missing trainings, and the cells of another version."""
     from robustbench_cli.benchmarks.execution.status import STATES
     from robustbench_cli.benchmarks.execution.worker import lease_name
     from robustbench_cli.benchmarks.store.leases import Leases
@@ -234,7 +234,7 @@ def _summary(common: Common, planned: Plan, cells: Sequence[CellState]) -> str:
 
 
 def _left(stored: Iterable[Result], cells: Sequence[CellState]) -> str:
-    """What cells cost, as far as it can be told."""
+    """An upper bound on the cost of cells."""
     from robustbench_cli.benchmarks.execution.status import seconds_a_pass
     from robustbench_cli.cli.session import duration
 
@@ -242,14 +242,18 @@ def _left(stored: Iterable[Result], cells: Sequence[CellState]) -> str:
         return "left: nothing"
     measured = seconds_a_pass(stored)
     times = [_seconds(cell, measured) for cell in cells]
-    told = [seconds for seconds in times if seconds is not None]
+    known_times = [seconds for seconds in times if seconds is not None]
     costs = [cell.passes for cell in cells if cell.passes is not None]
 
-    def but(number: int) -> str:
-        return f" and {number} cells of which that cannot be told" if number else ""
+    def unknown_cells(number: int) -> str:
+        return f" and {number} cells of unknown cost" if number else ""
 
-    passes = f"at most {sum(costs):,} passes{but(len(cells) - len(costs))}" if costs else "unknown"
-    time = f"at most {duration(sum(told))} in one process{but(len(cells) - len(told))}" if told else "unknown"
+    passes = f"at most {sum(costs):,} passes{unknown_cells(len(cells) - len(costs))}" if costs else "unknown"
+    time = (
+        f"at most {duration(sum(known_times))} in one process{unknown_cells(len(cells) - len(known_times))}"
+        if known_times
+        else "unknown"
+    )
     return f"left: {passes}; time: {time}"
 
 

@@ -38,7 +38,7 @@ __all__ = ["train"]
 def train(common: Common, args: ModelArgs, settings: tuple[Setting, ...], output: Path) -> None:
     """Train a defended model and write it to a checkpoint.
 
-    The same command again goes on with a training that was interrupted, and does nothing when it is done.
+    Run the same command again to resume an interrupted training; a finished one is not repeated.
     Started by "accelerate launch" or "torchrun", its processes train on a GPU each, and share every batch.
     """
     from robustbench_cli.benchmarks.checkpoints.footprint import footprint

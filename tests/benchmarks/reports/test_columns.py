@@ -9,7 +9,8 @@ import pytest
 from robustbench_cli.benchmarks.reports import columns
 from robustbench_cli.benchmarks.reports.columns import Column, RowSource, Shown, identity_columns, shown_columns
 from robustbench_cli.benchmarks.reports.formats import as_text
-from robustbench_cli.benchmarks.reports.gates import Limit, hold, parse_conditions, parse_limit
+from robustbench_cli.benchmarks.reports.gate_options import gate_with
+from robustbench_cli.benchmarks.reports.gates import Limit, compare, parse_conditions, parse_limit
 from robustbench_cli.benchmarks.reports.readable import readable
 from robustbench_cli.benchmarks.reports.rows import rows
 from robustbench_cli.cli import tables
@@ -48,8 +49,8 @@ def test_one_entry_adds_a_column_everywhere(table: Callable[[], pd.DataFrame], m
     assert as_text(made, "markdown").splitlines()[2].split("|")[-2].strip() == "37.5"
     drawn = tables.for_terminal(made)
     assert [[*column.cells][-1] for column in drawn.columns if column.header == "half"] == ["37.5"]
-    assert parse_limit("half_robust=0.4", option="--fail-under") == Limit("half_robust", 0.4)
-    assert [line.partition(": ")[2] for line in hold(made, Limit("half_robust", 0.4)).broken] == [
+    assert parse_limit("half_robust=0.4", gate=gate_with(upper=False, baseline=False)) == Limit("half_robust", 0.4)
+    assert [line.partition(": ")[2] for line in compare(made, Limit("half_robust", 0.4)).broken] == [
         "half_robust 0.375 is below 0.4"
     ]
     assert parse_conditions(["half_robust=0.375"]) == {"half_robust": ["0.375"]}
@@ -59,7 +60,7 @@ def test_without_the_entry_there_is_no_such_column(table: Callable[[], pd.DataFr
     """The column is nowhere, and a gate on it is a user error."""
     assert "half_robust" not in table().columns
     with pytest.raises(UserError, match="unknown column 'half_robust'"):
-        parse_limit("half_robust=0.4", option="--fail-under")
+        parse_limit("half_robust=0.4", gate=gate_with(upper=False, baseline=False))
 
 
 def test_gates_judge_measured_values_in_the_right_direction() -> None:

@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 
 from robustbench_cli.benchmarks.reports.columns import column_names
+from robustbench_cli.benchmarks.reports.gate_options import gate_with
 from robustbench_cli.benchmarks.reports.gates import (
     Limit,
     Verdict,
-    hold,
-    hold_to_baseline,
+    compare,
+    compare_with_baseline,
     parse_conditions,
     parse_limit,
     read_baseline,
@@ -19,6 +20,8 @@ from robustbench_cli.benchmarks.reports.gates import (
     unmet,
 )
 from robustbench_cli.core.errors import UserError
+
+FAIL_UNDER = gate_with(upper=False, baseline=False)
 
 
 def table(*rows: dict[str, Any]) -> pd.DataFrame:
@@ -43,7 +46,7 @@ def table(*rows: dict[str, Any]) -> pd.DataFrame:
 
 def test_a_limit_is_read() -> None:
     """A column and a number."""
-    assert parse_limit(" robust_accuracy = 0.40", option="--fail-under") == Limit("robust_accuracy", 0.4)
+    assert parse_limit(" robust_accuracy = 0.40", gate=FAIL_UNDER) == Limit("robust_accuracy", 0.4)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +63,7 @@ def test_a_limit_is_read() -> None:
 def test_what_is_no_limit_is_named(words: str, told: str) -> None:
     """The line repeats what was written and says what would be right."""
     with pytest.raises(UserError, match=f"--fail-under '{words}': {told}"):
-        parse_limit(words, option="--fail-under")
+        parse_limit(words, gate=FAIL_UNDER)
 
 
 def test_values_are_compared_unrounded() -> None:
@@ -68,29 +71,29 @@ def test_values_are_compared_unrounded() -> None:
     rows = table(
         {"robust_accuracy": 0.3999}, {"robust_accuracy": 0.4}, {"robust_accuracy": 0.1 + 0.1 + 0.1 + 0.1 - 1e-16}
     )
-    verdict = hold(rows, Limit("robust_accuracy", 0.4))
+    verdict = compare(rows, Limit("robust_accuracy", 0.4))
     assert verdict.broken == ["digits small-cnn none pgd linf eps 8/255: robust_accuracy 0.3999 is below 0.4"]
     assert verdict.missing == []
 
 
 def test_what_is_missing_cannot_be_judged() -> None:
     """A row without the figure, or no row at all, is neither passed nor broken; an undefended model needs no des."""
-    assert hold(table({"mean_l2": None}), Limit("mean_l2", 1)).missing == [
+    assert compare(table({"mean_l2": None}), Limit("mean_l2", 1)).missing == [
         "digits small-cnn none pgd linf eps 8/255: there is no mean_l2 to judge"
     ]
     rows = table({}, {"defense": "hrs", "des": 3.0}, {"defense": "hrs", "attack": "cw", "eps": ""})
-    assert hold(rows, Limit("des", 2)) == Verdict(
+    assert compare(rows, Limit("des", 2)) == Verdict(
         broken=[], missing=["digits small-cnn hrs cw linf: there is no des to judge"]
     )
-    assert hold(table(), Limit("des", 2)).missing == ["--fail-under des=2: there is no row to judge"]
+    assert compare(table(), Limit("des", 2)).missing == ["--fail-under des=2: there is no row to judge"]
 
 
 def test_a_drop_is_compared_unrounded() -> None:
     """From 0.8 to 0.78 is a drop by 0.02 and no more, whatever floating point says; to 0.7799 is more."""
     before = table({"robust_accuracy": 0.8})
     limit = Limit("robust_accuracy", 0.02)
-    assert hold_to_baseline(table({"robust_accuracy": 0.78}), before, limit) == Verdict()
-    assert hold_to_baseline(table({"robust_accuracy": 0.7799}), before, limit).broken == [
+    assert compare_with_baseline(table({"robust_accuracy": 0.78}), before, limit) == Verdict()
+    assert compare_with_baseline(table({"robust_accuracy": 0.7799}), before, limit).broken == [
         "digits small-cnn none pgd linf eps 8/255: robust_accuracy fell from 0.8 to 0.7799, by more than 0.02"
     ]
 
@@ -101,7 +104,7 @@ def test_rows_are_compared_with_their_like() -> None:
         {"attack": "cw", "robust_accuracy": 0.2, "checkpoint": "old.safetensors"}, {"robust_accuracy": 0.6}, {"seed": 1}
     )
     now = table({"robust_accuracy": 0.55}, {"attack": "cw", "robust_accuracy": 0.1}, {"defense": "hrs"})
-    verdict = hold_to_baseline(now, before, Limit("robust_accuracy", 0.07))
+    verdict = compare_with_baseline(now, before, Limit("robust_accuracy", 0.07))
     assert [line.partition(": ")[0] for line in verdict.broken] == ["digits small-cnn none cw linf eps 8/255"]
     assert verdict.missing == ["digits small-cnn none pgd linf eps 8/255: it is in the baseline, and not in the table"]
 
@@ -110,7 +113,7 @@ def test_ambiguous_rows_are_not_judged() -> None:
     """Two checkpoints that are alike in all else cannot be told apart, on either side."""
     one, two = table({"robust_accuracy": 0.6}), table({"checkpoint": "a"}, {"checkpoint": "b"})
     for now, before in ((one, two), (two, one)):
-        verdict = hold_to_baseline(now, before, Limit("robust_accuracy", 0.5))
+        verdict = compare_with_baseline(now, before, Limit("robust_accuracy", 0.5))
         assert verdict.broken == []
         assert len(verdict.missing) == 1
         assert "several rows are alike in all but the checkpoint: name one with --where" in verdict.missing[0]
@@ -119,11 +122,11 @@ def test_ambiguous_rows_are_not_judged() -> None:
 def test_a_figure_on_one_side_only_is_missing() -> None:
     """Where the baseline or the table lacks a figure there is no drop to judge; where both do, there is none."""
     with_it, without = table({"des": 3.0}), table({"des": None})
-    assert "the table has no des" in hold_to_baseline(without, with_it, Limit("des", 1)).missing[0]
-    assert "the baseline has no des" in hold_to_baseline(with_it, without, Limit("des", 1)).missing[0]
-    assert hold_to_baseline(without, without, Limit("des", 1)) == Verdict()
+    assert "the table has no des" in compare_with_baseline(without, with_it, Limit("des", 1)).missing[0]
+    assert "the baseline has no des" in compare_with_baseline(with_it, without, Limit("des", 1)).missing[0]
+    assert compare_with_baseline(without, without, Limit("des", 1)) == Verdict()
     for now in (table(), with_it):
-        assert hold_to_baseline(now, table(), Limit("des", 1)).missing == [
+        assert compare_with_baseline(now, table(), Limit("des", 1)).missing == [
             "--max-drop des=1: the baseline has no row to compare with"
         ]
 
@@ -138,7 +141,7 @@ def test_a_baseline_is_read_back_to_the_last_bit(tmp_path: Path) -> None:
     before = read_baseline(tmp_path / "baseline.csv")
     assert before["robust_accuracy"].tolist() == [0.1 + 0.2, 1 / 3]
     for column in ("robust_accuracy", "des"):
-        assert hold_to_baseline(rows, before, Limit(column, 0)) == Verdict()
+        assert compare_with_baseline(rows, before, Limit(column, 0)) == Verdict()
 
 
 def test_names_that_were_escaped_are_read_back(tmp_path: Path) -> None:
@@ -147,7 +150,7 @@ def test_names_that_were_escaped_are_read_back(tmp_path: Path) -> None:
     (tmp_path / "baseline.csv").write_text(rows.map(lambda each: "'+square" if each == "+square" else each).to_csv())
     before = read_baseline(tmp_path / "baseline.csv")
     assert before["attack"].tolist() == ["+square", "fgsm"]
-    assert hold_to_baseline(rows, before, Limit("robust_accuracy", 0)) == Verdict()
+    assert compare_with_baseline(rows, before, Limit("robust_accuracy", 0)) == Verdict()
 
 
 @pytest.mark.parametrize(
@@ -183,9 +186,9 @@ def test_what_is_no_baseline_is_named(tmp_path: Path, content: bytes | None, tol
 def test_a_percentage_is_not_a_share(words: str, told: str) -> None:
     """A limit that no row could keep is a mistake; a score of efficiency may be any number."""
     with pytest.raises(UserError) as refusal:
-        parse_limit(words, option="--fail-under")
+        parse_limit(words, gate=FAIL_UNDER)
     assert str(refusal.value).endswith(told)
-    assert parse_limit("des=40", option="--fail-under") == Limit("des", 40)
+    assert parse_limit("des=40", gate=FAIL_UNDER) == Limit("des", 40)
 
 
 def test_words_among_figures_are_refused(tmp_path: Path) -> None:
