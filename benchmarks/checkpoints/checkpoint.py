@@ -230,6 +230,9 @@ def _load_advdef(
             raise UserError(f"{path} was made with {key} {getattr(info, key)}, not {value}: leave {key} out")
     _refuse_unnamed_code(info, path, named)
     try:
+        # Renamed first: building a defense by former names would warn the user, who did not type them.
+        renamed = tuple(spec.renamed(defenses.load(spec.name)) for spec in info.defenses)
+        info = info.model_copy(update={"defenses": renamed})
         _refuse_impossible_sizes(info, tensors, path)
         info = info.model_copy(update={"defenses": tuple(_with_defaults(spec, path) for spec in info.defenses)})
         model = _build(info)
@@ -273,7 +276,6 @@ def _with_defaults(spec: MethodSpec, path: Path) -> MethodSpec:
     The values in the file stay as they are, and so does the identity of a defense that the file has in full.
     """
     kind = defenses.load(spec.name)
-    spec = spec.renamed(kind)
     missing = [key for key in kind.model_fields if key not in spec.parameters]
     if not missing:
         return spec

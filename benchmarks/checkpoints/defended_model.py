@@ -178,7 +178,12 @@ def open_defended_model(path: Path, *, named: Collection[str] = (), **loading: A
         _opened.move_to_end(key)
         return replace(_opened[key], path=path, loading=loading)
     model, info = _load(path, **loading)
-    return _remember(key, measured_defended_model(model, info, path, loading))
+    defended = measured_defended_model(model, info, path, loading)
+    if key is not None and key == _key(path, loading):
+        _opened[key] = defended
+        while len(_opened) > _MOST_DESCRIPTIONS:
+            _opened.popitem(last=False)
+    return defended
 
 
 def _key(path: Path, loading: dict[str, Any]) -> Hashable | None:
@@ -196,14 +201,6 @@ def _key(path: Path, loading: dict[str, Any]) -> Hashable | None:
     except UserError:
         return None
     return state, json.dumps(loading, sort_keys=True, default=str), tuple(code)
-
-
-def _remember(key: Hashable | None, defended: DefendedModel) -> DefendedModel:
-    if key is not None:
-        _opened[key] = defended
-        while len(_opened) > _MOST_DESCRIPTIONS:
-            _opened.popitem(last=False)
-    return defended
 
 
 def measured_defended_model(
@@ -255,7 +252,8 @@ def load_defended_model(path: Path, loading: dict[str, Any], identity: str) -> n
         # The notices about a foreign file came when it was opened.
         warnings.simplefilter("ignore", Notice)
         model, info = _load(path, **loading)
-    opened = None if key is None else _opened.get(key)
+    # The description holds for the loaded weights if the file was the same before and after they were read.
+    opened = _opened.get(key) if key is not None and key == _key(path, loading) else None
     if (opened.identity if opened is not None else _identity(model, info, _protection(info))) != identity:
         raise UserError(f"{path} has changed since the command began: give the command again")
     return model

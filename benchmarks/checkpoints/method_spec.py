@@ -125,9 +125,18 @@ class MethodSpec(BaseModel):
     @property
     def label(self) -> str:
         """The name, with the parameters that differ from the defaults: ``hrs(channels=[10,10])``."""
+        return self._label({})
+
+    @property
+    def former_label(self) -> str:
+        """The label by the former names of renamed parameters, which older suites and tables contain."""
+        return self._label(self.formerly)
+
+    def _label(self, names: Mapping[str, str]) -> str:
+        """The label, with other names of some parameters."""
         if not self.changed:
             return self.name
-        changed = {key: reduce(getitem, key.split("."), self.parameters) for key in self.changed}
+        changed = {names.get(key, key): reduce(getitem, key.split("."), self.parameters) for key in self.changed}
         values = (f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in changed.items())
         return f"{self.name}({','.join(values)})".replace('"', "")
 

@@ -17,8 +17,11 @@ _MOST_FILES = 2
 _CLOCK_TICK = 50_000_000
 """Nanoseconds. A file system may give two writes within this time the same modification time."""
 
-FileState = tuple[str, int, int, int, int]
-"""The resolved path, the device, the inode, the size and the modification time: a changed file has another state."""
+FileState = tuple[str, int, int, int, int, int]
+"""The resolved path, the device, the inode, the size, and the times of the last change of the content and of the inode.
+
+A changed file has another state: a program may set the modification time, but not the time of the change of the inode.
+"""
 
 _opened: OrderedDict[FileState, OpenedFile] = OrderedDict()
 
@@ -68,7 +71,7 @@ def file_state(path: Path) -> FileState | None:
         return None
     if abs(time.time_ns() - status.st_mtime_ns) < _CLOCK_TICK:
         return None
-    return resolved, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return resolved, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def open_file(path: Path) -> OpenedFile:

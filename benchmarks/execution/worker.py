@@ -174,7 +174,7 @@ def _computed(job: Job, progress: Callable[[int], None]) -> Callable[[], Result 
         return partial(store.result, job.cell.id)
     try:
         with current(torch.device(job.device)):
-            attack = job.cell.attack.build(attacks, **load_surrogates(job.cell.attack, job.loading.get("named", ())))
+            attack = _attack(job)
             if job.cell.only_if is not None and not _condition_holds(job):
                 computed = _skipped(job)
             elif attack.minimal_norm:
@@ -188,6 +188,19 @@ def _computed(job: Job, progress: Callable[[int], None]) -> Callable[[], Result 
     with current(torch.device(job.device)):
         _save_images(job, computed)
     return partial(_publish, job, store, computed)
+
+
+def _attack(job: Job) -> Attack:
+    """The attack of a job.
+
+    Raises:
+        UserError: The user's code of it has changed since the command began, so that the cell's hash is of another attack.
+    """
+    spec = job.cell.attack
+    attack: Attack = spec.build(attacks, **load_surrogates(spec, job.loading.get("named", ())))
+    if attacks.source_of(spec.name) != spec.source:
+        raise UserError(f"the code of {spec.name} has changed since the command began: give the command again")
+    return attack
 
 
 def _condition_holds(job: Job) -> bool:

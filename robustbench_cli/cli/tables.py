@@ -193,7 +193,8 @@ def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
     """The lines below the table: the meaning of its signs, unless ``-q`` was given, and what is hidden."""
     without = [f"hidden (terminal too narrow): {', '.join(hidden)}"] if hidden else []
     if console.settings.quiet:
-        return without
+        # That the figures may be overstated is a warning, and stays.
+        return quick_look(table) + without
     raised = {flag for flags in table["flags"] for flag in str(flags).split(";")}
     caption = [f"{flag}: {text}" for flag, text in flag_texts(raised).items()]
     if table["attack"].str.startswith("+").any():

@@ -79,6 +79,18 @@ class Settings(BaseModel):
         return method
 
     @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuses a class that declares a field under the former name of an inherited one, which nothing would read.
+
+        Raises:
+            UserError: The class declares such a field.
+        """
+        super().__pydantic_init_subclass__(**kwargs)
+        for current, former in cls.former_names().items():
+            if former in cls.model_fields:
+                raise UserError(f"{cls.__name__}.{former} is now called {current}: rename the field")
+
+    @classmethod
     def former_names(cls) -> dict[str, str]:
         """The renamed parameters: their current names, and the former name of each."""
         extras = {key: field.json_schema_extra for key, field in cls.model_fields.items()}

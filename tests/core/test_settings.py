@@ -196,11 +196,9 @@ def test_stored_data_is_renamed_in_silence_and_hashed_by_former_names() -> None:
     ]
 
 
-def test_a_field_may_reuse_a_former_name() -> None:
-    """A name that a field has today means that field."""
+def test_a_subclass_cannot_declare_a_former_name() -> None:
+    """Nothing would read it, and its identity would be that of another attack."""
+    with pytest.raises(UserError, match=r"^Mine.moved is now called l1_sparsity: rename the field$"):
 
-    class Reused(Renamed):
-        moved: int = Field(1, description="something else")
-
-    assert Reused(moved=2).moved == 2
-    assert Reused(moved=2).l1_sparsity == 0.03
+        class Mine(Renamed):
+            moved: float = 0.5

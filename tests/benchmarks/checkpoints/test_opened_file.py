@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from robustbench_cli.benchmarks.checkpoints import defended_model, opened_file
 from robustbench_cli.benchmarks.checkpoints.checkpoint import load_checkpoint
@@ -135,3 +136,18 @@ def test_a_path_and_a_link_to_it_are_one_file(checkpoint: Path, reads: list[str]
     assert open_defended_model(checkpoint).identity == open_defended_model(link).identity
     assert open_defended_model(link).path == link
     assert len(reads) == 1
+
+
+def test_a_file_replaced_in_place_is_noticed(checkpoint: Path, reads: list[str], tmp_path: Path) -> None:
+    """Also one of the same size and modification time, as ``rsync --inplace --times`` leaves it."""
+    defended = open_defended_model(checkpoint)
+    tensors = {key: -tensor for key, tensor in load_file(checkpoint).items()}
+    with safe_open(checkpoint, framework="pt") as file:
+        save_file(tensors, tmp_path / "other.safetensors", metadata=file.metadata())
+    times = checkpoint.stat().st_atime_ns, checkpoint.stat().st_mtime_ns
+    assert (tmp_path / "other.safetensors").stat().st_size == checkpoint.stat().st_size
+    checkpoint.write_bytes((tmp_path / "other.safetensors").read_bytes())
+    os.utime(checkpoint, ns=times)
+    assert open_defended_model(checkpoint).identity != defended.identity
+    with pytest.raises(UserError, match="has changed since the command began"):
+        defended.load()

@@ -240,3 +240,12 @@ def test_what_is_expected_of_a_model_is_what_it_becomes(planned: Callable[[str],
     now = model.defended()
     for name in ("randomized", "cost_of_all_draws", "defense", "model", "shape", "classes"):
         assert getattr(model.expected, name) == getattr(now, name)
+
+
+def test_a_condition_may_contain_a_label_with_former_names(expected: Callable[[str], list[Job]]) -> None:
+    """An older suite selects the same cells."""
+    jobs = expected(
+        "{n: 5, attacks: [fgsm, {name: square, early_stopping: true}], eps: 0.1, "
+        "include: {attack: [fgsm, square(gives_up=true)]}}"
+    )
+    assert [job.cell.attack.name for job in jobs] == ["fgsm", "square"]
