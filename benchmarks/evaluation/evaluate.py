@@ -103,13 +103,10 @@ def evaluate(
         attack: The attack and its parameters.
         options: What is measured; or give its fields as keywords: ``eps="8/255", repeats=10``.
         context: How it runs; or give its fields as keywords: ``device="cuda", batch_size=64``.
-        **keywords: ``norm``, ``eps``, ``targeted``, ``eot``, ``repeats``, ``seed``, ``precision``, ``accounting`` (see
-            :class:`~.options.EvaluationOptions`); ``device``, ``batch_size``, ``progress`` (see
-            :class:`~.context.RunContext`).
+        **keywords: Fields of :class:`~.options.EvaluationOptions` and of :class:`~.context.RunContext`.
 
     Returns:
-        The result: ``summary`` has the figures of a table's row by column (``robust_accuracy``,
-        ``robust_accuracy_low``, …), ``flags`` the checks that speak against them, ``perturbed`` the adversarial images.
+        The figures by column in ``summary``, and in ``flags`` the checks that speak against them.
 
     Raises:
         UserError: A keyword is unknown, an input is not allowed, the model does not give logits, the attack gives no

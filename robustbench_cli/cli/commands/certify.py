@@ -122,16 +122,15 @@ def certify(
         tables.require_writable_table(output, any_table=True)
     parameters = distribute(settings, args.settable())
     dataset = args.dataset_name()
-    usual = _usual_radii(procedure, alpha, load_dataset(dataset, data_dir=common.data_dir).eps)
-    radii = [radius.value for radius in eps] or usual
+    loaded = load_dataset(dataset, data_dir=common.data_dir)
+    usual = _usual_radii(procedure, alpha, loaded.eps)
     ensure_writable(common.store)
     with console.progress() as shown:
         config = SuiteConfig.from_options(**args.suite_options(parameters))
         planned = plan_models(config, cache_for=cache_for(common, shown), seed=common.seed)
-        data = first_examples(load_dataset(dataset, data_dir=common.data_dir).split("test"), n)
+        data = first_examples(loaded.split("test"), n)
         if is_given("n"):
             warn_of_fewer_images(n, len(data), dataset)
-
         for model in planned:
             if model.training is not None:
                 procedure.require(untrained(model.training, data_dir=common.data_dir)[0], data.images[:2])
@@ -144,7 +143,7 @@ def certify(
             _certify(model.defended(), data, options, dataset=dataset, store=common.store, shown=shown)
             for model in planned
         ]
-    rows = [model.rows(radii, alpha=alpha) for model in models]
+    rows = [model.rows([radius.value for radius in eps] or usual, alpha=alpha) for model in models]
     records = [row.model_dump(mode="json") for model_rows in rows for row in model_rows]
     tables.print_and_write(pd.DataFrame(records), _table(rows), output)
 
