@@ -93,8 +93,8 @@ def evaluate(
 ) -> Evaluation:
     """Measures the accuracy of a model under an attack.
 
-    The attack is never trusted: its images are projected into the ball and the box, and the deployed rule scores them on
-    draws that the attack has not seen. The clean image is always another candidate.
+    The attack is never trusted: its images are projected into the ball and the box, and scored by the deployed rule on
+    held-out draws. The clean image is always another candidate.
 
     Args:
         model: Images in [0, 1] to logits, normalization inside; it is left as it was.
@@ -121,9 +121,8 @@ def evaluate(
     images = images.to(match_model(images[:1], model).dtype)
     device = checked_device(context.device) if context.device is not None else device_of(model)
     context = replace(context, device=device)
-    unbroken = torch.arange(len(images))
-    if context.earlier is not None:
-        unbroken = torch.from_numpy(~context.earlier.broken()).nonzero()[:, 0]
+    earlier = context.earlier
+    unbroken = torch.arange(len(images)) if earlier is None else torch.from_numpy(~earlier.broken()).nonzero()[:, 0]
     with _prepared(model, images, labels, attack=attack, options=options, context=context) as search:
         batches, resumed_seconds = _search_batches(search, images, labels, unbroken, context)
         flags = _flags(search.setup, batches)
