@@ -23,7 +23,7 @@ def test_it_is_the_attack_on_the_model_inside(digits_victim: Victim) -> None:
     """Bit by bit what the other attack makes of the undefended model, whatever stands around that."""
     model, images, labels = digits_victim.model, digits_victim.images, digits_victim.labels
     noisy = with_decision_rule(NoiseInjection().protect(model, images[:1]), "vote", draws=3, example=images[:1])
-    for defended in (FeatureSqueezing(bits=1).protect(model, images[:1]), noisy, model):
+    for defended in (FeatureSqueezing(bit_depth=1).protect(model, images[:1]), noisy, model):
         for norm, eps in (("linf", 0.1), ("l2", 1.0)):
             expected = PGD(steps=5)(model, images, labels, norm=norm, eps=eps, seed=3)  # type: ignore[arg-type]
             attack = NonAdaptive(attack=PGD(steps=5))
