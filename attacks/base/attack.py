@@ -217,8 +217,8 @@ class MinimalNormAttack(Attack):
     """An attack that searches for the smallest perturbation that succeeds, and returns the image itself if none does.
 
     Against a randomized model, a success must fool every draw: the size of a perturbation that fools half of the draws
-    says little about the distance to the decision boundary. If the draws are a sample, the smallest of many iterates that
-    fooled one sample would be a lucky one. So the goal must be reached in every draw of several successive steps; see
+    says little about the distance to the decision boundary. If the draws are a sample, an iterate may fool all of
+    them by chance, and the smallest of many such iterates probably does. So the goal must be reached in every draw of several successive steps; see
     :class:`~robustbench_cli.attacks.base.iterates.Streak`.
     """
 

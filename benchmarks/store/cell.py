@@ -93,7 +93,7 @@ class Cell(EvaluationOptions, _Evaluated):
         return content_hash({"version": 1, **content})
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with other values in some fields: another cell if the result changes."""
+        """A copy with other values in some fields. Its :attr:`id` is computed anew."""
         copied = super().model_copy(update=update, deep=deep)
         # Pydantic copies cached properties too.
         copied.__dict__.pop("id", None)

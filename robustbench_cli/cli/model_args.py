@@ -226,7 +226,7 @@ def model_options(
 
     Args:
         checkpoints: Whether several checkpoints may be given.
-        decisions: Whether other decision rules may be given.
+        decisions: Whether ``--decision`` may replace a randomized defense's own decision rule; it needs ``checkpoints``.
         checkpoint_help: The help of ``--checkpoint``.
     """
     checkpoint = help_page.option(

@@ -53,8 +53,8 @@ class RandomSearch:
 
     If the draws of a randomized model are a sample, a score is a mean over the draws and has an error. A candidate with
     lucky draws would never be replaced if its first score stayed. So each query scores the incumbent again, together
-    with the candidate. The candidate replaces the incumbent if its mean is lower by :data:`_STANDARD_ERRORS` than the
-    mean of all scores of the incumbent.
+    with the candidate. The candidate replaces the incumbent if its mean score is more than
+    :data:`_STANDARD_ERRORS` standard errors below the mean of all scores of the incumbent.
 
     Early stopping forecasts the margin of an untargeted search on a deterministic model, after each tenth of the queries.
     At query q, the margin has decreased by ``m(q / 2) - m(q)`` over the last doubling of q. If it keeps this rate, it
