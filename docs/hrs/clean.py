@@ -20,8 +20,8 @@ def main() -> None:
     """Measures each model by its own decision rule."""
     planned = plan(
         read_suite("hrs-fashion"),
-        cache=lambda dataset, recipe, seed: ModelCache(
-            dataset=dataset, data_dir=None, device=torch.device("cpu"), seed=seed or 0, recipe=recipe
+        cache_for=lambda dataset, recipe, seed: ModelCache(
+            dataset=dataset, data_dir=None, device=torch.device("cpu"), seed=seed, recipe=recipe
         ),
         seed=0,
     )

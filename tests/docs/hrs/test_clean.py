@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
+
+from robustbench_cli.benchmarks.training.model_cache import ModelCache
 
 FOLDER = Path(__file__).parents[3] / "docs" / "hrs"
 
@@ -30,7 +33,14 @@ def test_each_defense_is_measured_once_by_its_own_rule(tmp_path: Path, monkeypat
         )
 
     models = [model("none", 0.9), model("hrs", 0.8), model("hrs(decision=deterministic)", 0.7), model("hrs", 0.1)]
-    monkeypatch.setattr(clean, "plan", lambda *_, **__: SimpleNamespace(models=models))
+    signature = inspect.signature(clean.plan)
+
+    def planned(*positional: Any, **keywords: Any) -> SimpleNamespace:
+        signature.bind(*positional, **keywords)
+        assert isinstance(keywords["cache_for"]("digits", {}, 0), ModelCache)
+        return SimpleNamespace(models=models)
+
+    monkeypatch.setattr(clean, "plan", planned)
     monkeypatch.setattr(clean, "HERE", tmp_path)
     clean.main()
     assert measured == ["none", "hrs"]
