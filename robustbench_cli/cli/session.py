@@ -5,35 +5,31 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from robustbench_cli.cli import console, tables
+from robustbench_cli.cli.descriptions import describe_cell, failure_line
 from robustbench_cli.cli.exit_codes import CellsFailed
 from robustbench_cli.cli.options import warn_of_fewer_images
+from robustbench_cli.cli.progress import JobProgress, TrainingBars
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.execution.job import Job, JobOptions
-    from robustbench_cli.benchmarks.store.store import Failure, RequestedCell, Result
+    from robustbench_cli.benchmarks.store.store import Failure, Result
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
     from robustbench_cli.benchmarks.suites.plan import CacheFor, Plan, PlannedModel
     from robustbench_cli.benchmarks.training.model_cache import ModelCache
     from robustbench_cli.benchmarks.training.train import Training
     from robustbench_cli.cli.options import Common
-    from robustbench_cli.defenses.base.training.trainer import TrainingProgress
 
 __all__ = [
     "Engine",
     "cache_for",
-    "describe_cell",
-    "duration",
-    "failure_line",
     "job_options",
-    "missing_line",
     "note_other_norms",
     "raise_failures",
     "run_suite",
@@ -100,7 +96,7 @@ def run_suite(
         selected = select(jobs)
         _request(jobs, common.store)
         missing = _missing(selected, common.store)
-        shown = _JobProgress(progress, missing)
+        shown = JobProgress(progress, missing)
         (engine or local.run)(missing, finished=shown.finished, progress=shown.progress)
     results, failures = _results(common, selected, shown)
     warn_of_small_datasets(config, {job.cell.dataset: job.cell.n for job in jobs})
@@ -136,7 +132,7 @@ def cache_for(common: Common, progress: console.Progress) -> CacheFor:
     """
     from robustbench_cli.benchmarks.training.model_cache import ModelCache
 
-    shown = _TrainingProgress(progress)
+    shown = TrainingBars(progress)
 
     def cache(dataset: str, recipe: dict[str, Any], seed: int) -> ModelCache:
         return ModelCache(
@@ -151,30 +147,6 @@ def cache_for(common: Common, progress: console.Progress) -> CacheFor:
         )
 
     return cache
-
-
-class _TrainingProgress:
-    """Shows the epochs of trainings.
-
-    Args:
-        progress: Where they are shown.
-    """
-
-    def __init__(self, progress: console.Progress) -> None:
-        self._progress = progress
-        self._bars: dict[str, console.Bar] = {}
-
-    def __call__(self, state: TrainingProgress) -> None:
-        """Called after each epoch."""
-        if state.name not in self._bars:
-            self._bars[state.name] = self._progress.add(state.name, total=state.epochs)
-        self._bars[state.name].update(completed=state.epoch)
-        if state.epoch == state.epochs:
-            self._bars.pop(state.name).remove()
-            note = f"; {state.note}" if state.note else ""
-            self._progress.finished(
-                f"{state.name}: {state.epochs} epochs, loss {state.loss:.4f}, {state.seconds:.1f} s{note}"
-            )
 
 
 def _train(common: Common, planned: Plan, devices: Sequence[str]) -> None:
@@ -267,62 +239,7 @@ def _missing(jobs: Sequence[Job], store: Path) -> list[Job]:
     return missing
 
 
-class _JobProgress:
-    """Shows how far jobs are, and collects their results and failures.
-
-    Args:
-        progress: Where they are shown.
-        jobs: All jobs that run.
-    """
-
-    def __init__(self, progress: console.Progress, jobs: Sequence[Job]) -> None:
-        self.results: dict[str, Result] = {}
-        self.failures: list[Failure] = []
-        self._progress = progress
-        self._cells = progress.add("cells", total=len(jobs)) if jobs else None
-        self._running: dict[str, console.Bar] = {}
-        self._pace = _Pace(jobs)
-
-    def progress(self, job: Job, done: int) -> None:
-        """Shows how many images of a running job are done."""
-        if job.cell.id not in self._running:
-            self._running[job.cell.id] = self._progress.add(describe_cell(job), total=job.cell.n)
-        self._running[job.cell.id].update(completed=done)
-
-    def finished(self, job: Job, outcome: Result | Failure) -> None:
-        """Shows the result or failure of a job."""
-        from robustbench_cli.benchmarks.store.store import Failure
-
-        if job.cell.id in self._running:
-            self._running.pop(job.cell.id).remove()
-        self._pace.finished(job, outcome)
-        if self._cells is not None:
-            self._cells.advance()
-            self._cells.update(text=f"cells, {self._pace.rate:,.0f} passes/s")
-        if isinstance(outcome, Failure):
-            self.failures.append(outcome)
-        else:
-            self.results[job.cell.id] = outcome
-        self._progress.finished(f"{describe_cell(job)}: {_describe_outcome(outcome)}{self._pace}")
-
-
-def _describe_outcome(outcome: Result | Failure) -> str:
-    """The result or failure of a job in a few words."""
-    from robustbench_cli.benchmarks.store.store import Failure
-
-    if isinstance(outcome, Failure):
-        return f"failed: {outcome.error}"
-    if outcome.was_skipped:
-        return "skipped: no earlier attack had masked gradients, or another attack broke through"
-    summary = outcome.summary
-    rate = (outcome.forwards + outcome.backwards) / max(outcome.seconds, 1e-3)
-    return (
-        f"clean {summary['clean_accuracy']:.3f}, robust {summary['robust_accuracy']:.3f}, {outcome.seconds:.1f} s, "
-        f"{rate:,.0f} passes/s"
-    )
-
-
-def _results(common: Common, jobs: Sequence[Job], shown: _JobProgress) -> tuple[list[Result], list[Failure]]:
+def _results(common: Common, jobs: Sequence[Job], shown: JobProgress) -> tuple[list[Result], list[Failure]]:
     """The results of jobs, computed now or stored before, in their order; and the failures."""
     from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages
     from robustbench_cli.benchmarks.store.store import Failure, Store
@@ -391,65 +308,6 @@ def warn_of_small_datasets(config: SuiteConfig, used: dict[str, int]) -> None:
         warn_of_fewer_images(wanted, n, dataset, location=config.prefix("n"))
 
 
-class _Pace:
-    """How fast cells are computed, and how long the rest will take: as long as cells of the same attack took.
-
-    As text, the end of a line: the number of cells done and the time left.
-
-    Args:
-        jobs: All jobs that run.
-    """
-
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._total = len(jobs)
-        self._left = Counter(job.cell.attack.name for job in jobs)
-        self._done: Counter[str] = Counter()
-        self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._started = self._latest = time.monotonic()
-        self._passes = 0
-
-    def finished(self, job: Job, outcome: Result | Failure) -> None:
-        """Counts a job that has ended."""
-        # A failure has no count of passes.
-        self._passes += getattr(outcome, "forwards", 0) + getattr(outcome, "backwards", 0)
-        now = time.monotonic()
-        name = job.cell.attack.name
-        self._left[name] -= 1
-        self._done[name] += 1
-        # Where several jobs run at once, each counts for its share of the time.
-        self._seconds[name] += now - self._latest
-        self._latest = now
-
-    @property
-    def rate(self) -> float:
-        """Passes per second, of all processes together."""
-        return self._passes / max(self._latest - self._started, 1e-3)
-
-    def __str__(self) -> str:
-        done = self._done.total()
-        average = (self._latest - self._started) / max(done, 1)
-        seconds = sum(
-            count * (self._seconds[name] / self._done[name] if self._done[name] else average)
-            for name, count in self._left.items()
-        )
-        left = f", about {duration(seconds)} left" if done < self._total else ""
-        return f"; {done} of {self._total}{left}"
-
-
-def duration(seconds: float) -> str:
-    """A time in its two largest units: ``2 h 5 min``.
-
-    Args:
-        seconds: At least 0.
-    """
-    minutes, hours = round(seconds / 60), round(seconds / 3600)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 90:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"
-
-
 def _warn_of_chance(planned: Plan, results: Sequence[Result]) -> None:
     """Warns of models that classify clean images no better than chance: their robustness means nothing."""
     for model in {
@@ -464,19 +322,6 @@ def _warn_of_chance(planned: Plan, results: Sequence[Result]) -> None:
             )
 
 
-def describe_cell(job: Job) -> str:
-    """A cell in a few words, for progress lines.
-
-    Args:
-        job: The cell's job.
-    """
-    cell = job.cell
-    radius = f" eps {job.eps}" if job.eps else ""
-    eot = f" eot {cell.eot}" if cell.eot != 1 else ""
-    seed = f" seed {cell.seed}" if cell.seed else ""
-    return f"{cell.defense} {cell.attack_label} {cell.norm}{radius}{eot}{seed}"
-
-
 def _report(store: Path, results: Sequence[Result], failures: Sequence[Failure], output: Path | None) -> None:
     """Prints the table of results, and writes it to a file where one is named."""
     from robustbench_cli.benchmarks.reports.rows import rows
@@ -487,28 +332,6 @@ def _report(store: Path, results: Sequence[Result], failures: Sequence[Failure],
     stored = Store(store)
     table = rows((result, partial(stored.outcomes, result.cell.id)) for result in results)
     tables.print_and_write(table, tables.for_terminal(table), output)
-
-
-def failure_line(failure: Failure) -> str:
-    """A failed cell in one line.
-
-    Args:
-        failure: The failure.
-    """
-    cell = failure.cell
-    return f"cell {cell.id} ({cell.defense} {cell.attack_label}) failed: {failure.error}"
-
-
-def missing_line(requested: RequestedCell) -> str:
-    """A requested cell without a result, in one line.
-
-    Args:
-        requested: The cell.
-    """
-    cell = requested.cell
-    radius = f" eps {requested.eps}" if requested.eps else ""
-    seed = f" seed {cell.seed}" if cell.seed else ""
-    return f"cell {cell.id} ({cell.dataset} {cell.model} {cell.defense} {cell.attack_label} {cell.norm}{radius}{seed}) is missing"
 
 
 def raise_failures(failures: Sequence[Failure]) -> None:

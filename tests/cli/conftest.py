@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.cli import commands
 
 
@@ -79,3 +81,23 @@ def changed(ended: Any) -> dict[str, Any]:
     got = json.loads(ended.out)
     assert got.keys() == DEFAULTS.keys()
     return {key: value for key, value in got.items() if value != DEFAULTS[key]}
+
+
+def small_cell(**changes: Any) -> Cell:
+    """A cell of PGD on four digits."""
+    usual: dict[str, Any] = {
+        "dataset": "digits",
+        "data": "d" * 64,
+        "n": 4,
+        "model": "small-cnn",
+        "checkpoint": "c" * 64,
+        "defenses": (),
+        "attack": MethodSpec(name="pgd", parameters={"steps": 40}),
+        "norm": "linf",
+        "eps": 0.1,
+        "targeted": "no",
+        "eot": 1,
+        "repeats": 1,
+        "seed": 0,
+    }
+    return Cell(**usual | changes)

@@ -138,7 +138,7 @@ class _Content:
         """
         from robustbench_cli.benchmarks.reports import gates
         from robustbench_cli.benchmarks.reports.rows import failed_rows, missing_rows, rows
-        from robustbench_cli.cli.session import failure_line
+        from robustbench_cli.cli.descriptions import failure_line
 
         damaged: list[str] = []
 
@@ -181,7 +181,7 @@ def _absent(stores: Sequence[Store], existing: Collection[str], collect: Damaged
 
 def _missing_lines(absent: Sequence[RequestedCell]) -> list[str]:
     """A line for each missing cell, up to :data:`_MAX_LINES`; the last says what to do."""
-    from robustbench_cli.cli.session import missing_line
+    from robustbench_cli.cli.descriptions import missing_line
 
     lines = [missing_line(entry) for entry in absent[:_MAX_LINES]]
     if absent[_MAX_LINES:]:

@@ -171,7 +171,10 @@ def _prune(folders: Sequence[Path], *, dry_run: bool, unfinished: bool) -> None:
 
 def _forget(store: Store, *, dry_run: bool) -> None:
     """Forgets the cells that failed or are missing."""
-    from robustbench_cli.cli.session import failure_line, missing_line
+    from robustbench_cli.cli.descriptions import (
+        failure_line,
+        missing_line,
+    )
 
     lines = [failure_line(failure) for failure in store.failures(damaged=lambda _: None)]
     lines += [missing_line(entry) for entry in store.missing(damaged=lambda _: None).values()]

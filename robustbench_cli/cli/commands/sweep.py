@@ -211,7 +211,7 @@ def _summary(common: Common, planned: Plan, cells: Sequence[CellState]) -> str:
     from robustbench_cli.benchmarks.execution.status import STATES
     from robustbench_cli.benchmarks.execution.worker import lease_name
     from robustbench_cli.benchmarks.store.leases import Leases
-    from robustbench_cli.cli.session import describe_cell
+    from robustbench_cli.cli.descriptions import describe_cell
 
     counted = Counter(cell.state for cell in cells)
     lines = [
@@ -236,7 +236,7 @@ def _summary(common: Common, planned: Plan, cells: Sequence[CellState]) -> str:
 def _left(stored: Iterable[Result], cells: Sequence[CellState]) -> str:
     """An upper bound on the cost of cells."""
     from robustbench_cli.benchmarks.execution.status import seconds_a_pass
-    from robustbench_cli.cli.session import duration
+    from robustbench_cli.cli.descriptions import duration
 
     if not cells:
         return "left: nothing"

@@ -1,0 +1,76 @@
+"""Cells, their outcomes and times in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from robustbench_cli.benchmarks.execution.job import Job
+    from robustbench_cli.benchmarks.store.store import Failure, RequestedCell, Result
+
+__all__ = ["describe_cell", "describe_outcome", "duration", "failure_line", "missing_line"]
+
+
+def describe_outcome(outcome: Result | Failure) -> str:
+    """The result or failure of a job in a few words."""
+    from robustbench_cli.benchmarks.store.store import Failure
+
+    if isinstance(outcome, Failure):
+        return f"failed: {outcome.error}"
+    if outcome.was_skipped:
+        return "skipped: no earlier attack had masked gradients, or another attack broke through"
+    summary = outcome.summary
+    rate = (outcome.forwards + outcome.backwards) / max(outcome.seconds, 1e-3)
+    return (
+        f"clean {summary['clean_accuracy']:.3f}, robust {summary['robust_accuracy']:.3f}, {outcome.seconds:.1f} s, "
+        f"{rate:,.0f} passes/s"
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units: ``2 h 5 min``.
+
+    Args:
+        seconds: At least 0.
+    """
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"
+
+
+def describe_cell(job: Job) -> str:
+    """A cell in a few words, for progress lines.
+
+    Args:
+        job: The cell's job.
+    """
+    cell = job.cell
+    radius = f" eps {job.eps}" if job.eps else ""
+    eot = f" eot {cell.eot}" if cell.eot != 1 else ""
+    seed = f" seed {cell.seed}" if cell.seed else ""
+    return f"{cell.defense} {cell.attack_label} {cell.norm}{radius}{eot}{seed}"
+
+
+def failure_line(failure: Failure) -> str:
+    """A failed cell in one line.
+
+    Args:
+        failure: The failure.
+    """
+    cell = failure.cell
+    return f"cell {cell.id} ({cell.defense} {cell.attack_label}) failed: {failure.error}"
+
+
+def missing_line(requested: RequestedCell) -> str:
+    """A requested cell without a result, in one line.
+
+    Args:
+        requested: The cell.
+    """
+    cell = requested.cell
+    radius = f" eps {requested.eps}" if requested.eps else ""
+    seed = f" seed {cell.seed}" if cell.seed else ""
+    return f"cell {cell.id} ({cell.dataset} {cell.model} {cell.defense} {cell.attack_label} {cell.norm}{radius}{seed}) is missing"

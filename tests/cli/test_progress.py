@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from robustbench_cli.benchmarks.store.store import Failure
+from robustbench_cli.cli import console, progress
+from robustbench_cli.cli.progress import JobProgress, TrainingBars
+
+from .conftest import small_cell
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of progress, where no terminal shows bars."""
+    written: list[str] = []
+    monkeypatch.setattr(console, "note", written.append)
+    return written
+
+
+def test_a_finished_training_is_one_line(lines: list[str]) -> None:
+    """After its last epoch, with its note."""
+    bars = TrainingBars(console.Progress(None))
+    for epoch in (1, 2):
+        state: Any = SimpleNamespace(name="block 1", epoch=epoch, epochs=2, loss=0.5, seconds=3.0, note="early stop")
+        bars(state)
+    assert lines == ["block 1: 2 epochs, loss 0.5000, 3.0 s; early stop"]
+
+
+def test_the_time_left_is_that_of_cells_of_the_same_attack(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results and failures are collected; of two cells the second takes as long as the first, on a clock of our own."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    jobs: list[Any] = [SimpleNamespace(cell=small_cell(seed=seed), eps="0.1") for seed in (0, 1)]
+    shown = JobProgress(console.Progress(None), jobs)
+    summary = {"clean_accuracy": 1.0, "robust_accuracy": 0.5}
+    result: Any = SimpleNamespace(was_skipped=False, summary=summary, forwards=10, backwards=10, seconds=10.0)
+    now[0] = 10.0
+    shown.finished(jobs[0], result)
+    shown.progress(jobs[1], 2)
+    failure = Failure(cell=jobs[1].cell, eps="0.1", error="no way")
+    now[0] = 12.0
+    shown.finished(jobs[1], failure)
+    assert lines == [
+        "none pgd linf eps 0.1: clean 1.000, robust 0.500, 10.0 s, 2 passes/s; 1 of 2, about 10 s left",
+        "none pgd linf eps 0.1 seed 1: failed: no way; 2 of 2",
+    ]
+    assert shown.results == {jobs[0].cell.id: result}
+    assert shown.failures == [failure]
