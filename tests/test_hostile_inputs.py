@@ -37,7 +37,8 @@ from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, sa
 from robustbench_cli.benchmarks.checkpoints.defended_model import method_spec
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.models.base.build import build_model, example_images
-from robustbench_cli.benchmarks.store.store import Result, Store, _first_line
+from robustbench_cli.benchmarks.store.records import Result, _first_line
+from robustbench_cli.benchmarks.store.store import Store
 from robustbench_cli.cli.main import main
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry as defenses

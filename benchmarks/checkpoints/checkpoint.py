@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from robustbench_cli.benchmarks.checkpoints.fill import fill
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.checkpoints.opened_file import OpenedFile, open_file
-from robustbench_cli.benchmarks.checkpoints.weights_file import fill
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base.build import build_model, example_images, normalized
 from robustbench_cli.core.atomic_write import ensure_writable, write_atomically

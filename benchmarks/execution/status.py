@@ -24,7 +24,8 @@ from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.worker import is_done, lease_name
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.leases import Leases
-from robustbench_cli.benchmarks.store.store import Result, Store
+from robustbench_cli.benchmarks.store.records import Result
+from robustbench_cli.benchmarks.store.store import Store
 
 __all__ = ["STATES", "CellState", "State", "seconds_a_pass", "states"]
 

@@ -30,7 +30,8 @@ from robustbench_cli.benchmarks.evaluation.partial_results import PartialResults
 from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages, levels, rounded
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.store.leases import Leases
-from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS, SEARCHES, Failure, Result, Store
+from robustbench_cli.benchmarks.store.records import Failure, Result
+from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS, SEARCHES, Store
 from robustbench_cli.benchmarks.store.worst_case_flags import Run, blinded
 from robustbench_cli.core.atomic_write import display_path
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line

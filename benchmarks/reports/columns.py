@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from robustbench_cli.benchmarks.evaluation.statistics import DefenseEfficiency
     from robustbench_cli.benchmarks.store.cell import Cell
-    from robustbench_cli.benchmarks.store.store import Result
+    from robustbench_cli.benchmarks.store.records import Result
 
 __all__ = [
     "COLUMNS",

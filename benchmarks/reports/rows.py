@@ -13,7 +13,7 @@ from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize, 
 from robustbench_cli.benchmarks.evaluation.statistics import DefenseEfficiency, defense_efficiency
 from robustbench_cli.benchmarks.reports import columns
 from robustbench_cli.benchmarks.reports.columns import WORST_CASE, RowSource
-from robustbench_cli.benchmarks.store.store import Failure, RequestedCell, Result
+from robustbench_cli.benchmarks.store.records import Failure, RequestedCell, Result
 from robustbench_cli.benchmarks.store.worst_case_flags import Run, is_quick_look, worst_case_flags
 
 __all__ = ["failed_rows", "missing_rows", "rows"]

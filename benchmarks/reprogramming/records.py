@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from robustbench_cli.attacks.base.gradients.draws import Draws
-from robustbench_cli.benchmarks.store.store import REPROGRAMMING, encoded, read_record, stale_temporary_files
+from robustbench_cli.benchmarks.store.records import encoded, read_record
+from robustbench_cli.benchmarks.store.store import REPROGRAMMING, stale_temporary_files
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
 
@@ -81,7 +82,7 @@ def read(path: Path) -> ReprogrammedModel:
     Raises:
         UserError: The file is missing or damaged, or its name is not its cell.
     """
-    row = read_record(path, ReprogrammedModel)
+    row = read_record(path, ReprogrammedModel, name="result", hint=f"remove {path} to run the cell again")
     if row.cell != path.stem:
         raise UserError(f"{path} has the cell {row.cell}: remove it, or restore its name")
     return row

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from typing import TYPE_CHECKING, TypeVar
 
 from robustbench_cli.benchmarks.store.cell import Cell
+from robustbench_cli.benchmarks.store.records import (
+    Failure,
+    Request,
+    RequestedCell,
+    Result,
+    encoded,
+    read_record,
+    sha256,
+)
 from robustbench_cli.core.atomic_write import ensure_writable, is_temporary, write_atomically
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 
-__all__ = [
-    "CERTIFICATION",
-    "PARTIAL_RESULTS",
-    "REPROGRAMMING",
-    "SEARCHES",
-    "Failure",
-    "RequestedCell",
-    "Result",
-    "Store",
-    "encoded",
-    "read_record",
-    "stale_temporary_files",
-]
+__all__ = ["CERTIFICATION", "PARTIAL_RESULTS", "REPROGRAMMING", "SEARCHES", "Store", "stale_temporary_files"]
 
 PARTIAL_RESULTS = "pieces"
 """The folder in a store with the partial results of unfinished cells; see :mod:`~.evaluation.partial_results`."""
@@ -50,103 +44,6 @@ REPROGRAMMING = "reprogramming"
 
 _CELLS, _REQUESTS = "cells", "asked"
 
-
-_ACCURACIES = tuple(f"{kind}_accuracy{end}" for kind in ("clean", "robust") for end in ("", "_low", "_high"))
-
-
-def _checked_summary(summary: dict[str, float | None]) -> dict[str, float | None]:
-    """The figures of a row, whose accuracies must all be in [0, 1]."""
-    for name in (*_ACCURACIES, "robust_accuracy_vote", "robust_accuracy_every_draw"):
-        value = summary.get(name)
-        if value is None or not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}, which is no share")
-    return summary
-
-
-class Result(BaseModel):
-    """A finished cell.
-
-    Attributes:
-        cell: The cell.
-        eps: The radius as the user wrote it; empty where there is none.
-        checkpoint: The path of the checkpoint as the user wrote it.
-        summary: The figures of the row, by column; see :func:`~robustbench_cli.benchmarks.evaluation.outcomes.summarize`.
-        flags: The names of the checks that speak against the row.
-        forwards: Images passed forward through the model.
-        backwards: Images passed backward to the input.
-        seconds: Wall time.
-        device: The device's name.
-        versions: The versions of the software that computed it.
-        outcomes_sha256: Of the ``.npz`` file with the outcomes of every image.
-        mean: Mean of the normalization inside the model; ``None`` where it has none.
-        std: Standard deviation of that normalization.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    cell: Cell
-    eps: str
-    checkpoint: str
-    summary: Annotated[dict[str, float | None], AfterValidator(_checked_summary)]
-    flags: tuple[str, ...]
-    forwards: int
-    backwards: int
-    seconds: float
-    device: str
-    versions: dict[str, str]
-    outcomes_sha256: str
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-    @property
-    def was_skipped(self) -> bool:
-        """Whether the attack did not run because the cell's condition did not hold."""
-        return self.cell.only_if is not None and self.forwards == self.backwards == 0
-
-
-class Failure(BaseModel):
-    """A cell that failed.
-
-    Attributes:
-        cell: The cell.
-        eps: The radius as the user wrote it; empty where there is none.
-        error: The reason, in one line.
-        traceback: The traceback of the error.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    cell: Cell
-    eps: str
-    error: str
-    traceback: str = ""
-
-
-class RequestedCell(BaseModel):
-    """A cell that a command requested.
-
-    Attributes:
-        cell: The cell.
-        eps: The radius as the user wrote it; empty where there is none.
-        checkpoint: The path of the checkpoint as the user wrote it.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    cell: Cell
-    eps: str
-    checkpoint: str
-
-
-class _Request(BaseModel):
-    """All cells that one command requested."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-    cells: tuple[RequestedCell, ...] = Field(alias="asked")
-
-
-Record = TypeVar("Record", bound=BaseModel)
 CellRecord = TypeVar("CellRecord", Result, Failure)
 
 
@@ -203,7 +100,7 @@ class Store:
     def result_hash(self, cell_id: str) -> str | None:
         """The sha256 of a result's file, damaged or not; ``None`` where there is none."""
         try:
-            return _sha256(self._result_file(cell_id).read_bytes())
+            return sha256(self._result_file(cell_id).read_bytes())
         except OSError:
             return None
 
@@ -239,8 +136,8 @@ class Store:
         """
         by_id = {requested.cell.id: requested for requested in cells}
         if by_id:
-            content = encoded(_Request(cells=tuple(by_id.values())), without_defaults=True)
-            path = self._requests / f"{_sha256(content)[:20]}.json"
+            content = encoded(Request(cells=tuple(by_id.values())), without_defaults=True)
+            path = self._requests / f"{sha256(content)[:20]}.json"
             if not path.exists():
                 write_atomically(path, content)
 
@@ -283,11 +180,11 @@ class Store:
                 self.request(remaining)
                 path.unlink(missing_ok=True)
 
-    def _all_requests(self, damaged: Callable[[UserError], None]) -> Iterator[tuple[Path, _Request]]:
+    def _all_requests(self, damaged: Callable[[UserError], None]) -> Iterator[tuple[Path, Request]]:
         self._require_store()
         for path in sorted(self._requests.glob("*.json")):
             try:
-                request = read_record(path, _Request, name="request", hint=f"remove {path}, and repeat the command")
+                request = read_record(path, Request, name="request", hint=f"remove {path}, and repeat the command")
             except UserError as error:
                 # Another process may just have removed it.
                 if path.exists():
@@ -329,7 +226,7 @@ class Store:
             content = file.read_bytes()
         except OSError as error:
             raise UserError(f"{file} cannot be read ({error.strerror}): {_repeat_hint(path)}") from None
-        if _sha256(content) != result.outcomes_sha256:
+        if sha256(content) != result.outcomes_sha256:
             raise UserError(f"{file} is damaged, its content is not what was stored: {_repeat_hint(path)}")
         return result, content
 
@@ -477,58 +374,12 @@ def stale_temporary_files(folder: Path, *, older_than: float) -> list[Path]:
     return stale
 
 
-def encoded(record: BaseModel, *, without_defaults: bool = False) -> bytes:
-    """The content of a record's file: JSON whose first line is the sha256 of the other lines.
-
-    Args:
-        record: The record.
-        without_defaults: Whether fields at their defaults are left out.
-    """
-    text = record.model_dump_json(indent=1, exclude_defaults=without_defaults, by_alias=True)
-    body = f"{text}\n".encode().removeprefix(b"{\n")
-    return _first_line(body) + b"\n" + body
-
-
-def read_record(path: Path, kind: type[Record], *, name: str = "result", hint: str | None = None) -> Record:
-    """Reads a record from a file that :func:`encoded` made.
-
-    Args:
-        path: The file.
-        kind: The class of the record.
-        name: How a message calls the record.
-        hint: The end of the error message, which tells the user what to do if the file cannot be used.
-
-    Raises:
-        UserError: The file is missing or damaged, or has another record.
-    """
-    hint = hint or _repeat_hint(path)
-    try:
-        first, _, body = path.read_bytes().partition(b"\n")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {hint}") from None
-    if first != _first_line(body):
-        raise UserError(f"{path} is damaged, its content is not what was stored: {hint}")
-    try:
-        return kind.model_validate_json(b"{" + body)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise UserError(f"{path} is not a {name} of this version of advdef ({reason}): {hint}") from None
-
-
-def _first_line(body: bytes) -> bytes:
-    return b'{"sha256": "%s",' % _sha256(body).encode()
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def _repeat_hint(path: Path) -> str:
     return f"remove {path} to run the cell again"
 
 
 def _read_cell_record(path: Path, kind: type[CellRecord]) -> CellRecord:
-    record = read_record(path, kind, name=kind.__name__.lower())
+    record = read_record(path, kind, name=kind.__name__.lower(), hint=_repeat_hint(path))
     if record.cell.id != path.name.partition(".")[0]:
         raise UserError(f"{path} has the cell {record.cell.id}: remove it, or restore its name")
     return record

@@ -14,7 +14,7 @@ import numpy as np
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.evaluation.statistics import Floats, mean_interval
 from robustbench_cli.benchmarks.store.cell import Cell
-from robustbench_cli.benchmarks.store.store import Result
+from robustbench_cli.benchmarks.store.records import Result
 
 __all__ = ["BLINDED", "NEAR_ZERO", "QUICK_LOOK", "SET_UP", "Run", "blinded", "is_quick_look", "worst_case_flags"]
 

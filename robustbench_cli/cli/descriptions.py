@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.execution.job import Job
-    from robustbench_cli.benchmarks.store.store import Failure, RequestedCell, Result
+    from robustbench_cli.benchmarks.store.records import Failure, RequestedCell, Result
 
 __all__ = ["describe_cell", "describe_outcome", "duration", "failure_line", "missing_line"]
 
 
 def describe_outcome(outcome: Result | Failure) -> str:
     """The result or failure of a job in a few words."""
-    from robustbench_cli.benchmarks.store.store import Failure
+    from robustbench_cli.benchmarks.store.records import Failure
 
     if isinstance(outcome, Failure):
         return f"failed: {outcome.error}"

@@ -12,7 +12,7 @@ from robustbench_cli.cli.descriptions import describe_cell, describe_outcome, du
 
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.execution.job import Job
-    from robustbench_cli.benchmarks.store.store import Failure, Result
+    from robustbench_cli.benchmarks.store.records import Failure, Result
     from robustbench_cli.defenses.base.training.trainer import TrainingProgress
 
 __all__ = ["JobProgress", "TrainingBars"]
@@ -66,7 +66,7 @@ class JobProgress:
 
     def finished(self, job: Job, outcome: Result | Failure) -> None:
         """Shows the result or failure of a job."""
-        from robustbench_cli.benchmarks.store.store import Failure
+        from robustbench_cli.benchmarks.store.records import Failure
 
         if job.cell.id in self._running:
             self._running.pop(job.cell.id).remove()

@@ -19,7 +19,7 @@ from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.execution.job import Job, JobOptions
-    from robustbench_cli.benchmarks.store.store import Failure, Result
+    from robustbench_cli.benchmarks.store.records import Failure, Result
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
     from robustbench_cli.benchmarks.suites.plan import CacheFor, Plan, PlannedModel
     from robustbench_cli.benchmarks.training.model_cache import ModelCache
@@ -221,7 +221,8 @@ def _require_writable(store: Path, images: Path | None) -> None:
 
 def _request(jobs: list[Job], store: Path) -> None:
     """Records in the store which cells were requested, those of other shards too: a report without them is incomplete."""
-    from robustbench_cli.benchmarks.store.store import RequestedCell, Store
+    from robustbench_cli.benchmarks.store.records import RequestedCell
+    from robustbench_cli.benchmarks.store.store import Store
     from robustbench_cli.core.atomic_write import display_path
 
     Store(store).request(
@@ -242,7 +243,8 @@ def _missing(jobs: Sequence[Job], store: Path) -> list[Job]:
 def _results(common: Common, jobs: Sequence[Job], shown: JobProgress) -> tuple[list[Result], list[Failure]]:
     """The results of jobs, computed now or stored before, in their order; and the failures."""
     from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages
-    from robustbench_cli.benchmarks.store.store import Failure, Store
+    from robustbench_cli.benchmarks.store.records import Failure
+    from robustbench_cli.benchmarks.store.store import Store
 
     store, failures = Store(common.store), list(shown.failures)
     failed = {failure.cell.id for failure in failures}

@@ -20,7 +20,7 @@ from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
 from robustbench_cli.benchmarks.store.cell import Cell
-from robustbench_cli.benchmarks.store.store import Result
+from robustbench_cli.benchmarks.store.records import Result
 from robustbench_cli.benchmarks.suites.suite import AttackChoice, Suite, expand, usual_norm
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.defenses import registry as defenses

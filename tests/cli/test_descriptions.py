@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from robustbench_cli.benchmarks.store.store import Failure, RequestedCell
+from robustbench_cli.benchmarks.store.records import Failure, RequestedCell
 from robustbench_cli.cli.descriptions import describe_cell, describe_outcome, duration, failure_line, missing_line
 
 from .conftest import small_cell as cell

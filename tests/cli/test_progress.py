@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from robustbench_cli.benchmarks.store.store import Failure
+from robustbench_cli.benchmarks.store.records import Failure
 from robustbench_cli.cli import console, progress
 from robustbench_cli.cli.progress import JobProgress, TrainingBars
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from robustbench_cli.benchmarks.store.store import Failure
+from robustbench_cli.benchmarks.store.records import Failure
 from robustbench_cli.benchmarks.suites.config import SuiteConfig
 from robustbench_cli.cli import console
 from robustbench_cli.cli.exit_codes import CellsFailed

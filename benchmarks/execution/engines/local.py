@@ -10,7 +10,7 @@ from functools import partial
 from robustbench_cli.benchmarks.execution.engines.schedule import JOB_PAUSE, Schedule
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.worker import compute_if_free
-from robustbench_cli.benchmarks.store.store import Failure, Result
+from robustbench_cli.benchmarks.store.records import Failure, Result
 
 __all__ = ["run"]
 

@@ -16,7 +16,8 @@ from robustbench_cli.benchmarks.devices import share_memory
 from robustbench_cli.benchmarks.execution.engines.schedule import JOB_PAUSE, Schedule
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.worker import work_if_free
-from robustbench_cli.benchmarks.store.store import Failure, Result, Store
+from robustbench_cli.benchmarks.store.records import Failure, Result
+from robustbench_cli.benchmarks.store.store import Store
 from robustbench_cli.core.errors import UserError
 
 __all__ = ["run"]

@@ -15,7 +15,8 @@ from typing import Any
 from robustbench_cli.benchmarks.execution.engines.schedule import JOB_PAUSE, Schedule
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.worker import work_if_free
-from robustbench_cli.benchmarks.store.store import Failure, Result, Store
+from robustbench_cli.benchmarks.store.records import Failure, Result
+from robustbench_cli.benchmarks.store.store import Store
 from robustbench_cli.core.errors import UserError, one_line
 
 __all__ = ["run"]

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from robustbench_cli.benchmarks.store.cell import Cell
-    from robustbench_cli.benchmarks.store.store import RequestedCell, Result, Store
+    from robustbench_cli.benchmarks.store.records import RequestedCell, Result
+    from robustbench_cli.benchmarks.store.store import Store
 
 __all__ = ["report"]
 

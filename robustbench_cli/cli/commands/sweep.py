@@ -19,7 +19,7 @@ from robustbench_cli.core.errors import UserError
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.execution.job import Job
     from robustbench_cli.benchmarks.execution.status import CellState
-    from robustbench_cli.benchmarks.store.store import Result
+    from robustbench_cli.benchmarks.store.records import Result
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
     from robustbench_cli.benchmarks.suites.plan import Plan
     from robustbench_cli.cli.session import Engine

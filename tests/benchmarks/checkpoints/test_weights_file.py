@@ -5,7 +5,6 @@ import os
 import pickle
 import warnings
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +13,20 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from robustbench_cli.benchmarks.checkpoints.weights_file import (
-    LoadedWeights,
-    fill,
     read_bytes,
     read_metadata,
     read_tensors,
 )
 from robustbench_cli.core.errors import UserError
 
-
-def network() -> nn.Sequential:
-    """A small network with a BatchNorm, whose state dict has a counter that is no float."""
-    torch.manual_seed(0)
-    return nn.Sequential(
-        OrderedDict(conv=nn.Conv2d(1, 2, 3), norm=nn.BatchNorm2d(2), flatten=nn.Flatten(), fc=nn.Linear(8, 3))
-    )
+from .conftest import network, same
 
 
 def read(path: Path) -> dict[str, Tensor]:
     """The tensors in a file."""
     return read_tensors(read_bytes(path), path)
-
-
-def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    """Whether two state dicts are bit-equal."""
-    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def refused(path: Path, message: str) -> None:
@@ -80,46 +65,6 @@ def test_only_safetensors_have_metadata(tmp_path: Path) -> None:
     """A file of torch.save has none."""
     torch.save(network().state_dict(), tmp_path / "a.pt")
     assert read_metadata((tmp_path / "a.pt").read_bytes()) is None
-
-
-@pytest.mark.parametrize(
-    "prefixes",
-    [[], ["module."], ["model."], ["_orig_mod."], ["module.", "_orig_mod."], ["_orig_mod.", "module.", "model."]],
-)
-def test_prefixes_are_understood(tmp_path: Path, prefixes: list[str]) -> None:
-    """What DataParallel, torch.compile and wrapper modules put before every name is taken off."""
-    expected = network().state_dict()
-    tensors = {"".join(prefixes) + name: tensor * 2 for name, tensor in expected.items()}
-    model = network()
-    fill(model, tensors, tmp_path / "a.pt", spec="small-cnn")
-    assert same(dict(model.state_dict()), {name: tensor * 2 for name, tensor in expected.items()})
-
-
-def test_a_models_own_prefix_is_kept(tmp_path: Path) -> None:
-    """Names that begin as a wrapper's do, and are the model's own, stay as they are."""
-    wrapped = nn.ModuleDict({"model": network()})
-    fill(wrapped, {name: tensor * 2 for name, tensor in wrapped.state_dict().items()}, tmp_path / "a.pt", spec="x")
-    assert torch.equal(wrapped["model"].state_dict()["fc.bias"], network().state_dict()["fc.bias"] * 2)
-
-
-def test_a_missing_counter_of_batch_norm_is_no_fault(tmp_path: Path) -> None:
-    """State dicts from before PyTorch 0.4.1 lack the counter, which changes nothing in eval()."""
-    tensors = {name: tensor for name, tensor in network().state_dict().items() if "num_batches" not in name}
-    fill(network(), tensors, tmp_path / "a.pt", spec="x")
-
-
-def test_another_architecture_is_named(tmp_path: Path) -> None:
-    """The line names a few of the missing, left-over and mis-shaped tensors, and fills in nothing."""
-    model = network()
-    tensors = {"conv.weight": torch.zeros(2, 3, 3, 3), "conv.bias": torch.zeros(2), "extra.a": torch.zeros(1)}
-    with pytest.raises(UserError) as caught:
-        fill(model, tensors, tmp_path / "a.pt", spec="small-cnn")
-    message = str(caught.value)
-    assert message.startswith(
-        f"{tmp_path}/a.pt does not fit small-cnn: missing norm.weight, norm.bias, norm.running_mean"
-    )
-    assert "and 3 more; unexpected extra.a; of another shape conv.weight (2, 3, 3, 3) for (2, 1, 3, 3)" in message
-    assert same(dict(model.state_dict()), dict(network().state_dict()))
 
 
 class Touch:
@@ -258,179 +203,3 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         read_bytes(tmp_path / "x" / "y.pth")
     with pytest.raises(UserError, match="is a folder"):
         read_bytes(tmp_path)
-
-
-def scaled(factor: float) -> dict[str, Tensor]:
-    """The network's state dict with every weight times a factor, so that one is told from another."""
-    return {name: tensor * int(factor) for name, tensor in network().state_dict().items()}
-
-
-def factor_of(model: nn.Module) -> float:
-    """The factor of the state dict that a model has been filled with."""
-    return (model.state_dict()["conv.weight"] / network().state_dict()["conv.weight"]).mean().item()
-
-
-def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with a prefix before each name."""
-    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
-
-
-def filled(path: Path, content: Any) -> tuple[nn.Module, LoadedWeights]:
-    """A fresh network with what a file of this content holds, and what was taken."""
-    torch.save(content, path)
-    model = network()
-    return model, fill(model, read_tensors(read_bytes(path), path), path, spec="small-cnn")
-
-
-MU, SIGMA = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2471, 0.2435, 0.2616])
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (scaled(2), ""),
-        ({"state_dict": scaled(2)}, "took 'state_dict'"),
-        ({"epoch": 3, "model_state": scaled(2), "optimizer": {"state": {0: {"exp_avg": MU}}}}, "took 'model_state'"),
-        ({"ema_state_dict": scaled(2)}, "took 'ema_state_dict'"),
-        ({"params": scaled(2)}, "took 'params'"),
-        ({"classifier": scaled(2)}, "took 'classifier'"),
-        ({"net": {"state_dict": scaled(2)}}, "took 'net.state_dict'"),
-        ({**scaled(2), "epoch": 3, "best_acc": 0.9, "arch": "cnn"}, ""),
-        (prefixed("module.0.", scaled(2)), "took the names that begin with '0.'"),
-        (prefixed("backbone.encoder.", scaled(2)), "took the names that begin with 'backbone.encoder.'"),
-        ({"state_dict": prefixed("model.", scaled(2))}, "took 'state_dict' and the names that begin with 'model.'"),
-        (
-            prefixed("1.", scaled(2)),
-            "took the names that begin with '1.'; the layers before it are not in the file: give --mean and --std if they normalized the images",
-        ),
-        # Averages before the best before the last, and the line names what was left.
-        (
-            {"model": scaled(3), "model_ema": scaled(2)},
-            "took 'model_ema' (and not 'model', which would fit too)",
-        ),
-        (
-            {"state_dict": scaled(3), "best": scaled(4), "averaged": prefixed("module.", scaled(2))},
-            "took 'averaged' (and not 'best', 'state_dict', which would fit too)",
-        ),
-        (
-            {"net": scaled(3), "best_state_dict": scaled(2)},
-            "took 'best_state_dict' (and not 'net', which would fit too)",
-        ),
-        # What does not fit is no alternative, whatever it is called.
-        ({"ema": {"shadow.0": MU}, "net": scaled(2)}, "took 'net'"),
-        ({"ema": {"conv.weight": torch.full((2, 1, 3, 3), torch.nan)}, "net": scaled(2)}, "took 'net'"),
-        (
-            {**prefixed("model.", scaled(3)), **prefixed("ema_model.", scaled(2))},
-            "took the names that begin with 'ema_model.' (and not the names that begin with 'model.', which would fit too)",
-        ),
-    ],
-    ids=lambda value: value or "plain" if isinstance(value, str) else "",
-)
-def test_checkpoints_as_people_save_them(tmp_path: Path, content: Any, words: str) -> None:
-    """The weights that are meant get into the model, and the line says which they were and which others there are."""
-    path = tmp_path / "a.pt"
-    model, taken = filled(path, content)
-    assert factor_of(model) == pytest.approx(2)
-    assert taken.message == (f"{path}: {words}" if words else "")
-    assert taken.has_alternatives == ("would fit too" in words)
-    assert taken.mean is taken.std is None
-
-
-def test_what_torchs_own_wrappers_save(tmp_path: Path) -> None:
-    """DataParallel, torch.compile of the whole and of a part, an averaged model, and all of them at once."""
-    model = network()
-    model.load_state_dict(scaled(2))
-    inside = network()
-    inside.load_state_dict(scaled(2))
-    inside.conv = torch.compile(inside.conv)
-    for wrapped in (
-        nn.DataParallel(model),
-        torch.compile(model),
-        AveragedModel(model),
-        AveragedModel(nn.DataParallel(model)),
-        inside,
-        nn.DataParallel(torch.compile(inside)),
-    ):
-        found, taken = filled(tmp_path / "a.pt", {"state_dict": wrapped.state_dict()})
-        assert same(dict(found.state_dict()), scaled(2))
-        assert taken.message.endswith("a.pt: took 'state_dict'")
-
-
-@pytest.mark.parametrize(
-    ("content", "names"),
-    [
-        ({**prefixed("model.", scaled(2)), "mu": MU, "sigma": SIGMA}, "mu and sigma"),
-        (
-            {
-                **prefixed("module.model.", scaled(2)),
-                "module.mu": MU[:, None, None],
-                "module.sigma": SIGMA[:, None, None],
-            },
-            "",
-        ),
-        ({**scaled(2), "mean": MU.view(1, 3, 1, 1), "std": SIGMA.view(1, 3, 1, 1)}, "mean and std"),
-        ({**prefixed("1.", scaled(2)), "0.mean": MU, "0.std": SIGMA}, "0.mean and 0.std"),
-        (
-            {"state_dict": {**prefixed("net.", scaled(2)), "normalize.mu": MU, "normalize.sigma": SIGMA}},
-            "normalize.mu and",
-        ),
-        (
-            {**prefixed("m.", scaled(2)), "norm.pixel_mean": MU, "norm.pixel_std": SIGMA},
-            "norm.pixel_mean and norm.pixel_std",
-        ),
-        ({**prefixed("m.", scaled(2)), "n._mean": MU.double(), "n._std": SIGMA.double()}, "n._mean and n._std"),
-    ],
-    ids=str,
-)
-def test_the_normalization_in_a_file(tmp_path: Path, content: Any, names: str) -> None:
-    """A mean and std beside the network are its normalization, in the numbers in which they were written."""
-    model, taken = filled(tmp_path / "a.pt", content)
-    assert factor_of(model) == pytest.approx(2)
-    assert (taken.mean, taken.std) == ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
-    assert f"the normalization of {names}" in taken.message
-    assert "--mean" not in taken.message
-
-
-def test_a_given_normalization_is_that_of_the_file_or_refused(tmp_path: Path) -> None:
-    """Saying the same again changes nothing; saying another is one line; where the file has none, what is given holds."""
-    taken = LoadedWeights(mean=(0.4914, 0.4822, 0.4465), std=(0.5,))
-    path = tmp_path / "a.pt"
-    assert taken.normalization(None, None, path) == {"mean": (0.4914, 0.4822, 0.4465), "std": (0.5,)}
-    assert taken.normalization((0.4914, 0.4822, 0.4465), (0.5, 0.5, 0.5), path)["std"] == (0.5, 0.5, 0.5)
-    assert LoadedWeights().normalization((0.5,), (0.25,), path) == {"mean": (0.5,), "std": (0.25,)}
-    with pytest.raises(
-        UserError, match=r"has the mean 0\.4914,0\.4822,0\.4465 in it, not 0\.5: leave --mean and --std out"
-    ):
-        taken.normalization((0.5,), (0.5,), path)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({**scaled(2), "mean": MU}, "unexpected mean: check"),
-        ({**scaled(2), "mean": MU, "sigma": SIGMA, "other": MU}, "unexpected other: check"),
-        ({**scaled(2), "a.mean": MU, "b.std": SIGMA}, "unexpected a.mean, b.std"),
-        (
-            {**scaled(2), "a.mean": MU, "a.std": SIGMA, "b.mean": MU, "b.std": SIGMA},
-            "unexpected a.mean, a.std, b.mean and 1 more",
-        ),
-        ({**scaled(2), "mean": torch.zeros(64), "std": torch.ones(64)}, "unexpected mean, std"),
-        ({"net": scaled(2) | {"extra": MU}, "ema": {"shadow": MU}}, "unexpected extra"),
-        (prefixed("module.", scaled(3)) | {"conv.bias": MU}, "unexpected conv.bias"),
-        (prefixed("a.", scaled(2)) | prefixed("b.", {"head.weight": MU}), "unexpected b.head.weight"),
-        (
-            {"ema": prefixed("x.", {name: tensor for name, tensor in scaled(2).items() if name != "fc.bias"})},
-            "missing fc.bias",
-        ),
-        (
-            {"net": scaled(2) | {"fc.bias": torch.full((3,), torch.nan)}, "other": scaled(2)},
-            "holds NaN or infinity in fc.bias",
-        ),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_what_is_left_over_is_named(tmp_path: Path, content: Any, message: str) -> None:
-    """Only a mean and a std side by side are a normalization; anything else that the model lacks is not passed over."""
-    with pytest.raises(UserError, match=message) as caught:
-        filled(tmp_path / "a.pt", content)
-    assert "\n" not in str(caught.value)

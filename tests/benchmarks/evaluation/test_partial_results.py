@@ -16,7 +16,8 @@ from robustbench_cli.benchmarks.evaluation.evaluate import Evaluation, evaluate
 from robustbench_cli.benchmarks.evaluation.partial_results import PartialResults
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.worker import work
-from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS, SEARCHES, Failure, Result, Store
+from robustbench_cli.benchmarks.store.records import Failure, Result
+from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS, SEARCHES, Store
 
 from ..conftest import spec
 

@@ -11,7 +11,8 @@ from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.status import seconds_a_pass, states
 from robustbench_cli.benchmarks.execution.worker import lease_name, work
 from robustbench_cli.benchmarks.store.leases import Leases
-from robustbench_cli.benchmarks.store.store import Failure, Result, Store
+from robustbench_cli.benchmarks.store.records import Failure, Result
+from robustbench_cli.benchmarks.store.store import Store
 from robustbench_cli.benchmarks.suites.config import AttackEntry
 from robustbench_cli.benchmarks.suites.grid import attack_choices
 from robustbench_cli.defenses import registry as defenses

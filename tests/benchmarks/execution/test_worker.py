@@ -25,7 +25,8 @@ from robustbench_cli.benchmarks.execution import worker
 from robustbench_cli.benchmarks.execution.engines import local
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.worker import is_done, rerun, work
-from robustbench_cli.benchmarks.store.store import Failure, Result, Store
+from robustbench_cli.benchmarks.store.records import Failure, Result
+from robustbench_cli.benchmarks.store.store import Store
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.core.errors import UserError
 

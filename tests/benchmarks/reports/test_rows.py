@@ -17,7 +17,7 @@ from robustbench_cli.benchmarks.reports.columns import column_names
 from robustbench_cli.benchmarks.reports.gates import select
 from robustbench_cli.benchmarks.reports.rows import failed_rows, rows
 from robustbench_cli.benchmarks.store.cell import Cell
-from robustbench_cli.benchmarks.store.store import Failure, Result
+from robustbench_cli.benchmarks.store.records import Failure, Result
 
 from ..conftest import MakeCell, MakeOutcomes, MakeResult
 

@@ -66,7 +66,7 @@ def test_the_json_of_a_cell_has_its_fields(make_cell: MakeCell) -> None:
     assert names[-3:] == ["after", "cascade", "only_if"]
 
 
-def test_a_new_evaluation_option_is_one_field() -> None:
+def test_a_new_evaluation_option_is_one_field(make_cell: MakeCell) -> None:
     """A cell takes it over, and its default leaves the identities of stored cells as they are."""
 
     class Options(EvaluationOptions):
@@ -75,23 +75,9 @@ def test_a_new_evaluation_option_is_one_field() -> None:
     class NewCell(Cell, Options):
         pass
 
-    usual: dict[str, Any] = {
-        "dataset": "digits",
-        "data": "d" * 64,
-        "n": 4,
-        "model": "small-cnn",
-        "checkpoint": "c" * 64,
-        "defenses": (),
-        "attack": MethodSpec(name="pgd", parameters={"steps": 40, "step_size": None}),
-        "norm": "linf",
-        "eps": 8 / 255,
-        "targeted": "no",
-        "eot": 1,
-        "repeats": 1,
-        "seed": 0,
-    }
-    assert NewCell(**usual).id == Cell(**usual).id
-    assert NewCell(**usual, clipped=True).id != Cell(**usual).id
+    usual = dict(make_cell())
+    assert NewCell(**usual).id == make_cell().id
+    assert NewCell(**usual, clipped=True).id != make_cell().id
 
 
 def test_a_cell_gives_its_evaluation_options(make_cell: MakeCell) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.store import store as store_module
-from robustbench_cli.benchmarks.store.store import Failure, Result, Store
+from robustbench_cli.benchmarks.store.records import Failure, Result
+from robustbench_cli.benchmarks.store.store import Store
 from robustbench_cli.core.errors import UserError
 
 from ..conftest import MakeCell, MakeOutcomes, MakeResult
@@ -189,7 +191,7 @@ def test_a_result_of_another_version_is_named(filled: Filled, change: dict[str, 
     content = json.loads(path.read_text())
     del content["sha256"]
     body = json.dumps(content | change)[1:].encode()
-    path.write_bytes(b'{"sha256": "%s",\n%s' % (store_module.hashlib.sha256(body).hexdigest().encode(), body))
+    path.write_bytes(b'{"sha256": "%s",\n%s' % (hashlib.sha256(body).hexdigest().encode(), body))
     with pytest.raises(UserError, match=rf"{path} is not a result of this version of advdef \(.*\): remove {path}"):
         store.result(result.cell.id)
 
@@ -269,7 +271,7 @@ def test_outcomes_of_another_version_are_named(
     outcomes = make_outcomes(clean=[1], robust=[0])
     for content in (b"PK\x03\x04 no archive", b"nothing"):
         result, _ = make_result(make_cell(seed=len(content)), outcomes)
-        result = result.model_copy(update={"outcomes_sha256": store_module.hashlib.sha256(content).hexdigest()})
+        result = result.model_copy(update={"outcomes_sha256": hashlib.sha256(content).hexdigest()})
         store.publish(result, content)
         with pytest.raises(UserError, match="was stored by another version of advdef"):
             store.outcomes(result.cell.id)

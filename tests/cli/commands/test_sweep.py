@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from robustbench_cli.benchmarks.store.leases import Leases
-from robustbench_cli.benchmarks.store.store import Result, Store
+from robustbench_cli.benchmarks.store.records import Result
+from robustbench_cli.benchmarks.store.store import Store
 
 Advdef = Callable[..., Any]
 

@@ -20,7 +20,8 @@ from robustbench_cli.benchmarks.execution.engines.schedule import Schedule
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.worker import work
 from robustbench_cli.benchmarks.store.leases import Leases
-from robustbench_cli.benchmarks.store.store import Failure, Result, Store
+from robustbench_cli.benchmarks.store.records import Failure, Result
+from robustbench_cli.benchmarks.store.store import Store
 from robustbench_cli.core.errors import UserError
 from tests.benchmarks.conftest import spec
 

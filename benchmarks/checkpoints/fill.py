@@ -1,0 +1,278 @@
+"""Copies the weights in a file into a model, whatever key, prefix or wrapper a training script put before their names."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_cli.benchmarks.checkpoints.weights_file import StateDict, key_rank, require_finite, shortened
+from robustbench_cli.core.errors import UserError
+
+__all__ = ["LoadedWeights", "fill"]
+
+# Parts that wrappers add to names, in any position: DataParallel, torch.compile, FSDP, activation checkpointing.
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_MEAN = re.compile(r"_?((?:\w+_)?)(?:mean|means|mu)")
+_STD = re.compile(r"_?((?:\w+_)?)(?:std|stds|stddev|sd|sds|sigma)")
+_MOST_CHANNELS = 16
+
+
+class LoadedWeights(NamedTuple):
+    """What :func:`fill` has loaded from a file.
+
+    Attributes:
+        message: What was loaded and what was left out, in one line; empty if the file leaves no choice.
+        has_alternatives: Whether other weights in the file fit too.
+        mean: Mean of the normalization that the file has beside the network.
+        std: Standard deviation of that normalization.
+    """
+
+    message: str = ""
+    has_alternatives: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def normalization(
+        self, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, path: Path
+    ) -> dict[str, tuple[float, ...] | None]:
+        """The mean and the std to use: the caller's if given, else the file's.
+
+        Args:
+            mean: The caller's.
+            std: The caller's.
+            path: The file, for the message.
+
+        Raises:
+            UserError: The caller's mean or standard deviation differs from the one in the file.
+        """
+        for name, given, in_file in (("mean", mean, self.mean), ("std", std, self.std)):
+            if given is not None and in_file is not None and not _same(given, in_file):
+                values, other = (",".join(f"{value:g}" for value in numbers) for numbers in (in_file, given))
+                raise UserError(f"{path} has the {name} {values} in it, not {other}: leave --mean and --std out")
+        if self.mean is None or mean is not None or std is not None:
+            return {"mean": mean, "std": std}
+        return {"mean": self.mean, "std": self.std}
+
+
+def _same(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether two means or stds agree; a single number stands for all channels."""
+    size = max(len(one), len(other))
+    pairs = zip(one * (size // len(one)), other * (size // len(other)), strict=False)
+    return all(math.isclose(left, right, rel_tol=1e-3, abs_tol=1e-4) for left, right in pairs)
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, spec: str) -> LoadedWeights:
+    """Copies the tensors of a file into a model: every tensor of the model, and every tensor of the file.
+
+    A common prefix of the names in the file is removed (``module.``, ``model.``, ``1.`` of a ``Sequential`` with a
+    normalization before the network), and so are parts that wrappers add. Besides the network the file may have the mean
+    and the std of its normalization, the counter of an average, and weights of the same network under another key or prefix.
+
+    Args:
+        model: Is changed in place.
+        tensors: As :func:`read_tensors` returns them.
+        path: The file, for messages.
+        spec: The model's name, for messages.
+
+    Returns:
+        What was loaded, and whether other weights fit too.
+
+    Raises:
+        UserError: A name is missing or left over, a shape differs, or a weight is NaN or infinite.
+    """
+    expected = model.state_dict()
+    state = tensors if isinstance(tensors, StateDict) else StateDict(tensors)
+    candidates = [
+        candidate
+        for key, tensors_at_key in {state.key: state, **state.alternatives}.items()
+        for candidate in _candidates(key, tensors_at_key, expected)
+    ]
+    fitting = [candidate for candidate in candidates if not candidate.faults]
+    if not fitting:
+        nearest = max(candidates, key=lambda candidate: candidate.matches)
+        raise UserError(
+            f"{path} does not fit {spec}: {'; '.join(nearest.faults)}: check the model, the classes and the images' shape"
+        )
+    best, *others = sorted(fitting, key=lambda candidate: candidate.rank)
+    require_finite(best.tensors, path)
+    model.load_state_dict(best.tensors, strict=True)
+    return best.loaded(path, others)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    """Tensors in a file that may be the weights of a model.
+
+    Attributes:
+        key: Their key in the file.
+        prefix: The prefix of their names in the file.
+        tensors: The tensors, by the model's names.
+        unexpected: Names in the file that belong neither to these tensors nor to another network.
+        missing: Names of the model that the file lacks.
+        shapes: Names with another shape than in the model, with both shapes.
+        normalization: The names of a mean and a std beside the network.
+        values: The values of these two.
+    """
+
+    key: str
+    prefix: str
+    tensors: dict[str, Tensor]
+    unexpected: list[str]
+    missing: list[str]
+    shapes: list[str]
+    normalization: tuple[str, str] | None
+    values: tuple[tuple[float, ...], tuple[float, ...]] | None
+
+    @property
+    def matches(self) -> int:
+        """The number of the model's tensors that the file has, in the right shape."""
+        return len(self.tensors) - len(self.shapes)
+
+    @property
+    def faults(self) -> list[str]:
+        """Why the tensors do not fit the model; empty if they fit."""
+        kinds = (("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", self.shapes))
+        return [f"{kind} {shortened(names)}" for kind, names in kinds if names]
+
+    @property
+    def rank(self) -> int:
+        """The rank in the order of preference; equal ranks stay in the order of the file."""
+        parts = [*reversed(self.key.split(".")), *reversed(self.prefix.strip(".").split("."))]
+        return key_rank(parts)
+
+    @property
+    def location(self) -> str:
+        """The key and the prefix, for a message."""
+        key = f"'{self.key}'" if self.key else ""
+        prefix = f"the names that begin with '{self.prefix}'" if self.prefix else ""
+        return " and ".join(part for part in (key, prefix) if part)
+
+    def loaded(self, path: Path, others: Sequence[_Candidate]) -> LoadedWeights:
+        """The report for loading these tensors.
+
+        Args:
+            path: The file, for the message.
+            others: The other candidates that fit.
+        """
+        notes = [f"took {self.location}"] if self.location else []
+        if others:
+            alternatives = shortened([other.location or "the rest" for other in others])
+            location = self.location or "the names without a prefix"
+            notes = [f"took {location} (and not {alternatives}, which would fit too)"]
+        prefix = self.prefix.strip(".")
+        if self.normalization is not None:
+            notes.append(f"the normalization of {' and '.join(self.normalization)}")
+        elif prefix.rpartition(".")[2].isdecimal() and not prefix.endswith("0"):
+            notes.append(
+                "the layers before it are not in the file: give --mean and --std if they normalized the images"
+            )
+        mean, std = self.values or (None, None)
+        return LoadedWeights(f"{path}: {'; '.join(notes)}" if notes else "", bool(others), mean, std)
+
+
+def _candidates(key: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[_Candidate]:
+    """The networks in a state dict: one per prefix before the model's names, and at least one.
+
+    Args:
+        key: The key of the state dict in the file.
+        state: The state dict.
+        expected: The state dict of the model.
+    """
+    model_parts = {part for name in expected for part in name.split(".")}
+    unwrapped = {_unwrapped(name, model_parts): name for name in state}
+    if len(unwrapped) < len(state):
+        # A name exists with and without a wrapper's part, so that part is no wrapper's.
+        unwrapped = {name: name for name in state}
+    # BatchNorm sets its counter itself if an old file has none.
+    required = [name for name in expected if not name.endswith("num_batches_tracked")]
+    prefixes = _prefix_counts(unwrapped, expected)
+    complete = [prefix for prefix in prefixes if all(f"{prefix}{name}" in unwrapped for name in required)]
+    most_common = max(prefixes, key=lambda prefix: (prefixes[prefix], -len(prefix)), default="")
+    networks = {f"{prefix}{name}" for prefix in complete for name in expected}
+    return [
+        _candidate(key, prefix, state, expected, unwrapped, networks=networks, required=required)
+        for prefix in complete or [most_common]
+    ]
+
+
+def _prefix_counts(names: Iterable[str], expected: Collection[str]) -> dict[str, int]:
+    """How many of the model's names follow each prefix."""
+    counts: dict[str, int] = {}
+    for name in names:
+        starts = [0, *(index + 1 for index, letter in enumerate(name) if letter == ".")]
+        for start in starts:
+            if name[start:] in expected:
+                counts[name[:start]] = counts.get(name[:start], 0) + 1
+    return counts
+
+
+def _candidate(
+    key: str,
+    prefix: str,
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    unwrapped: Mapping[str, str],
+    *,
+    networks: Collection[str],
+    required: Iterable[str],
+) -> _Candidate:
+    """The candidate of one prefix.
+
+    Args:
+        key: See :func:`_candidates`.
+        prefix: The prefix.
+        state: See :func:`_candidates`.
+        expected: See :func:`_candidates`.
+        unwrapped: The names in the file, by the same names without the parts of wrappers.
+        networks: The names of all complete networks in the state dict.
+        required: The model's names that the file must have.
+    """
+    tensors = {name: state[unwrapped[f"{prefix}{name}"]] for name in expected if f"{prefix}{name}" in unwrapped}
+    used = {*networks, *(f"{prefix}{name}" for name in expected)}
+    rest = [name for name in unwrapped if name not in used and name.rpartition(".")[2] != "n_averaged"]
+    pair = _normalization(rest, {name: state[unwrapped[name]] for name in rest})
+    return _Candidate(
+        key=key,
+        prefix=prefix,
+        tensors=tensors,
+        unexpected=[unwrapped[name] for name in rest if pair is None or name not in pair],
+        missing=[name for name in required if name not in tensors],
+        shapes=[
+            f"{name} {tuple(tensor.shape)} for {tuple(expected[name].shape)}"
+            for name, tensor in tensors.items()
+            if tensor.shape != expected[name].shape
+        ],
+        normalization=None if pair is None else (unwrapped[pair[0]], unwrapped[pair[1]]),
+        values=None if pair is None else (_numbers(state[unwrapped[pair[0]]]), _numbers(state[unwrapped[pair[1]]])),
+    )
+
+
+def _unwrapped(name: str, model_parts: Collection[str]) -> str:
+    """A name without the parts of wrappers, except those that the model's own names have."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS or part in model_parts)
+
+
+def _normalization(names: Sequence[str], tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """The names of the mean and the std of a normalization, if there is exactly one pair in one module."""
+    small = [name for name in names if tensors[name].is_floating_point() and tensors[name].numel() <= _MOST_CHANNELS]
+    pairs = []
+    for mean in small:
+        parent, _, name = mean.rpartition(".")
+        mean_match = _MEAN.fullmatch(name)
+        for std in small if mean_match else ():
+            std_match = _STD.fullmatch(std.rpartition(".")[2])
+            if std_match and mean_match and std_match[1] == mean_match[1] and std.rpartition(".")[0] == parent:
+                pairs.append((mean, std))
+    return pairs[0] if len(pairs) == 1 else None
+
+
+def _numbers(tensor: Tensor) -> tuple[float, ...]:
+    """The values as they were written: 0.4914, not the nearest float32 of it."""
+    return tuple(float(str(value)) for value in tensor.flatten().to(torch.float32).numpy())

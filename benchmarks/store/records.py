@@ -1,0 +1,157 @@
+"""The records of a store: what each of its JSON files holds, and how it is written and read."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from robustbench_cli.benchmarks.store.cell import Cell
+from robustbench_cli.core.errors import UserError
+
+__all__ = ["Failure", "Request", "RequestedCell", "Result", "encoded", "read_record", "sha256"]
+
+_ACCURACIES = tuple(f"{kind}_accuracy{end}" for kind in ("clean", "robust") for end in ("", "_low", "_high"))
+
+
+def _checked_summary(summary: dict[str, float | None]) -> dict[str, float | None]:
+    """The figures of a row, whose accuracies must all be in [0, 1]."""
+    for name in (*_ACCURACIES, "robust_accuracy_vote", "robust_accuracy_every_draw"):
+        value = summary.get(name)
+        if value is None or not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}, which is no share")
+    return summary
+
+
+class Result(BaseModel):
+    """A finished cell.
+
+    Attributes:
+        cell: The cell.
+        eps: The radius as the user wrote it; empty where there is none.
+        checkpoint: The path of the checkpoint as the user wrote it.
+        summary: The figures of the row, by column; see :func:`~robustbench_cli.benchmarks.evaluation.outcomes.summarize`.
+        flags: The names of the checks that speak against the row.
+        forwards: Images passed forward through the model.
+        backwards: Images passed backward to the input.
+        seconds: Wall time.
+        device: The device's name.
+        versions: The versions of the software that computed it.
+        outcomes_sha256: Of the ``.npz`` file with the outcomes of every image.
+        mean: Mean of the normalization inside the model; ``None`` where it has none.
+        std: Standard deviation of that normalization.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cell: Cell
+    eps: str
+    checkpoint: str
+    summary: Annotated[dict[str, float | None], AfterValidator(_checked_summary)]
+    flags: tuple[str, ...]
+    forwards: int
+    backwards: int
+    seconds: float
+    device: str
+    versions: dict[str, str]
+    outcomes_sha256: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def was_skipped(self) -> bool:
+        """Whether the attack did not run because the cell's condition did not hold."""
+        return self.cell.only_if is not None and self.forwards == self.backwards == 0
+
+
+class Failure(BaseModel):
+    """A cell that failed.
+
+    Attributes:
+        cell: The cell.
+        eps: The radius as the user wrote it; empty where there is none.
+        error: The reason, in one line.
+        traceback: The traceback of the error.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cell: Cell
+    eps: str
+    error: str
+    traceback: str = ""
+
+
+class RequestedCell(BaseModel):
+    """A cell that a command requested.
+
+    Attributes:
+        cell: The cell.
+        eps: The radius as the user wrote it; empty where there is none.
+        checkpoint: The path of the checkpoint as the user wrote it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cell: Cell
+    eps: str
+    checkpoint: str
+
+
+class Request(BaseModel):
+    """All cells that one command requested."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    cells: tuple[RequestedCell, ...] = Field(alias="asked")
+
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def encoded(record: BaseModel, *, without_defaults: bool = False) -> bytes:
+    """The content of a record's file: JSON whose first line is the sha256 of the other lines.
+
+    Args:
+        record: The record.
+        without_defaults: Whether fields at their defaults are left out.
+    """
+    text = record.model_dump_json(indent=1, exclude_defaults=without_defaults, by_alias=True)
+    body = f"{text}\n".encode().removeprefix(b"{\n")
+    return _first_line(body) + b"\n" + body
+
+
+def read_record(path: Path, kind: type[Record], *, name: str, hint: str) -> Record:
+    """Reads a record from a file that :func:`encoded` made.
+
+    Args:
+        path: The file.
+        kind: The class of the record.
+        name: How a message calls the record.
+        hint: The end of the error message, which tells the user what to do if the file cannot be used.
+
+    Raises:
+        UserError: The file is missing or damaged, or has another record.
+    """
+    try:
+        first, _, body = path.read_bytes().partition(b"\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {hint}") from None
+    if first != _first_line(body):
+        raise UserError(f"{path} is damaged, its content is not what was stored: {hint}")
+    try:
+        return kind.model_validate_json(b"{" + body)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise UserError(f"{path} is not a {name} of this version of advdef ({reason}): {hint}") from None
+
+
+def _first_line(body: bytes) -> bytes:
+    return b'{"sha256": "%s",' % sha256(body).encode()
+
+
+def sha256(content: bytes) -> str:
+    """The sha256 of a file's content, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
