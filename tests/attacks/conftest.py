@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from robustbench_cli.attacks.base.attack import Attack
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -95,6 +98,18 @@ class LinearVictim(Victim):
     def nearest(self, norm: str) -> Tensor:
         """``(N,)``: the class of the nearest image of another class."""
         return self.distances(norm).argmin(1)
+
+    def assert_falls_beyond_the_boundary(self, attack: Attack, norm: Any, excess: float) -> None:
+        """At a radius a little above the distance to the boundary all images fall; a little below it none does.
+
+        Args:
+            attack: The attack.
+            norm: Its norm.
+            excess: The radius above the distance, as a multiple of it.
+        """
+        radii = self.radii(norm).double()
+        for eps, accuracy in ((radii * excess, 0), (radii - 1e-3, 1)):
+            assert self.accuracy(attack(self.model, self.images, self.labels, norm=norm, eps=eps)) == accuracy
 
 
 def _linear_victim(classes: int, **keywords: float) -> LinearVictim:
