@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal, Unpack
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.gradients.source import GradientSource, PassOptions
 from robustbench_cli.attacks.base.models.enumerable_draws import EnumerableDraws
 from robustbench_cli.attacks.base.models.frozen_draw import FrozenDraw
+from robustbench_cli.attacks.base.models.graphed_passes import GraphedPasses
 from robustbench_cli.attacks.base.models.passes import single_pass
 from robustbench_cli.attacks.base.models.row_draws import RowDraws, draw_keys
 from robustbench_cli.attacks.base.rng import seed_from
@@ -50,6 +52,10 @@ class EOT(GradientSource):
         self.draws = draws
         self.exhaustive = not randomized
         self._row_draws = row_draws
+        self._pass: Callable[[Tensor], Tensor] = partial(single_pass, model)
+        # One frozen draw seeds torch's generators in each pass, which no graph can repeat.
+        if options.get("graphs") and not randomized and not isinstance(model, FrozenDraw):
+            self._pass = GraphedPasses(self._pass, name=type(model).__name__)
 
     @property
     def _shares_draws(self) -> bool:
@@ -65,16 +71,16 @@ class EOT(GradientSource):
         self, images: Tensor, keys: Tensor, draws: range, query: int
     ) -> Iterator[Callable[[Tensor], Tensor]]:
         if self._row_draws is None:
-            yield lambda images: self._logits(self.model, images, len(draws))
+            yield lambda images: self._logits(self._pass, images, len(draws))
             return
         seed = seed_from(self._seed, query, draws.start if self._shares_draws else "")
         with self._row_draws(draw_keys(keys, draws), seed) as model:
-            yield lambda images: self._logits(model, images, len(draws))
+            yield lambda images: self._logits(partial(single_pass, model), images, len(draws))
 
     @staticmethod
     def _logits(model: Callable[[Tensor], Tensor], images: Tensor, draws: int) -> Tensor:
         rows = images if draws == 1 else images.expand(draws, *images.shape).flatten(0, 1)
-        return single_pass(model, rows).view(draws, len(images), -1)
+        return model(rows).view(draws, len(images), -1)
 
 
 class ExactExpectation(GradientSource):
@@ -98,6 +104,9 @@ class ExactExpectation(GradientSource):
             )
         self._enumerable = model
         self.draws = model.number_of_draws
+        self._all_draws: Callable[[Tensor], Tensor] = lambda images: model.all_draws(images.clone())
+        if options.get("graphs"):
+            self._all_draws = GraphedPasses(self._all_draws, name=type(model).__name__)
 
     @property
     def cost(self) -> float:
@@ -107,7 +116,7 @@ class ExactExpectation(GradientSource):
     def _seeded_model(
         self, images: Tensor, keys: Tensor, draws: range, query: int
     ) -> Iterator[Callable[[Tensor], Tensor]]:
-        yield lambda images: self._enumerable.all_draws(images.clone())
+        yield self._all_draws
 
 
 def gradient_source(

@@ -41,12 +41,16 @@ class PassOptions(TypedDict, total=False):
             :meth:`GradientSource.logits`, which are always in float32. Default: ``"float32"``.
         inside: Called before each gradient: whether to take it slightly inside the box; see
             :func:`~robustbench_cli.attacks.base.models.probes.cut_at_edges`. Default: never.
+        graphs: Whether a GPU repeats the passes of a deterministic model as CUDA graphs; the model must keep its
+            parameters and its mode. See :class:`~robustbench_cli.attacks.base.models.graphed_passes.GraphedPasses`.
+            Default: no.
     """
 
     targeted: bool
     batch_size: BatchSize | int | None
     precision: Precision
     inside: Callable[[], bool]
+    graphs: bool
 
 
 class GradientSource(ABC):

@@ -118,6 +118,7 @@ class MeasuredModel:
             batch_size=self.size,
             precision=precision,
             inside=lambda: self.cut_at_edges,
+            graphs=True,
         )
         if precision == "float32":
             # In bf16, the logits that come with a gradient are rounded to their type, which rounding() knows.

@@ -1,0 +1,280 @@
+"""Passes of a model as CUDA graphs: one launch in the place of one launch per operation.
+
+A small network's kernels take less time than their launches from Python. A CUDA graph records the launches of a pass once
+and repeats them in one call, on tensors at fixed addresses. Source: the section "CUDA Graphs" of PyTorch's notes on CUDA
+semantics, whose rules this module follows: warm-up on another stream, one memory pool, and no synchronization within.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from robustbench_cli.core.errors import is_out_of_memory, one_line
+
+__all__ = ["GraphedPasses"]
+
+Pass = Callable[[Tensor], Tensor]
+"""Maps rows ``(M, C, H, W)`` to logits ``(..., M, K)``; each row's logits depend on that row alone."""
+
+_EAGER_PASSES = 2
+"""Passes of a kind before its graph is recorded. Shorter searches do not repay the recording, which costs eight passes."""
+
+_LAUNCH_SHARE = 0.5
+"""The share of a pass's time that its launches take, from which a graph pays. Above it, the GPU waits for launches."""
+
+_LOGITS_TOLERANCE, _GRADIENT_TOLERANCE = 1e-2, 5e-2
+"""The largest relative difference (l2) between a graph's result and the model's own: cuDNN may choose other algorithms."""
+
+_logger = logging.getLogger(__name__)
+
+
+class _Kind(NamedTuple):
+    """Passes that one graph can repeat: they differ in the values of the rows alone."""
+
+    rows: int
+    shape: torch.Size
+    dtype: torch.dtype
+    layout: torch.memory_format
+    differentiable: bool
+    autocast: torch.dtype | None
+    precision: tuple[str, str]
+
+    @classmethod
+    def of(cls, rows: Tensor) -> _Kind:
+        """The kind of a pass over these rows in the current context; their number is rounded up to a power of two."""
+        cudnn: Any = torch.backends.cudnn
+        channels_last = rows.dim() == 4 and rows.is_contiguous(memory_format=torch.channels_last)
+        return cls(
+            rows=1 << (len(rows) - 1).bit_length(),
+            shape=rows.shape[1:],
+            dtype=rows.dtype,
+            layout=torch.channels_last if channels_last and not rows.is_contiguous() else torch.contiguous_format,
+            differentiable=torch.is_grad_enabled() and rows.requires_grad,
+            autocast=torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None,
+            precision=(cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision),
+        )
+
+
+class GraphedPasses:
+    """A deterministic model's passes on a GPU, as CUDA graphs where the launches take most of the time.
+
+    Batches of all sizes up to the next power of two share a graph: they are padded, which costs nothing while the GPU
+    waits for launches. The first passes of each kind run as usual. Then one pass is timed, and if its launches take at
+    least half of the time, the graph is recorded and compared with the model's own results.
+
+    A model that synchronizes, or whose graph gives other results, runs as usual; a warning says so once. On a CPU
+    nothing changes.
+
+    Args:
+        model: The passes. The parameters are frozen, and stay at their addresses.
+        name: The model's name in the warning.
+    """
+
+    def __init__(self, model: Pass, *, name: str) -> None:
+        self._model = model
+        self._name = name
+        self._seen: Counter[_Kind] = Counter()
+        self._graphs: dict[_Kind, _Graph | None] = {}
+        self._usable = True
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """The model's result for rows ``(M, C, H, W)``, M >= 1, with a graph for a backward pass where they need one."""
+        if not (rows.is_cuda and self._usable):
+            return self._model(rows)
+        kind = _Kind.of(rows)
+        self._seen[kind] += 1
+        if self._seen[kind] > _EAGER_PASSES and kind not in self._graphs:
+            self._graphs[kind] = self._recorded(kind, rows.detach())
+        graph = self._graphs.get(kind)
+        return self._eager(rows) if graph is None else graph(rows)
+
+    def _eager(self, rows: Tensor) -> Tensor:
+        try:
+            return self._model(rows)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                # The caller goes on with smaller batches, which need the memory of the graphs.
+                self._graphs.clear()
+            raise
+
+    def _recorded(self, kind: _Kind, rows: Tensor) -> _Graph | None:
+        """The graph of a kind of passes; ``None`` where it does not pay or cannot be recorded."""
+        padded = rows[torch.arange(kind.rows, device=rows.device) % len(rows)].contiguous(memory_format=kind.layout)
+        try:
+            if not self._waits_for_launches(padded):
+                return None
+            with _forbidden_synchronizations():
+                graph = _Graph(self._model, padded, differentiable=kind.differentiable)
+            for batch in (padded, padded.flip(0)):
+                self._compare(graph, batch, differentiable=kind.differentiable)
+        except Exception as error:  # noqa: BLE001 - a user's model may turn the error into one of its own
+            if not is_out_of_memory(error):
+                self._usable = False
+                _logger.warning(
+                    "%s cannot be recorded as a CUDA graph, so each of its operations is launched by itself, which is "
+                    "slower for small networks: %s",
+                    self._name,
+                    one_line(error),
+                )
+            self._graphs.clear()
+            return None
+        return graph
+
+    @torch.no_grad()
+    def _waits_for_launches(self, rows: Tensor) -> bool:
+        """Whether launching a pass takes a large share of its time."""
+        started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(rows.device)
+        begin = time.perf_counter()
+        started.record()
+        self._model(rows)
+        ended.record()
+        launching = time.perf_counter() - begin
+        ended.synchronize()
+        return bool(launching * 1e3 >= _LAUNCH_SHARE * started.elapsed_time(ended))
+
+    def _compare(self, graph: _Graph, rows: Tensor, *, differentiable: bool) -> None:
+        """Compares a graph with the model on some rows.
+
+        Raises:
+            RuntimeError: The logits or the gradients differ.
+        """
+        results = []
+        for run in (graph, self._model):
+            leaf = rows.clone().requires_grad_(differentiable)
+            logits = run(leaf)
+            weights = torch.linspace(-1, 1, logits.shape[-1], device=logits.device, dtype=logits.dtype)
+            gradient = torch.autograd.grad((logits * weights).sum(), leaf)[0] if differentiable else None
+            results.append((logits.detach().float(), gradient))
+        (logits, gradient), (expected, slope) = results
+        if not _is_close(logits, expected, _LOGITS_TOLERANCE) or (
+            gradient is not None and slope is not None and not _is_close(gradient, slope, _GRADIENT_TOLERANCE)
+        ):
+            raise RuntimeError("the recorded pass gives other logits or gradients than the model")
+
+
+def _is_close(values: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Whether two tensors agree in the l2 norm; entries that are not finite in both count as equal."""
+    values, expected = (tensor.nan_to_num(0, 0, 0).double() for tensor in (values, expected))
+    return bool((values - expected).norm() <= tolerance * expected.norm())
+
+
+class _Graph:
+    """A recorded pass over rows at a fixed address, and the recorded backward pass.
+
+    Args:
+        model: The pass.
+        rows: ``(M, C, H, W)``, the rows of the recording.
+        differentiable: Whether there is a backward pass.
+
+    Raises:
+        RuntimeError: The pass synchronizes, has no gradient, or too little memory.
+    """
+
+    def __init__(self, model: Pass, rows: Tensor, *, differentiable: bool) -> None:
+        self._rows = rows.clone().requires_grad_(differentiable)
+        self._number = 0
+        self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        with torch.set_grad_enabled(differentiable), _recording_allowed():
+            self._warm_up(model)
+            with torch.cuda.graph(self._forward, capture_error_mode="thread_local"):
+                # The graph of autograd keeps the activations: several backward passes may follow one forward pass.
+                self._logits = model(self._rows)
+            if differentiable:
+                self._slopes = torch.zeros_like(self._logits)
+                with torch.cuda.graph(self._backward, pool=self._forward.pool(), capture_error_mode="thread_local"):
+                    self._gradient = self._differentiated()
+
+    def _warm_up(self, model: Pass) -> None:
+        """Two passes on another stream: libraries make their handles and workspaces before the recording."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                self._logits = model(self._rows)
+                if self._rows.requires_grad:
+                    self._slopes = torch.zeros_like(self._logits)
+                    self._differentiated()
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def _differentiated(self) -> Tensor:
+        return torch.autograd.grad(self._logits, self._rows, self._slopes, retain_graph=True)[0]
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """The logits of at most M rows."""
+        logits: Tensor = _Replay.apply(rows, self) if self._rows.requires_grad else self.forward(rows)[0]
+        return logits
+
+    @torch.no_grad()
+    def forward(self, rows: Tensor) -> tuple[Tensor, int]:
+        """The logits of at most M rows, and the number of the pass."""
+        self._rows[: len(rows)].copy_(rows)
+        self._number += 1
+        self._forward.replay()
+        return self._logits.narrow(-2, 0, len(rows)).clone(), self._number
+
+    @torch.no_grad()
+    def backward(self, slopes: Tensor, number: int) -> Tensor:
+        """The gradient of the rows.
+
+        Args:
+            slopes: The gradient of the logits.
+            number: The number of their pass, which must be the latest one.
+        """
+        if number != self._number:
+            raise RuntimeError("a backward pass of a CUDA graph must follow its forward pass")
+        rows = slopes.shape[-2]
+        self._slopes.narrow(-2, 0, rows).copy_(slopes)
+        self._backward.replay()
+        return self._gradient[:rows].clone()
+
+
+class _Replay(torch.autograd.Function):
+    """A recorded pass as a differentiable function."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, graph: _Graph) -> Tensor:
+        logits, ctx.number = graph.forward(rows)
+        ctx.graph = graph
+        return logits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None]:
+        return ctx.graph.backward(slopes, ctx.number), None
+
+
+@contextmanager
+def _forbidden_synchronizations() -> Iterator[None]:
+    """Makes an operation that waits for the GPU raise: within a recording, it would break the recording."""
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Synchronization debug mode")
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+@contextmanager
+def _recording_allowed() -> Iterator[None]:
+    """Stops Python's cyclic garbage collector: it might free another graph, which breaks a recording."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
