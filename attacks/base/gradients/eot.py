@@ -62,15 +62,19 @@ class EOT(GradientSource):
         """Whether all rows of a pass share one draw."""
         return self._row_draws is not None and self._row_draws.unit == "pass"
 
+    @property
+    def _has_keys(self) -> bool:
+        return self._row_draws is not None
+
     def _draws_per_pass(self) -> list[range]:
         largest = 1 if self._shares_draws else self.size.rows or self.draws
         return [range(start, min(start + largest, self.draws)) for start in range(0, self.draws, largest)]
 
     @contextmanager
     def _seeded_model(
-        self, images: Tensor, keys: Tensor, draws: range, query: int
+        self, images: Tensor, keys: Tensor | None, draws: range, query: int
     ) -> Iterator[Callable[[Tensor], Tensor]]:
-        if self._row_draws is None:
+        if self._row_draws is None or keys is None:
             yield lambda images: self._logits(self._pass, images, len(draws))
             return
         seed = seed_from(self._seed, query, draws.start if self._shares_draws else "")
@@ -114,7 +118,7 @@ class ExactExpectation(GradientSource):
 
     @contextmanager
     def _seeded_model(
-        self, images: Tensor, keys: Tensor, draws: range, query: int
+        self, images: Tensor, keys: Tensor | None, draws: range, query: int
     ) -> Iterator[Callable[[Tensor], Tensor]]:
         yield self._all_draws
 

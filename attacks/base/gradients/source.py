@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.losses import Loss, margin
+from robustbench_cli.attacks.base.gradients.zero_gradients import ZeroGradients
+from robustbench_cli.attacks.base.losses import Loss, slope_and_value
 from robustbench_cli.attacks.base.models.decision import can_reject, decisions
 from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.models.precision import full_float32
@@ -94,8 +96,7 @@ class GradientSource(ABC):
         self.full_precision = False
         self.recent_points: Tensor | None = None
         self.noise: Callable[[], float] | None = None
-        # A tensor after the first gradient: reading a number off a GPU waits for it.
-        self._zero_gradients: Tensor | int = 0
+        self._zero_gradients = ZeroGradients(targeted=self.targeted)
 
     @property
     def cost(self) -> float:
@@ -105,7 +106,7 @@ class GradientSource(ABC):
     @property
     def zero_gradient_share(self) -> float:
         """The share of gradients so far that were zero in every pixel although some draw had not reached the goal."""
-        return float(self._zero_gradients) * self.cost / self.backwards if self.backwards else 0.0
+        return self._zero_gradients.count() * self.cost / self.backwards if self.backwards else 0.0
 
     def bind_draws(self, seed: int, indices: Tensor) -> None:
         """Makes all later draws a function of a seed, of the images and of the number of the query.
@@ -116,9 +117,14 @@ class GradientSource(ABC):
         """
         self._seed, self._indices, self._queries = seed, indices, 0
 
+    @property
+    def _has_keys(self) -> bool:
+        """Whether the draws are a function of the images' keys."""
+        return False
+
     @abstractmethod
     def _seeded_model(
-        self, images: Tensor, keys: Tensor, draws: range, query: int
+        self, images: Tensor, keys: Tensor | None, draws: range, query: int
     ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         """A function from images ``(N, C, H, W)`` to logits ``(len(draws), N, K)``.
 
@@ -126,18 +132,20 @@ class GradientSource(ABC):
 
         Args:
             images: ``(N, C, H, W)``.
-            keys: ``(N,)`` int64, one per image.
+            keys: ``(N,)`` int64, one per image; ``None`` unless :attr:`_has_keys`.
             draws: The numbers of the draws, among the D.
             query: The number of the query. Draws of different queries are independent.
         """
 
-    def logits(self, images: Tensor, *, rows: Tensor | None = None, copies: int = 1) -> Tensor:
+    def logits(self, images: Tensor, *, rows: Tensor | None = None, copies: int | Tensor = 1) -> Tensor:
         """Logits in full float32 and without a graph.
 
         Args:
-            images: ``(N, C, H, W)`` in [0, 1]. Several points of one image are adjacent.
+            images: ``(N, C, H, W)`` in [0, 1].
             rows: ``(n,)`` int64, the indices of these images in the attack's batch; ``None`` for the whole batch in order.
-            copies: The number of points per image: ``N = n * copies``.
+            copies: Of an image with several points: the number of points, which are adjacent, ``N = n * copies``; or
+                ``(N,)`` int64, of each point the number among those of its image, and ``rows`` repeats the image, ``n = N``.
+                The points of an image have independent draws.
 
         Returns:
             ``(D, N, K)``.
@@ -150,10 +158,10 @@ class GradientSource(ABC):
             for part, draws_per_pass in self._passes(images):
                 logits_by_draw = []
                 for draws in draws_per_pass:
-                    with self._seeded_model(images[part], keys[part], draws, query) as model:
+                    with self._seeded_model(images[part], _part_of(keys, part), draws, query) as model:
                         logits_by_draw.append(model(images[part]))
-                slices.append(torch.cat(logits_by_draw))
-            return torch.cat(slices, dim=1)
+                slices.append(_joined(logits_by_draw, 0))
+            return _joined(slices, 1)
 
         with torch.no_grad(), full_float32(images.device):
             return self.size.retry_smaller(len(images) * self.cost, compute)
@@ -162,15 +170,18 @@ class GradientSource(ABC):
         self._queries += 1
         return self._queries
 
-    def _keys(self, images: Tensor, rows: Tensor | None, copies: int) -> Tensor:
-        """``(N,)`` int64: the keys of the images' draws."""
+    def _keys(self, images: Tensor, rows: Tensor | None, copies: int | Tensor) -> Tensor | None:
+        """``(N,)`` int64: the keys of the images' draws; ``None`` for a model whose draws have no keys."""
+        if not self._has_keys:
+            return None
         indices = self._indices if rows is None or self._indices is None else self._indices[rows]
-        if indices is None or len(indices) * copies != len(images):
+        points = len(copies) if isinstance(copies, Tensor) else copies * (0 if indices is None else len(indices))
+        if indices is None or points != len(images):
             # An attack that does not pass ``rows`` gets draws by position in the batch.
             indices, copies = torch.arange(-len(images), 0, device=images.device), 1
         return row_keys(indices.to(images.device), copies)
 
-    def decisions(self, images: Tensor, *, rows: Tensor | None = None, copies: int = 1) -> Tensor:
+    def decisions(self, images: Tensor, *, rows: Tensor | None = None, copies: int | Tensor = 1) -> Tensor:
         """The model's decisions alone, for attacks that use no scores; see :func:`.decision.decisions`.
 
         Args:
@@ -188,15 +199,17 @@ class GradientSource(ABC):
         return decisions(logits, detector=can_reject(self.model))
 
     def gradient(
-        self, images: Tensor, labels: Tensor, loss: Loss, *, rows: Tensor | None = None
+        self, images: Tensor, labels: Tensor, loss: Loss, *, rows: Tensor | None = None, copies: int | Tensor = 1
     ) -> tuple[Tensor, Tensor]:
         """Logits and the gradient of the mean loss over the draws.
 
         Args:
             images: ``(N, C, H, W)``.
             labels: ``(N,)``. If the loss needs more numbers per image, ``(N, m)`` with the labels in the first column.
-            loss: The loss of one draw.
+            loss: The loss of one draw. With a :func:`~robustbench_cli.attacks.base.losses.closed_form`, its slope takes
+                fewer operations.
             rows: See :meth:`logits`.
+            copies: See :meth:`logits`.
 
         Returns:
             Logits ``(D, N, K)`` without a graph, and the gradient ``(N, C, H, W)`` of each image's
@@ -205,13 +218,29 @@ class GradientSource(ABC):
         Raises:
             UserError: The model's logits do not depend differentiably on its input.
         """
-        logits, gradients = self.gradients(
-            images, labels, lambda logits, labels: loss(logits, labels).unsqueeze(1), rows=rows
-        )
-        return logits, gradients[0]
+        passes = self._differentiate(images, labels, loss, rows, copies)
+        return passes.logits, passes.gradients[0]
+
+    def value_and_gradient(
+        self, images: Tensor, labels: Tensor, loss: Loss, *, rows: Tensor | None = None, copies: int | Tensor = 1
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, the mean loss ``(N,)`` over the draws, and its gradient; see :meth:`gradient`.
+
+        Args:
+            images: See :meth:`gradient`.
+            labels: See :meth:`gradient`.
+            loss: See :meth:`gradient`.
+            rows: See :meth:`logits`.
+            copies: See :meth:`logits`.
+
+        Raises:
+            UserError: The model's logits do not depend differentiably on its input.
+        """
+        passes = self._differentiate(images, labels, loss, rows, copies)
+        return passes.logits, passes.value(), passes.gradients[0]
 
     def gradients(
-        self, images: Tensor, labels: Tensor, losses: Loss, *, rows: Tensor | None = None
+        self, images: Tensor, labels: Tensor, losses: Loss, *, rows: Tensor | None = None, copies: int | Tensor = 1
     ) -> tuple[Tensor, Tensor]:
         """Logits and the gradients of L losses, by one forward pass and L backward passes; see :meth:`gradient`.
 
@@ -220,6 +249,7 @@ class GradientSource(ABC):
             labels: ``(N,)`` or ``(N, m)``.
             losses: L losses ``(M, L)`` of logits ``(M, K)`` and labels ``(M,)`` or ``(M, m)``.
             rows: See :meth:`logits`.
+            copies: See :meth:`logits`.
 
         Returns:
             Logits ``(D, N, K)`` without a graph, and the gradients ``(L, N, C, H, W)``, both of the same draws. If the
@@ -228,39 +258,41 @@ class GradientSource(ABC):
         Raises:
             UserError: The model's logits do not depend differentiably on its input.
         """
-        keys, query = self._keys(images, rows, 1), self._next_query()
+        passes = self._differentiate(images, labels, losses, rows, copies)
+        return passes.logits, passes.gradients
+
+    def _differentiate(
+        self, images: Tensor, labels: Tensor, loss: Loss, rows: Tensor | None, copies: int | Tensor
+    ) -> _Passes:
+        keys, query = self._keys(images, rows, copies), self._next_query()
         if query & (query - 1) == 0:
             self.recent_points = images[:: max(1, len(images) // _RECENT)][:_RECENT].clone()
         with full_float32(images.device) if self.full_precision else nullcontext():
-            logits, gradients = self.size.retry_smaller(
-                len(images) * self.cost, lambda: self._gradients_in_slices(images, labels, losses, keys, query)
+            passes = self.size.retry_smaller(
+                len(images) * self.cost, lambda: self._differentiate_slices(images, labels, loss, keys, query)
             )
         self.forwards += self.cost * len(images)
-        self.backwards += self.cost * len(images) * len(gradients)
-        self._zero_gradients += self._count_zero_gradients(logits, labels, gradients)
-        return logits, gradients
+        self.backwards += self.cost * len(images) * len(passes.gradients)
+        self._zero_gradients.add(passes.logits, labels, passes.gradients)
+        return passes
 
-    def _gradients_in_slices(
-        self, images: Tensor, labels: Tensor, losses: Loss, keys: Tensor, query: int
-    ) -> tuple[Tensor, Tensor]:
+    def _differentiate_slices(
+        self, images: Tensor, labels: Tensor, loss: Loss, keys: Tensor | None, query: int
+    ) -> _Passes:
         points = images.clamp(EDGE_OFFSET, 1 - EDGE_OFFSET) if self._inside() else images
-        slices, gradients = [], []
+        slices = []
         for part, draws_per_pass in self._passes(images):
             leaf = points[part].detach().requires_grad_()
-            logits_by_draw, slopes_by_draw = [], []
+            passes = []
             for draws in draws_per_pass:
-                with self._seeded_model(leaf, keys[part], draws, query) as model:
-                    logits, slopes = self._gradients_of_draws(model, leaf, labels[part], losses, len(draws))
-                logits_by_draw.append(logits)
-                slopes_by_draw.append(slopes)
-            slices.append(torch.cat(logits_by_draw))
-            # The square root has an infinite slope at 0. Such a pixel gets slope 0; the other pixels are unaffected.
-            gradients.append(sum(slopes_by_draw[1:], start=slopes_by_draw[0]).nan_to_num_(0, 0, 0))
-        return torch.cat(slices, dim=1), torch.cat(gradients, dim=1)
+                with self._seeded_model(leaf, _part_of(keys, part), draws, query) as model:
+                    passes.append(self._differentiate_draws(model, leaf, labels[part], loss, len(draws)))
+            slices.append(_Passes.of_draws(passes))
+        return _Passes.of_slices(slices)
 
-    def _gradients_of_draws(
-        self, model: Callable[[Tensor], Tensor], leaf: Tensor, labels: Tensor, losses: Loss, draws: int
-    ) -> tuple[Tensor, Tensor]:
+    def _differentiate_draws(
+        self, model: Callable[[Tensor], Tensor], leaf: Tensor, labels: Tensor, loss: Loss, draws: int
+    ) -> _Passes:
         with torch.enable_grad():
             with torch.autocast(leaf.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 logits = model(leaf)
@@ -269,15 +301,12 @@ class GradientSource(ABC):
                     "the model has no gradient: its logits are cut off from its input (detach, no_grad); use an "
                     "attack on its scores (square, nes, spsa) or on its decisions (hopskipjump)"
                 )
-            repeated = labels.repeat(draws, *[1] * (labels.dim() - 1))
-            values = losses(logits.flatten(0, 1).to(leaf.dtype), repeated).sum(0) / self.draws
-            return logits.detach(), _slopes(values, leaf)
-
-    def _count_zero_gradients(self, logits: Tensor, labels: Tensor, gradients: Tensor) -> Tensor:
-        classes = labels if labels.dim() == 1 else labels[:, 0]
-        margins = margin(logits, classes.expand(len(logits), -1))
-        unfinished = ((margins <= 0) if self.targeted else (margins >= 0)).any(0)
-        return (unfinished & (gradients.flatten(2).abs().amax(2) == 0)).sum()
+        classes = logits.detach()
+        repeated = labels if draws == 1 else labels.repeat(draws, *[1] * (labels.dim() - 1))
+        slopes, values = slope_and_value(loss, classes.flatten(0, 1).to(leaf.dtype), repeated)
+        slopes = slopes if self.draws == 1 else slopes / self.draws
+        gradients = _gradients(logits, leaf, slopes.view(-1, *classes.shape).to(classes.dtype))
+        return _Passes(classes, gradients, lambda: values().view(draws, -1).sum(0) / self.draws)
 
     def _draws_per_pass(self) -> list[range]:
         """The numbers of the draws in each pass."""
@@ -290,20 +319,69 @@ class GradientSource(ABC):
             yield part, draws_per_pass
 
 
-def _slopes(values: Tensor, leaf: Tensor) -> Tensor:
-    """The gradients ``(L, *leaf.shape)`` of L values of one graph; the last one frees the graph."""
-    last = len(values) - 1
-    return torch.stack([_slope(value, leaf, retain=index < last) for index, value in enumerate(values.unbind())])
+@dataclass(frozen=True)
+class _Passes:
+    """What passes through the model give.
+
+    Attributes:
+        logits: ``(D, N, K)``.
+        gradients: ``(L, N, C, H, W)``, of L losses.
+        value: Returns the mean over the draws of the loss ``(N,)``.
+    """
+
+    logits: Tensor
+    gradients: Tensor
+    value: Callable[[], Tensor]
+
+    @classmethod
+    def of_draws(cls, passes: list[_Passes]) -> _Passes:
+        """The passes of different draws of the same images, together."""
+        total, *others = (draws.gradients for draws in passes)
+        for gradients in others:
+            total = total.add_(gradients)
+        return cls(
+            _joined([draws.logits for draws in passes], 0),
+            # The square root has an infinite slope at 0. Such a pixel gets slope 0; the other pixels are unaffected.
+            total.nan_to_num_(0, 0, 0),
+            passes[0].value if not others else lambda: torch.stack([draws.value() for draws in passes]).sum(0),
+        )
+
+    @classmethod
+    def of_slices(cls, slices: list[_Passes]) -> _Passes:
+        """The passes of the slices of a batch, together."""
+        if len(slices) == 1:
+            return slices[0]
+        return cls(
+            torch.cat([part.logits for part in slices], 1),
+            torch.cat([part.gradients for part in slices], 1),
+            lambda: torch.cat([part.value() for part in slices]),
+        )
 
 
-def _slope(value: Tensor, leaf: Tensor, *, retain: bool) -> Tensor:
+def _joined(tensors: list[Tensor], dim: int) -> Tensor:
+    """The tensors joined along a dimension; a single one as it is, without a copy."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
+
+
+def _part_of(keys: Tensor | None, part: slice) -> Tensor | None:
+    return None if keys is None else keys[part]
+
+
+def _gradients(logits: Tensor, leaf: Tensor, slopes: Tensor) -> Tensor:
+    """The gradients ``(L, *leaf.shape)`` for L slopes ``(L, *logits.shape)``; the last backward pass frees the graph."""
+    last = len(slopes) - 1
+    gradients = [_gradient(logits, leaf, slope, retain=index < last) for index, slope in enumerate(slopes.unbind())]
+    return torch.stack(gradients) if last else gradients[0].unsqueeze(0)
+
+
+def _gradient(logits: Tensor, leaf: Tensor, slope: Tensor, *, retain: bool) -> Tensor:
     try:
-        return torch.autograd.grad(value, leaf, retain_graph=retain)[0]
+        return torch.autograd.grad(logits, leaf, slope, retain_graph=retain)[0]
     except RuntimeError as error:
         # Reentrant gradient checkpointing supports backward() only, which accumulates gradients at the leaves.
         if "use_reentrant" not in str(error):
             raise
-    value.backward(retain_graph=retain)
-    slope, leaf.grad = leaf.grad, None
-    assert slope is not None
-    return slope
+    logits.backward(slope, retain_graph=retain)
+    gradient, leaf.grad = leaf.grad, None
+    assert gradient is not None
+    return gradient

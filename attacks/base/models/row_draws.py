@@ -54,6 +54,11 @@ _MODEL_ERRORS = RuntimeError, ValueError, IndexError, TypeError, AssertionError
 _PASSES = 3
 """Recorded passes per batch size. A draw that depends on the data shows as a difference between them."""
 
+_COPY = 0x2545F4914F6CDD1D
+"""The distance of the keys of two copies, odd and large. With 1, draw d of copy c would be draw c of copy d for an image
+whose mixed index is 0.
+"""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -168,17 +173,19 @@ class RowDraws:
         return torch.cat(logits)
 
 
-def row_keys(indices: Tensor, copies: int = 1) -> Tensor:
-    """Keys for several copies of each image; the copies of one image are adjacent.
+def row_keys(indices: Tensor, copies: int | Tensor = 1) -> Tensor:
+    """Keys for several copies of each image.
 
     Args:
         indices: ``(N,)`` int64, one number per image.
-        copies: The number of copies.
+        copies: The number of copies, which are adjacent; or ``(N,)`` int64, of each row the number among its image's copies.
 
     Returns:
-        ``(N * copies,)`` int64.
+        ``(N * copies,)`` int64, or ``(N,)``.
     """
-    return mix(mix(indices)[:, None] + torch.arange(copies, device=indices.device)).flatten()
+    if isinstance(copies, Tensor):
+        return mix(mix(indices) + copies * _COPY)
+    return mix(mix(indices)[:, None] + torch.arange(copies, device=indices.device) * _COPY).flatten()
 
 
 def draw_keys(keys: Tensor, draws: range) -> Tensor:

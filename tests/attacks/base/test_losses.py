@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,12 +12,14 @@ from torch.nn import functional
 
 from robustbench_cli.attacks.base.losses import (
     Loss,
+    closed_form,
     cross_entropy,
     dlr,
     expected_margin,
     log_odds,
     margin,
     rounding,
+    slope_and_value,
     targeted_dlr,
     unmasked_spread,
 )
@@ -279,3 +282,59 @@ def test_what_has_been_measured_decides_and_not_the_type(dtype: torch.dtype) -> 
         assert (rounding(low, noise) >= noise).all()
     assert (rounding(low) > 10 * rounding(low, 0.0)).all()
     assert torch.equal(margin(low[0], labels), margin(low[0].float(), labels))
+
+
+CLOSED_FORMS = {name: loss for name, loss in LOSSES.items() if hasattr(loss, "closed_form")}
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+@pytest.mark.parametrize(("opened", "masked"), [(10, 0), (3, 0), (2, 0), (10, 3), (3, 1), (2, 2)])
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+def test_closed_forms_are_those_of_automatic_differentiation(name: str, opened: int, masked: int, scale: float) -> None:
+    """The slope is the gradient of the loss itself in float64, and the value is the loss."""
+    loss = CLOSED_FORMS[name]
+    logits, labels = logits_and_labels(2, 1, opened, scale, 0.0)
+    for fill in FILLS:
+        filled = torch.cat([logits[0], logits[0].new_full((40, masked), fill)], 1)
+        slope, value = slope_and_value(loss, filled, labels)
+        leaf = filled.double().requires_grad_()
+        expected = loss(leaf, labels)
+        (gradient,) = torch.autograd.grad(expected.sum(), leaf)
+        torch.testing.assert_close(
+            slope.double(), gradient.nan_to_num(0, 0, 0), rtol=1e-4, atol=1e-6 * gradient.abs().max()
+        )
+        torch.testing.assert_close(value().double(), expected.detach(), rtol=1e-4, atol=1e-6)
+        assert not (slope.requires_grad or value().requires_grad)
+
+
+def test_a_loss_without_a_closed_form_is_differentiated() -> None:
+    """One loss and several at once; the slopes are the Jacobian's rows."""
+    logits, labels = logits_and_labels(3, 1, 4, 1.0, 0.0)
+    weights = torch.arange(1.0, 13).view(4, 3)
+    slopes, values = slope_and_value(lambda logits, labels: logits**2 @ weights, logits[0], labels)
+    torch.testing.assert_close(values(), logits[0] ** 2 @ weights)
+    torch.testing.assert_close(slopes, 2 * logits[0] * weights.T[:, None])
+    slope, value = slope_and_value(
+        lambda logits, labels: functional.cross_entropy(logits, labels, reduction="none"), logits[0], labels
+    )
+    torch.testing.assert_close(slope, slope_and_value(cross_entropy, logits[0], labels)[0])
+    torch.testing.assert_close(value(), cross_entropy(logits[0], labels))
+
+
+def test_the_closed_form_of_a_method_knows_its_object() -> None:
+    """A bound method passes ``self`` to its closed form."""
+
+    class Scaled:
+        def __init__(self, factor: float) -> None:
+            self.factor = factor
+
+        def _derivative(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+            return torch.full_like(logits, self.factor), lambda: self.loss(logits, labels)
+
+        @closed_form(_derivative)
+        def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+            return self.factor * logits.sum(1)
+
+    slope, value = slope_and_value(Scaled(3.0).loss, torch.ones(2, 4), torch.zeros(2, dtype=torch.int64))
+    assert (slope == 3).all()
+    assert value().tolist() == [12.0, 12.0]

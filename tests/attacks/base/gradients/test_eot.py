@@ -134,3 +134,41 @@ def test_a_frozen_draw_is_one_draw_for_all_questions() -> None:
     torch.testing.assert_close(gradient, slope)
     torch.testing.assert_close(frozen.logits(IMAGES[[3]])[0], expected.detach()[[3]])
     assert frozen.forwards == len(IMAGES) + 1
+
+
+def test_the_points_of_an_image_have_draws_of_their_own() -> None:
+    """Rows that repeat an image are told apart by their number, wherever they stand in the batch."""
+    model = Paths(draws=4096)
+    source = EOT(model, draws=3, randomized=True, row_draws=RowDraws(model, IMAGES))
+    rows, copies = torch.tensor([4, 0, 4, 4, 0]), torch.tensor([2, 0, 0, 1, 1])
+    points = IMAGES[:1].expand(5, -1, -1, -1)
+
+    def drawn(order: Tensor) -> Tensor:
+        source.bind_draws(6, torch.arange(10, 17))
+        return source.gradient(points, LABELS[:5], margin, rows=rows[order], copies=copies[order])[0]
+
+    logits = drawn(torch.arange(5))
+    assert len(logits.flatten(0, 1).unique(dim=0)) == 15
+    order = torch.tensor([3, 0, 2, 4, 1])
+    torch.testing.assert_close(drawn(order), logits[:, order])
+    # Adjacent points with a number of copies are the same points.
+    source.bind_draws(6, torch.arange(10, 17))
+    adjacent = source.logits(IMAGES[:1].expand(6, -1, -1, -1), rows=torch.tensor([4, 0]), copies=3)
+    torch.testing.assert_close(adjacent[:, [2, 3, 0, 1, 4]], logits)
+
+
+@pytest.mark.parametrize("batch_size", [None, 2, 5])
+def test_the_value_is_the_mean_loss_over_the_draws(batch_size: int | None) -> None:
+    """Of a sample and of all draws, at any batch size; the gradient is that of the same draws."""
+    for source in (
+        ExactExpectation(Paths(), batch_size=batch_size),
+        EOT(Paths(), draws=6, randomized=True, batch_size=batch_size),
+    ):
+        logits, value, gradient = source.value_and_gradient(IMAGES, LABELS, cross_entropy)
+        expected = torch.stack([nn.functional.cross_entropy(draw, LABELS, reduction="none") for draw in logits]).mean(0)
+        torch.testing.assert_close(value, expected)
+        assert gradient.shape == IMAGES.shape
+    torch.testing.assert_close(
+        ExactExpectation(Paths(), batch_size=batch_size).value_and_gradient(IMAGES, LABELS, cross_entropy)[2],
+        mean_of_gradients(Paths()),
+    )

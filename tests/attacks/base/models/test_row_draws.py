@@ -219,3 +219,13 @@ def test_a_model_that_draws_unlike_before_runs_row_by_row_and_the_log_says_so(ca
         logits_and_slopes(draws, [slice(0, 12)])
     assert draws.unit == "alone"
     assert caplog.messages == ["Drawn draws unlike before: each image passes through it alone"]
+
+
+def test_no_two_draws_of_copies_have_one_key() -> None:
+    """1,000 images, nine copies, ten draws each: all keys differ, and a copy's key does not depend on how it is named."""
+    keys = row_keys(torch.arange(1000), 9)
+    assert len(draw_keys(keys, range(10)).unique()) == 90_000
+    rows = torch.randint(1000, (50,), generator=torch.Generator().manual_seed(0))
+    numbers = torch.arange(50) % 9
+    assert torch.equal(row_keys(rows, numbers), keys.view(1000, 9)[rows, numbers])
+    assert torch.equal(row_keys(rows), row_keys(rows, torch.zeros_like(rows)))
