@@ -104,8 +104,7 @@ class GraphedPasses:
             return self._model(rows)
         except RuntimeError as error:
             if is_out_of_memory(error):
-                # The caller goes on with smaller batches, which need the memory of the graphs.
-                self._graphs.clear()
+                self._drop_graphs()
             raise
 
     def _recorded(self, kind: _Kind, rows: Tensor) -> _Graph | None:
@@ -127,9 +126,13 @@ class GraphedPasses:
                     self._name,
                     one_line(error),
                 )
-            self._graphs.clear()
+            self._drop_graphs()
             return None
         return graph
+
+    def _drop_graphs(self) -> None:
+        """Frees the memory of all graphs, which are not recorded again: smaller batches need it."""
+        self._graphs = dict.fromkeys(self._graphs)
 
     @torch.no_grad()
     def _waits_for_launches(self, rows: Tensor) -> bool:
