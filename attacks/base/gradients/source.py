@@ -306,7 +306,8 @@ class GradientSource(ABC):
         slopes, values = slope_and_value(loss, classes.flatten(0, 1).to(leaf.dtype), repeated)
         slopes = slopes if self.draws == 1 else slopes / self.draws
         gradients = _gradients(logits, leaf, slopes.view(-1, *classes.shape).to(classes.dtype))
-        return _Passes(classes, gradients, lambda: values().view(draws, -1).sum(0) / self.draws)
+        mean = values if self.draws == 1 else lambda: values().view(draws, -1).sum(0) / self.draws
+        return _Passes(classes, gradients, mean)
 
     def _draws_per_pass(self) -> list[range]:
         """The numbers of the draws in each pass."""
