@@ -19,6 +19,7 @@ __all__ = [
     "expected_margin",
     "log_odds",
     "margin",
+    "probability_margin",
     "rounding",
     "slope_and_value",
     "targeted_dlr",
@@ -150,6 +151,41 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     """
     label_logits, others = _label_and_others(logits, labels)
     return others.logsumexp(-1) - label_logits
+
+
+def _slope_of_probability_margin(logits: Tensor, labels: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+    index = labels.unsqueeze(1)
+    label_logits, others = _label_and_others(logits, labels)
+    shares, odds = others.softmax(1), others.logsumexp(1) - label_logits
+    share, largest = shares.max(1, keepdim=True)
+    of_label, weight = odds.neg().sigmoid().unsqueeze(1), share / (1 + share)
+    slope = (shares * (of_label - weight)).scatter_add_(1, largest, weight).scatter_(1, index, -of_label)
+    return slope, lambda: functional.logsigmoid(odds) + share.squeeze(1).log1p()
+
+
+@closed_form(_slope_of_probability_margin)
+def probability_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """``log(1 + m)`` of the probability margin ``m = max_{j != y} p_j - p_y``, where p is the softmax of the logits.
+
+    m and ``log(1 + m)`` increase in the same direction. But the slope of m vanishes in float32 where p_y rounds to 1, and
+    the slope of the logarithm does not.
+
+    Source: Xie, Zheng, Huang, Ye, Ma: Towards Million-Scale Adversarial Robustness Evaluation With Stronger Individual
+    Attacks. arXiv 2411.15210, the probability margin loss.
+
+    Args:
+        logits: ``(M, K)``, K >= 2.
+        labels: ``(M,)`` in [0, K).
+
+    Returns:
+        ``(M,)``, at most log 2; positive if and only if another class is predicted.
+
+    >>> probability_margin(torch.tensor([[2.0, 2.0], [100.0, 0.0]]), torch.tensor([0, 0]))
+    tensor([   0.0000, -99.3069])
+    """
+    label_logits, others = _label_and_others(logits, labels)
+    odds = others.logsumexp(-1) - label_logits
+    return functional.logsigmoid(odds) + others.softmax(-1).amax(-1).log1p()
 
 
 def _slope_of_margin(logits: Tensor, labels: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:

@@ -18,12 +18,22 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.search.minimal_norm import Goal, linear_distance
 from robustbench_cli.attacks.base.threat import distance, per_image, steepest_ascent
 
-__all__ = ["Plane", "free_step_to_plane", "nearest_plane", "short_step_to_plane", "step_to_plane"]
+__all__ = [
+    "Plane",
+    "by_boundary_distance",
+    "free_step_to_plane",
+    "nearest_plane",
+    "short_step_to_plane",
+    "step_to_plane",
+]
 
 _ORDERS = {"linf": torch.inf, "l2": 2, "l1": 1}
 
 _UNREACHABLE = 1e30
 """The bound of a shortfall, which no step can make up for."""
+
+_NUMBERS_AT_ONCE = 1 << 28
+"""Numbers in the gradients of all classes that :func:`by_boundary_distance` holds at once: 1 GB."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,40 @@ def nearest_plane(
     nearest = torch.stack(lengths).argmin(0)
     rows = torch.arange(len(points), device=points.device)
     return logits, Plane(slopes[nearest, rows], values[nearest, rows])
+
+
+def by_boundary_distance(source: GradientSource, images: Tensor, classes: Tensor, norm: Norm) -> Tensor:
+    """Sorts classes by the distance of the images to their linearized decision boundaries, without the box.
+
+    One forward pass and one backward pass per class give the distances. With several draws, their mean logits count.
+
+    Source: Melamed, Yehudai, Shamir: MALT Powers Up Adversarial Attacks. NeurIPS 2024, arXiv 2407.02240, section 3.
+
+    Args:
+        source: Computes the gradients.
+        images: ``(N, C, H, W)`` in [0, 1], the whole batch of the attack.
+        classes: ``(N, T)``, the labels first.
+        norm: The norm of the distance.
+
+    Returns:
+        ``(N, T)``: the labels, and then the other classes, the nearest ones first.
+    """
+    at_once = max(1, _NUMBERS_AT_ONCE // (classes.shape[1] * images[0].numel()))
+    distances = []
+    for rows in torch.arange(len(images), device=images.device).split(at_once):
+        logits, slopes = source.gradients(images[rows], classes[rows], lambda logits, c: logits.gather(1, c), rows=rows)
+        leads = logits.mean(0).gather(1, classes[rows]).T.double()
+        distances.append(
+            torch.stack(
+                [
+                    linear_distance((leads[0] - lead).clamp_min(0), slopes[0] - slope, norm)
+                    for lead, slope in zip(leads[1:], slopes[1:], strict=True)
+                ],
+                dim=1,
+            )
+        )
+    nearest = torch.cat(distances).argsort(dim=1, stable=True)
+    return torch.cat([classes[:, :1], classes[:, 1:].gather(1, nearest)], dim=1)
 
 
 def _length_in_box(points: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> Tensor:
