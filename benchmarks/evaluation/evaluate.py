@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -40,14 +40,14 @@ from robustbench_cli.benchmarks.evaluation.checks.base.check import EvaluatedMod
 from robustbench_cli.benchmarks.evaluation.context import RunContext
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
-from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
+from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult, division, shared_batch
 from robustbench_cli.benchmarks.evaluation.scoring import Scorer
 from robustbench_cli.benchmarks.evaluation.search import AttackSearch
 from robustbench_cli.benchmarks.evaluation.setup import Setup
 from robustbench_cli.benchmarks.models.base.build import check_model
 from robustbench_cli.core.errors import UserError, did_you_mean
 
-__all__ = ["Evaluation", "evaluate", "predict"]
+__all__ = ["Evaluation", "attack_free_batches", "evaluate", "predict"]
 
 IMAGES_AT_ONCE = 512
 """Images that an attack holds at once; the gradient source cuts them into the batches that pass through the model."""
@@ -62,7 +62,7 @@ class Evaluation:
         flags: Names of the :mod:`checks <.checks>` that speak against the result, in the order of a row.
         forwards: Images passed forward through the models, by the attack and by the scoring, in passes of one draw.
         backwards: Images passed backward to the input.
-        seconds: Wall time.
+        seconds: Wall time; where several processes attacked batches, the sum of theirs.
         perturbed: ``(N, C, H, W)``, on the CPU: the perturbed image of the target that the deployed rule survives least.
             It is the clean image where a minimal-norm attack found nothing within the radius, and where an earlier attack
             had broken the image.
@@ -116,13 +116,8 @@ def evaluate(
     if not isinstance(attack, Attack):
         raise UserError(f"attack is {attack!r}: give an attack with its parameters, such as PGD(steps=40)")
     options, context = _settings(attack, options, context, keywords)
-    checked_model(model)
-    images, labels = checked_batch(images, labels)
-    images = images.to(match_model(images[:1], model).dtype)
-    device = checked_device(context.device) if context.device is not None else device_of(model)
-    context = replace(context, device=device)
-    earlier = context.earlier
-    unbroken = torch.arange(len(images)) if earlier is None else torch.from_numpy(~earlier.broken()).nonzero()[:, 0]
+    images, labels, context = _checked_inputs(model, images, labels, context)
+    unbroken = _unbroken(len(images), context)
     with _prepared(model, images, labels, attack=attack, options=options, context=context) as search:
         batches, resumed_seconds = _search_batches(search, images, labels, unbroken, context)
         flags = _flags(search.setup, batches)
@@ -141,6 +136,80 @@ def evaluate(
         seconds=time.perf_counter() - started + resumed_seconds,
         perturbed=perturbed,
     )
+
+
+def attack_free_batches(
+    model: nn.Module,
+    images: Images,
+    labels: Labels,
+    *,
+    attack: Attack,
+    options: EvaluationOptions,
+    context: RunContext,
+    take: Callable[[range], AbstractContextManager[bool]],
+) -> bool:
+    """Attacks the batches of an evaluation that no other process attacks, and stores their results.
+
+    Once all are stored, :func:`evaluate` with the same arguments joins them. The batches depend on the number of images alone,
+    so the result is the same for any number of processes, which may come and go.
+
+    Args:
+        model: See :func:`evaluate`.
+        images: See :func:`evaluate`.
+        labels: See :func:`evaluate`.
+        attack: See :func:`evaluate`.
+        options: What is measured.
+        context: How it runs; its partial results are those of all processes.
+        take: Takes a batch for the body of a ``with``, and gives whether this process may attack it.
+
+    Returns:
+        Whether the results of all batches are stored. A single batch is left to :func:`evaluate`, and counts as stored.
+
+    Raises:
+        UserError: See :func:`evaluate`; or a result cannot be stored.
+    """
+    images, labels, context = _checked_inputs(model, images, labels, context)
+    unbroken, stored = _unbroken(len(images), context), context.partial_results
+    assert stored is not None
+    batches = division(len(unbroken), shared_batch(len(unbroken)), stored.batches)
+    missing = [batch for batch in batches if not stored.has(batch, unbroken[batch])]
+    if len(batches) <= 1:
+        return True
+    with ExitStack() as stack:
+        search: AttackSearch | None = None
+        for batch in list(missing):
+            with take(batch) as is_free:
+                # Another process may have attacked it since the last look.
+                if is_free and not stored.has(batch, unbroken[batch]):
+                    if search is None:
+                        prepared = _prepared(model, images, labels, attack=attack, options=options, context=context)
+                        search = stack.enter_context(prepared)
+                    stored.write(batch, _attacked(search, unbroken[batch], images, labels))
+            missing = [batch for batch in missing if not stored.has(batch, unbroken[batch])]
+            context.progress(len(images) - sum(map(len, missing)))
+    return not missing
+
+
+def _checked_inputs(
+    model: nn.Module, images: Images, labels: Labels, context: RunContext
+) -> tuple[Tensor, Tensor, RunContext]:
+    """The images and the labels as tensors, in the type of the model, and the context with its device.
+
+    Raises:
+        UserError: An input is not allowed.
+    """
+    checked_model(model)
+    images, labels = checked_batch(images, labels)
+    images = images.to(match_model(images[:1], model).dtype)
+    device = checked_device(context.device) if context.device is not None else device_of(model)
+    return images, labels, replace(context, device=device)
+
+
+def _unbroken(count: int, context: RunContext) -> Tensor:
+    """``(M,)``, the indices of the images that no earlier attack has broken."""
+    if context.earlier is None:
+        return torch.arange(count)
+    return torch.from_numpy(~context.earlier.broken()).nonzero()[:, 0]
 
 
 def _settings(
@@ -276,22 +345,30 @@ def _search_batches(
     Returns:
         The results of all batches, and the seconds that the stored ones took.
     """
-    device, stored = context.device, context.partial_results
+    stored = context.partial_results
     results: list[BatchResult] = []
     resumed_seconds = 0.0
-    for start in range(0, len(unbroken), IMAGES_AT_ONCE):
-        indices = unbroken[start : start + IMAGES_AT_ONCE]
-        result = None if stored is None else stored.read(start, indices, images[indices].cpu())
+    for batch in division(len(unbroken), IMAGES_AT_ONCE, () if stored is None else stored.batches):
+        indices = unbroken[batch]
+        result = None if stored is None else stored.read(batch, indices, images[indices].cpu())
         if result is not None:
             resumed_seconds += result.seconds
         else:
-            result = search.run(indices.to(device), images[indices].to(device), labels[indices].to(device))
-            # A single batch is the whole evaluation, which is stored a moment later anyway.
+            result = _attacked(search, indices, images, labels)
+            # A single batch is the whole evaluation, which is stored a moment later anyway. If a batch cannot be stored, an
+            # interrupted evaluation repeats it, and a folder that cannot be written is an error when the result is stored.
             if stored is not None and len(unbroken) > len(indices):
-                stored.write(start, result)
+                with suppress(UserError):
+                    stored.write(batch, result)
         results.append(result)
-        context.progress(len(images) - len(unbroken) + start + len(indices))
+        context.progress(len(images) - len(unbroken) + batch.stop)
     return results, resumed_seconds
+
+
+def _attacked(search: AttackSearch, indices: Tensor, images: Tensor, labels: Tensor) -> BatchResult:
+    """Attacks the images with these indices in the data slice."""
+    device = search.setup.attacked.images.device
+    return search.run(indices.to(device), images[indices].to(device), labels[indices].to(device))
 
 
 def _flags(setup: Setup, batches: list[BatchResult]) -> tuple[str, ...]:

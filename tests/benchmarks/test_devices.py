@@ -11,8 +11,8 @@ from robustbench_cli.benchmarks.devices import (
     automatic_batch_size,
     current,
     limit_threads,
-    share_memory,
     threads,
+    use_share,
 )
 
 
@@ -110,6 +110,6 @@ def test_processes_share_a_devices_memory(
     """Where one alone is on it, it may take all; together they never take more than there is."""
     told: list[tuple[float, torch.device]] = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, of: told.append((share, of)))
-    share_memory(torch.device(device), processes)
+    use_share(torch.device(device), processes)
     assert [of for _, of in told] == [of for _, of in expected]
     assert [share for share, _ in told] == pytest.approx([share for share, _ in expected])
