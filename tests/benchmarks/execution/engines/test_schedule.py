@@ -79,6 +79,34 @@ def test_what_others_compute_comes_again_later(chains: list[Job], monkeypatch: p
     assert left.take() == chains[0]
 
 
+def test_a_split_job_is_taken_again_when_no_other_is_left(chains: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one with the fewest processes, as long as it has batches that are free; the chain goes on when it is settled."""
+    now = [0.0]
+    monkeypatch.setattr(schedule.time, "monotonic", lambda: now[0])
+    first, second = (each.model_copy(update={"split": True}) for each in chains[:2])
+    alone, other = chains[3], chains[6].model_copy(update={"split": True})
+    second = second.model_copy(update={"previous": first})
+    left = Schedule([first, second, alone, other])
+    assert [left.take() for _ in range(5)] == [first, alone, other, first, other]
+    left.postpone(first)
+    assert [left.take(), left.take()] == [other, other]
+    now[0] += schedule.JOB_PAUSE
+    assert left.take() == first
+    left.postpone(first)
+    left.postpone(first)
+    now[0] += schedule.JOB_PAUSE
+    assert left.take() == first
+    assert (left.is_settled(first), left.settle(first), left.settle(first), left.is_settled(first)) == (
+        False,
+        True,
+        False,
+        True,
+    )
+    left.postpone(first)
+    now[0] += schedule.JOB_PAUSE
+    assert left.take() == second
+
+
 @pytest.mark.parametrize("of", [1, 2, 3, 5])
 def test_shards_have_every_job_once_and_keep_chains_together(chains: list[Job], of: int) -> None:
     """Whatever their number."""
