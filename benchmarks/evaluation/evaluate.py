@@ -171,7 +171,7 @@ def attack_free_batches(
     images, labels, context = _checked_inputs(model, images, labels, context)
     unbroken, stored = _unbroken(len(images), context), context.partial_results
     assert stored is not None
-    batches = division(len(unbroken), shared_batch(len(unbroken)), stored.batches)
+    batches = division(len(unbroken), shared_batch(len(unbroken), IMAGES_AT_ONCE), stored.batches)
     missing = [batch for batch in batches if not stored.has(batch, unbroken[batch])]
     if len(batches) <= 1:
         return True

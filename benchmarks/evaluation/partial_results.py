@@ -29,8 +29,8 @@ SHARED_BATCHES = 4
 CNN, PGD on 1,000 images takes 5 % more processor time in 4 batches than in 2, and 12 % more in 8.
 """
 
-LEAST_SHARED, MOST_SHARED = 100, 512
-"""The bounds of such a batch, in images. More batches also mean that a killed process loses less."""
+LEAST_SHARED = 100
+"""The fewest images of such a batch, unless an attack cannot hold as many."""
 
 _HASH_BYTES = 32
 """Bytes of a sha256."""
@@ -187,13 +187,14 @@ def division(total: int, size: int, stored: Collection[range] = ()) -> list[rang
     return batches
 
 
-def shared_batch(total: int) -> int:
+def shared_batch(total: int, most: int) -> int:
     """The number of images in a batch where several processes share an evaluation, whatever their number and device.
 
     Args:
         total: The number of images.
+        most: The most images that an attack holds at once.
     """
-    size = min(max(total / SHARED_BATCHES, LEAST_SHARED), MOST_SHARED)
+    size = min(max(total / SHARED_BATCHES, LEAST_SHARED), most)
     return math.ceil(total / max(1, math.ceil(total / size)))
 
 

@@ -134,7 +134,7 @@ def test_shared_batches_give_what_one_process_gives(
         earlier=earlier if after_another else None, partial_results=PartialResults(tmp_path / "a", images=True)
     )
     attacked = int((~earlier.broken()).sum()) if after_another else IMAGES
-    monkeypatch.setattr(evaluation, "IMAGES_AT_ONCE", shared_batch(attacked))
+    monkeypatch.setattr(evaluation, "IMAGES_AT_ONCE", shared_batch(attacked, 8))
     alone = evaluate(model, images, labels, attack=PGD(steps=3), earlier=context.earlier, **given)
     options = EvaluationOptions(**given)
     done: list[int] = []
@@ -216,11 +216,12 @@ def test_every_division_covers_every_image_once() -> None:
         plain = division(total, size)
         assert all(division(total, size, [batch]) == plain for batch in plain)
     for total in range(1, 5000, 7):
-        batches = division(total, shared_batch(total))
+        batches = division(total, shared_batch(total, 512))
         assert max(map(len, batches)) <= 512
         assert max(map(len, batches)) - len(batches[-1]) < len(batches)
         assert len(batches) == 1 or min(map(len, batches)) >= 50
-    assert len(division(1000, shared_batch(1000))) >= 4
+    assert len(division(1000, shared_batch(1000, 512))) >= 4
+    assert len(division(1000, shared_batch(1000, 40))) == 25
 
 
 @pytest.mark.parametrize("spoil", ["damaged", "empty", "another version", "other images"])

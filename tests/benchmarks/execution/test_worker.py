@@ -445,7 +445,7 @@ def test_split_jobs_have_the_results_of_whole_ones(
     asked = jobs(spec("fgsm"), spec("pgd", steps=3), eps=("0.02", "0.05"), cascade=cascade, subject=subject, split=True)
     # To the bit, results are equal where the batches are.
     monkeypatch.setattr(
-        evaluation, "division", lambda total, size, stored=(): division(total, shared_batch(total), stored)
+        evaluation, "division", lambda total, size, stored=(): division(total, shared_batch(total, 512), stored)
     )
 
     def elsewhere(job: Job) -> Job:
