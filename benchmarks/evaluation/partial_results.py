@@ -22,7 +22,7 @@ from torch import Tensor
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
 from robustbench_cli.core.atomic_write import write_atomically
 
-__all__ = ["BatchResult", "PartialResults", "division", "is_intact", "shared_batch"]
+__all__ = ["LEAST_SHARED", "BatchResult", "PartialResults", "division", "is_intact", "shared_batch"]
 
 SHARED_BATCHES = 4
 """Batches into which an evaluation is divided for several processes, unless they had too few or too many images. On the paper's

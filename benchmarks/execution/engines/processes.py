@@ -62,7 +62,7 @@ def run(
     """
     sharing = Counter(devices)
     processes = [_Process(device, sharing=sharing[device]) for device in devices]
-    running = _Run(Schedule(jobs), processes, _TimeLimit(timeout), finished, progress)
+    running = _Run(Schedule(jobs, helpers=True), processes, _TimeLimit(timeout), finished, progress)
     try:
         while running.schedule:
             running.start_jobs()

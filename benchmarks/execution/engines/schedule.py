@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from robustbench_cli.benchmarks.evaluation.partial_results import LEAST_SHARED
 from robustbench_cli.benchmarks.execution.job import Job
 
 __all__ = ["JOB_PAUSE", "Schedule", "shard"]
@@ -19,9 +20,11 @@ class Schedule:
 
     Args:
         jobs: In the order in which they should run.
+        helpers: Whether several processes may take the same job if it is split.
     """
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
+    def __init__(self, jobs: Iterable[Job], *, helpers: bool = False) -> None:
+        self._helpers = helpers
         self._waiting = {job.cell.id: job for job in jobs}
         self._split: dict[str, Job] = {}
         self._processes: Counter[str] = Counter()
@@ -35,24 +38,28 @@ class Schedule:
     def take(self) -> Job | None:
         """The job that a process can compute now, or ``None`` if all wait or are running.
 
-        A job that nobody computes comes first. Without one, it is the job that may be split and has the fewest processes.
+        A job that nobody computes comes first. Without one, it is the split job that has the fewest processes.
         """
         now = time.monotonic()
         job = next((job for job in self._waiting.values() if self._is_ready(job, now)), None)
         if job is None:
-            running = [job for job in self._split.values() if self._is_ready(job, now)]
+            running = [job for job in self._split.values() if self._is_ready(job, now) and self._has_room(job)]
             job = min(running, key=lambda job: self._processes[job.cell.id], default=None)
         if job is None:
             return None
         self._processes[job.cell.id] += 1
         self._waiting.pop(job.cell.id, None)
-        if job.split:
+        if job.split and self._helpers:
             self._split[job.cell.id] = job
         return job
 
     def _is_ready(self, job: Job, now: float) -> bool:
         previous = job.previous.cell.id if job.previous is not None else None
         return previous not in self._unsettled and self._not_before.get(job.cell.id, now) <= now
+
+    def _has_room(self, job: Job) -> bool:
+        """Whether a split job may have a batch for one more process, which otherwise would be started for nothing."""
+        return self._processes[job.cell.id] < job.cell.n / LEAST_SHARED
 
     def settle(self, job: Job) -> bool:
         """Records that a job has a result or has failed; ``False`` if that was known."""
