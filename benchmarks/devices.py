@@ -29,8 +29,8 @@ less time with two threads (28 x 28 images and the paper's CNN), and much more i
 
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
-_ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
-"""The variables of torch's allocator; torch before 2.10 reads only the first."""
+_ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""The variables of torch's allocator; it takes the first that is set."""
 
 _CPU_PIXELS = 64 * 28 * 28
 """Input pixels of a batch on a CPU: 64 images of 28 x 28, whose activations in a small CNN fit into the cache."""
@@ -126,6 +126,8 @@ def use_share(device: torch.device, processes: int) -> None:
         processes: The number of processes on this device.
     """
     if device.type == "cuda":
+        # torch's functions need a number.
+        device = torch.device("cuda", device.index or 0)
         # Before anything else: CUDA would take memory on the first device too.
         torch.cuda.set_device(device)
         if processes > 1:

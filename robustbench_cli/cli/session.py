@@ -176,8 +176,8 @@ def _train(common: Common, planned: Plan, devices: Sequence[str]) -> None:
     trainings = planned.trainings
     if len(trainings) > 1:
         console.note(f"{len(trainings)} models to train")
-    # A single model is trained here: a process that trains it has to start first.
-    if len(trainings) > 1 and devices:
+    # A single model is trained here, if on the same device: a process would have to start first.
+    if devices and (len(trainings) > 1 or (trainings and devices[0] != str(common.torch_device()))):
         _train_in_processes(common, [training for _, training in trainings], devices)
     planned.train()
 

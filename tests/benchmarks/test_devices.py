@@ -107,6 +107,7 @@ def test_a_cuda_device_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("cuda:1", 3, [("device", 1), ("share", 0.3, 1)]),
         ("cuda:1", 1, [("device", 1)]),
+        ("cuda", 2, [("device", 0), ("share", 0.45, 0)]),
         ("cpu", 3, [("threads", 2)]),
         ("cpu", 30, [("threads", 1)]),
     ],
@@ -136,10 +137,10 @@ def test_processes_share_a_device(
     assert calls == ([] if chosen and device == "cpu" else expected)
 
 
-@pytest.mark.parametrize("variable", [None, "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+@pytest.mark.parametrize("variable", [None, "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
 def test_worker_processes_get_segments_that_grow(monkeypatch: pytest.MonkeyPatch, variable: str | None) -> None:
     """Unless the user has set the allocator; and this process does not."""
-    names = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+    names = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
     for name in names:
         monkeypatch.delenv(name, raising=False)
     if variable is not None:
