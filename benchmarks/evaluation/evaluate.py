@@ -32,6 +32,7 @@ from robustbench_cli.attacks.base.inputs import (
 from robustbench_cli.attacks.base.models.freezing import frozen_on
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.passes import BatchSize
+from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.attacks.base.rng import preserve_generators, seed_from
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
 from robustbench_cli.benchmarks.devices import automatic_batch_size, current
@@ -63,6 +64,8 @@ class Evaluation:
         forwards: Images passed forward through the models, by the attack and by the scoring, in passes of one draw.
         backwards: Images passed backward to the input.
         seconds: Wall time.
+        precision: The precision of the attack's gradients: ``"float32"``, also for an attack without gradients; ``"tf32"``,
+            on a GPU; or ``"bf16"``.
         perturbed: ``(N, C, H, W)``, on the CPU: the perturbed image of the target that the deployed rule survives least.
             It is the clean image where a minimal-norm attack found nothing within the radius, and where an earlier attack
             had broken the image.
@@ -73,6 +76,7 @@ class Evaluation:
     forwards: int
     backwards: int
     seconds: float
+    precision: Precision
     perturbed: Tensor
 
     @property
@@ -125,7 +129,7 @@ def evaluate(
     unbroken = torch.arange(len(images)) if earlier is None else torch.from_numpy(~earlier.broken()).nonzero()[:, 0]
     with _prepared(model, images, labels, attack=attack, options=options, context=context) as search:
         batches, resumed_seconds = _search_batches(search, images, labels, unbroken, context)
-        flags = _flags(search.setup, batches)
+        flags, precision = _flags(search.setup, batches), search.source.precision
         outcomes = replace(
             _all_outcomes(context.earlier, unbroken, batches, single_draw=search.setup.single_draw),
             draws_shared=np.asarray(search.setup.attacked.rows_share_draws),
@@ -139,6 +143,7 @@ def evaluate(
         forwards=round(sum(batch.forwards for batch in batches)),
         backwards=round(sum(batch.backwards for batch in batches)),
         seconds=time.perf_counter() - started + resumed_seconds,
+        precision="float32" if precision == "tf32" and device.type == "cpu" else precision,
         perturbed=perturbed,
     )
 
@@ -241,8 +246,14 @@ def _search(setup: Setup, fresh: nn.Module | None) -> AttackSearch:
         seed=seed_from(options.seed, repr(attack)) if setup.single_draw else options.seed,
         single_draw=setup.single_draw,
     )
-    source = followed.source(options.eot, seed=options.seed, targeted=options.is_targeted, precision=options.precision)
-    source.full_precision = attack.needs_full_precision()
+    # An attack that follows no gradients computes in full float32 anyway.
+    full = attack.needs_full_precision() or not setup.follows_gradients
+    source = followed.source(
+        options.eot,
+        seed=options.seed,
+        targeted=options.is_targeted,
+        precision="float32" if full else options.precision,
+    )
     return AttackSearch(
         setup=setup,
         source=source,

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.draws import Draws, EOTChoice, resolve_eot
 from robustbench_cli.attacks.base.gradients.eot import gradient_source
-from robustbench_cli.attacks.base.gradients.source import GradientSource, Precision
+from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.models.enumerable_draws import cost_of_all_draws
 from robustbench_cli.attacks.base.models.logit_noise import lazy_noise
 from robustbench_cli.attacks.base.models.passes import BatchSize, single_pass
-from robustbench_cli.attacks.base.models.probes import cut_at_edges, is_randomized
+from robustbench_cli.attacks.base.models.precision import Precision
+from robustbench_cli.attacks.base.models.probes import cut_at_edges, fails_in_bf16, is_randomized
 from robustbench_cli.attacks.base.models.row_draws import RowDraws
 
 __all__ = ["MeasuredModel"]
@@ -63,6 +64,11 @@ class MeasuredModel:
         """See :func:`~robustbench_cli.attacks.base.models.probes.cut_at_edges`."""
         return cut_at_edges(self.model, self.images, size=self.size)
 
+    @cached_property
+    def fails_in_bf16(self) -> bool:
+        """See :func:`~robustbench_cli.attacks.base.models.probes.fails_in_bf16`."""
+        return fails_in_bf16(self.model, self.images, size=self.size)
+
     def of_copy(self, model: nn.Module) -> MeasuredModel:
         """The same measurements for a copy of the model, without any pass through it."""
         copied = MeasuredModel(model, self.images, self.size)
@@ -95,7 +101,7 @@ class MeasuredModel:
         return resolve_eot(choice, randomized=self.randomized, cost_of_all_draws=self.cost_of_all_draws)
 
     def source(
-        self, eot: EOTChoice, *, seed: int = 0, targeted: bool = False, precision: Precision = "float32"
+        self, eot: EOTChoice, *, seed: int = 0, targeted: bool = False, precision: Precision = "tf32"
     ) -> GradientSource:
         """A gradient source of this model; see :func:`~robustbench_cli.attacks.base.gradients.eot.gradient_source`.
 
@@ -103,11 +109,13 @@ class MeasuredModel:
             eot: The draws per gradient; see :meth:`eot`.
             seed: The seed of the frozen draw.
             targeted: Whether labels are the classes to reach.
-            precision: The precision of gradients.
+            precision: The precision of gradients. A model that fails in bf16 gets TF32, with a warning.
 
         Raises:
             UserError: ``eot`` is ``"exact"``, and the randomized model cannot enumerate its draws.
         """
+        if precision == "bf16" and self.fails_in_bf16:
+            precision = "tf32"
         source = gradient_source(
             self.model,
             eot=self.eot(eot),
@@ -119,7 +127,7 @@ class MeasuredModel:
             precision=precision,
             inside=lambda: self.cut_at_edges,
         )
-        if precision == "float32":
+        if precision != "bf16":
             # In bf16, the logits that come with a gradient are rounded to their type, which rounding() knows.
             source.noise = lazy_noise(source, self.images)
         return source
