@@ -35,16 +35,17 @@ from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.attacks.base.rng import preserve_generators, seed_from
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
-from robustbench_cli.benchmarks.devices import automatic_batch_size, current
+from robustbench_cli.benchmarks.devices import current
 from robustbench_cli.benchmarks.evaluation.checks import raised_flags, row_flags
 from robustbench_cli.benchmarks.evaluation.checks.base.check import EvaluatedModels, FinishedEvaluation
 from robustbench_cli.benchmarks.evaluation.context import RunContext
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
 from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
+from robustbench_cli.benchmarks.evaluation.pass_settings import pass_settings
 from robustbench_cli.benchmarks.evaluation.scoring import Scorer
 from robustbench_cli.benchmarks.evaluation.search import AttackSearch
-from robustbench_cli.benchmarks.evaluation.setup import Setup
+from robustbench_cli.benchmarks.evaluation.setup import Setup, gradient_precision_of
 from robustbench_cli.benchmarks.models.base.build import check_model
 from robustbench_cli.core.errors import UserError, did_you_mean
 
@@ -212,7 +213,6 @@ def _prepared(
     assert isinstance(context.device, torch.device)
     device = context.device
     followed = attack.queried_model(model)
-    size = BatchSize(context.batch_size or automatic_batch_size(device, tuple(images.shape[1:])))
     probe = images[_spread_over_classes(labels, 8)]
     # Copied before the first query: what the model remembers of other evaluations is not deployed either.
     fresh = _copy_of(model)
@@ -220,20 +220,31 @@ def _prepared(
         stack.enter_context(current(device))
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(preserve_generators())
-        layout = stack.enter_context(frozen_on(model, device, probe[: size.rows]))
-        if followed is not model:
-            stack.enter_context(frozen_on(followed, device, probe[: size.rows]))
+        precision = gradient_precision_of(attack, options)
+        is_inside = any(followed is layer for layer in model.modules())
+        networks = (model,) if is_inside else (model, followed)
+        settings = {network: pass_settings(network, probe, device, precision) for network in networks}
+        size = BatchSize(context.batch_size or min(fastest.rows for fastest in settings.values()))
+        layouts = {
+            network: stack.enter_context(frozen_on(network, device, probe, layout=fastest.memory_format, size=size))
+            for network, fastest in settings.items()
+        }
         if fresh is not None:
             # The copy gets the model's memory layout, on which its draws depend, without a query.
-            fresh.to(device).to(memory_format=layout).eval().requires_grad_(False)
+            fresh.to(device).to(memory_format=layouts[model]).eval().requires_grad_(False)
         probe = probe.to(device)
-        classes = check_model(model, probe[: size.rows], labels)
+        classes = _checked_classes(model, probe, labels, size)
         attacked = measured = MeasuredModel(model, probe, size)
         if followed is not model:
-            check_model(followed, probe[: size.rows], labels, classes=classes, name="the surrogate")
+            _checked_classes(followed, probe, labels, size, classes=classes, name="the surrogate")
             measured = MeasuredModel(followed, probe, size)
         setup = Setup(attack=attack, options=options, attacked=attacked, followed=measured, classes=classes)
         yield _search(setup, fresh)
+
+
+def _checked_classes(model: nn.Module, probe: Tensor, labels: Tensor, size: BatchSize, **expected: Any) -> int:
+    """The classes of a model that passes :func:`.check_model` on as many of the images as fit the batch size."""
+    return size.retry_smaller(len(probe), lambda: check_model(model, probe[: size.rows], labels, **expected))
 
 
 def _search(setup: Setup, fresh: nn.Module | None) -> AttackSearch:
@@ -246,14 +257,7 @@ def _search(setup: Setup, fresh: nn.Module | None) -> AttackSearch:
         seed=seed_from(options.seed, repr(attack)) if setup.single_draw else options.seed,
         single_draw=setup.single_draw,
     )
-    # An attack that follows no gradients computes in full float32 anyway.
-    full = attack.needs_full_precision() or not setup.follows_gradients
-    source = followed.source(
-        options.eot,
-        seed=options.seed,
-        targeted=options.is_targeted,
-        precision="float32" if full else options.precision,
-    )
+    source = followed.source(options.eot, seed=options.seed, targeted=options.is_targeted, precision=setup.precision)
     return AttackSearch(
         setup=setup,
         source=source,
@@ -364,8 +368,12 @@ def predict(
         deterministic model.
     """
     device = checked_device(device) if device is not None else device_of(model)
-    size = BatchSize(batch_size or automatic_batch_size(device, tuple(images.shape[1:])))
-    with preserve_generators(), frozen_on(model, device, images[: min(4, size.rows or 4)]):
+    with ExitStack() as stack:
+        stack.enter_context(current(device))
+        stack.enter_context(preserve_generators())
+        settings = pass_settings(model, images[:8], device, "float32")
+        size = BatchSize(batch_size or settings.rows)
+        stack.enter_context(frozen_on(model, device, images[:8], layout=settings.memory_format, size=size))
         source = MeasuredModel(model, images[:8].to(device), size).source(repeats)
         predictions = []
         for start, part in enumerate(images.split(IMAGES_AT_ONCE)):

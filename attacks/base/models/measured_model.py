@@ -47,7 +47,10 @@ class MeasuredModel:
     @cached_property
     def row_draws(self) -> RowDraws | None:
         """Ties the draws to images; ``None`` for a deterministic model."""
-        return RowDraws(self.model, self.images, batch_size=self.size.rows) if self.randomized else None
+        if not self.randomized:
+            return None
+        # It passes three rows at once.
+        return self.size.retry_smaller(3, lambda: RowDraws(self.model, self.images, batch_size=self.size.rows))
 
     @property
     def rows_share_draws(self) -> bool:
