@@ -280,6 +280,15 @@ def test_batches_and_slices_change_nothing(network: Network, monkeypatch: pytest
         assert np.array_equal(other.outcomes.perturbed, whole.outcomes.perturbed)
 
 
+def test_large_images_are_attacked_a_few_at_a_time(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batches follow from the bytes of an image in float32, also where it is stored in another type."""
+    monkeypatch.setattr(evaluation, "BYTES_AT_ONCE", 7 * 36 * 4)
+    done: list[int] = []
+    images = (IMAGES[:20] * 255).round().byte()
+    evaluate(network, images, labels_of(network)[:20], attack=FGSM(), eps=0.1, progress=done.append)
+    assert done == [7, 14, 20]
+
+
 def test_the_order_of_the_images_changes_nothing(network: Network) -> None:
     """Without random starts, an image's outcome does not depend on its place or its mates."""
     labels = labels_of(network)
