@@ -39,6 +39,7 @@ from robustbench_cli.benchmarks.devices import current
 from robustbench_cli.benchmarks.evaluation.checks import raised_flags, row_flags
 from robustbench_cli.benchmarks.evaluation.checks.base.check import EvaluatedModels, FinishedEvaluation
 from robustbench_cli.benchmarks.evaluation.context import RunContext
+from robustbench_cli.benchmarks.evaluation.device_images import DeviceImages
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
 from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
@@ -129,8 +130,7 @@ def evaluate(
     checked_model(model)
     images, labels = checked_batch(images, labels)
     images = images.to(match_model(images[:1], model).dtype)
-    device = checked_device(context.device) if context.device is not None else device_of(model)
-    context = replace(context, device=device)
+    context = replace(context, device=device_of(model) if context.device is None else checked_device(context.device))
     earlier = context.earlier
     unbroken = torch.arange(len(images)) if earlier is None else torch.from_numpy(~earlier.broken()).nonzero()[:, 0]
     with _prepared(model, images, labels, attack=attack, options=options, context=context) as search:
@@ -149,7 +149,7 @@ def evaluate(
         forwards=round(sum(batch.forwards for batch in batches)),
         backwards=round(sum(batch.backwards for batch in batches)),
         seconds=time.perf_counter() - started + resumed_seconds,
-        precision="float32" if precision == "tf32" and device.type == "cpu" else precision,
+        precision=precision,
         perturbed=perturbed,
     )
 
@@ -304,14 +304,14 @@ def _search_batches(
     device, stored = context.device, context.partial_results
     results: list[BatchResult] = []
     resumed_seconds = 0.0
-    at_once = _images_at_once(images)
+    on_device, at_once = DeviceImages(images, search.setup.attacked.images.device), _images_at_once(images)
     for start in range(0, len(unbroken), at_once):
         indices = unbroken[start : start + at_once]
         result = None if stored is None else stored.read(start, indices, images[indices].cpu())
         if result is not None:
             resumed_seconds += result.seconds
         else:
-            result = search.run(indices.to(device), images[indices].to(device), labels[indices].to(device))
+            result = search.run(indices.to(device), on_device.batch(indices), labels[indices].to(device))
             # A single batch is the whole evaluation, which is stored a moment later anyway.
             if stored is not None and len(unbroken) > len(indices):
                 stored.write(start, result)

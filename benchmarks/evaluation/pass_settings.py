@@ -32,6 +32,9 @@ should not depend on small differences of time."""
 _PAYS = 1.05
 """How many times as many images per second a larger batch must pass."""
 
+_LONG = 0.25
+"""The seconds of a pass that no launches and no idle cores bound, so that a larger batch does not pay."""
+
 _ROUNDS, _SECONDS = (2, 20), 0.1
 """The fewest and the most passes in each layout, and the time after which no more are made."""
 
@@ -191,9 +194,10 @@ class _Passes:
         rows, most = max(1, usual // 64), min(_MOST_ROWS, 4 * usual)
         while rows <= most:
             # The first pass of a shape chooses its algorithms.
-            rates[rows] = rows / min(self._seconds_if_it_runs(rows) for _ in range(3))
+            seconds = min(self._seconds_if_it_runs(rows) for _ in range(3))
+            rates[rows] = rows / seconds
             earlier = max(list(rates.values())[:-2], default=0.0)
-            if rates[rows] == 0 or max(rates.values()) < _PAYS * earlier:
+            if seconds > _LONG or max(rates.values()) < _PAYS * earlier:
                 break
             rows *= 2
         return next(rows for rows, rate in rates.items() if _PAYS * rate >= max(rates.values()))

@@ -112,13 +112,16 @@ class MeasuredModel:
             eot: The draws per gradient; see :meth:`eot`.
             seed: The seed of the frozen draw.
             targeted: Whether labels are the classes to reach.
-            precision: The precision of gradients. A model that fails in bf16 gets TF32, with a warning.
+            precision: The precision of gradients. A model that fails in bf16 gets TF32, with a warning; a
+                CPU has no TF32.
 
         Raises:
             UserError: ``eot`` is ``"exact"``, and the randomized model cannot enumerate its draws.
         """
         if precision == "bf16" and self.fails_in_bf16:
             precision = "tf32"
+        if precision == "tf32" and self.images.device.type == "cpu":
+            precision = "float32"
         source = gradient_source(
             self.model,
             eot=self.eot(eot),

@@ -166,7 +166,7 @@ def test_a_model_that_cannot_be_measured_gets_the_usual_settings(folder: Path) -
 
 
 class Timed(module._Passes):
-    """Passes that take ``fixed + rows`` seconds, up to a number of rows that fit the memory."""
+    """Passes that take ``fixed + rows`` times 10 ns, up to a number of rows that fit the memory."""
 
     def __init__(self, fixed: float, fit: int) -> None:
         super().__init__(nn.Identity(), IMAGES, "tf32")
@@ -175,7 +175,7 @@ class Timed(module._Passes):
     def seconds(self, rows: int) -> float:
         if rows > self.fit:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self.fixed + rows
+        return (self.fixed + rows) / 10**8
 
 
 @pytest.mark.parametrize(
@@ -186,6 +186,8 @@ class Timed(module._Passes):
         (1, 10**6, 16),
         (10, 10**6, 128),
         (10**6, 10**6, 256),
+        # A pass of more than 0.25 s is long enough.
+        (3 * 10**7, 10**6, 1),
         # As many as fit, or the first.
         (10**6, 100, 64),
         (10**6, 1, 1),
