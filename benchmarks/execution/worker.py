@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.attacks.base.threat import distance, per_image
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
 from robustbench_cli.benchmarks.checkpoints.defended_model import load_defended_model, load_surrogates
@@ -176,6 +177,7 @@ class _Computed:
     backwards: int
     seconds: float
     device: str
+    precision: Precision | None
     perturbed: Tensor | None = None
 
 
@@ -259,7 +261,14 @@ def _skipped(job: Job) -> _Computed:
     saved = None if job.images is None else SavedImages.read(job.images, previous.cell.id).perturbed_levels / 255
     result, outcomes = Store(job.store).result(previous.cell.id), _outcomes_of(previous)
     return _Computed(
-        outcomes=outcomes, flags=(), forwards=0, backwards=0, seconds=0.0, device=result.device, perturbed=saved
+        outcomes=outcomes,
+        flags=(),
+        forwards=0,
+        backwards=0,
+        seconds=0.0,
+        device=result.device,
+        precision=result.precision,
+        perturbed=saved,
     )
 
 
@@ -280,6 +289,7 @@ def _from_search(job: Job, attack: Attack, progress: Callable[[int], None]) -> _
         backwards=result.backwards,
         seconds=result.seconds,
         device=result.device,
+        precision=result.precision,
     )
 
 
@@ -298,6 +308,7 @@ def _evaluated(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Co
         backwards=evaluation.backwards,
         seconds=evaluation.seconds,
         device=device_name(torch.device(job.device)),
+        precision=evaluation.precision,
         perturbed=evaluation.perturbed,
     )
 
@@ -423,6 +434,7 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
         outcomes_sha256=hashlib.sha256(content).hexdigest(),
         mean=job.mean,
         std=job.std,
+        precision=computed.precision,
     )
     store.publish(result, content, replacing=job.replaces.get(job.cell.id))
     PartialResults(store.path / PARTIAL_RESULTS / job.cell.id, images=False).remove()

@@ -24,7 +24,10 @@ from robustbench_cli.benchmarks.devices import (
         ("cpu", (1, 8, 8), 784),
         ("cpu", (1, 28, 28), 64),
         ("cpu", (3, 28, 28), 64),
-        ("cpu", (3, 224, 224), 1),
+        ("cpu", (3, 64, 64), 12),
+        ("cpu", (3, 224, 224), 8),
+        ("cpu", (3, 512, 512), 2),
+        ("cpu", (3, 5000, 5000), 1),
         ("cuda", (1, 8, 8), 4096),
         ("cuda", (3, 32, 32), 4096),
         ("cuda", (3, 224, 224), 83),
@@ -32,7 +35,7 @@ from robustbench_cli.benchmarks.devices import (
     ],
 )
 def test_the_batch_size_fits_the_device(kind: str, shape: tuple[int, int, int], size: int) -> None:
-    """64 images of 28 x 28 on a CPU, 4096 of 32 x 32 on a GPU, as many pixels of other sizes; at least one image."""
+    """64 images of 28 x 28 on a CPU, 4096 of 32 x 32 on a GPU, as many pixels of other sizes; at least a few images."""
     assert automatic_batch_size(torch.device(kind), shape) == size
 
 
