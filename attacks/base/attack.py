@@ -140,15 +140,17 @@ class Attack(Settings, ABC):
         eot = checked_eot(options.get("eot", "auto"))
         seed = checked_count(options.get("seed", 0), "seed", "give a whole number, at least 0", least=0)
         batch_size = options.get("batch_size")
-        batch_size = None if batch_size is None else checked_count(batch_size, "batch_size")
+        size = BatchSize(None if batch_size is None else checked_count(batch_size, "batch_size"))
         threat = self.threat(clean, norm=norm, eps=eps, targeted=targeted)
         queried = self.queried_model(model)
         # The model may write into its input, and the caller may be in inference mode.
         with torch.inference_mode(mode=False), frozen(model), frozen(queried), preserve_generators():
             inputs, goals = match_model(clean, queried), classes.to(device_of(queried))
-            require_classes(goals, checked_logits(queried, inputs[:2]).shape[1])
-            source = MeasuredModel(queried, inputs, BatchSize(batch_size)).source(eot, seed=seed, targeted=targeted)
-            source.full_precision = self.needs_full_precision()
+            outputs = size.retry_smaller(2, lambda: checked_logits(queried, inputs[: min(2, size.rows or 2)]))
+            require_classes(goals, outputs.shape[1])
+            source = MeasuredModel(queried, inputs, size).source(
+                eot, seed=seed, targeted=targeted, precision="float32" if self.needs_full_precision() else "tf32"
+            )
             source.bind_draws(seed_from(seed, "attack"), torch.arange(len(inputs), device=inputs.device))
             search_threat = self.search_threat(threat)
             on_device = replace(search_threat, eps=search_threat.eps.to(inputs.device))
@@ -164,9 +166,9 @@ class Attack(Settings, ABC):
         return model
 
     def needs_full_precision(self) -> bool:
-        """Whether a GPU must compute the logits that come with a gradient in full float32.
+        """Whether gradients, and the logits that come with them, must be computed in full float32.
 
-        Those of a minimal-norm attack decide how small a perturbation may be.
+        Those logits of a minimal-norm attack decide how small a perturbation may be.
         """
         return self.minimal_norm
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.models.passes import as_rows
 from robustbench_cli.attacks.base.norm import NORMS, Norm
-from robustbench_cli.core.errors import UserError, did_you_mean, one_line
+from robustbench_cli.core.errors import UserError, did_you_mean, is_out_of_memory, one_line
 
 __all__ = [
     "Images",
@@ -392,9 +392,9 @@ def checked_logits(model: nn.Module, images: Tensor, *, classes: int | None = No
         try:
             # A model may write into its input.
             logits = as_rows(model(images.clone()), len(images))
-        except (torch.OutOfMemoryError, UserError):
-            raise
         except Exception as error:
+            if isinstance(error, UserError) or is_out_of_memory(error):
+                raise
             raise UserError(
                 f"{name} fails on images of shape {tuple(images.shape[1:])}: {one_line(error)}{_hint(model, images)}"
             ) from error

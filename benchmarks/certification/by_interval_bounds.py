@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.models.freezing import frozen
+from robustbench_cli.attacks.base.models.passes import BatchSize, logits_of
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.certification.certificates import Certificates
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
@@ -76,25 +77,34 @@ def certified_radii(
     """
     _require_bounded(model)
     model = copy.deepcopy(model).to(device)
-    size = batch_size or automatic_batch_size(torch.device(device), tuple(images.shape[1:]))
-    numbers = torch.arange(len(images)) if indices is None else torch.tensor(indices)
+    size = BatchSize(batch_size or automatic_batch_size(torch.device(device), tuple(images.shape[1:])))
+    numbers = list(range(len(images))) if indices is None else list(indices)
     with frozen(model), torch.no_grad():
-        predictions = [_predict(model, batch.to(device)) for batch in images.split(size)]
+        batches = list(size.slices(len(images)))
+        logits = torch.cat([logits_of(model, images[batch].to(device), size) for batch in batches])
+        # A difference of two logits must exceed the rounding error.
+        labels, tolerances = logits.argmax(1), rounding(logits)
         model.double()
-        for batch, (labels, tolerance), batch_numbers in zip(
-            images.split(size), predictions, numbers.split(size), strict=True
-        ):
+        for batch in batches:
             started = time.perf_counter()
-            radii = _bisect(model, batch.to(device, torch.float64), labels, tolerance).tolist()
-            seconds = (time.perf_counter() - started) / len(batch)
-            for index, label, radius in zip(batch_numbers.tolist(), labels.tolist(), radii, strict=True):
+            rows = images[batch].to(device, torch.float64)
+            radii = _bisect_in_slices(model, rows, labels[batch], tolerances[batch], size)
+            seconds = (time.perf_counter() - started) / len(rows)
+            for index, label, radius in zip(numbers[batch], labels[batch].tolist(), radii, strict=True):
                 yield CertifiedRadius(index=index, predicted=label, radius=radius, seconds=seconds)
 
 
-def _predict(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The predictions ``(N,)``, and the rounding error ``(N,)`` that a difference of two logits must exceed."""
-    logits = model(images)
-    return logits.argmax(1), rounding(logits)
+def _bisect_in_slices(
+    model: nn.Module, images: Tensor, labels: Tensor, tolerances: Tensor, size: BatchSize
+) -> list[float]:
+    """The radii of :func:`_bisect`, in slices that fit the memory."""
+
+    def compute() -> Tensor:
+        parts = size.slices(len(images))
+        return torch.cat([_bisect(model, images[part], labels[part], tolerances[part]) for part in parts])
+
+    radii: list[float] = size.retry_smaller(len(images), compute).tolist()
+    return radii
 
 
 def _bisect(model: nn.Module, images: Tensor, labels: Tensor, tolerance: Tensor) -> Tensor:

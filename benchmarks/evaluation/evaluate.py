@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -32,25 +32,33 @@ from robustbench_cli.attacks.base.inputs import (
 from robustbench_cli.attacks.base.models.freezing import frozen_on
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.passes import BatchSize
+from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.attacks.base.rng import preserve_generators, seed_from
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
-from robustbench_cli.benchmarks.devices import automatic_batch_size, current
+from robustbench_cli.benchmarks.devices import current
 from robustbench_cli.benchmarks.evaluation.checks import raised_flags, row_flags
 from robustbench_cli.benchmarks.evaluation.checks.base.check import EvaluatedModels, FinishedEvaluation
 from robustbench_cli.benchmarks.evaluation.context import RunContext
+from robustbench_cli.benchmarks.evaluation.device_images import DeviceImages
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
-from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
+from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult, division, shared_batch
+from robustbench_cli.benchmarks.evaluation.pass_settings import pass_settings
 from robustbench_cli.benchmarks.evaluation.scoring import Scorer
 from robustbench_cli.benchmarks.evaluation.search import AttackSearch
-from robustbench_cli.benchmarks.evaluation.setup import Setup
+from robustbench_cli.benchmarks.evaluation.setup import Setup, gradient_precision_of
 from robustbench_cli.benchmarks.models.base.build import check_model
 from robustbench_cli.core.errors import UserError, did_you_mean
 
-__all__ = ["Evaluation", "evaluate", "predict"]
+__all__ = ["Evaluation", "attack_free_batches", "evaluate", "predict"]
 
-IMAGES_AT_ONCE = 512
-"""Images that an attack holds at once; the gradient source cuts them into the batches that pass through the model."""
+IMAGES_AT_ONCE = 1024
+"""The most images that an attack holds at once; the gradient source cuts them into the batches that pass through the model.
+With more, a step of a small network on a GPU is no longer bound by its launches, and an interruption loses more.
+"""
+
+BYTES_AT_ONCE = 2**26
+"""The most memory of these images; an attack holds some ten tensors of their size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +70,9 @@ class Evaluation:
         flags: Names of the :mod:`checks <.checks>` that speak against the result, in the order of a row.
         forwards: Images passed forward through the models, by the attack and by the scoring, in passes of one draw.
         backwards: Images passed backward to the input.
-        seconds: Wall time.
+        seconds: Wall time; where several processes attacked batches, the sum of theirs.
+        precision: The precision of the attack's gradients: ``"float32"``, also for an attack without gradients; ``"tf32"``,
+            on a GPU; or ``"bf16"``.
         perturbed: ``(N, C, H, W)``, on the CPU: the perturbed image of the target that the deployed rule survives least.
             It is the clean image where a minimal-norm attack found nothing within the radius, and where an earlier attack
             had broken the image.
@@ -73,6 +83,7 @@ class Evaluation:
     forwards: int
     backwards: int
     seconds: float
+    precision: Precision
     perturbed: Tensor
 
     @property
@@ -116,16 +127,11 @@ def evaluate(
     if not isinstance(attack, Attack):
         raise UserError(f"attack is {attack!r}: give an attack with its parameters, such as PGD(steps=40)")
     options, context = _settings(attack, options, context, keywords)
-    checked_model(model)
-    images, labels = checked_batch(images, labels)
-    images = images.to(match_model(images[:1], model).dtype)
-    device = checked_device(context.device) if context.device is not None else device_of(model)
-    context = replace(context, device=device)
-    earlier = context.earlier
-    unbroken = torch.arange(len(images)) if earlier is None else torch.from_numpy(~earlier.broken()).nonzero()[:, 0]
+    images, labels, context = _checked_inputs(model, images, labels, context)
+    unbroken = _unbroken(len(images), context)
     with _prepared(model, images, labels, attack=attack, options=options, context=context) as search:
         batches, resumed_seconds = _search_batches(search, images, labels, unbroken, context)
-        flags = _flags(search.setup, batches)
+        flags, precision = _flags(search.setup, batches), search.source.precision
         outcomes = replace(
             _all_outcomes(context.earlier, unbroken, batches, single_draw=search.setup.single_draw),
             draws_shared=np.asarray(search.setup.attacked.rows_share_draws),
@@ -139,8 +145,85 @@ def evaluate(
         forwards=round(sum(batch.forwards for batch in batches)),
         backwards=round(sum(batch.backwards for batch in batches)),
         seconds=time.perf_counter() - started + resumed_seconds,
+        precision=precision,
         perturbed=perturbed,
     )
+
+
+def attack_free_batches(
+    model: nn.Module,
+    images: Images,
+    labels: Labels,
+    *,
+    attack: Attack,
+    options: EvaluationOptions,
+    context: RunContext,
+    take: Callable[[range], AbstractContextManager[bool]],
+) -> bool:
+    """Attacks the batches of an evaluation that no other process attacks, and stores their results.
+
+    Once all are stored, :func:`evaluate` with the same arguments joins them. The batches depend on the number of images alone,
+    so the result is the same for any number of processes, which may come and go.
+
+    Args:
+        model: See :func:`evaluate`.
+        images: See :func:`evaluate`.
+        labels: See :func:`evaluate`.
+        attack: See :func:`evaluate`.
+        options: What is measured.
+        context: How it runs; its partial results are those of all processes.
+        take: Takes a batch for the body of a ``with``, and gives whether this process may attack it.
+
+    Returns:
+        Whether the results of all batches are stored. A single batch is left to :func:`evaluate`, and counts as stored.
+
+    Raises:
+        UserError: See :func:`evaluate`; or a result cannot be stored.
+    """
+    images, labels, context = _checked_inputs(model, images, labels, context)
+    unbroken, stored = _unbroken(len(images), context), context.partial_results
+    assert stored is not None
+    batches = division(len(unbroken), shared_batch(len(unbroken), _images_at_once(images)), stored.batches)
+    missing = [batch for batch in batches if not stored.has(batch, unbroken[batch])]
+    if len(batches) <= 1:
+        return True
+    with ExitStack() as stack:
+        search: AttackSearch | None = None
+        on_device: DeviceImages | None = None
+        for batch in list(missing):
+            with take(batch) as is_free:
+                # Another process may have attacked it since the last look.
+                if is_free and not stored.has(batch, unbroken[batch]):
+                    if search is None or on_device is None:
+                        prepared = _prepared(model, images, labels, attack=attack, options=options, context=context)
+                        search = stack.enter_context(prepared)
+                        on_device = DeviceImages(images, search.setup.attacked.images.device)
+                    stored.write(batch, _attacked(search, unbroken[batch], on_device, labels))
+            missing = [batch for batch in missing if not stored.has(batch, unbroken[batch])]
+            context.progress(len(images) - sum(map(len, missing)))
+    return not missing
+
+
+def _checked_inputs(
+    model: nn.Module, images: Images, labels: Labels, context: RunContext
+) -> tuple[Tensor, Tensor, RunContext]:
+    """The images and the labels as tensors, in the type of the model, and the context with its device.
+
+    Raises:
+        UserError: An input is not allowed.
+    """
+    checked_model(model)
+    images, labels = checked_batch(images, labels)
+    images = images.to(match_model(images[:1], model).dtype)
+    device = checked_device(context.device) if context.device is not None else device_of(model)
+    return images, labels, replace(context, device=device)
+
+
+def _unbroken(count: int, context: RunContext) -> Tensor:
+    """``(M,)``, the indices of the images that no earlier attack has broken."""
+    if context.earlier is None:
+        return torch.arange(count)
+    return torch.from_numpy(~context.earlier.broken()).nonzero()[:, 0]
 
 
 def _settings(
@@ -207,7 +290,6 @@ def _prepared(
     assert isinstance(context.device, torch.device)
     device = context.device
     followed = attack.queried_model(model)
-    size = BatchSize(context.batch_size or automatic_batch_size(device, tuple(images.shape[1:])))
     probe = images[_spread_over_classes(labels, 8)]
     # Copied before the first query: what the model remembers of other evaluations is not deployed either.
     fresh = _copy_of(model)
@@ -215,20 +297,31 @@ def _prepared(
         stack.enter_context(current(device))
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(preserve_generators())
-        layout = stack.enter_context(frozen_on(model, device, probe[: size.rows]))
-        if followed is not model:
-            stack.enter_context(frozen_on(followed, device, probe[: size.rows]))
+        precision = gradient_precision_of(attack, options)
+        is_inside = any(followed is layer for layer in model.modules())
+        networks = (model,) if is_inside else (model, followed)
+        settings = {network: pass_settings(network, probe, device, precision) for network in networks}
+        size = BatchSize(context.batch_size or min(fastest.rows for fastest in settings.values()))
+        layouts = {
+            network: stack.enter_context(frozen_on(network, device, probe, layout=fastest.memory_format, size=size))
+            for network, fastest in settings.items()
+        }
         if fresh is not None:
             # The copy gets the model's memory layout, on which its draws depend, without a query.
-            fresh.to(device).to(memory_format=layout).eval().requires_grad_(False)
+            fresh.to(device).to(memory_format=layouts[model]).eval().requires_grad_(False)
         probe = probe.to(device)
-        classes = check_model(model, probe[: size.rows], labels)
+        classes = _checked_classes(model, probe, labels, size)
         attacked = measured = MeasuredModel(model, probe, size)
         if followed is not model:
-            check_model(followed, probe[: size.rows], labels, classes=classes, name="the surrogate")
+            _checked_classes(followed, probe, labels, size, classes=classes, name="the surrogate")
             measured = MeasuredModel(followed, probe, size)
         setup = Setup(attack=attack, options=options, attacked=attacked, followed=measured, classes=classes)
         yield _search(setup, fresh)
+
+
+def _checked_classes(model: nn.Module, probe: Tensor, labels: Tensor, size: BatchSize, **expected: Any) -> int:
+    """The classes of a model that passes :func:`.check_model` on as many of the images as fit the batch size."""
+    return size.retry_smaller(len(probe), lambda: check_model(model, probe[: size.rows], labels, **expected))
 
 
 def _search(setup: Setup, fresh: nn.Module | None) -> AttackSearch:
@@ -241,8 +334,7 @@ def _search(setup: Setup, fresh: nn.Module | None) -> AttackSearch:
         seed=seed_from(options.seed, repr(attack)) if setup.single_draw else options.seed,
         single_draw=setup.single_draw,
     )
-    source = followed.source(options.eot, seed=options.seed, targeted=options.is_targeted, precision=options.precision)
-    source.full_precision = attack.needs_full_precision()
+    source = followed.source(options.eot, seed=options.seed, targeted=options.is_targeted, precision=setup.precision)
     return AttackSearch(
         setup=setup,
         source=source,
@@ -261,6 +353,11 @@ def _copy_of(model: nn.Module) -> nn.Module | None:
         return None
 
 
+def _images_at_once(images: Tensor) -> int:
+    """How many images an attack holds at once: the same on every device, since results are stored by these batches."""
+    return max(1, min(IMAGES_AT_ONCE, BYTES_AT_ONCE // (images[:1].numel() * 4)))
+
+
 def _search_batches(
     search: AttackSearch, images: Tensor, labels: Tensor, unbroken: Tensor, context: RunContext
 ) -> tuple[list[BatchResult], float]:
@@ -276,22 +373,31 @@ def _search_batches(
     Returns:
         The results of all batches, and the seconds that the stored ones took.
     """
-    device, stored = context.device, context.partial_results
+    stored = context.partial_results
     results: list[BatchResult] = []
     resumed_seconds = 0.0
-    for start in range(0, len(unbroken), IMAGES_AT_ONCE):
-        indices = unbroken[start : start + IMAGES_AT_ONCE]
-        result = None if stored is None else stored.read(start, indices, images[indices].cpu())
+    on_device, at_once = DeviceImages(images, search.setup.attacked.images.device), _images_at_once(images)
+    for batch in division(len(unbroken), at_once, () if stored is None else stored.batches):
+        indices = unbroken[batch]
+        result = None if stored is None else stored.read(batch, indices, images[indices].cpu())
         if result is not None:
             resumed_seconds += result.seconds
         else:
-            result = search.run(indices.to(device), images[indices].to(device), labels[indices].to(device))
-            # A single batch is the whole evaluation, which is stored a moment later anyway.
+            result = _attacked(search, indices, on_device, labels)
+            # A single batch is the whole evaluation, which is stored a moment later anyway. If a batch cannot be stored, an
+            # interrupted evaluation repeats it, and a folder that cannot be written is an error when the result is stored.
             if stored is not None and len(unbroken) > len(indices):
-                stored.write(start, result)
+                with suppress(UserError):
+                    stored.write(batch, result)
         results.append(result)
-        context.progress(len(images) - len(unbroken) + start + len(indices))
+        context.progress(len(images) - len(unbroken) + batch.stop)
     return results, resumed_seconds
+
+
+def _attacked(search: AttackSearch, indices: Tensor, images: DeviceImages, labels: Tensor) -> BatchResult:
+    """Attacks the images with these indices in the data slice."""
+    device = search.setup.attacked.images.device
+    return search.run(indices.to(device), images.batch(indices), labels[indices].to(device))
 
 
 def _flags(setup: Setup, batches: list[BatchResult]) -> tuple[str, ...]:
@@ -353,12 +459,17 @@ def predict(
         deterministic model.
     """
     device = checked_device(device) if device is not None else device_of(model)
-    size = BatchSize(batch_size or automatic_batch_size(device, tuple(images.shape[1:])))
-    with preserve_generators(), frozen_on(model, device, images[: min(4, size.rows or 4)]):
+    with ExitStack() as stack:
+        stack.enter_context(current(device))
+        stack.enter_context(preserve_generators())
+        settings = pass_settings(model, images[:8], device, "float32")
+        size = BatchSize(batch_size or settings.rows)
+        stack.enter_context(frozen_on(model, device, images[:8], layout=settings.memory_format, size=size))
         source = MeasuredModel(model, images[:8].to(device), size).source(repeats)
-        predictions = []
-        for start, part in enumerate(images.split(IMAGES_AT_ONCE)):
-            indices = torch.arange(len(part), device=device) + start * IMAGES_AT_ONCE
+        predictions, at_once = [], _images_at_once(images)
+        for indices, part in zip(
+            torch.arange(len(images), device=device).split(at_once), images.split(at_once), strict=True
+        ):
             source.bind_draws(seed_from(seed, "predict"), indices)
             predictions.append(source.decisions(part.to(device)).cpu())
     return np.asarray(torch.cat(predictions, dim=1).numpy())

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.attacks.base.gradients.draws import EOTChoice
+from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.attacks.base.norm import Norm
 
 __all__ = ["Accounting", "EvaluationOptions", "GridOptions", "Targeted", "yaml_no"]
@@ -51,8 +52,9 @@ class GridOptions(BaseModel):
         description="held-out draws that score each image of a randomized defense; 10 by default",
         json_schema_extra={"group": "Defense"},
     )
-    precision: Literal["float32", "bf16"] = Field(
-        "float32", description="precision of the gradients of fixed-radius attacks; images are scored in float32"
+    precision: Precision = Field(
+        "tf32",
+        description="precision of the gradients of fixed-radius attacks on a GPU; images are scored in full float32",
     )
 
     @property

@@ -5,25 +5,37 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
+import re
 import shutil
-from contextlib import suppress
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
 from robustbench_cli.core.atomic_write import write_atomically
-from robustbench_cli.core.errors import UserError
 
-__all__ = ["BatchResult", "PartialResults", "is_intact"]
+__all__ = ["LEAST_SHARED", "BatchResult", "PartialResults", "division", "is_intact", "shared_batch"]
+
+SHARED_BATCHES = 4
+"""Batches into which an evaluation is divided for several processes, unless they had too few or too many images. On the paper's
+CNN, PGD on 1,000 images takes 5 % more processor time in 4 batches than in 2, and 12 % more in 8.
+"""
+
+LEAST_SHARED = 100
+"""The fewest images of such a batch, unless an attack cannot hold as many."""
 
 _HASH_BYTES = 32
 """Bytes of a sha256."""
+
+_FILE_NAME = re.compile(r"([0-9]{1,9})-([0-9]{1,9})\.piece")
 
 _COSTS = ("forwards", "backwards", "without_gradient", "seconds")
 
@@ -56,7 +68,8 @@ class BatchResult:
 class PartialResults:
     """The batch results of one evaluation, a file each: the sha256 of an ``.npz`` file, and the ``.npz`` file.
 
-    A file counts as missing if another version wrote it, if it is damaged, or if it is of other images.
+    A batch is a range of positions in the order of the evaluation. A file counts as missing if another version wrote it, if
+    it is damaged, or if it is of other images.
 
     Args:
         folder: A folder for this evaluation alone; the first write makes it.
@@ -69,28 +82,30 @@ class PartialResults:
         self._images = images
         self._version = json.dumps(versions(), sort_keys=True)
 
-    def read(self, start: int, indices: Tensor, images: Tensor) -> BatchResult | None:
+    @property
+    def batches(self) -> list[range]:
+        """The batches that have a file, whether or not it counts."""
+        names = [_FILE_NAME.fullmatch(path.name) for path in self._folder.glob("*.piece")]
+        return [range(int(name[1]), int(name[2])) for name in names if name is not None]
+
+    def has(self, batch: range, indices: Tensor) -> bool:
+        """Whether the result of a batch is stored; see :meth:`read`."""
+        return self._opened(batch, indices) is not None
+
+    def read(self, batch: range, indices: Tensor, images: Tensor) -> BatchResult | None:
         """The stored result of a batch; ``None`` if it is missing.
 
         Args:
-            start: The position of the batch's first image in the order of the evaluation.
+            batch: The positions of the batch's images in the order of the evaluation.
             indices: ``(N,)``, the images' indices in the data slice.
             images: ``(N, C, H, W)``, the clean images.
         """
-        try:
-            content = self._file(start).read_bytes()
-        except OSError:
+        opened = self._opened(batch, indices)
+        if opened is None:
             return None
-        if not is_intact(content):
-            return None
-        with np.load(io.BytesIO(content[_HASH_BYTES:]), allow_pickle=False) as file:
-            arrays = dict(file)
-        record = json.loads(str(arrays.pop("said")))
-        stored_indices, perturbed = arrays.pop("places"), arrays.pop("images", None)
-        if record.pop("version") != self._version or not np.array_equal(stored_indices, indices.numpy()):
-            return None
-        if self._images and perturbed is None:
-            return None
+        file, record = opened
+        arrays = {name: file[name] for name in file.files if name not in {"said", "places"}}
+        perturbed = arrays.pop("images", None)
         return BatchResult(
             indices=indices,
             outcomes=arrays,
@@ -98,15 +113,15 @@ class PartialResults:
             **(record | {"flags": frozenset(record["flags"])}),
         )
 
-    def write(self, start: int, result: BatchResult) -> None:
+    def write(self, batch: range, result: BatchResult) -> None:
         """Stores the result of a batch.
 
-        A write that fails is ignored: an interrupted evaluation then repeats this batch, and a folder that cannot be
-        written is an error when the whole result is stored.
-
         Args:
-            start: See :meth:`read`.
+            batch: See :meth:`read`.
             result: The result.
+
+        Raises:
+            UserError: The folder cannot be written.
         """
         record: dict[str, Any] = {name: getattr(result, name) for name in _COSTS}
         arrays: dict[str, Any] = dict(result.outcomes)
@@ -120,15 +135,67 @@ class PartialResults:
             **arrays,
         )
         content = buffer.getvalue()
-        with suppress(UserError):
-            write_atomically(self._file(start), hashlib.sha256(content).digest() + content)
+        write_atomically(self._file(batch), hashlib.sha256(content).digest() + content)
 
     def remove(self) -> None:
         """Removes all files, once the evaluation is stored."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _file(self, start: int) -> Path:
-        return self._folder / f"{start}.piece"
+    def _opened(self, batch: range, indices: Tensor) -> tuple[NpzFile, dict[str, Any]] | None:
+        """The arrays of a stored result, which are decompressed when they are read, and its record without its version."""
+        try:
+            content = self._file(batch).read_bytes()
+        except OSError:
+            return None
+        if not is_intact(content):
+            return None
+        file = np.load(io.BytesIO(content[_HASH_BYTES:]), allow_pickle=False)
+        record = json.loads(str(file["said"]))
+        if record.pop("version") != self._version or not np.array_equal(file["places"], indices.numpy()):
+            return None
+        return None if self._images and "images" not in file.files else (file, record)
+
+    def _file(self, batch: range) -> Path:
+        return self._folder / f"{batch.start}-{batch.stop}.piece"
+
+
+def division(total: int, size: int, stored: Collection[range] = ()) -> list[range]:
+    """Divides images into batches: those that are stored, and between them as many images as a batch may have.
+
+    Args:
+        total: The number of images.
+        size: The number of images in a batch.
+        stored: Batches whose results are stored, of whatever size.
+
+    Returns:
+        Consecutive ranges that cover ``range(total)``. Batches of ``size`` images that are stored change nothing.
+
+    Examples:
+        >>> division(10, 4)
+        [range(0, 4), range(4, 8), range(8, 10)]
+        >>> division(10, 4, [range(0, 5)])
+        [range(0, 5), range(5, 8), range(8, 10)]
+    """
+    batches: list[range] = []
+    start = 0
+    while start < total:
+        stops = [batch.stop for batch in stored if batch.start == start < batch.stop <= total]
+        next_stored = [batch.start for batch in stored if batch.start > start]
+        stop = max(stops, default=min(total, (start // size + 1) * size, *next_stored))
+        batches.append(range(start, stop))
+        start = stop
+    return batches
+
+
+def shared_batch(total: int, most: int) -> int:
+    """The number of images in a batch where several processes share an evaluation, whatever their number and device.
+
+    Args:
+        total: The number of images.
+        most: The most images that an attack holds at once.
+    """
+    size = min(max(total / SHARED_BATCHES, LEAST_SHARED), most)
+    return math.ceil(total / max(1, math.ceil(total / size)))
 
 
 def is_intact(content: bytes) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.models.precision import gradient_precision
 from robustbench_cli.attacks.base.rng import Random, seed_from, seed_generators
 from robustbench_cli.attacks.base.threat import distance, project_exactly, reset_outside
 from robustbench_cli.benchmarks.evaluation.checks import raised_flags
@@ -121,7 +122,10 @@ class AttackSearch:
             # An attack may draw from torch's own generators: it draws the same numbers in every run.
             seed_generators(seed_from(options.seed, "draws of the attack", int(indices[0]), number))
             self.source.bind_draws(seed_from(options.seed, "attack", number), indices)
-            proposed = _checked_images(attack.run(self.source, images, goal, search_threat, random), images, attack)
+            # Entered here, the precision need not change in each step.
+            with gradient_precision(self.source.precision, images.device):
+                returned = attack.run(self.source, images, goal, search_threat, random)
+            proposed = _checked_images(returned, images, attack)
             inside = project_exactly(proposed, images, search_threat)
             # The comparison is false for NaN.
             left_the_ball |= not bool(distance(inside, proposed, "linf").max() <= _TOLERANCE)

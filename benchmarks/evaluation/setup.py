@@ -7,9 +7,21 @@ from dataclasses import dataclass
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.gradients.draws import Draws
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
+from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions
 
-__all__ = ["Setup"]
+__all__ = ["Setup", "gradient_precision_of"]
+
+
+def gradient_precision_of(attack: Attack, options: EvaluationOptions) -> Precision:
+    """The precision of an attack's gradients: full float32 where the attack needs it, and where it follows none.
+
+    Args:
+        attack: The attack.
+        options: The options of the evaluation.
+    """
+    full = attack.needs_full_precision() or attack.access != "gradients"
+    return "float32" if full else options.precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +51,11 @@ class Setup:
     def follows_gradients(self) -> bool:
         """Whether the attack uses gradients."""
         return self.attack.access == "gradients"
+
+    @property
+    def precision(self) -> Precision:
+        """See :func:`gradient_precision_of`."""
+        return gradient_precision_of(self.attack, self.options)
 
     @property
     def draws(self) -> Draws:

@@ -21,6 +21,7 @@ class JobOptions(BaseModel):
         data_dir: The folder of downloaded data sets.
         device: A torch device.
         batch_size: Images per forward pass; ``None`` chooses it for the device.
+        split: Whether several processes may compute one cell, each some of its batches of images.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,6 +31,7 @@ class JobOptions(BaseModel):
     data_dir: Path | None
     device: str
     batch_size: int | None
+    split: bool = False
 
 
 class Job(JobOptions):

@@ -6,17 +6,19 @@ import hashlib
 import json
 import math
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.attacks.base.threat import distance, per_image
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
 from robustbench_cli.benchmarks.checkpoints.defended_model import load_defended_model, load_surrogates
@@ -24,7 +26,7 @@ from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
 from robustbench_cli.benchmarks.devices import current, device_name, keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.evaluation.context import RunContext
-from robustbench_cli.benchmarks.evaluation.evaluate import evaluate, predict
+from robustbench_cli.benchmarks.evaluation.evaluate import attack_free_batches, evaluate, predict
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize, worst_case
 from robustbench_cli.benchmarks.evaluation.partial_results import PartialResults
 from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages, levels, rounded
@@ -79,21 +81,31 @@ def compute_if_free(
 ) -> Callable[[], Result | Failure] | None:
     """Computes a job if nobody else holds its lease.
 
+    A job that is split is computed by all processes that call this. Each attacks one batch of images after another that
+    nobody else holds; the first that finds the results of all batches joins them.
+
     Args:
         job: The job.
-        progress: Called with the number of images done, first with 0.
+        progress: Called with the number of images done, first with 0 unless the job is split.
 
     Returns:
         A function that publishes the result, returns it and gives up the lease; call it soon. ``None`` if another process
-        holds the lease.
+        holds the lease, or the leases of the batches that are left.
 
     Raises:
         UserError: The store cannot be read or written.
     """
+    if job.split:
+        try:
+            if not _batches_are_done(job, progress):
+                return None
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - as in _computed
+            return partial(_publish_failure, Store(job.store), _failure(job, error))
     with ExitStack() as lease:
         if not lease.enter_context(Leases(job.store).hold(lease_name(job))):
             return None
-        progress(0)
+        if not job.split:
+            progress(0)
         publish = _computed(job, progress)
         held_lease = lease.pop_all()
 
@@ -165,6 +177,7 @@ class _Computed:
     backwards: int
     seconds: float
     device: str
+    precision: Precision | None
     perturbed: Tensor | None = None
 
 
@@ -183,12 +196,38 @@ def _computed(job: Job, progress: Callable[[int], None]) -> Callable[[], Result 
             else:
                 computed = _evaluated(job, attack, progress)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the other jobs run, whatever the error of this one
-        failure = Failure(cell=job.cell, eps=job.eps, error=_reason(error), traceback=traceback.format_exc())
-        return partial(_publish_failure, store, failure)
+        return partial(_publish_failure, store, _failure(job, error))
     # The images come first: a cell with a result is done.
     with current(torch.device(job.device)):
         _save_images(job, computed)
     return partial(_publish, job, store, computed)
+
+
+def _batches_are_done(job: Job, progress: Callable[[int], None]) -> bool:
+    """Attacks the batches of a split job that nobody else holds; whether the results of all batches are stored."""
+    if is_done(job):
+        return True
+    with current(torch.device(job.device)):
+        attack = _attack(job)
+        if job.cell.only_if is not None and not _condition_holds(job):
+            return True
+        evaluated = _search_job(job) if attack.minimal_norm else job
+        if attack.minimal_norm and _search_is_done(evaluated):
+            return True
+
+        @contextmanager
+        def take(batch: range) -> Iterator[bool]:
+            part = f"{batch.start}-{batch.stop}"
+            with Leases(job.store).hold(lease_name(job), part) as is_free:
+                # Its result may have been published, and the partial results removed, since the last look.
+                yield is_free and not (_search_is_done(evaluated) if attack.minimal_norm else is_done(job))
+
+        return attack_free_batches(**_evaluation(evaluated, attack, progress), take=take)
+
+
+def _search_is_done(search: Job) -> bool:
+    """Whether the search of a minimal-norm attack is stored, with its images where they are wanted."""
+    return _is_stored(Store(search.store / SEARCHES), search) and _has_images(search)
 
 
 def _attack(job: Job) -> Attack:
@@ -222,7 +261,14 @@ def _skipped(job: Job) -> _Computed:
     saved = None if job.images is None else SavedImages.read(job.images, previous.cell.id).perturbed_levels / 255
     result, outcomes = Store(job.store).result(previous.cell.id), _outcomes_of(previous)
     return _Computed(
-        outcomes=outcomes, flags=(), forwards=0, backwards=0, seconds=0.0, device=result.device, perturbed=saved
+        outcomes=outcomes,
+        flags=(),
+        forwards=0,
+        backwards=0,
+        seconds=0.0,
+        device=result.device,
+        precision=result.precision,
+        perturbed=saved,
     )
 
 
@@ -230,7 +276,7 @@ def _from_search(job: Job, attack: Attack, progress: Callable[[int], None]) -> _
     """The result of a minimal-norm attack at a job's radius, from its one search for all radii."""
     search = _search_job(job)
     store = Store(job.store / SEARCHES)
-    if not _is_stored(store, search) or not _has_images(search):
+    if not _search_is_done(search):
         computed = _evaluated(search, attack, progress)
         _save_images(search, computed)
         _publish(search, store, computed)
@@ -243,6 +289,7 @@ def _from_search(job: Job, attack: Attack, progress: Callable[[int], None]) -> _
         backwards=result.backwards,
         seconds=result.seconds,
         device=result.device,
+        precision=result.precision,
     )
 
 
@@ -252,37 +299,47 @@ def _search_job(job: Job) -> Job:
 
 
 def _evaluated(job: Job, attack: Attack, progress: Callable[[int], None]) -> _Computed:
-    """Runs the attack of a job."""
-    keep_freed_memory()
-    cell, device = job.cell, torch.device(job.device)
-    examples = _examples(cell.dataset, job.data_dir, cell.n)
-    limit_threads(tuple(examples.images.shape[1:]))
-    if examples.sha256 != cell.data:
-        raise UserError(f"the images of {cell.dataset} have changed since the command began: give the command again")
-    folder = (job.store / SEARCHES if attack.minimal_norm else job.store) / PARTIAL_RESULTS / cell.id
-    evaluation = evaluate(
-        _model(job.checkpoint, json.dumps(job.loading), cell.checkpoint),
-        examples.images,
-        examples.labels,
-        attack=attack,
-        options=cell.evaluation_options,
-        context=RunContext(
-            device=device,
-            batch_size=job.batch_size,
-            earlier=None if job.previous is None else _outcomes_of(job.previous),
-            partial_results=PartialResults(folder, images=job.images is not None),
-            progress=progress,
-        ),
-    )
+    """Runs the attack of a job, or joins the batches of a job that was split."""
+    evaluation = evaluate(**_evaluation(job, attack, progress))
     return _Computed(
         outcomes=evaluation.outcomes,
         flags=evaluation.flags,
         forwards=evaluation.forwards,
         backwards=evaluation.backwards,
         seconds=evaluation.seconds,
-        device=device_name(device),
+        device=device_name(torch.device(job.device)),
+        precision=evaluation.precision,
         perturbed=evaluation.perturbed,
     )
+
+
+def _evaluation(job: Job, attack: Attack, progress: Callable[[int], None]) -> dict[str, Any]:
+    """The arguments of the evaluation of a job.
+
+    Raises:
+        UserError: The images have changed since the command began.
+    """
+    keep_freed_memory()
+    cell = job.cell
+    examples = _examples(cell.dataset, job.data_dir, cell.n)
+    limit_threads(tuple(examples.images.shape[1:]))
+    if examples.sha256 != cell.data:
+        raise UserError(f"the images of {cell.dataset} have changed since the command began: give the command again")
+    folder = (job.store / SEARCHES if attack.minimal_norm else job.store) / PARTIAL_RESULTS / cell.id
+    return {
+        "model": _model(job.checkpoint, json.dumps(job.loading), cell.checkpoint),
+        "images": examples.images,
+        "labels": examples.labels,
+        "attack": attack,
+        "options": cell.evaluation_options,
+        "context": RunContext(
+            device=torch.device(job.device),
+            batch_size=job.batch_size,
+            earlier=None if job.previous is None else _outcomes_of(job.previous),
+            partial_results=PartialResults(folder, images=job.images is not None),
+            progress=progress,
+        ),
+    }
 
 
 def _save_images(job: Job, computed: _Computed) -> None:
@@ -349,6 +406,11 @@ def _outcomes_of(job: Job) -> Outcomes:
     return Store(job.store).outcomes(job.cell.id)
 
 
+def _failure(job: Job, error: BaseException) -> Failure:
+    """The failure of a job, while its error is handled."""
+    return Failure(cell=job.cell, eps=job.eps, error=_reason(error), traceback=traceback.format_exc())
+
+
 def _publish_failure(store: Store, failure: Failure) -> Failure:
     store.publish_failure(failure)
     return failure
@@ -372,6 +434,7 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
         outcomes_sha256=hashlib.sha256(content).hexdigest(),
         mean=job.mean,
         std=job.std,
+        precision=computed.precision,
     )
     store.publish(result, content, replacing=job.replaces.get(job.cell.id))
     PartialResults(store.path / PARTIAL_RESULTS / job.cell.id, images=False).remove()

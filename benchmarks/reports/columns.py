@@ -78,6 +78,12 @@ class RowSource:
         return WORST_CASE if self.is_worst_case else self.cell.attack_label
 
     @property
+    def precision(self) -> str | None:
+        """The precision of the gradients; ``None`` without a result, and where the results differ."""
+        precisions = {result.precision for result in self.results}
+        return precisions.pop() if len(precisions) == 1 else None
+
+    @property
     def id(self) -> str:
         """The cell's hash; the hash of all cells' hashes for a worst case."""
         if not self.is_worst_case:
@@ -357,6 +363,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("des_high", "points", lambda row: row.of_efficiency("high")),
     Column("clean_accuracy_loss_within_interval", "yes/no", lambda row: row.of_efficiency("loss_within_interval")),
     Column("quick_look", "yes/no", lambda row: row.quick_look),
+    Column("precision", "text", lambda row: row.precision),
     Column(
         "certified_accuracy",
         "share",

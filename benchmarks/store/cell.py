@@ -101,9 +101,9 @@ class Cell(EvaluationOptions, _Evaluated):
 
     @property
     def attack_label(self) -> str:
-        """The attack's label, with a plus sign in a cascade, and with a precision other than float32."""
+        """The attack's label, with a plus sign in a cascade, and with a precision that the user chose."""
         attack = self.attack
-        if self.precision != "float32":
+        if self.precision != "tf32":
             parameters = {**attack.parameters, "precision": self.precision}
             attack = attack.model_copy(update={"parameters": parameters, "changed": (*attack.changed, "precision")})
         return f"+{attack.label}" if self.cascade else attack.label

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import secrets
@@ -23,14 +24,18 @@ except ImportError:
 
 __all__ = ["Leases"]
 
+_PART = "@"
+"""Stands between the name and the part in the name of a file."""
+
 _observed: dict[Path, tuple[tuple[bytes, int], float]] = {}
 """Leases of other processes: their content and modification time, and when this process saw them first (monotonic)."""
 
 
 class Leases:
-    """Leases of what is computed, a cell or a training: one file each in ``DIR/claims``.
+    """Leases of what is computed, a cell, a part of one or a training: one file each in ``DIR/claims``.
 
-    The holder renews the modification time of the file while it lives.
+    The holder renews the modification time of the file while it lives. Different processes may hold different parts; nobody
+    holds the whole while a part is held, or a part while the whole is held.
 
     A lease only saves work. Two processes can hold the same lease if a file system loses a file; both then compute the same
     result, and the store takes one of them. A lease expires when its process on this machine has ended, or when it was
@@ -49,11 +54,12 @@ class Leases:
         self._expires_after = expires_after
 
     @contextmanager
-    def hold(self, name: str) -> Iterator[bool]:
+    def hold(self, name: str, part: str | None = None) -> Iterator[bool]:
         """Takes the lease of what is computed for the body of a ``with``.
 
         Args:
             name: The cell's id or the training's key.
+            part: The part of it; ``None`` for the whole.
 
         Yields:
             Whether this process has the lease; ``False`` if another living process has it.
@@ -61,9 +67,9 @@ class Leases:
         Raises:
             UserError: The store cannot be written.
         """
-        path = self._folder / name
+        path = self._folder / (name if part is None else f"{name}{_PART}{part}")
         content = json.dumps({**_machine(), "process": os.getpid(), "token": secrets.token_hex(8)}).encode()
-        if not self._acquire(path, content):
+        if not self._acquire(path, content, name=name):
             yield False
             return
         ended = threading.Event()
@@ -77,12 +83,19 @@ class Leases:
             self._release(path, content)
 
     def holder(self, name: str) -> str | None:
-        """The process that holds the lease of what is computed, as text; ``None`` where there is none.
+        """The process that holds the lease of what is computed or of a part of it, as text; ``None`` where there is none.
 
         Args:
             name: The cell's id or the training's key.
         """
-        path = self._folder / name
+        for path in (self._folder / name, *self._parts(name)):
+            holder = self._holder_of(path)
+            if holder is not None:
+                return holder
+        return None
+
+    def _holder_of(self, path: Path) -> str | None:
+        """The process that holds the lease in a file, as text; ``None`` where there is none."""
         content = _read(path)
         if content is None or _process_has_ended(content):
             return None
@@ -97,15 +110,20 @@ class Leases:
         except (ValueError, KeyError, TypeError):
             return "a process"
 
-    def _acquire(self, path: Path, content: bytes) -> bool:
+    def _parts(self, name: str) -> list[Path]:
+        """The files of the leases of parts."""
+        return sorted(self._folder.glob(f"{glob.escape(name)}{_PART}*"))
+
+    def _acquire(self, path: Path, content: bytes, *, name: str) -> bool:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with self._locked():
-                current = _read(path)
-                if current is not None:
-                    if not self._has_expired(path, current):
+                whole = self._folder / name
+                for rival in (whole, *self._parts(name)) if path == whole else (whole, path):
+                    current = _read(rival)
+                    if current is not None and not self._has_expired(rival, current):
                         return False
-                    path.unlink(missing_ok=True)
+                    rival.unlink(missing_ok=True)
                 return _create(path, content)
         except OSError as error:
             raise UserError(

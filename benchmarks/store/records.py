@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.core.errors import UserError
 
@@ -42,6 +43,7 @@ class Result(BaseModel):
         outcomes_sha256: Of the ``.npz`` file with the outcomes of every image.
         mean: Mean of the normalization inside the model; ``None`` where it has none.
         std: Standard deviation of that normalization.
+        precision: The precision in which the gradients were computed; ``None`` in results of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +61,7 @@ class Result(BaseModel):
     outcomes_sha256: str
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    precision: Precision | None = None
 
     @property
     def was_skipped(self) -> bool:

@@ -380,6 +380,11 @@ def _repeat_hint(path: Path) -> str:
 
 def _read_cell_record(path: Path, kind: type[CellRecord]) -> CellRecord:
     record = read_record(path, kind, name=kind.__name__.lower(), hint=_repeat_hint(path))
-    if record.cell.id != path.name.partition(".")[0]:
+    cell_id = path.name.partition(".")[0]
+    if record.cell.id != cell_id:
+        # Earlier versions called the default precision, which is no part of a cell's hash, float32.
+        cell = record.cell.model_copy(update={"precision": "tf32"})
+        if (record.cell.precision, cell.id) == ("float32", cell_id):
+            return record.model_copy(update={"cell": cell})
         raise UserError(f"{path} has the cell {record.cell.id}: remove it, or restore its name")
     return record

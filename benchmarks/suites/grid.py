@@ -64,7 +64,7 @@ def attack_choices(entry: AttackEntry, *, named: Collection[str] = ()) -> list[A
                     limited=entry.norm is not None,
                     minimal_norm=attack.minimal_norm,
                     eot=entry.eot or "auto",
-                    in_bf16=attack.access == "gradients" and not attack.minimal_norm,
+                    any_precision=attack.access == "gradients" and not attack.minimal_norm,
                     surrogate=next(iter(surrogates.values()), None),
                     only_if=entry.only_if,
                 )

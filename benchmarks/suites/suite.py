@@ -34,7 +34,7 @@ class AttackChoice:
         norms: The norms that it supports, the preferred one first.
         minimal_norm: Whether it searches for the smallest perturbation.
         eot: Draws per gradient, ``"exact"``, ``"frozen"`` or ``"auto"``.
-        in_bf16: Whether its gradients may be computed in bf16: not for a minimal-norm attack, whose distances depend
+        any_precision: Whether the user chooses the precision of its gradients: not for a minimal-norm attack, whose distances depend
             on its own decisions.
         surrogate: The model whose gradients it follows in place of the attacked model's.
         limited: Whether the suite restricts its norms, so that it does not run in another one.
@@ -45,7 +45,7 @@ class AttackChoice:
     norms: tuple[Norm, ...]
     minimal_norm: bool
     eot: int | Literal["exact", "frozen", "auto"] = "auto"
-    in_bf16: bool = False
+    any_precision: bool = False
     surrogate: DefendedModel | None = None
     limited: bool = False
     only_if: OnlyIf | None = None
@@ -307,8 +307,8 @@ class Suite:
         shared = dict(self.options)
         repeats = 1 if self.accounting == "single-draw" else self.options.repeats
         shared["repeats"] = resolve_repeats(repeats, randomized=defended.randomized)
-        if not attack.in_bf16:
-            shared["precision"] = "float32"
+        if not attack.any_precision:
+            del shared["precision"]
         return Cell(
             dataset=self.dataset,
             data=examples.sha256,

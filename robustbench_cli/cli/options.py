@@ -21,7 +21,7 @@ from robustbench_cli.cli import console
 from robustbench_cli.cli.config_file import read_config
 from robustbench_cli.cli.help_page import PAGE, Option, epilog, option, variable, write_options
 from robustbench_cli.cli.option_sets import Decorator, OptionSet, collect
-from robustbench_cli.cli.param_types import BATCH_SIZE, DEVICE, EOT_TYPE, OneOf, as_written
+from robustbench_cli.cli.param_types import BATCH_SIZE, DEVICE, EOT_TYPE, GPUS, JOBS, OneOf, as_written
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.training.processes import Processes
 
@@ -32,6 +32,7 @@ __all__ = [
     "DEFAULT_STORE",
     "Command",
     "Common",
+    "ProcessArgs",
     "command",
     "computing",
     "computing_options",
@@ -42,6 +43,7 @@ __all__ = [
     "option_names",
     "output_file",
     "output_format",
+    "process_options",
     "repeats_option",
     "stores_or_default",
     "warn_of_fewer_images",
@@ -229,6 +231,75 @@ computing = computing_options(stores_results=True)
     @computing
     def attack(common: Common, eps: tuple[Eps, ...]) -> None: ...
 """
+
+
+@dataclass(frozen=True)
+class ProcessArgs:
+    """The processes of a command.
+
+    Attributes:
+        jobs: The number of processes; ``None`` where the user gave none.
+        gpus: The GPUs to run on; ``None`` where the user gave none.
+        per_gpu: The number of processes per GPU; ``None`` where the user gave none.
+        split: Whether several processes may compute one cell.
+    """
+
+    jobs: int | None
+    gpus: tuple[int, ...] | None
+    per_gpu: int | None
+    split: bool
+
+    def devices(self, common: Common) -> list[str]:
+        """A torch device for each process that is to be started on this machine; none where this process does all of it.
+
+        Args:
+            common: The options of the command.
+
+        Raises:
+            UserError: The options contradict each other, or this machine has no such device.
+        """
+        if self.per_gpu is not None and self.gpus is None:
+            raise UserError(
+                "--per-gpu is for --gpus, which says what GPUs there are: give --gpus 0,1 too, or --jobs N alone"
+            )
+        if self.jobs is not None and self.gpus is not None:
+            raise UserError(
+                "--jobs and --gpus both say how many processes there are: give one, or --gpus and --per-gpu"
+            )
+        if self.gpus is not None:
+            return [str(common.on(f"cuda:{gpu}").torch_device()) for _ in range(self.per_gpu or 1) for gpu in self.gpus]
+        return [str(common.torch_device())] * (self.jobs or 0)
+
+
+def process_options(*, split: bool) -> OptionSet:
+    """The options that say in which processes a command computes; they arrive as ``processes``, a :class:`ProcessArgs`.
+
+    Args:
+        split: Whether several processes may compute one cell by default.
+    """
+    options = (
+        option(
+            "--jobs",
+            type=JOBS,
+            group="Run",
+            help="Number of processes; auto: one per core.  [default: 1]",
+        ),
+        option("--gpus", type=GPUS, group="Run", help="GPUs to run on, such as 0,1: a process on each."),
+        option(
+            "--per-gpu",
+            type=click.IntRange(min=1),
+            group="Run",
+            help="Number of processes per GPU, with --gpus or Ray.  [default: 1]",
+        ),
+        option(
+            "--split/--no-split",
+            default=split,
+            show_default=True,
+            group="Run",
+            help="Let several processes share the images of one cell.",
+        ),
+    )
+    return OptionSet("processes", ProcessArgs, options)
 
 
 def stores_or_default(stores: Sequence[Path]) -> Sequence[Path]:

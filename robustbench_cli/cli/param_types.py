@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -20,6 +21,7 @@ __all__ = [
     "EOT_TYPE",
     "EPS",
     "GPUS",
+    "JOBS",
     "SETTING",
     "SHARD",
     "Decimal",
@@ -28,6 +30,7 @@ __all__ = [
     "Whole",
     "as_written",
     "decimal",
+    "usable_cores",
     "whole",
 ]
 
@@ -192,6 +195,28 @@ class _BatchSizeType(_AsNamed["int | None"]):
         return size
 
 
+class _JobsType(_AsNamed[int]):
+    """A number of processes; ``auto`` is one for each core that this process may use."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value == "auto":
+            return usable_cores()
+        try:
+            number = whole(str(value))
+        except ValueError:
+            number = 0
+        if number < 1:
+            self.fail(f"'{value}' is no number of processes: give 1, 2, ... or 'auto'", param, ctx)
+        return number
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class _DeviceType(_AsNamed[str]):
     name = "auto|cpu|cuda|cuda:N"
 
@@ -229,5 +254,6 @@ EOT_TYPE = _EotType()
 SETTING = _SettingType()
 BATCH_SIZE = _BatchSizeType()
 DEVICE = _DeviceType()
+JOBS = _JobsType()
 SHARD = _ShardType()
 GPUS = _GpusType()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Engine",
     "cache_for",
+    "in_processes",
     "job_options",
     "note_other_norms",
     "raise_failures",
@@ -63,6 +64,7 @@ def run_suite(
     *,
     devices: Sequence[str] = (),
     engine: Engine | None = None,
+    split: bool = False,
     select: Callable[[list[Job]], list[Job]] = lambda jobs: jobs,
     save_images: Path | None = None,
     output: Path | None = None,
@@ -74,6 +76,7 @@ def run_suite(
         config: The suite.
         devices: A device for each training process; none trains in this process.
         engine: Runs the jobs; this process where not given.
+        split: Whether several processes may compute one cell.
         select: Chooses the jobs to run.
         save_images: The folder for the adversarial images.
         output: The file for the table.
@@ -92,7 +95,7 @@ def run_suite(
         note_other_norms(planned)
         warn_of_unused_recipe(config, planned.models)
         _train(common, planned, devices)
-        jobs = planned.jobs(job_options(common, save_images))
+        jobs = planned.jobs(job_options(common, save_images, split=split))
         selected = select(jobs)
         _request(jobs, common.store)
         missing = _missing(selected, common.store)
@@ -105,12 +108,30 @@ def run_suite(
     raise_failures(failures)
 
 
-def job_options(common: Common, images: Path | None = None) -> JobOptions:
+def in_processes(devices: Sequence[str], *, timeout: float | None = None) -> Engine | None:
+    """What runs jobs in a process for each device.
+
+    Args:
+        devices: Torch devices.
+        timeout: Time limit per job, in seconds.
+
+    Returns:
+        ``None`` if there is no device, for this process.
+    """
+    if not devices:
+        return None
+    from robustbench_cli.benchmarks.execution.engines import processes
+
+    return partial(processes.run, devices=devices, timeout=timeout)
+
+
+def job_options(common: Common, images: Path | None = None, *, split: bool = False) -> JobOptions:
     """Where and how the jobs of a command run.
 
     Args:
         common: The options of the command.
         images: The folder for the adversarial images.
+        split: Whether several processes may compute one cell.
     """
     from robustbench_cli.benchmarks.execution.job import JobOptions
 
@@ -120,6 +141,7 @@ def job_options(common: Common, images: Path | None = None) -> JobOptions:
         data_dir=common.data_dir,
         device=str(common.torch_device()),
         batch_size=common.batch_size,
+        split=split,
     )
 
 
@@ -154,7 +176,8 @@ def _train(common: Common, planned: Plan, devices: Sequence[str]) -> None:
     trainings = planned.trainings
     if len(trainings) > 1:
         console.note(f"{len(trainings)} models to train")
-    if trainings and devices:
+    # A single model is trained here, if on the same device: a process would have to start first.
+    if devices and (len(trainings) > 1 or (trainings and devices[0] != str(common.torch_device()))):
         _train_in_processes(common, [training for _, training in trainings], devices)
     planned.train()
 

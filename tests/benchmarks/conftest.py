@@ -152,14 +152,21 @@ def jobs(tmp_path: Path, defended: DefendedModel) -> Callable[..., list[Job]]:
             choices.append(AttackChoice(spec=spec, norms=kind.norms, minimal_norm=kind.minimal_norm))
         norm = usual_norm([choice.norms for choice in choices])
         radii = [parse_eps(text) for text in eps]
-        suite = Suite(dataset="digits", n=ATTACKED, attacks=choices, norm=norm, eps=radii)
+        n = changes.get("n", ATTACKED)
+        suite = Suite(
+            dataset="digits", n=n, attacks=choices, norm=norm, eps=radii, cascade=changes.get("cascade", False)
+        )
         return expand(
             suite,
             [changes.get("subject", defended)],
-            examples=first_examples(load_dataset("digits").split("test"), ATTACKED),
+            examples=first_examples(load_dataset("digits").split("test"), n),
             usual_eps="0.15",
             options=JobOptions(
-                store=tmp_path / "store", data_dir=None, device="cpu", batch_size=changes.get("batch_size")
+                store=tmp_path / "store",
+                data_dir=None,
+                device="cpu",
+                batch_size=changes.get("batch_size"),
+                split=changes.get("split", False),
             ),
         )
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from robustbench_cli.benchmarks.devices import (
     automatic_batch_size,
     current,
     limit_threads,
-    share_memory,
     threads,
+    use_share,
+    worker_environment,
 )
 
 
@@ -22,7 +24,10 @@ from robustbench_cli.benchmarks.devices import (
         ("cpu", (1, 8, 8), 784),
         ("cpu", (1, 28, 28), 64),
         ("cpu", (3, 28, 28), 64),
-        ("cpu", (3, 224, 224), 1),
+        ("cpu", (3, 64, 64), 12),
+        ("cpu", (3, 224, 224), 8),
+        ("cpu", (3, 512, 512), 2),
+        ("cpu", (3, 5000, 5000), 1),
         ("cuda", (1, 8, 8), 4096),
         ("cuda", (3, 32, 32), 4096),
         ("cuda", (3, 224, 224), 83),
@@ -30,7 +35,7 @@ from robustbench_cli.benchmarks.devices import (
     ],
 )
 def test_the_batch_size_fits_the_device(kind: str, shape: tuple[int, int, int], size: int) -> None:
-    """64 images of 28 x 28 on a CPU, 4096 of 32 x 32 on a GPU, as many pixels of other sizes; at least one image."""
+    """64 images of 28 x 28 on a CPU, 4096 of 32 x 32 on a GPU, as many pixels of other sizes; at least a few images."""
     assert automatic_batch_size(torch.device(kind), shape) == size
 
 
@@ -102,14 +107,49 @@ def test_a_cuda_device_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(
     ("device", "processes", "expected"),
-    [("cuda:1", 3, [(0.3, torch.device("cuda:1"))]), ("cuda:1", 1, []), ("cpu", 3, [])],
+    [
+        ("cuda:1", 3, [("device", 1), ("share", 0.3, 1)]),
+        ("cuda:1", 1, [("device", 1)]),
+        ("cuda", 2, [("device", 0), ("share", 0.45, 0)]),
+        ("cpu", 3, [("threads", 2)]),
+        ("cpu", 30, [("threads", 1)]),
+    ],
 )
-def test_processes_share_a_devices_memory(
-    monkeypatch: pytest.MonkeyPatch, device: str, processes: int, expected: list[tuple[float, torch.device]]
+@pytest.mark.parametrize("chosen", [False, True])
+def test_processes_share_a_device(
+    monkeypatch: pytest.MonkeyPatch, device: str, processes: int, expected: list[object], chosen: bool
 ) -> None:
-    """Where one alone is on it, it may take all; together they never take more than there is."""
-    told: list[tuple[float, torch.device]] = []
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, of: told.append((share, of)))
-    share_memory(torch.device(device), processes)
-    assert [of for _, of in told] == [of for _, of in expected]
-    assert [share for share, _ in told] == pytest.approx([share for share, _ in expected])
+    """The device comes first, so that CUDA starts on no other; a process alone on it may take all of its memory.
+
+    The threads are those that the user has chosen, if so.
+    """
+    calls: list[object] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda of: calls.append(("device", of.index)))
+    monkeypatch.setattr(
+        torch.cuda,
+        "set_per_process_memory_fraction",
+        lambda share, of: calls.append(("share", pytest.approx(share), of.index)),
+    )
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: calls.append(("threads", number)))
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    if chosen:
+        monkeypatch.setenv("MKL_NUM_THREADS", "5")
+    use_share(torch.device(device), processes)
+    assert calls == ([] if chosen and device == "cpu" else expected)
+
+
+@pytest.mark.parametrize("variable", [None, "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+def test_worker_processes_get_segments_that_grow(monkeypatch: pytest.MonkeyPatch, variable: str | None) -> None:
+    """Unless the user has set the allocator; and this process does not."""
+    names = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    if variable is not None:
+        monkeypatch.setenv(variable, "backend:native")
+    before = dict(os.environ)
+    with worker_environment():
+        settings = [os.environ[name] for name in names if name in os.environ]
+        assert settings == ["expandable_segments:True" if variable is None else "backend:native"]
+    assert dict(os.environ) == before

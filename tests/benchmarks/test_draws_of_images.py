@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.cw import CW
 from robustbench_cli.attacks.fgsm import FGSM
 from robustbench_cli.attacks.hopskipjump import HopSkipJump
@@ -18,6 +19,7 @@ from robustbench_cli.attacks.square import Square
 from robustbench_cli.benchmarks.evaluation.evaluate import Evaluation, evaluate, predict
 from robustbench_cli.benchmarks.evaluation.statistics import images_interval, passes_interval
 from robustbench_cli.benchmarks.models.base.build import build_model
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.gaussian_noise import GaussianNoise
 from robustbench_cli.defenses.hrs import HRS
@@ -130,6 +132,78 @@ def test_no_pass_has_more_rows_than_the_batch_size(attack: Any, batch_size: int)
         rows.clear()
         evaluate(Counting(model), IMAGES[:6], LABELS[:6], attack=attack, eps=0.1, batch_size=batch_size)
         assert max(rows) <= batch_size
+
+
+class Limited(nn.Module):
+    """Runs out of memory with more than a number of rows."""
+
+    def __init__(self, model: nn.Module, rows: int) -> None:
+        super().__init__()
+        self.model, self.rows = model, rows
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        logits: Tensor = self.model(images)
+        return logits
+
+
+class TwoWeights(nn.Module):
+    """Each row draws one of two linear models, which can be enumerated."""
+
+    number_of_draws = 2
+    cost_of_all_draws = 2.0
+
+    def all_draws(self, images: Tensor) -> Tensor:
+        if 2 * len(images) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.stack([images.flatten(1) @ weight for weight in (WEIGHT, WEIGHT.flip(0))])
+
+    def forward(self, images: Tensor) -> Tensor:
+        chosen = torch.randint(2, (len(images), 1))
+        rows = images.flatten(1)
+        return torch.where(chosen == 0, rows @ WEIGHT, rows @ WEIGHT.flip(0))
+
+
+@pytest.mark.parametrize(
+    ("model", "rows"),
+    [
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(64, 4)), 1),
+        (NoiseLayer(), 1),
+        (NoiseLayer(), 5),
+        # Three rows show that they share the draws.
+        (NoisyWeights(), 3),
+        (SomeRows(), 1),
+    ],
+    ids=["deterministic", "row", "five rows", "pass", "alone"],
+)
+def test_little_memory_changes_nothing(model: nn.Module, rows: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Every probe, pass and check halves its batch until it fits; flags and outcomes are those of much memory."""
+
+    def run(model: nn.Module) -> Evaluation:
+        return evaluate(model, IMAGES[:9], LABELS[:9], attack=PGD(steps=3), eps=0.05, eot=3, repeats=4)
+
+    whole, small = run(Limited(model, 10**6)), run(Limited(model, rows))
+    assert small.flags == whole.flags
+    assert np.array_equal(small.outcomes.clean, whole.outcomes.clean)
+    assert np.array_equal(small.outcomes.perturbed, whole.outcomes.perturbed)
+    torch.testing.assert_close(small.perturbed, whole.perturbed, rtol=0, atol=1e-4)
+    assert len([message for message in caplog.messages if "the batch size is halved" in message]) == 1
+
+
+def test_draws_are_enumerated_in_batches_that_fit() -> None:
+    """All draws of at most two images fit."""
+    assert MeasuredModel(TwoWeights(), IMAGES).cost_of_all_draws == 2
+    result = evaluate(TwoWeights(), IMAGES[:9], LABELS[:9], attack=PGD(steps=3), eps=0.05, eot="exact", repeats=4)
+    assert not {*result.flags} & {"check-failed", "other-draws"}
+
+
+def test_a_model_of_which_no_row_fits_is_one_line() -> None:
+    """A smaller batch size would not help, and the line does not recommend it."""
+    with pytest.raises(
+        UserError, match=r"^out of memory with a batch of one image: give another --device \(OutOf.*\)$"
+    ):
+        evaluate(Limited(NoiseLayer(), 0), IMAGES, LABELS, attack=PGD(steps=3), eps=0.05)
 
 
 @pytest.mark.parametrize(

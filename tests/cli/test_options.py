@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,3 +224,46 @@ def test_too_many_images_are_a_warning(
     )
     line = "advdef: warning: --n 600: digits has 500 test images, and all of them are used\n"
     assert advdef("counting", *given).err == (line if warns else "")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((), [[], False]),
+        (("--jobs", "2"), [["cpu", "cpu"], False]),
+        (("--jobs", "1", "--split"), [["cpu"], True]),
+        (("--gpus", "1,0"), [["cuda:1", "cuda:0"], False]),
+        (("--gpus", "0,2", "--per-gpu", "2", "--split"), [["cuda:0", "cuda:2"] * 2, True]),
+    ],
+)
+def test_processes_have_their_devices(
+    advdef: Callable[..., Any],
+    add_command: Callable[[str, str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    given: tuple[str, ...],
+    expected: list[object],
+) -> None:
+    """A CPU for each job, or a GPU for each of the processes on it; this process where nothing is said."""
+    add_command(
+        "spread",
+        """
+        import json
+        from robustbench_cli.cli import console
+        from robustbench_cli.cli.options import command, computing, process_options
+        @command("spread")
+        @process_options(split=False)
+        @computing
+        def spread(common, processes):
+            console.report(json.dumps([processes.devices(common), processes.split]))
+        """,
+    )
+    monkeypatch.setattr("torch.cuda.is_available", lambda: "--gpus" in given)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert json.loads(advdef("spread", *given).out) == expected
+    for wrong, message in (
+        (("--jobs", "2", "--gpus", "0"), "--jobs and --gpus both say how many processes there are"),
+        (("--jobs", "2", "--per-gpu", "2"), "--per-gpu is for --gpus"),
+    ):
+        ended = advdef("spread", *wrong)
+        assert ended.code == 2
+        assert message in ended.err

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from robustbench_cli.cli.options import Command
-from robustbench_cli.cli.param_types import BATCH_SIZE, DEVICE, EOT_TYPE, EPS
+from robustbench_cli.cli.param_types import BATCH_SIZE, DEVICE, EOT_TYPE, EPS, JOBS
 
 KINDS: dict[str, Any] = {
     "range": click.IntRange(min=1),
@@ -15,6 +15,7 @@ KINDS: dict[str, Any] = {
     "share": click.FloatRange(min=0, min_open=True),
     "number": float,
     "batch": BATCH_SIZE,
+    "jobs": JOBS,
     "eot": EOT_TYPE,
     "eps": EPS,
 }
@@ -59,3 +60,13 @@ def test_a_devices_number_is_plain_too(words: str) -> None:
     """Only digits count devices."""
     with pytest.raises(click.BadParameter, match="is no device"):
         DEVICE.convert(words, None, None)
+
+
+def test_auto_is_a_process_for_each_core_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cores of this process, which may be fewer than those of the machine; of the machine where a system does not say."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {1, 4, 5}, raising=False)
+    assert [read("jobs", text) for text in ("auto", "2")] == [3, 2]
+    assert isinstance(read("jobs", "0"), click.BadParameter)
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    assert read("jobs", "auto") == 6

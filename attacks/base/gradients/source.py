@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +15,12 @@ from robustbench_cli.attacks.base.gradients.zero_gradients import ZeroGradients
 from robustbench_cli.attacks.base.losses import Loss, slope_and_value
 from robustbench_cli.attacks.base.models.decision import can_reject, decisions
 from robustbench_cli.attacks.base.models.passes import BatchSize
-from robustbench_cli.attacks.base.models.precision import full_float32
+from robustbench_cli.attacks.base.models.precision import Precision, full_float32, gradient_precision
 from robustbench_cli.attacks.base.models.probes import EDGE_OFFSET
 from robustbench_cli.attacks.base.models.row_draws import row_keys
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["GradientSource", "PassOptions", "Precision"]
-
-Precision = Literal["float32", "bf16"]
-"""The floating-point type of the passes of a gradient."""
-
+__all__ = ["GradientSource", "PassOptions"]
 
 _RECENT = 8
 """The number of points in :attr:`GradientSource.recent_points`."""
@@ -37,10 +33,9 @@ class PassOptions(TypedDict, total=False):
         targeted: Whether the labels of :meth:`GradientSource.gradient` are the classes to reach. Default: no.
         batch_size: The largest number of rows (images times draws) that pass through the model at once; ``None``, the
             default, for no limit. A :class:`BatchSize` is shared with other code that runs the model.
-        precision: With ``"bf16"``, gradients and the logits that come with them are computed in bfloat16 where that is
-            faster (autocast). Their margins are rounded more coarsely (see
-            :func:`~robustbench_cli.attacks.base.losses.rounding`), so a success must be confirmed by
-            :meth:`GradientSource.logits`, which are always in float32. Default: ``"float32"``.
+        precision: The precision of gradients and of the logits that come with them. In ``"bf16"`` their margins are
+            rounded more coarsely (see :func:`~robustbench_cli.attacks.base.losses.rounding`), so a success must be
+            confirmed by :meth:`GradientSource.logits`, which are always in full float32. Default: ``"tf32"``.
         inside: Called before each gradient: whether to take it slightly inside the box; see
             :func:`~robustbench_cli.attacks.base.models.probes.cut_at_edges`. Default: never.
         graphs: Whether a GPU repeats the passes of a deterministic model as CUDA graphs; the model must keep its
@@ -68,8 +63,6 @@ class GradientSource(ABC):
         exhaustive: Whether these are all draws of the model.
         forwards: Images in forward passes so far, times the cost of their draws.
         backwards: The same for backward passes.
-        full_precision: Whether a GPU computes the logits that come with a gradient in full float32, because they decide
-            how small a perturbation may be.
         recent_points: ``(n, C, H, W)``, n up to 8: some of the points of the latest gradient whose query number is a power
             of 2; ``None`` before the first.
         noise: Measures how much a logit changes with the batch, see
@@ -86,14 +79,13 @@ class GradientSource(ABC):
         self.targeted = options.get("targeted", False)
         batch_size = options.get("batch_size")
         self.size = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
-        self.precision: Precision = options.get("precision", "float32")
+        self.precision: Precision = options.get("precision", "tf32")
         self._inside = options.get("inside", lambda: False)
         self._seed = 0
         self._indices: Tensor | None = None
         self._queries = 0
         self.forwards = 0.0
         self.backwards = 0.0
-        self.full_precision = False
         self.recent_points: Tensor | None = None
         self.noise: Callable[[], float] | None = None
         self._zero_gradients = ZeroGradients(targeted=self.targeted)
@@ -267,7 +259,7 @@ class GradientSource(ABC):
         keys, query = self._keys(images, rows, copies), self._next_query()
         if query & (query - 1) == 0:
             self.recent_points = images[:: max(1, len(images) // _RECENT)][:_RECENT].clone()
-        with full_float32(images.device) if self.full_precision else nullcontext():
+        with gradient_precision(self.precision, images.device):
             passes = self.size.retry_smaller(
                 len(images) * self.cost, lambda: self._differentiate_slices(images, labels, loss, keys, query)
             )

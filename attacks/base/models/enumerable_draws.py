@@ -42,14 +42,14 @@ def cost_of_all_draws(model: nn.Module, images: Tensor, *, size: BatchSize | Non
     Args:
         model: In ``eval()`` mode.
         images: ``(N, C, H, W)`` in [0, 1], N >= 1; the first two are used.
-        size: The batch size of single draws; :meth:`EnumerableDraws.all_draws` runs as one batch.
+        size: The batch size; all draws of one image always run as one batch.
 
     Returns:
         Forward passes of one draw; ``None`` if the model cannot enumerate its draws.
     """
     if not isinstance(model, EnumerableDraws) or enumeration_is_wrong(model, images, size=size):
         return None
-    first, second = (_all_draws(model, images[:2]) for _ in range(2))
+    first, second = (_all_draws(model, images[:2], size or BatchSize()) for _ in range(2))
     same = bool((_difference(first, second) <= rounding(first).unsqueeze(-1)).all())
     return model.cost_of_all_draws if same else None
 
@@ -77,7 +77,7 @@ def enumeration_is_wrong(model: nn.Module, images: Tensor, *, size: BatchSize | 
     if not isinstance(model, EnumerableDraws):
         return False
     size = size or BatchSize()
-    enumerated = _all_draws(model, images[:1])[:, 0]
+    enumerated = _all_draws(model, images[:1], size)[:, 0]
     number = min(_MAX_SAMPLES, max(32, 4 * len(enumerated)))
     sampled = logits_of(model, images[:1].expand(number, *images.shape[1:]), size)
     tolerance = 2 * (rounding(sampled) + rounding(enumerated).amax(0))
@@ -99,6 +99,12 @@ def _difference(first: Tensor, second: Tensor) -> Tensor:
     return (first - second).abs().nan_to_num(0, posinf=torch.inf)
 
 
-def _all_draws(model: EnumerableDraws, images: Tensor) -> Tensor:
-    with full_float32(images.device):
-        return model.all_draws(images.clone())
+def _all_draws(model: EnumerableDraws, images: Tensor, size: BatchSize) -> Tensor:
+    cost = model.cost_of_all_draws
+
+    def compute() -> Tensor:
+        with full_float32(images.device):
+            parts = size.slices(len(images), cost=cost)
+            return torch.cat([model.all_draws(images[part].clone()) for part in parts], dim=1)
+
+    return size.retry_smaller(len(images) * cost, compute)

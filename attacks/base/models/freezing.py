@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.rng import preserve_generators
-from robustbench_cli.core.errors import is_out_of_memory, one_line
+from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
 
 __all__ = ["frozen", "frozen_on", "move", "override_layers"]
 
@@ -39,10 +40,17 @@ def override_layers(model: nn.Module, kind: type[nn.Module], **values: Any) -> I
             setattr(layer, name, value)
 
 
-def move(model: nn.Module, device: torch.device, images: Tensor) -> torch.memory_format:
-    """Moves a model to a device in place, with channels-last weights if it runs with them.
+def move(
+    model: nn.Module,
+    device: torch.device,
+    images: Tensor,
+    *,
+    layout: torch.memory_format = torch.channels_last,
+    size: BatchSize | None = None,
+) -> torch.memory_format:
+    """Moves a model to a device in place, with its weights in a memory layout if it runs with them.
 
-    Convolutions are fastest in the channels-last layout. A model that reshapes its features by ``view`` may not run in
+    Most convolutions are fastest in the channels-last layout. A model that reshapes its features by ``view`` may not run in
     it. Such a model keeps its own layout, which is logged.
 
     Args:
@@ -50,41 +58,57 @@ def move(model: nn.Module, device: torch.device, images: Tensor) -> torch.memory
         device: The target device.
         images: ``(N, C, H, W)`` in [0, 1], N >= 1, on any device, for a trial pass. A batch of one image does not
             reveal every layout problem.
+        layout: The layout of the weights.
+        size: The batch size; halved where the memory is too small for the trial pass.
 
     Returns:
         The layout in which the model runs.
     """
     model.to(device)
-    tensors = _tensors(model)
-    model.to(memory_format=torch.channels_last)
+    tensors, rows = _tensors(model), size or BatchSize()
+
+    def trial_pass() -> None:
+        part = images[: rows.rows].detach()
+        # A model may write into its input, so it gets a copy.
+        leaf = part.to(device, copy=True, memory_format=layout).requires_grad_()
+        model(leaf.clone())
+
     try:
+        model.to(memory_format=layout)
         with frozen(model), torch.enable_grad(), preserve_generators():
-            # A model may write into its input, so it gets a copy.
-            rows = images.detach().to(device, copy=True, memory_format=torch.channels_last)
-            model(rows.requires_grad_().clone())
-    except RuntimeError as error:
+            rows.retry_smaller(len(images), trial_pass)
+    except (RuntimeError, UserError) as error:
         tensors.restore()
         if not is_out_of_memory(error):
             _logger.info("%s stays in its own memory layout: %s", type(model).__name__, one_line(error))
         return torch.contiguous_format
-    return torch.channels_last
+    return layout
 
 
 @contextmanager
-def frozen_on(model: nn.Module, device: torch.device, images: Tensor) -> Iterator[torch.memory_format]:
+def frozen_on(
+    model: nn.Module,
+    device: torch.device,
+    images: Tensor,
+    *,
+    layout: torch.memory_format = torch.channels_last,
+    size: BatchSize | None = None,
+) -> Iterator[torch.memory_format]:
     """:func:`Moves <move>` a model to a device and freezes it, and restores everything afterwards.
 
     Args:
         model: The model to attack.
         device: The device of the attack.
         images: See :func:`move`.
+        layout: See :func:`move`.
+        size: See :func:`move`.
 
     Yields:
         The layout in which the model runs.
     """
     tensors = _tensors(model)
     try:
-        layout = move(model, device, images)
+        layout = move(model, device, images, layout=layout, size=size)
         with frozen(model):
             yield layout
     finally:

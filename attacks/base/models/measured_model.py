@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.draws import Draws, EOTChoice, resolve_eot
 from robustbench_cli.attacks.base.gradients.eot import gradient_source
-from robustbench_cli.attacks.base.gradients.source import GradientSource, Precision
+from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.models.enumerable_draws import cost_of_all_draws
 from robustbench_cli.attacks.base.models.logit_noise import lazy_noise
 from robustbench_cli.attacks.base.models.passes import BatchSize, single_pass
-from robustbench_cli.attacks.base.models.probes import cut_at_edges, is_randomized
+from robustbench_cli.attacks.base.models.precision import Precision
+from robustbench_cli.attacks.base.models.probes import cut_at_edges, fails_in_bf16, is_randomized
 from robustbench_cli.attacks.base.models.row_draws import RowDraws
 
 __all__ = ["MeasuredModel"]
@@ -46,7 +47,10 @@ class MeasuredModel:
     @cached_property
     def row_draws(self) -> RowDraws | None:
         """Ties the draws to images; ``None`` for a deterministic model."""
-        return RowDraws(self.model, self.images, batch_size=self.size.rows) if self.randomized else None
+        if not self.randomized:
+            return None
+        # It passes three rows at once.
+        return self.size.retry_smaller(3, lambda: RowDraws(self.model, self.images, batch_size=self.size.rows))
 
     @property
     def rows_share_draws(self) -> bool:
@@ -62,6 +66,11 @@ class MeasuredModel:
     def cut_at_edges(self) -> bool:
         """See :func:`~robustbench_cli.attacks.base.models.probes.cut_at_edges`."""
         return cut_at_edges(self.model, self.images, size=self.size)
+
+    @cached_property
+    def fails_in_bf16(self) -> bool:
+        """See :func:`~robustbench_cli.attacks.base.models.probes.fails_in_bf16`."""
+        return fails_in_bf16(self.model, self.images, size=self.size)
 
     def of_copy(self, model: nn.Module) -> MeasuredModel:
         """The same measurements for a copy of the model, without any pass through it."""
@@ -95,7 +104,7 @@ class MeasuredModel:
         return resolve_eot(choice, randomized=self.randomized, cost_of_all_draws=self.cost_of_all_draws)
 
     def source(
-        self, eot: EOTChoice, *, seed: int = 0, targeted: bool = False, precision: Precision = "float32"
+        self, eot: EOTChoice, *, seed: int = 0, targeted: bool = False, precision: Precision = "tf32"
     ) -> GradientSource:
         """A gradient source of this model; see :func:`~robustbench_cli.attacks.base.gradients.eot.gradient_source`.
 
@@ -103,11 +112,16 @@ class MeasuredModel:
             eot: The draws per gradient; see :meth:`eot`.
             seed: The seed of the frozen draw.
             targeted: Whether labels are the classes to reach.
-            precision: The precision of gradients.
+            precision: The precision of gradients. A model that fails in bf16 gets TF32, with a warning; a
+                CPU has no TF32.
 
         Raises:
             UserError: ``eot`` is ``"exact"``, and the randomized model cannot enumerate its draws.
         """
+        if precision == "bf16" and self.fails_in_bf16:
+            precision = "tf32"
+        if precision == "tf32" and self.images.device.type == "cpu":
+            precision = "float32"
         source = gradient_source(
             self.model,
             eot=self.eot(eot),
@@ -120,7 +134,7 @@ class MeasuredModel:
             inside=lambda: self.cut_at_edges,
             graphs=True,
         )
-        if precision == "float32":
+        if precision != "bf16":
             # In bf16, the logits that come with a gradient are rounded to their type, which rounding() knows.
             source.noise = lazy_noise(source, self.images)
         return source

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.models.precision import full_float32
-from robustbench_cli.core.errors import UserError, is_out_of_memory
+from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
 
 __all__ = ["BatchSize", "as_rows", "logits_of", "single_pass"]
 
@@ -58,14 +58,21 @@ class BatchSize:
 
         Returns:
             The result of the first call that fits the memory.
+
+        Raises:
+            UserError: Not even one row fits.
         """
         while True:
             try:
                 return compute()
             except RuntimeError as error:
                 tried = math.ceil(rows) if self.rows is None else min(self.rows, math.ceil(rows))
-                if not is_out_of_memory(error) or tried <= 1:
+                if not is_out_of_memory(error):
                     raise
+                if tried <= 1:
+                    raise UserError(
+                        f"out of memory with a batch of one image: give another --device ({one_line(error)})"
+                    ) from error
             self.rows = tried // 2
             if not self._warned:
                 _logger.warning("out of memory with a batch of %d rows: the batch size is halved until it fits", tried)

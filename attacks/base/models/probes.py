@@ -1,7 +1,8 @@
-"""Probes of a model before an attack: is it randomized, and does its gradient vanish at the edges of the box?"""
+"""Probes of a model before an attack: randomness, gradients at the edges of the box, and bfloat16."""
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from typing import Any
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.models.passes import BatchSize, logits_of, single_pass
 from robustbench_cli.attacks.base.rng import seeded
+from robustbench_cli.core.errors import is_out_of_memory, one_line
 
-__all__ = ["EDGE_OFFSET", "cut_at_edges", "is_randomized"]
+__all__ = ["EDGE_OFFSET", "cut_at_edges", "fails_in_bf16", "is_randomized"]
 
+_logger = logging.getLogger(__name__)
 
 EDGE_OFFSET = 1e-6
 """Distance from 0 and 1 at which a pixel counts as inside the box: above float32 rounding, too small to change logits."""
@@ -56,6 +59,40 @@ def _pixels_with_slope(model: nn.Module, images: Tensor) -> Tensor:
         weights = torch.arange(1, logits.shape[1] + 1, device=logits.device)
         (logits * weights).sum().backward()
     return torch.zeros_like(images, dtype=torch.bool) if leaf.grad is None else leaf.grad != 0
+
+
+def fails_in_bf16(model: nn.Module, images: Tensor, *, size: BatchSize | None = None) -> bool:
+    """Whether a model raises an error or gives NaN or +inf in bfloat16, which is logged.
+
+    Args:
+        model: In ``eval()`` mode, whose logits are numbers in float32.
+        images: ``(N, C, H, W)`` in [0, 1], N >= 1; the first eight are used.
+        size: The batch size.
+    """
+    probe, rows = images[:8], size or BatchSize()
+
+    def reason() -> str:
+        for part in rows.slices(len(probe)):
+            leaf = probe[part].detach().requires_grad_()
+            try:
+                with torch.enable_grad(), torch.autocast(leaf.device.type, torch.bfloat16):
+                    logits = single_pass(model, leaf)
+                if logits.requires_grad:
+                    logits.sum().backward()
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                return one_line(error)
+            # A logit of -inf masks a class.
+            if not bool((logits < torch.inf).all()):
+                return "its logits are NaN or infinite"
+        return ""
+
+    with seeded(0):
+        failure = rows.retry_smaller(len(probe), reason)
+    if failure:
+        _logger.warning("%s fails in bf16, so its gradients are not computed in it: %s", type(model).__name__, failure)
+    return bool(failure)
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ from robustbench_cli.attacks.base.rng import (
     seed_generators,
     uniform_from,
 )
-from robustbench_cli.core.errors import one_line
+from robustbench_cli.core.errors import is_out_of_memory, one_line
 
 __all__ = ["RowDraws", "Unit", "draw_keys", "row_keys"]
 
@@ -215,6 +215,8 @@ def _classify(model: nn.Module, images: Tensor, batch_size: int | None) -> list[
                 [_recorded(model, images[:1].repeat(count, 1, 1, 1)) for _ in range(_PASSES)] for count in (2, 3)
             )
     except _MODEL_ERRORS as error:
+        if is_out_of_memory(error) and batch_size != 1:
+            raise
         _logger.warning(
             "%s fails on a batch of two or three images, so each image passes through it alone: %s",
             type(model).__name__,

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 
 import torch
 
-from robustbench_cli.benchmarks.devices import share_memory
+from robustbench_cli.benchmarks.devices import use_share, worker_environment
 from robustbench_cli.benchmarks.execution.engines.schedule import JOB_PAUSE, Schedule
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.worker import work_if_free
@@ -25,9 +25,16 @@ __all__ = ["run"]
 _GRACE = 10
 """Seconds that an idle process may take to end."""
 
-_Message = int | Result | Failure | UserError | None
-"""A process's message about its job: images done, its result or failure, a store that cannot be used, or ``None`` if another
-process holds its lease."""
+_KILLED = "its process was killed, perhaps out of memory: give a smaller --batch-size"
+
+
+class _Killed:
+    """The message that a process no longer exists."""
+
+
+_Message = int | Result | Failure | UserError | _Killed | None
+"""A process's message about its job: images done, its result or failure, a store that cannot be used, its end, or ``None`` if
+other processes hold the leases of all that is left."""
 
 
 def run(
@@ -40,51 +47,140 @@ def run(
 ) -> None:
     """Runs jobs; a job that fails, kills its process or takes too long does not stop the others.
 
+    An idle process for which no job is left helps with one that is split. The batch of a process that was killed is attacked
+    once more by another one.
+
     Args:
         jobs: In the order in which they should run.
         devices: A torch device for each process; several processes may share a device.
         finished: Called with each job's stored result or failure.
-        progress: Called during a job with the number of images done, first with 0.
+        progress: Called during a job with the number of images done, first with 0 unless the job is split.
         timeout: Time limit per job, in seconds.
 
     Raises:
         UserError: The store cannot be read or written.
     """
-    schedule = Schedule(jobs)
     sharing = Counter(devices)
-    processes = [_Process(device, timeout, sharing=sharing[device]) for device in devices]
+    processes = [_Process(device, sharing=sharing[device]) for device in devices]
+    running = _Run(Schedule(jobs, helpers=True), processes, _TimeLimit(timeout), finished, progress)
     try:
-        while schedule:
-            for process in processes:
-                if process.job is None and (job := schedule.take()) is not None:
-                    process.start(job)
-            for job, message in _messages(processes):
-                if isinstance(message, int):
-                    progress(job, message)
-                elif message is None:
-                    schedule.postpone(job)
-                elif isinstance(message, UserError):
-                    raise message
-                else:
-                    schedule.settle(job)
-                    finished(job, message)
+        while running.schedule:
+            running.start_jobs()
+            for job, message in running.messages():
+                running.handle(job, message)
     finally:
         for process in processes:
             process.end()
 
 
-def _messages(processes: Sequence[_Process]) -> Iterator[tuple[Job, _Message]]:
-    """The next messages of the processes, each with its job."""
-    busy = {process.connection: process for process in processes if process.job is not None}
-    if not busy:
-        # Other processes are computing all that is left.
-        time.sleep(JOB_PAUSE)
-    ready = wait(list(busy), JOB_PAUSE)
-    for connection, process in busy.items():
-        if connection in ready:
-            yield process.receive()
-        elif process.is_late():
-            yield process.fail(f"time limit of {process.timeout:g} s exceeded: raise --timeout, or use fewer images")
+class _Run:
+    """The jobs of a run and the processes that compute them.
+
+    Args:
+        schedule: The jobs.
+        processes: The processes.
+        limit: The time limit per job.
+        finished: See :func:`run`.
+        progress: See :func:`run`.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        processes: Sequence[_Process],
+        limit: _TimeLimit,
+        finished: Callable[[Job, Result | Failure], None],
+        progress: Callable[[Job, int], None],
+    ) -> None:
+        self.schedule = schedule
+        self._processes = processes
+        self._limit = limit
+        self._finished = finished
+        self._progress = progress
+        self._lost: Counter[str] = Counter()
+
+    def start_jobs(self) -> None:
+        """Gives each idle process a job, as long as there is one."""
+        for process in self._processes:
+            if process.job is None and (job := self.schedule.take()) is not None:
+                process.start(job)
+
+    def messages(self) -> Iterator[tuple[Job, _Message]]:
+        """The next messages of the processes, each with its job."""
+        busy = {process.connection: process for process in self._processes if process.job is not None}
+        if not busy:
+            # Other processes are computing all that is left.
+            time.sleep(JOB_PAUSE)
+        ready = wait(list(busy), JOB_PAUSE)
+        for connection, process in busy.items():
+            job = process.job
+            # An earlier message may have ended the process.
+            if job is not None and connection in ready:
+                yield process.receive()
+            elif job is not None and self._limit.is_over(job):
+                process.end()
+                reason = f"time limit of {self._limit.seconds:g} s exceeded: raise --timeout, or use fewer images"
+                yield job, _published_failure(job, reason)
+
+    def handle(self, job: Job, message: _Message) -> None:
+        """Does what a message asks for.
+
+        Raises:
+            UserError: The message says that the store cannot be used.
+        """
+        if isinstance(message, UserError):
+            raise message
+        if message is None:
+            self.schedule.postpone(job)
+        elif isinstance(message, _Killed):
+            self._lost[job.cell.id] += 1
+            if job.split and self._lost[job.cell.id] == 1:
+                # Its batches are stored but for one, which another process attacks.
+                self.schedule.postpone(job)
+            else:
+                self._settle(job, _published_failure(job, _KILLED))
+        elif not isinstance(message, int):
+            self._settle(job, message)
+        elif not self.schedule.is_settled(job):
+            self._limit.begin(job)
+            self._progress(job, message)
+
+    def _settle(self, job: Job, outcome: Result | Failure) -> None:
+        if self.schedule.settle(job):
+            self._finished(job, outcome)
+        if isinstance(outcome, Failure):
+            # What other processes still compute of the job is of no use.
+            for process in self._processes:
+                if process.job is not None and process.job.cell.id == job.cell.id:
+                    process.end()
+
+
+def _published_failure(job: Job, reason: str) -> Failure:
+    """Stores that a job failed."""
+    failure = Failure(cell=job.cell, eps=job.eps, error=reason)
+    Store(job.store).publish_failure(failure)
+    return failure
+
+
+class _TimeLimit:
+    """The time limit of jobs. The seconds that a process takes to start do not count.
+
+    Args:
+        seconds: The time limit per job; ``None`` for none.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self._started: dict[str, float] = {}
+
+    def begin(self, job: Job) -> None:
+        """Records that a process computes a job; the first one counts."""
+        self._started.setdefault(job.cell.id, time.monotonic())
+
+    def is_over(self, job: Job) -> bool:
+        """Whether a job has exceeded the time limit."""
+        started = self._started.get(job.cell.id)
+        return self.seconds is not None and started is not None and time.monotonic() - started > self.seconds
 
 
 class _Process:
@@ -92,16 +188,13 @@ class _Process:
 
     Attributes:
         job: The job that it is computing.
-        timeout: Time limit per job, in seconds.
     """
 
-    def __init__(self, device: str, timeout: float | None, *, sharing: int = 1) -> None:
+    def __init__(self, device: str, *, sharing: int = 1) -> None:
         self.job: Job | None = None
-        self.timeout = timeout
         self._device = device
         self._sharing = sharing
         self._process: tuple[multiprocessing.process.BaseProcess, Connection[Job, _Message]] | None = None
-        self._job_started: float | None = None
 
     @property
     def connection(self) -> Connection[Job, _Message]:
@@ -110,7 +203,8 @@ class _Process:
             context = multiprocessing.get_context("spawn")
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, self._device, self._sharing), daemon=True)
-            process.start()
+            with worker_environment():
+                process.start()
             # With this end open here, a process that dies would not close the connection.
             theirs.close()
             self._process = process, ours
@@ -118,37 +212,21 @@ class _Process:
 
     def start(self, job: Job) -> None:
         """Lets the process compute a job."""
-        self.job, self._job_started = job, None
+        self.job = job
         self.connection.send(job.model_copy(update={"device": self._device}))
 
     def receive(self) -> tuple[Job, _Message]:
-        """The next message about its job; a failure if the process has died."""
+        """The next message about its job."""
         assert self.job is not None
         job = self.job
         try:
             message = self.connection.recv()
         except (EOFError, OSError):
-            return self.fail("its process was killed, perhaps out of memory: give a smaller --batch-size")
-        if isinstance(message, int):
-            # The seconds that a process takes to start do not count as the job's.
-            self._job_started = self._job_started or time.monotonic()
-        else:
+            self.end()
+            return job, _Killed()
+        if not isinstance(message, int):
             self.job = None
         return job, message
-
-    def is_late(self) -> bool:
-        """Whether its job has exceeded the time limit."""
-        started = self._job_started
-        return self.timeout is not None and started is not None and time.monotonic() - started > self.timeout
-
-    def fail(self, reason: str) -> tuple[Job, _Message]:
-        """Ends the process, and stores that its job failed."""
-        assert self.job is not None
-        job = self.job
-        self.end()
-        failure = Failure(cell=job.cell, eps=job.eps, error=reason)
-        Store(job.store).publish_failure(failure)
-        return job, failure
 
     def end(self) -> None:
         """Ends the process, even in the middle of a job."""
@@ -177,7 +255,7 @@ def _serve(connection: Connection[_Message, Job], device: str, sharing: int) -> 
     # becomes of this one.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    share_memory(torch.device(device), sharing)
+    use_share(torch.device(device), sharing)
     with suppress(EOFError, BrokenPipeError):
         while True:
             job = connection.recv()

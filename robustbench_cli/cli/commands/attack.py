@@ -15,6 +15,7 @@ from robustbench_cli.cli.grid_args import grid_options
 from robustbench_cli.cli.model_args import ModelArgs, model_options
 from robustbench_cli.cli.options import (
     Common,
+    ProcessArgs,
     command,
     computing,
     eot_option,
@@ -22,6 +23,7 @@ from robustbench_cli.cli.options import (
     is_given,
     option,
     output_file,
+    process_options,
 )
 from robustbench_cli.cli.param_types import EPS, SETTING, OneOf, Setting
 from robustbench_cli.core.errors import UserError
@@ -80,9 +82,11 @@ __all__ = ["attack"]
     group="Output",
     help="Save the adversarial images to this folder (8 bits, .npz and .png), and score them again as saved.",
 )
+@process_options(split=True)
 @computing
 def attack(
     common: Common,
+    processes: ProcessArgs,
     args: ModelArgs,
     attacks: tuple[str, ...],
     suite_name: str | None,
@@ -103,8 +107,9 @@ def attack(
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
     from robustbench_cli.benchmarks.suites.grid import attack_class
     from robustbench_cli.cli.parameters import distribute
-    from robustbench_cli.cli.session import run_suite
+    from robustbench_cli.cli.session import in_processes, run_suite
 
+    devices = processes.devices(common)
     if attacks and suite_name:
         raise UserError("--attack and --suite both choose the attacks: give one of them")
     groups = _suite_groups(suite_name) if suite_name else [_group(attacks, norm, eps)]
@@ -118,7 +123,15 @@ def attack(
         eps=eps,
         **grid,
     )
-    run_suite(common, config, save_images=save_images, output=output)
+    run_suite(
+        common,
+        config,
+        devices=devices,
+        engine=in_processes(devices),
+        split=processes.split and bool(devices),
+        save_images=save_images,
+        output=output,
+    )
 
 
 def _suite_groups(name: str) -> list[AttackGroup]:

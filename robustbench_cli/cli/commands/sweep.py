@@ -12,8 +12,8 @@ import click
 
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.completion import complete_names
-from robustbench_cli.cli.options import Common, command, computing, option, output_file
-from robustbench_cli.cli.param_types import GPUS, SHARD, OneOf
+from robustbench_cli.cli.options import Common, ProcessArgs, command, computing, option, output_file, process_options
+from robustbench_cli.cli.param_types import SHARD, OneOf
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,16 +36,13 @@ __all__ = ["sweep"]
     group="Run",
     help="Print how many cells are done, running (and where), failed, stale and missing; compute nothing.",
 )
-@option("--jobs", type=click.IntRange(min=1), group="Run", help="Number of processes.")
-@option("--gpus", type=GPUS, group="Run", help="GPUs to run on, such as 0,1.")
+@process_options(split=False)
 @option(
-    "--per-gpu",
-    type=click.IntRange(min=1),
+    "--shard",
+    type=SHARD,
     group="Run",
-    help="Number of processes per GPU, with --gpus or Ray.  [default: 1]",
-)
-@option(
-    "--shard", type=SHARD, group="Run", help="Run only the I-th of N parts of the cells; other machines run the others."
+    help="Run only the I-th of N parts of the cells; other machines run the others. With --split: run it first, then help "
+    "with the others.",
 )
 @option(
     "--engine",
@@ -78,9 +75,7 @@ def sweep(
     suite: str,
     dry_run: bool,
     status: bool,
-    jobs: int | None,
-    gpus: tuple[int, ...] | None,
-    per_gpu: int | None,
+    processes: ProcessArgs,
     shard: tuple[int, int] | None,
     engine_name: Literal["local", "ray"],
     existing: Literal["skip", "rerun", "error"],
@@ -95,20 +90,24 @@ def sweep(
     from robustbench_cli.benchmarks.suites.load import read_suite
     from robustbench_cli.cli.session import run_suite
 
-    if per_gpu is not None and gpus is None and engine_name != "ray":
-        raise UserError(
-            "--per-gpu is for --gpus, which says what GPUs there are: give --gpus 0,1 too, or --jobs N alone"
-        )
-    devices = _devices(common, engine_name, jobs, gpus, per_gpu or 1)
-    engine = _engine(common, engine_name, devices, jobs, per_gpu or 1, timeout)
+    devices = _devices(common, engine_name, processes)
+    engine = _engine(common, engine_name, devices, processes, timeout)
     config = read_suite(suite)
-    select = partial(_selected, shard, existing, common.store)
+    select = partial(_selected, shard, existing, common.store, split=processes.split)
     if dry_run or status:
         if output is not None:
             tables.require_writable_table(output)
         _report_status(common, config, shard, dry_run=dry_run)
     else:
-        run_suite(common, config, devices=devices, engine=engine, select=select, output=output)
+        run_suite(
+            common,
+            config,
+            devices=devices,
+            engine=engine,
+            split=processes.split,
+            select=select,
+            output=output,
+        )
 
 
 def _report_status(common: Common, config: SuiteConfig, shard: tuple[int, int] | None, *, dry_run: bool) -> None:
@@ -129,50 +128,52 @@ def _report_status(common: Common, config: SuiteConfig, shard: tuple[int, int] |
         console.report(_left(stored.values(), [state for state in cells if state.state != "done"]))
 
 
-def _devices(
-    common: Common, engine: Literal["local", "ray"], jobs: int | None, gpus: tuple[int, ...] | None, per_gpu: int
-) -> list[str]:
+def _devices(common: Common, engine: Literal["local", "ray"], processes: ProcessArgs) -> list[str]:
     """A device for each process that is to be started on this machine; none where this process does all of it."""
-    if jobs is not None and gpus is not None:
-        raise UserError("--jobs and --gpus both say how many processes there are: give one, or --gpus and --per-gpu")
-    if engine == "ray":
-        if gpus is not None:
-            raise UserError("--gpus are this machine's, and Ray hands out its own: give --device cuda and --per-gpu")
-        return []
-    if gpus is not None:
-        return [str(common.on(f"cuda:{gpu}").torch_device()) for _ in range(per_gpu) for gpu in gpus]
-    return [str(common.torch_device())] * (jobs or 0)
+    if engine == "local":
+        return processes.devices(common)
+    if processes.gpus is not None:
+        raise UserError("--gpus are this machine's, and Ray hands out its own: give --device cuda and --per-gpu")
+    if processes.split:
+        raise UserError("--split is not for Ray, which runs each cell on one node: give --jobs or --gpus, or a --shard")
+    return []
 
 
 def _engine(
     common: Common,
     name: Literal["local", "ray"],
     devices: Sequence[str],
-    jobs: int | None,
-    per_gpu: int,
+    args: ProcessArgs,
     timeout: float | None,
 ) -> Engine | None:
     """What runs the cells; ``None`` for this process."""
     if name == "ray":
         from robustbench_cli.benchmarks.execution.engines import ray
 
-        return partial(ray.run, processes=jobs, per_gpu=per_gpu, timeout=timeout)
-    if not devices and timeout is None:
-        return None
-    from robustbench_cli.benchmarks.execution.engines import processes
+        return partial(ray.run, processes=args.jobs, per_gpu=args.per_gpu or 1, timeout=timeout)
+    from robustbench_cli.cli.session import in_processes
 
     # Only another process can be ended when its time is over.
-    return partial(processes.run, devices=devices or [str(common.torch_device())], timeout=timeout)
+    needs_process = timeout is not None and not devices
+    return in_processes([str(common.torch_device())] if needs_process else devices, timeout=timeout)
 
 
 def _selected(
-    shard: tuple[int, int] | None, existing: Literal["skip", "rerun", "error"], store: Path, jobs: list[Job]
+    shard: tuple[int, int] | None,
+    existing: Literal["skip", "rerun", "error"],
+    store: Path,
+    jobs: list[Job],
+    *,
+    split: bool = False,
 ) -> list[Job]:
-    """The jobs of a shard; those that are done are skipped, run again or refused."""
+    """The jobs of a shard; those that are done are skipped, run again or refused. The rest follow where cells are split."""
     from robustbench_cli.benchmarks.execution.engines import schedule
     from robustbench_cli.benchmarks.execution.worker import is_done, rerun
 
     selected = jobs if shard is None else schedule.shard(jobs, *shard)
+    if split:
+        own = {job.cell.id for job in selected}
+        selected = [*selected, *(job for job in jobs if job.cell.id not in own)]
     if existing == "error" and (done := [job for job in selected if is_done(job)]):
         raise UserError(
             f"{len(done)}/{len(selected)} cells cached in {store}: give another --store, or --existing skip"

@@ -13,6 +13,7 @@ from robustbench_cli.attacks.apgd_dlr import APGDDLR
 from robustbench_cli.attacks.apgd_t import APGDT
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack, MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.attacks.base.models.special_labels import NO_NUMBER
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
@@ -279,6 +280,15 @@ def test_batches_and_slices_change_nothing(network: Network, monkeypatch: pytest
         assert np.array_equal(other.outcomes.perturbed, whole.outcomes.perturbed)
 
 
+def test_large_images_are_attacked_a_few_at_a_time(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batches follow from the bytes of an image in float32, also where it is stored in another type."""
+    monkeypatch.setattr(evaluation, "BYTES_AT_ONCE", 7 * 36 * 4)
+    done: list[int] = []
+    images = (IMAGES[:20] * 255).round().byte()
+    evaluate(network, images, labels_of(network)[:20], attack=FGSM(), eps=0.1, progress=done.append)
+    assert done == [7, 14, 20]
+
+
 def test_the_order_of_the_images_changes_nothing(network: Network) -> None:
     """Without random starts, an image's outcome does not depend on its place or its mates."""
     labels = labels_of(network)
@@ -384,6 +394,21 @@ def test_a_minimal_norm_attack_is_read_at_a_radius(network: Network) -> None:
     assert read.summary == pytest.approx(summarize(whole.outcomes.within(radius)))
     assert read.summary["robust_accuracy"] == 0.5
     assert (read.perturbed.double() - IMAGES.double()).flatten(1).norm(dim=1).max() <= radius
+
+
+@pytest.mark.parametrize(
+    ("attack", "chosen", "computed"),
+    [(PGD(steps=2), "tf32", "float32"), (PGD(steps=2), "bf16", "bf16"), (CW(steps=2), "bf16", "float32")],
+)
+def test_an_evaluation_says_in_which_precision_its_gradients_were(
+    network: Network, attack: PGD | CW, chosen: Precision, computed: str
+) -> None:
+    """A CPU has no TF32, and the logits of a minimal-norm attack decide how small a perturbation may be."""
+    types: set[torch.dtype] = set()
+    network.register_forward_hook(lambda _, images, logits: types.add(logits.dtype))
+    result = evaluate(network, IMAGES, labels_of(network), attack=attack, eps=0.1, precision=chosen)
+    assert result.precision == computed
+    assert (torch.bfloat16 in types) == (computed == "bf16")
 
 
 def test_clean_errors_count_as_wrong(network: Network) -> None:

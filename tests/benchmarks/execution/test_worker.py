@@ -18,15 +18,20 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel,
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
+from robustbench_cli.benchmarks.evaluation import evaluate as evaluation
+from robustbench_cli.benchmarks.evaluation import partial_results
 from robustbench_cli.benchmarks.evaluation.evaluate import Evaluation, evaluate
 from robustbench_cli.benchmarks.evaluation.outcomes import summarize
+from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult, division, shared_batch
 from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages
+from robustbench_cli.benchmarks.evaluation.search import AttackSearch
 from robustbench_cli.benchmarks.execution import worker
 from robustbench_cli.benchmarks.execution.engines import local
 from robustbench_cli.benchmarks.execution.job import Job
-from robustbench_cli.benchmarks.execution.worker import is_done, rerun, work
+from robustbench_cli.benchmarks.execution.worker import is_done, lease_name, rerun, work, work_if_free
+from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.store.records import Failure, Result
-from robustbench_cli.benchmarks.store.store import Store
+from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS, SEARCHES, Store
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.core.errors import UserError
 
@@ -349,3 +354,138 @@ def test_a_damaged_result_is_run_again(jobs: Callable[..., list[Job]]) -> None:
     (renewed,) = rerun([job])
     assert done(renewed).summary == first.summary
     assert is_done(renewed)
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Split cells have batches of five images; and the images of the batches that were attacked, first ones."""
+    monkeypatch.setattr(partial_results, "LEAST_SHARED", 5)
+    attacked: list[int] = []
+
+    def counted(search: AttackSearch, indices: torch.Tensor, *rest: Any) -> BatchResult:
+        attacked.append(int(indices[0]))
+        return run(search, indices, *rest)
+
+    run = AttackSearch.run
+    monkeypatch.setattr(AttackSearch, "run", counted)
+    return attacked
+
+
+@pytest.mark.parametrize("attack", ["pgd", "fmn"])
+def test_a_split_job_is_joined_when_its_last_batch_is_there(
+    jobs: Callable[..., list[Job]], batches: list[int], attack: str
+) -> None:
+    """Others hold its second batch, and later its last one: of the rest each is attacked once, and nothing is published."""
+    (job,) = jobs(spec(attack, steps=3), eps=("0.1",), split=True)
+    leases = Leases(job.store)
+    seen: list[int] = []
+    with leases.hold(lease_name(job), "5-10"):
+        assert work_if_free(job, progress=seen.append) is None
+        assert (batches, seen[-1]) == ([0, 10, 15], 15)
+        assert not is_done(job)
+    folder = job.store / (SEARCHES if attack == "fmn" else "") / PARTIAL_RESULTS
+    next(folder.glob("*/15-20.piece")).unlink()
+    with leases.hold(lease_name(job), "15-20"):
+        assert work_if_free(job) is None
+    assert batches == [0, 10, 15, 5]
+    joined = work_if_free(job)
+    assert isinstance(joined, Result)
+    assert batches == [0, 10, 15, 5, 15]
+    assert work_if_free(job) == joined
+    assert len(batches) == 5
+    assert not list(folder.glob("*/*"))
+    # The processor's seconds are those of all batches.
+    assert joined.forwards > 0
+
+
+def test_a_split_job_that_another_computes_whole_is_left_to_it(
+    jobs: Callable[..., list[Job]], batches: list[int]
+) -> None:
+    """And the other way round: who does not split waits for those who do."""
+    (job,) = jobs(spec("pgd", steps=3), split=True)
+    with Leases(job.store).hold(lease_name(job)):
+        assert work_if_free(job) is None
+    with Leases(job.store).hold(lease_name(job), "0-5"):
+        assert work_if_free(job.model_copy(update={"split": False})) is None
+    assert batches == []
+
+
+def test_a_batch_is_not_attacked_when_its_cell_is_published_meanwhile(
+    jobs: Callable[..., list[Job]], batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last look and the lease, another process joins all batches and removes them."""
+    (job,) = jobs(spec("pgd", steps=3), split=True)
+    hold = Leases.hold
+
+    def held(leases: Leases, name: str, part: str | None = None) -> Any:
+        if part is not None:
+            monkeypatch.setattr(Leases, "hold", hold)
+            assert isinstance(work_if_free(job), Result)
+        return hold(leases, name, part)
+
+    monkeypatch.setattr(Leases, "hold", held)
+    assert isinstance(work_if_free(job), Result | None)
+    assert batches == [0, 5, 10, 15]
+    assert not list((job.store / PARTIAL_RESULTS).glob("*/*"))
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_split_jobs_have_the_results_of_whole_ones(
+    jobs: Callable[..., list[Job]],
+    batches: list[int],
+    cache: Callable[..., ModelCache],
+    hrs: MethodSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cascade: bool,
+) -> None:
+    """Of a randomized defense too, in a cascade or at several radii, with their images; run again, each batch comes again."""
+    model = cache(epochs=1)
+    subject = model.trained(model.training(defenses=[hrs]))
+    asked = jobs(spec("fgsm"), spec("pgd", steps=3), eps=("0.02", "0.05"), cascade=cascade, subject=subject, split=True)
+    # To the bit, results are equal where the batches are.
+    monkeypatch.setattr(
+        evaluation, "division", lambda total, size, stored=(): division(total, shared_batch(total, 512), stored)
+    )
+
+    def elsewhere(job: Job) -> Job:
+        changes = {"store": tmp_path / "whole", "images": tmp_path / "whole images", "split": False}
+        return job.model_copy(update={**changes, "previous": job.previous and elsewhere(job.previous)})
+
+    def with_images(job: Job) -> Job:
+        previous = job.previous and with_images(job.previous)
+        return job.model_copy(update={"images": tmp_path / "images", "previous": previous})
+
+    for job in map(with_images, asked):
+        whole = done(elsewhere(job))
+        split = work_if_free(job)
+        assert isinstance(split, Result), split
+        assert split.model_copy(update={"seconds": 0.0}) == whole.model_copy(update={"seconds": 0.0})
+        for ours, theirs in zip(
+            *(
+                SavedImages.read(folder, job.cell.id).__dict__.values()
+                for folder in (job.images, tmp_path / "whole images")
+            ),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+    batches.clear()
+    for job in rerun([asked[0]]):
+        assert isinstance(work_if_free(job), Result)
+    assert batches == [0, 5, 10, 15]
+
+
+def test_an_error_in_one_batch_is_the_cells(
+    jobs: Callable[..., list[Job]], batches: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is stored in one line; the batches before it stay for the next time."""
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    (job,) = jobs(spec("broken.py:Broken"), split=True)
+    failed = work_if_free(job)
+    assert isinstance(failed, Failure)
+    assert failed.error == "RuntimeError: no way"
+    assert batches == [0]
+    monkeypatch.setenv("MENDED", "yes")
+    assert isinstance(work_if_free(job), Result)
+    assert batches == [0, 0, 5, 10, 15]

@@ -45,6 +45,7 @@ HRS = MethodSpec(name="hrs", parameters={"channels": [5, 5]}, changed=("channels
         ({"defenses": (HRS,), "eot": "exact", "repeats": 10}, "8335c5c09da0bdfb06a0"),
         ({"eot": "frozen", "seed": 7, "targeted": "least-likely"}, "fe5affae6d1cba682cd5"),
         ({"eps": None, "norm": "l2"}, "7893092f8399fc8f8df2"),
+        ({"precision": "tf32"}, "5acbdbed01e9c496ca52"),
         ({"precision": "bf16"}, "72d6561e3f26deae61f3"),
         ({"accounting": "single-draw", "eot": 10}, "84498e4639f3d5fdaf0b"),
         ({"after": "0" * 20, "cascade": True}, "91a7dde00d2847f0b117"),

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -35,6 +36,34 @@ def test_a_cell_is_held_once_and_given_back(tmp_path: Path) -> None:
     with leases.hold("a") as again:
         assert again
     assert [path.name for path in (tmp_path / "claims").iterdir()] == [".lock"]
+
+
+def test_parts_are_held_side_by_side_and_never_beside_the_whole(tmp_path: Path) -> None:
+    """Each part once; a name that is the beginning of another one has nothing to do with it."""
+    leases = Leases(tmp_path)
+    with leases.hold("a", "0-5") as first, leases.hold("a", "5-10") as second, leases.hold("a", "0-5") as again:
+        assert (first, second, again) == (True, True, False)
+        assert leases.holder("a") == f"process {os.getpid()} on {socket.gethostname()}"
+        with leases.hold("a") as whole, leases.hold("a*") as other:
+            assert (whole, other) == (False, True)
+    with leases.hold("a") as whole, leases.hold("a", "0-5") as part, leases.hold("aa", "0-5") as other:
+        assert (whole, part, other) == (True, False, True)
+    assert [path.name for path in (tmp_path / "claims").iterdir()] == [".lock"]
+
+
+def test_a_part_of_a_dead_process_does_not_hold_the_whole(tmp_path: Path) -> None:
+    """Its lease is removed, and so is the whole's for a part."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    leases = Leases(tmp_path)
+    with leases.hold("a", "0-5"):
+        left = json.loads((tmp_path / "claims" / "a@0-5").read_text()) | {"process": ended.pid}
+    for file, part in (("a@0-5", None), ("a", "0-5")):
+        (tmp_path / "claims" / file).write_text(json.dumps(left))
+        assert leases.holder("a") is None
+        with leases.hold("a", part) as ours:
+            assert ours
+        assert not (tmp_path / "claims" / file).exists()
 
 
 def test_the_claim_of_a_dead_process_is_free_at_once(tmp_path: Path) -> None:

@@ -206,6 +206,19 @@ def test_a_result_under_another_name_is_named(filled: Filled) -> None:
         list(store.results())
 
 
+def test_a_result_of_the_former_default_precision_is_read(filled: Filled) -> None:
+    """Earlier versions called the default float32; its cell keeps its hash, and full float32 is a cell of its own."""
+    store, result, _ = filled()
+    path = store.path / "cells" / f"{result.cell.id}.json"
+    content = json.loads(path.read_text())
+    del content["sha256"], content["precision"]
+    content["cell"]["precision"] = "float32"
+    body = json.dumps(content)[1:].encode()
+    path.write_bytes(b'{"sha256": "%s",\n%s' % (hashlib.sha256(body).hexdigest().encode(), body))
+    assert store.result(result.cell.id) == result
+    assert result.cell.model_copy(update={"precision": "float32"}) not in store
+
+
 def test_outcomes_that_are_gone_or_damaged_are_named(filled: Filled) -> None:
     """Where the file beside a result is missing, cut off or another's, the line says what to remove."""
     store, result, _ = filled()

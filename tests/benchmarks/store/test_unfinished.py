@@ -23,8 +23,8 @@ def store_batch(store: Path, cell: str, start: int = 0) -> Path:
         without_gradient=0,
         seconds=1,
     )
-    PartialResults(folder, images=False).write(start, result)
-    return folder / f"{start}.piece"
+    PartialResults(folder, images=False).write(range(start, start + 2), result)
+    return folder / f"{start}-{start + 2}.piece"
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_an_attack_has_a_choice_for_each_combination() -> None:
         (("l2",), True, False, 5)
     }
     (cw,) = attack_choices(AttackEntry(name="cw"))
-    assert (cw.minimal_norm, cw.limited, cw.eot, cw.in_bf16) == (True, False, "auto", False)
+    assert (cw.minimal_norm, cw.limited, cw.eot, cw.any_precision) == (True, False, "auto", False)
 
 
 @pytest.mark.parametrize(

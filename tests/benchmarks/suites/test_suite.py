@@ -224,11 +224,11 @@ def test_an_attack_on_a_condition_waits_for_a_cascade(jobs: Callable[..., list[J
     assert [job.cell.attack.name for job in jobs(last, PGD, eps=["0.1"], cascade=True)] == ["pgd"]
 
 
-def test_only_attacks_that_may_follow_gradients_in_bf16_do(jobs: Callable[..., list[Job]]) -> None:
-    """The others run in float32, and a cell in float32 is the same cell as without a word on it."""
-    low = replace(PGD, in_bf16=True)
+def test_only_fixed_radius_attacks_with_gradients_take_a_precision(jobs: Callable[..., list[Job]]) -> None:
+    """The cells of the others are the same cells with any value of the option."""
+    low = replace(PGD, any_precision=True)
     cell_jobs = jobs(low, OTHER, precision="bf16")
-    assert [job.cell.precision for job in cell_jobs] == ["bf16", "float32"]
+    assert [job.cell.precision for job in cell_jobs] == ["bf16", "tf32"]
     plain = jobs(low, OTHER)
     assert cell_jobs[0].cell.id != plain[0].cell.id
     assert cell_jobs[1].cell.id == plain[1].cell.id

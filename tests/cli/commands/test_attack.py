@@ -179,6 +179,31 @@ def test_nothing_is_computed_twice(
     assert run == [0.1, 0.2, 0.1, 0.1]
 
 
+def test_processes_share_the_images(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Two processes give the rows of one, at two radii and of a search too; they are what a user of several cores asks for."""
+    command = (
+        "attack",
+        "--checkpoint",
+        "model.safetensors",
+        "--attack",
+        "fgsm",
+        "--attack",
+        "fmn",
+        "--set",
+        "fmn.steps=5",
+    )
+    rows = []
+    for store, processes in (("one", ()), ("two", ("--jobs", "2"))):
+        options = ("--n", "210", "--eps", "0.1", "--eps", "0.2", "--store", store, "-o", f"{store}.csv")
+        assert advdef(*command, *options, *processes).code == 0
+        written = csv.DictReader((here / f"{store}.csv").read_text().splitlines())
+        rows.append([{**row, "seconds": ""} for row in written])
+    for one, two in zip(*rows, strict=True):
+        assert {key for key in one if one[key] != two[key]} <= {"mean_l2", "mean_linf"}
+        assert float(one["mean_l2"]) == pytest.approx(float(two["mean_l2"]), rel=1e-6)
+    assert len(rows[0]) == 6
+
+
 def test_zero_radius_leaves_the_clean_accuracy(advdef: Advdef, here: Path) -> None:
     """At eps 0 the robust accuracy of a switching defense equals the clean one for any attack, and so do the intervals."""
     options = (

@@ -212,9 +212,103 @@ def test_sigterm_to_all_processes_loses_nothing(advdef: Advdef, suite: Path, her
     assert "1/2 cells cached in advdef-runs" in resumed.err
 
 
+BATCHES = """
+import glob, os, time
+from robustbench_cli.attacks.fgsm import FGSM
+
+class Counted(FGSM):
+    # A file for each batch: its process, and the sum of its images.
+    def run(self, source, images, *given):
+        open(f"batch {os.getpid()} {float(images.sum())}", "x").close()
+        return super().run(source, images, *given)
+
+class Together(Counted):
+    # Goes on when two processes attack a batch each.
+    def run(self, *given):
+        proposed = super().run(*given)
+        while "ALONE" not in os.environ and len({path.split()[1] for path in glob.glob("batch *")}) < 2:
+            time.sleep(0.01)
+        return proposed
+
+class Slow(Counted):
+    # The last of three batches waits until the others are stored, and then for the end.
+    def run(self, *given):
+        if "WAIT" in os.environ and len(glob.glob("batch *")) >= 2:
+            while len(glob.glob("advdef-runs/pieces/*/*.piece")) < 2:
+                time.sleep(0.01)
+            open("began", "w").close()
+            time.sleep(600)
+        return super().run(*given)
+"""
+
+SPLIT_SUITE = "{n: 250, defenses: {checkpoint: model.safetensors}, attacks: 'own.py:%s', eps: 0.1}"
+"""One cell of three batches."""
+
+
+def figures(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file without the time."""
+    return [{**row, "seconds": ""} for row in csv.DictReader(path.read_text().splitlines())]
+
+
+def sums_of_batches(here: Path) -> list[str]:
+    """The sum of the images of each batch that was attacked."""
+    return [path.name.split()[2] for path in here.glob("batch *")]
+
+
+def test_machines_share_the_batches_of_a_cell(
+    advdef: Advdef, suite: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two shards of one cell: both attack batches, each batch once, and both report what one process reports."""
+    (here / "own.py").write_text(BATCHES)
+    suite.write_text(SPLIT_SUITE % "Together")
+    command = [sys.executable, "-m", "robustbench_cli", "sweep", "suite.yaml", "--split", "-q"]
+    running = [
+        subprocess.Popen([*command, "--shard", f"{number}/2", "-o", f"{number}.csv"], stderr=subprocess.PIPE, text=True)
+        for number in (1, 2)
+    ]
+    assert [process.communicate(timeout=120)[1] for process in running] == ["", ""]
+    assert len({path.name.split()[1] for path in here.glob("batch *")}) == 2
+    assert len(sums_of_batches(here)) == len(set(sums_of_batches(here))) == 3
+    for path in here.glob("batch *"):
+        path.unlink()
+    monkeypatch.setenv("ALONE", "yes")
+    assert advdef("sweep", "suite.yaml", "-o", "alone.csv", "--store", "alone").code == 0
+    assert figures(here / "1.csv") == figures(here / "2.csv") == figures(here / "alone.csv")
+
+
+@pytest.mark.parametrize("options", [(), ("--split",), ("--jobs", "2", "--split")])
+def test_an_interrupted_split_cell_goes_on_in_any_number_of_processes(
+    advdef: Advdef, suite: Path, here: Path, options: tuple[str, ...]
+) -> None:
+    """Its stored batches are not attacked again; the line to resume is printed."""
+    (here / "own.py").write_text(BATCHES)
+    suite.write_text(SPLIT_SUITE % "Slow")
+    running = subprocess.Popen(
+        [sys.executable, "-m", "robustbench_cli", "sweep", "suite.yaml", "--jobs", "2", "--split"],
+        env=os.environ | {"WAIT": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert running.stderr is not None
+    while not (here / "began").exists() and running.poll() is None:
+        select.select([running.stderr], [], [], 0.05)
+    os.killpg(running.pid, signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (130, "")
+    assert err.rstrip().endswith("resume with: advdef sweep suite.yaml --jobs 2 --split")
+    assert len(sums_of_batches(here)) == 2
+    resumed = advdef("sweep", "suite.yaml", *options)
+    assert resumed.code == 0, resumed.err
+    assert len(sums_of_batches(here)) == len(set(sums_of_batches(here))) == 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["suite.yaml", "--engine", "ray", "--split"], "--split is not for Ray"),
+        (["suite.yaml", "--jobs", "0"], "--jobs: '0' is no number of processes"),
         (["quik"], "unknown suite 'quik': did you mean 'quick'?"),
         (["no.yaml"], "no.yaml cannot be read"),
         (["suite.yaml", "--jobs", "2", "--gpus", "0"], "--jobs and --gpus both say how many processes there are"),

@@ -43,7 +43,7 @@ def test_halving_begins_at_the_rows_that_are_there(caplog: pytest.LogCaptureFixt
 
 
 def test_an_error_that_is_no_lack_of_memory_is_the_models() -> None:
-    """It is raised at once; so is an out-of-memory error for a single row."""
+    """It is raised at once. If not even a single row fits, one line says so."""
 
     def fails(images: Tensor) -> Tensor:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
@@ -53,7 +53,7 @@ def test_an_error_that_is_no_lack_of_memory_is_the_models() -> None:
 
     with pytest.raises(RuntimeError, match="mat1"):
         logits_of(fails, IMAGES, BatchSize())  # type: ignore[arg-type]
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(UserError, match=r"^out of memory with a batch of one image: give another --device \(OutOf"):
         logits_of(never_fits, IMAGES, BatchSize())  # type: ignore[arg-type]
 
 

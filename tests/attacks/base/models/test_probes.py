@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.passes import BatchSize
-from robustbench_cli.attacks.base.models.probes import cut_at_edges, is_randomized
+from robustbench_cli.attacks.base.models.probes import cut_at_edges, fails_in_bf16, is_randomized
 
 IMAGES = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -73,3 +74,46 @@ def test_a_deterministic_model_is_not_taken_for_randomized(scale: float, shift: 
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 10)).eval()
     assert not is_randomized(lambda images: network(images) * scale + shift * scale, IMAGES)  # type: ignore[arg-type]
     assert not is_randomized(Switch(apart=1e-7, scale=scale, shift=shift * scale), IMAGES)
+
+
+class OnlyFloat32(nn.Module):
+    """Multiplies in a type of its own, after a layer whose result autocast leaves in bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 8)
+        self.weight = nn.Parameter(torch.ones(8, 5))
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.layer(images.flatten(1))
+        if hidden.dtype != torch.float32:
+            raise RuntimeError("expected scalar type Float")
+        return hidden @ self.weight
+
+
+class Overflow(nn.Module):
+    """Logits that are numbers in float32, and infinite in bfloat16."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = images.flatten(1)[:, :5] @ torch.eye(5)
+        return logits / (logits.dtype == torch.float32)
+
+
+@pytest.mark.parametrize(("model", "reason"), [(OnlyFloat32(), "expected scalar type Float"), (Overflow(), "infinite")])
+def test_a_model_that_fails_in_bf16_is_noticed(model: nn.Module, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    """One line says why, and a source of its gradients computes them in the default precision of a CPU."""
+    assert fails_in_bf16(model, IMAGES)
+    (line,) = caplog.messages
+    assert type(model).__name__ in line
+    assert reason in line
+    assert MeasuredModel(model, IMAGES).source(1, precision="bf16").precision == "float32"
+
+
+@pytest.mark.parametrize("model", [nn.Sequential(nn.Flatten(), nn.Linear(16, 5)), Switch()])
+def test_a_model_that_runs_in_bf16_is_left_alone(model: nn.Module, caplog: pytest.LogCaptureFixture) -> None:
+    """No word on it, and the generators stay as they were."""
+    before = torch.get_rng_state()
+    assert not fails_in_bf16(model, IMAGES, size=BatchSize(1))
+    assert not caplog.messages
+    assert torch.equal(torch.get_rng_state(), before)
+    assert MeasuredModel(model, IMAGES).source(1, precision="bf16").precision == "bf16"

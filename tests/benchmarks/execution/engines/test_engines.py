@@ -53,6 +53,29 @@ class DiesOnce(Own):
             os.kill(os.getpid(), signal.SIGKILL)
         return images
 
+class Counted(Own):
+    # Writes a file with the process and the sum of the images for each batch.
+    def run(self, source, images, labels, threat, random):
+        open(f"batch {os.getpid()} {float(images.sum())}", "x").close()
+        return images
+
+class Together(Counted):
+    # Goes on when two processes attack a batch each.
+    def run(self, *given):
+        proposed = super().run(*given)
+        while len({name.split()[1] for name in os.listdir() if name.startswith("batch ")}) < 2:
+            time.sleep(0.01)
+        return proposed
+
+class FirstDies(Counted):
+    # The first process that attacks a batch is killed by it.
+    def run(self, *given):
+        try:
+            os.mkdir("died")
+        except FileExistsError:
+            return super().run(*given)
+        os.kill(os.getpid(), signal.SIGKILL)
+
 class Hangs(Own):
     def run(self, source, images, labels, threat, random):
         time.sleep(600)
@@ -155,6 +178,67 @@ def test_a_job_that_hangs_is_given_up(elsewhere: Engine, jobs: MakeJobs, own: Ca
     said = run(partial(elsewhere, timeout=1.0), [job])
     assert "time limit of 1 s exceeded" in said[job.cell.id].error  # type: ignore[union-attr]
     assert len(list(Store(job.store).failures())) == 1
+
+
+SPLIT = {"n": 250, "split": True}
+"""Of a job: three batches."""
+
+
+def attacked(folder: Path) -> list[list[str]]:
+    """The process and the sum of the images of each batch that was attacked."""
+    return [path.name.split()[1:] for path in folder.glob("batch *")]
+
+
+def test_processes_share_the_batches_of_a_split_job(jobs: MakeJobs, own: Callable[[str], Any], tmp_path: Path) -> None:
+    """Both attack batches at once, each batch once; the job that follows begins when they are joined."""
+    asked = jobs(own("Together"), spec("pgd", steps=2), eps=("0.05",), cascade=True, **SPLIT)
+    seen: list[tuple[str, int]] = []
+    said: dict[str, Result | Failure] = {}
+    processes.run(
+        asked,
+        devices=["cpu", "cpu"],
+        finished=lambda job, outcome: said.update({job.cell.id: outcome}),
+        progress=lambda job, done: seen.append((job.cell.id, done)),
+    )
+    batches = attacked(tmp_path)
+    assert len({process for process, _ in batches}) == 2
+    assert len({images for _, images in batches}) == len(batches) == 3
+    assert max(done for name, done in seen if name == asked[0].cell.id) == 250
+    # Alone, the first attack does not wait.
+    for name in ("batch 0", "batch 1"):
+        (tmp_path / name).mkdir()
+    for path in tmp_path.glob("batch * *"):
+        path.unlink()
+    last = asked[1]
+    assert last.previous is not None
+    work(last.model_copy(update={"store": tmp_path / "alone", "previous": alone(last.previous, tmp_path)}))
+    ours, theirs = (Store(store).outcomes(last.cell.id) for store in (last.store, tmp_path / "alone"))
+    np.testing.assert_array_equal(ours.perturbed, theirs.perturbed)
+    np.testing.assert_allclose(ours.l2, theirs.l2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [["cpu"], ["cpu", "cpu"]])
+def test_a_killed_process_costs_a_split_job_one_batch(
+    jobs: MakeJobs, own: Callable[[str], Any], tmp_path: Path, devices: list[str]
+) -> None:
+    """Which another process attacks, or a new one; a job that kills a second process fails."""
+    asked = jobs(own("FirstDies"), own("Dies"), **SPLIT)
+    said = run(partial(processes.run, devices=devices), asked)
+    assert [type(said[job.cell.id]) for job in asked] == [Result, Failure]
+    assert "its process was killed" in said[asked[1].cell.id].error  # type: ignore[union-attr]
+    assert len({images for _, images in attacked(tmp_path)}) == len(attacked(tmp_path)) == 3
+
+
+def test_a_split_job_that_fails_or_hangs_ends_once(jobs: MakeJobs, own: Callable[[str], Any]) -> None:
+    """And with it whatever other processes compute of it."""
+    asked = jobs(own("Raises"), own("Hangs"), **SPLIT)
+    said = run(partial(processes.run, devices=["cpu", "cpu"], timeout=5.0), asked)
+    errors = [outcome.error for outcome in said.values() if isinstance(outcome, Failure)]
+    assert sorted(errors) == [
+        "RuntimeError: no way",
+        "time limit of 5 s exceeded: raise --timeout, or use fewer images",
+    ]
+    assert multiprocessing.active_children() == []
 
 
 def test_what_another_process_computes_is_waited_for(engine: Engine, jobs: MakeJobs) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from robustbench_cli.benchmarks.evaluation.partial_results import LEAST_SHARED
 from robustbench_cli.benchmarks.execution.engines import schedule
 from robustbench_cli.benchmarks.execution.engines.schedule import Schedule, shard
 from robustbench_cli.benchmarks.execution.job import Job
@@ -77,6 +78,47 @@ def test_what_others_compute_comes_again_later(chains: list[Job], monkeypatch: p
     assert left.take() is None
     now[0] += schedule.JOB_PAUSE
     assert left.take() == chains[0]
+
+
+def test_a_split_job_is_taken_again_when_no_other_is_left(chains: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one with the fewest processes, as long as it has batches that are free; the chain goes on when it is settled."""
+    now = [0.0]
+    monkeypatch.setattr(schedule.time, "monotonic", lambda: now[0])
+
+    def split(job: Job, **changes: object) -> Job:
+        cell = job.cell.model_copy(update={"n": 1000})
+        return job.model_copy(update={"split": True, "cell": cell, **changes})
+
+    first, other = split(chains[0]), split(chains[6])
+    second, alone = split(chains[1], previous=first), chains[3]
+    left = Schedule([first, second, alone, other], helpers=True)
+    assert [left.take() for _ in range(5)] == [first, alone, other, first, other]
+    left.postpone(first)
+    assert [left.take(), left.take()] == [other, other]
+    now[0] += schedule.JOB_PAUSE
+    assert left.take() == first
+    left.postpone(first)
+    left.postpone(first)
+    now[0] += schedule.JOB_PAUSE
+    assert left.take() == first
+    assert (left.is_settled(first), left.settle(first), left.settle(first), left.is_settled(first)) == (
+        False,
+        True,
+        False,
+        True,
+    )
+    left.postpone(first)
+    now[0] += schedule.JOB_PAUSE
+    assert left.take() == second
+
+
+def test_a_split_job_has_no_more_processes_than_batches(chains: list[Job]) -> None:
+    """Another process would be started for nothing; and one alone does not help itself."""
+    cell = chains[0].cell.model_copy(update={"n": 2 * LEAST_SHARED})
+    job = chains[0].model_copy(update={"split": True, "cell": cell})
+    for helpers, taken in ((True, [True, True, False]), (False, [True, False, False])):
+        left = Schedule([job], helpers=helpers)
+        assert [left.take() is not None for _ in range(3)] == taken
 
 
 @pytest.mark.parametrize("of", [1, 2, 3, 5])
