@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Collection
+from functools import lru_cache
 from math import prod
 from typing import IO, Any
 
@@ -22,6 +24,18 @@ USUAL_RATIO = 100
 """The highest compression ratio of a larger array; images have 1.1 to 20."""
 
 _SUFFIX = ".npy"
+
+_CHUNK = 2**20
+"""Bytes that are unpacked at once."""
+
+_LENGTH_BYTES = {(1, 0): 2, (2, 0): 4}
+"""The bytes of the length of a header, by the version of NumPy's format."""
+
+_LONGEST_HEADER = 2**14
+"""More bytes than NumPy accepts in a header."""
+
+_Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
+"""The shape of an array, whether it is in Fortran order, and its type."""
 
 
 class BadArraysError(ValueError):
@@ -62,33 +76,49 @@ def read_arrays(file: IO[bytes], wanted: Collection[str] | None = None) -> dict[
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Array:
     with archive.open(member) as stream:
-        shape, _, dtype = _header(stream, name)
+        shape, is_fortran, dtype = _header(stream, name)
         available = member.file_size - stream.tell()
-    if dtype.hasobject:
-        raise PickledError(f"'{name}' holds pickled objects")
-    size = prod(shape) * dtype.itemsize
-    if available != size:
-        raise BadArraysError(f"'{name}' has {available} bytes, and its header says shape {shape}, {size} bytes")
-    if size > HARMLESS and size > USUAL_RATIO * member.compress_size:
+        if dtype.hasobject:
+            raise PickledError(f"'{name}' holds pickled objects")
+        size = prod(shape) * dtype.itemsize
+        if available != size:
+            raise BadArraysError(f"'{name}' has {available} bytes, and its header says shape {shape}, {size} bytes")
+        if size > HARMLESS:
+            _refuse_too_large(member, name, size)
+        content = bytearray(size)
+        view = memoryview(content)
+        for start in range(0, size, _CHUNK):
+            stream.readinto(view[start : start + _CHUNK])
+    return np.ndarray(shape, dtype, content, order="F" if is_fortran else "C")
+
+
+def _refuse_too_large(member: zipfile.ZipInfo, name: str, size: int) -> None:
+    """Refuses an array that was compressed more than images are, or that does not fit into memory."""
+    if size > USUAL_RATIO * member.compress_size:
         raise BadArraysError(
             f"'{name}' would unpack from {member.compress_size:,} to {size:,} bytes, more than images do: "
             "if this is right, save it with numpy.savez, not savez_compressed"
         )
     if size > _memory():
         raise BadArraysError(f"'{name}' takes {size / 2**30:,.0f} GiB, more memory than there is")
-    with archive.open(member) as stream:
-        array: Array = npy.read_array(stream, allow_pickle=False)
-    return array
 
 
-def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Reads the header of an array: its shape, whether it is in Fortran order, and its type."""
-    version = npy.read_magic(stream)
-    if version == (1, 0):
-        return npy.read_array_header_1_0(stream)
-    if version == (2, 0):
-        return npy.read_array_header_2_0(stream)
-    raise BadArraysError(f"'{name}' is of version {version[0]}.{version[1]} of NumPy's format")
+def _header(stream: IO[bytes], name: str) -> _Header:
+    """Reads the header of an array."""
+    magic = stream.read(npy.MAGIC_LEN)
+    version = npy.read_magic(io.BytesIO(magic))
+    if version not in _LENGTH_BYTES:
+        raise BadArraysError(f"'{name}' is of version {version[0]}.{version[1]} of NumPy's format")
+    length = stream.read(_LENGTH_BYTES[version])
+    text = stream.read(min(int.from_bytes(length, "little"), _LONGEST_HEADER))
+    return _parsed_header(version, length + text)
+
+
+@lru_cache(maxsize=256)
+def _parsed_header(version: tuple[int, int], content: bytes) -> _Header:
+    """Parses a header. Most arrays of a store share theirs, and parsing takes longer than unpacking a small array."""
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    return read(io.BytesIO(content))
 
 
 def _memory() -> int:
