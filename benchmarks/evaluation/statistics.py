@@ -205,13 +205,10 @@ def _efficiencies(pairs: Sequence[tuple[SuccessCounts, SuccessCounts]], weights:
     # Over the common denominator, so that a loss of nothing is exactly 0.
     loss = 100 * (before * draws[1] - after * draws[0]) / (draws[0] * draws[1] * len(weights))
     scores = (rates[0] - rates[1]) / np.maximum(loss, LOSS_FLOOR)
-    significant = np.quantile(loss[:, 1:], 0.025, axis=1) > 0
-    for score, lost, is_significant in zip(scores, loss[:, 0], significant, strict=True):
-        low, high = np.nanquantile(score[1:], [0.025, 0.975])
-        yield DefenseEfficiency(
-            score=float(score[0]),
-            low=float(low),
-            high=float(high),
-            loss=float(lost),
-            loss_within_interval=not is_significant,
-        )
+    # NumPy leaves samples without a possible success out one score at a time; there are hardly ever any.
+    quantile = np.nanquantile if np.isnan(scores).any() else np.quantile
+    low, high = quantile(scores[:, 1:], [0.025, 0.975], axis=1)
+    loss_within_interval = np.quantile(loss[:, 1:], 0.025, axis=1) <= 0
+    parts = (scores[:, 0], low, high, loss[:, 0], loss_within_interval)
+    for score in zip(*(part.tolist() for part in parts), strict=True):
+        yield DefenseEfficiency(*score)

@@ -39,7 +39,7 @@ def rows(results: Iterable[tuple[Result, Callable[[], Outcomes]]]) -> pd.DataFra
             row = _Row.of(result, read)
             groups[row.model_and_threat].append((row, read))
     table: list[_Row] = []
-    undefended: dict[Hashable, list[_Row]] = defaultdict(list)
+    undefended: dict[Hashable, dict[str, _Row]] = defaultdict(dict)
     for members in groups.values():
         group = [row for row, _ in members]
         worst = group[0] if len(group) == 1 else _Row.worst_case(members)
@@ -47,9 +47,8 @@ def rows(results: Iterable[tuple[Result, Callable[[], Outcomes]]]) -> pd.DataFra
         table += combined
         _mark_quick_look(group, worst, combined)
         if not worst.result.cell.defenses:
-            for row in group:
-                undefended[row.comparison(row.attack)].append(row)
-            undefended[worst.comparison(WORST_CASE)].append(worst)
+            for row, attack in [*((row, row.attack) for row in group), (worst, WORST_CASE)]:
+                undefended[row.comparison(attack)].setdefault(row.source.cell.checkpoint, row)
     _compare(table, undefended)
     return _table(row.source for row in table)
 
@@ -162,13 +161,18 @@ def _mark_quick_look(group: Sequence[_Row], worst: _Row, combined: Sequence[_Row
         row.source.quick_look = quick_look
 
 
-def _compare(table: Sequence[_Row], undefended: Mapping[Hashable, Sequence[_Row]]) -> None:
-    """Adds the Defense Efficiency Score of each row that has exactly one undefended model to compare with."""
+def _compare(table: Sequence[_Row], undefended: Mapping[Hashable, Mapping[str, _Row]]) -> None:
+    """Adds the Defense Efficiency Score of each row that has exactly one undefended model to compare with.
+
+    Args:
+        table: The rows.
+        undefended: By :meth:`_Row.comparison`, the row of each undefended model by its checkpoint.
+    """
     pairs = []
     for row in table:
-        bases = undefended.get(row.comparison(row.attack), ()) if row.source.cell.defenses else ()
-        if len({base.source.cell.checkpoint for base in bases}) == 1:
-            pairs.append((bases[0], row))
+        bases = undefended.get(row.comparison(row.attack), {}) if row.source.cell.defenses else {}
+        if len(bases) == 1:
+            pairs.append((*bases.values(), row))
     scores = defense_efficiencies([(base.success, row.success) for base, row in pairs])
     for (_, row), score in zip(pairs, scores, strict=True):
         row.source.efficiency = score

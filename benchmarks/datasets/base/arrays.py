@@ -34,9 +34,6 @@ _LENGTH_BYTES = {(1, 0): 2, (2, 0): 4}
 _LONGEST_HEADER = 2**14
 """More bytes than NumPy accepts in a header."""
 
-_Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
-"""The shape of an array, whether it is in Fortran order, and its type."""
-
 
 class BadArraysError(ValueError):
     """The arrays of a file cannot be read; the message is a clause with the reason."""
@@ -76,8 +73,10 @@ def read_arrays(file: IO[bytes], wanted: Collection[str] | None = None) -> dict[
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Array:
     with archive.open(member) as stream:
-        shape, is_fortran, dtype = _header(stream, name)
-        available = member.file_size - stream.tell()
+        # A small array comes whole.
+        start = stream.read(_CHUNK)
+        shape, is_fortran, dtype, offset = _header(start, name)
+        available = member.file_size - offset
         if dtype.hasobject:
             raise PickledError(f"'{name}' holds pickled objects")
         size = prod(shape) * dtype.itemsize
@@ -87,8 +86,10 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Arra
             _refuse_too_large(member, name, size)
         content = bytearray(size)
         view = memoryview(content)
-        for start in range(0, size, _CHUNK):
-            stream.readinto(view[start : start + _CHUNK])
+        done = len(start) - offset
+        view[:done] = memoryview(start)[offset:]
+        for position in range(done, size, _CHUNK):
+            stream.readinto(view[position : position + _CHUNK])
     return np.ndarray(shape, dtype, content, order="F" if is_fortran else "C")
 
 
@@ -103,19 +104,18 @@ def _refuse_too_large(member: zipfile.ZipInfo, name: str, size: int) -> None:
         raise BadArraysError(f"'{name}' takes {size / 2**30:,.0f} GiB, more memory than there is")
 
 
-def _header(stream: IO[bytes], name: str) -> _Header:
-    """Reads the header of an array."""
-    magic = stream.read(npy.MAGIC_LEN)
-    version = npy.read_magic(io.BytesIO(magic))
+def _header(content: bytes, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """The header of an array: its shape, whether it is in Fortran order, its type, and where its values begin."""
+    version = npy.read_magic(io.BytesIO(content[: npy.MAGIC_LEN]))
     if version not in _LENGTH_BYTES:
         raise BadArraysError(f"'{name}' is of version {version[0]}.{version[1]} of NumPy's format")
-    length = stream.read(_LENGTH_BYTES[version])
-    text = stream.read(min(int.from_bytes(length, "little"), _LONGEST_HEADER))
-    return _parsed_header(version, length + text)
+    start = npy.MAGIC_LEN + _LENGTH_BYTES[version]
+    end = start + int.from_bytes(content[npy.MAGIC_LEN : start], "little")
+    return *_parsed_header(version, content[npy.MAGIC_LEN : min(end, _LONGEST_HEADER)]), end
 
 
 @lru_cache(maxsize=256)
-def _parsed_header(version: tuple[int, int], content: bytes) -> _Header:
+def _parsed_header(version: tuple[int, int], content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Parses a header. Most arrays of a store share theirs, and parsing takes longer than unpacking a small array."""
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     return read(io.BytesIO(content))
