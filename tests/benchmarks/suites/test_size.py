@@ -10,7 +10,7 @@ from robustbench_cli.benchmarks.suites.size import require_reasonable_size
 from robustbench_cli.core.errors import UserError
 
 SUITE = """
-defenses: [none, {name: gaussian-noise, sigma: [0.1, 0.2, 0.3]}, [{name: jpeg, quality: [50, 75]}, feature-squeezing]]
+defenses: [none, {name: gaussian-noise, sigma_init: [0.1, 0.2, 0.3]}, [{name: jpeg, quality: [50, 75]}, feature-squeezing]]
 attacks: [fgsm, {name: pgd, steps: [5, 10], restarts: [1, 2]}]
 train: {epochs: [1, 2], seed: [0, 1, 2]}
 eps: [0.1, 0.2]
@@ -40,8 +40,8 @@ def test_a_huge_suite_is_refused_before_it_is_expanded(tmp_path: Path) -> None:
     values = ", ".join(f"0.{number:03}" for number in range(1, 1000))
     path = tmp_path / "suite.yaml"
     path.write_text(
-        f"attacks: [{{name: pgd, step_size: [{values}], momentum: [{values}]}}]\n"
-        f"defenses: [{{name: gaussian-noise, sigma: [{values}]}}]\neps: [{values}]\nseeds: [{', '.join(map(str, range(1000)))}]"
+        f"attacks: [{{name: pgd, step_size: [{values}], l1_sparsity: [{values}]}}]\n"
+        f"defenses: [{{name: gaussian-noise, sigma_init: [{values}]}}]\neps: [{values}]\nseeds: [{', '.join(map(str, range(1000)))}]"
     )
     with pytest.raises(
         UserError, match=r"has 996,005,996,001,000 combinations \(999 defenses x 998,001 attacks x 999 eps x"
