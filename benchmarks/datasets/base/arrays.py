@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Collection
 from functools import lru_cache
 from math import prod
@@ -27,6 +29,15 @@ _SUFFIX = ".npy"
 
 _CHUNK = 2**20
 """Bytes that are unpacked at once."""
+
+_SIMPLE = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+"""The compressions that NumPy writes."""
+
+_ENCRYPTED = 1
+"""The bit of an encrypted member."""
+
+_LENGTHS = struct.Struct("<26xHH")
+"""The local header of a member: the lengths of its name and of its extra field, which follow."""
 
 _LENGTH_BYTES = {(1, 0): 2, (2, 0): 4}
 """The bytes of the length of a header, by the version of NumPy's format."""
@@ -59,7 +70,7 @@ def read_arrays(file: IO[bytes], wanted: Collection[str] | None = None) -> dict[
             # If two have one name the last counts, as for NumPy.
             by_name = {member.filename.removesuffix(_SUFFIX): member for member in members}
             return {
-                name: _array(archive, member, name) if wanted is None or name in wanted else np.empty(0)
+                name: _array(archive, file, member, name) if wanted is None or name in wanted else np.empty(0)
                 for name, member in by_name.items()
             }
     except BadArraysError:
@@ -71,9 +82,9 @@ def read_arrays(file: IO[bytes], wanted: Collection[str] | None = None) -> dict[
         raise BadArraysError(f"it is cut off or damaged, {type(error).__name__}") from error
 
 
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Array:
-    with archive.open(member) as stream:
-        # A small array comes whole.
+def _array(archive: zipfile.ZipFile, file: IO[bytes], member: zipfile.ZipInfo, name: str) -> Array:
+    is_small = member.file_size <= _CHUNK and member.compress_type in _SIMPLE and not member.flag_bits & _ENCRYPTED
+    with io.BytesIO(_unpacked(file, member)) if is_small else archive.open(member) as stream:
         start = stream.read(_CHUNK)
         shape, is_fortran, dtype, offset = _header(start, name)
         available = member.file_size - offset
@@ -91,6 +102,18 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Arra
         for position in range(done, size, _CHUNK):
             stream.readinto(view[position : position + _CHUNK])
     return np.ndarray(shape, dtype, content, order="F" if is_fortran else "C")
+
+
+def _unpacked(file: IO[bytes], member: zipfile.ZipInfo) -> bytes:
+    """Unpacks a small member. ``zipfile`` takes three times as long, and a report reads ten arrays for each cell."""
+    file.seek(member.header_offset)
+    file.seek(sum(_LENGTHS.unpack(file.read(_LENGTHS.size))), io.SEEK_CUR)
+    content = file.read(member.compress_size)
+    if member.compress_type == zipfile.ZIP_DEFLATED:
+        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.file_size + 1)
+    if len(content) != member.file_size or zlib.crc32(content) != member.CRC:
+        raise zipfile.BadZipFile
+    return content
 
 
 def _refuse_too_large(member: zipfile.ZipInfo, name: str, size: int) -> None:
