@@ -100,7 +100,7 @@ def _array(archive: zipfile.ZipFile, file: IO[bytes], member: zipfile.ZipInfo, n
         done = len(start) - offset
         view[:done] = memoryview(start)[offset:]
         for position in range(done, size, _CHUNK):
-            stream.readinto(view[position : position + _CHUNK])
+            view[position : position + _CHUNK] = stream.read(_CHUNK)
     return np.ndarray(shape, dtype, content, order="F" if is_fortran else "C")
 
 
