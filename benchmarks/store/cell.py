@@ -50,7 +50,7 @@ class _Evaluated(FrozenModel):
     attack: MethodSpec
 
 
-_NOT_HASHED = frozenset({"dataset", "model", "attack", "defenses", "cascade"})
+_NOT_HASHED = {"dataset", "model", "attack", "defenses", "cascade"}
 """Fields whose values are no part of a cell's identity as they are."""
 
 

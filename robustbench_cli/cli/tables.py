@@ -19,6 +19,7 @@ from robustbench_cli.core.escaping import escaped_for_terminal
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
     from robustbench_cli.benchmarks.execution.status import CellState
 
@@ -133,7 +134,7 @@ class _Drawing:
         """The table with each parameter of an attack or a defense in a line of its own."""
         return replace(self, lines=[[text.replace(",", ",\n") for text in line] for line in self.lines])
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
         """The title, the headers, the rows and the caption, all as wide as the content."""
         from rich.segment import Segment
         from rich.text import Text
