@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from functools import reduce
+from functools import cached_property, reduce
 from operator import getitem
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import PydanticSerializationError
 
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.frozen_model import FrozenModel
 from robustbench_cli.core.registry import Registry
 from robustbench_cli.core.settings import Settings
 
 __all__ = ["MethodSpec", "defense_label"]
 
 
-class MethodSpec(BaseModel):
+class MethodSpec(FrozenModel):
     """An attack or a defense as data: its name and all its parameters, defaults included.
 
     Attributes:
@@ -32,8 +33,6 @@ class MethodSpec(BaseModel):
         formerly: The former names of renamed parameters, by their current names. The identity contains the former names,
             so that a rename changes no hash.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     parameters: dict[str, Any] = Field(default_factory=dict)
@@ -122,12 +121,12 @@ class MethodSpec(BaseModel):
         """
         return registry.load(self.name).from_parameters({**self.parameters, **loaded}, name=self.name)
 
-    @property
+    @cached_property
     def label(self) -> str:
         """The name, with the parameters that differ from the defaults: ``hrs(channels=[10,10])``."""
         return self._label({})
 
-    @property
+    @cached_property
     def former_label(self) -> str:
         """The label by the former names of renamed parameters, which older suites and tables contain."""
         return self._label(self.formerly)
@@ -140,7 +139,7 @@ class MethodSpec(BaseModel):
         values = (f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in changed.items())
         return f"{self.name}({','.join(values)})".replace('"', "")
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """The content of its hash: the name and the parameters, and the content of a user's files instead of their paths."""
         name = self.name if self.source is None else self.name.rpartition(":")[2]
@@ -169,6 +168,8 @@ def _by_former_names(parameters: Mapping[str, Any], formerly: Mapping[str, str])
         parameters: Values by current name.
         formerly: See :class:`MethodSpec`.
     """
+    if not formerly:
+        return dict(parameters)
     former = {}
     for key, value in parameters.items():
         nested = {path.removeprefix(f"{key}."): old for path, old in formerly.items() if path.startswith(f"{key}.")}

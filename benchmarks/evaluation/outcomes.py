@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 
 from robustbench_cli.attacks.base.models.special_labels import NO_NUMBER, REJECTED
 from robustbench_cli.benchmarks.datasets.base.arrays import read_arrays
-from robustbench_cli.benchmarks.evaluation.statistics import Floats, images_interval, passes_interval
+from robustbench_cli.benchmarks.evaluation.statistics import (
+    Floats,
+    SuccessCounts,
+    images_interval,
+    passes_interval,
+)
 
 __all__ = ["Outcomes", "summarize", "worst_case"]
 
@@ -124,19 +129,21 @@ class Outcomes:
         chosen = np.concatenate([self.survival, self.clean_survival[None]]).argmin(axis=0)
         return candidates[chosen, :, np.arange(len(self.labels))].T
 
-    def success(self) -> tuple[Floats, Floats]:
-        """The attack's successes and its possible successes, each ``(N,)``; the quotient of their sums is the rate.
+    def success(self) -> SuccessCounts:
+        """The attack's successes and its possible successes on each image; the quotient of their sums is the rate.
 
         Untargeted: a success is a draw in which the clean image is right and the worst candidate is wrong; possible are the
         draws in which the clean image is right. Targeted: a success is a draw and target in which the prediction is the
         target; all are possible.
         """
+        right = self.clean_right
+        clean = right.sum(axis=0)
         if len(self.targets):
             reached = self.perturbed == self.targets[:, None]
-            return reached.mean(axis=(0, 1), dtype=np.float64), np.ones(len(self.labels))
-        right = self.clean_right
-        broken = right & (self.worst() != self.labels)
-        return broken.mean(axis=0, dtype=np.float64), right.mean(axis=0, dtype=np.float64)
+            succeeded, possible = reached.sum(axis=(0, 1)), np.full_like(clean, reached.shape[0] * reached.shape[1])
+        else:
+            succeeded, possible = (right & (self.worst() != self.labels)).sum(axis=0), clean
+        return SuccessCounts(succeeded=succeeded, possible=possible, clean=clean, draws=len(right))
 
     def to_bytes(self) -> bytes:
         """The ``.npz`` file."""
@@ -213,7 +220,8 @@ def summarize(outcomes: Outcomes) -> dict[str, float]:
     interval = passes_interval if outcomes.draws_shared else images_interval
     clean_low, clean_high = interval(outcomes.clean_right)
     robust_low, robust_high = interval(worst == labels)
-    succeeded, possible = outcomes.success()
+    counts = outcomes.success()
+    succeeded, possible = int(counts.succeeded.sum()), int(counts.possible.sum())
     broken = _broken_shares(outcomes)
     return {
         "clean_accuracy": float(outcomes.clean_right.mean()),
@@ -224,7 +232,7 @@ def summarize(outcomes: Outcomes) -> dict[str, float]:
         "robust_accuracy_high": robust_high,
         "robust_accuracy_vote": float(_most_votes(worst, labels).mean()),
         "robust_accuracy_every_draw": float((worst == labels).all(axis=0).mean()),
-        "attack_success_rate": float(succeeded.sum() / possible.sum()) if possible.sum() else float("nan"),
+        "attack_success_rate": succeeded / possible if possible else float("nan"),
         "mean_l2": _weighted_mean(outcomes.l2, broken),
         "mean_linf": _weighted_mean(outcomes.linf, broken),
     }

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from robustbench_cli.attacks.base.models.special_labels import REJECTED
@@ -127,6 +126,9 @@ class SavedImages:
         Raises:
             UserError: The folder cannot be written.
         """
+        # Only a command that saves images needs it.
+        from PIL import Image
+
         pictures = folder / name
         shutil.rmtree(pictures, ignore_errors=True)
         for index, (image, label, prediction) in enumerate(

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
 
 __all__ = [
     "LOSS_FLOOR",
     "DefenseEfficiency",
-    "defense_efficiency",
+    "SuccessCounts",
+    "defense_efficiencies",
     "images_interval",
     "mean_interval",
     "passes_interval",
 ]
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 LOSS_FLOOR = 0.1
 """The smallest loss of clean accuracy, in points, that divides a Defense Efficiency Score."""
+
+_PAIRS_AT_ONCE = 64
+"""Scores that are computed in one matrix product; more take more memory, and no less time."""
 
 
 def mean_interval(shares: Floats, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -49,7 +57,7 @@ def mean_interval(shares: Floats, *, confidence: float = 0.95) -> tuple[float, f
     padded = np.concatenate([shares, [0.0, 1.0]])
     design_effect = float(padded.var() / (padded.mean() * (1 - padded.mean())))
     trials = len(shares) / design_effect
-    z = float(ndtri(0.5 + confidence / 2))
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     center = (mean + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * float(np.sqrt(mean * (1 - mean) / trials + z * z / (4 * trials * trials)))
     # If nothing or everything is right, the end is exactly 0 or 1, without rounding.
@@ -93,6 +101,9 @@ def passes_interval(right: NDArray[np.bool_]) -> tuple[float, float]:
     >>> f"{low:.3f} {high:.3f}"
     '0.810 0.983'
     """
+    # Few tables need it, and its import takes as long as a short report.
+    from scipy.special import stdtrit
+
     passes = right.mean(axis=1, dtype=np.float64)
     mean, number = float(passes.mean()), len(passes)
     if number < 2:
@@ -122,57 +133,85 @@ class DefenseEfficiency:
     loss_within_interval: bool
 
 
-def defense_efficiency(
-    *,
-    undefended_success: tuple[Floats, Floats],
-    defended_success: tuple[Floats, Floats],
-    undefended_clean: Floats,
-    defended_clean: Floats,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> DefenseEfficiency | None:
-    """The Defense Efficiency Score (Wang et al., IJCAI 2019, abstract) with a paired bootstrap over the images.
+@dataclass(frozen=True, kw_only=True)
+class SuccessCounts:
+    """What a Defense Efficiency Score counts of a model under attack. Counts, so that their sums are exact.
+
+    Attributes:
+        succeeded: ``(N,)``, the successes of the attack on each image, over draws and targets.
+        possible: ``(N,)``, its possible successes; the success rate is the quotient of both sums.
+        clean: ``(N,)``, the draws in which the clean image is classified correctly.
+        draws: The number of draws.
+    """
+
+    succeeded: Counts
+    possible: Counts
+    clean: Counts
+    draws: int
+
+
+def defense_efficiencies(
+    pairs: Sequence[tuple[SuccessCounts, SuccessCounts]], *, resamples: int = 2000, seed: int = 0
+) -> list[DefenseEfficiency | None]:
+    """The Defense Efficiency Scores (Wang et al., IJCAI 2019, abstract) with a paired bootstrap over the images.
 
     Args:
-        undefended_success: The attack's successes on the undefended model and its possible successes, each ``(N,)``; the
-            success rate is the quotient of their sums.
-        defended_success: The same for the defended model, on the same images.
-        undefended_clean: ``(N,)``, the share of right draws on each clean image.
-        defended_clean: The same for the defended model.
+        pairs: The undefended and the defended model of each score, on the same images.
         resamples: The number of bootstrap samples.
         seed: Seed of the bootstrap.
 
     Returns:
-        The score; ``None`` if one of the attacks has no possible success.
+        Each score; ``None`` if one of the attacks has no possible success.
 
-    >>> ones, images = np.ones(100), np.arange(100)
-    >>> score = defense_efficiency(
-    ...     undefended_success=(ones, ones),
-    ...     defended_success=((images < 40) * 1.0, ones),
-    ...     undefended_clean=ones,
-    ...     defended_clean=(images < 90) * 1.0,
-    ... )
+    >>> images, ones = np.arange(100), np.ones(100, dtype=np.int64)
+    >>> undefended = SuccessCounts(succeeded=ones, possible=ones, clean=ones, draws=1)
+    >>> defended = SuccessCounts(succeeded=(images < 40) * 1, possible=ones, clean=(images < 90) * 1, draws=1)
+    >>> (score,) = defense_efficiencies([(undefended, defended)])
     >>> score.score, score.loss, score.loss_within_interval
     (6.0, 10.0, False)
     """
-    if not undefended_success[1].any() or not defended_success[1].any():
-        return None
-    count = len(undefended_clean)
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-    weights = np.vstack([np.ones(count), weights])
+    scores: list[DefenseEfficiency | None] = [None] * len(pairs)
+    indices: defaultdict[int, list[int]] = defaultdict(list)
+    for index, pair in enumerate(pairs):
+        if all(model.possible.any() for model in pair):
+            indices[len(pair[0].clean)].append(index)
+    for images, same_size in indices.items():
+        weights = _resampling_weights(images, resamples, seed)
+        for start in range(0, len(same_size), _PAIRS_AT_ONCE):
+            batch = same_size[start : start + _PAIRS_AT_ONCE]
+            for index, score in zip(batch, _efficiencies([pairs[index] for index in batch], weights), strict=True):
+                scores[index] = score
+    return scores
 
-    def rate(success: tuple[Floats, Floats]) -> Floats:
-        possible = weights @ success[1]
-        return np.asarray(100 * (weights @ success[0]) / np.where(possible > 0, possible, np.nan))
 
-    prevented = rate(undefended_success) - rate(defended_success)
-    loss = 100 * (weights @ (undefended_clean - defended_clean)) / count
-    scores = prevented / np.maximum(loss, LOSS_FLOOR)
-    low, high = np.nanquantile(scores[1:], [0.025, 0.975])
-    return DefenseEfficiency(
-        score=float(scores[0]),
-        low=float(low),
-        high=float(high),
-        loss=float(loss[0]),
-        loss_within_interval=bool(np.quantile(loss[1:], 0.025) <= 0),
-    )
+@lru_cache(maxsize=1)
+def _resampling_weights(images: int, resamples: int, seed: int) -> Floats:
+    """``(images, 1 + resamples)``: how often each sample has each image. The first sample is the images themselves."""
+    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
+    return np.vstack([np.ones(images), weights]).T
+
+
+def _efficiencies(pairs: Sequence[tuple[SuccessCounts, SuccessCounts]], weights: Floats) -> Iterator[DefenseEfficiency]:
+    """The scores of some pairs of models with the same number of images, which have possible successes."""
+    models = list(zip(*pairs, strict=True))
+
+    def sums(name: str) -> list[Floats]:
+        """The sums over each sample, ``(pairs, 1 + resamples)``: of the undefended and of the defended models."""
+        return [np.stack([getattr(model, name) for model in side]).astype(np.float64) @ weights for side in models]
+
+    rates = [
+        100 * succeeded / np.where(possible > 0, possible, np.nan)
+        for succeeded, possible in zip(sums("succeeded"), sums("possible"), strict=True)
+    ]
+    draws = [np.array([[model.draws] for model in side]) for side in models]
+    before, after = sums("clean")
+    # Over the common denominator, so that a loss of nothing is exactly 0.
+    loss = 100 * (before * draws[1] - after * draws[0]) / (draws[0] * draws[1] * len(weights))
+    scores = (rates[0] - rates[1]) / np.maximum(loss, LOSS_FLOOR)
+    # NumPy leaves samples without a possible success out one score at a time; there are hardly ever any.
+    quantile = np.nanquantile if np.isnan(scores).any() else np.quantile
+    low, high = quantile(scores[:, 1:], [0.025, 0.975], axis=1)
+    loss_within_interval = np.quantile(loss[:, 1:], 0.025, axis=1) <= 0
+    parts = (scores[:, 0], low, high, loss[:, 0], loss_within_interval)
+    for score in zip(*(part.tolist() for part in parts), strict=True):
+        yield DefenseEfficiency(*score)

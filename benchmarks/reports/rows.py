@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 
 import pandas as pd
 
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize, worst_case
-from robustbench_cli.benchmarks.evaluation.statistics import DefenseEfficiency, defense_efficiency
+from robustbench_cli.benchmarks.evaluation.statistics import SuccessCounts, defense_efficiencies
 from robustbench_cli.benchmarks.reports import columns
 from robustbench_cli.benchmarks.reports.columns import WORST_CASE, RowSource
 from robustbench_cli.benchmarks.store.records import Failure, RequestedCell, Result
@@ -33,24 +33,23 @@ def rows(results: Iterable[tuple[Result, Callable[[], Outcomes]]]) -> pd.DataFra
         :func:`~.worst_case_flags.is_quick_look`, and a worst case has the flags of
         :func:`~.worst_case_flags.worst_case_flags`.
     """
-    groups: dict[Hashable, list[_Row]] = defaultdict(list)
-    for result, outcomes in results:
+    groups: dict[Hashable, list[tuple[_Row, Callable[[], Outcomes]]]] = defaultdict(list)
+    for result, read in results:
         if not result.was_skipped:
-            row = _Row.of(result, outcomes)
-            groups[row.model_and_threat].append(row)
+            row = _Row.of(result, read)
+            groups[row.model_and_threat].append((row, read))
     table: list[_Row] = []
-    undefended: dict[Hashable, list[_Row]] = defaultdict(list)
-    for group in groups.values():
-        worst = group[0] if len(group) == 1 else _Row.worst_case(group)
+    undefended: dict[Hashable, dict[str, _Row]] = defaultdict(dict)
+    for members in groups.values():
+        group = [row for row, _ in members]
+        worst = group[0] if len(group) == 1 else _Row.worst_case(members)
         combined = group if len(group) == 1 else [*group, worst]
         table += combined
         _mark_quick_look(group, worst, combined)
         if not worst.result.cell.defenses:
-            for row in group:
-                undefended[row.comparison(row.attack)].append(row)
-            undefended[worst.comparison(WORST_CASE)].append(worst)
-    for row in table:
-        row.source.efficiency = _efficiency(row, undefended[row.comparison(row.attack)])
+            for row, attack in [*((row, row.attack) for row in group), (worst, WORST_CASE)]:
+                undefended[row.comparison(attack)].setdefault(row.source.cell.checkpoint, row)
+    _compare(table, undefended)
     return _table(row.source for row in table)
 
 
@@ -80,14 +79,14 @@ class _Row:
 
     Args:
         source: What the columns are read from.
-        read: Reads the outcomes.
         attack: Equal for rows of the same attack.
+        count: Counts the successes of its attack; called if the row is compared with another.
     """
 
-    def __init__(self, source: RowSource, read: Callable[[], Outcomes], attack: Hashable) -> None:
+    def __init__(self, source: RowSource, attack: Hashable, count: Callable[[], SuccessCounts]) -> None:
         self.source = source
         self.attack = attack
-        self._read = read
+        self._count = count
 
     @property
     def result(self) -> Result:
@@ -110,14 +109,9 @@ class _Row:
         return self.source.cell.model, attack, self._threat
 
     @cached_property
-    def outcomes(self) -> Outcomes:
-        """The outcomes of every image, read on first use."""
-        return self._read()
-
-    @property
-    def run(self) -> Run:
-        """The result of its attack with its outcomes."""
-        return Run(self.result, self.outcomes)
+    def success(self) -> SuccessCounts:
+        """The successes of its attack."""
+        return self._count()
 
     @classmethod
     def of(cls, result: Result, read: Callable[[], Outcomes]) -> _Row:
@@ -131,22 +125,30 @@ class _Row:
             flags=result.flags,
         )
         attack = json.dumps(result.cell.attack.identity, sort_keys=True)
-        return cls(source, read, (result.cell.cascade, attack))
+        return cls(source, (result.cell.cascade, attack), lambda: read().success())
 
     @classmethod
-    def worst_case(cls, group: Sequence[_Row]) -> _Row:
-        """The row of the per-image worst case over the attacks of one model and threat."""
-        first = group[0].source
-        outcomes = worst_case([row.outcomes for row in group], nearest=first.cell.eps is None)
+    def worst_case(cls, group: Sequence[tuple[_Row, Callable[[], Outcomes]]]) -> _Row:
+        """The row of the per-image worst case over the attacks of one model and threat, with what reads their outcomes."""
+        first = group[0][0].source
+        runs = []
+        for row, read in group:
+            outcomes = read()
+            # The outcomes themselves would fill the memory.
+            row.success = outcomes.success()
+            runs.append(Run(row.result, outcomes))
+
+        worst = worst_case([run.outcomes for run in runs], nearest=first.cell.eps is None)
         source = RowSource(
             cell=first.cell,
             eps=first.eps,
             checkpoint=first.checkpoint,
-            results=[row.result for row in group],
-            summary=summarize(outcomes),
-            flags=worst_case_flags([row.run for row in group], outcomes),
+            results=[run.result for run in runs],
+            summary=summarize(worst),
+            flags=worst_case_flags(runs, worst),
         )
-        return cls(source, lambda: outcomes, WORST_CASE)
+        success = worst.success()
+        return cls(source, WORST_CASE, lambda: success)
 
 
 def _mark_quick_look(group: Sequence[_Row], worst: _Row, combined: Sequence[_Row]) -> None:
@@ -159,14 +161,18 @@ def _mark_quick_look(group: Sequence[_Row], worst: _Row, combined: Sequence[_Row
         row.source.quick_look = quick_look
 
 
-def _efficiency(row: _Row, undefended: Sequence[_Row]) -> DefenseEfficiency | None:
-    """The Defense Efficiency Score; ``None`` without exactly one undefended model to compare with."""
-    if not row.source.cell.defenses or len({base.source.cell.checkpoint for base in undefended}) != 1:
-        return None
-    base, defended = undefended[0].outcomes, row.outcomes
-    return defense_efficiency(
-        undefended_success=base.success(),
-        defended_success=defended.success(),
-        undefended_clean=base.clean_right.mean(axis=0),
-        defended_clean=defended.clean_right.mean(axis=0),
-    )
+def _compare(table: Sequence[_Row], undefended: Mapping[Hashable, Mapping[str, _Row]]) -> None:
+    """Adds the Defense Efficiency Score of each row that has exactly one undefended model to compare with.
+
+    Args:
+        table: The rows.
+        undefended: By :meth:`_Row.comparison`, the row of each undefended model by its checkpoint.
+    """
+    pairs = []
+    for row in table:
+        bases = undefended.get(row.comparison(row.attack), {}) if row.source.cell.defenses else {}
+        if len(bases) == 1:
+            pairs.append((*bases.values(), row))
+    scores = defense_efficiencies([(base.success, row.success) for base, row in pairs])
+    for (_, row), score in zip(pairs, scores, strict=True):
+        row.source.efficiency = score

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cached_property
-from typing import Any, Literal, Self
+from functools import cache, cached_property
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from robustbench_cli.attacks.base.gradients.draws import Draws
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions, Targeted
+from robustbench_cli.core.frozen_model import FrozenModel
 
 __all__ = ["Cell", "OnlyIf", "content_hash"]
 
@@ -24,20 +25,21 @@ attack broke through; see :func:`~robustbench_cli.benchmarks.store.worst_case_fl
 """
 
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+"""The canonical JSON of a value."""
+
+
 def content_hash(identity: Mapping[str, Any]) -> str:
     """The first 20 hexadecimal digits of the sha256 of the canonical JSON.
 
     Args:
         identity: Everything that a result depends on, as JSON values.
     """
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:20]
+    return hashlib.sha256(_canonical(identity).encode()).hexdigest()[:20]
 
 
-class _Evaluated(BaseModel):
+class _Evaluated(FrozenModel):
     """What is evaluated: the images, the defended model and the attack. These fields come first in a cell's JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str
     data: str = Field(description="sha256 of the evaluated images and labels")
@@ -46,6 +48,17 @@ class _Evaluated(BaseModel):
     checkpoint: str = Field(description="sha256 of the weights and of the specification of their model")
     defenses: tuple[MethodSpec, ...]
     attack: MethodSpec
+
+
+_NOT_HASHED = {"dataset", "model", "attack", "defenses", "cascade"}
+"""Fields whose values are no part of a cell's identity as they are."""
+
+
+@cache
+def _defaults(kind: type[Cell]) -> dict[str, Any]:
+    """The defaults of the fields that are part of a cell's identity only where they have another value."""
+    fields = kind.model_fields.items()
+    return {name: field.default for name, field in fields if not field.is_required() and name not in _NOT_HASHED}
 
 
 class Cell(EvaluationOptions, _Evaluated):
@@ -85,19 +98,12 @@ class Cell(EvaluationOptions, _Evaluated):
         differ from their defaults, and the paths of a user's files. Fields at their defaults are not part of it either,
         so that a new field with a default leaves the identities of existing cells as they are.
         """
-        content = self.model_dump(mode="json", exclude={"dataset", "model", "attack", "defenses", "cascade"})
-        for name, field in type(self).model_fields.items():
-            if name in content and not field.is_required() and content[name] == field.default:
+        content = self.model_dump(mode="json", exclude=_NOT_HASHED)
+        for name, default in _defaults(type(self)).items():
+            if content[name] == default:
                 del content[name]
         content |= {"attack": self.attack.identity, "defenses": [defense.identity for defense in self.defenses]}
         return content_hash({"version": 1, **content})
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with other values in some fields. Its :attr:`id` is computed anew."""
-        copied = super().model_copy(update=update, deep=deep)
-        # Pydantic copies cached properties too.
-        copied.__dict__.pop("id", None)
-        return copied
 
     @property
     def attack_label(self) -> str:

@@ -78,8 +78,8 @@ class Store:
     def _failure_file(self, cell_id: str) -> Path:
         return self._cells / f"{cell_id}.failed.json"
 
-    def _outcomes_file(self, cell_id: str, result: Result) -> Path:
-        return self._cells / f"{cell_id}.{result.outcomes_sha256[:12]}.npz"
+    def _outcomes_file(self, result: Result) -> Path:
+        return self._cells / f"{result.cell.id}.{result.outcomes_sha256[:12]}.npz"
 
     def ensure_writable(self) -> None:
         """Fails now rather than after hours of computation.
@@ -116,7 +116,7 @@ class Store:
             UserError: The folder cannot be written.
         """
         if self.result_hash(result.cell.id) in {None, replacing}:
-            write_atomically(self._outcomes_file(result.cell.id, result), outcomes)
+            write_atomically(self._outcomes_file(result), outcomes)
             write_atomically(self._result_file(result.cell.id), encoded(result))
         self._failure_file(result.cell.id).unlink(missing_ok=True)
 
@@ -198,7 +198,9 @@ class Store:
         Raises:
             UserError: The file of the result or of its outcomes is missing or damaged, or is of another cell.
         """
-        return self._read_result(self._result_file(cell_id))[0]
+        result = _read_cell_record(self._result_file(cell_id), Result)
+        self._outcomes_content(result)
+        return result
 
     def outcomes(self, cell_id: str) -> Outcomes:
         """The outcomes of every image of a finished cell.
@@ -206,29 +208,41 @@ class Store:
         Raises:
             UserError: The file is missing, damaged, or not the one that the result names.
         """
+        return self.outcomes_of(_read_cell_record(self._result_file(cell_id), Result))
+
+    def outcomes_of(self, result: Result) -> Outcomes:
+        """The outcomes of every image of a result that was read from this store.
+
+        Args:
+            result: The result, whose file is not read again.
+
+        Raises:
+            UserError: The file is missing, damaged, or not the one that the result names.
+        """
+        return self._parsed(result, self._outcomes_content(result))
+
+    def _parsed(self, result: Result, content: bytes) -> Outcomes:
+        """The outcomes in the content of their file."""
         from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 
-        path = self._result_file(cell_id)
-        result, content = self._read_result(path)
         try:
             return Outcomes.from_bytes(content)
         except (ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"{self._outcomes_file(cell_id, result)} was stored by another version of advdef ({error}): "
-                f"{_repeat_hint(path)}"
+                f"{self._outcomes_file(result)} was stored by another version of advdef ({error}): "
+                f"{_repeat_hint(self._result_file(result.cell.id))}"
             ) from None
 
-    def _read_result(self, path: Path) -> tuple[Result, bytes]:
-        """A result and the content of its outcomes, both verified."""
-        result = _read_cell_record(path, Result)
-        file = self._outcomes_file(path.stem, result)
+    def _outcomes_content(self, result: Result) -> bytes:
+        """The content of the file with a result's outcomes, verified."""
+        file, hint = self._outcomes_file(result), _repeat_hint(self._result_file(result.cell.id))
         try:
             content = file.read_bytes()
         except OSError as error:
-            raise UserError(f"{file} cannot be read ({error.strerror}): {_repeat_hint(path)}") from None
+            raise UserError(f"{file} cannot be read ({error.strerror}): {hint}") from None
         if sha256(content) != result.outcomes_sha256:
-            raise UserError(f"{file} is damaged, its content is not what was stored: {_repeat_hint(path)}")
-        return result, content
+            raise UserError(f"{file} is damaged, its content is not what was stored: {hint}")
+        return content
 
     def results(self, *, damaged: Callable[[UserError], None] = _raise) -> Iterator[Result]:
         """All finished cells, by identity.
@@ -239,14 +253,37 @@ class Store:
         Raises:
             UserError: The folder is no store.
         """
+        for result, _ in self._stored(damaged):
+            yield result
+
+    def verified(self, *, damaged: Callable[[UserError], None]) -> Iterator[Result]:
+        """All finished cells whose outcomes can be read, not only whose files are as they were stored.
+
+        Args:
+            damaged: As for :meth:`results`.
+
+        Raises:
+            UserError: The folder is no store.
+        """
+        for result, content in self._stored(damaged):
+            try:
+                self._parsed(result, content)
+            except UserError as error:
+                damaged(error)
+            else:
+                yield result
+
+    def _stored(self, damaged: Callable[[UserError], None]) -> Iterator[tuple[Result, bytes]]:
+        """All finished cells with the content of their outcomes; each file is read once."""
         for path in self._files("*.json"):
             if not path.name.endswith(".failed.json"):
                 try:
-                    result = self._read_result(path)[0]
+                    result = _read_cell_record(path, Result)
+                    content = self._outcomes_content(result)
                 except UserError as error:
                     damaged(error)
                 else:
-                    yield result
+                    yield result, content
 
     def failures(self, *, damaged: Callable[[UserError], None] = _raise) -> Iterator[Failure]:
         """All cells that failed and have not been finished since.
@@ -283,9 +320,9 @@ class Store:
         """
         copied = 0
         self.request(other.requested(damaged=damaged).values())
-        for result in other.results(damaged=damaged):
+        for result, outcomes in other._stored(damaged):
             if result.cell not in self:
-                self.publish(result, other._outcomes_file(result.cell.id, result).read_bytes())
+                self.publish(result, outcomes)
                 copied += 1
         for failure in other.failures(damaged=damaged):
             if failure.cell not in self:
@@ -327,7 +364,7 @@ class Store:
             except UserError:
                 # A result that cannot be read does not tell which outcomes are its own.
                 return True
-            return path == self._outcomes_file(cell_id, result)
+            return path == self._outcomes_file(result)
         return path.name.endswith(".json") and not (is_done and path.name.endswith(".failed.json"))
 
     def _contained_requests(self) -> list[Path]:

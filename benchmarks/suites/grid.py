@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 from pydantic import ValidationError, create_model
@@ -17,7 +18,7 @@ from robustbench_cli.benchmarks.suites.suite import AttackChoice
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.settings import Settings, read_value
 
-__all__ = ["attack_choices", "attack_class", "error_location", "variants"]
+__all__ = ["attack_choices", "attack_class", "count_variants", "error_location", "variants"]
 
 
 def attack_class(entry: AttackEntry) -> type[Attack]:
@@ -79,12 +80,27 @@ def variants(settings: type[Settings], parameters: Mapping[str, Any]) -> Iterato
         settings: The attack, defense or recipe.
         parameters: Values and lists of values, by name.
     """
-    dimensions = {
+    dimensions = _dimensions(settings, parameters)
+    for combination in itertools.product(*dimensions.values()):
+        yield {key: _number_of(value) for key, value in zip(dimensions, combination, strict=True)}
+
+
+def count_variants(settings: type[Settings], parameters: Mapping[str, Any]) -> int:
+    """The number of combinations that :func:`variants` gives.
+
+    Args:
+        settings: See :func:`variants`.
+        parameters: See :func:`variants`.
+    """
+    return prod(map(len, _dimensions(settings, parameters).values()))
+
+
+def _dimensions(settings: type[Settings], parameters: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The values of each parameter."""
+    return {
         key: value if isinstance(value, list) and value and not _is_single_value(settings, key, value) else [value]
         for key, value in parameters.items()
     }
-    for combination in itertools.product(*dimensions.values()):
-        yield {key: _number_of(value) for key, value in zip(dimensions, combination, strict=True)}
 
 
 def _is_single_value(settings: type[Settings], key: str, value: list[Any]) -> bool:

@@ -25,6 +25,7 @@ from robustbench_cli.benchmarks.suites.config import (
     SuiteConfig,
 )
 from robustbench_cli.benchmarks.suites.grid import attack_choices, error_location, variants
+from robustbench_cli.benchmarks.suites.size import require_reasonable_size
 from robustbench_cli.benchmarks.suites.suite import (
     AttackChoice,
     Condition,
@@ -193,8 +194,9 @@ def plan(config: SuiteConfig, *, cache_for: CacheFor, seed: int) -> Plan:
         seed: Of trainings and attacks for which the suite sets none.
 
     Raises:
-        UserError: A name is unknown, or a value is not allowed.
+        UserError: A name is unknown, or a value is not allowed; or the suite is too large to be expanded.
     """
+    require_reasonable_size(config)
     selection = Selection(
         include=[Condition(values, config.location("include", number)) for number, values in enumerate(config.include)],
         exclude=[Condition(values, config.location("exclude", number)) for number, values in enumerate(config.exclude)],

@@ -86,6 +86,11 @@ class Selection:
     exclude: Sequence[Condition] = ()
     _met: set[int] = field(default_factory=set)
 
+    @property
+    def is_everything(self) -> bool:
+        """Whether every cell is wanted."""
+        return not self.include and not self.exclude
+
     def wants(self, cell: Mapping[str, Sequence[Any]]) -> bool:
         """Whether a cell is wanted; see :meth:`Condition.matches`."""
         included = [condition for condition in self.include if condition.matches(cell)]
@@ -243,6 +248,8 @@ class Suite:
             eps: Its radius; ``None`` for any distance.
             seed: Its seed.
         """
+        if self.selection.is_everything:
+            return True
         return self.selection.wants(
             {
                 "dataset": [self.dataset],

@@ -355,7 +355,7 @@ def _report(store: Path, results: Sequence[Result], failures: Sequence[Failure],
     if not results:
         raise_failures(failures)
     stored = Store(store)
-    table = rows((result, partial(stored.outcomes, result.cell.id)) for result in results)
+    table = rows((result, partial(stored.outcomes_of, result)) for result in results)
     tables.print_and_write(table, tables.for_terminal(table), output)
 
 

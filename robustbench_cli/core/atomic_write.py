@@ -6,8 +6,10 @@ import os
 import re
 import secrets
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -116,17 +118,27 @@ def _remove_abandoned(path: Path) -> None:
 
     A file is abandoned if no process holds its lock.
     """
-    prefix = f".{path.name}."
-    with os.scandir(path.parent) as entries:
-        candidates = [Path(entry.path) for entry in entries if entry.name.startswith(prefix)]
-    for temporary in candidates:
-        match = _TEMPORARY.fullmatch(temporary.name)
+    for temporary in _temporary_files(path.parent.absolute()).get(path.name, ()):
         # Locking fails if the writer is alive, and opening fails if the file is gone by now.
         with suppress(OSError):
-            if match is not None and match[1] == path.name and temporary.is_file() and not temporary.is_symlink():
+            if temporary.is_file() and not temporary.is_symlink():
                 with temporary.open("rb") as file:
                     if _lock(file):
                         temporary.unlink(missing_ok=True)
+
+
+@cache
+def _temporary_files(folder: Path) -> dict[str, list[Path]]:
+    """The temporary files in a folder when this process first writes there, by the name of the file to be written.
+
+    A store has very many files: listing them at each write would take the square of their number.
+    """
+    temporary: defaultdict[str, list[Path]] = defaultdict(list)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if match := _TEMPORARY.fullmatch(entry.name):
+                temporary[match[1]].append(folder / entry.name)
+    return dict(temporary)
 
 
 def is_temporary(path: Path) -> bool:

@@ -28,10 +28,10 @@ def escaped_for_terminal(text: str, *, lines: bool = False) -> str:
     """
     if text.isprintable():
         return text
-    allowed = "\n\t" if lines else ""
-    return "".join(
-        character if character.isprintable() or character in allowed else repr(character)[1:-1] for character in text
-    )
+    if lines:
+        # Most lines are printable, and a whole line is looked at faster than its characters.
+        return "\n".join("\t".join(map(escaped_for_terminal, line.split("\t"))) for line in text.split("\n"))
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def escaped_for_csv(text: str) -> str:

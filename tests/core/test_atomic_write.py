@@ -136,3 +136,18 @@ def test_a_system_without_posix_locks_writes_whole_files_too(tmp_path: Path, mon
     write_atomically(tmp_path / "file", b"whole")
     assert (tmp_path / "file").read_bytes() == b"whole"
     assert {*tmp_path.iterdir()} == {tmp_path / "file", other}
+
+
+def test_a_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a merge of stores would take the square of the number of their files."""
+    listed: list[object] = []
+    scan = os.scandir
+
+    def counted(folder: Path) -> object:
+        listed.append(folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    for number in range(5):
+        write_atomically(tmp_path / f"{number}.json", b"content")
+    assert listed == [tmp_path]

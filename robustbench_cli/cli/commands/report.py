@@ -148,7 +148,7 @@ class _Content:
 
         results = {result.cell.id: (result, store) for store in stores for result in store.results(damaged=collect)}
         ordered = sorted(results.values(), key=lambda pair: _order(pair[0].cell))
-        table = rows((result, partial(store.outcomes, result.cell.id)) for result, store in ordered)
+        table = rows((result, partial(store.outcomes_of, result)) for result, store in ordered)
         conflicts = _add_certified_accuracy(table, ordered, stores, collect)
         failures = [
             failure for store in stores for failure in store.failures(damaged=collect) if failure.cell.id not in results
@@ -222,7 +222,7 @@ def _add_certified_accuracy(
         cell = result.cell
         model = certificate_of(cell, models)
         accuracies[cell.id] = math.nan if model is None else certified_accuracy(cell, model)
-        if model is not None and (line := contradiction(cell, store.outcomes(cell.id), model)):
+        if model is not None and (line := contradiction(cell, store.outcomes_of(result), model)):
             lines[cell.id] = line
     if not all(map(math.isnan, accuracies.values())):
         values: list[float] = []

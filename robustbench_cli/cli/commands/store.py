@@ -60,13 +60,7 @@ def _verify(folders: Sequence[Path]) -> None:
         before = len(damaged)
         missing = Store(folder).missing(damaged=collect)
         for store in _with_searches(folder):
-            for result in store.results(damaged=collect):
-                try:
-                    store.outcomes(result.cell.id)
-                except UserError as error:
-                    collect(error)
-                else:
-                    results += 1
+            results += sum(1 for _ in store.verified(damaged=collect))
             failures += len(list(store.failures(damaged=collect)))
             batch_results += _partial_results(store.path, collect)
         counts = [f"{results} results", f"{failures} failures", *_other_results(folder, collect)]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -352,3 +353,22 @@ def test_damaged_outcomes_are_named(advdef: Advdef, store: Path) -> None:
     assert f"{path.relative_to(store.parent)} is damaged, its content is not what was stored: remove " in ended.err
     assert len([line for line in ended.err.splitlines() if not line.startswith("quick look: ")]) == 1
     assert advdef("report", "--fail-under", "robust_accuracy=0").code == 3
+
+
+def test_each_record_is_read_once(
+    advdef: Callable[..., Any], here: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time of a report is linear in its cells: a record is read once, and its outcomes to verify and to combine them."""
+    words = ("--checkpoint", checkpoint.name, "--n", "20", "--attack", "fgsm", "--attack", "pgd", "-q")
+    assert advdef("attack", *words, "--eps", "0.05", "--eps", "0.1", "--eps", "0.2").code == 0
+    read: Counter[str] = Counter()
+    read_bytes = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        read[path.suffix] += path.parent.name == "cells"
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    ended = advdef("report", "--format", "csv")
+    assert (ended.code, ended.out.count("worst-case")) == (0, 3)
+    assert read == {".json": 6, ".npz": 12}

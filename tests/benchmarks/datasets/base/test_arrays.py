@@ -46,3 +46,41 @@ def test_a_bomb_is_not_unpacked() -> None:
     assert zipfile.ZipFile(file).infolist()[0].compress_size < 9e5
     with pytest.raises(BadArraysError, match=r"would unpack from .* to 90,000,000 bytes, more than images do"):
         read_arrays(file)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("items", [0, 3, 2**17, 2**17 + 1, 300_000])
+def test_arrays_of_any_size_and_order_come_back(save: Any, items: int) -> None:
+    """As NumPy itself reads them; an array of more than a mebibyte is unpacked in parts."""
+    values = np.arange(items, dtype=np.float64)
+    arrays = {"plain": values, "ordered": np.asfortranarray(np.stack([values, -values])), "one": np.float32(items)}
+    file = io.BytesIO()
+    save(file, **arrays)
+    expected = np.load(io.BytesIO(file.getvalue()))
+    for name, array in read_arrays(file).items():
+        assert np.array_equal(array, expected[name])
+        assert (array.dtype, array.flags.f_contiguous) == (expected[name].dtype, expected[name].flags.f_contiguous)
+        assert array.flags.writeable
+
+
+@pytest.mark.parametrize("items", [10, 300_000])
+@pytest.mark.parametrize("position", [0.3, 0.5])
+def test_a_changed_byte_is_noticed(items: int, position: float) -> None:
+    """Wherever it is in the values, in an array of any size."""
+    file = saved(images=np.arange(items, dtype=np.float64))
+    content = bytearray(file.getvalue())
+    start = content.index(b"NUMPY") + 128
+    content[start + int(position * 8 * items)] ^= 1
+    with pytest.raises(BadArraysError, match="BadZipFile"):
+        read_arrays(io.BytesIO(content))
+
+
+def test_a_member_that_unpacks_to_more_than_it_says_is_refused() -> None:
+    """The size in the directory of an archive is its author's word."""
+    file = io.BytesIO()
+    np.savez_compressed(file, images=np.zeros(1000))
+    content = file.getvalue()
+    (member,) = zipfile.ZipFile(file).infolist()
+    lie = content.replace(member.file_size.to_bytes(4, "little"), (member.file_size - 8).to_bytes(4, "little"))
+    with pytest.raises(BadArraysError):
+        read_arrays(io.BytesIO(lie))
