@@ -111,6 +111,7 @@ class HRS(RandomizedDefense):
                 name=name,
                 whole=model,
                 loss=ensemble_cross_entropy,
+                frozen_layers=index,
                 on_finish=partial(ensemble.copy_to, networks),
             )
             block.requires_grad_(False)

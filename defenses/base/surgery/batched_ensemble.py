@@ -133,7 +133,9 @@ def ensemble_cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -
     """
     logits = network(images)
     mean = functional.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))
-    return mean + (len(logits) - 1) * (mean - mean.detach())
+    if mean.requires_grad:
+        mean.register_hook(lambda slope: slope * len(logits))
+    return mean
 
 
 def _parameters_and_buffers(network: nn.Module) -> dict[str, Tensor]:
