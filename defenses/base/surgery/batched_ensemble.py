@@ -56,13 +56,14 @@ class BatchedEnsemble(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Logits of rows ``(B, ...)``; see the class."""
-        # Set here and not in train(): code that restores the modes of all submodules does not know this one.
-        self._structure[0].train(self.training)
         logits = self._packed_logits(rows)
-        if logits is None and self._vectorized:
-            logits = self._vmapped_logits(rows)
         if logits is None:
-            logits = torch.stack([self._logits(state, rows) for state in _unstack(self._stacked())])
+            # Set here and not in train(): code that restores the modes of all submodules does not know this one.
+            self._structure[0].train(self.training)
+            stacked = self._stacked()
+            logits = self._vmapped_logits(stacked, rows) if self._vectorized else None
+            if logits is None:
+                logits = torch.stack([self._logits(state, rows) for state in _unstack(stacked)])
         return logits if self.training else log_mean_softmax(logits)
 
     @torch.no_grad()
@@ -88,10 +89,10 @@ class BatchedEnsemble(nn.Module):
             return None
         return logits.transpose(0, 1)
 
-    def _vmapped_logits(self, rows: Tensor) -> Tensor | None:
+    def _vmapped_logits(self, stacked: dict[str, Tensor], rows: Tensor) -> Tensor | None:
         """The logits ``(M, B, K)`` by ``vmap``; ``None``, now and later, if it does not support the network."""
         try:
-            return vmap(self._logits, in_dims=(0, None), randomness="different")(self._stacked(), rows)
+            return vmap(self._logits, in_dims=(0, None), randomness="different")(stacked, rows)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise

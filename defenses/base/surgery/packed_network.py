@@ -19,7 +19,7 @@ _CHANNELWISE_LAYERS = (
 _CHANNELWISE_FUNCTIONS = {
     *(torch.relu, functional.relu, functional.gelu, functional.silu, torch.sigmoid, torch.tanh),
     *(operator.add, operator.sub, operator.mul, operator.truediv, operator.iadd, torch.add),
-    *(torch.max_pool2d, functional.avg_pool2d, functional.adaptive_avg_pool2d),
+    *(functional.max_pool2d, functional.avg_pool2d, functional.adaptive_avg_pool2d),
 }
 """Layers and functions that treat each channel by itself, so more channels change nothing."""
 
