@@ -111,9 +111,8 @@ class TensorSplit(Split):
             device: The device.
         """
         moved = copy.copy(self)
-        moved.labels, moved._images, moved._largest = (
-            tensor.to(device) for tensor in (self.labels, self._images, self._largest)
-        )
+        for name in ("labels", "_images", "_largest"):
+            setattr(moved, name, getattr(self, name).to(device))
         return moved
 
     def images(self, indices: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from robustbench_cli.core.errors import Notice, is_out_of_memory, one_line
 from robustbench_cli.defenses.base.decision_rules import log_mean_softmax
-from robustbench_cli.defenses.base.surgery.packed_network import pack
+from robustbench_cli.defenses.base.surgery.packed_network import PackedNetwork, joined_tensors
 
 __all__ = ["BatchedEnsemble", "ensemble_cross_entropy"]
 
@@ -43,16 +43,15 @@ class BatchedEnsemble(nn.Module):
         self._count = len(networks)
         # A tuple hides it from torch: it is no submodule. Only its structure is used, not its weights.
         self._structure = (copy.deepcopy(networks[0]),)
-        self._packed = (pack(networks[0], len(networks)) if vectorized else None,)
-        states = [_parameters_and_buffers(network) for network in networks]
-        self._shapes = {name: tuple(tensor.shape) for name, tensor in states[0].items()}
-        for index, (name, shape) in enumerate(self._shapes.items()):
-            # Concatenated, not stacked: a convolution's weights keep four dimensions, which channels-last needs.
-            joined = torch.cat([state[name].detach().reshape(shape or (1,)) for state in states])
-            if isinstance(states[0][name], nn.Parameter):
-                self.register_parameter(_tensor_name(index), nn.Parameter(joined))
+        self._packed = PackedNetwork(networks[0], len(networks)) if vectorized else None
+        tensors = _parameters_and_buffers(networks[0])
+        self._shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        # Concatenated, not stacked: a convolution's weights keep four dimensions, which channels-last needs.
+        for index, (name, joined) in enumerate(joined_tensors(networks).items()):
+            if isinstance(tensors[name], nn.Parameter):
+                self.register_parameter(_tensor_name(index), nn.Parameter(joined.detach()))
             else:
-                self.register_buffer(_tensor_name(index), joined)
+                self.register_buffer(_tensor_name(index), joined.detach())
 
     def forward(self, rows: Tensor) -> Tensor:
         """Logits of rows ``(B, ...)``; see the class."""
@@ -74,20 +73,12 @@ class BatchedEnsemble(nn.Module):
                 tensor.copy_(state[name])
 
     def _packed_logits(self, rows: Tensor) -> Tensor | None:
-        """The logits ``(M, B, K)`` by the packed network; ``None``, now and later, if there is none."""
-        packed = self._packed[0]
-        if packed is None:
+        """The logits ``(M, B, K)`` of the packed networks; ``None`` if they cannot be packed."""
+        if self._packed is None:
             return None
         tensors = {name: getattr(self, _tensor_name(index)) for index, name in enumerate(self._shapes)}
-        try:
-            logits = cast("Tensor", functional_call(packed.train(self.training), tensors, (rows,)))
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            # A layer on feature maps that is meant for vectors, for example.
-            self._packed = (None,)
-            return None
-        return logits.transpose(0, 1)
+        logits = self._packed.run(tensors, rows, training=self.training)
+        return None if logits is None else logits.transpose(0, 1)
 
     def _vmapped_logits(self, stacked: dict[str, Tensor], rows: Tensor) -> Tensor | None:
         """The logits ``(M, B, K)`` by ``vmap``; ``None``, now and later, if it does not support the network."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, fx, nn
+from torch.func import functional_call
 from torch.nn import functional
 
-__all__ = ["pack"]
+from robustbench_cli.core.errors import is_out_of_memory
+
+__all__ = ["PackedNetwork", "joined_tensors", "pack"]
 
 _CHANNELWISE_LAYERS = (
     *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh, nn.Softplus),
@@ -24,7 +28,40 @@ _CHANNELWISE_FUNCTIONS = {
 """Layers and functions that treat each channel by itself, so more channels change nothing."""
 
 
-def pack(network: nn.Module, count: int) -> fx.GraphModule | None:
+class PackedNetwork:
+    """Runs networks of one architecture as one; see :func:`pack`. It is no module, because it has no weights of its own.
+
+    Args:
+        network: One of the networks. It stays unchanged.
+        count: The number of networks.
+        same_rows: Whether all networks get the same rows.
+    """
+
+    def __init__(self, network: nn.Module, count: int, *, same_rows: bool = True) -> None:
+        self._network = pack(network, count, same_rows=same_rows)
+
+    def run(self, tensors: Mapping[str, Tensor], rows: Tensor, *, training: bool) -> Tensor | None:
+        """The output for rows; ``None``, now and later, if the networks cannot be packed.
+
+        Args:
+            tensors: The networks' tensors, as :func:`joined_tensors` gives them.
+            rows: See :func:`pack`.
+            training: Whether the networks are in ``train()`` mode.
+        """
+        if self._network is None:
+            return None
+        try:
+            output: Tensor = functional_call(self._network.train(training), dict(tensors), (rows,))
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            # A fully connected layer on feature maps, for example.
+            self._network = None
+            return None
+        return output
+
+
+def pack(network: nn.Module, count: int, *, same_rows: bool = True) -> fx.GraphModule | None:
     """A network that computes M networks of one architecture with as many operations as one of them.
 
     The channels of all networks lie side by side, and groups keep them apart (Packed-Ensembles: Laurent et al., ICLR 2023,
@@ -32,18 +69,35 @@ def pack(network: nn.Module, count: int) -> fx.GraphModule | None:
     products. A first convolution or fully connected layer needs no groups, because all networks see the same rows.
 
     Args:
-        network: From rows ``(B, ...)`` to logits ``(B, K)``. It stays unchanged.
+        network: From vectors ``(B, F)`` or feature maps ``(B, C, H, W)`` to the same. It stays unchanged.
         count: M.
+        same_rows: Whether all networks get the same rows.
 
     Returns:
-        From rows ``(B, ...)`` to logits ``(B, M, K)``. Its parameters and buffers have the names of the network's, and no
-        values of use: call it by :func:`torch.func.functional_call`, with the M networks' tensors concatenated along
-        their first dimension. ``None`` if the network has other layers than convolutions in two dimensions, batch norm,
-        fully connected layers, and layers that treat each channel by itself.
+        A network with vectors ``(B, M, F)`` or feature maps ``(B, M * C, H, W)`` as its output, and as its input unless
+        the networks get the same rows. Its parameters and buffers have the names of the network's, and no values of use:
+        call it by :func:`torch.func.functional_call` with :func:`joined_tensors`. ``None`` if the network has other layers
+        than convolutions in two dimensions, batch norm, fully connected layers, and layers that treat each channel by
+        itself.
     """
     root = copy.deepcopy(network)
     graph = _trace(root)
-    return fx.GraphModule(root, graph) if graph is not None and _widen(root, graph, count) else None
+    if graph is None or not _widen(root, graph, count, same_rows=same_rows):
+        return None
+    return fx.GraphModule(root, graph)
+
+
+def joined_tensors(networks: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """The parameters and buffers of networks of one architecture, concatenated along their first dimension.
+
+    Args:
+        networks: The networks. Gradients flow to their parameters.
+    """
+    states = [dict(network.named_parameters()) | dict(network.named_buffers()) for network in networks]
+    return {
+        name: torch.cat([state[name] if tensor.dim() else state[name].reshape(1) for state in states])
+        for name, tensor in states[0].items()
+    }
 
 
 def _trace(network: nn.Module) -> fx.Graph | None:
@@ -57,11 +111,11 @@ def _trace(network: nn.Module) -> fx.Graph | None:
     return graph if str(graph) == str(other) else None
 
 
-def _widen(root: nn.Module, graph: fx.Graph, count: int) -> bool:
+def _widen(root: nn.Module, graph: fx.Graph, count: int, *, same_rows: bool) -> bool:
     """Changes the operations of one network into those of ``count`` networks; ``False`` if that is impossible."""
     rows, *nodes, output = graph.nodes
-    shared = _shared_layer(root, rows)
-    if shared is None:
+    shared = _shared_layer(root, rows) if same_rows else None
+    if same_rows and shared is None:
         with graph.inserting_after(rows):
             repeated = graph.call_function(_repeat, (rows, count))
         rows.replace_all_uses_with(repeated, delete_user_cb=lambda user: user is not repeated)
@@ -85,7 +139,8 @@ def _shared_layer(root: nn.Module, rows: fx.Node) -> str | None:
     if user.op != "call_module" or sum(node.target == user.target for node in rows.graph.nodes) > 1:
         return None
     layer = root.get_submodule(str(user.target))
-    return str(user.target) if type(layer) is nn.Linear or type(layer) is nn.Conv2d and layer.groups == 1 else None
+    takes_rows = type(layer) is nn.Linear or (type(layer) is nn.Conv2d and layer.groups == 1)
+    return str(user.target) if takes_rows else None
 
 
 def _wide_layer(layer: nn.Module, count: int, *, shared: bool) -> nn.Module | None:
@@ -129,12 +184,14 @@ class _Linears(nn.Module):
         if rows.dim() != (2 if self.shared else 3):
             raise RuntimeError("the fully connected layers of packed networks take vectors only")
         if self.shared:
-            return functional.linear(rows, self.weight, self.bias).unflatten(1, (self.count, -1))
+            return _flatten(functional.linear(rows, self.weight, self.bias), self.count)
         # With the weights as the first factor, their gradient has their memory layout.
         weight, columns = self.weight.unflatten(0, (self.count, -1)), rows.permute(1, 2, 0)
-        if self.bias is None:
-            return torch.bmm(weight, columns).permute(2, 0, 1)
-        return torch.baddbmm(self.bias.view(self.count, -1, 1), weight, columns).permute(2, 0, 1)
+        bias: Tensor | None = self.bias
+        products = (
+            torch.bmm(weight, columns) if bias is None else torch.baddbmm(bias.view(self.count, -1, 1), weight, columns)
+        )
+        return products.permute(2, 0, 1)
 
 
 class _Flatten(nn.Module):
@@ -149,8 +206,9 @@ class _Flatten(nn.Module):
 
 
 def _flatten(rows: Tensor, count: int) -> Tensor:
-    """See :class:`_Flatten`. Vectors ``(B, M, F)`` stay as they are."""
-    return rows.unflatten(1, (count, -1)).flatten(2)
+    """See :class:`_Flatten`. Vectors become ``(B, M, F)`` from ``(B, M * F)``, or stay ``(B, M, F)``."""
+    vectors: Tensor = rows.unflatten(1, (count, -1)).flatten(2)
+    return vectors
 
 
 def _repeat(rows: Tensor, count: int) -> Tensor:

@@ -294,7 +294,7 @@ class Trainer:
         run.optimizer.zero_grad()
         sizes = [len(batch) for batch in batches for _ in range(run.replays)]
         # Read once an epoch, because the CPU waits for the GPU then.
-        loss = sum(map(operator.mul, torch.stack(losses).tolist(), sizes)) / sum(sizes)
+        loss: float = sum(map(operator.mul, torch.stack(losses).tolist(), sizes)) / sum(sizes)
         if not math.isfinite(loss):
             raise UserError(f"{run.name} diverged in epoch {epoch + 1}, its loss is {loss}: give a lower lr")
         return loss

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from robustbench_cli.benchmarks.models.base.build import build_model
-from robustbench_cli.defenses.base.surgery.packed_network import pack
+from robustbench_cli.defenses.base.surgery.packed_network import joined_tensors, pack
 
 
 class Residual(nn.Module):
@@ -56,14 +56,10 @@ NETWORKS: dict[Callable[[], nn.Module], tuple[int, ...]] = {
 
 
 def joined(networks: list[nn.Module]) -> dict[str, Tensor]:
-    """The parameters and buffers, concatenated along the first dimension; scalars become vectors."""
-    states = [dict(network.named_parameters()) | dict(network.named_buffers()) for network in networks]
-    return {
-        name: torch.cat([state[name].detach().reshape(tensor.shape or (1,)) for state in states]).requires_grad_(
-            tensor.requires_grad
-        )
-        for name, tensor in states[0].items()
-    }
+    """The networks' tensors, concatenated, as leaves of the graph."""
+    parameters = dict(networks[0].named_parameters())
+    tensors = joined_tensors(networks)
+    return {name: tensor.detach().requires_grad_(name in parameters) for name, tensor in tensors.items()}
 
 
 @pytest.mark.parametrize("build", NETWORKS, ids=lambda build: build.__name__)
@@ -99,7 +95,9 @@ def test_networks_draw_separately() -> None:
     """Dropout of the shared input drops other pixels for each network."""
     packed = pack(nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(36, 36, bias=False)), 2)
     assert packed is not None
-    first, second = functional_call(packed.train(), {"2.weight": torch.eye(36).repeat(2, 1)}, (torch.ones(1, 1, 6, 6),))[0]
+    first, second = functional_call(
+        packed.train(), {"2.weight": torch.eye(36).repeat(2, 1)}, (torch.ones(1, 1, 6, 6),)
+    )[0]
     assert not torch.equal(first == 0, second == 0)
 
 
@@ -136,7 +134,7 @@ def hooked() -> nn.Module:
         hooked(),
         torchvision.ops.StochasticDepth(0.5, "row"),
     ],
-    ids=["layer norm", "softmax", "cumulative", "flattens rows", "modes", "view", "parametrized", "hook", "unknown layer"],
+    ids=["layer", "softmax", "cumulative", "flattened rows", "modes", "view", "parametrized", "hook", "unknown"],
 )
 def test_networks_that_cannot_be_packed(network: nn.Module) -> None:
     """Layers and operations that may mix channels, and code that depends on the mode, are refused."""

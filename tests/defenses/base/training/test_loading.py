@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from robustbench_cli.benchmarks.datasets.base.split import TensorSplit
-from robustbench_cli.defenses.base.training import loading
 from robustbench_cli.defenses.base.training.loading import Examples, InMemoryExamples, Loader, TensorExamples
 
 CPU = torch.device("cpu")
@@ -57,8 +56,12 @@ def test_one_batch_at_a_time_on_a_cpu() -> None:
     examples = Streamed(in_bytes())
     loader = Loader(examples, CPU)
     batches = torch.arange(40).tensor_split(2)
-    for _ in loader.batches(batches, lambda images: events.append("prepared") or images):  # type: ignore[func-returns-value]
-        events.append("step")
+
+    def prepare(images: Tensor) -> Tensor:
+        events.append("prepared")
+        return images
+
+    events.extend("step" for _ in loader.batches(batches, prepare))
     assert events == ["prepared", "step", "prepared", "step"]
     assert examples.reads == [20, 20]
 
