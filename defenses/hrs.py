@@ -136,6 +136,7 @@ class SwitchingBlock(nn.Module):
         super().__init__()
         self.channels = nn.ModuleList(channels)
         self._packed: PackedNetwork | None = None
+        self._packed_layers: list[nn.Module] = []
 
     def forward(self, rows: Tensor) -> Tensor:
         """The output for rows ``(N, ...)``, each from a channel drawn for it."""
@@ -169,11 +170,12 @@ class SwitchingBlock(nn.Module):
             order: ``(N,)``: the rows of the first channel, then those of the second, and so on.
             counts: ``(M,)``: the number of rows of each channel.
         """
-        # In train() mode its statistics would include the rows that fill up the groups.
-        if rows.dim() not in (2, 4) or any(_uses_batch_statistics(layer) for layer in self.channels[0].modules()):
+        number, layers = len(counts), [layer for channel in self.channels for layer in channel.modules()]
+        if rows.dim() not in (2, 4) or any(map(_needs_its_own_call, layers)):
             return None
-        number = len(counts)
-        self._packed = self._packed or PackedNetwork(self.channels[0], number, same_rows=False)
+        # A later defense may have replaced layers, in a copy of this block.
+        if self._packed is None or layers != self._packed_layers:
+            self._packed, self._packed_layers = PackedNetwork(self.channels[0], number, same_rows=False), layers
         channels = torch.arange(number).repeat_interleave(counts)
         # Position p is row p // M of channel p % M.
         positions = (torch.arange(len(order)) - (counts.cumsum(0) - counts)[channels]) * number + channels
@@ -301,8 +303,10 @@ def hrs(
     return defense.randomize(model, match_model(checked_images(example, what="the example's images")[:1], model))
 
 
-def _uses_batch_statistics(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.BatchNorm2d) and (layer.training or layer.running_mean is None)
+def _needs_its_own_call(layer: nn.Module) -> bool:
+    """Whether the rows that fill up the groups would change a layer's batch statistics, or a hook waits for its call."""
+    uses_batch = isinstance(layer, nn.BatchNorm2d) and (layer.training or layer.running_mean is None)
+    return uses_batch or bool(layer._forward_hooks or layer._forward_pre_hooks)  # noqa: SLF001
 
 
 def _reinitialized(module: nn.Module) -> nn.Module:

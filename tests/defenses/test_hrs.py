@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -180,6 +181,22 @@ def test_channels_that_cannot_run_in_one_call() -> None:
     assert normed.eval()._in_one_call(rows, order, counts) is not None
     linear = SwitchingBlock([nn.Sequential(nn.Linear(4, 4)) for _ in range(2)])
     assert linear._in_one_call(rows, order, counts) is None
+
+
+def test_layers_that_change_after_a_call(normed: Callable[[], nn.Module]) -> None:
+    """A block whose layers are replaced, or get a hook, does not go on with the old ones."""
+    block = hrs(normed(), (1, 8, 8), channels=(2, 2)).eval().switching_blocks[0]
+    rows, order, counts = torch.rand(2, 1, 8, 8), torch.arange(2), torch.tensor([1, 1])
+    assert block._in_one_call(rows, order, counts) is not None
+    changed = copy.deepcopy(block)
+    for channel in changed.channels:
+        first = next(name for name, layer in channel.named_modules() if isinstance(layer, nn.Conv2d))
+        channel.set_submodule(first, nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()))
+    output = changed._in_one_call(rows, order, counts)
+    torch.testing.assert_close(output, torch.cat([changed.channels[index](rows[[index]]) for index in range(2)]))
+    for layer in block.channels[1].modules():
+        layer.register_forward_hook(lambda *_: None)
+    assert block._in_one_call(rows, order, counts) is None
 
 
 def test_channels_run_once_a_pass() -> None:

@@ -51,11 +51,11 @@ class PackedNetwork:
         if self._network is None:
             return None
         try:
-            output: Tensor = functional_call(self._network.train(training), dict(tensors), (rows,))
+            output: Tensor = functional_call(self._network.train(training), dict(tensors), (rows,), strict=True)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            # A fully connected layer on feature maps, for example.
+            # A fully connected layer on feature maps, or a parameter that no layer uses, for example.
             self._network = None
             return None
         return output
