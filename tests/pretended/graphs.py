@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -22,10 +23,12 @@ class Capture:
 
     Attributes:
         valid: Whether the capture has done nothing that a graph cannot hold.
+        launches: The kernels of one replay by operation and line of code.
     """
 
     def __init__(self) -> None:
         self.valid = True
+        self.launches: Counter[tuple[str, str]] = Counter()
         self._steps: list[tuple[Callable[..., Any], Any, list[Tensor | None]]] = []
         self._owned: dict[int, Tensor] = {}
         self._overwritten: dict[int, tuple[Tensor, Tensor]] = {}
