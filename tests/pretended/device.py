@@ -27,7 +27,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from tests.pretended import rules
 from tests.pretended.cuda import DeviceModule, replaced_functions
@@ -161,23 +160,25 @@ class Device:
             MixedDevices: Its tensors are on several devices.
             OutOfMemoryError: Its result is larger than the memory.
         """
-        leaves, structure = tree_flatten((args, kwargs))
-        inputs = [leaf for leaf in leaves if isinstance(leaf, OnDevice)]
+        flat = rules.leaves((*args, *kwargs.values()))
+        inputs = [leaf for leaf in flat if isinstance(leaf, OnDevice)]
         target = self.index_of(kwargs.get("device"))
         if not inputs and target is None:
             return operation(*args, **kwargs)
-        if mismatch := rules.device_mismatch(operation, args, leaves, here=OnDevice):
+        if mismatch := rules.device_mismatch(operation, args, flat, here=OnDevice):
             raise MixedDevices(
                 f"Expected all tensors to be on the same device, but found {mismatch} ({operation} at {self.line()})"
             )
         self._count(operation, args, kwargs)
         index = inputs[0].device.index if target is None else target
-        result = self._compute(operation, index, *tree_unflatten(list(map(self._behind, leaves)), structure))
+        real_args = tuple(rules.mapped(self._behind, value) for value in args)
+        real_kwargs = {name: rules.mapped(self._behind, value) for name, value in kwargs.items()}
+        result = self._compute(operation, index, real_args, real_kwargs)
         if kwargs.get("device") is not None and target is None:
             return result  # copied to the CPU
         if rules.name_of(operation) == "copy_" and not isinstance(args[0], OnDevice):
             return args[0]
-        wrapped = tree_map(lambda leaf: OnDevice(leaf, index) if isinstance(leaf, Tensor) else leaf, result)
+        wrapped = rules.mapped(lambda leaf: OnDevice(leaf, index) if isinstance(leaf, Tensor) else leaf, result)
         return return_and_correct_aliasing(operation, args, kwargs, wrapped) if inputs and target is None else wrapped
 
     def _count(self, operation: torch._ops.OpOverload, args: Any, kwargs: Any) -> None:
@@ -205,7 +206,7 @@ class Device:
         if self.capture is not None:
             return self.capture.run(operation, compute, args, kwargs)
         result = compute(*args, **kwargs)
-        for leaf in tree_flatten(result)[0] if self.memory is not None and not operation.is_view else ():
+        for leaf in rules.leaves([result]) if self.memory is not None and not operation.is_view else ():
             if isinstance(leaf, Tensor) and leaf.nbytes > self.memory:
                 self.out_of_memory += 1
                 raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {leaf.nbytes} bytes (pretended)")
@@ -334,7 +335,7 @@ def _with_autocast(name: str, source: torch.dtype, target: torch.dtype | None) -
             return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.dtype == source else leaf
 
         with torch._C._ExcludeDispatchKeyGuard(autocast):
-            return operation(*tree_map(cast, args), **tree_map(cast, kwargs))
+            return operation(*[rules.mapped(cast, value) for value in args], **kwargs)
 
     return run
 
