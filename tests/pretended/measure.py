@@ -29,12 +29,13 @@ from robustbench_cli.benchmarks.models.small_cnn import SmallCNN
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.defense import Defense, defend
 from tests.pretended.device import Device, pretended
+from tests.pretended.scenarios import SCENARIOS
 
 ROOT = Path(__file__).parents[2]
 
 Figures = dict[str, Any]
 
-STEPS = {"hopskipjump": (200, 400)}
+STEPS = {"hopskipjump": (200, 400), **dict.fromkeys(("apgd-t", "cw", "deepfool", "fab", "fab-t", "superdeepfool"), (2, 4))}
 """The two numbers of steps (or queries) between which an attack is measured, where they are not 4 and 8."""
 
 EPS: dict[Norm, float] = {"linf": 0.02, "l2": 0.1, "l1": 0.5, "l0": 2}
@@ -42,12 +43,16 @@ EPS: dict[Norm, float] = {"linf": 0.02, "l2": 0.1, "l1": 0.5, "l0": 2}
 
 NOTHING_FALLS: dict[Norm, float] = {"linf": 1e-6, "l2": 1e-6, "l1": 1e-6, "l0": 1}
 
-FEW = {"steps": 4, "queries": 30, "pairs": 2, "binary_search_steps": 2, "initial_samples": 5, "n_target_classes": 2}
+FEW = {"steps": 3, "queries": 20, "pairs": 2, "binary_search_steps": 2, "initial_samples": 5, "n_target_classes": 2}
 
 
 def cases() -> list[tuple[str, Norm]]:
     """Every attack in each of its norms."""
     return [(name, norm) for name in attacks.names() for norm in attacks.load(name).norms]
+
+
+QUICK = {"draws": 2, "steps": 3, "train_rate": 0.3, "test_rate": 0.3}
+"""Parameters of defenses that make them quick."""
 
 
 def small() -> tuple[nn.Module, Tensor, Tensor]:
@@ -63,6 +68,12 @@ def build(name: str, model: nn.Module, **values: int) -> Attack:
     kind: type[Attack] = attacks.load(name)
     surrogates = {key: model for key in surrogate_parameters(kind)}
     return kind(**surrogates, **{key: value for key, value in values.items() if key in kind.model_fields})
+
+
+def defense_of(name: str) -> Defense:
+    """A defense with those of :data:`QUICK` that it takes."""
+    kind: type[Defense] = defenses.load(name)
+    return kind(**{key: value for key, value in QUICK.items() if key in kind.model_fields})
 
 
 def steps_of(name: str, norm: Norm) -> Figures:
@@ -142,9 +153,8 @@ def beside_cpu(name: str, norm: Norm) -> Figures:
 def protected(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     """A small network with an untrained defense, images, and labels."""
     model, images, labels = small()
-    defense: Defense = defenses.load(name)()
     torch.manual_seed(1)
-    return defense.for_radius(0.1).protect(model, images[:1]).eval(), images, labels
+    return defense_of(name).for_radius(0.1).protect(model, images[:1]).eval(), images, labels
 
 
 def forward(name: str) -> Figures:
@@ -182,12 +192,11 @@ def trained(name: str) -> Figures:
     """Launches and synchronizations of a training of two batches, and of one epoch of it more."""
     model, _, _ = small()
     images, labels = torch.rand(64, 1, 8, 8), torch.arange(64) % 10
-    defense: Defense = defenses.load(name)()
     counts = []
     for epochs in (1, 2):
         with pretended(ROOT) as cuda:
             torch.manual_seed(0)
-            defend(model, defense, (images, labels), device="cuda", epochs=epochs, batch_size=32)
+            defend(model, defense_of(name), (images, labels), device="cuda", epochs=epochs, batch_size=32)
             counts.append(counted(cuda))
     return figures(counts[1], counts[0], 1)
 
@@ -203,12 +212,19 @@ def short_of_memory(_: str) -> Figures:
     return {"cpu": comparable(expected), "cuda": comparable(found), "out_of_memory": cuda.out_of_memory}
 
 
+def scenario(name: str) -> Figures:
+    """Runs one of the scenarios of the device itself."""
+    next(function for function in SCENARIOS if function.__name__ == name)()
+    return {}
+
+
 PARTS: dict[str, tuple[Callable[..., Figures], Callable[[], list[Any]]]] = {
     "steps": (steps_of, cases),
     "attacks": (beside_cpu, cases),
     "forward": (forward, lambda: [(name,) for name in defenses.names()]),
     "defenses": (evaluated, lambda: [(name,) for name in defenses.names()]),
     "training": (trained, lambda: [(name,) for name in defenses.names() if defenses.load(name).trains]),
+    "scenarios": (scenario, lambda: [(function.__name__,) for function in SCENARIOS]),
     "memory": (short_of_memory, lambda: [("pgd",)]),
 }
 """What is run, for each of what."""
@@ -231,10 +247,8 @@ def main() -> None:
         run, cases_of_part = PARTS[part]
         for case in cases_of_part():
             measured: Figures = {}
-            import time; t=time.process_time()
             with errors_into(measured):
                 measured.update(run(*case))
-            print(part, case, time.process_time()-t, file=sys.stderr)
             result.setdefault(part, {})[" ".join(case)] = measured
     print(json.dumps(result, indent=1))
 
