@@ -30,12 +30,16 @@ from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.defense import Defense, defend
 from tests.pretended.device import Device, pretended
 from tests.pretended.scenarios import SCENARIOS
+from tests.pretended.training import launches_by_channels, loaded
 
 ROOT = Path(__file__).parents[2]
 
 Figures = dict[str, Any]
 
-STEPS = {"hopskipjump": (200, 400), **dict.fromkeys(("apgd-t", "cw", "deepfool", "fab", "fab-t", "superdeepfool"), (2, 4))}
+STEPS = {
+    "hopskipjump": (200, 400),
+    **dict.fromkeys(("apgd-t", "cw", "deepfool", "fab", "fab-t", "superdeepfool"), (2, 4)),
+}
 """The two numbers of steps (or queries) between which an attack is measured, where they are not 4 and 8."""
 
 EPS: dict[Norm, float] = {"linf": 0.05, "l2": 0.3, "l1": 2, "l0": 4}
@@ -100,7 +104,9 @@ def run_counted(name: str, norm: Norm, **values: int) -> Counter[tuple[str, str]
         attack = build(name, model, **values)
         source = MeasuredModel(model, images).source("auto")
         source.full_precision = attack.needs_full_precision()
-        threat = attack.threat(images, norm=norm, eps=None if attack.minimal_norm else NOTHING_FALLS[norm], targeted=False)
+        threat = attack.threat(
+            images, norm=norm, eps=None if attack.minimal_norm else NOTHING_FALLS[norm], targeted=False
+        )
         source.bind_draws(0, torch.arange(len(images), device="cuda"))
         if source.noise is not None:
             source.noise()
@@ -226,6 +232,8 @@ PARTS: dict[str, tuple[Callable[..., Figures], Callable[[], list[Any]]]] = {
     "training": (trained, lambda: [(name,) for name in defenses.names() if defenses.load(name).trains]),
     "scenarios": (scenario, lambda: [(function.__name__,) for function in SCENARIOS]),
     "memory": (short_of_memory, lambda: [("pgd",)]),
+    "channels": (launches_by_channels, lambda: [("hrs",), ("hrs+pgd-at",)]),
+    "loading": (loaded, lambda: [("uint8",), ("float32",), ("streamed",)]),
 }
 """What is run, for each of what."""
 
