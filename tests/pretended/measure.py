@@ -36,10 +36,7 @@ ROOT = Path(__file__).parents[2]
 
 Figures = dict[str, Any]
 
-STEPS = {
-    "hopskipjump": (200, 400),
-    **dict.fromkeys(("apgd-t", "cw", "deepfool", "fab", "fab-t", "superdeepfool"), (2, 4)),
-}
+STEPS = {"hopskipjump": (200, 400), **dict.fromkeys(("apgd-t", "cw", "deepfool", "fab", "fab-t", "superdeepfool"), (2, 4))}
 """The two numbers of steps (or queries) between which an attack is measured, where they are not 4 and 8."""
 
 EPS: dict[Norm, float] = {"linf": 0.05, "l2": 0.3, "l1": 2, "l0": 4}
@@ -104,9 +101,7 @@ def run_counted(name: str, norm: Norm, **values: int) -> Counter[tuple[str, str]
         attack = build(name, model, **values)
         source = MeasuredModel(model, images).source("auto")
         source.full_precision = attack.needs_full_precision()
-        threat = attack.threat(
-            images, norm=norm, eps=None if attack.minimal_norm else NOTHING_FALLS[norm], targeted=False
-        )
+        threat = attack.threat(images, norm=norm, eps=None if attack.minimal_norm else NOTHING_FALLS[norm], targeted=False)
         source.bind_draws(0, torch.arange(len(images), device="cuda"))
         if source.noise is not None:
             source.noise()

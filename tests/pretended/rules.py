@@ -127,7 +127,9 @@ def _transfer(name: str, args: Any, kwargs: Any, here: type[Tensor]) -> str | No
     return "host to device" if target else "device to host"
 
 
-def device_mismatch(operation: torch._ops.OpOverload, args: Any, flat: list[Any], *, here: type[Tensor]) -> str | None:
+def device_mismatch(
+    operation: torch._ops.OpOverload, args: Any, flat: list[Any], *, here: type[Tensor]
+) -> str | None:
     """Which tensors of this call are on different devices, where CUDA does not allow it.
 
     Args:

@@ -71,11 +71,7 @@ def launches_are_counted() -> None:
         assert cuda.launches.total() == 0
         rows.mul(2).add_(1)
         rows[0] = 3.0
-        assert {operation: count for (operation, _), count in cuda.launches.items()} == {
-            "mul": 1,
-            "add_": 1,
-            "fill_": 1,
-        }
+        assert {operation: count for (operation, _), count in cuda.launches.items()} == {"mul": 1, "add_": 1, "fill_": 1}
 
 
 def numbers_are_those_of_the_cpu() -> None:
