@@ -31,10 +31,14 @@ from robustbench_cli.defenses.base.decision_rules import log_mean_softmax
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
 from robustbench_cli.defenses.base.stochastic import StochasticLayer
 from robustbench_cli.defenses.base.surgery.batched_ensemble import BatchedEnsemble, ensemble_cross_entropy
+from robustbench_cli.defenses.base.surgery.packed_network import PackedNetwork, joined_tensors
 from robustbench_cli.defenses.base.surgery.split import split
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["HRS", "HRSModel", "SwitchingBlock", "hrs"]
+
+_FEW_NUMBERS = 2**22
+"""The most numbers in the rows of a block for which its channels run as one network on a GPU."""
 
 
 class HRS(RandomizedDefense):
@@ -111,6 +115,7 @@ class HRS(RandomizedDefense):
                 name=name,
                 whole=model,
                 loss=ensemble_cross_entropy,
+                frozen_layers=index,
                 on_finish=partial(ensemble.copy_to, networks),
             )
             block.requires_grad_(False)
@@ -120,7 +125,8 @@ class HRS(RandomizedDefense):
 class SwitchingBlock(nn.Module):
     """A block that draws one of its channels for every row, uniformly and independently, in each forward pass.
 
-    Rows with the same channel run through it together. So a pass costs as much as one channel.
+    Rows with the same channel run through it together. So a pass costs as much as one channel. On a GPU, where a small
+    network costs what its launches cost, all channels run in one call.
 
     Args:
         channels: Modules of one architecture.
@@ -129,19 +135,60 @@ class SwitchingBlock(nn.Module):
     def __init__(self, channels: Sequence[nn.Module]) -> None:
         super().__init__()
         self.channels = nn.ModuleList(channels)
+        self._packed: PackedNetwork | None = None
+        self._packed_layers: list[nn.Module] = []
 
     def forward(self, rows: Tensor) -> Tensor:
         """The output for rows ``(N, ...)``, each from a channel drawn for it."""
         # Drawn on the CPU, so the group sizes are known without waiting for the GPU.
         drawn = torch.randint(len(self.channels), (len(rows),))
         order = drawn.argsort(stable=True)
-        sizes = drawn.bincount(minlength=len(self.channels)).tolist()
+        counts = drawn.bincount(minlength=len(self.channels))
+        if self._launches_dominate(rows):
+            output = self._in_one_call(rows, order, counts)
+            if output is not None:
+                return output
+        sizes = counts.tolist()
         groups = torch.split(rows[order.to(rows.device, non_blocking=True)], sizes)
         parts = [channel(group) for channel, group in zip(self.channels, groups, strict=True) if len(group)]
         if len(parts) == 1:
             # All rows have the same channel, and a stable sort keeps their order.
             return cast("Tensor", parts[0])
         return torch.cat(parts or [self.channels[0](rows)])[order.argsort().to(rows.device, non_blocking=True)]
+
+    def _launches_dominate(self, rows: Tensor) -> bool:
+        """Whether the channels are faster in one call: on a GPU, if so few numbers are computed that launches take the time."""
+        return rows.is_cuda and 0 < rows.numel() <= _FEW_NUMBERS
+
+    def _in_one_call(self, rows: Tensor, order: Tensor, counts: Tensor) -> Tensor | None:
+        """The output ``(N, ...)`` of the packed channels; ``None`` if they cannot be packed.
+
+        All groups are as large as the largest. The first row fills them up, and its additional outputs are not used.
+
+        Args:
+            rows: ``(N, ...)``.
+            order: ``(N,)``: the rows of the first channel, then those of the second, and so on.
+            counts: ``(M,)``: the number of rows of each channel.
+        """
+        number, layers = len(counts), [layer for channel in self.channels for layer in channel.modules()]
+        if rows.dim() not in (2, 4) or any(map(_needs_its_own_call, layers)):
+            return None
+        # A later defense may have replaced layers, in a copy of this block.
+        if self._packed is None or layers != self._packed_layers:
+            self._packed, self._packed_layers = PackedNetwork(self.channels[0], number, same_rows=False), layers
+        channels = torch.arange(number).repeat_interleave(counts)
+        # Position p is row p // M of channel p % M.
+        positions = (torch.arange(len(order)) - (counts.cumsum(0) - counts)[channels]) * number + channels
+        sources = torch.zeros(int(counts.max()) * number, dtype=torch.int64).index_put((positions,), order)
+        results = torch.empty_like(order).index_put((order,), positions)
+        both = torch.cat([sources, results]).to(rows.device, non_blocking=True)
+        groups = rows.index_select(0, both[: len(sources)]).unflatten(0, (-1, number))
+        inputs = groups.flatten(1, 2) if rows.dim() == 4 else groups
+        output = self._packed.run(joined_tensors(list(self.channels)), inputs, training=self.channels[0].training)
+        if output is None:
+            return None
+        output = output.unflatten(1, (number, -1)) if output.dim() == 4 else output
+        return output.flatten(0, 1).index_select(0, both[len(sources) :])
 
 
 class HRSModel(StochasticLayer):
@@ -254,6 +301,12 @@ def hrs(
         shape = [checked_count(size, "a side of the example") for size in example]
         return defense.randomize(model, match_model(torch.zeros(1, *shape), model))
     return defense.randomize(model, match_model(checked_images(example, what="the example's images")[:1], model))
+
+
+def _needs_its_own_call(layer: nn.Module) -> bool:
+    """Whether the rows that fill up the groups would change a layer's batch statistics, or a hook waits for its call."""
+    uses_batch = isinstance(layer, nn.BatchNorm2d) and (layer.training or layer.running_mean is None)
+    return uses_batch or bool(layer._forward_hooks or layer._forward_pre_hooks)  # noqa: SLF001
 
 
 def _reinitialized(module: nn.Module) -> nn.Module:

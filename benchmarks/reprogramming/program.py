@@ -26,8 +26,9 @@ from robustbench_cli.benchmarks.evaluation.evaluate import predict
 from robustbench_cli.benchmarks.evaluation.pass_settings import pass_settings
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.settings import Settings
+from robustbench_cli.defenses.base.training.loading import Examples
 from robustbench_cli.defenses.base.training.recipe import Recipe
-from robustbench_cli.defenses.base.training.trainer import Examples, Trainer, TrainingProgress
+from robustbench_cli.defenses.base.training.trainer import Trainer, TrainingProgress
 
 __all__ = ["Program", "Reprogramming", "ReprogrammingOptions", "Task", "TrainedProgram", "reprogram"]
 

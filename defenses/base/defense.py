@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
@@ -23,8 +22,9 @@ from robustbench_cli.attacks.base.inputs import (
 )
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses.base.training.loading import Examples, TensorExamples
 from robustbench_cli.defenses.base.training.recipe import Recipe
-from robustbench_cli.defenses.base.training.trainer import Examples, Trainer
+from robustbench_cli.defenses.base.training.trainer import Trainer
 from robustbench_cli.defenses.base.usual_radius import USUAL_RADIUS, UsualRadiusDefaults
 
 __all__ = ["Defense", "defend"]
@@ -142,27 +142,13 @@ def defend(
     example = data.batch(torch.zeros(1, dtype=torch.int64))
     copied = copy.deepcopy(model).to(target)
     with frozen(copied), trainer.seeded("probe"):
-        labels = data.labels if isinstance(data, _InMemory) else example[1]
+        labels = data.labels if isinstance(data, TensorExamples) else example[1]
         require_classes(labels, checked_logits(copied, example[0].to(target)).shape[1])
     with trainer.seeded("weights"):
         protected = defense.protect(copied, example[0].to(target))
     if defense.needs_fit:
         defense.fit(protected, trainer)
     return protected.eval()
-
-
-@dataclass(frozen=True)
-class _InMemory:
-    """Examples held as two tensors: ``(N, C, H, W)`` float32 in [0, 1], and ``(N,)`` int64."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return self.images[indices], self.labels[indices]
 
 
 def _resolved(defense: object, examples: Examples) -> Defense:
@@ -179,7 +165,7 @@ def _as_examples(examples: object) -> Examples:
     """The examples that a user gave, checked."""
     if isinstance(examples, list | tuple) and len(examples) == 2:
         images = checked_images(examples[0]).float().cpu()
-        return _InMemory(images, checked_labels(examples[1], len(images)).cpu())
+        return TensorExamples(images, checked_labels(examples[1], len(images)).cpu())
     if callable(getattr(examples, "batch", None)) and hasattr(examples, "__len__"):
         data = cast("Examples", examples)
         if not len(data):

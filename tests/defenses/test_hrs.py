@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -142,6 +143,60 @@ def test_few_rows(model: HRSModel, rows: int) -> None:
     """Batches smaller than the number of channels keep their shape, the empty batch too."""
     assert model(IMAGES[:rows]).shape == (rows, 10)
     assert model.all_draws(IMAGES[:rows]).shape == (12, rows, 10)
+
+
+@pytest.mark.parametrize("block", [0, 1, 2])
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_channels_in_one_call(normed: Callable[[], nn.Module], block: int, rows: int) -> None:
+    """All channels in one call, as on a GPU, give each row and its gradients what the row's channel alone gives."""
+    switching = hrs(normed(), (1, 8, 8), channels=(3, 4, 3), split=["3", "7"]).double().eval()
+    images = torch.rand(rows, 1, 8, 8, dtype=torch.float64)
+    for earlier in switching.switching_blocks[:block]:
+        images = earlier(images)
+    channels = switching.switching_blocks[block].channels
+    inputs = images.detach().requires_grad_()
+    # The last channel gets no row.
+    drawn = torch.randint(len(channels) - 1, (rows,))
+    output = switching.switching_blocks[block]._in_one_call(
+        inputs, drawn.argsort(stable=True), drawn.bincount(minlength=len(channels))
+    )
+    assert output is not None
+    expected = torch.cat([channels[channel](row) for channel, row in zip(drawn.tolist(), inputs.split(1), strict=True)])
+    torch.testing.assert_close(output, expected)
+    weights = torch.rand_like(output)
+    tensors = [inputs, *channels.parameters()]
+    for gradient, alone in zip(
+        torch.autograd.grad((output * weights).sum(), tensors),
+        torch.autograd.grad((expected * weights).sum(), tensors, allow_unused=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient) if alone is None else alone)
+
+
+def test_channels_that_cannot_run_in_one_call() -> None:
+    """Batch statistics would include rows that only fill up, and a fully connected layer may not mix feature maps."""
+    rows, order, counts = torch.rand(2, 1, 4, 4), torch.arange(2), torch.tensor([1, 1])
+    normed = SwitchingBlock([nn.Sequential(nn.BatchNorm2d(1)) for _ in range(2)])
+    assert normed.train()._in_one_call(rows, order, counts) is None
+    assert normed.eval()._in_one_call(rows, order, counts) is not None
+    linear = SwitchingBlock([nn.Sequential(nn.Linear(4, 4)) for _ in range(2)])
+    assert linear._in_one_call(rows, order, counts) is None
+
+
+def test_layers_that_change_after_a_call(normed: Callable[[], nn.Module]) -> None:
+    """A block whose layers are replaced, or get a hook, does not go on with the old ones."""
+    block = hrs(normed(), (1, 8, 8), channels=(2, 2)).eval().switching_blocks[0]
+    rows, order, counts = torch.rand(2, 1, 8, 8), torch.arange(2), torch.tensor([1, 1])
+    assert block._in_one_call(rows, order, counts) is not None
+    changed = copy.deepcopy(block)
+    for channel in changed.channels:
+        first = next(name for name, layer in channel.named_modules() if isinstance(layer, nn.Conv2d))
+        channel.set_submodule(first, nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()))
+    output = changed._in_one_call(rows, order, counts)
+    torch.testing.assert_close(output, torch.cat([changed.channels[index](rows[[index]]) for index in range(2)]))
+    for layer in block.channels[1].modules():
+        layer.register_forward_hook(lambda *_: None)
+    assert block._in_one_call(rows, order, counts) is None
 
 
 def test_channels_run_once_a_pass() -> None:

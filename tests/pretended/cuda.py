@@ -219,6 +219,7 @@ class Graph:
         if self._capture is None or not self._capture.valid:
             raise RuntimeError("Called CUDAGraph::replay without a preceding successful capture.")
         self._device.launch("graph")
+        self._device.replayed.update(self._capture.launches)
         self._capture.replay()
 
     def reset(self) -> None:
@@ -263,4 +264,12 @@ def replaced_functions(device: Device, generator: type[torch.Generator], backend
     def autocast(self: torch.autocast, device_type: str, *args: Any, **kwargs: Any) -> None:
         begin(self, backend if device_type == "cuda" else device_type, *args, **kwargs)
 
+    backward = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
+
+    def in_this_thread(*args: Any, **kwargs: Any) -> Any:
+        # Torch has no threads for the second device. Leaving inference mode switches threads on.
+        with torch.autograd.set_multithreading_enabled(False):
+            return backward(*args, **kwargs)
+
+    replaced.append((torch.autograd, "_engine_run_backward", in_this_thread))
     return [*replaced, (torch.autocast, "__init__", autocast), (torch, "Generator", generator)]

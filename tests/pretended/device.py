@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from tests.pretended import rules
+from tests.pretended.cuda import DeviceModule, replaced_functions
 from tests.pretended.graphs import Capture
 
 __all__ = ["Device", "MixedDevices", "OnDevice", "pretended"]
@@ -89,6 +89,7 @@ class Device:
 
     Attributes:
         launches: By operation and line of code, how often a kernel was launched; a graph's replay is one launch.
+        replayed: By operation and line of code, the kernels that replays have run.
         synchronizations: By reason and line of code, how often the host waited for a device.
         out_of_memory: How often the memory was too small.
         current: The index of the current device.
@@ -105,6 +106,7 @@ class Device:
     def reset(self) -> None:
         """Sets all counts to zero."""
         self.launches: Counter[tuple[str, str]] = Counter()
+        self.replayed: Counter[tuple[str, str]] = Counter()
         self.synchronizations: Counter[tuple[str, str]] = Counter()
 
     def line(self) -> str:
@@ -131,8 +133,9 @@ class Device:
             )
 
     def launch(self, operation: str) -> None:
-        """Counts a launch."""
-        self.launches[operation, self.line()] += 1
+        """Counts a launch, or adds it to the graph that is being captured."""
+        counts = self.launches if self.capture is None else self.capture.launches
+        counts[operation, self.line()] += 1
 
     def index_of(self, device: object) -> int | None:
         """The index of a pretended device; ``None`` for another device."""
@@ -157,23 +160,25 @@ class Device:
             MixedDevices: Its tensors are on several devices.
             OutOfMemoryError: Its result is larger than the memory.
         """
-        leaves, structure = tree_flatten((args, kwargs))
-        inputs = [leaf for leaf in leaves if isinstance(leaf, OnDevice)]
+        flat = rules.leaves((*args, *kwargs.values()))
+        inputs = [leaf for leaf in flat if isinstance(leaf, OnDevice)]
         target = self.index_of(kwargs.get("device"))
         if not inputs and target is None:
             return operation(*args, **kwargs)
-        if mismatch := rules.device_mismatch(operation, args, leaves, here=OnDevice):
+        if mismatch := rules.device_mismatch(operation, args, flat, here=OnDevice):
             raise MixedDevices(
                 f"Expected all tensors to be on the same device, but found {mismatch} ({operation} at {self.line()})"
             )
         self._count(operation, args, kwargs)
         index = inputs[0].device.index if target is None else target
-        result = self._compute(operation, index, *tree_unflatten(list(map(self._behind, leaves)), structure))
+        real_args = tuple(rules.mapped(self._behind, value) for value in args)
+        real_kwargs = {name: rules.mapped(self._behind, value) for name, value in kwargs.items()}
+        result = self._compute(operation, index, real_args, real_kwargs)
         if kwargs.get("device") is not None and target is None:
             return result  # copied to the CPU
         if rules.name_of(operation) == "copy_" and not isinstance(args[0], OnDevice):
             return args[0]
-        wrapped = tree_map(lambda leaf: OnDevice(leaf, index) if isinstance(leaf, Tensor) else leaf, result)
+        wrapped = rules.mapped(lambda leaf: OnDevice(leaf, index) if isinstance(leaf, Tensor) else leaf, result)
         return return_and_correct_aliasing(operation, args, kwargs, wrapped) if inputs and target is None else wrapped
 
     def _count(self, operation: torch._ops.OpOverload, args: Any, kwargs: Any) -> None:
@@ -201,7 +206,7 @@ class Device:
         if self.capture is not None:
             return self.capture.run(operation, compute, args, kwargs)
         result = compute(*args, **kwargs)
-        for leaf in tree_flatten(result)[0] if self.memory is not None and not operation.is_view else ():
+        for leaf in rules.leaves([result]) if self.memory is not None and not operation.is_view else ():
             if isinstance(leaf, Tensor) and leaf.nbytes > self.memory:
                 self.out_of_memory += 1
                 raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {leaf.nbytes} bytes (pretended)")
@@ -265,6 +270,10 @@ class _Translated(TorchFunctionMode):
         if func in (torch.tensor, torch.as_tensor, torch.asarray) and kwargs.get("device") is not None:
             device = kwargs.pop("device")
             return func(*args, **kwargs).to(device)
+        if func == torch.Tensor.data.__set__ and isinstance(first, OnDevice) != isinstance(args[1], OnDevice):
+            # It moves the parameter to another device.
+            torch.utils.swap_tensors(first, nn.Parameter(args[1], first.requires_grad))
+            return None
         if func is torch.Tensor.pin_memory:
             return first
         if func is torch.Tensor.cuda:
@@ -292,10 +301,6 @@ def _translated(value: Any) -> Any:
 
 def _register() -> None:
     """Makes the device known to torch, once in a process."""
-    if _registered:
-        return
-    from tests.pretended.cuda import DeviceModule
-
     kind = torch._C._autograd.DeviceType.PrivateUse1  # type: ignore[attr-defined]
     yes = {"is_available": lambda self: True, "is_built": lambda self: True}
     hooks = type("Hooks", (torch._C._acc.PrivateUse1Hooks,), {**yes, "has_primary_context": lambda self, index: True})()
@@ -311,6 +316,8 @@ def _register() -> None:
         aten.impl(name, _with_autocast(name, torch.float32, None), "AutocastPrivateUse1")
     for name in ("cross_entropy_loss", "exp", "log", "log_softmax.int", "logsumexp", "softmax.int"):
         aten.impl(name, _with_autocast(name, torch.bfloat16, torch.float32), "AutocastPrivateUse1")
+    # Torch seeds the device, for one, also while none is pretended.
+    _in_use.append(Device(Path("/"), count=1, memory=None))
     _registered.extend([hooks, guard, others, aten])
 
 
@@ -328,7 +335,7 @@ def _with_autocast(name: str, source: torch.dtype, target: torch.dtype | None) -
             return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.dtype == source else leaf
 
         with torch._C._ExcludeDispatchKeyGuard(autocast):
-            return operation(*tree_map(cast, args), **tree_map(cast, kwargs))
+            return operation(*[rules.mapped(cast, value) for value in args], **kwargs)
 
     return run
 
@@ -347,9 +354,6 @@ def pretended(root: Path, *, count: int = 1, memory: int | None = None) -> Itera
         count: See :class:`Device`.
         memory: See :class:`Device`.
     """
-    from tests.pretended.cuda import replaced_functions
-
-    _register()
     device = Device(root, count=count, memory=memory)
     _in_use.append(device)
     swaps = torch.__future__.get_swap_module_params_on_conversion()
@@ -362,7 +366,7 @@ def pretended(root: Path, *, count: int = 1, memory: int | None = None) -> Itera
             setattr(owner, name, function)
         Tensor.device = property(_python_device)  # type: ignore[assignment]
         Tensor.is_cuda = property(lambda tensor: tensor.device.type == "cuda")  # type: ignore[assignment]
-        with torch.autograd.set_multithreading_enabled(False), _Translated(), _Dispatched():
+        with _Translated(), _Dispatched():
             yield device
     finally:
         for owner, name, function in originals:
@@ -370,3 +374,6 @@ def pretended(root: Path, *, count: int = 1, memory: int | None = None) -> Itera
         del Tensor.device, Tensor.is_cuda
         torch.__future__.set_swap_module_params_on_conversion(swaps)
         _in_use.pop()
+
+
+_register()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._pytree import tree_flatten, tree_map
+
+from tests.pretended.rules import leaves, mapped
 
 __all__ = ["Capture"]
 
@@ -22,10 +24,12 @@ class Capture:
 
     Attributes:
         valid: Whether the capture has done nothing that a graph cannot hold.
+        launches: The kernels of one replay by operation and line of code.
     """
 
     def __init__(self) -> None:
         self.valid = True
+        self.launches: Counter[tuple[str, str]] = Counter()
         self._steps: list[tuple[Callable[..., Any], Any, list[Tensor | None]]] = []
         self._owned: dict[int, Tensor] = {}
         self._overwritten: dict[int, tuple[Tensor, Tensor]] = {}
@@ -41,11 +45,11 @@ class Capture:
         """
         if operation._schema.is_mutable:
             self._preserve(operation, args, kwargs)
-        recorded = tree_map(self._recorded, (args, kwargs))
+        recorded = self._mapped(self._recorded, args, kwargs)
         result = compute(*args, **kwargs)
-        inputs = {_memory(leaf) for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)}
+        inputs = {_memory(leaf) for leaf in leaves((*args, *kwargs.values())) if isinstance(leaf, Tensor)}
         outputs: list[Tensor | None] = []
-        for leaf in tree_flatten(result)[0]:
+        for leaf in leaves([result]):
             is_new = isinstance(leaf, Tensor) and _memory(leaf) not in inputs
             outputs.append(leaf if is_new else None)
             if is_new:
@@ -72,8 +76,8 @@ class Capture:
     def replay(self) -> None:
         """Runs all operations again, into the memory of the capture."""
         for compute, recorded, outputs in self._steps:
-            args, kwargs = tree_map(lambda leaf: leaf.tensor() if isinstance(leaf, _External) else leaf, recorded)
-            for kept, leaf in zip(outputs, tree_flatten(compute(*args, **kwargs))[0], strict=True):
+            args, kwargs = self._mapped(lambda leaf: leaf.tensor() if isinstance(leaf, _External) else leaf, *recorded)
+            for kept, leaf in zip(outputs, leaves([compute(*args, **kwargs)]), strict=True):
                 if kept is not None:
                     kept.copy_(leaf)
 
@@ -86,13 +90,17 @@ class Capture:
     def _recorded(self, leaf: Any) -> Any:
         return _External(leaf) if isinstance(leaf, Tensor) and _memory(leaf) not in self._owned else leaf
 
+    @staticmethod
+    def _mapped(function: Callable[[Any], Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
+        return [mapped(function, value) for value in args], {key: mapped(function, value) for key, value in kwargs.items()}
+
     def _preserve(self, operation: torch._ops.OpOverload, args: Any, kwargs: Any) -> None:
         """Keeps the numbers of tensors from before the capture that an operation overwrites."""
         for position, argument in enumerate(operation._schema.arguments):
             if argument.alias_info is None or not argument.alias_info.is_write:
                 continue
             value = args[position] if position < len(args) else kwargs.get(argument.name)
-            for leaf in tree_flatten(value)[0]:
+            for leaf in leaves([value]):
                 if isinstance(leaf, Tensor) and _memory(leaf) not in self._owned:
                     storage = leaf.untyped_storage()
                     count = storage.nbytes() // leaf.itemsize

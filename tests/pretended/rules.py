@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["RANDOM", "device_mismatch", "is_transfer", "launches", "name_of", "synchronization"]
+__all__ = ["RANDOM", "device_mismatch", "is_transfer", "launches", "leaves", "mapped", "name_of", "synchronization"]
 
 _WAITS = {
     "_linalg_check_errors",
@@ -54,6 +56,20 @@ RANDOM = set(
 """Operations that draw from a generator."""
 
 
+def leaves(values: Iterable[Any]) -> list[Any]:
+    """The values, and those in lists and tuples among them: what an operation has no deeper."""
+    flat: list[Any] = []
+    for value in values:
+        flat.extend(value) if isinstance(value, list | tuple) else flat.append(value)
+    return flat
+
+
+def mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """A function of a value, or of each in a list or tuple."""
+    return type(value)(map(function, value)) if type(value) in {list, tuple} else function(value)
+
+
+@cache
 def name_of(operation: torch._ops.OpOverload) -> str:
     """The operation's name without its overload: ``add`` for ``aten::add.Tensor``."""
     return operation._schema.name.partition("::")[2]
@@ -64,6 +80,7 @@ def is_transfer(operation: torch._ops.OpOverload) -> bool:
     return name_of(operation) in _TRANSFERS
 
 
+@cache
 def launches(operation: torch._ops.OpOverload) -> bool:
     """Whether the operation launches a kernel (or several: how many is not known)."""
     renames = operation.is_view or torch.Tag.inplace_view in operation.tags
@@ -111,18 +128,18 @@ def _transfer(name: str, args: Any, kwargs: Any, here: type[Tensor]) -> str | No
 
 
 def device_mismatch(
-    operation: torch._ops.OpOverload, args: Any, leaves: list[Any], *, here: type[Tensor]
+    operation: torch._ops.OpOverload, args: Any, flat: list[Any], *, here: type[Tensor]
 ) -> str | None:
     """Which tensors of this call are on different devices, where CUDA does not allow it.
 
     Args:
         operation: The operation.
         args: Its arguments.
-        leaves: All its arguments, without lists and dictionaries around them.
+        flat: All its :func:`leaves`.
         here: The class of the tensors on the device.
     """
     name = name_of(operation)
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    tensors = [leaf for leaf in flat if isinstance(leaf, Tensor)]
     on_device = [tensor for tensor in tensors if isinstance(tensor, here)]
     if is_transfer(operation) or name == "set_" or not on_device:
         return None

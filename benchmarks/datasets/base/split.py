@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 
 import torch
@@ -95,7 +96,25 @@ class TensorSplit(Split):
             check_images(images, where=where)
             images = images.to(torch.float32)
         self._images = images.contiguous()
+        # A tensor, because a GPU divides by a number less exactly: it multiplies by the reciprocal.
+        self._largest = torch.tensor(255.0)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of images and labels in bytes."""
+        return self._images.nbytes + self.labels.nbytes
+
+    def to(self, device: torch.device) -> TensorSplit:
+        """The same examples on a device, in their own type. They take indices and give batches there.
+
+        Args:
+            device: The device.
+        """
+        moved = copy.copy(self)
+        for name in ("labels", "_images", "_largest"):
+            setattr(moved, name, getattr(self, name).to(device))
+        return moved
 
     def images(self, indices: Tensor) -> Tensor:
         images = self._images[indices]
-        return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images
+        return images / self._largest if images.dtype == torch.uint8 else images

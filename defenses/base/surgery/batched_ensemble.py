@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from robustbench_cli.core.errors import Notice, is_out_of_memory, one_line
 from robustbench_cli.defenses.base.decision_rules import log_mean_softmax
+from robustbench_cli.defenses.base.surgery.packed_network import PackedNetwork, joined_tensors
 
 __all__ = ["BatchedEnsemble", "ensemble_cross_entropy"]
 
@@ -29,10 +30,11 @@ class BatchedEnsemble(nn.Module):
 
     Args:
         networks: M networks, each from rows ``(B, ...)`` to logits ``(B, K)``. They stay unchanged.
-        vectorized: ``True``: each layer runs for all networks in one call of ``torch.vmap``, which is fast on a GPU. If
-            ``vmap`` does not support the network, a :class:`~robustbench_cli.core.errors.Notice` says so once, and the
-            networks run one after the other. ``False``: the networks run one after the other, which is faster on a CPU,
-            where grouped convolutions are slow. Both need the memory of M networks.
+        vectorized: ``True``: each layer runs for all networks in one call, which is fast on a GPU. Convolutional networks
+            are :func:`packed <.packed_network.pack>`, others run by ``torch.vmap``. If ``vmap`` does not support the
+            network, a :class:`~robustbench_cli.core.errors.Notice` says so once, and the networks run one after the other.
+            ``False``: the networks run one after the other, which is faster on a CPU, where grouped convolutions are slow.
+            All need the memory of M networks.
     """
 
     def __init__(self, networks: Sequence[nn.Module], *, vectorized: bool) -> None:
@@ -41,24 +43,26 @@ class BatchedEnsemble(nn.Module):
         self._count = len(networks)
         # A tuple hides it from torch: it is no submodule. Only its structure is used, not its weights.
         self._structure = (copy.deepcopy(networks[0]),)
-        states = [_parameters_and_buffers(network) for network in networks]
-        self._shapes = {name: tuple(tensor.shape) for name, tensor in states[0].items()}
-        for index, (name, shape) in enumerate(self._shapes.items()):
-            # Concatenated, not stacked: a convolution's weights keep four dimensions, which channels-last needs.
-            joined = torch.cat([state[name].detach().reshape(shape or (1,)) for state in states])
-            if isinstance(states[0][name], nn.Parameter):
-                self.register_parameter(_tensor_name(index), nn.Parameter(joined))
+        self._packed = PackedNetwork(networks[0], len(networks)) if vectorized else None
+        tensors = _parameters_and_buffers(networks[0])
+        self._shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        # Concatenated, not stacked: a convolution's weights keep four dimensions, which channels-last needs.
+        for index, (name, joined) in enumerate(joined_tensors(networks).items()):
+            if isinstance(tensors[name], nn.Parameter):
+                self.register_parameter(_tensor_name(index), nn.Parameter(joined.detach()))
             else:
-                self.register_buffer(_tensor_name(index), joined)
+                self.register_buffer(_tensor_name(index), joined.detach())
 
     def forward(self, rows: Tensor) -> Tensor:
         """Logits of rows ``(B, ...)``; see the class."""
-        # Set here and not in train(): code that restores the modes of all submodules does not know this one.
-        self._structure[0].train(self.training)
-        stacked = self._stacked()
-        logits = self._vectorized_logits(stacked, rows) if self._vectorized else None
+        logits = self._packed_logits(rows)
         if logits is None:
-            logits = torch.stack([self._logits(state, rows) for state in _unstack(stacked)])
+            # Set here and not in train(): code that restores the modes of all submodules does not know this one.
+            self._structure[0].train(self.training)
+            stacked = self._stacked()
+            logits = self._vmapped_logits(stacked, rows) if self._vectorized else None
+            if logits is None:
+                logits = torch.stack([self._logits(state, rows) for state in _unstack(stacked)])
         return logits if self.training else log_mean_softmax(logits)
 
     @torch.no_grad()
@@ -68,7 +72,15 @@ class BatchedEnsemble(nn.Module):
             for name, tensor in _parameters_and_buffers(network).items():
                 tensor.copy_(state[name])
 
-    def _vectorized_logits(self, stacked: dict[str, Tensor], rows: Tensor) -> Tensor | None:
+    def _packed_logits(self, rows: Tensor) -> Tensor | None:
+        """The logits ``(M, B, K)`` of the packed networks; ``None`` if they cannot be packed."""
+        if self._packed is None:
+            return None
+        tensors = {name: getattr(self, _tensor_name(index)) for index, name in enumerate(self._shapes)}
+        logits = self._packed.run(tensors, rows, training=self.training)
+        return None if logits is None else logits.transpose(0, 1)
+
+    def _vmapped_logits(self, stacked: dict[str, Tensor], rows: Tensor) -> Tensor | None:
         """The logits ``(M, B, K)`` by ``vmap``; ``None``, now and later, if it does not support the network."""
         try:
             return vmap(self._logits, in_dims=(0, None), randomness="different")(stacked, rows)
@@ -113,7 +125,9 @@ def ensemble_cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -
     """
     logits = network(images)
     mean = functional.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))
-    return mean + (len(logits) - 1) * (mean - mean.detach())
+    if mean.requires_grad:
+        mean.register_hook(lambda slope: slope * len(logits))
+    return mean
 
 
 def _parameters_and_buffers(network: nn.Module) -> dict[str, Tensor]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,22 +23,13 @@ from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
 from robustbench_cli.defenses.base.training.adversarial import accuracy_under_pgd
 from robustbench_cli.defenses.base.training.data_parallel import average_gradients, data_parallel_gradients
 from robustbench_cli.defenses.base.training.gradients import Gradients, TrainingLoss, cross_entropy, gradients_of
+from robustbench_cli.defenses.base.training.loading import Examples, Loader
 from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.resume import TrainingState, read_state, read_tensors, write_state
 from robustbench_cli.defenses.base.training.weight_selection import Collapse, WeightSelection
 
-__all__ = ["Examples", "Trainer", "TrainingProgress"]
-
-
-class Examples(Protocol):
-    """Labeled images with access by index."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images ``(B, C, H, W)``, float32 in [0, 1], and labels ``(B,)``, int64, at ``indices`` ``(B,)``, int64."""
-        ...
+__all__ = ["Trainer", "TrainingProgress"]
 
 
 @dataclass(frozen=True)
@@ -63,19 +55,26 @@ class TrainingProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """The training of one network; see :meth:`Trainer.fit` for the fields."""
+    """The training of one network; see :meth:`Trainer.fit` for the fields.
+
+    Attributes:
+        frozen: The first layers of the network, if the loss does not get them.
+        trained: The layers that the loss gets.
+    """
 
     name: str
     network: nn.Module
+    frozen: nn.Module | None
+    trained: nn.Module
     whole: nn.Module
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
     gradients: Gradients
     selection: WeightSelection
     eps: float
-    replays: int
     epochs: int
-    on_finish: Callable[[], None]
+    replays: int = 1
+    on_finish: Callable[[], None] = lambda: None
 
 
 class Trainer:
@@ -118,7 +117,7 @@ class Trainer:
         self.recipe = recipe
         self.seed = seed
         self.device = device
-        self._layout = torch.channels_last
+        self._loader = Loader(examples, device)
         self._progress = progress
         self._resume = resume
         self._finished: dict[str, dict[str, float]] = {}
@@ -175,6 +174,7 @@ class Trainer:
         loss: TrainingLoss = cross_entropy,
         eps: float = 0,
         collapse: Collapse | None = None,
+        frozen_layers: int = 0,
         on_finish: Callable[[], None] = lambda: None,
     ) -> None:
         """Trains those parameters of a network that require a gradient, in place.
@@ -189,21 +189,19 @@ class Trainer:
             loss: The mean loss over a batch.
             eps: The radius in linf of the adversarial training. Held-out images are attacked at this radius.
             collapse: The condition for early stopping, if there is one.
+            frozen_layers: The number of first layers of ``network``, an ``nn.Sequential``, that do not train. The loss gets
+                the other layers and their inputs, which a GPU computes for several steps in one call.
             on_finish: Called when ``network`` has its final weights, before ``whole`` is stored.
 
         Raises:
             UserError: The loss is not finite or has no gradient, the device runs out of memory, or the resume file
                 belongs to another training or cannot be written.
         """
-        self._fit(
-            network,
-            gradients_of(loss),
-            name=name,
-            whole=whole,
-            eps=eps,
-            collapse=collapse,
-            on_finish=on_finish,
-        )
+        run = self._prepare(network, gradients_of(loss), name=name, whole=whole, eps=eps, collapse=collapse)
+        if frozen_layers:
+            assert isinstance(network, nn.Sequential)
+            run = replace(run, frozen=network[:frozen_layers], trained=network[frozen_layers:])
+        self._train(replace(run, on_finish=on_finish))
 
     def fit_with_gradients(
         self,
@@ -225,9 +223,10 @@ class Trainer:
             eps: The radius in linf of the adversarial training. Held-out images are attacked at this radius.
             replays: How many times in a row each batch is used. The number of epochs is divided by it.
         """
-        self._fit(network, gradients, name=name, whole=whole, eps=eps, replays=replays)
+        run = self._prepare(network, gradients, name=name, whole=whole, eps=eps)
+        self._train(replace(run, replays=replays, epochs=math.ceil(run.epochs / replays)))
 
-    def _fit(
+    def _prepare(
         self,
         network: nn.Module,
         gradients: Gradients,
@@ -235,30 +234,27 @@ class Trainer:
         name: str,
         whole: nn.Module | None,
         eps: float,
-        replays: int = 1,
         collapse: Collapse | None = None,
-        on_finish: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._layout = move(network, self.device, self.examples.batch(self.train_indices[:4])[0])
+    ) -> _Run:
+        """Moves a network to the device, and makes what its training needs."""
+        self._loader.layout = move(network, self.device, self.examples.batch(self.train_indices[:4])[0])
         self._processes.broadcast_first(network.state_dict().values())
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         held_out = partial(self._held_out_accuracy, eps=eps) if len(self.held_out_indices) else None
         if self._processes.number > 1:
             gradients = data_parallel_gradients(gradients, self._processes)
-        self._train(
-            _Run(
-                name=name,
-                network=network,
-                whole=whole or network,
-                parameters=parameters,
-                optimizer=self.recipe.build_optimizer(parameters),
-                gradients=gradients,
-                selection=WeightSelection(network, decay=self.recipe.ema, held_out=held_out, collapse=collapse),
-                eps=eps,
-                replays=replays,
-                epochs=math.ceil(self.recipe.epochs / replays),
-                on_finish=on_finish,
-            )
+        return _Run(
+            name=name,
+            network=network,
+            frozen=None,
+            trained=network,
+            whole=whole or network,
+            parameters=parameters,
+            optimizer=self.recipe.build_optimizer(parameters),
+            gradients=gradients,
+            selection=WeightSelection(network, decay=self.recipe.ema, held_out=held_out, collapse=collapse),
+            eps=eps,
+            epochs=self.recipe.epochs,
         )
 
     def _train(self, run: _Run) -> None:
@@ -284,17 +280,21 @@ class Trainer:
 
     def _train_epoch(self, run: _Run, epoch: int) -> float:
         """Trains for one epoch, and returns its mean loss."""
-        total = torch.zeros((), device=self.device)
         batches = self._batches(seed_from(self.seed, run.name, epoch))
-        batches = [batch for batch in batches for _ in range(run.replays)]
-        steps = run.epochs * len(batches)
+        steps, step = run.epochs * len(batches) * run.replays, epoch * len(batches) * run.replays
+        losses: list[Tensor] = []
+        shares = [batch[self.share] for batch in batches]
         with _memory_errors_explained(run.name), self.seeded(run.name, epoch, *self._draw_key):
-            for step, indices in enumerate(batches, start=epoch * len(batches)):
-                self.fraction_done = step / steps
-                total += self._step(run, indices, self.recipe.rate(step, steps)) * len(indices)
-                run.selection.after_step(step)
+            for rows, labels in self._loader.batches(shares, partial(self._rows, run.frozen)):
+                for _ in range(run.replays):
+                    self.fraction_done = step / steps
+                    losses.append(self._step(run, rows, labels, self.recipe.rate(step, steps)))
+                    run.selection.after_step(step)
+                    step += 1
         run.optimizer.zero_grad()
-        loss = total.item() / (run.replays * len(self.train_indices))
+        sizes = [len(batch) for batch in batches for _ in range(run.replays)]
+        # Read once an epoch, because the CPU waits for the GPU then.
+        loss: float = sum(map(operator.mul, torch.stack(losses).tolist(), sizes)) / sum(sizes)
         if not math.isfinite(loss):
             raise UserError(f"{run.name} diverged in epoch {epoch + 1}, its loss is {loss}: give a lower lr")
         return loss
@@ -311,13 +311,9 @@ class Trainer:
         """Loads images ``(B, C, H, W)`` and labels ``(B,)`` to the trainer's device, in the network's memory layout.
 
         Args:
-            indices: ``(B,)``, int64, on the CPU.
+            indices: ``(B,)``, int64.
         """
-        images, labels = self.examples.batch(indices)
-        return (
-            images.to(self.device, memory_format=self._layout, non_blocking=True),
-            labels.to(self.device, non_blocking=True),
-        )
+        return self._loader.batch(indices)
 
     def average_gradients(
         self, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], images: int
@@ -344,7 +340,7 @@ class Trainer:
             step_size: The size of a step.
         """
         share = indices[self.share]
-        batches = (self.batch(part) for part in share.split(self.recipe.batch_size))
+        batches = self._loader.batches(share.split(self.recipe.batch_size))
         accuracy = 0.0
         if len(share):
             accuracy = accuracy_under_pgd(network, batches, eps=eps, steps=steps, step_size=step_size)
@@ -370,13 +366,24 @@ class Trainer:
     def _batches_per_epoch(self) -> int:
         return math.ceil(len(self.train_indices) / self.recipe.batch_size)
 
-    def _step(self, run: _Run, indices: Tensor, rate: float) -> Tensor:
+    def _rows(self, frozen: nn.Module | None, images: Tensor) -> Tensor:
+        """The input of the layers in training."""
+        if frozen is None:
+            return images
+        with self._autocast(), torch.no_grad():
+            rows: Tensor = frozen(images)
+        return rows
+
+    def _autocast(self) -> torch.autocast:
+        """The arithmetic of the layers in training."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+
+    def _step(self, run: _Run, rows: Tensor, labels: Tensor, rate: float) -> Tensor:
         """Takes one optimizer step at a learning rate; returns the mean loss before it."""
         for group in run.optimizer.param_groups:
             group["lr"] = rate
-        images, labels = self.batch(indices[self.share])
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            loss, gradients = run.gradients(run.network, images, labels, run.parameters)
+        with self._autocast():
+            loss, gradients = run.gradients(run.trained, rows, labels, run.parameters)
         for parameter, gradient in zip(run.parameters, gradients, strict=True):
             parameter.grad = gradient if gradient is None else _with_layout_of(parameter, gradient)
         run.optimizer.step()
@@ -438,6 +445,10 @@ def _with_layout_of(parameter: Tensor, gradient: Tensor) -> Tensor:
     """The gradient in the memory layout of its parameter. Fused optimizers assume equal layouts without a check."""
     if gradient.stride() == parameter.stride():
         return gradient
+    # The stride of a dimension of length 1 has no meaning.
+    strides = zip(gradient.stride(), parameter.stride(), parameter.shape, strict=True)
+    if all(stride == expected or length == 1 for stride, expected, length in strides):
+        return gradient.as_strided(parameter.shape, parameter.stride())
     return torch.empty_like(parameter).copy_(gradient)
 
 

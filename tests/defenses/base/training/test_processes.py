@@ -21,6 +21,7 @@ from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.awp import AWP
 from robustbench_cli.defenses.base.defense import Defense
 from robustbench_cli.defenses.base.training.data_parallel import data_parallel_gradients
+from robustbench_cli.defenses.base.training.loading import Loader
 from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer, TrainingProgress
@@ -193,14 +194,14 @@ def diverging_command(folder: Path) -> int:
 
 def command_with_an_unreadable_image(folder: Path) -> int:
     """``advdef train`` with an error in one process, while the other waits for its gradients."""
-    batch = Trainer.batch
+    batch = Loader.batch
 
-    def unreadable(trainer: Trainer, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def unreadable(loader: Loader, indices: Tensor) -> tuple[Tensor, Tensor]:
         if Processes.from_environment().rank:
             raise UserError("image 7 cannot be read")
-        return batch(trainer, indices)
+        return batch(loader, indices)
 
-    Trainer.batch = unreadable  # type: ignore[method-assign]
+    Loader.batch = unreadable  # type: ignore[method-assign]
     return main([*TRAIN, "-o", str(folder / "model.safetensors")])
 
 

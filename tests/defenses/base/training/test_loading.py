@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from robustbench_cli.benchmarks.datasets.base.split import TensorSplit
+from robustbench_cli.defenses.base.training.loading import Examples, InMemoryExamples, Loader, TensorExamples
+
+CPU = torch.device("cpu")
+
+
+def in_bytes(count: int = 40) -> TensorSplit:
+    torch.manual_seed(0)
+    return TensorSplit(torch.randint(0, 256, (count, 3, 4, 4), dtype=torch.uint8), torch.arange(count))
+
+
+class Streamed:
+    """Examples without tensors, which count their reads."""
+
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+        self.reads: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        self.reads.append(len(indices))
+        return self.examples.batch(indices)
+
+
+@pytest.mark.parametrize(
+    "examples",
+    [in_bytes(), TensorExamples(torch.rand(40, 3, 4, 4), torch.arange(40)), Streamed(in_bytes())],
+    ids=["uint8", "float32", "streamed"],
+)
+def test_batches(examples: Examples) -> None:
+    """Each batch has the images and labels of its indices, in order and in the network's layout."""
+    loader = Loader(examples, CPU)
+    batches = torch.randperm(40).tensor_split(3)
+    loaded = list(loader.batches(batches, lambda images: images + 1))
+    assert len(loaded) == 3
+    for indices, (rows, labels) in zip(batches, loaded, strict=True):
+        images, expected = examples.batch(indices)
+        assert torch.equal(rows, images + 1)
+        assert torch.equal(labels, expected)
+        assert rows.is_contiguous(memory_format=torch.channels_last)
+    images, _ = loader.batch(batches[0])
+    assert torch.equal(images, examples.batch(batches[0])[0])
+
+
+def test_one_batch_at_a_time_on_a_cpu() -> None:
+    """On a CPU ``prepare`` runs just before its step, so that both draw in the order of the steps."""
+    events: list[str] = []
+    examples = Streamed(in_bytes())
+    loader = Loader(examples, CPU)
+    batches = torch.arange(40).tensor_split(2)
+
+    def prepare(images: Tensor) -> Tensor:
+        events.append("prepared")
+        return images
+
+    events.extend("step" for _ in loader.batches(batches, prepare))
+    assert events == ["prepared", "step", "prepared", "step"]
+    assert examples.reads == [20, 20]
+
+
+def test_which_examples_can_move() -> None:
+    """Examples in memory say their size and move; others are left where they are."""
+    split = in_bytes(10)
+    assert isinstance(split, InMemoryExamples)
+    assert split.nbytes == 10 * 3 * 4 * 4 + 10 * 8
+    moved = split.to(torch.device("meta"))
+    images, labels = moved.batch(torch.empty(3, dtype=torch.int64, device="meta"))
+    assert (images.device.type, images.dtype, labels.device.type) == ("meta", torch.float32, "meta")
+    assert split.batch(torch.tensor([1]))[0].device == CPU
+    floats = TensorExamples(torch.rand(4, 1, 2, 2), torch.arange(4))
+    assert isinstance(floats, InMemoryExamples)
+    assert floats.nbytes == 4 * 4 * 4 + 4 * 8
+    assert floats.to(torch.device("meta")).images.device.type == "meta"
+    assert not isinstance(Streamed(split), InMemoryExamples)
