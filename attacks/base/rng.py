@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy
 
 import torch
 from torch import Tensor
@@ -25,7 +24,8 @@ __all__ = [
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _SECOND = -7723592293110705685  # 0x94D049BB133111EB
-_DRAW = -3372029247567499371  # 0xD1342543DE82EF95, the step between two draws
+_DRAW = 0xD1342543DE82EF95
+"""What a draw adds to the state ``seed * _GOLDEN`` of a stream."""
 
 
 class Random:
@@ -41,7 +41,7 @@ class Random:
     """
 
     def __init__(self, seeds: Tensor) -> None:
-        self._scaled = seeds * _GOLDEN
+        self._seeds = seeds
         self._draws = 0
 
     @classmethod
@@ -56,14 +56,11 @@ class Random:
         indices = torch.arange(len(images)) if indices is None else indices
         return cls(seed_from(seed, "attack") + indices.to(images.device))
 
-    def _copy(self, scaled: Tensor, draws: int) -> Random:
-        streams = copy(self)
-        vars(streams).update(_scaled=scaled, _draws=draws)
-        return streams
-
     def select(self, rows: Tensor) -> Random:
         """The streams of the images ``rows`` (int64 indices or a mask), in their current state."""
-        return self._copy(self._scaled[rows], self._draws)
+        chosen = Random(self._seeds[rows])
+        chosen._draws = self._draws
+        return chosen
 
     def split(self) -> Random:
         """Independent new streams for the same images; draws from them do not advance these streams."""
@@ -86,22 +83,23 @@ class Random:
         >>> bool((torch.stack([one_by_one.uniform((4,)) for _ in range(3)]) == together.uniform((4,))).all())
         True
         """
-        first = self._draws
+        before = torch.arange(0, steps * draws, draws, device=self._seeds.device)[:, None]
+        later = Random(torch.add(self._seeds, before, alpha=_DRAW_OF_SEEDS))
+        later._draws = self._draws
         self._draws += steps * draws
-        before = torch.arange(0, steps * draws, draws, device=self._scaled.device)[:, None]
-        return self._copy(torch.add(self._scaled, before, alpha=_DRAW), first)
+        return later
 
     def _words(self, count: int) -> Tensor:
         """``(..., count)`` int64, whose upper 31 bits are random; :func:`_finished` makes all 64 so."""
         self._draws += 1
-        state = mix(self._scaled + _signed(self._draws * _DRAW))
+        state = mix(self._seeds * _GOLDEN + _signed(self._draws * _DRAW))
         counter = torch.arange(1, count + 1, device=state.device)
         return _stirred(torch.add(state[..., None], counter, alpha=_GOLDEN))
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """``(N, *shape)`` float32, uniform in [0, 1)."""
         bits = _upper_24(self._words(math.prod(shape)))
-        return bits.to(torch.float32).mul_(2.0**-24).view(*self._scaled.shape, *shape)
+        return bits.to(torch.float32).mul_(2.0**-24).view(*self._seeds.shape, *shape)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """``(N, *shape)`` float32, standard normal (Box and Muller, 1958)."""
@@ -121,7 +119,7 @@ class Random:
         upper = _shift(_finished(self._words(math.prod(shape))), 24)
         # The remainder by a power of 2, without a division.
         numbers = upper.remainder_(high) if high & (high - 1) else upper.bitwise_and_(high - 1)
-        return numbers.view(*self._scaled.shape, *shape)
+        return numbers.view(*self._seeds.shape, *shape)
 
     def signs(self, shape: Sequence[int]) -> Tensor:
         """``(N, *shape)`` float32, -1 or 1 with equal probability."""
@@ -227,6 +225,10 @@ def _signed(number: int) -> int:
     """The lowest 64 bits of an integer, read as a signed integer."""
     low = number & 0xFFFFFFFFFFFFFFFF
     return low - (1 << 64) if low >> 63 else low
+
+
+_DRAW_OF_SEEDS = _signed(_DRAW * pow(_GOLDEN, -1, 1 << 64))
+"""What to add to a seed in place of a draw: it becomes ``_DRAW`` where the seed is multiplied by ``_GOLDEN``."""
 
 
 def _shift(bits: Tensor, count: int) -> Tensor:
