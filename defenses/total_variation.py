@@ -108,7 +108,7 @@ def _iterates(images: Tensor, start: Tensor, mask: Tensor, tv_weight: float) -> 
     while True:
         flow = _add_differences(flow.clone(), extrapolated, _DUAL / tv_weight)
         length = _products(flow, flow).clamp_min_(1).sqrt_()
-        flow = flow.div_(length)
+        flow = flow / length
         previous, moved = smooth, _plus_divergence(smooth, flow, _PRIMAL * tv_weight)
         smooth = torch.addcmul(attraction, kept, moved)
         extrapolated = previous.lerp(smooth, 2)
