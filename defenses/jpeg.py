@@ -184,13 +184,13 @@ def _quantization_steps(quality: int) -> Tensor:
 
 def _transform_rows(values: Tensor, matrix: Tensor, bits: int) -> Tensor:
     """The products of the matrix and each 8 pixels of a row, divided by ``2**bits`` and rounded."""
-    products = values.unflatten(3, (-1, _BLOCK)) @ (matrix.T * 2.0**-bits)
+    products: Tensor = values.unflatten(3, (-1, _BLOCK)) @ (matrix.T * 2.0**-bits)
     return products.add_(0.5).floor_().flatten(3)
 
 
 def _transform_columns(values: Tensor, matrix: Tensor, bits: int) -> Tensor:
     """The products of the matrix and each 8 pixels of a column, divided by ``2**bits`` and rounded."""
-    products = (matrix * 2.0**-bits) @ values.unflatten(2, (-1, _BLOCK))
+    products: Tensor = (matrix * 2.0**-bits) @ values.unflatten(2, (-1, _BLOCK))
     return products.add_(0.5).floor_().flatten(2, 3)
 
 

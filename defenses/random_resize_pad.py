@@ -78,7 +78,7 @@ class _ResizePad(StochasticLayer):
         uniform = (torch.rand if self.drawing else torch.ones)(count, 1, device=images.device)
         shifts = [torch.rand_like(uniform) for _ in range(2)]
         if height == width:
-            sources, inside = self._sources(uniform, torch.stack(shifts), height)
+            sources, inside = (part.unbind() for part in self._sources(uniform, torch.stack(shifts), height))
         else:
             sources, inside = zip(*map(partial(self._sources, uniform), shifts, (height, width)), strict=True)
         rows, columns = sources[0][:, None, :, None], sources[1][:, None, None, :]
