@@ -24,5 +24,8 @@ class NES(FiniteDifferences):
         "arXiv 1804.08598"
     )
 
+    # Box and Muller's transformation takes two numbers.
+    draws_per_chunk: ClassVar[int] = 2
+
     def directions(self, shape: tuple[int, ...], random: Random) -> Tensor:
         return random.normal(shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import ClassVar, Literal
 
 import torch
@@ -12,13 +14,16 @@ from robustbench_cli.attacks.base.attack import FixedRadiusAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.random_search import RandomSearch
+from robustbench_cli.attacks.base.search.random_search import Drawn, RandomSearch
 from robustbench_cli.attacks.base.threat import Threat
 
 __all__ = ["SparseRS"]
 
 _SHRINKING = {0: 2, 50: 4, 200: 5, 500: 6, 1000: 8, 2000: 10, 4000: 12, 6000: 15, 8000: 20}
 """The divisor of ``alpha_init`` from each query on, for 10,000 queries (the paper's schedule)."""
+
+_NUMBERS = 1 << 22
+"""The largest number of random numbers to draw at once, which bounds the memory."""
 
 
 class SparseRS(FixedRadiusAttack):
@@ -47,48 +52,59 @@ class SparseRS(FixedRadiusAttack):
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         search = RandomSearch(
-            start=_random_pixels, propose=self._exchange, queries=self.queries, restarts=self.restarts
+            start=_random_pixels,
+            draw=self._draw,
+            propose=_exchange,
+            queries=self.queries,
+            restarts=self.restarts,
         )
         return search.run(source, images, labels, threat, random)
 
-    def _exchange(self, over: float, incumbents: Tensor, images: Tensor, threat: Threat, random: Random) -> Tensor:
-        """Candidates that exchange some of the changed pixels of the incumbents for others (algorithm 1)."""
-        divisor = next(value for query, value in reversed(_SHRINKING.items()) if 10_000 * over >= query)
-        most = threat.eps.floor()
-        count = (most * self.alpha_init / divisor).round().clamp_min(1)
-        changed = (incumbents != images).any(1)
-        order = random.uniform(images.shape[2:])
-        restored = _first(changed, order, count)
-        # At a radius below 1 there is no pixel to exchange.
-        taken = _first(~changed, order, most - (changed & ~restored).flatten(1).sum(1))
-        candidates = torch.where(restored.unsqueeze(1), images, incumbents)
-        return torch.where(taken.unsqueeze(1), _corners(images, random), candidates)
+    def _draw(self, shares: Sequence[float], images: Tensor, threat: Threat, random: Random) -> Drawn:
+        """What :func:`_exchange` needs: an order of the pixels, colors, and the numbers of pixels to change."""
+        divisor = _divisor(shares[0])
+        same = list(takewhile(lambda share: _divisor(share) == divisor, shares[: max(1, _NUMBERS // images.numel())]))
+        ahead = random.ahead(len(same), draws=2)
+        most = threat.eps.floor()[:, None]
+        return Drawn(
+            per_query=(ahead.uniform(images.shape[2:]), _corners(images, ahead)),
+            per_image=(most, (most * self.alpha_init / divisor).round_().clamp_min_(1)),
+        )
+
+
+def _divisor(share: float) -> int:
+    """The divisor of ``alpha_init`` after this share of the queries."""
+    return next(value for query, value in reversed(_SHRINKING.items()) if 10_000 * share >= query)
+
+
+def _exchange(share: float, incumbents: Tensor, images: Tensor, threat: Threat, drawn: tuple[Tensor, ...]) -> Tensor:
+    """Candidates that exchange some of the changed pixels of the incumbents for others (algorithm 1)."""
+    order, corners, most, count = drawn
+    changed = (incumbents != images).any(1).flatten(1)
+    # Changed pixels come before the others, both in the given order.
+    ranks = _ranks(torch.where(changed, order.flatten(1) - 1, order.flatten(1)))
+    restored = (ranks < count) & changed
+    # At a radius below 1 there is no pixel to exchange.
+    taken = (ranks < most + count.minimum(changed.sum(1, keepdim=True))) > changed
+    shape = len(images), 1, *images.shape[2:]
+    candidates = torch.where(restored.view(shape), images, incumbents)
+    return torch.where(taken.view(shape), corners, candidates)
 
 
 def _random_pixels(images: Tensor, threat: Threat, random: Random) -> Tensor:
     """The first candidates: as many random pixels as the radius allows, at random corners of the color cube."""
     order = random.uniform(images.shape[2:])
-    chosen = _first(torch.ones_like(order, dtype=torch.bool), order, threat.eps.floor())
+    chosen = (_ranks(order.flatten(1)) < threat.eps.floor()[:, None]).view_as(order)
     return torch.where(chosen.unsqueeze(1), _corners(images, random), images)
 
 
-def _first(among: Tensor, order: Tensor, count: Tensor) -> Tensor:
-    """Selects up to ``count`` of the candidate pixels.
-
-    Args:
-        among: ``(n, H, W)``, the candidate pixels.
-        order: ``(n, H, W)``, the smallest of which come first.
-        count: ``(n,)``, the number of pixels.
-
-    Returns:
-        ``(n, H, W)``, whether a pixel is selected.
-    """
-    ranked = torch.where(among, order, torch.inf).flatten(1).argsort(1)
-    chosen = torch.arange(ranked.shape[1], device=ranked.device) < count[:, None]
-    return torch.zeros_like(chosen).scatter_(1, ranked, chosen).view_as(among) & among
+def _ranks(values: Tensor) -> Tensor:
+    """``(n, m)`` int64: the rank of each of the values ``(n, m)`` of an image; the smallest has rank 0."""
+    ranks = torch.arange(values.shape[1], device=values.device).expand_as(values)
+    return torch.empty_like(values, dtype=torch.int64).scatter_(1, values.argsort(1), ranks)
 
 
 def _corners(images: Tensor, random: Random) -> Tensor:
-    """A random corner of the color cube for every pixel, different from the pixel's own color."""
+    """A random corner of the color cube for every pixel, different from the pixel's own color: ``(..., n, C, H, W)``."""
     corners = random.integers(2, images.shape[1:]).to(images.dtype)
-    return torch.where((corners == images).all(1, keepdim=True), 1 - corners, corners)
+    return torch.where((corners == images).all(-3, keepdim=True), 1 - corners, corners)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.random_search import RandomSearch
+from robustbench_cli.attacks.base.search.random_search import Drawn, RandomSearch
 from robustbench_cli.attacks.base.threat import Threat, per_image, project
 
 __all__ = ["Square"]
@@ -65,7 +68,8 @@ class Square(FixedRadiusAttack):
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         search = RandomSearch(
             start=_stripes if threat.norm == "linf" else _hills,
-            propose=self._corners if threat.norm == "linf" else self._moved_hill,
+            draw=self._draw_corners if threat.norm == "linf" else self._draw_hills,
+            propose=_with_corners if threat.norm == "linf" else _with_moved_hills,
             queries=self.queries,
             restarts=self.restarts,
             early_stopping=self.early_stopping,
@@ -82,41 +86,80 @@ class Square(FixedRadiusAttack):
         halvings = sum(number > query for query in _HALVINGS)
         return min(max(1, round(math.sqrt(self.p_init / 2**halvings * height * width))), height, width)
 
-    def _corners(self, over: float, incumbents: Tensor, images: Tensor, threat: Threat, random: Random) -> Tensor:
-        """Candidates in linf: one window at a corner of the ball (algorithm 2)."""
-        side = self._side(over, images)
-        drawn = random.integers(_MANY, (2 + images.shape[1],))
-        window = _window(*_corner(drawn, side, images), side, images)
-        signs = _as_signs(drawn[:, 2:])
-        eps = per_image(threat.eps, images).to(images.dtype)
-        candidates = torch.where(window, (images + eps * signs).clamp_(0, 1), incumbents)
-        idle = per_image((candidates == incumbents).flatten(1).all(1), images)
-        return torch.where(idle & window, (images - eps * signs).clamp_(0, 1), candidates)
+    def _sides(self, shares: Sequence[float], images: Tensor) -> tuple[int, int]:
+        """The side of the window at the first of these shares of the queries, and at how many it is the same."""
+        side = self._side(shares[0], images)
+        return side, len(list(takewhile(lambda share: self._side(share, images) == side, shares)))
 
-    def _moved_hill(self, over: float, incumbents: Tensor, images: Tensor, threat: Threat, random: Random) -> Tensor:
-        """Candidates in l2 and l1: the perturbation of one window is moved to another one (algorithm 3)."""
+    def _draw_corners(self, shares: Sequence[float], images: Tensor, threat: Threat, random: Random) -> Drawn:
+        """What :func:`_with_corners` needs: windows, signs, and the corners of the balls."""
+        side, queries = self._sides(shares, images)
+        drawn = random.ahead(queries).integers(_MANY, (2 + images.shape[1],))
+        eps = per_image(threat.eps, images).to(images.dtype)
+        return Drawn(
+            per_query=(*_window(drawn[..., None, :2], side, images), _are_odd(drawn[..., 2:])),
+            per_image=((images - eps).clamp_(0, 1), (images + eps).clamp_(0, 1)),
+        )
+
+    def _draw_hills(self, shares: Sequence[float], images: Tensor, threat: Threat, random: Random) -> Drawn:
+        """What :func:`_with_moved_hills` needs: two windows, the hills in the first one and their signs, and the radii."""
         channels, height, width = images.shape[1:]
-        order = _ORDERS[threat.norm]
-        side = min(max(3, self._side(over, images) // 2 * 2 + 1), height, width)
-        drawn = random.integers(_MANY, (5 + channels,))
-        top, left = _corner(drawn, side, images)
-        window, emptied = _window(top, left, side, images), _window(*_corner(drawn[:, 2:], side, images), side, images)
-        difference = incumbents - images
-        old = difference * window
-        hill = _placed(_hill(side, images, order), top, left, images, transposed=drawn[:, 4] % 2 == 1)
-        eps, length = per_image(threat.eps, images).to(images.dtype), _length(difference, (1, 2, 3), order)
-        both = _length(difference * (window | emptied), (1, 2, 3) if order == 2 else (2, 3), order)
-        if order == 2:
-            shape = hill * _as_signs(drawn[:, 5:]) + old / _length(old, (1, 2, 3))
-            free = (eps.square() - length.square()).clamp_min(0)
-            budget = ((free + both.square()) / channels).sqrt()
-        else:
-            shape = hill * _as_signs(drawn[:, 5:]) + old / _length(old, (2, 3), order)
-            # This exceeds the radius; the projection keeps the largest changes.
-            budget = (eps - length).clamp_min(0) + channels * both
-        new = shape / _length(shape, (2, 3), order) * budget
-        moved = torch.where(window, new, difference * ~emptied)
-        return _to_radius(moved, images, threat)
+        side, queries = self._sides(shares, images)
+        side = min(max(3, side // 2 * 2 + 1), height, width)
+        drawn = random.ahead(queries).integers(_MANY, (5 + channels,))
+        corners = drawn[..., :4].unflatten(-1, (2, 2))
+        # One pixel more on each side of the hills is 0, and stands for all pixels outside the window.
+        hills = functional.pad(_hill(side, images, _ORDERS[threat.norm]), (1, 1, 1, 1))
+        rows, columns = ((offsets[..., 0, :] + 1).clamp_(0, side + 1) for offsets in _offsets(corners, side, images))
+        return Drawn(
+            per_query=(
+                *_window(corners, side, images),
+                _are_odd(drawn[..., 5:]).to(images.dtype).mul_(2).sub_(1),
+                (drawn[..., 4, None, None] & 1),
+                rows[..., :, None],
+                columns[..., None, :],
+            ),
+            per_image=(per_image(threat.eps, images).to(images.dtype),),
+            shared=(torch.stack([hills, hills.T]),),
+        )
+
+
+def _with_corners(
+    share: float, incumbents: Tensor, images: Tensor, threat: Threat, drawn: tuple[Tensor, ...]
+) -> Tensor:
+    """Candidates in linf: one window at a corner of the ball (algorithm 2)."""
+    rows, columns, upward, lower, upper = drawn
+    window = rows & columns
+    candidates = torch.where(window, torch.where(upward, upper, lower), incumbents)
+    idle = (candidates == incumbents).all(dim=(1, 2, 3), keepdim=True)
+    return torch.where(window, torch.where(upward ^ idle, upper, lower), incumbents)
+
+
+def _with_moved_hills(
+    share: float, incumbents: Tensor, images: Tensor, threat: Threat, drawn: tuple[Tensor, ...]
+) -> Tensor:
+    """Candidates in l2 and l1: the perturbation of one window is moved to another one (algorithm 3)."""
+    rows, columns, signs, transposed, hill_rows, hill_columns, eps, hills = drawn
+    channels, order = images.shape[1], _ORDERS[threat.norm]
+    windows = rows & columns
+    window, emptied = windows.split(1, dim=1)
+    difference = incumbents - images
+    old = difference * window
+    length = _norm(difference, (1, 2, 3), order)
+    both = _norm(difference * windows.any(1, keepdim=True), (1, 2, 3) if order == 2 else (2, 3), order)
+    shape = torch.addcmul(
+        old / _length(old, (1, 2, 3) if order == 2 else (2, 3), order),
+        hills[transposed, hill_rows, hill_columns].unsqueeze(1),
+        signs,
+    )
+    if order == 2:
+        free = torch.addcmul(eps.square(), length, length, value=-1).clamp_min_(0)
+        budget = torch.addcmul(free, both, both).div_(channels).sqrt_()
+    else:
+        # This exceeds the radius; the projection keeps the largest changes.
+        budget = torch.add((eps - length).clamp_min_(0), both, alpha=channels)
+    new = shape / _length(shape, (2, 3), order) * budget
+    return _to_radius(torch.where(window, new, difference.masked_fill(emptied, 0)), images, threat)
 
 
 def _stripes(images: Tensor, threat: Threat, random: Random) -> Tensor:
@@ -150,67 +193,63 @@ def _to_radius(perturbation: Tensor, images: Tensor, threat: Threat) -> Tensor:
         longer = (eps / _length(perturbation, (1, 2, 3), 1)).clamp_min(1)
         return project(images + perturbation * longer, images, threat)
     for _ in range(_ROUNDS):
-        perturbed = (images + perturbation / _length(perturbation, (1, 2, 3)) * eps).clamp_(0, 1)
+        perturbed = torch.addcmul(images, perturbation / _length(perturbation, (1, 2, 3)), eps).clamp_(0, 1)
         perturbation = perturbed - images
     return perturbed
 
 
+def _norm(perturbation: Tensor, dimensions: tuple[int, ...], order: int = 2) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(perturbation, ord=order, dim=dimensions, keepdim=True)
+    return norm
+
+
 def _length(perturbation: Tensor, dimensions: tuple[int, ...], order: int = 2) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(perturbation, ord=order, dim=dimensions, keepdim=True)
-    return length.clamp_min(1e-12)
+    """The norm, not so small that a division by it overflows."""
+    return _norm(perturbation, dimensions, order).clamp_min_(1e-12)
 
 
-def _as_signs(drawn: Tensor) -> Tensor:
-    """``(n, C, 1, 1)``, 1 or -1 for each of the integers ``(n, C)``."""
-    return (2.0 * (drawn % 2) - 1)[:, :, None, None]
+def _are_odd(drawn: Tensor) -> Tensor:
+    """``(..., C, 1, 1)`` bool: whether each of the integers ``(..., C)`` is odd."""
+    return (drawn & 1).bool()[..., None, None]
 
 
-def _corner(drawn: Tensor, side: int, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The upper left corner of a window inside the image, from the first two columns of the integers ``(n, >= 2)``."""
-    height, width = images.shape[2:]
-    return drawn[:, 0] % (height - side + 1), drawn[:, 1] % (width - side + 1)
+def _offsets(corners: Tensor, side: int, images: Tensor) -> list[Tensor]:
+    """The offsets of every row and column from windows inside the images, whose corners random integers determine.
+
+    Args:
+        corners: ``(..., 2)``, two integers for each upper left corner.
+        side: The side of the windows.
+        images: ``(n, C, H, W)``.
+
+    Returns:
+        ``(..., H)`` and ``(..., W)``.
+    """
+    return [
+        torch.arange(length, device=images.device) - (corners[..., axis] % (length - side + 1)).unsqueeze(-1)
+        for axis, length in enumerate(images.shape[2:])
+    ]
 
 
-def _window(top: Tensor, left: Tensor, side: int, images: Tensor) -> Tensor:
-    """The masks ``(n, 1, H, W)`` of the windows with the upper left corners ``(n,)``."""
-    rows, columns = _offsets(top, left, images)
-    return (_covers(rows, side)[:, :, None] & _covers(columns, side)[:, None, :]).unsqueeze(1)
-
-
-def _covers(offsets: Tensor, side: int) -> Tensor:
-    return (offsets >= 0) & (offsets < side)
-
-
-def _offsets(top: Tensor, left: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The offsets of every row ``(n, H)`` and column ``(n, W)`` from a window's upper left corner."""
-    rows = torch.arange(images.shape[2], device=images.device) - top[:, None]
-    columns = torch.arange(images.shape[3], device=images.device) - left[:, None]
-    return rows, columns
-
-
-def _placed(tile: Tensor, top: Tensor, left: Tensor, images: Tensor, *, transposed: Tensor) -> Tensor:
-    """``(n, 1, H, W)``, a square tile in each image's window, transposed where ``transposed`` ``(n,)``; 0 outside."""
-    side = len(tile)
-    rows, columns = (offset.clamp(0, side - 1) for offset in _offsets(top, left, images))
-    upright, across = tile[rows[:, :, None], columns[:, None, :]], tile[columns[:, None, :], rows[:, :, None]]
-    chosen = torch.where(transposed[:, None, None], across, upright).unsqueeze(1)
-    return chosen * _window(top, left, side, images)
+def _window(corners: Tensor, side: int, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Masks ``(..., H, 1)`` and ``(..., 1, W)`` of the rows and columns of windows; see :func:`_offsets`."""
+    rows, columns = ((offsets >= 0) & (offsets < side) for offsets in _offsets(corners, side, images))
+    return rows[..., :, None], columns[..., None, :]
 
 
 def _hill(side: int, images: Tensor, order: int) -> Tensor:
     """``(side, side)`` of length 1: two hills above each other, with opposite signs (equation 2 of the paper)."""
-    upper = _single_hill(side // 2, side, images, order)
-    lower = _single_hill(side - side // 2, side, images, order)
+    upper, lower = (_single_hill(height, side, order) for height in (side // 2, side - side // 2))
     both = torch.cat([upper, -lower])
-    return both / _length(both, (0, 1), order)
+    return (both / _length(both, (0, 1), order)).to(images, non_blocking=True)
 
 
-def _single_hill(height: int, width: int, images: Tensor, order: int) -> Tensor:
+def _single_hill(height: int, width: int, order: int) -> Tensor:
     """``(height, width)`` of length 1: the sum over k of growing centered rectangles, of height ``1 / k**2``.
 
-    In l1 the heights are ``1 / k**4``, as in AutoAttack.
+    In l1 the heights are ``1 / k**4``, as in AutoAttack. The hill is made on the CPU: its many small steps would be as
+    many kernels.
     """
-    hill = torch.zeros(height, width, dtype=images.dtype, device=images.device)
+    hill = torch.zeros(height, width)
     for k in range(max(height, width) // 2 + 1):
         top, left = height // 2 - k, width // 2 - k
         hill[max(top, 0) : top + 2 * k + 1, max(left, 0) : left + 2 * k + 1] += 1 / (k + 1) ** (4 if order == 1 else 2)

@@ -8,9 +8,7 @@ import math
 from collections.abc import Callable
 from typing import ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from pydantic import Field
@@ -26,12 +24,35 @@ __all__ = ["JPEG"]
 
 _BLOCK = 8
 
+_EVEN = (
+    (8192, 8192, 8192, 8192),
+    (10703, 4433, -4433, -10703),
+    (8192, -8192, -8192, 8192),
+    (4433, -10704, 10704, -4433),
+)
+_ODD = (
+    (11363, 9633, 6437, 2260),
+    (9633, -2259, -11362, -6436),
+    (6437, -11362, 2261, 9633),
+    (2260, -6436, 9633, -11363),
+)
+"""The left halves of the even and the odd rows of libjpeg's cosine transform, in units of ``2**-13 / sqrt(8)``.
+
+Each sums up one pass of ``jfdctint.c`` (Loeffler, Ligtenberg, Moschytz: Practical Fast 1-D DCT Algorithms with 11
+Multiplications. ICASSP 1989), whose constants are rounded to 13 bits. The rounded steps of the inverse, ``jidctint.c``, sum
+up to the transpose.
+"""
+
+_TO_LUMA_AND_CHROMA = ((19595, 38470, 7471, 32768), (-11059, -21709, 32768, 8421375), (32768, -27439, -5329, 8421375))
+_TO_RGB = ((65536, 0, 91881, -11728000), (65536, -22554, -46802, 8910336), (65536, 116130, 0, -14831872))
+"""The color conversions of ``jccolor.c`` and ``jdcolor.c`` in units of ``2**-16``: a factor for each channel, and a summand."""
+
 
 class JPEG(Defense):
     """JPEG compression and decompression of the images, in front of an unchanged model; no training.
 
-    The deployed codec is libjpeg on 8-bit images. It always runs on the CPU, so an image gives the same pixels on every
-    device. It has no gradient. Gradient attacks get the gradient of a differentiable JPEG instead (BPDA): the codec's own
+    The deployed codec is libjpeg on 8-bit images, with its integer arithmetic bit by bit, so an image gives the same pixels
+    on every device. It has no gradient. Gradient attacks get the gradient of a differentiable JPEG instead (BPDA): the codec's own
     steps, but with a smooth rounding and without clipping to [0, 1].
 
     ``--suite adaptive`` shows non-adaptive and adaptive attacks side by side.
@@ -60,6 +81,9 @@ class Codec(BPDALayer):
 
     cosines: Tensor
     steps: Tensor
+    transform: Tensor
+    to_luma_and_chroma: Tensor
+    to_rgb: Tensor
 
     def __init__(self, quality: int) -> None:
         super().__init__()
@@ -70,11 +94,46 @@ class Codec(BPDALayer):
         # Not in the state dict: both follow from the quality.
         self.register_buffer("cosines", cosines.float(), persistent=False)
         self.register_buffer("steps", _quantization_steps(quality), persistent=False)
+        # Integers, which keep their values if the model changes its floating-point type.
+        even, odd = torch.tensor(_EVEN), torch.tensor(_ODD)
+        rows = torch.stack([torch.cat([even, even.flip(1)], 1), torch.cat([odd, -odd.flip(1)], 1)], 1).flatten(0, 1)
+        self.register_buffer("transform", rows, persistent=False)
+        self.register_buffer("to_luma_and_chroma", torch.tensor(_TO_LUMA_AND_CHROMA), persistent=False)
+        self.register_buffer("to_rgb", torch.tensor(_TO_RGB), persistent=False)
 
     def exact(self, values: Tensor) -> Tensor:
-        levels = (values.clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1)
-        decoded = [np.asarray(_decode(_encode(image, self.quality))) for image in levels.squeeze(3).numpy()]
-        return torch.from_numpy(np.stack(decoded)).view(levels.shape).permute(0, 3, 1, 2).to(values) / 255
+        # All numbers are integers, or integers divided by a power of 2, and exact in float64.
+        levels = (values.clamp(0, 1) * 255).round().double()
+        return self._recoded(levels).to(values.dtype) / 255
+
+    def _recoded(self, levels: Tensor) -> Tensor:
+        """Encodes and decodes levels ``(N, C, H, W)`` from 0 to 255 as libjpeg does."""
+        height, width = levels.shape[2:]
+        if levels.shape[1] == 1:
+            return self._recoded_plane(levels, 0)
+        luma, chroma = _convert(levels, self.to_luma_and_chroma).split((1, 2), dim=1)
+        # Columns are padded before chroma is halved, and rows afterwards.
+        chroma = functional.pad(chroma, (0, -width % (2 * _BLOCK), 0, height % 2), mode="replicate")
+        chroma = chroma[:, :, ::2] + chroma[:, :, 1::2]
+        chroma = chroma[..., ::2] + chroma[..., 1::2]
+        chroma[..., 0::2] += 1
+        chroma[..., 1::2] += 2
+        chroma = self._recoded_plane(chroma.mul_(0.25).floor_(), 1)[..., : (width + 1) // 2]
+        chroma = _upsampled(chroma)[:, :, :height, :width]
+        return _convert(torch.cat([self._recoded_plane(luma, 0), chroma], dim=1), self.to_rgb).clamp_(0, 255)
+
+    def _recoded_plane(self, levels: Tensor, table: int) -> Tensor:
+        """:meth:`_quantize` in libjpeg's arithmetic, with levels clipped to 0 and 255."""
+        height, width = levels.shape[2:]
+        padded = _pad_to_multiple(levels, _BLOCK)
+        steps = self.steps[table].double().repeat(padded.shape[2] // _BLOCK, padded.shape[3] // _BLOCK)
+        transform = self.transform.double()
+        coefficients = _transform_columns(_transform_rows(padded - 128, transform, 11), transform, 15)
+        # The transform's scale is 8. Ties are rounded away from 0.
+        ratios = coefficients.div_(8 * steps)
+        quantized = ratios.add_(ratios.sign(), alpha=0.5).trunc_().mul_(steps)
+        decoded = _transform_rows(_transform_columns(quantized, transform.T, 11), transform.T, 18)
+        return decoded.add_(128).clamp_(0, 255)[:, :, :height, :width]
 
     def surrogate(self, values: Tensor) -> Tensor:
         return self.code(values, _round_smoothly)
@@ -116,20 +175,42 @@ class Codec(BPDALayer):
 
 def _quantization_steps(quality: int) -> Tensor:
     """The encoder's quantization steps ``(2, 8, 8)`` for luma and chroma, read from a file that it wrote."""
-    tables = _decode(_encode(np.zeros((_BLOCK, _BLOCK, 3), np.uint8), quality)).quantization
+    content = io.BytesIO()
+    Image.new("RGB", (_BLOCK, _BLOCK)).save(content, "JPEG", quality=quality)
+    content.seek(0)
+    tables = JpegImageFile(content).quantization
     return torch.tensor([tables[0], tables[1]], dtype=torch.float32).view(2, _BLOCK, _BLOCK)
 
 
-def _encode(levels: NDArray[np.uint8], quality: int) -> bytes:
-    """The content of the JPEG file of an image ``(H, W)`` or ``(H, W, 3)``."""
-    content = io.BytesIO()
-    Image.fromarray(levels).save(content, "JPEG", quality=quality, subsampling="4:2:0")
-    return content.getvalue()
+def _transform_rows(values: Tensor, matrix: Tensor, bits: int) -> Tensor:
+    """The products of the matrix and each 8 pixels of a row, divided by ``2**bits`` and rounded."""
+    products: Tensor = values.unflatten(3, (-1, _BLOCK)) @ (matrix.T * 2.0**-bits)
+    return products.add_(0.5).floor_().flatten(3)
 
 
-def _decode(content: bytes) -> JpegImageFile:
-    """The image in a JPEG file."""
-    return JpegImageFile(io.BytesIO(content))
+def _transform_columns(values: Tensor, matrix: Tensor, bits: int) -> Tensor:
+    """The products of the matrix and each 8 pixels of a column, divided by ``2**bits`` and rounded."""
+    products: Tensor = (matrix * 2.0**-bits) @ values.unflatten(2, (-1, _BLOCK))
+    return products.add_(0.5).floor_().flatten(2, 3)
+
+
+def _convert(levels: Tensor, table: Tensor) -> Tensor:
+    """Converts the colors of levels ``(N, 3, H, W)`` by an integer table ``(3, 4)``."""
+    factors = table.double() * 2.0**-16
+    return (factors[:, :3] @ levels.flatten(2)).add_(factors[:, 3:]).floor_().view_as(levels)
+
+
+def _upsampled(chroma: Tensor) -> Tensor:
+    """Doubles the sides by libjpeg's triangle filter (``h2v2_fancy_upsample`` in ``jdsample.c``)."""
+    if chroma.shape[3] <= 2:
+        return chroma.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    padded = functional.pad(chroma, (1, 1, 1, 1), mode="replicate")
+    near, above, below = padded[:, :, 1:-1], padded[:, :, :-2], padded[:, :, 2:]
+    rows = torch.stack([above, below], 3).add_(near.unsqueeze(3), alpha=3).flatten(2, 3)
+    both = torch.stack([rows[..., :-2], rows[..., 2:]], 4).add_(rows[..., 1:-1, None], alpha=3)
+    both[..., 0] += 8
+    both[..., 1] += 7
+    return both.mul_(1 / 16).floor_().flatten(3)
 
 
 def _round_smoothly(values: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -75,27 +76,33 @@ class _ResizePad(StochasticLayer):
         count, channels, height, width = images.shape
         # One number for both sides keeps the aspect ratio.
         uniform = (torch.rand if self.drawing else torch.ones)(count, 1, device=images.device)
-        rows, inside_rows = self._sources(uniform, height)
-        columns, inside_columns = self._sources(uniform, width)
-        resized = images.gather(2, rows[:, None, :, None].expand(-1, channels, -1, width))
-        resized = resized.gather(3, columns[:, None, None, :].expand(-1, channels, rows.shape[1], -1))
-        output: Tensor = self.model(resized * (inside_rows[:, None, :, None] & inside_columns[:, None, None, :]))
+        shifts = [torch.rand_like(uniform) for _ in range(2)]
+        if height == width:
+            sources, inside = (part.unbind() for part in self._sources(uniform, torch.stack(shifts), height))
+        else:
+            sources, inside = zip(*map(partial(self._sources, uniform), shifts, (height, width)), strict=True)
+        rows, columns = sources[0][:, None, :, None], sources[1][:, None, None, :]
+        resized = images.gather(2, rows.expand(-1, channels, -1, width))
+        resized = resized.gather(3, columns.expand(-1, channels, rows.shape[2], -1))
+        output: Tensor = self.model(resized * (inside[0][:, None, :, None] & inside[1][:, None, None, :]))
         return output
 
-    def _sources(self, uniform: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """For each pixel along a padded side ``(N, S)``: the index of its source pixel, and whether it is inside the image.
+    def _sources(self, uniform: Tensor, shift: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """For each pixel along a padded side ``(..., N, S)``: the index of its source pixel, and whether it is inside the image.
 
         Args:
             uniform: ``(N, 1)`` in [0, 1], determines the resized length.
+            shift: ``(..., N, 1)`` in [0, 1), determines the offset of the resized image.
             length: The length of the original side.
         """
         side = _side(self.size, length)
         smallest = max(1, int(self.min_size * side))
-        resized = smallest + _to_integers(uniform, side - smallest + 1)
-        offset = _to_integers(torch.rand_like(uniform), side - resized + 1)
+        # Products of a uniform number and a count can round up to the count.
+        resized = (uniform * (side - smallest + 1)).long().clamp_max_(side - smallest).add_(smallest)
+        offset = (shift * (side + 1 - resized)).long().minimum(side - resized)
         position = torch.arange(side, device=uniform.device) - offset
         inside = (position >= 0) & (position < resized)
-        return torch.where(inside, position * length // resized, 0), inside
+        return (position * length).div_(resized, rounding_mode="floor").mul_(inside), inside
 
     def extra_repr(self) -> str:
         return f"size={self.size}, min_size={self.min_size}"
@@ -104,9 +111,3 @@ class _ResizePad(StochasticLayer):
 def _side(size: float, length: int) -> int:
     """The length of the padded side, for a side of ``length`` pixels."""
     return round(size * length)
-
-
-def _to_integers(uniform: Tensor, count: Tensor | int) -> Tensor:
-    """Maps uniform numbers in [0, 1] to uniform integers in [0, count)."""
-    # The product can round up to count.
-    return torch.minimum((uniform * count).long(), torch.as_tensor(count, device=uniform.device) - 1)

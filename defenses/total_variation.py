@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import ClassVar
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from robustbench_cli.defenses.base.randomized import RandomizedDefense
@@ -63,18 +67,11 @@ class _TVDenoising(StochasticLayer):
 
     def forward(self, images: Tensor) -> Tensor:
         mask = uniform_like(images) >= self.drop_rate if self.drawing else torch.ones_like(images, dtype=torch.bool)
-        # The product of the step sizes is 1/8, and 8 bounds the squared norm of the difference operator.
-        primal, dual = 1 / (_BALANCE * math.sqrt(8)), _BALANCE / math.sqrt(8)
-        attraction = 2 * primal * mask
-        smooth = extrapolated = _fill_in(images, mask)
-        flow = torch.zeros(2, *images.shape, dtype=images.dtype, device=images.device)
-        for _ in range(self.steps):
-            flow = flow + dual * _differences(extrapolated)
-            # Clamped before the square root, whose derivative is infinite at 0.
-            length = flow.square().sum(0).clamp_min(self.tv_weight**2).sqrt()
-            flow = flow * (self.tv_weight / length)
-            previous, smooth = smooth, (smooth + primal * _divergence(flow) + attraction * images) / (1 + attraction)
-            extrapolated = 2 * smooth - previous
+        problem = images, _fill_in(images, mask), mask, self.tv_weight
+        if torch.is_grad_enabled() and images.requires_grad:
+            smooth: Tensor = _Solution.apply(*problem, self.steps)[0]
+            return smooth
+        ((smooth, *_),) = deque(islice(_iterates(*problem), self.steps), maxlen=1)
         return smooth
 
     def extra_repr(self) -> str:
@@ -87,19 +84,98 @@ def _fill_in(images: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, images, mean / density.clamp_min(1 / 9))
 
 
-def _differences(images: Tensor) -> Tensor:
-    """The differences to the pixels below and to the right ``(2, N, C, H, W)``, 0 at the edge."""
-    below = functional.pad(images[:, :, 1:] - images[:, :, :-1], (0, 0, 0, 1))
-    right = functional.pad(images[..., 1:] - images[..., :-1], (0, 1))
-    return torch.stack((below, right))
+# The product of the step sizes is 1/8, and 8 bounds the squared norm of the difference operator.
+_PRIMAL, _DUAL = 1 / (_BALANCE * math.sqrt(8)), _BALANCE / math.sqrt(8)
 
 
-def _divergence(flow: Tensor) -> Tensor:
-    """The divergence, the negative adjoint of :func:`_differences`."""
-    below, right = flow[0][:, :, :-1], flow[1][..., :-1]
-    return (
-        functional.pad(below, (0, 0, 0, 1))
-        - functional.pad(below, (0, 0, 1, 0))
-        + functional.pad(right, (0, 1))
-        - functional.pad(right, (1, 0))
-    )
+def _iterates(images: Tensor, start: Tensor, mask: Tensor, tv_weight: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The solver's iterates, with what :class:`_Solution` needs of each step.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        start: ``(N, C, H, W)``, the initial images.
+        mask: ``(N, C, H, W)`` bool.
+        tv_weight: The weight of the total variation.
+
+    Yields:
+        The images ``(N, C, H, W)``, the flow ``(2, N, C, H, W)`` in units of the weight, and the lengths ``(N, C, H, W)``
+        by which it was divided.
+    """
+    kept, attraction = _step_factors(mask, images)
+    attraction = attraction * images
+    smooth = extrapolated = start
+    flow = torch.stack([torch.zeros_like(images)] * 2)
+    while True:
+        flow = _add_differences(flow.clone(), extrapolated, _DUAL / tv_weight)
+        length = _products(flow, flow).clamp_min_(1).sqrt_()
+        flow = flow / length
+        previous, moved = smooth, _plus_divergence(smooth, flow, _PRIMAL * tv_weight)
+        smooth = torch.addcmul(attraction, kept, moved)
+        extrapolated = previous.lerp(smooth, 2)
+        yield smooth, flow, length
+
+
+def _step_factors(mask: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights of the moved images and of the given images in a step towards the latter; they add up to 1."""
+    kept = 1 / (1 + 2 * _PRIMAL * mask.to(images.dtype))
+    return kept, 1 - kept
+
+
+class _Solution(torch.autograd.Function):
+    """The last iterate of the solver. The gradient is the exact one through all steps, in few operations and little memory.
+
+    Also returns the flows and the lengths of all steps, which have no gradient.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(images: Tensor, start: Tensor, mask: Tensor, tv_weight: float, steps: int) -> tuple[Tensor, ...]:
+        smooth, flows, lengths = zip(*islice(_iterates(images, start, mask, tv_weight), steps), strict=True)
+        return (smooth[-1], *flows, *lengths)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        images, _, mask, ctx.tv_weight, ctx.steps = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*_step_factors(mask, images), *output[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_smooth: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """The steps of :func:`_iterates` in reverse. The differences' adjoint is minus the divergence."""
+        kept, attraction, *saved = ctx.saved_tensors
+        zeros = torch.zeros_like(of_smooth)
+        of_images, of_extrapolated, of_flow = zeros.clone(), zeros, torch.stack([zeros, zeros])
+        for flow, length in zip(reversed(saved[: ctx.steps]), reversed(saved[ctx.steps :]), strict=True):
+            of_smooth = of_smooth.add(of_extrapolated, alpha=2)
+            of_images = of_images.add_(of_smooth)
+            of_moved = of_smooth.mul(kept)
+            of_flow = _add_differences(of_flow, of_moved, -_PRIMAL * ctx.tv_weight)
+            # A flow that was shortened to length 1 does not follow changes of its length.
+            along = _products(flow, of_flow).mul_(length > 1)
+            of_flow = of_flow.addcmul_(flow, along, value=-1).div_(length)
+            of_smooth = of_moved.sub_(of_extrapolated)
+            of_extrapolated = _plus_divergence(zeros, of_flow, -_DUAL / ctx.tv_weight)
+        return of_images.mul_(attraction), of_smooth.add_(of_extrapolated), None, None, None
+
+
+def _products(flow: Tensor, other: Tensor) -> Tensor:
+    """The inner products ``(N, C, H, W)`` of two flows at each pixel."""
+    return torch.addcmul(flow[0] * other[0], flow[1], other[1])
+
+
+def _add_differences(flow: Tensor, images: Tensor, factor: float) -> Tensor:
+    """Adds the differences to the pixels below and to the right, 0 at the edge, to a flow ``(2, N, C, H, W)`` in place."""
+    flow[0][:, :, :-1].add_(images[:, :, 1:] - images[:, :, :-1], alpha=factor)
+    flow[1][..., :-1].add_(images[..., 1:] - images[..., :-1], alpha=factor)
+    return flow
+
+
+def _plus_divergence(images: Tensor, flow: Tensor, factor: float) -> Tensor:
+    """Images plus ``factor`` times the divergence of a flow, which is the negative adjoint of the differences."""
+    below, right = flow.unbind(0)
+    moved = torch.add(images, below, alpha=factor).add_(right, alpha=factor)
+    moved[:, :, 1:].sub_(below[:, :, :-1], alpha=factor)
+    moved[..., 1:].sub_(right[..., :-1], alpha=factor)
+    return moved

@@ -24,6 +24,8 @@ __all__ = [
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _SECOND = -7723592293110705685  # 0x94D049BB133111EB
+_DRAW = 0xD1342543DE82EF95
+"""What a draw adds to the state ``seed * _GOLDEN`` of a stream."""
 
 
 class Random:
@@ -74,24 +76,47 @@ class Random:
 
     def split(self) -> Random:
         """Independent new streams for the same images; draws from them do not advance these streams."""
-        return Random(self._bits(1)[:, 0])
+        return Random(_finished(self._words(1))[:, 0])
 
-    def _bits(self, count: int) -> Tensor:
-        """``(N, count)`` int64 with 64 random bits each."""
+    def ahead(self, steps: int, *, draws: int = 1) -> Random:
+        """The streams at the next ``steps`` steps of a loop, side by side; these streams advance past them.
+
+        Drawing once for many steps takes far fewer kernels than drawing at each step, and gives the same numbers.
+
+        Args:
+            steps: S, the number of steps.
+            draws: The number of draws in each step.
+
+        Returns:
+            Streams whose numbers have the shape ``(S, N, ...)``.
+
+        >>> images = torch.zeros(2, 1, 1, 1)
+        >>> one_by_one, together = Random.of(0, images), Random.of(0, images).ahead(3)
+        >>> bool((torch.stack([one_by_one.uniform((4,)) for _ in range(3)]) == together.uniform((4,))).all())
+        True
+        """
+        before = torch.arange(0, steps * draws, draws, device=self._seeds.device)[:, None]
+        later = Random(torch.add(self._seeds, before, alpha=_DRAW_OF_SEEDS))
+        later._draws = self._draws
+        self._draws += steps * draws
+        return later
+
+    def _words(self, count: int) -> Tensor:
+        """``(..., count)`` int64, whose upper 31 bits are random; :func:`_finished` makes all 64 so."""
         self._draws += 1
-        state = mix(self._seeds * _GOLDEN + _signed(self._draws * 0xD1342543DE82EF95))
-        counter = torch.arange(1, count + 1, device=self._seeds.device) * _GOLDEN
-        return mix(state[:, None] + counter)
+        state = mix(self._seeds * _GOLDEN + _signed(self._draws * _DRAW))
+        counter = torch.arange(1, count + 1, device=state.device)
+        return _stirred(torch.add(state[..., None], counter, alpha=_GOLDEN))
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """``(N, *shape)`` float32, uniform in [0, 1)."""
-        bits = _shift(self._bits(math.prod(shape)), 40)
-        return (bits.to(torch.float32) * 2.0**-24).view(-1, *shape)
+        bits = _upper_24(self._words(math.prod(shape)))
+        return bits.to(torch.float32).mul_(2.0**-24).view(*self._seeds.shape, *shape)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """``(N, *shape)`` float32, standard normal (Box and Muller, 1958)."""
-        radius = (-2 * (1 - self.uniform(shape)).log()).sqrt()
-        return radius * (2 * math.pi * self.uniform(shape)).cos()
+        radius = (1 - self.uniform(shape)).log_().mul_(-2).sqrt_()
+        return radius.mul_(self.uniform(shape).mul_(2 * math.pi).cos_())
 
     def integers(self, high: int, shape: Sequence[int] = ()) -> Tensor:
         """Uniform integers.
@@ -103,11 +128,14 @@ class Random:
         Returns:
             ``(N, *shape)`` int64 in [0, high).
         """
-        return (_shift(self._bits(math.prod(shape)), 24) % high).view(-1, *shape)
+        upper = _shift(_finished(self._words(math.prod(shape))), 24)
+        # The remainder by a power of 2, without a division.
+        numbers = upper.remainder_(high) if high & (high - 1) else upper.bitwise_and_(high - 1)
+        return numbers.view(*self._seeds.shape, *shape)
 
     def signs(self, shape: Sequence[int]) -> Tensor:
         """``(N, *shape)`` float32, -1 or 1 with equal probability."""
-        return 2.0 * self.integers(2, shape) - 1
+        return self.integers(2, shape).to(torch.float32).mul_(2).sub_(1)
 
 
 def uniform_from(keys: Tensor, count: int) -> Tensor:
@@ -120,7 +148,7 @@ def uniform_from(keys: Tensor, count: int) -> Tensor:
     Returns:
         ``(M, count)`` float32 in [0, 1).
     """
-    return _numbers_from(keys, count, lambda first, second: (first.mul_(2.0**-24), second.mul_(2.0**-24)))
+    return _numbers_from(keys, count, _unit_interval)
 
 
 def normal_from(keys: Tensor, count: int) -> Tensor:
@@ -136,28 +164,40 @@ def normal_from(keys: Tensor, count: int) -> Tensor:
     return _numbers_from(keys, count, _box_muller)
 
 
-def _box_muller(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+_Finish = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+"""Maps two tensors of integers in [0, 2**24), as float32, to numbers that it writes to the other two tensors. It may write
+into all four.
+"""
+
+
+def _unit_interval(first: Tensor, second: Tensor, numbers: Tensor, others: Tensor) -> None:
+    torch.mul(first, 2.0**-24, out=numbers)
+    torch.mul(second[:, : others.shape[1]], 2.0**-24, out=others)
+
+
+def _box_muller(first: Tensor, second: Tensor, numbers: Tensor, others: Tensor) -> None:
     radius = first.add_(1).mul_(2.0**-24).log_().mul_(-2).sqrt_()
     angle = second.mul_(2 * math.pi * 2.0**-24)
-    return radius * angle.cos(), radius.mul_(angle.sin_())
+    torch.mul(radius, angle.cos(), out=numbers)
+    torch.mul(radius[:, : others.shape[1]], angle[:, : others.shape[1]].sin_(), out=others)
 
 
-_CHUNK = 1 << 14
+_CHUNK = 1 << 15
 """The number of 64-bit integers per chunk on a CPU, so that a chunk stays in the cache between operations."""
 
 
-def _numbers_from(keys: Tensor, count: int, finish: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+def _numbers_from(keys: Tensor, count: int, finish: _Finish) -> Tensor:
     """``(M, count)`` numbers; ``finish`` maps two integers in [0, 2**24), from one mixed 64-bit word, to two numbers."""
     half = (count + 1) // 2
-    counter = torch.arange(1, half + 1, device=keys.device) * _GOLDEN
+    counter = torch.arange(1, half + 1, device=keys.device)
     rows_per_chunk = max(1, _CHUNK // max(1, half)) if keys.device.type == "cpu" else max(1, len(keys))
     numbers = torch.empty(len(keys), count, device=keys.device)
     for start in range(0, len(keys), rows_per_chunk):
         rows = slice(start, start + rows_per_chunk)
-        bits = mix(keys[rows, None] + counter)
-        first, second = finish(_shift(bits, 40).float(), (bits & 0xFFFFFF).float())
-        numbers[rows, :half] = first
-        numbers[rows, half:] = second[:, : count - half]
+        words = _stirred(torch.add(keys[rows, None], counter, alpha=_GOLDEN))
+        # The copies of the sign bit do not reach the lower 24 bits of a finished word.
+        lower = (words >> 31).bitwise_xor_(words).bitwise_and_(0xFFFFFF)
+        finish(_upper_24(words).float(), lower.float(), numbers[rows, :half], numbers[rows, half:])
     return numbers
 
 
@@ -194,18 +234,36 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _signed(number: int) -> int:
-    """The lowest 64 bits of a non-negative integer, read as a signed integer."""
+    """The lowest 64 bits of an integer, read as a signed integer."""
     low = number & 0xFFFFFFFFFFFFFFFF
     return low - (1 << 64) if low >> 63 else low
 
 
+_DRAW_OF_SEEDS = _signed(_DRAW * pow(_GOLDEN, -1, 1 << 64))
+"""What to add to a seed in place of a draw: it becomes ``_DRAW`` where the seed is multiplied by ``_GOLDEN``."""
+
+
 def _shift(bits: Tensor, count: int) -> Tensor:
     """The logical right shift: torch's arithmetic shift with the copies of the sign bit masked away."""
-    return (bits >> count) & ((1 << (64 - count)) - 1)
+    return (bits >> count).bitwise_and_((1 << (64 - count)) - 1)
 
 
 def mix(state: Tensor) -> Tensor:
     """The finalizer of SplitMix64 on int64 numbers: each bit of the result depends on all bits of the input."""
-    state = (state ^ _shift(state, 30)) * _FIRST
-    state = (state ^ _shift(state, 27)) * _SECOND
-    return state ^ _shift(state, 31)
+    return _finished(_stirred(state))
+
+
+def _stirred(state: Tensor) -> Tensor:
+    """The finalizer without its last step, which leaves the upper 31 bits as they are."""
+    state = (state ^ _shift(state, 30)).mul_(_FIRST)
+    return state.bitwise_xor_(_shift(state, 27)).mul_(_SECOND)
+
+
+def _finished(words: Tensor) -> Tensor:
+    """The last step of the finalizer."""
+    return words ^ _shift(words, 31)
+
+
+def _upper_24(words: Tensor) -> Tensor:
+    """The upper 24 bits, as integers in [0, 2**24)."""
+    return _shift(words, 40)

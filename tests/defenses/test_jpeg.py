@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import io
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.io import decode_jpeg, encode_jpeg
@@ -27,6 +31,14 @@ def by_torchvision(image: Tensor, quality: int) -> Tensor:
     return decode_jpeg(encode_jpeg(levels, quality)) / 255
 
 
+def by_pillow(image: Tensor, quality: int) -> Tensor:
+    """The image ``(C, H, W)`` after encoding and decoding by Pillow."""
+    content, levels = io.BytesIO(), (image * 255).round().to(torch.uint8).permute(1, 2, 0)
+    Image.fromarray(levels.squeeze(2).numpy()).save(content, "JPEG", quality=quality, subsampling="4:2:0")
+    decoded = torch.from_numpy(np.array(Image.open(content)))
+    return decoded.view(levels.shape).permute(2, 0, 1) / 255
+
+
 def away_from_zero(values: Tensor) -> Tensor:
     """Rounds as libjpeg does."""
     return values.sign() * (values.abs() + 0.5).floor()
@@ -41,6 +53,18 @@ def test_what_is_deployed_is_jpeg(channels: int, quality: int) -> None:
     inputs = JPEG(quality=quality).protect(nn.Identity(), images[:1])(images)
     expected = torch.stack([by_torchvision(image, quality) for image in images])
     assert (inputs - expected).abs().max() <= 1.01 / 255
+
+
+@pytest.mark.parametrize("size", [(29, 35), (32, 32), (5, 4), (1, 7)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_arithmetic_is_libjpegs(channels: int, size: tuple[int, int]) -> None:
+    """Smooth images, noise, and black and white pixels equal Pillow's to the bit, at any quality and size."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (6, channels, *size), generator=generator) / 255
+    smooth = functional.interpolate(smooth_images(channels), size=size, mode="bilinear")
+    images = (torch.cat([smooth, noise, noise.round()]) * 255).round() / 255
+    for quality in (1, 10, 75, 100):
+        assert torch.equal(Codec(quality).exact(images), torch.stack([by_pillow(image, quality) for image in images]))
 
 
 @pytest.mark.parametrize("quality", [1, 10, 30, 49])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.probes import is_randomized
 from robustbench_cli.benchmarks.evaluation.checks.wrong_gradient import gradient_is_wrong
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.defenses.total_variation import TotalVariation
+from robustbench_cli.defenses.total_variation import TotalVariation, _fill_in, _iterates, _Solution
 
 
 def recorded(images: Tensor, **parameters: float) -> Tensor:
@@ -71,6 +73,22 @@ def test_without_draws_no_pixel_is_dropped() -> None:
     deterministic = TotalVariation(decision="deterministic").protect(nn.Flatten(), images[:1])
     assert not is_randomized(deterministic, images)
     assert torch.equal(deterministic(images), recorded(images, drop_rate=0).flatten(1))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 40])
+def test_the_gradient_by_hand_is_that_of_autograd(steps: int) -> None:
+    """Of the same iterates, followed operation by operation, in float64 and with images that are no squares."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(3, 2, 7, 9, dtype=torch.float64, generator=generator).requires_grad_()
+    weights = torch.randn(images.shape, dtype=torch.float64, generator=generator)
+    mask = torch.rand(images.shape, generator=generator) >= 0.5
+    start = _fill_in(images, mask)
+    smooth, *_ = list(islice(_iterates(images, start, mask, 0.03), steps))[-1]
+    (expected,) = torch.autograd.grad((smooth * weights).sum(), images, retain_graph=True)
+    by_hand = _Solution.apply(images, start, mask, 0.03, steps)[0]
+    assert torch.equal(by_hand, smooth)
+    (gradient,) = torch.autograd.grad((by_hand * weights).sum(), images)
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_the_gradient_is_true() -> None:

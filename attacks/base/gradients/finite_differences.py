@@ -23,6 +23,9 @@ __all__ = ["FiniteDifferences", "estimated_gradient"]
 _PAIRS_PER_CHUNK = 8
 """The number of pairs per chunk, which bounds the memory."""
 
+_NUMBERS = 1 << 22
+"""The largest number of random numbers to draw at once for several chunks."""
+
 
 def estimated_gradient(
     source: GradientSource, images: Tensor, labels: Tensor, directions: Iterable[Tensor], width: float
@@ -62,6 +65,8 @@ class FiniteDifferences(FixedRadiusAttack, ABC):
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     access: ClassVar[Literal["scores"]] = "scores"
+    draws_per_chunk: ClassVar[int] = 1
+    """The number of draws from the streams in :meth:`directions`."""
 
     steps: int = Field(50, ge=1, description="steps of the ascent")
     pairs: int = Field(32, ge=1, description="directions of each estimate; each costs two queries")
@@ -84,10 +89,10 @@ class FiniteDifferences(FixedRadiusAttack, ABC):
 
         Args:
             shape: The shape of one image's directions.
-            random: The random numbers of the N images.
+            random: The random numbers of the N images, or those of several chunks; see :meth:`Random.ahead`.
 
         Returns:
-            ``(N, *shape)``.
+            ``(N, *shape)``, or ``(S, N, *shape)`` for S chunks.
         """
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
@@ -100,16 +105,21 @@ class FiniteDifferences(FixedRadiusAttack, ABC):
                     return best.images
                 images, labels, threat = images[remaining], labels[remaining], threat.select(remaining)
                 iterates, mean, random = iterates[remaining], mean[remaining], random.select(remaining)
-            directions = self._chunks(images.shape[1:], random)
+            directions = self._chunks(images, random)
             mean = self.momentum * mean + estimated_gradient(source, iterates, labels, directions, self.delta)
             move = steepest_ascent(mean, threat.norm) * self._step_sizes(step, threat, images)
             iterates = project(iterates - move if threat.targeted else iterates + move, images, threat)
         best.offer(iterates, source.logits(iterates))
         return best.images
 
-    def _chunks(self, shape: tuple[int, ...], random: Random) -> Iterator[Tensor]:
-        for start in range(0, self.pairs, _PAIRS_PER_CHUNK):
-            yield self.directions((min(_PAIRS_PER_CHUNK, self.pairs - start), *shape), random)
+    def _chunks(self, images: Tensor, random: Random) -> Iterator[Tensor]:
+        full, rest = divmod(self.pairs, _PAIRS_PER_CHUNK)
+        at_once = max(1, _NUMBERS // (_PAIRS_PER_CHUNK * images.numel()))
+        for start in range(0, full, at_once):
+            ahead = random.ahead(min(at_once, full - start), draws=self.draws_per_chunk)
+            yield from self.directions((_PAIRS_PER_CHUNK, *images.shape[1:]), ahead)
+        if rest:
+            yield self.directions((rest, *images.shape[1:]), random)
 
     def _step_sizes(self, step: int, threat: Threat, images: Tensor) -> Tensor:
         decreasing = threat.eps * (1 - step / self.steps)

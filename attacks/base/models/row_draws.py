@@ -328,7 +328,8 @@ class _RowDrawing(TorchDispatchMode):
     def __init__(self, kinds: list[_Kind], keys: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._kinds = kinds
-        self._keys = keys
+        # By device: a model may draw on the CPU, and copying the keys there waits for a GPU.
+        self._keys = {keys.device: keys}
         self._done = 0
         self._kind_by_nonce: dict[int, _Kind] = {}
 
@@ -369,12 +370,12 @@ class _Rows:
     """The rows of a pass at one random operation.
 
     Attributes:
-        keys: ``(M,)`` int64, one per row.
+        keys: By device: ``(M,)`` int64, one per row. A copy for another device is added where it is needed.
         nonce: The operation's number.
         axis: The row axis of the result.
     """
 
-    keys: Tensor
+    keys: dict[torch.device, Tensor]
     nonce: int
     axis: int
 
@@ -388,10 +389,13 @@ class _Rows:
 
     def _drawn(self, draw: Callable[[Tensor, int], Tensor], like: Tensor) -> Tensor:
         rows = like.shape[self.axis]
-        if rows != len(self.keys):
+        keys = self.keys.get(like.device)
+        if keys is None:
+            keys = self.keys[like.device] = next(iter(self.keys.values())).to(like.device)
+        if rows != len(keys):
             raise _UnexpectedDrawError
         rest = [*like.shape[: self.axis], *like.shape[self.axis + 1 :]]
-        numbers = draw(mix(self.keys.to(like.device) + self.nonce), math.prod(rest))
+        numbers = draw(mix(keys + self.nonce), math.prod(rest))
         return numbers.view(rows, *rest).movedim(0, self.axis)
 
 

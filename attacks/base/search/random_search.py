@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,15 +15,58 @@ from robustbench_cli.attacks.base.losses import bounded, cross_entropy, margin
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
-__all__ = ["Propose", "RandomSearch", "StartPoint"]
+__all__ = ["Draw", "Drawn", "Propose", "RandomSearch", "StartPoint"]
 
 StartPoint = Callable[[Tensor, Threat, Random], Tensor]
 """Maps images ``(n, C, H, W)``, their threat and random numbers to the first incumbents ``(n, C, H, W)``."""
 
-Propose = Callable[[float, Tensor, Tensor, Threat, Random], Tensor]
-"""Maps the completed share of the search, incumbents and images ``(n, C, H, W)``, their threat and random numbers to
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What the next queries need and no incumbent changes, computed for several queries in one go.
+
+    Attributes:
+        per_query: Tensors ``(Q, n, ...)``, such as random numbers, for the next Q queries.
+        per_image: Tensors ``(n, ...)``, the same for all queries.
+        shared: Tensors that are the same for all queries and images.
+    """
+
+    per_query: tuple[Tensor, ...]
+    per_image: tuple[Tensor, ...] = ()
+    shared: tuple[Tensor, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.per_query[0])
+
+    def next(self) -> tuple[Tensor, ...]:
+        """What the first of these queries needs: one ``(n, ...)`` of each tensor ``per_query``, and then all others."""
+        return (*(numbers[0] for numbers in self.per_query), *self.per_image, *self.shared)
+
+    def rest(self) -> Drawn:
+        """The same without the first query."""
+        return replace(self, per_query=tuple(numbers[1:] for numbers in self.per_query))
+
+    def select(self, rows: Tensor) -> Drawn:
+        """The same for the images ``rows`` alone."""
+        return replace(
+            self,
+            per_query=tuple(numbers[:, rows] for numbers in self.per_query),
+            per_image=tuple(values[rows] for values in self.per_image),
+        )
+
+
+Draw = Callable[[Sequence[float], Tensor, Threat, Random], Drawn]
+"""Maps the completed shares of the search at the next queries, images ``(n, C, H, W)``, their threat and random numbers to
+what the first one or more of these queries need.
+"""
+
+Propose = Callable[[float, Tensor, Tensor, Threat, tuple[Tensor, ...]], Tensor]
+"""Maps the completed share of the search, incumbents and images ``(n, C, H, W)``, their threat and :meth:`Drawn.next` to
 candidates ``(n, C, H, W)`` inside the balls and the box.
 """
+
+_AHEAD = 16
+"""The largest number of queries to draw for at once; so many take little memory, and few kernels each."""
 
 _STANDARD_ERRORS = 1.0
 """The number of standard errors by which a candidate's mean score must be lower if the draws are a sample.
@@ -63,6 +106,7 @@ class RandomSearch:
 
     Args:
         start: Makes the first incumbents of each restart.
+        draw: Draws what the candidates of the next queries need.
         propose: Makes the candidates.
         queries: The number of queries per image and restart. If the draws are a sample, half of them score incumbents.
         restarts: The number of searches from different starts. Only unbroken images are searched again.
@@ -70,6 +114,7 @@ class RandomSearch:
     """
 
     start: StartPoint
+    draw: Draw
     propose: Propose
     queries: int
     restarts: int = 1
@@ -122,7 +167,7 @@ class RandomSearch:
             last = query == self.queries
             recorded = stops_early and not last and interval > 0 and query % interval == 0
             remaining = None
-            if recorded or state.may_be_broken(source) or last:
+            if recorded or last or state.may_be_broken(source):
                 remaining = best.offer(state.incumbents, state.logits)
             if recorded:
                 state = state.with_recorded_margins()
@@ -132,7 +177,14 @@ class RandomSearch:
                     return
                 state = state.select(remaining)
             if not last:
-                state = state.after_query(source, self.propose, query / self.queries)
+                state = self._after_query(state, source, query)
+
+    def _after_query(self, state: _SearchState, source: GradientSource, query: int) -> _SearchState:
+        """The state after a query: candidates replace incumbents with higher scores."""
+        shares = _shares(query, self.queries)
+        drawn = state.drawn or self.draw(shares, state.images, state.threat, state.random)
+        candidates = self.propose(shares[0], state.incumbents, state.images, state.threat, drawn.next())
+        return state.after_query(source, candidates, drawn.rest())
 
     def _without_hopeless(
         self, state: _SearchState, query: int, remaining: Tensor | None, best: BestIterates
@@ -158,8 +210,12 @@ class RandomSearch:
         # Of the incumbents' scores so far: their number, their sum and their sum of squares.
         sums = torch.zeros(3, len(images), dtype=torch.float64, device=images.device)
         steps = max(1, self.queries // 2)
+        drawn = None
         for step in range(steps):
-            candidates = self.propose(step / steps, incumbents, images, threat, random)
+            shares = _shares(step, steps)
+            drawn = drawn or self.draw(shares, images, threat, random)
+            candidates = self.propose(shares[0], incumbents, images, threat, drawn.next())
+            drawn = drawn.rest()
             both = torch.stack([incumbents, candidates], dim=1).flatten(0, 1)
             scores = _scores(source.logits(both, copies=2), labels.repeat_interleave(2), threat)
             of_incumbents, of_candidates = scores.unflatten(1, (len(images), 2)).unbind(2)
@@ -185,8 +241,9 @@ class _SearchState:
         random: The random numbers of these images.
         incumbents: ``(n, C, H, W)``, the best points so far.
         logits: ``(D, n, K)`` at the incumbents.
-        score: ``(n,)`` float64, the mean score of the incumbents.
-        margins: ``(k, n)`` float64, the margins that were recorded for early stopping.
+        score: ``(n,)``, the score of the incumbents; see :func:`_score`.
+        margins: ``(k, n)``, the margins that were recorded for early stopping.
+        drawn: What the next queries need, as far as it is drawn.
     """
 
     images: Tensor
@@ -197,19 +254,22 @@ class _SearchState:
     logits: Tensor
     score: Tensor
     margins: Tensor
+    drawn: Drawn | None = None
 
     def may_be_broken(self, source: GradientSource) -> bool:
         """Whether any image may be broken, so that the incumbents must be offered.
 
         For one draw and an untargeted search, the score of a broken image is at most 0. In any other case the score does
-        not show it. On a GPU, this comparison would make the CPU wait, so the incumbents are offered at each query.
+        not show it. On a GPU, the comparison would make the CPU wait. The margin of an incumbent never rises, so there
+        the incumbents are offered only before new numbers are drawn.
         """
-        unclear = self.images.is_cuda or source.draws > 1 or self.threat.targeted
-        return unclear or bool((self.score <= 0).any())
+        if source.draws > 1 or self.threat.targeted:
+            return True
+        return not self.drawn if self.images.is_cuda else bool((self.score <= 0).any())
 
     def with_recorded_margins(self) -> _SearchState:
-        """The state with the current margins appended; positive scores are ``m / (1 + m)`` of margins m."""
-        return replace(self, margins=torch.cat([self.margins, (self.score / (1 - self.score))[None]]))
+        """The state with the current margins appended."""
+        return replace(self, margins=torch.cat([self.margins, self.score.double()[None]]))
 
     def select(self, rows: Tensor) -> _SearchState:
         """The state of the images ``rows`` alone."""
@@ -222,20 +282,26 @@ class _SearchState:
             logits=self.logits[:, rows],
             score=self.score[rows],
             margins=self.margins[:, rows],
+            drawn=self.drawn and self.drawn.select(rows),
         )
 
-    def after_query(self, source: GradientSource, propose: Propose, completed: float) -> _SearchState:
-        """The state after a query: candidates replace incumbents with higher scores."""
-        candidates = propose(completed, self.incumbents, self.images, self.threat, self.random)
+    def after_query(self, source: GradientSource, candidates: Tensor, drawn: Drawn) -> _SearchState:
+        """The state after the query of the candidates ``(n, C, H, W)``, with what the next queries need."""
         logits = source.logits(candidates)
-        score = _scores(logits, self.labels, self.threat).mean(0)
+        score = _score(logits, self.labels, self.threat)
         better = score < self.score
         return replace(
             self,
             incumbents=torch.where(per_image(better, self.images), candidates, self.incumbents),
             logits=torch.where(better[:, None], logits, self.logits),
             score=torch.where(better, score, self.score),
+            drawn=drawn,
         )
+
+
+def _shares(query: int, queries: int) -> list[float]:
+    """The completed shares of the search at the next queries: few at the start, where many images leave the batch."""
+    return [later / queries for later in range(query, min(query + min(max(1, query), _AHEAD), queries))]
 
 
 def _begin(
@@ -251,9 +317,19 @@ def _begin(
         random=random,
         incumbents=incumbents,
         logits=logits,
-        score=_scores(logits, labels, threat).mean(0),
+        score=_score(logits, labels, threat),
         margins=torch.empty(0, len(images), dtype=torch.float64, device=images.device),
     )
+
+
+def _score(logits: Tensor, labels: Tensor, threat: Threat) -> Tensor:
+    """``(n,)``: the mean score over exhaustive draws, for logits ``(D, n, K)``; small near the goal.
+
+    With one draw, no draw can outweigh another, and the score of an untargeted search is the margin itself.
+    """
+    if len(logits) == 1 and not threat.targeted:
+        return margin(logits[0], labels)
+    return _scores(logits, labels, threat).mean(0)
 
 
 def _scores(logits: Tensor, labels: Tensor, threat: Threat) -> Tensor:

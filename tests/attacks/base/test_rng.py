@@ -91,6 +91,35 @@ def test_an_image_has_its_numbers_in_any_batch() -> None:
     assert torch.equal(late.normal((2, 2)), expected[1])
 
 
+def test_the_numbers_of_many_steps_are_those_of_step_by_step() -> None:
+    """Drawn in one call, for all kinds of draws of a step, and the streams go on behind them."""
+    stepwise, together = streams(5), streams(5)
+    assert torch.equal(stepwise.uniform((3,)), together.uniform((3,)))
+    ahead = together.ahead(4, draws=3)
+    uniform, integers, signs = ahead.uniform((2, 3)), ahead.integers(10, ()), ahead.signs((2,))
+    for step in range(4):
+        assert torch.equal(stepwise.uniform((2, 3)), uniform[step])
+        assert torch.equal(stepwise.integers(10), integers[step])
+        assert torch.equal(stepwise.signs((2,)), signs[step])
+    assert torch.equal(stepwise.normal((2,)), together.normal((2,)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 785])
+def test_the_numbers_of_keys_follow_from_splitmix64(count: int) -> None:
+    """By a plain loop in Python's integers: the upper and the lower 24 bits of each word, halves of a row."""
+    keys, mask = torch.tensor([3, -(2**62), 2**62]), 2**64 - 1
+
+    def word(state: int) -> int:
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            state = ((state ^ state >> shift) * factor) & mask
+        return state ^ state >> 31
+
+    for row, key in zip(module.uniform_from(keys, count).tolist(), keys.tolist(), strict=True):
+        words = [word((key + number * 0x9E3779B97F4A7C15) & mask) for number in range(1, (count + 1) // 2 + 1)]
+        expected = [each >> 40 for each in words] + [each & 0xFFFFFF for each in words]
+        assert row == [number / 2**24 for number in expected[:count]]
+
+
 def test_an_image_has_its_numbers_whatever_their_count() -> None:
     """A larger draw starts with the same numbers."""
     assert torch.equal(streams(3).uniform((5,)), streams(3).uniform((8,))[:, :5])

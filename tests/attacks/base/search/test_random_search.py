@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.eot import EOT
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.random_search import RandomSearch
+from robustbench_cli.attacks.base.search.random_search import Drawn, RandomSearch
 from robustbench_cli.attacks.base.threat import Threat
 
 IMAGES = torch.full((4, 1, 1, 1), 0.5)
@@ -30,10 +33,15 @@ def centers(images: Tensor, threat: Threat, random: Random) -> Tensor:
     return images.clone()
 
 
-def anywhere(completed: float, incumbents: Tensor, images: Tensor, threat: Threat, random: Random) -> Tensor:
-    """Uniform in the ball."""
-    shift = (2 * random.uniform(images.shape[1:]) - 1) * threat.eps.view(-1, 1, 1, 1).float()
-    return (images + shift).clamp(0, 1)
+def shifts(shares: Sequence[float], images: Tensor, threat: Threat, random: Random) -> Drawn:
+    """Uniform in the ball, for several queries."""
+    numbers = 2 * random.ahead(len(shares)).uniform(images.shape[1:]) - 1
+    return Drawn(per_query=(numbers,), per_image=(threat.eps.view(-1, 1, 1, 1).float(),))
+
+
+def anywhere(share: float, incumbents: Tensor, images: Tensor, threat: Threat, drawn: tuple[Tensor, ...]) -> Tensor:
+    shift, radius = drawn
+    return (images + shift * radius).clamp(0, 1)
 
 
 def run(search: RandomSearch, model: nn.Module, *, draws: int = 1, **threat: bool) -> tuple[Tensor, EOT]:
@@ -46,7 +54,7 @@ def run(search: RandomSearch, model: nn.Module, *, draws: int = 1, **threat: boo
 @pytest.mark.parametrize("targeted", [False, True])
 def test_the_best_of_all_proposals_is_returned(targeted: bool) -> None:
     """Of a monotone score, the largest pixel that was proposed; images whose ball reaches beyond the threshold break."""
-    search = RandomSearch(start=centers, propose=anywhere, queries=200)
+    search = RandomSearch(start=centers, draw=shifts, propose=anywhere, queries=200)
     perturbed, _ = run(search, Threshold(), targeted=targeted)
     broken = perturbed.flatten() > 0.7
     assert broken.tolist() == [False, False, True, True]
@@ -55,7 +63,7 @@ def test_the_best_of_all_proposals_is_returned(targeted: bool) -> None:
 
 def test_broken_images_cost_no_more_queries_and_restarts_are_for_the_others() -> None:
     """Two images never break: they cost all queries of both restarts, the start included; the others few."""
-    search = RandomSearch(start=centers, propose=anywhere, queries=100, restarts=2)
+    search = RandomSearch(start=centers, draw=shifts, propose=anywhere, queries=100, restarts=2)
     _, source = run(search, Threshold())
     assert 2 * 2 * 100 < source.forwards < 2 * 2 * 100 + 2 * 50
 
@@ -63,7 +71,8 @@ def test_broken_images_cost_no_more_queries_and_restarts_are_for_the_others() ->
 def test_early_stopping_gives_up_images_that_do_not_come_closer() -> None:
     """The margins of two unbreakable images are constant after a few queries, and the search stops; no success is lost."""
     searches = [
-        RandomSearch(start=centers, propose=anywhere, queries=1000, early_stopping=stops) for stops in (False, True)
+        RandomSearch(start=centers, draw=shifts, propose=anywhere, queries=1000, early_stopping=stops)
+        for stops in (False, True)
     ]
     (patient, all_queries), (stopped, queries) = (run(search, Threshold()) for search in searches)
     assert torch.equal(patient.flatten() > 0.7, stopped.flatten() > 0.7)
@@ -73,7 +82,8 @@ def test_early_stopping_gives_up_images_that_do_not_come_closer() -> None:
 def test_early_stopping_leaves_targeted_searches_alone() -> None:
     """Their score is no margin, so there is no forecast."""
     searches = [
-        RandomSearch(start=centers, propose=anywhere, queries=100, early_stopping=stops) for stops in (False, True)
+        RandomSearch(start=centers, draw=shifts, propose=anywhere, queries=100, early_stopping=stops)
+        for stops in (False, True)
     ]
     (patient, _), (stopped, _) = (run(search, Threshold(), targeted=True) for search in searches)
     assert torch.equal(patient, stopped)
@@ -81,8 +91,35 @@ def test_early_stopping_leaves_targeted_searches_alone() -> None:
 
 def test_a_sample_of_draws_is_searched_in_spite_of_its_noise() -> None:
     """With noise as large as the margin, the incumbents still end in the upper quarter of their balls."""
-    search = RandomSearch(start=centers, propose=anywhere, queries=400)
+    search = RandomSearch(start=centers, draw=shifts, propose=anywhere, queries=400)
     perturbed, source = run(search, Threshold(0.1), draws=8)
     assert ((perturbed - IMAGES).flatten() > 0.5 * RADII).all()
     # The start and the end of the search cost a query each beyond the pairs.
     assert source.forwards == 4 * 8 * (400 + 1)
+
+
+def test_how_many_queries_are_drawn_for_at_once_changes_nothing() -> None:
+    """One query at a time, as many as the search offers, and any number between: the same points to the bit."""
+
+    def at_most(number: int) -> RandomSearch:
+        return RandomSearch(
+            start=centers, draw=lambda shares, *rest: shifts(shares[:number], *rest), propose=anywhere, queries=60
+        )
+
+    for draws in (1, 4):
+        torch.manual_seed(0)
+        expected, _ = run(at_most(1), Threshold(), draws=draws)
+        for number in (2, 5, 100):
+            assert torch.equal(run(at_most(number), Threshold(), draws=draws)[0], expected)
+
+
+def test_the_shares_of_the_queries_that_are_drawn_for() -> None:
+    """Each query of a search has its own share, in order, whether or not images leave the batch in between."""
+    asked: list[float] = []
+
+    def propose(share: float, *rest: Any) -> Tensor:
+        asked.append(share)
+        return anywhere(share, *rest)
+
+    run(RandomSearch(start=centers, draw=shifts, propose=propose, queries=50), Threshold())
+    assert asked == [query / 50 for query in range(1, 50)]
