@@ -147,3 +147,14 @@ def test_seeded_numbers_leave_the_callers_alone() -> None:
 def test_signs() -> None:
     """They are the integers 0 and 1, mapped to -1 and 1."""
     assert torch.equal(streams(50).signs((3, 4)), 2.0 * streams(50).integers(2, (3, 4)) - 1)
+
+
+def test_joined_streams_draw_what_each_draws_alone() -> None:
+    """Rows of two splits, in any order, draw what the splits draw."""
+    images = torch.zeros(5, 1)
+    random = Random.of(4, images)
+    streams = [random.split(), random.split()]
+    rows = torch.tensor([7, 0, 4, 9])
+    joined = Random.joined(streams).select(rows)
+    drawn = torch.cat([stream.uniform((3,)) for stream in streams])
+    assert torch.equal(joined.uniform((3,)), drawn[rows])
