@@ -36,8 +36,8 @@ from robustbench_cli.benchmarks.models.paper_cnn import PaperCNN
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.defense import defend
 from robustbench_cli.defenses.base.surgery.batched_ensemble import BatchedEnsemble
+from robustbench_cli.defenses.fast_at import FastAT
 from robustbench_cli.defenses.hrs import HRS
-from robustbench_cli.defenses.pgd_at import PGDAT
 
 __all__ = ["PARTS", "Row", "Sizes", "timed"]
 
@@ -187,15 +187,15 @@ def patterns(count: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(10, (count,), generator=generator)
     noise = torch.randn(count, 1, 28, 28, generator=generator)
-    return (0.25 + 0.5 * F.interpolate(coarse, size=28)[labels] + 0.3 * noise).clamp(0, 1), labels
+    return (0.25 + 0.5 * F.interpolate(coarse, size=28)[labels] + 0.1 * noise).clamp(0, 1), labels
 
 
 def trained_cnn(sizes: Sizes, device: torch.device) -> nn.Module:
-    """The paper's network, trained on :func:`patterns` by PGD adversarial training in linf."""
+    """The paper's network, trained on :func:`patterns` by fast adversarial training in linf."""
     torch.manual_seed(0)
     network = PaperCNN(shape=(1, 28, 28), classes=10)
-    defense = PGDAT(eps=0.1, steps=5)
-    return defend(network, defense, patterns(sizes.training // 4, 1), device=device, epochs=2).requires_grad_(False)
+    examples = patterns(sizes.training, 1)
+    return defend(network, FastAT(eps=0.05), examples, device=device, epochs=2).requires_grad_(False)
 
 
 def check_attacks(sizes: Sizes, device: torch.device) -> Iterator[Row]:
@@ -281,7 +281,7 @@ def trained_network(sizes: Sizes, device: torch.device) -> Iterator[Row]:
     model = trained_cnn(sizes, device)
     on_cpu, classes = patterns(sizes.images // 2, 2)
     images, labels = on_cpu.to(device), classes.to(device)
-    budget = PGDBudget(norm="linf", eps=0.15, steps=sizes.steps)
+    budget = PGDBudget(norm="linf", eps=0.1, steps=sizes.steps)
     seconds = timed(beside(model, images, labels, budget), device, turns=sizes.turns)
     name = f"{budget}, adversarially trained, {len(images)} images"
     yield Row(name=name, seconds=seconds, over="torchattacks", goal=1.0)
@@ -311,7 +311,7 @@ def _cw(model: nn.Module, images: Tensor, labels: Tensor, budget: CWBudget, devi
 
 
 def _standard(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device) -> Row:
-    budget = AutoAttackBudget(norm="linf", eps=0.15)
+    budget = AutoAttackBudget(norm="linf", eps=0.1)
     package = next((name for name in ("autoattack", "pyautoattack") if find_spec(name)), None)
 
     def official() -> Tensor:
@@ -400,7 +400,9 @@ def commands(sizes: Sizes, device: torch.device) -> Iterator[Row]:
         yield Row(
             name="sweep of 16 cells, two processes", seconds={OURS: seconds(*program, "sweep", "suite.yaml", *place)}
         )
-        words = "attack --dataset npz:patterns.npz --model small-cnn --epochs 1 --attack fgsm --norm linf --eps 0.1 --n 100"
+        words = (
+            "attack --dataset npz:patterns.npz --model small-cnn --epochs 1 --attack fgsm --norm linf --eps 0.1 --n 100"
+        )
         attack = (*program, *words.split(), "--device", device.type)
         seconds(*attack)
         times = {OURS: seconds(*attack), "import torch": seconds("-c", "import torch")}
