@@ -124,4 +124,4 @@ def defense_beside_cpu(name: str, device: str) -> dict[str, dict[str, Any]]:
 
 def comparable(evaluation: Evaluation) -> dict[str, Any]:
     """The figures and flags of an evaluation, without its time."""
-    return {**{key: float(value) for key, value in evaluation.summary.items()}, "flags": list(evaluation.flags)}
+    return {**{key: float(value) for key, value in evaluation.summary.items()}, "flags": ";".join(evaluation.flags)}
