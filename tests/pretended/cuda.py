@@ -138,7 +138,9 @@ class Functions:
         return 0, 1
 
     @contextmanager
-    def graph(self, cuda_graph: Graph, pool: object = None, stream: Stream | None = None, **_: object) -> Iterator[None]:
+    def graph(
+        self, cuda_graph: Graph, pool: object = None, stream: Stream | None = None, **_: object
+    ) -> Iterator[None]:
         self.synchronize()
         with self.stream(stream):
             cuda_graph.capture_begin()

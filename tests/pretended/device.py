@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ from tests.pretended import rules
 from tests.pretended.cuda import DeviceModule, replaced_functions
 from tests.pretended.graphs import Capture
 
-__all__ = ["Device", "MixedDevices", "OnDevice", "pretended"]
+__all__ = ["Device", "MixedDevicesError", "OnDevice", "pretended"]
 
 BACKEND = "pretended"
 """The name of the device in C++."""
@@ -42,7 +42,7 @@ _in_use: list[Device] = []
 _registered: list[object] = []
 
 
-class MixedDevices(RuntimeError):
+class MixedDevicesError(RuntimeError):
     """An operation got tensors of several devices."""
 
 
@@ -56,9 +56,8 @@ class OnDevice(Tensor):
     numbers: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl
 
-    @staticmethod
-    def __new__(cls, numbers: Tensor, index: int) -> OnDevice:
-        made: OnDevice = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+    def __new__(cls, numbers: Tensor, index: int) -> Self:
+        made: Self = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls,
             numbers.shape,
             strides=numbers.stride(),
@@ -157,7 +156,7 @@ class Device:
         """Runs one operation that torch dispatches.
 
         Raises:
-            MixedDevices: Its tensors are on several devices.
+            MixedDevicesError: Its tensors are on several devices.
             OutOfMemoryError: Its result is larger than the memory.
         """
         flat = rules.leaves((*args, *kwargs.values()))
@@ -166,7 +165,7 @@ class Device:
         if not inputs and target is None:
             return operation(*args, **kwargs)
         if mismatch := rules.device_mismatch(operation, args, flat, here=OnDevice):
-            raise MixedDevices(
+            raise MixedDevicesError(
                 f"Expected all tensors to be on the same device, but found {mismatch} ({operation} at {self.line()})"
             )
         self._count(operation, args, kwargs)
@@ -229,8 +228,8 @@ class Generator(torch.Generator):
 
     on_device: int | None
 
-    def __new__(cls, device: object = "cpu") -> Generator:
-        generator: Generator = super().__new__(cls, device="cpu")
+    def __new__(cls, device: object = "cpu") -> Self:
+        generator = super().__new__(cls, device="cpu")
         generator.on_device = _in_use[-1].index_of(device)
         return generator
 
@@ -270,26 +269,30 @@ class _Translated(TorchFunctionMode):
         if func in (torch.tensor, torch.as_tensor, torch.asarray) and kwargs.get("device") is not None:
             device = kwargs.pop("device")
             return func(*args, **kwargs).to(device)
+        if func is torch.Tensor.pin_memory:
+            return first
         if func == torch.Tensor.data.__set__ and isinstance(first, OnDevice) != isinstance(args[1], OnDevice):
             # It moves the parameter to another device.
             torch.utils.swap_tensors(first, nn.Parameter(args[1], first.requires_grad))
             return None
-        if func is torch.Tensor.pin_memory:
-            return first
         if func is torch.Tensor.cuda:
             return first.to(_translated(args[1] if len(args) > 1 else "cuda"))
-        if not isinstance(first, OnDevice):
-            return func(*args, **kwargs)
-        if func is torch.Tensor.__setitem__ and isinstance(args[2], bool | int | float):
-            # With a number, torch would make a tensor on a device that is not CUDA.
-            return func(*args[:2], torch.tensor(args[2], dtype=first.dtype))
-        if func is torch.Tensor.new_tensor:
-            return torch.tensor(*args[1:], **{"dtype": first.dtype, **kwargs}).to(_translated(first.device))
-        if func is torch.Tensor.tolist:
-            return first.cpu().tolist()
-        if func is torch.Tensor.numpy:
-            raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
-        return func(*args, **kwargs)
+        return _special(func, args, kwargs) if isinstance(first, OnDevice) else func(*args, **kwargs)
+
+
+def _special(func: Any, args: Any, kwargs: Any) -> Any:
+    """A function of a tensor on a device that C++ would treat otherwise than a CUDA tensor."""
+    first = args[0]
+    if func is torch.Tensor.__setitem__ and isinstance(args[2], bool | int | float):
+        # Torch would make a tensor of the number on a device that is not CUDA.
+        return func(*args[:2], torch.tensor(args[2], dtype=first.dtype))
+    if func is torch.Tensor.new_tensor:
+        return torch.tensor(*args[1:], **{"dtype": first.dtype, **kwargs}).to(_translated(first.device))
+    if func is torch.Tensor.tolist:
+        return first.cpu().tolist()
+    if func is torch.Tensor.numpy:
+        raise TypeError(f"can't convert {first.device} device type tensor to numpy. Use Tensor.cpu() first")
+    return func(*args, **kwargs)
 
 
 def _translated(value: Any) -> Any:
@@ -309,7 +312,7 @@ def _register() -> None:
     torch._register_device_module(BACKEND, DeviceModule(lambda: _in_use[-1]))
     torch._C._acc.register_python_privateuseone_hook(hooks)
     torch._C._acc.register_python_privateuseone_device_guard(guard)
-    others, aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")  # noqa: TOR901
+    others, aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     others.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     # What autocast computes in bfloat16 on CUDA, and what in float32, as far as models here use it.
     for name in ("addmm", "baddbmm", "bmm", "conv2d", "linear", "matmul", "mm"):

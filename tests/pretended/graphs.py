@@ -92,7 +92,9 @@ class Capture:
 
     @staticmethod
     def _mapped(function: Callable[[Any], Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
-        return [mapped(function, value) for value in args], {key: mapped(function, value) for key, value in kwargs.items()}
+        return [mapped(function, value) for value in args], {
+            key: mapped(function, value) for key, value in kwargs.items()
+        }
 
     def _preserve(self, operation: torch._ops.OpOverload, args: Any, kwargs: Any) -> None:
         """Keeps the numbers of tensors from before the capture that an operation overwrites."""

@@ -41,7 +41,9 @@ def excess(figures: dict[str, Any], limits: dict[str, float]) -> list[str]:
         limits: Its row of the table.
     """
     lines = [
-        f"{kind}: {figures[kind]:g}, above the {limits[kind]:g} of launches.yaml" for kind in KINDS if figures[kind] > limits[kind]
+        f"{kind}: {figures[kind]:g}, above the {limits[kind]:g} of launches.yaml"
+        for kind in KINDS
+        if figures[kind] > limits[kind]
     ]
     if lines:
         lines += [f"{count:8.2f} launches at {line}" for count, line in figures["most"]]
@@ -67,13 +69,18 @@ def main() -> int:
             row = {kind: figures[kind] for kind in KINDS}
             old = before.get(part, {}).get(name, row)
             if row != old:
-                print(f"{name}: " + ", ".join(f"{kind} {old[kind]:g} -> {row[kind]:g}" for kind in KINDS if row[kind] != old[kind]))
+                print(
+                    f"{name}: "
+                    + ", ".join(f"{kind} {old[kind]:g} -> {row[kind]:g}" for kind in KINDS if row[kind] != old[kind])
+                )
             higher += any(row[kind] > old[kind] for kind in KINDS)
             table.setdefault(part, {})[name] = row
     if higher and not may_raise:
         print(f"{higher} rows are higher than before: nothing is written; give --raise to accept them")
         return 1
-    TABLE.write_text(_HEADER + yaml.safe_dump(table, default_flow_style=None, sort_keys=False, width=120), encoding="utf-8")
+    TABLE.write_text(
+        _HEADER + yaml.safe_dump(table, default_flow_style=None, sort_keys=False, width=120), encoding="utf-8"
+    )
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 import traceback
@@ -13,21 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from robustbench_cli.attacks import registry as attacks
-from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.parameters.surrogate import surrogate_parameters
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.threat import distance
 from robustbench_cli.attacks.pgd import PGD
-from robustbench_cli.benchmarks.evaluation.evaluate import Evaluation, evaluate
+from robustbench_cli.benchmarks.comparison.gpu_checks import (
+    CASES,
+    EPS,
+    attack_beside_cpu,
+    attack_with,
+    comparable,
+    defense_beside_cpu,
+    defense_with,
+    small,
+)
+from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
 from robustbench_cli.benchmarks.models.paper_cnn import PaperCNN
-from robustbench_cli.benchmarks.models.small_cnn import SmallCNN
 from robustbench_cli.defenses import registry as defenses
-from robustbench_cli.defenses.base.defense import Defense, defend
+from robustbench_cli.defenses.base.defense import defend
 from tests.pretended.device import Device, pretended
 from tests.pretended.scenarios import SCENARIOS
 from tests.pretended.training import launches_by_channels, loaded
@@ -36,45 +40,13 @@ ROOT = Path(__file__).parents[2]
 
 Figures = dict[str, Any]
 
-STEPS = {"hopskipjump": (200, 400), **dict.fromkeys(("apgd-t", "cw", "deepfool", "fab", "fab-t", "superdeepfool"), (2, 4))}
+STEPS = {
+    "hopskipjump": (200, 400),
+    **dict.fromkeys(("apgd-t", "cw", "deepfool", "fab", "fab-t", "superdeepfool"), (2, 4)),
+}
 """The two numbers of steps (or queries) between which an attack is measured, where they are not 4 and 8."""
 
-EPS: dict[Norm, float] = {"linf": 0.05, "l2": 0.3, "l1": 2, "l0": 4}
-"""Radii at which some images of :func:`small` fall and some do not."""
-
 NOTHING_FALLS: dict[Norm, float] = {"linf": 1e-6, "l2": 1e-6, "l1": 1e-6, "l0": 1}
-
-FEW = {"steps": 3, "queries": 20, "pairs": 2, "binary_search_steps": 2, "initial_samples": 5, "n_target_classes": 2}
-
-
-def cases() -> list[tuple[str, Norm]]:
-    """Every attack in each of its norms."""
-    return [(name, norm) for name in attacks.names() for norm in attacks.load(name).norms]
-
-
-QUICK = {"draws": 2, "steps": 3, "train_rate": 0.3, "test_rate": 0.3}
-"""Parameters of defenses that make them quick."""
-
-
-def small() -> tuple[nn.Module, Tensor, Tensor]:
-    """A small network with fresh weights, images, and the classes that it gives them."""
-    torch.manual_seed(0)
-    model = SmallCNN(shape=(1, 8, 8), classes=10).eval()
-    images = torch.rand(8, 1, 8, 8)
-    return model, images, model(images).argmax(1)
-
-
-def build(name: str, model: nn.Module, **values: int) -> Attack:
-    """An attack with those of the values that it takes; an attack that needs a surrogate gets the model."""
-    kind: type[Attack] = attacks.load(name)
-    surrogates = {key: model for key in surrogate_parameters(kind)}
-    return kind(**surrogates, **{key: value for key, value in values.items() if key in kind.model_fields})
-
-
-def defense_of(name: str) -> Defense:
-    """A defense with those of :data:`QUICK` that it takes."""
-    kind: type[Defense] = defenses.load(name)
-    return kind(**{key: value for key, value in QUICK.items() if key in kind.model_fields})
 
 
 def steps_of(name: str, norm: Norm) -> Figures:
@@ -98,10 +70,12 @@ def run_counted(name: str, norm: Norm, **values: int) -> Counter[tuple[str, str]
     labels = model(images).argmax(1)
     with pretended(ROOT) as cuda:
         model, images, labels = model.to("cuda"), images.to("cuda"), labels.to("cuda")
-        attack = build(name, model, **values)
+        attack = attack_with(name, model, **values)
         source = MeasuredModel(model, images).source("auto")
         source.full_precision = attack.needs_full_precision()
-        threat = attack.threat(images, norm=norm, eps=None if attack.minimal_norm else NOTHING_FALLS[norm], targeted=False)
+        threat = attack.threat(
+            images, norm=norm, eps=None if attack.minimal_norm else NOTHING_FALLS[norm], targeted=False
+        )
         source.bind_draws(0, torch.arange(len(images), device="cuda"))
         if source.noise is not None:
             source.noise()
@@ -116,7 +90,7 @@ def counted(cuda: Device) -> Counter[tuple[str, str]]:
     for (operation, line), count in cuda.launches.items():
         found["launches", line] += count
         found["kernels", line] += 0 if operation == "graph" else count
-    for (operation, line), count in cuda.replayed.items():
+    for (_, line), count in cuda.replayed.items():
         found["kernels", line] += count
     for (reason, line), count in cuda.synchronizations.items():
         found["synchronizations", f"{line} ({reason})"] += count
@@ -136,31 +110,15 @@ def figures(high: Counter[tuple[str, str]], low: Counter[tuple[str, str]], steps
 
 
 def beside_cpu(name: str, norm: Norm) -> Figures:
-    """What an attack finds on the second of two devices, and on the CPU."""
-    model, images, labels = small()
-    attack = build(name, model, **FEW)
-    eps = None if attack.minimal_norm else EPS[norm]
-    expected = attack(model, images, labels, norm=norm, eps=eps)
+    """What an attack finds on the second of two devices, beside the CPU."""
     with pretended(ROOT, count=2):
-        moved = copy.deepcopy(model).to("cuda:1")
-        found = build(name, moved, **FEW)(moved, images, labels, norm=norm, eps=eps)
-    return {
-        "fell": int((model(expected).argmax(1) != labels).sum()),
-        "same_predictions": bool(torch.equal(model(found).argmax(1), model(expected).argmax(1))),
-        "farthest": float((distance(found, images, norm) - distance(expected, images, norm)).abs().max()),
-    }
-
-
-def protected(name: str) -> tuple[nn.Module, Tensor, Tensor]:
-    """A small network with an untrained defense, images, and labels."""
-    model, images, labels = small()
-    torch.manual_seed(1)
-    return defense_of(name).for_radius(0.1).protect(model, images[:1]).eval(), images, labels
+        return attack_beside_cpu(name, norm, "cuda:1")
 
 
 def forward(name: str) -> Figures:
     """Launches and synchronizations of a defended model's forward pass; the second, as the first may prepare something."""
-    model, images, _ = protected(name)
+    base, images, _ = small()
+    model = defense_with(name).protect(base, images[:1]).eval()
     with pretended(ROOT) as cuda, torch.no_grad():
         model, images = model.to("cuda"), images.to("cuda")
         model(images)
@@ -170,23 +128,9 @@ def forward(name: str) -> Figures:
 
 
 def evaluated(name: str) -> Figures:
-    """What an evaluation of a defended model finds on the second of two devices, and on the CPU."""
-    model, images, labels = protected(name)
-
-    def run(device: str) -> Evaluation:
-        return evaluate(
-            copy.deepcopy(model), images[:4], labels[:4], attack=PGD(steps=2), eps=0.05, eot=2, repeats=2, device=device
-        )
-
-    expected = run("cpu")
+    """What an evaluation of a defended model gives on the second of two devices, beside the CPU."""
     with pretended(ROOT, count=2):
-        found = run("cuda:1")
-    return {"cpu": comparable(expected), "cuda": comparable(found)}
-
-
-def comparable(evaluation: Evaluation) -> Figures:
-    """The figures and the flags of an evaluation."""
-    return {**{key: float(value) for key, value in evaluation.summary.items()}, "flags": list(evaluation.flags)}
+        return defense_beside_cpu(name, "cuda:1")
 
 
 def trained(name: str) -> Figures:
@@ -197,7 +141,7 @@ def trained(name: str) -> Figures:
     for epochs in (1, 2):
         with pretended(ROOT) as cuda:
             torch.manual_seed(0)
-            defend(model, defense_of(name), (images, labels), device="cuda", epochs=epochs, batch_size=32)
+            defend(model, defense_with(name), (images, labels), device="cuda", epochs=epochs, batch_size=32)
             counts.append(counted(cuda))
     return figures(counts[1], counts[0], 1)
 
@@ -210,7 +154,7 @@ def short_of_memory(_: str) -> Figures:
     expected = evaluate(model, images, labels, attack=PGD(steps=4), eps=EPS["linf"])
     with pretended(ROOT, memory=40_000) as cuda:  # the weights, and nine images after the first layer
         found = evaluate(model, images, labels, attack=PGD(steps=4), eps=EPS["linf"], device="cuda")
-    return {"cpu": comparable(expected), "cuda": comparable(found), "out_of_memory": cuda.out_of_memory}
+    return {"cpu": comparable(expected), "device": comparable(found), "out_of_memory": cuda.out_of_memory}
 
 
 def scenario(name: str) -> Figures:
@@ -220,8 +164,8 @@ def scenario(name: str) -> Figures:
 
 
 PARTS: dict[str, tuple[Callable[..., Figures], Callable[[], list[Any]]]] = {
-    "steps": (steps_of, cases),
-    "attacks": (beside_cpu, cases),
+    "steps": (steps_of, lambda: CASES),
+    "attacks": (beside_cpu, lambda: CASES),
     "forward": (forward, lambda: [(name,) for name in defenses.names()]),
     "defenses": (evaluated, lambda: [(name,) for name in defenses.names()]),
     "training": (trained, lambda: [(name,) for name in defenses.names() if defenses.load(name).trains]),

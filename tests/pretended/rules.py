@@ -48,11 +48,31 @@ _INDEXED = {"_index_put_impl_", "_unsafe_index", "index", "index_put", "index_pu
 _TAKE_SCALARS = {"fill", "fill_", "masked_fill", "masked_fill_", "where", *_INDEXED}
 """Operations besides the pointwise ones that accept a tensor without dimensions from the CPU."""
 
-RANDOM = set(
-    "_sample_dirichlet _standard_gamma bernoulli bernoulli_ binomial cauchy_ exponential_ geometric_ log_normal_ multinomial "
-    "native_dropout normal normal_ poisson rand rand_like randint randint_like randn randn_like random_ randperm "
-    "uniform_".split()
-)
+RANDOM = {
+    "_sample_dirichlet",
+    "_standard_gamma",
+    "bernoulli",
+    "bernoulli_",
+    "binomial",
+    "cauchy_",
+    "exponential_",
+    "geometric_",
+    "log_normal_",
+    "multinomial",
+    "native_dropout",
+    "normal",
+    "normal_",
+    "poisson",
+    "rand",
+    "rand_like",
+    "randint",
+    "randint_like",
+    "randn",
+    "randn_like",
+    "random_",
+    "randperm",
+    "uniform_",
+}
 """Operations that draw from a generator."""
 
 
@@ -108,7 +128,7 @@ def synchronization(operation: torch._ops.OpOverload, args: Any, kwargs: Any, *,
         if any(index.dim() and not isinstance(index, here) for index in indices):
             return "index from the CPU"
         # A mask becomes a list of indices, unless one value fills it.
-        fills = name != "index" and name != "_unsafe_index" and args[2].numel() == 1
+        fills = name not in {"index", "_unsafe_index"} and args[2].numel() == 1
         if not fills and any(index.dtype in (torch.bool, torch.uint8) for index in indices):
             return "boolean mask"
     return None
@@ -127,9 +147,7 @@ def _transfer(name: str, args: Any, kwargs: Any, here: type[Tensor]) -> str | No
     return "host to device" if target else "device to host"
 
 
-def device_mismatch(
-    operation: torch._ops.OpOverload, args: Any, flat: list[Any], *, here: type[Tensor]
-) -> str | None:
+def device_mismatch(operation: torch._ops.OpOverload, args: Any, flat: list[Any], *, here: type[Tensor]) -> str | None:
     """Which tensors of this call are on different devices, where CUDA does not allow it.
 
     Args:

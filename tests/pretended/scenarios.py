@@ -23,7 +23,7 @@ def tensors_of_two_devices_raise() -> None:
         with pytest.raises(RuntimeError, match="same device"):
             torch.stack([images[0, 0], torch.tensor(1.0)])
         assert (images + torch.tensor(1.0)).device == torch.device("cuda:0")
-        with pytest.raises(TypeError, match="Tensor.cpu"):
+        with pytest.raises(TypeError, match=r"Tensor\.cpu"):
             images.numpy()
         with pytest.raises(RuntimeError, match="invalid device ordinal"):
             torch.zeros(1, device="cuda:2")
@@ -71,7 +71,11 @@ def launches_are_counted() -> None:
         assert cuda.launches.total() == 0
         rows.mul(2).add_(1)
         rows[0] = 3.0
-        assert {operation: count for (operation, _), count in cuda.launches.items()} == {"mul": 1, "add_": 1, "fill_": 1}
+        assert {operation: count for (operation, _), count in cuda.launches.items()} == {
+            "mul": 1,
+            "add_": 1,
+            "fill_": 1,
+        }
 
 
 def numbers_are_those_of_the_cpu() -> None:
