@@ -14,8 +14,8 @@ from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.linearization import nearest_plane, step_to_plane
-from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal
-from robustbench_cli.attacks.base.threat import Threat, distance, per_image, random_in_ball
+from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, norms
+from robustbench_cli.attacks.base.threat import Threat, per_image, random_in_ball
 
 __all__ = ["FAB"]
 
@@ -99,19 +99,16 @@ class FAB(MinimalNormAttack):
         """
         iterates = start
         for _ in range(self.steps):
-            logits, plane = nearest_plane(source, iterates, labels, goal, classes=self.n_target_classes, norm=norm)
-            fooled, success = best.offer(iterates, logits)
-            from_iterate = step_to_plane(iterates, plane.slope, plane.value, norm)
-            from_image = step_to_plane(images, plane.slope, plane.value_at(images, iterates), norm)
-            length = distance(iterates + from_iterate, iterates, norm)
-            image_length = distance(images + from_image, images, norm)
-            alpha = (length / (length + image_length).clamp_min(1e-12)).clamp_max(self.alpha_max)
-            weight = per_image(alpha, images).to(images.dtype)
-            forward = (1 - weight) * (iterates + self.eta * from_iterate)
-            forward = (forward + weight * (images + self.eta * from_image)).clamp_(0, 1)
-            backward = images + self.beta * (iterates - images)
-            # The iterate fooled one sample of draws, but not yet enough in a row: it is evaluated again.
-            stay = per_image(fooled & ~success, images)
-            next_iterates = torch.where(per_image(success, images), backward, forward)
-            iterates = torch.where(stay, iterates, next_iterates)
-        best.offer(iterates, source.logits(iterates))
+            shortfall, plane = nearest_plane(source, iterates, labels, goal, classes=self.n_target_classes, norm=norm)
+            verdict = per_image(best.offer(iterates, shortfall), images)
+            points = torch.stack([iterates, images])
+            values = torch.stack([plane.value, plane.value_at(images, iterates)])
+            steps = step_to_plane(points, plane.slope.unsqueeze(0), values, norm)
+            length, image_length = norms(steps, norm, dims=2)
+            alpha = (length / (length + image_length).clamp_min_(1e-12)).clamp_max_(self.alpha_max)
+            projected, image_projected = points.add_(steps, alpha=self.eta)
+            forward = torch.lerp(projected, image_projected, per_image(alpha, images)).clamp_(0, 1)
+            backward = torch.lerp(images, iterates, self.beta)
+            # An iterate that fooled one sample of draws, but not yet enough in a row, is evaluated again.
+            iterates = torch.where(verdict > 0, forward, torch.where(verdict < 0, backward, iterates))
+        best.evaluate(iterates)

@@ -233,7 +233,29 @@ class GradientSource(ABC):
             UserError: The model's logits do not depend differentiably on its input.
         """
         passes = self._differentiate(images, labels, loss, rows, copies)
-        return passes.logits, passes.value(), passes.gradients[0]
+        values = passes.values()
+        return passes.logits, values[0] if len(values) == 1 else values.mean(0), passes.gradients[0]
+
+    def values_and_gradient(
+        self, images: Tensor, labels: Tensor, loss: Loss, *, rows: Tensor | None = None, copies: int | Tensor = 1
+    ) -> tuple[Tensor, Tensor]:
+        """What the loss says of each draw, and the gradient of its mean; see :meth:`gradient`.
+
+        Args:
+            images: See :meth:`gradient`.
+            labels: See :meth:`gradient`.
+            loss: See :meth:`gradient`. The values of its closed form may have more dimensions.
+            rows: See :meth:`logits`.
+            copies: See :meth:`logits`.
+
+        Returns:
+            The values ``(D, N, ...)`` of the loss, and the gradient ``(N, C, H, W)``.
+
+        Raises:
+            UserError: The model's logits do not depend differentiably on its input.
+        """
+        passes = self._differentiate(images, labels, loss, rows, copies)
+        return passes.values(), passes.gradients[0]
 
     def gradients(
         self, images: Tensor, labels: Tensor, losses: Loss, *, rows: Tensor | None = None, copies: int | Tensor = 1
@@ -302,7 +324,7 @@ class GradientSource(ABC):
         slopes, values = slope_and_value(loss, classes.flatten(0, 1).to(leaf.dtype), repeated)
         slopes = slopes if self.draws == 1 else slopes / self.draws
         gradients = _gradients(logits, leaf, slopes.view(-1, *classes.shape).to(classes.dtype))
-        return _Passes(classes, gradients, lambda: values().view(draws, -1).sum(0) / self.draws)
+        return _Passes(classes, gradients, lambda: values().unflatten(0, (draws, -1)))
 
     def _draws_per_pass(self) -> list[range]:
         """The numbers of the draws in each pass."""
@@ -322,12 +344,12 @@ class _Passes:
     Attributes:
         logits: ``(D, N, K)``.
         gradients: ``(L, N, C, H, W)``, of L losses.
-        value: Returns the mean over the draws of the loss ``(N,)``.
+        values: Returns the losses of the draws ``(D, N, ...)``.
     """
 
     logits: Tensor
     gradients: Tensor
-    value: Callable[[], Tensor]
+    values: Callable[[], Tensor]
 
     @classmethod
     def of_draws(cls, passes: list[_Passes]) -> _Passes:
@@ -339,7 +361,7 @@ class _Passes:
             _joined([draws.logits for draws in passes], 0),
             # The square root has an infinite slope at 0. Such a pixel gets slope 0; the other pixels are unaffected.
             total.nan_to_num_(0, 0, 0),
-            passes[0].value if not others else lambda: torch.stack([draws.value() for draws in passes]).sum(0),
+            lambda: _joined([draws.values() for draws in passes], 0),
         )
 
     @classmethod
@@ -350,7 +372,7 @@ class _Passes:
         return cls(
             torch.cat([part.logits for part in slices], 1),
             torch.cat([part.gradients for part in slices], 1),
-            lambda: torch.cat([part.value() for part in slices]),
+            lambda: torch.cat([part.values() for part in slices], 1),
         )
 
 
