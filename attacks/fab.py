@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -13,8 +14,8 @@ from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.linearization import nearest_plane, step_to_plane
-from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, norms
+from robustbench_cli.attacks.base.search.linearization import Plane, nearest_plane, step_to_plane
+from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, Shortfall, norms
 from robustbench_cli.attacks.base.threat import Threat, per_image, random_in_ball
 
 __all__ = ["FAB"]
@@ -64,9 +65,13 @@ class FAB(MinimalNormAttack):
         return 2 if targeted else self.n_target_classes + 1
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        best = BestPerturbation(source, images, labels, threat.norm, Goal.of(source, targeted=threat.targeted))
+        goal = Goal.of(source, targeted=threat.targeted)
+        best = BestPerturbation(source, images, labels, threat.norm, goal)
         for start in self._starts(images, best, threat.norm, random):
-            self._search(source, images, start, labels, Goal.of(source, targeted=threat.targeted), threat.norm, best)
+            plane = partial(
+                nearest_plane, source, labels=labels, goal=goal, classes=self.n_target_classes, norm=threat.norm
+            )
+            self._search(images, start, plane, threat.norm, best)
         best.shorten()
         return best.images
 
@@ -78,28 +83,24 @@ class FAB(MinimalNormAttack):
 
     def _search(
         self,
-        source: GradientSource,
         images: Tensor,
         start: Tensor,
-        labels: Tensor,
-        goal: Goal,
+        plane_at: Callable[[Tensor], tuple[Shortfall, Plane]],
         norm: Norm,
         best: BestPerturbation,
     ) -> None:
         """Takes all steps of one run and offers every iterate to ``best``.
 
         Args:
-            source: Gives logits and gradients.
             images: ``(N, C, H, W)``, the clean images.
             start: ``(N, C, H, W)``, the first iterates.
-            labels: ``(N,)``, the classes to leave, or to reach if ``goal`` is targeted.
-            goal: What the linearized boundaries are of.
+            plane_at: Maps iterates to the planes to step to, with the shortfall from the goal of ``best``.
             norm: The norm of the distances.
             best: Collects the smallest perturbations.
         """
         iterates = start
         for _ in range(self.steps):
-            shortfall, plane = nearest_plane(source, iterates, labels, goal, classes=self.n_target_classes, norm=norm)
+            shortfall, plane = plane_at(iterates)
             verdict = per_image(best.offer(iterates, shortfall), images)
             points = torch.stack([iterates, images])
             values = torch.stack([plane.value, plane.value_at(images, iterates)])

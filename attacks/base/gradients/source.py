@@ -68,6 +68,8 @@ class GradientSource(ABC):
             how small a perturbation may be.
         recent_points: ``(n, C, H, W)``, n up to 8: some of the points of the latest gradient whose query number is a power
             of 2; ``None`` before the first.
+        queries: The number of queries so far, of which each has its own draws. Rows that take turns, because they are too many
+            for one batch, set it back, so that they get the draws that they would have together.
         noise: Measures how much a logit changes with the batch, see
             :mod:`~robustbench_cli.attacks.base.models.logit_noise`; ``None`` for no measurement.
     """
@@ -86,7 +88,7 @@ class GradientSource(ABC):
         self._inside = options.get("inside", lambda: False)
         self._seed = 0
         self._indices: Tensor | None = None
-        self._queries = 0
+        self.queries = 0
         self.forwards = 0.0
         self.backwards = 0.0
         self.full_precision = False
@@ -111,7 +113,7 @@ class GradientSource(ABC):
             seed: The seed of the draws.
             indices: ``(N,)`` int64, a unique number for each image of the later queries.
         """
-        self._seed, self._indices, self._queries = seed, indices, 0
+        self._seed, self._indices, self.queries = seed, indices, 0
 
     @property
     def _has_keys(self) -> bool:
@@ -163,8 +165,8 @@ class GradientSource(ABC):
             return self.size.retry_smaller(len(images) * self.cost, compute)
 
     def _next_query(self) -> int:
-        self._queries += 1
-        return self._queries
+        self.queries += 1
+        return self.queries
 
     def _keys(self, images: Tensor, rows: Tensor | None, copies: int | Tensor) -> Tensor | None:
         """``(N,)`` int64: the keys of the images' draws; ``None`` for a model whose draws have no keys."""
@@ -238,8 +240,8 @@ class GradientSource(ABC):
 
     def values_and_gradient(
         self, images: Tensor, labels: Tensor, loss: Loss, *, rows: Tensor | None = None, copies: int | Tensor = 1
-    ) -> tuple[Tensor, Tensor]:
-        """What the loss says of each draw, and the gradient of its mean; see :meth:`gradient`.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, what the loss says of each draw, and the gradient of its mean; see :meth:`gradient`.
 
         Args:
             images: See :meth:`gradient`.
@@ -249,13 +251,13 @@ class GradientSource(ABC):
             copies: See :meth:`logits`.
 
         Returns:
-            The values ``(D, N, ...)`` of the loss, and the gradient ``(N, C, H, W)``.
+            Logits ``(D, N, K)``, the values ``(D, N, ...)`` of the loss, and the gradient ``(N, C, H, W)``.
 
         Raises:
             UserError: The model's logits do not depend differentiably on its input.
         """
         passes = self._differentiate(images, labels, loss, rows, copies)
-        return passes.values(), passes.gradients[0]
+        return passes.logits, passes.values(), passes.gradients[0]
 
     def gradients(
         self, images: Tensor, labels: Tensor, losses: Loss, *, rows: Tensor | None = None, copies: int | Tensor = 1

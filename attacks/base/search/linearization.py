@@ -19,7 +19,7 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.search.minimal_norm import Goal, Shortfall, dual_norms, linear_distance, norms
 from robustbench_cli.attacks.base.threat import per_image
 
-__all__ = ["Plane", "free_step_to_plane", "nearest_plane", "short_step_to_plane", "step_to_plane"]
+__all__ = ["Plane", "free_step_to_plane", "nearest_plane", "plane_of_goal", "short_step_to_plane", "step_to_plane"]
 
 _UNREACHABLE = 1e30
 """The bound of a shortfall, which no step can make up for."""
@@ -48,6 +48,32 @@ class Plane:
             ``(N,)`` float64.
         """
         return self.value + (self.slope * (points - origins)).flatten(1).sum(1, dtype=torch.float64)
+
+
+def plane_of_goal(
+    source: GradientSource,
+    points: Tensor,
+    labels: Tensor,
+    goal: Goal,
+    *,
+    rows: Tensor | None = None,
+    copies: int | Tensor = 1,
+) -> tuple[Shortfall, Plane]:
+    """The plane of a goal's own shortfall, by one gradient.
+
+    Args:
+        source: Computes the gradients.
+        points: ``(N, C, H, W)`` in [0, 1].
+        labels: ``(N,)``.
+        goal: The goal.
+        rows: See :meth:`~robustbench_cli.attacks.base.gradients.source.GradientSource.logits`.
+        copies: Likewise.
+
+    Returns:
+        How far the points are from the goal, and the plane of each image.
+    """
+    shortfall, slope = goal.gradient(source, points, labels, rows=rows, copies=copies)
+    return shortfall, Plane(slope, shortfall.values.add(shortfall.tolerance, alpha=2).amax(0).double())
 
 
 def nearest_plane(
@@ -79,13 +105,12 @@ def nearest_plane(
         How far the points are from the goal, and the nearest plane of each image.
     """
     if goal.targeted:
-        shortfall, slope = goal.gradient(source, points, labels, rows=rows)
-        return shortfall, Plane(slope, shortfall.values.add(shortfall.tolerance, alpha=2).amax(0).double())
+        return plane_of_goal(source, points, labels, goal, rows=rows)
     leads = _leads_over(classes)
     logits, slopes = source.gradients(points, labels, leads, rows=rows)
     by_draw = goal.of_margins(leads(logits.flatten(0, 1), labels.repeat(len(logits)))).unflatten(0, (len(logits), -1))
     # The likeliest other class decides whether a draw is fooled.
-    shortfall = Shortfall(by_draw[..., 0], goal.rounding(logits))
+    shortfall = Shortfall(by_draw[..., 0], goal.rounding(logits), logits)
     # The lead over a masked class may be infinite.
     values = by_draw.add(shortfall.tolerance.unsqueeze(-1), alpha=2).amax(0).T.clamp_max(_UNREACHABLE).double()
     length = _length_in_box if box else _length

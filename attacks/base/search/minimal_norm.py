@@ -44,10 +44,12 @@ class Shortfall(NamedTuple):
     Attributes:
         values: ``(D, N)``, negative where a draw reaches the goal.
         tolerance: ``(D, N)``, by how much it must reach it; see :func:`~robustbench_cli.attacks.base.losses.rounding`.
+        logits: ``(D, N, K)``.
     """
 
     values: Tensor
     tolerance: Tensor
+    logits: Tensor
 
     def largest(self) -> Tensor:
         """``(N,)``: the largest over the draws, plus the tolerance; negative where every draw reaches the goal."""
@@ -61,8 +63,12 @@ class Shortfall(NamedTuple):
 
     def spread(self, rows: Tensor, count: int) -> Shortfall:
         """The same for the images ``rows`` ``(N,)`` of a batch of ``count``; the others do not reach the goal."""
-        values, tolerance = (part.new_full((len(part), count), torch.inf).index_copy_(1, rows, part) for part in self)
-        return Shortfall(values, tolerance)
+
+        def spread(part: Tensor) -> Tensor:
+            whole = part.new_full((len(part), count, *part.shape[2:]), torch.inf)
+            return whole.index_copy_(1, rows, part)
+
+        return Shortfall(*map(spread, self))
 
     def hinge(self) -> Tensor:
         """``(N,)``: the mean over the draws of :meth:`Goal.hinge`."""
@@ -132,7 +138,7 @@ class Goal:
 
     def measure(self, logits: Tensor, labels: Tensor) -> Shortfall:
         """How far logits ``(D, N, K)`` for labels ``(N,)`` are from the goal."""
-        return Shortfall(self.shortfall(logits, labels.expand(len(logits), -1)), self.rounding(logits))
+        return Shortfall(self.shortfall(logits, labels.expand(len(logits), -1)), self.rounding(logits), logits)
 
     def reached(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Whether every draw reaches the goal by more than the tolerance.
@@ -147,7 +153,14 @@ class Goal:
         return self.measure(logits, labels).largest() < 0
 
     def gradient(
-        self, source: GradientSource, points: Tensor, labels: Tensor, *, hinge: bool = False, rows: Tensor | None = None
+        self,
+        source: GradientSource,
+        points: Tensor,
+        labels: Tensor,
+        *,
+        hinge: bool = False,
+        rows: Tensor | None = None,
+        copies: int | Tensor = 1,
     ) -> tuple[Shortfall, Tensor]:
         """How far points are from the goal, and the direction away from it.
 
@@ -157,13 +170,14 @@ class Goal:
             labels: ``(N,)``.
             hinge: Whether draws that reach the goal have no gradient; see :meth:`hinge`.
             rows: See :meth:`~robustbench_cli.attacks.base.gradients.source.GradientSource.logits`.
+            copies: Likewise.
 
         Returns:
             The shortfall, and the gradient ``(N, C, H, W)`` of its mean over the draws.
         """
         loss = _MeasuredLoss(self, hinge=hinge, bf16=source.precision == "bf16")
-        parts, gradient = source.values_and_gradient(points, labels, loss, rows=rows)
-        return Shortfall(*parts.unbind(-1)), gradient
+        logits, parts, gradient = source.values_and_gradient(points, labels, loss, rows=rows, copies=copies)
+        return Shortfall(*parts.unbind(-1), logits), gradient
 
 
 @dataclass(frozen=True)
@@ -210,6 +224,8 @@ class BestPerturbation:
         labels: ``(N,)``.
         norm: The norm that is minimized.
         goal: The condition for a success.
+        rows: See :meth:`~robustbench_cli.attacks.base.gradients.source.GradientSource.logits`.
+        copies: Likewise.
 
     Attributes:
         images: ``(N, C, H, W)``, the perturbed images; the image itself without a success.
@@ -218,8 +234,19 @@ class BestPerturbation:
 
     halvings: ClassVar[int] = 10
 
-    def __init__(self, source: GradientSource, images: Tensor, labels: Tensor, norm: Norm, goal: Goal) -> None:
+    def __init__(
+        self,
+        source: GradientSource,
+        images: Tensor,
+        labels: Tensor,
+        norm: Norm,
+        goal: Goal,
+        *,
+        rows: Tensor | None = None,
+        copies: int | Tensor = 1,
+    ) -> None:
         self._source = source
+        self._rows, self._copies = rows, copies
         self._originals = images
         self._labels = labels
         self._norm = norm
@@ -253,7 +280,14 @@ class BestPerturbation:
 
     def evaluate(self, iterates: Tensor) -> None:
         """Offers iterates ``(N, C, H, W)`` at which the attack takes no gradient."""
-        self.offer(iterates, self._goal.measure(self._source.logits(iterates), self._labels))
+        self.offer(iterates, self._goal.measure(self._logits(iterates), self._labels))
+
+    def _logits(self, images: Tensor) -> Tensor:
+        return self._source.logits(images, rows=self._rows, copies=self._copies)
+
+    def shortfall(self, logits: Tensor, tolerance: Tensor) -> Shortfall:
+        """How far logits ``(D, N, K)`` of a known tolerance ``(D, N)`` are from the goal."""
+        return Shortfall(self._goal.shortfall(logits, self._labels.expand(len(logits), -1)), tolerance, logits)
 
     def next_radius(self, radius: Tensor, first: Tensor, verdict: Tensor, gamma: float) -> Tensor:
         """Shrinks the radius of each image after a success and widens it otherwise, up to the smallest perturbation.
@@ -288,6 +322,15 @@ class BestPerturbation:
             success: ``(N,)`` bool: which of them are successes.
         """
         self._keep_smaller(perturbed, success, norms(perturbed - self._originals, self._norm))
+
+    def keep_nearest_of(self, copies: BestPerturbation) -> None:
+        """Adds the smallest perturbations of other searches, of which each image has the same number of adjacent rows."""
+        nearest = copies.distance.view(len(self.distance), -1).min(1, keepdim=True)
+        chosen = copies.images.unflatten(0, (len(self.distance), -1)).take_along_dim(
+            nearest.indices.view(-1, *[1] * self.images.dim()), 1
+        )
+        lengths = nearest.values.squeeze(1)
+        self._keep_smaller(chosen.squeeze(1), lengths < torch.inf, lengths)
 
     def succeeded(self) -> Tensor:
         """``(N,)`` bool: the images with a success."""
@@ -334,7 +377,7 @@ class BestPerturbation:
         for _ in range(self.halvings):
             middle = (low + high) / 2
             candidates = self._scaled(middle)
-            reached = self._goal.reached(self._source.logits(candidates), self._labels)
+            reached = self._goal.reached(self._logits(candidates), self._labels)
             low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
             shortest = torch.where(per_image(reached, candidates), candidates, shortest)
         self.start_from(shortest, self.succeeded())
@@ -347,7 +390,7 @@ class BestPerturbation:
         for tenths in range(15, 4, -1):
             candidates = self._scaled(torch.full_like(self.distance, tenths / 10))
             for _ in range(Streak.steps):
-                unfailed = unfailed & self._goal.reached(self._source.logits(candidates), self._labels)
+                unfailed = unfailed & self._goal.reached(self._logits(candidates), self._labels)
             chosen = torch.where(per_image(unfailed, candidates), candidates, chosen)
         self.images = torch.where(per_image(succeeded, chosen), chosen, self.images)
         lengths = norms(self.images - self._originals, self._norm)
