@@ -11,6 +11,7 @@ from typing import Literal, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.gradients.backward import BackwardPasses
 from robustbench_cli.attacks.base.gradients.zero_gradients import ZeroGradients
 from robustbench_cli.attacks.base.losses import Loss, slope_and_value
 from robustbench_cli.attacks.base.models.decision import can_reject, decisions
@@ -94,6 +95,7 @@ class GradientSource(ABC):
         self.full_precision = False
         self.recent_points: Tensor | None = None
         self.noise: Callable[[], float] | None = None
+        self._backward = BackwardPasses(self.size)
         self._zero_gradients = ZeroGradients(targeted=self.targeted)
 
     @property
@@ -325,7 +327,7 @@ class GradientSource(ABC):
         repeated = labels if draws == 1 else labels.repeat(draws, *[1] * (labels.dim() - 1))
         slopes, values = slope_and_value(loss, classes.flatten(0, 1).to(leaf.dtype), repeated)
         slopes = slopes if self.draws == 1 else slopes / self.draws
-        gradients = _gradients(logits, leaf, slopes.view(-1, *classes.shape).to(classes.dtype))
+        gradients = self._backward(logits, leaf, slopes.view(-1, *classes.shape).to(classes.dtype))
         return _Passes(classes, gradients, lambda: values().unflatten(0, (draws, -1)))
 
     def _draws_per_pass(self) -> list[range]:
@@ -385,23 +387,3 @@ def _joined(tensors: list[Tensor], dim: int) -> Tensor:
 
 def _part_of(keys: Tensor | None, part: slice) -> Tensor | None:
     return None if keys is None else keys[part]
-
-
-def _gradients(logits: Tensor, leaf: Tensor, slopes: Tensor) -> Tensor:
-    """The gradients ``(L, *leaf.shape)`` for L slopes ``(L, *logits.shape)``; the last backward pass frees the graph."""
-    last = len(slopes) - 1
-    gradients = [_gradient(logits, leaf, slope, retain=index < last) for index, slope in enumerate(slopes.unbind())]
-    return torch.stack(gradients) if last else gradients[0].unsqueeze(0)
-
-
-def _gradient(logits: Tensor, leaf: Tensor, slope: Tensor, *, retain: bool) -> Tensor:
-    try:
-        return torch.autograd.grad(logits, leaf, slope, retain_graph=retain)[0]
-    except RuntimeError as error:
-        # Reentrant gradient checkpointing supports backward() only, which accumulates gradients at the leaves.
-        if "use_reentrant" not in str(error):
-            raise
-    logits.backward(slope, retain_graph=retain)
-    gradient, leaf.grad = leaf.grad, None
-    assert gradient is not None
-    return gradient
