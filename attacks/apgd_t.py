@@ -1,4 +1,4 @@
-"""Auto-PGD towards several target classes in turn."""
+"""Auto-PGD towards several target classes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.iterates import BestIterates
-from robustbench_cli.attacks.base.losses import Loss, targeted_dlr
+from robustbench_cli.attacks.base.losses import Loss, targeted_dlr, towards_target
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.apgd import APGD
 from robustbench_cli.attacks.base.threat import Threat
 
 __all__ = ["APGDT"]
 
+_ALL = 1 << 30
+
 
 class APGDT(APGD):
-    """Auto-PGD on the targeted difference of logits ratio, for the most likely target classes in turn.
+    """Auto-PGD on the targeted difference of logits ratio, for the most likely target classes.
 
     The loss is equation 7 of Croce and Hein (ICML 2020). The targets are the classes with the largest logits of the clean
-    image, averaged over the draws. Each target starts with the images that are still unbroken. If the threat itself is
-    targeted, its target is the only one. With fewer classes there are fewer targets. With three classes the ratio divides
+    image, averaged over the draws. As many targets as fit the batch size are attacked together, as rows of one batch, and
+    all rows of an image leave once one of them breaks it. The next targets start with the images that are still unbroken.
+    If the threat itself is targeted, its target is the only one. With fewer classes there are fewer targets. With three classes the ratio divides
     by the mean of the second and third logits; with two the loss is the margin.
 
     With ``ranking_steps``, all targets are first tried with a few steps, and only the best ``top_k`` get the full number.
@@ -51,7 +54,7 @@ class APGDT(APGD):
         return 4 if targeted else max(4, self.n_target_classes + 1)
 
     def loss(self, threat: Threat) -> Loss:
-        return targeted_dlr if threat.targeted else _towards_target
+        return targeted_dlr if threat.targeted else towards_target
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         if threat.targeted:
@@ -61,16 +64,19 @@ class APGDT(APGD):
         best.offer(images, logits)
 
         def attack_targets(attack: APGDT, targets: Tensor, stream: Random) -> Tensor:
-            """Attacks towards targets ``(N, T)`` in turn. Returns the smallest margins ``(N, T)``."""
-            margins = []
-            for target in targets.unbind(1):
-                target_stream = stream.split()
-                rows = best.begin_restart()
-                if len(rows):
-                    goals = torch.stack([labels, target], 1)[rows]
-                    attack.climb(source, images[rows], goals, threat.select(rows), target_stream.select(rows), best)
-                margins.append(best.margins_of_run)
-            return torch.stack(margins, 1)
+            """Attacks towards targets ``(N, T)``. Returns the smallest margins ``(N, T)``, infinite where it did not."""
+            margins = torch.full(targets.shape, torch.inf, dtype=torch.float64, device=images.device)
+            streams, done = [stream.split() for _ in range(targets.shape[1])], 0
+            while done < len(streams) and (unbroken := len(best.unbroken())):
+                together = min(_targets_at_once(source, images, unbroken), len(streams) - done)
+                rows = best.begin_restart(copies=together)
+                columns = done + best.copies
+                starts = Random.joined(streams[done : done + together]).select(best.copies * len(images) + rows)
+                goals = torch.stack([labels[rows], targets[rows, columns]], 1)
+                attack.climb(source, images[rows], goals, threat.select(rows), starts, best)
+                margins[best.rows, done + best.copies] = best.margins.double()
+                done += together
+            return margins
 
         # The label comes first, then the other classes by decreasing logit.
         order = logits.mean(0).scatter(1, labels[:, None], torch.inf).sort(dim=1, descending=True, stable=True).indices
@@ -84,6 +90,12 @@ class APGDT(APGD):
         return best.images
 
 
-def _towards_target(logits: Tensor, labels: Tensor) -> Tensor:
-    """The negative targeted DLR ``(M,)`` for labels ``(M, 2)``: the true class and the target."""
-    return -targeted_dlr(logits, labels[:, 1])
+def _targets_at_once(source: GradientSource, images: Tensor, unbroken: int) -> int:
+    """How many targets of the unbroken images fill the rows that pass through the model at once.
+
+    Without a limit, a GPU takes all targets, and a CPU one after another: an image that is broken towards one target need
+    not be attacked towards the next.
+    """
+    if source.size.rows is None:
+        return _ALL if images.is_cuda else 1
+    return max(1, int(source.size.rows // (source.cost * unbroken)))

@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.losses import cross_entropy
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.threat import Threat, per_image, project, scale_by_largest
+from robustbench_cli.attacks.base.threat import FeasibleSet, Threat, per_image, scale_by_largest
 
 __all__ = ["MIFGSM"]
 
@@ -38,23 +38,24 @@ class MIFGSM(FixedRadiusAttack):
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         sizes = threat.eps / self.steps if self.step_size is None else torch.full_like(threat.eps, self.step_size)
         size = per_image(sizes, images).to(images.dtype)
+        size = -size if threat.targeted else size
+        feasible = FeasibleSet(images, threat)
         iterates, momentum = images, torch.zeros_like(images)
         for _ in range(self.steps):
-            gradient = self.gradient(source, self.look_ahead(iterates, size * momentum, threat), labels, random)
+            gradient = self.gradient(source, self.look_ahead(iterates, momentum, size), labels, random)
             scaled = scale_by_largest(gradient)
-            length = scaled.flatten(1).abs().sum(1).clamp_min(1)
-            momentum = self.decay * momentum + scaled / per_image(length, images)
-            move = size * momentum.sign()
-            iterates = project(iterates - move if threat.targeted else iterates + move, images, threat)
+            length = torch.linalg.vector_norm(scaled.flatten(1), ord=1, dim=1).clamp_min_(1)
+            momentum = torch.add(scaled.div_(per_image(length, images)), momentum, alpha=self.decay)
+            iterates = feasible.project(torch.addcmul(iterates, momentum.sign(), size))
         return iterates
 
-    def look_ahead(self, iterates: Tensor, move: Tensor, threat: Threat) -> Tensor:
+    def look_ahead(self, iterates: Tensor, momentum: Tensor, size: Tensor) -> Tensor:
         """The points ``(N, C, H, W)`` at which the gradient is taken: here the iterates themselves.
 
         Args:
             iterates: ``(N, C, H, W)``.
-            move: ``(N, C, H, W)``, a step along the momentum.
-            threat: The threat model.
+            momentum: ``(N, C, H, W)``.
+            size: ``(N, 1, 1, 1)``, the step sizes; negative for a targeted threat.
         """
         return iterates
 

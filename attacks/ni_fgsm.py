@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.mi_fgsm import MIFGSM
 
 __all__ = ["NIFGSM"]
@@ -23,6 +23,5 @@ class NIFGSM(MIFGSM):
         "ICLR 2020, arXiv 1908.06281"
     )
 
-    def look_ahead(self, iterates: Tensor, move: Tensor, threat: Threat) -> Tensor:
-        move = self.decay * move
-        return (iterates - move if threat.targeted else iterates + move).clamp(0, 1)
+    def look_ahead(self, iterates: Tensor, momentum: Tensor, size: Tensor) -> Tensor:
+        return torch.addcmul(iterates, momentum, size, value=self.decay).clamp_(0, 1)

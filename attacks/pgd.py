@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -15,9 +16,9 @@ from robustbench_cli.attacks.base.losses import cross_entropy
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import (
+    FeasibleSet,
     Threat,
     per_image,
-    project,
     random_in_ball,
     sparse_ascent,
     steepest_ascent,
@@ -69,10 +70,8 @@ class PGD(FixedRadiusAttack):
         json_schema_extra={"formerly": "moved"},
     )
 
-    @staticmethod
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss ``(M,)`` that the attack maximizes, or minimizes if targeted, for logits ``(M, K)`` and labels ``(M,)``."""
-        return cross_entropy(logits, labels)
+    loss = staticmethod(cross_entropy)
+    """The loss ``(M,)`` that the attack maximizes, or minimizes if targeted, for logits ``(M, K)`` and labels ``(M,)``."""
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         best = BestIterates(source, images, labels, threat)
@@ -83,29 +82,32 @@ class PGD(FixedRadiusAttack):
     def _restart(
         self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random, best: BestIterates
     ) -> None:
-        iterates = (
-            project(images + random_in_ball(images, threat, random), images, threat) if self.random_start else images
-        )
+        feasible = FeasibleSet(images, threat)
+        iterates = feasible.project(images + random_in_ball(images, threat, random)) if self.random_start else images
+        sizes = self._step_sizes(feasible)
         for step in range(self.steps):
             logits, gradient = source.gradient(iterates, labels, self.loss)
             unbroken = best.offer(iterates, logits)
             if unbroken is not None:
                 if not len(unbroken):
                     return
-                images, labels, threat = images[unbroken], labels[unbroken], threat.select(unbroken)
+                feasible, labels, sizes = feasible.select(unbroken), labels[unbroken], sizes[unbroken]
                 iterates, gradient = iterates[unbroken], gradient[unbroken]
-            move = self._direction(-gradient if threat.targeted else gradient, iterates, threat)
-            iterates = project(iterates + move * self._step_sizes(step, threat, images), images, threat)
+            direction = self._direction(-gradient if threat.targeted else gradient, iterates, threat.norm)
+            iterates = feasible.project(torch.addcmul(iterates, direction, sizes, value=self._multiple(step)))
         best.offer(iterates, source.logits(iterates))
 
-    def _direction(self, gradient: Tensor, iterates: Tensor, threat: Threat) -> Tensor:
-        if threat.norm == "l1":
-            return sparse_ascent(
-                gradient, iterates, torch.full_like(threat.eps, self.l1_sparsity * gradient[0].numel())
-            )
-        return steepest_ascent(gradient, threat.norm)
+    def _direction(self, gradient: Tensor, iterates: Tensor, norm: Norm) -> Tensor:
+        if norm == "l1":
+            return sparse_ascent(gradient, iterates, math.ceil(self.l1_sparsity * gradient[0].numel()))
+        return steepest_ascent(gradient, norm)
 
-    def _step_sizes(self, step: int, threat: Threat, images: Tensor) -> Tensor:
-        falling = 2 * threat.eps * (1 - step / self.steps)
-        sizes = falling if self.step_size is None else torch.full_like(threat.eps, self.step_size)
-        return per_image(sizes, images).to(images.dtype)
+    def _multiple(self, step: int) -> float:
+        """The size of a step as a multiple of the constant step size, or of the radius."""
+        return 2 * (1 - step / self.steps) if self.step_size is None else 1
+
+    def _step_sizes(self, feasible: FeasibleSet) -> Tensor:
+        """``(N, 1, 1, 1)``: what :meth:`_multiple` is a multiple of."""
+        radii = feasible.threat.eps
+        sizes = radii if self.step_size is None else torch.full_like(radii, self.step_size)
+        return per_image(sizes, feasible.images).to(feasible.images.dtype)

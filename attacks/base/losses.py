@@ -22,6 +22,7 @@ __all__ = [
     "rounding",
     "slope_and_value",
     "targeted_dlr",
+    "towards_target",
     "unmasked_classes",
     "unmasked_spread",
 ]
@@ -176,6 +177,35 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return label_logits - others.amax(-1)
 
 
+def _slope_of_ratio(logits: Tensor, labels: Tensor, *, of_mean: int, sign: int) -> tuple[Tensor, Callable[[], Tensor]]:
+    """The derivative of a difference of logits ratio, by one topk.
+
+    Args:
+        logits: ``(M, K)``.
+        labels: ``(M,)``.
+        of_mean: See :func:`_spread`: 1, or 2 for :func:`targeted_dlr`.
+        sign: 1 for the margin divided by the spread, or -1 for its negative.
+    """
+    classes = logits.shape[1]
+    if classes < 3:
+        slope, value = _slope_of_margin(logits, labels)
+        return slope * sign, lambda: value() * sign
+    index = labels.unsqueeze(1)
+    logits = _at_least_float32(logits)
+    largest, order = logits.topk(min(2 + of_mean, classes), dim=1)
+    leads = order[:, :1] == index
+    other = torch.where(leads, order[:, 1:2], order[:, :1])
+    margins = logits.gather(1, index) - torch.where(leads, largest[:, 1:2], largest[:, :1])
+    spread, unmasked = _spread(largest, of_mean)
+    ratio = margins / spread
+    # sign (d margin - ratio d spread) / spread, where the spread is the first logit minus the mean of the last ones.
+    slope = torch.zeros_like(logits).scatter_(1, index, sign).scatter_(1, other, -sign)
+    slope.scatter_add_(1, order[:, :1], ratio * -sign)
+    slope.scatter_add_(1, order[:, -of_mean:], (unmasked * ratio).mul_(sign / of_mean))
+    return slope.div_(spread), lambda: ratio.squeeze(1) * sign
+
+
+@closed_form(partial(_slope_of_ratio, of_mean=1, sign=-1))
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """The difference of logits ratio ``-(Z_y - max_{j != y} Z_j) / (Z_(1) - Z_(3))``, where ``Z_(i)`` is the i-th largest.
 
@@ -193,11 +223,10 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     >>> dlr(torch.tensor([[4.0, 3.0, 2.0, 0.0]]), torch.tensor([0]))
     tensor([-0.5000])
     """
-    if logits.shape[1] < 3:
-        return -margin(logits, labels)
-    return -margin(logits, labels) / _spread(_at_least_float32(logits).topk(3, dim=1).values, 1)
+    return -_ratio(logits, labels, 1)
 
 
+@closed_form(partial(_slope_of_ratio, of_mean=2, sign=-1))
 def targeted_dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """The targeted difference of logits ratio ``(max_{j != t} Z_j - Z_t) / (Z_(1) - (Z_(3) + Z_(4)) / 2)``.
 
@@ -217,29 +246,54 @@ def targeted_dlr(logits: Tensor, labels: Tensor) -> Tensor:
     >>> targeted_dlr(torch.tensor([[4.0, 3.0, 2.0, 0.0]]), torch.tensor([2]))
     tensor([0.6667])
     """
+    return -_ratio(logits, labels, 2)
+
+
+def _slope_towards_target(logits: Tensor, labels: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+    return _slope_of_ratio(logits, labels[:, 1], of_mean=2, sign=1)
+
+
+@closed_form(_slope_towards_target)
+def towards_target(logits: Tensor, labels: Tensor) -> Tensor:
+    """The negative :func:`targeted_dlr` of the targets, for attacks that leave the true class.
+
+    Args:
+        logits: ``(M, K)``.
+        labels: ``(M, 2)``: the true class, which does not count, and the target.
+
+    Returns:
+        ``(M,)``.
+    """
+    return -targeted_dlr(logits, labels[:, 1])
+
+
+def _ratio(logits: Tensor, labels: Tensor, of_mean: int) -> Tensor:
+    """The margin ``(M,)`` divided by the spread; with two classes, the margin alone."""
     if logits.shape[1] < 3:
-        return -margin(logits, labels)
-    largest = _at_least_float32(logits).topk(min(4, logits.shape[1]), dim=1).values
-    return -margin(logits, labels) / _spread(largest, 2)
+        return margin(logits, labels)
+    largest = _at_least_float32(logits).topk(min(2 + of_mean, logits.shape[1]), dim=1).values
+    return margin(logits, labels) / _spread(largest, of_mean)[0].squeeze(1)
 
 
-def _spread(largest: Tensor, last: int) -> Tensor:
-    """The gap between the largest logit and the mean of the ``last`` ones, never below rounding error.
+def _spread(largest: Tensor, of_mean: int) -> tuple[Tensor, Tensor]:
+    """The gap between the largest logit and the mean of the last ones, never below rounding error.
 
     A masked class is moved to a fixed gap below the largest logit, :data:`_MASKED` times the size of the two largest
     logits. So the value that masks the class does not matter, even if it is -inf.
 
     Args:
         largest: ``(M, n)``, the n largest logits in descending order.
-        last: The number of logits in the mean.
+        of_mean: The number of logits in the mean.
 
     Returns:
-        ``(M,)``.
+        ``(M, 1)``, and which of the last ones are not masked ``(M, of_mean)``.
     """
     first, size = largest[:, :1], largest[:, :2].detach().abs().amax(1, keepdim=True)
-    smaller = largest[:, -last:].maximum(first.detach() - _MASKED * size).mean(1)
-    minimum = torch.finfo(largest.dtype).eps * first.detach().abs().squeeze(1)
-    return (first.squeeze(1) - smaller).maximum(minimum.clamp_min(1e-30))
+    floor = first.detach().sub(size, alpha=_MASKED)
+    last = largest[:, -of_mean:]
+    gap = first - last.maximum(floor).mean(1, keepdim=True)
+    smallest = (torch.finfo(largest.dtype).eps * size).clamp_min_(1e-30)
+    return gap.maximum(smallest), last > floor
 
 
 def unmasked_spread(logits: Tensor) -> Tensor:
@@ -324,33 +378,33 @@ def expected_margin(
 
     A draw with margin m counts as ``m / (1 + |m|)``, so that no single draw outweighs the others. If the draws are
     exhaustive, the share of unbroken draws counts first, since it is the reported figure, and the margins only decide
-    between equal shares. A draw is broken if its margin is lost by more than :func:`rounding`.
+    between equal shares. A draw is broken if its margin is lost by more than :func:`rounding`. A single exhaustive draw
+    needs no weights, and counts as its margin plus the tolerance.
 
     Args:
-        logits: ``(D, N, K)``, of D draws.
-        labels: ``(N,)``, the classes to leave, or to reach if ``targeted``.
+        logits: ``(D, ..., K)``, of D draws.
+        labels: ``(...)``, the classes to leave, or to reach if ``targeted``.
         targeted: Whether the labels are the classes to reach.
         exhaustive: Whether the D draws are all draws of the model, and equally likely.
         noise: See :func:`rounding`.
 
     Returns:
-        ``(N,)`` float64. For exhaustive draws it is negative if and only if the goal is reached in every draw.
+        ``(...)``, infinite where a logit is not a number. For exhaustive draws it is negative if and only if the goal is
+        reached in every draw.
 
     >>> logits = torch.tensor([[[2.0, 0.0, -9.0]], [[0.0, 2.0, -9.0]]])
     >>> expected_margin(logits, torch.tensor([0]), targeted=False, exhaustive=True)
     tensor([0.5000], dtype=torch.float64)
     """
     draws = len(logits)
-    margins = margin(logits, labels.expand(draws, -1)).double()
+    margins = margin(logits, labels.expand(draws, *labels.shape))
     if targeted:
         margins = -margins
-    mean_margin = _mean_over_draws(bounded(margins, 1))
-    if not exhaustive:
-        return mean_margin
-    unbroken = _mean_over_draws((margins >= -rounding(logits, noise)).double())
-    return unbroken.add(mean_margin, alpha=1 / (2 * draws + 1))
-
-
-def _mean_over_draws(values: Tensor) -> Tensor:
-    """The mean of ``(D, N)`` values over the draws; a single draw needs no computation."""
-    return values[0] if len(values) == 1 else values.mean(0)
+    if draws == 1 and exhaustive:
+        return (margins[0] + rounding(logits[0], noise)).nan_to_num_(torch.inf, _LARGEST_MARGIN, -_LARGEST_MARGIN)
+    margins = margins.double()
+    value = bounded(margins, 1).mean(0)
+    if exhaustive:
+        unbroken = (margins >= -rounding(logits, noise)).double().mean(0)
+        value = unbroken.add_(value, alpha=1 / (2 * draws + 1))
+    return value.nan_to_num_(torch.inf)

@@ -60,6 +60,18 @@ class Random:
         chosen._draws = self._draws
         return chosen
 
+    @classmethod
+    def joined(cls, streams: Sequence[Random]) -> Random:
+        """The streams of several batches, one after another.
+
+        Args:
+            streams: At least one; all with the same number of earlier draws, such as those of new splits.
+        """
+        # The streams are of this class.
+        joined = cls(torch.cat([stream._seeds for stream in streams]))  # noqa: SLF001
+        (joined._draws,) = {stream._draws for stream in streams}  # noqa: SLF001
+        return joined
+
     def split(self) -> Random:
         """Independent new streams for the same images; draws from them do not advance these streams."""
         return Random(self._bits(1)[:, 0])

@@ -12,7 +12,7 @@ __all__ = ["ZeroGradients"]
 _LOGITS = 1 << 22
 """The most logits that wait for the count, which bounds the memory."""
 
-_QUERIES = 16
+_QUERIES = 32
 
 
 class _Query(NamedTuple):
@@ -68,5 +68,6 @@ class ZeroGradients:
         self._waiting.clear()
         of_label = logits.gather(2, classes.expand(len(logits), -1).unsqueeze(2)).squeeze(2)
         first, second = logits.topk(2).values.unbind(2)
-        unfinished = ((of_label <= second) if self._targeted else (of_label >= first)).any(0)
+        unfinished = (of_label <= second) if self._targeted else (of_label >= first)
+        unfinished = unfinished[0] if len(unfinished) == 1 else unfinished.any(0)
         self._count = self._count + (unfinished & (sizes == 0)).sum()

@@ -25,9 +25,9 @@ from robustbench_cli.attacks.base.losses import Loss
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import (
+    FeasibleSet,
     Threat,
     per_image,
-    project,
     random_in_ball,
     sparse_ascent,
     steepest_ascent,
@@ -87,8 +87,8 @@ class APGD(FixedRadiusAttack):
 
         Args:
             source: Computes the gradients.
-            images: ``(n, C, H, W)``, those of ``best.rows``.
-            labels: ``(n,)``. If :meth:`loss` needs more numbers per image, ``(n, m)``; see
+            images: ``(n, C, H, W)``, those of ``best.rows``, which may repeat an image.
+            labels: ``(n,)``. If :meth:`loss` needs more numbers per row, ``(n, m)``; see
                 :meth:`~robustbench_cli.attacks.base.gradients.source.GradientSource.gradient`.
             threat: The threat of these images.
             random: The random numbers of these images.
@@ -100,17 +100,20 @@ class APGD(FixedRadiusAttack):
         point = images + random_in_ball(images, widest, random)
         for radii, steps in stages:
             ball = replace(threat, eps=radii * threat.eps)
-            run = kind(project(point, images, ball), images, labels, ball)
+            feasible = FeasibleSet(images, ball)
+            run = kind(feasible.project(point), labels, feasible)
             # Iterates outside the threat's own ball are no successes.
-            self._take_steps(run, steps, source, best if radii == 1 else None)
+            self._take_steps(run, steps, source, best, offers=radii == 1)
             point = run.top
 
-    def _take_steps(self, run: _Run, steps: int, source: GradientSource, best: BestIterates | None) -> None:
-        loss, checkpoints = self.loss(run.threat), run.checkpoints(steps)
+    def _take_steps(self, run: _Run, steps: int, source: GradientSource, best: BestIterates, *, offers: bool) -> None:
+        loss, checkpoints = self.loss(run.feasible.threat), run.checkpoints(steps)
         for step in range(steps):
-            logits, gradient = source.gradient(run.iterates, run.labels, loss)
-            run.record(_mean_loss(loss, logits, run.labels), gradient)
-            remaining = best.offer(run.iterates, logits) if best else None
+            logits, value, gradient = source.value_and_gradient(
+                run.iterates, run.labels, loss, rows=best.rows, copies=best.copies
+            )
+            run.record(value, gradient)
+            remaining = best.offer(run.iterates, logits) if offers else None
             if remaining is not None:
                 if not len(remaining):
                     return
@@ -118,24 +121,17 @@ class APGD(FixedRadiusAttack):
             if step in checkpoints:
                 run.adapt(self.rho * checkpoints[step])
             run.move()
-        if best:
-            best.offer(run.iterates, source.logits(run.iterates))
-
-
-def _mean_loss(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean loss ``(n,)`` over the draws of logits ``(D, n, K)``."""
-    draws = len(logits)
-    return loss(logits.flatten(0, 1), labels.expand(draws, *labels.shape).flatten(0, 1)).view(draws, -1).mean(0)
+        if offers:
+            best.offer(run.iterates, source.logits(run.iterates, rows=best.rows, copies=best.copies))
 
 
 class _Run(ABC):
-    """The state of a run for n images.
+    """The state of a run for n rows.
 
     Args:
         start: ``(n, C, H, W)``, the first iterates.
-        images: ``(n, C, H, W)``.
         labels: See :meth:`APGD.climb`.
-        threat: The threat of these images.
+        feasible: The feasible sets of these rows.
         step_size: The first step size, in multiples of the radius.
 
     Attributes:
@@ -144,11 +140,11 @@ class _Run(ABC):
         step_size: ``(n,)``, on the [0, 1] pixel scale.
     """
 
-    def __init__(self, start: Tensor, images: Tensor, labels: Tensor, threat: Threat, *, step_size: float) -> None:
-        self.images, self.labels, self.threat = images, labels, threat
+    def __init__(self, start: Tensor, labels: Tensor, feasible: FeasibleSet, *, step_size: float) -> None:
+        self.labels, self.feasible = labels, feasible
         self.iterates = self.top = start
         self.gradient = self.top_gradient = torch.zeros_like(start)
-        radii = threat.eps.to(images.dtype)
+        radii = feasible.threat.eps.to(start.dtype)
         self.value, self.top_value = torch.full_like(radii, torch.inf), torch.full_like(radii, -torch.inf)
         self.step_size = step_size * radii
 
@@ -172,31 +168,36 @@ class _Run(ABC):
 
     def record(self, loss: Tensor, gradient: Tensor) -> None:
         """Records the loss ``(n,)`` and its gradient at the iterates."""
-        sign = -1 if self.threat.targeted else 1
-        self.value, self.gradient = sign * loss, sign * gradient
+        targeted = self.feasible.threat.targeted
+        self.value, self.gradient = (-loss, -gradient) if targeted else (loss, gradient)
         self.update_top(self.value > self.top_value)
 
     def update_top(self, higher: Tensor) -> None:
         """Makes the iterates the top points where ``higher`` ``(n,)`` is true."""
-        pixels = per_image(higher, self.images)
+        pixels = per_image(higher, self.iterates)
         self.top = torch.where(pixels, self.iterates, self.top)
         self.top_gradient = torch.where(pixels, self.gradient, self.top_gradient)
         self.top_value = torch.where(higher, self.value, self.top_value)
 
     def return_to_top(self, where: Tensor) -> None:
         """Moves the iterates to the top points where ``where`` ``(n,)`` is true."""
-        pixels = per_image(where, self.images)
+        pixels = per_image(where, self.iterates)
         self.iterates = torch.where(pixels, self.top, self.iterates)
         self.gradient = torch.where(pixels, self.top_gradient, self.gradient)
         self.value = torch.where(where, self.top_value, self.value)
 
+    def _after_step(self, direction: Tensor) -> Tensor:
+        """The feasible points after a step in a direction ``(n, C, H, W)``."""
+        size = per_image(self.step_size, direction)
+        return self.feasible.project(torch.addcmul(self.iterates, direction, size))
+
     def select(self, rows: Tensor) -> Self:
-        """The state of the images ``rows`` alone."""
+        """The state of the rows ``rows`` alone."""
         chosen = copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(chosen, name, value[rows])
-        chosen.threat = self.threat.select(rows)
+        chosen.feasible = self.feasible.select(rows)
         return chosen
 
 
@@ -210,8 +211,8 @@ class _DenseRun(_Run):
         halved: ``(n,)`` bool, whether the step size was halved there.
     """
 
-    def __init__(self, start: Tensor, images: Tensor, labels: Tensor, threat: Threat) -> None:
-        super().__init__(start, images, labels, threat, step_size=2)
+    def __init__(self, start: Tensor, labels: Tensor, feasible: FeasibleSet) -> None:
+        super().__init__(start, labels, feasible, step_size=2)
         self.previous: Tensor | None = None
         self.increases = torch.zeros_like(self.step_size)
         self.checkpoint_value = self.top_value
@@ -242,11 +243,12 @@ class _DenseRun(_Run):
         self.increases = torch.zeros_like(self.increases)
 
     def move(self) -> None:
-        step = steepest_ascent(self.gradient, self.threat.norm) * per_image(self.step_size, self.images)
-        after = project(self.iterates + step, self.images, self.threat)
+        direction = steepest_ascent(self.gradient, self.feasible.threat.norm)
+        after = self._after_step(direction)
         if self.previous is not None:
-            momentum = 0.75 * (after - self.iterates) + 0.25 * (self.iterates - self.previous)
-            after = project(self.iterates + momentum, self.images, self.threat)
+            # The iterate plus 3/4 of the step, and 1/4 of the last move.
+            moved = self.iterates.lerp(after, 0.75).add_(self.iterates - self.previous, alpha=0.25)
+            after = self.feasible.project(moved)
         self.previous, self.iterates = self.iterates, after
 
 
@@ -259,11 +261,11 @@ class _SparseRun(_Run):
         moved: ``(n,)``, the number of entries that a step moves.
     """
 
-    def __init__(self, start: Tensor, images: Tensor, labels: Tensor, threat: Threat) -> None:
-        super().__init__(start, images, labels, threat, step_size=1)
+    def __init__(self, start: Tensor, labels: Tensor, feasible: FeasibleSet) -> None:
+        super().__init__(start, labels, feasible, step_size=1)
         self.largest_step = self.step_size
         self.changed = self.count_changed(start)
-        self.moved = (self.changed / 1.5).clamp_max(images[0].numel() / 5)
+        self.moved = (self.changed / 1.5).clamp_max(start[0].numel() / 5)
 
     @staticmethod
     def stages(steps: int) -> list[tuple[int, int]]:
@@ -286,9 +288,7 @@ class _SparseRun(_Run):
 
     def count_changed(self, perturbed: Tensor) -> Tensor:
         """``(n,)``: the number of entries, pixels times channels, that differ from the images."""
-        return (perturbed != self.images).flatten(1).sum(1).to(self.images.dtype)
+        return (perturbed != self.feasible.images).flatten(1).sum(1).to(perturbed.dtype)
 
     def move(self) -> None:
-        direction = sparse_ascent(self.gradient, self.iterates, self.moved)
-        step = direction * per_image(self.step_size, self.images)
-        self.iterates = project(self.iterates + step, self.images, self.threat)
+        self.iterates = self._after_step(sparse_ascent(self.gradient, self.iterates, self.moved))

@@ -147,7 +147,7 @@ class RandomSearch:
         rows = torch.arange(margins.shape[1], device=margins.device) if remaining is None else remaining
         decrease = margins[len(margins) // 2 - 1] - margins[-1]
         hopeful = (_SPEEDUP * math.log2(self.queries / query) * decrease >= margins[-1])[rows]
-        best.rows = best.rows[hopeful]
+        best.keep(hopeful)
         return rows[hopeful]
 
     def _search_samples(

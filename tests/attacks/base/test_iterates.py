@@ -72,7 +72,7 @@ def test_what_has_fallen_stays_as_it_fell() -> None:
     for iterate in iterates:
         assert margin(iterate.flatten(1), labels).numel() == 1
         best.offer(iterate, iterate.flatten(1)[None])
-        margins.append(best.margins_of_run.item())
+        margins.append(best.margins.item())
     assert torch.equal(best.images, iterates[1])
     assert margins[0] > 0 > margins[1] == margins[2]
 

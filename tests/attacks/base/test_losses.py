@@ -21,6 +21,7 @@ from robustbench_cli.attacks.base.losses import (
     rounding,
     slope_and_value,
     targeted_dlr,
+    towards_target,
     unmasked_spread,
 )
 from robustbench_cli.attacks.base.search.minimal_norm import Goal
@@ -219,6 +220,7 @@ LOSSES: dict[str, Loss] = {
     "margin": margin,
     "dlr": dlr,
     "targeted_dlr": targeted_dlr,
+    "towards_target": lambda logits, labels: towards_target(logits, torch.stack([1 - labels, labels], 1)),
     "cw_pgd": CWPGD.loss,
     "unmasked_spread": lambda logits, _: unmasked_spread(logits),
     "rounding": lambda logits, _: rounding(logits),
@@ -250,7 +252,7 @@ def test_masked_classes_do_not_change_a_loss(name: str, opened: int, masked: int
     """
     logits, labels = logits_and_labels(0, 1, opened, 3.0, 0.0)
     alone = value_and_slopes(LOSSES[name], logits[0], labels, 0, 0.0)
-    if opened == 2 or (name == "targeted_dlr" and opened == 3):
+    if opened == 2 or (name in {"targeted_dlr", "towards_target"} and opened == 3):
         alone = value_and_slopes(LOSSES[name], logits[0], labels, masked, -1e9)
     for fill in FILLS:
         masked_result = value_and_slopes(LOSSES[name], logits[0], labels, masked, fill)
@@ -284,7 +286,10 @@ def test_what_has_been_measured_decides_and_not_the_type(dtype: torch.dtype) -> 
     assert torch.equal(margin(low[0], labels), margin(low[0].float(), labels))
 
 
-CLOSED_FORMS = {name: loss for name, loss in LOSSES.items() if hasattr(loss, "closed_form")}
+CLOSED_FORMS = {
+    **{name: loss for name, loss in LOSSES.items() if hasattr(loss, "closed_form")},
+    "towards_target": towards_target,
+}
 
 
 @pytest.mark.parametrize("name", CLOSED_FORMS)
@@ -294,6 +299,7 @@ def test_closed_forms_are_those_of_automatic_differentiation(name: str, opened: 
     """The slope is the gradient of the loss itself in float64, and the value is the loss."""
     loss = CLOSED_FORMS[name]
     logits, labels = logits_and_labels(2, 1, opened, scale, 0.0)
+    labels = torch.stack([labels.flip(0), labels], 1) if loss is towards_target else labels
     for fill in FILLS:
         filled = torch.cat([logits[0], logits[0].new_full((40, masked), fill)], 1)
         slope, value = slope_and_value(loss, filled, labels)

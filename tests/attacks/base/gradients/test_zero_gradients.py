@@ -34,7 +34,7 @@ def test_the_count_is_that_of_a_loop(*, targeted: bool) -> None:
     assert counter.count() == expected > 40
 
 
-@pytest.mark.parametrize("queries", [1, 15, 16, 17, 40])
+@pytest.mark.parametrize("queries", [1, 31, 32, 33, 70])
 def test_every_query_is_counted_once(queries: int) -> None:
     """Whether or not it waits for others when the count is read."""
     counter = ZeroGradients(targeted=False)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.search.apgd import _DenseRun, _SparseRun
-from robustbench_cli.attacks.base.threat import Threat
+from robustbench_cli.attacks.base.threat import FeasibleSet, Threat
 
 
 def test_the_checkpoints_are_the_papers() -> None:
@@ -34,7 +34,7 @@ def pixels(*values: float) -> Tensor:
 
 def test_a_step_has_the_papers_momentum() -> None:
     """The first step is the gradient step; the second one adds three quarters of it and a quarter of the last move."""
-    run = _DenseRun(pixels(0.5, 0.5), pixels(0.5, 0.5), torch.zeros(2), unit_ball("linf"))
+    run = _DenseRun(pixels(0.5, 0.5), torch.zeros(2), FeasibleSet(pixels(0.5, 0.5), unit_ball("linf")))
     run.step_size = torch.tensor([0.1, 0.1])
     run.record(torch.zeros(2), pixels(1, -1))
     run.move()
@@ -46,7 +46,7 @@ def test_a_step_has_the_papers_momentum() -> None:
 
 def test_the_step_size_is_halved_where_too_few_steps_increase_the_loss() -> None:
     """Of two images, one climbs at each of two steps and keeps its step size; the other one returns to its best point."""
-    run = _DenseRun(pixels(0.5, 0.5), pixels(0.5, 0.5), torch.zeros(2), unit_ball("linf"))
+    run = _DenseRun(pixels(0.5, 0.5), torch.zeros(2), FeasibleSet(pixels(0.5, 0.5), unit_ball("linf")))
     run.record(torch.tensor([0.0, 5.0]), pixels(1, 1))
     for step, loss in enumerate(([1.0, 4.0], [2.0, 3.0])):
         run.iterates = pixels(0.6, 0.6) + 0.1 * step
@@ -61,7 +61,7 @@ def test_the_step_size_is_halved_where_too_few_steps_increase_the_loss() -> None
 def test_a_sparse_run_restarts_with_the_largest_step_where_it_becomes_sparser() -> None:
     """One image's best point changes three of four pixels in the place of four, the other one's all four."""
     images = torch.zeros(2, 1, 2, 2)
-    run = _SparseRun(images + 0.5, images, torch.zeros(2), unit_ball("l1"))
+    run = _SparseRun(images + 0.5, torch.zeros(2), FeasibleSet(images, unit_ball("l1")))
     assert run.changed.tolist() == [4, 4]
     run.top = run.top.clone()
     run.top[0, 0, 0, 0] = 0
