@@ -75,7 +75,7 @@ class CWLinf(MinimalNormAttack):
             verdict = best.offer(iterates, shortfall, lengths)
             gradient = without_blocked_pixels(gradient, iterates)
             slope = slopes(gradient, "linf")
-            reach = torch.addcdiv(lengths, shortfall.mean().clamp_min_(0), slope)
+            reach = torch.addcdiv(lengths, shortfall.mean(), slope)
             tau = best.next_radius(tau, reach, verdict, change).clamp_max_(1)
             bound = per_image(tau, images)
             rate = self.lr * (0.05 + 0.95 * falling)

@@ -63,7 +63,7 @@ class DDN(MinimalNormAttack):
             gradient = without_blocked_pixels(gradient, iterates)
             slope = slopes(gradient, "l2")
             if step == 0:
-                away = shortfall.mean().clamp_min(0) / slope
+                away = shortfall.mean() / slope
                 length = away.clamp_max(0.1 * diagonal).masked_fill(verdict < 0, 0)
             else:
                 length = torch.addcmul(length, length, verdict, value=self.gamma).clamp_max_(diagonal)

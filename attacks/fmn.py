@@ -20,7 +20,7 @@ from robustbench_cli.attacks.base.search.minimal_norm import (
     slopes,
     without_blocked_pixels,
 )
-from robustbench_cli.attacks.base.threat import Threat, per_image, project
+from robustbench_cli.attacks.base.threat import FeasibleSet, Threat, per_image
 
 __all__ = ["FMN"]
 
@@ -66,10 +66,12 @@ class FMN(MinimalNormAttack):
             falling = 0.5 + 0.5 * math.cos(math.pi * step / self.steps)
             gamma = self.gamma_final + (self.gamma - self.gamma_final) * falling
             shortfall, gradient = goal.gradient(source, iterates, labels)
-            lengths = norms(iterates - images, norm)
+            difference = iterates - images
+            lengths = norms(difference, norm)
             verdict = best.offer(iterates, shortfall, lengths)
             gradient = without_blocked_pixels(gradient, iterates)
-            reach = torch.addcdiv(lengths, shortfall.mean().clamp_min_(0), slopes(gradient, norm))
+            slope = slopes(gradient, norm)
+            reach = torch.addcdiv(lengths, shortfall.mean(), slope)
             first = 3 * reach if norm == "l2" else reach
             if norm == "l0":
                 radius = _next_count(best, radius, first, verdict, lengths, gamma)
@@ -77,7 +79,11 @@ class FMN(MinimalNormAttack):
                 radius = best.next_radius(radius, first, verdict, gamma)
             radius = radius.clamp_max_(diameter)
             rate = self.step_size * (0.05 + 0.95 * falling)
-            iterates = project(_step(iterates, gradient, radius, rate, norm), images, Threat(norm=norm, eps=radius))
+            feasible = FeasibleSet(images, Threat(norm=norm, eps=radius))
+            if norm == "l2":
+                iterates = feasible.shorten(_step(difference, gradient, slope, radius, rate, norm))
+            else:
+                iterates = feasible.project(_step(iterates, gradient, slope, radius, rate, norm))
         best.evaluate(iterates)
         best.shorten()
         return best.images
@@ -93,13 +99,22 @@ def _next_count(
     return torch.where(verdict < 0, narrower, torch.where(verdict > 0, wider, radius))
 
 
-def _step(iterates: Tensor, gradient: Tensor, radius: Tensor, rate: float, norm: Norm) -> Tensor:
-    """A step of descent from the iterates, of ``rate`` units of the step size; an l2 length in the sparse norms."""
+def _step(start: Tensor, gradient: Tensor, slope: Tensor, radius: Tensor, rate: float, norm: Norm) -> Tensor:
+    """A step of descent, of ``rate`` units; in the sparse norms its length is in l2.
+
+    Args:
+        start: ``(N, C, H, W)``, the iterates, or their differences from the images.
+        gradient: ``(N, C, H, W)``.
+        slope: ``(N,)``, the dual norm of the gradient.
+        radius: ``(N,)``.
+        rate: The step size.
+        norm: The norm of the radius.
+    """
     if norm == "linf":
-        return torch.addcmul(iterates, gradient.sign(), per_image(radius, iterates), value=-rate)
-    length = radius.sqrt() if norm == "l0" else radius
+        return torch.addcmul(start, gradient.sign(), per_image(radius, start), value=-rate)
+    length = (radius.sqrt() if norm == "l0" else radius) / (slope if norm == "l2" else slopes(gradient, "l2"))
     unit = {"l2": 2.0, "l1": 0.4, "l0": 1.0}[norm]
-    return torch.addcmul(iterates, gradient, per_image(length / slopes(gradient, "l2"), iterates), value=-rate * unit)
+    return torch.addcmul(start, gradient, per_image(length, start), value=-rate * unit)
 
 
 def _diameter(images: Tensor, norm: Norm) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.iterates import Streak
-from robustbench_cli.attacks.base.losses import margin, rounding, slope_and_value
+from robustbench_cli.attacks.base.losses import closed_form, margin, rounding, slope_and_value
 from robustbench_cli.attacks.base.models.logit_noise import measured_noise
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import per_image
@@ -57,9 +57,9 @@ class Shortfall(NamedTuple):
         return values[0] if len(values) == 1 else values.amax(0)
 
     def mean(self) -> Tensor:
-        """``(N,)``: the mean over the draws, plus twice the tolerance."""
+        """``(N,)``: the mean over the draws, plus twice the tolerance; at least 0 where a draw does not reach the goal."""
         values = self.values.add(self.tolerance, alpha=2)
-        return values[0] if len(values) == 1 else values.mean(0)
+        return values[0] if len(values) == 1 else values.mean(0).clamp_min_(0)
 
     def spread(self, rows: Tensor, count: int) -> Shortfall:
         """The same for the images ``rows`` ``(N,)`` of a batch of ``count``; the others do not reach the goal."""
@@ -105,6 +105,12 @@ class Goal:
         """The tolerance ``(...)`` of logits ``(..., K)``; see :func:`~robustbench_cli.attacks.base.losses.rounding`."""
         return rounding(logits, self.noise)
 
+    def slope_of_shortfall(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        """The closed form of :meth:`shortfall`; see :func:`~robustbench_cli.attacks.base.losses.closed_form`."""
+        slopes, margins = slope_and_value(margin, logits, labels)
+        return -slopes if self.targeted else slopes, lambda: self.of_margins(margins())
+
+    @closed_form(slope_of_shortfall)
     def shortfall(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The distance from the goal in logits, negative where the goal is reached.
 
@@ -175,40 +181,32 @@ class Goal:
         Returns:
             The shortfall, and the gradient ``(N, C, H, W)`` of its mean over the draws.
         """
-        loss = _MeasuredLoss(self, hinge=hinge, bf16=source.precision == "bf16")
-        logits, parts, gradient = source.values_and_gradient(points, labels, loss, rows=rows, copies=copies)
-        return Shortfall(*parts.unbind(-1), logits), gradient
+        loss = _Hinge(self, bf16=source.precision == "bf16") if hinge else self.shortfall
+        logits, values, gradient = source.values_and_gradient(points, labels, loss, rows=rows, copies=copies)
+        parts = values.unbind(-1) if hinge else (values, self.rounding(logits))
+        return Shortfall(*parts, logits), gradient
 
 
 @dataclass(frozen=True)
-class _MeasuredLoss:
-    """The shortfall or the hinge of a goal as a loss whose closed form gives the parts of a :class:`Shortfall`.
+class _Hinge:
+    """:meth:`Goal.hinge` as a loss whose closed form also gives the parts of a :class:`Shortfall`, which it needs itself.
 
-    So an attack does not compute them again. The tolerance is that of the logits' own type, which a source that computes
-    in bfloat16 converts.
+    The tolerance is that of the logits' own type, which a source that computes in bfloat16 converts.
     """
 
     goal: Goal
-    hinge: bool
     bf16: bool
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return (self.goal.hinge if self.hinge else self.goal.shortfall)(logits, labels)
+        return self.goal.hinge(logits, labels)
 
     def closed_form(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         """The slopes ``(M, K)`` for logits ``(M, K)``, and a function to the shortfall and the tolerance ``(M, 2)``."""
-        slopes, margins = slope_and_value(margin, logits, labels)
-        slopes = -slopes if self.goal.targeted else slopes
-
-        def parts() -> Tensor:
-            tolerance = self.goal.rounding(logits.bfloat16() if self.bf16 else logits)
-            return torch.stack([self.goal.of_margins(margins()), tolerance], 1)
-
-        if not self.hinge:
-            return slopes, parts
-        known = parts()
-        active = known[:, :1].add(known[:, 1:], alpha=2) > 0
-        return slopes * active, lambda: known
+        slopes, shortfall = self.goal.slope_of_shortfall(logits, labels)
+        tolerance = self.goal.rounding(logits.bfloat16() if self.bf16 else logits)
+        parts = torch.stack([shortfall(), tolerance], 1)
+        active = parts[:, :1].add(parts[:, 1:], alpha=2) > 0
+        return slopes * active, lambda: parts
 
 
 class BestPerturbation:
@@ -307,7 +305,8 @@ class BestPerturbation:
     def base_radius(self, radius: Tensor, first: Tensor, verdict: Tensor) -> Tensor:
         """The radius ``(N,)`` that :meth:`next_radius` shrinks or widens."""
         # Zero times infinity is not infinity: an iterate that has to be evaluated again keeps its radius.
-        return torch.where(self.distance * verdict == torch.inf, first, radius.minimum(self.distance))
+        unreached = (self.distance if self._source.exhaustive else self.distance * verdict) == torch.inf
+        return torch.where(unreached, first, radius.minimum(self.distance))
 
     def _keep_smaller(self, candidates: Tensor, success: Tensor, lengths: Tensor) -> None:
         smaller = success & (lengths < self.distance)

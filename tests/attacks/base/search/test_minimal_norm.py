@@ -199,8 +199,9 @@ def test_a_verdict_of_samples_waits_for_several_successes() -> None:
 
 
 def test_a_radius_shrinks_after_a_success_and_widens_otherwise() -> None:
-    """All cases: never a success, which widens the first radius; a success; a failure below and at the smallest distance."""
-    best = BestPerturbation(EOT(Brightness()), IMAGES[[0] * 5], LABELS[[0] * 5], "l2", Goal(targeted=False))
+    """All cases: no success yet; a success; a failure below and at the smallest distance; too few successes in a row."""
+    source = EOT(Brightness(0.1), draws=2, randomized=True)
+    best = BestPerturbation(source, IMAGES[[0] * 5], LABELS[[0] * 5], "l2", Goal(targeted=False))
     best.distance = torch.tensor([torch.inf, 2.0, 2.0, 2.0, torch.inf])
     verdict = torch.tensor([1.0, -1.0, 1.0, 1.0, 0.0])
     radius, first = torch.tensor([9.0, 3.0, 1.0, 1.95, 0.7]), torch.full((5,), 5.0)
