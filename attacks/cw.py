@@ -21,9 +21,9 @@ from robustbench_cli.attacks.base.threat import Threat, per_image
 
 __all__ = ["CW"]
 
-_PATIENCE, _CUT, _LAST_RATE = 5, 0.5, 0.05
-_SELDOM = 4
-"""On a GPU, which waits for it, images leave only at every fourth occasion."""
+_PATIENCE, _CUT, _LAST_RATE = 7, 0.5, 0.05
+_SELDOM = 3
+"""On a GPU, which waits for it, images leave only at every third occasion."""
 
 _CORRECTIONS = 2
 
@@ -41,7 +41,7 @@ class CW(MinimalNormAttack):
       tanh has a vanishing derivative at pixels of exactly 0 and 1, and half of the pixels of a Fashion-MNIST image never
       change.
     - Each constant starts from the best perturbation so far. The learning rate follows a half cosine to 0. For a
-      deterministic model it is also halved when five steps improve the objective by less than 1 %, and an image stops at
+      deterministic model it is also halved when seven steps improve the objective by less than 1 %, and an image stops at
       a twentieth of its first rate.
     - The first constant and the learning rates are in units of the image's own margin and gradient, so that the scale of
       the logits does not matter. Each image has its own Adam state and early stopping, so that its batch mates do not
