@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor
 
-from robustbench_cli.attacks.base.losses import bounded, margin, unmasked_spread
+from robustbench_cli.attacks.base.losses import bounded, closed_form, margin, slope_and_value, unmasked_spread
 from robustbench_cli.attacks.pgd import PGD
 
 __all__ = ["CWPGD"]
@@ -14,6 +15,19 @@ __all__ = ["CWPGD"]
 
 _BREADTH = 0.15
 """The margin at which the weight of a draw starts to fall, relative to :func:`.losses.unmasked_spread` of its logits."""
+
+
+def _slope(logits: Tensor, labels: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+    slope, value = slope_and_value(margin, logits, labels)
+    margins, scale = value(), _scale(logits)
+    length = scale + margins.abs()
+    return slope.mul_((scale / length / -length).unsqueeze(1)), lambda: -bounded(margins, scale)
+
+
+def _scale(logits: Tensor) -> Tensor:
+    """``(M,)``: the margins that count half."""
+    # Equal logits have spread 0 and margin 0.
+    return (_BREADTH * unmasked_spread(logits.detach())).clamp_min(1e-30)
 
 
 class CWPGD(PGD):
@@ -33,7 +47,6 @@ class CWPGD(PGD):
     )
 
     @staticmethod
+    @closed_form(_slope)
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        scale = _BREADTH * unmasked_spread(logits.detach())
-        # Equal logits have spread 0 and margin 0.
-        return -bounded(margin(logits, labels), scale.clamp_min(1e-30))
+        return -bounded(margin(logits, labels), _scale(logits))

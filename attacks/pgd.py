@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.iterates import BestIterates
-from robustbench_cli.attacks.base.losses import cross_entropy
+from robustbench_cli.attacks.base.losses import closed_form, cross_entropy, slope_and_value
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import (
@@ -70,8 +71,11 @@ class PGD(FixedRadiusAttack):
         json_schema_extra={"formerly": "moved"},
     )
 
-    loss = staticmethod(cross_entropy)
-    """The loss ``(M,)`` that the attack maximizes, or minimizes if targeted, for logits ``(M, K)`` and labels ``(M,)``."""
+    @staticmethod
+    @closed_form(partial(slope_and_value, cross_entropy))
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss ``(M,)`` that the attack maximizes, or minimizes if targeted, for logits ``(M, K)`` and labels ``(M,)``."""
+        return cross_entropy(logits, labels)
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         best = BestIterates(source, images, labels, threat)

@@ -192,3 +192,32 @@ def test_more_steps_and_restarts_leave_less(digits_victim: Victim) -> None:
     ]
     assert accuracies == sorted(accuracies, reverse=True)
     assert accuracies[0] > accuracies[-1]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_iterates_are_those_of_a_plain_loop(norm: Norm, digits_victim: Victim, *, targeted: bool) -> None:
+    """Step by step, on images that do not fall: torch's loss in float64, its sign or unit vector, and a clip."""
+    images, labels = digits_victim.images, digits_victim.labels
+    goals = (labels + 1) % 10 if targeted else labels
+    eps, steps = 0.003, 6
+    offered: list[Tensor] = []
+
+    class Watching(EOT):
+        def gradient(self, images: Tensor, labels: Tensor, loss: object) -> tuple[Tensor, Tensor]:
+            offered.append(images)
+            return super().gradient(images, labels, loss)
+
+    threat = Threat(norm=norm, eps=torch.full((60,), eps, dtype=torch.float64), targeted=targeted)
+    model = digits_victim.model.requires_grad_(False)
+    PGD(steps=steps, random_start=False).run(Watching(model), images, goals, threat, Random.of(0, images))
+    point = images
+    for step in range(steps):
+        torch.testing.assert_close(offered[step], point, rtol=0, atol=1e-6)
+        leaf = point.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(leaf).double(), goals), leaf)
+        move = gradient.sign() if norm == "linf" else gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        change = point + (-1 if targeted else 1) * 2 * eps * (1 - step / steps) * move - images
+        length = change.abs() if norm == "linf" else change.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        point = (images + change * (eps / length.clamp_min(1e-12)).clamp_max(1)).clamp(0, 1)
+    assert len(offered) == steps

@@ -258,14 +258,14 @@ class _SparseRun(_Run):
     Attributes:
         largest_step: ``(n,)``, the radius; the upper bound of the step size.
         changed: ``(n,)``, the number of changed entries of the top point at the last checkpoint.
-        moved: ``(n,)``, the number of entries that a step moves.
+        moved: ``(n,)`` int64, the number of entries that a step moves.
     """
 
     def __init__(self, start: Tensor, labels: Tensor, feasible: FeasibleSet) -> None:
         super().__init__(start, labels, feasible, step_size=1)
         self.largest_step = self.step_size
         self.changed = self.count_changed(start)
-        self.moved = (self.changed / 1.5).clamp_max(start[0].numel() / 5)
+        self.moved = self._moved(at_most=start[0].numel() / 5)
 
     @staticmethod
     def stages(steps: int) -> list[tuple[int, int]]:
@@ -284,7 +284,11 @@ class _SparseRun(_Run):
         smaller = torch.maximum(self.step_size / 1.5, self.largest_step / 10)
         self.step_size = torch.where(sparser, self.largest_step, smaller)
         self.return_to_top(sparser)
-        self.changed, self.moved = changed, changed / 1.5
+        self.changed = changed
+        self.moved = self._moved(at_most=self.top[0].numel())
+
+    def _moved(self, *, at_most: float) -> Tensor:
+        return (self.changed / 1.5).clamp_max_(at_most).ceil_().clamp_min_(1).long()
 
     def count_changed(self, perturbed: Tensor) -> Tensor:
         """``(n,)``: the number of entries, pixels times channels, that differ from the images."""

@@ -160,3 +160,91 @@ def test_a_sample_must_be_fooled_several_times_in_a_row() -> None:
         assert success.tolist() == [step >= 5, step >= 8, False, step >= 5]
     every = Streak(Scripted(exhaustive=True), IMAGES)
     assert every.offer(torch.tensor([True, False, True, False])).tolist() == [True, False, True, False]
+
+
+def offer_all(best: BestIterates, rows: int, offers: list[Tensor]) -> list[int]:
+    """Offers iterates whose only pixel is ``10 * offer + row``, with two logits ``(m, 0)``; returns the rows after each."""
+    counts = []
+    for number, margins in enumerate(offers):
+        points = (10.0 * number + torch.arange(rows)).view(-1, 1, 1, 1)[: len(margins)]
+        best.offer(points, torch.stack([margins, torch.zeros_like(margins)], 1)[None])
+        counts.append(len(best.rows))
+    return counts
+
+
+@pytest.mark.parametrize("seldom", [False, True])
+def test_the_first_row_that_breaks_an_image_gives_its_best_iterate(
+    *, seldom: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three images in three rows each; neither a later break of another row nor a larger one takes its place."""
+    monkeypatch.setattr(BestIterates, "seldom", seldom)
+    images = torch.zeros(3, 1, 1, 1)
+    best = BestIterates(Scripted(exhaustive=True), images, torch.zeros(3, dtype=torch.int64), threat())
+    rows = best.begin_restart(copies=3)
+    assert rows.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert best.copies.tolist() == [0, 1, 2] * 3
+    offers = [torch.full((9,), 5.0) for _ in range(12)]
+    offers[3][4] = 2.0
+    if seldom:
+        offers[5][[1, 2]] = torch.tensor([-1.0, -9.0])
+        offers[6][0] = -99.0
+        offers[6][7] = -0.5
+        assert offer_all(best, 9, offers[:9])[-1] == 9
+        assert best.images.flatten().tolist() == [51.0, 34.0, 67.0]
+        # The rows of the two broken images have left by the comparison after the next.
+        assert best.offer(torch.zeros(9, 1, 1, 1), torch.ones(1, 9, 2)) is None
+    else:
+        offers[1][1] = -1.0
+        offers[1][2] = -9.0
+        assert offer_all(best, 9, offers[:2]) == [9, 6]
+        assert best.rows.tolist() == [1, 1, 1, 2, 2, 2]
+        assert best.copies.tolist() == [0, 1, 2] * 2
+        assert best.images.flatten().tolist()[0] == 11.0
+    assert best.unbroken().tolist() == ([1] if seldom else [1, 2])
+    assert len(best.margins) == len(best.rows)
+
+
+def test_offers_that_wait_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random margins over 40 offers, with logits that are no numbers among them: the same as one comparison at a time."""
+    generator = torch.Generator().manual_seed(0)
+    margins = 1.6 + 0.8 * torch.randn(40, 50, generator=generator)
+    margins[torch.rand(40, 50, generator=generator) < 0.1] = torch.nan
+    results = []
+    for seldom in (False, True):
+        monkeypatch.setattr(BestIterates, "seldom", seldom)
+        best = BestIterates(
+            Scripted(exhaustive=True), torch.zeros(50, 1, 1, 1), torch.zeros(50, dtype=torch.int64), threat()
+        )
+        best.begin_restart()
+        counts = []
+        for number in range(40):
+            rows = best.rows
+            best.offer(
+                (100.0 * number + rows).view(-1, 1, 1, 1),
+                torch.stack([margins[number, rows], torch.zeros(len(rows))], 1)[None],
+            )
+            counts.append(len(best.rows))
+        results.append((best.images, best.unbroken()))
+        assert counts[-1] < 50
+    for values in zip(*results, strict=True):
+        assert torch.equal(*values)
+    # By a plain loop: the first break, or else the smallest margin.
+    for image, point in enumerate(results[0][0].flatten().tolist()):
+        column = margins[:, image].nan_to_num(torch.inf)
+        breaks = (column < 0).nonzero().flatten().tolist()
+        assert point == 100 * (breaks[0] if breaks else int(column.argmin())) + image
+
+
+@pytest.mark.parametrize("seldom", [False, True])
+def test_rows_that_an_attack_gives_up_keep_their_best_iterates(
+    *, seldom: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given up with offers waiting; the image stays unbroken, and a restart begins with it again."""
+    monkeypatch.setattr(BestIterates, "seldom", seldom)
+    best = BestIterates(Scripted(exhaustive=True), torch.zeros(4, 1, 1, 1), torch.zeros(4, dtype=torch.int64), threat())
+    offer_all(best, 4, [torch.tensor([4.0, 3, 2, 1]), torch.tensor([5.0, 2, 3, 1]), torch.tensor([6.0, 6, 1, 6])])
+    best.keep(torch.tensor([True, False, True, False]))
+    assert best.rows.tolist() == [0, 2]
+    best.offer(torch.tensor([70.0, 71.0]).view(-1, 1, 1, 1), torch.tensor([[[0.5, 0.0], [7.0, 0.0]]]))
+    assert best.images.flatten().tolist() == [70.0, 11.0, 22.0, 3.0]
+    assert best.begin_restart().tolist() == [0, 1, 2, 3]

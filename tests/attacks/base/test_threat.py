@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from torch import Tensor
 
+from robustbench_cli.attacks.base import threat as threat_module
 from robustbench_cli.attacks.base.norm import NORMS, Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import (
@@ -139,7 +140,7 @@ def test_the_sparse_step_moves_the_largest_slopes_that_have_room() -> None:
     generator = torch.Generator().manual_seed(0)
     gradient = torch.randn(9, 2, 4, 4, generator=generator)
     iterates = torch.randint(3, (9, 2, 4, 4), generator=generator) / 2
-    counts = torch.tensor([1, 2, 3, 5, 8, 13, 20, 32, 100])
+    counts = torch.tensor([1, 2, 3, 5, 8, 13, 20, 31, 32])
     steps = sparse_ascent(gradient, iterates, counts)
     for slopes, pixels, count, step in zip(
         gradient.flatten(1).tolist(), iterates.flatten(1).tolist(), counts.tolist(), steps.flatten(1), strict=True
@@ -149,6 +150,10 @@ def test_the_sparse_step_moves_the_largest_slopes_that_have_room() -> None:
         assert sorted(step.nonzero().squeeze(1).tolist()) == sorted(chosen)
         expected = [math.copysign(1 / len(chosen), slopes[index]) for index in chosen]
         assert step[chosen].tolist() == pytest.approx(expected)
+    for count in (1, 8, 32):
+        assert torch.equal(
+            sparse_ascent(gradient, iterates, count), sparse_ascent(gradient, iterates, torch.full((9,), count))
+        )
     assert not sparse_ascent(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5), torch.tensor([2])).any()
 
 
@@ -187,6 +192,14 @@ def test_the_loops_projection_agrees_with_the_exact_one(norm: Norm) -> None:
         torch.testing.assert_close(inside, nearest.clamp(0, 1).float(), rtol=0, atol=1e-6)
 
 
+@pytest.fixture(params=["on a CPU", "on a GPU"])
+def either_l1_projection(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The projection by bisections, and the one by sorting, which a GPU takes."""
+    if request.param == "on a GPU":
+        monkeypatch.setattr(threat_module, "_reduction_by_bisection", threat_module._reduction_by_sorting)
+
+
+@pytest.mark.usefixtures("either_l1_projection")
 @pytest.mark.parametrize("count", [1, 2, 12])
 def test_the_l1_projection_is_the_nearest_point(count: int) -> None:
     """Scipy's constrained minimizer of the distance finds the same point."""
@@ -214,6 +227,24 @@ def test_the_l1_projection_is_the_nearest_point(count: int) -> None:
             torch.testing.assert_close(ours.double(), best, rtol=0, atol=2e-5)
 
 
+@pytest.mark.usefixtures("either_l1_projection")
+@pytest.mark.parametrize("radius", [0.0, 1.0, 3.0, 5.0, 40.0])
+def test_the_l1_projection_where_the_length_is_constant(radius: float) -> None:
+    """Black pixels far beyond white: whole numbers of them fill the ball, and the largest changes are taken."""
+    images = torch.zeros(1, 1, 1, 40)
+    perturbed = torch.linspace(0.01, 0.3, 40).view_as(images)
+    far = torch.arange(5) * 7
+    perturbed[..., far] = torch.tensor([5.0, 9.0, 6.0, 8.0, 7.0])
+    nearest = project(perturbed, images, threat("l1", radius)).flatten()
+    expected = torch.zeros(40)
+    expected[far[torch.tensor([1, 3, 4, 2, 0])[: int(radius)]]] = 1
+    if radius == 40.0:
+        expected = perturbed.flatten().clamp_max(1)
+    torch.testing.assert_close(nearest, expected, rtol=0, atol=2e-6)
+    assert torch.equal(project(images, images, threat("l1", radius)), images)
+
+
+@pytest.mark.usefixtures("either_l1_projection")
 def test_the_l1_projection_of_many_pixels_is_a_minimum() -> None:
     """The Karush-Kuhn-Tucker conditions hold: one threshold for all pixels that change and do not reach the box."""
     images = random_images(20, 3, 32, 32)
