@@ -59,7 +59,7 @@ class BackwardPasses:
         return torch.stack(gradients) if last else gradients[0].unsqueeze(0)
 
     def _batched(self, logits: Tensor, leaf: Tensor, slopes: Tensor) -> Tensor:
-        gradients = []
+        gradients: list[Tensor] = []
         with warnings.catch_warnings():
             # Of an operation that vmap runs row by row.
             warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)

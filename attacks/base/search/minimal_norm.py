@@ -183,8 +183,8 @@ class Goal:
         """
         loss = _Hinge(self, bf16=source.precision == "bf16") if hinge else self.shortfall
         logits, values, gradient = source.values_and_gradient(points, labels, loss, rows=rows, copies=copies)
-        parts = values.unbind(-1) if hinge else (values, self.rounding(logits))
-        return Shortfall(*parts, logits), gradient
+        missing, tolerance = values.unbind(-1) if hinge else (values, self.rounding(logits))
+        return Shortfall(missing, tolerance, logits), gradient
 
 
 @dataclass(frozen=True)
@@ -456,7 +456,8 @@ def dual_norms(gradients: Tensor, norm: Norm, *, dims: int = 1) -> Tensor:
     if dual == "linf":
         return norms(gradients, dual, dims=dims).double()
     order = 1 if dual == "l1" else 2
-    return torch.linalg.vector_norm(gradients.flatten(dims), ord=order, dim=-1, dtype=torch.float64)
+    lengths: Tensor = torch.linalg.vector_norm(gradients.flatten(dims), ord=order, dim=-1, dtype=torch.float64)
+    return lengths
 
 
 def slopes(gradients: Tensor, norm: Norm) -> Tensor:
