@@ -16,10 +16,11 @@ from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.minimal_norm import (
     BestPerturbation,
     Goal,
-    linear_distance,
+    norms,
+    slopes,
     without_blocked_pixels,
 )
-from robustbench_cli.attacks.base.threat import Threat, distance, per_image, scale_by_largest
+from robustbench_cli.attacks.base.threat import Threat, per_image
 
 __all__ = ["CWLinf"]
 
@@ -63,25 +64,27 @@ class CWLinf(MinimalNormAttack):
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal.of(source, confidence=self.confidence, targeted=threat.targeted)
         best = BestPerturbation(source, images, labels, "linf", goal)
-        tau = torch.full_like(best.distance, torch.inf)
+        tau = torch.ones_like(best.distance)
         iterates, adam = images, _Adam(images)
         for step in range(self.steps):
             falling = 0.5 + 0.5 * math.cos(math.pi * step / self.steps)
             change = self.tau_decay * (0.01 + 0.99 * falling)
-            logits, gradient = source.gradient(iterates, labels, goal.shortfall)
-            fooled, success = best.offer(iterates, logits)
+            shortfall, gradient = goal.gradient(source, iterates, labels)
+            difference = iterates - images
+            lengths = norms(difference, "linf")
+            verdict = best.offer(iterates, shortfall, lengths)
             gradient = without_blocked_pixels(gradient, iterates)
-            away = linear_distance(goal.mean_shortfall(logits, labels), gradient, "linf")
-            reach = distance(iterates, images, "linf") + away
-            wider = torch.minimum(torch.where(best.succeeded(), tau, reach) * (1 + change), best.distance)
-            narrower = torch.minimum(best.distance, tau) * (1 - change)
-            tau = torch.where(success, narrower, torch.where(fooled, tau, wider)).clamp_max(1)
-            bound = per_image(tau, images).to(images.dtype)
-            rate = self.lr * (0.05 + 0.95 * falling) * bound
-            moved = iterates - rate * adam.direction(gradient) - images
-            excess = (moved.abs() - bound).clamp_min(0)
-            iterates = (images + moved - moved.sign() * excess.minimum(self.penalty * rate)).clamp_(0, 1)
-        best.offer(iterates, source.logits(iterates))
+            slope = slopes(gradient, "linf")
+            reach = torch.addcdiv(lengths, shortfall.mean(), slope)
+            tau = best.next_radius(tau, reach, verdict, change).clamp_max_(1)
+            bound = per_image(tau, images)
+            rate = self.lr * (0.05 + 0.95 * falling)
+            moved = torch.addcmul(difference, adam.direction(gradient, slope), bound, value=-rate)
+            sizes = moved.abs()
+            # A pixel beyond tau is pulled back, and not past tau.
+            pulled = torch.maximum(sizes.minimum(bound), sizes.sub(bound, alpha=self.penalty * rate))
+            iterates = pulled.copysign_(moved).add_(images).clamp_(0, 1)
+        best.evaluate(iterates)
         best.shorten()
         return best.images
 
@@ -99,11 +102,14 @@ class _Adam:
         self._second = torch.zeros_like(images)
         self._steps = 0
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        """The direction ``(N, C, H, W)`` of the next step, in learning rates, for its gradient ``(N, C, H, W)``."""
+    def direction(self, gradient: Tensor, slope: Tensor) -> Tensor:
+        """The direction ``(N, C, H, W)`` of the next step, in learning rates.
+
+        Args:
+            gradient: ``(N, C, H, W)``.
+            slope: ``(N,)``, the sum of the gradient's absolute entries.
+        """
         self._steps += 1
-        scaled = scale_by_largest(gradient)
-        size = scaled.flatten(1).abs().mean(1).clamp_min(1 / gradient[0].numel())
-        scaled = scaled / per_image(size, gradient)
-        self._second = self._second.lerp_(scaled.square(), 0.5)
+        scaled = gradient / per_image(slope / gradient[0].numel(), gradient)
+        self._second.mul_(0.5).addcmul_(scaled, scaled, value=0.5)
         return scaled / (self._second / (1 - 0.5**self._steps)).sqrt_().add_(1e-8)

@@ -16,10 +16,11 @@ from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.minimal_norm import (
     BestPerturbation,
     Goal,
-    linear_distance,
+    norms,
+    slopes,
     without_blocked_pixels,
 )
-from robustbench_cli.attacks.base.threat import Threat, per_image, steepest_ascent
+from robustbench_cli.attacks.base.threat import Threat, per_image
 
 __all__ = ["DDN"]
 
@@ -56,19 +57,21 @@ class DDN(MinimalNormAttack):
         length = torch.zeros_like(best.distance)
         iterates = images
         for step in range(self.steps):
-            logits, gradient = source.gradient(iterates, labels, goal.shortfall)
-            fooled, success = best.offer(iterates, logits)
+            shortfall, gradient = goal.gradient(source, iterates, labels)
+            difference = iterates - images
+            verdict = best.offer(iterates, shortfall, norms(difference, "l2"))
             gradient = without_blocked_pixels(gradient, iterates)
+            slope = slopes(gradient, "l2")
             if step == 0:
-                away = linear_distance(goal.mean_shortfall(logits, labels), gradient, "l2")
-                length = torch.where(success, 0, away.clamp_max(0.1 * diagonal))
+                away = shortfall.mean() / slope
+                length = away.clamp_max(0.1 * diagonal).masked_fill(verdict < 0, 0)
             else:
-                change = torch.where(success, 1 - self.gamma, torch.where(fooled, 1, 1 + self.gamma))
-                length = (length * change).clamp_max(diagonal)
+                length = torch.addcmul(length, length, verdict, value=self.gamma).clamp_max_(diagonal)
             falling = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * step / self.steps))
-            step_length = per_image(self.step_size * falling * length, images).to(images.dtype)
-            direction = steepest_ascent(iterates - steepest_ascent(gradient, "l2") * step_length - images, "l2")
-            iterates = (images + direction * per_image(length, images).to(images.dtype)).clamp_(0, 1)
-        best.offer(iterates, source.logits(iterates))
+            size = per_image(length / slope, images)
+            stepped = torch.addcmul(difference, gradient, size, value=-self.step_size * falling)
+            factor = length / norms(stepped, "l2").clamp_min_(torch.finfo(images.dtype).tiny)
+            iterates = torch.addcmul(images, stepped, per_image(factor, images)).clamp_(0, 1)
+        best.evaluate(iterates)
         best.shorten()
         return best.images

@@ -48,19 +48,21 @@ class DeepFool(MinimalNormAttack):
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal.of(source, targeted=threat.targeted)
         best = BestPerturbation(source, images, labels, threat.norm, goal)
-        iterates, logits = images.clone(), source.logits(images)
-        best.offer(images, logits)
+        best.evaluate(images)
+        iterates = images
         for _ in range(self.steps):
-            rows = (~best.succeeded()).nonzero().squeeze(1)
+            rows = best.remaining()
             if not len(rows):
                 break
             points = iterates[rows]
-            logits[:, rows], plane = nearest_plane(
+            shortfall, plane = nearest_plane(
                 source, points, labels[rows], goal, classes=self.candidates, norm=threat.norm, box=False, rows=rows
             )
-            fooled, _ = best.offer(iterates, logits)
-            ahead = (points + (1 + self.overshoot) * free_step_to_plane(plane, threat.norm)).clamp_(0, 1)
-            iterates[rows] = torch.where(per_image(fooled[rows], points), points, ahead)
-        best.offer(iterates, source.logits(iterates))
+            verdict = best.offer(iterates, shortfall.spread(rows, len(images)))
+            step = free_step_to_plane(plane, threat.norm)
+            ahead = torch.add(points, step, alpha=1 + self.overshoot).clamp_(0, 1)
+            ahead = torch.where(per_image(verdict[rows] > 0, points), ahead, points)
+            iterates = iterates.index_copy(0, rows, ahead)
+        best.evaluate(iterates)
         best.shorten()
         return best.images

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -13,9 +14,9 @@ from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.linearization import nearest_plane, step_to_plane
-from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal
-from robustbench_cli.attacks.base.threat import Threat, distance, per_image, random_in_ball
+from robustbench_cli.attacks.base.search.linearization import Plane, nearest_plane, step_to_plane
+from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, Shortfall, norms
+from robustbench_cli.attacks.base.threat import Threat, per_image, random_in_ball
 
 __all__ = ["FAB"]
 
@@ -64,9 +65,13 @@ class FAB(MinimalNormAttack):
         return 2 if targeted else self.n_target_classes + 1
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
-        best = BestPerturbation(source, images, labels, threat.norm, Goal.of(source, targeted=threat.targeted))
+        goal = Goal.of(source, targeted=threat.targeted)
+        best = BestPerturbation(source, images, labels, threat.norm, goal)
         for start in self._starts(images, best, threat.norm, random):
-            self._search(source, images, start, labels, Goal.of(source, targeted=threat.targeted), threat.norm, best)
+            plane = partial(
+                nearest_plane, source, labels=labels, goal=goal, classes=self.n_target_classes, norm=threat.norm
+            )
+            self._search(images, start, plane, threat.norm, best)
         best.shorten()
         return best.images
 
@@ -78,40 +83,33 @@ class FAB(MinimalNormAttack):
 
     def _search(
         self,
-        source: GradientSource,
         images: Tensor,
         start: Tensor,
-        labels: Tensor,
-        goal: Goal,
+        plane_at: Callable[[Tensor], tuple[Shortfall, Plane]],
         norm: Norm,
         best: BestPerturbation,
     ) -> None:
         """Takes all steps of one run and offers every iterate to ``best``.
 
         Args:
-            source: Gives logits and gradients.
             images: ``(N, C, H, W)``, the clean images.
             start: ``(N, C, H, W)``, the first iterates.
-            labels: ``(N,)``, the classes to leave, or to reach if ``goal`` is targeted.
-            goal: What the linearized boundaries are of.
+            plane_at: Maps iterates to the planes to step to, with the shortfall from the goal of ``best``.
             norm: The norm of the distances.
             best: Collects the smallest perturbations.
         """
         iterates = start
         for _ in range(self.steps):
-            logits, plane = nearest_plane(source, iterates, labels, goal, classes=self.n_target_classes, norm=norm)
-            fooled, success = best.offer(iterates, logits)
-            from_iterate = step_to_plane(iterates, plane.slope, plane.value, norm)
-            from_image = step_to_plane(images, plane.slope, plane.value_at(images, iterates), norm)
-            length = distance(iterates + from_iterate, iterates, norm)
-            image_length = distance(images + from_image, images, norm)
-            alpha = (length / (length + image_length).clamp_min(1e-12)).clamp_max(self.alpha_max)
-            weight = per_image(alpha, images).to(images.dtype)
-            forward = (1 - weight) * (iterates + self.eta * from_iterate)
-            forward = (forward + weight * (images + self.eta * from_image)).clamp_(0, 1)
-            backward = images + self.beta * (iterates - images)
-            # The iterate fooled one sample of draws, but not yet enough in a row: it is evaluated again.
-            stay = per_image(fooled & ~success, images)
-            next_iterates = torch.where(per_image(success, images), backward, forward)
-            iterates = torch.where(stay, iterates, next_iterates)
-        best.offer(iterates, source.logits(iterates))
+            shortfall, plane = plane_at(iterates)
+            verdict = per_image(best.offer(iterates, shortfall), images)
+            points = torch.stack([iterates, images])
+            values = torch.stack([plane.value, plane.value_at(images, iterates)])
+            steps = step_to_plane(points, plane.slope.unsqueeze(0), values, norm)
+            length, image_length = norms(steps, norm, dims=2)
+            alpha = (length / (length + image_length).clamp_min_(1e-12)).clamp_max_(self.alpha_max)
+            projected, image_projected = points.add_(steps, alpha=self.eta)
+            forward = torch.lerp(projected, image_projected, per_image(alpha, images)).clamp_(0, 1)
+            backward = torch.lerp(images, iterates, self.beta)
+            # An iterate that fooled one sample of draws, but not yet enough in a row, is evaluated again.
+            iterates = torch.where(verdict > 0, forward, torch.where(verdict < 0, backward, iterates))
+        best.evaluate(iterates)

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal
+from robustbench_cli.attacks.base.search.linearization import Plane, plane_of_goal
+from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, Shortfall
 from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.fab import FAB
 
@@ -15,10 +17,11 @@ __all__ = ["FABT"]
 
 
 class FABT(FAB):
-    """FAB towards several target classes in turn: one gradient a step, for any number of classes.
+    """FAB towards several target classes: one gradient a step and target, for any number of classes.
 
     The targets are the ``n_target_classes`` most likely other classes of the clean image. An iterate that is assigned to
-    any class but the label counts as a success. If the threat itself is targeted, its target is the only one.
+    any class but the label counts as a success. If the threat itself is targeted, its target is the only one. As many
+    targets are rows of one batch as fit into it.
     """
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
@@ -26,9 +29,51 @@ class FABT(FAB):
             return super().run(source, images, labels, threat, random)
         best = BestPerturbation(source, images, labels, threat.norm, Goal.of(source, targeted=False))
         logits = source.logits(images).mean(0)
-        others = logits.scatter(1, labels[:, None], -torch.inf).sort(dim=1, descending=True).indices
+        others = logits.scatter(1, labels[:, None], -torch.inf)
+        targets = others.topk(min(self.n_target_classes, logits.shape[1] - 1), dim=1).indices
         for start in self._starts(images, best, threat.norm, random):
-            for target in others[:, : min(self.n_target_classes, logits.shape[1] - 1)].unbind(1):
-                self._search(source, images, start, target, Goal.of(source, targeted=True), threat.norm, best)
+            before = source.queries
+            for part in source.size.slices(targets.shape[1], cost=source.cost * len(images)):
+                # Targets that take turns get the draws that they would have together.
+                source.queries = before
+                best.keep_nearest_of(self._towards(source, images, start, labels, targets, part, threat.norm))
         best.shorten()
         return best.images
+
+    def _towards(
+        self,
+        source: GradientSource,
+        images: Tensor,
+        start: Tensor,
+        labels: Tensor,
+        targets: Tensor,
+        part: slice,
+        norm: Norm,
+    ) -> BestPerturbation:
+        """The smallest perturbations of a run towards the targets ``part`` of ``(N, T)``, with a row for each of them."""
+        chosen = targets[:, part]
+        count = chosen.shape[1]
+
+        def repeated(values: Tensor) -> Tensor:
+            """``(N * count, ...)`` of ``(N, ...)``: the rows of one image are adjacent."""
+            return values.unsqueeze(1).expand(-1, count, *values.shape[1:]).flatten(0, 1)
+
+        rows = repeated(torch.arange(len(images), device=images.device))
+        numbers = torch.arange(part.start, part.stop, device=images.device).repeat(len(images))
+        goals, towards = chosen.flatten(), Goal.of(source, targeted=True)
+        best = BestPerturbation(
+            source,
+            repeated(images),
+            repeated(labels),
+            norm,
+            Goal.of(source, targeted=False),
+            rows=rows,
+            copies=numbers,
+        )
+
+        def plane_at(iterates: Tensor) -> tuple[Shortfall, Plane]:
+            shortfall, plane = plane_of_goal(source, iterates, goals, towards, rows=rows, copies=numbers)
+            return best.shortfall(shortfall.logits, shortfall.tolerance), plane
+
+        self._search(repeated(images), repeated(start), plane_at, norm, best)
+        return best

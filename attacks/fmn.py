@@ -16,10 +16,11 @@ from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.minimal_norm import (
     BestPerturbation,
     Goal,
-    linear_distance,
+    norms,
+    slopes,
     without_blocked_pixels,
 )
-from robustbench_cli.attacks.base.threat import Threat, distance, per_image, project, steepest_ascent
+from robustbench_cli.attacks.base.threat import FeasibleSet, Threat, per_image
 
 __all__ = ["FMN"]
 
@@ -55,44 +56,68 @@ class FMN(MinimalNormAttack):
     gamma_final: float = Field(0.001, gt=0, lt=1, description="relative change of the radius at the last step")
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
+        norm = threat.norm
         goal = Goal.of(source, targeted=threat.targeted)
-        best = BestPerturbation(source, images, labels, threat.norm, goal)
-        radius = torch.full_like(best.distance, torch.inf)
+        best = BestPerturbation(source, images, labels, norm, goal)
+        diameter = _diameter(images, norm)
+        radius = torch.full_like(best.distance, diameter)
         iterates = images
         for step in range(self.steps):
             falling = 0.5 + 0.5 * math.cos(math.pi * step / self.steps)
             gamma = self.gamma_final + (self.gamma - self.gamma_final) * falling
-            logits, gradient = source.gradient(iterates, labels, goal.shortfall)
-            fooled, success = best.offer(iterates, logits)
+            shortfall, gradient = goal.gradient(source, iterates, labels)
+            difference = iterates - images
+            lengths = norms(difference, norm)
+            verdict = best.offer(iterates, shortfall, lengths)
             gradient = without_blocked_pixels(gradient, iterates)
-            away = linear_distance(goal.mean_shortfall(logits, labels), gradient, threat.norm)
-            reach = distance(iterates, images, threat.norm) + away
-            first = 3 * reach if threat.norm == "l2" else reach
-            wider = torch.where(best.succeeded(), radius, first) * (1 + gamma)
-            narrower = torch.minimum(best.distance, radius) * (1 - gamma)
-            if threat.norm == "l0":
-                # The radius is a whole number of pixels and changes by at least one.
-                wider = torch.maximum(wider, distance(iterates, images, "l0") * (1 + gamma) + 0.5).ceil()
-                narrower = torch.minimum(narrower.floor(), best.distance - 1).clamp_min(0)
-            radius = torch.where(success, narrower, torch.where(fooled, radius, torch.minimum(wider, best.distance)))
-            radius = radius.clamp_max(_diameter(images, threat.norm))
-            size = self.step_size * (0.05 + 0.95 * falling) * _unit(radius, threat.norm)
-            move = steepest_ascent(gradient, "linf" if threat.norm == "linf" else "l2")
-            stepped = iterates - move * per_image(size, images).to(images.dtype)
-            iterates = project(stepped, images, Threat(norm=threat.norm, eps=radius))
-        best.offer(iterates, source.logits(iterates))
+            slope = slopes(gradient, norm)
+            reach = torch.addcdiv(lengths, shortfall.mean(), slope)
+            first = 3 * reach if norm == "l2" else reach
+            if norm == "l0":
+                radius = _next_count(best, radius, first, verdict, lengths, gamma)
+            else:
+                radius = best.next_radius(radius, first, verdict, gamma)
+            radius = radius.clamp_max_(diameter)
+            rate = self.step_size * (0.05 + 0.95 * falling)
+            feasible = FeasibleSet(images, Threat(norm=norm, eps=radius))
+            if norm == "l2":
+                iterates = feasible.shorten(_step(difference, gradient, slope, radius, rate, norm))
+            else:
+                iterates = feasible.project(_step(iterates, gradient, slope, radius, rate, norm))
+        best.evaluate(iterates)
         best.shorten()
         return best.images
+
+
+def _next_count(
+    best: BestPerturbation, radius: Tensor, first: Tensor, verdict: Tensor, lengths: Tensor, gamma: float
+) -> Tensor:
+    """Like :meth:`BestPerturbation.next_radius` in l0: a whole number of pixels, which changes by at least one."""
+    base = best.base_radius(radius, first, verdict)
+    narrower = torch.minimum((base * (1 - gamma)).floor(), best.distance - 1).clamp_min(0)
+    wider = torch.maximum(base * (1 + gamma), lengths * (1 + gamma) + 0.5).ceil().minimum(best.distance)
+    return torch.where(verdict < 0, narrower, torch.where(verdict > 0, wider, radius))
+
+
+def _step(start: Tensor, gradient: Tensor, slope: Tensor, radius: Tensor, rate: float, norm: Norm) -> Tensor:
+    """A step of descent, of ``rate`` units; in the sparse norms its length is in l2.
+
+    Args:
+        start: ``(N, C, H, W)``, the iterates, or their differences from the images.
+        gradient: ``(N, C, H, W)``.
+        slope: ``(N,)``, the dual norm of the gradient.
+        radius: ``(N,)``.
+        rate: The step size.
+        norm: The norm of the radius.
+    """
+    if norm == "linf":
+        return torch.addcmul(start, gradient.sign(), per_image(radius, start), value=-rate)
+    length = (radius.sqrt() if norm == "l0" else radius) / (slope if norm == "l2" else slopes(gradient, "l2"))
+    unit = {"l2": 2.0, "l1": 0.4, "l0": 1.0}[norm]
+    return torch.addcmul(start, gradient, per_image(length, start), value=-rate * unit)
 
 
 def _diameter(images: Tensor, norm: Norm) -> float:
     """The length of the diagonal of the box."""
     pixels = images[0].numel()
     return {"linf": 1.0, "l2": math.sqrt(pixels), "l1": float(pixels), "l0": float(images[0, 0].numel())}[norm]
-
-
-def _unit(radius: Tensor, norm: Norm) -> Tensor:
-    """The unit of the step size ``(N,)`` at a ``radius`` ``(N,)``: an l2 length in the sparse norms l1 and l0."""
-    if norm == "l0":
-        return radius.sqrt()
-    return {"linf": 1.0, "l2": 2.0, "l1": 0.4}[norm] * radius

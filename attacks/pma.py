@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
-from robustbench_cli.attacks.base.losses import probability_margin
+from torch import Tensor
+
+from robustbench_cli.attacks.base.losses import closed_form, probability_margin, slope_and_value
 from robustbench_cli.attacks.pgd import PGD
 
 __all__ = ["PMA"]
@@ -25,4 +28,7 @@ class PMA(PGD):
         "Attacks. arXiv 2411.15210"
     )
 
-    loss = staticmethod(probability_margin)
+    @staticmethod
+    @closed_form(partial(slope_and_value, probability_margin))
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return probability_margin(logits, labels)

@@ -13,8 +13,8 @@ from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal
-from robustbench_cli.attacks.base.threat import Threat, per_image
+from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, norms
+from robustbench_cli.attacks.base.threat import Threat, per_image, scale_by_largest
 
 __all__ = ["SigmaZero"]
 
@@ -46,29 +46,24 @@ class SigmaZero(MinimalNormAttack):
         threshold = torch.full_like(best.distance, self.threshold)
         change, iterates = torch.zeros_like(images), images
         first, second = torch.zeros_like(images), torch.zeros_like(images)
-        pixels = images[0, 0].numel()
+        lowest, highest = -images, 1 - images
+        of_count = 2 * self.sigma / images[0, 0].numel()
         for step in range(1, self.steps + 1):
-            logits, slope = source.gradient(iterates, labels, goal.hinge)
-            fooled, success = best.offer(iterates, logits)
+            shortfall, gradient = goal.gradient(source, iterates, labels, hinge=True)
+            verdict = best.offer(iterates, shortfall, norms(change, "l0"))
             falling = 0.1 + 0.9 * (0.5 + 0.5 * math.cos(math.pi * (step - 1) / self.steps))
-            sign = torch.where(success, 1.0, torch.where(fooled, 0.0, -1.0))
-            threshold = (threshold + sign * self.threshold_step * falling).clamp(0, 1)
-            squares = change.square().sum(1, keepdim=True)
-            count = 2 * self.sigma * change / (squares + self.sigma).square() / pixels
-            gradient = _scaled(_scaled(slope) + count)
-            first = first.lerp_(gradient, 0.1)
-            second = second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-            scale = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
-            change = change - falling * self.lr / (1 - 0.9**step) * first / scale
-            change = (images + change).clamp_(0, 1) - images
-            size = change.square().sum(1, keepdim=True).sqrt()
-            change = torch.where(size > per_image(threshold, images), change, 0)
+            threshold = torch.sub(threshold, verdict, alpha=self.threshold_step * falling).clamp_(0, 1)
+            # The slope of the approximation of l0 is 2 sigma d / (|d|^2 + sigma)^2.
+            scale = change.square().sum(1, keepdim=True).add_(self.sigma).square_()
+            gradient = scale_by_largest(torch.addcdiv(scale_by_largest(gradient), change, scale, value=of_count))
+            first.lerp_(gradient, 0.1)
+            second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+            correction = math.sqrt(1 - 0.999**step)
+            root = second.sqrt().add_(1e-8 * correction)
+            rate = falling * self.lr * correction / (1 - 0.9**step)
+            change = torch.addcdiv(change, first, root, value=-rate).clamp_(lowest, highest)
+            size = change.square().sum(1, keepdim=True).sqrt_()
+            change = change.mul_(size > per_image(threshold, images))
             iterates = (images + change).clamp_(0, 1)
-        best.offer(iterates, source.logits(iterates))
+        best.evaluate(iterates)
         return best.images
-
-
-def _scaled(gradient: Tensor) -> Tensor:
-    """The gradient, scaled to a largest absolute entry of 1; a zero gradient stays zero."""
-    largest = gradient.flatten(1).abs().amax(1)
-    return gradient / per_image(largest.clamp_min(torch.finfo(gradient.dtype).tiny), gradient)

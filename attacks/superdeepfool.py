@@ -51,16 +51,15 @@ class SuperDeepFool(MinimalNormAttack):
         best = BestPerturbation(source, images, labels, "l2", goal)
         iterates = images
         for _ in range(self.steps):
-            logits, plane = nearest_plane(source, iterates, labels, goal, classes=self.candidates, norm="l2")
-            fooled, success = best.offer(iterates, logits)
+            shortfall, plane = nearest_plane(source, iterates, labels, goal, classes=self.candidates, norm="l2")
+            verdict = per_image(best.offer(iterates, shortfall), images)
             step = short_step_to_plane(iterates, plane, "l2")
-            forward = iterates + (1 + self.overshoot) * step
+            forward = torch.add(iterates, step, alpha=1 + self.overshoot)
             orthogonal = images + step_to_plane(images, plane.slope, plane.value_at(images, iterates), "l2")
-            backward = (iterates + orthogonal) / 2
-            # The iterate fooled one sample of draws, but not yet enough in a row: it is evaluated again.
-            stay = per_image(fooled & ~success, images)
-            next_iterates = torch.where(per_image(success, images), backward, forward).clamp_(0, 1)
-            iterates = torch.where(stay, iterates, next_iterates)
-        best.offer(iterates, source.logits(iterates))
+            backward = torch.lerp(iterates, orthogonal, 0.5)
+            # An iterate that fooled one sample of draws, but not yet enough in a row, is evaluated again.
+            moved = torch.where(verdict > 0, forward, torch.where(verdict < 0, backward, iterates))
+            iterates = moved.clamp_(0, 1)
+        best.evaluate(iterates)
         best.shorten()
         return best.images

@@ -37,6 +37,8 @@ class Streak:
 
     def offer(self, fooled: Tensor) -> Tensor:
         """Records at which images ``(N,)`` every draw was fooled at this step; returns the successes ``(N,)``."""
+        if self._needed == 1:
+            return fooled
         self._length = torch.where(fooled, self._length + 1, 0)
         return self._length >= self._needed
 

@@ -385,12 +385,11 @@ def rounding(logits: Tensor, noise: float | None = None) -> Tensor:
     """
     largest = logits.topk(min(3, logits.shape[-1]), dim=-1).values
     eps = torch.finfo(logits.dtype if noise is None else torch.float32).eps
-    # If only one class is not masked, the second logit may be -inf.
-    largest = _at_least_float32(largest).clamp_min(torch.finfo(torch.float32).min)
-    size = largest[..., :2].abs().amax(-1)
+    largest = _at_least_float32(largest)
+    size: Tensor = torch.linalg.vector_norm(largest[..., :2], ord=torch.inf, dim=-1)
     spread = (largest[..., 0] - largest[..., -1]).minimum(size)
-    tolerance = (16 * eps * size).add_(spread, alpha=1e-4)
-    return tolerance.clamp_min_(noise) if noise else tolerance
+    # If only one class is not masked, the second logit may be -inf.
+    return (16 * eps * size).add_(spread, alpha=1e-4).clamp_(noise or 0, _LARGEST_MARGIN)
 
 
 def bounded(margins: Tensor, scale: Tensor | float) -> Tensor:

@@ -245,9 +245,7 @@ class FeasibleSet:
         if self.threat.norm == "linf":
             return perturbed.clamp(self._lower, self._upper)
         if self.threat.norm == "l2":
-            difference = perturbed - images
-            length = per_image(torch.linalg.vector_norm(difference.flatten(1), dim=1), images)
-            return torch.addcmul(images, difference, (eps / length.clamp_min_(1e-12)).clamp_max_(1)).clamp_(0, 1)
+            return self.shorten(perturbed - images)
         if self.threat.norm == "l1":
             return _project_l1(perturbed, images, eps)
         inside = perturbed.clamp(0, 1)
@@ -255,6 +253,11 @@ class FeasibleSet:
         gain = (inside - images) * (2 * perturbed - inside - images)
         changed = _largest(gain.sum(1), self.threat.eps)
         return torch.where(changed.unsqueeze(1), inside, images)
+
+    def shorten(self, change: Tensor) -> Tensor:
+        """Scales changes ``(N, C, H, W)`` of the images down to l2 balls, and clips the changed images to the box."""
+        length = per_image(torch.linalg.vector_norm(change.flatten(1), dim=1), change)
+        return torch.addcmul(self.images, change, (self._eps / length.clamp_min_(1e-12)).clamp_max_(1)).clamp_(0, 1)
 
 
 def _largest(sizes: Tensor, count: Tensor) -> Tensor:

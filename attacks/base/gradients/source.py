@@ -11,6 +11,7 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.gradients.backward import BackwardPasses
 from robustbench_cli.attacks.base.gradients.zero_gradients import ZeroGradients
 from robustbench_cli.attacks.base.losses import Loss, slope_and_value
 from robustbench_cli.attacks.base.models.decision import can_reject, decisions
@@ -65,6 +66,8 @@ class GradientSource(ABC):
         backwards: The same for backward passes.
         recent_points: ``(n, C, H, W)``, n up to 8: some of the points of the latest gradient whose query number is a power
             of 2; ``None`` before the first.
+        queries: The number of queries so far, of which each has its own draws. Rows that take turns, because they are too many
+            for one batch, set it back, so that they get the draws that they would have together.
         noise: Measures how much a logit changes with the batch, see
             :mod:`~robustbench_cli.attacks.base.models.logit_noise`; ``None`` for no measurement.
     """
@@ -83,11 +86,12 @@ class GradientSource(ABC):
         self._inside = options.get("inside", lambda: False)
         self._seed = 0
         self._indices: Tensor | None = None
-        self._queries = 0
+        self.queries = 0
         self.forwards = 0.0
         self.backwards = 0.0
         self.recent_points: Tensor | None = None
         self.noise: Callable[[], float] | None = None
+        self._backward = BackwardPasses(self.size)
         self._zero_gradients = ZeroGradients(targeted=self.targeted)
 
     @property
@@ -107,7 +111,7 @@ class GradientSource(ABC):
             seed: The seed of the draws.
             indices: ``(N,)`` int64, a unique number for each image of the later queries.
         """
-        self._seed, self._indices, self._queries = seed, indices, 0
+        self._seed, self._indices, self.queries = seed, indices, 0
 
     @property
     def _has_keys(self) -> bool:
@@ -159,8 +163,8 @@ class GradientSource(ABC):
             return self.size.retry_smaller(len(images) * self.cost, compute)
 
     def _next_query(self) -> int:
-        self._queries += 1
-        return self._queries
+        self.queries += 1
+        return self.queries
 
     def _keys(self, images: Tensor, rows: Tensor | None, copies: int | Tensor) -> Tensor | None:
         """``(N,)`` int64: the keys of the images' draws; ``None`` for a model whose draws have no keys."""
@@ -229,7 +233,29 @@ class GradientSource(ABC):
             UserError: The model's logits do not depend differentiably on its input.
         """
         passes = self._differentiate(images, labels, loss, rows, copies)
-        return passes.logits, passes.value(), passes.gradients[0]
+        values = passes.values()
+        return passes.logits, values[0] if len(values) == 1 else values.mean(0), passes.gradients[0]
+
+    def values_and_gradient(
+        self, images: Tensor, labels: Tensor, loss: Loss, *, rows: Tensor | None = None, copies: int | Tensor = 1
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, what the loss says of each draw, and the gradient of its mean; see :meth:`gradient`.
+
+        Args:
+            images: See :meth:`gradient`.
+            labels: See :meth:`gradient`.
+            loss: See :meth:`gradient`. The values of its closed form may have more dimensions.
+            rows: See :meth:`logits`.
+            copies: See :meth:`logits`.
+
+        Returns:
+            Logits ``(D, N, K)``, the values ``(D, N, ...)`` of the loss, and the gradient ``(N, C, H, W)``.
+
+        Raises:
+            UserError: The model's logits do not depend differentiably on its input.
+        """
+        passes = self._differentiate(images, labels, loss, rows, copies)
+        return passes.logits, passes.values(), passes.gradients[0]
 
     def gradients(
         self, images: Tensor, labels: Tensor, losses: Loss, *, rows: Tensor | None = None, copies: int | Tensor = 1
@@ -297,9 +323,8 @@ class GradientSource(ABC):
         repeated = labels if draws == 1 else labels.repeat(draws, *[1] * (labels.dim() - 1))
         slopes, values = slope_and_value(loss, classes.flatten(0, 1).to(leaf.dtype), repeated)
         slopes = slopes if self.draws == 1 else slopes / self.draws
-        gradients = _gradients(logits, leaf, slopes.view(-1, *classes.shape).to(classes.dtype))
-        mean = values if self.draws == 1 else lambda: values().view(draws, -1).sum(0) / self.draws
-        return _Passes(classes, gradients, mean)
+        gradients = self._backward(logits, leaf, slopes.view(-1, *classes.shape).to(classes.dtype))
+        return _Passes(classes, gradients, lambda: values().unflatten(0, (draws, -1)))
 
     def _draws_per_pass(self) -> list[range]:
         """The numbers of the draws in each pass."""
@@ -319,12 +344,12 @@ class _Passes:
     Attributes:
         logits: ``(D, N, K)``.
         gradients: ``(L, N, C, H, W)``, of L losses.
-        value: Returns the mean over the draws of the loss ``(N,)``.
+        values: Returns the losses of the draws ``(D, N, ...)``.
     """
 
     logits: Tensor
     gradients: Tensor
-    value: Callable[[], Tensor]
+    values: Callable[[], Tensor]
 
     @classmethod
     def of_draws(cls, passes: list[_Passes]) -> _Passes:
@@ -336,7 +361,7 @@ class _Passes:
             _joined([draws.logits for draws in passes], 0),
             # The square root has an infinite slope at 0. Such a pixel gets slope 0; the other pixels are unaffected.
             total.nan_to_num_(0, 0, 0),
-            passes[0].value if not others else lambda: torch.stack([draws.value() for draws in passes]).sum(0),
+            lambda: _joined([draws.values() for draws in passes], 0),
         )
 
     @classmethod
@@ -347,7 +372,7 @@ class _Passes:
         return cls(
             torch.cat([part.logits for part in slices], 1),
             torch.cat([part.gradients for part in slices], 1),
-            lambda: torch.cat([part.value() for part in slices]),
+            lambda: torch.cat([part.values() for part in slices], 1),
         )
 
 
@@ -358,23 +383,3 @@ def _joined(tensors: list[Tensor], dim: int) -> Tensor:
 
 def _part_of(keys: Tensor | None, part: slice) -> Tensor | None:
     return None if keys is None else keys[part]
-
-
-def _gradients(logits: Tensor, leaf: Tensor, slopes: Tensor) -> Tensor:
-    """The gradients ``(L, *leaf.shape)`` for L slopes ``(L, *logits.shape)``; the last backward pass frees the graph."""
-    last = len(slopes) - 1
-    gradients = [_gradient(logits, leaf, slope, retain=index < last) for index, slope in enumerate(slopes.unbind())]
-    return torch.stack(gradients) if last else gradients[0].unsqueeze(0)
-
-
-def _gradient(logits: Tensor, leaf: Tensor, slope: Tensor, *, retain: bool) -> Tensor:
-    try:
-        return torch.autograd.grad(logits, leaf, slope, retain_graph=retain)[0]
-    except RuntimeError as error:
-        # Reentrant gradient checkpointing supports backward() only, which accumulates gradients at the leaves.
-        if "use_reentrant" not in str(error):
-            raise
-    logits.backward(slope, retain_graph=retain)
-    gradient, leaf.grad = leaf.grad, None
-    assert gradient is not None
-    return gradient

@@ -14,26 +14,27 @@ import torch
 from torch import Tensor
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.losses import Loss, closed_form
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.search.minimal_norm import Goal, linear_distance
-from robustbench_cli.attacks.base.threat import distance, per_image, steepest_ascent
+from robustbench_cli.attacks.base.search.minimal_norm import Goal, Shortfall, dual_norms, linear_distance, norms
+from robustbench_cli.attacks.base.threat import per_image
 
 __all__ = [
     "Plane",
     "by_boundary_distance",
     "free_step_to_plane",
     "nearest_plane",
+    "plane_of_goal",
     "short_step_to_plane",
     "step_to_plane",
 ]
 
-_ORDERS = {"linf": torch.inf, "l2": 2, "l1": 1}
-
 _UNREACHABLE = 1e30
 """The bound of a shortfall, which no step can make up for."""
 
-_NUMBERS_AT_ONCE = 1 << 28
-"""Numbers in the gradients of all classes that :func:`by_boundary_distance` holds at once: 1 GB."""
+_NUMBERS_AT_ONCE = 1 << 27
+"""Numbers in the gradients of all classes that :func:`by_boundary_distance` holds at once: 0.5 GB, and as much again
+for their differences."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,33 @@ class Plane:
         Returns:
             ``(N,)`` float64.
         """
-        return self.value + (self.slope.double() * (points.double() - origins.double())).flatten(1).sum(1)
+        return self.value + (self.slope * (points - origins)).flatten(1).sum(1, dtype=torch.float64)
+
+
+def plane_of_goal(
+    source: GradientSource,
+    points: Tensor,
+    labels: Tensor,
+    goal: Goal,
+    *,
+    rows: Tensor | None = None,
+    copies: int | Tensor = 1,
+) -> tuple[Shortfall, Plane]:
+    """The plane of a goal's own shortfall, by one gradient.
+
+    Args:
+        source: Computes the gradients.
+        points: ``(N, C, H, W)`` in [0, 1].
+        labels: ``(N,)``.
+        goal: The goal.
+        rows: See :meth:`~robustbench_cli.attacks.base.gradients.source.GradientSource.logits`.
+        copies: Likewise.
+
+    Returns:
+        How far the points are from the goal, and the plane of each image.
+    """
+    shortfall, slope = goal.gradient(source, points, labels, rows=rows, copies=copies)
+    return shortfall, Plane(slope, shortfall.values.add(shortfall.tolerance, alpha=2).amax(0).double())
 
 
 def nearest_plane(
@@ -71,7 +98,7 @@ def nearest_plane(
     norm: Norm,
     box: bool = True,
     rows: Tensor | None = None,
-) -> tuple[Tensor, Plane]:
+) -> tuple[Shortfall, Plane]:
     """The nearest of the planes between the label and the likeliest other classes.
 
     One forward pass and one backward pass per class give the planes. A targeted goal has a single plane.
@@ -87,22 +114,26 @@ def nearest_plane(
         rows: See :meth:`~robustbench_cli.attacks.base.gradients.source.GradientSource.logits`.
 
     Returns:
-        Logits ``(D, N, K)``, and the nearest plane of each image.
+        How far the points are from the goal, and the nearest plane of each image.
     """
     if goal.targeted:
-        logits, slope = source.gradient(points, labels, goal.shortfall, rows=rows)
-        value = goal.shortfall(logits.flatten(0, 1), labels.repeat(len(logits)))[:, None]
-        return logits, Plane(slope, _largest_over_draws(value, logits, goal)[0])
+        return plane_of_goal(source, points, labels, goal, rows=rows)
     leads = _leads_over(classes)
     logits, slopes = source.gradients(points, labels, leads, rows=rows)
-    values = _largest_over_draws(leads(logits.flatten(0, 1), labels.repeat(len(logits))), logits, goal)
+    by_draw = goal.of_margins(leads(logits.flatten(0, 1), labels.repeat(len(logits)))).unflatten(0, (len(logits), -1))
+    # The likeliest other class decides whether a draw is fooled.
+    shortfall = Shortfall(by_draw[..., 0], goal.rounding(logits), logits)
+    # The lead over a masked class may be infinite.
+    values = by_draw.add(shortfall.tolerance.unsqueeze(-1), alpha=2).amax(0).T.clamp_max(_UNREACHABLE).double()
     length = _length_in_box if box else _length
-    lengths = [length(points, slope, value, norm) for slope, value in zip(slopes, values, strict=True)]
+    # As many classes together as the source passes images: more do not fit a CPU's cache.
+    parts = source.size.slices(len(slopes), cost=max(1, len(points)))
+    lengths = torch.cat([length(points, slopes[part], values[part], norm) for part in parts])
     # The likeliest class is always reachable, so that argmin never chooses among infinite lengths alone.
-    lengths[0] = lengths[0].clamp_max(torch.finfo(torch.float64).max)
-    nearest = torch.stack(lengths).argmin(0)
-    rows = torch.arange(len(points), device=points.device)
-    return logits, Plane(slopes[nearest, rows], values[nearest, rows])
+    lengths[0].clamp_max_(torch.finfo(lengths.dtype).max)
+    nearest = lengths.argmin(0)
+    indices = torch.arange(len(points), device=points.device)
+    return shortfall, Plane(slopes[nearest, indices], values[nearest, indices])
 
 
 def by_boundary_distance(source: GradientSource, images: Tensor, classes: Tensor, norm: Norm) -> Tensor:
@@ -125,45 +156,39 @@ def by_boundary_distance(source: GradientSource, images: Tensor, classes: Tensor
     distances = []
     for rows in torch.arange(len(images), device=images.device).split(at_once):
         logits, slopes = source.gradients(images[rows], classes[rows], lambda logits, c: logits.gather(1, c), rows=rows)
-        leads = logits.mean(0).gather(1, classes[rows]).T.double()
-        distances.append(
-            torch.stack(
-                [
-                    linear_distance((leads[0] - lead).clamp_min(0), slopes[0] - slope, norm)
-                    for lead, slope in zip(leads[1:], slopes[1:], strict=True)
-                ],
-                dim=1,
-            )
-        )
+        leads = logits.mean(0).gather(1, classes[rows]).T
+        distances.append(linear_distance(leads[0] - leads[1:], slopes[0] - slopes[1:], norm).T)
     nearest = torch.cat(distances).argsort(dim=1, stable=True)
     return torch.cat([classes[:, :1], classes[:, 1:].gather(1, nearest)], dim=1)
 
 
-def _length_in_box(points: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> Tensor:
-    """The lengths ``(N,)`` of the shortest steps to a plane; infinite where the plane does not intersect the box."""
-    step = step_to_plane(points, slope, value, norm)
-    value_after = value + (slope.double() * step.double()).flatten(1).sum(1)
-    return torch.where(value_after.abs() <= 1e-3 * value.abs(), distance(points + step, points, norm), torch.inf)
+def _length_in_box(points: Tensor, slopes: Tensor, values: Tensor, norm: Norm) -> Tensor:
+    """The lengths ``(L, N)`` of the shortest steps to L planes; infinite where a plane does not intersect the box."""
+    steps, reached = _step_and_reach(points.unsqueeze(0), slopes, values, norm)
+    return norms(steps, norm, dims=2).masked_fill_(~reached, torch.inf)
 
 
-def _length(points: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> Tensor:
-    return linear_distance(value.abs(), slope, norm)
+def _length(points: Tensor, slopes: Tensor, values: Tensor, norm: Norm) -> Tensor:
+    return linear_distance(values.abs(), slopes, norm)
 
 
-def _largest_over_draws(values: Tensor, logits: Tensor, goal: Goal) -> Tensor:
-    """The largest value over the draws, plus twice the tolerance: ``(L, N)``, of values ``(D * N, L)``."""
-    by_draw = values.view(len(logits), -1, values.shape[1]) + 2 * goal.rounding(logits).unsqueeze(-1)
-    # The lead over a masked class may be infinite.
-    return by_draw.double().amax(0).T.clamp_max(_UNREACHABLE)
-
-
-def _leads_over(classes: int) -> Callable[[Tensor, Tensor], Tensor]:
+def _leads_over(classes: int) -> Loss:
     """A function to the leads ``(M, L)`` of the label over the L likeliest other classes, the likeliest first."""
 
+    def ordered(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        others = logits.scatter(1, labels.unsqueeze(1), -torch.inf)
+        values, indices = others.topk(min(classes, logits.shape[1] - 1), dim=1)
+        return values, indices
+
+    def slopes(logits: Tensor, labels: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        _, indices = ordered(logits, labels)
+        slopes = logits.new_zeros(indices.shape[1], *logits.shape).scatter_(2, indices.T.unsqueeze(2), -1)
+        of_label = labels.view(1, -1, 1).expand(len(slopes), -1, 1)
+        return slopes.scatter_(2, of_label, 1), lambda: leads(logits, labels)
+
+    @closed_form(slopes)
     def leads(logits: Tensor, labels: Tensor) -> Tensor:
-        index = labels.unsqueeze(1)
-        others = logits.scatter(1, index, -torch.inf).sort(dim=1, descending=True).values
-        return logits.gather(1, index) - others[:, : min(classes, logits.shape[1] - 1)]
+        return logits.gather(1, labels.unsqueeze(1)) - ordered(logits, labels)[0]
 
     return leads
 
@@ -177,59 +202,73 @@ def step_to_plane(points: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> T
     - l1: the cheapest pixels have the largest rates. They are spent in this order, each up to its room, until the gain
       is complete.
     - linf and l2: all pixels move at the same time, in linf at speed 1, in l2 at a speed equal to their rate, and each
-      stops at the edge of the box. The total gain is a piecewise linear function of time with a breakpoint where a pixel
-      stops. The breakpoints are sorted. The first one at which the gain is complete bounds the interval of the solution,
-      and linear interpolation gives the time.
+      stops at the edge of the box. The total gain is a piecewise linear, concave function of time with a breakpoint where
+      a pixel stops. So it is the smallest of the linear functions of its pieces, and the gain is complete at the largest
+      of the times at which these reach it.
 
     Source: Croce, Hein: Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack. ICML 2020,
     section 2.2.
 
     Args:
-        points: ``(N, C, H, W)`` in [0, 1].
-        slope: ``(N, C, H, W)``, the gradient of the function.
-        value: ``(N,)``, the value of the function at the points.
+        points: ``(..., C, H, W)`` in [0, 1].
+        slope: ``(..., C, H, W)``, the gradient of the function.
+        value: ``(...)``, the value of the function at the points. The points or the slopes may be the same for all values
+            along a dimension, which is 1 then.
         norm: ``linf``, ``l2`` or ``l1``.
 
     Returns:
-        Steps ``(N, C, H, W)``.
+        Steps ``(..., C, H, W)``.
 
     >>> points, slope = torch.tensor([[0.9, 0.5]]), torch.tensor([[-1.0, -1.0]])
     >>> step_to_plane(points, slope, torch.tensor([0.25]), "linf")
     tensor([[0.1000, 0.1500]])
     """
-    flat, pixels = slope.flatten(1).double(), points.flatten(1).double()
-    largest = flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    return _step_and_reach(points, slope, value, norm)[0]
+
+
+def _step_and_reach(points: Tensor, slope: Tensor, value: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    """The step ``(..., C, H, W)`` of :func:`step_to_plane`, and whether the box contains its end ``(...)`` to 0.1 %."""
+    pixels, flat = points.flatten(value.dim()).double(), slope.flatten(value.dim())
+    largest = flat.abs().amax(-1, keepdim=True).double().clamp_min(torch.finfo(torch.float64).tiny)
+    scale = largest.copysign(-value.unsqueeze(-1))
     # A gap beyond what the whole box can gain is reduced to a bound, so that products stay finite.
-    flat, gap = flat / largest, (value.double()[:, None].abs() / largest).clamp_max(2.0 * flat.shape[1])
-    direction = -flat.sign() * value.double().sign()[:, None]
-    rate, room = flat.abs(), torch.where(direction > 0, 1 - pixels, pixels)
-    movement = _movement_l1(rate, room, gap) if norm == "l1" else _movement_in_time(rate, room, gap, norm)
-    return (direction * movement).to(points.dtype).view_as(points)
+    gap = (value.unsqueeze(-1) / -scale).clamp_max(2.0 * flat.shape[-1])
+    # Positive where the pixel increases. A pixel without a slope has no room.
+    towards = flat / scale
+    room = (torch.heaviside(towards, pixels) - pixels).abs_()
+    # The squares of the rates must not underflow either.
+    rate = towards.abs().clamp_min_(1e-150)
+    movement, total = _movement_l1(rate, room, gap) if norm == "l1" else _movement_in_time(rate, room, gap, norm)
+    step = movement.copysign_(towards).to(points.dtype)
+    return step.view(*step.shape[:-1], *points.shape[value.dim() :]), (total >= (1 - 1e-3) * gap).squeeze(-1)
 
 
-def _movement_l1(rate: Tensor, room: Tensor, gap: Tensor) -> Tensor:
-    """The movements ``(N, P)`` of the pixels: those with the largest rates use up their room first."""
-    order = rate.argsort(dim=1, descending=True, stable=True)
-    gains = (rate * room).gather(1, order)
-    # What is left to gain before each pixel moves.
-    rest = gap - (gains.cumsum(1) - gains)
-    needed = rest.clamp_min(0) / rate.gather(1, order).clamp_min(1e-200)
-    return torch.zeros_like(room).scatter_(1, order, torch.minimum(needed, room.gather(1, order)))
+def _movement_l1(rate: Tensor, room: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
+    """The movements ``(..., P)`` of the pixels, and the gain ``(..., 1)`` if all use up their room.
+
+    Those with the largest rates use up their room first.
+    """
+    rates, order = rate.sort(dim=-1, descending=True, stable=True)
+    rooms = room.gather(-1, order)
+    gains = rates * rooms
+    gained = gains.cumsum(-1)
+    # What is left to gain before each pixel moves, and the movement that gains it.
+    needed = (gap - (gained - gains)).clamp_min_(0).div_(rates)
+    return torch.empty_like(rooms).scatter_(-1, order, torch.minimum(needed, rooms)), gained[..., -1:]
 
 
-def _movement_in_time(rate: Tensor, room: Tensor, gap: Tensor, norm: Norm) -> Tensor:
-    """The movements ``(N, P)`` of pixels that move together, each until it reaches the edge of the box."""
-    speed = rate if norm == "l2" else torch.ones_like(rate)
-    stop, order = (room / speed.clamp_min(1e-200)).sort(dim=1)
-    # At each breakpoint: the gain of the pixels that have stopped, and the gain per time of those that still move.
-    gains = (rate * room).gather(1, order)
-    growth = (rate * speed).gather(1, order).flip(1).cumsum(1).flip(1)
-    stopped = gains.cumsum(1) - gains
-    # Pixels with rate 0 never stop, and gain nothing: 0 times infinity counts as 0.
-    complete = (stopped + (growth * stop).nan_to_num(0, 0)) >= gap
-    first = torch.where(complete.any(1), complete.int().argmax(1), complete.shape[1] - 1)[:, None]
-    time = (gap - stopped.gather(1, first)).clamp_min(0) / growth.gather(1, first).clamp_min(1e-200)
-    return torch.minimum(speed * time, room)
+def _movement_in_time(rate: Tensor, room: Tensor, gap: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    """Like :func:`_movement_l1`, of pixels that move together, each until it reaches the edge of the box."""
+    stop, growth = (room / rate, rate.square()) if norm == "l2" else (room, rate)
+    # The last pixel to stop comes first.
+    stops, order = stop.sort(dim=-1, descending=True)
+    growths = growth.gather(-1, order)
+    # Just before each stop: the gain per time of the pixels that still move, and the gain of those that have stopped.
+    gains = (growths * stops).cumsum_(-1)
+    total = gains[..., -1:]
+    missing = gains + (gap - total)
+    time = missing.div_(growths.cumsum_(-1)).amax(-1, keepdim=True).clamp_min_(0)
+    return torch.minimum(rate * time if norm == "l2" else time, room), total
 
 
 def free_step_to_plane(plane: Plane, norm: Norm) -> Tensor:
@@ -242,9 +281,11 @@ def free_step_to_plane(plane: Plane, norm: Norm) -> Tensor:
     Returns:
         ``(N, C, H, W)``; 0 where the plane's slope is 0.
     """
-    direction = steepest_ascent(plane.slope, norm)
-    length = -plane.value.sign() * linear_distance(plane.value.abs(), plane.slope, norm)
-    return direction * per_image(length.nan_to_num(0, 0, 0), direction).to(direction.dtype)
+    size = dual_norms(plane.slope, norm)
+    direction = (
+        plane.slope.sign() if norm == "linf" else plane.slope / per_image(size, plane.slope).to(plane.slope.dtype)
+    )
+    return direction * per_image(-plane.value / size, direction).to(direction.dtype)
 
 
 def short_step_to_plane(points: Tensor, plane: Plane, norm: Norm) -> Tensor:
@@ -262,6 +303,6 @@ def short_step_to_plane(points: Tensor, plane: Plane, norm: Norm) -> Tensor:
         Steps ``(N, C, H, W)``.
     """
     step = step_to_plane(points, plane.slope, plane.value, norm)
-    length = torch.linalg.vector_norm(step.flatten(1).double(), ord=_ORDERS[norm], dim=1)
-    share = linear_distance(plane.value.abs(), plane.slope, norm) / length.clamp_min(torch.finfo(torch.float64).tiny)
+    length = norms(step, norm).clamp_min(torch.finfo(torch.float64).tiny)
+    share = linear_distance(plane.value.abs(), plane.slope, norm) / length
     return step * per_image(share.clamp_max(1), points).to(points.dtype)

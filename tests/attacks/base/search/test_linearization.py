@@ -4,10 +4,18 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog, minimize
-from torch import Tensor
+from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.gradients.eot import EOT
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.attacks.base.search.linearization import Plane, short_step_to_plane, step_to_plane
+from robustbench_cli.attacks.base.search.linearization import (
+    Plane,
+    nearest_plane,
+    plane_of_goal,
+    short_step_to_plane,
+    step_to_plane,
+)
+from robustbench_cli.attacks.base.search.minimal_norm import Goal
 
 
 def shortest(point: Tensor, slope: Tensor, value: float, norm: Norm) -> float:
@@ -66,3 +74,56 @@ def test_the_short_step_goes_the_same_way_but_no_further_than_the_plane_is_away_
         plane = Plane(slope, torch.tensor([1.0], dtype=torch.float64))
         step = -short_step_to_plane(points, plane, "l2").flatten()
         torch.testing.assert_close(step, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_steps_of_several_points_and_planes_are_those_of_each(norm: Norm) -> None:
+    """Points broadcast against slopes and slopes against points."""
+    generator = torch.Generator().manual_seed(0)
+    points, slopes = (torch.rand(4, 5, 2, 3, 3, generator=generator) for _ in range(2))
+    slopes = slopes - 0.5
+    values = torch.randn(4, 5, generator=generator)
+    for part in range(4):
+        one = step_to_plane(points[part], slopes[part], values[part], norm)
+        assert torch.equal(step_to_plane(points, slopes, values, norm)[part], one)
+        assert torch.equal(
+            step_to_plane(points[:1], slopes, values, norm)[0], step_to_plane(points, slopes, values, norm)[0]
+        )
+        assert torch.equal(
+            step_to_plane(points, slopes[:1], values, norm)[0], step_to_plane(points, slopes, values, norm)[0]
+        )
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.5])
+@pytest.mark.parametrize("box", [False, True])
+def test_the_nearest_plane_is_that_of_the_class_at_the_smallest_distance(confidence: float, box: bool) -> None:
+    """Of a linear model, whose planes are its boundaries, by the formula for every class and image."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 6)).requires_grad_(False)
+    images = 0.5 + 0.02 * torch.randn(20, 1, 3, 3)
+    labels = model(images).argmax(1)
+    goal = Goal(targeted=False, confidence=confidence)
+    shortfall, plane = nearest_plane(EOT(model, batch_size=30), images, labels, goal, classes=5, norm="l2", box=box)
+    weight, logits = model[1].weight, model(images)
+    for index, label in enumerate(labels):
+        gaps = logits[index, label] - logits[index] + confidence
+        distances = gaps / (weight[label] - weight).norm(dim=1)
+        distances[label] = torch.inf
+        nearest = distances.argmin()
+        torch.testing.assert_close(plane.slope[index].flatten(), weight[label] - weight[nearest])
+        assert plane.value[index].item() == pytest.approx(gaps[nearest].item(), rel=1e-2, abs=1e-3)
+        others = [j for j in range(6) if j != label]
+        assert shortfall.values[0, index].item() == pytest.approx(gaps[others].min().item(), abs=1e-5)
+
+
+def test_a_goal_of_its_own_has_the_plane_of_its_shortfall() -> None:
+    """Towards a target of a linear model: the difference of the weights of the likeliest class and the target."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 4)).requires_grad_(False)
+    images = torch.rand(6, 1, 3, 3)
+    top = model(images).topk(4)
+    targets = top.indices[:, 3]
+    _, plane = plane_of_goal(EOT(model), images, targets, Goal(targeted=True))
+    expected = model[1].weight[top.indices[:, 0]] - model[1].weight[targets]
+    torch.testing.assert_close(plane.slope.flatten(1), expected)
+    torch.testing.assert_close(plane.value.float(), top.values[:, 0] - top.values[:, 3], rtol=1e-2, atol=1e-3)
