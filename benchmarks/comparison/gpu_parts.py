@@ -8,23 +8,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import get_args
+from typing import Any, get_args
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_cli.attacks.base.gradients.source import Precision
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.passes import BatchSize
-from robustbench_cli.attacks.base.models.precision import full_float32
+from robustbench_cli.attacks.base.models.precision import Precision, gradient_precision
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, distance
 from robustbench_cli.attacks.pgd import PGD
@@ -112,7 +111,11 @@ def timed(runs: Mapping[str, Callable[[], object]], device: torch.device, *, tur
         device: The device, which must be idle when a time is read.
         turns: The number of timed turns.
     """
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(-1, turns):
         for name, run in runs.items():
@@ -154,16 +157,21 @@ def other_libraries(name: str) -> dict[str, peers.Library]:
     return {name: library for name, library in candidates.items() if find_spec(library.distribution)}
 
 
+def all_at_once(attack: Callable[..., Tensor], model: object, images: Tensor, labels: Tensor, budget: object) -> Tensor:
+    """An attack of another library on all images in one batch, as ours."""
+    with mock.patch.object(peers, "BATCH", len(images)):
+        return attack(model, images, labels, budget)
+
+
 def beside(model: nn.Module, images: Tensor, labels: Tensor, budget: PGDBudget) -> dict[str, Callable[[], object]]:
     """PGD by hand, ours, and that of other libraries, which get all images at once."""
 
     def theirs(library: peers.Library) -> Callable[[], object]:
-        wrapped = library.wrap(model)
-        return lambda: library.pgd(wrapped, images, labels, budget)
+        return partial(all_at_once, library.pgd, library.wrap(model), images, labels, budget)
 
     return {
         PLAIN: lambda: plain_pgd(model, images, labels, budget),
-        OURS: lambda: our_pgd(model, images, labels, budget, "float32"),
+        OURS: lambda: our_pgd(model, images, labels, budget, "tf32"),
         **{name: theirs(library) for name, library in other_libraries("pgd").items()},
     }
 
@@ -259,18 +267,16 @@ def precisions(sizes: Sizes, device: torch.device) -> Iterator[Row]:
     budget = PGDBudget(norm="linf", eps=TINY, steps=max(1, sizes.steps // 4))
 
     def plain(precision: Precision) -> None:
-        context: AbstractContextManager[object] = nullcontext()
-        if precision == "bf16":
-            context = torch.autocast(device.type, torch.bfloat16)
-        elif precision == "float32" and "tf32" in get_args(Precision):
-            context = full_float32(device)
-        with context:
+        with (
+            gradient_precision(precision, device),
+            torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
+        ):
             plain_pgd(model, images, labels, budget)
 
     for precision in get_args(Precision):
         runs: dict[str, Callable[[], object]] = {
-            PLAIN: lambda precision=precision: plain(precision),
-            OURS: lambda precision=precision: our_pgd(model, images, labels, budget, precision),
+            PLAIN: partial(plain, precision),
+            OURS: partial(our_pgd, model, images, labels, budget, precision),
         }
         seconds = timed(runs, device, turns=1)
         yield Row(name=f"{budget}, WRN-28-10, {len(images)} images, {precision}", seconds=seconds, goal=1.03)
@@ -291,9 +297,10 @@ def trained_network(sizes: Sizes, device: torch.device) -> Iterator[Row]:
 
 
 def _cw(model: nn.Module, images: Tensor, labels: Tensor, budget: CWBudget, device: torch.device) -> Row:
-    seconds, lengths = {}, []
+    seconds: dict[str, float] = {}
+    lengths = []
     for name, library in {OURS: peers.Advdef(), **other_libraries("cw")}.items():
-        run = partial(library.cw, library.wrap(model), images, labels, budget)
+        run = partial(all_at_once, library.cw, library.wrap(model), images, labels, budget)
         seconds |= timed({name: run}, device, turns=1)
         perturbed = run()
         with torch.no_grad():
@@ -315,17 +322,15 @@ def _standard(model: nn.Module, images: Tensor, labels: Tensor, device: torch.de
     package = next((name for name in ("autoattack", "pyautoattack") if find_spec(name)), None)
 
     def official() -> Tensor:
-        from importlib import import_module
-
-        attack = import_module(str(package)).AutoAttack(
-            model, norm="Linf", eps=budget.eps, version="standard", device=str(device), verbose=False
-        )
+        build: Callable[..., Any] = import_module(str(package)).AutoAttack
+        attack = build(model, norm="Linf", eps=budget.eps, version="standard", device=str(device), verbose=False)
         perturbed: Tensor = attack.run_standard_evaluation(images.to(device), labels.to(device), bs=len(images))
         return perturbed
 
-    runs = {OURS: lambda: peers.Advdef().autoattack(model, images, labels, budget)}
+    runs: dict[str, Callable[[], Tensor]] = {OURS: lambda: peers.Advdef().autoattack(model, images, labels, budget)}
     runs |= {"AutoAttack": official} if package else {}
-    seconds, notes = {}, []
+    seconds: dict[str, float] = {}
+    notes = []
     for name, run in runs.items():
         started = time.perf_counter()
         perturbed = run().to(device)

@@ -28,7 +28,7 @@ Pass = Callable[[Tensor], Tensor]
 """Maps rows ``(M, C, H, W)`` to logits ``(..., M, K)``; each row's logits depend on that row alone."""
 
 _EAGER_PASSES = 2
-"""Passes of a kind before its graph is recorded. Shorter searches do not repay the recording, which costs eight passes."""
+"""Passes of a kind before its graph is recorded. Shorter searches do not repay the recording, which costs seven passes."""
 
 _LAUNCH_SHARE = 0.5
 """The share of a pass's time that its launches take, from which a graph pays. Above it, the GPU waits for launches."""
@@ -70,8 +70,8 @@ class GraphedPasses:
     """A deterministic model's passes on a GPU, as CUDA graphs where the launches take most of the time.
 
     Batches of all sizes up to the next power of two share a graph: they are padded, which costs nothing while the GPU
-    waits for launches. The first passes of each kind run as usual. Then one pass is timed, and if its launches take at
-    least half of the time, the graph is recorded and compared with the model's own results.
+    waits for launches. The first passes of each kind run as usual. The last of them is timed, and if its launches take at
+    least half of the time, the graph is recorded at the next pass, and compared with the model's own results.
 
     A model that synchronizes, or whose graph gives other results, runs as usual; a warning says so once. On a CPU
     nothing changes.
@@ -94,10 +94,26 @@ class GraphedPasses:
             return self._model(rows)
         kind = _Kind.of(rows)
         self._seen[kind] += 1
+        if self._seen[kind] == _EAGER_PASSES:
+            return self._timed(kind, rows)
         if self._seen[kind] > _EAGER_PASSES and kind not in self._graphs:
             self._graphs[kind] = self._recorded(kind, rows.detach())
         graph = self._graphs.get(kind)
         return self._eager(rows) if graph is None else graph(rows)
+
+    def _timed(self, kind: _Kind, rows: Tensor) -> Tensor:
+        """A pass as usual, which excludes its kind if the launches take a small share of the time."""
+        started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(rows.device)
+        begin = time.perf_counter()
+        started.record()
+        logits = self._eager(rows)
+        ended.record()
+        launching = time.perf_counter() - begin
+        ended.synchronize()
+        if launching * 1e3 < _LAUNCH_SHARE * started.elapsed_time(ended):
+            self._graphs[kind] = None
+        return logits
 
     def _eager(self, rows: Tensor) -> Tensor:
         try:
@@ -108,11 +124,9 @@ class GraphedPasses:
             raise
 
     def _recorded(self, kind: _Kind, rows: Tensor) -> _Graph | None:
-        """The graph of a kind of passes; ``None`` where it does not pay or cannot be recorded."""
+        """The graph of a kind of passes; ``None`` where it cannot be recorded."""
         padded = rows[torch.arange(kind.rows, device=rows.device) % len(rows)].contiguous(memory_format=kind.layout)
         try:
-            if not self._waits_for_launches(padded):
-                return None
             with _forbidden_synchronizations():
                 graph = _Graph(self._model, padded, differentiable=kind.differentiable)
             for batch in (padded, padded.flip(0)):
@@ -133,19 +147,6 @@ class GraphedPasses:
     def _drop_graphs(self) -> None:
         """Frees the memory of all graphs, which are not recorded again: smaller batches need it."""
         self._graphs = dict.fromkeys(self._graphs)
-
-    @torch.no_grad()
-    def _waits_for_launches(self, rows: Tensor) -> bool:
-        """Whether launching a pass takes a large share of its time."""
-        started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(rows.device)
-        begin = time.perf_counter()
-        started.record()
-        self._model(rows)
-        ended.record()
-        launching = time.perf_counter() - begin
-        ended.synchronize()
-        return bool(launching * 1e3 >= _LAUNCH_SHARE * started.elapsed_time(ended))
 
     def _compare(self, graph: _Graph, rows: Tensor, *, differentiable: bool) -> None:
         """Compares a graph with the model on some rows.

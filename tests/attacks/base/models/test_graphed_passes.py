@@ -139,7 +139,7 @@ def check_too_little_memory_ends_no_attack(launches: Callable[[], int]) -> None:
     """Memory that runs out in a recording leaves the passes as they were; in a pass it is the caller's error."""
 
     class Large(Network):
-        """The device has memory for one pass at a time, not for the warm-up beside it."""
+        """A number of passes, and then memory runs out."""
 
         limit = 3
 
