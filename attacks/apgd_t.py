@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -13,15 +11,11 @@ from robustbench_cli.attacks.base.iterates import BestIterates
 from robustbench_cli.attacks.base.losses import Loss, targeted_dlr, towards_target
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.apgd import APGD
-from robustbench_cli.attacks.base.search.linearization import by_boundary_distance
 from robustbench_cli.attacks.base.threat import Threat
 
 __all__ = ["APGDT"]
 
 _ALL = 1 << 30
-
-_CANDIDATES = 100
-"""The likeliest other classes whose boundaries are linearized, as in MALT."""
 
 
 class APGDT(APGD):
@@ -33,10 +27,6 @@ class APGDT(APGD):
     If the threat itself is targeted, its target is the only one. With fewer classes there are fewer targets. With three
     classes the ratio divides by the mean of the second and third logits; with two the loss is the margin.
 
-    With ``target_order="malt"``, the targets are the classes whose decision boundaries are nearest in the linearization of
-    the logits at the clean image, among the 100 most likely classes (Melamed, Yehudai, Shamir: MALT Powers Up Adversarial
-    Attacks. NeurIPS 2024, arXiv 2407.02240). Three of them break as many images as nine of the most likely classes.
-
     With ``ranking_steps``, all targets are first tried with a few steps, and only the best ``top_k`` get the full number.
     This is the target ranking of the Minimum-Margin attack (Gao et al., ICML 2022).
     """
@@ -46,9 +36,6 @@ class APGDT(APGD):
         ge=1,
         description="number of target classes, the most likely ones first",
         json_schema_extra={"formerly": "targets"},
-    )
-    target_order: Literal["logits", "malt"] = Field(
-        "logits", description="order of the targets: by their logits, or by the distance to their linearized boundaries"
     )
     ranking_steps: int = Field(
         0,
@@ -68,6 +55,23 @@ class APGDT(APGD):
 
     def loss(self, threat: Threat) -> Loss:
         return targeted_dlr if threat.targeted else towards_target
+
+    def classes_in_order(
+        self, source: GradientSource, images: Tensor, labels: Tensor, logits: Tensor, threat: Threat
+    ) -> Tensor:
+        """The targets of each image in the order in which they are tried, after its label.
+
+        Args:
+            source: Computes gradients.
+            images: ``(N, C, H, W)``, the clean images.
+            labels: ``(N,)``.
+            logits: ``(N, K)``, the mean over the draws.
+            threat: The threat model.
+
+        Returns:
+            ``(N, T)`` int64, T <= K: the label, and then the other classes by decreasing logit.
+        """
+        return logits.scatter(1, labels[:, None], torch.inf).sort(dim=1, descending=True, stable=True).indices
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         if threat.targeted:
@@ -91,10 +95,7 @@ class APGDT(APGD):
                 done += together
             return margins
 
-        # The label comes first, then the other classes by decreasing logit.
-        order = logits.mean(0).scatter(1, labels[:, None], torch.inf).sort(dim=1, descending=True, stable=True).indices
-        if self.target_order == "malt":
-            order = by_boundary_distance(source, images, order[:, : 1 + _CANDIDATES], threat.norm)
+        order = self.classes_in_order(source, images, labels, logits.mean(0), threat)
         for stream in [random.split() for _ in range(self.restarts)]:
             targets = order[:, 1 : 1 + self.n_target_classes]
             if self.ranking_steps and targets.shape[1] > self.top_k:

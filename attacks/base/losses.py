@@ -181,7 +181,7 @@ def probability_margin(logits: Tensor, labels: Tensor) -> Tensor:
         ``(M,)``, at most log 2; positive if and only if another class is predicted.
 
     >>> probability_margin(torch.tensor([[2.0, 2.0], [100.0, 0.0]]), torch.tensor([0, 0]))
-    tensor([   0.0000, -99.3069])
+    tensor([  0.0000, -99.3069])
     """
     label_logits, others = _label_and_others(logits, labels)
     odds = others.logsumexp(-1) - label_logits

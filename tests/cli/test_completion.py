@@ -21,7 +21,7 @@ def complete(*words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("attack", "--attack", "apgd"), ["apgd-ce", "apgd-dlr", "apgd-t"]),
+        (("attack", "--attack", "apgd"), ["apgd-ce", "apgd-dlr", "apgd-pm", "apgd-t"]),
         (("attack", "--attack", "eot-pg"), ["eot-pgd"]),
         (("attack", "--dataset", "fash"), ["fashion-mnist"]),
         (("attack", "--model", "small"), ["small-cnn"]),

@@ -18,6 +18,7 @@ from robustbench_cli.attacks.base.losses import (
     expected_margin,
     log_odds,
     margin,
+    probability_margin,
     rounding,
     slope_and_value,
     targeted_dlr,
@@ -68,6 +69,23 @@ def test_the_log_odds_are_those_of_the_softmax(classes: int) -> None:
     far = torch.tensor([[1e4, 0.0]]).requires_grad_()
     (gradient,) = torch.autograd.grad(log_odds(far, torch.tensor([0])).sum(), far)
     assert gradient.tolist() == [[-1.0, 1.0]]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_the_probability_margin_is_that_of_the_softmax(classes: int) -> None:
+    """Value and slope are those of log(1 + max p_j - p_y) in float64; the slope does not vanish where p_y rounds to 1."""
+    logits, labels = logits_and_labels(0, 1, classes, 3.0, 0.0)
+    theirs = logits[0].double().requires_grad_()
+    probabilities = theirs.softmax(1)
+    others = probabilities.scatter(1, labels[:, None], 0).amax(1)
+    expected = (1 + others - probabilities.gather(1, labels[:, None])[:, 0]).log()
+    (gradient,) = torch.autograd.grad(expected.sum(), theirs)
+    slope, value = slope_and_value(probability_margin, logits[0], labels)
+    torch.testing.assert_close(value().double(), expected.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(probability_margin(logits[0], labels), value())
+    torch.testing.assert_close(slope.double(), gradient, rtol=1e-4, atol=1e-5)
+    far = slope_and_value(probability_margin, torch.tensor([[1e4, 0.0]]), torch.tensor([0]))[0]
+    assert far.tolist() == [[-1.0, 1.0]]
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 10])

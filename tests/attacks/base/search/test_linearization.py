@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.eot import EOT
 from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.attacks.base.search import linearization
 from robustbench_cli.attacks.base.search.linearization import (
     Plane,
     nearest_plane,
@@ -16,6 +19,7 @@ from robustbench_cli.attacks.base.search.linearization import (
     step_to_plane,
 )
 from robustbench_cli.attacks.base.search.minimal_norm import Goal
+from tests.attacks.conftest import LinearVictim
 
 
 def shortest(point: Tensor, slope: Tensor, value: float, norm: Norm) -> float:
@@ -127,3 +131,22 @@ def test_a_goal_of_its_own_has_the_plane_of_its_shortfall() -> None:
     expected = model[1].weight[top.indices[:, 0]] - model[1].weight[targets]
     torch.testing.assert_close(plane.slope.flatten(1), expected)
     torch.testing.assert_close(plane.value.float(), top.values[:, 0] - top.values[:, 3], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_classes_are_sorted_by_the_distance_of_a_linear_model(
+    norm: Norm, linear_victim: Callable[..., LinearVictim], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order is that of the distances in closed form, also if few gradients are held at once."""
+    victim = linear_victim(6)
+    expected = victim.distances(norm).argsort(1)[:, :5]
+    others = torch.arange(6).expand(len(victim.images), -1)
+    others = others[others != victim.labels[:, None]].view(-1, 5)
+    classes = torch.cat([victim.labels[:, None], others], 1)
+    for numbers in (1 << 27, 6 * 36 * 5):
+        monkeypatch.setattr(linearization, "_NUMBERS_AT_ONCE", numbers)
+        order = linearization.by_boundary_distance(
+            EOT(victim.model.requires_grad_(False)), victim.images, classes, norm
+        )
+        assert torch.equal(order[:, 0], victim.labels)
+        assert torch.equal(order[:, 1:], expected)
