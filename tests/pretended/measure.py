@@ -15,6 +15,7 @@ import torch
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
+from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.pgd import PGD
@@ -42,9 +43,11 @@ Figures = dict[str, Any]
 
 STEPS = {
     "hopskipjump": (200, 400),
-    **dict.fromkeys(("apgd-t", "cw", "deepfool", "fab", "fab-t", "superdeepfool"), (2, 4)),
+    **dict.fromkeys(("apgd-t", "cw", "deepfool", "fab", "fab-t", "malt", "superdeepfool"), (4, 6)),
 }
-"""The two numbers of steps (or queries) between which an attack is measured, where they are not 4 and 8."""
+"""The two numbers of steps (or queries) between which an attack is measured, where they are not 4 and 8. The third pass is
+recorded as a CUDA graph.
+"""
 
 NOTHING_FALLS: dict[Norm, float] = {"linf": 1e-6, "l2": 1e-6, "l1": 1e-6, "l0": 1}
 
@@ -71,8 +74,8 @@ def run_counted(name: str, norm: Norm, **values: int) -> Counter[tuple[str, str]
     with pretended(ROOT) as cuda:
         model, images, labels = model.to("cuda"), images.to("cuda"), labels.to("cuda")
         attack = attack_with(name, model, **values)
-        source = MeasuredModel(model, images).source("auto")
-        source.full_precision = attack.needs_full_precision()
+        precision: Precision = "float32" if attack.needs_full_precision() else "tf32"
+        source = MeasuredModel(model, images).source("auto", precision=precision)
         threat = attack.threat(
             images, norm=norm, eps=None if attack.minimal_norm else NOTHING_FALLS[norm], targeted=False
         )
