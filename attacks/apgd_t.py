@@ -77,7 +77,7 @@ class APGDT(APGD):
         best.offer(images, logits)
 
         def attack_targets(attack: APGDT, targets: Tensor, stream: Random) -> Tensor:
-            """Attacks towards targets ``(N, T)``. Returns the smallest margins ``(N, T)``, infinite where it did not."""
+            """Attacks towards targets ``(N, T)``. Returns the smallest margins ``(N, T)``, infinite once broken."""
             margins = torch.full(targets.shape, torch.inf, dtype=torch.float64, device=images.device)
             streams, done = [stream.split() for _ in range(targets.shape[1])], 0
             while done < len(streams) and (unbroken := len(best.unbroken())):
