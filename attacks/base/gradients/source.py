@@ -335,13 +335,14 @@ class _Passes:
     @classmethod
     def of_draws(cls, passes: list[_Passes]) -> _Passes:
         """The passes of different draws of the same images, together."""
+        # Not in place: autograd may return one number for many pixels.
         total, *others = (draws.gradients for draws in passes)
         for gradients in others:
-            total = total.add_(gradients)
+            total = total + gradients
         return cls(
             _joined([draws.logits for draws in passes], 0),
             # The square root has an infinite slope at 0. Such a pixel gets slope 0; the other pixels are unaffected.
-            total.nan_to_num_(0, 0, 0),
+            total.nan_to_num(0, 0, 0),
             lambda: _joined([draws.values() for draws in passes], 0),
         )
 
