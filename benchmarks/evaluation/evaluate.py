@@ -43,7 +43,7 @@ from robustbench_cli.benchmarks.evaluation.device_images import DeviceImages
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
 from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult, division, shared_batch
-from robustbench_cli.benchmarks.evaluation.pass_settings import pass_settings
+from robustbench_cli.benchmarks.evaluation.pass_settings import measured_on, pass_settings
 from robustbench_cli.benchmarks.evaluation.scoring import Scorer
 from robustbench_cli.benchmarks.evaluation.search import AttackSearch
 from robustbench_cli.benchmarks.evaluation.setup import Setup, gradient_precision_of
@@ -459,13 +459,12 @@ def predict(
         deterministic model.
     """
     device = checked_device(device) if device is not None else device_of(model)
-    with ExitStack() as stack:
-        stack.enter_context(current(device))
-        stack.enter_context(preserve_generators())
-        settings = pass_settings(model, images[:8], device, "float32")
-        size = BatchSize(batch_size or settings.rows)
-        stack.enter_context(frozen_on(model, device, images[:8], layout=settings.memory_format, size=size))
-        source = MeasuredModel(model, images[:8].to(device), size).source(repeats)
+    with (
+        current(device),
+        preserve_generators(),
+        measured_on(model, images, device, "float32", batch_size=batch_size) as measured,
+    ):
+        source = measured.source(repeats)
         predictions, at_once = [], _images_at_once(images)
         for indices, part in zip(
             torch.arange(len(images), device=device).split(at_once), images.split(at_once), strict=True
