@@ -44,7 +44,7 @@ class APGDT(APGD):
     n_target_classes: int = Field(
         9,
         ge=1,
-        description="number of target classes, the most likely ones first",
+        description="number of target classes, the first ones in the order of the targets",
         json_schema_extra={"formerly": "targets"},
     )
     target_order: Literal["logits", "malt"] = Field(
