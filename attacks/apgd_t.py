@@ -34,7 +34,7 @@ class APGDT(APGD):
     n_target_classes: int = Field(
         9,
         ge=1,
-        description="number of target classes, the most likely ones first",
+        description="number of target classes, the first ones in the order of the targets",
         json_schema_extra={"formerly": "targets"},
     )
     ranking_steps: int = Field(
@@ -81,7 +81,7 @@ class APGDT(APGD):
         best.offer(images, logits)
 
         def attack_targets(attack: APGDT, targets: Tensor, stream: Random) -> Tensor:
-            """Attacks towards targets ``(N, T)``. Returns the smallest margins ``(N, T)``, infinite where it did not."""
+            """Attacks towards targets ``(N, T)``. Returns the smallest margins ``(N, T)``, infinite once broken."""
             margins = torch.full(targets.shape, torch.inf, dtype=torch.float64, device=images.device)
             streams, done = [stream.split() for _ in range(targets.shape[1])], 0
             while done < len(streams) and (unbroken := len(best.unbroken())):

@@ -15,6 +15,7 @@ from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.iterates import Streak
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
+from robustbench_cli.attacks.base.search.adam import update_moments
 from robustbench_cli.attacks.base.search.linearization import nearest_plane, step_to_plane
 from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, Shortfall, norms, slopes
 from robustbench_cli.attacks.base.threat import Threat, per_image
@@ -22,8 +23,10 @@ from robustbench_cli.attacks.base.threat import Threat, per_image
 __all__ = ["CW"]
 
 _PATIENCE, _CUT, _LAST_RATE = 7, 0.5, 0.05
+"""The steps between two checks of the objective, the factor of a stalled rate, and the last rate relative to the first."""
+
 _SELDOM = 3
-"""On a GPU, which waits for it, images leave only at every third occasion."""
+"""The checks between which images leave on a GPU, which has to wait for their count."""
 
 _CORRECTIONS = 2
 
@@ -160,8 +163,7 @@ class CW(MinimalNormAttack):
                     if not len(active):
                         break
             falling = 0.5 + 0.5 * math.cos(math.pi * (step - 1) / self.steps)
-            stepped = _adam_step(state.iterates, gradient, state.first, state.second, falling * state.rates, step)
-            state.iterates = stepped.clamp_(0, 1)
+            state.descend(gradient, falling, step)
         smallest[state.rows], smallest_length[state.rows] = state.nearest, state.nearest_length
         return smallest, smallest_length
 
@@ -238,29 +240,16 @@ class _Descent:
         self.lowest = self.lowest.minimum(torch.addcmul(self.const * shortfall.hinge(), length, length))
         return torch.addcmul(difference, slope, per_image(self.const, difference), value=0.5)
 
+    def descend(self, gradient: Tensor, falling: float, step: int) -> None:
+        """Takes a step of Adam, at the learning rates times ``falling``, and clamps the iterates to the box."""
+        root, factor = update_moments(gradient, self.first, self.second, step)
+        rated = self.first * per_image(falling * self.rates, gradient)
+        self.iterates = torch.addcdiv(self.iterates, rated, root, value=-factor).clamp_(0, 1)
+
     def cut_stalled_rates(self) -> None:
         """Cuts the rates of images whose objective improved by less than 1 % since the last call."""
         rates = torch.where(self.lowest > 0.99 * self.earlier, self.rates * _CUT, self.rates)
         self.rates, self.earlier = rates.masked_fill(rates < self.least_rates, 0), self.lowest
-
-
-def _adam_step(iterates: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rates: Tensor, step: int) -> Tensor:
-    """The iterates after a step of Adam (Kingma, Ba, ICLR 2015); it updates the moments in place.
-
-    Args:
-        iterates: ``(N, C, H, W)``.
-        gradient: ``(N, C, H, W)``.
-        first: ``(N, C, H, W)``, the first moment.
-        second: ``(N, C, H, W)``, the second moment.
-        rates: ``(N,)``, the learning rates.
-        step: The number of the step, from 1.
-    """
-    first.lerp_(gradient, 0.1)
-    second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-    # The corrections of the moments' bias, as factors of each image and not of each pixel.
-    correction = math.sqrt(1 - 0.999**step)
-    root = second.sqrt().add_(1e-8 * correction)
-    return torch.addcdiv(iterates, first * per_image(rates, first), root, value=-correction / (1 - 0.9**step))
 
 
 class _ConstantSearch:

@@ -56,7 +56,7 @@ class FABT(FAB):
 
         def repeated(values: Tensor) -> Tensor:
             """``(N * count, ...)`` of ``(N, ...)``: the rows of one image are adjacent."""
-            return values.unsqueeze(1).expand(-1, count, *values.shape[1:]).flatten(0, 1)
+            return values.repeat_interleave(count, 0)
 
         rows = repeated(torch.arange(len(images), device=images.device))
         numbers = torch.arange(part.start, part.stop, device=images.device).repeat(len(images))

@@ -98,7 +98,7 @@ class PGD(FixedRadiusAttack):
                 feasible, labels, sizes = feasible.select(unbroken), labels[unbroken], sizes[unbroken]
                 iterates, gradient = iterates[unbroken], gradient[unbroken]
             direction = self._direction(-gradient if threat.targeted else gradient, iterates, threat.norm)
-            iterates = feasible.project(torch.addcmul(iterates, direction, sizes, value=self._multiple(step)))
+            iterates = feasible.project(torch.addcmul(iterates, direction, sizes, value=self._step_factor(step)))
         best.offer(iterates, source.logits(iterates))
 
     def _direction(self, gradient: Tensor, iterates: Tensor, norm: Norm) -> Tensor:
@@ -106,12 +106,12 @@ class PGD(FixedRadiusAttack):
             return sparse_ascent(gradient, iterates, math.ceil(self.l1_sparsity * gradient[0].numel()))
         return steepest_ascent(gradient, norm)
 
-    def _multiple(self, step: int) -> float:
-        """The size of a step as a multiple of the constant step size, or of the radius."""
+    def _step_factor(self, step: int) -> float:
+        """The factor of :meth:`_step_sizes` at a step: it falls linearly from 2 towards 0, or is 1 for a constant step size."""
         return 2 * (1 - step / self.steps) if self.step_size is None else 1
 
     def _step_sizes(self, feasible: FeasibleSet) -> Tensor:
-        """``(N, 1, 1, 1)``: what :meth:`_multiple` is a multiple of."""
+        """``(N, 1, 1, 1)``: the constant step size, or the radii."""
         radii = feasible.threat.eps
         sizes = radii if self.step_size is None else torch.full_like(radii, self.step_size)
         return per_image(sizes, feasible.images).to(feasible.images.dtype)

@@ -18,9 +18,8 @@ class PMA(PGD):
 
     The slope follows the other classes in proportion to their probabilities, as that of the cross-entropy does, and the
     largest of them most, as that of the margin does. With few steps it is often stronger than both; towards a target,
-    ``pgd`` and ``cw-pgd`` are stronger. The loss is the
-    logarithm of 1 plus the probability margin, which increases in the same direction and does not saturate. For a
-    randomized model, the logarithms are averaged over the draws.
+    ``pgd`` and ``cw-pgd`` are stronger. The loss is the logarithm of 1 plus the probability margin, which increases in the
+    same direction and does not saturate. For a randomized model, the logarithms are averaged over the draws.
     """
 
     paper: ClassVar[str] = (

@@ -13,6 +13,7 @@ from robustbench_cli.attacks.base.attack import MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
+from robustbench_cli.attacks.base.search.adam import update_moments
 from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, norms
 from robustbench_cli.attacks.base.threat import Threat, per_image, scale_by_largest
 
@@ -56,12 +57,8 @@ class SigmaZero(MinimalNormAttack):
             # The slope of the approximation of l0 is 2 sigma d / (|d|^2 + sigma)^2.
             scale = change.square().sum(1, keepdim=True).add_(self.sigma).square_()
             gradient = scale_by_largest(torch.addcdiv(scale_by_largest(gradient), change, scale, value=of_count))
-            first.lerp_(gradient, 0.1)
-            second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-            correction = math.sqrt(1 - 0.999**step)
-            root = second.sqrt().add_(1e-8 * correction)
-            rate = falling * self.lr * correction / (1 - 0.9**step)
-            change = torch.addcdiv(change, first, root, value=-rate).clamp_(lowest, highest)
+            root, factor = update_moments(gradient, first, second, step)
+            change = torch.addcdiv(change, first, root, value=-falling * self.lr * factor).clamp_(lowest, highest)
             size = change.square().sum(1, keepdim=True).sqrt_()
             change = change.mul_(size > per_image(threshold, images))
             iterates = (images + change).clamp_(0, 1)

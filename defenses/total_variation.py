@@ -23,6 +23,9 @@ __all__ = ["TotalVariation"]
 
 _BALANCE = 0.5
 
+_PRIMAL, _DUAL = 1 / (_BALANCE * math.sqrt(8)), _BALANCE / math.sqrt(8)
+"""The step sizes: their product is 1/8, and 8 bounds the squared norm of the difference operator."""
+
 
 class TotalVariation(RandomizedDefense):
     """Total variation minimization: drops pixels at random and reconstructs a smooth image; no training.
@@ -82,10 +85,6 @@ def _fill_in(images: Tensor, mask: Tensor) -> Tensor:
     """The solver's initial images: each dropped pixel becomes the mean of the others in its 3 x 3 neighborhood."""
     density, mean = (functional.avg_pool2d(channels, 3, 1, padding=1) for channels in (mask.to(images), mask * images))
     return torch.where(mask, images, mean / density.clamp_min(1 / 9))
-
-
-# The product of the step sizes is 1/8, and 8 bounds the squared norm of the difference operator.
-_PRIMAL, _DUAL = 1 / (_BALANCE * math.sqrt(8)), _BALANCE / math.sqrt(8)
 
 
 def _iterates(images: Tensor, start: Tensor, mask: Tensor, tv_weight: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -96,7 +96,7 @@ class BestIterates:
         """Begins a run with some copies of each of the images :attr:`rows`."""
         self._repeated = copies > 1
         self.copies = torch.arange(copies, device=self.rows.device).repeat(len(self.rows))
-        self.rows = self.rows.unsqueeze(1).expand(-1, copies).flatten()
+        self.rows = self.rows.repeat_interleave(copies)
         self._labels_of_rows = self._labels[self.rows]
         self._offers = 0
         self._waiting: list[tuple[Tensor, Tensor]] = []

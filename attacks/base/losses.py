@@ -19,6 +19,7 @@ __all__ = [
     "expected_margin",
     "log_odds",
     "margin",
+    "mean_over_draws",
     "probability_margin",
     "rounding",
     "slope_and_value",
@@ -443,3 +444,8 @@ def expected_margin(
         unbroken = (margins >= -rounding(logits, noise)).double().mean(0)
         value = unbroken.add_(value, alpha=1 / (2 * draws + 1))
     return value.nan_to_num_(torch.inf)
+
+
+def mean_over_draws(values: Tensor) -> Tensor:
+    """The mean ``(N, ...)`` of values ``(D, N, ...)`` over the draws; a single draw needs no computation."""
+    return values[0] if len(values) == 1 else values.mean(0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,15 +16,14 @@ from scipy import stats
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
-from robustbench_cli.attacks.base.models.freezing import frozen, frozen_on
+from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
-from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import preserve_generators, seed_from, seeded
 from robustbench_cli.benchmarks.certification.certificates import Certificates
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.devices import automatic_batch_size, keep_freed_memory
-from robustbench_cli.benchmarks.evaluation.pass_settings import pass_settings
+from robustbench_cli.benchmarks.evaluation.pass_settings import measured_on
 from robustbench_cli.benchmarks.evaluation.statistics import Floats
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry as defenses
@@ -200,13 +198,8 @@ def sample_votes(
     """
     device, shape = torch.device(device), tuple(images.shape[1:])
     keep_freed_memory()
-    with ExitStack() as stack:
-        stack.enter_context(preserve_generators())
-        settings = pass_settings(model, images[:8], device, "float32")
-        size = BatchSize(batch_size or settings.rows)
-        stack.enter_context(frozen_on(model, device, images[:8], layout=settings.memory_format, size=size))
-        noise = _Noise(shape, device=device, batch_size=size.rows)
-        measured = MeasuredModel(model, images[:8].to(device), size)
+    with preserve_generators(), measured_on(model, images, device, "float32", batch_size=batch_size) as measured:
+        noise = _Noise(shape, device=device, batch_size=measured.size.rows)
         _require_independent_draws(measured)
         source = measured.source(1)
         for index, image in zip(range(len(images)) if indices is None else indices, images, strict=True):

@@ -43,7 +43,7 @@ from robustbench_cli.benchmarks.evaluation.device_images import DeviceImages
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
 from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult, division, shared_batch
-from robustbench_cli.benchmarks.evaluation.pass_settings import pass_settings
+from robustbench_cli.benchmarks.evaluation.pass_settings import measured_on, pass_settings
 from robustbench_cli.benchmarks.evaluation.scoring import Scorer
 from robustbench_cli.benchmarks.evaluation.search import AttackSearch
 from robustbench_cli.benchmarks.evaluation.setup import Setup, gradient_precision_of
@@ -198,7 +198,7 @@ def attack_free_batches(
                         prepared = _prepared(model, images, labels, attack=attack, options=options, context=context)
                         search = stack.enter_context(prepared)
                         on_device = DeviceImages(images, search.setup.attacked.images.device)
-                    stored.write(batch, _attacked(search, unbroken[batch], on_device, labels))
+                    stored.write(batch, search.run(*_batch(unbroken[batch], on_device, labels)))
             missing = [batch for batch in missing if not stored.has(batch, unbroken[batch])]
             context.progress(len(images) - sum(map(len, missing)))
     return not missing
@@ -383,7 +383,7 @@ def _search_batches(
         if result is not None:
             resumed_seconds += result.seconds
         else:
-            result = _attacked(search, indices, on_device, labels)
+            result = search.run(*_batch(indices, on_device, labels))
             # A single batch is the whole evaluation, which is stored a moment later anyway. If a batch cannot be stored, an
             # interrupted evaluation repeats it, and a folder that cannot be written is an error when the result is stored.
             if stored is not None and len(unbroken) > len(indices):
@@ -394,10 +394,10 @@ def _search_batches(
     return results, resumed_seconds
 
 
-def _attacked(search: AttackSearch, indices: Tensor, images: DeviceImages, labels: Tensor) -> BatchResult:
-    """Attacks the images with these indices in the data slice."""
-    device = search.setup.attacked.images.device
-    return search.run(indices.to(device), images.batch(indices), labels[indices].to(device))
+def _batch(indices: Tensor, images: DeviceImages, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The indices of a batch in the data slice, its images and its labels, on the device of the attack."""
+    batch = images.batch(indices)
+    return indices.to(batch.device), batch, labels[indices].to(batch.device)
 
 
 def _flags(setup: Setup, batches: list[BatchResult]) -> tuple[str, ...]:
@@ -459,13 +459,12 @@ def predict(
         deterministic model.
     """
     device = checked_device(device) if device is not None else device_of(model)
-    with ExitStack() as stack:
-        stack.enter_context(current(device))
-        stack.enter_context(preserve_generators())
-        settings = pass_settings(model, images[:8], device, "float32")
-        size = BatchSize(batch_size or settings.rows)
-        stack.enter_context(frozen_on(model, device, images[:8], layout=settings.memory_format, size=size))
-        source = MeasuredModel(model, images[:8].to(device), size).source(repeats)
+    with (
+        current(device),
+        preserve_generators(),
+        measured_on(model, images, device, "float32", batch_size=batch_size) as measured,
+    ):
+        source = measured.source(repeats)
         predictions, at_once = [], _images_at_once(images)
         for indices, part in zip(
             torch.arange(len(images), device=device).split(at_once), images.split(at_once), strict=True

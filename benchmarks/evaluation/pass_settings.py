@@ -6,7 +6,8 @@ import copy
 import hashlib
 import json
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,15 +16,16 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.models.freezing import frozen
-from robustbench_cli.attacks.base.models.passes import single_pass
+from robustbench_cli.attacks.base.models.freezing import frozen, frozen_on
+from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
+from robustbench_cli.attacks.base.models.passes import BatchSize, single_pass
 from robustbench_cli.attacks.base.models.precision import Precision, gradient_precision
 from robustbench_cli.attacks.base.rng import preserve_generators
 from robustbench_cli.benchmarks.devices import automatic_batch_size, device_name
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["PassSettings", "pass_settings"]
+__all__ = ["PassSettings", "measured_on", "pass_settings"]
 
 _FASTER = 1.15
 """How many times as fast the contiguous layout must be to be chosen. Outputs differ between layouts by rounding, so the choice
@@ -99,6 +101,29 @@ def pass_settings(model: nn.Module, images: Tensor, device: torch.device, precis
         settings = _remember(file, key, settings)
     _known[file] = settings
     return settings
+
+
+@contextmanager
+def measured_on(
+    model: nn.Module, images: Tensor, device: torch.device, precision: Precision, *, batch_size: int | None
+) -> Iterator[MeasuredModel]:
+    """Moves a model to a device with its fastest settings and freezes it, and restores everything afterwards.
+
+    Args:
+        model: On any device.
+        images: ``(N, C, H, W)`` in [0, 1], N >= 1, on any device; the first eight are used.
+        device: Where the model will run.
+        precision: The precision of its gradients.
+        batch_size: The largest number of rows that pass through the model at once; ``None`` for the fastest.
+
+    Yields:
+        The measured model, for passes on the device.
+    """
+    probe = images[:8]
+    settings = pass_settings(model, probe, device, precision)
+    size = BatchSize(batch_size or settings.rows)
+    with frozen_on(model, device, probe, layout=settings.memory_format, size=size):
+        yield MeasuredModel(model, probe.to(device), size)
 
 
 def _key(model: nn.Module, images: Tensor, device: torch.device, precision: Precision) -> str:

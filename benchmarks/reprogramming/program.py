@@ -17,13 +17,10 @@ from torch.nn import functional
 
 from robustbench_cli.attacks.base.gradients.draws import EOTChoice
 from robustbench_cli.attacks.base.gradients.source import GradientSource
-from robustbench_cli.attacks.base.models.freezing import frozen_on
-from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
-from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.rng import seed_from
 from robustbench_cli.benchmarks.devices import keep_freed_memory
 from robustbench_cli.benchmarks.evaluation.evaluate import predict
-from robustbench_cli.benchmarks.evaluation.pass_settings import pass_settings
+from robustbench_cli.benchmarks.evaluation.pass_settings import measured_on
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.settings import Settings
 from robustbench_cli.defenses.base.training.loading import Examples
@@ -183,10 +180,8 @@ def reprogram(
     recipe = Recipe(epochs=method.epochs, lr=method.lr, weight_decay=0)
     trainer = Trainer(_First(task.train, method.examples), recipe, seed=options.seed, device=device, progress=progress)
     probe = torch.linspace(0, 1, 8 * math.prod(shape), device=device).reshape(8, *shape)
-    settings = pass_settings(model, probe, device, "tf32")
-    size = BatchSize(options.batch_size or settings.rows)
-    with frozen_on(model, device, probe, layout=settings.memory_format, size=size):
-        source = MeasuredModel(model, probe, size).source(options.eot, seed=options.seed)
+    with measured_on(model, probe, device, "tf32", batch_size=options.batch_size) as measured:
+        source = measured.source(options.eot, seed=options.seed)
         source.bind_draws(seed_from(options.seed, "reprogramming"), torch.empty(0, dtype=torch.int64))
         with trainer.seeded("program"):
             _, channels, height, width = task.images.shape

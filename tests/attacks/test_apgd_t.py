@@ -57,9 +57,9 @@ def test_a_batch_is_filled_with_targets(linear_victim: Callable[..., LinearVicti
     rows: list[int] = []
 
     class Watching(EOT):
-        def value_and_gradient(self, images: Tensor, *args: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+        def values_and_gradient(self, images: Tensor, *args: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
             rows.append(len(images))
-            return super().value_and_gradient(images, *args, **options)
+            return super().values_and_gradient(images, *args, **options)
 
     threat = Threat(norm="linf", eps=0.5 * victim.radii("linf").double())
     count = len(victim.images)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.gradients.eot import EOT
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat, distance
-from robustbench_cli.attacks.cw import CW, _adam_step
+from robustbench_cli.attacks.cw import CW
 
 from .conftest import Linear, LinearVictim, Victim
 
@@ -147,20 +147,3 @@ def test_an_early_stop_is_an_images_own(digits_victim: Victim) -> None:
         torch.testing.assert_close(alone, together, rtol=0, atol=1e-6)
     finally:
         model.float()
-
-
-def test_a_step_is_adams() -> None:
-    """That of ``torch.optim.Adam`` for every image at its own learning rate, over many steps."""
-    generator = torch.Generator().manual_seed(0)
-    iterates = torch.rand(3, 1, 4, 4, generator=generator)
-    rates = torch.tensor([0.01, 0.1, 0.0])
-    parameters = [nn.Parameter(image.clone()) for image in iterates]
-    theirs = torch.optim.Adam([{"params": [p], "lr": rate.item()} for p, rate in zip(parameters, rates, strict=True)])
-    first, second = torch.zeros_like(iterates), torch.zeros_like(iterates)
-    for step in range(1, 21):
-        gradient = torch.randn(iterates.shape, generator=generator)
-        iterates = _adam_step(iterates, gradient, first, second, rates, step)
-        for parameter, slope in zip(parameters, gradient, strict=True):
-            parameter.grad = slope
-        theirs.step()
-        torch.testing.assert_close(iterates, torch.stack([p.detach() for p in parameters]), rtol=1e-5, atol=1e-6)

@@ -217,29 +217,10 @@ class GradientSource(ABC):
         passes = self._differentiate(images, labels, loss, rows, copies)
         return passes.logits, passes.gradients[0]
 
-    def value_and_gradient(
-        self, images: Tensor, labels: Tensor, loss: Loss, *, rows: Tensor | None = None, copies: int | Tensor = 1
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, the mean loss ``(N,)`` over the draws, and its gradient; see :meth:`gradient`.
-
-        Args:
-            images: See :meth:`gradient`.
-            labels: See :meth:`gradient`.
-            loss: See :meth:`gradient`.
-            rows: See :meth:`logits`.
-            copies: See :meth:`logits`.
-
-        Raises:
-            UserError: The model's logits do not depend differentiably on its input.
-        """
-        passes = self._differentiate(images, labels, loss, rows, copies)
-        values = passes.values()
-        return passes.logits, values[0] if len(values) == 1 else values.mean(0), passes.gradients[0]
-
     def values_and_gradient(
         self, images: Tensor, labels: Tensor, loss: Loss, *, rows: Tensor | None = None, copies: int | Tensor = 1
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, what the loss says of each draw, and the gradient of its mean; see :meth:`gradient`.
+        """Logits, the loss of each draw, and the gradient of the mean loss; see :meth:`gradient`.
 
         Args:
             images: See :meth:`gradient`.
@@ -249,7 +230,7 @@ class GradientSource(ABC):
             copies: See :meth:`logits`.
 
         Returns:
-            Logits ``(D, N, K)``, the values ``(D, N, ...)`` of the loss, and the gradient ``(N, C, H, W)``.
+            Logits ``(D, N, K)``, the losses ``(D, N, ...)``, and the gradient ``(N, C, H, W)``.
 
         Raises:
             UserError: The model's logits do not depend differentiably on its input.
@@ -354,6 +335,7 @@ class _Passes:
     @classmethod
     def of_draws(cls, passes: list[_Passes]) -> _Passes:
         """The passes of different draws of the same images, together."""
+        # Not in place: autograd may return one number for many pixels.
         total, *others = (draws.gradients for draws in passes)
         for gradients in others:
             total = total + gradients

@@ -161,10 +161,11 @@ class GraphedPasses:
             weights = torch.linspace(-1, 1, logits.shape[-1], device=logits.device, dtype=logits.dtype)
             gradient = torch.autograd.grad((logits * weights).sum(), leaf)[0] if differentiable else None
             results.append((logits.detach().float(), gradient))
-        (logits, gradient), (expected, slope) = results
-        if not _is_close(logits, expected, _LOGITS_TOLERANCE) or (
-            gradient is not None and slope is not None and not _is_close(gradient, slope, _GRADIENT_TOLERANCE)
-        ):
+        (logits, gradient), (expected_logits, expected_gradient) = results
+        same = _is_close(logits, expected_logits, _LOGITS_TOLERANCE)
+        if gradient is not None and expected_gradient is not None:
+            same = same and _is_close(gradient, expected_gradient, _GRADIENT_TOLERANCE)
+        if not same:
             raise RuntimeError("the recorded pass gives other logits or gradients than the model")
 
 
@@ -190,7 +191,7 @@ class _Graph:
         self._rows = rows.clone().requires_grad_(differentiable)
         self._number = 0
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.set_grad_enabled(differentiable), _recording_allowed():
+        with torch.set_grad_enabled(differentiable), _garbage_collection_paused():
             self._warm_up(model)
             with torch.cuda.graph(self._forward, capture_error_mode="thread_local"):
                 # The graph of autograd keeps the activations: several backward passes may follow one forward pass.
@@ -273,8 +274,8 @@ def _forbidden_synchronizations() -> Iterator[None]:
 
 
 @contextmanager
-def _recording_allowed() -> Iterator[None]:
-    """Stops Python's cyclic garbage collector: it might free another graph, which breaks a recording."""
+def _garbage_collection_paused() -> Iterator[None]:
+    """Pauses Python's cyclic garbage collector: it might free another graph, which breaks a recording."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -21,7 +21,7 @@ from torch import Tensor
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.iterates import BestIterates
-from robustbench_cli.attacks.base.losses import Loss
+from robustbench_cli.attacks.base.losses import Loss, mean_over_draws
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import (
@@ -109,10 +109,10 @@ class APGD(FixedRadiusAttack):
     def _take_steps(self, run: _Run, steps: int, source: GradientSource, best: BestIterates, *, offers: bool) -> None:
         loss, checkpoints = self.loss(run.feasible.threat), run.checkpoints(steps)
         for step in range(steps):
-            logits, value, gradient = source.value_and_gradient(
+            logits, values, gradient = source.values_and_gradient(
                 run.iterates, run.labels, loss, rows=best.rows, copies=best.copies
             )
-            run.record(value, gradient)
+            run.record(mean_over_draws(values), gradient)
             remaining = best.offer(run.iterates, logits) if offers else None
             if remaining is not None:
                 if not len(remaining):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.iterates import Streak
-from robustbench_cli.attacks.base.losses import closed_form, margin, rounding, slope_and_value
+from robustbench_cli.attacks.base.losses import closed_form, margin, mean_over_draws, rounding, slope_and_value
 from robustbench_cli.attacks.base.models.logit_noise import measured_noise
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import per_image
@@ -64,16 +64,15 @@ class Shortfall(NamedTuple):
     def spread(self, rows: Tensor, count: int) -> Shortfall:
         """The same for the images ``rows`` ``(N,)`` of a batch of ``count``; the others do not reach the goal."""
 
-        def spread(part: Tensor) -> Tensor:
+        def of_batch(part: Tensor) -> Tensor:
             whole = part.new_full((len(part), count, *part.shape[2:]), torch.inf)
             return whole.index_copy_(1, rows, part)
 
-        return Shortfall(*map(spread, self))
+        return Shortfall(*map(of_batch, self))
 
     def hinge(self) -> Tensor:
         """``(N,)``: the mean over the draws of :meth:`Goal.hinge`."""
-        values = self.values.add(self.tolerance, alpha=2).clamp_min_(0)
-        return values[0] if len(values) == 1 else values.mean(0)
+        return mean_over_draws(self.values.add(self.tolerance, alpha=2).clamp_min_(0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from robustbench_cli.core.errors import Notice, is_out_of_memory, one_line
 from robustbench_cli.defenses.base.decision_rules import log_mean_softmax
-from robustbench_cli.defenses.base.surgery.packed_network import PackedNetwork, joined_tensors
+from robustbench_cli.defenses.base.surgery.packed_network import PackedNetwork, joined_tensors, parameters_and_buffers
 
 __all__ = ["BatchedEnsemble", "ensemble_cross_entropy"]
 
@@ -44,7 +44,7 @@ class BatchedEnsemble(nn.Module):
         # A tuple hides it from torch: it is no submodule. Only its structure is used, not its weights.
         self._structure = (copy.deepcopy(networks[0]),)
         self._packed = PackedNetwork(networks[0], len(networks)) if vectorized else None
-        tensors = _parameters_and_buffers(networks[0])
+        tensors = parameters_and_buffers(networks[0])
         self._shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         # Concatenated, not stacked: a convolution's weights keep four dimensions, which channels-last needs.
         for index, (name, joined) in enumerate(joined_tensors(networks).items()):
@@ -69,7 +69,7 @@ class BatchedEnsemble(nn.Module):
     def copy_to(self, networks: Sequence[nn.Module]) -> None:
         """Copies the parameters and buffers into M networks of the same architecture, in place."""
         for network, state in zip(networks, _unstack(self._stacked()), strict=True):
-            for name, tensor in _parameters_and_buffers(network).items():
+            for name, tensor in parameters_and_buffers(network).items():
                 tensor.copy_(state[name])
 
     def _packed_logits(self, rows: Tensor) -> Tensor | None:
@@ -128,10 +128,6 @@ def ensemble_cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -
     if mean.requires_grad:
         mean.register_hook(lambda slope: slope * len(logits))
     return mean
-
-
-def _parameters_and_buffers(network: nn.Module) -> dict[str, Tensor]:
-    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
 def _tensor_name(index: int) -> str:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from robustbench_cli.core.errors import is_out_of_memory
 
-__all__ = ["PackedNetwork", "joined_tensors", "pack"]
+__all__ = ["PackedNetwork", "joined_tensors", "pack", "parameters_and_buffers"]
 
 _CHANNELWISE_LAYERS = (
     *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh, nn.Softplus),
@@ -87,13 +87,18 @@ def pack(network: nn.Module, count: int, *, same_rows: bool = True) -> fx.GraphM
     return fx.GraphModule(root, graph)
 
 
+def parameters_and_buffers(network: nn.Module) -> dict[str, Tensor]:
+    """The parameters and then the buffers of a network, by their names."""
+    return dict(network.named_parameters()) | dict(network.named_buffers())
+
+
 def joined_tensors(networks: Sequence[nn.Module]) -> dict[str, Tensor]:
     """The parameters and buffers of networks of one architecture, concatenated along their first dimension.
 
     Args:
         networks: The networks. Gradients flow to their parameters.
     """
-    states = [dict(network.named_parameters()) | dict(network.named_buffers()) for network in networks]
+    states = [parameters_and_buffers(network) for network in networks]
     return {
         name: torch.cat([state[name] if tensor.dim() else state[name].reshape(1) for state in states])
         for name, tensor in states[0].items()

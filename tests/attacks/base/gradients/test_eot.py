@@ -158,17 +158,17 @@ def test_the_points_of_an_image_have_draws_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [None, 2, 5])
-def test_the_value_is_the_mean_loss_over_the_draws(batch_size: int | None) -> None:
+def test_the_values_are_the_losses_of_the_draws(batch_size: int | None) -> None:
     """Of a sample and of all draws, at any batch size; the gradient is that of the same draws."""
     for source in (
         ExactExpectation(Paths(), batch_size=batch_size),
         EOT(Paths(), draws=6, randomized=True, batch_size=batch_size),
     ):
-        logits, value, gradient = source.value_and_gradient(IMAGES, LABELS, cross_entropy)
-        expected = torch.stack([nn.functional.cross_entropy(draw, LABELS, reduction="none") for draw in logits]).mean(0)
-        torch.testing.assert_close(value, expected)
+        logits, values, gradient = source.values_and_gradient(IMAGES, LABELS, cross_entropy)
+        expected = torch.stack([nn.functional.cross_entropy(draw, LABELS, reduction="none") for draw in logits])
+        torch.testing.assert_close(values, expected)
         assert gradient.shape == IMAGES.shape
     torch.testing.assert_close(
-        ExactExpectation(Paths(), batch_size=batch_size).value_and_gradient(IMAGES, LABELS, cross_entropy)[2],
+        ExactExpectation(Paths(), batch_size=batch_size).values_and_gradient(IMAGES, LABELS, cross_entropy)[2],
         mean_of_gradients(Paths()),
     )

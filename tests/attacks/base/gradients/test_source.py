@@ -41,6 +41,20 @@ def test_cutting_the_batch_changes_no_result_of_a_deterministic_model(batch_size
     assert max(model.rows) <= (batch_size or 7)
 
 
+@pytest.mark.parametrize("draws", [1, 3])
+def test_the_pixels_of_a_gradient_may_share_memory(draws: int) -> None:
+    """Autograd gives the gradient of a sum as one number, expanded to all pixels."""
+
+    class Brightness(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            total = images.sum((1, 2, 3))
+            return torch.stack([total, torch.zeros_like(total)], 1)
+
+    source = EOT(Brightness(), draws=draws, randomized=draws > 1, batch_size=7)
+    _, gradient = source.gradient(IMAGES, torch.zeros_like(LABELS), margin)
+    torch.testing.assert_close(gradient, torch.ones_like(IMAGES))
+
+
 @pytest.mark.parametrize("batch_size", [None, 1, 4])
 def test_passes_are_counted(batch_size: int | None) -> None:
     """An image costs one pass per draw, or the cost of all draws; backward passes count only for gradients."""
