@@ -202,9 +202,7 @@ def sample_votes(
     keep_freed_memory()
     with ExitStack() as stack:
         stack.enter_context(preserve_generators())
-        settings = pass_settings(
-            model, images[:8], device, "float32", rows=len(images) * smoothing.passes
-        )
+        settings = pass_settings(model, images[:8], device, "float32", rows=len(images) * smoothing.passes)
         size = BatchSize(batch_size or settings.rows)
         stack.enter_context(frozen_on(model, device, images[:8], layout=settings.memory_format, size=size))
         noise = _Noise(shape, device=device, batch_size=size.rows)
