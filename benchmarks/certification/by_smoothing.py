@@ -198,7 +198,11 @@ def sample_votes(
     """
     device, shape = torch.device(device), tuple(images.shape[1:])
     keep_freed_memory()
-    with preserve_generators(), measured_on(model, images, device, "float32", batch_size=batch_size) as measured:
+    rows = len(images) * smoothing.passes
+    with (
+        preserve_generators(),
+        measured_on(model, images, device, "float32", batch_size=batch_size, rows=rows) as measured,
+    ):
         noise = _Noise(shape, device=device, batch_size=measured.size.rows)
         _require_independent_draws(measured)
         source = measured.source(1)

@@ -198,7 +198,8 @@ def attack_free_batches(
                         prepared = _prepared(model, images, labels, attack=attack, options=options, context=context)
                         search = stack.enter_context(prepared)
                         on_device = DeviceImages(images, search.setup.attacked.images.device)
-                    stored.write(batch, search.run(*_batch(unbroken[batch], on_device, labels)))
+                    indices = unbroken[batch]
+                    stored.write(batch, search.run(indices, on_device.batch(indices), labels[indices]))
             missing = [batch for batch in missing if not stored.has(batch, unbroken[batch])]
             context.progress(len(images) - sum(map(len, missing)))
     return not missing
@@ -383,7 +384,7 @@ def _search_batches(
         if result is not None:
             resumed_seconds += result.seconds
         else:
-            result = search.run(*_batch(indices, on_device, labels))
+            result = search.run(indices, on_device.batch(indices), labels[indices])
             # A single batch is the whole evaluation, which is stored a moment later anyway. If a batch cannot be stored, an
             # interrupted evaluation repeats it, and a folder that cannot be written is an error when the result is stored.
             if stored is not None and len(unbroken) > len(indices):
@@ -392,12 +393,6 @@ def _search_batches(
         results.append(result)
         context.progress(len(images) - len(unbroken) + batch.stop)
     return results, resumed_seconds
-
-
-def _batch(indices: Tensor, images: DeviceImages, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The indices of a batch in the data slice, its images and its labels, on the device of the attack."""
-    batch = images.batch(indices)
-    return indices.to(batch.device), batch, labels[indices].to(batch.device)
 
 
 def _flags(setup: Setup, batches: list[BatchResult]) -> tuple[str, ...]:

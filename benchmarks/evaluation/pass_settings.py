@@ -45,6 +45,10 @@ _LAYOUT_ROWS = (4, 64)
 
 _MOST_ROWS = 8192
 
+_WORTHWHILE = 64
+"""The work, in usual batches, that is worth a measurement. One takes as long as eight batches forward on a CPU, and the other
+layout saves more than an eighth where it is chosen."""
+
 _FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 
 _known: dict[Path, PassSettings] = {}
@@ -70,7 +74,9 @@ class PassSettings(BaseModel):
         return _FORMATS[self.layout]
 
 
-def pass_settings(model: nn.Module, images: Tensor, device: torch.device, precision: Precision) -> PassSettings:
+def pass_settings(
+    model: nn.Module, images: Tensor, device: torch.device, precision: Precision, *, rows: int | None = None
+) -> PassSettings:
     """The fastest batch size and memory layout of a model on a device, by timing passes forward and backward.
 
     A copy of the model is timed, once for each architecture, shape and kind of device: the settings are remembered in the
@@ -82,9 +88,11 @@ def pass_settings(model: nn.Module, images: Tensor, device: torch.device, precis
         images: ``(N, C, H, W)`` in [0, 1], N >= 1, on any device; the first eight are used.
         device: Where the model will run.
         precision: The precision of its gradients.
+        rows: The rows that will pass forward, if they are known. Few are not worth a measurement.
 
     Returns:
-        The settings; the usual ones for a model that cannot be copied or that fails, which is not an error here.
+        The settings. The usual ones where nothing is remembered and few rows will pass; and for a model that cannot be
+        copied or that fails, which is not an error here.
     """
     usual = PassSettings(rows=automatic_batch_size(device, tuple(images.shape[1:])))
     has_convolutions = any(parameter.dim() == 4 for parameter in model.parameters())
@@ -94,6 +102,8 @@ def pass_settings(model: nn.Module, images: Tensor, device: torch.device, precis
     file = platformdirs.user_cache_path("advdef") / "passes" / f"{key}.json"
     settings = _known.get(file) or _remembered(file, key)
     if settings is None:
+        if rows is not None and rows < _WORTHWHILE * usual.rows:
+            return usual
         try:
             settings = _measured(copy.deepcopy(model), images[:8], device, precision, usual)
         except Exception:  # noqa: BLE001 - a user's model may raise anything; the evaluation says what is wrong with it
@@ -105,7 +115,13 @@ def pass_settings(model: nn.Module, images: Tensor, device: torch.device, precis
 
 @contextmanager
 def measured_on(
-    model: nn.Module, images: Tensor, device: torch.device, precision: Precision, *, batch_size: int | None
+    model: nn.Module,
+    images: Tensor,
+    device: torch.device,
+    precision: Precision,
+    *,
+    batch_size: int | None,
+    rows: int | None = None,
 ) -> Iterator[MeasuredModel]:
     """Moves a model to a device with its fastest settings and freezes it, and restores everything afterwards.
 
@@ -115,12 +131,13 @@ def measured_on(
         device: Where the model will run.
         precision: The precision of its gradients.
         batch_size: The largest number of rows that pass through the model at once; ``None`` for the fastest.
+        rows: See :func:`pass_settings`.
 
     Yields:
         The measured model, for passes on the device.
     """
     probe = images[:8]
-    settings = pass_settings(model, probe, device, precision)
+    settings = pass_settings(model, probe, device, precision, rows=rows)
     size = BatchSize(batch_size or settings.rows)
     with frozen_on(model, device, probe, layout=settings.memory_format, size=size):
         yield MeasuredModel(model, probe.to(device), size)

@@ -51,14 +51,15 @@ class AttackSearch:
         """Attacks a batch.
 
         Args:
-            indices: ``(N,)``, the images' indices in the data slice; random numbers depend on them.
-            images: ``(N, C, H, W)`` in [0, 1].
-            labels: ``(N,)``.
+            indices: ``(N,)``, the images' indices in the data slice, on any device; random numbers depend on them.
+            images: ``(N, C, H, W)`` in [0, 1], on the device of the models.
+            labels: ``(N,)``, on any device.
 
         Returns:
             The outcomes, the flags and the costs.
         """
         started, passes = time.perf_counter(), self._passes()
+        indices, labels = indices.to(images.device), labels.to(images.device)
         candidates, left_the_ball = self._candidates(indices, images, labels)
         forwards, backwards, without_gradient = self._passes() - passes
         batch = AttackedBatch(

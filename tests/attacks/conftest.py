@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -146,7 +147,7 @@ def _digits_cnn() -> nn.Module:
 
 
 @pytest.fixture(scope="session")
-def digits_victim() -> Victim:
+def trained_on_digits() -> Victim:
     """A small network trained on the digits, with 60 test images that it classifies correctly."""
     pixels, targets = load_digits(return_X_y=True)
     images = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
@@ -167,3 +168,12 @@ def digits_victim() -> Victim:
     with torch.no_grad():
         right = (model(images).argmax(1) == labels).nonzero()[:60, 0]
     return Victim(model, images[right], labels[right])
+
+
+@pytest.fixture
+def digits_victim(trained_on_digits: Victim) -> Victim:
+    """A small network trained on the digits, with 60 test images that it classifies correctly.
+
+    Each test has its own copy of the network, so that none depends on what another one changed.
+    """
+    return replace(trained_on_digits, model=copy.deepcopy(trained_on_digits.model))

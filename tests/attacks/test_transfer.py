@@ -155,5 +155,4 @@ def test_passes_are_counted_where_they_are_made(digits_victim: Victim) -> None:
     threat = Threat(norm="linf", eps=torch.full((60,), 0.1, dtype=torch.float64))
     attack = Transfer(surrogate=digits_victim.model, attack=MIFGSM(steps=7))
     attack.run(source, digits_victim.images, digits_victim.labels, threat, Random.of(0, digits_victim.images))
-    digits_victim.model.requires_grad_(True)
     assert (source.forwards, source.backwards) == (7 * 60, 7 * 60)

@@ -34,9 +34,10 @@ def test_the_algorithm_written_out(digits: Any, normed: Callable[[], nn.Module])
             return batches[-1]
 
     defense.fit(ours, Trainer(Watched(), recipe, seed=0, device=torch.device("cpu")))
-    # One image gives the shape, four determine the memory layout.
-    steps = [batch for batch in batches if len(batch[0]) > 4]
-    assert len(steps) == 2 * 3 * 3
+    # One image gives the shape, four determine the memory layout. Each batch is loaded once for its replays.
+    loaded = [batch for batch in batches if len(batch[0]) > 4]
+    assert [len(images) for images, _ in loaded] == 2 * [34, 33, 33]
+    steps = [batch for batch in loaded for _ in range(3)]
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     perturbation = torch.zeros(34, 1, 8, 8)
     theirs.train()

@@ -117,6 +117,16 @@ def test_the_process_that_stores_first_decides(folder: Path, monkeypatch: pytest
     assert pass_settings(Slow(None, width=8), IMAGES, CPU, "tf32") == other
 
 
+def test_few_rows_are_not_worth_a_measurement(folder: Path) -> None:
+    """They pass with the usual settings, or with those of a measurement for more rows: 64 batches."""
+    usual = PassSettings(rows=automatic_batch_size(CPU, (3, 8, 8)))
+    slow, enough = Slow(torch.channels_last, width=10), 64 * usual.rows
+    assert pass_settings(slow, IMAGES, CPU, "tf32", rows=enough - 1) == usual
+    assert not folder.exists()
+    assert pass_settings(slow, IMAGES, CPU, "tf32", rows=enough).layout == "contiguous"
+    assert pass_settings(slow, IMAGES, CPU, "tf32", rows=1).layout == "contiguous"
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -63,10 +63,10 @@ def test_evaluation_options_are_combined() -> None:
     config = SuiteConfig.from_options(targeted=("no", "all"), repeats=(3, 4))
     combinations = [(options.targeted, options.repeats, options.precision) for options in config.grid_options()]
     assert combinations == [
-        ("no", 3, "float32"),
-        ("no", 4, "float32"),
-        ("all", 3, "float32"),
-        ("all", 4, "float32"),
+        ("no", 3, "tf32"),
+        ("no", 4, "tf32"),
+        ("all", 3, "tf32"),
+        ("all", 4, "tf32"),
     ]
     assert len(SuiteConfig.from_options().grid_options()) == 1
 
