@@ -51,9 +51,9 @@ def _collect_less_garbage() -> None:
 
 
 def _skip_last_collections() -> None:
-    """Exempts all objects from the collections when Python ends, unless Triton is loaded, as PyTorch's counter of operations does.
+    """Exempts all objects from the collections when Python ends, unless Triton is loaded, as PyTorch's optimizers do.
 
-    Triton would list its uncollected objects on stderr as leaked.
+    Triton would list the objects that are left on stderr as leaked.
     """
     if "triton" not in sys.modules:
         gc.freeze()
