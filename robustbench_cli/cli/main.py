@@ -47,7 +47,16 @@ def _collect_less_garbage() -> None:
     third of the time that a command spends on torch.
     """
     gc.set_threshold(50_000)
-    atexit.register(gc.freeze)
+    atexit.register(_skip_last_collections)
+
+
+def _skip_last_collections() -> None:
+    """Exempts all objects from the collections when Python ends, unless Triton is loaded, as PyTorch's optimizers do.
+
+    Triton would list the objects that are left on stderr as leaked.
+    """
+    if "triton" not in sys.modules:
+        gc.freeze()
 
 
 def _loaded(arguments: list[str]) -> Callable[[list[str]], int]:

@@ -290,6 +290,8 @@ def test_an_interrupted_split_cell_goes_on_in_any_number_of_processes(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Processes that run in the background ignore SIGINT, and their children do too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads start here
     )
     assert running.stderr is not None
     while not (here / "began").exists() and running.poll() is None:
