@@ -382,7 +382,8 @@ class Store:
 
     def _files(self, pattern: str) -> list[Path]:
         self._require_store()
-        return sorted(self._cells.glob(pattern))
+        # Paths take long to compare.
+        return sorted(self._cells.glob(pattern), key=str)
 
     @property
     def exists(self) -> bool:
