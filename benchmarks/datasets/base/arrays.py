@@ -45,6 +45,8 @@ _END = struct.Struct("<4s4H2LH")
 _MEMBER = struct.Struct("<4s4B4HL2L5H2L")
 """A member in the directory; its name and its extra fields follow."""
 
+_END_SIGNATURE, _MEMBER_SIGNATURE = b"PK\x05\x06", b"PK\x01\x02"
+
 _LENGTHS = struct.Struct("<26xHH")
 """The local header of a member: the lengths of its name and of its extra field, which follow."""
 
@@ -127,7 +129,7 @@ def _directory(content: bytes) -> dict[str, _Entry] | None:
     if len(content) < _END.size:
         return None
     signature, _, _, here, number, length, start, comment = _END.unpack_from(content, len(content) - _END.size)
-    if signature != zipfile.stringEndArchive or comment or here != number:
+    if signature != _END_SIGNATURE or comment or here != number:
         return None
     if start + length + _END.size != len(content):
         return None
@@ -136,7 +138,7 @@ def _directory(content: bytes) -> dict[str, _Entry] | None:
         fields = _MEMBER.unpack_from(content, start)
         signature, flags, compression, crc, compressed, size = (fields[index] for index in (0, 5, 6, 9, 10, 11))
         name_length, extra_length, comment_length = fields[12:15]
-        is_plain = signature == zipfile.stringCentralDir and not flags and compression in _SIMPLE
+        is_plain = signature == _MEMBER_SIGNATURE and not flags and compression in _SIMPLE
         if not is_plain or max(size, compressed) > _CHUNK:
             return None
         start += _MEMBER.size
