@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, reduce
 from operator import getitem
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import PydanticSerializationError
@@ -16,7 +17,10 @@ from robustbench_cli.core.frozen_model import FrozenModel
 from robustbench_cli.core.registry import Registry
 from robustbench_cli.core.settings import Settings
 
-__all__ = ["MethodSpec", "defense_label"]
+__all__ = ["MethodSpec", "canonical_json", "defense_label"]
+
+canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+"""The canonical JSON of a value."""
 
 
 class MethodSpec(FrozenModel):
@@ -47,6 +51,12 @@ class MethodSpec(FrozenModel):
             if unknown := [key for key in keys if not _is_parameter(key, self.parameters)]:
                 raise ValueError(f"'{unknown[0]}' is called {what} and is no parameter of {self.name}")
         return self
+
+    def shared(self) -> MethodSpec:
+        """An equal instance, the same for all equal ones: a store has thousands of cells, and few methods."""
+        # Unlike equality, the text tells 1 from 1.0 and from True.
+        content = repr([getattr(self, name) for name in type(self).model_fields])
+        return _instances.setdefault(content, self)
 
     @model_serializer(mode="wrap")
     def _without_empty_renames(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -145,6 +155,15 @@ class MethodSpec(FrozenModel):
         name = self.name if self.source is None else self.name.rpartition(":")[2]
         parameters = _by_former_names({**self.parameters, **self.surrogates}, self.formerly)
         return {"name": name, "parameters": parameters, "source": self.source}
+
+    @cached_property
+    def canonical_identity(self) -> str:
+        """The canonical JSON of :attr:`identity`."""
+        return canonical_json(self.identity)
+
+
+_instances: WeakValueDictionary[str, MethodSpec] = WeakValueDictionary()
+"""The instances that :meth:`MethodSpec.shared` returned, by their content."""
 
 
 def defense_label(specs: Iterable[MethodSpec], *, with_parameters: bool = True) -> str:

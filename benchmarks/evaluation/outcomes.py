@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,7 @@ class Outcomes:
             array[..., rows] = getattr(worse, name)
         return replace(self, **arrays)
 
-    @property
+    @cached_property
     def clean_right(self) -> NDArray[np.bool_]:
         """``(R, N)``: whether the clean image is classified correctly."""
         return np.equal(self.clean, self.labels)
@@ -125,6 +126,10 @@ class Outcomes:
 
     def worst(self) -> Integers:
         """``(R, N)``: the predictions on each image's worst candidate, among the perturbed images and the clean one."""
+        return self._worst
+
+    @cached_property
+    def _worst(self) -> Integers:
         candidates = np.concatenate([self.answers, self.clean[None]])
         chosen = np.concatenate([self.survival, self.clean_survival[None]]).argmin(axis=0)
         return candidates[chosen, :, np.arange(len(self.labels))].T
@@ -148,7 +153,7 @@ class Outcomes:
     def to_bytes(self) -> bytes:
         """The ``.npz`` file."""
         buffer = io.BytesIO()
-        arrays: dict[str, Any] = vars(self)
+        arrays: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         np.savez_compressed(buffer, **arrays)
         return buffer.getvalue()
 

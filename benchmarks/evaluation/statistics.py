@@ -194,10 +194,25 @@ def _resampling_weights(images: int, resamples: int, seed: int) -> Floats:
 def _efficiencies(pairs: Sequence[tuple[SuccessCounts, SuccessCounts]], weights: Floats) -> Iterator[DefenseEfficiency]:
     """The scores of some pairs of models with the same number of images, which have possible successes."""
     models = list(zip(*pairs, strict=True))
+    # Many pairs have a model in common, and attacks on one model have the clean images in common.
+    places: dict[bytes, int] = {}
+    distinct: list[Counts] = []
+
+    def place(counts: Counts) -> int:
+        """Where equal counts are among the distinct ones."""
+        index = places.setdefault(counts.tobytes(), len(places))
+        if index == len(distinct):
+            distinct.append(counts)
+        return index
+
+    names = ("succeeded", "possible", "clean")
+    indices = {name: [[place(getattr(model, name)) for model in side] for side in models] for name in names}
+    # The sums over each sample, exact.
+    of_distinct = np.stack(distinct).astype(np.float64) @ weights
 
     def sums(name: str) -> list[Floats]:
         """The sums over each sample, ``(pairs, 1 + resamples)``: of the undefended and of the defended models."""
-        return [np.stack([getattr(model, name) for model in side]).astype(np.float64) @ weights for side in models]
+        return [of_distinct[of_side] for of_side in indices[name]]
 
     rates = [
         100 * succeeded / np.where(possible > 0, possible, np.nan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -124,8 +123,7 @@ class _Row:
             summary=result.summary,
             flags=result.flags,
         )
-        attack = json.dumps(result.cell.attack.identity, sort_keys=True)
-        return cls(source, (result.cell.cascade, attack), lambda: read().success())
+        return cls(source, (result.cell.cascade, result.cell.attack.canonical_identity), lambda: read().success())
 
     @classmethod
     def worst_case(cls, group: Sequence[tuple[_Row, Callable[[], Outcomes]]]) -> _Row:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import sys
 from collections.abc import Mapping
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from robustbench_cli.attacks.base.gradients.draws import Draws
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, canonical_json, defense_label
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions, Targeted
-from robustbench_cli.core.frozen_model import FrozenModel
+from robustbench_cli.core.frozen_model import FrozenModel, share_field_names
 
 __all__ = ["Cell", "OnlyIf", "content_hash"]
 
@@ -25,8 +25,9 @@ attack broke through; see :func:`~robustbench_cli.benchmarks.store.worst_case_fl
 """
 
 
-_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-"""The canonical JSON of a value."""
+def _hash(canonical: str) -> str:
+    """The first 20 hexadecimal digits of the sha256 of a canonical JSON."""
+    return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 
 
 def content_hash(identity: Mapping[str, Any]) -> str:
@@ -35,19 +36,23 @@ def content_hash(identity: Mapping[str, Any]) -> str:
     Args:
         identity: Everything that a result depends on, as JSON values.
     """
-    return hashlib.sha256(_canonical(identity).encode()).hexdigest()[:20]
+    return _hash(canonical_json(identity))
+
+
+_SharedText = Annotated[str, AfterValidator(sys.intern)]
+_SharedSpec = Annotated[MethodSpec, AfterValidator(MethodSpec.shared)]
 
 
 class _Evaluated(FrozenModel):
     """What is evaluated: the images, the defended model and the attack. These fields come first in a cell's JSON."""
 
     dataset: str
-    data: str = Field(description="sha256 of the evaluated images and labels")
+    data: _SharedText = Field(description="sha256 of the evaluated images and labels")
     n: int
     model: str
-    checkpoint: str = Field(description="sha256 of the weights and of the specification of their model")
-    defenses: tuple[MethodSpec, ...]
-    attack: MethodSpec
+    checkpoint: _SharedText = Field(description="sha256 of the weights and of the specification of their model")
+    defenses: tuple[_SharedSpec, ...]
+    attack: _SharedSpec
 
 
 _NOT_HASHED = {"dataset", "model", "attack", "defenses", "cascade"}
@@ -83,6 +88,11 @@ class Cell(EvaluationOptions, _Evaluated):
         description="condition on the earlier cells; where it does not hold, their result is the result of this cell",
     )
 
+    @model_validator(mode="after")
+    def _share_field_names(self) -> Self:
+        share_field_names(self)
+        return self
+
     @property
     def evaluation_options(self) -> EvaluationOptions:
         """The options of its evaluation alone."""
@@ -102,8 +112,13 @@ class Cell(EvaluationOptions, _Evaluated):
         for name, default in _defaults(type(self)).items():
             if content[name] == default:
                 del content[name]
-        content |= {"attack": self.attack.identity, "defenses": [defense.identity for defense in self.defenses]}
-        return content_hash({"version": 1, **content})
+        text = canonical_json({**content, "version": 1, "attack": None, "defenses": None})
+        # Many cells share their methods, which have most of the text: content_hash would encode them for each cell.
+        defenses = ",".join(defense.canonical_identity for defense in self.defenses)
+        # No other text is equal: the values are no objects, and quotes inside of strings are escaped.
+        before, _, after = text.partition('"defenses":null')
+        before = before.replace('"attack":null', f'"attack":{self.attack.canonical_identity}')
+        return _hash(f'{before}"defenses":[{defenses}]{after}')
 
     @property
     def attack_label(self) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.frozen_model import share_field_names
 
 __all__ = ["Failure", "Request", "RequestedCell", "Result", "encoded", "read_record", "sha256"]
 
@@ -24,6 +26,16 @@ def _checked_summary(summary: dict[str, float | None]) -> dict[str, float | None
         if value is None or not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}, which is no share")
     return summary
+
+
+@lru_cache(maxsize=256)
+def _dictionary(*items: tuple[str, str]) -> dict[str, str]:
+    return dict(items)
+
+
+def _shared_versions(versions: dict[str, str]) -> dict[str, str]:
+    """An equal dictionary, the same for all results of one installation."""
+    return _dictionary(*versions.items())
 
 
 class Result(BaseModel):
@@ -57,11 +69,16 @@ class Result(BaseModel):
     backwards: int
     seconds: float
     device: str
-    versions: dict[str, str]
+    versions: Annotated[dict[str, str], AfterValidator(_shared_versions)]
     outcomes_sha256: str
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     precision: Precision | None = None
+
+    @model_validator(mode="after")
+    def _share_field_names(self) -> Self:
+        share_field_names(self)
+        return self
 
     @property
     def was_skipped(self) -> bool:

@@ -235,14 +235,16 @@ class Store:
 
     def _outcomes_content(self, result: Result) -> bytes:
         """The content of the file with a result's outcomes, verified."""
-        file, hint = self._outcomes_file(result), _repeat_hint(self._result_file(result.cell.id))
+        file = self._outcomes_file(result)
         try:
             content = file.read_bytes()
         except OSError as error:
-            raise UserError(f"{file} cannot be read ({error.strerror}): {hint}") from None
-        if sha256(content) != result.outcomes_sha256:
-            raise UserError(f"{file} is damaged, its content is not what was stored: {hint}")
-        return content
+            reason = f"cannot be read ({error.strerror})"
+        else:
+            if sha256(content) == result.outcomes_sha256:
+                return content
+            reason = "is damaged, its content is not what was stored"
+        raise UserError(f"{file} {reason}: {_repeat_hint(self._result_file(result.cell.id))}")
 
     def results(self, *, damaged: Callable[[UserError], None] = _raise) -> Iterator[Result]:
         """All finished cells, by identity.
@@ -382,7 +384,8 @@ class Store:
 
     def _files(self, pattern: str) -> list[Path]:
         self._require_store()
-        return sorted(self._cells.glob(pattern))
+        # Paths take long to compare.
+        return sorted(self._cells.glob(pattern), key=str)
 
     @property
     def exists(self) -> bool:

@@ -69,7 +69,7 @@ _output = _Output()
 
 
 def begin() -> None:
-    """Resets the settings and the streams of an earlier command in the same process."""
+    """Forgets the settings and the streams of another command in the same process."""
     settings.quiet = settings.verbose = False
     _console.cache_clear()
     _reports_the_end.cache_clear()

@@ -98,6 +98,9 @@ def run(arguments: list[str]) -> int:
             sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 - any error, also an exit that a user's code asks for
         return _end(error, arguments)
+    finally:
+        # What Python code prints after a command in its process does not depend on the options of that command.
+        console.begin()
     return DONE
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["FrozenModel"]
+__all__ = ["FrozenModel", "share_field_names"]
 
 
 class FrozenModel(BaseModel):
@@ -22,3 +23,17 @@ class FrozenModel(BaseModel):
         for name in copied.__dict__.keys() - type(self).model_fields.keys():
             del copied.__dict__[name]
         return copied
+
+
+@lru_cache(maxsize=256)
+def _shared(names: frozenset[str]) -> set[str]:
+    return set(names)
+
+
+def share_field_names(model: BaseModel) -> None:
+    """Lets frozen models share the set of the fields that they were given, which takes more memory than the values.
+
+    Args:
+        model: The model, after its validation.
+    """
+    object.__setattr__(model, "__pydantic_fields_set__", _shared(frozenset(model.model_fields_set)))

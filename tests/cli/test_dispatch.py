@@ -9,7 +9,7 @@ from typing import Any
 import click
 import pytest
 
-from robustbench_cli.cli import dispatch
+from robustbench_cli.cli import console, dispatch
 from robustbench_cli.cli.dispatch import advdef, run
 from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
 from robustbench_cli.core.errors import UserError
@@ -92,3 +92,10 @@ def test_signals_are_ignored_only_in_the_block() -> None:
 def test_messages_of_click_become_clauses(sentence: str, clause: str) -> None:
     """They follow a colon."""
     assert dispatch._as_clause(sentence) == clause
+
+
+def test_a_command_leaves_no_options_behind(capsys: pytest.CaptureFixture[str]) -> None:
+    """What Python code prints after a command is not silenced by the command's -q."""
+    assert run(["list", "suites", "-q"]) == 0
+    console.note("after it")
+    assert "after it" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Collection
 from functools import lru_cache
 from math import prod
-from typing import IO, Any
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -33,8 +33,19 @@ _CHUNK = 2**20
 _SIMPLE = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 """The compressions that NumPy writes."""
 
-_ENCRYPTED = 1
-"""The bit of an encrypted member."""
+_SMALL = 2**24
+"""The most bytes of a file that is read at once."""
+
+_CACHED = 2**16
+"""The most bytes of an array that is unpacked once for all files that have it: the labels, say, are the same in many."""
+
+_END = struct.Struct("<4s4H2LH")
+"""The end of an archive without a comment: signature, disks, numbers of members, size and offset of the directory."""
+
+_MEMBER = struct.Struct("<4s4B4HL2L5H2L")
+"""A member in the directory; its name and its extra fields follow."""
+
+_END_SIGNATURE, _MEMBER_SIGNATURE = b"PK\x05\x06", b"PK\x01\x02"
 
 _LENGTHS = struct.Struct("<26xHH")
 """The local header of a member: the lengths of its name and of its extra field, which follow."""
@@ -65,12 +76,19 @@ def read_arrays(file: IO[bytes], wanted: Collection[str] | None = None) -> dict[
         BadArraysError: The file is no archive, an array is damaged or too large, or it has pickled objects.
     """
     try:
+        content = _small_content(file)
+        directory = None if content is None else _directory(content)
+        if content is not None and directory is not None:
+            return {
+                name: _small_array(content, entry, name) if wanted is None or name in wanted else np.empty(0)
+                for name, entry in directory.items()
+            }
         with zipfile.ZipFile(file) as archive:
             members = [member for member in archive.infolist() if member.filename.endswith(_SUFFIX)]
             # If two have one name the last counts, as for NumPy.
             by_name = {member.filename.removesuffix(_SUFFIX): member for member in members}
             return {
-                name: _array(archive, file, member, name) if wanted is None or name in wanted else np.empty(0)
+                name: _array(archive, member, name) if wanted is None or name in wanted else np.empty(0)
                 for name, member in by_name.items()
             }
     except BadArraysError:
@@ -82,17 +100,83 @@ def read_arrays(file: IO[bytes], wanted: Collection[str] | None = None) -> dict[
         raise BadArraysError(f"it is cut off or damaged, {type(error).__name__}") from error
 
 
-def _array(archive: zipfile.ZipFile, file: IO[bytes], member: zipfile.ZipInfo, name: str) -> Array:
-    is_small = member.file_size <= _CHUNK and member.compress_type in _SIMPLE and not member.flag_bits & _ENCRYPTED
-    with io.BytesIO(_unpacked(file, member)) if is_small else archive.open(member) as stream:
+class _Entry(NamedTuple):
+    """A member of an archive: where its local header is, how it is compressed, its sizes and its checksum."""
+
+    offset: int
+    compression: int
+    compressed: int
+    size: int
+    crc: int
+
+
+def _small_content(file: IO[bytes]) -> bytes | None:
+    """The content of a small file; ``None`` for a large one."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    if size > _SMALL:
+        return None
+    content = file.read()
+    file.seek(0)
+    return content
+
+
+def _directory(content: bytes) -> dict[str, _Entry] | None:
+    """The arrays of an archive of small members as NumPy writes it, by name; ``None`` for any other archive.
+
+    ``zipfile`` takes three times as long for everything, and a report reads ten arrays for each cell.
+    """
+    if len(content) < _END.size:
+        return None
+    signature, _, _, here, number, length, start, comment = _END.unpack_from(content, len(content) - _END.size)
+    if signature != _END_SIGNATURE or comment or here != number:
+        return None
+    if start + length + _END.size != len(content):
+        return None
+    entries: dict[str, _Entry] = {}
+    for _ in range(number):
+        fields = _MEMBER.unpack_from(content, start)
+        signature, flags, compression, crc, compressed, size = (fields[index] for index in (0, 5, 6, 9, 10, 11))
+        name_length, extra_length, comment_length = fields[12:15]
+        is_plain = signature == _MEMBER_SIGNATURE and not flags and compression in _SIMPLE
+        if not is_plain or max(size, compressed) > _CHUNK:
+            return None
+        start += _MEMBER.size
+        name = content[start : start + name_length].decode("ascii")
+        start += name_length + extra_length + comment_length
+        if name.endswith(_SUFFIX):
+            entries[name.removesuffix(_SUFFIX)] = _Entry(fields[18], compression, compressed, size, crc)
+    return entries
+
+
+def _small_array(content: bytes, entry: _Entry, name: str) -> Array:
+    """An array in the content of an archive."""
+    start = entry.offset + _LENGTHS.size + sum(_LENGTHS.unpack_from(content, entry.offset))
+    decode = _cached_decoded if entry.size <= _CACHED else _decoded
+    values, shape, dtype, order = decode(content[start : start + entry.compressed], entry, name)
+    return np.ndarray(shape, dtype, bytearray(values), order=order)
+
+
+def _decoded(
+    content: bytes, entry: _Entry, name: str
+) -> tuple[bytes, tuple[int, ...], np.dtype[Any], Literal["C", "F"]]:
+    """The values of a small array as bytes, its shape, its type and its order."""
+    if entry.compression == zipfile.ZIP_DEFLATED:
+        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, entry.size + 1)
+    if len(content) != entry.size or zlib.crc32(content) != entry.crc:
+        raise zipfile.BadZipFile
+    shape, order, dtype, offset = _checked_header(content, name, entry.size)
+    return content[offset:], shape, dtype, order
+
+
+_cached_decoded = lru_cache(maxsize=256)(_decoded)
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Array:
+    with archive.open(member) as stream:
         start = stream.read(_CHUNK)
-        shape, is_fortran, dtype, offset = _header(start, name)
-        available = member.file_size - offset
-        if dtype.hasobject:
-            raise PickledError(f"'{name}' holds pickled objects")
-        size = prod(shape) * dtype.itemsize
-        if available != size:
-            raise BadArraysError(f"'{name}' has {available} bytes, and its header says shape {shape}, {size} bytes")
+        shape, order, dtype, offset = _checked_header(start, name, member.file_size)
+        size = member.file_size - offset
         if size > HARMLESS:
             _refuse_too_large(member, name, size)
         content = bytearray(size)
@@ -101,19 +185,29 @@ def _array(archive: zipfile.ZipFile, file: IO[bytes], member: zipfile.ZipInfo, n
         view[:done] = memoryview(start)[offset:]
         for position in range(done, size, _CHUNK):
             view[position : position + _CHUNK] = stream.read(_CHUNK)
-    return np.ndarray(shape, dtype, content, order="F" if is_fortran else "C")
+    return np.ndarray(shape, dtype, content, order=order)
 
 
-def _unpacked(file: IO[bytes], member: zipfile.ZipInfo) -> bytes:
-    """Unpacks a small member. ``zipfile`` takes three times as long, and a report reads ten arrays for each cell."""
-    file.seek(member.header_offset)
-    file.seek(sum(_LENGTHS.unpack(file.read(_LENGTHS.size))), io.SEEK_CUR)
-    content = file.read(member.compress_size)
-    if member.compress_type == zipfile.ZIP_DEFLATED:
-        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.file_size + 1)
-    if len(content) != member.file_size or zlib.crc32(content) != member.CRC:
-        raise zipfile.BadZipFile
-    return content
+def _checked_header(
+    start: bytes, name: str, length: int
+) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any], int]:
+    """The header of an array: its shape, order and type, and where its values begin.
+
+    Args:
+        start: The first bytes of the array's file.
+        name: The array's name.
+        length: The number of bytes in the file.
+
+    Raises:
+        BadArraysError: The array holds pickled objects, or its size is another one.
+    """
+    shape, is_fortran, dtype, offset = _header(start, name)
+    if dtype.hasobject:
+        raise PickledError(f"'{name}' holds pickled objects")
+    size = prod(shape) * dtype.itemsize
+    if length - offset != size:
+        raise BadArraysError(f"'{name}' has {length - offset} bytes, and its header says shape {shape}, {size} bytes")
+    return shape, "F" if is_fortran else "C", dtype, offset
 
 
 def _refuse_too_large(member: zipfile.ZipInfo, name: str, size: int) -> None:

@@ -156,7 +156,7 @@ def test_at_any_distance_a_worst_case_is_the_nearest(
     for number, far in enumerate(([0.1, 0.4], [0.3, 0.2])):
         outcomes = make_outcomes(clean=[1, 1], robust=[0, 0], distance=far)
         result, _ = make_result(make_cell(eps=None, attack=MethodSpec(name=f"attack-{number}")), outcomes)
-        stored.append((result, partial(Outcomes, **vars(outcomes))))
+        stored.append((result, partial(replace, outcomes)))
     assert rows(stored)["mean_linf"].tolist() == pytest.approx([0.25, 0.25, 0.15])
 
 

@@ -208,3 +208,31 @@ def test_a_copy_has_its_own_identity(make_cell: MakeCell) -> None:
     assert cell.model_dump() == make_cell().model_dump()
     assert cell.model_copy() == cell
     assert pickle.loads(pickle.dumps(cell)) == cell
+
+
+def test_the_identity_is_that_of_the_whole_json(make_cell: MakeCell) -> None:
+    """It is hashed from texts of its parts; texts in it that look like such parts are strings to the hash."""
+    tricky = '"attack":null,"defenses":null'
+    attack = MethodSpec(name=tricky, parameters={tricky: None, "attack": None, "defenses": None})
+    defense = MethodSpec(name="hrs", parameters={"attack": None, "defenses": None})
+    cell = make_cell(attack=attack, defenses=(defense, defense), data=tricky, checkpoint=tricky)
+    identity = json.loads(IDENTITY) | {
+        "attack": attack.identity,
+        "defenses": [defense.identity] * 2,
+        "data": tricky,
+        "checkpoint": tricky,
+        "eps": cell.eps,
+    }
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    assert cell.id == hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def test_cells_share_equal_methods_and_no_others(make_cell: MakeCell) -> None:
+    """A store has thousands of cells and few methods; 1, 1.0 and true are different parameters."""
+    contents = [make_cell(attack=MethodSpec(name="pgd", parameters={"steps": 1})).model_dump_json() for _ in range(2)]
+    first, second = map(Cell.model_validate_json, contents)
+    assert first.attack is second.attack
+    assert first.model_fields_set is second.model_fields_set
+    others = [make_cell(attack=MethodSpec(name="pgd", parameters={"steps": value})) for value in (1.0, True)]
+    assert [repr(other.attack.parameters["steps"]) for other in others] == ["1.0", "True"]
+    assert len({cell.id for cell in (first, *others)}) == 3

@@ -84,3 +84,32 @@ def test_a_member_that_unpacks_to_more_than_it_says_is_refused() -> None:
     lie = content.replace(member.file_size.to_bytes(4, "little"), (member.file_size - 8).to_bytes(4, "little"))
     with pytest.raises(BadArraysError):
         read_arrays(io.BytesIO(lie))
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_arrays_of_many_files_are_not_shared(save: Any) -> None:
+    """Equal arrays are unpacked once, and who writes into one changes no other; order and type are NumPy's."""
+    arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.asfortranarray(np.eye(3, 4)), "c": np.asarray(True)}
+    buffer = io.BytesIO()
+    save(buffer, **arrays)
+    first, second = read_arrays(buffer), read_arrays(buffer)
+    first["a"][:] = -1
+    for name, array in arrays.items():
+        assert np.array_equal(second[name], array)
+        assert second[name].dtype == array.dtype
+        assert second[name].flags.f_contiguous == array.flags.f_contiguous
+
+
+def test_an_archive_that_numpy_does_not_write_is_read_too() -> None:
+    """With a comment at its end, or with something before it, as zipfile allows."""
+    buffer = io.BytesIO()
+    np.savez(buffer, a=np.arange(3))
+    for content in (b"before" + buffer.getvalue(), _with_comment(buffer.getvalue())):
+        assert read_arrays(io.BytesIO(content))["a"].tolist() == [0, 1, 2]
+
+
+def _with_comment(content: bytes) -> bytes:
+    buffer = io.BytesIO(content)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.comment = b"a comment"
+    return buffer.getvalue()
