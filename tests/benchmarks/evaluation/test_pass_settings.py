@@ -207,3 +207,20 @@ class Timed(module._Passes):
 def test_a_batch_grows_while_that_pays(fixed: float, fit: int, rows: int) -> None:
     """Up to four times the usual 64 rows, and never to more than fit the memory."""
     assert Timed(fixed, fit).fastest_rows(64) == rows
+
+
+def test_settings_in_a_deeply_nested_file_count_as_missing(folder: Path) -> None:
+    model = Slow(None, width=9)
+    pass_settings(model, IMAGES, CPU, "float32")
+    (file,) = folder.iterdir()
+    file.write_text("[" * 200_000)
+    module._known.clear()
+    assert isinstance(pass_settings(model, IMAGES, CPU, "float32"), PassSettings)
+
+
+def test_a_model_whose_description_raises_an_error_gets_the_usual_settings() -> None:
+    class Undescribed(Slow):
+        def extra_repr(self) -> str:
+            raise AttributeError("width")
+
+    assert isinstance(pass_settings(Undescribed(None, width=10), IMAGES, CPU, "float32"), PassSettings)
