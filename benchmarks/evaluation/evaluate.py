@@ -186,6 +186,7 @@ def attack_free_batches(
     batches = division(len(unbroken), shared_batch(len(unbroken), _images_at_once(images)), stored.batches)
     missing = [batch for batch in batches if not stored.has(batch, unbroken[batch])]
     if len(batches) <= 1:
+        context.progress(0)
         return True
     with ExitStack() as stack:
         search: AttackSearch | None = None
@@ -194,6 +195,8 @@ def attack_free_batches(
             with take(batch) as is_free:
                 # Another process may have attacked it since the last look.
                 if is_free and not stored.has(batch, unbroken[batch]):
+                    # The first report begins the time limit.
+                    context.progress(len(images) - sum(map(len, missing)))
                     if search is None or on_device is None:
                         prepared = _prepared(model, images, labels, attack=attack, options=options, context=context)
                         search = stack.enter_context(prepared)

@@ -9,9 +9,10 @@ import math
 import re
 import shutil
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.core.atomic_write import write_atomically
 
 __all__ = ["LEAST_SHARED", "BatchResult", "PartialResults", "division", "is_intact", "shared_batch"]
@@ -36,6 +38,8 @@ _HASH_BYTES = 32
 """Bytes of a sha256."""
 
 _FILE_NAME = re.compile(r"([0-9]{1,9})-([0-9]{1,9})\.piece")
+
+_OUTCOMES = {field.name for field in fields(Outcomes) if field.default_factory is MISSING}
 
 _COSTS = ("forwards", "backwards", "without_gradient", "seconds")
 
@@ -149,11 +153,16 @@ class PartialResults:
             return None
         if not is_intact(content):
             return None
-        file = np.load(io.BytesIO(content[_HASH_BYTES:]), allow_pickle=False)
-        record = json.loads(str(file["said"]))
-        if record.pop("version") != self._version or not np.array_equal(file["places"], indices.numpy()):
+        try:
+            file = np.load(io.BytesIO(content[_HASH_BYTES:]), allow_pickle=False)
+            record = json.loads(str(file["said"]))
+            same = record.pop("version") == self._version and np.array_equal(file["places"], indices.numpy())
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError, BadZipFile):
+            # The hash is right, so that somebody else wrote it.
             return None
-        return None if self._images and "images" not in file.files else (file, record)
+        complete = {*_COSTS, "flags"} == {*record} and {*file.files} >= _OUTCOMES
+        has_images = not self._images or "images" in file.files
+        return (file, record) if same and complete and has_images else None
 
     def _file(self, batch: range) -> Path:
         return self._folder / f"{batch.start}-{batch.stop}.piece"

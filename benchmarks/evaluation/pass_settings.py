@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import platformdirs
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.models.freezing import frozen, frozen_on
@@ -21,6 +21,7 @@ from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.passes import BatchSize, single_pass
 from robustbench_cli.attacks.base.models.precision import Precision, gradient_precision
 from robustbench_cli.attacks.base.rng import preserve_generators
+from robustbench_cli.benchmarks.datasets.base.regular import open_regular
 from robustbench_cli.benchmarks.devices import automatic_batch_size, device_name
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
@@ -50,6 +51,9 @@ _WORTHWHILE = 64
 layout saves more than an eighth where it is chosen."""
 
 _FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
+
+_FILE_BYTES = 10_000
+"""More than a file of settings has."""
 
 _known: dict[Path, PassSettings] = {}
 """The settings that this process has measured or read, by their file."""
@@ -98,7 +102,10 @@ def pass_settings(
     has_convolutions = any(parameter.dim() == 4 for parameter in model.parameters())
     if device.type == "cpu" and not has_convolutions:
         return usual
-    key = _key(model, images, device, precision)
+    try:
+        key = _key(model, images, device, precision)
+    except Exception:  # noqa: BLE001 - a user's model may raise anything where it describes itself
+        return usual
     file = platformdirs.user_cache_path("advdef") / "passes" / f"{key}.json"
     settings = _known.get(file) or _remembered(file, key)
     if settings is None:
@@ -257,9 +264,10 @@ class _Passes:
 def _remembered(file: Path, key: str) -> PassSettings | None:
     """The settings in a file; ``None`` if it is missing, damaged, or of another model."""
     try:
-        content: Any = json.loads(file.read_bytes())
+        with open_regular(file) as stream:
+            content: Any = json.loads(stream.read(_FILE_BYTES))
         settings = PassSettings.model_validate(content["settings"])
-    except (OSError, ValueError, TypeError, KeyError, ValidationError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return settings if content == _content(key, settings) else None
 

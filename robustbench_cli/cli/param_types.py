@@ -195,6 +195,10 @@ class _BatchSizeType(_AsNamed["int | None"]):
         return size
 
 
+_MOST_PROCESSES = 1024
+"""The most processes of one machine; each takes some hundred megabytes."""
+
+
 class _JobsType(_AsNamed[int]):
     """A number of processes; ``auto`` is one for each core that this process may use."""
 
@@ -207,8 +211,8 @@ class _JobsType(_AsNamed[int]):
             number = whole(str(value))
         except ValueError:
             number = 0
-        if number < 1:
-            self.fail(f"'{value}' is no number of processes: give 1, 2, ... or 'auto'", param, ctx)
+        if not 1 <= number <= _MOST_PROCESSES:
+            self.fail(f"'{value}' is no number of processes: give 1 to {_MOST_PROCESSES}, or 'auto'", param, ctx)
         return number
 
 
