@@ -152,52 +152,54 @@ def uniform_from(keys: Tensor, count: int) -> Tensor:
 
 
 def normal_from(keys: Tensor, count: int) -> Tensor:
-    """Standard normal numbers (Box and Muller, 1958); each row is a function of its key.
+    """Standard normal numbers, by the inverse of the distribution function; each row is a function of its key.
 
     Args:
         keys: ``(M,)`` int64.
         count: The number of values per row.
 
     Returns:
-        ``(M, count)`` float32.
+        ``(M, count)`` float32, between -5.42 and 5.42.
     """
-    return _numbers_from(keys, count, _box_muller)
+    return _numbers_from(keys, count, _normal)
 
 
-_Finish = Callable[[Tensor, Tensor, Tensor, Tensor], None]
-"""Maps two tensors of integers in [0, 2**24), as float32, to numbers that it writes to the other two tensors. It may write
-into all four.
-"""
+_Finish = Callable[[Tensor, Tensor], object]
+"""Maps random int32 numbers to float32 numbers, which it writes to the second tensor. It may write into both."""
 
 
-def _unit_interval(first: Tensor, second: Tensor, numbers: Tensor, others: Tensor) -> None:
-    torch.mul(first, 2.0**-24, out=numbers)
-    torch.mul(second[:, : others.shape[1]], 2.0**-24, out=others)
+def _unit_interval(bits: Tensor, numbers: Tensor) -> None:
+    # The lower 24 bits, all of which a float32 number holds.
+    numbers.copy_(bits.bitwise_and_(0xFFFFFF)).mul_(2.0**-24)
 
 
-def _box_muller(first: Tensor, second: Tensor, numbers: Tensor, others: Tensor) -> None:
-    radius = first.add_(1).mul_(2.0**-24).log_().mul_(-2).sqrt_()
-    angle = second.mul_(2 * math.pi * 2.0**-24)
-    torch.mul(radius, angle.cos(), out=numbers)
-    torch.mul(radius[:, : others.shape[1]], angle[:, : others.shape[1]].sin_(), out=others)
+def _normal(bits: Tensor, numbers: Tensor) -> None:
+    # Just below 2**-31, so that no number is mapped to 1, where the inverse is infinite. A Box-Muller pair takes four
+    # transcendental functions.
+    numbers.copy_(bits).mul_((1 - 2.0**-24) * 2.0**-31).erfinv_().mul_(math.sqrt(2))
 
 
-_CHUNK = 1 << 15
+_CHUNK = 1 << 16
 """The number of 64-bit integers per chunk on a CPU, so that a chunk stays in the cache between operations."""
 
 
 def _numbers_from(keys: Tensor, count: int, finish: _Finish) -> Tensor:
-    """``(M, count)`` numbers; ``finish`` maps two integers in [0, 2**24), from one mixed 64-bit word, to two numbers."""
+    """``(M, count)`` numbers; ``finish`` maps the two halves of a mixed 64-bit word to two numbers that are adjacent."""
     half = (count + 1) // 2
-    counter = torch.arange(1, half + 1, device=keys.device)
-    rows_per_chunk = max(1, _CHUNK // max(1, half)) if keys.device.type == "cpu" else max(1, len(keys))
+    counter = torch.arange(1, half + 1, device=keys.device).mul_(_GOLDEN)
     numbers = torch.empty(len(keys), count, device=keys.device)
-    for start in range(0, len(keys), rows_per_chunk):
-        rows = slice(start, start + rows_per_chunk)
-        words = _stirred(torch.add(keys[rows, None], counter, alpha=_GOLDEN))
-        # The copies of the sign bit do not reach the lower 24 bits of a finished word.
-        lower = (words >> 31).bitwise_xor_(words).bitwise_and_(0xFFFFFF)
-        finish(_upper_24(words).float(), lower.float(), numbers[rows, :half], numbers[rows, half:])
+    # On a GPU all at once.
+    largest = _CHUNK if keys.device.type == "cpu" else max(1, len(keys) * half)
+    rows = max(1, largest // max(1, half))
+    memory = torch.empty(2, min(largest, len(keys) * half), dtype=torch.int64, device=keys.device)
+    for start in range(0, len(keys), rows):
+        some = keys[start : start + rows, None]
+        for first in range(0, half, largest):
+            counts = counter[first : first + largest]
+            words, spare = memory[:, : len(some) * len(counts)].view(2, len(some), len(counts))
+            _stirred(torch.add(some, counts, out=words), out=words, spare=spare)
+            part = numbers[start : start + rows, 2 * first : 2 * (first + largest)]
+            finish(_finished(words, out=words, spare=spare).view(torch.int32)[:, : part.shape[1]], part)
     return numbers
 
 
@@ -243,9 +245,9 @@ _DRAW_OF_SEEDS = _signed(_DRAW * pow(_GOLDEN, -1, 1 << 64))
 """What to add to a seed in place of a draw: it becomes ``_DRAW`` where the seed is multiplied by ``_GOLDEN``."""
 
 
-def _shift(bits: Tensor, count: int) -> Tensor:
+def _shift(bits: Tensor, count: int, *, out: Tensor | None = None) -> Tensor:
     """The logical right shift: torch's arithmetic shift with the copies of the sign bit masked away."""
-    return (bits >> count).bitwise_and_((1 << (64 - count)) - 1)
+    return torch.bitwise_right_shift(bits, count, out=out).bitwise_and_((1 << (64 - count)) - 1)
 
 
 def mix(state: Tensor) -> Tensor:
@@ -253,15 +255,21 @@ def mix(state: Tensor) -> Tensor:
     return _finished(_stirred(state))
 
 
-def _stirred(state: Tensor) -> Tensor:
-    """The finalizer without its last step, which leaves the upper 31 bits as they are."""
-    state = (state ^ _shift(state, 30)).mul_(_FIRST)
-    return state.bitwise_xor_(_shift(state, 27)).mul_(_SECOND)
+def _stirred(state: Tensor, *, out: Tensor | None = None, spare: Tensor | None = None) -> Tensor:
+    """The finalizer without its last step, which leaves the upper 31 bits as they are.
+
+    Args:
+        state: int64.
+        out: Takes the result, and may be the state; new memory by default.
+        spare: Takes intermediate results; new memory by default. Both as large as the state.
+    """
+    words = torch.bitwise_xor(state, _shift(state, 30, out=spare), out=out).mul_(_FIRST)
+    return words.bitwise_xor_(_shift(words, 27, out=spare)).mul_(_SECOND)
 
 
-def _finished(words: Tensor) -> Tensor:
-    """The last step of the finalizer."""
-    return words ^ _shift(words, 31)
+def _finished(words: Tensor, *, out: Tensor | None = None, spare: Tensor | None = None) -> Tensor:
+    """The last step of the finalizer, see :func:`_stirred`."""
+    return torch.bitwise_xor(words, _shift(words, 31, out=spare), out=out)
 
 
 def _upper_24(words: Tensor) -> Tensor:

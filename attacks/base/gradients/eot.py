@@ -67,8 +67,9 @@ class EOT(GradientSource):
         return self._row_draws is not None
 
     def _draws_per_pass(self) -> list[range]:
-        largest = 1 if self._shares_draws else self.size.rows or self.draws
-        return [range(start, min(start + largest, self.draws)) for start in range(0, self.draws, largest)]
+        if self._shares_draws:
+            return [range(draw, draw + 1) for draw in range(self.draws)]
+        return [range(part.start, part.stop) for part in self.size.slices(self.draws)]
 
     @contextmanager
     def _seeded_model(

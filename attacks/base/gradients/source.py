@@ -314,7 +314,8 @@ class GradientSource(ABC):
     def _passes(self, images: Tensor) -> Iterator[tuple[slice, list[range]]]:
         """Slices of the images that fit the batch size, each with the draws of its passes."""
         draws_per_pass = self._draws_per_pass()
-        for part in self.size.slices(len(images), cost=self.cost * len(draws_per_pass[0]) / self.draws):
+        # The last pass has the most draws.
+        for part in self.size.slices(len(images), cost=self.cost * len(draws_per_pass[-1]) / self.draws):
             yield part, draws_per_pass
 
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 
 from robustbench_cli.attacks.base import rng as module
 from robustbench_cli.attacks.base.rng import Random, seed_from, seeded
@@ -104,20 +107,61 @@ def test_the_numbers_of_many_steps_are_those_of_step_by_step() -> None:
     assert torch.equal(stepwise.normal((2,)), together.normal((2,)))
 
 
-@pytest.mark.parametrize("count", [1, 2, 785])
-def test_the_numbers_of_keys_follow_from_splitmix64(count: int) -> None:
-    """By a plain loop in Python's integers: the upper and the lower 24 bits of each word, halves of a row."""
-    keys, mask = torch.tensor([3, -(2**62), 2**62]), 2**64 - 1
-
-    def word(state: int) -> int:
+def words_of(key: int, number: int) -> list[int]:
+    """SplitMix64 in Python's integers: the lower and the upper 32 bits of each word."""
+    mask, halves = 2**64 - 1, []
+    for state in ((key + index * 0x9E3779B97F4A7C15) & mask for index in range(1, number + 1)):
+        word = state
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            state = ((state ^ state >> shift) * factor) & mask
-        return state ^ state >> 31
+            word = ((word ^ word >> shift) * factor) & mask
+        word ^= word >> 31
+        halves += [word & 0xFFFFFFFF, word >> 32]
+    return halves
 
-    for row, key in zip(module.uniform_from(keys, count).tolist(), keys.tolist(), strict=True):
-        words = [word((key + number * 0x9E3779B97F4A7C15) & mask) for number in range(1, (count + 1) // 2 + 1)]
-        expected = [each >> 40 for each in words] + [each & 0xFFFFFF for each in words]
-        assert row == [number / 2**24 for number in expected[:count]]
+
+@pytest.mark.parametrize("chunk", [1 << 16, 64])
+@pytest.mark.parametrize("count", [1, 2, 785])
+def test_the_numbers_of_keys_follow_from_splitmix64(monkeypatch: pytest.MonkeyPatch, count: int, chunk: int) -> None:
+    """By a plain loop in Python's integers and SciPy's inverse of the distribution function, in chunks of any size."""
+    monkeypatch.setattr(module, "_CHUNK", chunk)
+    keys = torch.tensor([3, -(2**62), 2**62])
+    uniform, normal = module.uniform_from(keys, count), module.normal_from(keys, count)
+    for row, key in enumerate(keys.tolist()):
+        halves = words_of(key, (count + 1) // 2)[:count]
+        assert uniform[row].tolist() == [half % 2**24 / 2**24 for half in halves]
+        signed = np.array(halves, dtype=np.uint32).view(np.int32)
+        # A float32 of the share has 24 bits, which decide the last digits of a number far from 0.
+        shares = signed.astype(np.float32) * np.float32((1 - 2**-24) * 2**-31)
+        expected = torch.from_numpy(np.sqrt(2) * special.erfinv(shares.astype(np.float64))).float()
+        torch.testing.assert_close(normal[row], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_normal_numbers_of_keys_are_normal() -> None:
+    """By the Kolmogorov-Smirnov test on 2 million numbers, and by the counts in the tails."""
+    values = module.normal_from(module.mix(torch.arange(500)), 4000).flatten().numpy()
+    assert stats.kstest(values, "norm").pvalue > LEVEL
+    for bound in (-4.5, -4, -3, -2, 2, 3, 4, 4.5):
+        count = int((values > bound).sum() if bound > 0 else (values < bound).sum())
+        assert stats.binomtest(count, values.size, stats.norm.sf(abs(bound))).pvalue > LEVEL
+
+
+def test_the_normal_numbers_of_keys_do_not_resemble_each_other() -> None:
+    """Rows, the neighbors in a row, and the numbers of a key under two nonces, and their squares, are not correlated."""
+    keys = module.mix(torch.arange(64))
+    values, others = (module.normal_from(module.mix(keys + nonce), 4096) for nonce in (1, 2))
+    for power in (1, 2):
+        one, two = (numbers**power for numbers in (values, others))
+        pairs = [*itertools.combinations(one, 2), *zip(one, two, strict=True)]
+        pairs += [(one[:, :-lag].flatten(), one[:, lag:].flatten()) for lag in (1, 2, 3, 2048)]
+        smallest = min(stats.pearsonr(first.numpy(), second.numpy()).pvalue for first, second in pairs)
+        assert smallest > LEVEL / len(pairs)
+
+
+def test_the_extreme_bits_give_finite_numbers() -> None:
+    """The largest integers are as far from 0 as the docstring says."""
+    numbers = torch.empty(1, 3)
+    module._normal(torch.tensor([[-(2**31), 0, 2**31 - 1]], dtype=torch.int32), numbers)
+    assert numbers[0].tolist() == pytest.approx([-5.4199, 0, 5.4199], abs=1e-3)
 
 
 def test_an_image_has_its_numbers_whatever_their_count() -> None:

@@ -57,7 +57,8 @@ def test_every_image_has_draws_of_its_own() -> None:
         (3, 12, [9, 12]),
         (3, 7, [3, 6, 6, 6]),
         (3, 3, [3] * 7),
-        (5, 2, [2, 2, 1] * 7),
+        (5, 2, [1, 2, 2] * 7),
+        (5, 4, [2, 3] * 7),
     ],
 )
 def test_draws_are_cut_to_fit(draws: int, batch_size: int | None, rows: list[int]) -> None:
