@@ -194,12 +194,14 @@ class _Graph:
         with torch.set_grad_enabled(differentiable), _garbage_collection_paused():
             self._warm_up(model)
             with torch.cuda.graph(self._forward, capture_error_mode="thread_local"):
-                # The graph of autograd keeps the activations: several backward passes may follow one forward pass.
                 self._logits = model(self._rows)
             if differentiable:
                 self._slopes = torch.zeros_like(self._logits)
                 with torch.cuda.graph(self._backward, pool=self._forward.pool(), capture_error_mode="thread_local"):
+                    # The activations are kept: several backward passes may follow one forward pass.
                     self._gradient = self._differentiated()
+        # From here on the recordings keep the activations. The graph of autograd would keep the parameters as well.
+        self._logits = self._logits.detach()
 
     def _warm_up(self, model: Pass) -> None:
         """Two passes on another stream: libraries make their handles and workspaces before the recording."""
