@@ -20,9 +20,10 @@ _CANDIDATES = 100
 class MALT(APGDT):
     """Auto-PGD towards the classes whose decision boundaries are nearest: ``apgd-t`` with another choice of targets.
 
-    The logits are linearized at the clean image, which costs a backward pass for each of the 100 most likely classes. The
-    targets are those with the smallest distance ``(Z_y - Z_t) / |grad(Z_y - Z_t)|``, in the norm dual to that of the
-    threat. Three of these targets break about as many images as nine of the most likely classes.
+    The logits are linearized at the clean image, which costs a backward pass for the label and for each of the 100 most
+    likely other classes. The targets are those with the smallest distance ``(Z_y - Z_t) / |grad(Z_y - Z_t)|``, where the
+    gradient is measured in the dual of the threat's norm. Three of these targets break about as many images as nine of the
+    most likely classes.
     """
 
     paper: ClassVar[str] = (

@@ -169,7 +169,7 @@ def _most_passes(cell: Cell, defended: DefendedModel) -> int | None:
     """The passes of a cell whose attack breaks no image before its last step, including those that score the images."""
     if cell.attack.surrogates:
         return None
-    attack = _passes(json.dumps([cell.attack.name, cell.attack.parameters]), cell.norm)
+    attack = _passes(json.dumps([cell.attack.name, cell.attack.parameters]), cell.norm, defended.classes)
     if attack is None:
         return None
     if cell.eot == "exact":
@@ -184,12 +184,12 @@ def _most_passes(cell: Cell, defended: DefendedModel) -> int | None:
 
 
 @cache
-def _passes(spec: str, norm: Norm) -> Passes | None:
-    """The passes of an attack, given as JSON, on one image; ``None`` if it cannot be run on the probe model."""
+def _passes(spec: str, norm: Norm, classes: int) -> Passes | None:
+    """The passes of an attack, given as JSON, on one image of so many classes; ``None`` if it cannot be run on the probe model."""
     name, parameters = json.loads(spec)
     attack: Attack = attacks.load(name).from_parameters(parameters, name=name)
     try:
-        return passes(attack, norm=norm)
+        return passes(attack, norm=norm, classes=classes)
     except Exception:  # noqa: BLE001 - a user's own attack may need a model of its own
         return None
 

@@ -65,7 +65,7 @@ def _facts(entry: dict[str, Any]) -> dict[str, Any]:
     if "cost" in entry:
         forwards, backwards = entry["cost"]["forwards"], entry["cost"]["backwards"]
         facts["cost"] = (
-            f"up to {forwards} forward / {backwards} backward passes per unbroken image, times K with --eot K"
+            f"up to {forwards} forward / {backwards} backward passes per unbroken image of ten classes, times K with --eot K"
         )
     if entry.get("parameters") == []:
         facts["parameters"] = "none"

@@ -9,6 +9,7 @@ from robustbench_cli.attacks.cw import CW
 from robustbench_cli.attacks.fab_t import FABT
 from robustbench_cli.attacks.fgsm import FGSM
 from robustbench_cli.attacks.hopskipjump import HopSkipJump
+from robustbench_cli.attacks.malt import MALT
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.square import Square
 from robustbench_cli.benchmarks.evaluation.cost import Passes, passes
@@ -32,6 +33,12 @@ def test_the_cost_is_what_the_papers_algorithms_take(attack: Attack, norm: Norm,
 def test_fewer_classes_are_fewer_targets() -> None:
     """Nine of ten, two of three."""
     assert passes(FABT(steps=5), classes=3).backwards * 9 == passes(FABT(steps=5), classes=10).backwards * 2
+
+
+def test_more_classes_are_more_linearized_boundaries() -> None:
+    """MALT takes a backward pass for the label and for at most 100 others, and then ten for each of three targets."""
+    for classes, others in ((10, 9), (50, 49), (300, 100)):
+        assert passes(MALT(steps=10, n_target_classes=3), classes=classes).backwards == 1 + others + 3 * 10
 
 
 def test_the_cost_is_that_of_an_image_that_stands() -> None:

@@ -147,7 +147,9 @@ def test_an_attack_shows_its_type_access_and_cost(advdef: Callable[..., Any]) ->
     lines = advdef("show", "attack", "pgd").out.splitlines()
     assert "type    fixed-radius" in lines
     assert "access  gradients" in lines
-    assert "cost    up to 41 forward / 40 backward passes per unbroken image, times K with --eot K" in lines
+    assert (
+        "cost    up to 41 forward / 40 backward passes per unbroken image of ten classes, times K with --eot K" in lines
+    )
     lines = advdef("show", "attack", "hopskipjump").out.splitlines()
     assert "type    minimal-norm" in lines
     assert "access  decisions" in lines
