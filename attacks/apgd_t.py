@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -14,8 +16,6 @@ from robustbench_cli.attacks.base.search.apgd import APGD
 from robustbench_cli.attacks.base.threat import Threat
 
 __all__ = ["APGDT"]
-
-_ALL = 1 << 30
 
 
 class APGDT(APGD):
@@ -85,7 +85,7 @@ class APGDT(APGD):
             margins = torch.full(targets.shape, torch.inf, dtype=torch.float64, device=images.device)
             streams, done = [stream.split() for _ in range(targets.shape[1])], 0
             while done < len(streams) and (unbroken := len(best.unbroken())):
-                together = min(_targets_at_once(source, images, unbroken), len(streams) - done)
+                together = int(min(_targets_at_once(source, images, unbroken), len(streams) - done))
                 rows = best.begin_restart(copies=together)
                 columns = done + best.copies
                 starts = Random.joined(streams[done : done + together]).select(best.copies * len(images) + rows)
@@ -106,12 +106,12 @@ class APGDT(APGD):
         return best.images
 
 
-def _targets_at_once(source: GradientSource, images: Tensor, unbroken: int) -> int:
-    """How many targets of the unbroken images fill the rows that pass through the model at once.
+def _targets_at_once(source: GradientSource, images: Tensor, unbroken: int) -> float:
+    """How many targets of the unbroken images fill the rows that pass through the model at once; infinite for all.
 
     Without a limit, a GPU takes all targets, and a CPU one after another: an image that is broken towards one target need
     not be attacked towards the next.
     """
     if source.size.rows is None:
-        return _ALL if images.is_cuda else 1
+        return math.inf if images.is_cuda else 1
     return max(1, int(source.size.rows // (source.cost * unbroken)))

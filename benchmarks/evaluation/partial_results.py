@@ -158,7 +158,7 @@ class PartialResults:
             record = json.loads(str(file["said"]))
             same = record.pop("version") == self._version and np.array_equal(file["places"], indices.numpy())
         except (ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError, BadZipFile):
-            # The hash is right, so that somebody else wrote it.
+            # The hash is right: another program wrote it.
             return None
         complete = {*_COSTS, "flags"} == {*record} and {*file.files} >= _OUTCOMES
         has_images = not self._images or "images" in file.files

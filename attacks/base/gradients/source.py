@@ -300,12 +300,12 @@ class GradientSource(ABC):
                     "the model has no gradient: its logits are cut off from its input (detach, no_grad); use an "
                     "attack on its scores (square, nes, spsa) or on its decisions (hopskipjump)"
                 )
-        classes = logits.detach()
+        detached = logits.detach()
         repeated = labels if draws == 1 else labels.repeat(draws, *[1] * (labels.dim() - 1))
-        slopes, values = slope_and_value(loss, classes.flatten(0, 1).to(leaf.dtype), repeated)
+        slopes, values = slope_and_value(loss, detached.flatten(0, 1).to(leaf.dtype), repeated)
         slopes = slopes if self.draws == 1 else slopes / self.draws
-        gradients = self._backward(logits, leaf, slopes.view(-1, *classes.shape).to(classes.dtype))
-        return _Passes(classes, gradients, lambda: values().unflatten(0, (draws, -1)))
+        gradients = self._backward(logits, leaf, slopes.view(-1, *detached.shape).to(detached.dtype))
+        return _Passes(detached, gradients, lambda: values().unflatten(0, (draws, -1)))
 
     def _draws_per_pass(self) -> list[range]:
         """The numbers of the draws in each pass."""

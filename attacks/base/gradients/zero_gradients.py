@@ -13,6 +13,7 @@ _LOGITS = 1 << 22
 """The most logits that wait for the count, which bounds the memory."""
 
 _QUERIES = 32
+"""The most queries that wait for the count."""
 
 
 class _Query(NamedTuple):

@@ -89,8 +89,8 @@ class GraphedPasses:
         self._usable = True
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """The model's result for rows ``(M, C, H, W)``, M >= 1, with a graph for a backward pass where they need one."""
-        if not (rows.is_cuda and self._usable):
+        """The model's result for rows ``(M, C, H, W)``, with a graph for a backward pass where they need one."""
+        if not (rows.is_cuda and len(rows) and self._usable):
             return self._model(rows)
         kind = _Kind.of(rows)
         self._seen[kind] += 1
@@ -170,7 +170,7 @@ class GraphedPasses:
 
 
 def _is_close(values: Tensor, expected: Tensor, tolerance: float) -> bool:
-    """Whether two tensors agree in the l2 norm; entries that are not finite in both count as equal."""
+    """Whether two tensors agree in the l2 norm; entries that are not finite count as 0."""
     values, expected = (tensor.nan_to_num(0, 0, 0).double() for tensor in (values, expected))
     return bool((values - expected).norm() <= tolerance * expected.norm())
 

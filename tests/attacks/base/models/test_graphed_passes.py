@@ -104,6 +104,20 @@ def check_batches_up_to_a_power_of_two_share_a_graph(launches: Callable[[], int]
     assert len({*counts[3:]}) == 1
 
 
+def check_an_empty_batch_is_no_reason_to_give_up(launches: Callable[[], int]) -> None:
+    """It runs as usual, and later batches are recorded."""
+    passes = GraphedPasses(Network().to("cuda"), name="network")
+    with torch.no_grad():
+        for _ in range(4):
+            assert passes(images(0)).shape == (0, 3)
+        counts = []
+        for _ in range(4):
+            before = launches()
+            passes(images(8))
+            counts.append(launches() - before)
+    assert counts[3] < counts[0]
+
+
 def check_a_model_that_waits_runs_as_usual(launches: Callable[[], int]) -> None:
     """Its results are right, and one warning names it."""
     assert_not_recorded(Waiting(), "Waiting cannot be recorded as a CUDA graph")
