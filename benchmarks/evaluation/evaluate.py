@@ -130,7 +130,7 @@ def evaluate(
     images, labels, context = _checked_inputs(model, images, labels, context)
     unbroken = _unbroken(len(images), context)
     with _prepared(model, images, labels, attack=attack, options=options, context=context) as search:
-        batches, resumed_seconds = _search_batches(search, images, labels, unbroken, context)
+        batches, resumed_seconds = _search_batches(search, images, unbroken, context)
         flags, precision = _flags(search.setup, batches), search.source.precision
         outcomes = replace(
             _all_outcomes(context.earlier, unbroken, batches, single_draw=search.setup.single_draw),
@@ -190,19 +190,16 @@ def attack_free_batches(
         return True
     with ExitStack() as stack:
         search: AttackSearch | None = None
-        on_device: DeviceImages | None = None
         for batch in list(missing):
             with take(batch) as is_free:
                 # Another process may have attacked it since the last look.
                 if is_free and not stored.has(batch, unbroken[batch]):
                     # The first report begins the time limit.
                     context.progress(len(images) - sum(map(len, missing)))
-                    if search is None or on_device is None:
+                    if search is None:
                         prepared = _prepared(model, images, labels, attack=attack, options=options, context=context)
                         search = stack.enter_context(prepared)
-                        on_device = DeviceImages(images, search.setup.attacked.images.device)
-                    indices = unbroken[batch]
-                    stored.write(batch, search.run(indices, on_device.batch(indices), labels[indices]))
+                    stored.write(batch, search.run(unbroken[batch]))
             missing = [batch for batch in missing if not stored.has(batch, unbroken[batch])]
             context.progress(len(images) - sum(map(len, missing)))
     return not missing
@@ -320,7 +317,7 @@ def _prepared(
             _checked_classes(followed, probe, labels, size, classes=classes, name="the surrogate")
             measured = MeasuredModel(followed, probe, size)
         setup = Setup(attack=attack, options=options, attacked=attacked, followed=measured, classes=classes)
-        yield _search(setup, fresh)
+        yield _search(setup, fresh, DeviceImages(images, device), labels)
 
 
 def _checked_classes(model: nn.Module, probe: Tensor, labels: Tensor, size: BatchSize, **expected: Any) -> int:
@@ -328,7 +325,7 @@ def _checked_classes(model: nn.Module, probe: Tensor, labels: Tensor, size: Batc
     return size.retry_smaller(len(probe), lambda: check_model(model, probe[: size.rows], labels, **expected))
 
 
-def _search(setup: Setup, fresh: nn.Module | None) -> AttackSearch:
+def _search(setup: Setup, fresh: nn.Module | None, images: DeviceImages, labels: Tensor) -> AttackSearch:
     """The search of an attack, with the gradient sources and the scorer that it needs."""
     attack, options, attacked, followed = setup.attack, setup.options, setup.attacked, setup.followed
     scorer = Scorer(
@@ -340,6 +337,8 @@ def _search(setup: Setup, fresh: nn.Module | None) -> AttackSearch:
     )
     source = followed.source(options.eot, seed=options.seed, targeted=options.is_targeted, precision=setup.precision)
     return AttackSearch(
+        images=images,
+        labels=labels,
         setup=setup,
         source=source,
         # The attacked model chooses the target classes, also where the attack follows a surrogate.
@@ -363,14 +362,13 @@ def _images_at_once(images: Tensor) -> int:
 
 
 def _search_batches(
-    search: AttackSearch, images: Tensor, labels: Tensor, unbroken: Tensor, context: RunContext
+    search: AttackSearch, images: Tensor, unbroken: Tensor, context: RunContext
 ) -> tuple[list[BatchResult], float]:
     """Attacks the unbroken images batch by batch, or reads the batches that an interrupted call has stored.
 
     Args:
         search: The attack and the models.
         images: ``(N, C, H, W)``, of the whole data slice.
-        labels: ``(N,)``.
         unbroken: ``(M,)``, indices of the images to attack.
         context: How the evaluation runs.
 
@@ -380,14 +378,13 @@ def _search_batches(
     stored = context.partial_results
     results: list[BatchResult] = []
     resumed_seconds = 0.0
-    on_device, at_once = DeviceImages(images, search.setup.attacked.images.device), _images_at_once(images)
-    for batch in division(len(unbroken), at_once, () if stored is None else stored.batches):
+    for batch in division(len(unbroken), _images_at_once(images), () if stored is None else stored.batches):
         indices = unbroken[batch]
         result = None if stored is None else stored.read(batch, indices, images[indices].cpu())
         if result is not None:
             resumed_seconds += result.seconds
         else:
-            result = search.run(indices, on_device.batch(indices), labels[indices])
+            result = search.run(indices)
             # A single batch is the whole evaluation, which is stored a moment later anyway. If a batch cannot be stored, an
             # interrupted evaluation repeats it, and a folder that cannot be written is an error when the result is stored.
             if stored is not None and len(unbroken) > len(indices):

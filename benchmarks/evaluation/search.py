@@ -16,6 +16,7 @@ from robustbench_cli.attacks.base.rng import Random, seed_from, seed_generators
 from robustbench_cli.attacks.base.threat import distance, project_exactly, reset_outside
 from robustbench_cli.benchmarks.evaluation.checks import raised_flags
 from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch
+from robustbench_cli.benchmarks.evaluation.device_images import DeviceImages
 from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
 from robustbench_cli.benchmarks.evaluation.saved_images import rounded as rounded_to_levels
 from robustbench_cli.benchmarks.evaluation.scoring import Candidates, Scorer
@@ -31,9 +32,11 @@ _TOLERANCE = 1e-4
 
 @dataclass(kw_only=True)
 class AttackSearch:
-    """An attack on one model, run batch by batch.
+    """An attack on one model and some images, run batch by batch.
 
     Attributes:
+        images: The evaluated images, ready for the device of the models.
+        labels: ``(N,)``, of these images.
         setup: The attack, the options and the models.
         source: The gradient source of the model that the attack follows.
         target_source: The gradient source of the attacked model, which chooses target classes.
@@ -41,25 +44,26 @@ class AttackSearch:
         fresh: The deployed rule of a copy of the model that has answered no query yet; ``None`` where there is no copy.
     """
 
+    images: DeviceImages
+    labels: Tensor
     setup: Setup
     source: GradientSource
     target_source: GradientSource
     scorer: Scorer
     fresh: Scorer | None
 
-    def run(self, indices: Tensor, images: Tensor, labels: Tensor) -> BatchResult:
+    def run(self, indices: Tensor) -> BatchResult:
         """Attacks a batch.
 
         Args:
-            indices: ``(N,)``, the images' indices in the data slice, on any device; random numbers depend on them.
-            images: ``(N, C, H, W)`` in [0, 1], on the device of the models.
-            labels: ``(N,)``, on any device.
+            indices: ``(n,)``, of the images in the data slice, on the CPU; random numbers depend on them.
 
         Returns:
             The outcomes, the flags and the costs.
         """
         started, passes = time.perf_counter(), self._passes()
-        indices, labels = indices.to(images.device), labels.to(images.device)
+        images = self.images.batch(indices)
+        indices, labels = indices.to(images.device), self.labels[indices].to(images.device)
         candidates, left_the_ball = self._candidates(indices, images, labels)
         forwards, backwards, without_gradient = self._passes() - passes
         batch = AttackedBatch(

@@ -86,7 +86,7 @@ def compute_if_free(
 
     Args:
         job: The job.
-        progress: Called with the number of images done, first with 0 unless the job is split.
+        progress: Called with the number of images done: first with 0, or with those of the stored batches of a split job.
 
     Returns:
         A function that publishes the result, returns it and gives up the lease; call it soon. ``None`` if another process

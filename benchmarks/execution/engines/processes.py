@@ -54,7 +54,8 @@ def run(
         jobs: In the order in which they should run.
         devices: A torch device for each process; several processes may share a device.
         finished: Called with each job's stored result or failure.
-        progress: Called during a job with the number of images done, first with 0 unless the job is split.
+        progress: Called during a job with the number of images done: first with 0, or with those of the stored batches of a
+            split job.
         timeout: Time limit per job, in seconds.
 
     Raises:

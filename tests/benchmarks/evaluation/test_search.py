@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.benchmarks.evaluation.device_images import DeviceImages
 from robustbench_cli.benchmarks.evaluation.evaluate import _search
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions
 from robustbench_cli.benchmarks.evaluation.search import AttackSearch
@@ -38,14 +39,14 @@ def search(**options: Any) -> AttackSearch:
         followed=measured,
         classes=3,
     )
-    return _search(setup, None)
+    return _search(setup, None, DeviceImages(IMAGES, torch.device("cpu")), LABELS)
 
 
 def test_a_batch_counts_its_own_passes() -> None:
     """Two batches cost what their images cost: five steps back per image, whatever ran before."""
     attack = search()
-    first = attack.run(torch.arange(8), IMAGES[:8], LABELS[:8])
-    second = attack.run(torch.arange(8, 12), IMAGES[8:], LABELS[8:])
+    first = attack.run(torch.arange(8))
+    second = attack.run(torch.arange(8, 12))
     assert (first.backwards, second.backwards) == pytest.approx((40, 20), abs=40)
     assert first.forwards > first.backwards
     assert second.backwards <= 20
@@ -54,8 +55,8 @@ def test_a_batch_counts_its_own_passes() -> None:
 
 def test_an_image_has_one_result_in_any_batch() -> None:
     """Its random start depends on its index."""
-    whole = search().run(torch.arange(12), IMAGES, LABELS)
-    part = search().run(torch.arange(8, 12), IMAGES[8:], LABELS[8:])
+    whole = search().run(torch.arange(12))
+    part = search().run(torch.arange(8, 12))
     assert torch.allclose(part.perturbed, whole.perturbed[8:], atol=1e-6)
     assert part.indices.tolist() == [8, 9, 10, 11]
     assert (part.outcomes["perturbed"] == whole.outcomes["perturbed"][..., 8:]).all()
@@ -63,6 +64,6 @@ def test_an_image_has_one_result_in_any_batch() -> None:
 
 def test_each_target_has_its_own_outcomes() -> None:
     """Two wrong classes, and distances inside the ball."""
-    result = search(targeted="all").run(torch.arange(12), IMAGES, LABELS)
+    result = search(targeted="all").run(torch.arange(12))
     assert result.outcomes["targets"].shape == (2, 12)
     assert result.outcomes["distance"].max() <= 0.1 + 1e-6
