@@ -59,7 +59,8 @@ wheel: $(INSTALLED)  ## build the wheel into dist/
 benchmark: $(INSTALLED)  ## measure what the attacks and defenses cost
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(BIN)/python $(COMPARE) costs
 
-# A GPU machine has a Python with torch, and often no network: it needs no environment of ours, only pydantic beside torch.
+# A GPU machine has a Python with torch, and often no network. So this needs no environment of ours, only a few libraries beside
+# torch: pydantic, PyYAML, NumPy, Pillow, platformdirs, safetensors.
 GPU_PYTHON ?= $(PYTHON)
 
 gpu:  ## check and measure everything on one GPU, in seven minutes at most

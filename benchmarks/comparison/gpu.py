@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["OutOfTime", "main", "measured", "table", "time_limit"]
 
-NAMES = ("attacks", "defenses", "small", "large", "precisions", "trained", "hrs", "commands")
-
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the parts, and prints their rows and what failed.
@@ -33,26 +31,32 @@ def main(words: Sequence[str] | None = None) -> int:
         words: The command line; that of the process by default.
 
     Returns:
-        0; 1 if a part failed; 2 if there is no such device.
+        0; 1 if a part failed; 2 if there is no such device, or a library is missing.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda", help="the device (cuda)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the program on a CPU")
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="the parts (all)")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="some parts alone, such as attacks or small (all)")
     options = parser.parse_args(words)
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         print(f"no GPU: torch {torch.__version__} sees no CUDA device here", file=sys.stderr)
         return 2
-    # It imports attacks and defenses, and so what a GPU machine may lack: the line above comes first.
-    from robustbench_cli.benchmarks.comparison.gpu_parts import PARTS, Sizes
+    try:
+        # It imports attacks and defenses, and so what a GPU machine may lack: the line above comes first.
+        from robustbench_cli.benchmarks.comparison.gpu_parts import PARTS, Sizes
+    except ModuleNotFoundError as missing:
+        print(f"{sys.executable} has no {missing.name}: install it, or put its wheel on PYTHONPATH", file=sys.stderr)
+        return 2
+    if unknown := sorted({*(options.only or ())} - {*PARTS}):
+        parser.error(f"unknown part '{unknown[0]}': known: {', '.join(PARTS)}")
 
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     print(f"{card}, torch {torch.__version__}, CUDA {torch.version.cuda}, Python {platform.python_version()}\n")
     sizes = Sizes(images=16, steps=2, cw=(2, 3), training=64, pixels=32, turns=1) if options.quick else Sizes()
     rows: list[Row] = []
     failures: list[str] = []
-    for name in options.only:
+    for name in options.only or PARTS:
         run, seconds = PARTS[name]
         limit = seconds if device.type == "cuda" else 10 * seconds
         error = measured(rows, partial(run, sizes, device), seconds=limit)

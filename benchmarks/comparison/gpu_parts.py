@@ -30,6 +30,7 @@ from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.comparison import gpu_networks, peers
 from robustbench_cli.benchmarks.comparison.gpu_checks import CASES, attack_beside_cpu, defense_beside_cpu
 from robustbench_cli.benchmarks.comparison.peers import AutoAttackBudget, CWBudget, PGDBudget
+from robustbench_cli.benchmarks.comparison.timing import in_turn
 from robustbench_cli.benchmarks.devices import automatic_batch_size
 from robustbench_cli.benchmarks.models.paper_cnn import PaperCNN
 from robustbench_cli.defenses import registry as defenses
@@ -112,20 +113,12 @@ def timed(runs: Mapping[str, Callable[[], object]], device: torch.device, *, tur
         turns: The number of timed turns.
     """
 
-    def wait() -> None:
+    def clock() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+        return time.perf_counter()
 
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(-1, turns):
-        for name, run in runs.items():
-            wait()
-            started = time.perf_counter()
-            run()
-            wait()
-            if turn >= 0:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: median(values) for name, values in seconds.items()}
+    return {name: median(seconds) for name, seconds in in_turn(runs, turns=turns, clock=clock).items()}
 
 
 def plain_pgd(model: nn.Module, images: Tensor, labels: Tensor, budget: PGDBudget) -> Tensor:

@@ -36,7 +36,9 @@ def clock() -> float:
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def in_turn(runs: Mapping[str, Callable[[], object]], *, turns: int) -> dict[str, list[float]]:
+def in_turn(
+    runs: Mapping[str, Callable[[], object]], *, turns: int, clock: Callable[[], float] = clock
+) -> dict[str, list[float]]:
     """The seconds of each run in every turn, after one turn that is not timed.
 
     A varying load of the machine affects all runs of a turn, so it cancels in their ratios.
@@ -44,6 +46,7 @@ def in_turn(runs: Mapping[str, Callable[[], object]], *, turns: int) -> dict[str
     Args:
         runs: The functions to time, by name.
         turns: The number of timed turns.
+        clock: Gives seconds; :func:`clock` by default.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(-1, turns):

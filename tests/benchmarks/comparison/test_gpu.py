@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from robustbench_cli.benchmarks.comparison.gpu import NAMES, OutOfTime, main, measured, table, time_limit
+from robustbench_cli.benchmarks import comparison
+from robustbench_cli.benchmarks.comparison import gpu_parts
+from robustbench_cli.benchmarks.comparison.gpu import OutOfTime, main, measured, table, time_limit
 from robustbench_cli.benchmarks.comparison.gpu_parts import PARTS, Row
 
 
@@ -39,9 +42,28 @@ def test_without_a_gpu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     assert err == f"no GPU: torch {torch.__version__} sees no CUDA device here\n"
 
 
-def test_every_part_can_be_named() -> None:
-    """The names of the command line are those of the parts, whose limits leave time to start in seven minutes."""
-    assert {*NAMES} == PARTS.keys()
+def test_an_unknown_part_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """The message lists the parts."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["--device", "cpu", "--only", "smal"])
+    assert f"unknown part 'smal': known: {', '.join(PARTS)}" in capsys.readouterr().err
+
+
+def test_a_missing_library_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the Python and the library, and the code is 2."""
+    monkeypatch.delitem(sys.modules, gpu_parts.__name__)
+    monkeypatch.delattr(comparison, "gpu_parts")
+    monkeypatch.setitem(sys.modules, "robustbench_cli.benchmarks.comparison.gpu_networks", None)
+    monkeypatch.delattr(comparison, "gpu_networks")
+    assert main(["--device", "cpu"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"{sys.executable} has no robustbench_cli.benchmarks.comparison.gpu_networks: ")
+    assert err.count("\n") == 1
+
+
+def test_the_limits_leave_time_to_start() -> None:
+    """All parts together take at most seven minutes."""
     assert sum(seconds for _, seconds in PARTS.values()) <= 7 * 60
 
 
