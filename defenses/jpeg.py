@@ -58,8 +58,8 @@ class JPEG(Defense):
     """JPEG compression and decompression of the images, in front of an unchanged model; no training.
 
     The deployed codec is libjpeg on 8-bit images, with its integer arithmetic bit by bit, so an image gives the same pixels
-    on every device. It has no gradient. Gradient attacks get the gradient of a differentiable JPEG instead (BPDA): the codec's own
-    steps, but with a smooth rounding and without clipping to [0, 1].
+    on every device. It has no gradient. Gradient attacks get the gradient of a differentiable JPEG instead (BPDA): the
+    codec's own steps, but with a smooth rounding and without clipping to [0, 1].
 
     ``--suite adaptive`` shows non-adaptive and adaptive attacks side by side.
     """

@@ -88,7 +88,7 @@ class _ResizePad(StochasticLayer):
         return output
 
     def _sources(self, uniform: Tensor, shift: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """For each pixel along a padded side ``(..., N, S)``: the index of its source pixel, and whether it is inside the image.
+        """The index of the source pixel of each pixel along a padded side ``(..., N, S)``, and whether it is inside the image.
 
         Args:
             uniform: ``(N, 1)`` in [0, 1], determines the resized length.

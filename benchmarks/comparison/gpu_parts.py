@@ -183,7 +183,7 @@ def _with_images(model: nn.Module, shape: tuple[int, ...], device: torch.device)
 
 
 def patterns(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Images ``(N, 1, 28, 28)`` of ten classes that a network learns in an epoch: a coarse pattern for each class, and noise."""
+    """Images ``(N, 1, 28, 28)`` that a network learns in an epoch: for each of ten classes a coarse pattern, and noise."""
     coarse = torch.rand(10, 1, 7, 7, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(10, (count,), generator=generator)

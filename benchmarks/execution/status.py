@@ -185,7 +185,7 @@ def _most_passes(cell: Cell, defended: DefendedModel) -> int | None:
 
 @cache
 def _passes(spec: str, norm: Norm, classes: int) -> Passes | None:
-    """The passes of an attack, given as JSON, on one image of so many classes; ``None`` if it cannot be run on the probe model."""
+    """The passes of an attack, given as JSON, per image; ``None`` if it cannot be run on the probe model."""
     name, parameters = json.loads(spec)
     attack: Attack = attacks.load(name).from_parameters(parameters, name=name)
     try:

@@ -34,8 +34,8 @@ class AttackChoice:
         norms: The norms that it supports, the preferred one first.
         minimal_norm: Whether it searches for the smallest perturbation.
         eot: Draws per gradient, ``"exact"``, ``"frozen"`` or ``"auto"``.
-        any_precision: Whether the user chooses the precision of its gradients: not for a minimal-norm attack, whose distances depend
-            on its own decisions.
+        any_precision: Whether the user chooses the precision of its gradients: not for a minimal-norm attack, whose
+            distances depend on its own decisions.
         surrogate: The model whose gradients it follows in place of the attacked model's.
         limited: Whether the suite restricts its norms, so that it does not run in another one.
         only_if: The condition under which it runs in a cascade.

@@ -230,7 +230,7 @@ def _check_card(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cost(attack: type[Attack]) -> dict[str, int] | None:
-    """Passes per unbroken image of ten classes with the attack's defaults; ``None`` where it has parameters without a default."""
+    """Passes per unbroken image of ten classes; ``None`` where the attack has parameters without a default."""
     from dataclasses import asdict
 
     from robustbench_cli.attacks.base.attack import Attack
