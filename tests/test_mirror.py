@@ -40,6 +40,7 @@ WITHOUT_SOURCE = {
     "benchmarks/evaluation/checks/test_checks.py": "the contract of all checks",
     "benchmarks/execution/engines/test_engines.py": "the contract of all engines",
     "cli/commands/test_bad_suites.py": "suite files with mistakes, in all commands that read one",
+    "cli/commands/test_imports.py": "which libraries a command imports, for several commands",
     "cli/commands/test_train_in_processes.py": "the command train under a launcher of processes",
     "cli/commands/test_transfer.py": "the attack transfer, which needs a second model, in the commands",
     "defenses/test_every_defense.py": "the contract of all defenses",

@@ -181,7 +181,7 @@ def test_nothing_is_computed_twice(
 
 def test_processes_share_the_images(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     """Two processes give the rows of one, at two radii and of a search too; they are what a user of several cores asks for."""
-    command = (
+    command = [
         "attack",
         "--checkpoint",
         "model.safetensors",
@@ -191,7 +191,7 @@ def test_processes_share_the_images(advdef: Advdef, here: Path, checkpoint: Path
         "fmn",
         "--set",
         "fmn.steps=5",
-    )
+    ]
     rows = []
     for store, processes in (("one", ()), ("two", ("--jobs", "2"))):
         options = ("--n", "210", "--eps", "0.1", "--eps", "0.2", "--store", store, "-o", f"{store}.csv")
@@ -841,30 +841,3 @@ def test_more_images_than_the_data_set_has(
     assert ended.err == (line if warned else "")
     (row,) = csv.DictReader(Path("a.csv").read_text().splitlines())
     assert row["n"] == "500"
-
-
-@pytest.mark.parametrize(
-    ("command", "heavy"),
-    [
-        (("attack", "--checkpoint", "model.safetensors", "--n", "20", "--attack", "fgsm"), {"torch", "pandas"}),
-        (("report",), {"pandas"}),
-        (("report", "--format", "csv"), {"pandas"}),
-        (("store", "verify"), set()),
-        (("list", "attacks"), set()),
-        (("show", "attack", "pgd"), {"torch"}),
-    ],
-)
-def test_a_command_on_stored_results_imports_little(
-    advdef: Callable[..., Any], here: Path, checkpoint: Path, command: tuple[str, ...], heavy: set[str]
-) -> None:
-    """Of the libraries that take long to import, only those that the command needs."""
-    assert advdef("attack", "--checkpoint", checkpoint.name, "--n", "20", "--attack", "fgsm", "-q").code == 0
-    program = (
-        "import sys; from robustbench_cli.cli.main import main; assert main(sys.argv[1:]) == 0; "
-        "known = {'torch', 'torchvision', 'scipy', 'sklearn', 'pandas', 'PIL', 'ray'}; "
-        "print(*sorted(known & {*sys.modules}), file=sys.stderr)"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", program, *command], cwd=here, capture_output=True, text=True, check=True
-    )
-    assert {*ended.stderr.splitlines()[-1].split()} == heavy
