@@ -198,7 +198,11 @@ def _load_pickle(data: bytes, path: Path) -> Any:
     try:
         return _load_tensors(data)
     except pickle.UnpicklingError as error:
-        blocked = re.findall(r"GLOBAL (\S+) (?:was not|whose module)", str(error)) or _pickled_names(data)
+        told = re.search(r"GLOBAL (\S+) (?:was not|whose module)", str(error))
+        # PyTorch reports the beginning of a name too, where the file ends within the name.
+        if told and f"{told[1]}.".encode() not in data.replace(b"\n", b"."):
+            raise UserError(f"{path} is cut off: save or download it again") from None
+        blocked = [told[1]] if told else _pickled_names(data)
         if blocked:
             raise _would_run_code(path, blocked) from None
         raise UserError(f"{path} cannot be read as a PyTorch file: save or download it again") from None

@@ -32,7 +32,7 @@ __all__ = [
     "Progress",
     "begin",
     "details",
-    "drop_the_rest",
+    "drop_unwritten",
     "error",
     "fault",
     "note",
@@ -158,7 +158,7 @@ def report(content: RenderableType) -> None:
         stream.write(content if content.endswith("\n") else f"{content}\n")
         stream.flush()
     except BrokenPipeError:
-        drop_the_rest(stream)
+        _drop_the_rest(stream)
 
 
 def width() -> int | None:
@@ -201,8 +201,19 @@ def details(text: str) -> None:
         _print(text.rstrip("\n"))
 
 
-def drop_the_rest(stream: IO[str]) -> None:
-    """Discards what is still written to a stream whose reader has left."""
+def drop_unwritten() -> None:
+    """Discards what stdout and stderr cannot take, as on a full disk: at its end, Python would turn it into exit code 120."""
+    for stream in (sys.stdout, sys.stderr):
+        # User code may have closed the stream.
+        with suppress(ValueError):
+            try:
+                stream.flush()
+            except OSError:
+                _drop_the_rest(stream)
+
+
+def _drop_the_rest(stream: IO[str]) -> None:
+    """Discards what is still written to a stream that cannot take it, as one whose reader has left."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
@@ -309,7 +320,7 @@ def _console(name: str) -> Console:
 
     class EscapingConsole(Console):
         def on_broken_pipe(self) -> None:
-            drop_the_rest(self.file)
+            _drop_the_rest(self.file)
 
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
             """Escapes control characters: all text passes through here."""

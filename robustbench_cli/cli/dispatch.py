@@ -99,6 +99,7 @@ def run(arguments: list[str]) -> int:
     except BaseException as error:  # noqa: BLE001 - any error, also an exit that a user's code asks for
         return _end(error, arguments)
     finally:
+        console.drop_unwritten()
         # What Python code prints after a command in its process does not depend on the options of that command.
         console.begin()
     return DONE
@@ -125,7 +126,6 @@ def _end_of_exit(error: click.exceptions.Exit) -> int:
 
 
 def _end_of_broken_pipe(error: BrokenPipeError) -> int:
-    console.drop_the_rest(sys.stdout)
     return DONE
 
 

@@ -290,7 +290,7 @@ def test_a_stderr_that_takes_nothing_changes_no_exit_code(redirect: str) -> None
     """What cannot be told is left untold: a wrong word is still 2, and what was asked for is still on stdout."""
     wrong = shell("lst", redirect=redirect)
     assert (wrong.returncode, wrong.stdout, wrong.stderr) == (2, "", "")
-    right = shell("--version", redirect=redirect)
+    right = shell("--version", redirect=redirect, ADVDEF_WRONG="a warning")
     assert (right.returncode, right.stdout) == (0, f"advdef {__version__}\n")
 
 
@@ -300,10 +300,13 @@ def test_a_full_disk_under_stdout_is_one_line() -> None:
     assert (done.returncode, done.stderr) == (2, "advdef: error: No space left on device\n")
 
 
-def shell(*words: str, redirect: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command line as a shell does with its streams redirected."""
+def shell(*words: str, redirect: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command line as a shell does with its streams redirected and buffered."""
     line = shlex.join([sys.executable, "-m", "robustbench_cli", *words])
-    return subprocess.run(["sh", "-c", f"{line} {redirect}"], capture_output=True, text=True, check=False)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | variables
+    return subprocess.run(
+        ["sh", "-c", f"{line} {redirect}"], env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -140,6 +140,14 @@ def test_cut_off_files_are_named(tmp_path: Path, kind: str, part: float) -> None
     refused(tmp_path / "a.pt", "cut off|save or download it again|neither a safetensors nor a PyTorch file")
 
 
+def test_a_legacy_file_may_end_anywhere(tmp_path: Path) -> None:
+    """Even where it ends within a name, that name is not taken for code."""
+    whole = saved("legacy")
+    for size in range(9, len(whole)):
+        (tmp_path / "a.pt").write_bytes(whole[:size])
+        refused(tmp_path / "a.pt", "cut off|save or download it again")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
