@@ -8,4 +8,4 @@ from robustbench_cli.core.registry import Registry
 
 __all__ = ["registry"]
 
-registry = Registry(kind="model", package=__name__, argument=r"[\w.-]+")
+registry = Registry(kind="model", package=__name__, argument=r"[\w.,-]+")
