@@ -19,7 +19,7 @@ COVERAGE := 90
 # The other libraries have their own environment. Models trained for the comparisons are cached beside the demo's.
 PEERS := .peers
 PEERS_INSTALLED := $(PEERS)/.installed
-LIBRARIES := foolbox torchattacks adversarial-robustness-toolbox cleverhans
+LIBRARIES := foolbox torchattacks adversarial-robustness-toolbox cleverhans pyautoattack
 # It is installed without what it depends on: its plots need visdom, which no longer builds.
 WITHOUT_THEIRS := adv-lib
 COMPARE := -m robustbench_cli.benchmarks.comparison
@@ -71,7 +71,7 @@ gpu:  ## check and measure everything on one GPU, in seven minutes at most
 peers: $(PEERS_INSTALLED)  ## measure them beside Foolbox, torchattacks, ART and CleverHans
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) peers
 
-autoattack: $(PEERS_INSTALLED)  ## measure the standard suite beside torchattacks' AutoAttack, and beside single attacks
+autoattack: $(PEERS_INSTALLED)  ## measure the standard suite beside the official AutoAttack, and beside single attacks
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) autoattack
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) single
 

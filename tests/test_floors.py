@@ -33,7 +33,7 @@ RANKS = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 # Pairs of modules that break the order of the rooms, and why they cannot be moved.
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 
-PEERS = {"adv_lib", "art", "autoattack", "cleverhans", "foolbox", "torchattacks"}
+PEERS = {"adv_lib", "art", "cleverhans", "foolbox", "pyautoattack", "torchattacks"}
 HEAVY = {"torch", "torchvision", "scipy", "sklearn", "pandas"}
 LIGHT = [
     *(ROOT / f"{folder}/__init__.py" for folder in (*LINKED, "attacks/base", "defenses/base")),
