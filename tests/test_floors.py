@@ -20,7 +20,8 @@ FLOORS = ("core", "attacks", "defenses", "benchmarks", "cli")
 
 # Inside benchmarks, a file imports from its own room and from rooms of earlier lines; rooms of one line are independent.
 ROOMS = (
-    ("datasets", "models", "devices"),
+    ("datasets", "weights", "devices"),
+    ("models",),
     ("checkpoints",),
     ("evaluation",),
     ("store",),

@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from robustbench_cli.benchmarks.checkpoints.fill import fill
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
-from robustbench_cli.benchmarks.checkpoints.opened_file import OpenedFile, open_file
 from robustbench_cli.benchmarks.models import registry as models
-from robustbench_cli.benchmarks.models.base.build import build_model, example_images, normalized
+from robustbench_cli.benchmarks.models.base.build import build_untrained, example_images, normalized
+from robustbench_cli.benchmarks.weights.fill import fill
+from robustbench_cli.benchmarks.weights.opened_file import OpenedFile, open_file
 from robustbench_cli.core.atomic_write import ensure_writable, write_atomically
 from robustbench_cli.core.errors import Choice, Notice, UserError
 from robustbench_cli.defenses import registry as defenses
@@ -67,6 +67,7 @@ class CheckpointInfo(BaseModel):
     model: Annotated[str, Field(description="the model, as build_model takes it")]
     mean: Annotated[tuple[float, ...] | None, Field(description="mean of the normalization inside the model")] = None
     std: Annotated[tuple[float, ...] | None, Field(description="standard deviation of that normalization")] = None
+    config: Annotated[dict[str, Any], Field(description="what the model is built from besides its name")] = {}
     dataset: Annotated[str | None, Field(description="the training data, as load_dataset takes it")] = None
     shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="(C, H, W) of the images")]
     classes: Annotated[PositiveInt, Field(description="number of classes")]
@@ -121,7 +122,9 @@ def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo) -> None:
     require_writable(path)
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    write_atomically(path, save_tensors(tensors, metadata={_KEY: info.model_dump_json()}))
+    # A version of advdef that does not know this field reads every checkpoint that does not need it.
+    text = info.model_dump_json(exclude=None if info.config else {"config"})
+    write_atomically(path, save_tensors(tensors, metadata={_KEY: text}))
 
 
 def read_info(path: Path) -> CheckpointInfo | None:
@@ -205,7 +208,7 @@ def _load_foreign(file: OpenedFile, path: Path, options: Mapping[str, Any]) -> t
     """The model and the description of a foreign file."""
     tensors = file.tensors(path)
     info = _info_from_options(options, path)
-    network = build_model(info.model, shape=info.shape, classes=info.classes)
+    network = build_untrained(info.model, shape=info.shape, classes=info.classes)
     loaded = fill(network, tensors, path, spec=info.model)
     info = info.model_copy(update=loaded.normalization(info.mean, info.std, path))
     # The names in a foreign file are the network's own, so the normalization is added after the weights.
@@ -258,7 +261,9 @@ def _info_from_options(options: Mapping[str, Any], path: Path) -> CheckpointInfo
 
 def _build(info: CheckpointInfo) -> nn.Module:
     """The defended model that ``info`` describes, with fresh weights."""
-    model = build_model(info.model, shape=info.shape, classes=info.classes, mean=info.mean, std=info.std)
+    model = build_untrained(
+        info.model, shape=info.shape, classes=info.classes, mean=info.mean, std=info.std, config=info.config
+    )
     for spec in info.defenses:
         model = spec.build(defenses).protect(model, example_images(info.shape)[:1])
     return model

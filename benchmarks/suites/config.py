@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, create_model, model_validator
 from pydantic.fields import FieldInfo
 
 from robustbench_cli.attacks import registry as attacks
@@ -15,6 +15,7 @@ from robustbench_cli.attacks.base.eps import Eps, parse_eps
 from robustbench_cli.attacks.base.gradients.draws import EOTChoice
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.evaluation.options import Accounting, GridOptions
+from robustbench_cli.benchmarks.models.base.names import with_weights
 from robustbench_cli.benchmarks.store.cell import OnlyIf
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.strict_yaml import YamlFile
@@ -125,13 +126,27 @@ class FileEntry(_Located):
 
 
 class ModelConfig(BaseModel):
-    """A model to train, with the normalization inside it; the data set's usual model where it has no name."""
+    """A model, with the normalization inside it; the data set's usual model where it has no name.
+
+    ``weights`` becomes a part of ``name``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str | None = None
+    weights: str | None = None
     mean: Many[float] | None = None
     std: Many[float] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_with_weights(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("weights"), str):
+            return values
+        if not isinstance(values.get("name"), str):
+            raise UserError(f"weights {values['weights']} are of no model: give its name, such as torchvision:resnet18")
+        rest = {key: value for key, value in values.items() if key != "weights"}
+        return {**rest, "name": with_weights(values["name"], values["weights"])}
 
 
 class DefenseConfig(_Located):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
+from robustbench_cli.benchmarks.models.base.names import with_weights
 from robustbench_cli.cli import help_page
 from robustbench_cli.cli.completion import complete_names
 from robustbench_cli.cli.option_sets import OptionSet
@@ -165,6 +166,12 @@ _MODEL_OPTIONS = (
         help="Model to build, such as 'paper-cnn' or 'torchvision:resnet18'.",
     ),
     help_page.option(
+        "--weights",
+        metavar="NAME",
+        group="Model",
+        help="Published weights of the model, by name; DEFAULT are the library's newest.",
+    ),
+    help_page.option(
         "--classes",
         type=click.IntRange(min=2),
         group="Model",
@@ -239,9 +246,15 @@ def model_options(
         help=checkpoint_help,
     )
 
-    def build(*, checkpoints: Any, **values: Any) -> ModelArgs:
+    def build(*, checkpoints: Any, model: str | None, weights: str | None, **values: Any) -> ModelArgs:
         files = checkpoints if isinstance(checkpoints, tuple) else (checkpoints,) if checkpoints else ()
-        return ModelArgs(checkpoints=files, **values)
+        if weights is not None:
+            if files:
+                raise UserError(f"--weights {weights} and --checkpoint {files[0]} both give weights: leave one out")
+            if model is None:
+                raise UserError(f"--weights {weights} needs --model, such as torchvision:resnet18")
+            model = with_weights(model, weights)
+        return ModelArgs(checkpoints=files, model=model, **values)
 
     decision = (_DECISION_OPTION,) if checkpoints and decisions else ()
     return OptionSet("args", build, (*decision, checkpoint, *_MODEL_OPTIONS))

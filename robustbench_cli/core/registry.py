@@ -47,6 +47,7 @@ class Registry:
         not_named: Files of the package that are not themselves such an object.
         argument: A regular expression for what may follow the colon of an installed name from a data file, such as
             ``resnet18`` in ``torchvision:resnet18``. ``None`` if objects of this kind take no argument at all.
+        own_argument: The same for the project's own objects, where it is different: none of them takes it for a path.
     """
 
     kind: str
@@ -54,6 +55,7 @@ class Registry:
     base: str | None = None
     not_named: frozenset[str] = field(default=frozenset())
     argument: str | None = None
+    own_argument: str | None = None
 
     @cached_property
     def _files(self) -> dict[str, str]:
@@ -91,7 +93,8 @@ class Registry:
             UserError: The name is neither an installed name, by exact match, nor among those of the user.
         """
         installed, argument = self._split(name)
-        allowed = argument is None or re.fullmatch(self.argument or "", argument, flags=re.DOTALL) is not None
+        pattern = (installed in self._files and self.own_argument) or self.argument or ""
+        allowed = argument is None or re.fullmatch(pattern, argument, flags=re.DOTALL) is not None
         if name in named or (installed is not None and allowed):
             return name
         shown = name if len(name) <= 200 else f"{name[:199]}…"

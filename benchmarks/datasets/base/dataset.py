@@ -31,6 +31,7 @@ class Dataset(ABC):
         eps: The usual radius in linf in the literature, the default of attacks and of adversarial training. Unless a data
             set sets it, it is 8/255 as for CIFAR-10.
         classes: The number of classes K.
+        classes_inferred: Whether K is only the largest label plus one, so that there may be more classes.
         shape: ``(C, H, W)`` of every image.
     """
 
@@ -40,6 +41,7 @@ class Dataset(ABC):
     eps: ClassVar[str] = "8/255"
 
     classes: int
+    classes_inferred: bool = False
     shape: tuple[int, int, int]
 
     def __init__(self, argument: str | None = None, *, data_dir: Path | None = None) -> None:
@@ -66,6 +68,14 @@ class Dataset(ABC):
         """The name by which :func:`~.load.load_dataset` finds this data set."""
         name = registry.name_of(type(self))
         return name if self.argument is None else f"{name}:{self.argument}"
+
+    def allows_classes(self, classes: int) -> bool:
+        """Whether a model with this number of classes can be one for these data.
+
+        Args:
+            classes: K of the model.
+        """
+        return classes == self.classes or (self.classes_inferred and classes > self.classes)
 
     @abstractmethod
     def load(self, name: SplitName) -> Split:

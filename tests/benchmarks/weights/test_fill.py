@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from robustbench_cli.benchmarks.checkpoints.fill import LoadedWeights, fill
-from robustbench_cli.benchmarks.checkpoints.weights_file import read_bytes, read_tensors
 from robustbench_cli.benchmarks.models.base.wide_resnet import WideResNet
+from robustbench_cli.benchmarks.weights.fill import LoadedWeights, fill
+from robustbench_cli.benchmarks.weights.weights_file import read_bytes, read_tensors
 from robustbench_cli.core.errors import UserError
 
 from .conftest import network, same

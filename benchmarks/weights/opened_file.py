@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
-from robustbench_cli.benchmarks.checkpoints.weights_file import StateDict, read_bytes, read_metadata, read_tensors
+from robustbench_cli.benchmarks.weights.weights_file import StateDict, read_bytes, read_metadata, read_tensors
 
 __all__ = ["FileState", "OpenedFile", "file_state", "open_file"]
 

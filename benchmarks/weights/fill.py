@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.benchmarks.checkpoints.weights_file import StateDict, key_rank, require_finite, shortened
+from robustbench_cli.benchmarks.weights.weights_file import StateDict, key_rank, require_finite, shortened
 from robustbench_cli.core.errors import UserError
 
 __all__ = ["LoadedWeights", "fill"]
