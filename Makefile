@@ -16,6 +16,9 @@ COUNTED := core benchmarks/store benchmarks/reports
 SOURCES := robustbench_cli/core benchmarks/store benchmarks/reports
 COVERAGE := 90
 
+# Its attacks can be named as ours. It is installed without what it depends on: it wants requests of 2021, and needs none.
+WITHOUT_ITS_PINS := torchattacks
+
 # The other libraries have their own environment. Models trained for the comparisons are cached beside the demo's.
 PEERS := .peers
 PEERS_INSTALLED := $(PEERS)/.installed
@@ -94,6 +97,7 @@ endef
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(call environment,$(VENV),--editable '.[dev]')
+	$(call environment,$(VENV),--no-deps $(WITHOUT_ITS_PINS))
 	@touch $@
 
 $(PEERS_INSTALLED): pyproject.toml setup.py constraints.txt peers.txt

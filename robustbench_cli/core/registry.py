@@ -14,13 +14,30 @@ from functools import cached_property, partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from robustbench_cli.core.code_hash import hash_of_code
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 from robustbench_cli.core.isolation import isolated
 
-__all__ = ["Registry"]
+__all__ = ["Family", "Registry"]
+
+
+class Family(Protocol):
+    """Many objects behind one name, such as the attacks of another library: each is named ``torchattacks:PGD``."""
+
+    def member(self, argument: str) -> Any:
+        """The object behind the name.
+
+        Args:
+            argument: What follows the colon; empty if nothing does.
+
+        Raises:
+            UserError: There is no such object.
+        """
+
+    def version(self) -> str:
+        """What distinguishes its versions in the identity of a result."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,8 @@ class Registry:
         argument: A regular expression for what may follow the colon of an installed name from a data file, such as
             ``resnet18`` in ``torchvision:resnet18``. ``None`` if objects of this kind take no argument at all.
         own_argument: The same for the project's own objects, where it is different: none of them takes it for a path.
+        families: The files whose object is the class of a :class:`Family`. Only these names take an argument, and they need
+            one. A data file never names a member, because that would import another library.
     """
 
     kind: str
@@ -56,6 +75,7 @@ class Registry:
     not_named: frozenset[str] = field(default=frozenset())
     argument: str | None = None
     own_argument: str | None = None
+    families: frozenset[str] = field(default=frozenset())
 
     @cached_property
     def _files(self) -> dict[str, str]:
@@ -71,8 +91,8 @@ class Registry:
         return {point.name: point for point in entry_points(group=f"advdef.{self.kind}s")}
 
     def names(self) -> list[str]:
-        """The installed names, sorted: the project's own and those of entry points."""
-        return sorted({*self._files, *self._entry_points})
+        """The installed names, sorted: the project's own and those of entry points, without :attr:`families`."""
+        return sorted({*self._files, *self._entry_points} - self.families)
 
     def module_of(self, name: str) -> str | None:
         """The module of one of the project's own objects, without an import; ``None`` for any other name."""
@@ -95,7 +115,7 @@ class Registry:
         installed, argument = self._split(name)
         pattern = (installed in self._files and self.own_argument) or self.argument or ""
         allowed = argument is None or re.fullmatch(pattern, argument, flags=re.DOTALL) is not None
-        if name in named or (installed is not None and allowed):
+        if name in named or (installed is not None and installed not in self.families and allowed):
             return name
         shown = name if len(name) <= 200 else f"{name[:199]}…"
         if any(character in name for character in ":./\\"):
@@ -109,7 +129,8 @@ class Registry:
         if name in self._files or name in self._entry_points:
             return name, None
         installed, colon, argument = name.partition(":")
-        if self.argument is not None and colon and (installed in self._files or installed in self._entry_points):
+        takes_argument = installed in self.families if self.families else self.argument is not None
+        if takes_argument and colon and (installed in self._files or installed in self._entry_points):
             return installed, argument
         return None, None
 
@@ -124,10 +145,10 @@ class Registry:
         return f"{target.__module__}:{target.__qualname__}"
 
     def source_of(self, name: str) -> str | None:
-        """The sha256 of a user's own code behind a name, to distinguish its versions; ``None`` for the project's own.
+        """What distinguishes the versions of the code behind a name; ``None`` for the project's own.
 
-        It covers the file that the name leads to, the file that defines the object, and what these import from their own
-        folders.
+        It is the version of a :class:`Family`, and the sha256 of a user's own code, which covers the file that the
+        name leads to, the file that defines the object, and what these import from their own folders.
 
         Args:
             name: A name from the user.
@@ -136,6 +157,9 @@ class Registry:
             UserError: See :meth:`load`.
         """
         installed, _ = self._split(name)
+        if installed in self.families:
+            version: str = self._lookup(installed)[1]().version()
+            return version
         if installed in self._files:
             return None
         module, target = self._lookup(installed or name)
@@ -169,7 +193,8 @@ class Registry:
         Raises:
             UserError: The name is unknown, its module or file cannot be imported, or the object is not of this kind.
         """
-        return self.find(name)[0]
+        target, argument = self.find(name)
+        return target().member(argument or "") if self._split(name)[0] in self.families else target
 
     def _lookup(self, name: str) -> tuple[ModuleType, Any]:
         """The module that a name leads to, and the object in it; see :meth:`load`."""
