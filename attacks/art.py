@@ -57,8 +57,9 @@ _SINGLE = frozenset({"SimBA", "ZooAttack"})
 
 
 class ART(Library):
-    """The attacks of ART (Nicolae et al., 2018, arXiv 1807.01069), as art:ProjectedGradientDescent."""
+    """The attacks of the Adversarial Robustness Toolbox, as art:ProjectedGradientDescent."""
 
+    paper: ClassVar[str] = "Nicolae et al.: Adversarial Robustness Toolbox v1.0.0. 2018, arXiv 1807.01069"
     name: ClassVar[str] = "art"
     distribution: ClassVar[str] = "adversarial-robustness-toolbox"
     module: ClassVar[str] = "art.attacks.evasion"

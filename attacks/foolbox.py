@@ -24,8 +24,12 @@ _BY_DECISIONS = ("Boundary", "HopSkipJump", "Pointwise", "Noise", "Contrast", "B
 
 
 class Foolbox(Library):
-    """The attacks of Foolbox (Rauber et al., JOSS 2020), as foolbox:LinfPGD."""
+    """The attacks of Foolbox, as foolbox:LinfPGD."""
 
+    paper: ClassVar[str] = (
+        "Rauber, Zimmermann, Bethge, Brendel: Foolbox Native: Fast adversarial attacks to benchmark the robustness of machine "
+        "learning models in PyTorch, TensorFlow, and JAX. JOSS 2020"
+    )
     name: ClassVar[str] = "foolbox"
     distribution: ClassVar[str] = "foolbox"
     module: ClassVar[str] = "foolbox.attacks"

@@ -36,8 +36,9 @@ _NORMS = {"linf": "Linf", "l2": "L2"}
 
 
 class Torchattacks(Library):
-    """The attacks of torchattacks (Kim, 2020, arXiv 2010.01950), as torchattacks:PGD."""
+    """The attacks of torchattacks, as torchattacks:PGD."""
 
+    paper: ClassVar[str] = "Kim: Torchattacks: A PyTorch Repository for Adversarial Attacks. 2020, arXiv 2010.01950"
     name: ClassVar[str] = "torchattacks"
     distribution: ClassVar[str] = "torchattacks"
     module: ClassVar[str] = "torchattacks"

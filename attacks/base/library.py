@@ -82,12 +82,14 @@ class Library(ABC):
     """A library of attacks, named ``library:Class``; see :class:`~robustbench_cli.core.registry.Family`.
 
     Attributes:
+        paper: The library's own paper.
         name: The name before the colon.
         distribution: The name on the package index.
         module: The module that has the attacks.
         reserved: The parameters of constructors that are given by options of the command line, or by the program.
     """
 
+    paper: ClassVar[str]
     name: ClassVar[str]
     distribution: ClassVar[str]
     module: ClassVar[str]
