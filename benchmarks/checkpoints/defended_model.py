@@ -26,6 +26,7 @@ from robustbench_cli.benchmarks.checkpoints.checkpoint import (
 )
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
+from robustbench_cli.benchmarks.datasets.base.preprocessing import size_hint
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base.build import example_images
@@ -130,11 +131,12 @@ class DefendedModel:
         Raises:
             UserError: The images have another shape, or a label is not one of the model's classes.
         """
-        shape = tuple(examples.images.shape[1:])
+        _, *sides = examples.images.shape
+        shape = (sides[0], sides[1], sides[2])
         if shape != self.shape:
             raise UserError(
                 f"{self.path} takes images of shape {self.shape}, those of {dataset} have {shape}: name the data set that it "
-                "was trained on"
+                f"was trained on{size_hint(self.shape, shape)}"
             )
         low, high = int(examples.labels.min()), int(examples.labels.max())
         if low < 0 or high >= self.classes:

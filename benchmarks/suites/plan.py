@@ -13,7 +13,7 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.checkpoints.checkpoint import read_info
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec, open_defended_model
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
-from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET, DEFAULT_N
+from robustbench_cli.benchmarks.datasets import DEFAULT_N
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
@@ -204,7 +204,7 @@ def plan(config: SuiteConfig, *, cache_for: CacheFor, seed: int) -> Plan:
     groups = _attacks(config)
     norms = config.norm or (usual_norm([choice.norms for _, choices in groups for choice in choices]),)
     suites: list[tuple[Suite, Sequence[PlannedModel]]] = []
-    for dataset in config.dataset or (DEFAULT_DATASET,):
+    for dataset in config.datasets():
         with error_location(config.location("dataset")):
             data = load_dataset(dataset, data_dir=cache_for(dataset, {}, seed).data_dir)
         models = _models(config, dataset, cache_for, seed)
@@ -230,9 +230,7 @@ def plan_models(config: SuiteConfig, *, cache_for: CacheFor, seed: int) -> list[
     Raises:
         UserError: A name is unknown, or a value is not allowed.
     """
-    return [
-        model for dataset in config.dataset or (DEFAULT_DATASET,) for model in _models(config, dataset, cache_for, seed)
-    ]
+    return [model for dataset in config.datasets() for model in _models(config, dataset, cache_for, seed)]
 
 
 def _attacks(config: SuiteConfig) -> list[tuple[AttackGroup, list[AttackChoice]]]:

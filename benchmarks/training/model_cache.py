@@ -27,6 +27,7 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import (
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+from robustbench_cli.benchmarks.datasets.base.preprocessing import size_hint
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.datasets.base.split import Split
 from robustbench_cli.benchmarks.devices import current, keep_freed_memory, limit_threads
@@ -107,9 +108,10 @@ class ModelCache:
         if base is not None and not specs:
             raise UserError(f"nothing to train: name a --defense to put around {base.path}")
         if base is not None and not (base.shape == data.shape and data.allows_classes(base.classes)):
+            hint = size_hint(base.shape, data.shape) if data.allows_classes(base.classes) else ""
             raise UserError(
                 f"{base.path} takes images {base.shape} of {base.classes} classes, {self.dataset} has {data.shape} of "
-                f"{data.classes}: name the data set that it was trained on"
+                f"{data.classes}: name the data set that it was trained on{hint}"
             )
         network = (
             self._network(model or default_model(data.shape), mean, std) if base is None else _network_of(base, data)

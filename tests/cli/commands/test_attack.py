@@ -543,10 +543,24 @@ def test_bad_data_are_an_error(advdef: Advdef, here: Path, checkpoint: Path) -> 
         ),
         ("npz:classes.npz", "the labels of npz:classes.npz reach from 0 to 15, and model.safetensors gives 10 logits"),
         ("npz:bright.npz", "the test images of bright.npz reach from 0 to 255: give uint8, or floats in [0, 1]"),
-        ("npz:large.npz", "model.safetensors takes images of shape (1, 8, 8), those of npz:large.npz have (1, 9, 9)"),
+        (
+            "npz:large.npz",
+            "model.safetensors takes images of shape (1, 8, 8), those of npz:large.npz have (1, 9, 9): name the data set",
+        ),
+        ("digits?image_sice=8", "data set digits has no option 'image_sice': did you mean 'image_size'?"),
     ]:
         command = ("attack", "--checkpoint", "model.safetensors", "--dataset", dataset, "--attack", "fgsm")
         assert error_line(advdef(*command)).startswith(line)
+
+
+def test_images_of_another_size_are_brought_to_the_model(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """The message's own way out works, and the row names the data as they were seen."""
+    np.savez("color.npz", images=np.zeros((4, 9, 9, 3), np.uint8), labels=np.arange(4))
+    command = ("attack", "--checkpoint", "model.safetensors", "--dataset", "npz:color.npz", "--attack", "fgsm")
+    assert error_line(advdef(*command)).endswith("bring the images to it with --channels 1 --image-size 8")
+    outcome = advdef(*command, "--channels", "1", "--image-size", "8", "-o", "t.csv")
+    assert outcome.code == 0, outcome.stderr
+    assert "npz:color.npz?channels=1&image_size=8," in Path("t.csv").read_text(encoding="utf-8")
 
 
 def test_a_checkpoint_runs_no_code(advdef: Advdef, here: Path, checkpoint: Path) -> None:
