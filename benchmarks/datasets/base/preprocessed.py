@@ -31,7 +31,8 @@ class Preprocessed(Dataset):
         self._preprocessing = preprocessing
         self._splits = {}
         self.argument, self.data_dir = dataset.argument, dataset.data_dir
-        self.classes, self.class_names = dataset.classes, dataset.class_names
+        self.classes, self.classes_inferred = dataset.classes, dataset.classes_inferred
+        self.class_names = dataset.class_names
         self.shape = preprocessing.shape(dataset.shape)
         for name in ("paper", "epochs", "eps"):
             setattr(self, name, getattr(dataset, name))
