@@ -11,6 +11,7 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from importlib.abc import InspectLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -46,7 +47,7 @@ class Registry:
 
     A name is looked up, in this order, as
 
-    1. a file of ``package``: ``cw-pgd`` is the only name in ``__all__`` of ``cw_pgd.py``, so a new file is a new name;
+    1. a file of ``package``: ``cw-pgd`` is the first name in ``__all__`` of ``cw_pgd.py``, so a new file is a new name;
     2. an entry point of the group ``advdef.<kind>s`` of any installed distribution;
     3. ``package.module:object``;
     4. ``path/to/file.py:object``.
@@ -97,6 +98,18 @@ class Registry:
     def module_of(self, name: str) -> str | None:
         """The module of one of the project's own objects, without an import; ``None`` for any other name."""
         return self._files.get(name)
+
+    def classes(self) -> dict[str, str]:
+        """The first name in ``__all__`` of each of the project's own files, and its module, without an import of them."""
+        modules = {}
+        for name, module in self._files.items():
+            spec = importlib.util.find_spec(module)
+            assert spec is not None
+            assert isinstance(spec.loader, InspectLoader)
+            exported = re.search(r'^__all__ = \[\s*"(\w+)"', spec.loader.get_source(module) or "", flags=re.MULTILINE)
+            if exported and name not in self.families:
+                modules[exported[1]] = module
+        return modules
 
     def trusted(self, name: str, *, file: object, named: Collection[str | None] = ()) -> str:
         """Checks a name from a data file. No other way leads from a data file to an object.
