@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.models import registry as models
-from robustbench_cli.benchmarks.models.base.build import build_untrained, example_images, normalized
+from robustbench_cli.benchmarks.models.base.build import build_from_file, build_untrained, example_images, normalized
 from robustbench_cli.benchmarks.weights.fill import fill
 from robustbench_cli.benchmarks.weights.opened_file import OpenedFile, open_file
 from robustbench_cli.core.atomic_write import ensure_writable, write_atomically
@@ -208,11 +208,14 @@ def _load_foreign(file: OpenedFile, path: Path, options: Mapping[str, Any]) -> t
     """The model and the description of a foreign file."""
     tensors = file.tensors(path)
     info = _info_from_options(options, path)
-    network = build_untrained(info.model, shape=info.shape, classes=info.classes)
-    loaded = fill(network, tensors, path, spec=info.model)
-    info = info.model_copy(update=loaded.normalization(info.mean, info.std, path))
+    built = build_from_file(info.model, tensors, path, shape=info.shape, classes=info.classes)
+    loaded = built.loaded
+    normalization = loaded.normalization(info.mean, info.std, path)
+    if set(normalization.values()) == {None}:
+        normalization = {"mean": built.metadata.mean, "std": built.metadata.std}
+    info = info.model_copy(update={**normalization, "model": built.spec, "config": built.config})
     # The names in a foreign file are the network's own, so the normalization is added after the weights.
-    model = normalized(network, mean=info.mean, std=info.std, channels=info.shape[0])
+    model = normalized(built.network, mean=info.mean, std=info.std, channels=info.shape[0])
     if loaded.message:
         warnings.warn(loaded.message, Choice if loaded.has_alternatives else Notice, stacklevel=3)
     return model, info

@@ -7,7 +7,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,11 +22,14 @@ from robustbench_cli.benchmarks.models import registry
 from robustbench_cli.benchmarks.models.base.factory import make, unwrapped
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
 from robustbench_cli.benchmarks.models.base.source import ModelSource, model_source
+from robustbench_cli.benchmarks.weights.fill import LoadedWeights, fill
 from robustbench_cli.core.errors import UserError, one_line
 from robustbench_cli.core.isolation import isolated
 
 __all__ = [
+    "FromFile",
     "Normalize",
+    "build_from_file",
     "build_model",
     "build_untrained",
     "check_model",
@@ -119,6 +123,24 @@ def normalized(network: nn.Module, *, mean: Numbers | None, std: Numbers | None,
     return nn.Sequential(OrderedDict(normalize=normalize, network=network))
 
 
+class FromFile(NamedTuple):
+    """A network with the weights of a file.
+
+    Attributes:
+        network: Without its normalization.
+        loaded: What was loaded of the file.
+        spec: The model's name in full.
+        metadata: What its source says of such a file.
+        config: The ``config`` of its source.
+    """
+
+    network: nn.Module
+    loaded: LoadedWeights
+    spec: str
+    metadata: ModelMetadata
+    config: dict[str, Any]
+
+
 @checked_keywords
 def build_model(
     spec: str,
@@ -191,6 +213,41 @@ def build_untrained(
         return finish(network)
     target, argument = registry.find(spec)
     return make(target, name=name, shape=size, classes=int(classes), argument=argument, finish=finish)
+
+
+def build_from_file(
+    spec: str,
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    *,
+    shape: tuple[int, int, int],
+    classes: int,
+    config: Mapping[str, Any] | None = None,
+) -> FromFile:
+    """Builds a network with the weights of a file that is no checkpoint of advdef.
+
+    Args:
+        spec: See :func:`build_model`.
+        tensors: As :func:`~robustbench_cli.benchmarks.weights.weights_file.read_tensors` returns them.
+        path: The file.
+        shape: See :func:`build_model`.
+        classes: See :func:`build_model`.
+        config: See :func:`build_untrained`.
+
+    Raises:
+        UserError: See :func:`build_model`; or the file does not fit.
+    """
+    name, size = _checked(spec, shape, classes)
+    source = _source(spec, config=config)
+    if source is None:
+        network = build_untrained(spec, shape=size, classes=classes)
+        return FromFile(network, fill(network, tensors, path, spec=spec), spec, ModelMetadata(), {})
+    metadata = source.metadata if source.describes_files else ModelMetadata(channels=size[0])
+    require_fit(metadata, name, shape=size, classes=int(classes))
+    with _building(name):
+        network, loaded = source.from_file(tensors, path, shape=size, classes=int(classes))
+    network = _finished(network, name=name, shape=size, classes=int(classes), mean=None, std=None)
+    return FromFile(network, loaded, source.spec, metadata, source.config)
 
 
 @contextmanager

@@ -6,13 +6,15 @@ import importlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from robustbench_cli.benchmarks.models import registry
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
+from robustbench_cli.benchmarks.weights.fill import LoadedWeights, fill
 from robustbench_cli.core.errors import UserError
 
 __all__ = ["ModelSource", "model_source", "require_library"]
@@ -26,6 +28,7 @@ class ModelSource(ABC):
     Attributes:
         prefix: What comes before the colon.
         form: What follows it, for messages.
+        describes_files: Whether every name is of published weights, so that the metadata are also those of a file with them.
         name: The name of the network, without the weights.
         weights: The name of its published weights; ``None`` if the user named none.
         config: What the network is built from besides its name: JSON that a checkpoint keeps. Empty for most sources.
@@ -33,6 +36,7 @@ class ModelSource(ABC):
 
     prefix: ClassVar[str]
     form: ClassVar[str] = "NAME[@WEIGHTS]"
+    describes_files: ClassVar[bool] = False
 
     def __init__(self, argument: str | None = None, *, config: Mapping[str, Any] | None = None) -> None:
         """Reads the name; no library and no network is asked yet.
@@ -104,6 +108,26 @@ class ModelSource(ABC):
         Raises:
             UserError: The library is missing, or the weights cannot be found, downloaded or read.
         """
+
+    def from_file(
+        self, tensors: Mapping[str, Tensor], path: Path, *, shape: tuple[int, int, int], classes: int
+    ) -> tuple[nn.Module, LoadedWeights]:
+        """The network with the weights of a file, without :class:`~.build.Normalize`.
+
+        Args:
+            tensors: As :func:`~robustbench_cli.benchmarks.weights.weights_file.read_tensors` returns them.
+            path: The file.
+            shape: ``(C, H, W)`` of the images.
+            classes: K.
+
+        Returns:
+            The network, and what was loaded of the file.
+
+        Raises:
+            UserError: As :meth:`untrained`, or the file does not fit.
+        """
+        network = self.untrained(shape=shape, classes=classes)
+        return network, fill(network, tensors, path, spec=self.spec)
 
 
 def model_source(spec: str, *, config: Mapping[str, Any] | None = None) -> ModelSource | None:
