@@ -24,7 +24,7 @@ from robustbench_cli.benchmarks.datasets.base.split import Split
 from robustbench_cli.core.cores import usable_cores
 from robustbench_cli.core.errors import UserError, one_line
 
-__all__ = ["FORMATS", "Example", "ImageFile", "Picture", "PictureSplit", "Pictures", "shuffled"]
+__all__ = ["FORMATS", "Example", "ImageFile", "Picture", "PictureSplit", "Pictures", "class_count", "shuffled"]
 
 FORMATS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "WEBP")
 """The formats that are opened, by the content of a file. Others run programs (PostScript), or are no pictures."""
@@ -242,6 +242,22 @@ class PictureSplit(Split):
                 "bring them to one size with --image-size, such as --image-size 224"
             )
         return pixels
+
+
+def class_count(text: str | None) -> int | None:
+    """Reads the option ``classes``, the number of classes.
+
+    Args:
+        text: As the user wrote it.
+
+    Raises:
+        UserError: It is no whole number of at least 2.
+    """
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= 2):
+        raise UserError(f"classes is '{text[:80]}': give the number of classes, at least 2")
+    return int(text)
 
 
 def shuffled(examples: Sequence[Example]) -> list[Example]:

@@ -15,7 +15,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from robustbench_cli.benchmarks.datasets.imagefolder import ImageFolder, _samples
+from robustbench_cli.benchmarks.datasets.base.class_folders import files_in_class_folders
+from robustbench_cli.benchmarks.datasets.imagefolder import ImageFolder
 from robustbench_cli.core.errors import UserError
 
 
@@ -242,5 +243,5 @@ def test_the_order_is_torchvisions(tmp_path: Path) -> None:
     for name in ("b/1.png", "b/a/0.png", "b/c/9.JPG", "B/2.tiff", "b/0.webp", "a/z/y/x.png"):
         write((tmp_path / name).parent, Path(name).name, 3)
     expected = torchvision.datasets.ImageFolder(str(tmp_path)).samples
-    samples = [(str(file), label) for file, label in _samples(tmp_path, ["B", "a", "b"])]
+    samples = [(str(file), label) for file, label in files_in_class_folders(tmp_path, {"B": 0, "a": 1, "b": 2})]
     assert samples == expected
