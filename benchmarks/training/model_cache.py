@@ -42,7 +42,7 @@ from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import TrainingProgress
 
-__all__ = ["TRAINING_PAUSE", "ModelCache"]
+__all__ = ["TRAINING_PAUSE", "ModelCache", "require_classes"]
 
 HASHED_IMAGES = 1000
 """The number of training images that are hashed; reading all images of a folder could take minutes."""
@@ -145,11 +145,8 @@ class ModelCache:
             return fields | {"model": model if source is None else source.spec}
         data, metadata = self.data, source.metadata
         require_fit(metadata, source.spec, shape=data.shape, classes=None)
-        if metadata.classes is not None and not data.allows_classes(metadata.classes):
-            raise UserError(
-                f"{source.spec} has {metadata.classes:,} classes, {self.dataset} has {data.classes:,}: give weights that "
-                f"were trained on {data.classes:,} classes, or the data set of theirs"
-            )
+        if metadata.classes is not None:
+            require_classes(metadata.classes, data, where=source.spec)
         is_given = mean is not None or std is not None
         warnings.warn(f"{source.spec}: {metadata.assumptions(normalization_is_given=is_given)}", Notice, stacklevel=3)
         if not is_given:
@@ -275,6 +272,24 @@ class ModelCache:
         with current(self.device), seeded(self.seed):
             correct = torch.cat([model(batch.to(self.device)).argmax(1).cpu() for batch in batches]) == examples.labels
         return correct.double().mean().item(), len(examples)
+
+
+def require_classes(classes: int, data: Dataset, *, where: str) -> None:
+    """Checks that published weights have as many classes as a data set.
+
+    Args:
+        classes: Of the weights.
+        data: The data set; where it only infers its number from the labels, the weights may have more.
+        where: The weights, for the message.
+
+    Raises:
+        UserError: The numbers differ.
+    """
+    if not data.allows_classes(classes):
+        raise UserError(
+            f"{where} has {classes:,} classes, {data.name} has {data.classes:,}: give weights that were trained on "
+            f"{data.classes:,} classes, or the data set of theirs"
+        )
 
 
 def _network_of(base: DefendedModel, data: Dataset) -> dict[str, Any]:

@@ -242,8 +242,9 @@ def build_from_file(
     if source is None:
         network = build_untrained(spec, shape=size, classes=classes)
         return FromFile(network, fill(network, tensors, path, spec=spec), spec, ModelMetadata(), {})
-    metadata = source.metadata if source.describes_files else ModelMetadata(channels=size[0])
-    require_fit(metadata, name, shape=size, classes=int(classes))
+    metadata = source.metadata if source.trained else ModelMetadata(channels=size[0])
+    # Weights of another name may have been trained further, on other classes.
+    require_fit(metadata, name, shape=size, classes=int(classes) if source.describes_files else None)
     with _building(name):
         network, loaded = source.from_file(tensors, path, shape=size, classes=int(classes))
     network = _finished(network, name=name, shape=size, classes=int(classes), mean=None, std=None)

@@ -35,6 +35,11 @@ class ModelMetadata:
     interpolation: str | None = None
     origin: str = ""
 
+    @property
+    def is_known(self) -> bool:
+        """Whether a source says anything of the weights."""
+        return self != ModelMetadata(channels=self.channels)
+
     def assumptions(self, *, normalization_is_given: bool) -> str:
         """What is assumed of the images, as the end of a one-line message.
 

@@ -28,7 +28,7 @@ class ModelSource(ABC):
     Attributes:
         prefix: What comes before the colon.
         form: What follows it, for messages.
-        describes_files: Whether every name is of published weights, so that the metadata are also those of a file with them.
+        describes_files: Whether a file with weights of this name has the number of classes that the metadata say.
         name: The name of the network, without the weights.
         weights: The name of its published weights; ``None`` if the user named none.
         config: What the network is built from besides its name: JSON that a checkpoint keeps. Empty for most sources.
