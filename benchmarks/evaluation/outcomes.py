@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_cli.attacks.base.models.special_labels import NO_NUMBER, REJECTED
-from robustbench_cli.benchmarks.datasets.base.arrays import read_arrays
+from robustbench_cli.benchmarks.datasets.base.arrays import Array, read_arrays, read_stacked
 from robustbench_cli.benchmarks.evaluation.statistics import (
     Floats,
     SuccessCounts,
@@ -43,6 +43,9 @@ _MOST_CLASSES = 2**20
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
     """Predictions and distances of N images and T targets (1, or one per wrong class) over R draws.
+
+    The outcomes of several attacks on the same images are outcomes too (:meth:`stacked`): each array has one dimension more,
+    the first, and so have the results of the methods below. Only :func:`summarize` and :meth:`joined` are for one attack.
 
     Each prediction is that of the deployed decision rule: a class, a rejection or a failure as in
     :func:`~robustbench_cli.attacks.base.models.decision.decisions`. A rejection of a clean image is wrong. A rejection of a
@@ -81,8 +84,8 @@ class Outcomes:
         outside = self.distance > eps
         return replace(
             self,
-            perturbed=np.where(outside[:, None], self.clean, self.perturbed),
-            survival=np.where(outside, self.clean_survival, self.survival),
+            perturbed=np.where(outside[..., None, :], self.clean[..., None, :, :], self.perturbed),
+            survival=np.where(outside, self.clean_survival[..., None, :], self.survival),
             distance=np.where(outside, 0.0, self.distance),
             l2=np.where(outside, 0.0, self.l2),
             linf=np.where(outside, 0.0, self.linf),
@@ -90,7 +93,7 @@ class Outcomes:
 
     def broken(self) -> NDArray[np.bool_]:
         """``(N,)``: whether all draws, those that score and those that select, misclassify the worst candidate."""
-        return np.asarray((self.worst() != self.labels).all(axis=0) & (self.least_survival() <= 0))
+        return np.asarray((self.worst() != self.labels[..., None, :]).all(axis=-2) & (self.least_survival() <= 0))
 
     def joined(self, rows: Integers, later: Outcomes) -> Outcomes:
         """These outcomes after a later attack on some of the images, with the worst case of both for these images.
@@ -108,21 +111,24 @@ class Outcomes:
     @cached_property
     def clean_right(self) -> NDArray[np.bool_]:
         """``(R, N)``: whether the clean image is classified correctly."""
-        return np.equal(self.clean, self.labels)
+        return np.equal(self.clean, self.labels[..., None, :])
 
     def least_survival(self) -> Floats:
         """``(N,)``: the survival of each image's worst candidate."""
-        return np.asarray(np.minimum(self.survival.min(axis=0), self.clean_survival))
+        return np.asarray(np.minimum(self.survival.min(axis=-2), self.clean_survival))
 
     def nearest_success(self) -> Floats:
         """``(N,)``: the smallest distance at which an image was broken; infinite where it was not."""
-        return np.asarray(np.where(self.survival < 0.5, self.distance, np.inf).min(axis=0), dtype=np.float64)
+        return np.asarray(np.where(self.survival < 0.5, self.distance, np.inf).min(axis=-2), dtype=np.float64)
 
     @property
     def answers(self) -> Integers:
         """``(T, R, N)``: the predictions on the perturbed images, with the label instead of a right rejection."""
-        rightly_rejected = (self.perturbed == REJECTED) & (self.clean != REJECTED)
-        return np.asarray(np.where(rightly_rejected, self.labels, self.perturbed))
+        rejected = self.perturbed == REJECTED
+        if not rejected.any():
+            return self.perturbed
+        rightly_rejected = rejected & (self.clean != REJECTED)[..., None, :, :]
+        return np.asarray(np.where(rightly_rejected, self.labels[..., None, None, :], self.perturbed))
 
     def worst(self) -> Integers:
         """``(R, N)``: the predictions on each image's worst candidate, among the perturbed images and the clean one."""
@@ -130,9 +136,9 @@ class Outcomes:
 
     @cached_property
     def _worst(self) -> Integers:
-        candidates = np.concatenate([self.answers, self.clean[None]])
-        chosen = np.concatenate([self.survival, self.clean_survival[None]]).argmin(axis=0)
-        return candidates[chosen, :, np.arange(len(self.labels))].T
+        candidates = np.concatenate([self.answers, self.clean[..., None, :, :]], axis=-3)
+        chosen = np.concatenate([self.survival, self.clean_survival[..., None, :]], axis=-2).argmin(axis=-2)
+        return np.take_along_axis(candidates, chosen[..., None, None, :], axis=-3)[..., 0, :, :]
 
     def success(self) -> SuccessCounts:
         """The attack's successes and its possible successes on each image; the quotient of their sums is the rate.
@@ -142,13 +148,47 @@ class Outcomes:
         target; all are possible.
         """
         right = self.clean_right
-        clean = right.sum(axis=0)
-        if len(self.targets):
-            reached = self.perturbed == self.targets[:, None]
-            succeeded, possible = reached.sum(axis=(0, 1)), np.full_like(clean, reached.shape[0] * reached.shape[1])
+        *_, targets, draws, _ = self.perturbed.shape
+        # A report keeps the counts of all its rows.
+        small = np.min_scalar_type(targets * draws)
+        clean = right.sum(axis=-2, dtype=small)
+        if self.targets.shape[-2]:
+            reached = self.perturbed == self.targets[..., None, :]
+            succeeded, possible = reached.sum(axis=(-3, -2), dtype=small), np.full_like(clean, targets * draws)
         else:
-            succeeded, possible = (right & (self.worst() != self.labels)).sum(axis=0), clean
-        return SuccessCounts(succeeded=succeeded, possible=possible, clean=clean, draws=len(right))
+            succeeded = (right & (self.worst() != self.labels[..., None, :])).sum(axis=-2, dtype=small)
+            possible = clean
+        return SuccessCounts(succeeded=succeeded, possible=possible, clean=clean, draws=draws)
+
+    @classmethod
+    def stacked(cls, attacks: Sequence[Outcomes]) -> Outcomes:
+        """The outcomes of several attacks as one, with a first dimension for the attacks.
+
+        Args:
+            attacks: Outcomes of one model, slice and threat.
+
+        Raises:
+            ValueError: They have different shapes.
+        """
+        return cls(**{name: np.stack([getattr(outcomes, name) for outcomes in attacks]) for name in _DIMENSIONS})
+
+    def worst_attack(self, *, nearest: bool = False) -> Outcomes:
+        """The per-image worst case over stacked attacks: the outcomes of the attack whose worst candidate survives least.
+
+        Args:
+            nearest: For attacks without a radius: take the attack with the smallest perturbation among those that break the
+                image in more than half of the draws.
+        """
+        strongest = (self.nearest_success() if nearest else self.least_survival()).argmin(axis=0)
+
+        def pick(name: str) -> Any:
+            values = getattr(self, name)
+            index = strongest.reshape(1, *[1] * (values.ndim - 2), -1)
+            return np.take_along_axis(values, index, axis=0)[0]
+
+        # The clean predictions come from the same attack, since they saw the same draws.
+        picked = {name: pick(name) for name in _OF_IMAGES if getattr(self, name).size}
+        return replace(_of_attack(self, 0), **picked)
 
     def to_bytes(self) -> bytes:
         """The ``.npz`` file."""
@@ -164,21 +204,39 @@ class Outcomes:
         Raises:
             ValueError: The content is anything else.
         """
-        arrays = read_arrays(io.BytesIO(content))
+        return cls._checked(read_arrays(io.BytesIO(content), _DIMENSIONS))
+
+    @classmethod
+    def from_files(cls, contents: Sequence[bytes]) -> Outcomes:
+        """The stacked outcomes of several attacks, from the contents of their files; see :meth:`from_bytes`.
+
+        Raises:
+            ValueError: One of them is anything else, or they have different shapes.
+        """
+        return cls._checked(read_stacked(contents, _DIMENSIONS), len(contents))
+
+    @classmethod
+    def _checked(cls, arrays: dict[str, Array], *attacks: int) -> Outcomes:
+        """Outcomes of arrays of any origin.
+
+        Args:
+            arrays: The arrays by name.
+            *attacks: The number of attacks, where they are stacked.
+        """
         # Older files have no such array.
-        arrays.setdefault("draws_shared", np.asarray(False))
-        if arrays.keys() != {field.name for field in fields(cls)}:
+        arrays.setdefault("draws_shared", np.zeros(attacks, dtype=np.bool_))
+        if arrays.keys() != _DIMENSIONS.keys():
             raise ValueError(f"it has the arrays {', '.join(sorted(arrays)):.200}")
-        if any(arrays[name].ndim != dimensions for name, dimensions in _DIMENSIONS.items()):
+        if any(arrays[name].ndim != len(attacks) + dimensions for name, dimensions in _DIMENSIONS.items()):
             raise ValueError("its arrays have other shapes")
-        targets, draws, images = arrays["perturbed"].shape
+        *_, targets, draws, images = arrays["perturbed"].shape
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("survival", "distance", "l2", "linf"), (targets, images))
         shapes |= {"labels": (images,), "clean_survival": (images,), "clean": (draws, images)}
-        if len(arrays["targets"]):
+        if arrays["targets"].shape[-2]:
             shapes["targets"] = (targets, images)
         for name, shape in shapes.items():
-            if arrays[name].shape != shape:
-                raise ValueError(f"'{name}' has the shape {arrays[name].shape} where others have {shape}")
+            if arrays[name].shape != (*attacks, *shape):
+                raise ValueError(f"'{name}' has the shape {arrays[name].shape} where others have {(*attacks, *shape)}")
         for name, array in arrays.items():
             is_integer = name in _INTEGERS
             if array.dtype.kind not in ("b" if name == "draws_shared" else "iu" if is_integer else "f"):
@@ -195,23 +253,18 @@ _OF_IMAGES = [field.name for field in fields(Outcomes) if field.name != "draws_s
 
 
 def worst_case(attacks: Sequence[Outcomes], *, nearest: bool = False) -> Outcomes:
-    """The per-image worst case: for each image, the outcomes of the attack whose worst candidate survives least.
+    """The per-image worst case over attacks; see :meth:`Outcomes.worst_attack`.
 
     Args:
         attacks: Outcomes of one model, slice and threat, with the same number of targets.
-        nearest: For attacks without a radius: take the attack with the smallest perturbation among those that break the
-            image in more than half of the draws.
+        nearest: As there.
     """
-    ranking = np.stack([outcomes.nearest_success() if nearest else outcomes.least_survival() for outcomes in attacks])
-    strongest = ranking.argmin(axis=0)
-    images = np.arange(len(strongest))
+    return Outcomes.stacked(attacks).worst_attack(nearest=nearest)
 
-    def pick(name: str) -> Any:
-        stacked = np.stack([getattr(outcomes, name) for outcomes in attacks])
-        return np.moveaxis(stacked[strongest, ..., images], 0, -1)
 
-    # The clean predictions come from the same attack, since they saw the same draws.
-    return replace(attacks[0], **{name: pick(name) for name in _OF_IMAGES})
+def _of_attack(stacked: Outcomes, number: int) -> Outcomes:
+    """The outcomes of one of several stacked attacks."""
+    return replace(stacked, **{name: np.asarray(getattr(stacked, name)[number]) for name in _DIMENSIONS})
 
 
 def _select(outcomes: Outcomes, rows: Integers) -> Outcomes:

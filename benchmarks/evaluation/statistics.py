@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,9 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
+Counts = NDArray[np.integer[Any]]
+
+Value = TypeVar("Value")
 
 LOSS_FLOOR = 0.1
 """The smallest loss of clean accuracy, in points, that divides a Defense Efficiency Score."""
@@ -55,13 +59,17 @@ def mean_interval(shares: Floats, *, confidence: float = 0.95) -> tuple[float, f
     """
     mean = float(shares.mean())
     padded = np.concatenate([shares, [0.0, 1.0]])
-    design_effect = float(padded.var() / (padded.mean() * (1 - padded.mean())))
+    center_of_padded = float(padded.mean())
+    design_effect = float(padded.var()) / (center_of_padded * (1 - center_of_padded))
     trials = len(shares) / design_effect
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = _normal_quantile(0.5 + confidence / 2)
     center = (mean + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * float(np.sqrt(mean * (1 - mean) / trials + z * z / (4 * trials * trials)))
+    half = z / (1 + z * z / trials) * math.sqrt(mean * (1 - mean) / trials + z * z / (4 * trials * trials))
     # If nothing or everything is right, the end is exactly 0 or 1, without rounding.
     return 0.0 if mean == 0 else max(0.0, center - half), 1.0 if mean == 1 else min(1.0, center + half)
+
+
+_normal_quantile = lru_cache(maxsize=16)(NormalDist().inv_cdf)
 
 
 def images_interval(right: NDArray[np.bool_]) -> tuple[float, float]:
@@ -149,6 +157,11 @@ class SuccessCounts:
     clean: Counts
     draws: int
 
+    def of_each(self) -> Iterator[SuccessCounts]:
+        """The counts of each attack, where these are of several: ``(A, N)``."""
+        for succeeded, possible, clean in zip(self.succeeded, self.possible, self.clean, strict=True):
+            yield SuccessCounts(succeeded=succeeded, possible=possible, clean=clean, draws=self.draws)
+
 
 def defense_efficiencies(
     pairs: Sequence[tuple[SuccessCounts, SuccessCounts]], *, resamples: int = 2000, seed: int = 0
@@ -193,40 +206,65 @@ def _resampling_weights(images: int, resamples: int, seed: int) -> Floats:
 
 def _efficiencies(pairs: Sequence[tuple[SuccessCounts, SuccessCounts]], weights: Floats) -> Iterator[DefenseEfficiency]:
     """The scores of some pairs of models with the same number of images, which have possible successes."""
-    models = list(zip(*pairs, strict=True))
-    # Many pairs have a model in common, and attacks on one model have the clean images in common.
-    places: dict[bytes, int] = {}
-    distinct: list[Counts] = []
+    # Many pairs have a model in common, and attacks on one model have the clean images in common: what is equal is computed
+    # once.
+    counts = _Distinct[Counts]()
+    rates = _Distinct[tuple[int, int]]()
+    losses = _Distinct[tuple[tuple[int, int], ...]]()
 
-    def place(counts: Counts) -> int:
-        """Where equal counts are among the distinct ones."""
-        index = places.setdefault(counts.tobytes(), len(places))
-        if index == len(distinct):
-            distinct.append(counts)
-        return index
+    def sums(of_images: Counts) -> int:
+        return counts.index(of_images.tobytes(), of_images)
 
-    names = ("succeeded", "possible", "clean")
-    indices = {name: [[place(getattr(model, name)) for model in side] for side in models] for name in names}
-    # The sums over each sample, exact.
-    of_distinct = np.stack(distinct).astype(np.float64) @ weights
+    def rate(model: SuccessCounts) -> int:
+        key = sums(model.succeeded), sums(model.possible)
+        return rates.index(key, key)
 
-    def sums(name: str) -> list[Floats]:
-        """The sums over each sample, ``(pairs, 1 + resamples)``: of the undefended and of the defended models."""
-        return [of_distinct[of_side] for of_side in indices[name]]
+    def loss(pair: tuple[SuccessCounts, SuccessCounts]) -> int:
+        key = tuple((sums(model.clean), model.draws) for model in pair)
+        return losses.index(key, key)
 
-    rates = [
-        100 * succeeded / np.where(possible > 0, possible, np.nan)
-        for succeeded, possible in zip(sums("succeeded"), sums("possible"), strict=True)
-    ]
-    draws = [np.array([[model.draws] for model in side]) for side in models]
-    before, after = sums("clean")
-    # Over the common denominator, so that a loss of nothing is exactly 0.
-    loss = 100 * (before * draws[1] - after * draws[0]) / (draws[0] * draws[1] * len(weights))
-    scores = (rates[0] - rates[1]) / np.maximum(loss, LOSS_FLOOR)
+    indices = [(rate(undefended), rate(defended), loss((undefended, defended))) for undefended, defended in pairs]
+    before, after, lost = np.array(indices).T
+    distinct = np.stack(counts.values)
+    # The sums over each sample, exact; where they are small also in the faster type.
+    precision = np.float32 if int(distinct.max()) * len(weights) < 2**24 else np.float64
+    of_samples = (distinct.astype(precision) @ weights.astype(precision)).astype(np.float64)
+    succeeded, possible = np.array(rates.values).T
+    # A sample without a possible success has no rate: NaN.
+    with np.errstate(invalid="ignore"):
+        of_rates = 100 * of_samples[succeeded] / of_samples[possible]
+    of_losses = np.stack(
+        [
+            # Over the common denominator, so that a loss of nothing is exactly 0.
+            100 * (of_samples[clean] * draws - of_samples[defended] * own) / (own * draws * len(weights))
+            for (clean, own), (defended, draws) in losses.values
+        ]
+    )
+    loss_within_interval = np.quantile(of_losses[:, 1:], 0.025, axis=1) <= 0
+    scores = of_rates[before] - of_rates[after]
+    scores /= np.maximum(of_losses, LOSS_FLOOR)[lost]
     # NumPy leaves samples without a possible success out one score at a time; there are hardly ever any.
     quantile = np.nanquantile if np.isnan(scores).any() else np.quantile
     low, high = quantile(scores[:, 1:], [0.025, 0.975], axis=1)
-    loss_within_interval = np.quantile(loss[:, 1:], 0.025, axis=1) <= 0
-    parts = (scores[:, 0], low, high, loss[:, 0], loss_within_interval)
+    parts = (scores[:, 0], low, high, of_losses[lost, 0], loss_within_interval[lost])
     for score in zip(*(part.tolist() for part in parts), strict=True):
         yield DefenseEfficiency(*score)
+
+
+class _Distinct(Generic[Value]):
+    """Values without repetitions.
+
+    Attributes:
+        values: The values.
+    """
+
+    def __init__(self) -> None:
+        self.values: list[Value] = []
+        self._indices: dict[Hashable, int] = {}
+
+    def index(self, key: Hashable, value: Value) -> int:
+        """Where the value is among the others; a key that is new adds it."""
+        index = self._indices.setdefault(key, len(self.values))
+        if index == len(self.values):
+            self.values.append(value)
+        return index

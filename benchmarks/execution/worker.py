@@ -27,14 +27,14 @@ from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
 from robustbench_cli.benchmarks.devices import current, device_name, keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.evaluation.context import RunContext
 from robustbench_cli.benchmarks.evaluation.evaluate import attack_free_batches, evaluate, predict
-from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize, worst_case
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
 from robustbench_cli.benchmarks.evaluation.partial_results import PartialResults
 from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages, levels, rounded
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.store.records import Failure, Result
 from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS, SEARCHES, Store
-from robustbench_cli.benchmarks.store.worst_case_flags import Run, blinded
+from robustbench_cli.benchmarks.store.worst_case_flags import blinded
 from robustbench_cli.core.atomic_write import display_path
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
 from robustbench_cli.core.isolation import isolate_passes
@@ -245,13 +245,17 @@ def _attack(job: Job) -> Attack:
 
 def _condition_holds(job: Job) -> bool:
     """Whether the earlier attacks of a job's chain, at its radius, were blinded; there is no other condition."""
-    runs: list[Run] = []
+    results: list[Result] = []
+    outcomes: list[Outcomes] = []
     earlier = job.previous
     while earlier is not None and earlier.cell.eps == job.cell.eps:
-        outcomes = _outcomes_of(earlier)
-        runs.append(Run(Store(job.store).result(earlier.cell.id), outcomes))
+        results.append(Store(job.store).result(earlier.cell.id))
+        outcomes.append(_outcomes_of(earlier))
         earlier = earlier.previous
-    return bool(runs) and blinded(runs, worst_case([run.outcomes for run in runs]))
+    if not results:
+        return False
+    attacks = Outcomes.stacked(outcomes)
+    return blinded(results, attacks, attacks.worst_attack())
 
 
 def _skipped(job: Job) -> _Computed:

@@ -5,8 +5,10 @@ A new format is one more entry of :data:`FORMATS`. The choices of ``--format`` a
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ from robustbench_cli.core.escaping import escaped_for_csv, escaped_for_markdown
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMATS", "Format", "as_text", "file_endings", "format_names", "format_of_file", "markdown"]
+__all__ = ["FORMATS", "Format", "as_text", "file_endings", "format_names", "format_of_file"]
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,24 @@ def _rounded(value: Any) -> Any:
 
 
 def _field(value: Any) -> Any:
-    return escaped_for_csv(value) if isinstance(value, str) else _rounded(value)
+    """A value in a CSV file; a missing one is empty."""
+    if isinstance(value, str):
+        return escaped_for_csv(value)
+    return "" if value is None or value != value else _rounded(value)  # noqa: PLR0124 - only NaN differs from itself
 
 
 def _csv(table: pd.DataFrame) -> str:
-    return str(table.map(_field).to_csv(index=False, lineterminator="\n"))
+    columns = []
+    for name in table.columns:
+        values = table[name].tolist()
+        # Most values of a column are equal to others.
+        fields = {value: _field(value) for value in set(values)}
+        columns.append([fields[value] for value in values])
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows(zip(*columns, strict=True))
+    return file.getvalue()
 
 
 def _json(table: pd.DataFrame) -> str:
@@ -59,18 +74,7 @@ def _json(table: pd.DataFrame) -> str:
 def _markdown(table: pd.DataFrame) -> str:
     columns, lines = readable(table)
     headers = [entry.shown.header for entry in columns if entry.shown is not None]
-    return markdown(headers, [entry.is_numeric for entry in columns], lines)
-
-
-def markdown(headers: Sequence[str], numeric: Sequence[bool], lines: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown.
-
-    Args:
-        headers: The headers.
-        numeric: Whether each column is right-justified.
-        lines: The texts of the rows, not yet escaped.
-    """
-    rule = ["---" if is_numeric else ":--" for is_numeric in numeric]
+    rule = ["---" if entry.is_numeric else ":--" for entry in columns]
     cells = [[escaped_for_markdown(text) for text in line] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in (headers, rule, *cells))
 

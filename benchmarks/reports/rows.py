@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from functools import cached_property
+from dataclasses import dataclass
 
 import pandas as pd
 
-from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize, worst_case
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
 from robustbench_cli.benchmarks.evaluation.statistics import SuccessCounts, defense_efficiencies
 from robustbench_cli.benchmarks.reports import columns
 from robustbench_cli.benchmarks.reports.columns import WORST_CASE, RowSource
+from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import Failure, RequestedCell, Result
-from robustbench_cli.benchmarks.store.worst_case_flags import Run, is_quick_look, worst_case_flags
+from robustbench_cli.benchmarks.store.worst_case_flags import is_quick_look, worst_case_flags
 
 __all__ = ["failed_rows", "missing_rows", "rows"]
 
+Together = tuple[Sequence[Result], Outcomes]
+"""Results, and the outcomes of their images, stacked."""
 
-def rows(results: Iterable[tuple[Result, Callable[[], Outcomes]]]) -> pd.DataFrame:
+
+def rows(results: Iterable[Result], read: Callable[[Sequence[Result]], Together | None]) -> pd.DataFrame:
     """Makes the table of some finished cells.
 
     Args:
-        results: Each result with a function that reads its outcomes. The function is called only for cells that are
-            combined or compared with others.
+        results: The results.
+        read: Reads the outcomes of some results on the same images, as :func:`~.store.read_together` does: it returns those
+            results whose outcomes are intact. Others have no row. It is called once for each result.
 
     Returns:
         One row a cell in the given order, and the per-image worst case of a model and threat after its attacks. The
@@ -32,89 +38,81 @@ def rows(results: Iterable[tuple[Result, Callable[[], Outcomes]]]) -> pd.DataFra
         :func:`~.worst_case_flags.is_quick_look`, and a worst case has the flags of
         :func:`~.worst_case_flags.worst_case_flags`.
     """
-    groups: dict[Hashable, list[tuple[_Row, Callable[[], Outcomes]]]] = defaultdict(list)
-    for result, read in results:
-        if not result.was_skipped:
-            row = _Row.of(result, read)
-            groups[row.model_and_threat].append((row, read))
+    groups: dict[tuple[bool, Hashable], list[Result]] = defaultdict(list)
+    for result in results:
+        groups[result.was_skipped, _model_and_threat(result.cell)].append(result)
     table: list[_Row] = []
     undefended: dict[Hashable, dict[str, _Row]] = defaultdict(dict)
-    for members in groups.values():
-        group = [row for row, _ in members]
-        worst = group[0] if len(group) == 1 else _Row.worst_case(members)
-        combined = group if len(group) == 1 else [*group, worst]
-        table += combined
-        _mark_quick_look(group, worst, combined)
-        if not worst.result.cell.defenses:
-            for row, attack in [*((row, row.attack) for row in group), (worst, WORST_CASE)]:
-                undefended[row.comparison(attack)].setdefault(row.source.cell.checkpoint, row)
+    for (was_skipped, _), members in groups.items():
+        # The outcomes of skipped cells are read too, for a damaged file has its message.
+        together = read(members)
+        if together is not None and not was_skipped:
+            group, worst = _rows_of(*together)
+            table += group if len(group) == 1 else [*group, worst]
+            if not worst.source.cell.defenses:
+                for row, attack in [*((row, row.attack) for row in group), (worst, WORST_CASE)]:
+                    undefended[row.comparison(attack)].setdefault(row.source.cell.checkpoint, row)
     _compare(table, undefended)
-    return _table(row.source for row in table)
+    return _table([row.source for row in table])
 
 
 def failed_rows(failures: Sequence[Failure]) -> pd.DataFrame:
     """The rows of cells that failed: only the columns that describe a cell have values."""
-    return _table(RowSource(failure.cell, failure.eps) for failure in failures)
+    return _table([RowSource(failure.cell, failure.eps) for failure in failures])
 
 
 def missing_rows(requested: Sequence[RequestedCell]) -> pd.DataFrame:
     """The rows of requested cells without a result: only the columns that describe a cell have values."""
-    return _table(RowSource(entry.cell, entry.eps, entry.checkpoint) for entry in requested)
+    return _table([RowSource(entry.cell, entry.eps, entry.checkpoint) for entry in requested])
 
 
-def _table(sources: Iterable[RowSource]) -> pd.DataFrame:
+def _table(sources: Sequence[RowSource]) -> pd.DataFrame:
     """The table of rows, with all columns."""
-    entries = [entry for entry in columns.COLUMNS if entry.value is not None]
-    records = []
-    for source in sources:
-        values = {entry.name: entry.value(source) for entry in entries if entry.value is not None}
-        # Pandas marks a column that a record lacks as missing, whatever the column holds.
-        records.append({name: value for name, value in values.items() if value is not None})
-    return pd.DataFrame.from_records(records, columns=[entry.name for entry in entries])
+    values = {
+        entry.name: [math.nan if value is None else value for value in map(entry.value, sources)]
+        for entry in columns.COLUMNS
+        if entry.value is not None
+    }
+    return pd.DataFrame(values)
 
 
+def _threat(cell: Cell) -> Hashable:
+    return cell.data, cell.norm, cell.eps, cell.targeted, cell.seed
+
+
+def _model_and_threat(cell: Cell) -> Hashable:
+    """Equal for the cells that one worst case combines."""
+    return cell.checkpoint, cell.repeats, cell.accounting, _threat(cell)
+
+
+@dataclass(frozen=True)
 class _Row:
-    """A row in the making: what it is made from, and the rows with which it can be compared.
+    """A row in the making.
 
-    Args:
+    Attributes:
         source: What the columns are read from.
         attack: Equal for rows of the same attack.
-        count: Counts the successes of its attack; called if the row is compared with another.
+        success: The successes of its attack.
     """
 
-    def __init__(self, source: RowSource, attack: Hashable, count: Callable[[], SuccessCounts]) -> None:
-        self.source = source
-        self.attack = attack
-        self._count = count
-
-    @property
-    def result(self) -> Result:
-        """The result; the first of them for a worst case."""
-        return self.source.results[0]
-
-    @property
-    def _threat(self) -> Hashable:
-        cell = self.source.cell
-        return cell.data, cell.norm, cell.eps, cell.targeted, cell.seed
-
-    @property
-    def model_and_threat(self) -> Hashable:
-        """Equal for the rows that one worst case combines."""
-        cell = self.source.cell
-        return cell.checkpoint, cell.repeats, cell.accounting, self._threat
+    source: RowSource
+    attack: Hashable
+    success: SuccessCounts
 
     def comparison(self, attack: Hashable) -> Hashable:
         """Equal for the rows of one model with different defenses that are compared as rows of ``attack``."""
-        return self.source.cell.model, attack, self._threat
+        return self.source.cell.model, attack, _threat(self.source.cell)
 
-    @cached_property
-    def success(self) -> SuccessCounts:
-        """The successes of its attack."""
-        return self._count()
 
-    @classmethod
-    def of(cls, result: Result, read: Callable[[], Outcomes]) -> _Row:
-        """The row of a cell."""
+def _rows_of(results: Sequence[Result], attacks: Outcomes) -> tuple[list[_Row], _Row]:
+    """The rows of the attacks on one model and threat, and the row of their per-image worst case.
+
+    Args:
+        results: The results of the attacks. The worst case of a single one is its own row.
+        attacks: Their outcomes, stacked.
+    """
+    rows = []
+    for result, success in zip(results, attacks.success().of_each(), strict=True):
         source = RowSource(
             cell=result.cell,
             eps=result.eps,
@@ -123,40 +121,31 @@ class _Row:
             summary=result.summary,
             flags=result.flags,
         )
-        return cls(source, (result.cell.cascade, result.cell.attack.canonical_identity), lambda: read().success())
-
-    @classmethod
-    def worst_case(cls, group: Sequence[tuple[_Row, Callable[[], Outcomes]]]) -> _Row:
-        """The row of the per-image worst case over the attacks of one model and threat, with what reads their outcomes."""
-        first = group[0][0].source
-        runs = []
-        for row, read in group:
-            outcomes = read()
-            # The outcomes themselves would fill the memory.
-            row.success = outcomes.success()
-            runs.append(Run(row.result, outcomes))
-
-        worst = worst_case([run.outcomes for run in runs], nearest=first.cell.eps is None)
-        source = RowSource(
-            cell=first.cell,
-            eps=first.eps,
-            checkpoint=first.checkpoint,
-            results=[run.result for run in runs],
-            summary=summarize(worst),
-            flags=worst_case_flags(runs, worst),
-        )
-        success = worst.success()
-        return cls(source, WORST_CASE, lambda: success)
-
-
-def _mark_quick_look(group: Sequence[_Row], worst: _Row, combined: Sequence[_Row]) -> None:
-    """Marks the rows of a model and threat whose attacks are too weak to vouch for them."""
-    clean, robust = worst.source.summary["clean_accuracy"], worst.source.summary["robust_accuracy"]
+        rows.append(_Row(source, (result.cell.cascade, result.cell.attack.canonical_identity), success))
+    worst = rows[0] if len(rows) == 1 else _worst_case(results, attacks)
+    summary = worst.source.summary
+    clean, robust = summary["clean_accuracy"], summary["robust_accuracy"]
     assert clean is not None
     assert robust is not None
-    quick_look = is_quick_look([row.result for row in group], clean=clean, robust=robust)
-    for row in combined:
+    quick_look = is_quick_look(results, clean=clean, robust=robust)
+    for row in (*rows, worst):
         row.source.quick_look = quick_look
+    return rows, worst
+
+
+def _worst_case(results: Sequence[Result], attacks: Outcomes) -> _Row:
+    """The row of the per-image worst case over several attacks; the arguments are those of :func:`_rows_of`."""
+    first = results[0]
+    worst = attacks.worst_attack(nearest=first.cell.eps is None)
+    source = RowSource(
+        cell=first.cell,
+        eps=first.eps,
+        checkpoint=first.checkpoint,
+        results=results,
+        summary=summarize(worst),
+        flags=worst_case_flags(results, attacks, worst),
+    )
+    return _Row(source, WORST_CASE, worst.success())
 
 
 def _compare(table: Sequence[_Row], undefended: Mapping[Hashable, Mapping[str, _Row]]) -> None:

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Mapping
 from functools import cache, cached_property
 from typing import Annotated, Any, Literal, Self
+from weakref import WeakValueDictionary
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from robustbench_cli.attacks.base.gradients.draws import Draws
 from robustbench_cli.attacks.base.norm import Norm
@@ -40,7 +41,25 @@ def content_hash(identity: Mapping[str, Any]) -> str:
 
 
 _SharedText = Annotated[str, AfterValidator(sys.intern)]
-_SharedSpec = Annotated[MethodSpec, AfterValidator(MethodSpec.shared)]
+
+
+def _shared_spec(data: Any, validate: ValidatorFunctionWrapHandler) -> MethodSpec:
+    """The instance for a method, the same for all equal ones; equal data are validated once."""
+    if isinstance(data, MethodSpec):
+        return data.shared()
+    # Unlike equality, the text tells 1 from 1.0 and from True.
+    content = repr(data)
+    spec = _specs.get(content)
+    if spec is None:
+        spec = validate(data).shared()
+        _specs[content] = spec
+    return spec
+
+
+_specs: WeakValueDictionary[str, MethodSpec] = WeakValueDictionary()
+"""The methods that were validated, by their data."""
+
+_SharedSpec = Annotated[MethodSpec, WrapValidator(_shared_spec)]
 
 
 class _Evaluated(FrozenModel):

@@ -25,7 +25,15 @@ from robustbench_cli.core.errors import UserError
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 
-__all__ = ["CERTIFICATION", "PARTIAL_RESULTS", "REPROGRAMMING", "SEARCHES", "Store", "stale_temporary_files"]
+__all__ = [
+    "CERTIFICATION",
+    "PARTIAL_RESULTS",
+    "REPROGRAMMING",
+    "SEARCHES",
+    "Store",
+    "read_together",
+    "stale_temporary_files",
+]
 
 PARTIAL_RESULTS = "pieces"
 """The folder in a store with the partial results of unfinished cells; see :mod:`~.evaluation.partial_results`."""
@@ -199,7 +207,7 @@ class Store:
             UserError: The file of the result or of its outcomes is missing or damaged, or is of another cell.
         """
         result = _read_cell_record(self._result_file(cell_id), Result)
-        self._outcomes_content(result)
+        self.outcomes_content(result)
         return result
 
     def outcomes(self, cell_id: str) -> Outcomes:
@@ -219,10 +227,14 @@ class Store:
         Raises:
             UserError: The file is missing, damaged, or not the one that the result names.
         """
-        return self._parsed(result, self._outcomes_content(result))
+        return self.parsed(result, self.outcomes_content(result))
 
-    def _parsed(self, result: Result, content: bytes) -> Outcomes:
-        """The outcomes in the content of their file."""
+    def parsed(self, result: Result, content: bytes) -> Outcomes:
+        """The outcomes in the :meth:`outcomes_content` of a result.
+
+        Raises:
+            UserError: They are of another version.
+        """
         from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 
         try:
@@ -233,8 +245,12 @@ class Store:
                 f"{_repeat_hint(self._result_file(result.cell.id))}"
             ) from None
 
-    def _outcomes_content(self, result: Result) -> bytes:
-        """The content of the file with a result's outcomes, verified."""
+    def outcomes_content(self, result: Result) -> bytes:
+        """The content of the file with the outcomes of a result that was read from this store.
+
+        Raises:
+            UserError: The file is missing or damaged.
+        """
         file = self._outcomes_file(result)
         try:
             content = file.read_bytes()
@@ -258,6 +274,24 @@ class Store:
         for result, _ in self._stored(damaged):
             yield result
 
+    def unverified(self, *, damaged: Callable[[UserError], None]) -> Iterator[Result]:
+        """All finished cells, by identity, whose outcomes may be missing or damaged: :func:`read_together` verifies them.
+
+        Args:
+            damaged: As for :meth:`results`.
+
+        Raises:
+            UserError: The folder is no store.
+        """
+        for path in self._files("*.json"):
+            if not path.name.endswith(".failed.json"):
+                try:
+                    result = _read_cell_record(path, Result)
+                except UserError as error:
+                    damaged(error)
+                else:
+                    yield result
+
     def verified(self, *, damaged: Callable[[UserError], None]) -> Iterator[Result]:
         """All finished cells whose outcomes can be read, not only whose files are as they were stored.
 
@@ -269,7 +303,7 @@ class Store:
         """
         for result, content in self._stored(damaged):
             try:
-                self._parsed(result, content)
+                self.parsed(result, content)
             except UserError as error:
                 damaged(error)
             else:
@@ -277,15 +311,13 @@ class Store:
 
     def _stored(self, damaged: Callable[[UserError], None]) -> Iterator[tuple[Result, bytes]]:
         """All finished cells with the content of their outcomes; each file is read once."""
-        for path in self._files("*.json"):
-            if not path.name.endswith(".failed.json"):
-                try:
-                    result = _read_cell_record(path, Result)
-                    content = self._outcomes_content(result)
-                except UserError as error:
-                    damaged(error)
-                else:
-                    yield result, content
+        for result in self.unverified(damaged=damaged):
+            try:
+                content = self.outcomes_content(result)
+            except UserError as error:
+                damaged(error)
+            else:
+                yield result, content
 
     def failures(self, *, damaged: Callable[[UserError], None] = _raise) -> Iterator[Failure]:
         """All cells that failed and have not been finished since.
@@ -396,6 +428,49 @@ class Store:
     def _require_store(self) -> None:
         if not self.exists:
             raise UserError(f"no store at {self.path}: run 'advdef attack --store {self.path}' first, or name another")
+
+
+def read_together(
+    results: Iterable[Result], store_of: Callable[[Result], Store], *, damaged: Callable[[UserError], None] = _raise
+) -> tuple[list[Result], Outcomes] | None:
+    """Reads the outcomes of the attacks on the same images of one model. Each file is read once.
+
+    Args:
+        results: The results of the attacks.
+        store_of: The store of each.
+        damaged: As for :meth:`Store.results`.
+
+    Returns:
+        The results whose outcomes are intact, and these outcomes, stacked; ``None`` if there are none.
+    """
+    from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
+
+    contents: list[tuple[Result, bytes]] = []
+    for result in results:
+        try:
+            contents.append((result, store_of(result).outcomes_content(result)))
+        except UserError as error:
+            damaged(error)
+    if not contents:
+        return None
+    try:
+        return [result for result, _ in contents], Outcomes.from_files([content for _, content in contents])
+    except ValueError as error:
+        reason = str(error)
+    readable: list[Result] = []
+    for result, content in contents:
+        try:
+            store_of(result).parsed(result, content)
+        except UserError as error:
+            damaged(error)
+        else:
+            readable.append(result)
+    if 0 < len(readable) < len(contents):
+        return read_together(readable, store_of, damaged=damaged)
+    if readable:
+        cells = ", ".join(result.cell.id for result in readable)
+        damaged(UserError(f"the outcomes of the cells {cells} are not of the same images ({reason}): run them again"))
+    return None
 
 
 def stale_temporary_files(folder: Path, *, older_than: float) -> list[Path]:

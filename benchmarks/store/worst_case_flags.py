@@ -7,16 +7,14 @@ strongest attack, so the flag of an attack with masked gradients is also a flag 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.evaluation.statistics import Floats, mean_interval
-from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import Result
 
-__all__ = ["BLINDED", "NEAR_ZERO", "QUICK_LOOK", "SET_UP", "Run", "blinded", "is_quick_look", "worst_case_flags"]
+__all__ = ["BLINDED", "NEAR_ZERO", "QUICK_LOOK", "SET_UP", "blinded", "is_quick_look", "worst_case_flags"]
 
 BLINDED = frozenset({"zero-gradient", "wrong-gradient"})
 """Flags of an attack whose gradients the model masked: the attack was blinded."""
@@ -45,36 +43,7 @@ QUICK_LOOK = (
 """The note on rows for which :func:`is_quick_look` is true."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """The result of one attack.
-
-    Attributes:
-        result: The result of its cell.
-        outcomes: The outcomes of all images; in a cascade, those that earlier attacks broke included.
-    """
-
-    result: Result
-    outcomes: Outcomes
-
-    @property
-    def cell(self) -> Cell:
-        """The cell."""
-        return self.result.cell
-
-    @property
-    def flags(self) -> frozenset[str]:
-        """The flags of its row."""
-        return frozenset(self.result.flags)
-
-    @property
-    def follows_the_model(self) -> bool:
-        """Whether it followed the gradients of the attacked model itself."""
-        follows_other = self.cell.attack.name in _ON_OTHER_MODELS or bool(self.cell.attack.surrogates)
-        return self.result.backwards > 0 and not follows_other
-
-
-def worst_case_flags(runs: Sequence[Run], worst: Outcomes) -> list[str]:
+def worst_case_flags(results: Sequence[Result], attacks: Outcomes, worst: Outcomes) -> list[str]:
     """The flags of the worst case over several attacks, in alphabetical order.
 
     There are three kinds of flags:
@@ -96,26 +65,28 @@ def worst_case_flags(runs: Sequence[Run], worst: Outcomes) -> list[str]:
          of a cascade whose unbroken images go to a blinded attack is no such attack: nothing shows how much it missed.
 
     Args:
-        runs: The attacks of one model and threat model.
+        results: The results of the attacks of one model and threat model.
+        attacks: Their outcomes, stacked; in a cascade, the images that earlier attacks broke included.
         worst: The outcomes of their worst case.
     """
-    raised = {flag for run in runs for flag in run.flags}
+    raised = {flag for result in results for flag in result.flags}
     flags = raised - BLINDED - SET_UP
-    if _is_near_zero(runs, worst):
+    if not raised or _is_near_zero(results, worst):
         return sorted(flags)
-    if not any(run.follows_the_model and not SET_UP & set(run.flags) for run in runs):
+    if not any(_follows_the_model(result) and SET_UP.isdisjoint(result.flags) for result in results):
         flags |= raised & SET_UP
-    return sorted(flags | {flag for flag in raised & BLINDED if not _broken_through(runs, flag)})
+    return sorted(flags | {flag for flag in raised & BLINDED if not _broken_through(results, attacks, flag)})
 
 
-def blinded(runs: Sequence[Run], worst: Outcomes) -> bool:
+def blinded(results: Sequence[Result], attacks: Outcomes, worst: Outcomes) -> bool:
     """Whether attacks were blinded and no other attack broke through; see :func:`worst_case_flags`.
 
     Args:
-        runs: The attacks of one model and threat model.
+        results: The results of the attacks of one model and threat model.
+        attacks: Their outcomes, stacked; in a cascade, the images that earlier attacks broke included.
         worst: The outcomes of their worst case.
     """
-    return not BLINDED.isdisjoint(worst_case_flags(runs, worst))
+    return not BLINDED.isdisjoint(worst_case_flags(results, attacks, worst))
 
 
 def is_quick_look(results: Sequence[Result], *, clean: float, robust: float) -> bool:
@@ -133,20 +104,29 @@ def is_quick_look(results: Sequence[Result], *, clean: float, robust: float) -> 
     return needs_support and all(result.backwards > 0 for result in results)
 
 
-def _is_near_zero(runs: Sequence[Run], worst: Outcomes) -> bool:
+def _follows_the_model(result: Result) -> bool:
+    """Whether an attack followed the gradients of the attacked model itself."""
+    attack = result.cell.attack
+    return result.backwards > 0 and attack.name not in _ON_OTHER_MODELS and not attack.surrogates
+
+
+def _is_near_zero(results: Sequence[Result], worst: Outcomes) -> bool:
     """Whether the robust accuracy is near zero; never without a radius, where the distances are the result."""
-    return runs[0].cell.eps is not None and bool(_right(worst).mean() <= NEAR_ZERO * worst.clean_right.mean())
+    return results[0].cell.eps is not None and bool(_right(worst).mean() <= NEAR_ZERO * worst.clean_right.mean())
 
 
-def _broken_through(runs: Sequence[Run], flag: str) -> bool:
+def _broken_through(results: Sequence[Result], attacks: Outcomes, flag: str) -> bool:
     """Whether an attack without masked gradients clearly broke the images that the attacks with this flag left."""
-    previous = {run.cell.id: run.cell.after for run in runs}
-    flagged = [run for run in runs if flag in run.flags]
-    for run in runs:
-        if run.follows_the_model and BLINDED.isdisjoint(run.flags):
+    previous = {result.cell.id: result.cell.after for result in results}
+    for number, result in enumerate(results):
+        if _follows_the_model(result) and BLINDED.isdisjoint(result.flags):
             # Attacks that continue from this one ran on its unbroken images, so they are no comparison.
-            others = [other.outcomes for other in flagged if not _continues(other.cell.id, run.cell.id, previous)]
-            if others and _clearly_breaks(run, others):
+            others = [
+                index
+                for index, other in enumerate(results)
+                if flag in other.flags and not _continues(other.cell.id, result.cell.id, previous)
+            ]
+            if others and _clearly_breaks(attacks, number, others, any_distance=result.cell.eps is None):
                 return True
     return False
 
@@ -159,20 +139,21 @@ def _continues(cell: str, other: str, previous: dict[str, str | None]) -> bool:
     return earlier == other
 
 
-def _clearly_breaks(run: Run, blinded_attacks: Sequence[Outcomes]) -> bool:
-    if run.cell.eps is None:
-        left = run.outcomes.clean_right.mean(axis=0, dtype=np.float64)
-        nearest = np.min([outcomes.nearest_success() for outcomes in blinded_attacks], axis=0)
-        distances = run.outcomes.nearest_success()
-        remaining = np.where(np.isfinite(distances) & (distances <= _NEARER * nearest), 0.0, left)
+def _clearly_breaks(attacks: Outcomes, number: int, others: Sequence[int], *, any_distance: bool) -> bool:
+    """Whether an attack clearly broke the images that the others left; with or without a radius."""
+    if any_distance:
+        left = attacks.clean_right[number].mean(axis=0, dtype=np.float64)
+        distances = attacks.nearest_success()
+        nearest, own = distances[others].min(axis=0), distances[number]
+        remaining = np.where(np.isfinite(own) & (own <= _NEARER * nearest), 0.0, left)
     else:
-        left = np.min([_right(outcomes) for outcomes in blinded_attacks], axis=0)
-        remaining = _right(run.outcomes)
+        right = _right(attacks)
+        left, remaining = right[others].min(axis=0), right[number]
     # The interval is for shares in [0, 1]; a difference of two shares is in [-1, 1].
     low, _ = mean_interval((left - remaining + 1) / 2)
     return bool(2 * low - 1 > _BROKEN_THROUGH * left.mean())
 
 
 def _right(outcomes: Outcomes) -> Floats:
-    """``(N,)``, the share of draws in which an image's worst candidate is classified correctly."""
-    return np.asarray((outcomes.worst() == outcomes.labels).mean(axis=0, dtype=np.float64))
+    """``(..., N)``, the share of draws in which an image's worst candidate is classified correctly."""
+    return np.asarray((outcomes.worst() == outcomes.labels[..., None, :]).mean(axis=-2, dtype=np.float64))

@@ -7,7 +7,8 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from math import prod
 from typing import IO, Any, Literal, NamedTuple
@@ -15,7 +16,7 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-__all__ = ["Array", "BadArraysError", "PickledError", "read_arrays"]
+__all__ = ["Array", "BadArraysError", "PickledError", "read_arrays", "read_stacked"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -42,8 +43,10 @@ _CACHED = 2**16
 _END = struct.Struct("<4s4H2LH")
 """The end of an archive without a comment: signature, disks, numbers of members, size and offset of the directory."""
 
-_MEMBER = struct.Struct("<4s4B4HL2L5H2L")
-"""A member in the directory; its name and its extra fields follow."""
+_MEMBER = struct.Struct("<4s4x2H4x3L3H8xL")
+"""A member in the directory: signature, flags, compression, checksum, sizes, three lengths and its offset; its name, its
+extra fields and its comment follow.
+"""
 
 _END_SIGNATURE, _MEMBER_SIGNATURE = b"PK\x05\x06", b"PK\x01\x02"
 
@@ -75,22 +78,56 @@ def read_arrays(file: IO[bytes], wanted: Collection[str] | None = None) -> dict[
     Raises:
         BadArraysError: The file is no archive, an array is damaged or too large, or it has pickled objects.
     """
-    try:
+    with _named_errors():
         content = _small_content(file)
-        directory = None if content is None else _directory(content)
-        if content is not None and directory is not None:
+        members = None if content is None else _small_members(content)
+        if members is not None:
             return {
-                name: _small_array(content, entry, name) if wanted is None or name in wanted else np.empty(0)
-                for name, entry in directory.items()
+                name: _small_array(packed, name) if wanted is None or name in wanted else np.empty(0)
+                for name, packed in members.items()
             }
         with zipfile.ZipFile(file) as archive:
-            members = [member for member in archive.infolist() if member.filename.endswith(_SUFFIX)]
+            arrays = [member for member in archive.infolist() if member.filename.endswith(_SUFFIX)]
             # If two have one name the last counts, as for NumPy.
-            by_name = {member.filename.removesuffix(_SUFFIX): member for member in members}
+            by_name = {member.filename.removesuffix(_SUFFIX): member for member in arrays}
             return {
                 name: _array(archive, member, name) if wanted is None or name in wanted else np.empty(0)
                 for name, member in by_name.items()
             }
+
+
+def read_stacked(files: Sequence[bytes], wanted: Collection[str]) -> dict[str, Array]:
+    """The arrays of several ``.npz`` files that have the same arrays, by name; the first dimension of each is the files.
+
+    Args:
+        files: The content of each file; at least one.
+        wanted: The names of the arrays to unpack. Other arrays of the files are empty in the result.
+
+    Raises:
+        BadArraysError: As for :func:`read_arrays`, or two files have different arrays.
+    """
+    with _named_errors():
+        members = [_small_members(content) for content in files]
+        small = [entries for entries in members if entries is not None]
+        names = small[0].keys() if len(small) == len(files) else set[str]()
+        if names and all(entries.keys() == names for entries in small):
+            return {
+                name: _stacked([entries[name] for entries in small], name) if name in wanted else np.empty(0)
+                for name in names
+            }
+        arrays = [read_arrays(io.BytesIO(content), wanted) for content in files]
+        if any(entries.keys() != arrays[0].keys() for entries in arrays):
+            _refuse_different("the files", [sorted(entries) for entries in arrays])
+        for name in arrays[0]:
+            _refuse_different(f"'{name}'", [(entries[name].shape, entries[name].dtype) for entries in arrays])
+        return {name: np.stack([entries[name] for entries in arrays]) for name in arrays[0]}
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """Raises a :class:`BadArraysError` instead of any other exception of a damaged archive."""
+    try:
+        yield
     except BadArraysError:
         raise
     except MemoryError:
@@ -100,12 +137,18 @@ def read_arrays(file: IO[bytes], wanted: Collection[str] | None = None) -> dict[
         raise BadArraysError(f"it is cut off or damaged, {type(error).__name__}") from error
 
 
-class _Entry(NamedTuple):
-    """A member of an archive: where its local header is, how it is compressed, its sizes and its checksum."""
+def _refuse_different(name: str, kinds: Sequence[object]) -> None:
+    """Refuses files whose arrays are not of one kind."""
+    for kind in kinds:
+        if kind != kinds[0]:
+            raise BadArraysError(f"{name} differ: {kinds[0]} and {kind}")
 
-    offset: int
+
+class _Packed(NamedTuple):
+    """A member of an archive: its content as it is in the archive, how it is compressed, its size and its checksum."""
+
+    content: bytes
     compression: int
-    compressed: int
     size: int
     crc: int
 
@@ -121,10 +164,10 @@ def _small_content(file: IO[bytes]) -> bytes | None:
     return content
 
 
-def _directory(content: bytes) -> dict[str, _Entry] | None:
+def _small_members(content: bytes) -> dict[str, _Packed] | None:
     """The arrays of an archive of small members as NumPy writes it, by name; ``None`` for any other archive.
 
-    ``zipfile`` takes three times as long for everything, and a report reads ten arrays for each cell.
+    ``zipfile`` takes many times as long, and a report reads ten arrays for each cell.
     """
     if len(content) < _END.size:
         return None
@@ -133,39 +176,52 @@ def _directory(content: bytes) -> dict[str, _Entry] | None:
         return None
     if start + length + _END.size != len(content):
         return None
-    entries: dict[str, _Entry] = {}
+    members: dict[str, _Packed] = {}
     for _ in range(number):
-        fields = _MEMBER.unpack_from(content, start)
-        signature, flags, compression, crc, compressed, size = (fields[index] for index in (0, 5, 6, 9, 10, 11))
-        name_length, extra_length, comment_length = fields[12:15]
+        member = _MEMBER.unpack_from(content, start)
+        signature, flags, compression, crc, compressed, size, name_length, extra_length, comment_length, offset = member
         is_plain = signature == _MEMBER_SIGNATURE and not flags and compression in _SIMPLE
-        if not is_plain or max(size, compressed) > _CHUNK:
+        if not is_plain or size > _CHUNK or compressed > _CHUNK:
             return None
         start += _MEMBER.size
         name = content[start : start + name_length].decode("ascii")
         start += name_length + extra_length + comment_length
         if name.endswith(_SUFFIX):
-            entries[name.removesuffix(_SUFFIX)] = _Entry(fields[18], compression, compressed, size, crc)
-    return entries
+            name_length, extra_length = _LENGTHS.unpack_from(content, offset)
+            first = offset + _LENGTHS.size + name_length + extra_length
+            packed = _Packed(content[first : first + compressed], compression, size, crc)
+            members[name.removesuffix(_SUFFIX)] = packed
+    return members
 
 
-def _small_array(content: bytes, entry: _Entry, name: str) -> Array:
-    """An array in the content of an archive."""
-    start = entry.offset + _LENGTHS.size + sum(_LENGTHS.unpack_from(content, entry.offset))
-    decode = _cached_decoded if entry.size <= _CACHED else _decoded
-    values, shape, dtype, order = decode(content[start : start + entry.compressed], entry, name)
+def _small_array(packed: _Packed, name: str) -> Array:
+    """A small array of an archive."""
+    decode = _cached_decoded if packed.size <= _CACHED else _decoded
+    values, shape, dtype, order = decode(packed, name)
     return np.ndarray(shape, dtype, bytearray(values), order=order)
 
 
-def _decoded(
-    content: bytes, entry: _Entry, name: str
-) -> tuple[bytes, tuple[int, ...], np.dtype[Any], Literal["C", "F"]]:
+def _stacked(members: Sequence[_Packed], name: str) -> Array:
+    """A small array of several archives; without a copy for each of them."""
+    decode = _cached_decoded if members[0].size <= _CACHED else _decoded
+    decoded = [decode(packed, name) for packed in members]
+    _, shape, dtype, order = decoded[0]
+    _refuse_different(f"'{name}'", [entry[1:] for entry in decoded])
+    content = bytearray().join(values for values, *_ in decoded)
+    if order == "C":
+        return np.ndarray((len(members), *shape), dtype, content)
+    stacked = np.ndarray((len(members), *shape[::-1]), dtype, content)
+    return stacked.transpose(0, *range(stacked.ndim - 1, 0, -1))
+
+
+def _decoded(packed: _Packed, name: str) -> tuple[bytes, tuple[int, ...], np.dtype[Any], Literal["C", "F"]]:
     """The values of a small array as bytes, its shape, its type and its order."""
-    if entry.compression == zipfile.ZIP_DEFLATED:
-        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, entry.size + 1)
-    if len(content) != entry.size or zlib.crc32(content) != entry.crc:
+    content, compression, size, crc = packed
+    if compression == zipfile.ZIP_DEFLATED:
+        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
+    if len(content) != size or zlib.crc32(content) != crc:
         raise zipfile.BadZipFile
-    shape, order, dtype, offset = _checked_header(content, name, entry.size)
+    shape, order, dtype, offset = _checked_header(content, name, size)
     return content[offset:], shape, dtype, order
 
 
@@ -201,13 +257,12 @@ def _checked_header(
     Raises:
         BadArraysError: The array holds pickled objects, or its size is another one.
     """
-    shape, is_fortran, dtype, offset = _header(start, name)
+    (shape, order, dtype, size), offset = _header(start, name)
     if dtype.hasobject:
         raise PickledError(f"'{name}' holds pickled objects")
-    size = prod(shape) * dtype.itemsize
     if length - offset != size:
         raise BadArraysError(f"'{name}' has {length - offset} bytes, and its header says shape {shape}, {size} bytes")
-    return shape, "F" if is_fortran else "C", dtype, offset
+    return shape, order, dtype, offset
 
 
 def _refuse_too_large(member: zipfile.ZipInfo, name: str, size: int) -> None:
@@ -221,21 +276,33 @@ def _refuse_too_large(member: zipfile.ZipInfo, name: str, size: int) -> None:
         raise BadArraysError(f"'{name}' takes {size / 2**30:,.0f} GiB, more memory than there is")
 
 
-def _header(content: bytes, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """The header of an array: its shape, whether it is in Fortran order, its type, and where its values begin."""
-    version = npy.read_magic(io.BytesIO(content[: npy.MAGIC_LEN]))
-    if version not in _LENGTH_BYTES:
+class _Header(NamedTuple):
+    """The header of an array; the size is that of the values in bytes."""
+
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    dtype: np.dtype[Any]
+    size: int
+
+
+def _header(content: bytes, name: str) -> tuple[_Header, int]:
+    """The header of an array, and where its values begin."""
+    version = content[npy.MAGIC_LEN - 2], content[npy.MAGIC_LEN - 1]
+    if version not in _LENGTH_BYTES or not content.startswith(npy.MAGIC_PREFIX):
+        # It raises the error of a file that is no array.
+        version = npy.read_magic(io.BytesIO(content[: npy.MAGIC_LEN]))
         raise BadArraysError(f"'{name}' is of version {version[0]}.{version[1]} of NumPy's format")
     start = npy.MAGIC_LEN + _LENGTH_BYTES[version]
     end = start + int.from_bytes(content[npy.MAGIC_LEN : start], "little")
-    return *_parsed_header(version, content[npy.MAGIC_LEN : min(end, _LONGEST_HEADER)]), end
+    return _parsed_header(version, content[npy.MAGIC_LEN : min(end, _LONGEST_HEADER)]), end
 
 
 @lru_cache(maxsize=256)
-def _parsed_header(version: tuple[int, int], content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _parsed_header(version: tuple[int, int], content: bytes) -> _Header:
     """Parses a header. Most arrays of a store share theirs, and parsing takes longer than unpacking a small array."""
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    return read(io.BytesIO(content))
+    shape, is_fortran, dtype = read(io.BytesIO(content))
+    return _Header(shape, "F" if is_fortran else "C", dtype, prod(shape) * dtype.itemsize)
 
 
 def _memory() -> int:

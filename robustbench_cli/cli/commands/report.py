@@ -15,7 +15,6 @@ from robustbench_cli.benchmarks.reports import formats
 from robustbench_cli.benchmarks.reports.gate_options import GATES
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
-from robustbench_cli.cli.leaderboard import show_standings
 from robustbench_cli.cli.options import command, option, output_file, output_format, stores_or_default
 from robustbench_cli.core.errors import UserError
 
@@ -54,13 +53,6 @@ def _gate_options(*, baseline: bool) -> Callable[[Callable[..., None]], Callable
     group="Rows",
     help="Only rows whose column KEY is VALUE. Several keys must all fit; of several values for one key, any.",
 )
-@option(
-    "--leaderboard",
-    metavar="NAME",
-    group="Rows",
-    help="Show where the models would stand on a public leaderboard, in place of the table: cifar10-linf, cifar10-l2, "
-    "cifar100-linf or imagenet-linf.",
-)
 @output_format("table", *formats.format_names())
 @output_file(multiple=True)
 @_gate_options(baseline=False)
@@ -75,7 +67,6 @@ def _gate_options(*, baseline: bool) -> Callable[[Callable[..., None]], Callable
 def report(
     stores: tuple[Path, ...],
     conditions: tuple[str, ...],
-    leaderboard: str | None,
     output_format: str,
     outputs: tuple[Path, ...],
     baseline: Path | None,
@@ -102,10 +93,7 @@ def report(
     earlier = None if baseline is None else gates.read_baseline(baseline)
     allowed = gates.parse_conditions(conditions)
     content = _Content.of([Store(path) for path in stores_or_default(stores)], allowed)
-    if leaderboard is None:
-        _show(content.table, output_format, outputs)
-    else:
-        show_standings(leaderboard, content.table, content.results, output_format, outputs)
+    _show(content.table, output_format, outputs)
     for line in content.conflicts:
         console.warn(line)
     verdicts = [gates.compare(content.table, limit) for gate, limit in limits if not gate.baseline]
@@ -133,13 +121,11 @@ class _Content:
 
     Attributes:
         table: The rows that the user selects.
-        results: All results, those of other rows included.
         missing: A line for each damaged file, failed cell and missing cell among them.
         conflicts: A line for each of the rows that contradicts a certificate.
     """
 
     table: pd.DataFrame
-    results: list[Result]
     missing: list[str]
     conflicts: list[str]
 
@@ -153,6 +139,7 @@ class _Content:
         """
         from robustbench_cli.benchmarks.reports import gates
         from robustbench_cli.benchmarks.reports.rows import failed_rows, missing_rows, rows
+        from robustbench_cli.benchmarks.store.store import read_together
         from robustbench_cli.cli.descriptions import failure_line
 
         damaged: list[str] = []
@@ -160,10 +147,14 @@ class _Content:
         def collect(error: UserError) -> None:
             damaged.append(str(error))
 
-        results = {result.cell.id: (result, store) for store in stores for result in store.results(damaged=collect)}
-        ordered = sorted(results.values(), key=lambda pair: _order(pair[0].cell))
-        table = rows((result, partial(store.outcomes_of, result)) for result, store in ordered)
-        conflicts = _add_certified_accuracy(table, ordered, stores, collect)
+        results = _results(stores, collect)
+        ordered = sorted((result for result, _ in results.values()), key=lambda result: _order(result.cell))
+        read = partial(read_together, store_of=lambda result: results[result.cell.id][1], damaged=collect)
+        table = rows(ordered, read)
+        present = {*table["cell"]}
+        conflicts = _add_certified_accuracy(
+            table, [results[result.cell.id] for result in ordered if result.cell.id in present], stores, collect
+        )
         failures = [
             failure for store in stores for failure in store.failures(damaged=collect) if failure.cell.id not in results
         ]
@@ -175,13 +166,31 @@ class _Content:
         table = gates.select(table, allowed)
         failures = [failures[index] for index in gates.select_cells(failed, allowed).index]
         absent = [absent[index] for index in gates.select_cells(unfinished, allowed).index]
-        cells = {*table["cell"]}
+        present = {*table["cell"]}
         return cls(
             table,
-            [result for result, _ in ordered],
             [*damaged, *(failure_line(failure) for failure in failures), *_missing_lines(absent)],
-            [line for cell, line in conflicts.items() if cell in cells],
+            [line for cell, line in conflicts.items() if cell in present],
         )
+
+
+def _results(stores: Sequence[Store], collect: Damaged) -> dict[str, tuple[Result, Store]]:
+    """The results of stores, by identity, each with its store; the outcomes of most are not read yet.
+
+    Of a cell that several stores have, the last intact one counts.
+    """
+    results: dict[str, tuple[Result, Store]] = {}
+    for store in stores:
+        for result in store.unverified(damaged=collect):
+            earlier = results.get(result.cell.id)
+            try:
+                if earlier is not None:
+                    store.outcomes_of(result)
+            except UserError as error:
+                collect(error)
+                continue
+            results[result.cell.id] = result, store
+    return results
 
 
 def _absent(stores: Sequence[Store], existing: Collection[str], collect: Damaged) -> list[RequestedCell]:

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.reports import columns
 from robustbench_cli.benchmarks.reports.columns import Column, RowSource, Shown, identity_columns, shown_columns
 from robustbench_cli.benchmarks.reports.formats import as_text
@@ -34,7 +35,7 @@ def table(make_cell: MakeCell, make_outcomes: MakeOutcomes, make_result: MakeRes
     def make() -> pd.DataFrame:
         outcomes = make_outcomes(clean=[1] * 4, robust=[1, 1, 1, 0])
         result, _ = make_result(make_cell(repeats=1), outcomes)
-        return rows([(result, lambda: outcomes)])
+        return rows([result], lambda results: (results, Outcomes.stacked([outcomes])))
 
     return make
 

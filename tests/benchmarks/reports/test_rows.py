@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,8 @@ from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.reports.columns import column_names
 from robustbench_cli.benchmarks.reports.gates import select
-from robustbench_cli.benchmarks.reports.rows import failed_rows, rows
+from robustbench_cli.benchmarks.reports.rows import Together, failed_rows
+from robustbench_cli.benchmarks.reports.rows import rows as table_of
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import Failure, Result
 
@@ -49,6 +50,17 @@ def add(make_cell: MakeCell, make_outcomes: MakeOutcomes, make_result: MakeResul
     return one
 
 
+def rows(stored: Iterable[Stored]) -> pd.DataFrame:
+    """The table of stored results."""
+    pairs = list(stored)
+    outcomes = {id(result): read for result, read in pairs}
+
+    def read(results: Sequence[Result]) -> Together:
+        return results, Outcomes.stacked([outcomes[id(result)]() for result in results])
+
+    return table_of([result for result, _ in pairs], read)
+
+
 def attacks(table: pd.DataFrame) -> list[str]:
     """The attacks' names, in the order of the rows."""
     return list(table["attack"])
@@ -75,8 +87,8 @@ def test_a_row_says_what_was_run_and_found(add: Add) -> None:
     assert pd.isna(row["des"])
 
 
-def test_outcomes_are_read_where_they_are_needed(add: Add) -> None:
-    """Attacks that are neither combined nor compared need no file; those that are need it once."""
+def test_outcomes_are_read_once(add: Add) -> None:
+    """Each file, whether its attack is alone, combined or compared with others."""
     read: list[int] = []
 
     def watched(stored: Stored) -> Stored:
@@ -85,11 +97,36 @@ def test_outcomes_are_read_where_they_are_needed(add: Add) -> None:
 
     alone = [watched(add([0] * 4, seed=seed)) for seed in range(2)]
     rows([*alone, watched(add([5] * 4, seed=2, defenses=(HRS,)))])
-    assert read == []
+    assert read == [0, 1, 2]
     compared = [watched(add([5] * 4, seed=3, **cell)) for cell in ({}, {"defenses": (HRS,), "checkpoint": "h" * 64})]
     combined = [watched(add([5] * 4, seed=3, attack=CW_PGD, defenses=(HRS,), checkpoint="h" * 64))]
-    rows([*alone, *compared, *combined])
-    assert read == [3] * 3
+    rows([*compared, *combined])
+    assert read == [0, 1, 2] + [3] * 3
+
+
+def test_a_cell_with_damaged_outcomes_has_no_row(add: Add) -> None:
+    """The other attacks on its model have their rows and their worst case without it."""
+    stored = [
+        add([10, 0, 10, 4]),
+        add([0] * 4, attack=CW_PGD),
+        add([9] * 4, attack=MethodSpec(name="fgsm")),
+        add([0] * 4, seed=1),
+    ]
+    damaged = {stored[1][0].cell.id, stored[3][0].cell.id}
+
+    def read(results: Sequence[Result]) -> Together | None:
+        intact = [
+            (result, outcomes()) for result, outcomes in stored if result in results and result.cell.id not in damaged
+        ]
+        return (
+            ([result for result, _ in intact], Outcomes.stacked([outcomes for _, outcomes in intact]))
+            if intact
+            else None
+        )
+
+    table = table_of([result for result, _ in stored], read)
+    pd.testing.assert_frame_equal(table, rows([stored[0], stored[2]]))
+    assert attacks(table) == ["pgd", "fgsm", "worst-case"]
 
 
 def test_a_worst_case_follows_the_attacks_of_its_threat(add: Add) -> None:

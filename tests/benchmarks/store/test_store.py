@@ -11,7 +11,7 @@ import pytest
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.store import store as store_module
 from robustbench_cli.benchmarks.store.records import Failure, Result
-from robustbench_cli.benchmarks.store.store import Store
+from robustbench_cli.benchmarks.store.store import Store, read_together
 from robustbench_cli.core.errors import UserError
 
 from ..conftest import MakeCell, MakeOutcomes, MakeResult
@@ -297,3 +297,61 @@ def test_a_result_is_plain_json(filled: Filled) -> None:
     assert content["cell"]["eps"] == result.cell.eps
     assert content["summary"]["robust_accuracy"] == 0.25
     assert "NaN" not in (store.path / "cells" / f"{result.cell.id}.json").read_text()
+
+
+def test_outcomes_are_read_together(filled: Filled) -> None:
+    """Of several results those that are intact, in their order; each damaged file has its line."""
+    stored = [filled(seed) for seed in range(4)]
+    results = [result for _, result, _ in stored]
+    store = stored[0][0]
+    lines: list[str] = []
+
+    def read() -> list[int] | None:
+        together = read_together(results, lambda _: store, damaged=lambda error: lines.append(str(error)))
+        if together is None:
+            return None
+        intact, outcomes = together
+        assert outcomes.perturbed.shape == (len(intact), *stored[0][2].perturbed.shape)
+        for number, result in enumerate(intact):
+            np.testing.assert_array_equal(outcomes.survival[number], store.outcomes(result.cell.id).survival)
+        return [result.cell.seed for result in intact]
+
+    assert read() == [0, 1, 2, 3]
+    assert lines == []
+    files = [store.path / "cells" / f"{result.cell.id}.{result.outcomes_sha256[:12]}.npz" for result in results]
+    files[1].write_bytes(b"nothing")
+    assert read() == [0, 2, 3]
+    assert [str(files[1]) in line for line in lines] == [True]
+    for file in files:
+        file.write_bytes(b"nothing")
+    assert read() is None
+
+
+def test_of_outcomes_read_together_those_of_another_version_are_named(
+    tmp_path: Path, make_cell: MakeCell, make_outcomes: MakeOutcomes, make_result: MakeResult
+) -> None:
+    """The others are read all the same; where all can be read and are of other images, the cells are named."""
+    store, lines = Store(tmp_path), []
+    results = []
+    for seed, images in enumerate((2, 2, 3)):
+        result, content = make_result(make_cell(seed=seed), make_outcomes(clean=[1] * images, robust=[0] * images))
+        if seed == 1:
+            content = b"nothing"
+            result = result.model_copy(update={"outcomes_sha256": hashlib.sha256(content).hexdigest()})
+        store.publish(result, content)
+        results.append(result)
+
+    def read(*numbers: int) -> list[Result] | None:
+        together = read_together(
+            [results[number] for number in numbers], lambda _: store, damaged=lambda error: lines.append(str(error))
+        )
+        return together[0] if together else None
+
+    assert read(0, 1) == [results[0]]
+    assert "was stored by another version" in lines.pop()
+    assert read(0, 2) is None
+    assert (
+        f"the outcomes of the cells {results[0].cell.id}, {results[2].cell.id} are not of the same images"
+        in lines.pop()
+    )
+    assert lines == []

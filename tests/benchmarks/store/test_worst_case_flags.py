@@ -1,19 +1,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
-from robustbench_cli.benchmarks.evaluation.outcomes import worst_case
-from robustbench_cli.benchmarks.store.worst_case_flags import Run, blinded, is_quick_look, worst_case_flags
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
+from robustbench_cli.benchmarks.store.cell import Cell
+from robustbench_cli.benchmarks.store.records import Result
+from robustbench_cli.benchmarks.store.worst_case_flags import blinded, is_quick_look, worst_case_flags
 
 from ..conftest import MakeCell, MakeOutcomes, MakeResult
 
 IMAGES = 100
 CLEAN = 86
 """As many images are classified right; an attack leaves the first ones of them."""
+
+
+class Run(NamedTuple):
+    """What an attack did."""
+
+    result: Result
+    outcomes: Outcomes
+
+    @property
+    def cell(self) -> Cell:
+        """Its cell."""
+        return self.result.cell
+
 
 MakeRun = Callable[..., Run]
 
@@ -47,11 +62,11 @@ def square(attack: MakeRun) -> MakeRun:
 
 def flags(*runs: Run) -> list[str]:
     """The flags of the headline; the same in any order of the attacks."""
-    found = worst_case_flags(runs, worst_case([run.outcomes for run in runs]))
-    assert worst_case_flags(runs[::-1], worst_case([run.outcomes for run in runs[::-1]])) == found
-    assert blinded(runs, worst_case([run.outcomes for run in runs])) == (
-        "zero-gradient" in found or "wrong-gradient" in found
-    )
+    results, attacks = [run.result for run in runs], Outcomes.stacked([run.outcomes for run in runs])
+    found = worst_case_flags(results, attacks, attacks.worst_attack())
+    reverse = Outcomes.stacked([run.outcomes for run in runs[::-1]])
+    assert worst_case_flags(results[::-1], reverse, reverse.worst_attack()) == found
+    assert blinded(results, attacks, attacks.worst_attack()) == ("zero-gradient" in found or "wrong-gradient" in found)
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustbench_cli.benchmarks.datasets.base.arrays import BadArraysError, PickledError, read_arrays
+from robustbench_cli.benchmarks.datasets.base.arrays import BadArraysError, PickledError, read_arrays, read_stacked
 
 
 def saved(**arrays: Any) -> io.BytesIO:
@@ -113,3 +113,57 @@ def _with_comment(content: bytes) -> bytes:
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = b"a comment"
     return buffer.getvalue()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("items", [0, 3, 2**17 + 1])
+def test_files_are_stacked_as_numpy_stacks_their_arrays(save: Any, items: int) -> None:
+    """In C and in Fortran order, small arrays and such as take the way of large ones."""
+    contents = []
+    for number in range(3):
+        values = np.arange(items, dtype=np.float64) + number
+        file = io.BytesIO()
+        save(
+            file,
+            plain=values,
+            ordered=np.asfortranarray(np.stack([values, -values])),
+            one=np.float32(number),
+            other=[1],
+        )
+        contents.append(file.getvalue())
+    loaded = [np.load(io.BytesIO(content)) for content in contents]
+    arrays = read_stacked(contents, ["plain", "ordered", "one"])
+    assert arrays.pop("other").size == 0
+    for name, array in arrays.items():
+        expected = np.stack([file[name] for file in loaded])
+        assert array.dtype == expected.dtype
+        np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("large", [0, 2**18])
+@pytest.mark.parametrize(
+    "other",
+    [{"values": np.ones(3)}, {"values": np.ones(2, dtype=np.float32)}, {"values": np.ones(2), "more": np.ones(2)}],
+    ids=str,
+)
+def test_files_with_other_arrays_are_not_stacked(other: dict[str, Any], large: int) -> None:
+    """Of another shape, type or name; nothing is cast or broadcast."""
+    padding = np.zeros(large)
+    contents = [saved(padding=padding, **arrays).getvalue() for arrays in ({"values": np.ones(2)}, other)]
+    with pytest.raises(BadArraysError, match=r"the files differ|'values' differ"):
+        read_stacked(contents, ["values", "padding"])
+
+
+def test_every_damaged_byte_of_a_stacked_file_is_found_or_harmless() -> None:
+    """As in a file alone: the arrays are those of the checksums, or there is an error."""
+    good = saved(values=np.arange(5.0)).getvalue()
+    for position in range(len(good)):
+        content = bytearray(good)
+        content[position] ^= 0x55
+        try:
+            alone = read_arrays(io.BytesIO(bytes(content)))
+        except BadArraysError:
+            with pytest.raises(BadArraysError):
+                read_stacked([good, bytes(content)], ["values"])
+        else:
+            assert all(np.array_equal(array, np.arange(5.0)) for array in alone.values())

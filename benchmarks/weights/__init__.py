@@ -1,1 +1,0 @@
-"""Files of weights from any source: read safely, and filled into a network."""
