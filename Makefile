@@ -16,10 +16,13 @@ COUNTED := core benchmarks/store benchmarks/reports
 SOURCES := robustbench_cli/core benchmarks/store benchmarks/reports
 COVERAGE := 90
 
+# Its attacks can be named as ours. It is installed without what it depends on: it wants requests of 2021, and needs none.
+WITHOUT_ITS_PINS := torchattacks
+
 # The other libraries have their own environment. Models trained for the comparisons are cached beside the demo's.
 PEERS := .peers
 PEERS_INSTALLED := $(PEERS)/.installed
-LIBRARIES := foolbox torchattacks adversarial-robustness-toolbox cleverhans
+LIBRARIES := foolbox torchattacks adversarial-robustness-toolbox cleverhans pyautoattack
 # It is installed without what it depends on: its plots need visdom, which no longer builds.
 WITHOUT_THEIRS := adv-lib
 COMPARE := -m robustbench_cli.benchmarks.comparison
@@ -71,7 +74,7 @@ gpu:  ## check and measure everything on one GPU, in seven minutes at most
 peers: $(PEERS_INSTALLED)  ## measure them beside Foolbox, torchattacks, ART and CleverHans
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) peers
 
-autoattack: $(PEERS_INSTALLED)  ## measure the standard suite beside torchattacks' AutoAttack, and beside single attacks
+autoattack: $(PEERS_INSTALLED)  ## measure the standard suite beside the official AutoAttack, and beside single attacks
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) autoattack
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) single
 
@@ -94,6 +97,7 @@ endef
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(call environment,$(VENV),--editable '.[dev]')
+	$(call environment,$(VENV),--no-deps $(WITHOUT_ITS_PINS))
 	@touch $@
 
 $(PEERS_INSTALLED): pyproject.toml setup.py constraints.txt peers.txt

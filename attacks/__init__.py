@@ -7,4 +7,11 @@ from robustbench_cli.core.registry import Registry
 
 __all__ = ["registry"]
 
-registry = Registry(kind="attack", package=__name__, base=f"{__name__}.base.attack:Attack")
+registry = Registry(
+    kind="attack",
+    package=__name__,
+    base=f"{__name__}.base.attack:Attack",
+    argument=r"[A-Za-z]\w*",
+    families=frozenset({"art", "foolbox", "torchattacks"}),
+)
+"""The attacks, and the libraries of attacks: ``torchattacks:PGD``."""

@@ -8,16 +8,43 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    # Type checkers cannot follow __getattr__. tests/test_init.py prints the line that a new file needs.
+    from robustbench_cli.attacks.apgd_ce import APGDCE as APGDCE
+    from robustbench_cli.attacks.apgd_dlr import APGDDLR as APGDDLR
+    from robustbench_cli.attacks.apgd_pm import APGDPM as APGDPM
+    from robustbench_cli.attacks.apgd_t import APGDT as APGDT
     from robustbench_cli.attacks.base.attack import Attack as Attack
     from robustbench_cli.attacks.base.attack import FixedRadiusAttack as FixedRadiusAttack
     from robustbench_cli.attacks.base.attack import MinimalNormAttack as MinimalNormAttack
     from robustbench_cli.attacks.cw import CW as CW
+    from robustbench_cli.attacks.cw_linf import CWLinf as CWLinf
     from robustbench_cli.attacks.cw_pgd import CWPGD as CWPGD
+    from robustbench_cli.attacks.ddn import DDN as DDN
+    from robustbench_cli.attacks.deepfool import DeepFool as DeepFool
+    from robustbench_cli.attacks.di_fgsm import DIFGSM as DIFGSM
+    from robustbench_cli.attacks.fab import FAB as FAB
+    from robustbench_cli.attacks.fab_t import FABT as FABT
     from robustbench_cli.attacks.fgsm import FGSM as FGSM
+    from robustbench_cli.attacks.fmn import FMN as FMN
+    from robustbench_cli.attacks.hopskipjump import HopSkipJump as HopSkipJump
+    from robustbench_cli.attacks.malt import MALT as MALT
+    from robustbench_cli.attacks.mi_fgsm import MIFGSM as MIFGSM
+    from robustbench_cli.attacks.nes import NES as NES
+    from robustbench_cli.attacks.ni_fgsm import NIFGSM as NIFGSM
+    from robustbench_cli.attacks.non_adaptive import NonAdaptive as NonAdaptive
     from robustbench_cli.attacks.pgd import PGD as PGD
+    from robustbench_cli.attacks.pma import PMA as PMA
+    from robustbench_cli.attacks.sigma_zero import SigmaZero as SigmaZero
+    from robustbench_cli.attacks.sparse_rs import SparseRS as SparseRS
+    from robustbench_cli.attacks.spsa import SPSA as SPSA
+    from robustbench_cli.attacks.square import Square as Square
+    from robustbench_cli.attacks.superdeepfool import SuperDeepFool as SuperDeepFool
+    from robustbench_cli.attacks.ti_fgsm import TIFGSM as TIFGSM
+    from robustbench_cli.attacks.transfer import Transfer as Transfer
     from robustbench_cli.benchmarks.checkpoints.checkpoint import load_checkpoint as load_checkpoint
     from robustbench_cli.benchmarks.checkpoints.checkpoint import save_checkpoint as save_checkpoint
     from robustbench_cli.benchmarks.datasets.base.dataset import Dataset as Dataset
@@ -25,28 +52,44 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.datasets.base.slice import first_examples as first_examples
     from robustbench_cli.benchmarks.evaluation.evaluate import evaluate as evaluate
     from robustbench_cli.benchmarks.models.base.build import build_model as build_model
+    from robustbench_cli.defenses.adv_bnn import AdvBNN as AdvBNN
+    from robustbench_cli.defenses.awp import AWP as AWP
     from robustbench_cli.defenses.base.defense import Defense as Defense
     from robustbench_cli.defenses.base.defense import defend as defend
+    from robustbench_cli.defenses.defensive_distillation import DefensiveDistillation as DefensiveDistillation
+    from robustbench_cli.defenses.defensive_dropout import DefensiveDropout as DefensiveDropout
+    from robustbench_cli.defenses.fast_at import FastAT as FastAT
+    from robustbench_cli.defenses.feature_squeezing import FeatureSqueezing as FeatureSqueezing
+    from robustbench_cli.defenses.free_at import FreeAT as FreeAT
     from robustbench_cli.defenses.gaussian_noise import GaussianNoise as GaussianNoise
     from robustbench_cli.defenses.hrs import HRS as HRS
     from robustbench_cli.defenses.hrs import hrs as hrs
+    from robustbench_cli.defenses.ibp import IBP as IBP
+    from robustbench_cli.defenses.interpolated_at import InterpolatedAT as InterpolatedAT
+    from robustbench_cli.defenses.jpeg import JPEG as JPEG
+    from robustbench_cli.defenses.macer import MACER as MACER
+    from robustbench_cli.defenses.mart import MART as MART
+    from robustbench_cli.defenses.noise_injection import NoiseInjection as NoiseInjection
     from robustbench_cli.defenses.none import Undefended as Undefended
+    from robustbench_cli.defenses.pgd_at import PGDAT as PGDAT
+    from robustbench_cli.defenses.pni import PNI as PNI
+    from robustbench_cli.defenses.random_resize_pad import RandomResizePad as RandomResizePad
+    from robustbench_cli.defenses.randomized_smoothing import RandomizedSmoothing as RandomizedSmoothing
+    from robustbench_cli.defenses.rse import RSE as RSE
+    from robustbench_cli.defenses.sap import SAP as SAP
+    from robustbench_cli.defenses.smoothadv import SmoothAdv as SmoothAdv
+    from robustbench_cli.defenses.total_variation import TotalVariation as TotalVariation
+    from robustbench_cli.defenses.trades import TRADES as TRADES
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
     "Attack": "robustbench_cli.attacks.base.attack:Attack",
-    "CW": "robustbench_cli.attacks.cw:CW",
-    "CWPGD": "robustbench_cli.attacks.cw_pgd:CWPGD",
     "Dataset": "robustbench_cli.benchmarks.datasets.base.dataset:Dataset",
     "Defense": "robustbench_cli.defenses.base.defense:Defense",
-    "FGSM": "robustbench_cli.attacks.fgsm:FGSM",
     "FixedRadiusAttack": "robustbench_cli.attacks.base.attack:FixedRadiusAttack",
-    "GaussianNoise": "robustbench_cli.defenses.gaussian_noise:GaussianNoise",
     "HRS": "robustbench_cli.defenses.hrs:HRS",
     "MinimalNormAttack": "robustbench_cli.attacks.base.attack:MinimalNormAttack",
-    "PGD": "robustbench_cli.attacks.pgd:PGD",
-    "Undefended": "robustbench_cli.defenses.none:Undefended",
     "build_model": "robustbench_cli.benchmarks.models.base.build:build_model",
     "defend": "robustbench_cli.defenses.base.defense:defend",
     "evaluate": "robustbench_cli.benchmarks.evaluation.evaluate:evaluate",
@@ -56,19 +99,33 @@ _EXPORTS = {
     "load_dataset": "robustbench_cli.benchmarks.datasets.base.load:load_dataset",
     "save_checkpoint": "robustbench_cli.benchmarks.checkpoints.checkpoint:save_checkpoint",
 }
+"""The names that are neither an attack nor a defense."""
+
+
+@cache
+def _exports() -> dict[str, str]:
+    """Every name with its module and object: those above, and the class of each file of ``attacks`` and ``defenses``."""
+    from robustbench_cli.attacks import registry as attacks
+    from robustbench_cli.defenses import registry as defenses
+
+    classes = {**attacks.classes(), **defenses.classes()}
+    return _EXPORTS | {name: f"{module}:{name}" for name, module in classes.items()}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
+    location = _EXPORTS.get(name)
+    if location is None:
         # Python and its tools look up such names in every module; they are no misspelling.
         if name.startswith("_") or importlib.util.find_spec(f"{__name__}.{name}") is not None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        location = _exports().get(name)
+    if location is None:
         from robustbench_cli.core.suggest import did_you_mean
 
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: {did_you_mean(name, _EXPORTS)}")
-    module, _, attribute = _EXPORTS[name].partition(":")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: {did_you_mean(name, _exports())}")
+    module, _, attribute = location.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_EXPORTS})
+    return sorted({*globals(), *_exports()})

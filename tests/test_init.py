@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +11,12 @@ import pytest
 
 import advdef
 import robustbench_cli
-from robustbench_cli import _EXPORTS
+from robustbench_cli import _exports
+from robustbench_cli.attacks import registry as attacks
+from robustbench_cli.defenses import registry as defenses
 
 
-@pytest.mark.parametrize("name", [*_EXPORTS])
+@pytest.mark.parametrize("name", sorted(_exports()))
 def test_every_exported_name_is_the_object_of_its_module(name: str) -> None:
     """A name that the package offers is the object of that name in its module, under both of its names."""
     assert name in dir(robustbench_cli)
@@ -23,17 +25,26 @@ def test_every_exported_name_is_the_object_of_its_module(name: str) -> None:
     assert getattr(advdef, name) is getattr(robustbench_cli, name)
 
 
+@pytest.mark.parametrize(
+    "kind", [*(attacks.load(name) for name in attacks.names()), *(defenses.load(name) for name in defenses.names())]
+)
+def test_every_attack_and_defense_has_its_name(kind: type) -> None:
+    """The class that the command line finds by its file is an attribute by its own name."""
+    assert getattr(advdef, kind.__name__) is kind
+
+
 def test_type_checkers_see_the_names_that_exist() -> None:
-    """The imports for type checkers are those of the table that is used when a program runs."""
-    tree = ast.parse(Path(robustbench_cli.__file__).read_text(encoding="utf-8"))
-    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    """The imports for type checkers are the names that a running program finds."""
+    source = Path(robustbench_cli.__file__).read_text(encoding="utf-8")
     declared = {
-        alias.asname: f"{node.module}:{alias.name}"
-        for node in block.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
+        line[0] for line in re.finditer(r"from robustbench_cli\S* import (\w+) as \1$", source, flags=re.MULTILINE)
     }
-    assert declared == _EXPORTS
+    needed = set()
+    for name, location in _exports().items():
+        module, _, attribute = location.partition(":")
+        needed.add(f"from {module} import {attribute} as {name}")
+    assert not needed - declared, f"add to robustbench_cli/__init__.py: {sorted(needed - declared)}"
+    assert not declared - needed, f"remove from robustbench_cli/__init__.py: {sorted(declared - needed)}"
 
 
 def test_other_names_are_refused_as_by_any_module() -> None:

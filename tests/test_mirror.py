@@ -22,6 +22,9 @@ TESTED_ELSEWHERE = {
     "benchmarks/execution/engines/processes.py": "test_engines.py holds all engines to the same contract",
     "benchmarks/execution/engines/ray.py": "test_engines.py holds all engines to the same contract",
     "benchmarks/evaluation/checks/base/same_predictions.py": "test_remembers.py and test_unstable.py run its two checks",
+    "benchmarks/models/wrn_28_10.py": "base/test_wide_resnet.py compares the network and counts its parameters",
+    "benchmarks/models/wrn_34_10.py": "base/test_wide_resnet.py compares the network and counts its parameters",
+    "benchmarks/models/wrn_70_16.py": "base/test_wide_resnet.py compares the network and counts its parameters",
     "benchmarks/execution/job.py": "plain data without a function; test_suite.py makes jobs, and test_worker.py runs them",
 }
 """The sources without a test file beside them, and the reason."""

@@ -6,8 +6,9 @@ import json
 import math
 import platform
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,11 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from robustbench_cli.benchmarks.checkpoints.fill import fill
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
-from robustbench_cli.benchmarks.checkpoints.opened_file import OpenedFile, open_file
 from robustbench_cli.benchmarks.models import registry as models
-from robustbench_cli.benchmarks.models.base.build import build_model, example_images, normalized
+from robustbench_cli.benchmarks.models.base.build import build_from_file, build_untrained, example_images, normalized
+from robustbench_cli.benchmarks.models.base.timm_network import TimmNetwork
+from robustbench_cli.benchmarks.weights.fill import fill
+from robustbench_cli.benchmarks.weights.folder import read_json
+from robustbench_cli.benchmarks.weights.opened_file import OpenedFile, open_file
 from robustbench_cli.core.atomic_write import ensure_writable, write_atomically
 from robustbench_cli.core.errors import Choice, Notice, UserError
 from robustbench_cli.defenses import registry as defenses
@@ -29,6 +32,7 @@ from robustbench_cli.defenses import registry as defenses
 __all__ = [
     "Checkpoint",
     "CheckpointInfo",
+    "classes_in_folder",
     "load_checkpoint",
     "read_advdef_info",
     "read_info",
@@ -67,6 +71,7 @@ class CheckpointInfo(BaseModel):
     model: Annotated[str, Field(description="the model, as build_model takes it")]
     mean: Annotated[tuple[float, ...] | None, Field(description="mean of the normalization inside the model")] = None
     std: Annotated[tuple[float, ...] | None, Field(description="standard deviation of that normalization")] = None
+    config: Annotated[dict[str, Any], Field(description="what the model is built from besides its name")] = {}
     dataset: Annotated[str | None, Field(description="the training data, as load_dataset takes it")] = None
     shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="(C, H, W) of the images")]
     classes: Annotated[PositiveInt, Field(description="number of classes")]
@@ -121,7 +126,9 @@ def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo) -> None:
     require_writable(path)
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    write_atomically(path, save_tensors(tensors, metadata={_KEY: info.model_dump_json()}))
+    # A version of advdef that does not know this field reads every checkpoint that does not need it.
+    text = info.model_dump_json(exclude=None if info.config else {"config"})
+    write_atomically(path, save_tensors(tensors, metadata={_KEY: text}))
 
 
 def read_info(path: Path) -> CheckpointInfo | None:
@@ -172,7 +179,8 @@ def load_checkpoint(
     ``.bin``, ``.safetensors``) needs ``model``, ``classes`` and ``shape``.
 
     Args:
-        path: The file.
+        path: The file; or a folder of the Hub with ``model.safetensors``, its shards, or ``pytorch_model.bin``. A folder with
+            the ``config.json`` of a timm model needs neither ``model`` nor ``classes``.
         model: As :func:`~.models.base.build.build_model` takes it.
         classes: K.
         mean: Mean of the normalization that the weights expect, on the [0, 1] pixel scale; ``None`` if they expect none.
@@ -204,15 +212,40 @@ def load_checkpoint(
 def _load_foreign(file: OpenedFile, path: Path, options: Mapping[str, Any]) -> tuple[nn.Module, CheckpointInfo]:
     """The model and the description of a foreign file."""
     tensors = file.tensors(path)
-    info = _info_from_options(options, path)
-    network = build_model(info.model, shape=info.shape, classes=info.classes)
-    loaded = fill(network, tensors, path, spec=info.model)
-    info = info.model_copy(update=loaded.normalization(info.mean, info.std, path))
+    described = _network_in_folder(path) if options["model"] is None else None
+    info = _info_from_options(options if described is None else _with_description(options, described, path), path)
+    config = None if described is None else described.full_config
+    built = build_from_file(info.model, tensors, path, shape=info.shape, classes=info.classes, config=config)
+    loaded = built.loaded
+    normalization = loaded.normalization(info.mean, info.std, path)
+    message = loaded.message
+    if set(normalization.values()) == {None} and built.metadata.is_known:
+        normalization = {"mean": built.metadata.mean, "std": built.metadata.std}
+        assumptions = replace(built.metadata, origin="").assumptions(normalization_is_given=False)
+        message = f"{message + ';' if message else path} as {built.spec}: {assumptions}"
+    info = info.model_copy(update={**normalization, "model": built.spec, "config": built.config})
     # The names in a foreign file are the network's own, so the normalization is added after the weights.
-    model = normalized(network, mean=info.mean, std=info.std, channels=info.shape[0])
-    if loaded.message:
-        warnings.warn(loaded.message, Choice if loaded.has_alternatives else Notice, stacklevel=3)
+    model = normalized(built.network, mean=info.mean, std=info.std, channels=info.shape[0])
+    if message:
+        warnings.warn(message, Choice if loaded.has_alternatives else Notice, stacklevel=3)
     return model, info
+
+
+def _network_in_folder(path: Path) -> TimmNetwork | None:
+    """The network that a folder of the Hub describes; ``None`` for a file, or a folder without a description."""
+    config = path / "config.json"
+    if not path.is_dir() or not config.is_file():
+        return None
+    return TimmNetwork.from_config(read_json(config), where=str(path))
+
+
+def _with_description(options: Mapping[str, Any], network: TimmNetwork, path: Path) -> dict[str, Any]:
+    """The caller's options, completed by what a folder says."""
+    known = {
+        "model": f"timm:{network.architecture}",
+        "classes": options["classes"] or network.metadata(origin="", where=str(path)).classes,
+    }
+    return {**options, **known}
 
 
 def _load_advdef(
@@ -256,9 +289,24 @@ def _info_from_options(options: Mapping[str, Any], path: Path) -> CheckpointInfo
     return CheckpointInfo(**options)
 
 
+def classes_in_folder(path: Path) -> int | None:
+    """The number of classes that a folder of the Hub says; ``None`` if it is a file, or does not say.
+
+    Args:
+        path: The checkpoint.
+
+    Raises:
+        UserError: The folder's description is damaged, or is of no network of timm.
+    """
+    network = _network_in_folder(path)
+    return None if network is None else network.metadata(origin="", where=str(path)).classes
+
+
 def _build(info: CheckpointInfo) -> nn.Module:
     """The defended model that ``info`` describes, with fresh weights."""
-    model = build_model(info.model, shape=info.shape, classes=info.classes, mean=info.mean, std=info.std)
+    model = build_untrained(
+        info.model, shape=info.shape, classes=info.classes, mean=info.mean, std=info.std, config=info.config
+    )
     for spec in info.defenses:
         model = spec.build(defenses).protect(model, example_images(info.shape)[:1])
     return model
@@ -300,11 +348,23 @@ def _refuse_impossible_sizes(info: CheckpointInfo, tensors: Mapping[str, Tensor]
     for what, number, most in (
         ("pixels an image", math.prod(info.shape), _MOST_PIXELS),
         ("classes", info.classes, max(weights, 1000)),
+        ("units a layer", max(_whole_numbers(info.config), default=0), max(weights, 100_000)),
         ("parts of a defense", sum(map(sum, counts)), max(len(tensors), 100)),
         ("draws of a decision", max(draws, default=0), _MOST_DRAWS),
     ):
         if number > most:
             raise UserError(f"{path} describes more than {most} {what}, which it cannot hold: it is damaged")
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    """The whole numbers in JSON."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, dict | list):
+            yield from _whole_numbers(item)
+        elif isinstance(item, int):
+            yield item
 
 
 def _info(file: OpenedFile, path: Path) -> CheckpointInfo | None:

@@ -7,7 +7,7 @@ import json
 import warnings
 from collections import OrderedDict
 from collections.abc import Collection, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +25,12 @@ from robustbench_cli.benchmarks.checkpoints.checkpoint import (
     read_info,
 )
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
-from robustbench_cli.benchmarks.checkpoints.opened_file import file_state
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
+from robustbench_cli.benchmarks.datasets.base.preprocessing import size_hint
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base.build import example_images
+from robustbench_cli.benchmarks.weights.opened_file import file_state
 from robustbench_cli.core.errors import Notice, UserError
 from robustbench_cli.core.isolation import isolated
 from robustbench_cli.core.registry import Registry
@@ -76,6 +77,7 @@ class DefendedModel:
         randomized: Whether two passes over the same images differ, as measured.
         cost_of_all_draws: In forward passes of one draw; ``None`` if the draws cannot be enumerated.
         training: The record of its training.
+        config: What its model is built from besides the name.
     """
 
     path: Path
@@ -91,6 +93,7 @@ class DefendedModel:
     randomized: bool
     cost_of_all_draws: float | None
     training: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
 
     @property
     def defense(self) -> str:
@@ -128,11 +131,12 @@ class DefendedModel:
         Raises:
             UserError: The images have another shape, or a label is not one of the model's classes.
         """
-        shape = tuple(examples.images.shape[1:])
+        _, *sides = examples.images.shape
+        shape = (sides[0], sides[1], sides[2])
         if shape != self.shape:
             raise UserError(
                 f"{self.path} takes images of shape {self.shape}, those of {dataset} have {shape}: name the data set that it "
-                "was trained on"
+                f"was trained on{size_hint(self.shape, shape)}"
             )
         low, high = int(examples.labels.min()), int(examples.labels.max())
         if low < 0 or high >= self.classes:
@@ -233,6 +237,7 @@ def measured_defended_model(
         randomized=randomized,
         cost_of_all_draws=cost,
         training=info.training,
+        config=info.config,
     )
 
 
@@ -328,6 +333,8 @@ def _identity(model: nn.Module, info: CheckpointInfo, protection: Sequence[Metho
     """A hash of what the model computes, without the time, the duration and the versions of its training."""
     spec = MethodSpec(name=info.model, source=models.source_of(info.model))
     content = info.model_dump(mode="json", include={"mean", "std", "shape", "classes"})
+    if info.config:
+        content["config"] = info.config
     content |= {"model": spec.identity, "defenses": [defense.identity for defense in protection]}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):

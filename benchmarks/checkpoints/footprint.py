@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
-from robustbench_cli.benchmarks.models.base.build import build_model, example_images
+from robustbench_cli.benchmarks.models.base.build import build_untrained, example_images
 
 __all__ = ["Footprint", "footprint"]
 
@@ -57,8 +57,13 @@ def footprint(defended: DefendedModel) -> Footprint:
         defended: The model.
     """
     model = defended.load()
-    network = build_model(
-        defended.model, shape=defended.shape, classes=defended.classes, mean=defended.mean, std=defended.std
+    network = build_untrained(
+        defended.model,
+        shape=defended.shape,
+        classes=defended.classes,
+        mean=defended.mean,
+        std=defended.std,
+        config=defended.config,
     )
     image = example_images(defended.shape)[:1]
     stages = defended.training.get("stages", [])

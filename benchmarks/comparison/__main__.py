@@ -26,14 +26,22 @@ from robustbench_cli.benchmarks.comparison.models import (
     training_images,
 )
 from robustbench_cli.benchmarks.comparison.optimality import NORMS, compare_minimal_norm
-from robustbench_cli.benchmarks.comparison.peers import BATCH, LIBRARIES, AutoAttackBudget, CWBudget, PGDBudget
+from robustbench_cli.benchmarks.comparison.peers import (
+    BATCH,
+    LIBRARIES,
+    OFFICIAL,
+    OURS,
+    AutoAttackBudget,
+    CWBudget,
+    PGDBudget,
+)
 from robustbench_cli.benchmarks.comparison.single import single_attacks, single_table
 from robustbench_cli.benchmarks.comparison.tables import markdown
 from robustbench_cli.benchmarks.comparison.timing import ratio
 from robustbench_cli.benchmarks.comparison.trainers import TRAINERS, compare_trainers
 from robustbench_cli.benchmarks.devices import keep_freed_memory
 
-OURS, *PEERS = LIBRARIES
+PEERS = [name for name in LIBRARIES if name not in {OURS, OFFICIAL}]
 
 TIMED = ((PLAIN, PGDBudget(norm="linf", eps=0.1)), (ADVERSARIAL, PGDBudget(norm="linf", eps=0.1)))
 """Runs of PGD whose time is compared."""
@@ -56,7 +64,7 @@ def main() -> None:
         "what",
         choices=("costs", "peers", "autoattack", "single", "minimal-norm", "trained"),
         help="costs: the cost of our own; peers: PGD and C&W beside other libraries'; autoattack: the standard suite beside "
-        "torchattacks' AutoAttack; single: beside single attacks of torchattacks, Foolbox and ART; minimal-norm: our "
+        "the official AutoAttack; single: beside single attacks of torchattacks, Foolbox and ART; minimal-norm: our "
         "minimal-norm attacks beside Foolbox's, torchattacks' and adv_lib's; trained: adversarial training beside ART's",
     )
     parser.add_argument("--turns", type=int, default=3, help="repetitions of a timed run (3)")
@@ -156,13 +164,13 @@ def compare_libraries(peers: Sequence[str], *, images: int, cw_images: int, turn
 
 
 def compare_autoattack(models: Sequence[str], *, images: int) -> None:
-    """Prints the results and the times of the standard suite and of torchattacks' AutoAttack.
+    """Prints the results and the times of the standard suite and of the official AutoAttack.
 
     Args:
         models: Names of the models; see :func:`~.models.trained`.
         images: The number of test images.
     """
-    names = [OURS, "torchattacks"]
+    names = [OURS, OFFICIAL]
     print(", ".join(f"{name} {version(LIBRARIES[name].distribution)}" for name in names), flush=True)
     defended_models, examples = trained(models), test_images(images)
     with Contest(names) as contest:

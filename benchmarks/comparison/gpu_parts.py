@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any, get_args
+from typing import get_args
 from unittest import mock
 
 import torch
@@ -29,7 +28,7 @@ from robustbench_cli.attacks.base.threat import Threat, distance
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.comparison import gpu_networks, peers
 from robustbench_cli.benchmarks.comparison.gpu_checks import CASES, attack_beside_cpu, defense_beside_cpu
-from robustbench_cli.benchmarks.comparison.peers import AutoAttackBudget, CWBudget, PGDBudget
+from robustbench_cli.benchmarks.comparison.peers import OFFICIAL, OURS, AutoAttackBudget, CWBudget, PGDBudget
 from robustbench_cli.benchmarks.comparison.timing import in_turn
 from robustbench_cli.benchmarks.devices import automatic_batch_size
 from robustbench_cli.benchmarks.models.paper_cnn import PaperCNN
@@ -41,7 +40,7 @@ from robustbench_cli.defenses.hrs import HRS
 
 __all__ = ["PARTS", "Row", "Sizes", "timed"]
 
-OURS, PLAIN = "advdef", "plain loop"
+PLAIN = "plain loop"
 
 TINY = 1e-6
 """A radius at which no image breaks."""
@@ -312,16 +311,10 @@ def _cw(model: nn.Module, images: Tensor, labels: Tensor, budget: CWBudget, devi
 
 def _standard(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device) -> Row:
     budget = AutoAttackBudget(norm="linf", eps=0.1)
-    package = next((name for name in ("autoattack", "pyautoattack") if find_spec(name)), None)
-
-    def official() -> Tensor:
-        build: Callable[..., Any] = import_module(str(package)).AutoAttack
-        attack = build(model, norm="Linf", eps=budget.eps, version="standard", device=str(device), verbose=False)
-        perturbed: Tensor = attack.run_standard_evaluation(images.to(device), labels.to(device), bs=len(images))
-        return perturbed
-
+    official = peers.LIBRARIES[OFFICIAL]
     runs: dict[str, Callable[[], Tensor]] = {OURS: lambda: peers.Advdef().autoattack(model, images, labels, budget)}
-    runs |= {"AutoAttack": official} if package else {}
+    if find_spec(official.distribution):
+        runs[OFFICIAL] = partial(all_at_once, official.autoattack, model, images.to(device), labels.to(device), budget)
     seconds: dict[str, float] = {}
     notes = []
     for name, run in runs.items():
@@ -334,7 +327,7 @@ def _standard(model: nn.Module, images: Tensor, labels: Tensor, device: torch.de
     return Row(
         name=f"suite standard, {len(images)} images",
         seconds=seconds,
-        over="AutoAttack",
+        over=OFFICIAL,
         faster=True,
         goal=3,
         note="; ".join(notes),

@@ -1,11 +1,10 @@
-"""PGD, C&W and AutoAttack of other libraries, called as their documentation says.
+"""PGD and C&W of other libraries and the official AutoAttack, called as their documentation says.
 
 PGD and C&W get the same budget as ours. AutoAttack and our standard suite have no parameters.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -23,7 +22,17 @@ from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.suites.load import read_suite
 
-__all__ = ["LIBRARIES", "AutoAttackBudget", "CWBudget", "Library", "PGDBudget", "Run", "foolbox_run"]
+__all__ = [
+    "LIBRARIES",
+    "OFFICIAL",
+    "OURS",
+    "AutoAttackBudget",
+    "CWBudget",
+    "Library",
+    "PGDBudget",
+    "Run",
+    "foolbox_run",
+]
 
 Run = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """An attack as a function of a model, images ``(N, C, H, W)`` and labels ``(N,)``. It returns perturbed images."""
@@ -91,8 +100,8 @@ class AutoAttackBudget:
         return f"AutoAttack, {self.norm} {self.eps:g}"
 
 
-class Library(ABC):
-    """A library of attacks.
+class Library:
+    """A library of attacks; the attacks that it does not have raise ``NotImplementedError``.
 
     Attributes:
         distribution: Its name on the package index.
@@ -100,14 +109,13 @@ class Library(ABC):
 
     distribution: ClassVar[str]
 
-    def begin(self) -> None:  # noqa: B027, most do nothing
+    def begin(self) -> None:
         """Prepares the process as the library's own program does, where it has one."""
 
     def wrap(self, model: nn.Module) -> Any:
         """The model in the form that the library takes. This is not timed."""
         return model
 
-    @abstractmethod
     def pgd(self, model: Any, images: Tensor, labels: Tensor, budget: PGDBudget) -> Tensor:
         """Runs PGD.
 
@@ -120,17 +128,14 @@ class Library(ABC):
         Returns:
             Perturbed images ``(N, C, H, W)``.
         """
+        raise NotImplementedError(f"{self.distribution} has no PGD")
 
-    @abstractmethod
     def cw(self, model: Any, images: Tensor, labels: Tensor, budget: CWBudget) -> Tensor:
         """Runs the C&W L2 attack; see :meth:`pgd`."""
+        raise NotImplementedError(f"{self.distribution} has no C&W")
 
     def autoattack(self, model: Any, images: Tensor, labels: Tensor, budget: AutoAttackBudget) -> Tensor:
-        """Runs AutoAttack, or our standard suite; see :meth:`pgd`.
-
-        Raises:
-            NotImplementedError: The library has no AutoAttack.
-        """
+        """Runs AutoAttack, or our standard suite; see :meth:`pgd`."""
         raise NotImplementedError(f"{self.distribution} has no AutoAttack")
 
 
@@ -203,10 +208,7 @@ class Foolbox(Library):
 
 
 class Torchattacks(Library):
-    """Kim, arXiv 2010.01950. Its C&W has one constant for all images, and gets the whole budget of steps for it.
-
-    Its AutoAttack has its defaults: 10 steps of APGD and FAB, where the paper takes 100.
-    """
+    """Kim, arXiv 2010.01950. Its C&W has one constant for all images, and gets the whole budget of steps for it."""
 
     distribution = "torchattacks"
 
@@ -221,12 +223,6 @@ class Torchattacks(Library):
         import torchattacks
 
         return _in_batches(torchattacks.CW(model, steps=budget.constants * budget.steps, lr=budget.lr), images, labels)
-
-    def autoattack(self, model: Any, images: Tensor, labels: Tensor, budget: AutoAttackBudget) -> Tensor:
-        import torchattacks
-
-        norm = {"linf": "Linf", "l2": "L2"}[budget.norm]
-        return _in_batches(torchattacks.AutoAttack(model, norm=norm, eps=budget.eps, seed=0), images, labels)
 
 
 class ART(Library):
@@ -315,12 +311,29 @@ class CleverHans(Library):
         return _in_batches(attack, images, labels)
 
 
+class AutoAttack(Library):
+    """The official AutoAttack, as its authors publish it: Croce, Hein, ICML 2020, arXiv 2003.01690."""
+
+    distribution = "pyautoattack"
+
+    def autoattack(self, model: Any, images: Tensor, labels: Tensor, budget: AutoAttackBudget) -> Tensor:
+        import pyautoattack
+
+        norm = {"linf": "Linf", "l2": "L2"}[budget.norm]
+        attack = pyautoattack.AutoAttack(model, norm=norm, eps=budget.eps, seed=0, device=images.device)
+        perturbed: Tensor = attack.run_standard_evaluation(images, labels, batch_size=BATCH)[0]
+        return perturbed
+
+
+OURS, OFFICIAL = "advdef", "AutoAttack"
+
 LIBRARIES: dict[str, Library] = {
-    "advdef": Advdef(),
+    OURS: Advdef(),
     "Foolbox": Foolbox(),
     "torchattacks": Torchattacks(),
     "ART": ART(),
     "CleverHans": CleverHans(),
+    OFFICIAL: AutoAttack(),
 }
 """The libraries by the name in the tables; ours is the first."""
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks.base.rng import seeded
 from robustbench_cli.benchmarks.comparison.contest import Array, Contest, robust_accuracy
 from robustbench_cli.benchmarks.comparison.models import ImageSet
-from robustbench_cli.benchmarks.comparison.peers import ART, LIBRARIES, AutoAttackBudget
+from robustbench_cli.benchmarks.comparison.peers import ART, LIBRARIES, OURS, AutoAttackBudget
 from robustbench_cli.benchmarks.comparison.tables import markdown
 from robustbench_cli.benchmarks.comparison.timing import clock, ratio
 from robustbench_cli.benchmarks.models.base.build import build_model
@@ -25,8 +25,6 @@ from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
 __all__ = ["TRAINERS", "Trained", "TrainingBudget", "Weights", "compare_trainers", "score", "train", "trainers_table"]
-
-OURS = next(iter(LIBRARIES))
 
 LIBRARIES_WITH_TRAINERS = (OURS, "ART")
 """The libraries with adversarial training; torchattacks, Foolbox and CleverHans have none."""

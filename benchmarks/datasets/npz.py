@@ -52,6 +52,7 @@ class Npz(Dataset):
         elif any(key in arrays for key in (*_TRAIN["images"], *_TRAIN["labels"])):
             self._images["train"] = _images(arrays, _name("train_images", arrays), test)
             self._labels["train"] = _labels(arrays, _name("train_labels", arrays), test)
+        self.classes_inferred = "classes" not in arrays
         self.classes = _classes(arrays, list(self._labels.values()), test)
         self.shape = self._images["test"].shape[1:]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from robustbench_cli.core.escaping import escaped_for_csv, escaped_for_markdown
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMATS", "Format", "as_text", "file_endings", "format_names", "format_of_file"]
+__all__ = ["FORMATS", "Format", "as_text", "file_endings", "format_names", "format_of_file", "markdown"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,18 @@ def _json(table: pd.DataFrame) -> str:
 def _markdown(table: pd.DataFrame) -> str:
     columns, lines = readable(table)
     headers = [entry.shown.header for entry in columns if entry.shown is not None]
-    rule = ["---" if entry.is_numeric else ":--" for entry in columns]
+    return markdown(headers, [entry.is_numeric for entry in columns], lines)
+
+
+def markdown(headers: Sequence[str], numeric: Sequence[bool], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown.
+
+    Args:
+        headers: The headers.
+        numeric: Whether each column is right-justified.
+        lines: The texts of the rows, not yet escaped.
+    """
+    rule = ["---" if is_numeric else ":--" for is_numeric in numeric]
     cells = [[escaped_for_markdown(text) for text in line] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in (headers, rule, *cells))
 

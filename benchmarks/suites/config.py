@@ -7,14 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, create_model, model_validator
 from pydantic.fields import FieldInfo
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.eps import Eps, parse_eps
 from robustbench_cli.attacks.base.gradients.draws import EOTChoice
 from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
+from robustbench_cli.benchmarks.datasets.base.options import DatasetOptions, OnBadImage, with_options
+from robustbench_cli.benchmarks.datasets.base.preprocessing import Crop, Interpolation
 from robustbench_cli.benchmarks.evaluation.options import Accounting, GridOptions
+from robustbench_cli.benchmarks.models.base.names import with_weights
 from robustbench_cli.benchmarks.store.cell import OnlyIf
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.strict_yaml import YamlFile
@@ -125,13 +129,27 @@ class FileEntry(_Located):
 
 
 class ModelConfig(BaseModel):
-    """A model to train, with the normalization inside it; the data set's usual model where it has no name."""
+    """A model, with the normalization inside it; the data set's usual model where it has no name.
+
+    ``weights`` becomes a part of ``name``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str | None = None
+    weights: str | None = None
     mean: Many[float] | None = None
     std: Many[float] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_with_weights(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("weights"), str):
+            return values
+        if not isinstance(values.get("name"), str):
+            raise UserError(f"weights {values['weights']} are of no model: give its name, such as torchvision:resnet18")
+        rest = {key: value for key, value in values.items() if key != "weights"}
+        return {**rest, "name": with_weights(values["name"], values["weights"])}
 
 
 class DefenseConfig(_Located):
@@ -220,6 +238,13 @@ class SuiteConfig(_Grid):
         description: Its purpose and its source.
         extends: A suite whose values hold where this one sets none.
         dataset: Data sets by name.
+        image_size: Like the next five, an option of every data set; see
+            :class:`~robustbench_cli.benchmarks.datasets.base.options.DatasetOptions`.
+        resize: See ``image_size``.
+        crop: See ``image_size``.
+        interpolation: See ``image_size``.
+        channels: See ``image_size``.
+        on_bad_image: See ``image_size``.
         model: The models to train.
         n: Numbers of test images.
         defenses: Each a chain, put around a model in order; a chain may begin with a checkpoint.
@@ -240,6 +265,12 @@ class SuiteConfig(_Grid):
     description: str = ""
     extends: str | None = None
     dataset: Many[str] | None = None
+    image_size: int | str | None = None
+    resize: int | None = None
+    crop: Crop | None = None
+    interpolation: Interpolation | None = None
+    channels: int | None = None
+    on_bad_image: OnBadImage | None = None
     model: Annotated[Many[ModelConfig], BeforeValidator(_as_entries)] | None = None
     n: Many[Annotated[int, Field(strict=True, ge=1)]] | None = None
     defenses: Annotated[
@@ -285,6 +316,19 @@ class SuiteConfig(_Grid):
         self._files = inherited | dict.fromkeys(file.value, file)
         self._groups = groups
         return self
+
+    def datasets(self) -> list[str]:
+        """The data sets by name, each with the options of the suite.
+
+        Raises:
+            UserError: An option is not allowed.
+        """
+        options = {key: getattr(self, key) for key in DatasetOptions.__annotations__}
+        key = next((key for key, value in options.items() if value is not None), "dataset")
+        try:
+            return [with_options(name, options) for name in self.dataset or (DEFAULT_DATASET,)]
+        except UserError as error:
+            raise UserError(f"{self.prefix(key)}{error}") from None
 
     def grid_options(self) -> list[GridOptions]:
         """Each combination of the evaluation options."""

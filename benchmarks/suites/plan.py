@@ -10,10 +10,10 @@ from typing import Any, get_args
 
 from robustbench_cli.attacks.base.eps import Eps
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.benchmarks.checkpoints.checkpoint import read_info
+from robustbench_cli.benchmarks.checkpoints.checkpoint import classes_in_folder, read_info
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec, open_defended_model
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
-from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET, DEFAULT_N
+from robustbench_cli.benchmarks.datasets import DEFAULT_N
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
@@ -35,7 +35,7 @@ from robustbench_cli.benchmarks.suites.suite import (
     unsupported_norm,
     usual_norm,
 )
-from robustbench_cli.benchmarks.training.model_cache import ModelCache
+from robustbench_cli.benchmarks.training.model_cache import ModelCache, require_classes
 from robustbench_cli.benchmarks.training.train import Training
 from robustbench_cli.core.errors import UserError, did_you_mean
 from robustbench_cli.defenses import registry as defenses
@@ -204,7 +204,7 @@ def plan(config: SuiteConfig, *, cache_for: CacheFor, seed: int) -> Plan:
     groups = _attacks(config)
     norms = config.norm or (usual_norm([choice.norms for _, choices in groups for choice in choices]),)
     suites: list[tuple[Suite, Sequence[PlannedModel]]] = []
-    for dataset in config.dataset or (DEFAULT_DATASET,):
+    for dataset in config.datasets():
         with error_location(config.location("dataset")):
             data = load_dataset(dataset, data_dir=cache_for(dataset, {}, seed).data_dir)
         models = _models(config, dataset, cache_for, seed)
@@ -230,9 +230,7 @@ def plan_models(config: SuiteConfig, *, cache_for: CacheFor, seed: int) -> list[
     Raises:
         UserError: A name is unknown, or a value is not allowed.
     """
-    return [
-        model for dataset in config.dataset or (DEFAULT_DATASET,) for model in _models(config, dataset, cache_for, seed)
-    ]
+    return [model for dataset in config.datasets() for model in _models(config, dataset, cache_for, seed)]
 
 
 def _attacks(config: SuiteConfig) -> list[tuple[AttackGroup, list[AttackChoice]]]:
@@ -368,11 +366,15 @@ def _base(
             loading = {"model": entry.model, "classes": entry.classes, "mean": entry.mean, "std": entry.std}
             return open_defended_model(entry.checkpoint, named=named, **loading)
         data = cache.data
+        name = entry.model or (model.name if model is not None else None)
+        published = classes_in_folder(entry.checkpoint) if name is None else None
+        if published is not None and entry.classes is None:
+            require_classes(published, data, where=str(entry.checkpoint))
         return open_defended_model(
             entry.checkpoint,
             named=named,
-            model=entry.model or (model.name if model is not None else None),
-            classes=entry.classes or data.classes,
+            model=name,
+            classes=entry.classes or published or data.classes,
             mean=entry.mean or (model.mean if model is not None else None),
             std=entry.std or (model.std if model is not None else None),
             shape=data.shape,

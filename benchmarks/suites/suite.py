@@ -13,6 +13,7 @@ from robustbench_cli.attacks.base.eps import Eps, parse_eps
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
+from robustbench_cli.benchmarks.datasets.base.options import split_name
 from robustbench_cli.benchmarks.evaluation.options import Accounting, GridOptions, yaml_no
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
 from robustbench_cli.benchmarks.store.cell import Cell, OnlyIf
@@ -252,7 +253,7 @@ class Suite:
             return True
         return self.selection.wants(
             {
-                "dataset": [self.dataset],
+                "dataset": [self.dataset, split_name(self.dataset)[0]],
                 "model": [defended.model],
                 "checkpoint": [str(defended.path), defended.path.name],
                 "defense": [

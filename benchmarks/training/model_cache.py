@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,20 +27,22 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import (
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+from robustbench_cli.benchmarks.datasets.base.preprocessing import size_hint
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.datasets.base.split import Split
 from robustbench_cli.benchmarks.devices import current, keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.models import registry as models
-from robustbench_cli.benchmarks.models.base.build import default_model
+from robustbench_cli.benchmarks.models.base.build import default_model, require_fit
+from robustbench_cli.benchmarks.models.base.source import model_source
 from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.training.train import Training, cached_checkpoint, train, untrained
-from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.errors import Notice, UserError
 from robustbench_cli.defenses.base.decision_rules import DecisionRule
 from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import TrainingProgress
 
-__all__ = ["TRAINING_PAUSE", "ModelCache"]
+__all__ = ["TRAINING_PAUSE", "ModelCache", "require_classes"]
 
 HASHED_IMAGES = 1000
 """The number of training images that are hashed; reading all images of a folder could take minutes."""
@@ -104,24 +107,24 @@ class ModelCache:
         specs = tuple(for_radius(spec, radius) for spec in defenses if spec.name != "none")
         if base is not None and not specs:
             raise UserError(f"nothing to train: name a --defense to put around {base.path}")
-        if base is not None and (base.shape, base.classes) != (data.shape, data.classes):
+        if base is not None and not (base.shape == data.shape and data.allows_classes(base.classes)):
+            hint = size_hint(base.shape, data.shape) if data.allows_classes(base.classes) else ""
             raise UserError(
                 f"{base.path} takes images {base.shape} of {base.classes} classes, {self.dataset} has {data.shape} of "
-                f"{data.classes}: name the data set that it was trained on"
+                f"{data.classes}: name the data set that it was trained on{hint}"
             )
-        model = base.model if base is not None else model or default_model(data.shape)
+        network = (
+            self._network(model or default_model(data.shape), mean, std) if base is None else _network_of(base, data)
+        )
         recipe = Recipe.from_parameters({"epochs": data.epochs, **self.recipe}, name="train")
         training = Training(
             dataset=self.dataset,
             data="",
-            model=model,
-            model_source=models.source_of(model),
-            mean=mean if base is None else base.mean,
-            std=std if base is None else base.std,
             base=base,
             defenses=specs,
             recipe=recipe.model_dump(mode="json"),
             seed=self.seed,
+            **network,
         )
         # A data set that nothing is learned from need not have training examples.
         return (
@@ -129,6 +132,27 @@ class ModelCache:
             if training.learns_after(None)
             else training
         )
+
+    def _network(self, model: str, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> dict[str, Any]:
+        """The fields of a training that follow from the name of a model; published weights bring a normalization.
+
+        Raises:
+            UserError: The published weights are for other classes or channels than the data set has.
+        """
+        fields: dict[str, Any] = {"model_source": models.source_of(model), "mean": mean, "std": std}
+        source = model_source(model)
+        if source is None or not source.trained:
+            return fields | {"model": model if source is None else source.spec}
+        data, metadata = self.data, source.metadata
+        require_fit(metadata, source.spec, shape=data.shape, classes=None)
+        if metadata.classes is not None:
+            require_classes(metadata.classes, data, where=source.spec)
+        is_given = mean is not None or std is not None
+        warnings.warn(f"{source.spec}: {metadata.assumptions(normalization_is_given=is_given)}", Notice, stacklevel=3)
+        if not is_given:
+            fields |= {"mean": metadata.mean, "std": metadata.std}
+        classes = None if metadata.classes == data.classes else metadata.classes
+        return fields | {"model": source.spec, "weights": source.fingerprint, "classes": classes}
 
     def trained(self, training: Training, path: Path | None = None) -> DefendedModel:
         """A defended model, trained now unless its checkpoint exists or another process is training it.
@@ -248,6 +272,35 @@ class ModelCache:
         with current(self.device), seeded(self.seed):
             correct = torch.cat([model(batch.to(self.device)).argmax(1).cpu() for batch in batches]) == examples.labels
         return correct.double().mean().item(), len(examples)
+
+
+def require_classes(classes: int, data: Dataset, *, where: str) -> None:
+    """Checks that published weights have as many classes as a data set.
+
+    Args:
+        classes: Of the weights.
+        data: The data set; where it only infers its number from the labels, the weights may have more.
+        where: The weights, for the message.
+
+    Raises:
+        UserError: The numbers differ.
+    """
+    if not data.allows_classes(classes):
+        raise UserError(
+            f"{where} has {classes:,} classes, {data.name} has {data.classes:,}: give weights that were trained on "
+            f"{data.classes:,} classes, or the data set of theirs"
+        )
+
+
+def _network_of(base: DefendedModel, data: Dataset) -> dict[str, Any]:
+    """The fields of a training that follow from the checkpoint that it starts from."""
+    return {
+        "model": base.model,
+        "model_source": models.source_of(base.model),
+        "mean": base.mean,
+        "std": base.std,
+        "classes": None if base.classes == data.classes else base.classes,
+    }
 
 
 def _hash_of(examples: Split) -> str:

@@ -22,7 +22,8 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel,
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
-from robustbench_cli.benchmarks.models.base.build import build_model, example_images, is_trained
+from robustbench_cli.benchmarks.models.base.build import build_model, build_untrained, example_images, is_trained
+from robustbench_cli.benchmarks.models.base.source import model_source
 from robustbench_cli.core.isolation import isolated
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.defense import Defense
@@ -43,6 +44,8 @@ class Training(BaseModel):
         data: sha256 of the training examples' labels and of the first images; empty where nothing is learned from them.
         model: As the user named it.
         model_source: sha256 of a user's own source file of the model.
+        weights: The fingerprint of the published weights that the model's name comes with.
+        classes: K of these weights; the data set's where ``None``.
         mean: Per-channel mean of the normalization inside the model.
         std: Per-channel standard deviation of the normalization.
         base: The checkpoint to start from; ``None`` to train from the beginning.
@@ -57,6 +60,8 @@ class Training(BaseModel):
     data: str
     model: str
     model_source: str | None = None
+    weights: str | None = None
+    classes: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     base: DefendedModel | None = None
@@ -67,7 +72,8 @@ class Training(BaseModel):
     @property
     def key(self) -> str:
         """A hash of what determines the weights: the base's identity, not its path, and no decision rule."""
-        content = self.model_dump(mode="json", exclude={"base", "defenses", "recipe"})
+        unused = {name for name in ("weights", "classes") if getattr(self, name) is None}
+        content = self.model_dump(mode="json", exclude={"base", "defenses", "recipe", *unused})
         content["recipe"] = Recipe.by_former_names(Recipe.model_validate(self.recipe).in_effect)
         content["base"] = self.base.identity if self.base is not None else None
         content["defenses"] = [defense.identity for defense in self.by_usual_rule.defenses]
@@ -188,7 +194,7 @@ def train(
     if training.base is not None:
         record["base"] = {"identity": training.base.identity, **training.base.training}
     with seeded(seed_from(training.seed, "weights")):
-        model, chain = _begin(training, dataset)
+        model, chain = _begin(training, dataset, build_model)
         model = model.to(device)
         example = example_images(dataset.shape)[:1].to(device)
         # Counted from the end, because the chain may start with the training of the undefended network.
@@ -232,13 +238,14 @@ def untrained(training: Training, *, data_dir: Path | None = None) -> tuple[nn.M
     """
     dataset = load_dataset(training.dataset, data_dir=data_dir)
     with seeded(0):
-        model, chain = _begin(training, dataset)
+        # Published weights are not downloaded for a plan.
+        model, chain = _begin(training, dataset, build_untrained)
         for defense in chain:
             model = defense.protect(model, example_images(dataset.shape)[:1])
     return model.eval(), _info(training, dataset, {})
 
 
-def _begin(training: Training, dataset: Dataset) -> tuple[nn.Module, list[Defense]]:
+def _begin(training: Training, dataset: Dataset, build: Callable[..., nn.Module]) -> tuple[nn.Module, list[Defense]]:
     """The model that a training starts from, and the defenses put around it."""
     # A teacher's checkpoint may need the code that the user named.
     named = {training.model, *(spec.name for spec in training.defenses)}
@@ -246,8 +253,12 @@ def _begin(training: Training, dataset: Dataset) -> tuple[nn.Module, list[Defens
     if training.base is not None:
         return training.base.load(), chain
     with isolated():
-        model = build_model(
-            training.model, shape=dataset.shape, classes=dataset.classes, mean=training.mean, std=training.std
+        model = build(
+            training.model,
+            shape=dataset.shape,
+            classes=training.classes or dataset.classes,
+            mean=training.mean,
+            std=training.std,
         )
     if not is_trained(training.model) and not (chain and chain[0].trains):
         chain.insert(0, Undefended())
@@ -255,13 +266,15 @@ def _begin(training: Training, dataset: Dataset) -> tuple[nn.Module, list[Defens
 
 
 def _info(training: Training, dataset: Dataset, record: dict[str, Any]) -> CheckpointInfo:
+    source = model_source(training.model) if training.base is None else None
     return CheckpointInfo(
         model=training.model,
+        config=source.config if source is not None else training.base.config if training.base is not None else {},
         mean=training.mean,
         std=training.std,
         dataset=training.dataset,
         shape=dataset.shape,
-        classes=dataset.classes,
+        classes=training.classes or dataset.classes,
         defenses=training.all_defenses,
         training=record,
         versions=versions(),

@@ -72,7 +72,7 @@ _LIMITS = {
 
 
 def names(kind: str) -> list[str]:
-    """The names of a kind, sorted.
+    """The names of a kind, sorted; a family of names, such as the attacks of another library, ends with a colon.
 
     Args:
         kind: One of :data:`KINDS`.
@@ -81,7 +81,9 @@ def names(kind: str) -> list[str]:
         from robustbench_cli.benchmarks.suites.load import suite_names
 
         return suite_names()
-    return sorted([*_registry_of(kind).names(), *(name for other, name in _OUTSIDE_REGISTRIES if other == kind)])
+    registry = _registry_of(kind)
+    outside = [name for other, name in _OUTSIDE_REGISTRIES if other == kind]
+    return sorted([*registry.names(), *(f"{family}:" for family in registry.families), *outside])
 
 
 def flag_texts(flags: Collection[str]) -> dict[str, str]:
@@ -131,7 +133,7 @@ def _source(kind: str, name: str) -> ClassSource:
     if (kind, name) in _OUTSIDE_REGISTRIES:
         source = read_class(*_OUTSIDE_REGISTRIES[kind, name])
     else:
-        module = _registry_of(kind).module_of(name)
+        module = _registry_of(kind).module_of(name.removesuffix(":"))
         source = None if module is None else read_exported(module)
     if source is not None and source.docstring:
         return source
@@ -158,7 +160,13 @@ def _load(kind: str, name: str) -> Any:
     if (kind, name) in _OUTSIDE_REGISTRIES:
         module, attribute = _OUTSIDE_REGISTRIES[kind, name]
         return getattr(importlib.import_module(module), attribute)
-    return _registry_of(kind).load(name)
+    registry = _registry_of(kind)
+    return registry.find(name)[0] if _is_family(kind, name) else registry.load(name)
+
+
+def _is_family(kind: str, name: str) -> bool:
+    """Whether a name is that of a family, with its colon."""
+    return kind in _PACKAGES and name.endswith(":") and name[:-1] in _registry_of(kind).families
 
 
 def _summary(target: Any) -> str:
@@ -214,6 +222,8 @@ def card(kind: str, name: str) -> dict[str, Any]:
             entry[attribute] = list(value) if isinstance(value, tuple) else value
     if kind == "check":
         return _check_card(entry)
+    if _is_family(kind, name):
+        return entry | {"members": sorted(target().members())}
     if kind == "attack":
         entry |= _attack_facts({key: getattr(target, key, None) for key in ("norms", "access", "minimal_norm")})
         cost = _cost(target)
@@ -230,13 +240,19 @@ def _check_card(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cost(attack: type[Attack]) -> dict[str, int] | None:
-    """Passes per unbroken image of ten classes; ``None`` where the attack has parameters without a default."""
+    """Passes per unbroken image of ten classes; ``None`` where the attack has parameters without a default.
+
+    An attack of another library may take minutes even for one image, so it is not run.
+    """
     from dataclasses import asdict
 
     from robustbench_cli.attacks.base.attack import Attack
+    from robustbench_cli.attacks.base.library import ForeignAttack
     from robustbench_cli.benchmarks.evaluation.cost import passes
 
-    if not issubclass(attack, Attack) or any(entry.is_required() for entry in attack.model_fields.values()):
+    if not issubclass(attack, Attack) or issubclass(attack, ForeignAttack):
+        return None
+    if any(entry.is_required() for entry in attack.model_fields.values()):
         return None
     return asdict(passes(attack()))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
+from robustbench_cli.benchmarks.models.base.names import with_weights
 from robustbench_cli.cli import help_page
 from robustbench_cli.cli.completion import complete_names
 from robustbench_cli.cli.option_sets import OptionSet
@@ -37,6 +38,7 @@ class ModelArgs:
         mean: Per-channel mean of the normalization inside the model.
         std: Per-channel standard deviation of the normalization.
         dataset: As the user named it.
+        data_options: The options of the data set that the user gave, by name.
         defenses: Names, in the order in which they are put around the model.
         epochs: Training epochs.
         decisions: Decision rules of a randomized defense, each for a model of its own; the defense's own where empty.
@@ -48,6 +50,7 @@ class ModelArgs:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     dataset: str | None
+    data_options: Mapping[str, object]
     defenses: tuple[str, ...]
     epochs: int | None
     decisions: tuple[DecisionRule, ...] = ()
@@ -62,6 +65,7 @@ class ModelArgs:
             "--mean": self.mean,
             "--std": self.std,
             "--dataset": self.dataset,
+            **{f"--{key.replace('_', '-')}": value for key, value in self.data_options.items()},
             "--defense": self.defenses,
             "--epochs": self.epochs,
             "--decision": self.decisions,
@@ -100,13 +104,19 @@ class ModelArgs:
         }
 
     def dataset_name(self) -> str:
-        """The data set that the user named, the first checkpoint's, or the embedded one.
+        """The data set that the user named, the first checkpoint's, or the embedded one, with its options.
 
         Raises:
-            UserError: The first checkpoint does not name its data set.
+            UserError: The first checkpoint does not name its data set, or an option is not allowed.
         """
+        from robustbench_cli.benchmarks.datasets.base.options import with_options
+
+        return with_options(self._plain_dataset_name(), self.data_options)
+
+    def _plain_dataset_name(self) -> str:
+        """The data set, without the options of the command line."""
         from robustbench_cli.benchmarks.checkpoints.checkpoint import read_advdef_info
-        from robustbench_cli.benchmarks.datasets import registry as datasets
+        from robustbench_cli.benchmarks.datasets.base.options import trusted
 
         if self.dataset is not None:
             return self.dataset
@@ -116,7 +126,7 @@ class ModelArgs:
         info = read_advdef_info(path, missing=missing)
         if info.dataset is None:
             raise UserError(f"{path} does not say {missing}")
-        return datasets.trusted(info.dataset, file=path)
+        return trusted(info.dataset, file=path)
 
     def _chains(self, parameters: Mapping[str, Mapping[str, Any]]) -> list[list[DefenseConfig]]:
         """The defenses around each checkpoint, or around a new model.
@@ -156,6 +166,49 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
         ) from None
 
 
+_DATA_OPTIONS = OptionSet(
+    "data_options",
+    lambda **values: {key: value for key, value in values.items() if value is not None},
+    (
+        help_page.option(
+            "--image-size",
+            metavar="N|HxW",
+            group="Data",
+            help="Size of the images that the model gets: resized and cropped to it.",
+        ),
+        help_page.option(
+            "--resize",
+            type=click.IntRange(min=1),
+            group="Data",
+            help="Shorter side of an image before the crop.  [default: what the crop needs]",
+        ),
+        help_page.option(
+            "--crop",
+            type=OneOf(("center", "none")),
+            group="Data",
+            help="Crop the center, or scale the whole image whatever its proportions.  [default: center]",
+        ),
+        help_page.option(
+            "--interpolation",
+            type=OneOf(("bilinear", "bicubic", "nearest")),
+            group="Data",
+            help="Filter of the resizing.  [default: bilinear]",
+        ),
+        help_page.option(
+            "--channels",
+            type=OneOf(("1", "3")),
+            group="Data",
+            help="Channels of the images: 3 for gray images and a color model, 1 for the opposite.",
+        ),
+        help_page.option(
+            "--on-bad-image",
+            type=OneOf(("stop", "skip")),
+            group="Data",
+            help="Whether an image file that cannot be read is an error, or is skipped.  [default: stop]",
+        ),
+    ),
+)
+
 _MODEL_OPTIONS = (
     help_page.option(
         "--model",
@@ -163,6 +216,12 @@ _MODEL_OPTIONS = (
         group="Model",
         shell_complete=complete_names("model"),
         help="Model to build, such as 'paper-cnn' or 'torchvision:resnet18'.",
+    ),
+    help_page.option(
+        "--weights",
+        metavar="NAME",
+        group="Model",
+        help="Published weights of the model, by name; DEFAULT are the library's newest.",
     ),
     help_page.option(
         "--classes",
@@ -239,9 +298,16 @@ def model_options(
         help=checkpoint_help,
     )
 
-    def build(*, checkpoints: Any, **values: Any) -> ModelArgs:
+    def build(*, checkpoints: Any, model: str | None, weights: str | None, **values: Any) -> ModelArgs:
         files = checkpoints if isinstance(checkpoints, tuple) else (checkpoints,) if checkpoints else ()
-        return ModelArgs(checkpoints=files, **values)
+        if weights is not None:
+            if files:
+                raise UserError(f"--weights {weights} and --checkpoint {files[0]} both give weights: leave one out")
+            if model is None:
+                raise UserError(f"--weights {weights} needs --model, such as torchvision:resnet18")
+            model = with_weights(model, weights)
+        data_options = _DATA_OPTIONS.build(**{name: values.pop(name) for name in _DATA_OPTIONS.names})
+        return ModelArgs(checkpoints=files, model=model, data_options=data_options, **values)
 
     decision = (_DECISION_OPTION,) if checkpoints and decisions else ()
-    return OptionSet("args", build, (*decision, checkpoint, *_MODEL_OPTIONS))
+    return OptionSet("args", build, (*decision, checkpoint, *_MODEL_OPTIONS, *_DATA_OPTIONS.options))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from robustbench_cli.attacks.base.gradients.draws import Draws
+from robustbench_cli.core.cores import usable_cores
 from robustbench_cli.core.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ __all__ = [
     "Whole",
     "as_written",
     "decimal",
-    "usable_cores",
     "whole",
 ]
 
@@ -214,11 +213,6 @@ class _JobsType(_AsNamed[int]):
         if not 1 <= number <= _MOST_PROCESSES:
             self.fail(f"'{value}' is no number of processes: give 1 to {_MOST_PROCESSES}, or 'auto'", param, ctx)
         return number
-
-
-def usable_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _DeviceType(_AsNamed[str]):

@@ -27,6 +27,7 @@ __all__ = [
     "aligned",
     "cell_states",
     "for_terminal",
+    "of_texts",
     "plain",
     "print_and_write",
     "quick_look",
@@ -214,6 +215,43 @@ def for_terminal(table: pd.DataFrame) -> RenderableType:
         )
 
     return _fitted(drawing, hiding_order(table))
+
+
+def of_texts(
+    headers: Sequence[str],
+    numeric: Sequence[bool],
+    lines: Sequence[Sequence[str]],
+    *,
+    hideable: Sequence[str] = (),
+    title: str = "",
+    caption: Sequence[str] = (),
+    sections: Sequence[str] = (),
+) -> RenderableType:
+    """Draws a table of texts; a narrow terminal hides some columns.
+
+    Args:
+        headers: The headers.
+        numeric: Whether each column is right-justified.
+        lines: The texts of the rows.
+        hideable: The headers of columns that may be hidden, the least important first.
+        title: The line above.
+        caption: The lines below.
+        sections: A label for each row; a blank line separates rows with different labels.
+    """
+
+    def drawing(hidden: Sequence[str]) -> _Drawing:
+        shown = [index for index, header in enumerate(headers) if header not in hidden]
+        without = [f"hidden (terminal too narrow): {', '.join(hidden)}"] if hidden else []
+        return _Drawing(
+            headers=[headers[index] for index in shown],
+            numeric=[numeric[index] for index in shown],
+            lines=[plain(*(line[index] for index in shown)) for line in lines],
+            title=title,
+            caption=[*caption, *without],
+            sections=sections,
+        )
+
+    return _fitted(drawing, hideable)
 
 
 def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:

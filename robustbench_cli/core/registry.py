@@ -11,16 +11,34 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from importlib.abc import InspectLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from robustbench_cli.core.code_hash import hash_of_code
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 from robustbench_cli.core.isolation import isolated
 
-__all__ = ["Registry"]
+__all__ = ["Family", "Registry"]
+
+
+class Family(Protocol):
+    """Many objects behind one name, such as the attacks of another library: each is named ``torchattacks:PGD``."""
+
+    def member(self, argument: str) -> Any:
+        """The object behind the name.
+
+        Args:
+            argument: What follows the colon; empty if nothing does.
+
+        Raises:
+            UserError: There is no such object.
+        """
+
+    def version(self) -> str:
+        """What distinguishes its versions in the identity of a result."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +47,7 @@ class Registry:
 
     A name is looked up, in this order, as
 
-    1. a file of ``package``: ``cw-pgd`` is the only name in ``__all__`` of ``cw_pgd.py``, so a new file is a new name;
+    1. a file of ``package``: ``cw-pgd`` is the first name in ``__all__`` of ``cw_pgd.py``, so a new file is a new name;
     2. an entry point of the group ``advdef.<kind>s`` of any installed distribution;
     3. ``package.module:object``;
     4. ``path/to/file.py:object``.
@@ -47,6 +65,9 @@ class Registry:
         not_named: Files of the package that are not themselves such an object.
         argument: A regular expression for what may follow the colon of an installed name from a data file, such as
             ``resnet18`` in ``torchvision:resnet18``. ``None`` if objects of this kind take no argument at all.
+        own_argument: The same for the project's own objects, where it is different: none of them takes it for a path.
+        families: The files whose object is the class of a :class:`Family`. Only these names take an argument, and they need
+            one. A data file never names a member, because that would import another library.
     """
 
     kind: str
@@ -54,6 +75,8 @@ class Registry:
     base: str | None = None
     not_named: frozenset[str] = field(default=frozenset())
     argument: str | None = None
+    own_argument: str | None = None
+    families: frozenset[str] = field(default=frozenset())
 
     @cached_property
     def _files(self) -> dict[str, str]:
@@ -69,12 +92,24 @@ class Registry:
         return {point.name: point for point in entry_points(group=f"advdef.{self.kind}s")}
 
     def names(self) -> list[str]:
-        """The installed names, sorted: the project's own and those of entry points."""
-        return sorted({*self._files, *self._entry_points})
+        """The installed names, sorted: the project's own and those of entry points, without :attr:`families`."""
+        return sorted({*self._files, *self._entry_points} - self.families)
 
     def module_of(self, name: str) -> str | None:
         """The module of one of the project's own objects, without an import; ``None`` for any other name."""
         return self._files.get(name)
+
+    def classes(self) -> dict[str, str]:
+        """The first name in ``__all__`` of each of the project's own files, and its module, without an import of them."""
+        modules = {}
+        for name, module in self._files.items():
+            spec = importlib.util.find_spec(module)
+            assert spec is not None
+            assert isinstance(spec.loader, InspectLoader)
+            exported = re.search(r'^__all__ = \[\s*"(\w+)"', spec.loader.get_source(module) or "", flags=re.MULTILINE)
+            if exported and name not in self.families:
+                modules[exported[1]] = module
+        return modules
 
     def trusted(self, name: str, *, file: object, named: Collection[str | None] = ()) -> str:
         """Checks a name from a data file. No other way leads from a data file to an object.
@@ -91,8 +126,9 @@ class Registry:
             UserError: The name is neither an installed name, by exact match, nor among those of the user.
         """
         installed, argument = self._split(name)
-        allowed = argument is None or re.fullmatch(self.argument or "", argument, flags=re.DOTALL) is not None
-        if name in named or (installed is not None and allowed):
+        pattern = (installed in self._files and self.own_argument) or self.argument or ""
+        allowed = argument is None or re.fullmatch(pattern, argument, flags=re.DOTALL) is not None
+        if name in named or (installed is not None and installed not in self.families and allowed):
             return name
         shown = name if len(name) <= 200 else f"{name[:199]}…"
         if any(character in name for character in ":./\\"):
@@ -106,7 +142,8 @@ class Registry:
         if name in self._files or name in self._entry_points:
             return name, None
         installed, colon, argument = name.partition(":")
-        if self.argument is not None and colon and (installed in self._files or installed in self._entry_points):
+        takes_argument = installed in self.families if self.families else self.argument is not None
+        if takes_argument and colon and (installed in self._files or installed in self._entry_points):
             return installed, argument
         return None, None
 
@@ -121,10 +158,10 @@ class Registry:
         return f"{target.__module__}:{target.__qualname__}"
 
     def source_of(self, name: str) -> str | None:
-        """The sha256 of a user's own code behind a name, to distinguish its versions; ``None`` for the project's own.
+        """What distinguishes the versions of the code behind a name; ``None`` for the project's own.
 
-        It covers the file that the name leads to, the file that defines the object, and what these import from their own
-        folders.
+        It is the version of a :class:`Family`, and the sha256 of a user's own code, which covers the file that the
+        name leads to, the file that defines the object, and what these import from their own folders.
 
         Args:
             name: A name from the user.
@@ -133,6 +170,9 @@ class Registry:
             UserError: See :meth:`load`.
         """
         installed, _ = self._split(name)
+        if installed in self.families:
+            version: str = self._lookup(installed)[1]().version()
+            return version
         if installed in self._files:
             return None
         module, target = self._lookup(installed or name)
@@ -166,7 +206,8 @@ class Registry:
         Raises:
             UserError: The name is unknown, its module or file cannot be imported, or the object is not of this kind.
         """
-        return self.find(name)[0]
+        target, argument = self.find(name)
+        return target().member(argument or "") if self._split(name)[0] in self.families else target
 
     def _lookup(self, name: str) -> tuple[ModuleType, Any]:
         """The module that a name leads to, and the object in it; see :meth:`load`."""

@@ -72,10 +72,8 @@ _ALIASES: tuple[tuple[str, str], ...] = (
     ("mnist", "mnist-784 mnist-digits lecun"),
     ("digits", "sklearn-digits load-digits optdigits sklearn"),
     ("svhn", "street-view-house-numbers"),
-    (
-        "imagefolder:PATH",
-        "imagenet imagenet-1k imagenet2012 ilsvrc ilsvrc2012 imagenette imagewoof imagenet100 tiny-imagenet tiny-imagenet-200",
-    ),
+    ("imagenet:PATH", "imagenet imagenet-1k imagenet2012 ilsvrc ilsvrc2012 imagenet-v2 imagenet-r imagenet-a"),
+    ("imagefolder:PATH", "imagenette imagewoof imagenet100 tiny-imagenet tiny-imagenet-200"),
     (
         "imagefolder:PATH",
         "restricted-imagenet imagenet-c folder image-folder image-directory directory torchvision celeba gtsrb",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -24,6 +24,9 @@ from robustbench_cli.benchmarks.store.records import Result
 from robustbench_cli.benchmarks.suites.suite import AttackChoice, Suite, expand, usual_norm
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.defenses import registry as defenses
+
+if TYPE_CHECKING:
+    from .fake_hub import FakeHub
 
 ATTACKED = 20
 """Images that the jobs of :func:`jobs` attack."""
@@ -176,3 +179,12 @@ def jobs(tmp_path: Path, defended: DefendedModel) -> Callable[..., list[Job]]:
 def spec(name: str, **parameters: Any) -> MethodSpec:
     """An attack as data."""
     return method_spec(attacks, name, parameters).spec
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[FakeHub]:
+    """A Hugging Face Hub on this machine, and an empty cache of its library."""
+    from .fake_hub import served_hub
+
+    with served_hub(tmp_path / "hub") as fake:
+        yield fake

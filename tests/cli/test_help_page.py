@@ -34,7 +34,8 @@ def test_attack_has_the_groups_of_the_contract(advdef: Callable[..., Any]) -> No
     found = sections(advdef("attack", "--help").out)
     assert list(found) == ["Model", "Data", "Defense", "Attack", "Output", "Run"]
     assert {"checkpoint", "model", "mean", "std"} <= {*found["Model"]}
-    assert {"dataset", "n", "data-dir"} == {*found["Data"]}
+    preprocessing = {"image-size", "resize", "crop", "interpolation", "channels", "on-bad-image"}
+    assert {"dataset", "n", "data-dir", *preprocessing} == {*found["Data"]}
     assert {"defense", "decision", "repeats"} == {*found["Defense"]}
     assert {"attack", "suite", "norm", "eps", "eot", "targeted"} <= {*found["Attack"]}
     assert {"output", "store", "save-images"} == {*found["Output"]}

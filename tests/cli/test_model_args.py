@@ -12,7 +12,7 @@ from robustbench_cli.core.errors import UserError
 
 def args(*, checkpoints: tuple[Path, ...] = (), **changes: Any) -> ModelArgs:
     options: dict[str, Any] = dict.fromkeys(("model", "classes", "mean", "std", "dataset", "epochs"))
-    return ModelArgs(checkpoints=checkpoints, **options | {"defenses": ()} | changes)
+    return ModelArgs(checkpoints=checkpoints, **options | {"defenses": (), "data_options": {}} | changes)
 
 
 def chains(model_args: ModelArgs, **parameters: dict[str, Any]) -> list[list[str]]:
@@ -55,6 +55,9 @@ def test_the_data_set_is_the_checkpoints(jpeg_checkpoint: Path) -> None:
     assert args().dataset_name() == "digits"
     assert args(checkpoints=(jpeg_checkpoint,)).dataset_name() == "digits"
     assert args(checkpoints=(jpeg_checkpoint,), dataset="mnist").dataset_name() == "mnist"
+    options = {"channels": "3"}
+    assert args(checkpoints=(jpeg_checkpoint,), data_options=options).dataset_name() == "digits?channels=3"
+    assert args(data_options=options).given == "--channels"
 
 
 def test_model_and_training_become_options_of_a_suite() -> None:

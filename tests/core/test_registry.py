@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -51,9 +52,14 @@ def refused(name: str, registry: Registry = registry) -> str:
 
 
 def test_every_file_is_a_name() -> None:
-    """The names are those of the package's files, with hyphens; each loads the one public object of its file."""
+    """The names are those of the package's files, with hyphens; each loads the one public object of its file.
+
+    The files of families name no object by themselves.
+    """
     files = Path(inspect.getfile(PGD)).parent.glob("*.py")
-    assert registry.names() == sorted(file.stem.replace("_", "-") for file in files if file.stem != "__init__")
+    names = {file.stem.replace("_", "-") for file in files if file.stem != "__init__"}
+    assert registry.names() == sorted(names - registry.families)
+    assert registry.families < names
     assert registry.load("cw-pgd") is CWPGD
     assert registry.name_of(CWPGD) == "cw-pgd"
 
@@ -232,7 +238,10 @@ def test_what_a_file_names_is_installed_by_exact_match(
     [
         *(("torchvision:resnet18", True), ("torchvision", True), ("small-cnn", True), ("torchvision:vit_b-16.x", True)),
         *(("torchvision:/evil.py:Evil", False), ("torchvision:evil.py:Evil", False), ("torchvision:", False)),
-        *(("torchvision:a/b", False), ("torchvision:x\n", False), ("small-cnn:/evil.py:Evil", False)),
+        *(("torchvision:x\n", False), ("small-cnn:/evil.py:Evil", False)),
+        *(("torchvision:resnet18@IMAGENET1K_V1", True), ("torchvision:owner/name@v1", True), ("torchvision:x@", False)),
+        *(("torchvision:a/../b", False), ("torchvision:../a", False), ("torchvision:a//b", False)),
+        *(("torchvision:a/b@/evil", False), ("torchvision:a@b/c", False)),
     ],
 )
 def test_an_argument_from_a_file_is_a_plain_word(name: str, trusted: bool) -> None:
@@ -252,3 +261,14 @@ def test_a_plug_in_keeps_its_name_before_an_argument(monkeypatch: pytest.MonkeyP
     assert own_registry.find("zoo:word")[1] == "word"
     assert own_registry.find("zoo")[1] is None
     assert own_registry.source_of("zoo:word") == own_registry.source_of("zoo")
+
+
+def test_the_argument_of_a_plug_in_has_no_slash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may take it for a path. Of the project's own models, none does."""
+    point = EntryPoint(name="zoo", value="robustbench_cli.benchmarks.models.small_cnn:SmallCNN", group="advdef.models")
+    monkeypatch.setattr(module, "entry_points", lambda group: [point])
+    fresh = replace(models)
+    assert fresh.trusted("torchvision:owner/name", file="a.safetensors") == "torchvision:owner/name"
+    assert fresh.trusted("zoo:name", file="a.safetensors") == "zoo:name"
+    with pytest.raises(UserError, match=r"a\.safetensors needs the code zoo:owner/name"):
+        fresh.trusted("zoo:owner/name", file="a.safetensors")

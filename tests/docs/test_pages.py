@@ -95,7 +95,7 @@ def test_every_attack_and_defense_is_on_its_page(kind: str, advdef: Any) -> None
     page = (ROOT / "docs" / f"{kind}.md").read_text(encoding="utf-8")
     table = re.search(rf"## Supported {kind}\n\n(.*?)\n\n", page, re.DOTALL)
     assert table is not None
-    shown = {name for name in re.findall(r"`([a-z][a-z0-9-]*)`", table[1]) if name != "torch.fx"}
+    shown = {name for name in re.findall(r"`([a-z][a-z0-9-]*:?)`", table[1]) if name != "torch.fx"}
     assert names - {"reprogramming"} == shown
 
 

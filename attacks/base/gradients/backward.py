@@ -32,13 +32,14 @@ class BackwardPasses:
         self._size = size
         self._together = together
 
-    def __call__(self, logits: Tensor, leaf: Tensor, slopes: Tensor) -> Tensor:
-        """The gradients at the images; they free the graph.
+    def __call__(self, logits: Tensor, leaf: Tensor, slopes: Tensor, *, retain: bool = False) -> Tensor:
+        """The gradients at the images.
 
         Args:
             logits: ``(D, N, K)``, with a graph.
             leaf: ``(N, C, H, W)``, the images.
             slopes: ``(L, D, N, K)``, of L functions of the logits.
+            retain: Whether the graph stays for later calls.
 
         Returns:
             ``(L, N, C, H, W)``.
@@ -55,7 +56,9 @@ class BackwardPasses:
                     one_line(error),
                 )
         last = len(slopes) - 1
-        gradients = [_gradient(logits, leaf, slope, retain=index < last) for index, slope in enumerate(slopes.unbind())]
+        gradients = [
+            _gradient(logits, leaf, slope, retain=retain or index < last) for index, slope in enumerate(slopes.unbind())
+        ]
         return torch.stack(gradients) if last else gradients[0].unsqueeze(0)
 
     def _batched(self, logits: Tensor, leaf: Tensor, slopes: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from robustbench_cli.attacks.base.gradients.backward import BackwardPasses
 from robustbench_cli.attacks.base.gradients.zero_gradients import ZeroGradients
 from robustbench_cli.attacks.base.losses import Loss, slope_and_value
 from robustbench_cli.attacks.base.models.decision import can_reject, decisions
-from robustbench_cli.attacks.base.models.passes import BatchSize
+from robustbench_cli.attacks.base.models.passes import BatchSize, single_pass
 from robustbench_cli.attacks.base.models.precision import Precision, full_float32, gradient_precision
 from robustbench_cli.attacks.base.models.probes import EDGE_OFFSET
 from robustbench_cli.attacks.base.models.row_draws import row_keys
@@ -25,6 +25,11 @@ __all__ = ["GradientSource", "PassOptions"]
 
 _RECENT = 8
 """The number of points in :attr:`GradientSource.recent_points`."""
+
+_NO_GRADIENT = (
+    "the model has no gradient: its logits are cut off from its input (detach, no_grad); use an attack on its scores "
+    "(square, nes, spsa) or on its decisions (hopskipjump)"
+)
 
 
 class PassOptions(TypedDict, total=False):
@@ -166,6 +171,13 @@ class GradientSource(ABC):
         self.queries += 1
         return self.queries
 
+    def _note_query(self, images: Tensor) -> int:
+        """The number of the next query, whose gradient is taken at these images."""
+        query = self._next_query()
+        if query & (query - 1) == 0:
+            self.recent_points = images[:: max(1, len(images) // _RECENT)][:_RECENT].clone()
+        return query
+
     def _keys(self, images: Tensor, rows: Tensor | None, copies: int | Tensor) -> Tensor | None:
         """``(N,)`` int64: the keys of the images' draws; ``None`` for a model whose draws have no keys."""
         if not self._has_keys:
@@ -263,9 +275,7 @@ class GradientSource(ABC):
     def _differentiate(
         self, images: Tensor, labels: Tensor, loss: Loss, rows: Tensor | None, copies: int | Tensor
     ) -> _Passes:
-        keys, query = self._keys(images, rows, copies), self._next_query()
-        if query & (query - 1) == 0:
-            self.recent_points = images[:: max(1, len(images) // _RECENT)][:_RECENT].clone()
+        keys, query = self._keys(images, rows, copies), self._note_query(images)
         with gradient_precision(self.precision, images.device):
             passes = self.size.retry_smaller(
                 len(images) * self.cost, lambda: self._differentiate_slices(images, labels, loss, keys, query)
@@ -296,16 +306,62 @@ class GradientSource(ABC):
             with torch.autocast(leaf.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 logits = model(leaf)
             if not logits.requires_grad:
-                raise UserError(
-                    "the model has no gradient: its logits are cut off from its input (detach, no_grad); use an "
-                    "attack on its scores (square, nes, spsa) or on its decisions (hopskipjump)"
-                )
+                raise UserError(_NO_GRADIENT)
         detached = logits.detach()
         repeated = labels if draws == 1 else labels.repeat(draws, *[1] * (labels.dim() - 1))
         slopes, values = slope_and_value(loss, detached.flatten(0, 1).to(leaf.dtype), repeated)
         slopes = slopes if self.draws == 1 else slopes / self.draws
         gradients = self._backward(logits, leaf, slopes.view(-1, *detached.shape).to(detached.dtype))
         return _Passes(detached, gradients, lambda: values().unflatten(0, (draws, -1)))
+
+    def with_graph(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Logits with a graph, for code that differentiates by itself; see :meth:`backward_through`.
+
+        Args:
+            images: ``(N, C, H, W)``.
+
+        Returns:
+            The images as a leaf, and their logits ``(1, N, K)``. ``None`` where several passes or draws are needed: their graphs
+            would fill the memory, and draws that are bound to images end with their pass.
+        """
+        if self.draws > 1 or self._has_keys:
+            return None
+
+        def compute() -> tuple[Tensor, Tensor] | None:
+            if len(list(self.size.slices(len(images), cost=self.cost))) > 1:
+                return None
+            points = images.clamp(EDGE_OFFSET, 1 - EDGE_OFFSET) if self._inside() else images
+            leaf = points.detach().requires_grad_()
+            with torch.enable_grad():
+                return leaf, single_pass(self.model, leaf)[None]
+
+        with gradient_precision(self.precision, images.device):
+            graph = self.size.retry_smaller(len(images) * self.cost, compute)
+        if graph is None:
+            return None
+        if not graph[1].requires_grad:
+            raise UserError(_NO_GRADIENT)
+        self.forwards += self.cost * len(images)
+        self._note_query(images)
+        return graph
+
+    def backward_through(self, graph: tuple[Tensor, Tensor], slopes: Tensor, labels: Tensor) -> Tensor:
+        """The gradient of ``(logits * slopes).sum()`` at the images; the graph stays.
+
+        Args:
+            graph: What :meth:`with_graph` returned.
+            slopes: ``(N, K)``.
+            labels: ``(N,)``, to count zero gradients; -1 where they are unknown.
+
+        Returns:
+            ``(N, C, H, W)``. Entries that are not finite are set to 0.
+        """
+        leaf, logits = graph
+        with gradient_precision(self.precision, leaf.device):
+            gradients = self._backward(logits, leaf, slopes[None, None], retain=True).nan_to_num(0, 0, 0)
+        self.backwards += self.cost * len(leaf)
+        self._zero_gradients.add(logits.detach(), labels, gradients)
+        return gradients[0]
 
     def _draws_per_pass(self) -> list[range]:
         """The numbers of the draws in each pass."""

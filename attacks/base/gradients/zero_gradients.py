@@ -43,12 +43,12 @@ class ZeroGradients:
 
         Args:
             logits: ``(D, N, K)``.
-            labels: ``(N,)``, or ``(N, m)`` with the labels in the first column.
+            labels: ``(N,)``, or ``(N, m)`` with the labels in the first column. A row with the label -1 is not counted.
             gradients: ``(L, N, C, H, W)``, finite.
         """
         if self._waiting and self._waiting[-1].sizes.shape[0] != len(gradients):
             self._compare()
-        classes = labels if labels.dim() == 1 else labels[:, 0]
+        classes = labels if labels.dim() == 1 else labels[:, 0].long()
         # A sum of sizes is zero only if each of them is, unlike one of squares.
         sizes = torch.linalg.vector_norm(gradients.flatten(2), ord=1, dim=2)
         self._waiting.append(_Query(logits, classes, sizes))
@@ -67,8 +67,8 @@ class ZeroGradients:
         classes = torch.cat([query.classes for query in self._waiting])
         sizes = torch.cat([query.sizes for query in self._waiting], 1)
         self._waiting.clear()
-        of_label = logits.gather(2, classes.expand(len(logits), -1).unsqueeze(2)).squeeze(2)
+        of_label = logits.gather(2, classes.clamp_min(0).expand(len(logits), -1).unsqueeze(2)).squeeze(2)
         first, second = logits.topk(2).values.unbind(2)
         unfinished = (of_label <= second) if self._targeted else (of_label >= first)
         unfinished = unfinished[0] if len(unfinished) == 1 else unfinished.any(0)
-        self._count = self._count + (unfinished & (sizes == 0)).sum()
+        self._count = self._count + (unfinished & (classes >= 0) & (sizes == 0)).sum()

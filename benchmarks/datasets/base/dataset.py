@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import platformdirs
@@ -11,6 +13,7 @@ import torch
 
 from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.benchmarks.datasets import registry
+from robustbench_cli.benchmarks.datasets.base.options import with_options
 from robustbench_cli.benchmarks.datasets.base.split import Split, check_images
 from robustbench_cli.core.errors import UserError
 
@@ -28,19 +31,27 @@ class Dataset(ABC):
         paper: The source of the data: authors, title, place. Shown by ``advdef show``.
         argument_name: What follows the colon in the data set's name (``PATH`` in ``npz:PATH``); ``None`` if nothing does.
         epochs: Training epochs that are usually enough for a small model.
+        any_size: Whether the images have no size of their own, so that a model's preprocessing brings them to its size.
         eps: The usual radius in linf in the literature, the default of attacks and of adversarial training. Unless a data
             set sets it, it is 8/255 as for CIFAR-10.
         classes: The number of classes K.
+        classes_inferred: Whether K is only the largest label plus one, so that there may be more classes.
         shape: ``(C, H, W)`` of every image.
+        class_names: The name of each class, in order; ``None`` if they are unknown.
+        options: The options in its name.
     """
 
     paper: ClassVar[str] = ""
     argument_name: ClassVar[str | None] = None
     epochs: ClassVar[int] = 10
+    any_size: ClassVar[bool] = False
     eps: ClassVar[str] = "8/255"
 
     classes: int
+    classes_inferred: bool = False
     shape: tuple[int, int, int]
+    class_names: tuple[str, ...] | None = None
+    options: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, argument: str | None = None, *, data_dir: Path | None = None) -> None:
         """Checks the argument; reads no image yet.
@@ -65,7 +76,15 @@ class Dataset(ABC):
     def name(self) -> str:
         """The name by which :func:`~.load.load_dataset` finds this data set."""
         name = registry.name_of(type(self))
-        return name if self.argument is None else f"{name}:{self.argument}"
+        return with_options(name if self.argument is None else f"{name}:{self.argument}", self.options)
+
+    def allows_classes(self, classes: int) -> bool:
+        """Whether a model with this number of classes can be one for these data.
+
+        Args:
+            classes: K of the model.
+        """
+        return classes == self.classes or (self.classes_inferred and classes > self.classes)
 
     @abstractmethod
     def load(self, name: SplitName) -> Split:
@@ -104,7 +123,7 @@ class Dataset(ABC):
                 f"{where} has the label {int(labels[index])} at index {index}: with {self.classes} classes, "
                 f"labels are 0 to {self.classes - 1}"
             )
-        images, _ = split.batch(torch.zeros(1, dtype=torch.int64))
+        images, _ = split.first(1)
         if images.dtype != torch.float32 or tuple(images.shape) != (1, *self.shape):
             raise UserError(
                 f"{where} gives images of type {images.dtype} and shape {tuple(images.shape[1:])}: "

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from robustbench_cli.attacks.base.inputs import checked_count, checked_keywords
 from robustbench_cli.benchmarks.datasets.base.split import Split, check_images
-from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.errors import Choice, UserError
 
 __all__ = ["Slice", "first_examples"]
 
@@ -55,7 +55,9 @@ def first_examples(split: Split, n: int) -> Slice:
         )
         raise UserError(f"the split is a {type(argument).__name__}: {hint}")
     n = checked_count(n, "n", "at least one image is needed")
-    images, labels = split.batch(torch.arange(min(n, len(split))))
+    images, labels = split.first(n)
+    if split.left_out:
+        warnings.warn(split.left_out, Choice, stacklevel=3)
     check_images(images, where="the images to be evaluated")
     return Slice(images=images, labels=labels, sha256=_sha256(images, labels))
 

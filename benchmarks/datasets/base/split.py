@@ -39,9 +39,11 @@ class Split(ABC):
         labels: ``(N,)``, int64, each in ``[0, K)``.
         usual_eps: The usual radius in linf of its data set, from which radius-dependent parameters of defenses follow;
             ``None`` if it is unknown.
+        left_out: What a user should know of examples that cannot be read and are left out; empty if there are none.
     """
 
     usual_eps: float | None = None
+    left_out: str = ""
 
     def __init__(self, labels: Tensor) -> None:
         self.labels = labels
@@ -71,6 +73,17 @@ class Split(ABC):
         """
         return self.images(indices), self.labels[indices]
 
+    def first(self, n: int) -> tuple[Tensor, Tensor]:
+        """The first images and their labels, or all of them if there are fewer.
+
+        Args:
+            n: The number of images, at least 1.
+
+        Returns:
+            As :meth:`batch`.
+        """
+        return self.batch(torch.arange(min(n, len(self))))
+
 
 class TensorSplit(Split):
     """Examples in memory.
@@ -98,6 +111,11 @@ class TensorSplit(Split):
         self._images = images.contiguous()
         # A tensor, because a GPU divides by a number less exactly: it multiplies by the reciprocal.
         self._largest = torch.tensor(255.0)
+
+    @property
+    def eight_bits(self) -> bool:
+        """Whether the pixels are stored as uint8."""
+        return self._images.dtype == torch.uint8
 
     @property
     def nbytes(self) -> int:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,16 +20,24 @@ from robustbench_cli.attacks.base.inputs import checked_count, checked_keywords,
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.benchmarks.models import registry
 from robustbench_cli.benchmarks.models.base.factory import make, unwrapped
+from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
+from robustbench_cli.benchmarks.models.base.source import ModelSource, model_source
+from robustbench_cli.benchmarks.weights.fill import LoadedWeights, fill
 from robustbench_cli.core.errors import UserError, one_line
+from robustbench_cli.core.isolation import isolated
 
 __all__ = [
+    "FromFile",
     "Normalize",
+    "build_from_file",
     "build_model",
+    "build_untrained",
     "check_model",
     "default_model",
     "example_images",
     "is_trained",
     "normalized",
+    "require_fit",
 ]
 
 
@@ -112,6 +123,24 @@ def normalized(network: nn.Module, *, mean: Numbers | None, std: Numbers | None,
     return nn.Sequential(OrderedDict(normalize=normalize, network=network))
 
 
+class FromFile(NamedTuple):
+    """A network with the weights of a file.
+
+    Attributes:
+        network: Without its normalization.
+        loaded: What was loaded of the file.
+        spec: The model's name in full.
+        metadata: What its source says of such a file.
+        config: The ``config`` of its source.
+    """
+
+    network: nn.Module
+    loaded: LoadedWeights
+    spec: str
+    metadata: ModelMetadata
+    config: dict[str, Any]
+
+
 @checked_keywords
 def build_model(
     spec: str,
@@ -121,41 +150,171 @@ def build_model(
     mean: Numbers | None = None,
     std: Numbers | None = None,
 ) -> nn.Module:
-    """Builds a model with fresh weights, drawn from torch's global generator.
+    """Builds a model: with its published weights if its name has some, else with fresh weights from torch's global generator.
 
     Args:
-        spec: ``paper-cnn``, ``small-cnn``, ``torchvision:NAME``, or a user's own as ``package.module:object`` or
-            ``path/to/file.py:object``. The object is a class or a function that returns an ``nn.Module``, with no
-            parameters or any of :data:`~.factory.PARAMETERS` (others have defaults); or an ``nn.Module``, which is copied.
+        spec: ``paper-cnn``, ``small-cnn``, ``torchvision:NAME``, ``torchvision:NAME@WEIGHTS``, or a user's own as
+            ``package.module:object`` or ``path/to/file.py:object``. The object is a class or a function that returns an
+            ``nn.Module``, with no parameters or any of :data:`~.factory.PARAMETERS` (others have defaults); or an
+            ``nn.Module``, which is copied.
         shape: ``(C, H, W)`` of the images.
         classes: K.
-        mean: Mean of the normalization that the network expects; see :class:`Normalize`.
+        mean: Mean of the normalization that the network expects; see :class:`Normalize`. Published weights have their own.
         std: Standard deviation of that normalization.
 
     Returns:
         Images ``(N, C, H, W)`` in [0, 1] → logits ``(N, K)``.
 
     Raises:
-        UserError: The model is unknown, cannot be built for this shape, or fails :func:`check_model`.
+        UserError: The model is unknown, cannot be built for this shape, has weights for another number of classes, or fails
+            :func:`check_model`.
     """
     name, size = _checked(spec, shape, classes)
+    source = _source(spec)
+    if source is None or not source.trained:
+        return build_untrained(spec, shape=shape, classes=classes, mean=mean, std=std)
+    metadata = source.metadata
+    require_fit(metadata, name, shape=size, classes=int(classes))
+    if mean is None and std is None:
+        mean, std = metadata.mean, metadata.std
+    with _building(name):
+        network = source.pretrained(shape=size)
+    return _finished(network, name=name, shape=size, classes=classes, mean=mean, std=std)
 
-    def finish(network: nn.Module) -> nn.Module:
-        model = normalized(network, mean=mean, std=std, channels=size[0])
-        if any(map(is_lazy, [*network.parameters(), *network.buffers()])):
-            try:
-                model.eval()(example_images(size)[:1])
-            except Exception as error:
-                raise UserError(f"{name} cannot run on images of shape {size}: {one_line(error)}") from error
-            model.train()
-        check_model(model, example_images(size), classes=classes, name=name)
-        return model
 
+def build_untrained(
+    spec: str,
+    *,
+    shape: tuple[int, int, int],
+    classes: int,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Builds a model with fresh weights, also if its name has published ones: for weights from a file.
+
+    Args:
+        spec: See :func:`build_model`.
+        shape: See :func:`build_model`.
+        classes: See :func:`build_model`.
+        mean: See :func:`build_model`.
+        std: See :func:`build_model`.
+        config: The ``config`` of a :class:`~.source.ModelSource`, from a checkpoint.
+
+    Raises:
+        UserError: See :func:`build_model`.
+    """
+    name, size = _checked(spec, shape, classes)
+    finish = partial(_finished, name=name, shape=size, classes=int(classes), mean=mean, std=std)
+    source = _source(spec, config=config)
+    if source is not None:
+        with _building(name):
+            network = source.untrained(shape=size, classes=int(classes))
+        return finish(network)
+    target, argument = registry.find(spec)
+    return make(target, name=name, shape=size, classes=int(classes), argument=argument, finish=finish)
+
+
+def build_from_file(
+    spec: str,
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    *,
+    shape: tuple[int, int, int],
+    classes: int,
+    config: Mapping[str, Any] | None = None,
+) -> FromFile:
+    """Builds a network with the weights of a file that is no checkpoint of advdef.
+
+    Args:
+        spec: See :func:`build_model`.
+        tensors: As :func:`~robustbench_cli.benchmarks.weights.weights_file.read_tensors` returns them.
+        path: The file.
+        shape: See :func:`build_model`.
+        classes: See :func:`build_model`.
+        config: See :func:`build_untrained`.
+
+    Raises:
+        UserError: See :func:`build_model`; or the file does not fit.
+    """
+    name, size = _checked(spec, shape, classes)
+    source = _source(spec, config=config)
+    if source is None:
+        network = build_untrained(spec, shape=size, classes=classes)
+        return FromFile(network, fill(network, tensors, path, spec=spec), spec, ModelMetadata(), {})
+    metadata = source.metadata if source.trained else ModelMetadata(channels=size[0])
+    # Weights of another name may have been trained further, on other classes.
+    require_fit(metadata, name, shape=size, classes=int(classes) if source.describes_files else None)
+    with _building(name):
+        network, loaded = source.from_file(tensors, path, shape=size, classes=int(classes))
+    network = _finished(network, name=name, shape=size, classes=int(classes), mean=None, std=None)
+    return FromFile(network, loaded, source.spec, metadata, source.config)
+
+
+@contextmanager
+def _building(name: str) -> Iterator[None]:
+    """Runs a library's code and turns any exception into one line."""
+    try:
+        with isolated():
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{name} cannot be built: {one_line(error)}") from error
+
+
+def require_fit(metadata: ModelMetadata, name: str, *, shape: tuple[int, int, int], classes: int | None) -> None:
+    """Checks that published weights are for the images and the classes that they will meet.
+
+    Args:
+        metadata: Of the weights.
+        name: The model's name, for messages.
+        shape: ``(C, H, W)`` of the images.
+        classes: K; ``None`` for any.
+
+    Raises:
+        UserError: They have another number of classes or of channels.
+    """
+    if classes is not None and metadata.classes not in {None, classes}:
+        raise UserError(
+            f"{name} has {metadata.classes:,} classes, and {classes:,} are asked for: give its own number of classes, or "
+            "weights that were trained on yours"
+        )
+    if metadata.channels != shape[0]:
+        raise UserError(
+            f"{name} takes images with {metadata.channels} channels, these have {shape[0]}: give images that it was "
+            "trained on"
+        )
+
+
+def _source(spec: str, *, config: Mapping[str, Any] | None = None) -> ModelSource | None:
+    """See :func:`~.source.model_source`."""
     # A user's file may draw random numbers at its first import; without this, a second model would get other weights.
     state = torch.get_rng_state()
-    target, argument = registry.find(spec)
+    source = model_source(spec, config=config)
     torch.set_rng_state(state)
-    return make(target, name=name, shape=size, classes=int(classes), argument=argument, finish=finish)
+    return source
+
+
+def _finished(
+    network: nn.Module,
+    *,
+    name: str,
+    shape: tuple[int, int, int],
+    classes: int,
+    mean: Numbers | None,
+    std: Numbers | None,
+) -> nn.Module:
+    """The network with its normalization, checked on images of the shape."""
+    model = normalized(network, mean=mean, std=std, channels=shape[0])
+    if any(map(is_lazy, [*network.parameters(), *network.buffers()])):
+        try:
+            model.eval()(example_images(shape)[:1])
+        except Exception as error:
+            raise UserError(f"{name} cannot run on images of shape {shape}: {one_line(error)}") from error
+        model.train()
+    check_model(model, example_images(shape), classes=classes, name=name)
+    return model
 
 
 def _checked(spec: object, shape: object, classes: object) -> tuple[str, tuple[int, int, int]]:
@@ -192,9 +351,9 @@ def default_model(shape: tuple[int, int, int]) -> str:
 
 
 def is_trained(spec: str) -> bool:
-    """Whether a model comes with trained weights: its class, function or module has a true attribute ``trained``.
+    """Whether a model comes with trained weights: by its name, or by a true attribute ``trained``.
 
-    A user's ``nn.Module`` counts as trained, unless its ``trained`` is false.
+    The attribute is one of its class, function or module. A user's ``nn.Module`` counts as trained, unless its ``trained`` is false.
 
     Args:
         spec: As :func:`build_model` takes it.
@@ -202,6 +361,9 @@ def is_trained(spec: str) -> bool:
     Raises:
         UserError: The model is unknown.
     """
+    source = model_source(spec)
+    if source is not None:
+        return source.trained
     target, _ = registry.find(spec)
     return bool(getattr(unwrapped(target), "trained", isinstance(target, nn.Module)))
 

@@ -15,6 +15,7 @@ from robustbench_cli.benchmarks.reports import formats
 from robustbench_cli.benchmarks.reports.gate_options import GATES
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
+from robustbench_cli.cli.leaderboard import show_standings
 from robustbench_cli.cli.options import command, option, output_file, output_format, stores_or_default
 from robustbench_cli.core.errors import UserError
 
@@ -53,6 +54,13 @@ def _gate_options(*, baseline: bool) -> Callable[[Callable[..., None]], Callable
     group="Rows",
     help="Only rows whose column KEY is VALUE. Several keys must all fit; of several values for one key, any.",
 )
+@option(
+    "--leaderboard",
+    metavar="NAME",
+    group="Rows",
+    help="Show where the models would stand on a public leaderboard, in place of the table: cifar10-linf, cifar10-l2, "
+    "cifar100-linf or imagenet-linf.",
+)
 @output_format("table", *formats.format_names())
 @output_file(multiple=True)
 @_gate_options(baseline=False)
@@ -67,6 +75,7 @@ def _gate_options(*, baseline: bool) -> Callable[[Callable[..., None]], Callable
 def report(
     stores: tuple[Path, ...],
     conditions: tuple[str, ...],
+    leaderboard: str | None,
     output_format: str,
     outputs: tuple[Path, ...],
     baseline: Path | None,
@@ -93,7 +102,10 @@ def report(
     earlier = None if baseline is None else gates.read_baseline(baseline)
     allowed = gates.parse_conditions(conditions)
     content = _Content.of([Store(path) for path in stores_or_default(stores)], allowed)
-    _show(content.table, output_format, outputs)
+    if leaderboard is None:
+        _show(content.table, output_format, outputs)
+    else:
+        show_standings(leaderboard, content.table, content.results, output_format, outputs)
     for line in content.conflicts:
         console.warn(line)
     verdicts = [gates.compare(content.table, limit) for gate, limit in limits if not gate.baseline]
@@ -121,11 +133,13 @@ class _Content:
 
     Attributes:
         table: The rows that the user selects.
+        results: All results, those of other rows included.
         missing: A line for each damaged file, failed cell and missing cell among them.
         conflicts: A line for each of the rows that contradicts a certificate.
     """
 
     table: pd.DataFrame
+    results: list[Result]
     missing: list[str]
     conflicts: list[str]
 
@@ -169,6 +183,7 @@ class _Content:
         present = {*table["cell"]}
         return cls(
             table,
+            [result for result, _ in ordered],
             [*damaged, *(failure_line(failure) for failure in failures), *_missing_lines(absent)],
             [line for cell, line in conflicts.items() if cell in present],
         )

@@ -58,6 +58,8 @@ def _facts(entry: dict[str, Any]) -> dict[str, Any]:
         facts["attacked by"] = entry["attacked_by"]
     if "eps" in entry:
         facts["usual radius"] = f"{entry['eps']} in linf, the default of attacks and of adversarial training"
+    if "members" in entry:
+        facts["attacks"] = entry["members"]
     if "argument_name" in entry:
         facts["written"] = f"{entry['name'].partition(':')[0]}:{entry['argument_name']}"
     if entry["kind"] == "training":

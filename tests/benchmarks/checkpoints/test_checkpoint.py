@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import safetensors
 import safetensors.torch
+import timm
 import torch
+from timm.models import save_for_hf
 from torch import nn
 
 from robustbench_cli.benchmarks.checkpoints.checkpoint import (
@@ -390,3 +392,42 @@ def test_no_more_is_built_than_a_file_holds(tmp_path: Path, hrs: MethodSpec, par
         UserError, match=rf"^{path} describes more than [0-9]+ (parts of a defense|draws of a decision)"
     ):
         load_checkpoint(path)
+
+
+def test_a_folder_of_the_hub(tmp_path: Path) -> None:
+    """A local copy of a timm model needs no further word; another folder needs its model, as a file does."""
+    torch.manual_seed(1)
+    theirs = timm.create_model("test_resnet", num_classes=5, in_chans=1).eval()
+    save_for_hf(theirs, tmp_path, safe_serialization=True)
+    images = torch.rand(2, 1, 32, 32)
+    with pytest.warns(
+        Notice, match=r"as timm:test_resnet: 5 classes, images of 160 x 160, normalized by mean 0\.5 and"
+    ):
+        loaded = load_checkpoint(tmp_path, shape=(1, 32, 32))
+    torch.testing.assert_close(loaded.model(images), theirs((images - 0.5) / 0.5))
+    assert (loaded.info.model, loaded.info.classes) == ("timm:test_resnet", 5)
+    save_checkpoint(tmp_path / "ours.safetensors", loaded.model, loaded.info)
+    assert torch.equal(load_checkpoint(tmp_path / "ours.safetensors").model(images), loaded.model(images))
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match="does not say what it holds: give its model and classes"):
+        load_checkpoint(tmp_path, shape=(1, 32, 32))
+
+
+def test_a_folder_of_shards(tmp_path: Path) -> None:
+    """All shards together are the weights, and their hash is of all; a tensor twice is refused."""
+    torch.manual_seed(1)
+    network = own_model().get_submodule("network").eval()
+    state = network.state_dict()
+    shards = {"1.safetensors": list(state)[:2], "2.safetensors": list(state)[2:]}
+    for file, names in shards.items():
+        safetensors.torch.save_file({name: state[name] for name in names}, tmp_path / file)
+    weight_map = {name: file for file, names in shards.items() for name in names}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    options = {"model": "small-cnn", "shape": SHAPE, "classes": 4}
+    loaded = load_checkpoint(tmp_path, **options)  # type: ignore[arg-type]
+    assert torch.equal(loaded.model(example_images(SHAPE)), network(example_images(SHAPE)))
+    safetensors.torch.save_file({name: state[name] + 1 for name in shards["2.safetensors"]}, tmp_path / "2.safetensors")
+    assert load_checkpoint(tmp_path, **options).sha256 != loaded.sha256  # type: ignore[arg-type]
+    safetensors.torch.save_file(state, tmp_path / "2.safetensors")
+    with pytest.raises(UserError, match=r"2\.safetensors has the tensor .* of another shard again"):
+        load_checkpoint(tmp_path, **options)  # type: ignore[arg-type]

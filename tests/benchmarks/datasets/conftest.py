@@ -5,8 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import shutil
 import struct
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request
 
@@ -71,3 +74,27 @@ def known_idx(monkeypatch: pytest.MonkeyPatch, idx_files: dict[str, bytes]) -> C
         monkeypatch.setattr(kind, "resources", resources)
 
     return tell
+
+
+def package(name: str) -> Path:
+    """The folder of an installed package, which is not imported."""
+    spec = find_spec(name)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+@pytest.fixture
+def foolbox_images(tmp_path: Path) -> dict[str, Path]:
+    """Foolbox's 20 images of each of imagenet, cifar10, cifar100 and mnist, in a folder with a file of labels."""
+    folders = {}
+    for name in ("imagenet", "cifar10", "cifar100", "mnist"):
+        folder = tmp_path / f"foolbox-{name}"
+        folder.mkdir()
+        rows = []
+        for path in sorted(package("foolbox").glob(f"data/{name}_*")):
+            shutil.copy(path, folder)
+            rows.append(f"{path.name},{path.stem.rpartition('_')[2]}\n")
+        (folder / "labels.csv").write_text(f"file,label\n{''.join(rows)}")
+        folders[name] = folder
+    return folders

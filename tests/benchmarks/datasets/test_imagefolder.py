@@ -15,7 +15,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from robustbench_cli.benchmarks.datasets.imagefolder import ImageFolder, _samples
+from robustbench_cli.benchmarks.datasets.base.class_folders import files_in_class_folders
+from robustbench_cli.benchmarks.datasets.imagefolder import ImageFolder
 from robustbench_cli.core.errors import UserError
 
 
@@ -66,12 +67,12 @@ def test_class_folders_alone_are_the_test_split(tmp_path: Path) -> None:
         dataset.split("train")
 
 
-def test_images_of_two_sizes_name_two_files(tmp_path: Path) -> None:
+def test_images_of_two_sizes_name_one_of_them(tmp_path: Path) -> None:
     """Two sizes are refused when the image is needed, not silently resized."""
     fill(tmp_path)
     odd = write(tmp_path / "dog", "odd.png", 5, size=(7, 4))
     split = ImageFolder(str(tmp_path)).split("test")
-    with pytest.raises(UserError, match=rf"^{odd} is 7 x 4 and {tmp_path}/cat/00.png is 6 x 4: .* resize the files"):
+    with pytest.raises(UserError, match=rf"^{odd} is 7 x 4, and other .* are 6 x 4: .* with --image-size"):
         split.batch(torch.arange(21))
 
 
@@ -242,4 +243,5 @@ def test_the_order_is_torchvisions(tmp_path: Path) -> None:
     for name in ("b/1.png", "b/a/0.png", "b/c/9.JPG", "B/2.tiff", "b/0.webp", "a/z/y/x.png"):
         write((tmp_path / name).parent, Path(name).name, 3)
     expected = torchvision.datasets.ImageFolder(str(tmp_path)).samples
-    assert _samples(tmp_path, ["B", "a", "b"]) == expected
+    samples = [(str(file), label) for file, label in files_in_class_folders(tmp_path, {"B": 0, "a": 1, "b": 2})]
+    assert samples == expected

@@ -55,6 +55,19 @@ def test_every_list_is_a_dimension(expected: Callable[[str], list[Job]]) -> None
     assert {cell.seed for cell in cells} == {0, 1}
 
 
+def test_options_of_the_data_hold_for_every_data_set(expected: Callable[[str], list[Job]]) -> None:
+    """The names of the cells carry them, and a condition may name the data set without them."""
+    jobs = expected("""
+        dataset: [digits, "digits?channels=1"]
+        image_size: 12
+        channels: 3
+        attacks: fgsm
+        n: 5
+        include: [{dataset: digits}]
+    """)
+    assert {job.cell.dataset for job in jobs} == {"digits?channels=3&image_size=12"}
+
+
 def test_a_suite_in_a_suite_keeps_its_cascade(expected: Callable[[str], list[Job]]) -> None:
     """The attacks beside it are no part of that, and run in their own norm; its own that do not know the norm do not run."""
     jobs = expected("{n: 5, attacks: [cw, {suite: quick}, {suite: minimal-norm}], eps: 0.1}")
@@ -125,6 +138,9 @@ def test_only_what_is_wanted_is_run_and_trained(
         ("defenses: [{name: hrs, chanels: [5, 5]}]", "did you mean 'channels'"),
         ("defenses: {checkpoint: no.safetensors}", r"line 1: .*no.safetensors"),
         ("dataset: digit", r"line 1: unknown dataset 'digit': did you mean 'digits'\?"),
+        ("{channels: 2}", r"line 1: channels is 2: give 1 or 3"),
+        ("{n: 5, crop: none}", "line 1: crop=none has no meaning without an image size"),
+        ("{on_bad_image: skip}", "data set digits has no option 'on_bad_image'"),
         ("model: smal-cnn", r"line 1: .*did you mean 'small-cnn'\?"),
         ("decision: vot", r"line 1: unknown decision rule 'vot': did you mean 'vote'\?"),
         ("train: {epochs: 0}", "line 1: train.epochs is 0"),

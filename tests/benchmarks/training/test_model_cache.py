@@ -7,9 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import platformdirs
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
+from timm.models import save_for_hf
 
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec, open_defended_model
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
@@ -17,10 +21,11 @@ from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.training import model_cache
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.benchmarks.training.train import cached_checkpoint
-from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.errors import Notice, UserError
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
+from ..fake_hub import FakeHub
 from .conftest import own_defense, same, tensors
 
 MakeCache = Callable[..., ModelCache]
@@ -222,3 +227,64 @@ def test_missing_lists_every_stage_once(cache: MakeCache) -> None:
     assert prepared.missing(stages[-1]) == stages
     prepared.trained(stages[0])
     assert prepared.missing(stages[-1]) == stages[1:]
+
+
+def npz(path: Path, *, classes: int | None, largest: int) -> str:
+    """A data set of gray images with labels up to a largest one; its number of classes is in the file or is not."""
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Any] = {
+        "images": rng.random((4, 32, 32), dtype=np.float32),
+        "labels": np.arange(4) % (largest + 1),
+    }
+    arrays["labels"][0] = largest
+    np.savez(path, **arrays, **({} if classes is None else {"classes": np.int64(classes)}))
+    return f"npz:{path}"
+
+
+@pytest.mark.filterwarnings("ignore::robustbench_cli.core.errors.Notice")
+def test_published_weights_follow_the_hub(cache: MakeCache, hub: FakeHub, tmp_path: Path) -> None:
+    """They are downloaded once; a change under the same name on the Hub is seen, and is another model."""
+    network = timm.create_model("test_resnet", num_classes=5, in_chans=1)
+    save_for_hf(network, tmp_path / "saved", safe_serialization=True)
+    hub.publish("owner/net", tmp_path / "saved")
+    prepared = cache(npz(tmp_path / "data.npz", classes=5, largest=4))
+    first, again = (prepared.trained(prepared.training(model="hf-hub:owner/net")) for _ in range(2))
+    assert first.identity == again.identity
+    assert (first.model, first.mean, first.std, first.classes) == ("hf-hub:owner/net", (0.5,), (0.5,), 5)
+    assert sorted(hub.downloads) == ["config.json", "model.safetensors"]
+    changed = {name: tensor + 1 for name, tensor in network.state_dict().items()}
+    save_file(changed, tmp_path / "saved" / "model.safetensors")
+    hub.publish("owner/net", tmp_path / "saved")
+    hub.commit = "2" * 40
+    third = prepared.trained(prepared.training(model="hf-hub:owner/net"))
+    assert third.identity != first.identity
+    torch.testing.assert_close(third.load().state_dict()["network.fc.bias"], network.state_dict()["fc.bias"] + 1)
+
+
+@pytest.mark.filterwarnings("ignore::robustbench_cli.core.errors.Notice")
+def test_published_weights_keep_their_classes(cache: MakeCache, hub: FakeHub, tmp_path: Path) -> None:
+    """They may be more than the labels reach, but not other than the data set says."""
+    save_for_hf(timm.create_model("test_resnet", num_classes=5, in_chans=1), tmp_path / "saved")
+    hub.publish("owner/net", tmp_path / "saved")
+    prepared = cache(npz(tmp_path / "few.npz", classes=None, largest=2))
+    assert prepared.trained(prepared.training(model="hf-hub:owner/net")).classes == 5
+    for name, classes, largest in (("three.npz", 3, 2), ("many.npz", None, 7)):
+        other = cache(npz(tmp_path / name, classes=classes, largest=largest))
+        with pytest.raises(
+            UserError, match=rf"hf-hub:owner/net has 5 classes, npz:.*{name} has {largest + 1}: give weights"
+        ):
+            other.training(model="hf-hub:owner/net")
+
+
+def test_what_is_assumed_of_published_weights_is_said(cache: MakeCache, hub: FakeHub, tmp_path: Path) -> None:
+    """In one line with their normalization, unless the user gives one."""
+    save_for_hf(timm.create_model("test_resnet", num_classes=5, in_chans=1), tmp_path / "saved")
+    hub.publish("owner/net", tmp_path / "saved")
+    prepared = cache(npz(tmp_path / "data.npz", classes=5, largest=4))
+    with pytest.warns(
+        Notice, match=r"hf-hub:owner/net: 5 classes, images of 160 x 160, normalized by mean 0\.5 .*@1111"
+    ):
+        prepared.training(model="hf-hub:owner/net")
+    with pytest.warns(Notice, match="normalized by the given mean and std"):
+        given = prepared.training(model="hf-hub:owner/net", mean=(0.0,), std=(1.0,))
+    assert (given.mean, given.std) == ((0.0,), (1.0,))

@@ -148,7 +148,8 @@ def test_a_base_must_fit(cache: MakeCache, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"nothing to train: name a --defense to put around {base.path}"):
         prepared.training(base=base)
     rng = np.random.default_rng(0)
-    arrays = {"images": rng.random((9, 8, 8), dtype=np.float32), "labels": np.arange(9) % 3}
+    arrays: dict[str, Any] = {"images": rng.random((9, 8, 8), dtype=np.float32), "labels": np.arange(9) % 3}
+    arrays["classes"] = np.int64(3)
     np.savez(tmp_path / "three.npz", **arrays, train_images=arrays["images"], train_labels=arrays["labels"])
     with pytest.raises(UserError, match=r"takes images \(1, 8, 8\) of 10 classes, npz:.* has \(1, 8, 8\) of 3"):
         cache(f"npz:{tmp_path / 'three.npz'}").training(base=base, defenses=(NOISE,))

@@ -543,10 +543,24 @@ def test_bad_data_are_an_error(advdef: Advdef, here: Path, checkpoint: Path) -> 
         ),
         ("npz:classes.npz", "the labels of npz:classes.npz reach from 0 to 15, and model.safetensors gives 10 logits"),
         ("npz:bright.npz", "the test images of bright.npz reach from 0 to 255: give uint8, or floats in [0, 1]"),
-        ("npz:large.npz", "model.safetensors takes images of shape (1, 8, 8), those of npz:large.npz have (1, 9, 9)"),
+        (
+            "npz:large.npz",
+            "model.safetensors takes images of shape (1, 8, 8), those of npz:large.npz have (1, 9, 9): name the data set",
+        ),
+        ("digits?image_sice=8", "data set digits has no option 'image_sice': did you mean 'image_size'?"),
     ]:
         command = ("attack", "--checkpoint", "model.safetensors", "--dataset", dataset, "--attack", "fgsm")
         assert error_line(advdef(*command)).startswith(line)
+
+
+def test_images_of_another_size_are_brought_to_the_model(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """The message's own way out works, and the row names the data as they were seen."""
+    np.savez("color.npz", images=np.zeros((4, 9, 9, 3), np.uint8), labels=np.arange(4))
+    command = ("attack", "--checkpoint", "model.safetensors", "--dataset", "npz:color.npz", "--attack", "fgsm")
+    assert error_line(advdef(*command)).endswith("bring the images to it with --channels 1 --image-size 8")
+    outcome = advdef(*command, "--channels", "1", "--image-size", "8", "-o", "t.csv")
+    assert outcome.code == 0, outcome.stderr
+    assert "npz:color.npz?channels=1&image_size=8," in Path("t.csv").read_text(encoding="utf-8")
 
 
 def test_a_checkpoint_runs_no_code(advdef: Advdef, here: Path, checkpoint: Path) -> None:
@@ -841,3 +855,43 @@ def test_more_images_than_the_data_set_has(
     assert ended.err == (line if warned else "")
     (row,) = csv.DictReader(Path("a.csv").read_text().splitlines())
     assert row["n"] == "500"
+
+
+def test_an_attack_of_another_library_is_a_row_like_any_other(
+    advdef: Advdef, advdef_process: Advdef, here: Path, checkpoint: Path
+) -> None:
+    """Its parameters are set and shown, its cell resumes, and a report of the store imports nothing of the library."""
+    command = (
+        "attack",
+        "--checkpoint",
+        str(checkpoint),
+        "--attack",
+        "torchattacks:PGD",
+        "--attack",
+        "foolbox:L2DeepFoolAttack",
+    )
+    command = (*command, "--set", "torchattacks:PGD.steps=2", "--set", "candidates=3", "--n", "20")
+    ended = advdef(*command, "-o", "table.csv")
+    assert ended.code == 0, ended.err
+    rows = table(here / "table.csv")
+    assert [(row["attack"], row["norm"]) for row in rows] == [
+        ("torchattacks:PGD(steps=2)", "linf"),
+        ("foolbox:L2DeepFoolAttack(candidates=3)", "l2"),
+    ]
+    assert all(float(row["robust_accuracy"]) < float(row["clean_accuracy"]) for row in rows)
+    # Two steps, the scoring of 20 images before and after them, and what measures the model.
+    assert 80 <= int(rows[0]["forwards"]) <= 160
+    assert int(rows[0]["backwards"]) >= 40
+    assert "2/2 cells cached" in advdef(*command).err
+    (here / "torchattacks.py").write_text("raise SystemExit('imported')")
+    reported = advdef_process("report")
+    assert reported.code == 0
+    assert "torchattacks:PGD(steps=2)" in reported.out
+
+
+def test_a_norm_that_another_librarys_attack_lacks_is_an_error(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """The norm of its class is the only one, and attacks of the project are offered for others."""
+    command = ("attack", "--checkpoint", str(checkpoint), "--attack", "torchattacks:PGD", "--norm", "l2", "--eps", "1")
+    assert error_line(advdef(*command)).startswith(
+        "torchattacks:PGD does not support the norm l2 (it supports linf); for l2 use "
+    )

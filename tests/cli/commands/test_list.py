@@ -16,8 +16,8 @@ from robustbench_cli.benchmarks.suites.load import suite_names
 from robustbench_cli.cli.catalog import card
 
 NAMES = {
-    # What a command of its own runs is an attack too.
-    "attack": lambda: sorted([*attacks.registry.names(), "reprogramming"]),
+    # What a command of its own runs is an attack too, and so are those of other libraries.
+    "attack": lambda: sorted([*attacks.registry.names(), "reprogramming", "art:", "foolbox:", "torchattacks:"]),
     "defense": defenses.registry.names,
     "dataset": datasets.registry.names,
     "model": models.registry.names,

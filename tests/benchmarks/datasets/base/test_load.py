@@ -119,7 +119,7 @@ def test_from_python_a_folder_is_words_or_a_path(tmp_path: Path) -> None:
         (digits, {}, "the data set is a Digits: it is loaded already"),
         (None, {}, "the data set is a NoneType: give its name"),
         ("digits", {"data_dir": 3}, "data_dir is a int: give the path of a folder"),
-        ("digits", {"root": tmp_path}, "load_dataset has no parameter 'root': known: data_dir, name"),
+        ("digits", {"root": tmp_path}, "load_dataset has no parameter 'root': known: channels, crop, data_dir, "),
     ):
         with pytest.raises(UserError, match=f"^{line}"):
             load_dataset(name, **keywords)  # type: ignore[arg-type]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from robustbench_cli.benchmarks.checkpoints.fill import LoadedWeights, fill
-from robustbench_cli.benchmarks.checkpoints.weights_file import read_bytes, read_tensors
+from robustbench_cli.benchmarks.models.base.wide_resnet import WideResNet
+from robustbench_cli.benchmarks.weights.fill import LoadedWeights, fill
+from robustbench_cli.benchmarks.weights.weights_file import read_bytes, read_tensors
 from robustbench_cli.core.errors import UserError
 
 from .conftest import network, same
@@ -229,3 +230,18 @@ def test_what_is_left_over_is_named(tmp_path: Path, content: Any, message: str) 
     with pytest.raises(UserError, match=message) as caught:
         filled(tmp_path / "a.pt", content)
     assert "\n" not in str(caught.value)
+
+
+def test_layers_of_a_file_that_the_network_does_not_use(tmp_path: Path) -> None:
+    """TRADES' files of a wide ResNet have a fourth group: the line says that it is left out, and the logits are the same."""
+    model, fresh = (WideResNet(depth=10, width=1, channels=3, classes=4) for _ in range(2))
+    state = model.state_dict()
+    unused = {f"sub_{name}": tensor for name, tensor in state.items() if name.startswith("block1.")}
+    path = tmp_path / "trades.pt"
+    torch.save({"state_dict": prefixed("module.", state | unused)}, path)
+    taken = fill(fresh, read_tensors(read_bytes(path), path), path, spec="wrn-10-1")
+    assert "left out module.sub_block1.layer.0.bn1.weight" in taken.message
+    assert same(fresh.state_dict(), state)
+    with pytest.raises(UserError, match=r"unexpected module\.sub_block2"):
+        torch.save(prefixed("module.", state | {"sub_block2.weight": torch.ones(1)}), path)
+        fill(fresh, read_tensors(read_bytes(path), path), path, spec="wrn-10-1")

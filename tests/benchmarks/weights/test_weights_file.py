@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.benchmarks.checkpoints.weights_file import (
+from robustbench_cli.benchmarks.weights.weights_file import (
     read_bytes,
     read_metadata,
     read_tensors,

@@ -21,7 +21,16 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 
-__all__ = ["StateDict", "key_rank", "read_bytes", "read_metadata", "read_tensors", "require_finite", "shortened"]
+__all__ = [
+    "StateDict",
+    "key_rank",
+    "read_bytes",
+    "read_content",
+    "read_metadata",
+    "read_tensors",
+    "require_finite",
+    "shortened",
+]
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _KEYS = (
@@ -125,23 +134,39 @@ def read_tensors(data: bytes, path: Path) -> StateDict:
     Raises:
         UserError: The file is cut off, would run code when loaded, has no state dict, or has NaN or infinity.
     """
-    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= _LONGEST_HEADER:
-        try:
-            state = StateDict(load_safetensors(data))
-        except SafetensorError as error:
-            raise UserError(f"{path} is cut off or damaged ({one_line(error)}): save or download it again") from None
-    elif data.startswith(b"PK"):
-        state = _preferred_state(_load_zip(data, path), path)
-    elif data.startswith(b"\x80"):
-        state = _preferred_state(_load_pickle(data, path), path)
-    else:
-        raise UserError(
-            f"{path} is neither a safetensors nor a PyTorch file (it begins with {data[:8]!r}): "
-            f"give a state dict saved as {', '.join(_SUFFIXES)}"
-        )
+    content = read_content(data, path)
+    state = content if isinstance(content, StateDict) else _preferred_state(content, path)
     if not state.alternatives:
         require_finite(state, path)
     return state
+
+
+def read_content(data: bytes, path: Path) -> Any:
+    """The content of a file as it was saved: tensors, numbers and texts in dictionaries and lists, on the CPU.
+
+    Args:
+        data: See :func:`read_tensors`.
+        path: The file's name, for messages.
+
+    Returns:
+        A :class:`StateDict` of a safetensors file; otherwise what ``torch.save`` was given.
+
+    Raises:
+        UserError: The file is cut off, or would run code when loaded.
+    """
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= _LONGEST_HEADER:
+        try:
+            return StateDict(load_safetensors(data))
+        except SafetensorError as error:
+            raise UserError(f"{path} is cut off or damaged ({one_line(error)}): save or download it again") from None
+    if data.startswith(b"PK"):
+        return _load_zip(data, path)
+    if data.startswith(b"\x80"):
+        return _load_pickle(data, path)
+    raise UserError(
+        f"{path} is neither a safetensors nor a PyTorch file (it begins with {data[:8]!r}): "
+        f"give a state dict saved as {', '.join(_SUFFIXES)}"
+    )
 
 
 def require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.benchmarks.checkpoints.weights_file import StateDict, key_rank, require_finite, shortened
+from robustbench_cli.benchmarks.weights.weights_file import StateDict, key_rank, require_finite, shortened
 from robustbench_cli.core.errors import UserError
 
 __all__ = ["LoadedWeights", "fill"]
@@ -76,7 +76,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, spec: s
     and the std of its normalization, the counter of an average, and weights of the same network under another key or prefix.
 
     Args:
-        model: Is changed in place.
+        model: Is changed in place. Names that begin with one of its ``unused_in_files`` are left out, if it has this attribute.
         tensors: As :func:`read_tensors` returns them.
         path: The file, for messages.
         spec: The model's name, for messages.
@@ -92,7 +92,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, spec: s
     candidates = [
         candidate
         for key, tensors_at_key in {state.key: state, **state.alternatives}.items()
-        for candidate in _candidates(key, tensors_at_key, expected)
+        for candidate in _candidates(key, tensors_at_key, expected, getattr(model, "unused_in_files", ()))
     ]
     fitting = [candidate for candidate in candidates if not candidate.faults]
     if not fitting:
@@ -119,6 +119,7 @@ class _Candidate:
         shapes: Names with another shape than in the model, with both shapes.
         normalization: The names of a mean and a std beside the network.
         values: The values of these two.
+        unused: Names in the file for layers that no image passes through.
     """
 
     key: str
@@ -129,6 +130,7 @@ class _Candidate:
     shapes: list[str]
     normalization: tuple[str, str] | None
     values: tuple[tuple[float, ...], tuple[float, ...]] | None
+    unused: list[str]
 
     @property
     def matches(self) -> int:
@@ -173,17 +175,22 @@ class _Candidate:
             notes.append(
                 "the layers before it are not in the file: give --mean and --std if they normalized the images"
             )
+        if self.unused:
+            notes.append(f"left out {shortened(self.unused)}, which the network does not use")
         mean, std = self.values or (None, None)
         return LoadedWeights(f"{path}: {'; '.join(notes)}" if notes else "", bool(others), mean, std)
 
 
-def _candidates(key: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[_Candidate]:
+def _candidates(
+    key: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor], unused: tuple[str, ...]
+) -> list[_Candidate]:
     """The networks in a state dict: one per prefix before the model's names, and at least one.
 
     Args:
         key: The key of the state dict in the file.
         state: The state dict.
         expected: The state dict of the model.
+        unused: The beginnings of names for layers that no image passes through.
     """
     model_parts = {part for name in expected for part in name.split(".")}
     unwrapped = {_unwrapped(name, model_parts): name for name in state}
@@ -197,7 +204,7 @@ def _candidates(key: str, state: Mapping[str, Tensor], expected: Mapping[str, Te
     most_common = max(prefixes, key=lambda prefix: (prefixes[prefix], -len(prefix)), default="")
     networks = {f"{prefix}{name}" for prefix in complete for name in expected}
     return [
-        _candidate(key, prefix, state, expected, unwrapped, networks=networks, required=required)
+        _candidate(key, prefix, state, expected, unwrapped, networks=networks, required=required, unused=unused)
         for prefix in complete or [most_common]
     ]
 
@@ -222,6 +229,7 @@ def _candidate(
     *,
     networks: Collection[str],
     required: Iterable[str],
+    unused: tuple[str, ...],
 ) -> _Candidate:
     """The candidate of one prefix.
 
@@ -233,10 +241,12 @@ def _candidate(
         unwrapped: The names in the file, by the same names without the parts of wrappers.
         networks: The names of all complete networks in the state dict.
         required: The model's names that the file must have.
+        unused: See :func:`_candidates`.
     """
     tensors = {name: state[unwrapped[f"{prefix}{name}"]] for name in expected if f"{prefix}{name}" in unwrapped}
     used = {*networks, *(f"{prefix}{name}" for name in expected)}
-    rest = [name for name in unwrapped if name not in used and name.rpartition(".")[2] != "n_averaged"]
+    others = [name for name in unwrapped if name not in used and name.rpartition(".")[2] != "n_averaged"]
+    rest = [name for name in others if not name.removeprefix(prefix).startswith(unused)]
     pair = _normalization(rest, {name: state[unwrapped[name]] for name in rest})
     return _Candidate(
         key=key,
@@ -251,6 +261,7 @@ def _candidate(
         ],
         normalization=None if pair is None else (unwrapped[pair[0]], unwrapped[pair[1]]),
         values=None if pair is None else (_numbers(state[unwrapped[pair[0]]]), _numbers(state[unwrapped[pair[1]]])),
+        unused=[unwrapped[name] for name in others if name not in rest],
     )
 
 

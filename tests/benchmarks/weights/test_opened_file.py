@@ -10,14 +10,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from robustbench_cli.benchmarks.checkpoints import defended_model, opened_file
+from robustbench_cli.benchmarks.checkpoints import defended_model
 from robustbench_cli.benchmarks.checkpoints.checkpoint import load_checkpoint
 from robustbench_cli.benchmarks.checkpoints.defended_model import (
     DefendedModel,
     load_defended_model,
     open_defended_model,
 )
-from robustbench_cli.benchmarks.checkpoints.opened_file import open_file
+from robustbench_cli.benchmarks.weights import opened_file
+from robustbench_cli.benchmarks.weights.opened_file import open_file
 from robustbench_cli.cli.main import main
 from robustbench_cli.core.errors import UserError
 

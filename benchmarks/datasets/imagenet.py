@@ -1,0 +1,228 @@
+"""ImageNet's validation images as people have them: in synset folders, or in one folder with a file of labels."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from robustbench_cli.benchmarks.datasets.base.class_folders import (
+    class_folders,
+    files_in_class_folders,
+    image_file,
+    read_labels,
+    read_text,
+)
+from robustbench_cli.benchmarks.datasets.base.dataset import SplitName
+from robustbench_cli.benchmarks.datasets.base.pictures import Example, Pictures, shuffled
+from robustbench_cli.benchmarks.datasets.base.preprocessing import UNCHANGED, Preprocessing
+from robustbench_cli.benchmarks.datasets.base.regular import open_regular
+from robustbench_cli.core.errors import UserError, one_line
+
+__all__ = ["ImageNet"]
+
+CLASSES = 1000
+
+_VALIDATION = ("val", "ILSVRC2012_img_val", "ILSVRC/Data/CLS-LOC/val", ".")
+_TRAINING = ("train", "ILSVRC2012_img_train", "ILSVRC/Data/CLS-LOC/train")
+_DEVKIT = ("ILSVRC2012_devkit_t12/data", "devkit/data", "data", ".")
+_GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+_SOLUTION = "LOC_val_solution.csv"
+
+_FLAT = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
+
+_LARGEST_MATRIX = 2**24
+"""The most bytes of the development kit's meta.mat after its decompression; it has about a tenth of them."""
+
+
+class ImageNet(Pictures):
+    """ImageNet (ILSVRC 2012): 50,000 validation images of 1,000 classes, color, of any size.
+
+    ``PATH`` is the validation folder, or the folder above it (``PATH/val``). Its images are in a folder per synset
+    (``n01440764``), or all in one folder under their original names (``ILSVRC2012_val_00000001.JPEG``). Then a file of labels
+    is needed above or beside them: ``ILSVRC2012_validation_ground_truth.txt`` with ``meta.mat``, as in the development kit;
+    Kaggle's ``LOC_val_solution.csv``; or ``labels.csv`` with the columns ``file`` and ``label``. The classes have
+    torchvision's order, the sorted synsets, also where a folder has only some of them, as ImageNet-R and ImageNet-A.
+    Folders may be called by class numbers, ``0`` to ``999``, as in ImageNet-V2.
+
+    ``?ids=FILE`` evaluates the files of a list, in its order, one ``SYNSET/FILE.JPEG`` a line, as RobustBench's list of 5,000.
+    ``?class_list=FILE`` gives other class folders, one name a line, in the order of the model's outputs.
+    """
+
+    paper: ClassVar[str] = (
+        "O. Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015, arXiv 1409.0575"
+    )
+    argument_name: ClassVar[str | None] = "PATH"
+    eps: ClassVar[str] = "4/255"
+
+    def __init__(
+        self,
+        argument: str | None = None,
+        *,
+        data_dir: Path | None = None,
+        preprocessing: Preprocessing = UNCHANGED,
+        on_bad_image: str = "stop",
+        ids: str | None = None,
+        class_list: str | None = None,
+    ) -> None:
+        super().__init__(argument, data_dir=data_dir, preprocessing=preprocessing, on_bad_image=on_bad_image)
+        self._path = Path(argument or "").expanduser()
+        if not self._path.is_dir():
+            raise UserError(f"no folder {self._path}: give imagenet:PATH, where PATH has ImageNet's validation images")
+        if class_list is None:
+            synsets, self.class_names = _imagenet_classes()
+        else:
+            synsets = self.class_names = _lines(Path(class_list).expanduser())
+        self.classes = len(synsets)
+        self._number_of = {synset: number for number, synset in enumerate(synsets)}
+        if class_list is None:
+            self._number_of |= {str(number): number for number in range(CLASSES)}
+        self._folder = next(path for name in _VALIDATION if (path := self._path / name).is_dir())
+        self._test = self._evaluated(None if ids is None else Path(ids).expanduser())
+        self.shape = self.shape_of(self._test)
+
+    def examples(self, name: SplitName) -> list[Example]:
+        if name == "test":
+            return self._test
+        folder = next((path for name in _TRAINING if (path := self._path / name).is_dir()), None)
+        if folder is None:
+            raise UserError(f"{self._path} has no folder train, so there is nothing to train on")
+        return shuffled(files_in_class_folders(folder, self._labels_of_folders(folder)))
+
+    def _evaluated(self, ids: Path | None) -> list[Example]:
+        """The validation images in their final order: that of the list of ids, or shuffled."""
+        flat = dict(self._flat())
+        if ids is not None:
+            return [self._listed(line, flat, where=f"{ids}, line {row}") for row, line in enumerate(_lines(ids), 1)]
+        if flat:
+            return shuffled([(image_file(self._folder, name, where=""), label) for name, label in flat.items()])
+        return shuffled(files_in_class_folders(self._folder, self._labels_of_folders(self._folder)))
+
+    def _labels_of_folders(self, folder: Path) -> dict[str, int]:
+        """The label of each class folder."""
+        names = class_folders(folder)
+        unknown = [name for name in names if name not in self._number_of]
+        if unknown:
+            raise UserError(
+                f"{folder} has the folder {unknown[0]}, which is not among the {self.classes:,} classes: "
+                "give their folders in the model's order with ?class_list=FILE, or the data as imagefolder:PATH"
+            )
+        return {name: self._number_of[name] for name in names}
+
+    def _listed(self, line: str, flat: Mapping[str, int], *, where: str) -> Example:
+        """The image of a line of ``ids``."""
+        synset, _, name = line.rpartition("/")
+        if name in flat:
+            return image_file(self._folder, name, where=where), flat[name]
+        if synset not in self._number_of:
+            raise UserError(f"{where}: '{line[:80]}': give SYNSET/FILE.JPEG")
+        file = image_file(self._folder, line, where=where)
+        if not Path(file.path).is_file():
+            raise UserError(f"{where}: no file {file}: the list and the folder do not fit")
+        return file, self._number_of[synset]
+
+    def _flat(self) -> Iterator[tuple[str, int]]:
+        """The images that are all in one folder, by name, with their labels."""
+        names = sorted(path.name for path in self._folder.iterdir() if _FLAT.fullmatch(path.name))
+        if not names:
+            return
+        labels = self._labels_of_files()
+        for name in names:
+            label = labels.get(name.removesuffix(".JPEG"))
+            if label is None:
+                raise UserError(f"{self._folder / name} has no label in the file of labels")
+            yield name, label
+
+    def _labels_of_files(self) -> dict[str, int]:
+        """The label of each validation image by its name without an ending, from whichever file of labels there is."""
+        # Kaggle's file is beside the folder ILSVRC, three above the images.
+        folders = [self._folder, *self._folder.resolve().parents[:4]]
+        for folder in folders:
+            for name in ("labels.csv", _SOLUTION):
+                if (folder / name).is_file():
+                    return {
+                        file.removesuffix(".JPEG"): self._number(label, where)
+                        for where, file, label in read_labels(folder / name)
+                    }
+            for name in _DEVKIT:
+                if (folder / name / _GROUND_TRUTH).is_file():
+                    return self._of_the_devkit(folder / name)
+        raise UserError(
+            f"{self._folder} has all images in one folder, and no file of labels is there: put {_GROUND_TRUTH} and meta.mat "
+            f"of the development kit, {_SOLUTION}, or labels.csv (file,label) beside it"
+        )
+
+    def _number(self, label: str, where: str) -> int:
+        # Kaggle's column goes on with boxes: 'n03995372 85 1 499 272'.
+        synset = label.partition(" ")[0]
+        if synset not in self._number_of:
+            raise UserError(f"{where}: '{label[:80]}' is not among the {self.classes:,} classes")
+        return self._number_of[synset]
+
+    def _of_the_devkit(self, folder: Path) -> dict[str, int]:
+        """The labels of the development kit, whose classes have an order of their own."""
+        synset_of = _devkit_synsets(folder / "meta.mat")
+        labels = {}
+        for row, number in enumerate(_lines(folder / _GROUND_TRUTH), 1):
+            where = f"{folder / _GROUND_TRUTH}, line {row}"
+            synset = synset_of.get(number)
+            if synset is None:
+                raise UserError(f"{where}: '{number[:80]}' is no class of meta.mat")
+            labels[f"ILSVRC2012_val_{row:08}"] = self._number(synset, where)
+        return labels
+
+
+@cache
+def _imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The 1,000 synsets and their names, in torchvision's order: the facts of ILSVRC 2012, with torchvision's names."""
+    path = Path(__file__).with_name("imagenet_classes.tsv")
+    rows = [line.partition("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    return tuple(synset for synset, _, _ in rows), tuple(name for *_, name in rows)
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    """The lines of a list, without empty ones."""
+    if not path.is_file():
+        raise UserError(f"no file {path}: give a list with one name a line")
+    lines = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
+    if not lines:
+        raise UserError(f"{path} is empty: give one name a line")
+    return lines
+
+
+def _devkit_synsets(path: Path) -> dict[str, str]:
+    """The synset of each class of the development kit, by its number there (ILSVRC2012_ID, from 1)."""
+    if not path.is_file():
+        raise UserError(f"no file {path}: it gives the synsets of the development kit's classes")
+    from scipy.io import loadmat
+
+    try:
+        with open_regular(path) as file:
+            _require_small(file.read(_LARGEST_MATRIX))
+            file.seek(0)
+            # SciPy makes arrays, records and text of the file; nothing of it is run.
+            table = loadmat(file, variable_names=["synsets"], squeeze_me=True, struct_as_record=True)["synsets"]
+        leaves = table[table["num_children"] == 0]
+        return {str(int(row["ILSVRC2012_ID"])): str(row["WNID"]) for row in leaves}
+    except Exception as error:  # noqa: BLE001 - a damaged file can raise any exception
+        raise UserError(f"{path} cannot be read as the development kit's meta.mat ({one_line(error)})") from None
+
+
+def _require_small(content: bytes) -> None:
+    """Makes sure that the elements of a MATLAB file (level 5) unpack to a bounded size.
+
+    A header of 128 bytes; then for each element its type and its number of bytes, as uint32. Type 15 is compressed.
+    """
+    order: Literal["little", "big"] = "little" if content[126:128] == b"IM" else "big"
+    position, total = 128, 0
+    while position + 8 <= len(content):
+        kind, size = (int.from_bytes(content[position + at : position + at + 4], order) for at in (0, 4))
+        element = content[position + 8 : position + 8 + size]
+        unpacked = zlib.decompressobj().decompress(element, _LARGEST_MATRIX) if kind == 15 else element
+        total += len(unpacked)
+        if total >= _LARGEST_MATRIX:
+            raise UserError(f"it holds more than {_LARGEST_MATRIX:,} bytes")
+        position += 8 + size

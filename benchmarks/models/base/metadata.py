@@ -1,0 +1,66 @@
+"""What the source of a network's weights says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["ModelMetadata"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMetadata:
+    """What the source of weights says of the images and the classes that they were trained for.
+
+    Attributes:
+        classes: K; ``None`` for weights that fit any number.
+        class_names: The names of the classes, in order; empty where the source has none.
+        channels: C.
+        mean: Mean of the normalization that the network expects, per channel; ``None`` if the source names none.
+        std: Standard deviation of that normalization.
+        normalizes: Whether the network normalizes the images itself.
+        image_size: ``(H, W)`` of the images; ``None`` if the source names no size.
+        resize: The length in pixels to which the shorter side of an image is resized before its center is cropped.
+        interpolation: Of this resizing: ``bilinear``, ``bicubic`` or ``nearest``.
+        origin: Where the weights come from: a file, a URL, or a repository with its commit.
+    """
+
+    classes: int | None = None
+    class_names: tuple[str, ...] = ()
+    channels: int = 3
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    normalizes: bool = False
+    image_size: tuple[int, int] | None = None
+    resize: int | None = None
+    interpolation: str | None = None
+    origin: str = ""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a source says anything of the weights."""
+        return self != ModelMetadata(channels=self.channels)
+
+    def assumptions(self, *, normalization_is_given: bool) -> str:
+        """What is assumed of the images, as the end of a one-line message.
+
+        Args:
+            normalization_is_given: Whether the user gave a mean and a standard deviation.
+
+        >>> ModelMetadata(classes=10, mean=(0.5,), std=(0.25,)).assumptions(normalization_is_given=False)
+        '10 classes, normalized by mean 0.5 and std 0.25'
+        """
+        parts = [] if self.classes is None else [f"{self.classes:,} classes"]
+        if self.image_size is not None:
+            parts.append(f"images of {self.image_size[0]} x {self.image_size[1]}")
+        if normalization_is_given:
+            parts.append("normalized by the given mean and std")
+        elif self.mean is not None and self.std is not None:
+            mean, std = (",".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+            parts.append(f"normalized by mean {mean} and std {std}")
+        elif self.normalizes:
+            parts.append("normalized by the network itself")
+        else:
+            parts.append(
+                "and nothing says how images are normalized: none is used; give --mean and --std if it needs one"
+            )
+        return ", ".join(parts) + (f"; weights: {self.origin}" if self.origin else "")

@@ -1,0 +1,165 @@
+"""Sources of networks: libraries and hubs that give a network by name, with published weights."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from robustbench_cli.benchmarks.models import registry
+from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
+from robustbench_cli.benchmarks.weights.fill import LoadedWeights, fill
+from robustbench_cli.core.errors import UserError
+
+__all__ = ["ModelSource", "model_source", "require_library"]
+
+
+class ModelSource(ABC):
+    """A network of a library or a hub, by its name: ``timm:resnet18``, or with weights ``timm:resnet18@a1_in1k``.
+
+    A source is one file in ``models/``. Its libraries are imported when they are needed, not with its module.
+
+    Attributes:
+        prefix: What comes before the colon.
+        form: What follows it, for messages.
+        describes_files: Whether a file with weights of this name has the number of classes that the metadata say.
+        name: The name of the network, without the weights.
+        weights: The name of its published weights; ``None`` if the user named none.
+        config: What the network is built from besides its name: JSON that a checkpoint keeps. Empty for most sources.
+    """
+
+    prefix: ClassVar[str]
+    form: ClassVar[str] = "NAME[@WEIGHTS]"
+    describes_files: ClassVar[bool] = False
+
+    def __init__(self, argument: str | None = None, *, config: Mapping[str, Any] | None = None) -> None:
+        """Reads the name; no library and no network is asked yet.
+
+        Args:
+            argument: What follows the colon.
+            config: The ``config`` that a checkpoint kept; ``None`` if the source has to find it.
+
+        Raises:
+            UserError: There is no name.
+        """
+        name, at, weights = (argument or "").partition("@")
+        if not name or (at and not weights):
+            raise UserError(f"model {self.prefix} needs a network's name: give {self.prefix}:{self.form}")
+        self.name = name
+        self.weights: str | None = weights or None
+        self._config = config
+
+    @property
+    def trained(self) -> bool:
+        """Whether the name comes with weights."""
+        return self.weights is not None
+
+    @property
+    def spec(self) -> str:
+        """The model's name with the weights in full, so that two ways to write it are one model."""
+        return f"{self.prefix}:{self.name}" + ("" if self.weights is None else f"@{self.weights}")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See the class."""
+        return dict(self._config or {})
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that changes when the weights change under the same name; nothing is downloaded twice for it."""
+        return self.metadata.origin
+
+    @property
+    @abstractmethod
+    def metadata(self) -> ModelMetadata:
+        """What the source says of the weights; of a network without weights, what is known of its kind.
+
+        Raises:
+            UserError: The library is missing, the name is unknown, or the source cannot be reached.
+        """
+
+    @abstractmethod
+    def untrained(self, *, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        """The network with fresh weights, drawn from torch's global generator.
+
+        If the name comes with weights, it is the architecture that they are for: a checkpoint fills it again.
+
+        Args:
+            shape: ``(C, H, W)``.
+            classes: K.
+
+        Raises:
+            UserError: The library is missing, the name is unknown, or the network does not take such images.
+        """
+
+    @abstractmethod
+    def pretrained(self, *, shape: tuple[int, int, int]) -> nn.Module:
+        """The network with its published weights, its own number of classes and without :class:`~.build.Normalize`.
+
+        Args:
+            shape: ``(C, H, W)`` of the images that it will be given.
+
+        Raises:
+            UserError: The library is missing, or the weights cannot be found, downloaded or read.
+        """
+
+    def from_file(
+        self, tensors: Mapping[str, Tensor], path: Path, *, shape: tuple[int, int, int], classes: int
+    ) -> tuple[nn.Module, LoadedWeights]:
+        """The network with the weights of a file, without :class:`~.build.Normalize`.
+
+        Args:
+            tensors: As :func:`~robustbench_cli.benchmarks.weights.weights_file.read_tensors` returns them.
+            path: The file.
+            shape: ``(C, H, W)`` of the images.
+            classes: K.
+
+        Returns:
+            The network, and what was loaded of the file.
+
+        Raises:
+            UserError: As :meth:`untrained`, or the file does not fit.
+        """
+        network = self.untrained(shape=shape, classes=classes)
+        return network, fill(network, tensors, path, spec=self.spec)
+
+
+def model_source(spec: str, *, config: Mapping[str, Any] | None = None) -> ModelSource | None:
+    """The source behind a model's name; ``None`` for a model that is built from its own code.
+
+    Args:
+        spec: As :func:`~.build.build_model` takes it.
+        config: See :class:`ModelSource`.
+
+    Raises:
+        UserError: The model is unknown, or the source needs a name.
+    """
+    target, argument = registry.find(spec)
+    if inspect.isclass(target) and issubclass(target, ModelSource):
+        return target(argument, config=config)
+    return None
+
+
+def require_library(module: str, *, extra: str, needed_by: str) -> ModuleType:
+    """Imports an optional library.
+
+    Args:
+        module: Its name in Python.
+        extra: The extra of advdef that installs it.
+        needed_by: What needs it, for the message.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise
+        raise UserError(f"{needed_by} needs {module}: install it with pip install 'advdef[{extra}]'") from None

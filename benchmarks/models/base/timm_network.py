@@ -1,0 +1,182 @@
+"""Networks that timm builds: by name for ``timm:``, by the configuration of a repository or of a folder for others."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
+from robustbench_cli.benchmarks.models.base.source import require_library
+from robustbench_cli.core.errors import UserError, did_you_mean
+
+__all__ = ["TimmNetwork", "timm_library"]
+
+_BUILDING = ("input_size", "fixed_input_size", "num_classes", "pool_size", "first_conv", "classifier")
+"""The parts of timm's description on which the network itself depends."""
+
+
+def timm_library(needed_by: str) -> Any:
+    """The library.
+
+    Args:
+        needed_by: The model, for the message.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    return require_library("timm", extra="timm", needed_by=needed_by)
+
+
+@dataclass(frozen=True)
+class TimmNetwork:
+    """An architecture of timm with what is known of its weights.
+
+    Attributes:
+        architecture: Its name in timm.
+        pretrained_cfg: Timm's description of the weights: input size, normalization, number of classes.
+        model_args: The arguments that the network is built with.
+        label_names: The names of the classes; empty where nobody says.
+    """
+
+    architecture: str
+    pretrained_cfg: Mapping[str, Any]
+    model_args: Mapping[str, Any]
+    label_names: tuple[str, ...] = ()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, where: str) -> TimmNetwork:
+        """The network that a ``config.json`` describes, as timm writes it.
+
+        Args:
+            config: The content of the file.
+            where: The repository or the folder, for messages.
+
+        Raises:
+            UserError: It describes no network of timm.
+        """
+        architecture = config.get("architecture")
+        if not isinstance(architecture, str):
+            raise UserError(f"{where}: its config.json names no architecture of timm{_of_transformers(config)}")
+        known = timm_library(where).list_models()
+        if architecture not in known:
+            raise UserError(
+                f"{where} is a '{architecture}', which this timm does not have: {did_you_mean(architecture, known)}"
+            )
+        # Before timm 0.9 the description was not nested.
+        pretrained_cfg = config.get("pretrained_cfg", config)
+        model_args = config.get("model_args") or {}
+        if not isinstance(pretrained_cfg, dict) or not isinstance(model_args, dict):
+            raise UserError(f"{where}: pretrained_cfg and model_args in its config.json are no mappings: it is damaged")
+        # The library's own arguments choose files and weights, which a file may not.
+        forbidden = sorted(set(model_args) & _own_arguments(where))
+        if forbidden:
+            raise UserError(f"{where}: its config.json sets {', '.join(forbidden)}, which is no part of a network")
+        names = config.get("label_names") or pretrained_cfg.get("label_names") or ()
+        given = {key: config[key] for key in ("num_classes",) if key in config}
+        return cls(
+            architecture,
+            {**pretrained_cfg, **given},
+            model_args,
+            tuple(str(name) for name in names) if isinstance(names, list | tuple) else (),
+        )
+
+    @property
+    def full_config(self) -> dict[str, Any]:
+        """All of it as JSON for :meth:`from_config`, with the normalization of its weights."""
+        return {
+            "architecture": self.architecture,
+            "pretrained_cfg": dict(self.pretrained_cfg),
+            "model_args": dict(self.model_args),
+            "label_names": [*self.label_names],
+        }
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the network is built from, as JSON for :meth:`from_config`; a license or a description is left out."""
+        return {
+            "architecture": self.architecture,
+            "pretrained_cfg": {key: self.pretrained_cfg[key] for key in _BUILDING if key in self.pretrained_cfg},
+            "model_args": dict(self.model_args),
+        }
+
+    def metadata(self, *, origin: str, where: str) -> ModelMetadata:
+        """What is known of the weights.
+
+        Args:
+            origin: Where they come from.
+            where: The model, for messages.
+
+        Raises:
+            UserError: The description has other values than timm writes.
+        """
+        cfg = self.pretrained_cfg
+        try:
+            channels, height, width = (int(size) for size in cfg.get("input_size", (3, 224, 224)))
+            crop = float(cfg.get("crop_pct") or 1)
+            mean, std = (None if cfg.get(key) is None else tuple(map(float, cfg[key])) for key in ("mean", "std"))
+            classes = int(cfg["num_classes"]) if cfg.get("num_classes") is not None else None
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where}: its config.json has a value that timm does not write ({error})") from None
+        if classes is not None and classes < 2:
+            raise UserError(
+                f"{where} has {classes} classes: its weights give features, so give one that is a classifier"
+            )
+        return ModelMetadata(
+            classes=classes,
+            class_names=self.label_names,
+            channels=channels,
+            mean=mean,
+            std=std,
+            image_size=(height, width),
+            resize=math.floor(min(height, width) / crop) if crop > 0 else None,
+            interpolation=str(cfg.get("interpolation") or "bicubic"),
+            origin=origin,
+        )
+
+    def build(
+        self, *, shape: tuple[int, int, int], classes: int, state: Mapping[str, Tensor] | None = None
+    ) -> nn.Module:
+        """The network.
+
+        Args:
+            shape: ``(C, H, W)``.
+            classes: K.
+            state: Weights in timm's own form, or in an original one that timm converts; fresh weights where ``None``.
+        """
+        timm = timm_library(f"timm:{self.architecture}")
+        arguments = {**self.model_args, "num_classes": classes, "in_chans": shape[0]}
+        if self.pretrained_cfg.get("fixed_input_size") and list(self.pretrained_cfg["input_size"])[1:] != [*shape[1:]]:
+            # A transformer is built for one size; timm resamples the position embeddings of its weights.
+            arguments["img_size"] = shape[1:]
+        # Weights are passed in, so that timm neither looks for a file nor downloads one.
+        overlay = None if state is None else {"state_dict": dict(state)}
+        network: nn.Module = timm.create_model(
+            self.architecture,
+            pretrained=state is not None,
+            pretrained_cfg=dict(self.pretrained_cfg),
+            pretrained_cfg_overlay=overlay,
+            **arguments,
+        )
+        return network
+
+
+def _own_arguments(where: str) -> set[str]:
+    """The arguments of timm's function that are not passed on to the network."""
+    parameters = inspect.signature(timm_library(where).create_model).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+
+
+def _of_transformers(config: Mapping[str, Any]) -> str:
+    """The end of a message for a network of another library."""
+    names = config.get("architectures")
+    if isinstance(names, list) and names:
+        return (
+            f"; it is a {names[0]!s:.80} of transformers: load it in a function of yours, and name that as "
+            "--model path/to/file.py:function"
+        )
+    return ": download the folder, and give it as --checkpoint with the --model that it is"

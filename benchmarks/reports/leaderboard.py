@@ -1,0 +1,346 @@
+"""Where stored results would stand on a public leaderboard."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from robustbench_cli.attacks.base.eps import parse_eps
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.benchmarks.reports.columns import RowSource
+from robustbench_cli.benchmarks.reports.readable import records
+from robustbench_cli.benchmarks.store.records import Result
+from robustbench_cli.core.errors import UserError, did_you_mean
+from robustbench_cli.core.strict_yaml import open_yaml_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "FOLDER",
+    "SUITES",
+    "Entry",
+    "Leaderboard",
+    "RequiredAttack",
+    "Standing",
+    "leaderboard_names",
+    "read_leaderboard",
+    "readable_standings",
+    "standings",
+    "standings_table",
+]
+
+FOLDER = Path(__file__).parent / "leaderboards"
+"""The tables, one YAML file each; ``benchmarks/comparison/leaderboards.py`` writes them."""
+
+SUITES = ("standard", "autoattack-compat")
+"""The suites whose worst case can be compared with AutoAttack's robust accuracy."""
+
+
+class Entry(BaseModel):
+    """A model on a leaderboard."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    paper: str
+    link: str
+    venue: str
+    architecture: str
+    clean: float = Field(ge=0, le=100, description="clean accuracy in percent")
+    robust: float = Field(ge=0, le=100, description="lowest known robust accuracy in percent")
+
+
+class Leaderboard(BaseModel):
+    """A public leaderboard: its protocol and its models, from the most robust to the least."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    source: str
+    date: str
+    dataset: str
+    norm: Norm
+    eps: str
+    n: int
+    subset: bool = Field(description="whether its images are a selection of the data set's test images")
+    entries: tuple[Entry, ...] = Field(min_length=1)
+
+    def rank(self, robust: float) -> int:
+        """The rank of a model, from 1: one more than the number of models with a higher robust accuracy.
+
+        Args:
+            robust: Its robust accuracy, from 0 to 1.
+        """
+        # The published figures have two digits.
+        return 1 + sum(entry.robust > 100 * robust + 1e-9 for entry in self.entries)
+
+
+@dataclass(frozen=True)
+class RequiredAttack:
+    """An attack that a suite always runs.
+
+    Attributes:
+        name: Its name.
+        parameters: Its parameters that are not the defaults.
+        norms: The norms in which it runs; ``None`` for all that it supports.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    norms: Collection[Norm] | None = None
+
+    def is_run(self, result: Result) -> bool:
+        """Whether a result is of this attack with these parameters and no others."""
+        attack = result.cell.attack
+        return (
+            attack.name == self.name
+            and {*attack.changed} <= {*self.parameters}
+            and all(attack.parameters.get(key) == value for key, value in self.parameters.items())
+        )
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a model would stand.
+
+    Attributes:
+        row: The row of the table of results.
+        rank: The rank of its robust accuracy.
+        rank_low: The best rank inside the confidence interval of the robust accuracy.
+        rank_high: The worst rank inside it.
+        notes: What the reader must know of the comparison.
+    """
+
+    row: Mapping[str, Any]
+    rank: int
+    rank_low: int
+    rank_high: int
+    notes: Sequence[str]
+
+
+def leaderboard_names() -> list[str]:
+    """The names of the leaderboards, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def read_leaderboard(name: str) -> Leaderboard:
+    """Reads a leaderboard.
+
+    Args:
+        name: One of :func:`leaderboard_names`.
+
+    Raises:
+        UserError: There is no such leaderboard.
+    """
+    if name not in leaderboard_names():
+        raise UserError(f"--leaderboard: unknown leaderboard '{name}': {did_you_mean(name, leaderboard_names())}")
+    content: Any = open_yaml_file(FOLDER / f"{name}.yaml").value
+    return Leaderboard(name=name, **content)
+
+
+def standings(
+    board: Leaderboard,
+    table: pd.DataFrame,
+    results: Sequence[Result],
+    suites: Mapping[str, Sequence[RequiredAttack]],
+) -> tuple[list[Standing], list[str]]:
+    """Where the models of a table would stand.
+
+    Args:
+        board: The leaderboard.
+        table: The rows that the user selects.
+        results: The stored results.
+        suites: The attacks of each of :data:`SUITES`.
+
+    Returns:
+        A standing for each model that was evaluated by the protocol of the leaderboard, and a line for each other one.
+
+    Raises:
+        UserError: No model was evaluated by that protocol.
+    """
+    rows = {str(row["cell"]): row for row in records(table)}
+    found: list[Standing] = []
+    refused: list[str] = []
+    for group in _groups(results):
+        cell, eps = group[0].cell, group[0].eps
+        row = rows.get(RowSource(cell, eps, results=group).id)
+        if row is None:
+            continue
+        if differences := list(_differences(board, group, suites)):
+            name = f"{cell.dataset} {cell.model} {cell.defense} {cell.norm} {eps or 'any'}"
+            refused.append(f"{name}: {'; '.join(differences)}")
+        else:
+            found.append(_standing(board, row))
+    if not found:
+        protocol = f"{board.dataset}, {board.norm} {board.eps}, suite {' or '.join(SUITES)}"
+        raise UserError(
+            f"--leaderboard {board.name}: no row follows its protocol ({protocol}): "
+            f"{refused[0] if refused else 'there is no row'}"
+            f"{f'; and {len(refused) - 1} more rows' if refused[1:] else ''}"
+        )
+    return found, [f"not on {board.name}: {line}" for line in refused]
+
+
+def _groups(results: Sequence[Result]) -> Iterator[list[Result]]:
+    """The results that one row combines: the attacks of one model and threat."""
+    groups: defaultdict[Hashable, list[Result]] = defaultdict(list)
+    for result in results:
+        cell = result.cell
+        if not result.was_skipped:
+            threat = (cell.data, cell.norm, cell.eps, cell.targeted, cell.seed)
+            groups[cell.checkpoint, cell.repeats, cell.accounting, threat].append(result)
+    yield from groups.values()
+
+
+def _differences(
+    board: Leaderboard, group: Sequence[Result], suites: Mapping[str, Sequence[RequiredAttack]]
+) -> Iterator[str]:
+    """In what the evaluation of a model differs from the protocol of a leaderboard."""
+    cell = group[0].cell
+    if cell.dataset != board.dataset:
+        yield f"the data set is {cell.dataset}, not {board.dataset}"
+    if cell.norm != board.norm:
+        yield f"the norm is {cell.norm}, not {board.norm}"
+    elif cell.eps is None or abs(cell.eps - parse_eps(board.eps).value) > 1e-9:
+        yield f"eps is {group[0].eps or 'any'}, not {board.eps}"
+    if cell.targeted != "no":
+        yield "the attacks are targeted"
+    if cell.repeats > 1:
+        yield "the model is randomized, and the leaderboard takes only deterministic ones"
+    if cell.n > board.n:
+        yield f"n is {cell.n}, and the leaderboard has {board.n} images"
+    missing = {name: _missing(suites[name], group) for name in SUITES}
+    if all(missing.values()):
+        nearest = min(SUITES, key=lambda name: len(missing[name]))
+        yield f"{', '.join(missing[nearest])} of the suite {nearest} did not run: use --suite {nearest}"
+
+
+def _missing(suite: Sequence[RequiredAttack], group: Sequence[Result]) -> list[str]:
+    """The attacks of a suite that a group lacks."""
+    norm = group[0].cell.norm
+    return [
+        attack.name
+        for attack in suite
+        if (attack.norms is None or norm in attack.norms) and not any(map(attack.is_run, group))
+    ]
+
+
+def _standing(board: Leaderboard, row: Mapping[str, Any]) -> Standing:
+    notes = []
+    if row["n"] < board.n:
+        notes.append(
+            f"{row['n']} images, and {board.n} on the leaderboard: compare only the interval of the rank, "
+            f"{board.rank(row['robust_accuracy_high'])} to {board.rank(row['robust_accuracy_low'])}"
+        )
+    if board.subset:
+        notes.append(f"the leaderboard has a fixed selection of {board.n} test images, which may be others than these")
+    if row["flags"]:
+        notes.append(f"flagged {row['flags']}: the robust accuracy may be overstated, and with it the rank")
+    return Standing(
+        row=row,
+        rank=board.rank(row["robust_accuracy"]),
+        rank_low=board.rank(row["robust_accuracy_high"]),
+        rank_high=board.rank(row["robust_accuracy_low"]),
+        notes=notes,
+    )
+
+
+NEIGHBORS = 3
+"""The number of models above and below that are shown."""
+
+
+def standings_table(board: Leaderboard, found: Sequence[Standing]) -> pd.DataFrame:
+    """A table of models with their neighbors on a leaderboard.
+
+    Args:
+        board: The leaderboard.
+        found: The standings.
+
+    Returns:
+        For each standing, its neighbors above, its own row and its neighbors below. ``place`` is ``above``, ``here`` or
+        ``below``, and ``cell`` is the cell of the standing in all of them. Accuracies are from 0 to 1.
+    """
+    import pandas as pd
+
+    lines: list[dict[str, Any]] = []
+    for standing in found:
+        own = standing.row
+        above = standing.rank - 1
+        entries = [("above", entry) for entry in board.entries[max(0, above - NEIGHBORS) : above]]
+        entries += [("below", entry) for entry in board.entries[above : above + NEIGHBORS]]
+        neighbors = [_line(board, place, entry) for place, entry in entries]
+        here = {
+            "place": "here",
+            "rank": standing.rank,
+            "rank_low": standing.rank_low,
+            "rank_high": standing.rank_high,
+            "model": own["model"] if own["defense"] == "none" else f"{own['model']} {own['defense']}",
+            **{key: own[key] for key in _ACCURACIES},
+            **{key: own[key] for key in ("n", "checkpoint", "flags")},
+        }
+        neighbors.insert(min(above, NEIGHBORS), here)
+        lines += [
+            {"leaderboard": board.name, "source": f"{board.source}, {board.date}", **line, "cell": own["cell"]}
+            for line in neighbors
+        ]
+    return pd.DataFrame.from_records(lines, columns=list(_COLUMNS)).astype(
+        {"rank_low": "Int64", "rank_high": "Int64", "n": "Int64"}
+    )
+
+
+_ACCURACIES = ("clean_accuracy", "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high")
+
+_COLUMNS = (
+    *("leaderboard", "source", "place", "rank", "rank_low", "rank_high", "model", *_ACCURACIES),
+    *("architecture", "venue", "paper", "link", "n", "checkpoint", "flags", "cell"),
+)
+
+
+def _line(board: Leaderboard, place: str, entry: Entry) -> dict[str, Any]:
+    """The line of a model on the leaderboard."""
+    return {
+        "place": place,
+        "rank": board.rank(entry.robust / 100),
+        "model": entry.model,
+        "clean_accuracy": entry.clean / 100,
+        "robust_accuracy": entry.robust / 100,
+        "architecture": entry.architecture,
+        "venue": entry.venue,
+        "paper": entry.paper,
+        "link": entry.link,
+        "n": board.n,
+    }
+
+
+def readable_standings(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The headers and the texts of :func:`standings_table` for people; the first four columns are numeric but the second.
+
+    Args:
+        table: The table.
+    """
+    lines = []
+    for row in records(table):
+        interval = ""
+        rank = str(row["rank"])
+        if row["place"] == "here":
+            rank = f"{rank} [{row['rank_low']},{row['rank_high']}]"
+            low, high = row["robust_accuracy_low"], row["robust_accuracy_high"]
+            # Rounded outwards, as in the table of results.
+            interval = f" [{math.floor(10_000 * low) / 100:.2f},{math.ceil(10_000 * high) / 100:.2f}]"
+        lines.append(
+            [
+                rank,
+                f"> {row['model']}" if row["place"] == "here" else row["model"],
+                f"{100 * row['clean_accuracy']:.2f}",
+                f"{100 * row['robust_accuracy']:.2f}{interval}",
+                *(row[key] or "-" for key in ("architecture", "venue", "paper")),
+            ]
+        )
+    return ["rank", "model", "clean", "robust", "architecture", "venue", "paper"], lines
