@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.transfer import Transfer as Transfer
     from robustbench_cli.benchmarks.checkpoints.checkpoint import load_checkpoint as load_checkpoint
     from robustbench_cli.benchmarks.checkpoints.checkpoint import save_checkpoint as save_checkpoint
+    from robustbench_cli.benchmarks.checkpoints.load_model import load_model as load_model
     from robustbench_cli.benchmarks.datasets.base.dataset import Dataset as Dataset
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset as load_dataset
     from robustbench_cli.benchmarks.datasets.base.slice import first_examples as first_examples
@@ -97,6 +98,7 @@ _EXPORTS = {
     "hrs": "robustbench_cli.defenses.hrs:hrs",
     "load_checkpoint": "robustbench_cli.benchmarks.checkpoints.checkpoint:load_checkpoint",
     "load_dataset": "robustbench_cli.benchmarks.datasets.base.load:load_dataset",
+    "load_model": "robustbench_cli.benchmarks.checkpoints.load_model:load_model",
     "save_checkpoint": "robustbench_cli.benchmarks.checkpoints.checkpoint:save_checkpoint",
 }
 """The names that are neither an attack nor a defense."""

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base.build import build_from_file, build_untrained, example_images, normalized
+from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
+from robustbench_cli.benchmarks.models.base.source import model_source
 from robustbench_cli.benchmarks.models.base.timm_network import TimmNetwork
 from robustbench_cli.benchmarks.weights.fill import fill
 from robustbench_cli.benchmarks.weights.folder import read_json
@@ -32,8 +34,8 @@ from robustbench_cli.defenses import registry as defenses
 __all__ = [
     "Checkpoint",
     "CheckpointInfo",
-    "classes_in_folder",
     "load_checkpoint",
+    "metadata_of",
     "read_advdef_info",
     "read_info",
     "require_writable",
@@ -289,17 +291,26 @@ def _info_from_options(options: Mapping[str, Any], path: Path) -> CheckpointInfo
     return CheckpointInfo(**options)
 
 
-def classes_in_folder(path: Path) -> int | None:
-    """The number of classes that a folder of the Hub says; ``None`` if it is a file, or does not say.
+def metadata_of(path: Path | None, model: str | None) -> ModelMetadata:
+    """What is known of the images and the classes of a model before its weights are read.
 
     Args:
-        path: The checkpoint.
+        path: Its checkpoint; ``None`` if the weights come with the name.
+        model: Its name; ``None`` if the checkpoint says what it is.
 
     Raises:
-        UserError: The folder's description is damaged, or is of no network of timm.
+        UserError: The file is missing, or a folder's description is damaged; the model is unknown, or its source cannot be
+            reached.
     """
-    network = _network_in_folder(path)
-    return None if network is None else network.metadata(origin="", where=str(path)).classes
+    info = None if path is None else read_info(path)
+    if info is not None:
+        channels, *size = info.shape
+        return ModelMetadata(classes=info.classes, channels=channels, image_size=(size[0], size[1]))
+    described = _network_in_folder(path) if path is not None and model is None else None
+    if described is not None:
+        return described.metadata(origin="", where=str(path))
+    source = None if model is None else model_source(model)
+    return source.metadata if source is not None and source.trained else ModelMetadata()
 
 
 def _build(info: CheckpointInfo) -> nn.Module:

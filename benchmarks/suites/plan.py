@@ -10,11 +10,12 @@ from typing import Any, get_args
 
 from robustbench_cli.attacks.base.eps import Eps
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.benchmarks.checkpoints.checkpoint import classes_in_folder, read_info
+from robustbench_cli.benchmarks.checkpoints.checkpoint import metadata_of, read_info
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec, open_defended_model
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets import DEFAULT_N
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+from robustbench_cli.benchmarks.datasets.base.options import takes_model_size, with_model_size
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
 from robustbench_cli.benchmarks.suites.config import (
@@ -204,10 +205,8 @@ def plan(config: SuiteConfig, *, cache_for: CacheFor, seed: int) -> Plan:
     groups = _attacks(config)
     norms = config.norm or (usual_norm([choice.norms for _, choices in groups for choice in choices]),)
     suites: list[tuple[Suite, Sequence[PlannedModel]]] = []
-    for dataset in config.datasets():
-        with error_location(config.location("dataset")):
-            data = load_dataset(dataset, data_dir=cache_for(dataset, {}, seed).data_dir)
-        models = _models(config, dataset, cache_for, seed)
+    for dataset, models in _models(config, cache_for, seed).items():
+        data = models[0].cache.data
         for suite in _suites(config, dataset, groups, norms, selection, seed):
             with error_location(config.location("norm")):
                 threats = suite.threats(usual_eps=data.eps)
@@ -230,7 +229,7 @@ def plan_models(config: SuiteConfig, *, cache_for: CacheFor, seed: int) -> list[
     Raises:
         UserError: A name is unknown, or a value is not allowed.
     """
-    return [model for dataset in config.datasets() for model in _models(config, dataset, cache_for, seed)]
+    return [model for models in _models(config, cache_for, seed).values() for model in models]
 
 
 def _attacks(config: SuiteConfig) -> list[tuple[AttackGroup, list[AttackChoice]]]:
@@ -297,14 +296,17 @@ def _supporting(
     return list(choices) if len(norms) < 2 else supporting
 
 
-def _models(config: SuiteConfig, dataset: str, cache_for: CacheFor, seed: int) -> list[PlannedModel]:
-    """The models of a suite on a data set, each once."""
-    models: dict[str, PlannedModel] = {}
+def _models(config: SuiteConfig, cache_for: CacheFor, seed: int) -> dict[str, list[PlannedModel]]:
+    """The models of a suite by data set, each once; see :func:`_sized`."""
+    models: dict[str, dict[str, PlannedModel]] = {}
     names: tuple[ModelConfig | None, ...] = config.model or (None,)
-    for chain, name, (recipe_location, recipe, recipe_seed), rule in itertools.product(
-        config.defenses, names, list(_recipes(config, seed)), _decision_rules(config)
+    for named, chain, name, (recipe_location, recipe, recipe_seed), rule in itertools.product(
+        config.datasets(), config.defenses, names, list(_recipes(config, seed)), _decision_rules(config)
     ):
-        cache = cache_for(dataset, recipe, recipe_seed)
+        with error_location(config.location("dataset")):
+            dataset = _sized(named, chain[0], name)
+            cache = cache_for(dataset, recipe, recipe_seed)
+            load_dataset(dataset, data_dir=cache.data_dir)
         base = _base(chain[0], name, cache, _user_code(config))
         model_location = chain[0].location or config.location("defenses")
         locations = (config.location("model") if name else recipe_location, model_location)
@@ -320,8 +322,19 @@ def _models(config: SuiteConfig, dataset: str, cache_for: CacheFor, seed: int) -
                         defenses=specs,
                     )
             model = PlannedModel(cache=cache, base=base, training=training, decision=rule, location=model_location)
-            models.setdefault(model.key, model)
-    return list(models.values())
+            models.setdefault(dataset, {}).setdefault(model.key, model)
+    return {dataset: list(of_dataset.values()) for dataset, of_dataset in models.items()}
+
+
+def _sized(dataset: str, entry: DefenseConfig, model: ModelConfig | None) -> str:
+    """A data set with the model's own preprocessing in its name, where the images have no size of their own."""
+    if not takes_model_size(dataset):
+        return dataset
+    metadata = metadata_of(entry.checkpoint, entry.model or (model.name if model is not None else None))
+    if metadata.image_size is None:
+        return dataset
+    interpolation = metadata.interpolation or "bilinear"
+    return with_model_size(dataset, image_size=metadata.image_size, resize=metadata.resize, interpolation=interpolation)
 
 
 def _recipes(config: SuiteConfig, seed: int) -> Iterator[tuple[str, dict[str, Any], int]]:
@@ -367,7 +380,7 @@ def _base(
             return open_defended_model(entry.checkpoint, named=named, **loading)
         data = cache.data
         name = entry.model or (model.name if model is not None else None)
-        published = classes_in_folder(entry.checkpoint) if name is None else None
+        published = metadata_of(entry.checkpoint, None).classes if name is None else None
         if published is not None and entry.classes is None:
             require_classes(published, data, where=str(entry.checkpoint))
         return open_defended_model(

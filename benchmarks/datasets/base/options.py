@@ -13,7 +13,16 @@ from urllib.parse import quote, unquote
 from robustbench_cli.benchmarks.datasets import registry
 from robustbench_cli.benchmarks.datasets.base.preprocessing import Crop, Interpolation, Preprocessing
 
-__all__ = ["PREPROCESSING", "DatasetOptions", "OnBadImage", "split_name", "trusted", "with_model_size", "with_options"]
+__all__ = [
+    "PREPROCESSING",
+    "DatasetOptions",
+    "OnBadImage",
+    "split_name",
+    "takes_model_size",
+    "trusted",
+    "with_model_size",
+    "with_options",
+]
 
 OnBadImage = Literal["stop", "skip"]
 
@@ -85,6 +94,20 @@ def with_options(name: str, options: Mapping[str, object]) -> str:
     return f"{plain}?{query}" if query else plain
 
 
+def takes_model_size(name: str) -> bool:
+    """Whether the images of a data set have no size of their own, and its name says none.
+
+    Args:
+        name: The data set.
+
+    Raises:
+        UserError: The name is unknown.
+    """
+    plain, options = split_name(name)
+    any_size: bool = getattr(registry.find(plain)[0], "any_size", False)
+    return any_size and not options.keys() & {"image_size", "resize", "crop", "interpolation"}
+
+
 def with_model_size(
     name: str, *, image_size: tuple[int, int], resize: int | None = None, interpolation: Interpolation = "bilinear"
 ) -> str:
@@ -101,9 +124,7 @@ def with_model_size(
     Raises:
         UserError: The name is unknown, or a value is not allowed.
     """
-    plain, options = split_name(name)
-    any_size = getattr(registry.find(plain)[0], "any_size", False)
-    if not any_size or options.keys() & {"image_size", "resize", "crop", "interpolation"}:
+    if not takes_model_size(name):
         return name
     return with_options(name, {"image_size": image_size, "resize": resize, "interpolation": interpolation})
 

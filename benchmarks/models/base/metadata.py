@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from robustbench_cli.benchmarks.datasets.base.preprocessing import Interpolation
+
 __all__ = ["ModelMetadata"]
 
 
@@ -32,7 +34,7 @@ class ModelMetadata:
     normalizes: bool = False
     image_size: tuple[int, int] | None = None
     resize: int | None = None
-    interpolation: str | None = None
+    interpolation: Interpolation | None = None
     origin: str = ""
 
     @property

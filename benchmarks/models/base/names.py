@@ -26,10 +26,10 @@ def with_weights(spec: str, weights: str | None) -> str:
     prefix, colon, _ = spec.partition(":")
     if not colon or registry.module_of(prefix) is None:
         raise UserError(
-            f"--weights {weights} names published weights, and model {spec} has none: give --checkpoint FILE for a file, "
-            "or a model with a source, such as torchvision:resnet18"
+            f"model {spec} has no published weights, and '{weights}' names some: give a checkpoint for a file of weights, or "
+            "a model with a source, such as torchvision:resnet18"
         )
     _, at, named = spec.partition("@")
     if at and named != weights:
-        raise UserError(f"model {spec} names its weights already, and --weights names {weights}: give one of them")
+        raise UserError(f"model {spec} names its weights already, and they are not {weights}: give one of them")
     return spec if at else f"{spec}@{weights}"

@@ -10,6 +10,7 @@ from importlib import resources
 
 from torch import nn
 
+from robustbench_cli.benchmarks.datasets.base.preprocessing import Interpolation
 from robustbench_cli.benchmarks.models import registry
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
 from robustbench_cli.benchmarks.models.base.source import model_source
@@ -21,7 +22,7 @@ __all__ = ["ZooEntry", "find_entry", "zoo"]
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 
 # The resizing and the crop of the ImageNet entries, by RobustBench's names for them: (H, W), shorter side, interpolation.
-_PREPROCESSING: dict[str, tuple[tuple[int, int], int | None, str]] = {
+_PREPROCESSING: dict[str, tuple[tuple[int, int], int | None, Interpolation]] = {
     "Res256Crop224": ((224, 224), 256, "bilinear"),
     "BicubicRes256Crop224": ((224, 224), 256, "bicubic"),
     "Res224": ((224, 224), 224, "bilinear"),

@@ -6,10 +6,11 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
+from robustbench_cli.benchmarks.datasets.base.preprocessing import Interpolation
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
 from robustbench_cli.benchmarks.models.base.source import require_library
 from robustbench_cli.core.errors import UserError, did_you_mean
@@ -134,7 +135,7 @@ class TimmNetwork:
             std=std,
             image_size=(height, width),
             resize=math.floor(min(height, width) / crop) if crop > 0 else None,
-            interpolation=str(cfg.get("interpolation") or "bicubic"),
+            interpolation=_interpolation(cfg.get("interpolation")),
             origin=origin,
         )
 
@@ -163,6 +164,11 @@ class TimmNetwork:
             **arguments,
         )
         return network
+
+
+def _interpolation(name: object) -> Interpolation:
+    """Timm's filter; bicubic, its usual one, in the place of those that Pillow has under other names or at random."""
+    return next((known for known in get_args(Interpolation) if known == name), "bicubic")
 
 
 def _own_arguments(where: str) -> set[str]:

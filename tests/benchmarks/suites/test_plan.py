@@ -5,7 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import timm
+from PIL import Image
+from timm.models import save_for_hf
 
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
@@ -14,6 +18,8 @@ from robustbench_cli.benchmarks.suites.load import read_suite
 from robustbench_cli.benchmarks.suites.plan import Plan, plan
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.core.errors import UserError
+
+from ..fake_hub import FakeHub
 
 
 @pytest.fixture
@@ -53,6 +59,31 @@ def test_every_list_is_a_dimension(expected: Callable[[str], list[Job]]) -> None
     assert {cell.attack.label for cell in cells} == {"pgd(steps=3)", "pgd(steps=4)", "fgsm"}
     assert {(cell.eps, job.eps) for cell, job in zip(cells, jobs, strict=True)} == {(0.1, "1/10"), (0.2, "0.2")}
     assert {cell.seed for cell in cells} == {0, 1}
+
+
+@pytest.mark.filterwarnings("ignore::robustbench_cli.core.errors.Notice")
+def test_images_of_any_size_get_the_models(expected: Callable[[str], list[Job]], hub: FakeHub, tmp_path: Path) -> None:
+    """Each model its own, from what is published with its weights; the user's size comes first, and a file keeps its own."""
+    rng = np.random.default_rng(0)
+    for label, (name, size) in enumerate({"a": (40, 30), "b": (50, 64)}.items()):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{label}.png")
+    for name, size, crop in (("small", 32, 0.8), ("large", 48, 1.0)):
+        network = timm.create_model("test_resnet", num_classes=2)
+        data = {"input_size": (3, size, size), "crop_pct": crop, "interpolation": "bicubic"}
+        save_for_hf(network, tmp_path / name, model_config={"pretrained_cfg": data}, data_config=data)
+        hub.publish(f"owner/{name}", tmp_path / name)
+    head = f"dataset: imagefolder:{tmp_path / 'photos'}\nattacks: fgsm\nn: 2\n"
+    jobs = expected(f"{head}model: ['hf-hub:owner/small', 'hf-hub:owner/large']")
+    assert {(job.cell.model, job.cell.dataset.rpartition("?")[2]) for job in jobs} == {
+        ("hf-hub:owner/small", "image_size=32&interpolation=bicubic&resize=40"),
+        ("hf-hub:owner/large", "image_size=48&interpolation=bicubic&resize=48"),
+    }
+    for rest in ("model: 'hf-hub:owner/small'\nimage_size: 20", f"defenses: [{{checkpoint: {tmp_path / 'large'}}}]"):
+        (job,) = expected(head + rest)
+        size = "image_size=20" if "image_size" in rest else "image_size=48&interpolation=bicubic&resize=48"
+        assert job.cell.dataset.rpartition("?")[2] == size
 
 
 def test_options_of_the_data_hold_for_every_data_set(expected: Callable[[str], list[Job]]) -> None:

@@ -16,9 +16,9 @@ def test_weights_become_part_of_the_name() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("torchvision:resnet18@V1", "names its weights already, and --weights names DEFAULT"),
-        ("small-cnn", "model small-cnn has none: give --checkpoint FILE"),
-        ("mine.py:Net", "model mine.py:Net has none: give --checkpoint FILE"),
+        ("torchvision:resnet18@V1", "names its weights already, and they are not DEFAULT"),
+        ("small-cnn", "model small-cnn has no published weights, and 'DEFAULT' names some: give a checkpoint"),
+        ("mine.py:Net", "model mine.py:Net has no published weights"),
     ],
 )
 def test_weights_that_cannot_be(spec: str, message: str) -> None:
