@@ -1,0 +1,89 @@
+"""Finds the files in an uncompressed tar archive without unpacking it, so that any of them can be read on its own."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from robustbench_cli.benchmarks.datasets.base.regular import open_regular
+from robustbench_cli.core.errors import UserError, one_line
+
+__all__ = ["TarMember", "members"]
+
+LARGEST_MEMBER = 2**28
+"""The most bytes of a file in an archive: an image of as many pixels as are decoded is smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    """A file in a tar archive; nothing is written to the disk, so its name cannot lead anywhere.
+
+    Attributes:
+        archive: The path of the archive.
+        name: Its name in the archive.
+        offset: Where its content begins, in bytes.
+        size: The length of its content, in bytes.
+    """
+
+    archive: str
+    name: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.archive}"
+
+    def open(self) -> IO[bytes]:
+        """Opens its content."""
+        with open_regular(self.archive) as file:
+            file.seek(self.offset)
+            return io.BytesIO(file.read(self.size))
+
+
+def members(path: Path) -> Iterator[TarMember]:
+    """The regular files of a tar archive, in its order; links and other members are left out.
+
+    Args:
+        path: The archive, uncompressed.
+
+    Raises:
+        UserError: The file is no such archive, a member is too large, or the archive was cut short.
+    """
+    try:
+        with open_regular(path) as file:
+            length = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                yield from _members(archive, path, length)
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(
+            f"{path} cannot be read as a tar archive ({one_line(error)}): give an uncompressed one (gunzip unpacks .tar.gz)"
+        ) from None
+
+
+def _members(archive: tarfile.TarFile, path: Path, length: int) -> Iterator[TarMember]:
+    last = ""
+    try:
+        # One at a time: a loop over the archive keeps every member in memory.
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]
+            last = member.name
+            if member.offset_data + member.size > length and not member.issparse():
+                raise UserError(f"{path} is cut short in its member {last}: get it again")
+            if member.size > LARGEST_MEMBER:
+                raise UserError(f"{path}: {last} has {member.size:,} bytes: a file may have {LARGEST_MEMBER:,}")
+            if member.isreg() and not member.issparse():
+                yield TarMember(str(path), member.name, member.offset_data, member.size)
+    except tarfile.ReadError as error:
+        if not last:
+            raise
+        raise UserError(f"{path} is cut short or damaged after its member {last} ({one_line(error)})") from None
+    # A complete archive ends with blocks of zeros, where tarfile stops; at a cut it stops as if all were well.
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise UserError(f"{path} is cut short after its member {last or '(none)'}: get it again")
