@@ -75,7 +75,7 @@ class ART(Library):
     def call(self, kind: Any, call: Call) -> Tensor:
         taken = inspect.signature(kind.__init__).parameters
         if call.targeted and "targeted" not in taken and kind.__name__ not in _TARGETS_ONLY:
-            raise UserError(f"art:{kind.__name__} has no target classes: leave out --targeted")
+            raise UserError(f"{call.name} has no target classes: leave out --targeted")
         given = {
             "norm": _NORMS.get(call.norm),
             **({} if call.eps is None else {"eps": call.eps}),

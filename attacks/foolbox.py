@@ -72,7 +72,7 @@ class Foolbox(Library):
             if "unsupported criterion" not in str(error):
                 raise
             advice = "has no target classes: leave out" if call.targeted else "needs target classes: give"
-            raise UserError(f"foolbox:{kind.__name__} {advice} --targeted") from None
+            raise UserError(f"{call.name} {advice} --targeted") from None
         return perturbed
 
 

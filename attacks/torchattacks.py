@@ -70,7 +70,7 @@ class Torchattacks(Library):
         attack = kind(call.model, **given, **call.parameters)
         if call.targeted:
             if kind.__name__ in _UNTARGETED or "targeted" not in attack.supported_mode:
-                raise UserError(f"torchattacks:{kind.__name__} has no target classes: leave out --targeted")
+                raise UserError(f"{call.name} has no target classes: leave out --targeted")
             # The labels of the call are then the classes to reach.
             attack.set_mode_targeted_by_label(quiet=True)
         perturbed: Tensor = attack(call.images, call.labels)

@@ -56,6 +56,7 @@ class Call:
     """One run of an attack on a batch, as a library needs it.
 
     Attributes:
+        name: The attack as the user names it, for messages.
         model: Images to logits; it can be differentiated once.
         images: ``(N, C, H, W)`` in [0, 1].
         labels: ``(N,)``, the classes to leave, or to reach.
@@ -67,6 +68,7 @@ class Call:
         parameters: The parameters of the constructor.
     """
 
+    name: str
     model: nn.Module
     images: Tensor
     labels: Tensor
@@ -176,6 +178,7 @@ class ForeignAttack(Attack):
                 if eps > 0:
                     rows = threat.eps == eps
                     call = Call(
+                        name=type(self).__name__,
                         model=SourceModule(source, images, labels[rows]),
                         images=images[rows].clone(),
                         labels=labels[rows].clone(),
@@ -186,7 +189,7 @@ class ForeignAttack(Attack):
                         seed=seed,
                         parameters={key: getattr(self, key) for key in type(self).model_fields},
                     )
-                    perturbed[rows] = _checked(self._called(call), call, name=type(self).__name__)
+                    perturbed[rows] = _checked(self._called(call), call)
         return perturbed
 
     def _called(self, call: Call) -> object:
@@ -201,10 +204,10 @@ class ForeignAttack(Attack):
         except Exception as error:
             if isinstance(error, UserError) or is_out_of_memory(error):
                 raise
-            raise UserError(f"{type(self).__name__} failed: {one_line(error)}") from error
+            raise UserError(f"{call.name} failed: {one_line(error)}") from error
 
 
-def _checked(returned: object, call: Call, *, name: str) -> Tensor:
+def _checked(returned: object, call: Call) -> Tensor:
     """The images that an attack returned, in the type of the clean ones.
 
     Raises:
@@ -212,7 +215,7 @@ def _checked(returned: object, call: Call, *, name: str) -> Tensor:
     """
     if not isinstance(returned, Tensor) or returned.shape != call.images.shape:
         what = f"shape {tuple(returned.shape)}" if isinstance(returned, Tensor) else f"type {type(returned).__name__}"
-        raise UserError(f"{name} returned images of {what} in place of {tuple(call.images.shape)}")
+        raise UserError(f"{call.name} returned images of {what} in place of {tuple(call.images.shape)}")
     return returned.detach().to(call.images)
 
 

@@ -15,6 +15,7 @@ from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.reports.columns import RowSource
 from robustbench_cli.benchmarks.reports.readable import records
+from robustbench_cli.benchmarks.reports.rows import model_and_threat
 from robustbench_cli.benchmarks.store.records import Result
 from robustbench_cli.core.errors import UserError, did_you_mean
 from robustbench_cli.core.strict_yaml import open_yaml_file
@@ -192,10 +193,8 @@ def _groups(results: Sequence[Result]) -> Iterator[list[Result]]:
     """The results that one row combines: the attacks of one model and threat."""
     groups: defaultdict[Hashable, list[Result]] = defaultdict(list)
     for result in results:
-        cell = result.cell
         if not result.was_skipped:
-            threat = (cell.data, cell.norm, cell.eps, cell.targeted, cell.seed)
-            groups[cell.checkpoint, cell.repeats, cell.accounting, threat].append(result)
+            groups[model_and_threat(result.cell)].append(result)
     yield from groups.values()
 
 
@@ -290,9 +289,8 @@ def standings_table(board: Leaderboard, found: Sequence[Standing]) -> pd.DataFra
             {"leaderboard": board.name, "source": f"{board.source}, {board.date}", **line, "cell": own["cell"]}
             for line in neighbors
         ]
-    return pd.DataFrame.from_records(lines, columns=list(_COLUMNS)).astype(
-        {"rank_low": "Int64", "rank_high": "Int64", "n": "Int64"}
-    )
+    # As objects, whole numbers stay whole where others are missing.
+    return pd.DataFrame(lines, columns=list(_COLUMNS), dtype=object)
 
 
 _ACCURACIES = ("clean_accuracy", "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high")

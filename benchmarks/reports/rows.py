@@ -17,7 +17,7 @@ from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import Failure, RequestedCell, Result
 from robustbench_cli.benchmarks.store.worst_case_flags import is_quick_look, worst_case_flags
 
-__all__ = ["failed_rows", "missing_rows", "rows"]
+__all__ = ["failed_rows", "missing_rows", "model_and_threat", "rows"]
 
 Together = tuple[Sequence[Result], Outcomes]
 """Results, and the outcomes of their images, stacked."""
@@ -40,7 +40,7 @@ def rows(results: Iterable[Result], read: Callable[[Sequence[Result]], Together 
     """
     groups: dict[tuple[bool, Hashable], list[Result]] = defaultdict(list)
     for result in results:
-        groups[result.was_skipped, _model_and_threat(result.cell)].append(result)
+        groups[result.was_skipped, model_and_threat(result.cell)].append(result)
     table: list[_Row] = []
     undefended: dict[Hashable, dict[str, _Row]] = defaultdict(dict)
     for (was_skipped, _), members in groups.items():
@@ -80,7 +80,7 @@ def _threat(cell: Cell) -> Hashable:
     return cell.data, cell.norm, cell.eps, cell.targeted, cell.seed
 
 
-def _model_and_threat(cell: Cell) -> Hashable:
+def model_and_threat(cell: Cell) -> Hashable:
     """Equal for the cells that one worst case combines."""
     return cell.checkpoint, cell.repeats, cell.accounting, _threat(cell)
 

@@ -183,7 +183,7 @@ class _Content:
         present = {*table["cell"]}
         return cls(
             table,
-            [result for result, _ in ordered],
+            ordered,
             [*damaged, *(failure_line(failure) for failure in failures), *_missing_lines(absent)],
             [line for cell, line in conflicts.items() if cell in present],
         )

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -20,7 +19,7 @@ from robustbench_cli.benchmarks.reports.leaderboard import (
     standings,
     standings_table,
 )
-from robustbench_cli.benchmarks.reports.rows import rows
+from robustbench_cli.benchmarks.reports.rows import Together, rows
 from robustbench_cli.benchmarks.store.records import Result
 from robustbench_cli.benchmarks.suites.load import read_suite
 from robustbench_cli.core.errors import UserError
@@ -52,8 +51,13 @@ class Evaluated:
                 self.stored.append((result, outcomes))
 
     def standings(self, board: str = "cifar10-linf") -> tuple[list[Standing], list[str]]:
-        table = rows((result, partial(lambda outcomes: outcomes, outcomes)) for result, outcomes in self.stored)
-        return standings(read_leaderboard(board), table, [result for result, _ in self.stored], REQUIRED)
+        outcomes = {result.cell.id: outcomes for result, outcomes in self.stored}
+
+        def read(group: Sequence[Result]) -> Together:
+            return group, Outcomes.stacked([outcomes[result.cell.id] for result in group])
+
+        results = [result for result, _ in self.stored]
+        return standings(read_leaderboard(board), rows(results, read), results, REQUIRED)
 
 
 @pytest.fixture
