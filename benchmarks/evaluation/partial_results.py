@@ -92,6 +92,11 @@ class PartialResults:
         names = [_FILE_NAME.fullmatch(path.name) for path in self._folder.glob("*.piece")]
         return [range(int(name[1]), int(name[2])) for name in names if name is not None]
 
+    @property
+    def number_of_images(self) -> int:
+        """The number of images in these batches."""
+        return len({position for batch in self.batches for position in batch})
+
     def has(self, batch: range, indices: Tensor) -> bool:
         """Whether the result of a batch is stored; see :meth:`read`."""
         return self._opened(batch, indices) is not None

@@ -22,7 +22,7 @@ from robustbench_cli.benchmarks.evaluation.cost import Passes, passes
 from robustbench_cli.benchmarks.evaluation.options import GridOptions
 from robustbench_cli.benchmarks.evaluation.scoring import SELECTION_DRAWS
 from robustbench_cli.benchmarks.execution.job import Job
-from robustbench_cli.benchmarks.execution.worker import is_done, lease_name
+from robustbench_cli.benchmarks.execution.worker import images_stored, is_done, lease_name
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.store.records import Result
@@ -45,6 +45,7 @@ class CellState:
             ``"stale"``: the store has a result of a cell with the same labels, and something has changed since.
         passes: An upper bound on its forward and backward passes of single images, in passes of one draw; 0 if it
             shares the search of another cell, ``None`` if unknown.
+        images_stored: The number of its images whose results are stored although the cell is not done.
         changed: What has changed, in words; for a cell that is done, the other version that computed it.
     """
 
@@ -52,6 +53,14 @@ class CellState:
     state: State
     passes: int | None
     changed: tuple[str, ...] = ()
+    images_stored: int = 0
+
+    @property
+    def passes_left(self) -> int | None:
+        """The passes of the images whose results are not stored."""
+        if self.state == "done" or self.passes is None:
+            return self.passes and 0
+        return round(self.passes * (1 - self.images_stored / self.job.cell.n))
 
 
 def states(
@@ -93,7 +102,8 @@ def states(
         # With several outdated results, the one that differs least.
         changes = [change for old in outdated[_labels(job.cell)] if (change := _changed(old, job))]
         changed = min(changes, key=len, default=())
-        cell_states.append(CellState(job, _state(job, lease, untrained, changed), count, changed))
+        state = _state(job, lease, untrained, changed)
+        cell_states.append(CellState(job, state, count, changed, min(images_stored(job), job.cell.n)))
     return cell_states
 
 

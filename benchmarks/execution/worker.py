@@ -39,7 +39,7 @@ from robustbench_cli.core.atomic_write import display_path
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
 from robustbench_cli.core.isolation import isolate_passes
 
-__all__ = ["compute_if_free", "is_done", "lease_name", "rerun", "work", "work_if_free"]
+__all__ = ["compute_if_free", "images_stored", "is_done", "lease_name", "rerun", "work", "work_if_free"]
 
 _EARLIER_FAILED = ", which this cell continues, failed: "
 
@@ -155,6 +155,22 @@ def is_done(job: Job) -> bool:
         job: The job.
     """
     return _is_stored(Store(job.store), job) and _has_images(job)
+
+
+def images_stored(job: Job) -> int:
+    """The number of images of an unfinished job whose results are stored, by an interrupted or a split computation.
+
+    Args:
+        job: The job.
+    """
+    attack: type[Attack] = attacks.load(job.cell.attack.name)
+    return _partial_results(_search_job(job) if attack.minimal_norm else job, attack).number_of_images
+
+
+def _partial_results(job: Job, attack: Attack | type[Attack]) -> PartialResults:
+    """The stored batches of a job, or of a search for the jobs of a minimal-norm attack."""
+    store = job.store / SEARCHES if attack.minimal_norm else job.store
+    return PartialResults(store / PARTIAL_RESULTS / job.cell.id, images=job.images is not None)
 
 
 def _is_stored(store: Store, job: Job) -> bool:
@@ -329,7 +345,6 @@ def _evaluation(job: Job, attack: Attack, progress: Callable[[int], None]) -> di
     limit_threads(tuple(examples.images.shape[1:]))
     if examples.sha256 != cell.data:
         raise UserError(f"the images of {cell.dataset} have changed since the command began: give the command again")
-    folder = (job.store / SEARCHES if attack.minimal_norm else job.store) / PARTIAL_RESULTS / cell.id
     return {
         "model": _model(job.checkpoint, json.dumps(job.loading), cell.checkpoint),
         "images": examples.images,
@@ -340,7 +355,7 @@ def _evaluation(job: Job, attack: Attack, progress: Callable[[int], None]) -> di
             device=torch.device(job.device),
             batch_size=job.batch_size,
             earlier=None if job.previous is None else _outcomes_of(job.previous),
-            partial_results=PartialResults(folder, images=job.images is not None),
+            partial_results=_partial_results(job, attack),
             progress=progress,
         ),
     }

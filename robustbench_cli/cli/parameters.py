@@ -45,9 +45,15 @@ def distribute(settings: Sequence[Setting], settable: Mapping[str, type[Settings
 
 def _owner(setting: Setting, settable: Mapping[str, type[Settings]]) -> str:
     """The name of what a ``--set`` changes."""
+    from robustbench_cli.benchmarks.evaluation.options import GridOptions
+
     key = setting.key
     if setting.name is None:
         owners = [name for name, settings in settable.items() if settings.current_name(key) in settings.model_fields]
+        if owners == ["train"] and key in GridOptions.model_fields:
+            raise UserError(
+                f"--set {key}: --{key} is that of the attacks, train.{key} that of the training: give one of them"
+            )
         if len(owners) == 1:
             return owners[0]
         if owners:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
 import time
@@ -95,10 +96,12 @@ def run_suite(
         note_other_norms(planned)
         warn_of_unused_recipe(config, planned.models)
         _train(common, planned, devices)
+        _note_cascades(planned)
         jobs = planned.jobs(job_options(common, save_images, split=split))
         selected = select(jobs)
         _request(jobs, common.store)
         missing = _missing(selected, common.store)
+        _note_idle_processes(missing, len(devices), split=split)
         shown = JobProgress(progress, missing)
         (engine or local.run)(missing, finished=shown.finished, progress=shown.progress)
     results, failures = _results(common, selected, shown)
@@ -261,6 +264,36 @@ def _missing(jobs: Sequence[Job], store: Path) -> list[Job]:
     if len(missing) < len(jobs):
         console.note(f"{len(jobs) - len(missing)}/{len(jobs)} cells cached in {store}")
     return missing
+
+
+def _note_idle_processes(jobs: Sequence[Job], processes: int, *, split: bool) -> None:
+    """Notes that a command has more processes than work that can be shared."""
+    from robustbench_cli.benchmarks.evaluation.partial_results import LEAST_SHARED, shared_batch
+
+    shares = sum(math.ceil(job.cell.n / shared_batch(job.cell.n, job.cell.n)) if split else 1 for job in jobs)
+    if 0 < shares < processes:
+        cells = f"{len(jobs)} {'cell' if len(jobs) == 1 else 'cells'} to compute"
+        limit = (
+            f"and processes share a cell in batches of at least {LEAST_SHARED} images"
+            if split
+            else "each in one process"
+        )
+        console.note(f"{processes} processes but work for {shares}: {cells}, {limit}")
+
+
+def _note_cascades(planned: Plan) -> None:
+    """Notes the randomized defenses that a cascade attacks, which is made for deterministic ones."""
+    names = {
+        model.defended().defense
+        for suite, models in planned.suites
+        for model in models
+        if suite.cascade and suite.accounting == "expected" and model.defended().randomized
+    }
+    for name in sorted(names):
+        console.note(
+            f"{name} is randomized, and a cascade is for deterministic defenses, since an image leaves it only if every draw "
+            "fails: the suite 'randomized' attacks every image by its expectation over draws"
+        )
 
 
 def _results(common: Common, jobs: Sequence[Job], shown: JobProgress) -> tuple[list[Result], list[Failure]]:

@@ -264,8 +264,8 @@ def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
     caption = [f"{flag}: {text}" for flag, text in flag_texts(raised).items()]
     if table["attack"].str.startswith("+").any():
         caption.append(
-            "+ before an attack: it ran only on images that the attacks before it in its suite did not break, and its row "
-            "counts theirs too"
+            "+ before an attack: it ran only on images that the attacks before it in its suite did not break (in every draw "
+            "of a randomized defense), and its row counts the broken ones too"
         )
     caption += quick_look(table)
     if "des" not in hidden and table["clean_accuracy_loss_within_interval"].eq(True).any():
@@ -307,6 +307,11 @@ class _CellColumn:
     hide: int | None = None
 
 
+def _state_of(cell: CellState) -> str:
+    """The state of a cell, with the share of its images whose results are stored."""
+    return f"{cell.state}, {cell.images_stored}/{cell.job.cell.n} images" if cell.images_stored else cell.state
+
+
 _CELL_COLUMNS = (
     _CellColumn("dataset", lambda cell: cell.job.cell.dataset),
     _CellColumn("model", lambda cell: cell.job.cell.model),
@@ -322,7 +327,7 @@ _CELL_COLUMNS = (
     _CellColumn("eot", lambda cell: str(cell.job.cell.eot), numeric=True),
     _CellColumn("seed", lambda cell: str(cell.job.cell.seed), numeric=True),
     _CellColumn("passes", lambda cell: "unknown" if cell.passes is None else f"{cell.passes:,}", numeric=True, hide=2),
-    _CellColumn("state", lambda cell: cell.state, in_title=False),
+    _CellColumn("state", _state_of, in_title=False),
     _CellColumn("changed", lambda cell: "; ".join(cell.changed), hide=1),
 )
 

@@ -10,6 +10,7 @@ from robustbench_cli.cli.param_types import Setting
 from robustbench_cli.cli.parameters import attack_entries, distribute
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry as defenses
+from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.hrs import HRS
 
 
@@ -41,6 +42,16 @@ def test_a_setting_without_one_owner_is_refused(setting: Setting, message: str) 
     """The error names the option, and what would be right."""
     with pytest.raises(UserError, match=message):
         distribute([setting], {"pgd": PGD, "hrs": HRS, "cw": CW})
+
+
+def test_the_precision_of_the_training_needs_its_name() -> None:
+    """``precision`` alone could be --precision, which is that of the attacks."""
+    settable = {"pgd": PGD, "train": Recipe}
+    with pytest.raises(
+        UserError, match=r"--set precision: --precision is that of the attacks, train.precision that of the tr"
+    ):
+        distribute([Setting(None, "precision", "bf16")], settable)
+    assert distribute([Setting("train", "precision", "bf16")], settable)["train"] == {"precision": "bf16"}
 
 
 def test_a_users_class_is_named_by_the_class_alone(tmp_path: Path) -> None:

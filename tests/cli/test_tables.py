@@ -221,7 +221,12 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> Any:
             job = {"eps": "8/255", "checkpoint": "a/hrs.safetensors", "mean": None, "std": None}
             cell |= {name: value for name, value in changed.items() if name in cell}
             job |= {name: value for name, value in changed.items() if name in job}
-            state = {"passes": 41_000, "state": "missing", "changed": ()}
+            state = {
+                "passes": 41_000,
+                "state": "missing",
+                "changed": (),
+                "images_stored": 0,
+            }
             state |= {name: value for name, value in changed.items() if name in state}
             made.append(SimpleNamespace(job=SimpleNamespace(cell=SimpleNamespace(**cell), **job), **state))
         return made
@@ -270,6 +275,7 @@ def test_a_pipe_gets_every_column_of_the_cells(cells: Any, monkeypatch: pytest.M
     assert drawn_cells(cells(), None, monkeypatch)[1].split() == header
     lines = drawn_cells(cells(changed=(("pgd.steps was 2",), ())), None, monkeypatch)
     assert lines[1].split() == [*header, "changed"]
+    assert "missing, 3/1000 images" in drawn_cells(cells(images_stored=(3, 0)), None, monkeypatch)[3]
 
 
 def test_a_table_with_flags_is_drawn_without_torch() -> None:

@@ -208,7 +208,7 @@ def _stored(store: Path) -> dict[str, Result]:
 
 
 def _summary(common: Common, planned: Plan, cells: Sequence[CellState]) -> str:
-    """The number of cells in each state, the holders of running cells, the missing trainings, and the cells of another version."""
+    """The number of cells in each state; the cells of another version, the partly done and the running ones; what is to train."""
     from robustbench_cli.benchmarks.execution.status import STATES
     from robustbench_cli.benchmarks.execution.worker import lease_name
     from robustbench_cli.benchmarks.store.leases import Leases
@@ -221,6 +221,11 @@ def _summary(common: Common, planned: Plan, cells: Sequence[CellState]) -> str:
     older = [cell for cell in cells if cell.state == "done" and cell.changed]
     if older:
         lines.append(f"{len(older)} of another version ({older[0].changed[0]}): --existing rerun computes them again")
+    lines += [
+        f"partly done: {describe_cell(cell.job)}, {cell.images_stored} of {cell.job.cell.n} images"
+        for cell in cells
+        if cell.images_stored
+    ]
     leases = Leases(common.store)
     lines += [
         f"running: {describe_cell(cell.job)}, {leases.holder(lease_name(cell.job)) or 'done by now'}"
@@ -235,7 +240,7 @@ def _summary(common: Common, planned: Plan, cells: Sequence[CellState]) -> str:
 
 
 def _left(stored: Iterable[Result], cells: Sequence[CellState]) -> str:
-    """An upper bound on the cost of cells."""
+    """An upper bound on what is left to compute of cells."""
     from robustbench_cli.benchmarks.execution.status import seconds_a_pass
     from robustbench_cli.cli.descriptions import duration
 
@@ -244,7 +249,7 @@ def _left(stored: Iterable[Result], cells: Sequence[CellState]) -> str:
     measured = seconds_a_pass(stored)
     times = [_seconds(cell, measured) for cell in cells]
     known_times = [seconds for seconds in times if seconds is not None]
-    costs = [cell.passes for cell in cells if cell.passes is not None]
+    costs = [cell.passes_left for cell in cells if cell.passes_left is not None]
 
     def unknown_cells(number: int) -> str:
         return f" and {number} cells of unknown cost" if number else ""
@@ -261,4 +266,4 @@ def _left(stored: Iterable[Result], cells: Sequence[CellState]) -> str:
 def _seconds(cell: CellState, measured: dict[tuple[str, str], float]) -> float | None:
     """What a cell takes at most, from what the store has measured of the same model."""
     rate = measured.get((cell.job.cell.dataset, cell.job.cell.model))
-    return None if rate is None or cell.passes is None else rate * cell.passes
+    return None if rate is None or cell.passes_left is None else rate * cell.passes_left

@@ -44,6 +44,27 @@ def test_the_state_of_every_cell(jobs: Callable[..., list[Job]]) -> None:
     assert seconds == pytest.approx(done.seconds / (done.forwards + done.backwards))
 
 
+def test_stored_batches_are_not_left(jobs: Callable[..., list[Job]]) -> None:
+    """The images of stored batches are counted once, and their passes are not left; so for the search of all radii."""
+    specs = [choice.spec for name in ("fgsm", "fmn") for choice in attack_choices(AttackEntry(name=name))]
+    fgsm, fmn = jobs(*specs, eps=("0.1",))
+    search = fmn.cell.model_copy(update={"eps": None}).id
+    for folder, batches in (
+        (fgsm.store / "pieces" / fgsm.cell.id, ("0-4", "2-5")),
+        (fmn.store / "searches/pieces" / search, ("0-15",)),
+    ):
+        folder.mkdir(parents=True)
+        for batch in batches:
+            (folder / f"{batch}.piece").touch()
+    models = [_model_of(fgsm)]
+    first, second = states([fgsm, fmn], models, stored={})
+    assert (first.state, first.images_stored, first.passes, first.passes_left) == ("missing", 5, 20 * 4, 15 * 4)
+    assert (second.images_stored, second.passes_left) == (15, 5 * (201 + 2))
+    work(fgsm)
+    (done,) = states([fgsm], models, stored={})
+    assert (done.state, done.images_stored, done.passes_left) == ("done", 0, 0)
+
+
 def test_changes_since_a_cell_was_stored_are_named(jobs: Callable[..., list[Job]]) -> None:
     """A stored result with the same labels makes a cell stale; a result of another checkpoint does not."""
     choices = [choice for name in ("pgd", "fgsm") for choice in attack_choices(AttackEntry(name=name))]

@@ -204,6 +204,16 @@ def test_processes_share_the_images(advdef: Advdef, here: Path, checkpoint: Path
     assert len(rows[0]) == 6
 
 
+def test_processes_without_work_are_noted(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """Twenty images are one batch, which one of two processes computes; 210 images are work for both."""
+    command = ("attack", "--checkpoint", "model.safetensors", "--attack", "fgsm", "--jobs", "2")
+    noted = (
+        "2 processes but work for 1: 1 cell to compute, and processes share a cell in batches of at least 100 images"
+    )
+    assert noted in advdef(*command, "--n", "20").err
+    assert "2 processes but" not in advdef(*command, "--n", "210").err
+
+
 def test_zero_radius_leaves_the_clean_accuracy(advdef: Advdef, here: Path) -> None:
     """At eps 0 the robust accuracy of a switching defense equals the clean one for any attack, and so do the intervals."""
     options = (
@@ -263,6 +273,11 @@ def test_an_attack_on_single_draws_is_flagged(advdef: Advdef, here: Path) -> Non
     assert table(here / "table.csv")[0]["flags"] == "no-eot"
     assert "no-eot: the attack followed one draw at a time" in flagged.out
     assert "no-eot" not in advdef(*command).out
+    # A cascade is not for such a defense; the suite of the attack alone is.
+    (here / "cascade.yaml").write_text("{cascade: true, attacks: [fgsm]}")
+    cascade = advdef(*command[:-2], "--suite", "cascade.yaml").err
+    assert "hrs(channels=[2,2]) is randomized, and a cascade is for deterministic defenses" in cascade
+    assert "cascade is for" not in advdef(*command[:-2], "--suite", "randomized", "--set", "square.queries=2").err
 
 
 def test_several_models_are_compared(advdef: Advdef, here: Path, checkpoint: Path) -> None:

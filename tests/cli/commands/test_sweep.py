@@ -301,6 +301,9 @@ def test_an_interrupted_split_cell_goes_on_in_any_number_of_processes(
     assert (running.returncode, out) == (130, "")
     assert err.rstrip().endswith("resume with: advdef sweep suite.yaml --jobs 2 --split")
     assert len(sums_of_batches(here)) == 2
+    ranges = [path.stem.split("-") for path in (here / "advdef-runs" / "pieces").glob("*/*.piece")]
+    stored = sum(int(stop) - int(start) for start, stop in ranges)
+    assert f", {stored} of 250 images\n" in advdef("sweep", "suite.yaml", "--status").out
     resumed = advdef("sweep", "suite.yaml", *options)
     assert resumed.code == 0, resumed.err
     assert len(sums_of_batches(here)) == len(set(sums_of_batches(here))) == 3
