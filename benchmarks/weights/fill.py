@@ -22,6 +22,8 @@ _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoi
 _MEAN = re.compile(r"_?((?:\w+_)?)(?:mean|means|mu)")
 _STD = re.compile(r"_?((?:\w+_)?)(?:std|stds|stddev|sd|sds|sigma)")
 _MOST_CHANNELS = 16
+_MEASURES = re.compile(r"(?:^|_)(?:acc|accuracy|auroc|confmat|criterion|f1|loss|metrics?)(?:_|\d|$)")
+"""Modules that only a training or its protocol uses: Lightning saves them beside the network."""
 
 
 class LoadedWeights(NamedTuple):
@@ -101,6 +103,8 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, spec: s
             f"{path} does not fit {spec}: {'; '.join(nearest.faults)}: check the model, the classes and the images' shape"
         )
     best, *others = sorted(fitting, key=lambda candidate: candidate.rank)
+    # Some files have the same network twice, as those of MadryLab's robustness.
+    others = [other for other in others if not _same_tensors(other.tensors, best.tensors)]
     require_finite(best.tensors, path)
     model.load_state_dict(best.tensors, strict=True)
     return best.loaded(path, others)
@@ -246,13 +250,20 @@ def _candidate(
     tensors = {name: state[unwrapped[f"{prefix}{name}"]] for name in expected if f"{prefix}{name}" in unwrapped}
     used = {*networks, *(f"{prefix}{name}" for name in expected)}
     others = [name for name in unwrapped if name not in used and name.rpartition(".")[2] != "n_averaged"]
-    rest = [name for name in others if not name.removeprefix(prefix).startswith(unused)]
-    pair = _normalization(rest, {name: state[unwrapped[name]] for name in rest})
+    rest = [
+        name
+        for name in others
+        if not (name.removeprefix(prefix).startswith(unused) or _is_measure(name, prefix=prefix))
+    ]
+    copies = len(networks) // len(expected)
+    pairs = _normalizations({name: state[unwrapped[name]] for name in rest}, most=max(copies, 1))
+    pair = pairs[0] if pairs else None
+    of_pairs = {name for names in pairs for name in names}
     return _Candidate(
         key=key,
         prefix=prefix,
         tensors=tensors,
-        unexpected=[unwrapped[name] for name in rest if pair is None or name not in pair],
+        unexpected=[unwrapped[name] for name in rest if name not in of_pairs],
         missing=[name for name in required if name not in tensors],
         shapes=[
             f"{name} {tuple(tensor.shape)} for {tuple(expected[name].shape)}"
@@ -270,9 +281,21 @@ def _unwrapped(name: str, model_parts: Collection[str]) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS or part in model_parts)
 
 
-def _normalization(names: Sequence[str], tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
-    """The names of the mean and the std of a normalization, if there is exactly one pair in one module."""
-    small = [name for name in names if tensors[name].is_floating_point() and tensors[name].numel() <= _MOST_CHANNELS]
+def _is_measure(name: str, *, prefix: str) -> bool:
+    """Whether a name is of a loss or a metric beside the network, whose names all begin with a prefix."""
+    return bool(prefix) and not name.startswith(prefix) and _MEASURES.search(name.partition(".")[0]) is not None
+
+
+def _normalizations(tensors: Mapping[str, Tensor], *, most: int) -> list[tuple[str, str]]:
+    """The names of the mean and the std of a normalization, once for each copy of the network.
+
+    Args:
+        tensors: Those that belong to no network.
+        most: The number of copies. With more pairs, or with pairs that differ, none is the normalization.
+    """
+    small = [
+        name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel() <= _MOST_CHANNELS
+    ]
     pairs = []
     for mean in small:
         parent, _, name = mean.rpartition(".")
@@ -281,7 +304,12 @@ def _normalization(names: Sequence[str], tensors: Mapping[str, Tensor]) -> tuple
             std_match = _STD.fullmatch(std.rpartition(".")[2])
             if std_match and mean_match and std_match[1] == mean_match[1] and std.rpartition(".")[0] == parent:
                 pairs.append((mean, std))
-    return pairs[0] if len(pairs) == 1 else None
+    values = {tuple(_numbers(tensors[name]) for name in pair) for pair in pairs}
+    return pairs if len(values) == 1 and len(pairs) <= most else []
+
+
+def _same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def _numbers(tensor: Tensor) -> tuple[float, ...]:

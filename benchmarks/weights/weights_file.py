@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import pickle
@@ -17,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
-from torch.serialization import get_unsafe_globals_in_checkpoint
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 
@@ -63,6 +64,9 @@ _KEYS = (
 Running averages come first: who saves them evaluates them (timm prefers them too). Then come the weights saved as the best,
 then those of the last step. Other keys follow in the order of the file.
 """
+
+_PLAIN: list[Any] = [argparse.Namespace]
+"""Classes that hold values and run nothing: timm, DeiT and MAE save the options of a training in a namespace."""
 
 _LONGEST_HEADER = 100_000_000
 _WAY_OUT = "where you trust it, load it yourself and save only model.state_dict(), best as .safetensors"
@@ -210,7 +214,8 @@ def _load_zip(data: bytes, path: Path) -> Any:
     if "data.pkl" not in records:
         raise UserError(f"{path} is an archive without PyTorch's data.pkl: give a state dict that torch.save wrote")
     try:
-        blocked = get_unsafe_globals_in_checkpoint(io.BytesIO(data))
+        with safe_globals(_PLAIN):
+            blocked = get_unsafe_globals_in_checkpoint(io.BytesIO(data))
         if not blocked:
             return _load_tensors(data)
     except Exception as error:  # noqa: BLE001 - a damaged file can raise any exception
@@ -236,7 +241,7 @@ def _load_pickle(data: bytes, path: Path) -> Any:
 
 
 def _load_tensors(data: bytes) -> Any:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), safe_globals(_PLAIN):
         # Its warnings are about formats that are then read, or refused with our own message.
         warnings.simplefilter("ignore")
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

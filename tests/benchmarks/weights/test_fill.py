@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,71 @@ def test_checkpoints_as_people_save_them(tmp_path: Path, content: Any, words: st
     assert taken.message == (f"{path}: {words}" if words else "")
     assert taken.has_alternatives == ("would fit too" in words)
     assert taken.mean is taken.std is None
+
+
+def layouts() -> dict[str, tuple[Any, str]]:
+    """The files of known programs, by program, with what is said of them."""
+    old = scaled(3)
+    pair = {"new_mean": MU.view(3, 1, 1), "new_std": SIGMA.view(3, 1, 1)}
+    madry = {
+        **prefixed("module.model.", scaled(2)),
+        **prefixed("module.normalizer.", pair),
+        **prefixed("module.attacker.model.", scaled(2)),
+        **prefixed("module.attacker.normalize.", pair),
+    }
+    lightning = {**prefixed("net.", scaled(2)), "val_acc.total": torch.tensor(3), "criterion.weight": torch.ones(3)}
+    record = {"optimizer_states": [{"state": {0: {"exp_avg": MU}}}], "hyper_parameters": {"lr": 0.1}, "loops": {}}
+    return {
+        "robustness": (
+            {"model": madry, "epoch": 3, "optimizer": {"state": {}}, "schedule": None},
+            "took 'model' and the names that begin with 'model.'; the normalization of module.normalizer.new_mean and module",
+        ),
+        "lightning": (
+            {"epoch": 1, "state_dict": lightning, "pytorch-lightning_version": "2.5.0", **record},
+            "begin with 'net.'; left out val_acc.total, criterion.weight, which the network does not use",
+        ),
+        "timm": (
+            {
+                "arch": "x",
+                "args": Namespace(lr=0.1),
+                "state_dict": old,
+                "state_dict_ema": prefixed("module.", scaled(2)),
+            },
+            "took 'state_dict_ema' (and not 'state_dict', which would fit too)",
+        ),
+        "deit": ({"model": scaled(2), "args": Namespace(img_size=(3, 4, 4))}, "took 'model'"),
+        "robustbench": ({"state_dict": prefixed("module.1.model.", scaled(2))}, "took 'state_dict' and the names that"),
+        "fabric": (
+            {"model": prefixed("_forward_module.", scaled(2))},
+            "took 'model' and the names that begin with '_for",
+        ),
+        "fsdp": (prefixed("_fsdp_wrapped_module.", scaled(2)), ""),
+        "accelerate": (prefixed("module._orig_mod.", scaled(2)), ""),
+    }
+
+
+@pytest.mark.parametrize("program", list(layouts()))
+def test_the_files_of_known_programs(tmp_path: Path, program: str) -> None:
+    """Their weights and their normalization are understood without a word, whatever else they save."""
+    content, words = layouts()[program]
+    model, taken = filled(tmp_path / "a.pt", content)
+    assert factor_of(model) == pytest.approx(2)
+    assert words in taken.message
+    assert bool(words) == bool(taken.message)
+    expected = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)) if program == "robustness" else (None, None)
+    assert (taken.mean, taken.std) == expected
+
+
+def test_what_changes_the_images_is_not_left_out(tmp_path: Path) -> None:
+    """A module beside the network is left out only if it measures; two normalizations that differ are not guessed."""
+    network = prefixed("net.", scaled(2))
+    with pytest.raises(UserError, match=r"unexpected denoiser\.weight"):
+        filled(tmp_path / "a.pt", {**network, "denoiser.weight": torch.ones(3)})
+    with pytest.raises(UserError, match=r"unexpected a\.mean, a\.std, b\.mean and 1 more"):
+        filled(tmp_path / "a.pt", {**network, "a.mean": MU, "a.std": SIGMA, "b.mean": MU / 2, "b.std": SIGMA})
+    twice = {**network, **prefixed("ema.", scaled(2))}
+    with pytest.raises(UserError, match=r"unexpected a\.mean, a\.std, b\.mean and 1 more"):
+        filled(tmp_path / "a.pt", {**twice, "a.mean": MU, "a.std": SIGMA, "b.mean": MU / 2, "b.std": SIGMA})
 
 
 def test_what_torchs_own_wrappers_save(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import pickle
 import warnings
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,15 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         read_bytes(tmp_path / "x" / "y.pth")
     with pytest.raises(UserError, match="is a folder"):
         read_bytes(tmp_path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_namespace_hides_no_code(tmp_path: Path, zipped: bool) -> None:
+    """The options of a training may be in a namespace, but what they hold is checked as all else is."""
+    path = tmp_path / "a.pt"
+    content = {"args": Namespace(lr=0.1, names=["a"]), "state_dict": network().state_dict()}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    assert same(dict(read_tensors(read_bytes(path), path)), dict(network().state_dict()))
+    torch.save({**content, "args": Namespace(model=network())}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match=r"loading that could run code \(.*torch\.nn\.modules"):
+        read_tensors(read_bytes(path), path)
