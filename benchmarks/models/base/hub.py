@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustbench_cli.benchmarks.models.base.source import require_library
 from robustbench_cli.benchmarks.weights.folder import INDEXES, WEIGHT_FILES, shard_names
 from robustbench_cli.core.errors import UserError, one_line
+from robustbench_cli.core.libraries import require_library
 
 __all__ = ["HubRepository"]
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -16,6 +14,7 @@ from robustbench_cli.benchmarks.models import registry
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
 from robustbench_cli.benchmarks.weights.fill import LoadedWeights, fill
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.libraries import require_library
 
 __all__ = ["ModelSource", "model_source", "require_library"]
 
@@ -144,22 +143,3 @@ def model_source(spec: str, *, config: Mapping[str, Any] | None = None) -> Model
     if inspect.isclass(target) and issubclass(target, ModelSource):
         return target(argument, config=config)
     return None
-
-
-def require_library(module: str, *, extra: str, needed_by: str) -> ModuleType:
-    """Imports an optional library.
-
-    Args:
-        module: Its name in Python.
-        extra: The extra of advdef that installs it.
-        needed_by: What needs it, for the message.
-
-    Raises:
-        UserError: It is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
-            raise
-        raise UserError(f"{needed_by} needs {module}: install it with pip install 'advdef[{extra}]'") from None

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from robustbench_cli.benchmarks.datasets.base.preprocessing import Interpolation
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
-from robustbench_cli.benchmarks.models.base.source import require_library
 from robustbench_cli.core.errors import UserError, did_you_mean
+from robustbench_cli.core.libraries import require_library
 
 __all__ = ["TimmNetwork", "timm_library"]
 

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
-from robustbench_cli.benchmarks.models.base.source import ModelSource, model_source, require_library
+from robustbench_cli.benchmarks.models.base.source import ModelSource, model_source
 from robustbench_cli.core.errors import UserError
 
 
@@ -49,10 +49,3 @@ def test_only_sources_are_sources() -> None:
     assert source is not None
     assert source.spec == "torchvision:resnet18"
     assert model_source("small-cnn") is None
-
-
-def test_a_missing_library_has_a_line_with_its_extra() -> None:
-    """A library that is installed is imported."""
-    assert require_library("json", extra="x", needed_by="y").loads("1") == 1
-    with pytest.raises(UserError, match=r"zoo:net needs no_such_library: install it with pip install 'advdef\[zoo\]'"):
-        require_library("no_such_library", extra="zoo", needed_by="zoo:net")
