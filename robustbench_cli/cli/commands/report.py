@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from robustbench_cli.core.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
     from robustbench_cli.benchmarks.store.cell import Cell
     from robustbench_cli.benchmarks.store.records import RequestedCell, Result
     from robustbench_cli.benchmarks.store.store import Store
@@ -133,7 +133,7 @@ class _Content:
 
     Attributes:
         table: The rows that the user selects.
-        results: All results, those of other rows included.
+        results: All results whose files are intact, those of other rows included.
         missing: A line for each damaged file, failed cell and missing cell among them.
         conflicts: A line for each of the rows that contradicts a certificate.
     """
@@ -162,13 +162,15 @@ class _Content:
             damaged.append(str(error))
 
         results = _results(stores, collect)
-        ordered = sorted((result for result, _ in results.values()), key=lambda result: _order(result.cell))
-        read = partial(read_together, store_of=lambda result: results[result.cell.id][1], damaged=collect)
-        table = rows(ordered, read)
-        present = {*table["cell"]}
-        conflicts = _add_certified_accuracy(
-            table, [results[result.cell.id] for result in ordered if result.cell.id in present], stores, collect
-        )
+        intact: list[Result] = []
+
+        def read(attacks: Sequence[Result]) -> tuple[list[Result], Outcomes] | None:
+            together = read_together(attacks, lambda result: results[result.cell.id][1], damaged=collect)
+            intact.extend(together[0] if together is not None else ())
+            return together
+
+        table = rows(sorted((result for result, _ in results.values()), key=lambda result: _order(result.cell)), read)
+        conflicts = _add_certified_accuracy(table, [results[result.cell.id] for result in intact], stores, collect)
         failures = [
             failure for store in stores for failure in store.failures(damaged=collect) if failure.cell.id not in results
         ]
@@ -183,7 +185,7 @@ class _Content:
         present = {*table["cell"]}
         return cls(
             table,
-            ordered,
+            intact,
             [*damaged, *(failure_line(failure) for failure in failures), *_missing_lines(absent)],
             [line for cell, line in conflicts.items() if cell in present],
         )
@@ -197,15 +199,22 @@ def _results(stores: Sequence[Store], collect: Damaged) -> dict[str, tuple[Resul
     results: dict[str, tuple[Result, Store]] = {}
     for store in stores:
         for result in store.unverified(damaged=collect):
-            earlier = results.get(result.cell.id)
-            try:
-                if earlier is not None:
-                    store.outcomes_of(result)
-            except UserError as error:
-                collect(error)
-                continue
-            results[result.cell.id] = result, store
+            copies = [(result, store)]
+            if result.cell.id in results:
+                copies = [copy for copy in (results.pop(result.cell.id), *copies) if _is_intact(*copy, collect)]
+            if copies:
+                results[result.cell.id] = copies[-1]
     return results
+
+
+def _is_intact(result: Result, store: Store, collect: Damaged) -> bool:
+    """Whether the outcomes of a result can be read."""
+    try:
+        store.outcomes_of(result)
+    except UserError as error:
+        collect(error)
+        return False
+    return True
 
 
 def _absent(stores: Sequence[Store], existing: Collection[str], collect: Damaged) -> list[RequestedCell]:
