@@ -171,6 +171,7 @@ def load_checkpoint(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     shape: tuple[int, int, int] | None = None,
+    config: Mapping[str, Any] | None = None,
     named: Collection[str] = (),
 ) -> Checkpoint:
     """Rebuilds the model of a checkpoint, with its defenses and its exact weights.
@@ -188,6 +189,8 @@ def load_checkpoint(
         mean: Mean of the normalization that the weights expect, on the [0, 1] pixel scale; ``None`` if they expect none.
         std: Standard deviation of that normalization.
         shape: ``(C, H, W)`` of the images.
+        config: What the model in a foreign file is built from besides its name; see
+            :func:`~.models.base.build.build_model`.
         named: Models and defenses of the user's own that the user has named, besides ``model``.
 
     Raises:
@@ -205,7 +208,7 @@ def load_checkpoint(
         "shape": None if shape is None else tuple(shape),
     }
     if info is None:
-        loaded, info = _load_foreign(file, path, options)
+        loaded, info = _load_foreign(file, path, options | {"config": dict(config or {})})
     else:
         loaded, info = _load_advdef(file, path, info, options, named=(model, *named))
     return Checkpoint(model=loaded.eval(), info=info, sha256=file.sha256)
@@ -216,7 +219,7 @@ def _load_foreign(file: OpenedFile, path: Path, options: Mapping[str, Any]) -> t
     tensors = file.tensors(path)
     described = _network_in_folder(path) if options["model"] is None else None
     info = _info_from_options(options if described is None else _with_description(options, described, path), path)
-    config = None if described is None else described.full_config
+    config = (info.config or None) if described is None else described.full_config
     built = build_from_file(info.model, tensors, path, shape=info.shape, classes=info.classes, config=config)
     loaded = built.loaded
     normalization = loaded.normalization(info.mean, info.std, path)

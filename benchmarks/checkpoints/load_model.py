@@ -12,7 +12,7 @@ from robustbench_cli.attacks.base.inputs import checked_keywords
 from robustbench_cli.benchmarks.checkpoints.checkpoint import load_checkpoint
 from robustbench_cli.benchmarks.models.base.build import build_model, is_trained
 from robustbench_cli.benchmarks.models.base.names import with_weights
-from robustbench_cli.benchmarks.models.base.source import model_source
+from robustbench_cli.benchmarks.models.base.source import config_for, model_source
 from robustbench_cli.core.errors import Notice, UserError
 
 __all__ = ["load_model"]
@@ -30,6 +30,7 @@ def load_model(
     classes: int | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> nn.Module:
     """Loads a trained model: images ``(N, C, H, W)`` in [0, 1] → logits ``(N, K)``, with the normalization inside.
 
@@ -44,6 +45,7 @@ def load_model(
         classes: K; by default that of published weights.
         mean: Mean of the normalization; by default the one that comes with the weights.
         std: Standard deviation of the normalization.
+        class_names: The names of the classes, for a model of ``open-clip:``.
 
     Returns:
         The model in ``eval()`` mode, on the CPU.
@@ -54,7 +56,8 @@ def load_model(
     if isinstance(name, Path) or name.endswith(_SUFFIXES) or Path(name).is_dir():
         if weights is not None:
             raise UserError(f"weights is {weights!r} and {name} has weights too: give one of them")
-        return load_checkpoint(name, model=model, shape=shape, classes=classes, mean=mean, std=std).model
+        config = config_for(model, class_names=class_names, data_names=None)
+        return load_checkpoint(name, model=model, shape=shape, classes=classes, mean=mean, std=std, config=config).model
     if model is not None:
         raise UserError(f"model is {model!r} and {name} is a model: give model only with a file")
     spec = with_weights(name, weights)
@@ -62,7 +65,8 @@ def load_model(
         raise UserError(
             f"model {spec} has no weights: name them, as in weights='DEFAULT', or use build_model for fresh ones"
         )
-    source = model_source(spec)
+    config = config_for(spec, class_names=class_names, data_names=None)
+    source = model_source(spec, config=config or None)
     if source is not None:
         metadata = source.metadata
         size = metadata.image_size
@@ -74,4 +78,4 @@ def load_model(
         raise UserError(
             f"model {spec} does not say its {'shape' if shape is None else 'classes'}: give shape and classes"
         )
-    return build_model(spec, shape=shape, classes=classes, mean=mean, std=std).eval()
+    return build_model(spec, shape=shape, classes=classes, mean=mean, std=std, config=config or None).eval()

@@ -21,6 +21,7 @@ class Cifar10(Downloaded):
     eps: ClassVar[str] = "8/255"
     files: ClassVar[str] = "cifar-10-batches-py"
     classes = 10
+    class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     shape = (3, 32, 32)
 
     def open(self, name: SplitName, *, root: Path, download: bool) -> torchvision.datasets.CIFAR10:

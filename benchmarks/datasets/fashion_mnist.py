@@ -37,6 +37,9 @@ class FashionMnist(Downloaded):
     other_source: ClassVar[str | None] = "install Debian's package dataset-fashion-mnist"
     debian: ClassVar[Path] = Path("/usr/share/datasets/fashion-mnist")
     classes = 10
+    class_names = (
+        *("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    )
     shape = (1, 28, 28)
 
     def open(self, name: SplitName, *, root: Path, download: bool) -> torchvision.datasets.FashionMNIST:

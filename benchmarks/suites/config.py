@@ -18,7 +18,7 @@ from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
 from robustbench_cli.benchmarks.datasets.base.options import DatasetOptions, OnBadImage, with_options
 from robustbench_cli.benchmarks.datasets.base.preprocessing import Crop, Interpolation
 from robustbench_cli.benchmarks.evaluation.options import Accounting, GridOptions
-from robustbench_cli.benchmarks.models.base.names import with_weights
+from robustbench_cli.benchmarks.models.base.names import read_class_names, with_weights
 from robustbench_cli.benchmarks.store.cell import OnlyIf
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.strict_yaml import YamlFile
@@ -60,6 +60,14 @@ def _as_eps(value: Any) -> Any:
 
 Many = Annotated[tuple[T, ...], BeforeValidator(_as_list), Field(min_length=1)]
 """A dimension of the grid: a list, or one value."""
+
+
+ClassNames = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: read_class_names(Path(value)) if isinstance(value, str) else value),
+    Field(min_length=2),
+]
+"""A list of names, or a file with one name per line."""
 
 
 class _Located(BaseModel):
@@ -131,7 +139,7 @@ class FileEntry(_Located):
 class ModelConfig(BaseModel):
     """A model, with the normalization inside it; the data set's usual model where it has no name.
 
-    ``weights`` becomes a part of ``name``.
+    ``weights`` becomes a part of ``name``. ``class_names`` are a list, or a file with one name per line.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -140,6 +148,7 @@ class ModelConfig(BaseModel):
     weights: str | None = None
     mean: Many[float] | None = None
     std: Many[float] | None = None
+    class_names: ClassNames | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -162,6 +171,7 @@ class DefenseConfig(_Located):
         classes: The number of classes of a foreign checkpoint.
         mean: Per-channel mean of the normalization of a foreign checkpoint.
         std: Per-channel standard deviation of that normalization.
+        class_names: The names of the classes, for a model that depends on them.
     """
 
     name: str | None = None
@@ -170,6 +180,7 @@ class DefenseConfig(_Located):
     classes: Annotated[int, Field(strict=True, ge=2)] | None = None
     mean: Many[float] | None = None
     std: Many[float] | None = None
+    class_names: ClassNames | None = None
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.options import takes_model_size, with_model_size
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
+from robustbench_cli.benchmarks.models.base.source import config_for
 from robustbench_cli.benchmarks.suites.config import (
     AttackEntry,
     AttackGroup,
@@ -318,6 +319,7 @@ def _models(config: SuiteConfig, cache_for: CacheFor, seed: int) -> dict[str, li
                         model=name.name if name is not None and base is None else None,
                         mean=name.mean if name is not None and base is None else None,
                         std=name.std if name is not None and base is None else None,
+                        class_names=name.class_names if name is not None and base is None else None,
                         base=base,
                         defenses=specs,
                     )
@@ -376,6 +378,8 @@ def _base(
         return None
     with error_location(entry.location):
         if read_info(entry.checkpoint) is not None:
+            if entry.class_names is not None:
+                raise UserError(f"{entry.checkpoint} has the names of its classes in it: leave out --class-names")
             loading = {"model": entry.model, "classes": entry.classes, "mean": entry.mean, "std": entry.std}
             return open_defended_model(entry.checkpoint, named=named, **loading)
         data = cache.data
@@ -383,6 +387,8 @@ def _base(
         published = metadata_of(entry.checkpoint, None).classes if name is None else None
         if published is not None and entry.classes is None:
             require_classes(published, data, where=str(entry.checkpoint))
+        names = entry.class_names or (model.class_names if model is not None else None)
+        config = config_for(name, class_names=names, data_names=data.class_names)
         return open_defended_model(
             entry.checkpoint,
             named=named,
@@ -391,6 +397,7 @@ def _base(
             mean=entry.mean or (model.mean if model is not None else None),
             std=entry.std or (model.std if model is not None else None),
             shape=data.shape,
+            **({"config": config} if config else {}),
         )
 
 

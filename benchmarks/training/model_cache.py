@@ -33,7 +33,7 @@ from robustbench_cli.benchmarks.datasets.base.split import Split
 from robustbench_cli.benchmarks.devices import current, keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base.build import default_model, require_fit
-from robustbench_cli.benchmarks.models.base.source import model_source
+from robustbench_cli.benchmarks.models.base.source import config_for, model_source
 from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.training.train import Training, cached_checkpoint, train, untrained
 from robustbench_cli.core.errors import Notice, UserError
@@ -86,6 +86,7 @@ class ModelCache:
         model: str | None = None,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
+        class_names: tuple[str, ...] | None = None,
         base: DefendedModel | None = None,
         defenses: tuple[MethodSpec, ...] = (),
     ) -> Training:
@@ -95,6 +96,7 @@ class ModelCache:
             model: As the user named it; the base's, or the data set's usual one, where not given.
             mean: Per-channel mean of the normalization inside the model.
             std: Per-channel standard deviation of that normalization.
+            class_names: The names of the classes, for a model that depends on them; the data set's where not given.
             base: The checkpoint to start from.
             defenses: In order; ``none`` is left out.
 
@@ -113,9 +115,12 @@ class ModelCache:
                 f"{base.path} takes images {base.shape} of {base.classes} classes, {self.dataset} has {data.shape} of "
                 f"{data.classes}: name the data set that it was trained on{hint}"
             )
-        network = (
-            self._network(model or default_model(data.shape), mean, std) if base is None else _network_of(base, data)
-        )
+        if base is None:
+            name = model or default_model(data.shape)
+            config = config_for(name, class_names=class_names, data_names=data.class_names)
+            network = self._network(name, config, mean, std)
+        else:
+            network = _network_of(base, data)
         recipe = Recipe.from_parameters({"epochs": data.epochs, **self.recipe}, name="train")
         training = Training(
             dataset=self.dataset,
@@ -133,14 +138,20 @@ class ModelCache:
             else training
         )
 
-    def _network(self, model: str, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> dict[str, Any]:
+    def _network(
+        self,
+        model: str,
+        config: dict[str, Any],
+        mean: tuple[float, ...] | None,
+        std: tuple[float, ...] | None,
+    ) -> dict[str, Any]:
         """The fields of a training that follow from the name of a model; published weights bring a normalization.
 
         Raises:
             UserError: The published weights are for other classes or channels than the data set has.
         """
-        fields: dict[str, Any] = {"model_source": models.source_of(model), "mean": mean, "std": std}
-        source = model_source(model)
+        fields = {"model_source": models.source_of(model), "config": config, "mean": mean, "std": std}
+        source = model_source(model, config=config or None)
         if source is None or not source.trained:
             return fields | {"model": model if source is None else source.spec}
         data, metadata = self.data, source.metadata

@@ -46,6 +46,7 @@ class Training(BaseModel):
         model_source: sha256 of a user's own source file of the model.
         weights: The fingerprint of the published weights that the model's name comes with.
         classes: K of these weights; the data set's where ``None``.
+        config: What the model is built from besides its name.
         mean: Per-channel mean of the normalization inside the model.
         std: Per-channel standard deviation of the normalization.
         base: The checkpoint to start from; ``None`` to train from the beginning.
@@ -62,6 +63,7 @@ class Training(BaseModel):
     model_source: str | None = None
     weights: str | None = None
     classes: int | None = None
+    config: dict[str, Any] = {}
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     base: DefendedModel | None = None
@@ -72,7 +74,7 @@ class Training(BaseModel):
     @property
     def key(self) -> str:
         """A hash of what determines the weights: the base's identity, not its path, and no decision rule."""
-        unused = {name for name in ("weights", "classes") if getattr(self, name) is None}
+        unused = {name for name in ("weights", "classes", "config") if not getattr(self, name)}
         content = self.model_dump(mode="json", exclude={"base", "defenses", "recipe", *unused})
         content["recipe"] = Recipe.by_former_names(Recipe.model_validate(self.recipe).in_effect)
         content["base"] = self.base.identity if self.base is not None else None
@@ -259,6 +261,7 @@ def _begin(training: Training, dataset: Dataset, build: Callable[..., nn.Module]
             classes=training.classes or dataset.classes,
             mean=training.mean,
             std=training.std,
+            config=training.config or None,
         )
     if not is_trained(training.model) and not (chain and chain[0].trains):
         chain.insert(0, Undefended())
@@ -266,7 +269,7 @@ def _begin(training: Training, dataset: Dataset, build: Callable[..., nn.Module]
 
 
 def _info(training: Training, dataset: Dataset, record: dict[str, Any]) -> CheckpointInfo:
-    source = model_source(training.model) if training.base is None else None
+    source = model_source(training.model, config=training.config or None) if training.base is None else None
     return CheckpointInfo(
         model=training.model,
         config=source.config if source is not None else training.base.config if training.base is not None else {},

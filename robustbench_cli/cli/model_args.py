@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
-from robustbench_cli.benchmarks.models.base.names import with_weights
+from robustbench_cli.benchmarks.models.base.names import read_class_names, with_weights
 from robustbench_cli.cli import help_page
 from robustbench_cli.cli.completion import complete_names
 from robustbench_cli.cli.option_sets import OptionSet
@@ -37,6 +37,7 @@ class ModelArgs:
         classes: The number of classes of a foreign checkpoint.
         mean: Per-channel mean of the normalization inside the model.
         std: Per-channel standard deviation of the normalization.
+        class_names: The file with the names of the classes, for a model that depends on them.
         dataset: As the user named it.
         data_options: The options of the data set that the user gave, by name.
         defenses: Names, in the order in which they are put around the model.
@@ -49,6 +50,7 @@ class ModelArgs:
     classes: int | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    class_names: Path | None
     dataset: str | None
     data_options: Mapping[str, object]
     defenses: tuple[str, ...]
@@ -64,6 +66,7 @@ class ModelArgs:
             "--classes": self.classes,
             "--mean": self.mean,
             "--std": self.std,
+            "--class-names": self.class_names,
             "--dataset": self.dataset,
             **{f"--{key.replace('_', '-')}": value for key, value in self.data_options.items()},
             "--defense": self.defenses,
@@ -96,8 +99,8 @@ class ModelArgs:
         return {
             "dataset": self.dataset_name(),
             "model": None
-            if self.checkpoints or (self.model, self.mean, self.std) == (None, None, None)
-            else ModelConfig(name=self.model, mean=self.mean, std=self.std),
+            if self.checkpoints or {self.model, self.mean, self.std, self.class_names} == {None}
+            else ModelConfig(name=self.model, mean=self.mean, std=self.std, class_names=self._names()),
             "defenses": self._chains(parameters),
             "decision": self.decisions,
             "train": recipe,
@@ -128,6 +131,10 @@ class ModelArgs:
             raise UserError(f"{path} does not say {missing}")
         return trusted(info.dataset, file=path)
 
+    def _names(self) -> tuple[str, ...] | None:
+        """The names of the classes in the user's file."""
+        return None if self.class_names is None else read_class_names(self.class_names)
+
     def _chains(self, parameters: Mapping[str, Mapping[str, Any]]) -> list[list[DefenseConfig]]:
         """The defenses around each checkpoint, or around a new model.
 
@@ -141,6 +148,8 @@ class ModelArgs:
         if not self.checkpoints:
             return [entries or [DefenseConfig(name="none")]]
         names = [name for name in self.defenses if name != "none"]
+        loading = {key: getattr(self, key) for key in ("model", "classes", "mean", "std")}
+        loading["class_names"] = self._names()
         chains = []
         for path in self.checkpoints:
             info = read_info(path)
@@ -149,7 +158,7 @@ class ModelArgs:
             if is_used_as_it_is and any(parameters.get(name) for name in names):
                 labels = "+".join(spec.label for spec in existing)
                 raise UserError(f"{path} is trained with {labels} already: leave out --set for it")
-            base = DefenseConfig(checkpoint=path, model=self.model, classes=self.classes, mean=self.mean, std=self.std)
+            base = DefenseConfig(checkpoint=path, **loading)
             chains.append([base] if is_used_as_it_is else [base, *entries])
         return chains
 
@@ -228,6 +237,13 @@ _MODEL_OPTIONS = (
         type=click.IntRange(min=2),
         group="Model",
         help="Number of classes of a checkpoint that advdef did not write.",
+    ),
+    help_page.option(
+        "--class-names",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        group="Model",
+        help="Names of the classes for a zero-shot model, one per line.  [default: the data set's]",
     ),
     help_page.option(
         "--mean",

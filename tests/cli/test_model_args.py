@@ -12,7 +12,9 @@ from robustbench_cli.core.errors import UserError
 
 def args(*, checkpoints: tuple[Path, ...] = (), **changes: Any) -> ModelArgs:
     options: dict[str, Any] = dict.fromkeys(("model", "classes", "mean", "std", "dataset", "epochs"))
-    return ModelArgs(checkpoints=checkpoints, **options | {"defenses": (), "data_options": {}} | changes)
+    return ModelArgs(
+        checkpoints=checkpoints, **options | {"defenses": (), "data_options": {}, "class_names": None} | changes
+    )
 
 
 def chains(model_args: ModelArgs, **parameters: dict[str, Any]) -> list[list[str]]:

@@ -149,6 +149,7 @@ def build_model(
     classes: int,
     mean: Numbers | None = None,
     std: Numbers | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Builds a model: with its published weights if its name has some, else with fresh weights from torch's global generator.
 
@@ -161,6 +162,8 @@ def build_model(
         classes: K.
         mean: Mean of the normalization that the network expects; see :class:`Normalize`. Published weights have their own.
         std: Standard deviation of that normalization.
+        config: What the model is built from besides its name, such as ``{"class_names": ["cat", "dog"]}`` for
+            ``open-clip:``; see :class:`~.source.ModelSource`.
 
     Returns:
         Images ``(N, C, H, W)`` in [0, 1] → logits ``(N, K)``.
@@ -170,9 +173,9 @@ def build_model(
             :func:`check_model`.
     """
     name, size = _checked(spec, shape, classes)
-    source = _source(spec)
+    source = _source(spec, config=config)
     if source is None or not source.trained:
-        return build_untrained(spec, shape=shape, classes=classes, mean=mean, std=std)
+        return build_untrained(spec, shape=shape, classes=classes, mean=mean, std=std, config=config)
     metadata = source.metadata
     require_fit(metadata, name, shape=size, classes=int(classes))
     if mean is None and std is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from robustbench_cli.benchmarks.weights.fill import LoadedWeights, fill
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.libraries import require_library
 
-__all__ = ["ModelSource", "model_source", "require_library"]
+__all__ = ["ModelSource", "config_for", "model_source", "require_library"]
 
 
 class ModelSource(ABC):
@@ -27,6 +27,7 @@ class ModelSource(ABC):
     Attributes:
         prefix: What comes before the colon.
         form: What follows it, for messages.
+        needs_class_names: Whether the network depends on the names of the classes.
         describes_files: Whether a file with weights of this name has the number of classes that the metadata say.
         name: The name of the network, without the weights.
         weights: The name of its published weights; ``None`` if the user named none.
@@ -35,6 +36,7 @@ class ModelSource(ABC):
 
     prefix: ClassVar[str]
     form: ClassVar[str] = "NAME[@WEIGHTS]"
+    needs_class_names: ClassVar[bool] = False
     describes_files: ClassVar[bool] = False
 
     def __init__(self, argument: str | None = None, *, config: Mapping[str, Any] | None = None) -> None:
@@ -143,3 +145,27 @@ def model_source(spec: str, *, config: Mapping[str, Any] | None = None) -> Model
     if inspect.isclass(target) and issubclass(target, ModelSource):
         return target(argument, config=config)
     return None
+
+
+def config_for(
+    spec: str | None, *, class_names: Sequence[str] | None, data_names: Sequence[str] | None
+) -> dict[str, Any]:
+    """The ``config`` of a model that the user named.
+
+    Args:
+        spec: As :func:`~.build.build_model` takes it; ``None`` for the network that a folder of the Hub describes.
+        class_names: The names of the classes that the user gave.
+        data_names: Those of the data set, if it has names.
+
+    Raises:
+        UserError: The user gave names, and the model does not depend on them.
+    """
+    target = registry.find(spec)[0] if spec is not None else None
+    if inspect.isclass(target) and issubclass(target, ModelSource) and target.needs_class_names:
+        names = class_names or data_names
+        return {} if names is None else {"class_names": list(names)}
+    if class_names is not None:
+        raise UserError(
+            f"{'the model' if spec is None else f'model {spec}'} does not depend on the names of the classes: give none"
+        )
+    return {}

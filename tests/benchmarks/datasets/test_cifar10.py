@@ -60,3 +60,10 @@ def test_pickled_batches_are_read(
         images, labels = dataset.split(split).batch(torch.arange(len(rows)))
         assert np.array_equal((images * 255).round().numpy(), rows.reshape(-1, 3, 32, 32))
         assert labels.tolist() == [label for name, _ in listed for label in contents[name][key]]
+
+
+def test_the_names_of_the_classes() -> None:
+    """10 of them, in the alphabetical order of the labels."""
+    assert Cifar10.class_names is not None
+    assert len(set(Cifar10.class_names)) == Cifar10.classes
+    assert list(Cifar10.class_names) == sorted(Cifar10.class_names)

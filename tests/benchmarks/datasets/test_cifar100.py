@@ -26,3 +26,10 @@ def test_torchvisions_copy_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert torch.equal(images, torch.from_numpy(rows[:3]).reshape(3, 3, 32, 32) / 255)
     assert labels.tolist() == [99, 0, 7]
     assert (len(dataset.split("train")), dataset.classes, dataset.shape) == (4, 100, (3, 32, 32))
+
+
+def test_the_names_of_the_classes() -> None:
+    """100 of them, in the alphabetical order of the labels."""
+    assert Cifar100.class_names is not None
+    assert len(set(Cifar100.class_names)) == Cifar100.classes
+    assert list(Cifar100.class_names) == sorted(Cifar100.class_names)

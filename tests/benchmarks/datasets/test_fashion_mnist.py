@@ -65,3 +65,11 @@ def test_damaged_files_are_named(debian: Path, idx_files: dict[str, bytes], cut:
     file.write_bytes({"compressed": file.read_bytes()[:500], "content": b"no gzip", "header": labels}[cut])
     with pytest.raises(UserError, match=rf"^{file} .* install Debian's package dataset-fashion-mnist again$"):
         FashionMnist().split("test")
+
+
+def test_the_names_of_the_classes_are_torchvisions() -> None:
+    """In the order of the labels."""
+    assert FashionMnist.class_names is not None
+    assert [name.lower() for name in FashionMnist.class_names] == [
+        name.lower() for name in torchvision.datasets.FashionMNIST.classes
+    ]

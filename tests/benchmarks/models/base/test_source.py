@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
-from robustbench_cli.benchmarks.models.base.source import ModelSource, model_source
+from robustbench_cli.benchmarks.models.base.source import ModelSource, config_for, model_source
 from robustbench_cli.core.errors import UserError
 
 
@@ -49,3 +49,16 @@ def test_only_sources_are_sources() -> None:
     assert source is not None
     assert source.spec == "torchvision:resnet18"
     assert model_source("small-cnn") is None
+
+
+def test_the_names_of_the_classes_are_part_of_a_zero_shot_model() -> None:
+    """The user's come before the data set's; another model takes none, and ignores those of the data set."""
+    model, names, of_data = "open-clip:ViT-B-32", ("cat", "dog"), ("a", "b")
+    assert config_for(model, class_names=names, data_names=of_data) == {"class_names": ["cat", "dog"]}
+    assert config_for(model, class_names=None, data_names=of_data) == {"class_names": ["a", "b"]}
+    assert config_for(model, class_names=None, data_names=None) == {}
+    assert config_for("small-cnn", class_names=None, data_names=of_data) == {}
+    assert config_for(None, class_names=None, data_names=of_data) == {}
+    for other in ("small-cnn", None):
+        with pytest.raises(UserError, match="does not depend on the names of the classes: give none"):
+            config_for(other, class_names=names, data_names=None)
