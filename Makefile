@@ -69,7 +69,7 @@ GPU_PYTHON ?= $(PYTHON)
 gpu:  ## check and measure everything on one GPU, in seven minutes at most
 	@$(GPU_PYTHON) -c 'import torch' 2>/dev/null || \
 		{ echo "advdef: $(GPU_PYTHON) has no torch: name a Python that has it: make gpu GPU_PYTHON=/path/to/python" >&2; exit 2; }
-	@PYTHONPATH=$(CURDIR) $(GPU_PYTHON) $(COMPARE).gpu
+	@PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(GPU_PYTHON) $(COMPARE).gpu
 
 peers: $(PEERS_INSTALLED)  ## measure them beside Foolbox, torchattacks, ART and CleverHans
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) peers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ class BackwardPasses:
             warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
             for part in self._size.slices(len(slopes), cost=logits[..., 0].numel()):
                 # The graph is kept for the next part, and in case that this one fails.
-                gradients += torch.autograd.grad(logits, leaf, slopes[part], retain_graph=True, is_grads_batched=True)
+                gradients.append(torch.func.vmap(partial(_gradient, logits, leaf, retain=True))(slopes[part]))
         return gradients[0] if len(gradients) == 1 else torch.cat(gradients)
 
 

@@ -84,6 +84,21 @@ def check_results_are_the_models_own(launches: Callable[[], int]) -> None:
                 torch.testing.assert_close(passes(rows).cpu(), model(rows).cpu())
 
 
+def check_gradients_of_several_slopes_together(launches: Callable[[], int]) -> None:
+    """vmap gives a recorded backward pass all slopes at once, as DeepFool and FAB ask for those of several classes."""
+    model, slopes = Network().to("cuda"), torch.eye(3).to("cuda").unsqueeze(1).expand(3, 8, 3)
+    passes, rows = GraphedPasses(model, name="network"), images(8)
+    gradients = []
+    for function in (passes, passes, passes, passes, model):
+        leaf = rows.clone().requires_grad_()
+        logits = function(leaf)
+        together = torch.func.vmap(lambda slope: torch.autograd.grad(logits, leaf, slope)[0])
+        gradients.append(together(slopes).cpu())
+    assert gradients[0].shape == (3, 8, 1, 4, 4)
+    for found in gradients[:-1]:
+        torch.testing.assert_close(found, gradients[-1])
+
+
 def check_a_recorded_pass_is_a_few_launches(launches: Callable[[], int]) -> None:
     """A copy, the graph and a copy of the result, where the network itself has many operations."""
     passes, rows, before, counts = GraphedPasses(deep_network(), name="deep"), images(8), 0, []
