@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,14 +26,8 @@ __all__ = ["GraphedPasses"]
 Pass = Callable[[Tensor], Tensor]
 """Maps rows ``(M, C, H, W)`` to logits ``(..., M, K)``; each row's logits depend on that row alone."""
 
-_EAGER_PASSES = 2
+_EAGER_PASSES = 3
 """Passes of a kind before its graph is recorded. Shorter searches do not repay the recording, which costs three passes."""
-
-_LAUNCH_SHARE = 0.8
-"""The share of a pass's time that its launches take, from which a graph pays. Above it, the GPU waits for launches.
-
-Measured on an H200: at a share of 0.5, where a step of PGD takes the GPU 3.4 ms, a graph saves nothing.
-"""
 
 _LOGITS_TOLERANCE, _GRADIENT_TOLERANCE = 1e-2, 5e-2
 """The largest relative difference (l2) between a graph's result and the model's own: cuDNN may choose other algorithms."""
@@ -73,8 +66,9 @@ class GraphedPasses:
     """A deterministic model's passes on a GPU, as CUDA graphs where the launches take most of the time.
 
     Batches of all sizes up to the next power of two share a graph: they are padded, which costs nothing while the GPU
-    waits for launches. The first passes of each kind run as usual. The last of them is timed, and if its launches take at
-    least half of the time, the graph is recorded at the next pass, and compared with the model's own results.
+    waits for launches. The first passes of each kind run as usual. If the GPU has finished all earlier work before the last
+    of them is launched, it waits for launches: the graph is recorded at the next pass, and compared with the model's own
+    results. Otherwise a graph would save nothing (measured on an H200), and none is recorded.
 
     A model that synchronizes, or whose graph gives other results, runs as usual; a warning says so once. On a CPU
     nothing changes.
@@ -98,23 +92,18 @@ class GraphedPasses:
         kind = _Kind.of(rows)
         self._seen[kind] += 1
         if self._seen[kind] == _EAGER_PASSES:
-            return self._timed(kind, rows)
+            return self._observed(kind, rows)
         if self._seen[kind] > _EAGER_PASSES and kind not in self._graphs:
             self._graphs[kind] = self._recorded(kind, rows.detach())
         graph = self._graphs.get(kind)
         return self._eager(rows) if graph is None else graph(rows)
 
-    def _timed(self, kind: _Kind, rows: Tensor) -> Tensor:
-        """A pass as usual, which excludes its kind if the launches take a small share of the time."""
-        started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(rows.device)
-        begin = time.perf_counter()
-        started.record()
+    def _observed(self, kind: _Kind, rows: Tensor) -> Tensor:
+        """A pass as usual, which excludes its kind if the GPU is still busy with earlier work once it is launched."""
+        earlier = torch.cuda.Event()
+        earlier.record()
         logits = self._eager(rows)
-        ended.record()
-        launching = time.perf_counter() - begin
-        ended.synchronize()
-        if launching * 1e3 < _LAUNCH_SHARE * started.elapsed_time(ended):
+        if not earlier.query():
             self._graphs[kind] = None
         return logits
 
@@ -194,29 +183,30 @@ class _Graph:
         self._rows = rows.clone().requires_grad_(differentiable)
         self._number = 0
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.set_grad_enabled(differentiable), _garbage_collection_paused():
+        # The stream of the recording must not be the default one, and libraries make their workspaces per stream.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.set_grad_enabled(differentiable), _garbage_collection_paused(), torch.cuda.stream(stream):
             self._warm_up(model)
-            with torch.cuda.graph(self._forward, capture_error_mode="thread_local"):
+            torch.cuda.synchronize(rows.device)
+            with _recording(self._forward):
                 self._logits = model(self._rows)
             if differentiable:
                 self._slopes = torch.zeros_like(self._logits)
-                with torch.cuda.graph(self._backward, pool=self._forward.pool(), capture_error_mode="thread_local"):
+                with _recording(self._backward, self._forward.pool()):
                     # The activations are kept: several backward passes may follow one forward pass.
                     self._gradient = torch.autograd.grad(self._logits, self._rows, self._slopes, retain_graph=True)[0]
+        torch.cuda.current_stream().wait_stream(stream)
         # From here on the recordings keep the activations. The graph of autograd would keep the parameters as well.
         self._logits = self._logits.detach()
 
     def _warm_up(self, model: Pass) -> None:
-        """A pass on another stream: libraries make their handles and workspaces before the recording."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            # A leaf of its own, because autograd ties a leaf to the stream of its first pass.
-            rows = self._rows.detach().requires_grad_(self._rows.requires_grad)
-            logits = model(rows)
-            if rows.requires_grad:
-                torch.autograd.grad(logits, rows, torch.zeros_like(logits))
-        torch.cuda.current_stream().wait_stream(stream)
+        """A pass before the recording, in which libraries make their handles and workspaces."""
+        # A leaf of its own, because autograd ties a leaf to the stream of its first pass.
+        rows = self._rows.detach().requires_grad_(self._rows.requires_grad)
+        logits = model(rows)
+        if rows.requires_grad:
+            torch.autograd.grad(logits, rows, torch.zeros_like(logits))
 
     def __call__(self, rows: Tensor) -> Tensor:
         """The logits of at most M rows."""
@@ -278,6 +268,23 @@ class _BackwardReplay(torch.autograd.Function):
         """The gradients for slopes ``(L, ..., M, K)``, one replay each."""
         assert in_dims[0] is not None
         return torch.stack([graph.backward(slope, number) for slope in slopes.movedim(in_dims[0], 0).unbind()]), 0
+
+
+@contextmanager
+def _recording(graph: torch.cuda.CUDAGraph, pool: Any = None) -> Iterator[None]:
+    """Records what is launched into a graph.
+
+    ``torch.cuda.graph`` would free the cached memory and collect garbage as well, which takes longer than the recording.
+
+    Args:
+        graph: The graph.
+        pool: The memory pool of a graph that shares its memory.
+    """
+    graph.capture_begin(pool, capture_error_mode="thread_local")
+    try:
+        yield
+    finally:
+        graph.capture_end()
 
 
 @contextmanager

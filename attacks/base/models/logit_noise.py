@@ -46,7 +46,8 @@ def lazy_noise(source: GradientSource, images: Tensor) -> Callable[[], float]:
     """
 
     def with_gradient(images: Tensor) -> Tensor:
-        labels = source.logits(images).mean(0).argmax(1)
+        # Any labels will do: only the logits count.
+        labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         return source.gradient(images, labels, lambda logits, labels: -margin(logits, labels))[0]
 
     @cache
