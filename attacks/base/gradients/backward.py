@@ -63,13 +63,13 @@ class BackwardPasses:
         return torch.stack(gradients) if last else gradients[0].unsqueeze(0)
 
     def _batched(self, logits: Tensor, leaf: Tensor, slopes: Tensor) -> Tensor:
-        gradients: list[Tensor] = []
+        # The graph is kept for the next part, and in case that this one fails.
+        together = torch.func.vmap(partial(_gradient, logits, leaf, retain=True))
+        parts = self._size.slices(len(slopes), cost=logits[..., 0].numel())
         with warnings.catch_warnings():
             # Of an operation that vmap runs row by row.
             warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
-            for part in self._size.slices(len(slopes), cost=logits[..., 0].numel()):
-                # The graph is kept for the next part, and in case that this one fails.
-                gradients.append(torch.func.vmap(partial(_gradient, logits, leaf, retain=True))(slopes[part]))
+            gradients = [together(slopes[part]) for part in parts]
         return gradients[0] if len(gradients) == 1 else torch.cat(gradients)
 
 

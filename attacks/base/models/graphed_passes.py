@@ -264,7 +264,7 @@ class _BackwardReplay(torch.autograd.Function):
         """Nothing is kept: it is not differentiated again."""
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], slopes: Tensor, graph: _Graph, number: int) -> tuple[Tensor, int]:
+    def vmap(_: Any, in_dims: tuple[int | None, ...], slopes: Tensor, graph: _Graph, number: int) -> tuple[Tensor, int]:
         """The gradients for slopes ``(L, ..., M, K)``, one replay each."""
         assert in_dims[0] is not None
         return torch.stack([graph.backward(slope, number) for slope in slopes.movedim(in_dims[0], 0).unbind()]), 0

@@ -86,7 +86,7 @@ def check_results_are_the_models_own(launches: Callable[[], int]) -> None:
 
 
 def check_gradients_of_several_slopes_together(launches: Callable[[], int]) -> None:
-    """vmap gives a recorded backward pass all slopes at once, as DeepFool and FAB ask for those of several classes."""
+    """DeepFool and FAB ask for those of several classes: vmap gives a recorded backward pass all slopes at once."""
     model, slopes = Network().to("cuda"), torch.eye(3).to("cuda").unsqueeze(1).expand(3, 8, 3)
     passes, rows = GraphedPasses(model, name="network"), images(8)
     gradients = []
