@@ -64,6 +64,15 @@ class Square(FixedRadiusAttack):
         json_schema_extra={"formerly": "gives_up"},
         description="stop early on images that are unlikely to be broken within the remaining queries; untargeted only",
     )
+    candidates: int = Field(
+        1,
+        ge=1,
+        le=16,
+        # A cell without it is the one from before there was this parameter.
+        exclude_if=lambda candidates: candidates == 1,
+        description="candidates scored together after a tenth of the queries, of which the best counts; each is a query. Unless "
+        "the draws are a sample",
+    )
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         search = RandomSearch(
@@ -73,6 +82,7 @@ class Square(FixedRadiusAttack):
             queries=self.queries,
             restarts=self.restarts,
             early_stopping=self.early_stopping,
+            candidates=self.candidates,
         )
         return search.run(source, images, labels, threat, random)
 

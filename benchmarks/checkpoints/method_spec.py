@@ -28,7 +28,8 @@ class MethodSpec(FrozenModel):
 
     Attributes:
         name: As a user types it: a registered name, ``package.module:object`` or ``path.py:object``.
-        parameters: All fields of the method, as JSON values.
+        parameters: All fields of the method, as JSON values; without those that the method excludes at their defaults, because
+            they are younger than its cells.
         changed: The names of the fields that differ from their defaults, for the label only; ``attack.steps`` for a field of
             a parameter that is itself a method.
         source: The sha256 of a user's own code; an edit makes another method.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,6 +78,60 @@ def test_early_stopping_gives_up_images_that_do_not_come_closer() -> None:
     (patient, all_queries), (stopped, queries) = (run(search, Threshold()) for search in searches)
     assert torch.equal(patient.flatten() > 0.7, stopped.flatten() > 0.7)
     assert queries.forwards < 0.6 * all_queries.forwards
+
+
+def test_early_stopping_goes_on_where_a_logarithmic_decrease_ends_below_zero() -> None:
+    """The margin falls by the same amount at each doubling of the queries: to below 0 at the end, or by a tenth of that."""
+    queries, goal = 400, 0.2
+    needed = goal / math.log2(queries - 1)
+
+    def numbers(shares: Sequence[float], images: Tensor, threat: Threat, random: Random) -> Drawn:
+        rates = torch.where(threat.eps < 0.4, 1.02 * needed, 0.1 * needed).float()
+        return Drawn(per_query=((torch.tensor(shares) * queries)[:, None].expand(-1, len(rates)),), per_image=(rates,))
+
+    def descend(share: float, incumbents: Tensor, images: Tensor, threat: Threat, drawn: tuple[Tensor, ...]) -> Tensor:
+        number, rate = drawn
+        return images + (rate * number.log2()).view(-1, 1, 1, 1)
+
+    search = RandomSearch(start=centers, draw=numbers, propose=descend, queries=queries, early_stopping=True)
+    source = EOT(Threshold(), draws=1, randomized=False)
+    ball = Threat(norm="linf", eps=RADII[2:])
+    perturbed = search.run(source, IMAGES[:2], LABELS[:2], ball, Random.of(0, IMAGES[:2]))
+    assert (perturbed.flatten() > 0.7).tolist() == [True, False]
+    # The second image leaves at the first forecast, after 6 % of the queries.
+    assert source.forwards < queries + 0.1 * queries
+
+
+@pytest.mark.parametrize("candidates", [3, 4, 16])
+@pytest.mark.parametrize("queries", [50, 200])
+def test_candidates_that_are_scored_together(candidates: int, queries: int) -> None:
+    """Where proposals do not depend on the incumbent, the best of all is the same, for as many passes."""
+    (expected, alone), (perturbed, source) = (
+        run(
+            RandomSearch(start=centers, draw=shifts, propose=anywhere, queries=queries, candidates=together),
+            Threshold(),
+        )
+        for together in (1, candidates)
+    )
+    assert torch.equal(perturbed[:2], expected[:2])
+    assert (perturbed.flatten() > 0.7).tolist() == [False, False, True, True]
+    assert 2 * queries < source.forwards <= alone.forwards + 2 * candidates
+
+
+def test_images_do_not_depend_on_each_other_where_candidates_are_scored_together() -> None:
+    """Each of three proposals starts from its own image's incumbent."""
+
+    def nearby(share: float, incumbents: Tensor, images: Tensor, threat: Threat, drawn: tuple[Tensor, ...]) -> Tensor:
+        shift, radius = drawn
+        return (incumbents + 0.1 * shift * radius).clamp(images - radius, images + radius)
+
+    search = RandomSearch(start=centers, draw=shifts, propose=nearby, queries=60, candidates=3)
+    together, _ = run(search, Threshold())
+    for row in torch.arange(4)[:, None]:
+        source = EOT(Threshold(), draws=1, randomized=False)
+        random = Random.of(0, IMAGES).select(row)
+        ball = Threat(norm="linf", eps=RADII[row])
+        assert torch.equal(search.run(source, IMAGES[row], LABELS[row], ball, random), together[row])
 
 
 def test_early_stopping_leaves_targeted_searches_alone() -> None:
