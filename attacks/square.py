@@ -70,8 +70,8 @@ class Square(FixedRadiusAttack):
         le=16,
         # A cell without it is the one from before there was this parameter.
         exclude_if=lambda candidates: candidates == 1,
-        description="candidates scored together after a tenth of the queries, of which the best counts; each is a query. Unless "
-        "the draws are a sample",
+        description="candidates scored together after a tenth of the queries (500 at least), of which the best counts; each is a "
+        "query. Unless the draws are a sample",
     )
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:

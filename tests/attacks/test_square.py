@@ -71,7 +71,7 @@ def test_square_leaves_what_it_will_not_break(linear_victim: Callable[..., Linea
 def test_square_leaves_each_image_by_itself(digits_victim: Victim) -> None:
     """Which image is left, and what was found for it by then, does not depend on the others."""
     images, labels = digits_victim.images[:6], digits_victim.labels[:6]
-    attack, random = Square(queries=200, early_stopping=True), Random.of(0, images)
+    attack, random = Square(queries=400, early_stopping=True), Random.of(0, images)
     source = gradient_source(digits_victim.model, randomized=False)
     threat = Threat(norm="linf", eps=torch.full((6,), 0.05, dtype=torch.float64))
     with torch.no_grad():

@@ -182,7 +182,11 @@ def test_standard_goes_on_to_decisions_where_gradients_vanish(
 ) -> None:
     """And finds the truth, or the headline keeps the flag."""
     table = attacked(defense, "--suite", "standard")
-    square, last, worst = table.row("square(early_stopping=true)"), table.row("hopskipjump"), table.headline
+    square, last, worst = (
+        table.row("square(early_stopping=true,candidates=4)"),
+        table.row("hopskipjump"),
+        table.headline,
+    )
     assert square is not None
     if last is None:
         assert square["robust_accuracy"] <= 0.1
@@ -201,7 +205,7 @@ def test_an_attack_that_was_not_needed_saves_the_images_of_the_one_before(
     saved = {
         path.stem: SavedImages.read(tmp_path / "images", path.stem) for path in (tmp_path / "images").glob("*.npz")
     }
-    square = table.row("square(early_stopping=true)")
+    square = table.row("square(early_stopping=true,candidates=4)")
     assert square is not None
     own = saved[square["cell"]].perturbed_levels
     (skipped,) = set(saved) - {row["cell"] for row in table.rows} - searches(tmp_path / "store")

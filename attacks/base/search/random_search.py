@@ -75,6 +75,11 @@ candidates ``(n, C, H, W)`` inside the balls and the box.
 _AHEAD = 16
 """The largest number of queries to draw for at once; so many take little memory, and few kernels each."""
 
+_USUAL_QUERIES = 5000
+"""The budget that the three shares below were chosen for. They are shares of the budget, or of this one if that is larger:
+in the first hundreds of queries of any search, the margin decreases fast and irregularly.
+"""
+
 _TOGETHER_FROM = 0.1
 """The share of the queries from which on several candidates are scored together: before it, many candidates are better than
 their incumbents, and each should start from the one before it.
@@ -86,9 +91,9 @@ _STANDARD_ERRORS = 1.0
 Of 0, 0.5, 1 and 2, this value lowered the true margin most (Square on the digits, logits with noise of 0.3 and of 1).
 """
 
-_FIRST_FORECAST, _FORECASTS_A_DOUBLING, _FEWEST_QUERIES = 0.06, 4, 100
-"""The share of the queries before the first forecast of early stopping, the forecasts until the number of queries has
-doubled, and the smallest budget that is large enough for them.
+_FIRST_FORECAST, _FORECASTS_A_DOUBLING = 0.06, 4
+"""The share of the queries before the first forecast of early stopping, and the forecasts until the number of queries has
+doubled.
 """
 
 _OF_TOTAL_DECREASE, _OF_LATEST_DECREASE = 0.08, 4.0
@@ -118,7 +123,8 @@ class RandomSearch:
     Early stopping forecasts by how much the margin m of an untargeted search on a deterministic model will still decrease.
     At query q, the search stops on an image if one of two generous forecasts leaves a positive margin:
 
-    - :data:`_OF_TOTAL_DECREASE` times ``queries / q`` times the decrease so far, ``m(1) - m(q)``.
+    - :data:`_OF_TOTAL_DECREASE` times ``queries / q`` times the decrease so far, ``m(1) - m(q)``. A smaller budget than
+      :data:`_USUAL_QUERIES` counts as this one here.
     - :data:`_OF_LATEST_DECREASE` times ``log2(queries / q)`` times the decrease over the latest doubling of the queries,
       ``m(q / 2) - m(q)``, once it lies within the forecasts.
 
@@ -129,8 +135,8 @@ class RandomSearch:
         queries: The number of queries per image and restart. If the draws are a sample, half of them score incumbents.
         restarts: The number of searches from different starts. Only unbroken images are searched again.
         early_stopping: Whether to stop on images that are unlikely to be broken within the remaining queries.
-        candidates: The number of candidates that are scored together after the first tenth of the queries, unless the draws
-            are a sample.
+        candidates: The number of candidates that are scored together after the first tenth of the queries, and after 500 at
+            the earliest, unless the draws are a sample.
     """
 
     start: StartPoint
@@ -205,7 +211,7 @@ class RandomSearch:
         """The state after a step, in which candidates replace incumbents with higher scores, and the queries it took."""
         shares = _shares(query, self.queries)
         drawn = state.drawn or self.draw(shares, state.images, state.threat, state.random)
-        together = min(self.candidates, len(drawn)) if shares[0] >= _TOGETHER_FROM else 1
+        together = min(self.candidates, len(drawn)) if query >= _TOGETHER_FROM * _budget(self.queries) else 1
         images, incumbents, threat = state.images, state.incumbents, state.threat
         if together > 1:
             rows = torch.arange(len(images), device=images.device).repeat(together)
@@ -220,7 +226,7 @@ class RandomSearch:
         margins = state.margins
         rows = torch.arange(margins.shape[1], device=margins.device) if remaining is None else remaining
         margin = margins[-1, rows]
-        reachable = _OF_TOTAL_DECREASE * self.queries / query * (margins[0, rows] - margin)
+        reachable = _OF_TOTAL_DECREASE * _budget(self.queries) / query * (margins[0, rows] - margin)
         # The first of the margins is that of the start.
         if len(margins) > 1 + _FORECASTS_A_DOUBLING:
             latest = margins[-1 - _FORECASTS_A_DOUBLING, rows] - margin
@@ -331,12 +337,15 @@ class _SearchState:
         )
 
 
+def _budget(queries: int) -> int:
+    """The budget that shares of the queries refer to; see :data:`_USUAL_QUERIES`."""
+    return max(queries, _USUAL_QUERIES)
+
+
 def _forecasts(queries: int) -> list[int]:
     """The queries at which early stopping forecasts the margins, at equal ratios; none for a small budget."""
-    if queries < _FEWEST_QUERIES:
-        return []
-    count = math.floor(_FORECASTS_A_DOUBLING * math.log2(1 / _FIRST_FORECAST))
-    numbers = [round(queries * _FIRST_FORECAST * 2 ** (k / _FORECASTS_A_DOUBLING)) for k in range(1 + count)]
+    first, count = _FIRST_FORECAST * _budget(queries), math.ceil(_FORECASTS_A_DOUBLING * math.log2(1 / _FIRST_FORECAST))
+    numbers = [round(first * 2 ** (k / _FORECASTS_A_DOUBLING)) for k in range(count)]
     return [number for number in numbers if number < queries]
 
 

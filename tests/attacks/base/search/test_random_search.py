@@ -82,7 +82,7 @@ def test_early_stopping_gives_up_images_that_do_not_come_closer() -> None:
 
 def test_early_stopping_goes_on_where_a_logarithmic_decrease_ends_below_zero() -> None:
     """The margin falls by the same amount at each doubling of the queries: to below 0 at the end, or by a tenth of that."""
-    queries, goal = 400, 0.2
+    queries, goal = 1000, 0.2
     needed = goal / math.log2(queries - 1)
 
     def numbers(shares: Sequence[float], images: Tensor, threat: Threat, random: Random) -> Drawn:
@@ -98,12 +98,11 @@ def test_early_stopping_goes_on_where_a_logarithmic_decrease_ends_below_zero() -
     ball = Threat(norm="linf", eps=RADII[2:])
     perturbed = search.run(source, IMAGES[:2], LABELS[:2], ball, Random.of(0, IMAGES[:2]))
     assert (perturbed.flatten() > 0.7).tolist() == [True, False]
-    # The second image leaves at the first forecast, after 6 % of the queries.
-    assert source.forwards < queries + 0.1 * queries
+    # The second image leaves at the first forecast, after 300 queries.
+    assert source.forwards < queries + 300
 
 
-@pytest.mark.parametrize("candidates", [3, 4, 16])
-@pytest.mark.parametrize("queries", [50, 200])
+@pytest.mark.parametrize(("queries", "candidates"), [(501, 4), (600, 3), (600, 16)])
 def test_candidates_that_are_scored_together(candidates: int, queries: int) -> None:
     """Where proposals do not depend on the incumbent, the best of all is the same, for as many passes."""
     (expected, alone), (perturbed, source) = (
@@ -125,7 +124,7 @@ def test_images_do_not_depend_on_each_other_where_candidates_are_scored_together
         shift, radius = drawn
         return (incumbents + 0.1 * shift * radius).clamp(images - radius, images + radius)
 
-    search = RandomSearch(start=centers, draw=shifts, propose=nearby, queries=60, candidates=3)
+    search = RandomSearch(start=centers, draw=shifts, propose=nearby, queries=540, candidates=3)
     together, _ = run(search, Threshold())
     for row in torch.arange(4)[:, None]:
         source = EOT(Threshold(), draws=1, randomized=False)
