@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -19,7 +19,7 @@ from robustbench_cli.benchmarks.store.records import (
     read_record,
     sha256,
 )
-from robustbench_cli.core.atomic_write import ensure_writable, is_temporary, write_atomically
+from robustbench_cli.core.atomic_write import ensure_writable, is_temporary, write_all_atomically, write_atomically
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ REPROGRAMMING = "reprogramming"
 """The folder in a store with results of adversarial reprogramming; see :mod:`~.reprogramming.run`."""
 
 _CELLS, _REQUESTS = "cells", "asked"
+
+_COPIED_AT_ONCE, _COPIED_BYTES = 64, 2**26
+"""How many results, and about how many bytes, are copied before the disk is waited for."""
 
 CellRecord = TypeVar("CellRecord", Result, Failure)
 
@@ -127,6 +130,14 @@ class Store:
             write_atomically(self._outcomes_file(result), outcomes)
             write_atomically(self._result_file(result.cell.id), encoded(result))
         self._failure_file(result.cell.id).unlink(missing_ok=True)
+
+    def _publish_all(self, batch: Sequence[tuple[Result, bytes]]) -> None:
+        """Stores results with their outcomes, all of cells without a result; earlier failures are removed."""
+        outcomes = {self._outcomes_file(result).name: content for result, content in batch}
+        results = {self._result_file(result.cell.id).name: encoded(result) for result, _ in batch}
+        write_all_atomically(self._cells, outcomes | results)
+        for result, _ in batch:
+            self._failure_file(result.cell.id).unlink(missing_ok=True)
 
     def publish_failure(self, failure: Failure) -> None:
         """Stores that a cell failed; the next request runs the cell again.
@@ -354,10 +365,15 @@ class Store:
         """
         copied = 0
         self.request(other.requested(damaged=damaged).values())
+        batch: list[tuple[Result, bytes]] = []
         for result, outcomes in other._stored(damaged):
             if result.cell not in self:
-                self.publish(result, outcomes)
+                batch.append((result, outcomes))
                 copied += 1
+            if len(batch) == _COPIED_AT_ONCE or sum(len(content) for _, content in batch) > _COPIED_BYTES:
+                self._publish_all(batch)
+                batch.clear()
+        self._publish_all(batch)
         for failure in other.failures(damaged=damaged):
             if failure.cell not in self:
                 self.publish_failure(failure)

@@ -7,15 +7,15 @@ import re
 import secrets
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["display_path", "ensure_writable", "is_temporary", "write_atomically"]
+__all__ = ["display_path", "ensure_writable", "is_temporary", "write_all_atomically", "write_atomically"]
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}")
 
@@ -34,31 +34,91 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         UserError: The file cannot be written.
     """
+    write_all_atomically(path.parent, {path.name: content})
+
+
+def write_all_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes several files of a folder, each as :func:`write_atomically` does, and waits for the disk once.
+
+    After a crash, a file is there only if those before it are.
+
+    Args:
+        folder: The folder, which is created.
+        files: The content of each file by its name, in the order in which they appear. As many are open at once.
+
+    Raises:
+        UserError: A file cannot be written. Then none of them has changed, unless a file could not be renamed.
+    """
+    if not files:
+        return
+    path = folder / next(iter(files))
+    together = len(files) > 1 and _flush_of_file_systems() is not None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
-        temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
-        try:
-            with _temporary_file(temporary, content):
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            renamed: list[tuple[Path, Path]] = []
+            for name, content in files.items():
+                path = folder / name
+                _remove_abandoned(path)
+                temporary = folder / f".{name}.{secrets.token_hex(8)}"
+                stack.callback(temporary.unlink, missing_ok=True)
+                stack.enter_context(_temporary_file(temporary, content, flush=not together))
+                renamed.append((temporary, path))
+            if together:
+                _flush_file_system(folder)
+            for temporary, path in renamed:
                 temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose a writable location") from None
 
 
+@cache
+def _flush_of_file_systems() -> Callable[[int], int] | None:
+    """The system's ``syncfs``, which Python does not have; ``None`` where there is none (macOS, Windows)."""
+    import ctypes
+
+    try:
+        function: Callable[[int], int] = ctypes.CDLL(None, use_errno=True).syncfs
+    except (AttributeError, TypeError, OSError):
+        return None
+    return function
+
+
+def _flush_file_system(folder: Path) -> None:
+    """Waits until everything that was written to a folder's file system is on the disk.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    import ctypes
+
+    flush = _flush_of_file_systems()
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if flush is None or flush(descriptor) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
-def _temporary_file(temporary: Path, content: bytes) -> Iterator[None]:
-    """A file with this content. It is locked inside the context, so that no other writer removes it as abandoned."""
+def _temporary_file(temporary: Path, content: bytes, *, flush: bool) -> Iterator[None]:
+    """A file with this content. It is locked inside the context, so that no other writer removes it as abandoned.
+
+    Args:
+        temporary: Its path.
+        content: The content.
+        flush: Whether to wait until it is on the disk.
+    """
     descriptor = _open_unnamed(temporary.parent)
     if descriptor is not None:
         with open(descriptor, "wb") as file:  # noqa: PTH123 - the file has no path
-            _fill(file, content)
+            _fill(file, content, flush=flush)
             if _link(descriptor, temporary):
                 yield
                 return
     with temporary.open("xb") as file:
-        if _fill(file, content):
+        if _fill(file, content, flush=flush):
             yield
             return
     # Without a lock there is no reason to keep the file open, and Windows does not rename an open file.
@@ -87,15 +147,16 @@ def _link(descriptor: int, path: Path) -> bool:
     return True
 
 
-def _fill(file: BinaryIO, content: bytes) -> bool:
-    """Writes and flushes the content; returns whether the file is locked."""
+def _fill(file: BinaryIO, content: bytes, *, flush: bool) -> bool:
+    """Writes the content, to the disk if asked; returns whether the file is locked."""
     locked = False
     # On a file system without locks, abandoned files stay.
     with suppress(OSError):
         locked = _lock(file)
     file.write(content)
     file.flush()
-    os.fsync(file.fileno())
+    if flush:
+        os.fsync(file.fileno())
     return locked
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_cli.core.atomic_write import write_atomically
+from robustbench_cli.core import atomic_write
+from robustbench_cli.core.atomic_write import write_all_atomically, write_atomically
 from robustbench_cli.core.errors import UserError
 
 
@@ -151,3 +152,31 @@ def test_a_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for number in range(5):
         write_atomically(tmp_path / f"{number}.json", b"content")
     assert listed == [tmp_path]
+
+
+@pytest.mark.parametrize("with_syncfs", [True, False])
+def test_several_files_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_syncfs: bool) -> None:
+    """They replace what was there, in their order, and leave nothing else; the disk is waited for before any appears."""
+    calls: list[str] = []
+    if not with_syncfs:
+        monkeypatch.setattr(atomic_write, "_flush_of_file_systems", lambda: None)
+    flush, fsync, replace = atomic_write._flush_file_system, os.fsync, Path.replace
+    monkeypatch.setattr(atomic_write, "_flush_file_system", lambda folder: (calls.append("disk"), flush(folder)))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append("disk"), fsync(descriptor)))
+    monkeypatch.setattr(Path, "replace", lambda path, other: (calls.append(other.name), replace(path, other)))
+    folder = tmp_path / "new"
+    folder.mkdir()
+    (folder / "b").write_bytes(b"old")
+    write_all_atomically(folder, {"b": b"1", "a": b"22", "c": b""})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"b": b"1", "a": b"22", "c": b""}
+    assert calls[-3:] == ["b", "a", "c"]
+    assert set(calls[:-3]) == {"disk"}
+
+
+def test_files_that_do_not_reach_the_disk_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system reports that it could not write, the old files stay, and no temporary file."""
+    (tmp_path / "a").write_bytes(b"old")
+    monkeypatch.setattr(atomic_write, "_flush_of_file_systems", lambda: lambda _: -1)
+    with pytest.raises(UserError, match="cannot write"):
+        write_all_atomically(tmp_path, {"a": b"new", "b": b"new"})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}

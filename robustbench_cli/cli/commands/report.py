@@ -161,6 +161,8 @@ class _Content:
         def collect(error: UserError) -> None:
             damaged.append(str(error))
 
+        # First of all, since most of what was requested is forgotten again.
+        requested = {cell_id: entry for store in stores for cell_id, entry in store.missing(damaged=collect).items()}
         results = _results(stores, collect)
         intact: list[Result] = []
 
@@ -174,7 +176,7 @@ class _Content:
         failures = [
             failure for store in stores for failure in store.failures(damaged=collect) if failure.cell.id not in results
         ]
-        absent = _absent(stores, {*results, *(failure.cell.id for failure in failures)}, collect)
+        absent = _absent(requested, stores, {failure.cell.id for failure in failures})
         failed, unfinished = failed_rows(failures), missing_rows(absent)
         if len(table) or len(failed) or len(unfinished):
             for line in gates.unmet([table, failed, unfinished], allowed):
@@ -217,14 +219,16 @@ def _is_intact(result: Result, store: Store, collect: Damaged) -> bool:
     return True
 
 
-def _absent(stores: Sequence[Store], existing: Collection[str], collect: Damaged) -> list[RequestedCell]:
-    """The cells that were requested of some store and that none has."""
-    requested = {cell_id: entry for store in stores for cell_id, entry in store.requested(damaged=collect).items()}
+def _absent(
+    missing: Mapping[str, RequestedCell], stores: Sequence[Store], failed: Collection[str]
+) -> list[RequestedCell]:
+    """The cells that some store misses, by identity, and that none has or has tried."""
     # A damaged result has a line of its own already.
-    known = {
-        cell_id for cell_id in requested if cell_id in existing or any(store.result_hash(cell_id) for store in stores)
-    }
-    absent = [entry for cell_id, entry in requested.items() if cell_id not in known]
+    absent = [
+        entry
+        for cell_id, entry in missing.items()
+        if cell_id not in failed and not any(store.result_hash(cell_id) for store in stores)
+    ]
     return sorted(absent, key=lambda entry: _order(entry.cell))
 
 
