@@ -419,6 +419,12 @@ def _hint(model: nn.Module, images: Tensor) -> str:
     if half is not None:
         return f"; its weights are {_name(half)} and images float32: give model.float()"
     _, channels, height, width = images.shape
+    taken = next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), channels)
+    if {taken, channels} == {1, 3} and width > 3:
+        return (
+            f"; its first convolution takes {taken} channels, these images have {channels}: give --channels {taken}, or the "
+            "keyword channels of load_dataset"
+        )
     if width in {1, 3} and channels not in {1, 3} and height > 3:
         return "; the channels seem to come last: give (N, C, H, W), as in images.permute(0, 3, 1, 2)"
     return ""

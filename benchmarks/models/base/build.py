@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from robustbench_cli.attacks.base.inputs import checked_count, checked_keywords, checked_logits, require_classes
 from robustbench_cli.attacks.base.models.freezing import frozen
+from robustbench_cli.benchmarks.datasets.base.preprocessing import size_hint
 from robustbench_cli.benchmarks.models import registry
 from robustbench_cli.benchmarks.models.base.factory import make, unwrapped
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
@@ -284,9 +285,10 @@ def require_fit(metadata: ModelMetadata, name: str, *, shape: tuple[int, int, in
             "weights that were trained on yours"
         )
     if metadata.channels != shape[0]:
+        hint = size_hint((metadata.channels, *shape[1:]), shape)
         raise UserError(
             f"{name} takes images with {metadata.channels} channels, these have {shape[0]}: give images that it was "
-            "trained on"
+            f"trained on{hint}"
         )
 
 

@@ -16,6 +16,7 @@ from robustbench_cli.attacks.base.inputs import (
     checked_eot,
     checked_images,
     checked_labels,
+    checked_logits,
     checked_model,
     checked_radii,
     parse_radius,
@@ -350,3 +351,10 @@ def test_the_pieces_by_themselves() -> None:
     for wrong in ("gpu", "cuda:99", None, 3.5):
         with pytest.raises(UserError, match="give cpu, cuda or cuda:N"):
             checked_device(wrong)  # type: ignore[arg-type]
+
+
+def test_gray_images_for_a_color_model_have_a_way_out() -> None:
+    """The message of the convolution is followed by the option that repeats the gray channel."""
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.LazyLinear(3))
+    with pytest.raises(UserError, match="takes 3 channels, these images have 1: give --channels 3, or the keyword"):
+        checked_logits(model, torch.rand(2, 1, 6, 5), name="the model")

@@ -133,5 +133,5 @@ def test_weights_for_other_data() -> None:
     """Neither another number of classes nor gray images are made to fit."""
     with pytest.raises(UserError, match="has 1,000 classes, and 10 are asked for"):
         build_model(SPEC, shape=(3, 64, 64), classes=10)
-    with pytest.raises(UserError, match="takes images with 3 channels, these have 1"):
+    with pytest.raises(UserError, match=r"takes images with 3 channels, these have 1: .* with --channels 3$"):
         build_model(SPEC, shape=(1, 64, 64), classes=1000)
