@@ -302,7 +302,7 @@ class _SearchState:
 
     def with_recorded_margins(self) -> _SearchState:
         """The state with the current margins appended."""
-        return replace(self, margins=torch.cat([self.margins, self.score.double()[None]]))
+        return replace(self, margins=torch.cat([self.margins, self.score[None]]))
 
     def select(self, rows: Tensor) -> _SearchState:
         """The state of the images ``rows`` alone."""
@@ -322,7 +322,8 @@ class _SearchState:
         """The state after the candidates ``(k * n, C, H, W)``, k of each image, with what the next queries need."""
         logits = source.logits(candidates)
         together = len(candidates) // len(self.labels)
-        score = _score(logits, self.labels.repeat(together), self.threat)
+        labels = self.labels if together == 1 else self.labels.repeat(together)
+        score = _score(logits, labels, self.threat)
         if together > 1:
             score, first = score.view(together, -1).min(0)
             rows = torch.arange(len(score), device=score.device).add_(first, alpha=len(score))
@@ -369,7 +370,7 @@ def _begin(
         incumbents=incumbents,
         logits=logits,
         score=score,
-        margins=score.double()[None],
+        margins=score[None],
     )
 
 
