@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.nes import NES as NES
     from robustbench_cli.attacks.ni_fgsm import NIFGSM as NIFGSM
     from robustbench_cli.attacks.non_adaptive import NonAdaptive as NonAdaptive
+    from robustbench_cli.attacks.none import NoAttack as NoAttack
     from robustbench_cli.attacks.pgd import PGD as PGD
     from robustbench_cli.attacks.pma import PMA as PMA
     from robustbench_cli.attacks.sigma_zero import SigmaZero as SigmaZero
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.checkpoints.checkpoint import load_checkpoint as load_checkpoint
     from robustbench_cli.benchmarks.checkpoints.checkpoint import save_checkpoint as save_checkpoint
     from robustbench_cli.benchmarks.checkpoints.load_model import load_model as load_model
+    from robustbench_cli.benchmarks.corruptions.base.corruption import corrupt as corrupt
     from robustbench_cli.benchmarks.datasets.base.dataset import Dataset as Dataset
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset as load_dataset
     from robustbench_cli.benchmarks.datasets.base.slice import first_examples as first_examples
@@ -92,6 +94,7 @@ _EXPORTS = {
     "HRS": "robustbench_cli.defenses.hrs:HRS",
     "MinimalNormAttack": "robustbench_cli.attacks.base.attack:MinimalNormAttack",
     "build_model": "robustbench_cli.benchmarks.models.base.build:build_model",
+    "corrupt": "robustbench_cli.benchmarks.corruptions.base.corruption:corrupt",
     "defend": "robustbench_cli.defenses.base.defense:defend",
     "evaluate": "robustbench_cli.benchmarks.evaluation.evaluate:evaluate",
     "first_examples": "robustbench_cli.benchmarks.datasets.base.slice:first_examples",

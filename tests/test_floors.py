@@ -23,7 +23,7 @@ ROOMS = (
     ("datasets", "weights", "devices"),
     ("models",),
     ("checkpoints",),
-    ("evaluation",),
+    ("corruptions", "evaluation"),
     ("store",),
     ("training", "execution", "certification", "reprogramming"),
     ("suites", "reports"),

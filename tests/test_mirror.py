@@ -25,6 +25,14 @@ TESTED_ELSEWHERE = {
     "benchmarks/models/wrn_28_10.py": "base/test_wide_resnet.py compares the network and counts its parameters",
     "benchmarks/models/wrn_34_10.py": "base/test_wide_resnet.py compares the network and counts its parameters",
     "benchmarks/models/wrn_70_16.py": "base/test_wide_resnet.py compares the network and counts its parameters",
+    **{
+        f"benchmarks/corruptions/{path.name}": "test_every_corruption.py compares all with imagecorruptions"
+        for path in (ROOT / "benchmarks/corruptions").glob("[!_]*.py")
+    },
+    "benchmarks/corruptions/base/examples.py": "test_corruptions.py of the commands evaluates computed and published images",
+    "benchmarks/corruptions/base/pillow.py": "test_every_corruption.py compares the two corruptions that use it",
+    "benchmarks/datasets/cifar10_c.py": "test_corrupted.py reads made-up files of it",
+    "benchmarks/datasets/cifar100_c.py": "test_corrupted.py reads made-up files of it",
     "benchmarks/execution/job.py": "plain data without a function; test_suite.py makes jobs, and test_worker.py runs them",
 }
 """The sources without a test file beside them, and the reason."""
@@ -40,9 +48,11 @@ WITHOUT_SOURCE = {
     "attacks/test_renamed_parameters.py": "former names of parameters, for all attacks",
     "benchmarks/test_draws_of_images.py": "batch sizes and draws, from attacks to outcomes",
     "benchmarks/test_gallery.py": "models that hide their weakness, through all checks",
+    "benchmarks/corruptions/test_every_corruption.py": "the contract of all corruptions",
     "benchmarks/evaluation/checks/test_checks.py": "the contract of all checks",
     "benchmarks/execution/engines/test_engines.py": "the contract of all engines",
     "cli/commands/test_bad_suites.py": "suite files with mistakes, in all commands that read one",
+    "cli/commands/test_corruptions.py": "corruptions in all commands that have them",
     "cli/commands/test_imports.py": "which libraries a command imports, for several commands",
     "cli/commands/test_train_in_processes.py": "the command train under a launcher of processes",
     "cli/commands/test_transfer.py": "the attack transfer, which needs a second model, in the commands",

@@ -64,11 +64,13 @@ class Attack(Settings, ABC):
         minimal_norm: Whether the attack searches for the smallest perturbation, and not inside a given radius.
         access: The access to the model (see :meth:`queried_model`) that the attack needs: ``"gradients"``, ``"scores"``
             (logits) or ``"decisions"`` (predicted classes).
+        perturbs: Whether the attack changes the images. One that does not is run once, at the radius 0.
     """
 
     norms: ClassVar[tuple[Norm, ...]]
     minimal_norm: ClassVar[bool]
     access: ClassVar[Literal["gradients", "scores", "decisions"]] = "gradients"
+    perturbs: ClassVar[bool] = True
     elsewhere: ClassVar[Mapping[str, str]] = {
         "eps": "--eps",
         "epsilon": "--eps",

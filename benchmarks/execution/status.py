@@ -125,7 +125,7 @@ def _labels(cell: Cell) -> Hashable:
         # Another decision rule with the same weights is another row.
         tuple((defense.name, defense.parameters.get("decision")) for defense in cell.defenses),
         cell.attack.name,
-        *(cell.norm, cell.eps, cell.targeted, cell.seed),
+        *(cell.corruption_label, cell.severity, cell.norm, cell.eps, cell.targeted, cell.seed),
     )
 
 

@@ -22,8 +22,11 @@ from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.attacks.base.threat import distance, per_image
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
 from robustbench_cli.benchmarks.checkpoints.defended_model import load_defended_model, load_surrogates
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.corruptions import registry as corruptions
+from robustbench_cli.benchmarks.corruptions.base.examples import corrupted_examples
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
-from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
+from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.devices import current, device_name, keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.evaluation.context import RunContext
 from robustbench_cli.benchmarks.evaluation.evaluate import attack_free_batches, evaluate, predict
@@ -341,7 +344,7 @@ def _evaluation(job: Job, attack: Attack, progress: Callable[[int], None]) -> di
     """
     keep_freed_memory()
     cell = job.cell
-    examples = _examples(cell.dataset, job.data_dir, cell.n)
+    examples = _examples(job)
     limit_threads(tuple(examples.images.shape[1:]))
     if examples.sha256 != cell.data:
         raise UserError(f"the images of {cell.dataset} have changed since the command began: give the command again")
@@ -366,7 +369,7 @@ def _save_images(job: Job, computed: _Computed) -> None:
     cell, folder = job.cell, job.images
     if folder is None:
         return
-    examples = _examples(cell.dataset, job.data_dir, cell.n)
+    examples = _examples(job)
     clean = levels(examples.images)
     perturbed = _images_to_save(job, folder, computed, examples.images, clean)
     predictions = predict(
@@ -460,9 +463,24 @@ def _publish(job: Job, store: Store, computed: _Computed) -> Result:
     return store.result(job.cell.id)
 
 
+def _examples(job: Job) -> Slice:
+    """The images that a job attacks; see :func:`~.corrupted_examples`.
+
+    Raises:
+        UserError: The user's code of a corruption has changed since the command began.
+    """
+    cell = job.cell
+    spec = cell.corruption
+    if spec is not None and corruptions.source_of(spec.name) != spec.source:
+        raise UserError(f"the code of {spec.name} has changed since the command began: give the command again")
+    text, seed = (None, 0) if spec is None else (spec.model_dump_json(), cell.seed)
+    return _loaded_examples(cell.dataset, job.data_dir, cell.n, text, seed)
+
+
 @lru_cache(maxsize=2)
-def _examples(dataset: str, data_dir: Path | None, n: int) -> Slice:
-    return first_examples(load_dataset(dataset, data_dir=data_dir).split("test"), n)
+def _loaded_examples(dataset: str, data_dir: Path | None, n: int, corruption: str | None, seed: int) -> Slice:
+    spec = None if corruption is None else MethodSpec.model_validate_json(corruption)
+    return corrupted_examples(load_dataset(dataset, data_dir=data_dir), n, spec, seed=seed)
 
 
 @lru_cache(maxsize=1)

@@ -143,7 +143,7 @@ class Column:
         gate: Which values are better, where a gate may judge the column.
         identity: Whether rows of two tables are the same comparison only if they agree in it. ``"later"``: and earlier
             versions of the program wrote tables without it.
-        only_defended: Whether only the rows of defended models have it.
+        only: The rows that have it, where not all do: those of defended models, or the means over corruptions.
         shown: Its form in the terminal; ``None`` where it is only in files.
     """
 
@@ -152,7 +152,7 @@ class Column:
     value: Callable[[RowSource], Any] | None
     gate: Literal["higher", "lower"] | None = None
     identity: Literal["always", "later"] | None = None
-    only_defended: bool = False
+    only: Literal["defended", "means"] | None = None
     shown: Shown | None = None
 
     def text(self, record: Record, *, interval: bool = True) -> str:
@@ -233,6 +233,16 @@ def _is_randomized(table: pd.DataFrame) -> bool:
     return bool((table["repeats"] > 1).any())
 
 
+def _occurs(name: str) -> Callable[[pd.DataFrame], bool]:
+    """Whether a row has a value in a column."""
+    return lambda table: name in table.columns and bool(table[name].notna().any())
+
+
+def _threat(row: Record) -> str:
+    """The norm and the radius; no attack has neither."""
+    return "-" if row["attack"] == "none" else f"{row['norm']} {row['eps'] or 'any'}"
+
+
 def _score(row: Record) -> str:
     score = _FORMS["points"](row["des"])
     return f"{score}~" if row["clean_accuracy_loss_within_interval"] else score
@@ -252,7 +262,7 @@ COLUMNS: tuple[Column, ...] = (
         "text",
         lambda row: row.eps,
         identity="always",
-        shown=Shown("threat", 40, text=lambda row: f"{row['norm']} {row['eps'] or 'any'}"),
+        shown=Shown("threat", 40, text=_threat),
     ),
     Column(
         "targeted",
@@ -317,7 +327,7 @@ COLUMNS: tuple[Column, ...] = (
         "points",
         lambda row: row.of_efficiency("score"),
         gate="higher",
-        only_defended=True,
+        only="defended",
         shown=Shown("des", 62, text=_score, hide=8, when=lambda table: bool(table["des"].notna().any())),
     ),
     Column(
@@ -364,6 +374,35 @@ COLUMNS: tuple[Column, ...] = (
     Column("clean_accuracy_loss_within_interval", "yes/no", lambda row: row.of_efficiency("loss_within_interval")),
     Column("quick_look", "yes/no", lambda row: row.quick_look),
     Column("precision", "text", lambda row: row.precision),
+    Column(
+        "corruption",
+        "text",
+        lambda row: row.cell.corruption_label,
+        identity="later",
+        shown=Shown("corruption", 15, when=_occurs("corruption")),
+    ),
+    Column(
+        "severity",
+        "count",
+        lambda row: row.cell.severity,
+        identity="later",
+        shown=Shown("severity", 16, when=_occurs("corruption")),
+    ),
+    Column("mean_corruption_accuracy", "share", lambda _: None, gate="higher", only="means"),
+    Column(
+        "mce",
+        "number",
+        lambda _: None,
+        gate="lower",
+        only="means",
+        shown=Shown(
+            "mCE",
+            55,
+            text=lambda row: _FORMS["share"](row["mce"]),
+            when=_occurs("mce"),
+        ),
+    ),
+    Column("mce_baseline", "text", lambda _: None),
     Column(
         "certified_accuracy",
         "share",

@@ -180,8 +180,8 @@ def unmet(tables: Sequence[pd.DataFrame], allowed: Mapping[str, Sequence[str]]) 
 def _fits(entries: pd.Series, values: Sequence[str]) -> pd.Series:
     texts = entries.astype(str)
     fits = texts.isin(values)
-    if entries.name in {"attack", "defense"}:
-        fits |= texts.map(lambda text: re.sub(r"\([^)]*\)", "", text)).isin(values)
+    if entries.name in {"attack", "corruption", "defense"}:
+        fits |= texts.map(lambda text: re.sub(r"\([^)]*\)", "", text), na_action="ignore").isin(values)
     return fits
 
 
@@ -241,11 +241,13 @@ def compare(table: pd.DataFrame, limit: Limit) -> Verdict:
     if table.empty:
         option = gate_with(upper=limit.is_upper, baseline=False).option
         verdict.missing.append(f"{option} {limit.column}={limit.value:g}: there is no row to judge")
-    only_defended = column(limit.column).only_defended
+    only = column(limit.column).only
+    if only == "means" and table[limit.column].isna().all():
+        verdict.missing.append(f"{limit.column}: there is no mean over corruptions to judge: run --suite corruptions")
     for _, row in table.iterrows():
         value = row[limit.column]
         if pd.isna(value):
-            if not only_defended or row["defense"] != "none":
+            if only is None or (only == "defended" and row["defense"] != "none"):
                 verdict.missing.append(f"{_name(row)}: there is no {limit.column} to judge")
         elif _worse(value, limit.value, limit) > _ROUNDING:
             side = "above" if limit.is_upper else "below"
@@ -343,4 +345,7 @@ def _name(row: pd.Series) -> str:
     radius = f" eps {row['eps']}" if not pd.isna(row["eps"]) and row["eps"] else ""
     mean, std = (str(row.get(name)) for name in ("mean", "std"))
     model = f"{row['model']} (mean {mean} std {std})" if mean not in {"None", "nan", ""} else row["model"]
-    return f"{row['dataset']} {model} {row['defense']} {row['attack']} {row['norm']}{radius}"
+    corrupted = [row.get("corruption"), row.get("severity")]
+    corruption = "".join(f" {value}" for value in corrupted if not pd.isna(value) and value != "")
+    threat = "" if row["attack"] == "none" else f" {row['norm']}{radius}"
+    return f"{row['dataset']} {model} {row['defense']}{corruption} {row['attack']}{threat}"

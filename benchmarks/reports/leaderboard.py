@@ -209,6 +209,8 @@ def _differences(
         yield f"the norm is {cell.norm}, not {board.norm}"
     elif cell.eps is None or abs(cell.eps - parse_eps(board.eps).value) > 1e-9:
         yield f"eps is {group[0].eps or 'any'}, not {board.eps}"
+    if cell.corruption is not None:
+        yield f"the images are corrupted, by {cell.corruption_label} at severity {cell.severity}"
     if cell.targeted != "no":
         yield "the attacks are targeted"
     if cell.repeats > 1:

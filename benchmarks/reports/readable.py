@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable
 from pathlib import Path
@@ -70,7 +69,9 @@ def ambiguous_files(checkpoints: Iterable[tuple[Hashable, str]]) -> dict[str, st
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as plain data, with ``None`` for missing values."""
+    import pandas as pd
+
     return [
-        {str(key): None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+        {str(key): None if pd.isna(value) else value for key, value in row.items()}
         for row in table.to_dict(orient="records")
     ]

@@ -13,6 +13,7 @@ from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
 from robustbench_cli.benchmarks.evaluation.statistics import SuccessCounts, defense_efficiencies
 from robustbench_cli.benchmarks.reports import columns
 from robustbench_cli.benchmarks.reports.columns import WORST_CASE, RowSource
+from robustbench_cli.benchmarks.reports.corruption_means import typed, with_corruption_means
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import Failure, RequestedCell, Result
 from robustbench_cli.benchmarks.store.worst_case_flags import is_quick_look, worst_case_flags
@@ -32,7 +33,8 @@ def rows(results: Iterable[Result], read: Callable[[Sequence[Result]], Together 
             results whose outcomes are intact. Others have no row. It is called once for each result.
 
     Returns:
-        One row a cell in the given order, and the per-image worst case of a model and threat after its attacks. The
+        One row a cell in the given order, the per-image worst case of a model and threat after its attacks, and the mean
+        over corruptions after the rows of a model; see :func:`~.corruption_means.with_corruption_means`. The
         columns are those of :data:`~.columns.COLUMNS`; a value that does not exist is missing (NaN). A cell whose
         condition did not hold has no row. ``eps`` is as the user wrote it. ``quick_look`` marks the rows of
         :func:`~.worst_case_flags.is_quick_look`, and a worst case has the flags of
@@ -53,7 +55,7 @@ def rows(results: Iterable[Result], read: Callable[[Sequence[Result]], Together 
                 for row, attack in [*((row, row.attack) for row in group), (worst, WORST_CASE)]:
                     undefended[row.comparison(attack)].setdefault(row.source.cell.checkpoint, row)
     _compare(table, undefended)
-    return _table([row.source for row in table])
+    return with_corruption_means(_table([row.source for row in table]))
 
 
 def failed_rows(failures: Sequence[Failure]) -> pd.DataFrame:
@@ -73,11 +75,12 @@ def _table(sources: Sequence[RowSource]) -> pd.DataFrame:
         for entry in columns.COLUMNS
         if entry.value is not None
     }
-    return pd.DataFrame(values)
+    return typed(pd.DataFrame(values))
 
 
 def _threat(cell: Cell) -> Hashable:
-    return cell.data, cell.norm, cell.eps, cell.targeted, cell.seed
+    corruption = None if cell.corruption is None else cell.corruption.canonical_identity
+    return cell.data, corruption, cell.norm, cell.eps, cell.targeted, cell.seed
 
 
 def model_and_threat(cell: Cell) -> Hashable:

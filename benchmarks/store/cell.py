@@ -17,13 +17,19 @@ from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, canon
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions, Targeted
 from robustbench_cli.core.frozen_model import FrozenModel, share_field_names
 
-__all__ = ["Cell", "OnlyIf", "content_hash"]
+__all__ = ["Cell", "OnlyIf", "content_hash", "corruption_label"]
 
 
 OnlyIf = Literal["blinded"]
 """The condition of an attack in a cascade: ``"blinded"`` runs it only if earlier attacks had masked gradients and no other
 attack broke through; see :func:`~robustbench_cli.benchmarks.store.worst_case_flags.worst_case_flags`.
 """
+
+
+def corruption_label(corruption: MethodSpec) -> str:
+    """The label of a corruption without its severity, which has a column of its own."""
+    changed = tuple(name for name in corruption.changed if name != "severity")
+    return corruption.model_copy(update={"changed": changed}).label
 
 
 def _hash(canonical: str) -> str:
@@ -72,9 +78,10 @@ class _Evaluated(FrozenModel):
     checkpoint: _SharedText = Field(description="sha256 of the weights and of the specification of their model")
     defenses: tuple[_SharedSpec, ...]
     attack: _SharedSpec
+    corruption: _SharedSpec | None = Field(None, description="what changes the images before the attack")
 
 
-_NOT_HASHED = {"dataset", "model", "attack", "defenses", "cascade"}
+_NOT_HASHED = {"dataset", "model", "attack", "corruption", "defenses", "cascade"}
 """Fields whose values are no part of a cell's identity as they are."""
 
 
@@ -89,7 +96,8 @@ class Cell(EvaluationOptions, _Evaluated):
     """The unit that is run, stored, resumed and distributed. Plain data.
 
     A cell fixes the evaluation options that depend on the model and the attack: the norm, the draws behind a gradient and
-    the number of repeats. ``eps`` is ``None`` where the successes of a minimal-norm attack count at any distance.
+    the number of repeats. ``data`` is the hash of the images before a corruption that is computed, and of the corrupted
+    images where they are read from published files. ``eps`` is ``None`` where the successes of a minimal-norm attack count at any distance.
     """
 
     norm: Norm
@@ -131,6 +139,8 @@ class Cell(EvaluationOptions, _Evaluated):
         for name, default in _defaults(type(self)).items():
             if content[name] == default:
                 del content[name]
+        if self.corruption is not None:
+            content["corruption"] = self.corruption.identity
         text = canonical_json({**content, "version": 1, "attack": None, "defenses": None})
         # Many cells share their methods, which have most of the text: content_hash would encode them for each cell.
         defenses = ",".join(defense.canonical_identity for defense in self.defenses)
@@ -147,6 +157,16 @@ class Cell(EvaluationOptions, _Evaluated):
             parameters = {**attack.parameters, "precision": self.precision}
             attack = attack.model_copy(update={"parameters": parameters, "changed": (*attack.changed, "precision")})
         return f"+{attack.label}" if self.cascade else attack.label
+
+    @property
+    def severity(self) -> int | None:
+        """The severity of the corruption; ``None`` without one."""
+        return None if self.corruption is None else int(self.corruption.parameters["severity"])
+
+    @property
+    def corruption_label(self) -> str | None:
+        """The corruption's label without its severity; ``None`` without one."""
+        return None if self.corruption is None else corruption_label(self.corruption)
 
     @property
     def defense(self) -> str:

@@ -14,6 +14,7 @@ from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.eps import Eps, parse_eps
 from robustbench_cli.attacks.base.gradients.draws import EOTChoice
 from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.benchmarks.corruptions import SEVERITIES
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
 from robustbench_cli.benchmarks.datasets.base.options import DatasetOptions, OnBadImage, with_options
 from robustbench_cli.benchmarks.datasets.base.preprocessing import Crop, Interpolation
@@ -28,6 +29,7 @@ __all__ = [
     "AttackEntry",
     "AttackGroup",
     "Conditions",
+    "CorruptionEntry",
     "DefenseConfig",
     "FileEntry",
     "Many",
@@ -38,7 +40,8 @@ __all__ = [
 
 
 CONDITIONS = (
-    *("dataset", "model", "checkpoint", "defense", "decision", "attack", "norm", "eps", "eot", "n", "seed"),
+    *("dataset", "model", "checkpoint", "defense", "decision", "corruption", "severity"),
+    *("attack", "norm", "eps", "eot", "n", "seed"),
     *GridOptions.model_fields,
 )
 """The columns that ``include`` and ``exclude`` can name; ``decision`` is ``none`` for a model without random draws."""
@@ -126,6 +129,26 @@ class AttackEntry(_Located):
         return tuple(norm for norm in norms if self.norm is None or norm in self.norm)
 
 
+class CorruptionEntry(_Located):
+    """A corruption of a suite. Keys other than the fields are its parameters.
+
+    Attributes:
+        name: The corruption; ``none`` for the images as they are, ``all`` for the 15 of the benchmark.
+        severity: The severities, each for cells of its own.
+    """
+
+    name: str
+    severity: Many[Annotated[int, Field(strict=True, ge=1, le=5)]] = SEVERITIES
+
+    def at_severities(self, severities: Sequence[int]) -> Self:
+        """The same corruption at other severities; the images without a corruption have none.
+
+        Args:
+            severities: Each of 1 to 5.
+        """
+        return self if self.name == "none" else self.model_copy(update={"severity": tuple(severities)})
+
+
 class FileEntry(_Located):
     """An entry of ``attacks`` in a file: an attack, or all attacks of another suite."""
 
@@ -198,6 +221,7 @@ class AttackGroup(BaseModel):
         accounting: How the accuracy of a randomized defense is counted; see
             :data:`~robustbench_cli.benchmarks.evaluation.options.Accounting`.
         any_norm: Whether the group runs in any norm with those of its attacks that support it.
+        corruptions: Of the images that are attacked, each for cells of its own; none attacks the images as they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -206,6 +230,7 @@ class AttackGroup(BaseModel):
     cascade: bool = False
     accounting: Accounting = "expected"
     any_norm: bool = False
+    corruptions: tuple[CorruptionEntry, ...] = ()
 
 
 def _as_entries(value: Any) -> Any:
@@ -260,6 +285,7 @@ class SuiteConfig(_Grid):
         n: Numbers of test images.
         defenses: Each a chain, put around a model in order; a chain may begin with a checkpoint.
         decision: Decision rules, each for a row of its own with the same weights; each defense's own where not given.
+        corruptions: Of the images that the suite's own attacks run on; see :class:`AttackGroup`.
         attacks: As written in the file; :attr:`groups` are the attacks that run.
         norm: Norms of the radii.
         eps: The radii.
@@ -290,6 +316,7 @@ class SuiteConfig(_Grid):
         Field(min_length=1),
     ] = ((DefenseConfig(name="none"),),)
     decision: Many[str] | None = None
+    corruptions: Annotated[tuple[CorruptionEntry, ...], BeforeValidator(_as_entries), Field(min_length=1)] = ()
     attacks: Annotated[tuple[FileEntry, ...], BeforeValidator(_as_entries), Field(min_length=1)] = ()
     norm: Many[Norm] | None = None
     eps: Many[Annotated[Eps, BeforeValidator(_as_eps)]] | None = None
@@ -377,7 +404,8 @@ class SuiteConfig(_Grid):
     @property
     def beside_attacks(self) -> list[str]:
         """The keys that are set and are not about attacks: only a sweep can use them."""
-        return sorted(self.model_fields_set - {"description", "extends", "attacks", "cascade", "accounting"})
+        of_attacks = {"description", "extends", "corruptions", "attacks", "cascade", "accounting"}
+        return sorted(self.model_fields_set - of_attacks)
 
     def require_attacks_only(self, name: str) -> None:
         """Makes sure that the suite sets attacks and nothing else.

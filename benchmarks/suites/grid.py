@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -13,12 +13,23 @@ from pydantic import ValidationError, create_model
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.benchmarks.checkpoints.defended_model import method_spec
-from robustbench_cli.benchmarks.suites.config import AttackEntry
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.corruptions import BENCHMARK
+from robustbench_cli.benchmarks.corruptions import registry as corruptions
+from robustbench_cli.benchmarks.suites.config import AttackEntry, CorruptionEntry
 from robustbench_cli.benchmarks.suites.suite import AttackChoice
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.settings import Settings, read_value
 
-__all__ = ["attack_choices", "attack_class", "count_variants", "error_location", "variants"]
+__all__ = [
+    "attack_choices",
+    "attack_class",
+    "corruption_choices",
+    "count_corruptions",
+    "count_variants",
+    "error_location",
+    "variants",
+]
 
 
 def attack_class(entry: AttackEntry) -> type[Attack]:
@@ -64,6 +75,7 @@ def attack_choices(entry: AttackEntry, *, named: Collection[str] = ()) -> list[A
                     norms=norms,
                     limited=entry.norm is not None,
                     minimal_norm=attack.minimal_norm,
+                    perturbs=attack.perturbs,
                     eot=entry.eot or "auto",
                     any_precision=attack.access == "gradients" and not attack.minimal_norm,
                     surrogate=next(iter(surrogates.values()), None),
@@ -71,6 +83,55 @@ def attack_choices(entry: AttackEntry, *, named: Collection[str] = ()) -> list[A
                 )
             )
         return choices
+
+
+def corruption_choices(entries: Sequence[CorruptionEntry]) -> list[MethodSpec | None]:
+    """Corruptions with each of their severities and each combination of their parameters, each once.
+
+    Args:
+        entries: From the command line or a suite file.
+
+    Returns:
+        ``None`` for the images as they are, which is all that there is without an entry.
+
+    Raises:
+        UserError: The name or a parameter is unknown, or a value is not allowed.
+    """
+    choices: dict[str, MethodSpec | None] = {}
+    for entry in entries:
+        with error_location(entry.location):
+            for choice in _corruption_specs(entry):
+                choices.setdefault("" if choice is None else choice.canonical_identity, choice)
+    return list(choices.values()) or [None]
+
+
+def _corruption_specs(entry: CorruptionEntry) -> Iterator[MethodSpec | None]:
+    """The choices of one entry."""
+    if entry.name in {"none", "all"} and entry.parameters:
+        raise UserError(
+            f"{entry.name} is no single corruption and has no '{next(iter(entry.parameters))}': leave it out"
+        )
+    if entry.name == "none":
+        if "severity" in entry.model_fields_set:
+            raise UserError("the images without a corruption have no severity: leave it out")
+        yield None
+        return
+    for name in BENCHMARK if entry.name == "all" else (entry.name,):
+        parameters = {**entry.parameters, "severity": list(entry.severity)}
+        for variant in variants(corruptions.load(name), parameters):
+            yield method_spec(corruptions, name, variant).spec
+
+
+def count_corruptions(entry: CorruptionEntry) -> int:
+    """The number of choices of one entry; see :func:`corruption_choices`.
+
+    Raises:
+        UserError: The name is unknown.
+    """
+    if entry.name in {"none", "all"}:
+        return 1 if entry.name == "none" else len(BENCHMARK) * len(entry.severity)
+    with error_location(entry.location):
+        return len(entry.severity) * count_variants(corruptions.load(entry.name), entry.parameters)
 
 
 def variants(settings: type[Settings], parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -136,10 +136,17 @@ def _groups(
     config: SuiteConfig, base: SuiteConfig | None, file: YamlFile, parents: tuple[Path, ...]
 ) -> tuple[AttackGroup, ...]:
     """The groups of a suite; see :attr:`SuiteConfig.groups`."""
+    locate = file.location if base is None or "corruptions" in file.value else base.location
+    corruptions = tuple(entry.at(locate("corruptions", number)) for number, entry in enumerate(config.corruptions))
     if "attacks" not in file.value:
         changed = {key: file.value[key] for key in ("cascade", "accounting") if key in file.value}
+        changed |= {"corruptions": corruptions} if "corruptions" in file.value else {}
         return tuple(group.model_copy(update=changed) for group in base.groups) if base is not None else ()
-    groups = [AttackGroup.model_construct(attacks=(), cascade=config.cascade, accounting=config.accounting)]
+    groups = [
+        AttackGroup.model_construct(
+            attacks=(), cascade=config.cascade, accounting=config.accounting, corruptions=corruptions
+        )
+    ]
 
     def add(entries: Sequence[AttackEntry]) -> None:
         groups[0] = groups[0].model_copy(update={"attacks": (*groups[0].attacks, *entries)})
@@ -153,10 +160,12 @@ def _groups(
         inner = _read_inner(entry.suite, location, parents)
         inner.require_attacks_only(entry.suite)
         for group in inner.groups:
-            if config.cascade and group.accounting == config.accounting:
+            # Images that the outer suite corrupts are those of the suites that it names, unless these corrupt them themselves.
+            shared = group.corruptions or corruptions
+            if config.cascade and group.accounting == config.accounting and shared == corruptions:
                 add(group.attacks)
             else:
-                groups.append(group.model_copy(update={"any_norm": True}))
+                groups.append(group.model_copy(update={"any_norm": True, "corruptions": shared}))
     return tuple(group for group in groups if group.attacks)
 
 

@@ -13,10 +13,11 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.checkpoints.checkpoint import metadata_of, read_info
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, method_spec, open_defended_model
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.corruptions.base.examples import source_examples
 from robustbench_cli.benchmarks.datasets import DEFAULT_N
+from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.options import takes_model_size, with_model_size
-from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
 from robustbench_cli.benchmarks.models.base.source import config_for
 from robustbench_cli.benchmarks.suites.config import (
@@ -26,7 +27,12 @@ from robustbench_cli.benchmarks.suites.config import (
     ModelConfig,
     SuiteConfig,
 )
-from robustbench_cli.benchmarks.suites.grid import attack_choices, error_location, variants
+from robustbench_cli.benchmarks.suites.grid import (
+    attack_choices,
+    corruption_choices,
+    error_location,
+    variants,
+)
 from robustbench_cli.benchmarks.suites.size import require_reasonable_size
 from robustbench_cli.benchmarks.suites.suite import (
     AttackChoice,
@@ -165,7 +171,7 @@ class Plan:
         jobs: dict[str, Job] = {}
         for suite, models in self.suites:
             data = load_dataset(suite.dataset, data_dir=options.data_dir)
-            examples = first_examples(data.split("test"), suite.n)
+            examples = source_examples(data, suite.n, suite.corruption)
             # A model without random draws is the same model under every decision rule.
             distinct = {model.identity: model for model in map(defended, models)}
             for job in expand(suite, list(distinct.values()), examples=examples, usual_eps=data.eps, options=options):
@@ -208,10 +214,10 @@ def plan(config: SuiteConfig, *, cache_for: CacheFor, seed: int) -> Plan:
     suites: list[tuple[Suite, Sequence[PlannedModel]]] = []
     for dataset, models in _models(config, cache_for, seed).items():
         data = models[0].cache.data
-        for suite in _suites(config, dataset, groups, norms, selection, seed):
+        for suite in _suites(config, (dataset, data), groups, norms, selection, seed):
             with error_location(config.location("norm")):
                 threats = suite.threats(usual_eps=data.eps)
-            suite.require_fit(first_examples(data.split("test"), suite.n))
+            suite.require_fit(source_examples(data, suite.n, suite.corruption))
             wanted = [model for model in models if _is_wanted(suite, model.expected, threats)]
             if wanted:
                 suites.append((suite, wanted))
@@ -234,32 +240,43 @@ def plan_models(config: SuiteConfig, *, cache_for: CacheFor, seed: int) -> list[
 
 
 def _attacks(config: SuiteConfig) -> list[tuple[AttackGroup, list[AttackChoice]]]:
-    """The attacks of each group, with every combination of their parameters."""
+    """The attacks of each group, with every combination of their parameters.
+
+    Raises:
+        UserError: An attack is not allowed, or a norm or a radius is set where none of the attacks has any.
+    """
     default = AttackGroup(attacks=tuple(AttackEntry(name=name) for name in DEFAULT_ATTACKS))
     named = _user_code(config)
-    return [
+    groups = [
         (group, [choice for entry in group.attacks for choice in attack_choices(entry, named=named)])
         for group in config.groups or (default,)
     ]
+    for key in ("eps", "norm", "targeted"):
+        if getattr(config, key) and not any(choice.perturbs for _, choices in groups for choice in choices):
+            option = config.prefix(key) + key if config.location(key) else f"--{key}"
+            raise UserError(f"{option} changes nothing: the attack none leaves the images as they are: leave it out")
+    return groups
 
 
 def _suites(
     config: SuiteConfig,
-    dataset: str,
+    named_data: tuple[str, Dataset],
     groups: Sequence[tuple[AttackGroup, Sequence[AttackChoice]]],
     norms: Sequence[Norm],
     selection: Selection,
     seed: int,
 ) -> Iterator[Suite]:
     """A suite for each combination of the dimensions that all cells of a suite share."""
+    dataset, data = named_data
     for n, norm, options in itertools.product(config.n or (DEFAULT_N,), norms, config.grid_options()):
         for group, choices in groups:
             supported = _supporting(config, group, choices, norm)
-            if supported:
+            for corruption in _corruptions(group, data) if supported else ():
                 yield Suite(
                     dataset=dataset,
                     n=n,
                     attacks=supported,
+                    corruption=corruption,
                     norm=norm,
                     eps=config.eps or (),
                     options=options,
@@ -268,6 +285,18 @@ def _suites(
                     accounting=group.accounting,
                     selection=selection,
                 )
+
+
+def _corruptions(group: AttackGroup, data: Dataset) -> list[MethodSpec | None]:
+    """The corruptions of a group; without the images as they are where a data set has others alone."""
+    corruptions = corruption_choices(group.corruptions)
+    if data.only_corrupted and None in corruptions:
+        corruptions.remove(None)
+        if not corruptions:
+            raise UserError(
+                f"{data.name} has corrupted images only: give --suite corruptions, or --corruption fog --severity 3"
+            )
+    return corruptions
 
 
 def _is_wanted(suite: Suite, defended: DefendedModel, threats: Sequence[tuple[AttackChoice, Norm, Eps | None]]) -> bool:

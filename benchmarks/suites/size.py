@@ -7,7 +7,12 @@ from math import prod
 
 from robustbench_cli.benchmarks.evaluation.options import GridOptions
 from robustbench_cli.benchmarks.suites.config import DefenseConfig, SuiteConfig
-from robustbench_cli.benchmarks.suites.grid import attack_class, count_variants, error_location
+from robustbench_cli.benchmarks.suites.grid import (
+    attack_class,
+    count_corruptions,
+    count_variants,
+    error_location,
+)
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.training.recipe import Recipe
@@ -45,9 +50,11 @@ def _dimensions(config: SuiteConfig) -> Iterator[tuple[str, int]]:
     yield "trainings", sum(_trainings(dict(recipe)) for recipe in config.train)
     yield "decision rules", len(config.decision or ())
     yield (
-        "attacks",
+        "attacks" if not any(group.corruptions for group in config.groups) else "attacks and corruptions",
         sum(
-            count_variants(attack_class(entry), entry.parameters) for group in config.groups for entry in group.attacks
+            (sum(map(count_corruptions, group.corruptions)) or 1)
+            * sum(count_variants(attack_class(entry), entry.parameters) for entry in group.attacks)
+            for group in config.groups
         ),
     )
     for name in ("n", "norm", "eps", "seeds", *GridOptions.model_fields):

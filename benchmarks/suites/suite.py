@@ -16,7 +16,7 @@ from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
 from robustbench_cli.benchmarks.datasets.base.options import split_name
 from robustbench_cli.benchmarks.evaluation.options import Accounting, GridOptions, yaml_no
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
-from robustbench_cli.benchmarks.store.cell import Cell, OnlyIf
+from robustbench_cli.benchmarks.store.cell import Cell, OnlyIf, corruption_label
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class AttackChoice:
         eot: Draws per gradient, ``"exact"``, ``"frozen"`` or ``"auto"``.
         any_precision: Whether the user chooses the precision of its gradients: not for a minimal-norm attack, whose
             distances depend on its own decisions.
+        perturbs: Whether it changes the images; otherwise it runs once, at the radius 0.
         surrogate: The model whose gradients it follows in place of the attacked model's.
         limited: Whether the suite restricts its norms, so that it does not run in another one.
         only_if: The condition under which it runs in a cascade.
@@ -47,6 +48,7 @@ class AttackChoice:
     minimal_norm: bool
     eot: int | Literal["exact", "frozen", "auto"] = "auto"
     any_precision: bool = False
+    perturbs: bool = True
     surrogate: DefendedModel | None = None
     limited: bool = False
     only_if: OnlyIf | None = None
@@ -143,7 +145,7 @@ def unsupported_norm(name: str, supported: Sequence[Norm], norm: Norm) -> UserEr
         # An installed attack of another distribution may be broken; that is not this error.
         with suppress(UserError):
             candidate = attacks.load(other)
-            if norm in candidate.norms and candidate.minimal_norm == minimal_norm:
+            if norm in candidate.norms and candidate.minimal_norm == minimal_norm and candidate.perturbs:
                 alternatives.append(other)
     # cw and cw-linf are variants of one method.
     variants = [
@@ -162,6 +164,7 @@ class Suite:
         dataset: The data set, as the user named it.
         n: The number of test images.
         attacks: At least one.
+        corruption: What changes the images before the attacks.
         norm: The norm of the radii; see :func:`usual_norm`.
         eps: The radii; the data set's usual one in linf where empty.
         options: What else all cells share.
@@ -175,6 +178,7 @@ class Suite:
     dataset: str
     n: int
     attacks: Sequence[AttackChoice]
+    corruption: MethodSpec | None = None
     norm: Norm
     eps: Sequence[Eps] = ()
     options: GridOptions = field(default_factory=GridOptions)
@@ -202,7 +206,9 @@ class Suite:
         radii = self._radii(usual_eps)
         threats: list[tuple[AttackChoice, Norm, Eps | None]] = []
         for attack in self.attacks:
-            if norm in attack.norms:
+            if not attack.perturbs:
+                threats.append((attack, attack.norms[0], Eps("0", 0.0)))
+            elif norm in attack.norms:
                 threats += [(attack, norm, eps) for eps in radii] or [(attack, norm, None)]
             elif attack.limited:
                 continue
@@ -217,7 +223,7 @@ class Suite:
     def _radii(self, usual_eps: str) -> list[Eps]:
         """The radii in ascending order; empty if only minimal-norm attacks run and the user gave none."""
         radii = sorted(self.eps, key=lambda eps: eps.value)
-        if not radii and any(not attack.minimal_norm for attack in self.attacks):
+        if not radii and any(attack.perturbs and not attack.minimal_norm for attack in self.attacks):
             if self.norm != "linf":
                 raise UserError(f"no default eps for {self.norm}: pass --eps, or set eps in the suite file")
             radii = [parse_eps(usual_eps)]
@@ -262,6 +268,10 @@ class Suite:
                     defense_label(defended.defenses, with_parameters=False),
                 ],
                 "decision": [defended.decision or "none"],
+                "corruption": (
+                    ["none"] if self.corruption is None else [corruption_label(self.corruption), self.corruption.name]
+                ),
+                "severity": [None if self.corruption is None else self.corruption.parameters["severity"]],
                 "attack": [attack.spec.label, attack.spec.former_label, attack.spec.name],
                 "norm": [norm],
                 "eps": [None if eps is None else eps.value],
@@ -284,7 +294,7 @@ class Suite:
             defended: Its model.
         """
         eot = attack.draws(defended)
-        if self.options.targeted != "no" or eps is None:
+        if self.options.targeted != "no" or eps is None or not attack.perturbs:
             return None
         if defended.randomized and self.accounting == "single-draw":
             # One draw broke the image at this radius; another radius draws again.
@@ -325,6 +335,7 @@ class Suite:
             checkpoint=defended.identity,
             defenses=defended.defenses,
             attack=attack.spec,
+            corruption=self.corruption,
             norm=norm,
             eps=None if eps is None else eps.value,
             eot=attack.draws(defended),

@@ -1,4 +1,4 @@
-"""The catalog of named things: attacks, defenses, data sets, models, suites, checks, and the training.
+"""The catalog of named things: attacks, defenses, data sets, models, corruptions, suites, checks, and the training.
 
 The names and summaries are read from source files without an import of torch; a whole card imports its class.
 """
@@ -29,10 +29,11 @@ _PACKAGES = {
     "defense": "robustbench_cli.defenses",
     "dataset": "robustbench_cli.benchmarks.datasets",
     "model": "robustbench_cli.benchmarks.models",
+    "corruption": "robustbench_cli.benchmarks.corruptions",
     "check": "robustbench_cli.benchmarks.evaluation.checks",
 }
 
-KINDS = ("attack", "defense", "dataset", "model", "suite", "check")
+KINDS = ("attack", "defense", "dataset", "model", "corruption", "suite", "check")
 """The kinds of things that have names."""
 
 SHOWN = (*KINDS, "training")
@@ -49,6 +50,7 @@ _ATTRIBUTES = (
     "norms",
     "access",
     "minimal_norm",
+    "family",
     "trained",
     "attacked_by",
     "classes",
@@ -193,6 +195,7 @@ def _suite_card(name: str) -> dict[str, Any]:
         "description": description,
         "cascade": suite.cascade,
         "attacks": attacks,
+        "corruptions": [entry.model_dump(exclude_unset=True) for group in suite.groups for entry in group.corruptions],
     }
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.execution.job import Job
+    from robustbench_cli.benchmarks.store.cell import Cell
     from robustbench_cli.benchmarks.store.records import Failure, RequestedCell, Result
 
 __all__ = ["describe_cell", "describe_outcome", "duration", "failure_line", "missing_line"]
@@ -48,10 +49,25 @@ def describe_cell(job: Job) -> str:
         job: The cell's job.
     """
     cell = job.cell
-    radius = f" eps {job.eps}" if job.eps else ""
     eot = f" eot {cell.eot}" if cell.eot != 1 else ""
-    seed = f" seed {cell.seed}" if cell.seed else ""
-    return f"{cell.defense} {cell.attack_label} {cell.norm}{radius}{eot}{seed}"
+    return f"{cell.defense}{_corruption(cell)} {cell.attack_label}{_threat(cell, job.eps)}{eot}{_seed(cell)}"
+
+
+def _corruption(cell: Cell) -> str:
+    """The corruption and its severity, after a space; empty without one."""
+    return "" if cell.corruption is None else f" {cell.corruption_label} {cell.severity}"
+
+
+def _threat(cell: Cell, eps: str) -> str:
+    """The norm and the radius, after a space; empty for no attack."""
+    if cell.attack.name == "none":
+        return ""
+    return f" {cell.norm} eps {eps}" if eps else f" {cell.norm}"
+
+
+def _seed(cell: Cell) -> str:
+    """A seed other than 0, after a space."""
+    return f" seed {cell.seed}" if cell.seed else ""
 
 
 def failure_line(failure: Failure) -> str:
@@ -61,7 +77,7 @@ def failure_line(failure: Failure) -> str:
         failure: The failure.
     """
     cell = failure.cell
-    return f"cell {cell.id} ({cell.defense} {cell.attack_label}) failed: {failure.error}"
+    return f"cell {cell.id} ({cell.defense}{_corruption(cell)} {cell.attack_label}) failed: {failure.error}"
 
 
 def missing_line(requested: RequestedCell) -> str:
@@ -71,6 +87,5 @@ def missing_line(requested: RequestedCell) -> str:
         requested: The cell.
     """
     cell = requested.cell
-    radius = f" eps {requested.eps}" if requested.eps else ""
-    seed = f" seed {cell.seed}" if cell.seed else ""
-    return f"cell {cell.id} ({cell.dataset} {cell.model} {cell.defense} {cell.attack_label} {cell.norm}{radius}{seed}) is missing"
+    names = f"{cell.dataset} {cell.model} {cell.defense}{_corruption(cell)} {cell.attack_label}"
+    return f"cell {cell.id} ({names}{_threat(cell, requested.eps)}{_seed(cell)}) is missing"

@@ -320,6 +320,8 @@ _CELL_COLUMNS = (
     _CellColumn("checkpoint", lambda cell: str(cell.job.checkpoint)),
     _CellColumn("mean", lambda cell: ",".join(map(repr, cell.job.mean or ())) or "-"),
     _CellColumn("std", lambda cell: ",".join(map(repr, cell.job.std or ())) or "-"),
+    _CellColumn("corruption", lambda cell: cell.job.cell.corruption_label or "-"),
+    _CellColumn("severity", lambda cell: str(cell.job.cell.severity or "-"), numeric=True),
     _CellColumn("attack", lambda cell: cell.job.cell.attack_label, in_title=False),
     _CellColumn("norm", lambda cell: cell.job.cell.norm),
     _CellColumn("eps", lambda cell: cell.job.eps or "any"),
@@ -348,6 +350,8 @@ def cell_states(cells: Sequence[CellState]) -> RenderableType:
         "checkpoint": bool(files),
         "mean": several_normalizations,
         "std": several_normalizations,
+        "corruption": any(cell.job.cell.corruption for cell in cells),
+        "severity": any(cell.job.cell.corruption for cell in cells),
         "changed": any(texts["changed"]),
     }
     present = [entry for entry in _CELL_COLUMNS if has_column.get(entry.name, True)]

@@ -17,7 +17,8 @@ from robustbench_cli.attacks.base.threat import Threat
 
 from .conftest import LinearVictim
 
-WITHOUT_GRADIENTS = [name for name in registry.names() if registry.load(name).access != "gradients"]
+ATTACKS = {name: registry.load(name) for name in registry.names()}
+WITHOUT_GRADIENTS = [name for name, kind in ATTACKS.items() if kind.perturbs and kind.access != "gradients"]
 
 
 class Answers:

@@ -25,8 +25,9 @@ from robustbench_cli.attacks.base.threat import Threat, distance
 
 from .conftest import LinearVictim, Victim
 
-CASES = [(name, norm) for name in registry.names() for norm in registry.load(name).norms]
-FIRST_NORMS = {name: registry.load(name).norms[0] for name in registry.names()}
+NAMES = [name for name in registry.names() if registry.load(name).perturbs]
+CASES = [(name, norm) for name in NAMES for norm in registry.load(name).norms]
+FIRST_NORMS = {name: registry.load(name).norms[0] for name in NAMES}
 EPS: dict[Norm, float] = {"linf": 0.25, "l2": 1.5, "l1": 12.0, "l0": 12.0}
 """Radii at which the digits are easily told apart by eye, and hardly any is still classified correctly."""
 

@@ -35,7 +35,7 @@ def test_attack_has_the_groups_of_the_contract(advdef: Callable[..., Any]) -> No
     assert list(found) == ["Model", "Data", "Defense", "Attack", "Output", "Run"]
     assert {"checkpoint", "model", "mean", "std"} <= {*found["Model"]}
     preprocessing = {"image-size", "resize", "crop", "interpolation", "channels", "on-bad-image"}
-    assert {"dataset", "n", "data-dir", *preprocessing} == {*found["Data"]}
+    assert {"dataset", "n", "data-dir", "corruption", "severity", *preprocessing} == {*found["Data"]}
     assert {"defense", "decision", "repeats"} == {*found["Defense"]}
     assert {"attack", "suite", "norm", "eps", "eot", "targeted"} <= {*found["Attack"]}
     assert {"output", "store", "save-images"} == {*found["Output"]}

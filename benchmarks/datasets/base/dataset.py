@@ -34,6 +34,7 @@ class Dataset(ABC):
         any_size: Whether the images have no size of their own, so that a model's preprocessing brings them to its size.
         eps: The usual radius in linf in the literature, the default of attacks and of adversarial training. Unless a data
             set sets it, it is 8/255 as for CIFAR-10.
+        only_corrupted: Whether it has published files of corrupted images, and no others; see :meth:`published`.
         classes: The number of classes K.
         classes_inferred: Whether K is only the largest label plus one, so that there may be more classes.
         shape: ``(C, H, W)`` of every image.
@@ -46,6 +47,7 @@ class Dataset(ABC):
     epochs: ClassVar[int] = 10
     any_size: ClassVar[bool] = False
     eps: ClassVar[str] = "8/255"
+    only_corrupted: ClassVar[bool] = False
 
     classes: int
     classes_inferred: bool = False
@@ -93,6 +95,18 @@ class Dataset(ABC):
         Args:
             name: The split.
         """
+
+    def published(self, corruption: str, severity: int) -> Split:
+        """The published test images under a corruption, in the same order for all corruptions.
+
+        Args:
+            corruption: Its name.
+            severity: Of 1 to 5.
+
+        Raises:
+            UserError: The data set has no such images, or they are damaged.
+        """
+        raise UserError(f"{self.name} has no published images of {corruption}: its corruptions are computed")
 
     def split(self, name: SplitName) -> Split:
         """A split, loaded once and then cached.

@@ -34,7 +34,7 @@ class Preprocessed(Dataset):
         self.classes, self.classes_inferred = dataset.classes, dataset.classes_inferred
         self.class_names = dataset.class_names
         self.shape = preprocessing.shape(dataset.shape)
-        for name in ("paper", "epochs", "eps"):
+        for name in ("paper", "epochs", "eps", "only_corrupted"):
             setattr(self, name, getattr(dataset, name))
 
     @property
@@ -43,6 +43,9 @@ class Preprocessed(Dataset):
 
     def load(self, name: SplitName) -> Split:
         return _PreprocessedSplit(self._dataset.split(name), self._preprocessing)
+
+    def published(self, corruption: str, severity: int) -> Split:
+        return _PreprocessedSplit(self._dataset.published(corruption, severity), self._preprocessing)
 
 
 class _PreprocessedSplit(Split):

@@ -64,6 +64,24 @@ __all__ = ["attack"]
     group="Attack",
     help="Parameter of an attack, a defense or the training, such as pgd.steps=100.",
 )
+@option(
+    "--corruption",
+    "corruption_names",
+    multiple=True,
+    metavar="NAME",
+    group="Data",
+    shell_complete=complete_names("corruption"),
+    help="Corrupt the images before the attack: a name of 'advdef list corruptions', 'all' for the 15 of the benchmark, or "
+    "'none'.",
+)
+@option(
+    "--severity",
+    "severities",
+    type=click.IntRange(1, 5),
+    multiple=True,
+    group="Data",
+    help="Severity of the corruption, 1 to 5.  [default: each]",
+)
 @option("--norm", type=OneOf(NORMS), group="Attack", help="Norm of the perturbation.  [default: linf]")
 @option(
     "--eps",
@@ -91,6 +109,8 @@ def attack(
     attacks: tuple[str, ...],
     suite_name: str | None,
     settings: tuple[Setting, ...],
+    corruption_names: tuple[str, ...],
+    severities: tuple[int, ...],
     norm: Norm | None,
     eps: tuple[Eps, ...],
     eot: Draws | None,
@@ -117,7 +137,7 @@ def attack(
     parameters = distribute(settings, {**settable, **args.settable()})
     config = SuiteConfig.from_options(
         **args.suite_options(parameters),
-        groups=[_with_options(group, parameters, eot) for group in groups],
+        groups=[_with_options(group, parameters, eot) for group in _corrupted(groups, corruption_names, severities)],
         n=n if is_given("n") else None,
         norm=norm,
         eps=eps,
@@ -141,6 +161,26 @@ def _suite_groups(name: str) -> list[AttackGroup]:
     suite = read_suite(name)
     suite.require_attacks_only(name)
     return [group.model_copy(update={"any_norm": True}) for group in suite.groups]
+
+
+def _corrupted(groups: Sequence[AttackGroup], names: Sequence[str], severities: Sequence[int]) -> list[AttackGroup]:
+    """Groups with the corruptions that the user named, or else their own, at the severities that the user gave.
+
+    Raises:
+        UserError: A severity is given, and there is no corruption.
+    """
+    from robustbench_cli.benchmarks.suites.config import CorruptionEntry
+
+    named = tuple(CorruptionEntry(name=name) for name in names)
+    groups = [group.model_copy(update={"corruptions": named or group.corruptions}) for group in groups]
+    if not severities:
+        return groups
+    if all(entry.name == "none" for group in groups for entry in group.corruptions):
+        raise UserError("--severity is for a corruption: give --corruption fog too, or --corruption all")
+    return [
+        group.model_copy(update={"corruptions": tuple(entry.at_severities(severities) for entry in group.corruptions)})
+        for group in groups
+    ]
 
 
 def _group(attacks: Sequence[str], norm: Norm | None, eps: Sequence[Eps]) -> AttackGroup:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from robustbench_cli.benchmarks.corruptions import BENCHMARK
 from robustbench_cli.benchmarks.reports import formats
 from robustbench_cli.benchmarks.reports.gate_options import GATES
 from robustbench_cli.cli import console, tables
@@ -61,6 +62,12 @@ def _gate_options(*, baseline: bool) -> Callable[[Callable[..., None]], Callable
     help="Show where the models would stand on a public leaderboard, in place of the table: cifar10-linf, cifar10-l2, "
     "cifar100-linf or imagenet-linf.",
 )
+@option(
+    "--corruption-baseline",
+    metavar="alexnet|FILE.csv",
+    group="Rows",
+    help="Divide corruption errors by those of AlexNet (ImageNet) or of the model in this table, as mce in the paper does.",
+)
 @output_format("table", *formats.format_names())
 @output_file(multiple=True)
 @_gate_options(baseline=False)
@@ -76,6 +83,7 @@ def report(
     stores: tuple[Path, ...],
     conditions: tuple[str, ...],
     leaderboard: str | None,
+    corruption_baseline: str | None,
     output_format: str,
     outputs: tuple[Path, ...],
     baseline: Path | None,
@@ -101,7 +109,7 @@ def report(
         raise UserError("--strict is for rows that a --baseline does not have: give one, or leave it out")
     earlier = None if baseline is None else gates.read_baseline(baseline)
     allowed = gates.parse_conditions(conditions)
-    content = _Content.of([Store(path) for path in stores_or_default(stores)], allowed)
+    content = _Content.of([Store(path) for path in stores_or_default(stores)], allowed, corruption_baseline)
     if leaderboard is None:
         _show(content.table, output_format, outputs)
     else:
@@ -144,14 +152,18 @@ class _Content:
     conflicts: list[str]
 
     @classmethod
-    def of(cls, stores: Sequence[Store], allowed: Mapping[str, Sequence[str]]) -> _Content:
+    def of(
+        cls, stores: Sequence[Store], allowed: Mapping[str, Sequence[str]], corruption_baseline: str | None
+    ) -> _Content:
         """Reads stores.
 
         Args:
             stores: The stores; a cell that several of them have counts once.
             allowed: The values allowed for each column.
+            corruption_baseline: What the corruption errors are divided by.
         """
         from robustbench_cli.benchmarks.reports import gates
+        from robustbench_cli.benchmarks.reports.corruption_means import read_corruption_baseline, with_corruption_errors
         from robustbench_cli.benchmarks.reports.rows import failed_rows, missing_rows, rows
         from robustbench_cli.benchmarks.store.store import read_together
         from robustbench_cli.cli.descriptions import failure_line
@@ -172,6 +184,9 @@ class _Content:
             return together
 
         table = rows(sorted((result for result, _ in results.values()), key=lambda result: _order(result.cell)), read)
+        if corruption_baseline is not None:
+            errors = read_corruption_baseline(corruption_baseline)
+            table = with_corruption_errors(table, errors, name=corruption_baseline)
         conflicts = _add_certified_accuracy(table, [results[result.cell.id] for result in intact], stores, collect)
         failures = [
             failure for store in stores for failure in store.failures(damaged=collect) if failure.cell.id not in results
@@ -289,7 +304,15 @@ def _order(cell: Cell) -> tuple[Any, ...]:
     """Sorts the undefended model first, then radii from small to large, with comparable cells side by side."""
     radius = math.inf if cell.eps is None else cell.eps
     model = (cell.dataset, cell.model, bool(cell.defenses), cell.defense, cell.checkpoint)
-    return (*model, cell.norm, radius, cell.attack.label, str(cell.eot), cell.seed)
+    return (*model, *_corruption_order(cell), cell.norm, radius, cell.attack.label, str(cell.eot), cell.seed)
+
+
+def _corruption_order(cell: Cell) -> tuple[Any, ...]:
+    """Sorts the images without a corruption first, then the corruptions in the order of the benchmark."""
+    if cell.corruption is None:
+        return -1, "", 0
+    name = cell.corruption.name
+    return BENCHMARK.index(name) if name in BENCHMARK else len(BENCHMARK), str(cell.corruption_label), cell.severity
 
 
 def _show(table: pd.DataFrame, name: str, outputs: Sequence[Path]) -> None:

@@ -52,7 +52,9 @@ def show(context: click.Context, kind: str, name: str | None, output_format: str
 def _facts(entry: dict[str, Any]) -> dict[str, Any]:
     """The lines of a card, by their labels."""
     facts: dict[str, Any] = {
-        key: entry[key] for key in ("type", "norms", "access", "classes", "shape", "epochs", "paper") if key in entry
+        key: entry[key]
+        for key in ("type", "norms", "access", "family", "classes", "shape", "epochs", "paper")
+        if key in entry
     }
     if "attacked_by" in entry:
         facts["attacked by"] = entry["attacked_by"]
@@ -86,6 +88,8 @@ def _suite_facts(entry: dict[str, Any]) -> dict[str, Any]:
             else "each attack runs on all images"
         ),
     }
+    if entry["corruptions"]:
+        facts["corruptions"] = [_member(corruption) for corruption in entry["corruptions"]]
     if any(attack.get("only_if") == "blinded" for attack in entry["attacks"]):
         facts["only_if=blinded"] = (
             "runs only if an attack before it was blinded (flagged zero-gradient or wrong-gradient) and no other attack "

@@ -69,18 +69,18 @@ def test_without_the_entry_there_is_no_such_column(table: Callable[[], pd.DataFr
 
 def test_gates_judge_measured_values_in_the_right_direction() -> None:
     """An attack success rate is better when it is lower; every other judged value is better when it is higher."""
-    assert {entry.name for entry in columns.COLUMNS if entry.gate == "lower"} == {"attack_success_rate"}
+    assert {entry.name for entry in columns.COLUMNS if entry.gate == "lower"} == {"attack_success_rate", "mce"}
     higher = {entry.name for entry in columns.COLUMNS if entry.gate == "higher"}
     assert {"robust_accuracy", "robust_accuracy_low", "clean_accuracy", "mean_l2", "des"} <= higher
     assert not {"n", "seed", "flags", "seconds", "forwards", "cell"} & higher
 
 
 def test_older_tables_lack_the_normalization() -> None:
-    """A comparison uses mean and std only where both tables have them."""
+    """A comparison uses mean and std, and the corruption, only where both tables have them."""
     names = identity_columns()
-    assert names[-2:] == ["mean", "std"]
-    assert identity_columns(available=[]) == names[:-2]
-    assert identity_columns(available=["std"]) == [*names[:-2], "std"]
+    assert names[-4:] == ["mean", "std", "corruption", "severity"]
+    assert identity_columns(available=[]) == names[:-4]
+    assert identity_columns(available=["std"]) == [*names[:-4], "std"]
 
 
 def test_a_cell_without_a_result_has_only_what_describes_it(make_cell: MakeCell) -> None:

@@ -62,8 +62,8 @@ def test_the_identities_of_stored_cells_are_pinned(make_cell: MakeCell, changes:
 def test_the_json_of_a_cell_has_its_fields(make_cell: MakeCell) -> None:
     """First what is evaluated, then the options of the evaluation, then the place in a cascade."""
     names = list(json.loads(make_cell().model_dump_json()))
-    assert names[:7] == ["dataset", "data", "n", "model", "checkpoint", "defenses", "attack"]
-    assert set(names[7:-3]) == set(EvaluationOptions.model_fields)
+    assert names[:8] == ["dataset", "data", "n", "model", "checkpoint", "defenses", "attack", "corruption"]
+    assert set(names[8:-3]) == set(EvaluationOptions.model_fields)
     assert names[-3:] == ["after", "cascade", "only_if"]
 
 
@@ -236,3 +236,20 @@ def test_cells_share_equal_methods_and_no_others(make_cell: MakeCell) -> None:
     others = [make_cell(attack=MethodSpec(name="pgd", parameters={"steps": value})) for value in (1.0, True)]
     assert [repr(other.attack.parameters["steps"]) for other in others] == ["1.0", "True"]
     assert len({cell.id for cell in (first, *others)}) == 3
+
+
+def test_a_corruption_is_part_of_the_identity(make_cell: MakeCell) -> None:
+    """Without one, the identity is that of earlier versions; name and severity count, and a user's file by its content."""
+    plain = make_cell()
+    assert make_cell(corruption=None).id == plain.id == "5acbdbed01e9c496ca52"
+
+    def corrupted(name: str = "fog", severity: int = 3, **changes: Any) -> Cell:
+        spec = MethodSpec(name=name, parameters={"severity": severity}, changed=("severity",), **changes)
+        return make_cell(corruption=spec)
+
+    cells = [plain, corrupted(), corrupted(severity=4), corrupted("frost"), corrupted("a.py:Fog", source="x")]
+    assert len({cell.id for cell in cells}) == 5
+    assert corrupted("b.py:Fog", source="x").id == corrupted("a.py:Fog", source="x").id
+    assert (corrupted().corruption_label, corrupted().severity) == ("fog", 3)
+    assert (plain.corruption_label, plain.severity) == (None, None)
+    assert Cell.model_validate_json(corrupted().model_dump_json()) == corrupted()

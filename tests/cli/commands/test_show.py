@@ -133,7 +133,7 @@ def test_the_condition_of_an_attack_is_told(advdef: Callable[..., Any]) -> None:
         (["defense", "hsr"], "unknown defense 'hsr': did you mean 'hrs'?"),
         (
             ["paper", "quick"],
-            "advdef show: unknown kind 'paper' (choose from attack, defense, dataset, model, suite, check, training)",
+            "advdef show: unknown kind 'paper' (choose from attack, defense, dataset, model, corruption, suite, check, training)",
         ),
         (["training", "hrs"], "advdef show training takes no name: leave out 'hrs'"),
         (["attack"], "advdef show: give NAME"),

@@ -44,7 +44,22 @@ def own(tmp_path: Path) -> Path:
 
 def test_our_own_names() -> None:
     """Each file of the folder is a data set under its name."""
-    expected = ["cifar10", "cifar100", "digits", "fashion-mnist", "imagefolder", "mnist", "npz", "svhn"]
+    expected = [
+        "cifar10",
+        "cifar10-c",
+        "cifar100",
+        "cifar100-c",
+        "digits",
+        "fashion-mnist",
+        "hf",
+        "imagefolder",
+        "imagenet",
+        "imagenet-c",
+        "mnist",
+        "npz",
+        "svhn",
+        "webdataset",
+    ]
     assert [
         name for name in registry.names() if registry.load(name).__module__.startswith(registry.package)
     ] == expected

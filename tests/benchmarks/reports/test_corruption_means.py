@@ -1,0 +1,168 @@
+"""The mean over corruptions, and the mean corruption error of the paper."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.corruptions import BENCHMARK, SEVERITIES
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
+from robustbench_cli.benchmarks.reports.corruption_means import (
+    ALEXNET,
+    read_corruption_baseline,
+    with_corruption_errors,
+)
+from robustbench_cli.benchmarks.reports.formats import as_text
+from robustbench_cli.benchmarks.reports.gates import Limit, compare, compare_with_baseline, select
+from robustbench_cli.benchmarks.reports.rows import rows
+from robustbench_cli.core.errors import UserError
+
+from ..conftest import MakeCell, MakeOutcomes, MakeResult
+
+RESNET_50 = (80, 82, 83, 75, 89, 78, 80, 78, 75, 66, 57, 71, 85, 77, 77)
+"""Corruption errors of ResNet-50 in percent of AlexNet's, in the paper's table 3, where the mean is 76.7."""
+
+NONE = MethodSpec(name="none")
+Table = Callable[..., pd.DataFrame]
+
+
+@pytest.fixture
+def table(make_cell: MakeCell, make_outcomes: MakeOutcomes, make_result: MakeResult) -> Table:
+    """The rows of cells: for each a corruption, a severity, and how many of ten images are right."""
+
+    def make(cells: Sequence[tuple[str | None, int, int]], **changes: Any) -> pd.DataFrame:
+        results, outcomes_of = [], {}
+        for name, severity, right in cells:
+            spec = name and MethodSpec(name=name, parameters={"severity": severity}, changed=("severity",))
+            outcomes = make_outcomes(clean=[1] * right + [0] * (10 - right), robust=[1] * right + [0] * (10 - right))
+            cell = make_cell(n=10, **{"attack": NONE, "eps": 0.0, "corruption": spec or None} | changes)
+            result, _ = make_result(cell, outcomes)
+            results.append(result)
+            outcomes_of[result.cell.id] = outcomes
+        return rows(results, lambda some: (some, Outcomes.stacked([outcomes_of[each.cell.id] for each in some])))
+
+    return make
+
+
+def test_the_mean_counts_each_corruption_once(table: Table) -> None:
+    """Fog at one severity weighs as much as frost at two; the images as they are and a fifth corruption do not count."""
+    cells = [(None, 1, 10), ("fog", 1, 2), ("frost", 1, 6), ("frost", 5, 8), ("spatter", 1, 0)]
+    made = table(cells)
+    assert made["corruption"].fillna("-").tolist() == ["-", "fog", "frost", "frost", "spatter", "mean(3 of 75)"]
+    assert made["severity"].astype(object).where(made["severity"].notna(), 0).tolist() == [0, 1, 1, 5, 1, 0]
+    mean = made.iloc[-1]
+    assert mean["robust_accuracy"] == mean["mean_corruption_accuracy"] == pytest.approx((0.2 + (0.6 + 0.8) / 2) / 2)
+    assert mean["mce"] == pytest.approx(0.55)
+    assert mean["robust_accuracy_low"] < 0.45 < mean["robust_accuracy_high"]
+    assert made["mce"].isna().tolist() == [True] * 5 + [False]
+
+
+def test_a_whole_benchmark_is_the_mean(table: Table) -> None:
+    """Its row says so; it comes after the rows of its model and before those of another."""
+    cells = [(name, severity, 5) for name in BENCHMARK for severity in SEVERITIES]
+    made = table(cells)
+    assert made["corruption"].iloc[-1] == "mean"
+    assert len(made) == 76
+    assert len(select(made, {"corruption": ["mean"]})) == 1
+
+
+def test_other_attacks_have_means_of_their_own(table: Table) -> None:
+    """PGD and no attack are never in one mean."""
+    cells = [("fog", 1, 8), ("frost", 1, 6)]
+    plain, pgd = table(cells), table(cells, attack=MethodSpec(name="pgd"), eps=0.1)
+    both = pd.concat([plain, pgd], ignore_index=True)
+    assert both[both["mce"].notna()]["attack"].tolist() == ["none", "pgd"]
+
+
+def test_no_worst_case_over_corruptions(table: Table) -> None:
+    """Two cells of one attack under two corruptions are no attacks on the same images."""
+    assert "worst-case" not in set(table([("fog", 1, 8), ("fog", 2, 6), (None, 1, 9)])["attack"])
+
+
+def test_the_error_of_the_paper(table: Table) -> None:
+    """AlexNet's own is 1; ResNet-50's is that of the paper's table, to its rounding."""
+    cells = [(name, severity, 5) for name in BENCHMARK for severity in SEVERITIES]
+    made = table(cells, dataset="imagenet-c:here")
+    alexnet = read_corruption_baseline("alexnet")
+    for errors, expected, tolerance in (
+        (ALEXNET, 1.0, 1e-12),
+        ({name: share / 100 * ALEXNET[name] for name, share in zip(BENCHMARK, RESNET_50, strict=True)}, 0.767, 0.003),
+    ):
+        shown = made.assign(robust_accuracy=1 - made["corruption"].map(errors))
+        mean = with_corruption_errors(shown, alexnet, name="alexnet").iloc[-1]
+        assert mean["mce"] == pytest.approx(expected, abs=tolerance)
+        assert mean["mce_baseline"] == "alexnet"
+
+
+def test_a_baseline_of_ones_own(table: Table, tmp_path: Path) -> None:
+    """A model against itself has 1; each corruption's errors are summed before they are divided."""
+    made = table([("fog", 1, 8), ("fog", 2, 2), ("frost", 1, 5)])
+    path = tmp_path / "base.csv"
+    path.write_text(as_text(table([("fog", 1, 5), ("fog", 2, 5), ("frost", 1, 0)]), "csv"))
+    baseline = read_corruption_baseline(str(path))
+    mean = with_corruption_errors(made, baseline, name="base").iloc[-1]
+    assert mean["mce"] == pytest.approx(((0.2 + 0.8) / (0.5 + 0.5) + 0.5 / 1.0) / 2)
+    path.write_text(as_text(made, "csv"))
+    assert with_corruption_errors(made, read_corruption_baseline(str(path)), name="x")["mce"].iloc[-1] == pytest.approx(
+        1
+    )
+
+
+def test_files_have_whole_severities(table: Table) -> None:
+    """3 and not 3.0, empty and null where there is none."""
+    made = table([(None, 1, 9), ("fog", 3, 8)])
+    lines = as_text(made, "csv").splitlines()
+    position = lines[0].split(",").index("severity")
+    assert [line.split(",")[position - len(lines[0].split(","))] for line in lines[1:]] == ["", "3"]
+    assert [row["severity"] for row in json.loads(as_text(made, "json"))] == [None, 3]
+
+
+def test_gates(table: Table) -> None:
+    """Only means have the columns of means, and a table without any cannot be judged; a corruption is part of a comparison."""
+    made = table([("fog", 1, 8), ("frost", 1, 6)])
+    assert compare(made, Limit("mean_corruption_accuracy", 0.7)).broken == []
+    (line,) = compare(made, Limit("mce", 0.2)).broken
+    assert line == "digits small-cnn none mean(2 of 75) none: mce 0.3 is above 0.2"
+    assert compare(made, Limit("mce", 0.2)).missing == []
+    assert compare(table([("fog", 1, 8)]), Limit("mce", 0.2)).missing == [
+        "mce: there is no mean over corruptions to judge: run --suite corruptions"
+    ]
+    later = table([("fog", 1, 8), ("frost", 1, 4)])
+    broken = compare_with_baseline(later, made, Limit("robust_accuracy", 0.15)).broken
+    assert [line.split(":")[0] for line in broken] == ["digits small-cnn none frost 1 none"]
+
+
+def test_errors(table: Table, tmp_path: Path) -> None:
+    """One line for a baseline of another data set, one that lacks an error, and a file that is no table."""
+    made = table([("fog", 1, 8), ("frost", 1, 6)])
+    alexnet = read_corruption_baseline("alexnet")
+    with pytest.raises(UserError, match="alexnet: its errors are of ImageNet, not of digits"):
+        with_corruption_errors(made, alexnet, name="alexnet")
+    with pytest.raises(UserError, match="no error for fog at severity 1: it has only the mean over all five"):
+        with_corruption_errors(table([("fog", 1, 8), ("frost", 1, 6)], dataset="imagenet-c:x"), alexnet, name="alexnet")
+    with pytest.raises(UserError, match="no error for frost at severity 1: add it"):
+        with_corruption_errors(made, {("fog", 1): 0.5}, name="base")
+    with pytest.raises(UserError, match="has no error under fog, which nothing can be divided by"):
+        with_corruption_errors(made, {("fog", 1): 0.0, ("frost", 1): 0.1}, name="base")
+    with pytest.raises(UserError, match="there is no mean over corruptions here"):
+        with_corruption_errors(table([("fog", 1, 8)]), alexnet, name="base")
+    path = tmp_path / "base.csv"
+    for text, message in (
+        ("a,b\n1,2\n", "cannot be read .*corruption"),
+        ("corruption,severity,robust_accuracy\nfog,1,2\n", "has a robust_accuracy that is no share"),
+        ("corruption,severity,robust_accuracy\nfog,1,0.5\nfog,1,0.4\n", "has two rows for fog at severity 1"),
+        ("corruption,severity,robust_accuracy\nfog,,0.5\n", "has no row with a severity"),
+        ("corruption,severity,robust_accuracy\nfog,1\n", "has a robust_accuracy that is no share"),
+        ("corruption,severity,robust_accuracy\nfog,1,x\n", "cannot be read"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_corruption_baseline(str(path))
+    with pytest.raises(UserError, match="cannot be read \\(No such file"):
+        read_corruption_baseline(str(tmp_path / "nothing.csv"))
