@@ -101,7 +101,7 @@ _OF_TOTAL_DECREASE, _OF_LATEST_DECREASE = 0.08, 4.0
 
 They were chosen on 677 images that Square alone attacked with 5,000 queries, 284 of which broke (small-cnn on the digits with
 PGD training, 0.15 in linf and 0.8 in l2; on pairs of digits, 100 classes, with PGD training, 0.1; on plain Fashion-MNIST, 0.02).
-None of the 284 is missed, and the other images take 8 to 20 % of the queries. On 590 images that nothing was chosen on (TRADES;
+None of the 284 is missed, and the other images take 8 to 20 % of the queries. On 590 images that they were not fitted to (TRADES;
 100 classes, plain and with adversarial training; MART in l1), one of 354 breaks is missed, for 10 to 27 % of the queries.
 Stricter factors miss more: the margin may pause for a whole doubling and decrease again with smaller windows.
 """
