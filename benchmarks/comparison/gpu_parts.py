@@ -42,6 +42,9 @@ __all__ = ["PARTS", "Row", "Sizes", "timed"]
 
 PLAIN = "plain loop"
 
+COMPILED = "torch.compile"
+"""The plain loop with a network that ``torch.compile(mode="reduce-overhead")`` has made."""
+
 TINY = 1e-6
 """A radius at which no image breaks."""
 
@@ -120,7 +123,7 @@ def timed(runs: Mapping[str, Callable[[], object]], device: torch.device, *, tur
     return {name: median(seconds) for name, seconds in in_turn(runs, turns=turns, clock=clock).items()}
 
 
-def plain_pgd(model: nn.Module, images: Tensor, labels: Tensor, budget: PGDBudget) -> Tensor:
+def plain_pgd(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, budget: PGDBudget) -> Tensor:
     """PGD in linf as one writes it by hand: forward, cross-entropy, backward, a signed step, two clamps."""
     low, high = (images - budget.eps).clamp(min=0), (images + budget.eps).clamp(max=1)
     perturbed = images
@@ -237,6 +240,34 @@ def small_network(sizes: Sizes, device: torch.device) -> Iterator[Row]:
         seconds = timed(beside(model, images[:count], labels[:count], budget), device, turns=sizes.turns)
         a_step = {name: value / budget.steps for name, value in seconds.items()}
         yield Row(name=f"... a step, {count} images", seconds=a_step, goal=1.15)
+
+
+def compiled_network(sizes: Sizes, device: torch.device) -> Iterator[Row]:
+    """The graphs that we record beside those of ``torch.compile``, on the paper's network."""
+    budget = PGDBudget(norm="linf", eps=TINY, steps=sizes.steps)
+    model, images, labels = paper_cnn(sizes.images, device)
+    if device.type != "cuda":
+        yield Row(name="torch.compile", note="only a GPU has graphs")
+        return
+    compiled = torch.compile(model, mode="reduce-overhead")
+
+    def graphed(part: Tensor) -> Tensor:
+        # What the step before returned may be written over.
+        torch.compiler.cudagraph_mark_step_begin()
+        logits: Tensor = compiled(part)
+        return logits
+
+    started = time.perf_counter()
+    plain_pgd(graphed, images, labels, PGDBudget(norm="linf", eps=TINY, steps=4))
+    note = f"{time.perf_counter() - started:.1f} s to compile"
+    runs: dict[str, Callable[[], object]] = {
+        **beside(model, images, labels, budget),
+        COMPILED: lambda: plain_pgd(graphed, images, labels, budget),
+    }
+    seconds = timed(runs, device, turns=sizes.turns)
+    yield Row(
+        name=f"{budget}, paper-cnn, {len(images)} images, graphs", seconds=seconds, over=COMPILED, goal=1.0, note=note
+    )
 
 
 def large_networks(sizes: Sizes, device: torch.device) -> Iterator[Row]:
@@ -405,13 +436,14 @@ def commands(sizes: Sizes, device: torch.device) -> Iterator[Row]:
 
 
 PARTS: dict[str, tuple[Callable[[Sizes, torch.device], Iterator[Row]], int]] = {
-    "attacks": (check_attacks, 60),
-    "defenses": (check_defenses, 60),
+    "attacks": (check_attacks, 50),
+    "defenses": (check_defenses, 50),
     "small": (small_network, 40),
+    "compiled": (compiled_network, 40),
     "large": (large_networks, 40),
     "precisions": (precisions, 40),
-    "trained": (trained_network, 90),
+    "trained": (trained_network, 80),
     "hrs": (hrs_training, 30),
-    "commands": (commands, 60),
+    "commands": (commands, 50),
 }
 """The parts by name, each with the seconds that it may take."""

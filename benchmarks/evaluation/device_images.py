@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["DeviceImages"]
+from robustbench_cli.attacks.base.device_memory import may_stay
 
-_SHARE = 8
-"""The images stay on the host if they take more than this part of the device's free memory."""
+__all__ = ["DeviceImages"]
 
 
 class DeviceImages:
@@ -27,7 +26,7 @@ class DeviceImages:
             return
         levels, values = _levels(images)
         stored = images if levels is None else levels
-        if _SHARE * stored.nbytes > torch.cuda.mem_get_info(device)[0]:
+        if not may_stay(stored.nbytes, device):
             return
         self._images = stored.to(device)
         self._values = None if levels is None else values.to(device)

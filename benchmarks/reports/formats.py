@@ -46,21 +46,15 @@ def _rounded(value: Any) -> Any:
 
 
 def _field(value: Any) -> Any:
-    """A value in a CSV file; a missing one is empty."""
-    import pandas as pd
-
-    if isinstance(value, str):
-        return escaped_for_csv(value)
-    return "" if pd.isna(value) else _rounded(value)
+    return escaped_for_csv(value) if isinstance(value, str) else _rounded(value)
 
 
 def _csv(table: pd.DataFrame) -> str:
     columns = []
     for name in table.columns:
-        values = table[name].tolist()
-        # Most values of a column are equal to others.
-        fields = {value: _field(value) for value in set(values)}
-        columns.append([fields[value] for value in values])
+        # Most values of a column are equal to others. A missing one is an empty field.
+        fields = {value: _field(value) for value in set(table[name].dropna().tolist())}
+        columns.append([fields.get(value, "") for value in table[name].tolist()])
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(table.columns)

@@ -9,13 +9,12 @@ from typing import Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
+from robustbench_cli.attacks.base.device_memory import may_stay
+
 __all__ = ["Examples", "InMemoryExamples", "Loader", "TensorExamples"]
 
 _GATHERED_BYTES = 2**24
 """The most bytes of images that are gathered in one call on a GPU: those of a few steps, or of one."""
-
-_MEMORY_SHARE = 4
-"""Examples are copied to a GPU if they take at most one part in four of its free memory."""
 
 
 class Examples(Protocol):
@@ -85,10 +84,8 @@ class Loader:
         self._examples = examples
         self._device = device
         self._source = torch.device("cpu")
-        if device.type == "cuda" and isinstance(examples, InMemoryExamples):
-            free, _ = torch.cuda.mem_get_info(device)
-            if _MEMORY_SHARE * examples.nbytes <= free:
-                self._examples, self._source = examples.to(device), device
+        if isinstance(examples, InMemoryExamples) and may_stay(examples.nbytes, device):
+            self._examples, self._source = examples.to(device), device
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images ``(B, C, H, W)`` and labels ``(B,)`` on the device.

@@ -15,9 +15,9 @@ ELSEWHERE = torch.device("meta")
 
 
 @pytest.fixture
-def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets the free memory of the device, in bytes."""
-    return lambda free: monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
+def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets the bytes that may stay on the device."""
+    return lambda most: monkeypatch.setattr(module, "may_stay", lambda size, device: size <= most)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -45,18 +45,18 @@ def test_images_that_are_there_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "free_bytes", "stored"),
+    ("images", "most", "stored"),
     [
-        (LEVELS.float() / 255, 8 * 300 * 16, ("meta", torch.uint8)),
-        (LEVELS.float() / 255, 8 * 300 * 16 - 1, ("cpu", torch.float32)),
-        (LEVELS.float() / 300, 8 * 300 * 16 * 4, ("meta", torch.float32)),
+        (LEVELS.float() / 255, 300 * 16, ("meta", torch.uint8)),
+        (LEVELS.float() / 255, 300 * 16 - 1, ("cpu", torch.float32)),
+        (LEVELS.float() / 300, 300 * 16 * 4, ("meta", torch.float32)),
     ],
 )
 def test_images_move_once_where_they_fit(
-    free: Callable[[int], None], images: Tensor, free_bytes: int, stored: tuple[str, torch.dtype]
+    memory: Callable[[int], None], images: Tensor, most: int, stored: tuple[str, torch.dtype]
 ) -> None:
     """In 8 bits where they are of 8 bits; batches are floats on the device in any case."""
-    free(free_bytes)
+    memory(most)
     moved = DeviceImages(images, ELSEWHERE)
     assert (moved._images.device.type, moved._images.dtype) == stored
     batch = moved.batch(torch.arange(5))

@@ -355,6 +355,25 @@ def test_damaged_outcomes_are_named(advdef: Advdef, store: Path) -> None:
     assert advdef("report", "--fail-under", "robust_accuracy=0").code == 3
 
 
+def test_a_damaged_copy_counts_for_nothing(advdef: Callable[..., Any], here: Path, checkpoint: Path) -> None:
+    """Whichever of two stores has it: the row comes from the intact copy, and the damaged file has a line."""
+    words = ("--checkpoint", checkpoint.name, "--n", "20", "--attack", "fgsm", "--eps", "0.1", "-q")
+    for store in ("one", "two"):
+        assert advdef("attack", *words, "--store", store).code == 0
+    expected = advdef("report", "two", "--format", "csv").out
+    (file,) = (here / "one" / "cells").glob("*.npz")
+    file.write_bytes(b"nothing")
+    for order in (("one", "two"), ("two", "one")):
+        ended = advdef("report", *order, "--format", "csv")
+        assert (ended.code, ended.out) == (3, expected)
+        assert ended.err.count("is damaged") == 1
+    (here / "one" / "cells" / file.name).unlink()
+    ended = advdef("report", "one", "--format", "csv")
+    assert ended.code == 3
+    assert len(ended.out.splitlines()) == 1
+    assert ended.err.count("cannot be read") == 1
+
+
 def test_each_record_is_read_once(
     advdef: Callable[..., Any], here: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
