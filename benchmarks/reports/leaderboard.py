@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.benchmarks.datasets.base.options import split_name
 from robustbench_cli.benchmarks.reports.columns import RowSource
 from robustbench_cli.benchmarks.reports.readable import records
 from robustbench_cli.benchmarks.reports.rows import model_and_threat
@@ -203,8 +204,7 @@ def _differences(
 ) -> Iterator[str]:
     """In what the evaluation of a model differs from the protocol of a leaderboard."""
     cell = group[0].cell
-    if cell.dataset != board.dataset:
-        yield f"the data set is {cell.dataset}, not {board.dataset}"
+    yield from _data_differences(board, cell.dataset)
     if cell.norm != board.norm:
         yield f"the norm is {cell.norm}, not {board.norm}"
     elif cell.eps is None or abs(cell.eps - parse_eps(board.eps).value) > 1e-9:
@@ -221,6 +221,20 @@ def _differences(
     if all(missing.values()):
         nearest = min(SUITES, key=lambda name: len(missing[name]))
         yield f"{', '.join(missing[nearest])} of the suite {nearest} did not run: use --suite {nearest}"
+
+
+_OWN_SIZE = ("image_size", "resize", "crop", "interpolation", "ids")
+"""Options of ``imagenet:PATH`` that the leaderboard leaves to the model, and the list of its images."""
+
+
+def _data_differences(board: Leaderboard, dataset: str) -> Iterator[str]:
+    """In what a data set differs from that of a leaderboard; the folder of ImageNet's images does not matter."""
+    plain, options = split_name(dataset)
+    allowed = _OWN_SIZE if board.dataset == "imagenet" else ()
+    if (plain.partition(":")[0] if allowed else plain) != board.dataset:
+        yield f"the data set is {dataset}, not {board.dataset}"
+    elif other := sorted({*options} - {*allowed}):
+        yield f"the data set is {dataset}, and the leaderboard allows no {other[0]}"
 
 
 def _missing(suite: Sequence[RequiredAttack], group: Sequence[Result]) -> list[str]:

@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, SplitName
-from robustbench_cli.benchmarks.datasets.base.split import Split
+from robustbench_cli.benchmarks.datasets.base.split import Split, TensorSplit
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 
 __all__ = ["CifarC", "Corrupted"]
@@ -53,8 +52,9 @@ class CifarC(Corrupted):
     def published(self, corruption: str, severity: int) -> Split:
         images = self._array(f"{corruption.replace('-', '_')}.npy", (TOTAL, 32, 32, 3))
         labels = self._array("labels.npy", (TOTAL,))
-        start = (severity - 1) * PER_SEVERITY
-        split = _ArraySplit(images[start : start + PER_SEVERITY], labels[start : start + PER_SEVERITY])
+        rows = slice((severity - 1) * PER_SEVERITY, severity * PER_SEVERITY)
+        pixels = torch.from_numpy(images[rows].transpose(0, 3, 1, 2).copy())
+        split = TensorSplit(pixels, torch.from_numpy(labels[rows].astype(np.int64)))
         self._check(split, where=f"{corruption} at severity {severity} of {self.name}")
         return split
 
@@ -83,20 +83,3 @@ class CifarC(Corrupted):
             found = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "an archive"
             raise UserError(f"{path} holds {found}: give the published file, uint8 of shape {shape}")
         return array
-
-
-class _ArraySplit(Split):
-    """Images in an array on the disk, of which only those that are asked for are read.
-
-    Args:
-        images: ``(N, H, W, C)``, uint8.
-        labels: ``(N,)``.
-    """
-
-    def __init__(self, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> None:
-        super().__init__(torch.from_numpy(labels.astype(np.int64)))
-        self._images = images
-
-    def images(self, indices: Tensor) -> Tensor:
-        pixels = torch.from_numpy(self._images[indices.numpy()])
-        return pixels.permute(0, 3, 1, 2).to(torch.float32) / torch.tensor(255.0)

@@ -37,7 +37,7 @@ def load() -> Any:
     spec = importlib.util.find_spec("imagecorruptions")
     assert spec is not None and spec.origin is not None
     root = Path(spec.origin).parent
-    np.float64 = np.float64
+    setattr(np, "float_", np.float64)  # noqa: B010 - a linter would rewrite np.float_ itself
     resources, interpolation = types.ModuleType("pkg_resources"), types.ModuleType("scipy.ndimage.interpolation")
     resources.resource_filename = lambda _, path: str(root / path)
     interpolation.map_coordinates = scipy.ndimage.map_coordinates

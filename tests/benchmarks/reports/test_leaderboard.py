@@ -174,6 +174,21 @@ def test_another_protocol_is_refused(evaluated: Evaluated, changes: dict[str, An
     assert reason in refused[0]
 
 
+def test_imagenet_is_in_any_folder_and_of_the_size_of_the_model(evaluated: Evaluated) -> None:
+    """Other classes, and images that are not ImageNet's, are another data set."""
+    threat: dict[str, Any] = {"eps": 4 / 255, "n": 500}
+    evaluated.add(300, dataset="imagenet:some/where?image_size=224&interpolation=bicubic&resize=256", **threat)
+    for number, name in enumerate(("imagenet:x?class_list=100.txt", "imagefolder:x", "imagenet-c:x")):
+        evaluated.add(300, dataset=name, checkpoint=str(number) * 64, **threat)
+    (standing,), refused = evaluated.standings("imagenet-linf")
+    assert standing.rank == read_leaderboard("imagenet-linf").rank(0.6)
+    assert [line.partition(": ")[2].partition(": ")[2] for line in refused] == [
+        "the data set is imagenet:x?class_list=100.txt, and the leaderboard allows no class_list",
+        "the data set is imagefolder:x, not imagenet",
+        "the data set is imagenet-c:x, not imagenet",
+    ]
+
+
 def test_weaker_parameters_are_another_suite(evaluated: Evaluated, make_cell: MakeCell) -> None:
     """An attack with fewer steps is not that of the suite."""
     evaluated.add(600)

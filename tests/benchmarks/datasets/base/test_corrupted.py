@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.cifar10_c import Cifar10C
 from robustbench_cli.benchmarks.datasets.cifar100_c import Cifar100C
 from robustbench_cli.core.errors import UserError
@@ -34,6 +35,15 @@ def test_a_severity_is_a_fifth_of_the_file(folder: Path) -> None:
     assert images[0, 1, 2, 5].item() == ((2 * 32 + 5) * 3 + 1) % 256 / np.float32(255)
     assert not images[1:].any()
     assert Cifar100C(str(folder)).published("gaussian-noise", 1).labels.max() == 9
+
+
+def test_images_are_resized_as_those_of_other_data_sets(folder: Path) -> None:
+    """The same 8-bit images of an .npz file are resized to the same pixels, in 8 bits."""
+    images = np.load(folder / "gaussian_noise.npy", mmap_mode="r")[20_000:20_002]
+    np.savez(folder / "same.npz", images=images, labels=np.array([0, 1]))
+    published = load_dataset(f"cifar10-c:{folder}", image_size=48).published("gaussian-noise", 3)
+    expected = load_dataset(f"npz:{folder}/same.npz", image_size=48).split("test").images(torch.tensor([0, 1]))
+    assert torch.equal(published.images(torch.tensor([0, 1])), expected)
 
 
 def test_errors(folder: Path) -> None:
