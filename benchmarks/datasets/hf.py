@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +55,13 @@ class HuggingFace(Pictures):
         self._image = self._column(table, "image", image)
         self._label = self._column(table, "label", label)
         names = getattr(table.features[self._label], "names", None)
-        values = list(table[self._label])
+        self._number_of: Mapping[str, int] | None = None
         if names is None:
-            texts = [str(value) for value in values]
+            texts = [str(value) for value in self._values(table)]
             _, self.classes, self.class_names = numbered(texts, classes=None, where=f"hf:{argument}")
             self.classes_inferred = self.class_names is None
+            if self.class_names is not None:
+                self._number_of = {name: number for number, name in enumerate(self.class_names)}
         else:
             self.classes, self.class_names = len(names), tuple(names)
         self._test = self._examples_of(table)
@@ -80,19 +82,33 @@ class HuggingFace(Pictures):
         except Exception as error:  # noqa: BLE001 - the library raises errors of many kinds
             raise UserError(f"hf:{self.argument}: the column {self._image} has no images ({one_line(error)})") from None
         roots = _roots(datasets, self.argument or "")
-        labels = list(undecoded[self._label])
-        if self.class_names is not None and labels and isinstance(labels[0], str):
-            number_of = {name: number for number, name in enumerate(self.class_names)}
-            labels = [number_of.get(label, -1) for label in labels]
-        if not labels or not all(isinstance(label, int) for label in labels):
+        labels = [self._number(value) for value in self._values(table)]
+        return shuffled([(_Row(undecoded, index, self._image, roots), label) for index, label in enumerate(labels)])
+
+    def _values(self, table: Any) -> list[int | str]:
+        """The column of labels, as it is in the table."""
+        values = list(table[self._label])
+        if not values or not all(isinstance(value, int | str) for value in values):
             raise UserError(f"hf:{self.argument}: the column {self._label} has no label for each image")
-        if min(labels) < 0:
+        if any(isinstance(value, int) and value < 0 for value in values):
             raise UserError(
                 f"hf:{self.argument}: the column {self._label} has images without a label (-1): give another ?split=NAME"
             )
-        return shuffled(
-            [(_Row(undecoded, index, self._image, roots), int(label)) for index, label in enumerate(labels)]
-        )
+        return values
+
+    def _number(self, value: int | str) -> int:
+        """The class of a label: its name is among the class names, or it is the number itself."""
+        text = str(value)
+        if self._number_of is not None:
+            number = self._number_of.get(text)
+        else:
+            number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+        if number is None or number >= self.classes:
+            raise UserError(
+                f"hf:{self.argument}: the column {self._label} has the unknown class '{text[:80]}': "
+                f"the test images have {self.classes:,} classes, and it is none of them"
+            )
+        return number
 
     def _table(self, splits: Sequence[str]) -> Any:
         """The first of some splits that exists."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
 import zlib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import ClassVar, Literal
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from robustbench_cli.benchmarks.datasets.base.class_folders import (
     class_folders,
@@ -17,7 +20,7 @@ from robustbench_cli.benchmarks.datasets.base.class_folders import (
     read_text,
 )
 from robustbench_cli.benchmarks.datasets.base.dataset import SplitName
-from robustbench_cli.benchmarks.datasets.base.pictures import Example, Pictures, shuffled
+from robustbench_cli.benchmarks.datasets.base.pictures import Example, ImageFile, Pictures, shuffled
 from robustbench_cli.benchmarks.datasets.base.preprocessing import UNCHANGED, Preprocessing
 from robustbench_cli.benchmarks.datasets.base.regular import open_regular
 from robustbench_cli.core.errors import UserError, one_line
@@ -30,12 +33,13 @@ _VALIDATION = ("val", "ILSVRC2012_img_val", "ILSVRC/Data/CLS-LOC/val", ".")
 _TRAINING = ("train", "ILSVRC2012_img_train", "ILSVRC/Data/CLS-LOC/train")
 _DEVKIT = ("ILSVRC2012_devkit_t12/data", "devkit/data", "data", ".")
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+_LABELS = "labels.csv"
 _SOLUTION = "LOC_val_solution.csv"
 
 _FLAT = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
 
 _LARGEST_MATRIX = 2**24
-"""The most bytes of the development kit's meta.mat after its decompression; it has about a tenth of them."""
+"""The most bytes of the development kit's meta.mat, on the disk and decompressed; it has about a tenth of them."""
 
 
 class ImageNet(Pictures):
@@ -44,7 +48,8 @@ class ImageNet(Pictures):
     ``PATH`` is the validation folder, or the folder above it (``PATH/val``). Its images are in a folder per synset
     (``n01440764``), or all in one folder under their original names (``ILSVRC2012_val_00000001.JPEG``). Then a file of labels
     is needed above or beside them: ``ILSVRC2012_validation_ground_truth.txt`` with ``meta.mat``, as in the development kit;
-    Kaggle's ``LOC_val_solution.csv``; or ``labels.csv`` with the columns ``file`` and ``label``. The classes have
+    Kaggle's ``LOC_val_solution.csv``; or ``labels.csv`` with the columns ``file`` and ``label``, a synset or a class number.
+    With ``labels.csv``, the images may have any names. The classes have
     torchvision's order, the sorted synsets, also where a folder has only some of them, as ImageNet-R and ImageNet-A.
     Folders may be called by class numbers, ``0`` to ``999``, as in ImageNet-V2.
 
@@ -98,7 +103,7 @@ class ImageNet(Pictures):
         if ids is not None:
             return [self._listed(line, flat, where=f"{ids}, line {row}") for row, line in enumerate(_lines(ids), 1)]
         if flat:
-            return shuffled([(image_file(self._folder, name, where=""), label) for name, label in flat.items()])
+            return shuffled([(ImageFile(str(self._folder / name)), label) for name, label in flat.items()])
         return shuffled(files_in_class_folders(self._folder, self._labels_of_folders(self._folder)))
 
     def _labels_of_folders(self, folder: Path) -> dict[str, int]:
@@ -126,38 +131,40 @@ class ImageNet(Pictures):
 
     def _flat(self) -> Iterator[tuple[str, int]]:
         """The images that are all in one folder, by name, with their labels."""
-        names = sorted(path.name for path in self._folder.iterdir() if _FLAT.fullmatch(path.name))
+        paths = [path for path in self._folder.iterdir() if path.name.lower().endswith(IMG_EXTENSIONS)]
+        names = sorted(path.name for path in paths)
+        if not (self._folder / _LABELS).is_file():
+            original = [name for name in names if _FLAT.fullmatch(name)]
+            # Beside class folders, other images are none of the data set.
+            names = original or ([] if any(path.is_dir() for path in self._folder.iterdir()) else names)
         if not names:
             return
         labels = self._labels_of_files()
         for name in names:
-            label = labels.get(name.removesuffix(".JPEG"))
+            label = labels.get(name, labels.get(name.removesuffix(".JPEG")))
             if label is None:
                 raise UserError(f"{self._folder / name} has no label in the file of labels")
             yield name, label
 
     def _labels_of_files(self) -> dict[str, int]:
-        """The label of each validation image by its name without an ending, from whichever file of labels there is."""
+        """The label of each validation image by its name, from whichever file of labels there is; the ending .JPEG may be left out."""
         # Kaggle's file is beside the folder ILSVRC, three above the images.
         folders = [self._folder, *self._folder.resolve().parents[:4]]
         for folder in folders:
-            for name in ("labels.csv", _SOLUTION):
+            for name in (_LABELS, _SOLUTION):
                 if (folder / name).is_file():
-                    return {
-                        file.removesuffix(".JPEG"): self._number(label, where)
-                        for where, file, label in read_labels(folder / name)
-                    }
+                    return {file: self._number(label, where) for where, file, label in read_labels(folder / name)}
             for name in _DEVKIT:
                 if (folder / name / _GROUND_TRUTH).is_file():
                     return self._of_the_devkit(folder / name)
         raise UserError(
             f"{self._folder} has all images in one folder, and no file of labels is there: put {_GROUND_TRUTH} and meta.mat "
-            f"of the development kit, {_SOLUTION}, or labels.csv (file,label) beside it"
+            f"of the development kit, {_SOLUTION}, or {_LABELS} (file,label) beside it"
         )
 
     def _number(self, label: str, where: str) -> int:
         # Kaggle's column goes on with boxes: 'n03995372 85 1 499 272'.
-        synset = label.partition(" ")[0]
+        synset = label if label in self._number_of else label.partition(" ")[0]
         if synset not in self._number_of:
             raise UserError(f"{where}: '{label[:80]}' is not among the {self.classes:,} classes")
         return self._number_of[synset]
@@ -201,10 +208,11 @@ def _devkit_synsets(path: Path) -> dict[str, str]:
 
     try:
         with open_regular(path) as file:
-            _require_small(file.read(_LARGEST_MATRIX))
-            file.seek(0)
-            # SciPy makes arrays, records and text of the file; nothing of it is run.
-            table = loadmat(file, variable_names=["synsets"], squeeze_me=True, struct_as_record=True)["synsets"]
+            content = file.read(_LARGEST_MATRIX + 1)
+        _require_small(content)
+        # SciPy makes arrays, records and text of the file; nothing of it is run.
+        arrays = loadmat(io.BytesIO(content), variable_names=["synsets"], squeeze_me=True, struct_as_record=True)
+        table = arrays["synsets"]
         leaves = table[table["num_children"] == 0]
         return {str(int(row["ILSVRC2012_ID"])): str(row["WNID"]) for row in leaves}
     except Exception as error:  # noqa: BLE001 - a damaged file can raise any exception
@@ -212,10 +220,13 @@ def _devkit_synsets(path: Path) -> dict[str, str]:
 
 
 def _require_small(content: bytes) -> None:
-    """Makes sure that the elements of a MATLAB file (level 5) unpack to a bounded size.
+    """Makes sure that a MATLAB file (level 5) has a bounded size, and that its elements unpack to one.
 
     A header of 128 bytes; then for each element its type and its number of bytes, as uint32. Type 15 is compressed.
     """
+    too_large = UserError(f"it holds more than {_LARGEST_MATRIX:,} bytes")
+    if len(content) > _LARGEST_MATRIX:
+        raise too_large
     order: Literal["little", "big"] = "little" if content[126:128] == b"IM" else "big"
     position, total = 128, 0
     while position + 8 <= len(content):
@@ -224,5 +235,5 @@ def _require_small(content: bytes) -> None:
         unpacked = zlib.decompressobj().decompress(element, _LARGEST_MATRIX) if kind == 15 else element
         total += len(unpacked)
         if total >= _LARGEST_MATRIX:
-            raise UserError(f"it holds more than {_LARGEST_MATRIX:,} bytes")
+            raise too_large
         position += 8 + size

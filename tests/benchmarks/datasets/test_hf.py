@@ -74,6 +74,31 @@ def test_labels_without_a_type(tmp_path: Path) -> None:
         dataset.split("train")
 
 
+@pytest.mark.parametrize(
+    ("kind", "test", "train", "unknown"),
+    [
+        ("string", ["0", "1", "0"], ["1", "1", "0"], "2"),
+        ("int64", [0, 1, 0], [1, 1, 0], 2),
+        ("string", ["cat", "dog", "cat"], ["dog", "dog", "cat"], "owl"),
+    ],
+)
+def test_both_splits_number_the_classes_alike(
+    tmp_path: Path, kind: str, test: list[Any], train: list[Any], unknown: Any
+) -> None:
+    """Numbers may be text; a class of the train split that no test image has is named."""
+    features = {"image": datasets.Image(), "label": datasets.Value(kind)}
+    for name, values in (("known", train), ("unknown", [*train[:2], unknown])):
+        for split, column in (("test", test), ("train", values)):
+            path = parquet(tmp_path / name, {"image": pictures(3), "label": column}, features, split)
+    order = np.random.RandomState(0).permutation(3)
+    dataset = load_dataset(f"hf:{tmp_path}/known")
+    assert (dataset.classes, dataset.class_names) == (2, ("cat", "dog") if unknown == "owl" else None)
+    assert dataset.split("test").labels.tolist() == [[0, 1, 0][index] for index in order]
+    assert dataset.split("train").labels.tolist() == [[1, 1, 0][index] for index in order]
+    with pytest.raises(UserError, match=f"the column label has the unknown class '{unknown}'"):
+        load_dataset(f"hf:{path}").split("train")
+
+
 def test_columns_can_be_named(tmp_path: Path) -> None:
     """With two columns of labels the user chooses; a wrong name gets a suggestion."""
     columns = {"image": pictures(3), "mask": pictures(3), "fine": [0, 1, 2], "coarse": [2, 1, 0]}

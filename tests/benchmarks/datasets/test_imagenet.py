@@ -140,6 +140,24 @@ def test_the_flat_folder_with_kaggles_file_and_with_a_csv(tmp_path: Path) -> Non
     assert sorted(labels(f"imagenet:{folder}")) == [0, 12]
 
 
+def test_images_of_any_names_with_a_csv(tmp_path: Path) -> None:
+    """The file of labels is in the folder of the images, or above it; two endings of one name are two images."""
+    for name in ("a.png", "a.JPEG", "b.JPEG"):
+        jpeg(tmp_path / "val" / name)
+    table = f"file,label\na.png,12\na.JPEG,{SYNSETS[0]}\nb,3\n"
+    for folder in (tmp_path, tmp_path / "val"):
+        (folder / "labels.csv").write_text(table)
+        for path in (tmp_path, tmp_path / "val"):
+            assert sorted(labels(f"imagenet:{path}")) == [0, 3, 12]
+        (folder / "labels.csv").unlink()
+    (tmp_path / "classes.txt").write_text("zebra\ngreat gray owl\n")
+    (tmp_path / "val" / "labels.csv").write_text("file,label\na.png,zebra\na.JPEG,great gray owl\nb.JPEG,zebra\n")
+    assert sorted(labels(f"imagenet:{tmp_path}?class_list={tmp_path}/classes.txt")) == [0, 0, 1]
+    jpeg(tmp_path / "val" / "c.jpg")
+    with pytest.raises(UserError, match=r"c\.jpg has no label in the file of labels"):
+        ImageNet(str(tmp_path), class_list=f"{tmp_path}/classes.txt")
+
+
 def test_a_flat_folder_without_its_labels(tmp_path: Path) -> None:
     """Each missing or wrong file of labels is told."""
     flat(tmp_path / "val")
@@ -154,8 +172,14 @@ def test_a_flat_folder_without_its_labels(tmp_path: Path) -> None:
         ImageNet(str(tmp_path))
     meta = tmp_path / "data" / "meta.mat"
     bomb = zlib.compress(bytes(2**25))
-    head = meta.read_bytes()[:128]
+    kit = meta.read_bytes()
+    head = kit[:128]
     for content, message in (
+        # The element behind the kit's unpacks to nothing, and what follows it is beyond the largest size.
+        (
+            kit + (15).to_bytes(4, "little") + (2**24).to_bytes(4, "little") + zlib.compress(b"").ljust(2**24),
+            r"holds more than 16,777,216 bytes",
+        ),
         (b"nothing", "cannot be read as the development kit's meta.mat"),
         (
             head + (15).to_bytes(4, "little") + len(bomb).to_bytes(4, "little") + bomb,
