@@ -50,7 +50,7 @@ _OF_PROBABILITIES = frozenset({"NewtonFool", "SimBA", "VirtualAdversarialMethod"
 """Attacks whose formulas are of probabilities, and not of logits."""
 
 _TARGETS_ONLY = frozenset({"SaliencyMapMethod"})
-"""Attacks whose labels are always the classes to reach; they draw these where there are none."""
+"""Always targeted; without targets they draw random ones."""
 
 _SINGLE = frozenset({"SimBA", "ZooAttack"})
 """Attacks that take one image at a time, or fail with several in version 1.20."""

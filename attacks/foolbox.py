@@ -17,7 +17,7 @@ from robustbench_cli.core.errors import UserError
 __all__ = ["Foolbox"]
 
 _REFUSED = frozenset({"Attack", "SpatialAttack", "DatasetAttack", "BinarizationRefinementAttack"})
-"""No attacks; of no norm; and those that need more than a model and images."""
+"""A base class, an attack without a norm, and two that need more than a model and images."""
 
 _BY_DECISIONS = ("Boundary", "HopSkipJump", "Pointwise", "Noise", "Contrast", "Blur", "Inversion")
 """What the names of attacks that need only decisions contain."""

@@ -30,7 +30,7 @@ _MINIMAL_NORM: Mapping[tuple[Norm, ...], tuple[str, ...]] = {
 }
 _ACCESS: Mapping[str, Access] = dict.fromkeys(("SPSA", "Square", "OnePixel", "Pixle"), "scores")
 _UNTARGETED = frozenset({"FAB"})
-"""Attacks that accept target classes and take them for the classes to leave."""
+"""They have a targeted mode but treat the targets as true labels."""
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
 

@@ -38,7 +38,7 @@ Access = Literal["gradients", "scores", "decisions"]
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """What an attack of a library needs to be known about, besides its constructor.
+    """What must be declared about a library's attack, beyond its constructor.
 
     Attributes:
         norms: The norms that it supports.
@@ -171,9 +171,8 @@ class ForeignAttack(Attack):
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         perturbed = images.clone()
         seed = int(random.integers(2**31)[0])
-        model = SourceModule(source, images, labels)
         with _global_seeds(seed), _quiet():
-            classes = model(images[:1]).shape[1]
+            classes = source.logits(images[:1]).shape[-1]
             for eps in threat.eps.unique().tolist():
                 if eps > 0:
                     rows = threat.eps == eps
@@ -215,7 +214,7 @@ def _checked(returned: object, call: Call) -> Tensor:
     """
     if not isinstance(returned, Tensor) or returned.shape != call.images.shape:
         what = f"shape {tuple(returned.shape)}" if isinstance(returned, Tensor) else f"type {type(returned).__name__}"
-        raise UserError(f"{call.name} returned images of {what} in place of {tuple(call.images.shape)}")
+        raise UserError(f"{call.name} returned images of {what} instead of {tuple(call.images.shape)}")
     return returned.detach().to(call.images)
 
 

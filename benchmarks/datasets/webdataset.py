@@ -98,7 +98,7 @@ def _shards(pattern: str) -> list[Path]:
 
 
 def _choices(text: str) -> list[str]:
-    """What stands for one pair of braces."""
+    """The expansions of one pair of braces."""
     match = _RANGE.fullmatch(text)
     if match is None:
         return text.split(",")

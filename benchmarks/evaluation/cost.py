@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.gradients.eot import gradient_source
+from robustbench_cli.attacks.base.library import ForeignAttack
 from robustbench_cli.attacks.base.models.freezing import frozen
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
@@ -32,14 +33,19 @@ class Passes:
     backwards: int
 
 
-def passes(attack: Attack, *, norm: Norm | None = None, classes: int = 10) -> Passes:
+def passes(attack: Attack, *, norm: Norm | None = None, classes: int = 10) -> Passes | None:
     """The passes of an untargeted attack per unbroken image, with one draw per gradient.
 
     Args:
         attack: The attack and its parameters.
         norm: One of the attack's norms; its first norm by default.
         classes: K.
+
+    Returns:
+        ``None`` for an attack of another library: it may take minutes even for one image, so it is not run.
     """
+    if isinstance(attack, ForeignAttack):
+        return None
     model = _Unbreakable(classes)
     images = torch.full((1, *_SHAPE), 0.5)
     labels = torch.zeros(1, dtype=torch.int64)

@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
-from robustbench_cli.attacks.base.library import ForeignAttack
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
@@ -196,14 +195,9 @@ def _most_passes(cell: Cell, defended: DefendedModel) -> int | None:
 
 @cache
 def _passes(spec: str, norm: Norm, classes: int) -> Passes | None:
-    """The passes of an attack, given as JSON, per image; ``None`` if it cannot be run on the probe model.
-
-    An attack of another library may take minutes even there, so it is not run.
-    """
+    """The passes of an attack, given as JSON, per image; ``None`` if it cannot be run on the probe model."""
     name, parameters = json.loads(spec)
     attack: Attack = attacks.load(name).from_parameters(parameters, name=name)
-    if isinstance(attack, ForeignAttack):
-        return None
     try:
         return passes(attack, norm=norm, classes=classes)
     except Exception:  # noqa: BLE001 - a user's own attack may need a model of its own

@@ -12,7 +12,7 @@ __all__ = ["wrn_28_10"]
 def wrn_28_10(*, shape: tuple[int, int, int], classes: int, argument: str | None = None) -> nn.Module:
     """WRN-28-10 of Zagoruyko and Komodakis (BMVC 2016): 36.5 M parameters; options silu, deepmind.
 
-    The weights have the names of the TRADES repository. ``wrn-28-10:silu`` has SiLU in the place of ReLU.
+    The weights have the names of the TRADES repository. ``wrn-28-10:silu`` has SiLU instead of ReLU.
     ``wrn-28-10:deepmind`` is the network of Gowal et al. (arXiv 2010.03593), with SiLU, TensorFlow's padding and the names of
     their files.
 

@@ -243,21 +243,16 @@ def _check_card(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cost(attack: type[Attack]) -> dict[str, int] | None:
-    """Passes per unbroken image of ten classes; ``None`` where the attack has parameters without a default.
-
-    An attack of another library may take minutes even for one image, so it is not run.
-    """
+    """Passes per unbroken image of ten classes; ``None`` if they are unknown or a parameter has no default."""
     from dataclasses import asdict
 
     from robustbench_cli.attacks.base.attack import Attack
-    from robustbench_cli.attacks.base.library import ForeignAttack
     from robustbench_cli.benchmarks.evaluation.cost import passes
 
-    if not issubclass(attack, Attack) or issubclass(attack, ForeignAttack):
+    if not issubclass(attack, Attack) or any(entry.is_required() for entry in attack.model_fields.values()):
         return None
-    if any(entry.is_required() for entry in attack.model_fields.values()):
-        return None
-    return asdict(passes(attack()))
+    cost = passes(attack())
+    return None if cost is None else asdict(cost)
 
 
 def _parameter(name: str, field: FieldInfo) -> dict[str, Any]:

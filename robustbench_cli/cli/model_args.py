@@ -207,7 +207,7 @@ _DATA_OPTIONS = OptionSet(
             "--channels",
             type=OneOf(("1", "3")),
             group="Data",
-            help="Channels of the images: 3 for gray images and a color model, 1 for the opposite.",
+            help="Channels of the images: 3 for gray images and a color model, 1 converts color images to gray.",
         ),
         help_page.option(
             "--on-bad-image",

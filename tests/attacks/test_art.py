@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from robustbench_cli.attacks import registry
-from robustbench_cli.core.errors import UserError
 
 from .small_model import EPS, IMAGES, LABELS, MODEL, seed_all
 
@@ -39,19 +38,3 @@ def test_art_gives_its_own_images(name: str, parameters: dict[str, Any], eps: fl
     theirs = attack.generate(x=IMAGES.numpy(), y=np.eye(5)[LABELS.numpy()])
     torch.testing.assert_close(ours, torch.as_tensor(theirs), rtol=0, atol=1e-6)
     assert not torch.equal(ours, IMAGES)
-
-
-def test_target_classes_are_reached() -> None:
-    """With a large radius, a targeted attack reaches most targets."""
-    targets = (LABELS + 1) % 5
-    images = registry.load("art:BasicIterativeMethod")()(MODEL, IMAGES, targets, eps=0.5, targeted=True)
-    assert (MODEL(images).argmax(1) == targets).float().mean() > 0.6
-
-
-@pytest.mark.parametrize("name", ["art:NewtonFool", "art:DeepFool"])
-def test_an_attack_without_targets_is_refused(name: str) -> None:
-    """A targeted run of an untargeted attack is an error and not an untargeted run."""
-    attack = registry.load(name)()
-    with pytest.raises(UserError) as refusal:
-        attack(MODEL, IMAGES, LABELS, eps=None if attack.minimal_norm else EPS, targeted=True)
-    assert str(refusal.value) == f"{name} has no target classes: leave out --targeted"

@@ -22,7 +22,7 @@ def cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = str(folder / "model.safetensors")
     train = ("train", "--dataset", "digits", "--model", "small-cnn", "--defense", "none", "--epochs", "2")
     assert main((*train, "-o", model, "-q")) == 0
-    attack = ("attack", "--checkpoint", model, "--suite", "standard", "--eps", "8/255", "--eps", "0.05", "--n", "10")
+    attack = ("attack", "--checkpoint", model, "--suite", "standard", "--eps", "8/255", "--eps", "0.05", "--n", "3")
     assert main((*attack, "--store", str(folder / "digits"), "-q", "-o", str(folder / "digits.csv"))) == 0
     measured, said = Store(folder / "digits"), Store(folder / "cifar10")
     for result in measured.results():
@@ -47,7 +47,7 @@ def test_the_standing_is_shown_in_every_form(advdef: Advdef, cifar10: Path, tmp_
     }
     assert f"{here['rank']} [{here['rank_low']},{here['rank_high']}]  > small-cnn" in ended.out
     assert "RobustBench 1.1.1, 2025-04: the 76 models of its zoo, by lowest known robust accuracy" in ended.out
-    assert "10 images, and 10000 on the leaderboard" in ended.out
+    assert "3 images, and 10000 on the leaderboard" in ended.out
     data = json.loads(outputs[1].read_text())
     assert [(row["place"], str(row["rank"]), row["model"]) for row in data] == [
         (row["place"], row["rank"], row["model"]) for row in rows

@@ -213,7 +213,7 @@ class Device:
 
     @staticmethod
     def _draw(operation: Callable[..., Any], generator: torch.Generator, *args: Any, **kwargs: Any) -> Any:
-        """Puts a device's generator in the place of the CPU's."""
+        """Replaces the CPU's generator with a device's."""
         own = torch.default_generator.get_state()
         torch.default_generator.set_state(generator.get_state())
         try:

@@ -1,4 +1,4 @@
-"""Passes of a model as CUDA graphs: one launch in the place of one launch per operation.
+"""Passes of a model as CUDA graphs: one launch instead of one launch per operation.
 
 A small network's kernels take less time than their launches from Python. A CUDA graph records the launches of a pass once
 and repeats them in one call, on tensors at fixed addresses. Source: the section "CUDA Graphs" of PyTorch's notes on CUDA

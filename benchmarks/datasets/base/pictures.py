@@ -39,7 +39,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Picture(Protocol):
-    """An image file somewhere, whose text is its name in messages."""
+    """An image file on disk or in an archive; ``str()`` names it in messages."""
 
     def open(self) -> IO[bytes]:
         """Opens the file."""

@@ -153,7 +153,7 @@ def _load_model(entry: ZooEntry, folder: Path, file: Path | None) -> nn.Module:
     Args:
         entry: The entry.
         folder: The folder of the files.
-        file: The file to read in the place of every other.
+        file: The file to read instead of any other.
     """
     utils = _utils(entry, "build its network")
     if not utils.timm.is_model(_timm_name(entry)):
@@ -167,7 +167,7 @@ def _load_model(entry: ZooEntry, folder: Path, file: Path | None) -> nn.Module:
 
 @contextlib.contextmanager
 def _reading_safely(utils: Any, file: Path | None) -> Iterator[None]:
-    """Puts our reader in the place of ``torch.load`` in RobustBench's loader, which would load any pickle."""
+    """Makes RobustBench's loader use our reader instead of ``torch.load``, which would load any pickle."""
 
     class Torch:
         def __getattr__(self, name: str) -> Any:

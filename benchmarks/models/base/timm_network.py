@@ -167,7 +167,7 @@ class TimmNetwork:
 
 
 def _interpolation(name: object) -> Interpolation:
-    """Timm's filter; bicubic, its usual one, in the place of those that Pillow has under other names or at random."""
+    """Timm's filter; bicubic, its usual one, instead of those that Pillow has under other names or at random."""
     return next((known for known in get_args(Interpolation) if known == name), "bicubic")
 
 

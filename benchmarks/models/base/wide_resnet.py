@@ -25,7 +25,7 @@ def wide_resnet(
         width: The factor of the channels.
         shape: ``(C, H, W)``.
         classes: K.
-        argument: ``silu`` for SiLU in the place of ReLU; ``deepmind`` for :class:`DeepMindWideResNet`, which has SiLU.
+        argument: ``silu`` for SiLU instead of ReLU; ``deepmind`` for :class:`DeepMindWideResNet`, which has SiLU.
 
     Raises:
         UserError: An option is unknown.

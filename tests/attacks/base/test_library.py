@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import random
 import sys
 from collections.abc import Callable
@@ -74,6 +75,29 @@ def test_each_radius_is_the_librarys() -> None:
     torch.testing.assert_close(distance(images, IMAGES.clamp(0.3, 0.7), "linf").float(), radii, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["art:BasicIterativeMethod", "foolbox:LinfBasicIterativeAttack", "torchattacks:BIM"])
+def test_target_classes_are_reached(name: str) -> None:
+    """With a large radius, a targeted attack reaches most targets."""
+    targets = (LABELS + 1) % 5
+    images = registry.load(name)()(MODEL, IMAGES, targets, eps=0.5, targeted=True)
+    assert (MODEL(images).argmax(1) == targets).float().mean() > 0.6
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("art:NewtonFool", "art:DeepFool", "foolbox:FGSM", "foolbox:NewtonFoolAttack"),
+        *("torchattacks:TPGD", "torchattacks:FAB"),
+    ],
+)
+def test_an_attack_without_targets_is_refused(name: str) -> None:
+    """A targeted run of an untargeted attack is an error and not an untargeted run."""
+    attack = registry.load(name)()
+    with pytest.raises(UserError) as refusal:
+        attack(MODEL, IMAGES, LABELS, eps=None if attack.minimal_norm else EPS, targeted=True)
+    assert str(refusal.value) == f"{name} has no target classes: leave out --targeted"
+
+
 @pytest.mark.parametrize(
     ("library", "distribution"),
     [(Torchattacks, "torchattacks"), (Foolbox, "foolbox"), (ART, "adversarial-robustness-toolbox")],
@@ -118,7 +142,7 @@ def test_names_and_parameters_are_checked() -> None:
 
 def test_the_version_of_the_library_is_part_of_the_identity() -> None:
     """Results of two versions are of two cells."""
-    assert registry.source_of("torchattacks:PGD") == "torchattacks 3.5.1"
+    assert registry.source_of("torchattacks:PGD") == f"torchattacks {importlib.metadata.version('torchattacks')}"
 
 
 @pytest.mark.parametrize(

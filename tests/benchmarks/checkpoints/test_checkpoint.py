@@ -169,7 +169,7 @@ def test_a_parameter_that_has_no_default_is_missed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("metadata", [5, None, [], {}, True, "[]", "5", "null", "{}", '{"model": 5}', '"' * 99])
 def test_metadata_of_any_kind_are_refused_in_a_line(own: Path, metadata: object) -> None:
-    """What stands in the place of the description, JSON of another type too, ends in one line or is no word of ours."""
+    """Anything else instead of the description, also JSON of another type, ends in one line or is no word of ours."""
     data = own.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])

@@ -4,6 +4,7 @@ import pytest
 
 from robustbench_cli.attacks.apgd_t import APGDT
 from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.library import ForeignAttack
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.cw import CW
 from robustbench_cli.attacks.fab_t import FABT
@@ -12,7 +13,15 @@ from robustbench_cli.attacks.hopskipjump import HopSkipJump
 from robustbench_cli.attacks.malt import MALT
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.square import Square
-from robustbench_cli.benchmarks.evaluation.cost import Passes, passes
+from robustbench_cli.benchmarks.evaluation.cost import Passes
+from robustbench_cli.benchmarks.evaluation.cost import passes as passes_or_none
+
+
+def passes(attack: Attack, *, norm: Norm | None = None, classes: int = 10) -> Passes:
+    """The passes of one of the project's own attacks."""
+    cost = passes_or_none(attack, norm=norm, classes=classes)
+    assert cost is not None
+    return cost
 
 
 @pytest.mark.parametrize(
@@ -45,3 +54,12 @@ def test_the_cost_is_that_of_an_image_that_stands() -> None:
     """C&W tries all its constants; an attack by decisions has no start and looks for one as long as it may."""
     assert passes(CW(steps=10, binary_search_steps=3)).backwards >= 30
     assert passes(HopSkipJump()).backwards == 0
+
+
+def test_an_attack_of_another_library_is_not_run() -> None:
+    """It may take minutes even for one image."""
+
+    class Slow(ForeignAttack):
+        """An attack that would fail, because it has no library."""
+
+    assert passes_or_none(Slow()) is None

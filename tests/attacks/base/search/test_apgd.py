@@ -61,7 +61,7 @@ def test_the_step_size_is_halved_where_too_few_steps_increase_the_loss() -> None
 
 
 def test_a_sparse_run_restarts_with_the_largest_step_where_it_becomes_sparser() -> None:
-    """One image's best point changes three of four pixels in the place of four, the other one's all four."""
+    """One image's best point changes three of four pixels instead of four, the other one's all four."""
     images = torch.zeros(2, 1, 2, 2)
     run = _SparseRun(images + 0.5, torch.zeros(2), FeasibleSet(images, unit_ball("l1")))
     assert run.changed.tolist() == [4, 4]

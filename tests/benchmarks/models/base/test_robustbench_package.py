@@ -110,7 +110,7 @@ def test_its_probabilities_become_logits(tmp_path: Path) -> None:
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    """Our reader is in the place of RobustBench's, for the user's file and for a downloaded one."""
+    """Our reader replaces RobustBench's, for the user's file and for a downloaded one."""
     path = tmp_path / "bad.pt"
     torch.save({"state_dict": {"1.weight": Path("x")}}, path)
     with pytest.raises(UserError, match=r"bad\.pt holds more than tensors, and loading that could run code"):
