@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
-from robustbench_cli.benchmarks.models.base.source import ModelSource
+from robustbench_cli.benchmarks.models.base.source import ModelSource, missing_class_names
 from robustbench_cli.benchmarks.weights.fill import LoadedWeights
 from robustbench_cli.benchmarks.weights.weights_file import read_bytes, read_tensors
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
@@ -81,10 +81,13 @@ class OpenCLIP(ModelSource):
         Raises:
             UserError: Nobody gave them.
         """
-        names = tuple(self.config.get("class_names", ()))
-        if not names:
-            raise UserError(f"{self.spec} needs the names of the classes: give --class-names FILE, one name per line")
-        return names
+        if not self._given_names:
+            raise missing_class_names(self.spec)
+        return self._given_names
+
+    @property
+    def _given_names(self) -> tuple[str, ...]:
+        return tuple(self.config.get("class_names", ()))
 
     @property
     def metadata(self) -> ModelMetadata:
@@ -95,8 +98,8 @@ class OpenCLIP(ModelSource):
         } | self._pretrained_config
         height, width = self._image_size
         return ModelMetadata(
-            classes=len(self.class_names),
-            class_names=self.class_names,
+            classes=len(self._given_names) or None,
+            class_names=self._given_names,
             mean=tuple(config["mean"]),
             std=tuple(config["std"]),
             image_size=(height, width),

@@ -30,6 +30,7 @@ from robustbench_cli.core.isolation import isolated
 __all__ = [
     "FromFile",
     "Normalize",
+    "are_probabilities",
     "build_from_file",
     "build_model",
     "build_untrained",
@@ -408,6 +409,19 @@ def _first_not_finite(model: nn.Module, images: Tensor) -> str:
     return layers[0] if layers else ""
 
 
+def are_probabilities(outputs: Tensor) -> bool:
+    """Whether a model's outputs are probabilities.
+
+    Args:
+        outputs: ``(N, K)``.
+
+    >>> are_probabilities(torch.tensor([[0.25, 0.75]])), are_probabilities(torch.tensor([[0.25, 0.7]]))
+    (True, False)
+    """
+    in_range = ((outputs >= 0) & (outputs <= 1)).all()
+    return bool(in_range and ((outputs.sum(dim=1) - 1).abs() < 1e-4).all())
+
+
 def _is_number(values: Tensor) -> Tensor:
     """Whether values are neither NaN nor +inf; -inf masks a class."""
     return values < torch.inf
@@ -453,7 +467,7 @@ def check_model(
             f"{name} gives {what} for image {number}{_first_not_finite(model, images[number, None])}: "
             "check its weights and its normalization"
         )
-    if (logits >= 0).all() and (logits <= 1).all() and ((logits.sum(dim=1) - 1).abs() < 1e-4).all():
+    if are_probabilities(logits):
         raise UserError(f"{name} gives probabilities (each row sums to 1): give logits, remove the softmax")
     if labels is not None:
         require_classes(labels, outputs, name=name)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.benchmarks.models.base.build import are_probabilities
 from robustbench_cli.benchmarks.models.base.robustbench_zoo import ZooEntry
 from robustbench_cli.benchmarks.weights.fill import fill
 from robustbench_cli.benchmarks.weights.weights_file import read_bytes, read_content, read_tensors
@@ -33,7 +34,7 @@ def download(entry: ZooEntry, path: Path) -> None:
         path: Where to put it.
 
     Raises:
-        UserError: RobustBench is not installed or lacks the entry, or the file cannot be downloaded.
+        UserError: RobustBench is not installed or lacks the entry, or the file cannot be downloaded or read.
     """
     utils = _utils(entry, "download its weights, or give them by --checkpoint FILE")
     part = path.with_suffix(f".{os.getpid()}.part")
@@ -41,6 +42,8 @@ def download(entry: ZooEntry, path: Path) -> None:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             utils.download_gdrive_new(_facts(utils, entry)["gdrive_id"], part)
+        # A page that says "quota exceeded" must not stay in the cache as the weights.
+        read_tensors(read_bytes(part), part)
         part.replace(path)
     except Exception as error:
         raise _not_downloaded(entry, error) from error
@@ -185,15 +188,19 @@ def _reading_safely(utils: Any, file: Path | None) -> Iterator[None]:
 
 
 class _Logarithm(nn.Module):
-    """Turns a network's probabilities into logits; the softmax of these is the probabilities again."""
+    """Turns a network's probabilities into logits; the softmax of these is the probabilities again.
+
+    A probability that has underflowed to 0 gets the logarithm of the smallest normal number. The logarithm of 0 is -inf, and
+    its gradient NaN: one such class would hide the gradient of all others from an attack.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        result: Tensor = self.network(images).log()
-        return result
+        probabilities: Tensor = self.network(images)
+        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
 def _with_logits(network: nn.Module, entry: ZooEntry) -> nn.Module:
@@ -201,5 +208,4 @@ def _with_logits(network: nn.Module, entry: ZooEntry) -> nn.Module:
     side = 32 if entry.dataset.startswith("cifar") else 224
     with torch.no_grad():
         outputs = network.eval()(torch.linspace(0, 1, 3 * side * side).reshape(1, 3, side, side))
-    is_probability = bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-4).all())
-    return _Logarithm(network) if is_probability else network
+    return _Logarithm(network) if are_probabilities(outputs) else network

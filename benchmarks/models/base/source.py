@@ -14,9 +14,8 @@ from robustbench_cli.benchmarks.models import registry
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
 from robustbench_cli.benchmarks.weights.fill import LoadedWeights, fill
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.core.libraries import require_library
 
-__all__ = ["ModelSource", "config_for", "model_source", "require_library"]
+__all__ = ["ModelSource", "config_for", "missing_class_names", "model_source"]
 
 
 class ModelSource(ABC):
@@ -28,7 +27,7 @@ class ModelSource(ABC):
         prefix: What comes before the colon.
         form: What follows it, for messages.
         needs_class_names: Whether the network depends on the names of the classes.
-        describes_files: Whether a file with weights of this name has the number of classes that the metadata say.
+        describes_files: Whether a file for this name must have the classes of the metadata (false: it may be fine-tuned).
         name: The name of the network, without the weights.
         weights: The name of its published weights; ``None`` if the user named none.
         config: What the network is built from besides its name: JSON that a checkpoint keeps. Empty for most sources.
@@ -158,14 +157,25 @@ def config_for(
         data_names: Those of the data set, if it has names.
 
     Raises:
-        UserError: The user gave names, and the model does not depend on them.
+        UserError: The model depends on the names of the classes and there are none, or it does not and the user gave some.
     """
     target = registry.find(spec)[0] if spec is not None else None
     if inspect.isclass(target) and issubclass(target, ModelSource) and target.needs_class_names:
         names = class_names or data_names
-        return {} if names is None else {"class_names": list(names)}
+        if names is None:
+            raise missing_class_names(f"model {spec}")
+        return {"class_names": list(names)}
     if class_names is not None:
         raise UserError(
             f"{'the model' if spec is None else f'model {spec}'} does not depend on the names of the classes: give none"
         )
     return {}
+
+
+def missing_class_names(name: str) -> UserError:
+    """The error of a model that depends on the names of the classes, where nobody gave them.
+
+    Args:
+        name: The model's name, for the message.
+    """
+    return UserError(f"{name} needs the names of the classes: give --class-names FILE, one name per line")

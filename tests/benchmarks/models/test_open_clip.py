@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import open_clip
 import pytest
 import torch
 from open_clip import factory
+from PIL import Image
 from torch import Tensor
 
 from robustbench_cli.benchmarks.checkpoints.defended_model import open_defended_model
@@ -145,6 +146,30 @@ def test_the_way_from_a_name_to_a_checkpoint(tmp_path: Path, monkeypatch: pytest
         cache.training(model="open-clip:tiny-clip@mine", class_names=("cat", "dog"))
 
 
+def test_images_without_a_size(tmp_path: Path, advdef: Callable[..., Any]) -> None:
+    """The model's size is known before the names of the classes: the command in the documentation."""
+    path, _ = saved("tiny-clip", tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.fromarray(np.full((20, 24, 3), 99, np.uint8)).save(tmp_path / "images" / name / "1.png")
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    command = [
+        "attack",
+        "--model",
+        "open-clip:tiny-clip",
+        "--checkpoint",
+        str(path),
+        "--eps",
+        "1/255",
+        "--attack",
+        "fgsm",
+    ]
+    data = ["--dataset", f"imagefolder:{tmp_path / 'images'}", "--class-names", str(tmp_path / "names.txt")]
+    ended = advdef(*command, *data, "--store", str(tmp_path / "store"))
+    assert ended.code == 0, ended.err
+    assert "images of 16 x 16, normalized by mean 0.48" in ended.err
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
@@ -167,7 +192,7 @@ def test_what_does_not_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(UserError, match="takes images of 16x16, these have 32x32: give --image-size 16"):
         OpenCLIP("tiny-clip", config=CONFIG).untrained(shape=(3, 32, 32), classes=3)
     with pytest.raises(UserError, match="needs the names of the classes: give --class-names FILE"):
-        _ = OpenCLIP("tiny-clip").metadata
+        OpenCLIP("tiny-clip").from_file({}, tmp_path / "x.pt", shape=SHAPE, classes=3)
     with pytest.raises(UserError, match=r"needs weights: give --weights NAME \(none\) or --checkpoint FILE"):
         OpenCLIP("tiny-clip", config=CONFIG).pretrained(shape=SHAPE)
     path, _ = saved("tiny-clip", tmp_path)

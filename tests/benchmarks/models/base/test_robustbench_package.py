@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
 from robustbench_cli.benchmarks.models.base.robustbench_package import download, from_file, pretrained, untrained
 from robustbench_cli.benchmarks.models.base.robustbench_zoo import find_entry
 from robustbench_cli.core.errors import UserError
@@ -44,6 +46,7 @@ all_models = {BenchmarkDataset.cifar_10: {ThreatModel.Linf: {
     "Dai2021Parameterizing": {"model": Ensemble, "gdrive_id": "d"},
     "Chen2020Adversarial": {"model": Ensemble, "gdrive_id": ["1", "2"]},
     "Carmon2019Unlabeled": {"model": linear, "gdrive_id": "c"},
+    "Gowal2021Improving_28_10_ddpm_100m": {"model": linear, "gdrive_id": "page"},
 }}}
 
 
@@ -53,6 +56,10 @@ def download_gdrive_new(gdrive_id, fname_save):
         with open(fname_save, "w") as file:
             file.write("half")
         raise ConnectionError("no network")
+    if gdrive_id == "page":
+        with open(fname_save, "w") as file:
+            file.write("<!DOCTYPE html><title>Google Drive - Quota exceeded</title>")
+        return
     torch.save({"state_dict": {"module." + k: v for k, v in linear().state_dict().items()}}, fname_save)
 
 
@@ -107,6 +114,42 @@ def test_its_probabilities_become_logits(tmp_path: Path) -> None:
     images = torch.rand(2, 3, 32, 32)
     logits = from_file(find_entry("Dai2021Parameterizing"), path)(images)
     torch.testing.assert_close(logits.softmax(1), linear(images.flatten(1)).softmax(1))
+
+
+def saturated(folder: Path, weights: Tensor, bias: Tensor) -> nn.Module:
+    """The network with the softmax at its end, all of whose pixels have the same weights."""
+    path = folder / "saturated.pt"
+    tensors = {"network.1.weight": weights[:, None].expand(10, 3072) / 3072, "network.1.bias": bias}
+    torch.save({"state_dict": tensors}, path)
+    return from_file(find_entry("Dai2021Parameterizing"), path).eval()
+
+
+def test_an_underflowed_probability_does_not_blind_an_attack(tmp_path: Path) -> None:
+    """The probability of one class is 0 in float32; two others are close. Without a clamp all gradients are NaN."""
+    weights, bias = torch.zeros(10), torch.full((10,), -50.0)
+    weights[0], bias[0], bias[1], bias[2] = 1.0, 0.0, 0.49, -500.0
+    model, images = saturated(tmp_path, weights, bias), torch.full((4, 3, 32, 32), 0.5)
+    assert (model(images).softmax(1)[:, 2] < 1e-30).all()
+    result = evaluate(model, images, torch.zeros(4, dtype=torch.long), attack=PGD(steps=2), eps=0.03)
+    assert (result.summary["clean_accuracy"], result.summary["robust_accuracy"]) == (1, 0)
+
+
+def test_a_softmax_without_any_gradient_is_flagged(tmp_path: Path) -> None:
+    """All classes but one have underflowed: nothing is left of the gradient, and the row says so."""
+    weights, bias = torch.zeros(10), torch.full((10,), -500.0)
+    weights[0], bias[0] = 1.0, 0.0
+    model, images = saturated(tmp_path, weights, bias), torch.full((4, 3, 32, 32), 0.5)
+    result = evaluate(model, images, torch.zeros(4, dtype=torch.long), attack=PGD(steps=2), eps=0.03)
+    assert result.summary["robust_accuracy"] == 1
+    assert "zero-gradient" in result.flags
+
+
+def test_a_web_page_does_not_stay_in_the_cache(tmp_path: Path) -> None:
+    """The host answers a download over its quota with a page; the next run downloads again."""
+    entry, path = find_entry("Gowal2021Improving_28_10_ddpm_100m"), tmp_path / "a" / "weights.pt"
+    with pytest.raises(UserError, match=r"cannot be downloaded \(.*is a web page.*\): go online, or give"):
+        download(entry, path)
+    assert not list(path.parent.iterdir())
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:

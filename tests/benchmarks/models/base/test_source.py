@@ -56,7 +56,8 @@ def test_the_names_of_the_classes_are_part_of_a_zero_shot_model() -> None:
     model, names, of_data = "open-clip:ViT-B-32", ("cat", "dog"), ("a", "b")
     assert config_for(model, class_names=names, data_names=of_data) == {"class_names": ["cat", "dog"]}
     assert config_for(model, class_names=None, data_names=of_data) == {"class_names": ["a", "b"]}
-    assert config_for(model, class_names=None, data_names=None) == {}
+    with pytest.raises(UserError, match="open-clip:ViT-B-32 needs the names of the classes: give --class-names FILE"):
+        config_for(model, class_names=None, data_names=None)
     assert config_for("small-cnn", class_names=None, data_names=of_data) == {}
     assert config_for(None, class_names=None, data_names=of_data) == {}
     for other in ("small-cnn", None):
