@@ -388,6 +388,7 @@ COLUMNS: tuple[Column, ...] = (
         identity="later",
         shown=Shown("severity", 16, when=_occurs("corruption")),
     ),
+    Column("accounting", "text", lambda row: row.cell.accounting, identity="later"),
     Column("mean_corruption_accuracy", "share", lambda _: None, gate="higher", only="means"),
     Column(
         "mce",

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from robustbench_cli.benchmarks.corruptions import BENCHMARK, SEVERITIES
+from robustbench_cli.benchmarks.datasets.base.options import PREPROCESSING, split_name, with_options
+from robustbench_cli.benchmarks.reports.gates import read_baseline
 from robustbench_cli.core.errors import UserError, one_line
 
 __all__ = [
@@ -23,7 +27,7 @@ __all__ = [
 ]
 
 MEAN = "mean"
-"""The corruption of a row that is the mean over the whole benchmark. Over a part of it, the row says how much."""
+"""The corruption of a row that is the mean over the whole benchmark. Over a part it reads ``mean(15 of 75)``."""
 
 ALEXNET: Mapping[str, float] = {
     "gaussian-noise": 0.886428,
@@ -44,11 +48,19 @@ ALEXNET: Mapping[str, float] = {
 }
 """AlexNet's error on ImageNet-C, the mean over the severities (github.com/hendrycks/robustness; rounded in the paper's table)."""
 
-Baseline = Mapping[tuple[str, int | None], float]
-"""Errors by corruption and severity; the severity is ``None`` for the mean over all five."""
 
-_IMAGENET = ("imagenet", "imagenet-c", "imagefolder")
-"""The data sets whose images may be ImageNet's."""
+@dataclass(frozen=True)
+class Baseline:
+    """What corruption errors are divided by.
+
+    Attributes:
+        errors: Errors by corruption and severity; the severity is ``None`` for the mean over all five.
+        evaluation: What the evaluation must have in common with it, by column; see :func:`_evaluation`.
+    """
+
+    errors: Mapping[tuple[str, int | None], float]
+    evaluation: Mapping[str, Any]
+
 
 _MEANS = (
     *(f"{kind}_accuracy{end}" for kind in ("clean", "robust") for end in ("", "_low", "_high")),
@@ -56,7 +68,13 @@ _MEANS = (
 )
 _SUMS = ("forwards", "backwards", "seconds")
 
-_KEY = ("checkpoint_sha256", "defense", "attack", "norm", "eps_value", "targeted", "eot", "n", "repeats", "seed")
+_IMAGENET = ("imagenet", "imagenet-c")
+"""The data sets of ImageNet's images."""
+
+_KEY = (
+    *("checkpoint_sha256", "defense", "attack", "norm", "eps_value", "targeted", "eot", "n", "repeats", "seed"),
+    "accounting",
+)
 """What the rows that one mean combines have in common, besides the data set and the model."""
 
 
@@ -99,7 +117,7 @@ def _mean(members: pd.DataFrame) -> dict[str, Any]:
     record = {str(name): value for name, value in members.iloc[0].items()}
     by_corruption = members.groupby("corruption", sort=False)
     values = {name: _number(by_corruption[name].mean().mean()) for name in _MEANS}
-    complete = len(members) == len(BENCHMARK) * len(SEVERITIES)
+    count, whole = len(members[["corruption", "severity"]].drop_duplicates()), len(BENCHMARK) * len(SEVERITIES)
     flags = sorted({flag for text in members["flags"].dropna() for flag in text.split(";") if flag})
     cells = "".join(sorted(members["cell"]))
     empty = ("mean_l2", "mean_linf", "des", "des_low", "des_high", "clean_accuracy_loss_within_interval", "severity")
@@ -108,7 +126,7 @@ def _mean(members: pd.DataFrame) -> dict[str, Any]:
         **values,
         **{name: members[name].sum() for name in _SUMS},
         **dict.fromkeys(empty),
-        "corruption": MEAN if complete else f"{MEAN}({len(members)} of {len(BENCHMARK) * len(SEVERITIES)})",
+        "corruption": MEAN if count == whole else f"{MEAN}({count} of {whole})",
         "flags": ";".join(flags),
         "quick_look": bool(members["quick_look"].any()),
         "cell": hashlib.sha256(cells.encode()).hexdigest()[:20],
@@ -126,7 +144,8 @@ def with_corruption_errors(table: pd.DataFrame, baseline: Baseline, *, name: str
     """Normalizes the mean corruption error by a baseline's errors, as in the paper's section 4.
 
     The error of a corruption is the sum of the model's errors over the severities, divided by that of the baseline. ``mce`` is
-    the mean over the corruptions.
+    the mean over the corruptions. A mean of another data set, attack, threat model or number of images than the baseline's has no
+    ``mce``.
 
     Args:
         table: The rows with their means; see :func:`with_corruption_means`.
@@ -134,41 +153,76 @@ def with_corruption_errors(table: pd.DataFrame, baseline: Baseline, *, name: str
         name: What ``mce_baseline`` calls the baseline.
 
     Raises:
-        UserError: The table has no mean, or the baseline lacks a corruption or a severity of the table, or is AlexNet and no
-            mean is of ImageNet.
+        UserError: The table has no mean that the baseline is for, or the baseline lacks a corruption or a severity of it.
     """
-    has_mean = table["mce"].notna()
-    if not has_mean.any():
+    means = table[table["mce"].notna()]
+    if means.empty:
         raise UserError(
             f"--corruption-baseline {name}: there is no mean over corruptions here: run --suite corruptions"
         )
-    if name == "alexnet":
-        has_mean &= table["dataset"].str.partition(":")[0].isin(_IMAGENET)
-        if not has_mean.any():
-            raise UserError(
-                f"--corruption-baseline alexnet: its errors are of ImageNet, not of {table['dataset'].iloc[0]}: give a .csv "
-                "file with the rows of a model on the same data set"
-            )
+    differences = {index: _difference(row, baseline) for index, row in means.iterrows()}
+    if all(differences.values()):
+        raise UserError(
+            f"--corruption-baseline {name}: its errors are of {differences[means.index[0]]}: give a .csv file with the rows of "
+            "a model on the same data set, under the same attack"
+        )
     rows = table[table["corruption"].isin(BENCHMARK)]
     groups = dict(iter(rows.groupby(["dataset", "model", *_KEY], dropna=False, sort=False)))
     keys = {_text(key): members for key, members in groups.items()}
-    values = dict(table["mce"].items())
-    for index, row in table[has_mean].iterrows():
+    values: dict[Any, float | None] = dict(table["mce"].items())
+    for index, row in means.iterrows():
         members = keys[_text([row[column] for column in ("dataset", "model", *_KEY)])]
-        ratios = [
-            _corruption_error(str(corruption), of_corruption, baseline, name)
-            for corruption, of_corruption in members.groupby("corruption", sort=False)
-        ]
-        values[index] = sum(ratios) / len(ratios)
-    baselines = table["mce_baseline"].astype(object).mask(has_mean, name)
-    return table.assign(mce=pd.Series(values), mce_baseline=baselines)
+        ratios = [] if differences[index] else _corruption_errors(members, baseline, name)
+        values[index] = sum(ratios) / len(ratios) if ratios else None
+    baselines = table["mce_baseline"].astype(object)
+    baselines = baselines.mask(
+        table["mce"].notna(), [None if differences.get(index) else name for index in table.index]
+    )
+    return table.assign(mce=pd.Series(values, dtype=float), mce_baseline=baselines)
+
+
+def _difference(row: pd.Series, baseline: Baseline) -> str | None:
+    """In what a baseline differs from a mean; ``None`` where it is for it."""
+    evaluation = _evaluation(row)
+    for column, value in baseline.evaluation.items():
+        if value != evaluation[column]:
+            label = "" if column in {"images", "dataset"} else f"{column} "
+            return f"{label}{value}, not of {label}{evaluation[column]}"
+    return None
+
+
+def _evaluation(row: Mapping[str, Any] | pd.Series) -> dict[str, Any]:
+    """What a model and its baseline must have in common: the data set, the attack, its threat model and the number of images.
+
+    The preprocessing of the images is each model's own. Where nothing is attacked, there is no threat model.
+    """
+    plain, options = split_name(str(row["dataset"]))
+    others = {key: value for key, value in options.items() if key not in PREPROCESSING}
+    attack = str(row["attack"])
+    radius = float(row["eps_value"])
+    threat = {"norm": row["norm"], "eps": None if math.isnan(radius) else radius, "targeted": row["targeted"]}
+    return {
+        "images": "ImageNet" if plain.partition(":")[0] in _IMAGENET and "class_list" not in others else plain,
+        "dataset": with_options(plain, others),
+        "attack": attack,
+        **(dict.fromkeys(threat) if attack == "none" else threat),
+        "n": int(row["n"]),
+    }
 
 
 def _text(values: Sequence[Any]) -> tuple[str, ...]:
     return tuple("" if pd.isna(value) else str(value) for value in values)
 
 
-def _corruption_error(corruption: str, rows: pd.DataFrame, baseline: Baseline, name: str) -> float:
+def _corruption_errors(members: pd.DataFrame, baseline: Baseline, name: str) -> list[float]:
+    """The error of a model under each corruption over that of the baseline."""
+    by_corruption = members.groupby("corruption", sort=False)
+    return [_corruption_error(str(corruption), rows, baseline.errors, name) for corruption, rows in by_corruption]
+
+
+def _corruption_error(
+    corruption: str, rows: pd.DataFrame, baseline: Mapping[tuple[str, int | None], float], name: str
+) -> float:
     """The error of a model under a corruption over that of the baseline."""
     severities = sorted(int(severity) for severity in rows["severity"])
     error = float((1 - rows["robust_accuracy"]).sum())
@@ -195,30 +249,38 @@ def read_corruption_baseline(text: str) -> Baseline:
     """Reads a baseline.
 
     Args:
-        text: ``alexnet``; or the path of a table with the columns ``corruption``, ``severity`` and ``robust_accuracy``. Its
-            rows without a severity are skipped, so a whole table of one model serves.
+        text: ``alexnet``; or the path of a table that ``advdef report -o`` wrote. Its rows without a severity are skipped.
 
     Raises:
-        UserError: The file cannot be read, lacks a column, or has two rows for one corruption and severity.
+        UserError: The file cannot be read, lacks a column, or has rows of two models or attacks.
     """
     if text == "alexnet":
-        return {(corruption, None): error for corruption, error in ALEXNET.items()}
-    names = ["corruption", "severity", "robust_accuracy"]
-    try:
-        table = pd.read_csv(text, usecols=names).dropna(subset=["severity"])
-        table = table.astype({"severity": int, "robust_accuracy": float})
-    except (OSError, ValueError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
-        raise UserError(f"--corruption-baseline {text} cannot be read ({reason}): {_HINT}") from None
+        means: dict[tuple[str, int | None], float] = {(name, None): error for name, error in ALEXNET.items()}
+        return Baseline(means, {"images": "ImageNet", "attack": "none"})
+    option = f"--corruption-baseline {text}"
+    table = read_baseline(Path(text), option="--corruption-baseline")
+    missing = [name for name in ("corruption", "severity", "eps_value") if name not in table.columns]
+    if missing:
+        raise UserError(f"{option} has no column '{missing[0]}': {_HINT}")
+    table = table.dropna(subset=["severity"])
     if table.empty:
-        raise UserError(f"--corruption-baseline {text} has no row with a severity: {_HINT}")
+        raise UserError(f"{option} has no row with a severity: {_HINT}")
+    try:
+        table = table.astype({"severity": int, "n": int, "eps_value": float})
+        evaluations = [_evaluation(row) for _, row in table.iterrows()]
+    except ValueError as error:
+        raise UserError(f"{option} cannot be read ({one_line(error)}): {_HINT}") from None
     keys = list(zip(table["corruption"], table["severity"].tolist(), strict=True))
-    for (corruption, severity), twice in zip(keys, table.duplicated(names[:2]), strict=True):
-        if twice:
+    for evaluation, (corruption, severity), twice in zip(
+        evaluations, keys, table.duplicated(["corruption", "severity"]), strict=True
+    ):
+        if twice or evaluation != evaluations[0]:
             raise UserError(
-                f"--corruption-baseline {text} has two rows for {corruption} at severity {severity}: write it with --where, so "
-                "that it has one model and one attack"
+                f"{option} has {'two rows' if twice else 'another attack'} for {corruption} at severity {severity}: write it "
+                "with --where, so that it has one model and one attack"
             )
     if not table["robust_accuracy"].between(0, 1).all():
-        raise UserError(f"--corruption-baseline {text} has a robust_accuracy that is no share, from 0 to 1: {_HINT}")
-    return dict(zip(keys, (1 - table["robust_accuracy"]).tolist(), strict=True))
+        raise UserError(f"{option} has a robust_accuracy that is no share, from 0 to 1: {_HINT}")
+    # Its data set says it more exactly.
+    evaluation = {column: value for column, value in evaluations[0].items() if column != "images"}
+    return Baseline(dict(zip(keys, (1 - table["robust_accuracy"]).tolist(), strict=True)), evaluation)

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -188,8 +188,15 @@ def _fits(entries: pd.Series, values: Sequence[str]) -> pd.Series:
 _HINT = "give a .csv file that 'advdef report -o' wrote"
 
 
-def read_baseline(path: Path) -> pd.DataFrame:
+def read_baseline(path: Path, *, option: str = "--baseline") -> pd.DataFrame:
     """Reads an earlier table, as ``-o FILE.csv`` wrote it.
+
+    Args:
+        path: The file.
+        option: The option that names it, for messages.
+
+    Returns:
+        The columns that gates judge as numbers, all others as text.
 
     Raises:
         UserError: The file cannot be read or lacks a column.
@@ -199,17 +206,17 @@ def read_baseline(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str)
     except (OSError, ValueError, csv.Error) as error:
         reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
-        raise UserError(f"--baseline {path} cannot be read ({reason}): {_HINT}") from None
+        raise UserError(f"{option} {path} cannot be read ({reason}): {_HINT}") from None
     identity = identity_columns(available=())
     missing = [name for name in (*identity, "robust_accuracy") if name not in table.columns]
     if missing:
-        raise UserError(f"--baseline {path} has no column '{missing[0]}': {_HINT}")
+        raise UserError(f"{option} {path} has no column '{missing[0]}': {_HINT}")
     for name in sorted({*gated_columns()} & {*table.columns}):
         try:
             table[name] = pd.to_numeric(table[name])
         except ValueError as error:
-            raise UserError(f"--baseline {path}: {name}: {one_line(error)}: {_HINT}") from None
-    for name in identity:
+            raise UserError(f"{option} {path}: {name}: {one_line(error)}: {_HINT}") from None
+    for name in identity_columns(available=table.columns):
         table[name] = table[name].map(unescaped_from_csv, na_action="ignore")
     return table
 
@@ -247,12 +254,19 @@ def compare(table: pd.DataFrame, limit: Limit) -> Verdict:
     for _, row in table.iterrows():
         value = row[limit.column]
         if pd.isna(value):
-            if only is None or (only == "defended" and row["defense"] != "none"):
+            if _has_value(row, only):
                 verdict.missing.append(f"{_name(row)}: there is no {limit.column} to judge")
         elif _worse(value, limit.value, limit) > _ROUNDING:
             side = "above" if limit.is_upper else "below"
             verdict.broken.append(f"{_name(row)}: {limit.column} {value:.6g} is {side} {limit.value:g}")
     return verdict
+
+
+def _has_value(row: pd.Series, only: Literal["defended", "means"] | None) -> bool:
+    """Whether a row is one of those that have a column."""
+    if only == "means":
+        return not pd.isna(row["mean_corruption_accuracy"])
+    return only is None or row["defense"] != "none"
 
 
 def _worse(value: float, other: float, limit: Limit) -> float:

@@ -78,9 +78,9 @@ def test_gates_judge_measured_values_in_the_right_direction() -> None:
 def test_older_tables_lack_the_normalization() -> None:
     """A comparison uses mean and std, and the corruption, only where both tables have them."""
     names = identity_columns()
-    assert names[-4:] == ["mean", "std", "corruption", "severity"]
-    assert identity_columns(available=[]) == names[:-4]
-    assert identity_columns(available=["std"]) == [*names[:-4], "std"]
+    assert names[-5:] == ["mean", "std", "corruption", "severity", "accounting"]
+    assert identity_columns(available=[]) == names[:-5]
+    assert identity_columns(available=["std"]) == [*names[:-5], "std"]
 
 
 def test_a_cell_without_a_result_has_only_what_describes_it(make_cell: MakeCell) -> None:
@@ -91,7 +91,7 @@ def test_a_cell_without_a_result_has_only_what_describes_it(make_cell: MakeCell)
     present = {name for name, value in values.items() if value is not None}
     assert present == {
         *("dataset", "model", "defense", "attack", "norm", "eps", "targeted", "eot", "n", "repeats", "seed"),
-        *("cell", "eps_value", "checkpoint_sha256"),
+        *("cell", "eps_value", "checkpoint_sha256", "accounting"),
     }
     assert values["cell"] == cell.id
 

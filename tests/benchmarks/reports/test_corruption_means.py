@@ -15,8 +15,10 @@ from robustbench_cli.benchmarks.corruptions import BENCHMARK, SEVERITIES
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.reports.corruption_means import (
     ALEXNET,
+    Baseline,
     read_corruption_baseline,
     with_corruption_errors,
+    with_corruption_means,
 )
 from robustbench_cli.benchmarks.reports.formats import as_text
 from robustbench_cli.benchmarks.reports.gates import Limit, compare, compare_with_baseline, select
@@ -36,12 +38,12 @@ Table = Callable[..., pd.DataFrame]
 def table(make_cell: MakeCell, make_outcomes: MakeOutcomes, make_result: MakeResult) -> Table:
     """The rows of cells: for each a corruption, a severity, and how many of ten images are right."""
 
-    def make(cells: Sequence[tuple[str | None, int, int]], **changes: Any) -> pd.DataFrame:
+    def make(cells: Sequence[tuple[str | None, int, int]], n: int = 10, **changes: Any) -> pd.DataFrame:
         results, outcomes_of = [], {}
         for name, severity, right in cells:
             spec = name and MethodSpec(name=name, parameters={"severity": severity}, changed=("severity",))
-            outcomes = make_outcomes(clean=[1] * right + [0] * (10 - right), robust=[1] * right + [0] * (10 - right))
-            cell = make_cell(n=10, **{"attack": NONE, "eps": 0.0, "corruption": spec or None} | changes)
+            outcomes = make_outcomes(clean=[1] * right + [0] * (n - right), robust=[1] * right + [0] * (n - right))
+            cell = make_cell(n=n, **{"attack": NONE, "eps": 0.0, "corruption": spec or None} | changes)
             result, _ = make_result(cell, outcomes)
             results.append(result)
             outcomes_of[result.cell.id] = outcomes
@@ -114,6 +116,69 @@ def test_a_baseline_of_ones_own(table: Table, tmp_path: Path) -> None:
     )
 
 
+ONE = [("fog", 1, 8), ("frost", 1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"dataset": "svhn"}, "svhn, not of digits"),
+        ({"n": 9}, "n 9, not of n 10"),
+        ({"attack": MethodSpec(name="pgd"), "eps": 0.1}, "attack pgd, not of attack none"),
+    ],
+)
+def test_a_baseline_of_another_evaluation(
+    table: Table, tmp_path: Path, changes: dict[str, Any], difference: str
+) -> None:
+    """Errors of other images or under another attack divide nothing, and the difference is named."""
+    path = tmp_path / "base.csv"
+    path.write_text(as_text(table(ONE, **changes), "csv"))
+    with pytest.raises(UserError, match=f"base: its errors are of {difference}: give a .csv file"):
+        with_corruption_errors(table(ONE), read_corruption_baseline(str(path)), name="base")
+
+
+def test_a_radius_is_compared_as_a_number(table: Table, tmp_path: Path) -> None:
+    """The means of another radius have no error beside those that have one, and a gate says that it cannot judge them."""
+    pgd = MethodSpec(name="pgd")
+    near, far = table(ONE, attack=pgd, eps=0.1), table(ONE, attack=pgd, eps=0.2)
+    (tmp_path / "base.csv").write_text(as_text(near, "csv"))
+    baseline = read_corruption_baseline(str(tmp_path / "base.csv"))
+    both = with_corruption_errors(pd.concat([near, far], ignore_index=True), baseline, name="base")
+    means = both[both["mean_corruption_accuracy"].notna()]
+    assert means["mce"].fillna(-1).tolist() == [1, -1]
+    assert means["mce_baseline"].fillna("-").tolist() == ["base", "-"]
+    (line,) = compare(both, Limit("mce", 2)).missing
+    assert line.endswith("pgd linf eps 0.2: there is no mce to judge")
+    with pytest.raises(UserError, match=r"its errors are of eps 0\.1, not of eps 0\.2"):
+        with_corruption_errors(far, baseline, name="base")
+
+
+def test_preprocessing_is_each_models_own(table: Table, tmp_path: Path) -> None:
+    """A model that takes another size is divided by the same errors."""
+    path = tmp_path / "base.csv"
+    path.write_text(as_text(table(ONE, dataset="imagenet-c:x?image_size=224"), "csv"))
+    made = table(ONE, dataset="imagenet-c:x?image_size=299")
+    assert with_corruption_errors(made, read_corruption_baseline(str(path)), name="x")["mce"].iloc[-1] == 1
+
+
+@pytest.mark.parametrize("dataset", ["imagefolder:x", "imagenet:x?class_list=y"])
+def test_alexnet_is_of_imagenet_alone(table: Table, dataset: str) -> None:
+    """Photographs in a folder may be of anything, and other classes have other errors."""
+    with pytest.raises(UserError, match="alexnet: its errors are of ImageNet, not of"):
+        with_corruption_errors(table(ONE, dataset=dataset), read_corruption_baseline("alexnet"), name="alexnet")
+
+
+def test_accountings_have_means_of_their_own(table: Table) -> None:
+    """One draw and all draws of a model are two means, and neither is of more cells than there are."""
+    plain, single = table(ONE), table(ONE, accounting="single-draw")
+    cells = pd.concat([plain, single], ignore_index=True)
+    made = with_corruption_means(cells[cells["mce"].isna()].reset_index(drop=True))
+    assert made[made["mce"].notna()]["corruption"].tolist() == ["mean(2 of 75)"] * 2
+    twice = pd.concat([plain, plain], ignore_index=True)
+    made = with_corruption_means(twice[twice["mce"].isna()].reset_index(drop=True))
+    assert made["corruption"].iloc[-1] == "mean(2 of 75)"
+
+
 def test_files_have_whole_severities(table: Table) -> None:
     """3 and not 3.0, empty and null where there is none."""
     made = table([(None, 1, 9), ("fog", 3, 8)])
@@ -147,22 +212,28 @@ def test_errors(table: Table, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no error for fog at severity 1: it has only the mean over all five"):
         with_corruption_errors(table([("fog", 1, 8), ("frost", 1, 6)], dataset="imagenet-c:x"), alexnet, name="alexnet")
     with pytest.raises(UserError, match="no error for frost at severity 1: add it"):
-        with_corruption_errors(made, {("fog", 1): 0.5}, name="base")
+        with_corruption_errors(made, Baseline({("fog", 1): 0.5}, {}), name="base")
     with pytest.raises(UserError, match="has no error under fog, which nothing can be divided by"):
-        with_corruption_errors(made, {("fog", 1): 0.0, ("frost", 1): 0.1}, name="base")
+        with_corruption_errors(made, Baseline({("fog", 1): 0.0, ("frost", 1): 0.1}, {}), name="base")
     with pytest.raises(UserError, match="there is no mean over corruptions here"):
         with_corruption_errors(table([("fog", 1, 8)]), alexnet, name="base")
     path = tmp_path / "base.csv"
+    whole = as_text(made.iloc[:2], "csv")
+    header, fog, _ = whole.splitlines(keepends=True)
     for text, message in (
-        ("a,b\n1,2\n", "cannot be read .*corruption"),
-        ("corruption,severity,robust_accuracy\nfog,1,2\n", "has a robust_accuracy that is no share"),
-        ("corruption,severity,robust_accuracy\nfog,1,0.5\nfog,1,0.4\n", "has two rows for fog at severity 1"),
-        ("corruption,severity,robust_accuracy\nfog,,0.5\n", "has no row with a severity"),
-        ("corruption,severity,robust_accuracy\nfog,1\n", "has a robust_accuracy that is no share"),
-        ("corruption,severity,robust_accuracy\nfog,1,x\n", "cannot be read"),
+        ("a,b\n1,2\n", "has no column 'dataset'"),
+        (whole.replace(",severity,", ",strength,"), "has no column 'severity'"),
+        (whole.replace(",0.8,", ",2,"), "has a robust_accuracy that is no share"),
+        (whole.replace(",0.8,", ",,"), "has a robust_accuracy that is no share"),
+        (whole + fog, "has two rows for fog at severity 1"),
+        (whole.replace("digits", "svhn", 1), "has another attack for frost at severity 1"),
+        (header + fog.replace(",fog,1,", ",fog,,"), "has no row with a severity"),
+        (whole.replace(",fog,1,", ",fog,x,"), "cannot be read .*x"),
+        (whole[:-30], "cannot be read .*cut off"),
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             read_corruption_baseline(str(path))
-    with pytest.raises(UserError, match="cannot be read \\(No such file"):
-        read_corruption_baseline(str(tmp_path / "nothing.csv"))
+    for name in (str(tmp_path / "nothing.csv"), "https://example.org/base.csv"):
+        with pytest.raises(UserError, match="cannot be read \\(No such file"):
+            read_corruption_baseline(name)
