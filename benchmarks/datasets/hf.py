@@ -13,9 +13,9 @@ from robustbench_cli.benchmarks.datasets.base.class_folders import numbered
 from robustbench_cli.benchmarks.datasets.base.dataset import SplitName
 from robustbench_cli.benchmarks.datasets.base.pictures import Example, Pictures, shuffled
 from robustbench_cli.benchmarks.datasets.base.preprocessing import UNCHANGED, Preprocessing
-from robustbench_cli.benchmarks.datasets.base.regular import open_regular
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 from robustbench_cli.core.libraries import require_library
+from robustbench_cli.core.regular_file import open_regular
 
 __all__ = ["HuggingFace"]
 

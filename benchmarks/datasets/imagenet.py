@@ -17,13 +17,13 @@ from robustbench_cli.benchmarks.datasets.base.class_folders import (
     files_in_class_folders,
     image_file,
     read_labels,
-    read_text,
 )
 from robustbench_cli.benchmarks.datasets.base.dataset import SplitName
 from robustbench_cli.benchmarks.datasets.base.pictures import Example, ImageFile, Pictures, shuffled
 from robustbench_cli.benchmarks.datasets.base.preprocessing import UNCHANGED, Preprocessing
-from robustbench_cli.benchmarks.datasets.base.regular import open_regular
 from robustbench_cli.core.errors import UserError, one_line
+from robustbench_cli.core.names_file import read_names
+from robustbench_cli.core.regular_file import read_bounded
 
 __all__ = ["ImageNet"]
 
@@ -80,7 +80,7 @@ class ImageNet(Pictures):
         if class_list is None:
             synsets, self.class_names = _imagenet_classes()
         else:
-            synsets = self.class_names = _lines(Path(class_list).expanduser())
+            synsets = self.class_names = read_names(Path(class_list).expanduser())
         self.classes = len(synsets)
         self._number_of = {synset: number for number, synset in enumerate(synsets)}
         if class_list is None:
@@ -101,7 +101,7 @@ class ImageNet(Pictures):
         """The validation images in their final order: that of the list of ids, or shuffled."""
         flat = dict(self._flat())
         if ids is not None:
-            return [self._listed(line, flat, where=f"{ids}, line {row}") for row, line in enumerate(_lines(ids), 1)]
+            return [self._listed(line, flat, where=f"{ids}, line {row}") for row, line in enumerate(read_names(ids), 1)]
         if flat:
             return shuffled([(ImageFile(str(self._folder / name)), label) for name, label in flat.items()])
         return shuffled(files_in_class_folders(self._folder, self._labels_of_folders(self._folder)))
@@ -173,7 +173,7 @@ class ImageNet(Pictures):
         """The labels of the development kit, whose classes have an order of their own."""
         synset_of = _devkit_synsets(folder / "meta.mat")
         labels = {}
-        for row, number in enumerate(_lines(folder / _GROUND_TRUTH), 1):
+        for row, number in enumerate(read_names(folder / _GROUND_TRUTH), 1):
             where = f"{folder / _GROUND_TRUTH}, line {row}"
             synset = synset_of.get(number)
             if synset is None:
@@ -190,16 +190,6 @@ def _imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(synset for synset, _, _ in rows), tuple(name for *_, name in rows)
 
 
-def _lines(path: Path) -> tuple[str, ...]:
-    """The lines of a list, without empty ones."""
-    if not path.is_file():
-        raise UserError(f"no file {path}: give a list with one name a line")
-    lines = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
-    if not lines:
-        raise UserError(f"{path} is empty: give one name a line")
-    return lines
-
-
 def _devkit_synsets(path: Path) -> dict[str, str]:
     """The synset of each class of the development kit, by its number there (ILSVRC2012_ID, from 1)."""
     if not path.is_file():
@@ -207,8 +197,7 @@ def _devkit_synsets(path: Path) -> dict[str, str]:
     from scipy.io import loadmat
 
     try:
-        with open_regular(path) as file:
-            content = file.read(_LARGEST_MATRIX + 1)
+        content = read_bounded(path, _LARGEST_MATRIX)
         _require_small(content)
         # SciPy makes arrays, records and text of the file; nothing of it is run.
         arrays = loadmat(io.BytesIO(content), variable_names=["synsets"], squeeze_me=True, struct_as_record=True)
@@ -220,13 +209,10 @@ def _devkit_synsets(path: Path) -> dict[str, str]:
 
 
 def _require_small(content: bytes) -> None:
-    """Makes sure that a MATLAB file (level 5) has a bounded size, and that its elements unpack to one.
+    """Makes sure that the elements of a MATLAB file (level 5) unpack to a bounded size.
 
     A header of 128 bytes; then for each element its type and its number of bytes, as uint32. Type 15 is compressed.
     """
-    too_large = UserError(f"it holds more than {_LARGEST_MATRIX:,} bytes")
-    if len(content) > _LARGEST_MATRIX:
-        raise too_large
     order: Literal["little", "big"] = "little" if content[126:128] == b"IM" else "big"
     position, total = 128, 0
     while position + 8 <= len(content):
@@ -235,5 +221,5 @@ def _require_small(content: bytes) -> None:
         unpacked = zlib.decompressobj().decompress(element, _LARGEST_MATRIX) if kind == 15 else element
         total += len(unpacked)
         if total >= _LARGEST_MATRIX:
-            raise too_large
+            raise UserError(f"it holds more than {_LARGEST_MATRIX:,} bytes")
         position += 8 + size

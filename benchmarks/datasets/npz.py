@@ -12,9 +12,9 @@ from numpy.lib import format as npy
 
 from robustbench_cli.benchmarks.datasets.base.arrays import Array, BadArraysError, PickledError, read_arrays
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, SplitName
-from robustbench_cli.benchmarks.datasets.base.regular import open_regular
 from robustbench_cli.benchmarks.datasets.base.split import Split, TensorSplit
 from robustbench_cli.core.errors import UserError, did_you_mean
+from robustbench_cli.core.regular_file import open_regular
 
 __all__ = ["Npz"]
 

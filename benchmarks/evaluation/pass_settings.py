@@ -21,10 +21,10 @@ from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.passes import BatchSize, single_pass
 from robustbench_cli.attacks.base.models.precision import Precision, gradient_precision
 from robustbench_cli.attacks.base.rng import preserve_generators
-from robustbench_cli.benchmarks.datasets.base.regular import open_regular
 from robustbench_cli.benchmarks.devices import automatic_batch_size, device_name
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.regular_file import read_bounded
 
 __all__ = ["PassSettings", "measured_on", "pass_settings"]
 
@@ -264,8 +264,7 @@ class _Passes:
 def _remembered(file: Path, key: str) -> PassSettings | None:
     """The settings in a file; ``None`` if it is missing, damaged, or of another model."""
     try:
-        with open_regular(file) as stream:
-            content: Any = json.loads(stream.read(_FILE_BYTES))
+        content: Any = json.loads(read_bounded(file, _FILE_BYTES))
         settings = PassSettings.model_validate(content["settings"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_cli.core.errors import UserError, one_line
+from robustbench_cli.core.regular_file import read_bounded
 
 __all__ = ["INDEXES", "WEIGHT_FILES", "read_json", "shard_names", "weight_files"]
 
@@ -32,12 +33,8 @@ def read_json(path: Path) -> Mapping[str, Any]:
         UserError: The file is too large or damaged, or holds something else.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise UserError(f"{path} has more than {_MOST_BYTES:,} bytes: it is damaged")
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bounded(path, _MOST_BYTES))
     except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path} cannot be read as JSON ({one_line(error)}): download it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a mapping: download it again")

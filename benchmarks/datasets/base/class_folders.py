@@ -12,10 +12,10 @@ from typing import NamedTuple
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes
 
 from robustbench_cli.benchmarks.datasets.base.pictures import Example, ImageFile
-from robustbench_cli.benchmarks.datasets.base.regular import open_regular
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.regular_file import read_bounded
 
-__all__ = ["Numbered", "class_folders", "files_in_class_folders", "image_file", "numbered", "read_labels", "read_text"]
+__all__ = ["Numbered", "class_folders", "files_in_class_folders", "image_file", "numbered", "read_labels"]
 
 LARGEST_TEXT = 2**28
 """The most bytes of a file of labels: 1,000 times those of ImageNet."""
@@ -80,25 +80,6 @@ def image_file(folder: Path, name: str, *, where: str) -> ImageFile:
     return ImageFile(str(folder / name))
 
 
-def read_text(path: Path) -> str:
-    """Reads a file of labels.
-
-    Args:
-        path: UTF-8 text.
-
-    Raises:
-        UserError: It cannot be read, is no text, or is far larger than any list of labels.
-    """
-    try:
-        with open_regular(path) as file:
-            content = file.read(LARGEST_TEXT + 1)
-        if len(content) > LARGEST_TEXT:
-            raise UserError(f"{path} has more than {LARGEST_TEXT:,} bytes: that is no list of labels")
-        return content.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-
-
 def read_labels(path: Path) -> list[tuple[str, str, str]]:
     """Reads a CSV file of labels: a column ``file`` and a column ``label``, each under one of its usual names.
 
@@ -111,7 +92,7 @@ def read_labels(path: Path) -> list[tuple[str, str, str]]:
     Raises:
         UserError: The file cannot be read, a column is missing, or a row has too few cells.
     """
-    rows = csv.reader(io.StringIO(read_text(path)))
+    rows = csv.reader(io.StringIO(_text(path)))
     try:
         header = [name.strip().casefold() for name in next(rows, [])]
         file = next((header.index(name) for name in _FILE_COLUMNS if name in header), None)
@@ -178,6 +159,14 @@ def numbered(texts: Sequence[str], *, classes: int | None, where: str) -> Number
         raise UserError(f"{where} has one class only, {names[0][:40]}: there is nothing to tell apart")
     numbers = {name: number for number, name in enumerate(names)}
     return Numbered([numbers[text] for text in texts], len(names), names)
+
+
+def _text(path: Path) -> str:
+    """The text of a file of labels."""
+    try:
+        return read_bounded(path, LARGEST_TEXT).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
 
 
 def _below(folder: Path) -> Iterator[str]:

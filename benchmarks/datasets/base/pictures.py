@@ -19,10 +19,10 @@ from torch import Tensor
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, SplitName
 from robustbench_cli.benchmarks.datasets.base.options import OnBadImage
 from robustbench_cli.benchmarks.datasets.base.preprocessing import MOST_VALUES, UNCHANGED, Preprocessing, Shape
-from robustbench_cli.benchmarks.datasets.base.regular import open_regular
 from robustbench_cli.benchmarks.datasets.base.split import Split
 from robustbench_cli.core.cores import usable_cores
 from robustbench_cli.core.errors import UserError, one_line
+from robustbench_cli.core.regular_file import open_regular
 
 __all__ = ["FORMATS", "Example", "ImageFile", "Picture", "PictureSplit", "Pictures", "class_count", "shuffled"]
 

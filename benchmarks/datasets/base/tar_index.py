@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from robustbench_cli.benchmarks.datasets.base.regular import open_regular
 from robustbench_cli.core.errors import UserError, one_line
+from robustbench_cli.core.regular_file import open_regular
 
 __all__ = ["TarMember", "members"]
 

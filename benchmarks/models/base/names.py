@@ -6,10 +6,9 @@ from pathlib import Path
 
 from robustbench_cli.benchmarks.models import registry
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.names_file import read_names
 
 __all__ = ["read_class_names", "with_weights"]
-
-_LONGEST_FILE = 10_000_000
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
@@ -19,25 +18,9 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         path: The file, in UTF-8.
 
     Raises:
-        UserError: The file cannot be read, is no text, has an empty line between names, or has less than two names.
+        UserError: The file cannot be read, is no text, has an empty line between names, or has fewer than two names.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LONGEST_FILE + 1)
-        lines = [line.strip() for line in content.decode("utf-8-sig").rstrip().splitlines()]
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}): give a text file with one class name per line"
-        ) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is no text in UTF-8: give a text file with one class name per line") from None
-    if len(content) > _LONGEST_FILE:
-        raise UserError(f"{path} is larger than {_LONGEST_FILE:,} bytes: give a text file with one class name per line")
-    if "" in lines:
-        raise UserError(f"{path}: line {lines.index('') + 1} is empty: give one class name per line")
-    if len(lines) < 2:
-        raise UserError(f"{path} has {len(lines)} names: give one class name per line, at least two")
-    return tuple(lines)
+    return read_names(path, kind="class name", least=2)
 
 
 def with_weights(spec: str, weights: str | None) -> str:

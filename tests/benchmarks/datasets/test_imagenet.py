@@ -178,7 +178,7 @@ def test_a_flat_folder_without_its_labels(tmp_path: Path) -> None:
         # The element behind the kit's unpacks to nothing, and what follows it is beyond the largest size.
         (
             kit + (15).to_bytes(4, "little") + (2**24).to_bytes(4, "little") + zlib.compress(b"").ljust(2**24),
-            r"holds more than 16,777,216 bytes",
+            r"it has more than 16,777,216 bytes",
         ),
         (b"nothing", "cannot be read as the development kit's meta.mat"),
         (

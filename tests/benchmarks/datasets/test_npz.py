@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from robustbench_cli.benchmarks.datasets.base.regular import open_regular
 from robustbench_cli.benchmarks.datasets.npz import Npz
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.regular_file import open_regular
 
 PIXELS = np.arange(4 * 5 * 6, dtype=np.uint8).reshape(4, 5, 6)
 LABELS = np.array([2, 0, 1, 2])

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from robustbench_cli.benchmarks.weights.folder import weight_files
+from robustbench_cli.benchmarks.weights.folder import read_json, weight_files
 from robustbench_cli.core.errors import UserError
 
 INDEX = "model.safetensors.index.json"
@@ -62,3 +63,10 @@ def test_folders_without_one_set_of_weights(tmp_path: Path) -> None:
     (tmp_path / INDEX).write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=f"{INDEX} cannot be read as JSON"):
         weight_files(tmp_path)
+
+
+def test_a_pipe_is_no_json(tmp_path: Path) -> None:
+    """It is refused without waiting for its writer."""
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(UserError, match=r"config\.json cannot be read as JSON .OSError: it is a pipe, not a file"):
+        read_json(tmp_path / "config.json")

@@ -11,9 +11,9 @@ from torchvision.transforms.functional import to_tensor
 
 from robustbench_cli.benchmarks.datasets.base import pictures
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
-from robustbench_cli.benchmarks.datasets.base.regular import open_regular
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.core.errors import Choice, UserError
+from robustbench_cli.core.regular_file import open_regular
 
 
 @pytest.fixture

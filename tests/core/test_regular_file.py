@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_cli.benchmarks.datasets.base.regular import open_regular
+from robustbench_cli.core.regular_file import open_regular, read_bounded
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
@@ -27,8 +27,9 @@ def test_special_files_are_refused_without_waiting(tmp_path: Path, kind: str, na
         os.mkfifo(path)
     else:
         path = Path("/dev/zero")
-    with pytest.raises(OSError, match=f"it is {name}, not a file"):
-        open_regular(path)
+    for read in (open_regular, lambda path: read_bounded(path, 9)):
+        with pytest.raises(OSError, match=f"it is {name}, not a file"):
+            read(path)
 
 
 def test_a_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,3 +39,11 @@ def test_a_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         server.bind("socket")
         with pytest.raises(OSError, match=r"No such device|socket"):
             open_regular("socket")
+
+
+def test_a_larger_file_is_refused(tmp_path: Path) -> None:
+    """One byte more than allowed."""
+    (tmp_path / "file").write_bytes(b"content")
+    assert read_bounded(tmp_path / "file", 7) == b"content"
+    with pytest.raises(OSError, match="it has more than 6 bytes"):
+        read_bounded(tmp_path / "file", 6)

@@ -1,4 +1,4 @@
-"""Opens data files, and refuses pipes, devices and other special files that could block or never end."""
+"""Opens and reads data files; refuses pipes, devices and other special files, which could block or never end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import IO
 
-__all__ = ["open_regular"]
+__all__ = ["open_regular", "read_bounded"]
 
 _KINDS = {
     stat.S_IFIFO: "a pipe",
@@ -34,3 +34,20 @@ def open_regular(path: Path | str) -> IO[bytes]:
         os.close(number)
         raise OSError(f"it is {_KINDS.get(kind, 'something else')}, not a file")
     return os.fdopen(number, "rb")
+
+
+def read_bounded(path: Path | str, most: int) -> bytes:
+    """Reads a whole file; never blocks.
+
+    Args:
+        path: The file.
+        most: The largest number of bytes.
+
+    Raises:
+        OSError: The file cannot be opened, is no regular file, or is larger; the message says which.
+    """
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(f"it has more than {most:,} bytes")
+    return content
