@@ -17,7 +17,7 @@ FOG: Levels[tuple[float, float]] = {
     "tiny-imagenet": ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
     "imagenet": ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
 }
-"""The thickness, and what the square root of the variation is divided by from one scale to half of it."""
+"""The thickness and the decay: halving the scale divides the amplitude by ``decay**2``."""
 
 
 class Fog(Corruption):
@@ -35,16 +35,16 @@ class Fog(Corruption):
 
 
 def _fractal(count: int, size: int, decay: float, random: Random) -> Tensor:
-    """Random height maps, which go on periodically.
+    """Random height maps, periodic; each map is scaled to minimum 0 and maximum 1.
 
     Args:
         count: N.
         size: The side of a map, a power of two.
-        decay: What the square root of the variation is divided by from one scale to the next.
+        decay: Halving the scale divides the amplitude by ``decay**2``.
         random: A stream for each map.
 
     Returns:
-        ``(N, size, size)`` in [0, 1], with both ends.
+        ``(N, size, size)``, float64.
     """
     heights = torch.zeros(count, size, size, dtype=torch.float64)
     step, variation = size, 1.0

@@ -77,8 +77,8 @@ _PHOTOGRAPHS = (
 )
 """The five photographs that the published code chooses from."""
 
-_OF_CROPS = 0.35
-"""How much the mean of a crop varies, relative to its pixels, in standard deviations."""
+_CROP_MEAN_STD = 0.35
+"""Standard deviation of a crop's mean, relative to that of its pixels."""
 
 
 _BLUR = 0.4
@@ -144,4 +144,4 @@ def _field(size: tuple[int, int], slopes: Tensor, random: Random) -> Tensor:
     noise = torch.fft.rfft2(random.normal((height, width)).double())
     field: Tensor = torch.fft.irfft2(noise * amplitude / power.sqrt(), s=(height, width))[:, : size[0], : size[1]]
     mean = random.normal(())[:, None, None]
-    return math.sqrt(1 - _OF_CROPS**2) * field + _OF_CROPS * mean
+    return math.sqrt(1 - _CROP_MEAN_STD**2) * field + _CROP_MEAN_STD * mean

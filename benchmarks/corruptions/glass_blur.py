@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.benchmarks.corruptions.base.corruption import Corruption, Family, Levels
+from robustbench_cli.benchmarks.corruptions.base.corruption import Corruption, Family, Levels, rounded_down
 from robustbench_cli.benchmarks.corruptions.base.filters import gaussian_blur
 
 __all__ = ["GlassBlur"]
@@ -24,15 +24,15 @@ GLASS: Levels[tuple[float, int, int]] = {
 class GlassBlur(Corruption):
     """The view through frosted glass: a blur, an exchange of near pixels, and a blur.
 
-    The code of the paper means to swap two pixels, and copies one over the other: NumPy swaps two views of an array so. The
-    published images are made by it, and so are these.
+    The paper's code is meant to swap two pixels, but NumPy slices are views, so one is copied over the other. The published images
+    have this error; so have these.
     """
 
     family: ClassVar[Family] = "blur"
 
     def run(self, images: Tensor, random: Random) -> Tensor:
         sigma, offset, rounds = self.level(GLASS, images)
-        blurred = gaussian_blur(images, sigma).mul(255).add(1e-3).floor() / 255
+        blurred = rounded_down(gaussian_blur(images, sigma))
         for _ in range(rounds):
             blurred = _shuffled(blurred, offset, random)
         return gaussian_blur(blurred, sigma)

@@ -288,14 +288,13 @@ def _suites(
 
 
 def _corruptions(group: AttackGroup, data: Dataset) -> list[MethodSpec | None]:
-    """The corruptions of a group; without the images as they are where a data set has others alone."""
+    """The corruptions of a group; without the images as they are where a data set has only corrupted ones.
+
+    Where nothing else is left, the data set says that it has no such images.
+    """
     corruptions = corruption_choices(group.corruptions)
-    if data.only_corrupted and None in corruptions:
-        corruptions.remove(None)
-        if not corruptions:
-            raise UserError(
-                f"{data.name} has corrupted images only: give --suite corruptions, or --corruption fog --severity 3"
-            )
+    if data.only_corrupted and len(corruptions) > 1:
+        return [corruption for corruption in corruptions if corruption is not None]
     return corruptions
 
 

@@ -16,7 +16,7 @@ from robustbench_cli.benchmarks.corruptions import registry
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.settings import Settings
 
-__all__ = ["PAPER", "Corruption", "Family", "Levels", "Resolution", "corrupt"]
+__all__ = ["PAPER", "Corruption", "Family", "Levels", "Resolution", "corrupt", "rounded_down"]
 
 PAPER = (
     "D. Hendrycks, T. Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations, ICLR "
@@ -36,7 +36,7 @@ Levels = Mapping[Resolution, Sequence[T]]
 """The published parameters of the five severities, for each resolution."""
 
 _LARGEST: tuple[tuple[int, Resolution], ...] = ((48, "cifar"), (144, "tiny-imagenet"))
-"""The largest side of an image for the parameters of a data set: halfway between 32, 64 and 224 on either side."""
+"""The largest side of an image for the parameters of a data set: the midpoints of 32 and 64, and of 64 and 224."""
 
 _VALUES_AT_ONCE = 2**22
 """The most values of the images of a chunk; some ten tensors of their size are in memory."""
@@ -129,7 +129,22 @@ class Corruption(Settings, ABC):
             )
         if corrupted.isnan().any():
             raise UserError(f"{type(self).__name__} returned NaN: every pixel must be a number")
-        return corrupted.clamp(0, 1).mul(255).add(_ROUNDING).floor().to(torch.float32) / torch.tensor(255.0)
+        return rounded_down(corrupted.clamp(0, 1)).to(torch.float32)
+
+
+def rounded_down(images: Tensor) -> Tensor:
+    """Images rounded down to 8 bits, as NumPy converts floats to uint8.
+
+    Args:
+        images: Any shape, float64 in [0, 1].
+
+    Returns:
+        Multiples of 1/255.
+
+    >>> rounded_down(torch.tensor([0.1 + 0.2, 0.3], dtype=torch.float64)).mul(255).tolist()
+    [76.0, 76.0]
+    """
+    return images.mul(255).add(_ROUNDING).floor() / 255
 
 
 @checked_keywords

@@ -12,8 +12,10 @@ from torch.nn import functional as F
 __all__ = ["Border", "convolve", "gaussian_blur", "motion_blur", "outside", "resize", "sample", "zoom"]
 
 Border = Literal["edge", "symmetric", "reflect"]
-"""How an image goes on outside: its edge (``a a|a b c``), a mirror at the edge of the outermost pixel (``b a|a b c``), or
-one at its center (``c b|a b c``). SciPy calls them nearest, reflect and mirror; OpenCV replicate, reflect and reflect-101.
+"""Border mode: how an image is extended beyond its edge.
+
+By its outermost pixel (``a a|a b c``), a mirror at the edge of that pixel (``b a|a b c``), or one at its center (``c b|a b c``).
+SciPy calls them nearest, reflect and mirror; OpenCV replicate, reflect and reflect-101.
 """
 
 
@@ -23,7 +25,7 @@ def outside(indices: Tensor, size: int, border: Border) -> Tensor:
     Args:
         indices: Any integers.
         size: The number of pixels in this direction.
-        border: How the image goes on outside.
+        border: How the image is extended beyond its edge.
 
     Returns:
         Indices of 0 to ``size - 1``.
@@ -48,7 +50,7 @@ def gaussian_blur(images: Tensor, sigma: float, *, border: Border = "edge", trun
     Args:
         images: ``(..., H, W)``, float64.
         sigma: The standard deviation in pixels; 0 changes nothing.
-        border: How an image goes on outside.
+        border: How an image is extended beyond its edge.
         truncate: Where the kernel ends, in standard deviations.
     """
     height, width = images.shape[-2:]
@@ -73,7 +75,7 @@ def convolve(images: Tensor, kernel: Tensor, *, border: Border = "reflect") -> T
     Args:
         images: ``(..., H, W)``, float64.
         kernel: ``(K, K)``, K odd.
-        border: How an image goes on outside.
+        border: How an image is extended beyond its edge.
     """
     height, width = images.shape[-2:]
     radius = len(kernel) // 2
@@ -146,7 +148,7 @@ def sample(images: Tensor, rows: Tensor, columns: Tensor, *, border: Literal["sy
         images: ``(N, C, H, W)``.
         rows: ``(N, H, W)``, where each new pixel comes from, in pixels.
         columns: ``(N, H, W)``.
-        border: How an image goes on outside.
+        border: How an image is extended beyond its edge.
     """
     height, width = images.shape[-2:]
     low = rows.floor(), columns.floor()
