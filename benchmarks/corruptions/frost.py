@@ -75,10 +75,15 @@ _PHOTOGRAPHS = (
         (0.072, 0.959),
     ),
 )
-"""The five photographs that the published code chooses from."""
+"""The five photographs that the published code chooses from, as the package imagecorruptions 1.1.2 has them.
+
+The script ``tests/benchmarks/corruptions/frost_photographs.py`` measures the quantiles, of which the first and the last are the
+minimum and the maximum, and the lines. Its slopes, 1.85, 1.67, 1.35 and 1.59, differ from these by up to 0.16: the spectra are no
+exact powers of the frequency.
+"""
 
 _CROP_MEAN_STD = 0.35
-"""Standard deviation of a crop's mean, relative to that of its pixels."""
+"""Standard deviation of a crop's mean, relative to that of its pixels; the script measures 0.34 over the photographs."""
 
 
 _BLUR = 0.4
