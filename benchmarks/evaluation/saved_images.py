@@ -17,6 +17,7 @@ from torch import Tensor
 from robustbench_cli.attacks.base.models.special_labels import REJECTED
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.threat import Threat, distance, per_image, project_exactly
+from robustbench_cli.benchmarks.datasets.base.as_picture import as_picture
 from robustbench_cli.core.atomic_write import write_atomically
 from robustbench_cli.core.errors import UserError, one_line
 
@@ -126,16 +127,13 @@ class SavedImages:
         Raises:
             UserError: The folder cannot be written.
         """
-        # Only a command that saves images needs it.
-        from PIL import Image
-
         pictures = folder / name
         shutil.rmtree(pictures, ignore_errors=True)
         for index, (image, label, prediction) in enumerate(
             zip(self.perturbed, self.labels, self.predictions[0], strict=True)
         ):
             content = io.BytesIO()
-            Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(content, "PNG")
+            as_picture(image).save(content, "PNG")
             write_atomically(pictures / f"{index:05}_label_{label}_predicted_{prediction}.png", content.getvalue())
         arrays = io.BytesIO()
         np.savez_compressed(

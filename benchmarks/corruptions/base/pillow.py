@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robustbench_cli.benchmarks.datasets.base.as_picture import as_picture
+
 __all__ = ["with_pillow"]
 
 
@@ -20,7 +22,6 @@ def with_pillow(images: Tensor, change: Callable[[Image.Image], Image.Image]) ->
         change: Maps an image of the mode L or RGB to one of the same mode and size.
     """
     pixels = images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    gray = images.shape[1] == 1
-    changed = [np.asarray(change(Image.fromarray(image[..., 0] if gray else image))) for image in pixels]
+    changed = [np.asarray(change(as_picture(image))) for image in pixels]
     stacked = torch.from_numpy(np.stack(changed)).reshape(pixels.shape)
     return stacked.permute(0, 3, 1, 2).to(images.dtype) / 255

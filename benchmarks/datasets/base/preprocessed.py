@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from robustbench_cli.benchmarks.datasets.base.as_picture import as_picture
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, SplitName
 from robustbench_cli.benchmarks.datasets.base.options import with_options
 from robustbench_cli.benchmarks.datasets.base.preprocessing import Preprocessing
@@ -64,8 +64,5 @@ class _PreprocessedSplit(Split):
     def _preprocessed(self, image: Tensor) -> Tensor:
         if not self._eight_bits:
             return torch.from_numpy(self._preprocessing.array(image.numpy()))
-        from PIL import Image
-
-        pixels = (image * 255).round().to(torch.uint8).numpy()
-        picture = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-        return torch.tensor(self._preprocessing.picture(picture)).to(torch.float32) / 255
+        pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        return torch.tensor(self._preprocessing.picture(as_picture(pixels))).to(torch.float32) / 255
