@@ -29,7 +29,6 @@ TESTED_ELSEWHERE = {
         f"benchmarks/corruptions/{path.name}": "test_every_corruption.py compares all with imagecorruptions"
         for path in (ROOT / "benchmarks/corruptions").glob("[!_]*.py")
     },
-    "benchmarks/corruptions/base/examples.py": "test_corruptions.py of the commands evaluates computed and published images",
     "benchmarks/corruptions/base/pillow.py": "test_every_corruption.py compares the two corruptions that use it",
     "benchmarks/datasets/cifar10_c.py": "test_corrupted.py reads made-up files of it",
     "benchmarks/datasets/cifar100_c.py": "test_corrupted.py reads made-up files of it",
