@@ -224,11 +224,11 @@ def _load_foreign(file: OpenedFile, path: Path, options: Mapping[str, Any]) -> t
     loaded = built.loaded
     normalization = loaded.normalization(info.mean, info.std, path)
     message = loaded.message
-    if set(normalization.values()) == {None} and built.metadata.is_known:
-        normalization = {"mean": built.metadata.mean, "std": built.metadata.std}
+    if set(normalization.values()) == {None}:
         assumptions = replace(built.metadata, origin="").assumptions(normalization_is_given=False)
         message = f"{message + ';' if message else path} as {built.spec}: {assumptions}"
-    info = info.model_copy(update={**normalization, "model": built.spec, "config": built.config})
+    mean, std = built.metadata.normalization(**normalization)
+    info = info.model_copy(update={"mean": mean, "std": std, "model": built.spec, "config": built.config})
     # The names in a foreign file are the network's own, so the normalization is added after the weights.
     model = normalized(built.network, mean=info.mean, std=info.std, channels=info.shape[0])
     if message:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +12,10 @@ from robustbench_cli.benchmarks.checkpoints.checkpoint import load_checkpoint
 from robustbench_cli.benchmarks.models.base.build import build_model, is_trained
 from robustbench_cli.benchmarks.models.base.names import with_weights
 from robustbench_cli.benchmarks.models.base.source import config_for, model_source
-from robustbench_cli.core.errors import Notice, UserError
+from robustbench_cli.benchmarks.weights.weights_file import SUFFIXES
+from robustbench_cli.core.errors import UserError
 
 __all__ = ["load_model"]
-
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 @checked_keywords
@@ -53,7 +51,7 @@ def load_model(
     Raises:
         UserError: The name has no weights, they cannot be found, downloaded or read, or an argument does not fit them.
     """
-    if isinstance(name, Path) or name.endswith(_SUFFIXES) or Path(name).is_dir():
+    if isinstance(name, Path) or name.endswith(SUFFIXES) or Path(name).is_dir():
         if weights is not None:
             raise UserError(f"weights is {weights!r} and {name} has weights too: give one of them")
         config = config_for(model, class_names=class_names, data_names=None)
@@ -73,7 +71,7 @@ def load_model(
         shape = shape or (None if size is None else (metadata.channels, *size))
         classes = classes or metadata.classes
         is_given = mean is not None or std is not None
-        warnings.warn(f"{source.spec}: {metadata.assumptions(normalization_is_given=is_given)}", Notice, stacklevel=3)
+        metadata.note_assumptions(source.spec, normalization_is_given=is_given)
     if shape is None or classes is None:
         raise UserError(
             f"model {spec} does not say its {'shape' if shape is None else 'classes'}: give shape and classes"

@@ -342,12 +342,13 @@ def _models(config: SuiteConfig, cache_for: CacheFor, seed: int) -> dict[str, li
         for specs in _specs(chain):
             training = None
             if base is None or specs:
+                chosen = name if name is not None and base is None else ModelConfig()
                 with error_location(locations[base is not None]):
                     training = cache.training(
-                        model=name.name if name is not None and base is None else None,
-                        mean=name.mean if name is not None and base is None else None,
-                        std=name.std if name is not None and base is None else None,
-                        class_names=name.class_names if name is not None and base is None else None,
+                        model=chosen.name,
+                        mean=chosen.mean,
+                        std=chosen.std,
+                        class_names=chosen.class_names,
                         base=base,
                         defenses=specs,
                     )

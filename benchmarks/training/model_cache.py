@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +35,7 @@ from robustbench_cli.benchmarks.models.base.build import default_model, require_
 from robustbench_cli.benchmarks.models.base.source import config_for, model_source
 from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.training.train import Training, cached_checkpoint, train, untrained
-from robustbench_cli.core.errors import Notice, UserError
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.decision_rules import DecisionRule
 from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
@@ -49,6 +48,9 @@ HASHED_IMAGES = 1000
 
 TRAINING_PAUSE = 1.0
 """Seconds between two looks at whether another process has finished a training."""
+
+_buildable: set[str] = set()
+"""The keys of the trainings whose models were built in this process: a user's network may take long to build."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,11 +161,11 @@ class ModelCache:
         if metadata.classes is not None:
             require_classes(metadata.classes, data, where=source.spec)
         is_given = mean is not None or std is not None
-        warnings.warn(f"{source.spec}: {metadata.assumptions(normalization_is_given=is_given)}", Notice, stacklevel=3)
-        if not is_given:
-            fields |= {"mean": metadata.mean, "std": metadata.std}
+        metadata.note_assumptions(source.spec, normalization_is_given=is_given)
+        mean, std = metadata.normalization(mean, std)
         classes = None if metadata.classes == data.classes else metadata.classes
-        return fields | {"model": source.spec, "weights": source.fingerprint, "classes": classes}
+        known = {"model": source.spec, "weights": source.fingerprint, "classes": classes, "mean": mean, "std": std}
+        return fields | known
 
     def trained(self, training: Training, path: Path | None = None) -> DefendedModel:
         """A defended model, trained now unless its checkpoint exists or another process is training it.
@@ -230,6 +232,7 @@ class ModelCache:
             decision: Its decision rule; the defense's own where not given.
         """
         model, info = untrained(training, data_dir=self.data_dir)
+        _buildable.add(training.key)
         if decision is not None:
             model, info = change_decision_rule(decision, model, info)
         identity = f"training {training.key}: {'+'.join(defense.label for defense in info.defenses)}"
@@ -238,7 +241,8 @@ class ModelCache:
     def _train(self, training: Training, path: Path) -> None:
         require_writable(path)
         # A later defense of the chain that cannot be built is an error before the first one is trained.
-        untrained(training, data_dir=self.data_dir)
+        if training.key not in _buildable:
+            untrained(training, data_dir=self.data_dir)
         limit_threads(self.data.shape)
         keep_freed_memory()
         begun = self._begun(training)

@@ -23,6 +23,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 
 __all__ = [
+    "SUFFIXES",
     "StateDict",
     "key_rank",
     "read_bytes",
@@ -33,7 +34,9 @@ __all__ = [
     "shortened",
 ]
 
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+"""How the names of files of weights end."""
+
 _KEYS = (
     *(
         "ema_state_dict",
@@ -82,9 +85,9 @@ def read_bytes(path: Path) -> bytes:
         UserError: The file is missing, a folder or empty; or it is a web page or a pointer of git-lfs.
     """
     if path.is_dir():
-        raise UserError(f"{path} is a folder: give a file of weights ({', '.join(_SUFFIXES)})")
+        raise UserError(f"{path} is a folder: give a file of weights ({', '.join(SUFFIXES)})")
     if not path.is_file():
-        near = [file.name for file in path.parent.glob("*") if file.suffix in _SUFFIXES]
+        near = [file.name for file in path.parent.glob("*") if file.suffix in SUFFIXES]
         raise UserError(f"no checkpoint {path}: {did_you_mean(path.name, near)}")
     data = path.read_bytes()
     if not data:
@@ -169,7 +172,7 @@ def read_content(data: bytes, path: Path) -> Any:
         return _load_pickle(data, path)
     raise UserError(
         f"{path} is neither a safetensors nor a PyTorch file (it begins with {data[:8]!r}): "
-        f"give a state dict saved as {', '.join(_SUFFIXES)}"
+        f"give a state dict saved as {', '.join(SUFFIXES)}"
     )
 
 

@@ -132,7 +132,7 @@ class FromFile(NamedTuple):
         network: Without its normalization.
         loaded: What was loaded of the file.
         spec: The model's name in full.
-        metadata: What its source says of such a file.
+        metadata: Metadata of the weights from the model's source.
         config: The ``config`` of its source.
     """
 
@@ -174,17 +174,16 @@ def build_model(
         UserError: The model is unknown, cannot be built for this shape, has weights for another number of classes, or fails
             :func:`check_model`.
     """
-    name, size = _checked(spec, shape, classes)
+    name, size, number = _checked(spec, shape, classes)
     source = _source(spec, config=config)
     if source is None or not source.trained:
         return build_untrained(spec, shape=shape, classes=classes, mean=mean, std=std, config=config)
     metadata = source.metadata
-    require_fit(metadata, name, shape=size, classes=int(classes))
-    if mean is None and std is None:
-        mean, std = metadata.mean, metadata.std
+    require_fit(metadata, name, shape=size, classes=number)
+    mean, std = metadata.normalization(mean, std)
     with _building(name):
         network = source.pretrained(shape=size)
-    return _finished(network, name=name, shape=size, classes=classes, mean=mean, std=std)
+    return _finished(network, name=name, shape=size, classes=number, mean=mean, std=std)
 
 
 def build_untrained(
@@ -209,15 +208,15 @@ def build_untrained(
     Raises:
         UserError: See :func:`build_model`.
     """
-    name, size = _checked(spec, shape, classes)
-    finish = partial(_finished, name=name, shape=size, classes=int(classes), mean=mean, std=std)
+    name, size, number = _checked(spec, shape, classes)
+    finish = partial(_finished, name=name, shape=size, classes=number, mean=mean, std=std)
     source = _source(spec, config=config)
     if source is not None:
         with _building(name):
-            network = source.untrained(shape=size, classes=int(classes))
+            network = source.untrained(shape=size, classes=number)
         return finish(network)
     target, argument = registry.find(spec)
-    return make(target, name=name, shape=size, classes=int(classes), argument=argument, finish=finish)
+    return make(target, name=name, shape=size, classes=number, argument=argument, finish=finish)
 
 
 def build_from_file(
@@ -242,17 +241,17 @@ def build_from_file(
     Raises:
         UserError: See :func:`build_model`; or the file does not fit.
     """
-    name, size = _checked(spec, shape, classes)
+    name, size, number = _checked(spec, shape, classes)
     source = _source(spec, config=config)
     if source is None:
-        network = build_untrained(spec, shape=size, classes=classes)
+        network = build_untrained(spec, shape=size, classes=number)
         return FromFile(network, fill(network, tensors, path, spec=spec), spec, ModelMetadata(), {})
     metadata = source.metadata if source.trained else ModelMetadata(channels=size[0])
     # Weights of another name may have been trained further, on other classes.
-    require_fit(metadata, name, shape=size, classes=int(classes) if source.describes_files else None)
+    require_fit(metadata, name, shape=size, classes=number if source.describes_files else None)
     with _building(name):
-        network, loaded = source.from_file(tensors, path, shape=size, classes=int(classes))
-    network = _finished(network, name=name, shape=size, classes=int(classes), mean=None, std=None)
+        network, loaded = source.from_file(tensors, path, shape=size, classes=number)
+    network = _finished(network, name=name, shape=size, classes=number, mean=None, std=None)
     return FromFile(network, loaded, source.spec, metadata, source.config)
 
 
@@ -323,8 +322,8 @@ def _finished(
     return model
 
 
-def _checked(spec: object, shape: object, classes: object) -> tuple[str, tuple[int, int, int]]:
-    """The name of the model for messages, and the shape as a tuple.
+def _checked(spec: object, shape: object, classes: object) -> tuple[str, tuple[int, int, int], int]:
+    """The name of the model for messages, the shape as a tuple, and the number of classes.
 
     Raises:
         UserError: ``spec`` is no name, ``classes`` is below 2, or ``shape`` is not three positive whole numbers.
@@ -332,12 +331,12 @@ def _checked(spec: object, shape: object, classes: object) -> tuple[str, tuple[i
     if not isinstance(spec, str):
         hint = "it is built already" if isinstance(spec, nn.Module) else "give its name, such as 'small-cnn'"
         raise UserError(f"the model is a {type(spec).__name__}: {hint}")
-    checked_count(classes, "classes", "give the number of classes, at least 2", least=2)
+    number = checked_count(classes, "classes", "give the number of classes, at least 2", least=2)
     sides = [*shape] if isinstance(shape, Iterable) and not isinstance(shape, str) else []
     if len(sides) != 3:
         raise UserError(f"shape is {shape!r}: give (C, H, W), three whole numbers")
     channels, height, width = (checked_count(side, "a side of the shape") for side in sides)
-    return f"model {spec}", (channels, height, width)
+    return f"model {spec}", (channels, height, width), number
 
 
 def default_model(shape: tuple[int, int, int]) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from typing import TypeVar
 
 from robustbench_cli.benchmarks.datasets.base.preprocessing import Interpolation
+from robustbench_cli.core.errors import Notice
 
 __all__ = ["ModelMetadata"]
+
+Given = TypeVar("Given")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +42,26 @@ class ModelMetadata:
     interpolation: Interpolation | None = None
     origin: str = ""
 
-    @property
-    def is_known(self) -> bool:
-        """Whether a source says anything of the weights."""
-        return self != ModelMetadata(channels=self.channels)
+    def normalization(
+        self, mean: Given | None, std: Given | None
+    ) -> tuple[Given | tuple[float, ...] | None, Given | tuple[float, ...] | None]:
+        """The mean and the standard deviation to use: the user's if any is given, else those of the weights.
+
+        Args:
+            mean: The user's.
+            std: The user's.
+        """
+        return (self.mean, self.std) if mean is None and std is None else (mean, std)
+
+    def note_assumptions(self, name: str, *, normalization_is_given: bool) -> None:
+        """Tells the user in one line what is assumed of the images.
+
+        Args:
+            name: The model's name.
+            normalization_is_given: See :meth:`assumptions`.
+        """
+        line = f"{name}: {self.assumptions(normalization_is_given=normalization_is_given)}"
+        warnings.warn(line, Notice, stacklevel=4)
 
     def assumptions(self, *, normalization_is_given: bool) -> str:
         """What is assumed of the images, as the end of a one-line message.
@@ -62,7 +83,5 @@ class ModelMetadata:
         elif self.normalizes:
             parts.append("normalized by the network itself")
         else:
-            parts.append(
-                "and nothing says how images are normalized: none is used; give --mean and --std if it needs one"
-            )
+            parts.append("no normalization known, so none is applied: give --mean and --std if training used one")
         return ", ".join(parts) + (f"; weights: {self.origin}" if self.origin else "")

@@ -284,13 +284,16 @@ def test_a_foreign_file_is_loaded_as_it_is_said_to_be(foreign: Path) -> None:
 
 
 def test_a_foreign_safetensors_file(tmp_path: Path) -> None:
-    """Safetensors without our description are foreign, too, and need no normalization where none is said."""
+    """Safetensors without our description are foreign, too, and one line says that no normalization is applied."""
     network = own_model().get_submodule("network")
     path = tmp_path / "a.safetensors"
     safetensors.torch.save_file(network.state_dict(), path)
     assert read_info(path) is None
     images = torch.rand(6, *SHAPE)
-    loaded = load_checkpoint(path, model="small-cnn", classes=4, shape=SHAPE)
+    with pytest.warns(
+        Notice, match=r"a\.safetensors as small-cnn: no normalization known, so none is applied: give --mean"
+    ):
+        loaded = load_checkpoint(path, model="small-cnn", classes=4, shape=SHAPE)
     assert torch.equal(loaded.model(images), network.eval()(images))
 
 
@@ -423,7 +426,7 @@ def test_a_folder_of_shards(tmp_path: Path) -> None:
         safetensors.torch.save_file({name: state[name] for name in names}, tmp_path / file)
     weight_map = {name: file for file, names in shards.items() for name in names}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    options = {"model": "small-cnn", "shape": SHAPE, "classes": 4}
+    options = {"model": "small-cnn", "shape": SHAPE, "classes": 4, "mean": 0.0, "std": 1.0}
     loaded = load_checkpoint(tmp_path, **options)  # type: ignore[arg-type]
     assert torch.equal(loaded.model(example_images(SHAPE)), network(example_images(SHAPE)))
     safetensors.torch.save_file({name: state[name] + 1 for name in shards["2.safetensors"]}, tmp_path / "2.safetensors")

@@ -26,7 +26,7 @@ IMAGENET = ModelMetadata(
         (
             ModelMetadata(classes=10),
             False,
-            "10 classes, and nothing says how images are normalized: none is used; give --mean and --std if it needs one",
+            "10 classes, no normalization known, so none is applied: give --mean and --std if training used one",
         ),
     ],
 )
