@@ -145,9 +145,9 @@ def test_a_baseline_is_read_back_to_the_last_bit(tmp_path: Path) -> None:
 
 
 def test_names_that_were_escaped_are_read_back(tmp_path: Path) -> None:
-    """An attack that goes on where others failed begins with a plus sign, which a spreadsheet takes for a formula."""
-    rows = table({"attack": "+square"}, {"attack": "fgsm"})
-    (tmp_path / "baseline.csv").write_text(rows.map(lambda each: "'+square" if each == "+square" else each).to_csv())
+    """An attack in a cascade begins with a plus sign, and a mean may begin with a minus: spreadsheets see a formula."""
+    rows = table({"attack": "+square", "mean": "-0.5,0.5"}, {"attack": "fgsm"})
+    (tmp_path / "baseline.csv").write_text(rows.map(lambda x: f"'{x}" if x in ("+square", "-0.5,0.5") else x).to_csv())
     before = read_baseline(tmp_path / "baseline.csv")
     assert before["attack"].tolist() == ["+square", "fgsm"]
     assert compare_with_baseline(rows, before, Limit("robust_accuracy", 0)) == Verdict()
