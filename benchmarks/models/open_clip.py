@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
-from robustbench_cli.benchmarks.models.base.source import ModelSource, missing_class_names
+from robustbench_cli.benchmarks.models.base.source import ModelSource, missing_class_names, not_downloaded
 from robustbench_cli.benchmarks.weights.fill import LoadedWeights
 from robustbench_cli.benchmarks.weights.weights_file import read_bytes, read_tensors
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
@@ -130,9 +130,9 @@ class OpenCLIP(ModelSource):
             with _quiet():
                 path = Path(self._library.download_pretrained(self._pretrained_config))
         except Exception as error:
-            raise UserError(
-                f"the weights of {self.spec} cannot be downloaded ({one_line(error)}): go online, or give --checkpoint FILE"
-            ) from error
+            raise not_downloaded(f"the weights of {self.spec}", error, instead="give --checkpoint FILE") from error
+        # Our reader refuses a file that would run code.
+        read_tensors(read_bytes(path), path)
         return self._classifier(path)
 
     def from_file(
@@ -153,10 +153,9 @@ class OpenCLIP(ModelSource):
         """The classifier with the weights of a file of OpenCLIP.
 
         Args:
-            path: It is read by our reader first, which refuses a file that would run code.
+            path: It has passed our reader.
         """
         names = self.class_names
-        read_tensors(read_bytes(path), path)
         try:
             with _quiet():
                 model = self._library.create_model(self.name, pretrained=str(path), weights_only=True).eval()

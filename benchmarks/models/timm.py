@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from robustbench_cli.benchmarks.models.base.hub import HubRepository
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
-from robustbench_cli.benchmarks.models.base.source import ModelSource
+from robustbench_cli.benchmarks.models.base.source import ModelSource, not_downloaded
 from robustbench_cli.benchmarks.models.base.timm_network import TimmNetwork, timm_library
 from robustbench_cli.benchmarks.weights.folder import WEIGHT_FILES
 from robustbench_cli.benchmarks.weights.opened_file import open_file
-from robustbench_cli.core.errors import UserError, did_you_mean, one_line
+from robustbench_cli.core.errors import UserError, did_you_mean
 
 __all__ = ["Timm"]
 
@@ -115,7 +115,5 @@ class Timm(ModelSource):
                 url, progress=False, map_location="cpu", weights_only=True
             )
         except Exception as error:
-            raise UserError(
-                f"{url} cannot be downloaded or read ({one_line(error)}): go online, or try again"
-            ) from error
+            raise not_downloaded(url, error, instead="try again") from error
         return state

@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
-from robustbench_cli.benchmarks.models.base.source import ModelSource
+from robustbench_cli.benchmarks.models.base.source import ModelSource, not_downloaded
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 
 __all__ = ["Torchvision"]
@@ -79,9 +79,7 @@ class Torchvision(ModelSource):
             # Torchvision compares a hash in the file's name when it downloads.
             state = weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
         except OSError as error:
-            raise UserError(
-                f"{weights.url} cannot be downloaded ({one_line(error)}): go online, or put this file into {file.parent}"
-            ) from None
+            raise not_downloaded(weights.url, error, instead=f"put this file into {file.parent}") from None
         except Exception as error:
             raise UserError(f"{file} is cut off or damaged ({one_line(error)}): remove it and try again") from error
         network = self.untrained(shape=shape, classes=len(weights.meta["categories"]))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.benchmarks.models.base.build import are_probabilities
 from robustbench_cli.benchmarks.models.base.robustbench_zoo import ZooEntry
+from robustbench_cli.benchmarks.models.base.source import not_downloaded
 from robustbench_cli.benchmarks.weights.fill import fill
 from robustbench_cli.benchmarks.weights.weights_file import read_bytes, read_content, read_tensors
 from robustbench_cli.core.errors import UserError, one_line
@@ -139,10 +140,7 @@ def _facts(utils: Any, entry: ZooEntry) -> dict[str, Any]:
 
 
 def _not_downloaded(entry: ZooEntry, error: Exception) -> UserError:
-    return UserError(
-        f"the weights of robustbench:{entry.path} cannot be downloaded ({one_line(error)}): go online, or give "
-        "--checkpoint FILE"
-    )
+    return not_downloaded(f"the weights of robustbench:{entry.path}", error, instead="give --checkpoint FILE")
 
 
 def _timm_name(entry: ZooEntry) -> str:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from robustbench_cli.benchmarks.models import registry
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
 from robustbench_cli.benchmarks.weights.fill import LoadedWeights, fill
-from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.errors import UserError, one_line
 
-__all__ = ["ModelSource", "config_for", "missing_class_names", "model_source"]
+__all__ = ["ModelSource", "config_for", "missing_class_names", "model_source", "not_downloaded"]
 
 
 class ModelSource(ABC):
@@ -179,3 +179,14 @@ def missing_class_names(name: str) -> UserError:
         name: The model's name, for the message.
     """
     return UserError(f"{name} needs the names of the classes: give --class-names FILE, one name per line")
+
+
+def not_downloaded(what: str, error: Exception, *, instead: str) -> UserError:
+    """The error of a download that failed.
+
+    Args:
+        what: What was to be downloaded, for the message.
+        error: What the library raised.
+        instead: What the user can do without going online.
+    """
+    return UserError(f"{what} cannot be downloaded ({one_line(error)}): go online, or {instead}")
