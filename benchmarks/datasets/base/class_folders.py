@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -21,6 +22,8 @@ LARGEST_TEXT = 2**28
 """The most bytes of a file of labels: 1,000 times those of ImageNet."""
 
 _FILE_COLUMNS = ("file", "file_name", "filename", "path", "image", "image_id", "imageid")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")
+_MISSING = ("nan", "none", "null", "<na>")
 _LABEL_COLUMNS = ("label", "class", "class_name", "target", "predictionstring")
 
 
@@ -134,13 +137,15 @@ def numbered(texts: Sequence[str], *, classes: int | None, where: str) -> Number
     """Makes labels of texts: numbers are taken as they are, and names are numbered in sorted order.
 
     Args:
-        texts: Numbers from 0, or class names.
+        texts: Numbers from 0, also as ``3.0``; or class names.
         classes: The number of classes, as far as it is known.
         where: The file, for messages.
 
     Raises:
-        UserError: A number is negative or not below ``classes``, there are more names than classes, or there is only one.
+        UserError: A label is missing, a number is negative, has a fraction or is not below ``classes``, there are more
+            names than classes, or there is only one.
     """
+    texts = _without_points(texts, where)
     if all(text.isascii() and text.removeprefix("-").isdigit() and len(text) < 10 for text in texts):
         labels = [int(text) for text in texts]
         number = classes or max(labels) + 1
@@ -159,6 +164,20 @@ def numbered(texts: Sequence[str], *, classes: int | None, where: str) -> Number
         raise UserError(f"{where} has one class only, {names[0][:40]}: there is nothing to tell apart")
     numbers = {name: number for number, name in enumerate(names)}
     return Numbered([numbers[text] for text in texts], len(names), names)
+
+
+def _without_points(texts: Sequence[str], where: str) -> Sequence[str]:
+    """Numbers such as ``3.0`` as ``3``: pandas writes them for a column in which a label is missing. Names stay."""
+    known = [text for text in texts if text and text.casefold() not in _MISSING]
+    numbers = bool(known) and all(_NUMBER.fullmatch(text) for text in known)
+    if "" in texts or (numbers and len(known) < len(texts)):
+        raise UserError(f"{where} has an example without a label: give it one, or leave the example out")
+    if not numbers:
+        return texts
+    for text in texts:
+        if text.partition(".")[2].strip("0"):
+            raise UserError(f"{where} has the label {text[:40]}: labels are whole numbers, or class names")
+    return [text.partition(".")[0] for text in texts]
 
 
 def _text(path: Path) -> str:

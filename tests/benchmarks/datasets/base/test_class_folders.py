@@ -70,6 +70,9 @@ def test_labels_become_numbers() -> None:
     """Numbers stay; names are numbered in sorted order, as torchvision numbers class folders."""
     assert numbered(["3", "0"], classes=None, where="x") == ([3, 0], 4, None)
     assert numbered(["3", "0"], classes=10, where="x").classes == 10
+    # What pandas writes for integers beside a gap; sorted as text, 10.0 comes before 2.0.
+    assert numbered(["10.0", "2.0", "0"], classes=None, where="x") == ([10, 2, 0], 11, None)
+    assert numbered(["2.0", "cat"], classes=None, where="x").names == ("2.0", "cat")
     assert numbered(["dog", "cat", "dog"], classes=None, where="x") == ([1, 0, 1], 2, ("cat", "dog"))
 
 
@@ -79,6 +82,10 @@ def test_labels_become_numbers() -> None:
         (["1", "-1"], None, "x has the label -1: labels are 0 to 1"),
         (["1", "21842"], 1000, "x has the label 21842: labels are 0 to 999"),
         (["0", "0"], None, "the labels of x are all 0: give the number of classes"),
+        (["1.0", "0.5"], None, "x has the label 0.5: labels are whole numbers, or class names"),
+        (["1.0", "-1.0"], None, "x has the label -1: labels are 0 to 1"),
+        (["1.0", ""], None, "x has an example without a label"),
+        (["1.0", "nan"], None, "x has an example without a label"),
         (["a", "b"], 3, "x has 2 class names, such as a, and classes is 3"),
         (["a", "a"], None, "x has one class only, a"),
     ],
