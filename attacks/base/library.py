@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.metadata
 import inspect
 import io
@@ -29,6 +28,7 @@ from robustbench_cli.attacks.base.norm import NORMS, Norm
 from robustbench_cli.attacks.base.rng import Random, seeded
 from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.core.errors import UserError, did_you_mean, is_out_of_memory, one_line
+from robustbench_cli.core.libraries import require_library
 
 __all__ = ["Access", "Call", "ForeignAttack", "Library", "Member"]
 
@@ -135,17 +135,10 @@ class Library(ABC):
         Raises:
             UserError: The library is not installed, or cannot be imported.
         """
-        try:
-            with _quiet():
-                return importlib.import_module(self.module)
-        except ModuleNotFoundError as error:
-            if error.name is not None and self.module.startswith(error.name):
-                raise UserError(
-                    f"the attacks of {self.name} need {self.distribution}: pip install {self.distribution}"
-                ) from None
-            raise UserError(f"{self.distribution} cannot be imported: {one_line(error)}") from error
-        except ImportError as error:
-            raise UserError(f"{self.distribution} cannot be imported: {one_line(error)}") from error
+        with _quiet():
+            return require_library(
+                self.module, needed_by=f"attack {self.name}", install=f"pip install {self.distribution}"
+            )
 
 
 class ForeignAttack(Attack):

@@ -5,25 +5,28 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.errors import UserError, one_line
 
 __all__ = ["require_library"]
 
 
-def require_library(module: str, *, extra: str, needed_by: str) -> ModuleType:
+def require_library(module: str, *, needed_by: str, extra: str = "", install: str = "") -> ModuleType:
     """Imports an optional library.
 
     Args:
         module: Its name in Python.
-        extra: The extra of advdef that installs it.
         needed_by: What needs it, for the message.
+        extra: The extra of advdef that installs it.
+        install: The command that installs it, where no extra does.
 
     Raises:
-        UserError: It is not installed.
+        UserError: It is not installed, or cannot be imported.
     """
+    name = module.partition(".")[0]
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
-            raise
-        raise UserError(f"{needed_by} needs {module}: install it with pip install 'advdef[{extra}]'") from None
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            command = install or f"pip install 'advdef[{extra}]'"
+            raise UserError(f"{needed_by} needs {name}: install it with {command}") from None
+        raise UserError(f"{needed_by} needs {name}, which cannot be imported: {one_line(error)}") from error

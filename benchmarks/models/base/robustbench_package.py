@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import os
 import warnings
@@ -21,6 +20,7 @@ from robustbench_cli.benchmarks.models.base.source import not_downloaded
 from robustbench_cli.benchmarks.weights.fill import fill
 from robustbench_cli.benchmarks.weights.weights_file import read_bytes, read_content, read_tensors
 from robustbench_cli.core.errors import UserError, one_line
+from robustbench_cli.core.libraries import require_library
 
 __all__ = ["download", "from_file", "pretrained", "untrained"]
 
@@ -37,7 +37,7 @@ def download(entry: ZooEntry, path: Path) -> None:
     Raises:
         UserError: RobustBench is not installed or lacks the entry, or the file cannot be downloaded or read.
     """
-    utils = _utils(entry, "download its weights, or give them by --checkpoint FILE")
+    utils = _utils(entry, "download", instead=", or give --checkpoint FILE")
     part = path.with_suffix(f".{os.getpid()}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -61,7 +61,7 @@ def untrained(entry: ZooEntry) -> nn.Module:
     Raises:
         UserError: RobustBench is not installed or lacks the entry.
     """
-    utils = _utils(entry, "build its network")
+    utils = _utils(entry)
     name = _timm_name(entry)
     if utils.timm.is_model(name):
         network: nn.Module = utils.timm.create_model(name, num_classes=entry.classes, pretrained=False)
@@ -97,7 +97,7 @@ def from_file(entry: ZooEntry, path: Path) -> nn.Module:
         UserError: RobustBench is not installed or lacks the entry; the entry has several files; or the file would run code
             or does not fit.
     """
-    utils = _utils(entry, "build its network")
+    utils = _utils(entry)
     if utils.timm.is_model(_timm_name(entry)):
         network = untrained(entry)
         fill(network, read_tensors(read_bytes(path), path), path, spec=f"robustbench:{entry.path}")
@@ -117,17 +117,13 @@ def from_file(entry: ZooEntry, path: Path) -> nn.Module:
             raise UserError(f"{path} does not fit robustbench:{entry.path}: {one_line(error)}") from error
 
 
-def _utils(entry: ZooEntry, purpose: str) -> Any:
-    """RobustBench's module ``utils``."""
-    try:
-        with warnings.catch_warnings():
-            # Of names in timm that have moved.
-            warnings.simplefilter("ignore")
-            return importlib.import_module("robustbench.utils")
-    except ImportError as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name == "robustbench"
-        problem = "RobustBench is not installed" if missing else f"RobustBench cannot be imported ({one_line(error)})"
-        raise UserError(f"{problem}: robustbench:{entry.path} needs it to {purpose}; {_INSTALL}") from None
+def _utils(entry: ZooEntry, what: str = "network", *, instead: str = "") -> Any:
+    """RobustBench's module ``utils``, which gives something of an entry."""
+    with warnings.catch_warnings():
+        # Of names in timm that have moved.
+        warnings.simplefilter("ignore")
+        needed_by = f"the {what} of robustbench:{entry.path}"
+        return require_library("robustbench.utils", needed_by=needed_by, install=f"{_INSTALL}{instead}")
 
 
 def _facts(utils: Any, entry: ZooEntry) -> dict[str, Any]:
@@ -156,7 +152,7 @@ def _load_model(entry: ZooEntry, folder: Path, file: Path | None) -> nn.Module:
         folder: The folder of the files.
         file: The file to read instead of any other.
     """
-    utils = _utils(entry, "build its network")
+    utils = _utils(entry)
     if not utils.timm.is_model(_timm_name(entry)):
         _facts(utils, entry)
     with _reading_safely(utils, file), contextlib.redirect_stdout(io.StringIO()):

@@ -112,7 +112,9 @@ def test_a_missing_library_is_one_line(
     monkeypatch.setattr(sys, "meta_path", [])
     with pytest.raises(UserError) as refusal:
         library().imported()
-    assert str(refusal.value) == f"the attacks of {library.name} need {distribution}: pip install {distribution}"
+    module = library.module.partition(".")[0]
+    expected = f"attack {library.name} needs {module}: install it with pip install {distribution}"
+    assert str(refusal.value) == expected
 
 
 def test_names_and_parameters_are_checked() -> None:

@@ -80,7 +80,7 @@ def test_the_weights_are_those_that_robustbench_takes(tmp_path: Path) -> None:
         ("cifar100/Linf/Rice2020Overfitting", 10, "has 100 classes, and 10 are asked for"),
         ("Carmon2019Unlabeled@best", 10, "comes with its weights: leave out '@best'"),
         ("", 10, r"give robustbench:\[DATASET/THREAT_MODEL/\]NAME"),
-        ("Pang2020Boosting", 10, "RobustBench is not installed: .* needs it to build its network; pip install"),
+        ("Pang2020Boosting", 10, "the network of robustbench:.* needs robustbench: install it with pip install git"),
     ],
 )
 def test_mistakes(tmp_path: Path, name: str, classes: int, message: str) -> None:
