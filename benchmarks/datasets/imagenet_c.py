@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import ClassVar
 
 from robustbench_cli.benchmarks.datasets.base.corrupted import Corrupted
+from robustbench_cli.benchmarks.datasets.base.pictures import Example, PictureSplit
 from robustbench_cli.benchmarks.datasets.base.preprocessing import UNCHANGED, Preprocessing
 from robustbench_cli.benchmarks.datasets.base.split import Split
 from robustbench_cli.benchmarks.datasets.imagenet import CLASSES, ImageNet
@@ -18,8 +20,8 @@ class ImageNetC(Corrupted):
     """ImageNet-C: ImageNet's 50,000 validation images under each of 19 corruptions at 5 severities, read where they are.
 
     ``PATH`` has the folders ``CORRUPTION/SEVERITY/SYNSET``, or these in the folders of the archives (``noise``, ``blur``,
-    ``weather``, ``digital``, ``extra``). The files are shuffled as those of ``imagenet:PATH``, in the same order for each
-    corruption.
+    ``weather``, ``digital``, ``extra``). The order of the files is shuffled, and depends only on their names: the first images
+    are the same for each corruption and severity. A folder with other files than the first one is an error.
     """
 
     paper: ClassVar[str] = "D. Hendrycks, T. Dietterich, ICLR 2019, arXiv 1903.12261; doi.org/10.5281/zenodo.2235448"
@@ -47,19 +49,36 @@ class ImageNetC(Corrupted):
             raise UserError(
                 f"{self.folder} has no folder CORRUPTION/1: give imagenet-c:PATH, where PATH has fog/1/n01440764"
             )
-        images = self._images(min(self._folders), 1)
+        images, examples = self._images(min(self._folders), 1)
         self.shape, self.class_names = images.shape, images.class_names
+        self._files = [*examples]
 
     def published(self, corruption: str, severity: int) -> Split:
         if corruption not in self._folders:
             raise UserError(
                 f"{self.name} has no folder {corruption.replace('-', '_')}: {did_you_mean(corruption, sorted(self._folders))}"
             )
-        split = self._images(corruption, severity).split("test")
+        images, examples = self._images(corruption, severity)
+        differences = sorted({*self._files} ^ {*examples})
+        if differences:
+            raise UserError(
+                f"{self._folders[corruption] / str(severity)} and {self._folders[min(self._folders)] / '1'} differ in "
+                f"{len(differences):,} files, such as {differences[0]}: give each corruption and severity the same images"
+            )
+        split = PictureSplit([*examples.values()], shape=images.shape, owner=images)
         self._check(split, where=f"{corruption} at severity {severity} of {self.name}")
         return split
 
-    def _images(self, corruption: str, severity: int) -> ImageNet:
-        """The images of a folder, which has the layout of ImageNet's validation images."""
+    def _images(self, corruption: str, severity: int) -> tuple[ImageNet, dict[str, Example]]:
+        """The images of a folder, which has the layout of ImageNet's validation images; by ``SYNSET/FILE``, in their order."""
         folder = self._folders[corruption] / str(severity)
-        return ImageNet(str(folder), preprocessing=self._preprocessing, on_bad_image=self._on_bad_image)
+        images = ImageNet(str(folder), preprocessing=self._preprocessing, on_bad_image=self._on_bad_image)
+        named = {
+            str(picture).removeprefix(f"{folder}/"): (picture, label) for picture, label in images.examples("test")
+        }
+        return images, {name: named[name] for name in sorted(named, key=_order)}
+
+
+def _order(name: str) -> bytes:
+    """Shuffles files by their names, so a file has the same place among others whichever of them are there."""
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()

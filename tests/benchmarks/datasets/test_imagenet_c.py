@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+from robustbench_cli.benchmarks.datasets.imagenet_c import ImageNetC
 from robustbench_cli.core.errors import UserError
 
 SYNSETS = {"n01440764": 0, "n01443537": 1, "n15075141": 999}
@@ -44,6 +45,19 @@ def test_the_images_are_preprocessed(folder: Path) -> None:
     """By the options of any data set."""
     data = load_dataset(f"imagenet-c:{folder}?image_size=4")
     assert data.shape == data.published("fog", 1).first(2)[0].shape[1:] == (3, 4, 4)
+
+
+def test_the_order_depends_on_the_names(folder: Path) -> None:
+    """Without one image the others keep their order; a single folder that lacks it is refused."""
+    before = load_dataset(f"imagenet-c:{folder}").published("fog", 3).first(6)[0]
+    paths = sorted(folder.rglob("n01443537/1.png"))
+    next(path for path in paths if "fog/3" in str(path)).unlink()
+    with pytest.raises(UserError, match=r"fog/3 and .*fog/1 differ in 1 files, such as n01443537/1\.png: give each"):
+        ImageNetC(str(folder)).published("fog", 3)
+    for path in paths:
+        path.unlink(missing_ok=True)
+    after = ImageNetC(str(folder)).published("fog", 3).first(5)[0]
+    assert torch.equal(after, torch.stack([image for image in before if round(float(image[0, 0, 0]) * 255) != 33]))
 
 
 def test_errors(folder: Path, tmp_path: Path) -> None:
