@@ -49,6 +49,19 @@ def test_what_is_trained_is_not_trained_again(cache: MakeCache) -> None:
     assert len(begun) == 4
 
 
+def test_a_network_of_the_user_is_not_built_twice_before_its_training(
+    cache: MakeCache, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Once for the plan and once for the training itself."""
+    code = "def net(classes):\n    print('built')\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\nnet.trained = True"
+    (tmp_path / "user.py").write_text(f"from torch import nn\n{code}\n")
+    prepared = cache()
+    training = prepared.training(model=f"{tmp_path / 'user.py'}:net")
+    prepared.untrained(training)
+    prepared._train(training, tmp_path / "trained.safetensors")
+    assert capfd.readouterr().out.count("built") == 2
+
+
 @pytest.mark.parametrize("rule", [{"decision": "deterministic"}, {"decision": "vote", "draws": 3}])
 def test_no_rule_of_decision_needs_a_training(cache: MakeCache, tmp_path: Path, rule: dict[str, Any]) -> None:
     """In the cache all rules share their weights; a file that the user named has the requested rule."""
