@@ -6,12 +6,13 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import IO, ClassVar
 
 from robustbench_cli.benchmarks.datasets.base.class_folders import numbered
 from robustbench_cli.benchmarks.datasets.base.dataset import SplitName
-from robustbench_cli.benchmarks.datasets.base.pictures import Example, Pictures, class_count, shuffled
+from robustbench_cli.benchmarks.datasets.base.pictures import Example, Picture, Pictures, class_count, shuffled
 from robustbench_cli.benchmarks.datasets.base.preprocessing import UNCHANGED, Preprocessing
 from robustbench_cli.benchmarks.datasets.base.tar_index import TarMember, members
 from robustbench_cli.core.errors import UserError, one_line
@@ -59,18 +60,20 @@ class WebDataset(Pictures):
             (split, image, text)
             for split, pattern in patterns.items()
             for path in ([] if pattern is None else _shards(pattern))
-            for image, text in _examples(path)
+            for image, text in _examples(path, stop=on_bad_image == "stop")
         ]
-        if not any(split == "test" for split, *_ in found):
+        if not any(split == "test" and text is not None for split, _, text in found):
             raise UserError(f"{argument} has no images: give archives with files such as 0001.jpg and 0001.cls")
         number = class_count(classes)
         labels, self.classes, self.class_names = numbered(
-            [text for *_, text in found], classes=number, where=argument or ""
+            [text for *_, text in found if text is not None], classes=number, where=argument or ""
         )
         self.classes_inferred = number is None and self.class_names is None
         self._examples: dict[SplitName, list[Example]] = {split: [] for split, pattern in patterns.items() if pattern}
-        for (split, image, _), label in zip(found, labels, strict=True):
-            self._examples[split].append((image, label))
+        numbers = iter(labels)
+        for split, image, text in found:
+            # The label of a missing image is never evaluated.
+            self._examples[split].append((image, 0 if text is None else next(numbers)))
         self.shape = self.shape_of(self._examples["test"])
 
     def examples(self, name: SplitName) -> list[Example]:
@@ -110,8 +113,21 @@ def _choices(text: str) -> list[str]:
     return [f"{number:0{width}}" for number in range(first, last + 1)]
 
 
-def _examples(path: Path) -> Iterator[tuple[TarMember, str]]:
-    """The images of an archive and their labels as text."""
+@dataclass(frozen=True, slots=True)
+class _NoImage:
+    """In the place of an image that is missing: it cannot be read, and is left out and counted as others are."""
+
+    label: TarMember
+
+    def __str__(self) -> str:
+        return f"the image of {self.label}"
+
+    def open(self) -> IO[bytes]:
+        raise UserError("it is missing, a link, a sparse member, or has another ending")
+
+
+def _examples(path: Path, *, stop: bool) -> Iterator[tuple[Picture, str | None]]:
+    """The images of an archive and their labels as text; ``None`` where only a label is there, unless that is to ``stop``."""
     for stem, group in itertools.groupby(members(path), key=lambda member: _split(member.name)[0]):
         files: dict[str, TarMember] = {}
         for member in group:
@@ -121,9 +137,17 @@ def _examples(path: Path) -> Iterator[tuple[TarMember, str]]:
             files[ending] = member
         # A name such as 0001.seg.png is a second picture of the example, and no input.
         image = next((files[ending] for ending in IMAGES if ending in files), None)
-        if image is None:
-            continue
         label = next((files[ending] for ending in LABELS if ending in files), None)
+        if image is None:
+            if label is None or not _is_label(label):
+                continue
+            if stop:
+                raise UserError(
+                    f"{label} is a label without an image: give it one as .{', .'.join(IMAGES)}, no link and not sparse, "
+                    "or leave it out with on_bad_image=skip"
+                )
+            yield _NoImage(label), None
+            continue
         if label is None:
             raise UserError(f"{path}: {stem} has an image and no label: give it a .cls, .json or .txt")
         yield image, _label(label)
@@ -134,6 +158,16 @@ def _split(name: str) -> tuple[str, str]:
     folder, slash, file = name.rpartition("/")
     stem, _, ending = file.partition(".")
     return f"{folder}{slash}{stem}", ending.lower()
+
+
+def _is_label(member: TarMember) -> bool:
+    """Whether a file without an image is a label; in .json, it may be a description of something else."""
+    if not member.name.lower().endswith(".json"):
+        return True
+    try:
+        return bool(_label(member))
+    except UserError:
+        return False
 
 
 def _label(member: TarMember) -> str:

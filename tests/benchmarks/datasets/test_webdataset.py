@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import pickle
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,27 @@ def test_a_wrong_example_is_named(tmp_path: Path, example: dict[str, Any], line:
     with pytest.raises(UserError, match=line) as refusal:
         WebDataset(str(path), classes="1000")
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("kind", ["link", "ending"])
+def test_a_label_without_an_image_is_told(tmp_path: Path, kind: str) -> None:
+    """An image that is a link or has an unknown ending does not vanish: it is an error, or counted among those left out."""
+    write(tmp_path / "a.tar", {"png": picture(1), "cls": 0}, {"png": picture(2), "cls": 1})
+    with tarfile.open(tmp_path / "a.tar", "a") as archive:
+        image = tarfile.TarInfo("a/0002.png" if kind == "link" else "a/0002.gif")
+        if kind == "link":
+            image.type, image.linkname = tarfile.LNKTYPE, "a/0000.png"
+        label = tarfile.TarInfo("a/0002.cls")
+        label.size = 3
+        archive.addfile(image)
+        archive.addfile(label, io.BytesIO(b"dog"))
+    with pytest.raises(
+        UserError, match=r"^a/0002\.cls in .*a\.tar is a label without an image: give it one as \.jpg, "
+    ):
+        WebDataset(f"{tmp_path}/a.tar")
+    split = WebDataset(f"{tmp_path}/a.tar", on_bad_image="skip").split("test")
+    assert sorted(split.first(3)[1].tolist()) == [0, 1]
+    assert "one image left out, the first one: the image of a/0002.cls in" in str(split.left_out)
 
 
 def test_wrong_patterns_and_archives(tmp_path: Path) -> None:
