@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.benchmarks.weights.weights_file import StateDict, key_rank, require_finite, shortened
+from robustbench_cli.benchmarks.weights.weights_file import (
+    MOST_CHANNELS,
+    StateDict,
+    key_rank,
+    require_finite,
+    shortened,
+)
 from robustbench_cli.core.errors import UserError
 
 __all__ = ["LoadedWeights", "fill"]
@@ -21,7 +27,6 @@ __all__ = ["LoadedWeights", "fill"]
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _MEAN = re.compile(r"_?((?:\w+_)?)(?:mean|means|mu)")
 _STD = re.compile(r"_?((?:\w+_)?)(?:std|stds|stddev|sd|sds|sigma)")
-_MOST_CHANNELS = 16
 _MEASURES = re.compile(r"(?:^|_)(?:acc|accuracy|auroc|confmat|criterion|f1|loss|metrics?)(?:_|\d|$)")
 """Modules that only a training or its protocol uses: Lightning saves them beside the network."""
 
@@ -107,7 +112,33 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, spec: s
     others = [other for other in others if not _same_tensors(other.tensors, best.tensors)]
     require_finite(best.tensors, path)
     model.load_state_dict(best.tensors, strict=True)
-    return best.loaded(path, others)
+    return _with_normalization(best, state.beside, path).loaded(path, others)
+
+
+def _with_normalization(candidate: _Candidate, beside: Mapping[str, Tensor], path: Path) -> _Candidate:
+    """A candidate with the normalization that the file has outside of its state dicts.
+
+    Args:
+        candidate: The tensors that are loaded.
+        beside: The numbers outside of the state dicts, by key.
+        path: The file, for the message.
+
+    Raises:
+        UserError: The file has two normalizations that differ.
+    """
+    pairs = _pairs(beside)
+    found = {pair: (_numbers(beside[pair[0]]), _numbers(beside[pair[1]])) for pair in pairs}
+    if candidate.values is not None and candidate.normalization is not None:
+        found = {candidate.normalization: candidate.values, **found}
+    if len(set(found.values())) > 1:
+        names = shortened([" and ".join(pair) for pair in found])
+        raise UserError(
+            f"{path} has more than one normalization ({names}): save only model.state_dict(), and give --mean and --std"
+        )
+    if not found or candidate.normalization is not None:
+        return candidate
+    pair, values = next(iter(found.items()))
+    return replace(candidate, normalization=pair, values=values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,9 +324,14 @@ def _normalizations(tensors: Mapping[str, Tensor], *, most: int) -> list[tuple[s
         tensors: Those that belong to no network.
         most: The number of copies. With more pairs, or with pairs that differ, none is the normalization.
     """
-    small = [
-        name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel() <= _MOST_CHANNELS
-    ]
+    pairs = _pairs(tensors)
+    values = {tuple(_numbers(tensors[name]) for name in pair) for pair in pairs}
+    return pairs if len(values) == 1 and len(pairs) <= most else []
+
+
+def _pairs(tensors: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+    """The names of all that may be a mean and its std."""
+    small = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel() <= MOST_CHANNELS]
     pairs = []
     for mean in small:
         parent, _, name = mean.rpartition(".")
@@ -304,8 +340,7 @@ def _normalizations(tensors: Mapping[str, Tensor], *, most: int) -> list[tuple[s
             std_match = _STD.fullmatch(std.rpartition(".")[2])
             if std_match and mean_match and std_match[1] == mean_match[1] and std.rpartition(".")[0] == parent:
                 pairs.append((mean, std))
-    values = {tuple(_numbers(tensors[name]) for name in pair) for pair in pairs}
-    return pairs if len(values) == 1 and len(pairs) <= most else []
+    return pairs
 
 
 def _same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -23,6 +23,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 
 __all__ = [
+    "MOST_CHANNELS",
     "SUFFIXES",
     "StateDict",
     "key_rank",
@@ -70,6 +71,9 @@ then those of the last step. Other keys follow in the order of the file.
 
 _PLAIN: list[Any] = [argparse.Namespace]
 """Classes that hold values and run nothing: timm, DeiT and MAE save the options of a training in a namespace."""
+
+MOST_CHANNELS = 16
+"""The most numbers that a mean or a std of a normalization may have."""
 
 _LONGEST_HEADER = 100_000_000
 _WAY_OUT = "where you trust it, load it yourself and save only model.state_dict(), best as .safetensors"
@@ -119,14 +123,20 @@ class StateDict(dict[str, Tensor]):
     Attributes:
         key: The key of the state dict in the file, ``net.state_dict`` for nested keys; empty if it is the whole file.
         alternatives: The other state dicts, by key.
+        beside: The few numbers that the file has outside of its state dicts, such as a mean and a std, by key.
     """
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], key: str = "", alternatives: Mapping[str, StateDict] | None = None
+        self,
+        tensors: Mapping[str, Tensor],
+        key: str = "",
+        alternatives: Mapping[str, StateDict] | None = None,
+        beside: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(tensors)
         self.key = key
         self.alternatives = dict(alternatives or {})
+        self.beside = dict(beside or {})
 
 
 def read_tensors(data: bytes, path: Path) -> StateDict:
@@ -280,7 +290,25 @@ def _preferred_state(content: Any, path: Path) -> StateDict:
         keys = shortened([str(key) for key in content]) if isinstance(content, Mapping) else type(content).__name__
         raise UserError(f"{path} holds no state dict ({keys or 'nothing'}): save model.state_dict()")
     first, *others = sorted(states, key=lambda key: key_rank(key.split(".")))
-    return StateDict(states[first], first, {key: StateDict(states[key], key) for key in others})
+    beside = dict(_few_numbers(content, ()))
+    return StateDict(states[first], first, {key: StateDict(states[key], key) for key in others}, beside)
+
+
+def _few_numbers(content: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors and lists of 1 to 16 numbers outside of the state dicts, by the keys that lead to them."""
+    if not isinstance(content, Mapping) or len(keys) > 3:
+        return
+    values = [value for value in content.values() if isinstance(value, Tensor)]
+    if any(value.numel() > MOST_CHANNELS for value in values):
+        return  # A state dict: what is inside of it is its own.
+    for key, value in content.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 0:
+            yield ".".join((*keys, str(key))), value
+        elif isinstance(value, list | tuple) and 1 <= len(value) <= MOST_CHANNELS:
+            if all(isinstance(number, int | float) and abs(number) < 1e6 for number in value):
+                yield ".".join((*keys, str(key))), torch.tensor(value, dtype=torch.float32)
+        elif key not in {"optimizer", "optimizer_state_dict"}:
+            yield from _few_numbers(value, (*keys, str(key)))
 
 
 def _state_dicts(content: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Tensor]]]:

@@ -253,6 +253,25 @@ def test_the_normalization_in_a_file(tmp_path: Path, content: Any, names: str) -
     assert "--mean" not in taken.message
 
 
+@pytest.mark.parametrize(
+    ("beside", "names"),
+    [
+        ({"mean": MU, "std": SIGMA}, "mean and std"),
+        ({"normalize": {"mean": MU.view(1, 3, 1, 1), "std": SIGMA}}, "normalize.mean and normalize.std"),
+        ({"mean": MU.tolist(), "std": tuple(SIGMA.tolist()), "history": [1.0, 2.0], "epoch": 3}, "mean and std"),
+    ],
+)
+def test_the_normalization_outside_of_the_state_dict(tmp_path: Path, beside: dict[str, Any], names: str) -> None:
+    """A mean and std in the file beside a nested state dict hold as those inside of it; two that differ are refused."""
+    model, taken = filled(tmp_path / "a.pt", {"state_dict": scaled(2), **beside})
+    assert factor_of(model) == pytest.approx(2)
+    assert taken.mean == pytest.approx((0.4914, 0.4822, 0.4465))
+    assert taken.std == pytest.approx((0.2471, 0.2435, 0.2616))
+    assert f"the normalization of {names}" in taken.message
+    with pytest.raises(UserError, match=r"more than one normalization .*--mean and --std"):
+        filled(tmp_path / "a.pt", {"state_dict": scaled(2), **beside, "a.mean": MU / 2, "a.std": SIGMA})
+
+
 def test_a_given_normalization_is_that_of_the_file_or_refused(tmp_path: Path) -> None:
     """Saying the same again changes nothing; saying another is one line; where the file has none, what is given holds."""
     taken = LoadedWeights(mean=(0.4914, 0.4822, 0.4465), std=(0.5,))
