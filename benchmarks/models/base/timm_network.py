@@ -172,9 +172,15 @@ def _interpolation(name: object) -> Interpolation:
 
 
 def _own_arguments(where: str) -> set[str]:
-    """The arguments of timm's function that are not passed on to the network."""
-    parameters = inspect.signature(timm_library(where).create_model).parameters.values()
-    return {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+    """The arguments of timm's functions that are not passed on to the network.
+
+    One of them, ``pretrained_strict``, would leave weights that a file lacks at random.
+    """
+    timm = timm_library(where)
+    functions = (timm.create_model, timm.models.build_model_with_cfg)
+    parameters = [parameter for function in functions for parameter in inspect.signature(function).parameters.values()]
+    names = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+    return names | {"features_only", "out_indices"}  # Taken out of the keywords: they build something else.
 
 
 def _of_transformers(config: Mapping[str, Any]) -> str:

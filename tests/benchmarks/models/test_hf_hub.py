@@ -93,6 +93,10 @@ def test_shards(hub: FakeHub, tmp_path: Path) -> None:
             {"architecture": "test_resnet", "model_args": {"checkpoint_path": "/etc/passwd"}},
             "sets checkpoint_path, which",
         ),
+        (
+            {"architecture": "test_resnet", "model_args": {"pretrained_strict": False, "features_only": True}},
+            "sets features_only, pretrained_strict, which",
+        ),
         ({"architecture": "test_resnet", "model_args": []}, None),
         ({"architecture": "test_resnet", "model_args": 5}, "are no mappings"),
         ({"architecture": "test_resnet", "pretrained_cfg": {"mean": "x"}}, "has a value that timm does not write"),
