@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -16,6 +17,10 @@ __all__ = ["TarMember", "members"]
 
 LARGEST_MEMBER = 2**28
 """The most bytes of a file in an archive: an image of as many pixels as are decoded is smaller."""
+
+
+LARGEST_HEADER = 2**17
+"""The most bytes of the headers of a file in an archive: its name, and what else is told about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +62,60 @@ def members(path: Path) -> Iterator[TarMember]:
         with open_regular(path) as file:
             length = file.seek(0, io.SEEK_END)
             file.seek(0)
-            with tarfile.open(fileobj=file, mode="r:") as archive:
-                yield from _members(archive, path, length)
+            headers = _Headers(file)
+            with _damage():
+                archive = tarfile.open(fileobj=headers, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
+            with archive:
+                yield from _members(archive, headers, path, length)
     except (OSError, tarfile.TarError) as error:
         raise UserError(
             f"{path} cannot be read as a tar archive ({one_line(error)}): give an uncompressed one (gunzip unpacks .tar.gz)"
         ) from None
 
 
-def _members(archive: tarfile.TarFile, path: Path, length: int) -> Iterator[TarMember]:
+class _Headers:
+    """The archive as tarfile reads it: headers alone, of a bounded size.
+
+    Attributes:
+        left: How many bytes may be read until the next file is found.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+        self.left = LARGEST_HEADER
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= self.left:
+            raise tarfile.ReadError(f"the header of a file has more than {LARGEST_HEADER:,} bytes")
+        self.left -= size
+        return self._file.read(size)
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """What tarfile raises where it does not expect damage becomes its own error."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, RecursionError, OverflowError, MemoryError) as error:
+        raise tarfile.ReadError(one_line(error)) from None
+
+
+def _next(archive: tarfile.TarFile, headers: _Headers) -> tarfile.TarInfo | None:
+    """The next member; each one begins behind the one before."""
+    headers.left = LARGEST_HEADER
+    with _damage():
+        member = archive.next()
+    if member is not None and (member.size < 0 or archive.offset <= member.offset):
+        raise tarfile.ReadError(f"the size of {member.name} is negative")
+    return member
+
+
+def _members(archive: tarfile.TarFile, headers: _Headers, path: Path, length: int) -> Iterator[TarMember]:
     last = ""
     try:
         # One at a time: a loop over the archive keeps every member in memory.
-        while (member := archive.next()) is not None:
+        while (member := _next(archive, headers)) is not None:
             archive.members.clear()  # type: ignore[attr-defined]
             last = member.name
             if member.offset_data + member.size > length and not member.issparse():
@@ -83,7 +129,7 @@ def _members(archive: tarfile.TarFile, path: Path, length: int) -> Iterator[TarM
             raise
         raise UserError(f"{path} is cut short or damaged after its member {last} ({one_line(error)})") from None
     # A complete archive ends with blocks of zeros, where tarfile stops; at a cut it stops as if all were well.
-    assert archive.fileobj is not None
-    archive.fileobj.seek(archive.offset)
-    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+    headers.seek(archive.offset)
+    headers.left = LARGEST_HEADER
+    if headers.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise UserError(f"{path} is cut short after its member {last or '(none)'}: get it again")

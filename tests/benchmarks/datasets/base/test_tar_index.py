@@ -75,3 +75,30 @@ def test_what_is_no_plain_archive_is_refused(tmp_path: Path) -> None:
         file.truncate(2**41)
     with pytest.raises(UserError, match="big has 1,099,511,627,776 bytes: a file may have 268,435,456"):
         list(members(tmp_path / "big.tar"))
+
+
+def pax(kind: bytes, content: bytes) -> bytes:
+    """A member that describes the next one."""
+    info = tarfile.TarInfo("header")
+    info.type, info.size = kind, len(content)
+    return info.tobuf(tarfile.USTAR_FORMAT) + content.ljust(-len(content) // 512 * -512, b"\0")
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    "header",
+    [
+        pax(b"x", b"14 size=-1536\n"),
+        pax(b"L", b"name\0") * 5000,
+        pax(b"x", b"25 GNU.sparse.map=1,two\n"),
+        pax(b"x", b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"),
+        pax(b"x", b"9 path=a\n".ljust(2**18)),
+    ],
+    ids=["negative", "chain", "map", "sparse", "long"],
+)
+def test_a_damaged_header_is_told(tmp_path: Path, header: bytes, first: bool) -> None:
+    """It neither loops nor raises an error of another kind, wherever it is."""
+    content = write(tmp_path / "x.tar", {"a.txt": b"1"}).read_bytes()
+    (tmp_path / "x.tar").write_bytes((b"" if first else content[:1024]) + header + content)
+    with pytest.raises(UserError, match=r"x\.tar (cannot be read|is cut short or damaged after its member a\.txt)"):
+        list(members(tmp_path / "x.tar"))
