@@ -135,6 +135,12 @@ class ImageNet(Pictures):
         names = sorted(path.name for path in paths)
         if not (self._folder / _LABELS).is_file():
             original = [name for name in names if _FLAT.fullmatch(name)]
+            classes = [path.name for path in self._folder.iterdir() if path.name in self._number_of and path.is_dir()]
+            if original and classes:
+                raise UserError(
+                    f"{self._folder} has images of its own, such as {original[0]}, and class folders, such as "
+                    f"{min(classes)}: move one of them away"
+                )
             # Beside class folders, other images are none of the data set.
             names = original or ([] if any(path.is_dir() for path in self._folder.iterdir()) else names)
         if not names:

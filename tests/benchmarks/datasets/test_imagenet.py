@@ -170,6 +170,9 @@ def test_a_flat_folder_without_its_labels(tmp_path: Path) -> None:
     truth.write_text("1\n1002\n")
     with pytest.raises(UserError, match=r"line 2: '1002' is no class of meta\.mat"):
         ImageNet(str(tmp_path))
+    truth.write_text("1\n\n2\n3\n4\n")
+    with pytest.raises(UserError, match=r"ground_truth\.txt: line 2 is empty"):
+        ImageNet(str(tmp_path))
     meta = tmp_path / "data" / "meta.mat"
     bomb = zlib.compress(bytes(2**25))
     kit = meta.read_bytes()
@@ -204,3 +207,16 @@ def test_a_train_folder_beside(synset_folders: Path) -> None:
         load_dataset(name.replace("data?", "data/val?")).split("train")
     with pytest.raises(UserError, match=r"no folder .*gone: give imagenet:PATH"):
         ImageNet(str(synset_folders / "gone"))
+
+
+def test_original_names_beside_synset_folders(tmp_path: Path) -> None:
+    """One stray file must not hide the class folders."""
+    jpeg(tmp_path / SYNSETS[3] / "a.JPEG")
+    flat(tmp_path, 1)
+    (tmp_path / "LOC_val_solution.csv").write_text(
+        f"ImageId,PredictionString\nILSVRC2012_val_00000001,{SYNSETS[7]} 1 2\n"
+    )
+    with pytest.raises(
+        UserError, match=r"ILSVRC2012_val_00000001\.JPEG, and class folders, such as n01491361: move one"
+    ):
+        ImageNet(str(tmp_path))
