@@ -149,10 +149,13 @@ def read_tensors(data: bytes, path: Path) -> StateDict:
         path: The file's name, for messages.
 
     Raises:
-        UserError: The file is cut off, would run code when loaded, has no state dict, or has NaN or infinity.
+        UserError: The file is cut off, would run code when loaded, has no state dict, or has NaN or infinity, or tensors
+            that are sparse, quantized or without values.
     """
     content = read_content(data, path)
     state = content if isinstance(content, StateDict) else _preferred_state(content, path)
+    for tensors in (state, state.beside, *state.alternatives.values()):
+        _require_dense(tensors, path)
     if not state.alternatives:
         require_finite(state, path)
     return state
@@ -199,6 +202,19 @@ def require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(f"{path} holds NaN or infinity in {name}: its training has failed, give another checkpoint")
+
+
+def _require_dense(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuses tensors whose values cannot be copied into a network."""
+    for name, tensor in tensors.items():
+        kinds = {
+            "without values (of the device meta)": tensor.is_meta,
+            "quantized": tensor.is_quantized,
+            "sparse": tensor.layout != torch.strided,
+        }
+        kind = next((kind for kind, holds in kinds.items() if holds), None)
+        if kind is not None:
+            raise UserError(f"{path} holds a tensor that is {kind}, {name}: save dense tensors of model.state_dict()")
 
 
 def key_rank(parts: Iterable[str]) -> int:

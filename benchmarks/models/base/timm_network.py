@@ -20,6 +20,9 @@ __all__ = ["TimmNetwork", "timm_library"]
 _BUILDING = ("input_size", "fixed_input_size", "num_classes", "pool_size", "first_conv", "classifier")
 """The parts of timm's description on which the network itself depends."""
 
+_LARGEST_SIDE = 4096
+_MOST_CLASSES = 1_000_000
+
 
 def timm_library(needed_by: str) -> Any:
     """The library.
@@ -121,8 +124,15 @@ class TimmNetwork:
             crop = float(cfg.get("crop_pct") or 1)
             mean, std = (None if cfg.get(key) is None else tuple(map(float, cfg[key])) for key in ("mean", "std"))
             classes = int(cfg["num_classes"]) if cfg.get("num_classes") is not None else None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{where}: its config.json has a value that timm does not write ({error})") from None
+        if not 0.01 <= crop <= 100:
+            raise UserError(f"{where}: crop_pct {crop:g} in its config.json is not from 0.01 to 100")
+        if max(height, width) > _LARGEST_SIDE or (classes or 0) > _MOST_CLASSES:
+            raise UserError(
+                f"{where}: its config.json has images of {height} x {width} and {classes} classes: at most "
+                f"{_LARGEST_SIDE} pixels a side and {_MOST_CLASSES:,} classes are built"
+            )
         if classes is not None and classes < 2:
             raise UserError(
                 f"{where} has {classes} classes: its weights give features, so give one that is a classifier"
@@ -134,7 +144,7 @@ class TimmNetwork:
             mean=mean,
             std=std,
             image_size=(height, width),
-            resize=math.floor(min(height, width) / crop) if crop > 0 else None,
+            resize=math.floor(min(height, width) / crop),
             interpolation=_interpolation(cfg.get("interpolation")),
             origin=origin,
         )

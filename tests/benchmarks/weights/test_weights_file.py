@@ -224,3 +224,17 @@ def test_a_namespace_hides_no_code(tmp_path: Path, zipped: bool) -> None:
     torch.save({**content, "args": Namespace(model=network())}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(UserError, match=r"loading that could run code \(.*torch\.nn\.modules"):
         read_tensors(read_bytes(path), path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_not_dense(tmp_path: Path) -> None:
+    """They are refused by name, also under one of several keys."""
+    tensors = {
+        "sparse": torch.eye(2).to_sparse(),
+        r"without values \(of the device meta\)": torch.empty(2, device="meta"),
+        "quantized": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+    }
+    for kind, tensor in tensors.items():
+        for content in ({"w": tensor}, {"state_dict": {"w": torch.ones(2)}, "model": {"w": tensor}}):
+            torch.save(content, tmp_path / "a.pt")
+            refused(tmp_path / "a.pt", rf"holds a tensor that is {kind}, (model\.)?w: save dense")
