@@ -19,6 +19,7 @@ from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.options import takes_model_size, with_model_size
 from robustbench_cli.benchmarks.execution.job import Job, JobOptions
+from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
 from robustbench_cli.benchmarks.models.base.source import config_for
 from robustbench_cli.benchmarks.suites.config import (
     AttackEntry,
@@ -43,7 +44,7 @@ from robustbench_cli.benchmarks.suites.suite import (
     unsupported_norm,
     usual_norm,
 )
-from robustbench_cli.benchmarks.training.model_cache import ModelCache, require_classes
+from robustbench_cli.benchmarks.training.model_cache import ModelCache, require_class_order, require_classes
 from robustbench_cli.benchmarks.training.train import Training
 from robustbench_cli.core.errors import UserError, did_you_mean
 from robustbench_cli.defenses import registry as defenses
@@ -413,9 +414,11 @@ def _base(
             return open_defended_model(entry.checkpoint, named=named, **loading)
         data = cache.data
         name = entry.model or (model.name if model is not None else None)
-        published = metadata_of(entry.checkpoint, None).classes if name is None else None
+        metadata = ModelMetadata() if name is not None else metadata_of(entry.checkpoint, None)
+        published = metadata.classes
         if published is not None and entry.classes is None:
             require_classes(published, data, where=str(entry.checkpoint))
+        require_class_order(metadata.class_names, data, where=str(entry.checkpoint))
         names = entry.class_names or (model.class_names if model is not None else None)
         config = config_for(name, class_names=names, data_names=data.class_names)
         return open_defended_model(

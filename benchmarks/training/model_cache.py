@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,7 @@ from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import TrainingProgress
 
-__all__ = ["TRAINING_PAUSE", "ModelCache", "require_classes"]
+__all__ = ["TRAINING_PAUSE", "ModelCache", "require_class_order", "require_classes"]
 
 HASHED_IMAGES = 1000
 """The number of training images that are hashed; reading all images of a folder could take minutes."""
@@ -160,6 +160,7 @@ class ModelCache:
         require_fit(metadata, source.spec, shape=data.shape, classes=None)
         if metadata.classes is not None:
             require_classes(metadata.classes, data, where=source.spec)
+        require_class_order(metadata.class_names, data, where=source.spec)
         is_given = mean is not None or std is not None
         metadata.note_assumptions(source.spec, normalization_is_given=is_given)
         mean, std = metadata.normalization(mean, std)
@@ -304,6 +305,26 @@ def require_classes(classes: int, data: Dataset, *, where: str) -> None:
         raise UserError(
             f"{where} has {classes:,} classes, {data.name} has {data.classes:,}: give weights that were trained on "
             f"{data.classes:,} classes, or the data set of theirs"
+        )
+
+
+def require_class_order(names: Sequence[str], data: Dataset, *, where: str) -> None:
+    """Checks that published weights number the same classes as a data set does.
+
+    Args:
+        names: The names of the classes of the weights, in order; empty if unknown.
+        data: The data set; one with other names, such as synsets for words, is not compared.
+        where: The weights, for the message.
+
+    Raises:
+        UserError: Both have the same names in another order.
+    """
+    theirs = data.class_names or ()
+    if sorted(names) == sorted(theirs) and tuple(names) != tuple(theirs):
+        number = next(number for number, name in enumerate(names) if name != theirs[number])
+        raise UserError(
+            f"{where} has the classes of {data.name} in another order (class {number} is '{names[number]}', and "
+            f"'{theirs[number]}' in the data): number the classes of the data as the weights do"
         )
 
 

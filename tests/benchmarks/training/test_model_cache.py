@@ -289,6 +289,21 @@ def test_published_weights_keep_their_classes(cache: MakeCache, hub: FakeHub, tm
             other.training(model="hf-hub:owner/net")
 
 
+@pytest.mark.filterwarnings("ignore::robustbench_cli.core.errors.Notice")
+def test_published_weights_number_the_classes_as_the_data_do(cache: MakeCache, hub: FakeHub, tmp_path: Path) -> None:
+    """The same names in another order are refused; other names are not compared."""
+    network = timm.create_model("test_resnet", num_classes=3, in_chans=1)
+    save_for_hf(network, tmp_path / "saved", model_config={"label_names": ["cat", "dog", "emu"]})
+    hub.publish("owner/net", tmp_path / "saved")
+    prepared = cache(npz(tmp_path / "three.npz", classes=3, largest=2))
+    for names in (("cat", "dog", "emu"), ("n01", "n02", "n03")):
+        prepared.data.class_names = names
+        prepared.training(model="hf-hub:owner/net")
+    prepared.data.class_names = ("cat", "emu", "dog")
+    with pytest.raises(UserError, match=r"in another order \(class 1 is 'dog', and 'emu' in the data\)"):
+        prepared.training(model="hf-hub:owner/net")
+
+
 def test_what_is_assumed_of_published_weights_is_said(cache: MakeCache, hub: FakeHub, tmp_path: Path) -> None:
     """In one line with their normalization, unless the user gives one."""
     save_for_hf(timm.create_model("test_resnet", num_classes=5, in_chans=1), tmp_path / "saved")
