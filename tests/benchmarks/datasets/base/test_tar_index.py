@@ -97,8 +97,8 @@ def pax(kind: bytes, content: bytes) -> bytes:
     ids=["negative", "chain", "map", "sparse", "long"],
 )
 def test_a_damaged_header_is_told(tmp_path: Path, header: bytes, first: bool) -> None:
-    """It neither loops nor raises an error of another kind, wherever it is."""
+    """It neither loops nor raises an error of another kind, wherever it is; tarfile's versions stop at different ones."""
     content = write(tmp_path / "x.tar", {"a.txt": b"1"}).read_bytes()
     (tmp_path / "x.tar").write_bytes((b"" if first else content[:1024]) + header + content)
-    with pytest.raises(UserError, match=r"x\.tar (cannot be read|is cut short or damaged after its member a\.txt)"):
+    with pytest.raises(UserError, match=r"x\.tar (cannot be read|is cut short( or damaged)? after its member a\.txt)"):
         list(members(tmp_path / "x.tar"))
