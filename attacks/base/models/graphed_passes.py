@@ -121,8 +121,9 @@ class GraphedPasses:
         try:
             with _forbidden_synchronizations():
                 graph = _Graph(self._model, padded, differentiable=kind.differentiable)
-            # Other rows at each place than in the recording: a graph that repeats its recording is found out.
-            self._compare(graph, padded.flip(0), differentiable=kind.differentiable)
+            # Mirrored rows in the opposite order differ from the recorded ones, also a single row: a graph that repeats its
+            # recording gives other results than the model.
+            self._compare(graph, padded.flip(0, -1), differentiable=kind.differentiable)
         except Exception as error:  # noqa: BLE001 - a user's model may turn the error into one of its own
             if not is_out_of_memory(error):
                 self._usable = False
