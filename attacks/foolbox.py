@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from robustbench_cli.attacks.base.library import Call, Library, Member
+from robustbench_cli.attacks.base.library import Access, Call, Library, Member
 from robustbench_cli.attacks.base.norm import NORMS, Norm
 from robustbench_cli.core.errors import UserError
 
@@ -46,11 +46,7 @@ class Foolbox(Library):
             name: Member(
                 norms=_norms(kind),
                 minimal_norm="MinimizationAttack" in {base.__name__ for base in kind.__mro__},
-                access="scores"
-                if name == "GenAttack"
-                else "decisions"
-                if any(word in name for word in _BY_DECISIONS)
-                else "gradients",
+                access=_access(name),
             )
             for name, kind in installed.items()
             if issubclass(kind, installed["Attack"]) and name not in _REFUSED
@@ -74,6 +70,13 @@ class Foolbox(Library):
             advice = "has no target classes: leave out" if call.targeted else "needs target classes: give"
             raise UserError(f"{call.name} {advice} --targeted") from None
         return perturbed
+
+
+def _access(name: str) -> Access:
+    """The access to the model that an attack needs, by the name of its class."""
+    if name == "GenAttack":
+        return "scores"
+    return "decisions" if any(word in name for word in _BY_DECISIONS) else "gradients"
 
 
 def _norms(kind: Any) -> tuple[Norm, ...]:

@@ -32,9 +32,9 @@ class _Photograph(NamedTuple):
     Attributes:
         quantiles: Of its luminance, at :data:`_PROBABILITIES`.
         slope: The power spectrum falls with the frequency to this power.
-        red: The least-squares line of the channel over the luminance: offset and slope.
-        green: Likewise.
-        blue: Likewise.
+        red: The least-squares line of the red channel over the luminance: offset and slope.
+        green: The line of the green channel.
+        blue: The line of the blue channel.
     """
 
     quantiles: tuple[float, ...]

@@ -28,7 +28,8 @@ def certificate_of(cell: Cell, models: Sequence[CertifiedModel]) -> CertifiedMod
     """The certificate of the model that a cell attacks; of several, the one with the most images.
 
     A certificate by smoothing holds only for a cell whose defense is the same smoothing and whose decision rule is one
-    draw or the vote. A corrupted image is another image than the certified one. A user's own defense is skipped, since a store must not select the code that runs.
+    draw or the vote. A corrupted image is another image than the certified one. A user's own defense is skipped, since a
+    store must not select the code that runs.
 
     Args:
         cell: The cell.
