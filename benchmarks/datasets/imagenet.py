@@ -49,9 +49,9 @@ class ImageNet(Pictures):
     (``n01440764``), or all in one folder under their original names (``ILSVRC2012_val_00000001.JPEG``). Then a file of labels
     is needed above or beside them: ``ILSVRC2012_validation_ground_truth.txt`` with ``meta.mat``, as in the development kit;
     Kaggle's ``LOC_val_solution.csv``; or ``labels.csv`` with the columns ``file`` and ``label``, a synset or a class number.
-    With ``labels.csv``, the images may have any names. The classes have
-    torchvision's order, the sorted synsets, also where a folder has only some of them, as ImageNet-R and ImageNet-A.
-    Folders may be called by class numbers, ``0`` to ``999``, as in ImageNet-V2.
+    With ``labels.csv``, the images may have any names. The classes have torchvision's order, the sorted synsets, also where
+    a folder has only some of them, as ImageNet-R and ImageNet-A. Folders may be called by class numbers, ``0`` to ``999``, as
+    in ImageNet-V2.
 
     ``?ids=FILE`` evaluates the files of a list, in its order, one ``SYNSET/FILE.JPEG`` a line, as RobustBench's list of 5,000.
     ``?class_list=FILE`` gives other class folders, one name a line, in the order of the model's outputs.
@@ -153,7 +153,10 @@ class ImageNet(Pictures):
             yield name, label
 
     def _labels_of_files(self) -> dict[str, int]:
-        """The label of each validation image by its name, from whichever file of labels there is; the ending .JPEG may be left out."""
+        """The label of each validation image by its name, from whichever file of labels there is.
+
+        The ending ``.JPEG`` may be left out in the file.
+        """
         # Kaggle's file is beside the folder ILSVRC, three above the images.
         folders = [self._folder, *self._folder.resolve().parents[:4]]
         for folder in folders:

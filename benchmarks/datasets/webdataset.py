@@ -115,7 +115,7 @@ def _choices(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _NoImage:
-    """In the place of an image that is missing: it cannot be read, and is left out and counted as others are."""
+    """A missing image. It cannot be read, so it is left out and counted as other unreadable images are."""
 
     label: TarMember
 

@@ -376,7 +376,8 @@ def _warn_of_chance(planned: Plan, results: Sequence[Result]) -> None:
         if clean is not None and clean <= 1.5 / model.classes:
             console.warn(
                 f"{model.model} with {model.defense if model.defenses else 'no defense'} classifies clean images no better "
-                f"than chance ({model.classes} classes): check its data set, class order, image size and normalization, or train it longer"
+                f"than chance ({model.classes} classes): check its data set, class order, image size and normalization, or "
+                "train it longer"
             )
 
 
