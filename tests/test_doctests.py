@@ -13,7 +13,8 @@ MODULES = [
     "robustbench_cli.attacks.base.losses",
     "robustbench_cli.attacks.base.threat",
     "robustbench_cli.attacks.pgd",
-    "robustbench_cli.benchmarks.evaluation.statistics",
+    "robustbench_cli.benchmarks.evaluation.statistics.efficiency",
+    "robustbench_cli.benchmarks.evaluation.statistics.intervals",
     "robustbench_cli.defenses.hrs",
 ]
 

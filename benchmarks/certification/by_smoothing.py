@@ -24,7 +24,7 @@ from robustbench_cli.benchmarks.certification.certificates import Certificates
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.devices import automatic_batch_size, keep_freed_memory
 from robustbench_cli.benchmarks.evaluation.pass_settings import measured_on
-from robustbench_cli.benchmarks.evaluation.statistics import Floats
+from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.gaussian_noise import GaussianNoise

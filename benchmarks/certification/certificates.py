@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_cli.benchmarks.evaluation.statistics import Floats
+from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats
 
 __all__ = ["Certificates"]
 

@@ -24,7 +24,7 @@ from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.devices import device_name, limit_threads
-from robustbench_cli.benchmarks.evaluation.statistics import mean_interval
+from robustbench_cli.benchmarks.evaluation.statistics.intervals import mean_interval
 from robustbench_cli.benchmarks.store.cell import content_hash
 from robustbench_cli.benchmarks.store.store import CERTIFICATION
 from robustbench_cli.core.atomic_write import display_path

@@ -13,12 +13,8 @@ from numpy.typing import NDArray
 
 from robustbench_cli.attacks.base.models.special_labels import NO_NUMBER, REJECTED
 from robustbench_cli.benchmarks.datasets.base.arrays import Array, read_arrays, read_stacked
-from robustbench_cli.benchmarks.evaluation.statistics import (
-    Floats,
-    SuccessCounts,
-    images_interval,
-    passes_interval,
-)
+from robustbench_cli.benchmarks.evaluation.statistics.efficiency import SuccessCounts
+from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, images_interval, passes_interval
 
 __all__ = ["Outcomes", "summarize", "worst_case"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import pandas as pd
 
-    from robustbench_cli.benchmarks.evaluation.statistics import DefenseEfficiency
+    from robustbench_cli.benchmarks.evaluation.statistics.efficiency import DefenseEfficiency
     from robustbench_cli.benchmarks.store.cell import Cell
     from robustbench_cli.benchmarks.store.records import Result
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
-from robustbench_cli.benchmarks.evaluation.statistics import SuccessCounts, defense_efficiencies
+from robustbench_cli.benchmarks.evaluation.statistics.efficiency import SuccessCounts, defense_efficiencies
 from robustbench_cli.benchmarks.reports import columns
 from robustbench_cli.benchmarks.reports.columns import WORST_CASE, RowSource
 from robustbench_cli.benchmarks.reports.corruption_means import typed, with_corruption_means

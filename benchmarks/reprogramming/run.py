@@ -14,7 +14,7 @@ from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice, first_examples
 from robustbench_cli.benchmarks.datasets.base.split import Split
 from robustbench_cli.benchmarks.devices import current, device_name
-from robustbench_cli.benchmarks.evaluation.statistics import mean_interval
+from robustbench_cli.benchmarks.evaluation.statistics.intervals import mean_interval
 from robustbench_cli.benchmarks.reprogramming.program import (
     Reprogramming,
     ReprogrammingOptions,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
-from robustbench_cli.benchmarks.evaluation.statistics import Floats, mean_interval
+from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, mean_interval
 from robustbench_cli.benchmarks.store.records import Result
 
 __all__ = ["BLINDED", "NEAR_ZERO", "QUICK_LOOK", "SET_UP", "blinded", "is_quick_look", "worst_case_flags"]

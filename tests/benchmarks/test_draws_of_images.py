@@ -17,7 +17,7 @@ from robustbench_cli.attacks.nes import NES
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.square import Square
 from robustbench_cli.benchmarks.evaluation.evaluate import Evaluation, evaluate, predict
-from robustbench_cli.benchmarks.evaluation.statistics import images_interval, passes_interval
+from robustbench_cli.benchmarks.evaluation.statistics.intervals import images_interval, passes_interval
 from robustbench_cli.benchmarks.models.base.build import build_model
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses.base.defense import Defense
