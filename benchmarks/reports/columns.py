@@ -143,7 +143,8 @@ class Column:
         gate: Which values are better, where a gate may judge the column.
         identity: Whether rows of two tables are the same comparison only if they agree in it. ``"later"``: and earlier
             versions of the program wrote tables without it.
-        only: The rows that have it, where not all do: those of defended models, or the means over corruptions.
+        only: The rows that have it, where not all do: those of defended models, or the means over corruptions without
+            an attack.
         shown: Its form in the terminal; ``None`` where it is only in files.
     """
 

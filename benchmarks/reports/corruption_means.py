@@ -55,7 +55,7 @@ class Baseline:
 
     Attributes:
         errors: Errors by corruption and severity; the severity is ``None`` for the mean over all five.
-        evaluation: What the evaluation must have in common with it, by column; see :func:`_evaluation`.
+        evaluation: What a mean must have in common with it, by column; see :func:`_evaluation`.
     """
 
     errors: Mapping[tuple[str, int | None], float]
@@ -71,6 +71,8 @@ _SUMS = ("forwards", "backwards", "seconds")
 _IMAGENET = ("imagenet", "imagenet-c")
 """The data sets of ImageNet's images."""
 
+_NO_ATTACK = "none"
+
 _KEY = (
     *("checkpoint_sha256", "defense", "attack", "norm", "eps_value", "targeted", "eot", "n", "repeats", "seed"),
     "accounting",
@@ -83,7 +85,8 @@ def with_corruption_means(table: pd.DataFrame) -> pd.DataFrame:
 
     A mean is over the 15 corruptions of the benchmark, other ones are left out. Each corruption counts as much as any other,
     and its severities count equally. The ends of a confidence interval are means of ends: the same images and draws are
-    behind all rows, so their errors may add up. Without a baseline, ``mce`` is the mean error.
+    behind all rows, so their errors may add up. ``mean_corruption_accuracy`` is of the attack ``none`` alone: under another
+    attack the mean is a robust accuracy. ``mce`` needs a baseline; see :func:`with_corruption_errors`.
 
     Args:
         table: The rows of cells and of per-image worst cases.
@@ -130,9 +133,7 @@ def _mean(members: pd.DataFrame) -> dict[str, Any]:
         "flags": ";".join(flags),
         "quick_look": bool(members["quick_look"].any()),
         "cell": hashlib.sha256(cells.encode()).hexdigest()[:20],
-        "mean_corruption_accuracy": values["robust_accuracy"],
-        "mce": None if values["robust_accuracy"] is None else 1 - values["robust_accuracy"],
-        "mce_baseline": "none",
+        "mean_corruption_accuracy": values["robust_accuracy"] if record["attack"] == _NO_ATTACK else None,
     }
 
 
@@ -141,11 +142,11 @@ def _number(value: float) -> float | None:
 
 
 def with_corruption_errors(table: pd.DataFrame, baseline: Baseline, *, name: str) -> pd.DataFrame:
-    """Normalizes the mean corruption error by a baseline's errors, as in the paper's section 4.
+    """Adds the mean corruption error: a model's errors over a baseline's, as in the paper's section 4.
 
     The error of a corruption is the sum of the model's errors over the severities, divided by that of the baseline. ``mce`` is
-    the mean over the corruptions. A mean of another data set, attack, threat model or number of images than the baseline's has no
-    ``mce``.
+    the mean over the corruptions. A mean under an attack, or of another data set or number of images than the baseline's, has
+    no ``mce``.
 
     Args:
         table: The rows with their means; see :func:`with_corruption_means`.
@@ -155,30 +156,29 @@ def with_corruption_errors(table: pd.DataFrame, baseline: Baseline, *, name: str
     Raises:
         UserError: The table has no mean that the baseline is for, or the baseline lacks a corruption or a severity of it.
     """
-    means = table[table["mce"].notna()]
+    means = table[table["mean_corruption_accuracy"].notna()]
     if means.empty:
         raise UserError(
-            f"--corruption-baseline {name}: there is no mean over corruptions here: run --suite corruptions"
+            f"--corruption-baseline {name}: there is no mean over corruptions without an attack: run --suite corruptions"
         )
     differences = {index: _difference(row, baseline) for index, row in means.iterrows()}
     if all(differences.values()):
         raise UserError(
             f"--corruption-baseline {name}: its errors are of {differences[means.index[0]]}: give a .csv file with the rows of "
-            "a model on the same data set, under the same attack"
+            "a model on the same data set"
         )
     rows = table[table["corruption"].isin(BENCHMARK)]
     groups = dict(iter(rows.groupby(["dataset", "model", *_KEY], dropna=False, sort=False)))
     keys = {_text(key): members for key, members in groups.items()}
-    values: dict[Any, float | None] = dict(table["mce"].items())
+    values: dict[Any, float] = {}
     for index, row in means.iterrows():
-        members = keys[_text([row[column] for column in ("dataset", "model", *_KEY)])]
-        ratios = [] if differences[index] else _corruption_errors(members, baseline, name)
-        values[index] = sum(ratios) / len(ratios) if ratios else None
-    baselines = table["mce_baseline"].astype(object)
-    baselines = baselines.mask(
-        table["mce"].notna(), [None if differences.get(index) else name for index in table.index]
+        if not differences[index]:
+            ratios = _corruption_errors(keys[_text([row[key] for key in ("dataset", "model", *_KEY)])], baseline, name)
+            values[index] = sum(ratios) / len(ratios)
+    return table.assign(
+        mce=pd.Series(values, index=table.index, dtype=float),
+        mce_baseline=pd.Series(dict.fromkeys(values, name), index=table.index, dtype=object),
     )
-    return table.assign(mce=pd.Series(values, dtype=float), mce_baseline=baselines)
 
 
 def _difference(row: pd.Series, baseline: Baseline) -> str | None:
@@ -186,26 +186,21 @@ def _difference(row: pd.Series, baseline: Baseline) -> str | None:
     evaluation = _evaluation(row)
     for column, value in baseline.evaluation.items():
         if value != evaluation[column]:
-            label = "" if column in {"images", "dataset"} else f"{column} "
+            label = "n " if column == "n" else ""
             return f"{label}{value}, not of {label}{evaluation[column]}"
     return None
 
 
 def _evaluation(row: Mapping[str, Any] | pd.Series) -> dict[str, Any]:
-    """What a model and its baseline must have in common: the data set, the attack, its threat model and the number of images.
+    """What a model and its baseline must have in common: the data set and the number of images.
 
-    The preprocessing of the images is each model's own. Where nothing is attacked, there is no threat model.
+    The preprocessing of the images is each model's own.
     """
     plain, options = split_name(str(row["dataset"]))
     others = {key: value for key, value in options.items() if key not in PREPROCESSING}
-    attack = str(row["attack"])
-    radius = float(row["eps_value"])
-    threat = {"norm": row["norm"], "eps": None if math.isnan(radius) else radius, "targeted": row["targeted"]}
     return {
         "images": "ImageNet" if plain.partition(":")[0] in _IMAGENET and "class_list" not in others else plain,
         "dataset": with_options(plain, others),
-        "attack": attack,
-        **(dict.fromkeys(threat) if attack == "none" else threat),
         "n": int(row["n"]),
     }
 
@@ -249,24 +244,25 @@ def read_corruption_baseline(text: str) -> Baseline:
     """Reads a baseline.
 
     Args:
-        text: ``alexnet``; or the path of a table that ``advdef report -o`` wrote. Its rows without a severity are skipped.
+        text: ``alexnet``; or the path of a table that ``advdef report -o`` wrote. Its rows without a severity or under an attack
+            are skipped.
 
     Raises:
-        UserError: The file cannot be read, lacks a column, or has rows of two models or attacks.
+        UserError: The file cannot be read, lacks a column, or has rows of two models or data sets.
     """
     if text == "alexnet":
         means: dict[tuple[str, int | None], float] = {(name, None): error for name, error in ALEXNET.items()}
-        return Baseline(means, {"images": "ImageNet", "attack": "none"})
+        return Baseline(means, {"images": "ImageNet"})
     option = f"--corruption-baseline {text}"
     table = read_baseline(Path(text), option="--corruption-baseline")
-    missing = [name for name in ("corruption", "severity", "eps_value") if name not in table.columns]
+    missing = [name for name in ("corruption", "severity") if name not in table.columns]
     if missing:
         raise UserError(f"{option} has no column '{missing[0]}': {_HINT}")
-    table = table.dropna(subset=["severity"])
+    table = table[table["severity"].notna() & (table["attack"] == _NO_ATTACK)]
     if table.empty:
-        raise UserError(f"{option} has no row with a severity: {_HINT}")
+        raise UserError(f"{option} has no row of the attack none with a severity: {_HINT}")
     try:
-        table = table.astype({"severity": int, "n": int, "eps_value": float})
+        table = table.astype({"severity": int, "n": int})
         evaluations = [_evaluation(row) for _, row in table.iterrows()]
     except ValueError as error:
         raise UserError(f"{option} cannot be read ({one_line(error)}): {_HINT}") from None
@@ -275,9 +271,10 @@ def read_corruption_baseline(text: str) -> Baseline:
         evaluations, keys, table.duplicated(["corruption", "severity"]), strict=True
     ):
         if twice or evaluation != evaluations[0]:
+            fault = "two rows" if twice else "another data set or number of images"
             raise UserError(
-                f"{option} has {'two rows' if twice else 'another attack'} for {corruption} at severity {severity}: write it "
-                "with --where, so that it has one model and one attack"
+                f"{option} has {fault} for {corruption} at severity {severity}: write it with --where, so that it has one "
+                "model on one data set"
             )
     if not table["robust_accuracy"].between(0, 1).all():
         raise UserError(f"{option} has a robust_accuracy that is no share, from 0 to 1: {_HINT}")

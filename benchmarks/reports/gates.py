@@ -249,13 +249,16 @@ def compare(table: pd.DataFrame, limit: Limit) -> Verdict:
         option = gate_with(upper=limit.is_upper, baseline=False).option
         verdict.missing.append(f"{option} {limit.column}={limit.value:g}: there is no row to judge")
     only = column(limit.column).only
-    if only == "means" and table[limit.column].isna().all():
-        verdict.missing.append(f"{limit.column}: there is no mean over corruptions to judge: run --suite corruptions")
+    if only == "means" and not any(_has_value(row, only) for _, row in table.iterrows()):
+        verdict.missing.append(
+            f"{limit.column}: there is no mean over corruptions without an attack to judge: run --suite corruptions"
+        )
+    hint = ": give --corruption-baseline alexnet or FILE.csv" if limit.column == "mce" else ""
     for _, row in table.iterrows():
         value = row[limit.column]
         if pd.isna(value):
             if _has_value(row, only):
-                verdict.missing.append(f"{_name(row)}: there is no {limit.column} to judge")
+                verdict.missing.append(f"{_name(row)}: there is no {limit.column} to judge{hint}")
         elif _worse(value, limit.value, limit) > _ROUNDING:
             side = "above" if limit.is_upper else "below"
             verdict.broken.append(f"{_name(row)}: {limit.column} {value:.6g} is {side} {limit.value:g}")

@@ -254,6 +254,9 @@ def of_texts(
     return _fitted(drawing, hideable)
 
 
+_MEAN = "for the paper's mean corruption error (mCE): advdef report --corruption-baseline alexnet|FILE.csv"
+
+
 def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
     """The lines below the table: the meaning of its signs, unless ``-q`` was given, and what is hidden."""
     without = [f"hidden (terminal too narrow): {', '.join(hidden)}"] if hidden else []
@@ -267,6 +270,8 @@ def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
             "+ before an attack: it ran only on images that the attacks before it in its suite did not break (in every draw "
             "of a randomized defense), and its row counts the broken ones too"
         )
+    if {"mean_corruption_accuracy", "mce"} <= {*table.columns} and table["mean_corruption_accuracy"].notna().any():
+        caption += [_MEAN] if table["mce"].isna().all() else []
     caption += quick_look(table)
     if "des" not in hidden and table["clean_accuracy_loss_within_interval"].eq(True).any():
         caption.append("~ in des: the loss of clean accuracy is not statistically significant")

@@ -66,7 +66,7 @@ def _gate_options(*, baseline: bool) -> Callable[[Callable[..., None]], Callable
     "--corruption-baseline",
     metavar="alexnet|FILE.csv",
     group="Rows",
-    help="Divide corruption errors by those of AlexNet (ImageNet) or of the model in this table, as mce in the paper does.",
+    help="Add the mean corruption error (mce): errors divided by those of AlexNet (ImageNet) or of the model in this table.",
 )
 @output_format("table", *formats.format_names())
 @output_file(multiple=True)

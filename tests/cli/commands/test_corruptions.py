@@ -53,9 +53,17 @@ def test_the_suite(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     assert float(table[-1]["mean_corruption_accuracy"]) == pytest.approx(sum(accuracies) / 15)
     again = advdef("attack", *FEW[:-1], "--corruption", "fog", "--severity", "2", "--attack", "none")
     assert "1/1 cells cached" in again.err
-    gated = advdef("report", "--where", "corruption=mean", "--fail-over", "mce=0.01")
+    gate = ("report", "--where", "corruption=mean", "--fail-over", "mce=0.01")
+    ungated = advdef(*gate)
+    assert ungated.code == 3 and ungated.err.splitlines()[-1].endswith(
+        "there is no mce to judge: give --corruption-baseline alexnet or FILE.csv"
+    )
+    assert "for the paper's mean corruption error (mCE)" in ungated.out
+    gated = advdef(*gate, "--corruption-baseline", "a.csv")
     assert gated.code == 1
-    assert gated.err.splitlines()[-1].startswith("advdef: error: digits small-cnn none mean(15 of 75) none: mce 0.")
+    assert gated.err.splitlines()[-1] == (
+        "advdef: error: digits small-cnn none mean(15 of 75) none: mce 1 is above 0.01"
+    )
     normalized = rows(advdef("report", "--corruption-baseline", "a.csv", "--format", "csv").out)
     assert float(normalized[-1]["mce"]) == pytest.approx(1)
     assert normalized[-1]["mce_baseline"] == "a.csv"
