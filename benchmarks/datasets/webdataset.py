@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, ClassVar
@@ -33,8 +34,9 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 class WebDataset(Pictures):
-    """Tar archives of WebDataset: ``PATTERN`` is a path such as ``data/val-{000000..000012}.tar``, with braces as in a shell.
+    """Tar archives of WebDataset: ``PATTERN`` is a path such as ``data/val-{000000..000012}.tar`` or ``data/*.tar``.
 
+    Braces, ``*``, ``?`` and ``[…]`` are those of a shell; what a ``*`` finds is sorted. ``::`` joins several patterns.
     Files whose names differ only behind the first dot belong to one example: an image (``.jpg``, ``.png``, …) and its label,
     a class number or name in ``.cls`` or ``.txt``, or in ``.json`` under the key ``label``, ``cls`` or ``class``. All examples are
     the test split; ``?train=PATTERN`` names the archives to train on. ``?classes=N`` gives the number of classes where
@@ -83,21 +85,38 @@ class WebDataset(Pictures):
 
 
 def _shards(pattern: str) -> list[Path]:
-    """The archives that a pattern names, in its order: ``{00..12}`` is a range, and ``{a,b}`` is a list."""
+    """The archives that a pattern names, in its order: ``{00..12}`` is a range, ``{a,b}`` a list, ``*`` any, ``::`` an "and"."""
+    names = [name for part in pattern.split("::") for name in _expanded(part, pattern)]
+    # A file that two patterns find is one archive.
+    return [*dict.fromkeys(path for name in names for path in _files(Path(name).expanduser()))]
+
+
+def _expanded(part: str, pattern: str) -> list[str]:
+    """What a pattern with braces stands for."""
     parts = []
     count = 1
     # Every second part is what was between braces.
-    for index, part in enumerate(_BRACES.split(pattern)):
-        choices = _choices(part) if index % 2 else [part]
+    for index, text in enumerate(_BRACES.split(part)):
+        choices = _choices(text) if index % 2 else [text]
         count *= len(choices)
         if count > MOST_SHARDS:
             raise UserError(f"{pattern} names more than {MOST_SHARDS:,} archives")
         parts.append(choices)
-    paths = [Path("".join(names)).expanduser() for names in itertools.product(*parts)]
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"no file {path}: give webdataset:PATTERN, such as webdataset:data/val-{{000..012}}.tar")
-    return paths
+    return ["".join(names) for names in itertools.product(*parts)]
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that a path names, or that a path with ``*``, ``?`` or ``[…]`` finds, sorted."""
+    if path.is_file():
+        return [path]
+    # Unlike pathlib's, it leaves out hidden files, such as those that macOS adds.
+    files = [name for name in map(Path, sorted(glob.glob(str(path)))) if name.is_file()]  # noqa: PTH207
+    if not files:
+        fault = "no file matches" if glob.has_magic(str(path)) else "no file"
+        raise UserError(
+            f"{fault} {path}: give webdataset:PATTERN, such as webdataset:data/val-{{000..012}}.tar or webdataset:data/*.tar"
+        )
+    return files
 
 
 def _choices(text: str) -> list[str]:
@@ -117,40 +136,47 @@ def _choices(text: str) -> list[str]:
 class _NoImage:
     """A missing image. It cannot be read, so it is left out and counted as other unreadable images are."""
 
-    label: TarMember
+    name: str
 
     def __str__(self) -> str:
-        return f"the image of {self.label}"
+        return self.name
 
     def open(self) -> IO[bytes]:
         raise UserError("it is missing, a link, a sparse member, or has another ending")
 
 
 def _examples(path: Path, *, stop: bool) -> Iterator[tuple[Picture, str | None]]:
-    """The images of an archive and their labels as text; ``None`` where only a label is there, unless that is to ``stop``."""
+    """The images of an archive and their labels as text; ``None`` where there is no image, unless that is to ``stop``."""
     for stem, group in itertools.groupby(members(path), key=lambda member: _split(member.name)[0]):
         files: dict[str, TarMember] = {}
+        others: dict[str, TarMember] = {}
         for member in group:
             ending = _split(member.name)[1]
             if ending in files:
                 raise UserError(f"{path} has {member.name} twice")
-            files[ending] = member
+            (files if member.is_file else others)[ending] = member
         # A name such as 0001.seg.png is a second picture of the example, and no input.
-        image = next((files[ending] for ending in IMAGES if ending in files), None)
-        label = next((files[ending] for ending in LABELS if ending in files), None)
-        if image is None:
-            if label is None or not _is_label(label):
-                continue
-            if stop:
-                raise UserError(
-                    f"{label} is a label without an image: give it one as .{', .'.join(IMAGES)}, no link and not sparse, "
-                    "or leave it out with on_bad_image=skip"
-                )
-            yield _NoImage(label), None
+        image, label = _first(files, IMAGES), _first(files, LABELS)
+        if image is not None:
+            if label is None:
+                raise UserError(f"{path}: {stem} has an image and no label: give it a .cls, .json or .txt, no link")
+            yield image, _label(label)
             continue
-        if label is None:
-            raise UserError(f"{path}: {stem} has an image and no label: give it a .cls, .json or .txt")
-        yield image, _label(label)
+        link = _first(others, IMAGES)
+        if link is None and (label is None or not _is_label(label)):
+            continue
+        if stop:
+            fault = f"{label} is a label without an image" if link is None else f"{link} is a link or sparse"
+            raise UserError(
+                f"{fault}: give the image as .{', .'.join(IMAGES)}, no link and not sparse, or leave it out with "
+                "on_bad_image=skip"
+            )
+        yield _NoImage(f"the image of {label}" if link is None else str(link)), None
+
+
+def _first(files: Mapping[str, TarMember], endings: Sequence[str]) -> TarMember | None:
+    """The file with the first of some endings."""
+    return next((files[ending] for ending in endings if ending in files), None)
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -32,12 +32,14 @@ class TarMember:
         name: Its name in the archive.
         offset: Where its content begins, in bytes.
         size: The length of its content, in bytes.
+        is_file: Whether it is a regular file: no link, sparse file or device. Only such a file can be opened.
     """
 
     archive: str
     name: str
     offset: int
     size: int
+    is_file: bool = True
 
     def __str__(self) -> str:
         return f"{self.name} in {self.archive}"
@@ -50,7 +52,7 @@ class TarMember:
 
 
 def members(path: Path) -> Iterator[TarMember]:
-    """The regular files of a tar archive, in its order; links and other members are left out.
+    """The members of a tar archive except for folders, in its order.
 
     Args:
         path: The archive, uncompressed.
@@ -122,8 +124,9 @@ def _members(archive: tarfile.TarFile, headers: _Headers, path: Path, length: in
                 raise UserError(f"{path} is cut short in its member {last}: get it again")
             if member.size > LARGEST_MEMBER:
                 raise UserError(f"{path}: {last} has {member.size:,} bytes: a file may have {LARGEST_MEMBER:,}")
-            if member.isreg() and not member.issparse():
-                yield TarMember(str(path), member.name, member.offset_data, member.size)
+            if not member.isdir():
+                is_file = member.isreg() and not member.issparse()
+                yield TarMember(str(path), member.name, member.offset_data, member.size, is_file)
     except tarfile.ReadError as error:
         if not last:
             raise

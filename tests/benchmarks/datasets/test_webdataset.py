@@ -4,6 +4,7 @@ import gc
 import io
 import json
 import pickle
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -100,25 +101,41 @@ def test_a_wrong_example_is_named(tmp_path: Path, example: dict[str, Any], line:
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("kind", ["link", "ending"])
-def test_a_label_without_an_image_is_told(tmp_path: Path, kind: str) -> None:
+def test_wildcards_are_those_of_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bash's order, without hidden files, each archive once; the library's "::" joins patterns."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("b-10.tar", "b-2.tar", "a-1.tar", ".b-3.tar", "b-[2].tar", "b-4.txt"):
+        Path(name).touch()
+    Path("b-9.tar").mkdir()
+    for pattern in ("*.tar", "b-?.tar", "b-[12]*.tar", "{b,a}-*.tar", "{b-1,a}*.tar", f"{tmp_path}/b-*.tar"):
+        listing = ["bash", "-c", f"LC_ALL=C; printf '%s\\n' {pattern}"]
+        lines = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.splitlines()
+        assert [str(path) for path in _shards(pattern)] == [line for line in lines if Path(line).is_file()]
+    assert [str(path) for path in _shards("b-10.tar::a-*.tar::b-1*.tar")] == ["b-10.tar", "a-1.tar"]
+    assert [str(path) for path in _shards("b-[2].tar")] == ["b-[2].tar"]
+
+
+@pytest.mark.parametrize("kind", ["link", "links", "ending"])
+def test_an_example_without_an_image_is_told(tmp_path: Path, kind: str) -> None:
     """An image that is a link or has an unknown ending does not vanish: it is an error, or counted among those left out."""
     write(tmp_path / "a.tar", {"png": picture(1), "cls": 0}, {"png": picture(2), "cls": 1})
     with tarfile.open(tmp_path / "a.tar", "a") as archive:
-        image = tarfile.TarInfo("a/0002.png" if kind == "link" else "a/0002.gif")
-        if kind == "link":
-            image.type, image.linkname = tarfile.LNKTYPE, "a/0000.png"
+        image = tarfile.TarInfo("a/0002.gif" if kind == "ending" else "a/0002.png")
         label = tarfile.TarInfo("a/0002.cls")
         label.size = 3
+        for member in {"ending": (), "link": (image,), "links": (image, label)}[kind]:
+            member.type, member.linkname, member.size = tarfile.LNKTYPE, f"a/0000{member.name[-4:]}", 0
         archive.addfile(image)
-        archive.addfile(label, io.BytesIO(b"dog"))
-    with pytest.raises(
-        UserError, match=r"^a/0002\.cls in .*a\.tar is a label without an image: give it one as \.jpg, "
-    ):
+        archive.addfile(label, io.BytesIO(b"dog"[: label.size]))
+    fault = (
+        r"cls in .*a\.tar is a label without an image" if kind == "ending" else r"png in .*a\.tar is a link or sparse"
+    )
+    with pytest.raises(UserError, match=rf"^a/0002\.{fault}: give the image as \.jpg, .* with on_bad_image=skip"):
         WebDataset(f"{tmp_path}/a.tar")
     split = WebDataset(f"{tmp_path}/a.tar", on_bad_image="skip").split("test")
     assert sorted(split.first(3)[1].tolist()) == [0, 1]
-    assert "one image left out, the first one: the image of a/0002.cls in" in str(split.left_out)
+    name = "the image of a/0002.cls" if kind == "ending" else "a/0002.png"
+    assert f"one image left out, the first one: {name} in" in str(split.left_out)
 
 
 def test_wrong_patterns_and_archives(tmp_path: Path) -> None:
@@ -127,6 +144,8 @@ def test_wrong_patterns_and_archives(tmp_path: Path) -> None:
     for pattern, line in (
         ("x-{000..003}.tar", r"no file x-000\.tar: give webdataset:PATTERN"),
         ("pipe:cat x.tar", "no file pipe:cat x.tar: give webdataset:PATTERN"),
+        ("x-*.tar", r"no file matches x-\*\.tar: give webdataset:PATTERN"),
+        (f"{empty}::x-?.tar", r"no file matches x-\?\.tar: give webdataset:PATTERN"),
         ("{5..2}.tar", r"the range \{5\.\.2\} is empty or too long"),
         ("{0..999}{0..999}.tar", "names more than 100,000 archives"),
         (str(empty), "has no images"),
