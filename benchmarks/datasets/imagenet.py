@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import zlib
@@ -53,7 +54,9 @@ class ImageNet(Pictures):
     a folder has only some of them, as ImageNet-R and ImageNet-A. Folders may be called by class numbers, ``0`` to ``999``, as
     in ImageNet-V2.
 
-    ``?ids=FILE`` evaluates the files of a list, in its order, one ``SYNSET/FILE.JPEG`` a line, as RobustBench's list of 5,000.
+    The images are shuffled in an order that depends only on their names and classes. So it is the same in synset folders and in
+    one folder, in a part of them, and under each corruption of ImageNet-C. ``?ids=FILE`` evaluates the files of a list, in its
+    order, one ``SYNSET/FILE.JPEG`` a line, as RobustBench's list of 5,000; images in one folder need no ``SYNSET``.
     ``?class_list=FILE`` gives other class folders, one name a line, in the order of the model's outputs.
     """
 
@@ -98,13 +101,15 @@ class ImageNet(Pictures):
         return shuffled(files_in_class_folders(folder, self._labels_of_folders(folder)))
 
     def _evaluated(self, ids: Path | None) -> list[Example]:
-        """The validation images in their final order: that of the list of ids, or shuffled."""
+        """The validation images in their final order: that of the list of ids, or shuffled by name."""
         flat = dict(self._flat())
         if ids is not None:
             return [self._listed(line, flat, where=f"{ids}, line {row}") for row, line in enumerate(read_names(ids), 1)]
         if flat:
-            return shuffled([(ImageFile(str(self._folder / name)), label) for name, label in flat.items()])
-        return shuffled(files_in_class_folders(self._folder, self._labels_of_folders(self._folder)))
+            examples: list[Example] = [(ImageFile(str(self._folder / name)), label) for name, label in flat.items()]
+        else:
+            examples = files_in_class_folders(self._folder, self._labels_of_folders(self._folder))
+        return sorted(examples, key=_order)
 
     def _labels_of_folders(self, folder: Path) -> dict[str, int]:
         """The label of each class folder."""
@@ -119,15 +124,26 @@ class ImageNet(Pictures):
 
     def _listed(self, line: str, flat: Mapping[str, int], *, where: str) -> Example:
         """The image of a line of ``ids``."""
-        synset, _, name = line.rpartition("/")
-        if name in flat:
-            return image_file(self._folder, name, where=where), flat[name]
-        if synset not in self._number_of:
+        synset, slash, name = line.rpartition("/")
+        if synset not in self._number_of and (slash or name not in flat):
             raise UserError(f"{where}: '{line[:80]}': give SYNSET/FILE.JPEG")
+        if name in flat:
+            label = flat[name]
+            if slash and self._number_of[synset] != label:
+                raise UserError(
+                    f"{where}: {line[:80]} is of class {self._class(self._number_of[synset])}, and the file of labels says "
+                    f"{self._class(label)}: one of the two is of other images"
+                )
+            return image_file(self._folder, name, where=where), label
         file = image_file(self._folder, line, where=where)
         if not Path(file.path).is_file():
             raise UserError(f"{where}: no file {file}: the list and the folder do not fit")
         return file, self._number_of[synset]
+
+    def _class(self, label: int) -> str:
+        """The number and the name of a class, for messages."""
+        assert self.class_names is not None
+        return f"{label} ({self.class_names[label][:40]})"
 
     def _flat(self) -> Iterator[tuple[str, int]]:
         """The images that are all in one folder, by name, with their labels."""
@@ -189,6 +205,13 @@ class ImageNet(Pictures):
                 raise UserError(f"{where}: '{number[:80]}' is no class of meta.mat")
             labels[f"ILSVRC2012_val_{row:08}"] = self._number(synset, where)
         return labels
+
+
+def _order(example: Example) -> bytes:
+    """Shuffles images by their class and file name, whatever the folder and whichever other images are there."""
+    picture, label = example
+    name = str(picture).rpartition("/")[2]
+    return hashlib.sha256(f"{label}/{name}".encode("utf-8", "surrogateescape")).digest()
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,8 +19,8 @@ class ImageNetC(Corrupted):
     """ImageNet-C: ImageNet's 50,000 validation images under each of 19 corruptions at 5 severities, read where they are.
 
     ``PATH`` has the folders ``CORRUPTION/SEVERITY/SYNSET``, or these in the folders of the archives (``noise``, ``blur``,
-    ``weather``, ``digital``, ``extra``). The order of the files is shuffled, and depends only on their names: the first images
-    are the same for each corruption and severity. A folder with other files than the first one is an error.
+    ``weather``, ``digital``, ``extra``). The order of the images is that of ``imagenet:PATH``: the first images are the same for each
+    corruption and severity, and for the clean images. A folder with other files than the first one is an error.
     """
 
     paper: ClassVar[str] = "D. Hendrycks, T. Dietterich, ICLR 2019, arXiv 1903.12261; doi.org/10.5281/zenodo.2235448"
@@ -70,15 +69,10 @@ class ImageNetC(Corrupted):
         return split
 
     def _images(self, corruption: str, severity: int) -> tuple[ImageNet, dict[str, Example]]:
-        """The images of a folder, which has the layout of ImageNet's validation images; by ``SYNSET/FILE``, in their order."""
+        """The images of a folder, which has the layout of ImageNet's validation images, in their order; by ``SYNSET/FILE``."""
         folder = self._folders[corruption] / str(severity)
         images = ImageNet(str(folder), preprocessing=self._preprocessing, on_bad_image=self._on_bad_image)
-        named = {
+        examples = {
             str(picture).removeprefix(f"{folder}/"): (picture, label) for picture, label in images.examples("test")
         }
-        return images, {name: named[name] for name in sorted(named, key=_order)}
-
-
-def _order(name: str) -> bytes:
-    """Shuffles files by their names, so a file has the same place among others whichever of them are there."""
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+        return images, examples

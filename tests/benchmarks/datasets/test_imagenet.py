@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision.models import ResNet18_Weights
 
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+from robustbench_cli.benchmarks.datasets.base.split import Split
 from robustbench_cli.benchmarks.datasets.imagenet import ImageNet, _imagenet_classes
 from robustbench_cli.core.errors import UserError
 
@@ -70,9 +71,8 @@ def test_some_synset_folders_keep_the_numbers_of_all(synset_folders: Path) -> No
         dataset = load_dataset(f"imagenet:{path}?image_size=32")
         assert (dataset.classes, dataset.eps, dataset.shape) == (1000, "4/255", (3, 32, 32))
         split = dataset.split("test")
-        files = sorted(synset_folders.glob("val/*/*"), key=lambda path: (path.parent.name, path.name))
-        order = np.random.RandomState(0).permutation(20)
-        assert split.labels.tolist() == [int(files[index].stem.rpartition("_")[2]) for index in order]
+        numbers = [int(file.stem.rpartition("_")[2]) for file in synset_folders.glob("val/*/*")]
+        assert sorted(split.labels.tolist()) == sorted(numbers) != split.labels.tolist()
 
 
 def test_a_list_of_ids_is_evaluated_in_its_order(synset_folders: Path, tmp_path: Path) -> None:
@@ -92,6 +92,58 @@ def test_a_list_of_ids_is_evaluated_in_its_order(synset_folders: Path, tmp_path:
             ImageNet(str(synset_folders), ids=f"{tmp_path}/ids.txt")
         text = (tmp_path / "ids.txt").read_text()
         (tmp_path / "ids.txt").write_text(text.removesuffix(line))
+
+
+def test_a_list_of_ids_agrees_with_the_file_of_labels(tmp_path: Path) -> None:
+    """In one folder, a synset of the list that contradicts the labels is named; without a synset nothing can."""
+    folder = flat(tmp_path / "val", 3)
+    names = [f"ILSVRC2012_val_{number:08}.JPEG" for number in (1, 2, 3)]
+    rows = [f"{name},{SYNSETS[label]}\n" for name, label in zip(names, (5, 7, 0), strict=True)]
+    (folder / "labels.csv").write_text(f"file,label\n{''.join(rows)}")
+    ids = tmp_path / "ids.txt"
+    for lines, expected in (
+        ([f"{SYNSETS[0]}/{names[2]}", f"{SYNSETS[5]}/{names[0]}"], [0, 5]),
+        (names[::-1], [0, 7, 5]),
+    ):
+        ids.write_text("\n".join(lines))
+        assert ImageNet(str(tmp_path), ids=str(ids)).split("test").labels.tolist() == expected
+    for line, message in (
+        (
+            f"{SYNSETS[0]}/{names[1]}",
+            rf"line 2: n01440764/{names[1]} is of class 0 \(tench\), and the file of labels says 7 \(cock\): one of the two",
+        ),
+        (f"val/{names[1]}", f"line 2: 'val/{names[1]}': give SYNSET/FILE.JPEG"),
+    ):
+        ids.write_text(f"{SYNSETS[5]}/{names[0]}\n{line}\n{SYNSETS[9]}/{names[2]}\n")
+        with pytest.raises(UserError, match=message):
+            ImageNet(str(tmp_path), ids=str(ids))
+
+
+def test_one_order_in_every_layout(tmp_path: Path) -> None:
+    """The same photographs come first in one folder, in synset folders, without some of them, and in ImageNet-C."""
+    flat(tmp_path / "flat", 24)
+    rows = []
+    for path in sorted((tmp_path / "flat").iterdir()):
+        synset = SYNSETS[int(path.stem[-2:]) // 9]
+        rows.append(f"{path.name},{synset}\n")
+        for folder in ("synsets", "c/snow/1", "c/fog/1", "c/fog/2"):
+            (tmp_path / folder / synset).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / folder / synset)
+    (tmp_path / "flat" / "labels.csv").write_text(f"file,label\n{''.join(rows)}")
+
+    def order(split: Split) -> list[int]:
+        return [round(255 * float(level)) for level in split.first(24)[0].mean(dim=(1, 2, 3))]
+
+    first = order(load_dataset(f"imagenet:{tmp_path}/flat").split("test"))
+    assert sorted(first) == [*range(1, 25)] and {level // 9 for level in first[:6]} == {0, 1, 2}
+    assert order(load_dataset(f"imagenet:{tmp_path}/synsets").split("test")) == first
+    published = load_dataset(f"imagenet-c:{tmp_path}/c")
+    for corruption, severity in (("snow", 1), ("fog", 1), ("fog", 2)):
+        assert order(published.published(corruption, severity)) == first
+    for path in sorted((tmp_path / "synsets").glob("*/*"))[::3]:
+        first.remove(int(path.stem[-2:]))
+        path.unlink()
+    assert order(ImageNet(str(tmp_path / "synsets")).split("test")) == first
 
 
 def test_class_numbers_as_folders_are_not_sorted_as_text(tmp_path: Path) -> None:
