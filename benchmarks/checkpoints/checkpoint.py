@@ -6,10 +6,10 @@ import json
 import math
 import platform
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -22,7 +22,8 @@ from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.benchmarks.models.base.build import build_from_file, build_untrained, example_images, normalized
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
-from robustbench_cli.benchmarks.models.base.source import model_source
+from robustbench_cli.benchmarks.models.base.plausible_size import require_plausible_size
+from robustbench_cli.benchmarks.models.base.source import bare_network, model_source
 from robustbench_cli.benchmarks.models.base.timm_network import TimmNetwork
 from robustbench_cli.benchmarks.weights.fill import fill
 from robustbench_cli.benchmarks.weights.folder import read_json
@@ -220,6 +221,8 @@ def _load_foreign(file: OpenedFile, path: Path, options: Mapping[str, Any]) -> t
     described = _network_in_folder(path) if options["model"] is None else None
     info = _info_from_options(options if described is None else _with_description(options, described, path), path)
     config = (info.config or None) if described is None else described.full_config
+    if described is not None:
+        _require_plausible_size(info.model_copy(update={"config": config}), tensors, path)
     built = build_from_file(info.model, tensors, path, shape=info.shape, classes=info.classes, config=config)
     loaded = built.loaded
     normalization = loaded.normalization(info.mean, info.std, path)
@@ -272,6 +275,7 @@ def _load_advdef(
         renamed = tuple(spec.renamed(defenses.load(spec.name)) for spec in info.defenses)
         info = info.model_copy(update={"defenses": renamed})
         _refuse_impossible_sizes(info, tensors, path)
+        _require_plausible_size(info, tensors, path)
         info = info.model_copy(update={"defenses": tuple(_with_defaults(spec, path) for spec in info.defenses)})
         model = _build(info)
     except UserError as error:
@@ -362,7 +366,6 @@ def _refuse_impossible_sizes(info: CheckpointInfo, tensors: Mapping[str, Tensor]
     for what, number, most in (
         ("pixels an image", math.prod(info.shape), _MOST_PIXELS),
         ("classes", info.classes, max(weights, 1000)),
-        ("units a layer", max(_whole_numbers(info.config), default=0), max(weights, 100_000)),
         ("parts of a defense", sum(map(sum, counts)), max(len(tensors), 100)),
         ("draws of a decision", max(draws, default=0), _MOST_DRAWS),
     ):
@@ -370,15 +373,11 @@ def _refuse_impossible_sizes(info: CheckpointInfo, tensors: Mapping[str, Tensor]
             raise UserError(f"{path} describes more than {most} {what}, which it cannot hold: it is damaged")
 
 
-def _whole_numbers(value: Any) -> Iterator[int]:
-    """The whole numbers in JSON."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, dict | list):
-            yield from _whole_numbers(item)
-        elif isinstance(item, int):
-            yield item
+def _require_plausible_size(info: CheckpointInfo, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Compares the network that a file describes with the file; a user's own code is not run for it."""
+    if models.module_of(info.model.partition(":")[0]) is not None:
+        build = partial(bare_network, info.model, shape=info.shape, classes=info.classes, config=info.config or None)
+        require_plausible_size(build, tensors, path)
 
 
 def _info(file: OpenedFile, path: Path) -> CheckpointInfo | None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from robustbench_cli.benchmarks.models.base.hub import HubRepository
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
+from robustbench_cli.benchmarks.models.base.plausible_size import require_plausible_size
 from robustbench_cli.benchmarks.models.base.source import ModelSource
 from robustbench_cli.benchmarks.models.base.timm_network import TimmNetwork
 from robustbench_cli.benchmarks.weights.folder import read_json
@@ -69,4 +70,6 @@ class HfHub(ModelSource):
             raise UserError(f"{self.spec} does not say how many classes it has: its config.json lacks num_classes")
         # Of the same commit, also if the Hub changes between two downloads.
         file = HubRepository(self.name, commit).weights()
-        return network.build(shape=shape, classes=classes, state=open_file(file).tensors(file))
+        tensors = open_file(file).tensors(file)
+        require_plausible_size(lambda: network.build(shape=shape, classes=classes), tensors, file)
+        return network.build(shape=shape, classes=classes, state=tensors)

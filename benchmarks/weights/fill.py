@@ -29,6 +29,8 @@ _MEAN = re.compile(r"_?((?:\w+_)?)(?:mean|means|mu)")
 _STD = re.compile(r"_?((?:\w+_)?)(?:std|stds|stddev|sd|sds|sigma)")
 _MEASURES = re.compile(r"(?:^|_)(?:acc|accuracy|auroc|confmat|criterion|f1|loss|metrics?)(?:_|\d|$)")
 """Modules that only a training or its protocol uses: Lightning saves them beside the network."""
+_MOST_CANDIDATES = 100
+"""Copies of the network in one state dict that are compared, so that the time does not grow with the square of their number."""
 
 
 class LoadedWeights(NamedTuple):
@@ -181,8 +183,7 @@ class _Candidate:
     @property
     def rank(self) -> int:
         """The rank in the order of preference; equal ranks stay in the order of the file."""
-        parts = [*reversed(self.key.split(".")), *reversed(self.prefix.strip(".").split("."))]
-        return key_rank(parts)
+        return _rank(self.key, self.prefix)
 
     @property
     def location(self) -> str:
@@ -238,20 +239,31 @@ def _candidates(
     complete = [prefix for prefix in prefixes if all(f"{prefix}{name}" in unwrapped for name in required)]
     most_common = max(prefixes, key=lambda prefix: (prefixes[prefix], -len(prefix)), default="")
     networks = {f"{prefix}{name}" for prefix in complete for name in expected}
+    preferred = sorted(complete, key=lambda prefix: _rank(key, prefix))[:_MOST_CANDIDATES]
     return [
         _candidate(key, prefix, state, expected, unwrapped, networks=networks, required=required, unused=unused)
-        for prefix in complete or [most_common]
+        for prefix in preferred or [most_common]
     ]
+
+
+def _rank(key: str, prefix: str) -> int:
+    """The rank of a key and a prefix in the order of preference."""
+    return key_rank([*reversed(key.split(".")), *reversed(prefix.strip(".").split("."))])
 
 
 def _prefix_counts(names: Iterable[str], expected: Collection[str]) -> dict[str, int]:
     """How many of the model's names follow each prefix."""
     counts: dict[str, int] = {}
+    most_dots = max((name.count(".") for name in expected), default=0)
     for name in names:
-        starts = [0, *(index + 1 for index, letter in enumerate(name) if letter == ".")]
-        for start in starts:
+        start = len(name) + 1
+        # No end with more dots is a name of the model.
+        for _ in range(most_dots + 1):
+            start = name.rfind(".", 0, max(start - 1, 0)) + 1
             if name[start:] in expected:
                 counts[name[:start]] = counts.get(name[:start], 0) + 1
+            if start == 0:
+                break
     return counts
 
 
@@ -325,22 +337,32 @@ def _normalizations(tensors: Mapping[str, Tensor], *, most: int) -> list[tuple[s
         most: The number of copies. With more pairs, or with pairs that differ, none is the normalization.
     """
     pairs = _pairs(tensors)
+    if len(pairs) > most:
+        return []
     values = {tuple(_numbers(tensors[name]) for name in pair) for pair in pairs}
-    return pairs if len(values) == 1 and len(pairs) <= most else []
+    return pairs if len(values) == 1 else []
 
 
 def _pairs(tensors: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     """The names of all that may be a mean and its std."""
     small = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel() <= MOST_CHANNELS]
-    pairs = []
-    for mean in small:
-        parent, _, name = mean.rpartition(".")
-        mean_match = _MEAN.fullmatch(name)
-        for std in small if mean_match else ():
-            std_match = _STD.fullmatch(std.rpartition(".")[2])
-            if std_match and mean_match and std_match[1] == mean_match[1] and std.rpartition(".")[0] == parent:
-                pairs.append((mean, std))
-    return pairs
+    stds = _by_prefix(small, _STD)
+    return [
+        (mean, std)
+        for prefix, means in _by_prefix(small, _MEAN).items()
+        for mean in means
+        for std in stds.get(prefix, ())
+    ]
+
+
+def _by_prefix(names: Iterable[str], pattern: re.Pattern[str]) -> dict[tuple[str, str], list[str]]:
+    """The names whose last part matches, by their parent and the first group of the pattern."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        parent, _, last = name.rpartition(".")
+        if match := pattern.fullmatch(last):
+            groups.setdefault((parent, match[1]), []).append(name)
+    return groups
 
 
 def _same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

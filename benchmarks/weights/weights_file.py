@@ -76,6 +76,15 @@ MOST_CHANNELS = 16
 """The most numbers that a mean or a std of a normalization may have."""
 
 _LONGEST_HEADER = 100_000_000
+_MOST_UNPACKED = 2
+"""Times the size of an archive. PyTorch packs nothing, and weights that someone has packed shrink by a tenth."""
+
+_MOST_EXPANDED = 16
+"""Times the size of a file: state dicts may share tensors, and a tensor may repeat its numbers."""
+
+_ALWAYS_ALLOWED = 2**24
+"""Bytes that any file may unpack or expand to."""
+
 _WAY_OUT = "where you trust it, load it yourself and save only model.state_dict(), best as .safetensors"
 
 
@@ -150,12 +159,18 @@ def read_tensors(data: bytes, path: Path) -> StateDict:
 
     Raises:
         UserError: The file is cut off, would run code when loaded, has no state dict, or has NaN or infinity, or tensors
-            that are sparse, quantized or without values.
+            that are sparse, quantized, without values, or far larger than the file.
     """
     content = read_content(data, path)
     state = content if isinstance(content, StateDict) else _preferred_state(content, path)
-    for tensors in (state, state.beside, *state.alternatives.values()):
+    states = (state, state.beside, *state.alternatives.values())
+    for tensors in states:
         _require_dense(tensors, path)
+    expanded = sum(tensor.numel() * tensor.itemsize for tensors in states for tensor in tensors.values())
+    if expanded > max(_MOST_EXPANDED * len(data), _ALWAYS_ALLOWED):
+        raise UserError(
+            f"{path} has {len(data):,} bytes, and its tensors would take {expanded:,}: save each as tensor.contiguous()"
+        )
     if not state.alternatives:
         require_finite(state, path)
     return state
@@ -234,6 +249,7 @@ def _load_zip(data: bytes, path: Path) -> Any:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             records = {name.rpartition("/")[2] for name in archive.namelist()}
+            unpacked = sum(record.file_size for record in archive.infolist())
     except Exception:  # noqa: BLE001 - a damaged file can raise any exception
         raise UserError(f"{path} is cut off or damaged: save or download it again") from None
     if "constants.pkl" in records:
@@ -242,6 +258,10 @@ def _load_zip(data: bytes, path: Path) -> Any:
         raise UserError(f"{path} is an exported program (.pt2), which is code and is not loaded: {_WAY_OUT}")
     if "data.pkl" not in records:
         raise UserError(f"{path} is an archive without PyTorch's data.pkl: give a state dict that torch.save wrote")
+    if unpacked > max(_MOST_UNPACKED * len(data), _ALWAYS_ALLOWED):
+        raise UserError(
+            f"{path} has {len(data):,} bytes and unpacks to {unpacked:,}: save it again with torch.save, which packs nothing"
+        )
     try:
         with safe_globals(_PLAIN):
             blocked = get_unsafe_globals_in_checkpoint(io.BytesIO(data))

@@ -15,7 +15,7 @@ from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
 from robustbench_cli.benchmarks.weights.fill import LoadedWeights, fill
 from robustbench_cli.core.errors import UserError, one_line
 
-__all__ = ["ModelSource", "config_for", "missing_class_names", "model_source", "not_downloaded"]
+__all__ = ["ModelSource", "bare_network", "config_for", "missing_class_names", "model_source", "not_downloaded"]
 
 
 class ModelSource(ABC):
@@ -144,6 +144,28 @@ def model_source(spec: str, *, config: Mapping[str, Any] | None = None) -> Model
     if inspect.isclass(target) and issubclass(target, ModelSource):
         return target(argument, config=config)
     return None
+
+
+def bare_network(
+    spec: str, *, shape: tuple[int, int, int], classes: int, config: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """The network of one of the project's own models with fresh weights, unchecked and without :class:`~.build.Normalize`.
+
+    Args:
+        spec: A model of the project, such as ``wrn-28-10:silu`` or ``torchvision:resnet50``.
+        shape: ``(C, H, W)``.
+        classes: K.
+        config: See :class:`ModelSource`.
+
+    Raises:
+        UserError: The model is unknown, or does not take such images.
+    """
+    source = model_source(spec, config=config)
+    if source is not None:
+        return source.untrained(shape=shape, classes=classes)
+    target, argument = registry.find(spec)
+    network: nn.Module = target(shape=shape, classes=classes, **({} if argument is None else {"argument": argument}))
+    return network
 
 
 def config_for(

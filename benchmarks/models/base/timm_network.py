@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -20,8 +20,12 @@ __all__ = ["TimmNetwork", "timm_library"]
 _BUILDING = ("input_size", "fixed_input_size", "num_classes", "pool_size", "first_conv", "classifier")
 """The parts of timm's description on which the network itself depends."""
 
-_LARGEST_SIDE = 4096
+_LARGEST_SIDE = 1536
+"""In pixels; the largest of timm's own weights is 1024. A first convolution's outputs take 1 GB at this side."""
+
 _MOST_CLASSES = 1_000_000
+_LARGEST_ARGUMENT = 100_000
+"""Of what a network is built with: its width, its depth. Timm makes a list as long as the depth before the first layer."""
 
 
 def timm_library(needed_by: str) -> Any:
@@ -76,6 +80,10 @@ class TimmNetwork:
         model_args = config.get("model_args") or {}
         if not isinstance(pretrained_cfg, dict) or not isinstance(model_args, dict):
             raise UserError(f"{where}: pretrained_cfg and model_args in its config.json are no mappings: it is damaged")
+        if max(_numbers(model_args), default=0) > _LARGEST_ARGUMENT:
+            raise UserError(
+                f"{where}: its config.json builds a network with the number {max(_numbers(model_args)):,}: it is damaged"
+            )
         # The library's own arguments choose files and weights, which a file may not.
         forbidden = sorted(set(model_args) & _own_arguments(where))
         if forbidden:
@@ -174,6 +182,15 @@ class TimmNetwork:
             **arguments,
         )
         return network
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """The sizes of all numbers in JSON."""
+    for item in value.values() if isinstance(value, dict) else value:
+        if isinstance(item, dict | list):
+            yield from _numbers(item)
+        elif isinstance(item, int | float):
+            yield abs(item)
 
 
 def _interpolation(name: object) -> Interpolation:

@@ -359,6 +359,7 @@ def test_a_foreign_file_of_which_too_little_is_said(foreign: Path, options: dict
     [
         ({"shape": [3, 10**5, 10**5]}, "describes more than 16777216 pixels an image"),
         ({"classes": 10**12}, "describes more than [0-9]+ classes"),
+        ({"model": "torchvision:regnet_y_128gf"}, "describes a network of at least"),
         ({"defenses": [{"name": "hrs", "parameters": {"channels": [10**6, 5]}}]}, "more than 100 parts of a defense"),
         ({"defenses": [{"name": "hrs", "changed": ["zzz"]}]}, "'zzz' is called changed and is no parameter of hrs"),
     ],
@@ -411,6 +412,10 @@ def test_a_folder_of_the_hub(tmp_path: Path) -> None:
     assert (loaded.info.model, loaded.info.classes) == ("timm:test_resnet", 5)
     save_checkpoint(tmp_path / "ours.safetensors", loaded.model, loaded.info)
     assert torch.equal(load_checkpoint(tmp_path / "ours.safetensors").model(images), loaded.model(images))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_classes": 10**6}))
+    with pytest.raises(UserError, match="describes a network of at least"):
+        load_checkpoint(tmp_path, shape=(1, 32, 32))
     (tmp_path / "config.json").unlink()
     with pytest.raises(UserError, match="does not say what it holds: give its model and classes"):
         load_checkpoint(tmp_path, shape=(1, 32, 32))

@@ -101,6 +101,10 @@ def test_shards(hub: FakeHub, tmp_path: Path) -> None:
         ({"architecture": "test_resnet", "model_args": 5}, "are no mappings"),
         ({"architecture": "test_resnet", "pretrained_cfg": {"mean": "x"}}, "has a value that timm does not write"),
         ({"architecture": "test_resnet", "num_classes": float("inf")}, "has a value that timm does not write"),
+        (
+            {"architecture": "test_vit", "model_args": {"depth": [10**8]}},
+            "builds a network with the number 100,000,000",
+        ),
         ({"architecture": "test_resnet", "num_classes": 1_000_001}, "1,000,000 classes are built"),
         ({"architecture": "test_resnet", "pretrained_cfg": {"input_size": [3, 5000, 9]}}, "images of 5000 x 9"),
         ({"architecture": "test_resnet", "pretrained_cfg": {"crop_pct": 1e-308}}, "crop_pct 1e-308"),
@@ -125,3 +129,12 @@ def test_a_download_cut_short(hub: FakeHub, tmp_path: Path) -> None:
     hub.files["owner/net", "model.safetensors"] = whole[: len(whole) // 2]
     with pytest.raises(UserError, match=r"model\.safetensors is cut off or damaged"):
         build_model(SPEC, shape=(1, 32, 32), classes=5)
+
+
+def test_a_description_larger_than_the_weights(hub: FakeHub, tmp_path: Path) -> None:
+    """It is refused before the network is built."""
+    published(hub, tmp_path / "saved")
+    config = json.loads(hub.files["owner/net", "config.json"]) | {"num_classes": 10**6}
+    hub.files["owner/net", "config.json"] = json.dumps(config).encode()
+    with pytest.raises(UserError, match=r"model.bin has [\d,]+ numbers, and describes a network of at least"):
+        build_model(SPEC, shape=(1, 32, 32), classes=10**6)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import time
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -330,3 +332,21 @@ def test_layers_of_a_file_that_the_network_does_not_use(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unexpected module\.sub_block2"):
         torch.save(prefixed("module.", state | {"sub_block2.weight": torch.ones(1)}), path)
         fill(fresh, read_tensors(read_bytes(path), path), path, spec="wrn-10-1")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {f"{number}.{name}": torch.zeros(3) for number in range(10_000) for name in ("mean", "std")},
+        {f"x{'.a' * 100_000}": torch.zeros(3)},
+        {f"{number}.{name}": torch.zeros(2) for number in range(10_000) for name in ("weight", "bias")},
+    ],
+    ids=["pairs", "dots", "copies"],
+)
+def test_the_time_does_not_grow_with_the_square_of_a_file(rest: dict[str, Tensor]) -> None:
+    """Many pairs of a mean and a std, a name of many parts, and many networks in a file; the square would take minutes."""
+    network = nn.BatchNorm1d(2, track_running_stats=False)
+    began = time.process_time()
+    with suppress(UserError):
+        fill(network, {"net.weight": torch.ones(2), "net.bias": torch.ones(2), **rest}, Path("a.pt"), spec="x")
+    assert time.process_time() - began < 20

@@ -238,3 +238,39 @@ def test_tensors_that_are_not_dense(tmp_path: Path) -> None:
         for content in ({"w": tensor}, {"state_dict": {"w": torch.ones(2)}, "model": {"w": tensor}}):
             torch.save(content, tmp_path / "a.pt")
             refused(tmp_path / "a.pt", rf"holds a tensor that is {kind}, (model\.)?w: save dense")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_that_expand(tmp_path: Path, zipped: bool) -> None:
+    """One number that stands for 400 GB is refused before anything looks at them; tied and shared tensors are read."""
+    path = tmp_path / "a.pt"
+    expanded = torch.zeros(1).expand(10**5, 10**6)
+    torch.save({"weight": torch.rand(3), "mask": expanded}, path, _use_new_zipfile_serialization=zipped)
+    refused(path, r"has [\d,]+ bytes, and its tensors would take 400,000,000,012: save each as tensor\.contiguous")
+    state = {"weight": torch.rand(10**6), "mask": torch.zeros(1).expand(8, 8)}
+    torch.save({"model": state, "ema": state, "tied": state["weight"]}, path, _use_new_zipfile_serialization=zipped)
+    assert same(read(path), state)
+
+
+def packed(path: Path, tensors: dict[str, Tensor], *, copies: int = 1) -> None:
+    """A file of torch.save whose records are packed, as by a program that archives files."""
+    torch.save(tensors, path)
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in records.items():
+            archive.writestr(name, content)
+        for number in range(copies - 1):
+            archive.writestr(f"archive/data/{number + 10}", bytes(10**7))
+
+
+def test_archives_that_unpack_to_far_more(tmp_path: Path) -> None:
+    """An archive of zeros is refused before it is unpacked; packed weights are read."""
+    path = tmp_path / "a.pt"
+    packed(path, {"a": torch.zeros(5 * 10**6)})
+    refused(path, r"has [\d,]+ bytes and unpacks to 20,000,\d+: save it again with torch\.save, which packs nothing")
+    packed(path, {"a": torch.zeros(5)}, copies=3)
+    refused(path, r"unpacks to 20,000,\d+")
+    weights = {"a": torch.rand(5 * 10**6)}
+    packed(path, weights)
+    assert same(read(path), weights)
