@@ -27,6 +27,7 @@ ROOMS = (
     ("store",),
     ("training", "execution", "certification", "reprogramming"),
     ("suites", "reports"),
+    ("audit",),
     ("comparison",),
 )
 RANKS = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}

@@ -37,7 +37,7 @@ from robustbench_cli.attacks.base.rng import preserve_generators, seed_from
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
 from robustbench_cli.benchmarks.devices import current
 from robustbench_cli.benchmarks.evaluation.checks import raised_flags, row_flags
-from robustbench_cli.benchmarks.evaluation.checks.base.check import EvaluatedModels, FinishedEvaluation
+from robustbench_cli.benchmarks.evaluation.checks.base.moments import EvaluatedModels, FinishedEvaluation
 from robustbench_cli.benchmarks.evaluation.context import RunContext
 from robustbench_cli.benchmarks.evaluation.device_images import DeviceImages
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions

@@ -15,7 +15,7 @@ from robustbench_cli.attacks.base.models.precision import gradient_precision
 from robustbench_cli.attacks.base.rng import Random, seed_from, seed_generators
 from robustbench_cli.attacks.base.threat import distance, project_exactly, reset_outside
 from robustbench_cli.benchmarks.evaluation.checks import raised_flags
-from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch
+from robustbench_cli.benchmarks.evaluation.checks.base.moments import AttackedBatch
 from robustbench_cli.benchmarks.evaluation.device_images import DeviceImages
 from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
 from robustbench_cli.benchmarks.evaluation.saved_images import rounded as rounded_to_levels

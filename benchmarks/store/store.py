@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 
 __all__ = [
+    "AUDITS",
     "CERTIFICATION",
     "PARTIAL_RESULTS",
     "REPROGRAMMING",
@@ -49,6 +50,9 @@ CERTIFICATION = "certification"
 
 REPROGRAMMING = "reprogramming"
 """The folder in a store with results of adversarial reprogramming; see :mod:`~.reprogramming.run`."""
+
+AUDITS = "audits"
+"""The folder in a store with what the checks of an audit found; see :mod:`~.audit.records`."""
 
 _CELLS, _REQUESTS = "cells", "asked"
 
@@ -438,7 +442,7 @@ class Store:
     @property
     def exists(self) -> bool:
         """Whether the folder has anything that a store can have."""
-        kinds = (_CELLS, _REQUESTS, PARTIAL_RESULTS, SEARCHES, CERTIFICATION, REPROGRAMMING)
+        kinds = (_CELLS, _REQUESTS, PARTIAL_RESULTS, SEARCHES, CERTIFICATION, REPROGRAMMING, AUDITS)
         return any((self.path / kind).is_dir() for kind in kinds)
 
     def _require_store(self) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_cli.cli import console
-from robustbench_cli.cli.class_source import ClassSource, read_class, read_exported
+from robustbench_cli.core.class_source import ClassSource, read_class, read_exported
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -59,6 +59,11 @@ _ATTRIBUTES = (
     "epochs",
     "eps",
     "text",
+    "severity",
+    "raised_when",
+    "why",
+    "remedy",
+    "source",
 )
 """The class attributes that a card shows."""
 
@@ -106,7 +111,8 @@ def summaries(kind: str) -> Iterator[dict[str, Any]]:
         kind: One of :data:`KINDS`.
 
     Yields:
-        ``name`` and ``summary``; for an attack also its ``norms``, its ``access`` to the model and its ``type``.
+        ``name`` and ``summary``; for an attack also its ``norms``, its ``access`` to the model and its ``type``; for a
+        check its ``severity``.
     """
     for name in names(kind):
         try:
@@ -122,7 +128,7 @@ def _summarized(kind: str, name: str) -> dict[str, Any]:
         return {"name": name, "summary": _sentences(read_suite(name).description)[0]}
     source = _source(kind, name)
     if kind == "check":
-        return {"name": name, "summary": source.constants["text"]}
+        return {"name": name, "severity": source.constants["severity"], "summary": source.constants["text"]}
     summary = _plain(source.docstring).partition("\n")[0]
     if kind != "attack":
         return {"name": name, "summary": summary}
@@ -239,7 +245,8 @@ def card(kind: str, name: str) -> dict[str, Any]:
 def _check_card(entry: dict[str, Any]) -> dict[str, Any]:
     """The card of a check: the meaning of its flag is the summary, and its docstring says how it is measured."""
     description = "\n\n".join(text for text in (entry["summary"], entry["description"]) if text)
-    return {"kind": "check", "name": entry["name"], "summary": entry["text"], "description": description}
+    page = {key: entry[key] for key in ("severity", "raised_when", "why", "remedy", "source") if key in entry}
+    return {"kind": "check", "name": entry["name"], "summary": entry["text"], "description": description, **page}
 
 
 def _cost(attack: type[Attack]) -> dict[str, int] | None:

@@ -19,7 +19,20 @@ PAGE = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 VARIABLES = "ADVDEF_"
 """The prefix of the options' environment variables."""
 
-GROUPS = ("Model", "Data", "Defense", "Attack", "Certificate", "Task", "Rows", "Gates", "Store", "Output", "Run")
+GROUPS = (
+    "Model",
+    "Data",
+    "Defense",
+    "Attack",
+    "Certificate",
+    "Audit",
+    "Task",
+    "Rows",
+    "Gates",
+    "Store",
+    "Output",
+    "Run",
+)
 """The groups of options, in the order of the help page."""
 
 _DEFAULT_GROUP = "Run"

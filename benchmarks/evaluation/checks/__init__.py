@@ -5,28 +5,91 @@ A new check is one file: a class that derives from :class:`~.base.check.Check`, 
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Callable
+from importlib.abc import InspectLoader
 from typing import TYPE_CHECKING
 
+from robustbench_cli.core.errors import one_line
 from robustbench_cli.core.registry import Registry
 
 if TYPE_CHECKING:
-    from robustbench_cli.benchmarks.evaluation.checks.base.check import Check, FinishedEvaluation
+    from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
+    from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding
+    from robustbench_cli.benchmarks.evaluation.checks.base.moments import FinishedEvaluation
 
-__all__ = ["load_checks", "raised_flags", "registry", "row_flags"]
+__all__ = [
+    "IN_EVALUATION",
+    "finding_or_failure",
+    "load_checks",
+    "load_checks_at",
+    "raised_flags",
+    "registry",
+    "row_flags",
+]
 
 _logger = logging.getLogger(__name__)
 
 registry = Registry(kind="check", package=__name__, base=f"{__name__}.base.check:Check")
+
+IN_EVALUATION = ("raised_by_batch", "raised_by_models", "applies")
+"""The methods of a check that run in every evaluation."""
 
 _FAILED = "check-failed"
 
 
 def load_checks() -> list[Check]:
     """All checks, in the order of their flags in a row."""
-    checks: list[Check] = [registry.load(name)(name) for name in registry.names()]
+    return _loaded(registry.names())
+
+
+def load_checks_at(*moments: str) -> list[Check]:
+    """The checks that look at one of some moments, in the order of their flags in a row.
+
+    A file of the project that does not contain the name of such a method is not imported, so that the checks of stored
+    rows load without torch.
+
+    Args:
+        *moments: Names of methods of :class:`~.base.check.Check`.
+    """
+    from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
+
+    checks = _loaded([name for name in registry.names() if _may_look(name, moments)])
+    return [
+        check
+        for check in checks
+        if any(getattr(type(check), moment) is not getattr(Check, moment) for moment in moments)
+    ]
+
+
+def _loaded(names: list[str]) -> list[Check]:
+    checks: list[Check] = [registry.load(name)(name) for name in names]
     return sorted(checks, key=lambda check: (check.position, check.name))
+
+
+def _may_look(name: str, moments: tuple[str, ...]) -> bool:
+    """Whether the source of a check names one of some methods, or is not at hand."""
+    module = registry.module_of(name)
+    spec = None if module is None else importlib.util.find_spec(module)
+    if spec is None or not isinstance(spec.loader, InspectLoader):
+        return True
+    source = spec.loader.get_source(spec.name)
+    return source is None or any(moment in source for moment in moments)
+
+
+def finding_or_failure(check: Check, look: Callable[[], Finding | None]) -> Finding | None:
+    """What a check finds. No check may lose an audit: its error becomes a finding of ``check-failed``.
+
+    Args:
+        check: The check.
+        look: Calls the method of the check.
+    """
+    try:
+        return look()
+    except Exception as error:
+        _logger.warning("the check %s failed", check.name, exc_info=True)
+        return registry.load(_FAILED)(_FAILED).finding(f"{check.name} failed: {one_line(error)}")  # type: ignore[no-any-return]
 
 
 def raised_flags(moment: Callable[[Check], bool]) -> set[str]:

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.measurements import logits_differ
+from robustbench_cli.benchmarks.evaluation.checks.base.moments import AttackedBatch
 from robustbench_cli.benchmarks.evaluation.checks.base.same_predictions import IMAGES, SamePredictions
 
 __all__ = ["Remembers", "remembers"]
@@ -19,6 +20,18 @@ class Remembers(SamePredictions):
 
     text: ClassVar[str] = (
         "a fresh copy of the model gives different predictions: earlier queries change later predictions"
+    )
+    severity: ClassVar[Severity] = "broken"
+    raised_when: ClassVar[str] = (
+        "A copy of the model that has answered no query gives other logits for the perturbed images, at the same draws."
+    )
+    why: ClassVar[str] = (
+        "A model that recognizes the queries of an attack hides its weakness from the attack only. A fresh deployment "
+        "does not."
+    )
+    remedy: ClassVar[str] = "Evaluate a model without state between queries."
+    source: ClassVar[str] = (
+        "Own test; Carlini, Athalye, Papernot et al.: On Evaluating Adversarial Robustness. arXiv 1902.06705"
     )
     position: ClassVar[int] = 60
 

@@ -6,7 +6,9 @@ from typing import ClassVar
 
 import torch
 
-from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch, Check, FinishedEvaluation
+from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Severity
+from robustbench_cli.benchmarks.evaluation.checks.base.moments import AttackedBatch, FinishedEvaluation
 
 __all__ = ["Unchanged"]
 
@@ -15,6 +17,15 @@ class Unchanged(Check):
     """The attack returned all images as they were, at a radius that allows changes."""
 
     text: ClassVar[str] = "the attack changed no image that the model classifies correctly"
+    severity: ClassVar[Severity] = "broken"
+    raised_when: ClassVar[str] = (
+        "At a radius above 0, the attack returned all images that the model classifies correctly as they were."
+    )
+    why: ClassVar[str] = "The attack did nothing, so the robust accuracy is the clean accuracy."
+    remedy: ClassVar[str] = (
+        "Look at the other flags for the cause: zero gradients, a wrong pixel range, a step size of 0."
+    )
+    source: ClassVar[str] = "Pintor et al.: Indicators of Attack Failure. NeurIPS 2022"
     position: ClassVar[int] = 90
 
     def raised_by_batch(self, batch: AttackedBatch) -> bool:

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.measurements import logits_differ
+from robustbench_cli.benchmarks.evaluation.checks.base.moments import AttackedBatch
 from robustbench_cli.benchmarks.evaluation.checks.base.same_predictions import IMAGES, SamePredictions
 
 __all__ = ["Unstable", "is_unstable"]
@@ -19,6 +20,18 @@ class Unstable(SamePredictions):
 
     text: ClassVar[str] = (
         "the model gives different predictions for the same image in another batch, or in a second pass"
+    )
+    severity: ClassVar[Severity] = "broken"
+    raised_when: ClassVar[str] = (
+        "The logits of an image change when the batch is reversed, halved, or passes a second time, at the same draws."
+    )
+    why: ClassVar[str] = (
+        "The prediction depends on the other images or on the number of queries. The attack optimizes against one "
+        "batch and is scored in another."
+    )
+    remedy: ClassVar[str] = "Evaluate in eval mode, with stored batch statistics and without state between passes."
+    source: ClassVar[str] = (
+        "Own test; Carlini, Athalye, Papernot et al.: On Evaluating Adversarial Robustness. arXiv 1902.06705"
     )
     position: ClassVar[int] = 50
 

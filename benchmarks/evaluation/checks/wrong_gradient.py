@@ -12,8 +12,10 @@ from robustbench_cli.attacks.base.models.freezing import override_layers
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.rng import Random, preserve_generators
 from robustbench_cli.attacks.base.threat import project
-from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch, Check, EvaluatedModels
+from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.measurements import class_gaps, gap_gradients, model_logits
+from robustbench_cli.benchmarks.evaluation.checks.base.moments import AttackedBatch, EvaluatedModels
 from robustbench_cli.defenses.base.decision_rules import Decision
 
 __all__ = ["WrongGradient", "gradient_is_wrong"]
@@ -32,6 +34,22 @@ class WrongGradient(Check):
     text: ClassVar[str] = (
         "the input gradient disagrees with finite differences of the logits, or of the surrogate of a layer: "
         "an attack that follows it is misled"
+    )
+    severity: ClassVar[Severity] = "broken"
+    raised_when: ClassVar[str] = (
+        "At random signs of 0.002 and of 0.01 per pixel, the changes of the gap between the two largest logits and "
+        "those that the gradient predicts correlate below 0.6, or their sizes differ by more than a factor of 2.5."
+    )
+    why: ClassVar[str] = (
+        "An attack that follows a gradient of another function is misled (gradient masking), whatever its number of "
+        "steps."
+    )
+    remedy: ClassVar[str] = (
+        "Give the attack a differentiable approximation of the layer (BPDA), or use attacks by scores: --suite "
+        "standard."
+    )
+    source: ClassVar[str] = (
+        "Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security. ICML 2018, section 3.1"
     )
     position: ClassVar[int] = 30
 

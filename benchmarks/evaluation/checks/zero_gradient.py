@@ -12,8 +12,10 @@ from robustbench_cli.attacks.base.models.freezing import override_layers
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.probes import EDGE_OFFSET
 from robustbench_cli.attacks.base.rng import Random
-from robustbench_cli.benchmarks.evaluation.checks.base.check import AttackedBatch, Check, FinishedEvaluation
+from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.measurements import class_gaps, gap_gradients, model_logits
+from robustbench_cli.benchmarks.evaluation.checks.base.moments import AttackedBatch, FinishedEvaluation
 from robustbench_cli.defenses.base.decision_rules import Decision
 
 __all__ = ["ZeroGradient", "gradient_is_blind"]
@@ -40,6 +42,21 @@ class ZeroGradient(Check):
     text: ClassVar[str] = (
         "some input gradients were zero, in all pixels or in pixels that matter: "
         "the attack had no direction to follow (gradient masking)"
+    )
+    severity: ClassVar[Severity] = "broken"
+    raised_when: ClassVar[str] = (
+        "More than 1 % of the backward passes give a zero gradient at an unbroken image, or pixels with a zero "
+        "gradient change the logits by more than a tenth of what the other pixels do."
+    )
+    why: ClassVar[str] = (
+        "An attack that follows gradients stays where it is, in all pixels or in those that matter (gradient masking)."
+    )
+    remedy: ClassVar[str] = (
+        "Use a loss of the logits before saturation, a differentiable approximation of the layer (BPDA), or attacks by "
+        "scores and decisions: --suite standard."
+    )
+    source: ClassVar[str] = (
+        "Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security. ICML 2018, section 3.1"
     )
     position: ClassVar[int] = 20
 

@@ -22,7 +22,7 @@ def list_command(kind: str, output_format: str) -> None:
     """List attacks, defenses, datasets, models, corruptions, suites or checks.
 
     An attack has more columns: its norms; its access to the model (gradients, scores or decisions); and whether it searches
-    inside a fixed radius (fixed-radius) or for the smallest perturbation (minimal-norm).
+    inside a fixed radius (fixed-radius) or for the smallest perturbation (minimal-norm). A check has its severity.
     """
     entries = list(summaries(kind.removesuffix("s")))
     if output_format == "json":

@@ -64,6 +64,15 @@ def _facts(entry: dict[str, Any]) -> dict[str, Any]:
         facts["attacks"] = entry["members"]
     if "argument_name" in entry:
         facts["written"] = f"{entry['name'].partition(':')[0]}:{entry['argument_name']}"
+    if entry["kind"] == "check":
+        page = {
+            "raised_when": "raised when",
+            "why": "why",
+            "remedy": "what to do",
+            "severity": "severity",
+            "source": "source",
+        }
+        facts |= {label: entry[key] for key, label in page.items() if key in entry}
     if entry["kind"] == "training":
         facts["written"] = "--set train.KEY=VALUE"
     if "cost" in entry:

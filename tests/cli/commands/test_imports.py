@@ -16,6 +16,7 @@ import pytest
         (("report",), {"pandas"}),
         (("report", "--format", "csv"), {"pandas"}),
         (("store", "verify"), set()),
+        (("audit",), set()),
         (("list", "attacks"), set()),
         (("show", "attack", "pgd"), {"torch"}),
     ],

@@ -1,108 +1,55 @@
-"""The base class of a check, and what a check can look at."""
+"""The base class of a check: its page, and the moments at which it can look."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Need, Severity
 
-from robustbench_cli.attacks.base.threat import Threat
-from robustbench_cli.benchmarks.evaluation.checks.base.measurements import is_repeatable
-from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
-from robustbench_cli.benchmarks.evaluation.scoring import Candidates, Scorer
-from robustbench_cli.benchmarks.evaluation.setup import Setup
+if TYPE_CHECKING:
+    from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
+    from robustbench_cli.benchmarks.evaluation.checks.base.moments import (
+        AttackedBatch,
+        EvaluatedModels,
+        FinishedEvaluation,
+    )
+    from robustbench_cli.benchmarks.evaluation.checks.base.row_group import RowGroup
 
-__all__ = ["AttackedBatch", "Check", "EvaluatedModels", "FinishedEvaluation"]
-
-_NEAR = 0.03
-"""The radius in which gradients are checked where the threat has no radius."""
-
-
-@dataclass(kw_only=True)
-class AttackedBatch:
-    """A batch that the attack has just finished.
-
-    Attributes:
-        setup: The attack, the options and the models.
-        images: ``(N, C, H, W)``, the clean images.
-        indices: ``(N,)``, their indices in the data slice.
-        followed_images: ``(M, C, H, W)``, images at which the attack asked for a gradient; ``None`` if it asked for none.
-        candidates: The perturbed images with their predictions.
-        left_the_ball: Whether the attack returned images outside the threat model.
-        scorer: The deployed decision rule.
-        fresh: The deployed rule of a copy of the model that has answered no query yet; ``None`` where there is no copy.
-    """
-
-    setup: Setup
-    images: Tensor
-    indices: Tensor
-    followed_images: Tensor | None
-    candidates: Candidates
-    left_the_ball: bool
-    scorer: Scorer
-    fresh: Scorer | None
-
-    @cached_property
-    def has_gradients(self) -> bool:
-        """Whether the attack followed gradients that can be checked: those of a model whose draws the seed controls."""
-        follows = self.setup.follows_gradients and self.followed_images is not None
-        return follows and is_repeatable(self.setup.followed)
-
-    @property
-    def threat(self) -> Threat:
-        """The untargeted threat of the first four images, in which gradients are checked."""
-        options = self.setup.options
-        return self.setup.attack.threat(self.images[:4], norm=options.norm, eps=options.eps or _NEAR, targeted=False)
-
-
-@dataclass(kw_only=True)
-class EvaluatedModels:
-    """The models after the attack.
-
-    Attributes:
-        setup: The attack, the options and the models.
-    """
-
-    setup: Setup
-
-    @cached_property
-    def followed_is_repeatable(self) -> bool:
-        """Whether the seed controls all draws of the model that the attack follows."""
-        return is_repeatable(self.setup.followed)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinishedEvaluation:
-    """An evaluation whose batches are all done.
-
-    Attributes:
-        setup: The attack, the options and the models.
-        batches: The results of the batches, with the flags that they raised.
-        raised: All flags that a batch or the models raised.
-    """
-
-    setup: Setup
-    batches: Sequence[BatchResult]
-    raised: frozenset[str]
+__all__ = ["Check"]
 
 
 @dataclass(frozen=True)
 class Check:
     """A test that can speak against a row. The name of its file is the flag.
 
-    A subclass overrides the methods for the moments at which it looks.
+    A subclass overrides the methods for the moments at which it looks. The first three run in every evaluation, so they
+    must be cheap. The last two run in ``advdef audit`` only. The attributes are literals, since they are read from the
+    source file without an import.
 
     Attributes:
-        text: What the flag means, for the legend of a table.
+        text: What the flag means, in one line, for the legend of a table.
+        severity: ``"broken"`` if a robust accuracy with this flag is not to be believed, otherwise ``"suspicious"``.
+        raised_when: When the flag is raised, with the thresholds.
+        why: Why it matters.
+        remedy: What to do about it.
+        source: The paper, with the section, or what else the check is taken from.
         position: Where the flag comes in a row; checks without a position come after the others.
+        budget: The smallest budget of an audit that includes :meth:`finding_in_model`.
+        needs: What :meth:`finding_in_model` uses of the probe besides the model. Without it, the check is left out. The
+            cost of what several checks share counts once.
         name: The flag.
     """
 
     text: ClassVar[str]
+    severity: ClassVar[Severity] = "suspicious"
+    raised_when: ClassVar[str] = ""
+    why: ClassVar[str] = ""
+    remedy: ClassVar[str] = ""
+    source: ClassVar[str] = ""
     position: ClassVar[int] = 1000
+    budget: ClassVar[Budget] = "quick"
+    needs: ClassVar[tuple[Need, ...]] = ("baseline",)
 
     name: str
 
@@ -120,3 +67,48 @@ class Check:
         By default it does if a batch or the models raised it.
         """
         return self.name in evaluation.raised
+
+    def finding_in_rows(self, rows: RowGroup) -> Finding | None:
+        """What the stored rows of one model show; nothing is run.
+
+        Args:
+            rows: All stored rows of one model, data slice and norm.
+
+        Returns:
+            The finding, made by :meth:`finding`; ``None`` if nothing speaks against the rows.
+        """
+        return None
+
+    def finding_in_model(self, probe: ModelProbe) -> Finding | None:
+        """What the model itself shows; runs within the budget of an audit.
+
+        By default, whether the evaluation of the probe's baseline attack raised the flag.
+
+        Args:
+            probe: The model and the images.
+
+        Returns:
+            The finding, made by :meth:`finding`; ``None`` if nothing speaks against the model.
+        """
+        return self.finding(self.text) if self.name in probe.baseline.flags else None
+
+    def passes(self, probe: ModelProbe) -> int:
+        """The cost of :meth:`finding_in_model`, announced before it runs, without what ``needs`` names.
+
+        Args:
+            probe: The model and the images. Nothing may be run.
+
+        Returns:
+            Passes of one image through the model with one draw; a forward and a backward pass count one each.
+        """
+        return 0
+
+    def finding(self, evidence: str, *, severity: Severity | None = None, **figures: float) -> Finding:
+        """A finding of this check.
+
+        Args:
+            evidence: What was found, in one line with its figures.
+            severity: By default the check's own.
+            **figures: The same figures by name, finite.
+        """
+        return Finding(check=self.name, severity=severity or self.severity, evidence=evidence, figures=figures)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from robustbench_cli.benchmarks.evaluation.checks.base.check import Check, FinishedEvaluation
+from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
+from robustbench_cli.benchmarks.evaluation.checks.base.moments import FinishedEvaluation
 
 __all__ = ["IMAGES", "SamePredictions"]
 

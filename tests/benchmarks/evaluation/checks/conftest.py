@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+
+from robustbench_cli.benchmarks.audit.model_audit import AuditOptions, probe_of
+from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
+from robustbench_cli.benchmarks.evaluation.checks.base.row_group import Row, RowGroup
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
+
+MakeProbe = Callable[..., ModelProbe]
+MakeRow = Callable[..., Row]
+MakeRows = Callable[..., RowGroup]
 
 
 @pytest.fixture
@@ -38,3 +51,41 @@ class NoisyModel(nn.Module):
 def noisy(network: nn.Module) -> nn.Module:
     """The network as a randomized model."""
     return NoisyModel(network)
+
+
+@pytest.fixture
+def make_probe() -> Iterator[MakeProbe]:
+    """Makes the probe of an audit; labels are the model's own classes by default."""
+    with ExitStack() as stack:
+
+        def make(model: nn.Module, images: Tensor, labels: Tensor | None = None, **options: Any) -> ModelProbe:
+            usual = {"norm": "linf", "eps": 0.1, "budget": "quick", "device": torch.device("cpu")}
+            training = options.pop("training", None)
+            labels = model(images).argmax(1) if labels is None else labels
+            probe = probe_of(model, images, labels, AuditOptions(**usual | options), training=training)
+            return stack.enter_context(probe)
+
+        yield make
+
+
+@pytest.fixture
+def make_row() -> MakeRow:
+    """Makes a stored row of given outcomes."""
+
+    def make(outcomes: Outcomes, eps: float | None = 0.1, **changes: Any) -> Row:
+        usual: dict[str, Any] = {"cell": f"{changes} {eps}", "attack": "pgd", "access": "gradients"}
+        text = "" if eps is None else f"{eps:g}"
+        return Row(outcomes=outcomes, eps=eps, eps_text=text, **usual | changes)
+
+    return make
+
+
+@pytest.fixture
+def make_rows() -> MakeRows:
+    """Makes the group of some rows of one model."""
+
+    def make(*rows: Row, **changes: Any) -> RowGroup:
+        usual: dict[str, Any] = {"dataset": "digits", "model": "small-cnn", "checkpoint": "c" * 64, "norm": "linf"}
+        return RowGroup(rows=rows, **usual | changes)
+
+    return make

@@ -4,7 +4,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from robustbench_cli.benchmarks.evaluation.checks.base.check import Check, FinishedEvaluation
+from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
+from robustbench_cli.benchmarks.evaluation.checks.base.moments import FinishedEvaluation
 
 
 class Quiet(Check):

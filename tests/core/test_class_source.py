@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from robustbench_cli import attacks
-from robustbench_cli.cli.class_source import _tree, read_class, read_exported
+from robustbench_cli.core.class_source import _tree, read_class, read_exported
 
 SOURCE = """
 import nothing_of_this_name

@@ -1,0 +1,184 @@
+"""The stored results of an audit of a model: one immutable file per check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding
+from robustbench_cli.benchmarks.store.cell import content_hash
+from robustbench_cli.benchmarks.store.records import encoded, read_record
+from robustbench_cli.benchmarks.store.store import AUDITS, stale_temporary_files
+from robustbench_cli.core.atomic_write import ensure_writable, write_atomically
+from robustbench_cli.core.errors import UserError
+
+__all__ = ["AuditTarget", "CheckRecord", "leftovers", "read", "stored", "take", "write"]
+
+
+class AuditTarget(BaseModel):
+    """What is audited.
+
+    Attributes:
+        dataset: The data set, as the user named it.
+        data: The sha256 of the images and labels.
+        n: The number of images.
+        model: The model's name.
+        checkpoint: The identity of the model.
+        path: The checkpoint's path as the user wrote it.
+        defense: The label of the defenses.
+        norm: The norm.
+        eps: The radius.
+        eps_text: The radius as the user wrote it.
+        seed: The seed of everything that is random.
+        budget: See :data:`~.finding.Budget`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    data: str
+    n: int
+    model: str
+    checkpoint: str
+    path: str
+    defense: str
+    norm: Norm
+    eps: float
+    eps_text: str
+    seed: int
+    budget: Budget
+
+
+class CheckRecord(BaseModel):
+    """What one check found in a model.
+
+    Attributes:
+        target: What was audited.
+        check: The name of the check.
+        finding: What it found; ``None`` if nothing speaks against the model.
+        left_out: Why it did not run; empty if it ran.
+        seconds: Wall time.
+        device: The device's name.
+        versions: The versions of the software that ran it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: AuditTarget
+    check: str
+    finding: Finding | None = None
+    left_out: str = ""
+    seconds: float = 0.0
+    device: str
+    versions: dict[str, str]
+
+    @cached_property
+    def id(self) -> str:
+        """The content hash of what was audited and of the check's name; see :func:`record_id`."""
+        return record_id(self.target, self.check)
+
+
+def record_id(target: AuditTarget, check: str) -> str:
+    """The content hash of a record. Names and paths that do not change the result are not part of it.
+
+    Args:
+        target: What is audited.
+        check: The name of the check.
+    """
+    identity = target.model_dump(mode="json", include={"data", "checkpoint", "norm", "eps", "seed", "budget"})
+    return content_hash({**identity, "check": check, "version": 1})
+
+
+def read(store: Path, target: AuditTarget, check: str) -> CheckRecord | None:
+    """The stored record of a check that ran; ``None`` if there is none.
+
+    Args:
+        store: The folder of the store.
+        target: What is audited.
+        check: The name of the check.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = _file(store, record_id(target, check))
+    return _read(path) if path.exists() else None
+
+
+def write(store: Path, record: CheckRecord) -> None:
+    """Stores a record.
+
+    Args:
+        store: The folder of the store.
+        record: The record.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    path = _file(store, record.id)
+    ensure_writable(path.parent)
+    write_atomically(path, encoded(record))
+
+
+def stored(store: Path, *, damaged: Callable[[UserError], None]) -> Iterator[CheckRecord]:
+    """All records in a store, in the order of their names.
+
+    Args:
+        store: The folder of the store.
+        damaged: Called with the error of each file that cannot be read; it is skipped.
+    """
+    for path in sorted((store / AUDITS).glob("*.json")):
+        try:
+            yield _read(path)
+        except UserError as error:
+            damaged(error)
+
+
+def take(store: Path, other: Path, *, damaged: Callable[[UserError], None]) -> int:
+    """Copies the records that another store has and this one lacks.
+
+    Args:
+        store: The folder of this store.
+        other: The folder of the other store.
+        damaged: As for :func:`stored`.
+
+    Returns:
+        The number of records that were copied.
+
+    Raises:
+        UserError: This store cannot be written.
+    """
+    missing = [record for record in stored(other, damaged=damaged) if not _file(store, record.id).exists()]
+    for record in missing:
+        write(store, record)
+    return len(missing)
+
+
+def leftovers(store: Path, *, older_than: float) -> list[Path]:
+    """The temporary files that killed processes left.
+
+    Args:
+        store: The folder of the store.
+        older_than: Age in seconds. A younger file may still be in use.
+    """
+    return stale_temporary_files(store / AUDITS, older_than=older_than)
+
+
+def _file(store: Path, record: str) -> Path:
+    return store / AUDITS / f"{record}.json"
+
+
+def _read(path: Path) -> CheckRecord:
+    """Reads a record.
+
+    Raises:
+        UserError: The file is missing or damaged, or is of another audit.
+    """
+    hint = f"remove {path} to run the check again"
+    record = read_record(path, CheckRecord, name="result of a check", hint=hint)
+    if record.id != path.stem:
+        raise UserError(f"{path} has the result {record.id}: remove it, or restore its name")
+    return record

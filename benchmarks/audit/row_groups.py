@@ -1,0 +1,296 @@
+"""The rows of a store in groups of one model, data slice and norm, and what the checks find in them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from robustbench_cli.attacks import registry as attacks
+from robustbench_cli.benchmarks.audit.records import CheckRecord, stored
+from robustbench_cli.benchmarks.audit.verdict import AuditedRows, LeftOut, ThreatFigures, by_severity
+from robustbench_cli.benchmarks.evaluation import checks
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget, Finding, Severity
+from robustbench_cli.benchmarks.evaluation.checks.base.row_group import Access, Row, RowGroup, Threat
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
+from robustbench_cli.benchmarks.store.cell import Cell
+from robustbench_cli.benchmarks.store.records import Result
+from robustbench_cli.benchmarks.store.store import CERTIFICATION, Store
+from robustbench_cli.benchmarks.store.worst_case_flags import worst_case_flags
+from robustbench_cli.core.class_source import read_exported
+from robustbench_cli.core.errors import UserError
+
+__all__ = ["access_of", "audit_store", "audited_flags"]
+
+Value = TypeVar("Value")
+
+Damaged = Callable[[UserError], None]
+"""Takes the error of a damaged file."""
+
+_ON_OTHER_MODELS = {"transfer", "non-adaptive"}
+"""Attacks that follow the gradients of another model than the attacked one."""
+
+
+def audit_store(store: Store, *, damaged: Damaged, checkpoint: str | None = None) -> list[AuditedRows]:
+    """Judges what a store holds: its rows, and the audits of their models. No model is run.
+
+    Args:
+        store: The store.
+        damaged: Called with the error of each damaged file, whose row is left out.
+        checkpoint: The identity of the only model to judge; all by default.
+
+    Returns:
+        The groups of rows in the order of data set, model and defense, and the audited models without rows.
+
+    Raises:
+        UserError: The folder is no store.
+    """
+    records: dict[Hashable, list[CheckRecord]] = defaultdict(list)
+    for record in stored(store.path, damaged=damaged):
+        if checkpoint in {None, record.target.checkpoint}:
+            records[_model_of_record(record)].append(record)
+    members: dict[Hashable, list[tuple[Result, Outcomes]]] = defaultdict(list)
+    for result in store.unverified(damaged=damaged):
+        if checkpoint in {None, result.cell.checkpoint} and not result.was_skipped:
+            try:
+                members[_group_of(result.cell)].append((result, store.outcomes_of(result)))
+            except UserError as error:
+                damaged(error)
+    lines = _contradictions(store.path, [pair for pairs in members.values() for pair in pairs], damaged)
+    groups, with_rows = [], set()
+    for pairs in members.values():
+        pairs.sort(key=lambda pair: pair[0].cell.attack_label)
+        key = _model_of_cell(pairs[0][0].cell)
+        with_rows.add(key)
+        groups.append(_judged(pairs, records.get(key, []), lines))
+    groups += [_without_rows(of_model) for key, of_model in records.items() if key not in with_rows]
+    return sorted(groups, key=lambda group: (group.dataset, group.model, group.defense, group.title))
+
+
+def audited_flags(stores: Iterable[Path], *, damaged: Damaged) -> Callable[[Cell], tuple[str, ...]]:
+    """The flags that audits of models raised, for the rows of a report.
+
+    Args:
+        stores: The folders of stores.
+        damaged: As for :func:`audit_store`.
+
+    Returns:
+        A function from a cell to the names of the checks that speak against its model, in alphabetical order.
+    """
+    records: dict[Hashable, list[CheckRecord]] = defaultdict(list)
+    for store in stores:
+        for record in stored(store, damaged=damaged):
+            records[_model_of_record(record)].append(record)
+    flags = {
+        key: tuple(sorted({record.finding.check for record in _latest(of_model) if record.finding is not None}))
+        for key, of_model in records.items()
+    }
+    return lambda cell: flags.get(_model_of_cell(cell), ())
+
+
+def _group_of(cell: Cell) -> Hashable:
+    """Equal for the cells of one model, data slice and norm."""
+    corruption = None if cell.corruption is None else cell.corruption.canonical_identity
+    return cell.checkpoint, cell.data, corruption, cell.norm
+
+
+def _model_of_cell(cell: Cell) -> Hashable:
+    """Equal for a cell and the audits of its model; a model is audited on images without a corruption."""
+    return None if cell.corruption is not None else (cell.checkpoint, cell.dataset, cell.norm)
+
+
+def _model_of_record(record: CheckRecord) -> Hashable:
+    return record.target.checkpoint, record.target.dataset, record.target.norm
+
+
+def _judged(
+    pairs: Sequence[tuple[Result, Outcomes]], records: Sequence[CheckRecord], lines: Mapping[str, str]
+) -> AuditedRows:
+    """The audit of the rows of one model, data slice and norm.
+
+    Args:
+        pairs: The results with their outcomes.
+        records: What the checks found in the model.
+        lines: A line for each cell that contradicts a certificate.
+    """
+    latest = _latest(records)
+    results = {result.cell.id: result for result, _ in pairs}
+    first, cell = pairs[0][0], pairs[0][0].cell
+    group = RowGroup(
+        dataset=cell.dataset,
+        model=cell.model,
+        checkpoint=cell.checkpoint,
+        defenses=cell.defenses,
+        defense=cell.defense,
+        norm=cell.norm,
+        corruption=f"{cell.corruption_label} {cell.severity}" if cell.corruption is not None else "",
+        rows=tuple(_row(result, outcomes) for result, outcomes in pairs),
+        contradictions=[lines[cell_id] for cell_id in results if cell_id in lines],
+        audited=_budget(latest),
+    )
+    findings = _flag_findings(group, results)
+    for check in checks.load_checks_at("finding_in_rows"):
+        found = checks.finding_or_failure(check, lambda check=check: check.finding_in_rows(group))  # type: ignore[misc]
+        findings += [found] if found is not None else []
+    return AuditedRows(
+        dataset=group.dataset,
+        model=group.model,
+        checkpoint=first.checkpoint,
+        checkpoint_sha256=group.checkpoint,
+        defense=group.defense,
+        corruption=group.corruption,
+        norm=group.norm,
+        n=len(group.labels),
+        threats=tuple(_figures(threat) for threat in group.threats),
+        findings=by_severity([*findings, *_findings_of(latest)]),
+        left_out=_left_out(latest),
+        budget=group.audited,
+    )
+
+
+def _without_rows(records: Sequence[CheckRecord]) -> AuditedRows:
+    """The audit of a model without rows."""
+    latest, target = _latest(records), max(records, key=lambda record: record.target.n).target
+    return AuditedRows(
+        dataset=target.dataset,
+        model=target.model,
+        checkpoint=target.path,
+        checkpoint_sha256=target.checkpoint,
+        defense=target.defense,
+        norm=target.norm,
+        n=target.n,
+        findings=by_severity(_findings_of(latest)),
+        left_out=_left_out(latest),
+        budget=_budget(latest),
+    )
+
+
+def _row(result: Result, outcomes: Outcomes) -> Row:
+    cell = result.cell
+    return Row(
+        cell=cell.id,
+        attack=cell.attack_label,
+        access=access_of(result),
+        minimal_norm=_constant(cell.attack.name, "minimal_norm", default=cell.eps is None),
+        cascade=cell.cascade,
+        eps=cell.eps,
+        eps_text=result.eps,
+        targeted=cell.targeted,
+        seed=cell.seed,
+        eot=cell.eot,
+        accounting=cell.accounting,
+        outcomes=outcomes,
+        flags=result.flags,
+        forwards=result.forwards,
+        backwards=result.backwards,
+    )
+
+
+def access_of(result: Result) -> Access:
+    """What the attack of a row used of the model; by its passes where the attack is not one of the project.
+
+    Args:
+        result: The row.
+    """
+    attack = result.cell.attack
+    if attack.name == "none":
+        return "none"
+    if attack.name in _ON_OTHER_MODELS or attack.surrogates:
+        return "transfer"
+    by_passes: Access = "gradients" if result.backwards else "scores"
+    return _constant(attack.name, "access", default=by_passes)
+
+
+def _constant(attack: str, name: str, *, default: Value) -> Value:
+    """A class attribute of one of the project's attacks, read without an import."""
+    module = attacks.module_of(attack)
+    source = None if module is None else read_exported(module)
+    value: Value = default if source is None else source.constants.get(name, default)
+    return value
+
+
+def _figures(threat: Threat) -> ThreatFigures:
+    low, high = threat.interval
+    return ThreatFigures(
+        eps=threat.eps_text,
+        targeted=threat.targeted,
+        seed=threat.seed,
+        attacks=tuple(row.attack for row in threat.rows),
+        clean_accuracy=threat.clean_accuracy,
+        robust_accuracy=threat.robust_accuracy,
+        robust_accuracy_low=low,
+        robust_accuracy_high=high,
+    )
+
+
+def _flag_findings(group: RowGroup, results: Mapping[str, Result]) -> list[Finding]:
+    """The flags of the worst case of each threat, as findings; see :func:`~.worst_case_flags.worst_case_flags`."""
+    raised: dict[str, list[str]] = {}
+    for threat in group.threats:
+        of_threat = [results[row.cell] for row in threat.rows]
+        stacked = Outcomes.stacked([row.outcomes for row in threat.rows])
+        for flag in worst_case_flags(of_threat, stacked, threat.worst):
+            attacks_with = [row.attack for row in threat.rows if flag in row.flags]
+            raised.setdefault(flag, []).append(f"{threat.text} ({', '.join(attacks_with)})")
+    return [_of_flag(flag, f"at {'; '.join(where)}") for flag, where in raised.items()]
+
+
+def _of_flag(flag: str, where: str) -> Finding:
+    """The finding of a flag that an evaluation raised."""
+    module = checks.registry.module_of(flag)
+    source = None if module is None else read_exported(module)
+    text = ""
+    severity: Severity = "suspicious"
+    if source is not None:
+        text, severity = source.constants["text"], source.constants["severity"]
+    elif flag in checks.registry.names():
+        check = checks.registry.load(flag)
+        text, severity = check.text, check.severity
+    return Finding(check=flag, severity=severity, evidence=f"{where}: {text}" if text else where)
+
+
+def _latest(records: Sequence[CheckRecord]) -> list[CheckRecord]:
+    """For each check and radius the record of the largest budget, and of these the one with the most images."""
+    chosen: dict[tuple[str, float], CheckRecord] = {}
+    for record in sorted(records, key=lambda record: (BUDGETS.index(record.target.budget), record.target.n, record.id)):
+        key = record.check, record.target.eps
+        # A check that did not run in a larger budget says nothing against what it found in a smaller one.
+        if not (record.left_out and key in chosen):
+            chosen[key] = record
+    return list(chosen.values())
+
+
+def _budget(records: Sequence[CheckRecord]) -> Budget | None:
+    """The largest budget of checks that ran; ``None`` if none did."""
+    budgets = [BUDGETS.index(record.target.budget) for record in records if not record.left_out]
+    return BUDGETS[max(budgets)] if budgets else None
+
+
+def _findings_of(records: Sequence[CheckRecord]) -> list[Finding]:
+    return [record.finding for record in records if record.finding is not None]
+
+
+def _left_out(records: Sequence[CheckRecord]) -> tuple[LeftOut, ...]:
+    left_out = {
+        record.check: LeftOut(check=record.check, reason=record.left_out) for record in records if record.left_out
+    }
+    return tuple(left_out[check] for check in sorted(left_out))
+
+
+def _contradictions(store: Path, pairs: Sequence[tuple[Result, Outcomes]], damaged: Damaged) -> dict[str, str]:
+    """A line for each cell whose attack broke images inside their certified radius."""
+    if not (store / CERTIFICATION).is_dir():
+        return {}
+    # They import torch.
+    from robustbench_cli.benchmarks.certification.certify import stored as certified
+    from robustbench_cli.benchmarks.reports.certificate_conflicts import certificate_of, contradiction
+
+    models = list(certified(store, damaged=damaged))
+    lines = {}
+    for result, outcomes in pairs:
+        model = certificate_of(result.cell, models)
+        line = None if model is None else contradiction(result.cell, outcomes, model)
+        if line is not None:
+            lines[result.cell.id] = line
+    return lines

@@ -1,0 +1,148 @@
+"""The verdict of an audit, with its evidence and with what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding
+
+__all__ = ["VERDICTS", "Audited", "AuditedRows", "LeftOut", "ThreatFigures", "Verdict", "by_severity"]
+
+Verdict = Literal["consistent", "suspicious", "broken"]
+"""``"consistent"``: no check that ran speaks against the robust accuracy. ``"suspicious"``: it may be overstated.
+``"broken"``: it is not to be believed.
+"""
+
+VERDICTS: dict[Verdict, str] = {
+    "consistent": "no check that ran speaks against the robust accuracy",
+    "suspicious": "the robust accuracy may be overstated",
+    "broken": "the robust accuracy is not to be believed",
+}
+"""The verdicts and their meaning."""
+
+
+class LeftOut(BaseModel):
+    """A check that did not run.
+
+    Attributes:
+        check: The name of the check.
+        reason: Why it did not run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    check: str
+    reason: str
+
+
+class Audited(BaseModel):
+    """What the checks found.
+
+    Attributes:
+        findings: The findings, the severest first.
+        left_out: The checks that did not run.
+        budget: The budget of the checks in the model; ``None`` where the model was not run.
+        verdict: See :data:`Verdict`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    findings: tuple[Finding, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    budget: Budget | None = None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def verdict(self) -> Verdict:
+        """The severest finding decides."""
+        severities = {finding.severity for finding in self.findings}
+        return "broken" if "broken" in severities else "suspicious" if severities else "consistent"
+
+    @property
+    def headline(self) -> str:
+        """The verdict, and what limits it, in one line."""
+        limits = []
+        if self.budget is None:
+            limits.append("the model was not run")
+        if self.left_out:
+            limits.append(f"{len(self.left_out)} {'check' if len(self.left_out) == 1 else 'checks'} left out")
+        return f"{self.verdict} ({', '.join(limits)})" if limits else self.verdict
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__}: {self.headline}"]
+        lines += [f"  {finding.check} ({finding.severity}): {finding.evidence}" for finding in self.findings]
+        return "\n".join(lines)
+
+
+class ThreatFigures(BaseModel):
+    """The worst case over the attacks of one threat.
+
+    Attributes:
+        eps: The radius as the user wrote it; empty for any distance.
+        targeted: The choice of target classes; ``"no"`` for untargeted attacks.
+        seed: The seed.
+        attacks: The labels of the attacks.
+        clean_accuracy: In [0, 1].
+        robust_accuracy: In [0, 1].
+        robust_accuracy_low: Lower end of its 95 % confidence interval.
+        robust_accuracy_high: Upper end of that interval.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    eps: str
+    targeted: str
+    seed: int
+    attacks: tuple[str, ...]
+    clean_accuracy: float
+    robust_accuracy: float
+    robust_accuracy_low: float
+    robust_accuracy_high: float
+
+
+class AuditedRows(Audited):
+    """What the checks found for the rows of one model, data slice and norm.
+
+    Attributes:
+        dataset: The data set, as the user named it.
+        model: The model's name.
+        checkpoint: The checkpoint's path as the user wrote it.
+        checkpoint_sha256: The identity of the model.
+        defense: The label of the defenses.
+        corruption: The corruption with its severity; empty without one.
+        norm: The norm.
+        n: The number of images.
+        threats: The worst case of each threat; empty where only the model was audited.
+    """
+
+    dataset: str
+    model: str
+    checkpoint: str
+    checkpoint_sha256: str
+    defense: str
+    corruption: str = ""
+    norm: str
+    n: int
+    threats: tuple[ThreatFigures, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The model and the data, in one line."""
+        corruption = f", {self.corruption}" if self.corruption else ""
+        return f"{self.dataset}, {self.model}, {self.defense}{corruption}, {self.norm}, {self.n} images"
+
+
+def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """One finding of each check, the severest first.
+
+    Args:
+        findings: Of several findings of one check, the first of the severest stays.
+    """
+    by_check: dict[str, Finding] = {}
+    # "broken" comes before "suspicious".
+    for finding in sorted(findings, key=lambda finding: finding.severity):
+        by_check.setdefault(finding.check, finding)
+    return tuple(by_check.values())

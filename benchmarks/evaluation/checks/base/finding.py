@@ -1,0 +1,41 @@
+"""What a check finds in stored rows or in a model, and the budgets of an audit."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, FiniteFloat
+
+__all__ = ["BUDGETS", "Budget", "Finding", "Need", "Severity"]
+
+Severity = Literal["suspicious", "broken"]
+"""``"broken"``: the robust accuracy is not to be believed. ``"suspicious"``: it may be overstated."""
+
+Budget = Literal["quick", "standard", "thorough"]
+"""How much an audit of a model may cost."""
+
+BUDGETS: tuple[Budget, ...] = get_args(Budget)
+"""The budgets, the smallest first."""
+
+Need = Literal["baseline", "gradients", "trace", "training"]
+"""What a check uses of a :class:`~.model_probe.ModelProbe` besides the model: the evaluation of the baseline attack, input
+gradients, the trace of a gradient attack, or the training images.
+"""
+
+
+class Finding(BaseModel):
+    """What a check found.
+
+    Attributes:
+        check: The name of the check, which is a flag.
+        severity: See :data:`Severity`.
+        evidence: What was found, in one line with its figures.
+        figures: The same figures by name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    check: str
+    severity: Severity
+    evidence: str
+    figures: dict[str, FiniteFloat] = {}

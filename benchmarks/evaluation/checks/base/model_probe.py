@@ -1,0 +1,254 @@
+"""The model and the images that an audit looks at, with what several checks share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.gradients.draws import EOTChoice
+from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.losses import cross_entropy, margin
+from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.attacks.base.rng import Random, seed_from
+from robustbench_cli.attacks.base.threat import FeasibleSet, Threat, per_image, random_in_ball, steepest_ascent
+from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.attacks.square import Square
+from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget
+from robustbench_cli.benchmarks.evaluation.cost import passes
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
+from robustbench_cli.core.errors import UserError
+
+__all__ = ["Attacked", "ModelProbe", "Trace"]
+
+Value = TypeVar("Value")
+
+_TRACED = 64
+"""The most images of a trace."""
+
+_TRACED_NUMBERS = 2**26
+"""The most pixels of all points of a trace."""
+
+_TRACE_STEPS = 20
+
+
+class Attacked(Protocol):
+    """What an evaluation returns; see :class:`~robustbench_cli.benchmarks.evaluation.evaluate.Evaluation`."""
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """The outcome of every image."""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags that the evaluation raised."""
+
+    @property
+    def perturbed(self) -> Tensor:
+        """``(N, C, H, W)``, on the CPU: the perturbed images."""
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """The figures of the row, by column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """The path of a gradient attack that never stops early: PGD with S steps on n images.
+
+    Attributes:
+        rows: ``(n,)``, the numbers of the images.
+        points: ``(S + 1, n, C, H, W)``: the start and the iterates.
+        losses: ``(S + 1, n)``: the mean cross-entropy over the draws.
+        margins: ``(S + 1, n)``: the mean margin over the draws; negative where the class is lost.
+        gradients: ``(S + 1, n)``: the l2 norm of the loss gradient.
+    """
+
+    rows: Tensor
+    points: Tensor
+    losses: Tensor
+    margins: Tensor
+    gradients: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelProbe:
+    """A frozen model on its device, the images and the threat model of an audit.
+
+    What is cached is computed at its first use and shared by the checks. A check that uses it names it in ``needs``.
+
+    Attributes:
+        measured: The model with the measured properties of its draws.
+        images: ``(N, C, H, W)`` in [0, 1], on the device.
+        labels: ``(N,)``, on the device.
+        norm: The norm.
+        eps: The radius.
+        classes: K.
+        seed: The seed of everything that is random.
+        budget: See :data:`~.finding.Budget`.
+        run: Evaluates ``run(attack, images, labels, **options)`` on this model, as
+            :func:`~robustbench_cli.benchmarks.evaluation.evaluate.evaluate` does.
+        fresh: A copy of the model that has answered no query; ``None`` where it cannot be copied.
+        training: Returns the training images and labels; ``None`` where they are not known.
+    """
+
+    measured: MeasuredModel
+    images: Tensor
+    labels: Tensor
+    norm: Norm
+    eps: float
+    classes: int
+    seed: int = 0
+    budget: Budget = "standard"
+    run: Callable[..., Attacked]
+    fresh: nn.Module | None = None
+    training: Callable[[], tuple[Tensor, Tensor]] | None = None
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.labels)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model: images in [0, 1] to logits."""
+        return self.measured.model
+
+    @property
+    def randomized(self) -> bool:
+        """Whether two passes over the same images differ, as measured."""
+        return self.measured.randomized
+
+    def effort(self, quick: Value, standard: Value, thorough: Value) -> Value:
+        """One of three values, by the budget."""
+        return (quick, standard, thorough)[BUDGETS.index(self.budget)]
+
+    def source(self, rows: Tensor | None = None, *, eot: EOTChoice = "auto") -> GradientSource:
+        """A new gradient source in full float32, whose draws are bound to images.
+
+        Args:
+            rows: ``(n,)``, the numbers of the images that will be queried; all by default.
+            eot: The draws per gradient of a randomized model.
+        """
+        source = self.measured.source(eot, seed=self.seed, precision="float32")
+        numbers = torch.arange(len(self), device=self.images.device) if rows is None else rows
+        source.bind_draws(seed_from(self.seed, "audit"), numbers)
+        return source
+
+    @cached_property
+    def gradient_cost(self) -> float:
+        """The passes of one draw behind one gradient or one expectation of an image, each way."""
+        return self.measured.source("auto").cost
+
+    def threat(self, rows: Tensor, *, eps: float | None = None) -> Threat:
+        """The untargeted threat of some images.
+
+        Args:
+            rows: ``(n,)``, the numbers of the images.
+            eps: Another radius than the probe's.
+        """
+        return PGD().threat(self.images[rows], norm=self.norm, eps=self.eps if eps is None else eps, targeted=False)
+
+    def random(self, rows: Tensor, label: str) -> Random:
+        """A stream of random numbers for each image.
+
+        Args:
+            rows: ``(n,)``, the numbers of the images.
+            label: What the numbers are for; other labels give other numbers.
+        """
+        return Random.of(seed_from(self.seed, label), self.images[rows], indices=rows)
+
+    def evaluate(self, attack: Attack, rows: Tensor | None = None, **options: object) -> Attacked:
+        """Evaluates an attack at the probe's norm, radius and seed.
+
+        Args:
+            attack: The attack.
+            rows: ``(n,)``, the numbers of the images; all by default.
+            **options: Options of :func:`~robustbench_cli.benchmarks.evaluation.evaluate.evaluate` in place of these.
+        """
+        rows = torch.arange(len(self)) if rows is None else rows
+        usual: dict[str, object] = {"norm": self.norm, "eps": self.eps, "seed": self.seed}
+        return self.run(attack, self.images[rows], self.labels[rows], **(usual | options))
+
+    def passes_of(self, attack: Attack, images: int | None = None) -> int:
+        """The cost of :meth:`evaluate`, if no image is broken; see :meth:`~.check.Check.passes`.
+
+        Args:
+            attack: The attack.
+            images: The number of images; all by default.
+        """
+        cost = passes(attack, norm=self.norm, classes=self.classes)
+        of_attack = 0.0 if cost is None else (cost.forwards + cost.backwards) * self.gradient_cost
+        # The clean and the perturbed image are scored on two sets of draws.
+        scoring = 4 * resolve_repeats(None, randomized=self.randomized)
+        return round((of_attack + scoring) * (len(self) if images is None else images))
+
+    @cached_property
+    def without_gradients(self) -> str:
+        """Why the model gives no input gradients, in one line; empty if it gives them."""
+        rows = torch.arange(1, device=self.images.device)
+        try:
+            self.source(rows).gradient(self.images[:1], self.labels[:1], cross_entropy)
+        except (UserError, RuntimeError, NotImplementedError) as error:
+            return " ".join(str(error).split())[:200] or type(error).__name__
+        return ""
+
+    @cached_property
+    def baseline_attack(self) -> Attack:
+        """The attack of the baseline: PGD, or Square for a model without gradients."""
+        if self.without_gradients:
+            return Square(queries=self.effort(200, 1000, 5000))
+        return PGD(steps=self.effort(20, 40, 100))
+
+    @cached_property
+    def baseline(self) -> Attacked:
+        """The evaluation of :attr:`baseline_attack` on all images."""
+        return self.evaluate(self.baseline_attack)
+
+    @cached_property
+    def correct(self) -> Tensor:
+        """The numbers of the images that the baseline evaluation finds right in every draw before the attack."""
+        right = torch.from_numpy(self.baseline.outcomes.clean_right.all(axis=0))
+        return right.nonzero()[:, 0].to(self.images.device)
+
+    @property
+    def traced(self) -> int:
+        """The number of images of the trace."""
+        points = (_TRACE_STEPS + 1) * self.images[0].numel()
+        return max(1, min(len(self), self.effort(16, _TRACED, _TRACED), _TRACED_NUMBERS // points))
+
+    @cached_property
+    def trace(self) -> Trace:
+        """The path of PGD from a random start; the step size falls linearly from twice the radius to 0."""
+        rows = torch.arange(self.traced, device=self.images.device)
+        images, labels, threat = self.images[rows], self.labels[rows], self.threat(rows)
+        source, feasible = self.source(rows), FeasibleSet(images, threat)
+        sizes = per_image(threat.eps, images).to(images.dtype)
+        point = feasible.project(images + random_in_ball(images, threat, self.random(rows, "trace")))
+        points, losses, margins, norms = [], [], [], []
+        for step in range(_TRACE_STEPS + 1):
+            logits, values, gradient = source.values_and_gradient(point, labels, cross_entropy)
+            points.append(point)
+            losses.append(values.mean(0))
+            margins.append(margin(logits, labels.expand(len(logits), -1)).mean(0))
+            norms.append(gradient.flatten(1).norm(dim=1))
+            direction = steepest_ascent(gradient, self.norm)
+            point = feasible.project(point + 2 * (1 - step / _TRACE_STEPS) * sizes * direction)
+        return Trace(
+            rows=rows,
+            points=torch.stack(points),
+            losses=torch.stack(losses),
+            margins=torch.stack(margins),
+            gradients=torch.stack(norms),
+        )
+
+    @property
+    def trace_passes(self) -> int:
+        """The cost of :attr:`trace`."""
+        return round(2 * (_TRACE_STEPS + 1) * self.traced * self.gradient_cost)

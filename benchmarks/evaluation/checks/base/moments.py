@@ -1,0 +1,88 @@
+"""What a check can look at while an evaluation runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from robustbench_cli.attacks.base.threat import Threat
+from robustbench_cli.benchmarks.evaluation.checks.base.measurements import is_repeatable
+from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
+from robustbench_cli.benchmarks.evaluation.scoring import Candidates, Scorer
+from robustbench_cli.benchmarks.evaluation.setup import Setup
+
+__all__ = ["AttackedBatch", "EvaluatedModels", "FinishedEvaluation"]
+
+_NEAR = 0.03
+"""The radius in which gradients are checked where the threat has no radius."""
+
+
+@dataclass(kw_only=True)
+class AttackedBatch:
+    """A batch that the attack has just finished.
+
+    Attributes:
+        setup: The attack, the options and the models.
+        images: ``(N, C, H, W)``, the clean images.
+        indices: ``(N,)``, their indices in the data slice.
+        followed_images: ``(M, C, H, W)``, images at which the attack asked for a gradient; ``None`` if it asked for none.
+        candidates: The perturbed images with their predictions.
+        left_the_ball: Whether the attack returned images outside the threat model.
+        scorer: The deployed decision rule.
+        fresh: The deployed rule of a copy of the model that has answered no query yet; ``None`` where there is no copy.
+    """
+
+    setup: Setup
+    images: Tensor
+    indices: Tensor
+    followed_images: Tensor | None
+    candidates: Candidates
+    left_the_ball: bool
+    scorer: Scorer
+    fresh: Scorer | None
+
+    @cached_property
+    def has_gradients(self) -> bool:
+        """Whether the attack followed gradients that can be checked: those of a model whose draws the seed controls."""
+        follows = self.setup.follows_gradients and self.followed_images is not None
+        return follows and is_repeatable(self.setup.followed)
+
+    @property
+    def threat(self) -> Threat:
+        """The untargeted threat of the first four images, in which gradients are checked."""
+        options = self.setup.options
+        return self.setup.attack.threat(self.images[:4], norm=options.norm, eps=options.eps or _NEAR, targeted=False)
+
+
+@dataclass(kw_only=True)
+class EvaluatedModels:
+    """The models after the attack.
+
+    Attributes:
+        setup: The attack, the options and the models.
+    """
+
+    setup: Setup
+
+    @cached_property
+    def followed_is_repeatable(self) -> bool:
+        """Whether the seed controls all draws of the model that the attack follows."""
+        return is_repeatable(self.setup.followed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedEvaluation:
+    """An evaluation whose batches are all done.
+
+    Attributes:
+        setup: The attack, the options and the models.
+        batches: The results of the batches, with the flags that they raised.
+        raised: All flags that a batch or the models raised.
+    """
+
+    setup: Setup
+    batches: Sequence[BatchResult]
+    raised: frozenset[str]

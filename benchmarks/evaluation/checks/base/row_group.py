@@ -1,0 +1,197 @@
+"""The stored rows of one model, as checks see them; nothing of this needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from robustbench_cli.attacks.base.gradients.draws import Draws
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget
+from robustbench_cli.benchmarks.evaluation.options import Accounting
+from robustbench_cli.benchmarks.evaluation.outcomes import Integers, Outcomes
+from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, images_interval, passes_interval
+
+__all__ = ["Access", "Row", "RowGroup", "Threat"]
+
+Access = Literal["gradients", "scores", "decisions", "transfer", "none"]
+"""What an attack uses of the model: its gradients, its logits, its predicted classes, only another model, or nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """A stored row: one attack at one threat.
+
+    Attributes:
+        cell: The cell's hash.
+        attack: The attack's label.
+        access: See :data:`Access`.
+        minimal_norm: Whether the attack searches for the smallest perturbation; its outcomes are read at ``eps``.
+        cascade: Whether the attack ran only on the images that earlier attacks left. Its outcomes include those of
+            these attacks.
+        eps: The radius; ``None`` for a minimal-norm attack at any distance.
+        eps_text: The radius as the user wrote it.
+        targeted: The choice of target classes; ``"no"`` for an untargeted attack.
+        seed: The seed.
+        eot: The draws behind a gradient.
+        accounting: How the accuracy of a randomized model is counted.
+        outcomes: The outcome of every image.
+        flags: The flags that the evaluation raised.
+        forwards: Images passed forward through the model.
+        backwards: Images passed backward to the input.
+    """
+
+    cell: str
+    attack: str
+    access: Access
+    minimal_norm: bool = False
+    cascade: bool = False
+    eps: float | None
+    eps_text: str
+    targeted: str = "no"
+    seed: int = 0
+    eot: Draws = 1
+    accounting: Accounting = "expected"
+    outcomes: Outcomes
+    flags: tuple[str, ...] = ()
+    forwards: int = 0
+    backwards: int = 0
+
+    @cached_property
+    def right(self) -> Floats:
+        """``(N,)``: the share of draws in which the image's worst candidate is classified correctly."""
+        return _right(self.outcomes)
+
+    @property
+    def robust_accuracy(self) -> float:
+        """The mean of :attr:`right`."""
+        return float(self.right.mean())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Threat:
+    """The rows of one threat: the attacks that one worst case combines.
+
+    Attributes:
+        eps: The radius; ``None`` for any distance.
+        eps_text: The radius as the user wrote it.
+        targeted: The choice of target classes; ``"no"`` for untargeted attacks.
+        seed: The seed.
+        rows: The rows.
+    """
+
+    eps: float | None
+    eps_text: str
+    targeted: str
+    seed: int
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def worst(self) -> Outcomes:
+        """The per-image worst case over the attacks."""
+        stacked = Outcomes.stacked([row.outcomes for row in self.rows])
+        return stacked.worst_attack(nearest=self.eps is None)
+
+    @cached_property
+    def right(self) -> Floats:
+        """``(N,)``: the share of draws in which the image is classified correctly in the worst case."""
+        return _right(self.worst)
+
+    @property
+    def clean_accuracy(self) -> float:
+        """The clean accuracy over images and draws."""
+        return float(self.worst.clean_right.mean())
+
+    @property
+    def robust_accuracy(self) -> float:
+        """The robust accuracy of the worst case."""
+        return float(self.right.mean())
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % confidence interval of :attr:`robust_accuracy`, as in the table."""
+        worst = self.worst
+        interval = passes_interval if worst.draws_shared else images_interval
+        return interval(worst.worst() == worst.labels)
+
+    @property
+    def text(self) -> str:
+        """The radius for people."""
+        return f"eps {self.eps_text}" if self.eps_text else "any distance"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RowGroup:
+    """All stored rows of one model, data slice and norm.
+
+    Attributes:
+        dataset: The data set, as the user named it.
+        model: The model's name.
+        checkpoint: The sha256 of the weights and of the specification of their model.
+        defenses: The defenses, in order; empty for an undefended model.
+        defense: Their label.
+        norm: The norm.
+        corruption: The corruption's label with its severity; empty without one.
+        rows: The rows.
+        contradictions: A line for each row that breaks images inside their certified radius.
+        audited: The largest budget with which the model was audited; ``None`` if it was not.
+    """
+
+    dataset: str
+    model: str
+    checkpoint: str
+    defenses: tuple[MethodSpec, ...] = ()
+    defense: str = "none"
+    norm: Norm
+    corruption: str = ""
+    rows: tuple[Row, ...]
+    contradictions: Sequence[str] = ()
+    audited: Budget | None = None
+
+    @cached_property
+    def threats(self) -> list[Threat]:
+        """The rows by threat, the smallest radius first and any distance last."""
+        groups: dict[tuple[float, str, int, str, int], list[Row]] = {}
+        for row in self.rows:
+            eps = np.inf if row.eps is None else row.eps
+            key = (eps, row.targeted, row.seed, row.accounting, len(row.outcomes.clean))
+            groups.setdefault(key, []).append(row)
+        return [
+            Threat(
+                eps=rows[0].eps,
+                eps_text=rows[0].eps_text,
+                targeted=rows[0].targeted,
+                seed=rows[0].seed,
+                rows=tuple(rows),
+            )
+            for _, rows in sorted(groups.items(), key=lambda item: item[0])
+        ]
+
+    @property
+    def untargeted(self) -> list[Threat]:
+        """The threats of untargeted attacks."""
+        return [threat for threat in self.threats if threat.targeted == "no"]
+
+    @property
+    def labels(self) -> Integers:
+        """``(N,)``: the true classes."""
+        return self.rows[0].outcomes.labels
+
+    @property
+    def randomized(self) -> bool:
+        """Whether the images were scored on several draws."""
+        return any(len(row.outcomes.clean) > 1 for row in self.rows)
+
+    @property
+    def parameters(self) -> Mapping[str, Mapping[str, object]]:
+        """The parameters of each defense, by its name."""
+        return {spec.name: spec.parameters for spec in self.defenses}
+
+
+def _right(outcomes: Outcomes) -> Floats:
+    return np.asarray((outcomes.worst() == outcomes.labels).mean(axis=0), dtype=np.float64)

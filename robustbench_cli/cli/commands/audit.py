@@ -1,0 +1,277 @@
+"""``advdef audit``: is this robustness real? Judges stored rows, or runs checks in a model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import click
+
+from robustbench_cli.attacks.base.norm import NORMS
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget
+from robustbench_cli.cli import console
+from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
+from robustbench_cli.cli.model_args import ModelArgs, model_options
+from robustbench_cli.cli.options import (
+    Common,
+    command,
+    computing,
+    is_given,
+    option,
+    output_format,
+    stores_or_default,
+    warn_of_fewer_images,
+)
+from robustbench_cli.cli.param_types import EPS, SETTING, OneOf, Setting
+from robustbench_cli.core.errors import UserError
+
+if TYPE_CHECKING:
+    from robustbench_cli.attacks.base.eps import Eps
+    from robustbench_cli.attacks.base.norm import Norm
+    from robustbench_cli.benchmarks.audit.verdict import AuditedRows
+    from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
+
+__all__ = ["audit"]
+
+_N: dict[Budget, int] = {"quick": 100, "standard": 500, "thorough": 1000}
+"""The number of images of each budget."""
+
+_OF_MODELS = ("budget", "norm", "eps", "n", "settings")
+"""The options that only an audit of a model has."""
+
+
+@command("audit")
+@click.argument("store_to_judge", required=False, type=click.Path(path_type=Path), metavar="[STORE]")
+@model_options(checkpoints=True, checkpoint_help="Audit the model in this file.")
+@option(
+    "--set",
+    "settings",
+    type=SETTING,
+    multiple=True,
+    group="Defense",
+    help="Parameter of a defense or of the training, such as train.lr=0.01.",
+)
+@option(
+    "--budget",
+    type=OneOf(get_args(Budget)),
+    default="standard",
+    show_default=True,
+    group="Audit",
+    help="How much the checks in the model may cost.",
+)
+@option("--norm", type=OneOf(NORMS), default="linf", show_default=True, group="Audit", help="Norm of the perturbation.")
+@option(
+    "--eps", type=EPS, group="Audit", help="Radius of the perturbation.  [default in linf: the data set's usual radius]"
+)
+@option(
+    "--n",
+    type=click.IntRange(min=1),
+    group="Data",
+    help="Number of test images, from the first on.  [default: 100, 500 or 1000, by the budget]",
+)
+@option("--strict", is_flag=True, group="Gates", help="Exit with 1 unless all verdicts are 'consistent'.")
+@output_format("table", "json", "markdown", "junit")
+@computing
+def audit(
+    common: Common,
+    args: ModelArgs,
+    store_to_judge: Path | None,
+    settings: tuple[Setting, ...],
+    budget: Budget,
+    norm: Norm,
+    eps: Eps | None,
+    n: int | None,
+    strict: bool,
+    output_format: str,
+) -> None:
+    """Look for the known ways in which a robust accuracy deceives, and show the evidence.
+
+    "advdef audit STORE" judges stored rows, and runs nothing. With --checkpoint, --model, --dataset or --defense it runs
+    checks in the model, within a budget, and stores what they find; the flags appear in "advdef report" too. The verdict
+    is consistent, suspicious or broken, for the rows of each model, data slice and norm.
+    """
+    from robustbench_cli.benchmarks.audit.formats import FORMATS
+
+    given = args.given or ", ".join(f"--{name}" for name in _OF_MODELS if is_given(name))
+    if store_to_judge is not None and given:
+        raise UserError(
+            f"the store {store_to_judge} is judged without running a model, and {given} is for a model: give one of them, and "
+            f"--store {store_to_judge} for the folder of the results"
+        )
+    missing: list[str] = []
+    if given:
+        groups = _of_models(common, args, settings, budget, norm, eps, n)
+    else:
+        groups, missing = _of_store(store_to_judge or stores_or_default(())[0])
+    console.report(FORMATS[output_format](groups))
+    _judge(groups, missing, strict=strict)
+
+
+def _of_store(path: Path) -> tuple[list[AuditedRows], list[str]]:
+    """The groups of a store, and a line for each damaged file, failed cell and missing cell."""
+    from robustbench_cli.benchmarks.audit.row_groups import audit_store
+    from robustbench_cli.benchmarks.store.store import Store
+    from robustbench_cli.cli.descriptions import failure_line, missing_line
+
+    store = Store(path)
+    lines: list[str] = []
+    collect = lambda error: lines.append(str(error))  # noqa: E731
+    groups = audit_store(store, damaged=collect)
+    lines += [failure_line(failure) for failure in store.failures(damaged=collect)]
+    lines += [missing_line(entry) for entry in store.missing(damaged=collect).values()]
+    if not groups and not lines:
+        raise UserError(f"{path} has no results: run 'advdef attack --store {path}' first")
+    return groups, list(dict.fromkeys(lines))
+
+
+def _judge(groups: Sequence[AuditedRows], missing: Sequence[str], *, strict: bool) -> None:
+    """Ends the command with its exit code.
+
+    Raises:
+        CellsFailed: A row is missing.
+        GateFailed: With ``strict``, a verdict is not 'consistent'.
+    """
+    failed = [group for group in groups if group.verdict != "consistent"] if strict else []
+    lines = []
+    if failed:
+        first = failed[0]
+        others = f" (and {len(failed) - 1} more)" if failed[1:] else ""
+        lines = [f"--strict: {first.title}: {first.verdict}: {first.findings[0].check}{others}"]
+    if missing:
+        raise CellsFailed([*missing, *lines])
+    if lines:
+        raise GateFailed(lines)
+
+
+def _of_models(
+    common: Common,
+    args: ModelArgs,
+    settings: Sequence[Setting],
+    budget: Budget,
+    norm: Norm,
+    eps: Eps | None,
+    n: int | None,
+) -> list[AuditedRows]:
+    """Audits the models of the command line, and judges them with their rows in the store."""
+    from robustbench_cli.attacks.base.eps import parse_eps
+    from robustbench_cli.benchmarks.audit.model_audit import NORMS as AUDITED
+    from robustbench_cli.benchmarks.audit.row_groups import audit_store
+    from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+    from robustbench_cli.benchmarks.store.store import Store
+    from robustbench_cli.benchmarks.suites.config import SuiteConfig
+    from robustbench_cli.benchmarks.suites.plan import plan_models, train_models
+    from robustbench_cli.cli.parameters import distribute
+    from robustbench_cli.cli.session import cache_for, warn_of_unused_recipe
+
+    if norm not in AUDITED:
+        raise UserError(f"--norm {norm}: a model can be audited in {', '.join(AUDITED)}")
+    dataset = args.dataset_name()
+    loaded = load_dataset(dataset, data_dir=common.data_dir)
+    if eps is None and norm != "linf":
+        raise UserError(f"no default eps for {norm}: give --eps")
+    radius = eps or parse_eps(loaded.eps)
+    Store(common.store).ensure_writable()
+    with console.progress() as shown:
+        config = SuiteConfig.from_options(**args.suite_options(distribute(settings, args.settable())))
+        planned = plan_models(config, cache_for=cache_for(common, shown), seed=common.seed)
+        warn_of_unused_recipe(config, planned)
+        train_models(planned)
+        models = [model.defended() for model in planned]
+        for model in models:
+            _run(common, model, dataset, budget=budget, norm=norm, eps=radius, n=n or _N[budget], shown=shown)
+
+    def damaged(error: UserError) -> None:
+        console.warn(str(error))
+
+    identities = dict.fromkeys(model.identity for model in models)
+    return [
+        group
+        for identity in identities
+        for group in audit_store(Store(common.store), damaged=damaged, checkpoint=identity)
+    ]
+
+
+def _run(
+    common: Common,
+    defended: DefendedModel,
+    dataset: str,
+    *,
+    budget: Budget,
+    norm: Norm,
+    eps: Eps,
+    n: int,
+    shown: console.Progress,
+) -> None:
+    """Runs the checks of a budget in one model, and stores what they find."""
+    from robustbench_cli.benchmarks.audit import records
+    from robustbench_cli.benchmarks.audit.model_audit import (
+        AuditOptions,
+        ModelAuditPlan,
+        probe_of,
+        run_check,
+        seconds_per_pass,
+    )
+    from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
+    from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+    from robustbench_cli.benchmarks.datasets.base.slice import first_examples
+    from robustbench_cli.benchmarks.devices import device_name, limit_threads
+    from robustbench_cli.cli.descriptions import duration
+    from robustbench_cli.core.atomic_write import display_path
+    from robustbench_cli.core.isolation import isolate_passes
+
+    loaded = load_dataset(dataset, data_dir=common.data_dir)
+    data = first_examples(loaded.split("test"), n)
+    if is_given("n"):
+        warn_of_fewer_images(n, len(data), dataset)
+    defended.require_fit(data, dataset)
+    limit_threads(defended.shape)
+    target = records.AuditTarget(
+        dataset=dataset,
+        data=data.sha256,
+        n=len(data),
+        model=defended.model,
+        checkpoint=defended.identity,
+        path=display_path(defended.path),
+        defense=defended.defense,
+        norm=norm,
+        eps=eps.value,
+        eps_text=eps.text,
+        seed=common.seed,
+        budget=budget,
+    )
+    device = common.torch_device()
+    options = AuditOptions(
+        norm=norm, eps=eps.value, budget=budget, seed=common.seed, device=device, batch_size=common.batch_size
+    )
+    record = partial(records.CheckRecord, target=target, device=device_name(device), versions=versions())
+    training = partial(loaded.split("train").first, _TRAINING_IMAGES)
+    with probe_of(isolate_passes(defended.load()), data.images, data.labels, options, training=training) as probe:
+        plan = ModelAuditPlan.of(probe)
+        missing = [check for check in plan.checks if records.read(common.store, target, check.name) is None]
+        name = f"{defended.model} {defended.defense}"
+        if len(missing) < len(plan.checks):
+            console.note(
+                f"{name}: {len(plan.checks) - len(missing)}/{len(plan.checks)} checks cached in {common.store}"
+            )
+        if missing:
+            seconds = plan.passes * seconds_per_pass(probe)
+            console.note(
+                f"{name}: {len(missing)} checks on {len(data)} images, at most {plan.passes:,} passes, some {duration(seconds)}"
+            )
+        bar = shown.add(name, total=len(missing))
+        for check in missing:
+            started = time.perf_counter()
+            finding = run_check(check, probe)
+            seconds = time.perf_counter() - started
+            records.write(common.store, record(check=check.name, finding=finding, seconds=seconds))
+            bar.advance()
+        for entry in plan.left_out:
+            records.write(common.store, record(check=entry.check, left_out=entry.reason))
+        bar.remove()
+
+
+_TRAINING_IMAGES = 10_000
+"""The most training images that the checks may look at."""

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustbench_cli.benchmarks.audit.records import AuditTarget, CheckRecord, leftovers, read, stored, take, write
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding
+from robustbench_cli.core.errors import UserError
+
+
+def record(check: str = "no-eot", **changes: Any) -> CheckRecord:
+    """A record of a check that found something."""
+    target: dict[str, Any] = {
+        "dataset": "digits",
+        "data": "d" * 64,
+        "n": 4,
+        "model": "small-cnn",
+        "checkpoint": "c" * 64,
+        "path": "model.safetensors",
+        "defense": "none",
+        "norm": "linf",
+        "eps": 0.1,
+        "eps_text": "0.1",
+        "seed": 0,
+        "budget": "quick",
+    }
+    finding = Finding(check=check, severity="broken", evidence="e", figures={"f": 0.5})
+    return CheckRecord(target=AuditTarget(**target | changes), check=check, finding=finding, device="cpu", versions={})
+
+
+def fail(error: UserError) -> None:
+    raise error
+
+
+def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+    """By its target and check, and in the list of all."""
+    first, second = record(), record("unstable")
+    for one in (first, second):
+        write(tmp_path, one)
+    assert read(tmp_path, first.target, "no-eot") == first
+    assert read(tmp_path, first.target, "remembers") is None
+    assert {one.check for one in stored(tmp_path, damaged=fail)} == {"no-eot", "unstable"}
+
+
+def test_names_and_paths_are_no_part_of_the_identity() -> None:
+    """What changes the result is."""
+    same = [record(path="other.safetensors"), record(dataset="other"), record(eps_text="1/10")]
+    other = [record(budget="standard"), record(eps=0.2), record(seed=1), record(data="e" * 64), record("unstable")]
+    assert {one.id for one in same} == {record().id}
+    assert len({record().id, *(one.id for one in other)}) == 6
+
+
+@pytest.mark.parametrize("damage", ["content", "name"])
+def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
+    """The others are read."""
+    write(tmp_path, record())
+    write(tmp_path, record("unstable"))
+    path = tmp_path / "audits" / f"{record().id}.json"
+    if damage == "content":
+        path.write_bytes(path.read_bytes().replace(b"broken", b"suspicious"))
+    else:
+        path = path.rename(path.with_stem("0" * 20))
+    errors: list[UserError] = []
+    assert [one.check for one in stored(tmp_path, damaged=errors.append)] == ["unstable"]
+    assert [str(path) in str(error) for error in errors] == [True]
+
+
+def test_a_merge_copies_what_is_missing(tmp_path: Path) -> None:
+    """And overwrites nothing."""
+    write(tmp_path / "a", record())
+    write(tmp_path / "b", record())
+    write(tmp_path / "b", record("unstable"))
+    assert take(tmp_path / "a", tmp_path / "b", damaged=fail) == 1
+    assert take(tmp_path / "a", tmp_path / "b", damaged=fail) == 0
+    assert len(list(stored(tmp_path / "a", damaged=fail))) == 2
+    assert leftovers(tmp_path / "a", older_than=0) == []

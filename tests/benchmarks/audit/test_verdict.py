@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from robustbench_cli.benchmarks.audit.verdict import VERDICTS, Audited, LeftOut, by_severity
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Severity
+
+
+def finding(severity: Severity, check: str = "a", evidence: str = "b") -> Finding:
+    return Finding(check=check, severity=severity, evidence=evidence)
+
+
+@pytest.mark.parametrize(
+    ("severities", "verdict"),
+    [([], "consistent"), (["suspicious"], "suspicious"), (["suspicious", "broken"], "broken"), (["broken"], "broken")],
+)
+def test_the_severest_finding_decides(severities: list[Severity], verdict: str) -> None:
+    """And every verdict has at most three words, and a meaning."""
+    audited = Audited(findings=tuple(map(finding, severities)), budget="standard")
+    assert audited.verdict == audited.headline == verdict
+    assert audited.model_dump()["verdict"] == verdict
+    assert verdict in VERDICTS
+
+
+def test_what_was_left_out_stands_beside_the_verdict() -> None:
+    """A verdict of fewer checks says so."""
+    left_out = (LeftOut(check="a", reason="b"),)
+    assert Audited(left_out=left_out, budget="quick").headline == "consistent (1 check left out)"
+    assert Audited().headline == "consistent (the model was not run)"
+
+
+def test_each_check_has_its_severest_finding() -> None:
+    """Broken before suspicious, and the first of equal ones."""
+    found = [
+        finding("suspicious", "a", "1"),
+        finding("suspicious", "b", "2"),
+        finding("broken", "b", "3"),
+        finding("suspicious", "a", "4"),
+    ]
+    assert [(one.check, one.evidence) for one in by_severity(found)] == [("b", "3"), ("a", "1")]

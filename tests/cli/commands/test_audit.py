@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+QUICK = ("audit", "--checkpoint", "model.safetensors", "--budget", "quick", "--n", "40")
+
+
+def test_a_model_is_audited_and_its_rows_are_judged(advdef: Run, here: Path, checkpoint: Path) -> None:
+    """The cost is told first, what was left out at the end; the second time nothing runs."""
+    assert advdef("attack", "--checkpoint", checkpoint.name, "--attack", "fgsm", "--n", "400", "-q").code == 0
+    first = advdef(*QUICK)
+    assert first.code == 0, first.err
+    assert "checks on 40 images, at most" in first.err
+    assert "none, linf, 400 images: consistent (" in first.out
+    assert "checks left out)" in first.out or "check left out)" in first.out
+    assert "left out: " in first.out
+    assert "not-converged" in first.out
+    again = advdef(*QUICK)
+    assert again.out == first.out
+    assert "checks cached in" in again.err
+    assert "at most" not in again.err
+    assert advdef("audit").out == first.out
+
+
+def test_strict_is_a_gate(advdef: Run, here: Path, checkpoint: Path) -> None:
+    """One line names the first verdict that is not consistent; without the option it is only a verdict."""
+    assert advdef("attack", "--checkpoint", checkpoint.name, "--attack", "fgsm", "--n", "20", "-q").code == 0
+    assert advdef("audit").code == 0
+    strict = advdef("audit", "--strict")
+    assert strict.code == 1
+    assert strict.err.splitlines()[-1].endswith(
+        "--strict: digits, small-cnn, none, linf, 20 images: suspicious: few-images"
+    )
+
+
+def test_a_row_that_is_missing_ends_with_three(advdef: Run, here: Path, checkpoint: Path) -> None:
+    """The others are judged."""
+    attack = ("attack", "--checkpoint", checkpoint.name, "--attack", "fgsm", "--n", "20", "-q")
+    assert advdef(*attack, "--eps", "0.1", "--eps", "0.2").code == 0
+    next(iter((here / "advdef-runs" / "cells").glob("*.json"))).unlink()
+    ended = advdef("audit", "--strict")
+    assert ended.code == 3
+    assert "is missing" in ended.err
+    assert "20 images: suspicious" in ended.out
+
+
+@pytest.mark.parametrize("form", ["json", "markdown", "junit"])
+def test_each_format_is_printed_alone(advdef: Run, here: Path, checkpoint: Path, form: str) -> None:
+    """Stdout has the report and nothing else."""
+    ended = advdef(*QUICK, "--format", form)
+    assert ended.code == 0, ended.err
+    if form == "json":
+        (group,) = json.loads(ended.out)
+        assert (group["verdict"], group["budget"], group["n"]) == ("consistent", "quick", 40)
+    elif form == "junit":
+        assert ET.fromstring(ended.out).tag == "testsuites"
+    else:
+        assert ended.out.startswith("| rows | verdict |")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("audit",), "no store at"),
+        (("audit", "nowhere"), "no store at nowhere"),
+        (("audit", "nowhere", "--budget", "quick"), "judged without running a model, and --budget is for a model"),
+        (("audit", "nowhere", "--checkpoint", "model.safetensors"), "and --checkpoint is for a model"),
+        (("audit", "--checkpoint", "nothing.safetensors"), "nothing.safetensors"),
+        (("audit", "--checkpoint", "model.safetensors", "--norm", "l2"), "no default eps for l2: give --eps"),
+        (("audit", "--checkpoint", "model.safetensors", "--norm", "l0"), "linf, l2, l1"),
+        (("audit", "--checkpoint", "model.safetensors", "--dataset", "npz:gone.npz"), "gone.npz"),
+        (("audit", "--checkpoint", "model.safetensors", "--budget", "large"), "large"),
+    ],
+)
+def test_a_mistake_is_one_line(advdef: Run, here: Path, checkpoint: Path, words: tuple[str, ...], message: str) -> None:
+    """With exit code 2, and nothing is stored."""
+    ended = advdef(*words)
+    assert ended.code == 2
+    assert message in ended.err
+    assert len(ended.err.strip().splitlines()) == 1
+    assert not list(here.glob("advdef-runs/audits/*"))
+
+
+def test_an_empty_store_has_nothing_to_judge(advdef: Run, here: Path) -> None:
+    """And says so."""
+    (here / "empty" / "cells").mkdir(parents=True)
+    ended = advdef("audit", "empty")
+    assert (ended.code, ended.out) == (2, "")
+    assert "empty has no results" in ended.err
