@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from robustbench_cli.attacks.superdeepfool import SuperDeepFool as SuperDeepFool
     from robustbench_cli.attacks.ti_fgsm import TIFGSM as TIFGSM
     from robustbench_cli.attacks.transfer import Transfer as Transfer
+    from robustbench_cli.benchmarks.audit.model_audit import audit as audit
     from robustbench_cli.benchmarks.checkpoints.checkpoint import load_checkpoint as load_checkpoint
     from robustbench_cli.benchmarks.checkpoints.checkpoint import save_checkpoint as save_checkpoint
     from robustbench_cli.benchmarks.checkpoints.load_model import load_model as load_model
@@ -93,6 +94,7 @@ _EXPORTS = {
     "FixedRadiusAttack": "robustbench_cli.attacks.base.attack:FixedRadiusAttack",
     "HRS": "robustbench_cli.defenses.hrs:HRS",
     "MinimalNormAttack": "robustbench_cli.attacks.base.attack:MinimalNormAttack",
+    "audit": "robustbench_cli.benchmarks.audit.model_audit:audit",
     "build_model": "robustbench_cli.benchmarks.models.base.build:build_model",
     "corrupt": "robustbench_cli.benchmarks.corruptions.base.corruption:corrupt",
     "defend": "robustbench_cli.defenses.base.defense:defend",

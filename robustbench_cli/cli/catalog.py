@@ -245,7 +245,9 @@ def card(kind: str, name: str) -> dict[str, Any]:
 def _check_card(entry: dict[str, Any]) -> dict[str, Any]:
     """The card of a check: the meaning of its flag is the summary, and its docstring says how it is measured."""
     description = "\n\n".join(text for text in (entry["summary"], entry["description"]) if text)
-    page = {key: entry[key] for key in ("severity", "raised_when", "why", "remedy", "source") if key in entry}
+    page: dict[str, Any] = {
+        key: entry[key] for key in ("severity", "raised_when", "why", "remedy", "source") if key in entry
+    }
     return {"kind": "check", "name": entry["name"], "summary": entry["text"], "description": description, **page}
 
 

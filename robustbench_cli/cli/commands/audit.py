@@ -31,8 +31,10 @@ from robustbench_cli.core.errors import UserError
 if TYPE_CHECKING:
     from robustbench_cli.attacks.base.eps import Eps
     from robustbench_cli.attacks.base.norm import Norm
+    from robustbench_cli.benchmarks.audit.records import AuditTarget
     from robustbench_cli.benchmarks.audit.verdict import AuditedRows
     from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
+    from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
 
 __all__ = ["audit"]
 
@@ -206,19 +208,11 @@ def _run(
     shown: console.Progress,
 ) -> None:
     """Runs the checks of a budget in one model, and stores what they find."""
-    from robustbench_cli.benchmarks.audit import records
-    from robustbench_cli.benchmarks.audit.model_audit import (
-        AuditOptions,
-        ModelAuditPlan,
-        probe_of,
-        run_check,
-        seconds_per_pass,
-    )
-    from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
+    from robustbench_cli.benchmarks.audit.model_audit import AuditOptions, probe_of
+    from robustbench_cli.benchmarks.audit.records import AuditTarget
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset
     from robustbench_cli.benchmarks.datasets.base.slice import first_examples
-    from robustbench_cli.benchmarks.devices import device_name, limit_threads
-    from robustbench_cli.cli.descriptions import duration
+    from robustbench_cli.benchmarks.devices import limit_threads
     from robustbench_cli.core.atomic_write import display_path
     from robustbench_cli.core.isolation import isolate_passes
 
@@ -228,7 +222,7 @@ def _run(
         warn_of_fewer_images(n, len(data), dataset)
     defended.require_fit(data, dataset)
     limit_threads(defended.shape)
-    target = records.AuditTarget(
+    target = AuditTarget(
         dataset=dataset,
         data=data.sha256,
         n=len(data),
@@ -242,35 +236,47 @@ def _run(
         seed=common.seed,
         budget=budget,
     )
-    device = common.torch_device()
     options = AuditOptions(
-        norm=norm, eps=eps.value, budget=budget, seed=common.seed, device=device, batch_size=common.batch_size
+        norm=norm,
+        eps=eps.value,
+        budget=budget,
+        seed=common.seed,
+        device=common.torch_device(),
+        batch_size=common.batch_size,
     )
-    record = partial(records.CheckRecord, target=target, device=device_name(device), versions=versions())
     training = partial(loaded.split("train").first, _TRAINING_IMAGES)
     with probe_of(isolate_passes(defended.load()), data.images, data.labels, options, training=training) as probe:
-        plan = ModelAuditPlan.of(probe)
-        missing = [check for check in plan.checks if records.read(common.store, target, check.name) is None]
-        name = f"{defended.model} {defended.defense}"
-        if len(missing) < len(plan.checks):
-            console.note(
-                f"{name}: {len(plan.checks) - len(missing)}/{len(plan.checks)} checks cached in {common.store}"
-            )
-        if missing:
-            seconds = plan.passes * seconds_per_pass(probe)
-            console.note(
-                f"{name}: {len(missing)} checks on {len(data)} images, at most {plan.passes:,} passes, some {duration(seconds)}"
-            )
-        bar = shown.add(name, total=len(missing))
-        for check in missing:
-            started = time.perf_counter()
-            finding = run_check(check, probe)
-            seconds = time.perf_counter() - started
-            records.write(common.store, record(check=check.name, finding=finding, seconds=seconds))
-            bar.advance()
-        for entry in plan.left_out:
-            records.write(common.store, record(check=entry.check, left_out=entry.reason))
-        bar.remove()
+        _run_missing(probe, target, common.store, shown)
+
+
+def _run_missing(probe: ModelProbe, target: AuditTarget, store: Path, shown: console.Progress) -> None:
+    """Runs the checks of an audit that the store does not have, and stores what they find."""
+    from robustbench_cli.benchmarks.audit import records
+    from robustbench_cli.benchmarks.audit.model_audit import ModelAuditPlan, run_check, seconds_per_pass
+    from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
+    from robustbench_cli.benchmarks.devices import device_name
+    from robustbench_cli.cli.descriptions import duration
+
+    record = partial(records.CheckRecord, target=target, device=device_name(probe.images.device), versions=versions())
+    plan = ModelAuditPlan.of(probe)
+    missing = [check for check in plan.checks if records.read(store, target, check.name) is None]
+    name = f"{target.model} {target.defense}"
+    if len(missing) < len(plan.checks):
+        console.note(f"{name}: {len(plan.checks) - len(missing)}/{len(plan.checks)} checks cached in {store}")
+    if missing:
+        expected = duration(plan.passes * seconds_per_pass(probe))
+        console.note(
+            f"{name}: {len(missing)} checks on {len(probe)} images, at most {plan.passes:,} passes, some {expected}"
+        )
+    bar = shown.add(name, total=len(missing))
+    for check in missing:
+        started = time.perf_counter()
+        finding = run_check(check, probe)
+        records.write(store, record(check=check.name, finding=finding, seconds=time.perf_counter() - started))
+        bar.advance()
+    for entry in plan.left_out:
+        records.write(store, record(check=entry.check, left_out=entry.reason))
+    bar.remove()
 
 
 _TRAINING_IMAGES = 10_000
