@@ -15,6 +15,10 @@ MODULES = [
     "robustbench_cli.attacks.pgd",
     "robustbench_cli.benchmarks.evaluation.statistics.efficiency",
     "robustbench_cli.benchmarks.evaluation.statistics.intervals",
+    "robustbench_cli.benchmarks.evaluation.statistics.paired",
+    "robustbench_cli.benchmarks.evaluation.statistics.protocols",
+    "robustbench_cli.benchmarks.evaluation.statistics.sample_size",
+    "robustbench_cli.benchmarks.evaluation.statistics.sequential",
     "robustbench_cli.defenses.hrs",
 ]
 
