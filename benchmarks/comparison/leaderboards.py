@@ -24,6 +24,7 @@ _DATASETS = {"CIFAR-10": ("cifar10", 10_000), "CIFAR-100": ("cifar100", 10_000),
 """The data set of each section, and the number of images on which RobustBench evaluates."""
 
 _THREAT = re.compile(r"(Linf|L2), eps=([\d./]+)")
+_CORRUPTIONS = re.compile(r"(Common )?Corruptions\b")
 _ROW = re.compile(r"\|\s*<sub>\*\*\d+")
 _LINK = re.compile(r"\[(.*)\]\((.*)\)")
 
@@ -36,13 +37,15 @@ def main() -> None:
     package = metadata("robustbench")
     text = package.get("Description") or str(package.get_payload())  # type: ignore[attr-defined]
     for board in parse(text, source=f"RobustBench {package['Version']}", date=date):
-        content = yaml.safe_dump(board.model_dump(exclude={"name"}), sort_keys=False, allow_unicode=True, width=120)
+        content = yaml.safe_dump(
+            board.model_dump(exclude={"name"}, exclude_none=True), sort_keys=False, allow_unicode=True, width=120
+        )
         write_atomically(FOLDER / f"{board.name}.yaml", content.encode())
         print(f"{board.name}: {len(board.entries)} models")
 
 
 def parse(description: str, *, source: str, date: str) -> Iterator[Leaderboard]:
-    """The leaderboards in the description of RobustBench: those with a norm and a radius.
+    """The leaderboards in the description of RobustBench: those with a norm and a radius, and those of corruptions.
 
     Args:
         description: The text, in Markdown: a section for each data set, a subsection for each threat model, a table in each.
@@ -56,20 +59,20 @@ def parse(description: str, *, source: str, date: str) -> Iterator[Leaderboard]:
         dataset, n = _DATASETS[heading.strip()]
         for part in re.split(r"^#### ", rest, flags=re.MULTILINE)[1:]:
             threat, _, table = part.partition("\n")
-            if match := _THREAT.match(threat):
-                norm, eps = match[1].lower(), match[2]
-                entries = [_entry(line) for line in table.splitlines() if _ROW.match(line)]
+            match = _THREAT.match(threat)
+            norm = match[1].lower() if match else None
+            if match or _CORRUPTIONS.match(threat):
                 yield Leaderboard.model_validate(
                     {
-                        "name": f"{dataset}-{norm}",
+                        "name": f"{dataset}-{norm or 'corruptions'}",
                         "source": source,
                         "date": date,
-                        "dataset": dataset,
+                        "dataset": dataset if match else f"{dataset}-c",
                         "norm": norm,
-                        "eps": eps,
+                        "eps": match and match[2],
                         "n": n,
                         "subset": dataset == "imagenet",
-                        "entries": entries,
+                        "entries": [_entry(line) for line in table.splitlines() if _ROW.match(line)],
                     }
                 )
 

@@ -13,8 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from robustbench_cli.attacks.base.eps import parse_eps
 from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.benchmarks.corruptions import BENCHMARK, SEVERITIES
 from robustbench_cli.benchmarks.datasets.base.options import split_name
 from robustbench_cli.benchmarks.reports.columns import RowSource
+from robustbench_cli.benchmarks.reports.corruption_means import MEAN
 from robustbench_cli.benchmarks.reports.readable import records
 from robustbench_cli.benchmarks.reports.rows import model_and_threat
 from robustbench_cli.benchmarks.store.records import Result
@@ -60,7 +62,10 @@ class Entry(BaseModel):
 
 
 class Leaderboard(BaseModel):
-    """A public leaderboard: its protocol and its models, from the most robust to the least."""
+    """A public leaderboard: its protocol and its models, from the most robust to the least.
+
+    One without a norm is of common corruptions: its robust accuracy is the mean over the 15 corruptions at five severities.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,11 +73,18 @@ class Leaderboard(BaseModel):
     source: str
     date: str
     dataset: str
-    norm: Norm
-    eps: str
+    norm: Norm | None = None
+    eps: str | None = None
     n: int
     subset: bool = Field(description="whether its images are a selection of the data set's test images")
     entries: tuple[Entry, ...] = Field(min_length=1)
+
+    @property
+    def protocol(self) -> str:
+        """The data set and what the models are evaluated under."""
+        if self.norm is None:
+            return f"{self.dataset}, {len(BENCHMARK)} corruptions at {len(SEVERITIES)} severities"
+        return f"{self.dataset}, {self.norm} {self.eps}"
 
     def rank(self, robust: float) -> int:
         """The rank of a model, from 1: one more than the number of models with a higher robust accuracy.
@@ -99,12 +111,13 @@ class RequiredAttack:
     norms: Collection[Norm] | None = None
 
     def is_run(self, result: Result) -> bool:
-        """Whether a result is of this attack with these parameters and no others."""
+        """Whether a result is of this attack with these parameters and no others, and not with gradients in bfloat16."""
         attack = result.cell.attack
         return (
             attack.name == self.name
             and {*attack.changed} <= {*self.parameters}
             and all(attack.parameters.get(key) == value for key, value in self.parameters.items())
+            and result.cell.precision != "bf16"
         )
 
 
@@ -167,27 +180,52 @@ def standings(
     Raises:
         UserError: No model was evaluated by that protocol.
     """
-    rows = {str(row["cell"]): row for row in records(table)}
     found: list[Standing] = []
-    refused: list[str] = []
-    for group in _groups(results):
-        cell, eps = group[0].cell, group[0].eps
-        row = rows.get(RowSource(cell, eps, results=group).id)
-        if row is None:
-            continue
-        if differences := list(_differences(board, group, suites)):
-            name = f"{cell.dataset} {cell.model} {cell.defense} {cell.norm} {eps or 'any'}"
-            refused.append(f"{name}: {'; '.join(differences)}")
+    refused: dict[str, None] = {}
+    candidates = _means(board, table) if board.norm is None else _attacked(board, table, results, suites)
+    for row, name, differences in candidates:
+        if differences:
+            refused[f"{row['dataset']} {row['model']} {row['defense']}{name}: {'; '.join(differences)}"] = None
         else:
             found.append(_standing(board, row))
     if not found:
-        protocol = f"{board.dataset}, {board.norm} {board.eps}, suite {' or '.join(SUITES)}"
+        suite = "corruptions" if board.norm is None else " or ".join(SUITES)
+        reason = next(iter(refused), f"there is no row: use --suite {suite.partition(' ')[0]}")
         raise UserError(
-            f"--leaderboard {board.name}: no row follows its protocol ({protocol}): "
-            f"{refused[0] if refused else 'there is no row'}"
-            f"{f'; and {len(refused) - 1} more rows' if refused[1:] else ''}"
+            f"--leaderboard {board.name}: no row follows its protocol ({board.protocol}, suite {suite}): {reason}"
+            f"{f'; and {len(refused) - 1} more' if len(refused) > 1 else ''}"
         )
     return found, [f"not on {board.name}: {line}" for line in refused]
+
+
+_Candidate = tuple[Mapping[str, Any], str, list[str]]
+"""A row of the table, what its model's name is followed by in messages, and in what it differs from the protocol."""
+
+
+def _attacked(
+    board: Leaderboard,
+    table: pd.DataFrame,
+    results: Sequence[Result],
+    suites: Mapping[str, Sequence[RequiredAttack]],
+) -> Iterator[_Candidate]:
+    """The rows that combine the attacks of one model and threat."""
+    rows = {str(row["cell"]): row for row in records(table)}
+    for group in _groups(results):
+        cell, eps = group[0].cell, group[0].eps
+        row = rows.get(RowSource(cell, eps, results=group).id)
+        if row is not None:
+            yield row, f" {cell.norm} {eps or 'any'}", list(_differences(board, group, suites))
+
+
+def _means(board: Leaderboard, table: pd.DataFrame) -> Iterator[_Candidate]:
+    """The rows with the mean over corruptions, without an attack."""
+    for row in records(table[table["mean_corruption_accuracy"].notna()]):
+        differences = list(_data_differences(board, row["dataset"]))
+        differences += _randomized_or_larger(board, repeats=row["repeats"], n=row["n"])
+        if row["corruption"] != MEAN:
+            differences.append(f"it is the {row['corruption']}: use --suite corruptions at every severity")
+        # There are no clean images among those of the leaderboard.
+        yield {**row, "clean_accuracy": None}, "", differences
 
 
 def _groups(results: Sequence[Result]) -> Iterator[list[Result]]:
@@ -207,32 +245,41 @@ def _differences(
     yield from _data_differences(board, cell.dataset)
     if cell.norm != board.norm:
         yield f"the norm is {cell.norm}, not {board.norm}"
-    elif cell.eps is None or abs(cell.eps - parse_eps(board.eps).value) > 1e-9:
+    elif cell.eps is None or abs(cell.eps - parse_eps(str(board.eps)).value) > 1e-9:
         yield f"eps is {group[0].eps or 'any'}, not {board.eps}"
     if cell.corruption is not None:
-        yield f"the images are corrupted, by {cell.corruption_label} at severity {cell.severity}"
+        yield "the images are corrupted"
     if cell.targeted != "no":
         yield "the attacks are targeted"
-    if cell.repeats > 1:
-        yield "the model is randomized, and the leaderboard takes only deterministic ones"
-    if cell.n > board.n:
-        yield f"n is {cell.n}, and the leaderboard has {board.n} images"
+    yield from _randomized_or_larger(board, repeats=cell.repeats, n=cell.n)
     missing = {name: _missing(suites[name], group) for name in SUITES}
     if all(missing.values()):
         nearest = min(SUITES, key=lambda name: len(missing[name]))
-        yield f"{', '.join(missing[nearest])} of the suite {nearest} did not run: use --suite {nearest}"
+        bf16 = {result.cell.attack.name for result in group if result.cell.precision == "bf16"}
+        how = " other than with gradients in bf16" if bf16 & {*missing[nearest]} else ""
+        yield f"{', '.join(missing[nearest])} of the suite {nearest} did not run{how}: use --suite {nearest}"
+
+
+def _randomized_or_larger(board: Leaderboard, *, repeats: int, n: int) -> Iterator[str]:
+    """Whether a model draws random numbers, and whether it is evaluated on more images than a leaderboard has."""
+    if repeats > 1:
+        yield "the model is randomized, and the leaderboard takes only deterministic ones"
+    if n > board.n:
+        yield f"n is {n}, and the leaderboard has {board.n} images"
 
 
 _OWN_SIZE = ("image_size", "resize", "crop", "interpolation", "ids")
-"""Options of ``imagenet:PATH`` that the leaderboard leaves to the model, and the list of its images."""
+"""Options of ``imagenet:PATH`` and ``imagenet-c:PATH`` that the leaderboard leaves to the model, and the list of its images."""
 
 
 def _data_differences(board: Leaderboard, dataset: str) -> Iterator[str]:
     """In what a data set differs from that of a leaderboard; the folder of ImageNet's images does not matter."""
     plain, options = split_name(dataset)
-    allowed = _OWN_SIZE if board.dataset == "imagenet" else ()
-    if (plain.partition(":")[0] if allowed else plain) != board.dataset:
-        yield f"the data set is {dataset}, not {board.dataset}"
+    allowed = _OWN_SIZE if board.dataset in {"imagenet", "imagenet-c"} else ()
+    if (plain.partition(":")[0] if allowed or board.norm is None else plain) != board.dataset:
+        computed = board.norm is None and plain.partition(":")[0] == board.dataset.removesuffix("-c")
+        hint = f": its corruptions are computed, give {board.dataset}:PATH for the published images" if computed else ""
+        yield f"the data set is {dataset}, not {board.dataset}{hint}"
     elif other := sorted({*options} - {*allowed}):
         yield f"the data set is {dataset}, and the leaderboard allows no {other[0]}"
 
@@ -352,7 +399,7 @@ def readable_standings(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]
             [
                 rank,
                 f"> {row['model']}" if row["place"] == "here" else row["model"],
-                f"{100 * row['clean_accuracy']:.2f}",
+                "-" if row["clean_accuracy"] is None else f"{100 * row['clean_accuracy']:.2f}",
                 f"{100 * row['robust_accuracy']:.2f}{interval}",
                 *(row[key] or "-" for key in ("architecture", "venue", "paper")),
             ]

@@ -48,15 +48,14 @@ def show_standings(
     notes = list(dict.fromkeys(note for standing in found for note in standing.notes))
     if output_format == "table":
         headers, lines = readable_standings(standing_table)
-        source = (
-            f"{board.source}, {board.date}: the {len(board.entries)} models of its zoo, by lowest known robust accuracy"
-        )
+        order = "mean accuracy over corruptions" if board.norm is None else "lowest known robust accuracy"
+        source = f"{board.source}, {board.date}: the {len(board.entries)} models of its zoo, by {order}"
         drawn = tables.of_texts(
             headers,
             [header in _NUMERIC for header in headers],
             lines,
             hideable=("paper", "venue", "architecture"),
-            title=f"{board.name} ({board.dataset}, {board.norm} {board.eps}, n {board.n})",
+            title=f"{board.name} ({board.protocol}, n {board.n})",
             caption=[source, *notes],
             sections=list(standing_table["cell"]),
         )

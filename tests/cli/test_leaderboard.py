@@ -71,7 +71,7 @@ def test_rows_can_be_selected(advdef: Advdef, cifar10: Path) -> None:
     [
         ("digits", "cifar10-linf", "the data set is digits, not cifar10"),
         ("cifar10", "cifar10-l2", "the norm is linf, not l2"),
-        ("cifar10", "cifar10", "unknown leaderboard 'cifar10': did you mean 'cifar10-l"),
+        ("cifar10", "cifar10", "unknown leaderboard 'cifar10': did you mean 'cifar10-corruptions'"),
     ],
 )
 def test_what_has_no_rank_is_one_line(advdef: Advdef, cifar10: Path, store: str, name: str, line: str) -> None:

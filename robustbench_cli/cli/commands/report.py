@@ -60,7 +60,7 @@ def _gate_options(*, baseline: bool) -> Callable[[Callable[..., None]], Callable
     metavar="NAME",
     group="Rows",
     help="Show where the models would stand on a public leaderboard, in place of the table: cifar10-linf, cifar10-l2, "
-    "cifar100-linf or imagenet-linf.",
+    "cifar100-linf or imagenet-linf; of the suite corruptions cifar10-, cifar100- or imagenet-corruptions.",
 )
 @option(
     "--corruption-baseline",

@@ -18,6 +18,10 @@ DESCRIPTION = """
 
 | <sub>**1**</sub> | <sub><sup>**Other**</sup></sub> | <sub>*[B](https://x.org/2)*</sub> | <sub>9%</sub> | <sub>7%</sub> | a | b |
 
+#### Something else
+
+| <sub>**1**</sub> | <sub><sup>**Third**</sup></sub> | <sub>*[B](https://x.org/2)*</sub> | <sub>9%</sub> | <sub>7%</sub> | a | b |
+
 ### ImageNet
 
 #### L2, eps=0.5
@@ -30,8 +34,8 @@ DESCRIPTION = """
 
 
 def test_tables_are_read_from_the_description() -> None:
-    """Markup is dropped; tables without a norm are left out; the number of images is that of the data set."""
-    first, second = parse(DESCRIPTION, source="RobustBench 9", date="2030-01")
+    """Markup is dropped; corruptions have no norm; the number of images is that of the data set."""
+    first, corruptions, second = parse(DESCRIPTION, source="RobustBench 9", date="2030-01")
     assert (first.name, first.dataset, first.norm, first.eps, first.n, first.subset) == (
         *("cifar10-linf", "cifar10", "linf", "8/255", 10000, False),
     )
@@ -45,5 +49,8 @@ def test_tables_are_read_from_the_description() -> None:
         "clean": 93.68,
         "robust": 73.71,
     }
+    assert (corruptions.name, corruptions.dataset, corruptions.norm, corruptions.entries[0].robust) == (
+        *("cifar10-corruptions", "cifar10-c", None, 7.0),
+    )
     assert (second.name, second.n, second.subset, second.entries[0].robust) == ("imagenet-l2", 5000, True, 0.0)
     assert (second.source, second.date) == ("RobustBench 9", "2030-01")

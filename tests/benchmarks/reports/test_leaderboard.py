@@ -8,7 +8,10 @@ import pytest
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.benchmarks.checkpoints.defended_model import method_spec
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.corruptions import BENCHMARK, SEVERITIES
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
+from robustbench_cli.benchmarks.reports.corruption_means import ALEXNET
 from robustbench_cli.benchmarks.reports.leaderboard import (
     SUITES,
     RequiredAttack,
@@ -31,6 +34,9 @@ REQUIRED = {
     name: [RequiredAttack(entry.name, entry.parameters, entry.norm) for entry in entries]
     for name, entries in ENTRIES.items()
 }
+
+
+CELLS = [(name, severity) for name in BENCHMARK for severity in SEVERITIES]
 
 
 class Evaluated:
@@ -69,9 +75,12 @@ def test_the_tables_have_published_figures() -> None:
     """Some figures as the papers and the website give them, with the lower one where AutoAttack's is not the lowest."""
     boards = {name: read_leaderboard(name) for name in leaderboard_names()}
     assert {name: (board.dataset, board.norm, board.eps, board.n) for name, board in boards.items()} == {
+        "cifar10-corruptions": ("cifar10-c", None, None, 10000),
         "cifar10-l2": ("cifar10", "l2", "0.5", 10000),
         "cifar10-linf": ("cifar10", "linf", "8/255", 10000),
+        "cifar100-corruptions": ("cifar100-c", None, None, 10000),
         "cifar100-linf": ("cifar100", "linf", "8/255", 10000),
+        "imagenet-corruptions": ("imagenet-c", None, None, 5000),
         "imagenet-linf": ("imagenet", "linf", "4/255", 5000),
     }
     figures = {entry.model: (entry.clean, entry.robust) for entry in boards["cifar10-linf"].entries}
@@ -80,6 +89,9 @@ def test_the_tables_have_published_figures() -> None:
     assert figures["Standard"] == (94.78, 0.0)
     # AutoAttack leaves 66.58 %, and the original evaluation 66.56 %.
     assert figures["Rebuffi2021Fixing_70_16_cutmix_extra"] == (92.23, 66.56)
+    # The paper's own errors, on all 50,000 images.
+    (alexnet,) = [entry.robust for entry in boards["imagenet-corruptions"].entries if entry.model == "AlexNet"]
+    assert alexnet == pytest.approx(100 - 100 * sum(ALEXNET.values()) / 15, abs=0.1)
     for board in boards.values():
         robust = [entry.robust for entry in board.entries]
         assert robust == sorted(robust, reverse=True)
@@ -199,6 +211,81 @@ def test_weaker_parameters_are_another_suite(evaluated: Evaluated, make_cell: Ma
             evaluated.stored[index] = result.model_copy(update={"cell": make_cell(**dict(cell))}), outcomes
     with pytest.raises(UserError, match="fmn of the suite standard did not run"):
         evaluated.standings()
+
+
+def test_gradients_in_bf16_are_no_suite(evaluated: Evaluated, make_cell: MakeCell) -> None:
+    """They may be too rough to find a perturbation; the line says that they are the cause."""
+    evaluated.add(600)
+    for index, (result, outcomes) in enumerate(evaluated.stored):
+        if result.cell.attack.name == "apgd-ce":
+            cell = make_cell(**dict(result.cell) | {"precision": "bf16"})
+            evaluated.stored[index] = result.model_copy(update={"cell": cell}), outcomes
+    with pytest.raises(
+        UserError, match="apgd-ce of the suite standard did not run other than with gradients in bf16: use --suite"
+    ):
+        evaluated.standings()
+
+
+class Corrupted(Evaluated):
+    """The results of the suite ``corruptions`` with as many right images under each."""
+
+    def corrupt(self, right: int, *, cells: Sequence[tuple[str, int]] = CELLS, **changes: Any) -> None:
+        cell = {"dataset": "cifar10-c:x", "n": 1000, "eps": 0.0, "model": "wrn-28-10"} | changes
+        outcomes = self.make_outcomes(
+            clean=[1] * right + [0] * (cell["n"] - right), robust=[1] * right + [0] * (cell["n"] - right)
+        )
+        for name, severity in cells:
+            corruption = MethodSpec(name=name, parameters={"severity": severity}, changed=("severity",))
+            attack = MethodSpec(name="none")
+            result, _ = self.make_result(self.make_cell(**{"attack": attack} | cell, corruption=corruption), outcomes)
+            self.stored.append((result, outcomes))
+
+
+@pytest.fixture
+def corrupted(make_cell: MakeCell, make_outcomes: MakeOutcomes, make_result: MakeResult) -> Corrupted:
+    return Corrupted(make_cell, make_outcomes, make_result)
+
+
+def test_a_mean_over_corruptions_has_a_rank(corrupted: Corrupted) -> None:
+    """By its accuracy; the published images have no clean ones among them; rows of other suites are no matter."""
+    corrupted.corrupt(886)
+    corrupted.add(500)
+    (standing,), refused = corrupted.standings("cifar10-corruptions")
+    robust = [entry.robust for entry in read_leaderboard("cifar10-corruptions").entries]
+    assert (standing.rank, refused) == (1 + sum(value > 88.6 for value in robust), [])
+    assert standing.rank_low < standing.rank < standing.rank_high
+    table = standings_table(read_leaderboard("cifar10-corruptions"), [standing])
+    (line,) = [line for line in readable_standings(table)[1] if line[1] == "> wrn-28-10"]
+    assert line[2:4] == ["-", f"88.60 [{line[3].partition('[')[2]}"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"dataset": "cifar10"}, "cifar10, not cifar10-c: its corruptions are computed, give cifar10-c:PATH for the"),
+        ({"dataset": "cifar100-c:x"}, "the data set is cifar100-c:x, not cifar10-c"),
+        ({"dataset": "cifar10-c:x?channels=1"}, "the leaderboard allows no channels"),
+        ({"n": 10001}, "n is 10001, and the leaderboard has 10000 images"),
+        ({"repeats": 10}, "the model is randomized"),
+        ({"cells": CELLS[1:]}, r"it is the mean\(74 of 75\): use --suite corruptions at every severity"),
+        ({"cells": CELLS[:1]}, "there is no row: use --suite corruptions"),
+        ({"attack": MethodSpec(name="pgd"), "eps": 0.1}, "there is no row: use --suite corruptions"),
+    ],
+)
+def test_other_means_over_corruptions_are_refused(corrupted: Corrupted, changes: dict[str, Any], reason: str) -> None:
+    """One line, and the protocol."""
+    corrupted.corrupt(886, **changes)
+    protocol = r"cifar10-c, 15 corruptions at 5 severities, suite corruptions"
+    with pytest.raises(UserError, match=rf"no row follows its protocol \({protocol}\): .*{reason}"):
+        corrupted.standings("cifar10-corruptions")
+
+
+def test_corrupted_images_are_one_line_elsewhere(corrupted: Corrupted) -> None:
+    """75 rows of a model differ from the protocol of an attack in the same way."""
+    corrupted.corrupt(886, dataset="cifar10")
+    corrupted.add(600)
+    (_,), refused = corrupted.standings()
+    assert len(refused) == 1 and "the images are corrupted" in refused[0]
 
 
 def test_flags_are_repeated(evaluated: Evaluated) -> None:
