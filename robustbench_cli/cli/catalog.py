@@ -112,7 +112,7 @@ def summaries(kind: str) -> Iterator[dict[str, Any]]:
 
     Yields:
         ``name`` and ``summary``; for an attack also its ``norms``, its ``access`` to the model and its ``type``; for a
-        check its ``severity``.
+        check its ``severity``; for a corruption its ``family`` and its ``group``.
     """
     for name in names(kind):
         try:
@@ -130,10 +130,19 @@ def _summarized(kind: str, name: str) -> dict[str, Any]:
     if kind == "check":
         return {"name": name, "severity": source.constants["severity"], "summary": source.constants["text"]}
     summary = _plain(source.docstring).partition("\n")[0]
+    if kind == "corruption":
+        return {"name": name, "family": source.constants.get("family"), "group": _group(name), "summary": summary}
     if kind != "attack":
         return {"name": name, "summary": summary}
     facts = _attack_facts(source.constants)
     return {"name": name, **{key: facts.get(key) for key in ("norms", "access", "type")}, "summary": summary}
+
+
+def _group(corruption: str) -> str:
+    """Whether a corruption is one of the benchmark, over which means are, or an extra one."""
+    from robustbench_cli.benchmarks.corruptions import BENCHMARK
+
+    return "benchmark" if corruption in BENCHMARK else "extra"
 
 
 def _source(kind: str, name: str) -> ClassSource:
@@ -231,6 +240,8 @@ def card(kind: str, name: str) -> dict[str, Any]:
             entry[attribute] = list(value) if isinstance(value, tuple) else value
     if kind == "check":
         return _check_card(entry)
+    if kind == "corruption":
+        entry["group"] = _group(name)
     if _is_family(kind, name):
         return entry | {"members": sorted(target().members())}
     if kind == "attack":

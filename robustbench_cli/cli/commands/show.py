@@ -58,6 +58,8 @@ def _facts(entry: dict[str, Any]) -> dict[str, Any]:
     }
     if "attacked_by" in entry:
         facts["attacked by"] = entry["attacked_by"]
+    if "group" in entry:
+        facts["group"] = f"{entry['group']}{'' if entry['group'] == 'benchmark' else ', left out of means'}"
     if "eps" in entry:
         facts["usual radius"] = f"{entry['eps']} in linf, the default of attacks and of adversarial training"
     if "members" in entry:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from robustbench_cli import attacks, defenses
-from robustbench_cli.benchmarks import datasets, models
+from robustbench_cli.benchmarks import corruptions, datasets, models
 from robustbench_cli.benchmarks.evaluation import checks
 from robustbench_cli.benchmarks.suites.load import suite_names
 from robustbench_cli.cli.catalog import card
@@ -21,6 +21,7 @@ NAMES = {
     "defense": defenses.registry.names,
     "dataset": datasets.registry.names,
     "model": models.registry.names,
+    "corruption": corruptions.registry.names,
     "suite": suite_names,
     "check": checks.registry.names,
 }
@@ -32,7 +33,7 @@ def test_every_name_is_listed_with_what_it_is(advdef: Callable[..., Any], kind: 
     expected = NAMES[kind]()
     ended = advdef("list", f"{kind}s")
     assert (ended.code, ended.err) == (0, "")
-    columns = {"attack": 5, "check": 3}.get(kind, 2)
+    columns = {"attack": 5, "check": 3, "corruption": 4}.get(kind, 2)
     lines = [line.split(maxsplit=columns - 1) for line in ended.out.splitlines()]
     ended = advdef("list", f"{kind}s", "--format", "json")
     assert (ended.code, ended.err) == (0, "")
@@ -54,6 +55,22 @@ def test_attacks_are_listed_with_norms_access_and_type(advdef: Callable[..., Any
     assert list(entries["fmn"]) == ["name", "norms", "access", "type", "summary"]
     assert entries["fmn"]["norms"] == ["l2", "linf", "l1", "l0"]
     assert entries["reprogramming"]["norms"] is None
+
+
+def test_corruptions_are_listed_with_family_and_group(advdef: Callable[..., Any]) -> None:
+    """The paper's families, and its four extra corruptions; the card says what extra means."""
+    lines = {line.split()[0]: line.split()[1:3] for line in advdef("list", "corruptions").out.splitlines()}
+    assert {name for name, (_, group) in lines.items() if group == "extra"} == {
+        *("speckle-noise", "gaussian-blur", "spatter", "saturate"),
+    }
+    families = [family for family, group in lines.values() if group == "benchmark"]
+    assert {family: families.count(family) for family in families} == {
+        "noise": 3,
+        "blur": 4,
+        "weather": 4,
+        "digital": 4,
+    }
+    assert "extra, left out of means" in advdef("show", "corruption", "saturate").out
 
 
 @pytest.mark.parametrize("kind", NAMES)
