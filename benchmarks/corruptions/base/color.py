@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustbench_cli.benchmarks.datasets.base.preprocessing import LUMA
+
 __all__ = ["luminance", "with_saturation", "with_value"]
 
 
@@ -16,7 +18,7 @@ def luminance(images: Tensor) -> Tensor:
     """
     if images.shape[1] == 1:
         return images
-    weights = torch.tensor((0.299, 0.587, 0.114), dtype=images.dtype)
+    weights = torch.tensor(LUMA, dtype=images.dtype)
     return torch.einsum("nchw,c->nhw", images, weights)[:, None]
 
 

@@ -14,7 +14,17 @@ from robustbench_cli.core.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MOST_VALUES", "UNCHANGED", "Channels", "Crop", "Interpolation", "Preprocessing", "Shape", "size_hint"]
+__all__ = [
+    "LUMA",
+    "MOST_VALUES",
+    "UNCHANGED",
+    "Channels",
+    "Crop",
+    "Interpolation",
+    "Preprocessing",
+    "Shape",
+    "size_hint",
+]
 
 Crop = Literal["center", "none"]
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
@@ -27,8 +37,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MOST_VALUES = 2**24
 """The most values of an image with three channels; a checkpoint allows no larger shape either."""
 
-_GRAY = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-"""The weights of red, green and blue in Pillow's mode L (ITU-R 601-2)."""
+LUMA = (0.299, 0.587, 0.114)
+"""The weights of red, green and blue in the luma of ITU-R BT.601, as in Pillow's mode L."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +163,7 @@ class Preprocessing:
             channels = [np.asarray(self.resized(Image.fromarray(channel))) for channel in image]
             image = np.stack(channels).clip(0, 1)
         if self.channels == 1 and len(image) == 3:
-            image = np.tensordot(_GRAY, image, 1)[None].clip(0, 1)
+            image = np.tensordot(np.array(LUMA, dtype=image.dtype), image, 1)[None].clip(0, 1)
         elif self.channels == 3 and len(image) == 1:
             image = np.repeat(image, 3, axis=0)
         return image

@@ -1,4 +1,4 @@
-"""Prints the statistics in frost.py of the photographs of frost in the package imagecorruptions 1.1.2.
+"""Writes frost_photographs.csv: the statistics in frost.py, of the photographs of frost in the package imagecorruptions 1.1.2.
 
 In any environment with NumPy and Pillow:
 
@@ -8,9 +8,11 @@ python frost_photographs.py imagecorruptions-1.1.2-py3-none-any.whl
 
 from __future__ import annotations
 
+import csv
 import io
 import sys
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,26 +28,23 @@ BLUR = 0.4
 
 
 def main() -> None:
-    """Prints the quantiles, the lines of the channels and the standard deviation of the means of crops."""
+    """Writes the file beside this one: a line for each statistic of each photograph."""
     wheel = zipfile.ZipFile(sys.argv[1])
     # The published code never chooses the sixth.
     names = sorted(name for name in wheel.namelist() if "/frost/frost" in name)[:5]
-    deviations = []
+    rows: list[list[object]] = []
     for name in names:
         pixels = np.asarray(Image.open(io.BytesIO(wheel.read(name))).convert("RGB")) / 255
         luminance = pixels @ (0.299, 0.587, 0.114)
-        show(name, "quantiles", *np.quantile(luminance, PROBABILITIES).round(3))
+        file = name.rpartition("/")[2]
+        rows.append([file, "quantiles", *np.quantile(luminance, PROBABILITIES).round(3)])
         for channel, color in enumerate(("red", "green", "blue")):
-            slope, offset = np.polyfit(luminance.ravel(), pixels[..., channel].ravel(), 1)
-            show(f"  {color} {offset:.3f} + {slope:.3f} luminance")
-        show(f"  slope of the spectrum {spectral_slope(crops(luminance)):.2f}")
-        deviations.append(np.std(crops(luminance).mean(axis=(1, 2))) / luminance.std())
-    show(f"standard deviation of the means of crops {np.mean(deviations):.2f}")
-
-
-def show(*values: object) -> None:
-    """Writes a line."""
-    sys.stdout.write(f"{' '.join(map(str, values))}\n")
+            slope, offset = np.polyfit(luminance.ravel(), pixels[..., channel].ravel(), 1).round(3)
+            rows.append([file, color, offset, slope])
+        rows.append([file, "slope", round(spectral_slope(crops(luminance)), 2)])
+        rows.append([file, "crop_mean_std", (np.std(crops(luminance).mean(axis=(1, 2))) / luminance.std()).round(3)])
+    with Path(__file__).with_suffix(".csv").open("w", encoding="utf-8", newline="") as target:
+        csv.writer(target, lineterminator="\n").writerows([["file", "statistic", "values"], *rows])
 
 
 def crops(image: Any) -> Any:

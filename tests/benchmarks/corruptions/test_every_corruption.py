@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustbench_cli.benchmarks.corruptions import BENCHMARK, SEVERITIES, registry
+from robustbench_cli.benchmarks.corruptions import BENCHMARK, SEVERITIES, frost, registry
 from robustbench_cli.benchmarks.corruptions.base.corruption import Corruption
 
 HERE = Path(__file__).parent
@@ -81,6 +81,20 @@ def test_it_looks_as_in_imagecorruptions(name: str, photographs: Tensor) -> None
         for key in helpers.NAMES:
             limit = tolerance["image" if key in IMAGE else "change" if key in CHANGE else "bands"]
             assert found[key] == pytest.approx(float(REFERENCE[name, severity][key]), rel=limit), (severity, key)
+
+
+def test_frost_has_the_statistics_of_the_photographs() -> None:
+    """Its numbers are those that frost_photographs.py measures."""
+    rows = list(csv.reader((HERE / "frost_photographs.csv").read_text(encoding="utf-8").splitlines()))[1:]
+    measured: dict[str, dict[str, tuple[float, ...]]] = {}
+    for file, name, *values in rows:
+        measured.setdefault(file, {})[name] = tuple(map(float, values))
+    for photograph, expected in zip(frost._PHOTOGRAPHS, measured.values(), strict=True):
+        found = photograph._asdict() | {"slope": (photograph.slope,)}
+        assert found == {name: expected[name] for name in found}
+    assert pytest.approx(np.mean([expected["crop_mean_std"] for expected in measured.values()]), abs=0.005) == (
+        frost._CROP_MEAN_STD
+    )
 
 
 def natural(channels: int, side: int) -> Tensor:
