@@ -10,20 +10,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, mean_interval
 from robustbench_cli.benchmarks.store.records import Result
 
-__all__ = ["BLINDED", "NEAR_ZERO", "QUICK_LOOK", "SET_UP", "blinded", "is_quick_look", "worst_case_flags"]
+__all__ = ["BLINDED", "QUICK_LOOK", "SET_UP", "blinded", "is_quick_look", "worst_case_flags"]
 
 BLINDED = frozenset({"zero-gradient", "wrong-gradient"})
 """Flags of an attack whose gradients the model masked: the attack was blinded."""
 
 SET_UP = frozenset({"no-eot", "every-draw", "few-classes", "left-the-ball"})
 """Flags of an attack whose own set-up was too weak."""
-
-NEAR_ZERO = 0.1
-"""A robust accuracy of at most this share of the clean accuracy is near zero: it can be overstated by little."""
 
 _BROKEN_THROUGH = 0.25
 """An attack breaks through if it breaks more than this share of the images that the blinded attacks left."""
@@ -57,7 +55,7 @@ def worst_case_flags(results: Sequence[Result], attacks: Outcomes, worst: Outcom
       Square and 5 % under an attack made for it; a model with thermometer encoding keeps 84, 25 and 5 %. So a search
       without gradients that breaks most images is no proof for the other attacks. Two things are:
 
-      1. The robust accuracy is near zero (:data:`NEAR_ZERO`), whichever attack broke the images. It can then be
+      1. The robust accuracy is near zero (:data:`~.row_group.NEAR_ZERO`), whichever attack broke the images. It can then be
          overstated by no more than its own value.
       2. An attack that followed the gradients of the model, was not blinded itself and ran on the images that the blinded
          attacks had left, broke more than a quarter of them, by the lower end of the 95 % confidence interval of the
@@ -93,7 +91,7 @@ def is_quick_look(results: Sequence[Result], *, clean: float, robust: float) -> 
     """Whether the attacks are too similar to support the robust accuracy that they leave.
 
     They are if all of them follow gradients: a misleading gradient that no check finds misleads all of them. A robust
-    accuracy near zero (:data:`NEAR_ZERO`) needs no support.
+    accuracy near zero (:data:`~.row_group.NEAR_ZERO`) needs no support.
 
     Args:
         results: The results of the attacks of one model and threat model.

@@ -10,12 +10,16 @@ import pytest
 
 Run = Callable[..., Any]
 
+ATTACK = ("attack", "--checkpoint", "model.safetensors", "--attack", "fgsm", "--attack", "square", "-q")
+
+SHORT = ("--set", "square.queries=20")
+
 QUICK = ("audit", "--checkpoint", "model.safetensors", "--budget", "quick", "--n", "40")
 
 
 def test_a_model_is_audited_and_its_rows_are_judged(advdef: Run, here: Path, checkpoint: Path) -> None:
     """The cost is told first, what was left out at the end; the second time nothing runs."""
-    assert advdef("attack", "--checkpoint", checkpoint.name, "--attack", "fgsm", "--n", "400", "-q").code == 0
+    assert advdef(*ATTACK, *SHORT, "--n", "400").code == 0
     first = advdef(*QUICK)
     assert first.code == 0, first.err
     assert "checks on 40 images, at most" in first.err
@@ -32,7 +36,7 @@ def test_a_model_is_audited_and_its_rows_are_judged(advdef: Run, here: Path, che
 
 def test_strict_is_a_gate(advdef: Run, here: Path, checkpoint: Path) -> None:
     """One line names the first verdict that is not consistent; without the option it is only a verdict."""
-    assert advdef("attack", "--checkpoint", checkpoint.name, "--attack", "fgsm", "--n", "20", "-q").code == 0
+    assert advdef(*ATTACK, *SHORT, "--n", "20").code == 0
     assert advdef("audit").code == 0
     strict = advdef("audit", "--strict")
     assert strict.code == 1
@@ -43,13 +47,13 @@ def test_strict_is_a_gate(advdef: Run, here: Path, checkpoint: Path) -> None:
 
 def test_a_row_that_is_missing_ends_with_three(advdef: Run, here: Path, checkpoint: Path) -> None:
     """The others are judged."""
-    attack = ("attack", "--checkpoint", checkpoint.name, "--attack", "fgsm", "--n", "20", "-q")
-    assert advdef(*attack, "--eps", "0.1", "--eps", "0.2").code == 0
+    assert advdef(*ATTACK, *SHORT, "--n", "20", "--eps", "0.1", "--eps", "0.2").code == 0
     next(iter((here / "advdef-runs" / "cells").glob("*.json"))).unlink()
     ended = advdef("audit", "--strict")
     assert ended.code == 3
     assert "is missing" in ended.err
     assert "20 images: suspicious" in ended.out
+    assert "--strict: " in ended.err
 
 
 @pytest.mark.parametrize("form", ["json", "markdown", "junit"])

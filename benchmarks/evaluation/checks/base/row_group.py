@@ -17,7 +17,10 @@ from robustbench_cli.benchmarks.evaluation.options import Accounting
 from robustbench_cli.benchmarks.evaluation.outcomes import Integers, Outcomes
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, images_interval, passes_interval
 
-__all__ = ["Access", "Row", "RowGroup", "Threat"]
+__all__ = ["NEAR_ZERO", "Access", "Row", "RowGroup", "Threat"]
+
+NEAR_ZERO = 0.1
+"""A robust accuracy of at most this share of the clean accuracy is near zero: it can be overstated by little."""
 
 Access = Literal["gradients", "scores", "decisions", "transfer", "none"]
 """What an attack uses of the model: its gradients, its logits, its predicted classes, only another model, or nothing."""
