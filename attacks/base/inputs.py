@@ -36,6 +36,7 @@ __all__ = [
     "checked_norm",
     "checked_radii",
     "device_of",
+    "into_the_box",
     "match_model",
     "parse_radius",
     "require_classes",
@@ -137,11 +138,17 @@ def checked_images(images: object, *, what: str = "the images") -> Tensor:
     if math.isnan(low):
         raise UserError(f"{what} hold NaN: every pixel must be a number in [0, 1]")
     if low < 0 or high > 1:
-        raise UserError(f"{what} reach from {low:.9g} to {high:.9g}: {_into_the_box(low, high)}")
+        raise UserError(f"{what} reach from {low:.9g} to {high:.9g}: {into_the_box(low, high)}")
     return tensor
 
 
-def _into_the_box(low: float, high: float) -> str:
+def into_the_box(low: float, high: float) -> str:
+    """How pixels outside [0, 1] are brought into it, for messages.
+
+    Args:
+        low: The lowest pixel.
+        high: The highest pixel.
+    """
     if low >= -1e-3 and high <= 1 + 1e-3:
         return "cut them to [0, 1], as in images.clip(0, 1)"
     if low >= 0 and 1.5 < high <= 255:

@@ -132,7 +132,9 @@ class HuggingFace(Pictures):
         features = table.features
         if name is not None:
             if name not in features:
-                raise UserError(f"hf:{self.argument} has no column '{name}': {did_you_mean(name, features)}")
+                raise UserError(
+                    f"hf:{self.argument} has no column '{name}': {did_you_mean(name, features, lead='it has ')}"
+                )
             return name
         wanted = "Image" if kind == "image" else "ClassLabel"
         columns = [key for key, feature in features.items() if type(feature).__name__ == wanted]

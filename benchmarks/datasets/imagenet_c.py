@@ -55,7 +55,7 @@ class ImageNetC(Corrupted):
     def published(self, corruption: str, severity: int) -> Split:
         if corruption not in self._folders:
             raise UserError(
-                f"{self.name} has no folder {corruption.replace('-', '_')}: {did_you_mean(corruption, sorted(self._folders))}"
+                f"{self.name} has no folder {corruption.replace('-', '_')}: {did_you_mean(corruption, self._folders, lead='it has ')}"
             )
         images, examples = self._images(corruption, severity)
         differences = sorted({*self._files} ^ {*examples})

@@ -100,7 +100,8 @@ def _name(key: str, arrays: dict[str, Array], names: Mapping[str, tuple[str, ...
 
 def _array(arrays: dict[str, Array], key: str, path: Path) -> Array:
     if key not in arrays:
-        raise UserError(f"{path} has no array '{key}': {did_you_mean(key, arrays)}")
+        hint = did_you_mean(key, arrays, lead="it has ") if arrays else "it has no arrays"
+        raise UserError(f"{path} has no array '{key}': {hint}: save it with numpy.savez(path, images=..., labels=...)")
     return arrays[key]
 
 
@@ -127,7 +128,7 @@ def _labels(arrays: dict[str, Array], key: str, path: Path) -> Array:
         labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
         raise UserError(
-            f"'{key}' of {path} is {labels.dtype} of shape {labels.shape}: give integers of shape (N,) or (N, 1), one class an image, N at least 1"
+            f"'{key}' of {path} is {labels.dtype} of shape {labels.shape}: give the class number of each image, integers of shape (N,) or (N, 1)"
         )
     return labels.astype(np.int64)
 

@@ -154,7 +154,7 @@ _YOUR_OWN = {
 }
 
 
-def did_you_mean(name: str, candidates: Iterable[str], *, kind: str | None = None) -> str:
+def did_you_mean(name: str, candidates: Iterable[str], *, kind: str | None = None, lead: str = "known: ") -> str:
     """The end of a message about an unknown name: the names that were probably meant, or all known names.
 
     The search tries, in this order: the same letters with another case or other separators; the names of other libraries
@@ -165,6 +165,7 @@ def did_you_mean(name: str, candidates: Iterable[str], *, kind: str | None = Non
         candidates: The known names.
         kind: What the name should stand for (``attack``, ``defense``, ``model``, ``dataset``, ``suite``). It adds
             suggestions that are not plain names: a path, or the option for another kind.
+        lead: What comes before all known names; where they are those in a user's file, "it has ".
 
     >>> did_you_mean("pdg", ["cw", "pgd"])
     "did you mean 'pgd'?"
@@ -186,7 +187,7 @@ def did_you_mean(name: str, candidates: Iterable[str], *, kind: str | None = Non
     if not known:
         return "there are none"
     alternative = f"; or {_YOUR_OWN[kind]}" if kind in _YOUR_OWN else ""
-    return f"known: {', '.join(known)}{alternative}"
+    return f"{lead}{', '.join(known)}{alternative}"
 
 
 def _either(options: Sequence[str]) -> str:

@@ -70,7 +70,7 @@ class CifarC(Corrupted):
                 file.stem.replace("_", "-") for file in self.folder.glob("*.npy") if file.stem != "labels"
             )
             hint = (
-                did_you_mean(name.removesuffix(".npy").replace("_", "-"), existing)
+                did_you_mean(name.removesuffix(".npy").replace("_", "-"), existing, lead="it has ")
                 if existing
                 else "it has no .npy file"
             )

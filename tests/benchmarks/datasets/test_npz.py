@@ -136,8 +136,8 @@ FLOATS = PIXELS / 255
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": PIXELS / 1.0}, "reach from 0 to 119: give uint8, or floats in"),
-        ({"images": FLOATS - 0.1}, "reach from -0.1"),
+        ({"images": PIXELS / 1.0}, "reach from 0 to 119: divide them by 255, pixels are floats in"),
+        ({"images": FLOATS - 0.1}, "reach from -0.1.*: give pixels in .*, and put the normalization inside the model"),
         ({"images": np.where(FLOATS > 0.1, np.nan, FLOATS)}, "hold NaN"),
         ({"images": PIXELS.astype(np.int64)}, "of type torch.int64"),
         ({"images": FLOATS.astype(np.longdouble)}, "'images' of .* is float128: give uint8, or float32"),
@@ -150,10 +150,13 @@ FLOATS = PIXELS / 255
         ({"images": np.zeros((4, 7, 5, 6), np.uint8)}, r"has the shape \(4, 7, 5, 6\)"),
         ({"images": np.zeros((4, 28, 28, 28), np.uint8)}, r"has the shape \(4, 28, 28, 28\): give .* with C 1 or 3"),
         ({"images": np.zeros((4, 5, 6, 4), np.uint8)}, r"has the shape \(4, 5, 6, 4\)"),
-        ({"labels": LABELS.astype(np.float32)}, r"'labels' of .* is float32 of shape \(4,\): give integers"),
+        (
+            {"labels": LABELS.astype(np.float32)},
+            r"'labels' of .* is float32 of shape \(4,\): give the class number of each",
+        ),
         (
             {"labels": np.eye(3, dtype=int)[LABELS]},
-            r"of shape \(4, 3\): give integers of shape \(N,\) or \(N, 1\), one class an",
+            r"of shape \(4, 3\): give the class number of each image, integers of shape \(N,\) or \(N, 1\)",
         ),
         ({"labels": LABELS[None]}, r"of shape \(1, 4\)"),
         ({"labels": LABELS[:0]}, r"of shape \(0,\)"),
@@ -162,6 +165,8 @@ FLOATS = PIXELS / 255
         ({"classes": 2}, "has the label 2 at index 0: with 2 classes"),
         ({"classes": 2.5}, "'classes' of .* is 2.5"),
         ({"images": None, "imgs": PIXELS}, "has no array 'images': did you mean 'imgs'"),
+        ({"images": None, "X": PIXELS}, "has no array 'images': it has X, labels: save it with numpy.savez"),
+        ({"images": None, "labels": None}, "has no array 'images': it has no arrays: save it with"),
     ],
 )
 def test_each_wrong_array_is_named(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:

@@ -557,7 +557,10 @@ def test_bad_data_are_an_error(advdef: Advdef, here: Path, checkpoint: Path) -> 
             "the test split of npz:labels.npz has the label 30 at index 3: with 10 classes, labels are 0",
         ),
         ("npz:classes.npz", "the labels of npz:classes.npz reach from 0 to 15, and model.safetensors gives 10 logits"),
-        ("npz:bright.npz", "the test images of bright.npz reach from 0 to 255: give uint8, or floats in [0, 1]"),
+        (
+            "npz:bright.npz",
+            "the test images of bright.npz reach from 0 to 255: divide them by 255, pixels are floats in [0, 1] (or",
+        ),
         (
             "npz:large.npz",
             "model.safetensors takes images of shape (1, 8, 8), those of npz:large.npz have (1, 9, 9): name the data set",

@@ -52,7 +52,7 @@ def test_errors(folder: Path) -> None:
     for name in ("train", "test"):
         with pytest.raises(UserError, match=r"train on the clean data set|corrupted images only"):
             data.split(name)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"has no file fog.npy: known: gaussian-noise"):
+    with pytest.raises(UserError, match=r"has no file fog.npy: it has gaussian-noise"):
         data.published("fog", 1)
     np.save(folder / "fog.npy", np.zeros((5, 32, 32, 3), np.uint8))
     with pytest.raises(
