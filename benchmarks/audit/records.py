@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from robustbench_cli.attacks.base.norm import Norm
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding
-from robustbench_cli.benchmarks.store.cell import content_hash
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget, Finding
+from robustbench_cli.benchmarks.store.cell import Cell, content_hash
 from robustbench_cli.benchmarks.store.records import encoded, read_record
 from robustbench_cli.benchmarks.store.store import AUDITS, stale_temporary_files
 from robustbench_cli.core.atomic_write import ensure_writable, write_atomically
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["AuditTarget", "CheckRecord", "leftovers", "read", "stored", "take", "write"]
+__all__ = [
+    "AuditTarget",
+    "CheckRecord",
+    "audited_flags",
+    "latest",
+    "leftovers",
+    "model_of_cell",
+    "model_of_record",
+    "read",
+    "stored",
+    "take",
+    "write",
+]
 
 
 class AuditTarget(BaseModel):
@@ -135,6 +148,56 @@ def stored(store: Path, *, damaged: Callable[[UserError], None]) -> Iterator[Che
             yield _read(path)
         except UserError as error:
             damaged(error)
+
+
+def audited_flags(stores: Iterable[Path], *, damaged: Callable[[UserError], None]) -> Callable[[Cell], tuple[str, ...]]:
+    """The flags that audits of models raised, for the rows of a report.
+
+    Args:
+        stores: The folders of stores.
+        damaged: As for :func:`stored`.
+
+    Returns:
+        A function from a cell to the names of the checks that speak against its model, in alphabetical order.
+    """
+    records: dict[Hashable, list[CheckRecord]] = defaultdict(list)
+    for store in stores:
+        for record in stored(store, damaged=damaged):
+            records[model_of_record(record)].append(record)
+    flags = {
+        key: tuple(sorted({record.finding.check for record in latest(of_model) if record.finding is not None}))
+        for key, of_model in records.items()
+    }
+    return lambda cell: flags.get(model_of_cell(cell), ())
+
+
+def model_of_cell(cell: Cell) -> Hashable:
+    """Equal for a cell and the audits of its model; a model is audited on images without a corruption.
+
+    Args:
+        cell: The cell.
+    """
+    return None if cell.corruption is not None else (cell.checkpoint, cell.dataset, cell.norm)
+
+
+def model_of_record(record: CheckRecord) -> Hashable:
+    """See :func:`model_of_cell`."""
+    return record.target.checkpoint, record.target.dataset, record.target.norm
+
+
+def latest(records: Sequence[CheckRecord]) -> list[CheckRecord]:
+    """For each check and radius the record of the largest budget, and of these the one with the most images.
+
+    Args:
+        records: The records of one model.
+    """
+    chosen: dict[tuple[str, float], CheckRecord] = {}
+    for record in sorted(records, key=lambda record: (BUDGETS.index(record.target.budget), record.target.n, record.id)):
+        key = record.check, record.target.eps
+        # A check that did not run in a larger budget says nothing against what it found in a smaller one.
+        if not (record.left_out and key in chosen):
+            chosen[key] = record
+    return list(chosen.values())
 
 
 def take(store: Path, other: Path, *, damaged: Callable[[UserError], None]) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from robustbench_cli.attacks import registry as attacks
-from robustbench_cli.benchmarks.audit.records import CheckRecord, stored
+from robustbench_cli.benchmarks.audit.records import CheckRecord, latest, model_of_cell, model_of_record, stored
 from robustbench_cli.benchmarks.audit.verdict import AuditedRows, LeftOut, ThreatFigures, by_severity
 from robustbench_cli.benchmarks.evaluation import checks
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget, Finding, Severity
@@ -21,7 +21,7 @@ from robustbench_cli.benchmarks.store.worst_case_flags import worst_case_flags
 from robustbench_cli.core.class_source import read_exported
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["access_of", "audit_store", "audited_flags"]
+__all__ = ["access_of", "audit_store"]
 
 Value = TypeVar("Value")
 
@@ -49,7 +49,7 @@ def audit_store(store: Store, *, damaged: Damaged, checkpoint: str | None = None
     records: dict[Hashable, list[CheckRecord]] = defaultdict(list)
     for record in stored(store.path, damaged=damaged):
         if checkpoint in {None, record.target.checkpoint}:
-            records[_model_of_record(record)].append(record)
+            records[model_of_record(record)].append(record)
     members: dict[Hashable, list[tuple[Result, Outcomes]]] = defaultdict(list)
     for result in store.unverified(damaged=damaged):
         if checkpoint in {None, result.cell.checkpoint} and not result.was_skipped:
@@ -61,47 +61,17 @@ def audit_store(store: Store, *, damaged: Damaged, checkpoint: str | None = None
     groups, with_rows = [], set()
     for pairs in members.values():
         pairs.sort(key=lambda pair: pair[0].cell.attack_label)
-        key = _model_of_cell(pairs[0][0].cell)
+        key = model_of_cell(pairs[0][0].cell)
         with_rows.add(key)
         groups.append(_judged(pairs, records.get(key, []), lines))
     groups += [_without_rows(of_model) for key, of_model in records.items() if key not in with_rows]
     return sorted(groups, key=lambda group: (group.dataset, group.model, group.defense, group.title))
 
 
-def audited_flags(stores: Iterable[Path], *, damaged: Damaged) -> Callable[[Cell], tuple[str, ...]]:
-    """The flags that audits of models raised, for the rows of a report.
-
-    Args:
-        stores: The folders of stores.
-        damaged: As for :func:`audit_store`.
-
-    Returns:
-        A function from a cell to the names of the checks that speak against its model, in alphabetical order.
-    """
-    records: dict[Hashable, list[CheckRecord]] = defaultdict(list)
-    for store in stores:
-        for record in stored(store, damaged=damaged):
-            records[_model_of_record(record)].append(record)
-    flags = {
-        key: tuple(sorted({record.finding.check for record in _latest(of_model) if record.finding is not None}))
-        for key, of_model in records.items()
-    }
-    return lambda cell: flags.get(_model_of_cell(cell), ())
-
-
 def _group_of(cell: Cell) -> Hashable:
     """Equal for the cells of one model, data slice and norm."""
     corruption = None if cell.corruption is None else cell.corruption.canonical_identity
     return cell.checkpoint, cell.data, corruption, cell.norm
-
-
-def _model_of_cell(cell: Cell) -> Hashable:
-    """Equal for a cell and the audits of its model; a model is audited on images without a corruption."""
-    return None if cell.corruption is not None else (cell.checkpoint, cell.dataset, cell.norm)
-
-
-def _model_of_record(record: CheckRecord) -> Hashable:
-    return record.target.checkpoint, record.target.dataset, record.target.norm
 
 
 def _judged(
@@ -114,7 +84,7 @@ def _judged(
         records: What the checks found in the model.
         lines: A line for each cell that contradicts a certificate.
     """
-    latest = _latest(records)
+    newest = latest(records)
     results = {result.cell.id: result for result, _ in pairs}
     first, cell = pairs[0][0], pairs[0][0].cell
     group = RowGroup(
@@ -127,7 +97,7 @@ def _judged(
         corruption=f"{cell.corruption_label} {cell.severity}" if cell.corruption is not None else "",
         rows=tuple(_row(result, outcomes) for result, outcomes in pairs),
         contradictions=[lines[cell_id] for cell_id in results if cell_id in lines],
-        audited=_budget(latest),
+        audited=_budget(newest),
     )
     findings = _flag_findings(group, results)
     for check in checks.load_checks_at("finding_in_rows"):
@@ -143,15 +113,15 @@ def _judged(
         norm=group.norm,
         n=len(group.labels),
         threats=tuple(_figures(threat) for threat in group.threats),
-        findings=by_severity([*findings, *_findings_of(latest)]),
-        left_out=_left_out(latest),
+        findings=by_severity([*findings, *_findings_of(newest)]),
+        left_out=_left_out(newest),
         budget=group.audited,
     )
 
 
 def _without_rows(records: Sequence[CheckRecord]) -> AuditedRows:
     """The audit of a model without rows."""
-    latest, target = _latest(records), max(records, key=lambda record: record.target.n).target
+    newest, target = latest(records), max(records, key=lambda record: record.target.n).target
     return AuditedRows(
         dataset=target.dataset,
         model=target.model,
@@ -160,9 +130,9 @@ def _without_rows(records: Sequence[CheckRecord]) -> AuditedRows:
         defense=target.defense,
         norm=target.norm,
         n=target.n,
-        findings=by_severity(_findings_of(latest)),
-        left_out=_left_out(latest),
-        budget=_budget(latest),
+        findings=by_severity(_findings_of(newest)),
+        left_out=_left_out(newest),
+        budget=_budget(newest),
     )
 
 
@@ -248,17 +218,6 @@ def _of_flag(flag: str, where: str) -> Finding:
         check = checks.registry.load(flag)
         text, severity = check.text, check.severity
     return Finding(check=flag, severity=severity, evidence=f"{where}: {text}" if text else where)
-
-
-def _latest(records: Sequence[CheckRecord]) -> list[CheckRecord]:
-    """For each check and radius the record of the largest budget, and of these the one with the most images."""
-    chosen: dict[tuple[str, float], CheckRecord] = {}
-    for record in sorted(records, key=lambda record: (BUDGETS.index(record.target.budget), record.target.n, record.id)):
-        key = record.check, record.target.eps
-        # A check that did not run in a larger budget says nothing against what it found in a smaller one.
-        if not (record.left_out and key in chosen):
-            chosen[key] = record
-    return list(chosen.values())
 
 
 def _budget(records: Sequence[CheckRecord]) -> Budget | None:

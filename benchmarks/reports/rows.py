@@ -24,13 +24,18 @@ Together = tuple[Sequence[Result], Outcomes]
 """Results, and the outcomes of their images, stacked."""
 
 
-def rows(results: Iterable[Result], read: Callable[[Sequence[Result]], Together | None]) -> pd.DataFrame:
+def rows(
+    results: Iterable[Result],
+    read: Callable[[Sequence[Result]], Together | None],
+    audited: Callable[[Cell], Sequence[str]] = lambda _: (),
+) -> pd.DataFrame:
     """Makes the table of some finished cells.
 
     Args:
         results: The results.
         read: Reads the outcomes of some results on the same images, as :func:`~.store.read_together` does: it returns those
             results whose outcomes are intact. Others have no row. It is called once for each result.
+        audited: Gives the flags that an audit of the model of a cell raised; they come after the row's own.
 
     Returns:
         One row a cell in the given order, the per-image worst case of a model and threat after its attacks, and the mean
@@ -55,6 +60,8 @@ def rows(results: Iterable[Result], read: Callable[[Sequence[Result]], Together 
                 for row, attack in [*((row, row.attack) for row in group), (worst, WORST_CASE)]:
                     undefended[row.comparison(attack)].setdefault(row.source.cell.checkpoint, row)
     _compare(table, undefended)
+    for row in table:
+        row.source.flags = tuple(dict.fromkeys((*row.source.flags, *audited(row.source.cell))))
     return with_corruption_means(_table([row.source for row in table]))
 
 

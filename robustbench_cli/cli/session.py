@@ -383,13 +383,15 @@ def _warn_of_chance(planned: Plan, results: Sequence[Result]) -> None:
 
 def _report(store: Path, results: Sequence[Result], failures: Sequence[Failure], output: Path | None) -> None:
     """Prints the table of results, and writes it to a file where one is named."""
+    from robustbench_cli.benchmarks.audit.records import audited_flags
     from robustbench_cli.benchmarks.reports.rows import rows
     from robustbench_cli.benchmarks.store.store import Store, read_together
 
     if not results:
         raise_failures(failures)
     stored = Store(store)
-    table = rows(results, partial(read_together, store_of=lambda _: stored))
+    audited = audited_flags([store], damaged=lambda error: console.warn(str(error)))
+    table = rows(results, partial(read_together, store_of=lambda _: stored), audited)
     tables.print_and_write(table, tables.for_terminal(table), output)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -83,26 +84,40 @@ def _partial_results(folder: Path, damaged: Callable[[UserError], None]) -> int:
     return len(list(complete_partial_results(folder, damaged=damaged)))
 
 
-def _other_results(folder: Path, damaged: Callable[[UserError], None]) -> list[str]:
-    """The numbers of certifications and reprogrammings in a store."""
-    from robustbench_cli.benchmarks.store.store import CERTIFICATION, REPROGRAMMING
+def _other_records(folder: Path) -> Iterator[tuple[str, ModuleType]]:
+    """What a store has besides cells: its name in the plural, and the module of its records."""
+    from robustbench_cli.benchmarks.store.store import AUDITS, CERTIFICATION, REPROGRAMMING
 
-    counts = []
+    # The first two import torch, so they are imported only if there is something to read.
     if (folder / CERTIFICATION).is_dir():
         from robustbench_cli.benchmarks.certification import records as certification
 
-        done, interrupted = certification.counted(folder, damaged=damaged)
-        counts.append(f"{done} certifications")
-        counts += [f"{interrupted} certifications interrupted"] if interrupted else []
+        yield "certifications", certification
     if (folder / REPROGRAMMING).is_dir():
         from robustbench_cli.benchmarks.reprogramming import records as reprogramming
 
-        counts.append(f"{len(list(reprogramming.stored(folder, damaged=damaged)))} reprogrammings")
+        yield "reprogrammings", reprogramming
+    if (folder / AUDITS).is_dir():
+        from robustbench_cli.benchmarks.audit import records as audits
+
+        yield "results of checks", audits
+
+
+def _other_results(folder: Path, damaged: Callable[[UserError], None]) -> list[str]:
+    """The numbers of what a store has besides cells."""
+    counts = []
+    for name, records in _other_records(folder):
+        if name == "certifications":
+            done, interrupted = records.counted(folder, damaged=damaged)
+            counts.append(f"{done} {name}")
+            counts += [f"{interrupted} {name} interrupted"] if interrupted else []
+        else:
+            counts.append(f"{len(list(records.stored(folder, damaged=damaged)))} {name}")
     return counts
 
 
 def _merge(folders: Sequence[Path]) -> None:
-    from robustbench_cli.benchmarks.store.store import CERTIFICATION, PARTIAL_RESULTS, REPROGRAMMING
+    from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS
 
     if len(folders) < 2:
         raise UserError("advdef store merge: give the stores to copy from and, last, the one to copy into")
@@ -124,14 +139,7 @@ def _merge(folders: Sequence[Path]) -> None:
 
                 merge_partial_results(target.path, store.path, damaged=collect)
         counts = [f"{copied} results"]
-        if (source / CERTIFICATION).is_dir():
-            from robustbench_cli.benchmarks.certification import records as certification
-
-            counts.append(f"{certification.take(into, source, damaged=collect)} certifications")
-        if (source / REPROGRAMMING).is_dir():
-            from robustbench_cli.benchmarks.reprogramming import records as reprogramming
-
-            counts.append(f"{reprogramming.take(into, source, damaged=collect)} reprogrammings")
+        counts += [f"{records.take(into, source, damaged=collect)} {name}" for name, records in _other_records(source)]
         console.report(f"{into}: {', '.join(counts)} from {source}")
     if damaged:
         raise CellsFailed(damaged)
@@ -139,21 +147,15 @@ def _merge(folders: Sequence[Path]) -> None:
 
 def _prune(folders: Sequence[Path], *, dry_run: bool, unfinished: bool) -> None:
     from robustbench_cli.benchmarks.store.leases import Leases
-    from robustbench_cli.benchmarks.store.store import CERTIFICATION, REPROGRAMMING, Store
+    from robustbench_cli.benchmarks.store.store import Store
 
     for folder in folders:
         holder = Leases(folder).holder
         leftovers = [
             path for store in _with_searches(folder) for path in store.leftovers(older_than=HOUR, holder=holder)
         ]
-        if (folder / CERTIFICATION).is_dir():
-            from robustbench_cli.benchmarks.certification import records as certification
-
-            leftovers += certification.leftovers(folder, older_than=HOUR)
-        if (folder / REPROGRAMMING).is_dir():
-            from robustbench_cli.benchmarks.reprogramming import records as reprogramming
-
-            leftovers += reprogramming.leftovers(folder, older_than=HOUR)
+        for _, records in _other_records(folder):
+            leftovers += records.leftovers(folder, older_than=HOUR)
         for path in leftovers:
             if not dry_run:
                 path.unlink(missing_ok=True)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from robustbench_cli.benchmarks.audit.records import CheckRecord, write
-from robustbench_cli.benchmarks.audit.row_groups import access_of, audit_store, audited_flags
+from robustbench_cli.benchmarks.audit.records import CheckRecord, audited_flags, write
+from robustbench_cli.benchmarks.audit.row_groups import access_of, audit_store
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding
 from robustbench_cli.benchmarks.store.cell import Cell

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from robustbench_cli.benchmarks.evaluation.checks.no_gradients import NoGradients
 
 Run = Callable[..., Any]
 
@@ -99,3 +102,20 @@ def test_an_empty_store_has_nothing_to_judge(advdef: Run, here: Path) -> None:
     ended = advdef("audit", "empty")
     assert (ended.code, ended.out) == (2, "")
     assert "empty has no results" in ended.err
+
+
+def test_what_the_model_shows_is_in_every_report(
+    advdef: Run, here: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its flag stands in the rows of the model, with its meaning below; a merge takes it along, and verify reads it."""
+    found = NoGradients("no-gradients").finding("as a test wants it")
+    monkeypatch.setattr(NoGradients, "finding_in_model", lambda *_: found)
+    assert advdef(*QUICK, "--strict").code == 1
+    shown = advdef(*ATTACK, *SHORT, "--n", "20")
+    assert shown.out.count("no-gradients") == 4
+    report = advdef("report", "--format", "csv")
+    rows = list(csv.DictReader(report.out.splitlines()))
+    assert [row["flags"] for row in rows] == ["no-gradients"] * 3
+    assert "results of checks, 0 damaged" in advdef("store", "verify").out
+    assert "results of checks from advdef-runs" in advdef("store", "merge", "advdef-runs", "other").out
+    assert "no-gradients: as a test wants it" in advdef("audit", "other").out
