@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
-
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Need, Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
-from robustbench_cli.benchmarks.evaluation.statistics.intervals import mean_interval
+from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws, compare_paired
 
 __all__ = ["NotConverged"]
+
+_LEVEL = 0.01
+"""The probability of a false alarm if both attacks are equally strong."""
 
 _LEAST = 0.02
 """The smallest fall of the accuracy that is flagged."""
@@ -25,7 +26,7 @@ class NotConverged(Check):
     severity: ClassVar[Severity] = "suspicious"
     raised_when: ClassVar[str] = (
         "PGD with twice the steps and three restarts lowers the robust accuracy of the baseline PGD by 2 points or more, and "
-        "the 95 % confidence interval of the paired difference over the images is above 0."
+        "a paired test (the exact test of McNemar for deterministic models) rejects equality at level 0.01."
     )
     why: ClassVar[str] = (
         "The accuracy under an attack that has not converged is an artifact of its budget: more steps lower it further. A "
@@ -42,21 +43,19 @@ class NotConverged(Check):
     needs: ClassVar[tuple[Need, ...]] = ("gradients", "baseline")
 
     def finding_in_model(self, probe: ModelProbe) -> Finding | None:
-        before, after = (
-            (outcomes.worst() == outcomes.labels).mean(axis=0)
-            for outcomes in (probe.baseline.outcomes, probe.evaluate(_longer(probe)).outcomes)
-        )
-        # The images that the baseline broke count as broken, so the fall is that of the worst case of both.
-        fall = before - np.minimum(before, after)
-        low = 2 * mean_interval((1 + before - after) / 2)[0] - 1
-        if low <= 0 or fall.mean() < _LEAST:
-            return None
         attack = _longer(probe)
+        before, after = (
+            JudgedDraws(right=outcomes.worst() == outcomes.labels, shared=bool(outcomes.draws_shared))
+            for outcomes in (probe.baseline.outcomes, probe.evaluate(attack).outcomes)
+        )
+        comparison = compare_paired(before, after)
+        if comparison.difference < _LEAST or comparison.p_value >= _LEVEL:
+            return None
         return self.finding(
             f"PGD with {attack.steps} steps and {attack.restarts} restarts lowers the robust accuracy of PGD with "
-            f"{attack.steps // 2} steps from {before.mean():.3f} to {before.mean() - fall.mean():.3f}",
-            robust_accuracy=float(before.mean()),
-            robust_accuracy_longer=float(before.mean() - fall.mean()),
+            f"{attack.steps // 2} steps from {before.accuracy:.3f} to {after.accuracy:.3f}",
+            robust_accuracy=before.accuracy,
+            robust_accuracy_longer=after.accuracy,
         )
 
     def passes(self, probe: ModelProbe) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -16,6 +16,7 @@ from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget
 from robustbench_cli.benchmarks.evaluation.options import Accounting
 from robustbench_cli.benchmarks.evaluation.outcomes import Integers, Outcomes
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, images_interval, passes_interval
+from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
 
 __all__ = ["NEAR_ZERO", "Access", "Row", "RowGroup", "Threat"]
 
@@ -71,6 +72,11 @@ class Row:
         return _right(self.outcomes)
 
     @property
+    def judged(self) -> JudgedDraws:
+        """Whether the images are classified correctly under the attack, for paired tests."""
+        return _judged(self.outcomes)
+
+    @property
     def robust_accuracy(self) -> float:
         """The mean of :attr:`right`."""
         return float(self.right.mean())
@@ -104,6 +110,19 @@ class Threat:
     def right(self) -> Floats:
         """``(N,)``: the share of draws in which the image is classified correctly in the worst case."""
         return _right(self.worst)
+
+    @property
+    def judged(self) -> JudgedDraws:
+        """Whether the images are classified correctly in the worst case, for paired tests."""
+        return _judged(self.worst)
+
+    def under(self, rows: Iterable[Row]) -> Threat:
+        """The threat under some of its attacks alone.
+
+        Args:
+            rows: Some of its rows.
+        """
+        return replace(self, rows=tuple(rows))
 
     @property
     def clean_accuracy(self) -> float:
@@ -198,3 +217,7 @@ class RowGroup:
 
 def _right(outcomes: Outcomes) -> Floats:
     return np.asarray((outcomes.worst() == outcomes.labels).mean(axis=0), dtype=np.float64)
+
+
+def _judged(outcomes: Outcomes) -> JudgedDraws:
+    return JudgedDraws(right=outcomes.worst() == outcomes.labels, shared=bool(outcomes.draws_shared))

@@ -1,0 +1,102 @@
+"""The flag of rows in which an attack without the model's gradients is stronger than those that follow them."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Severity
+from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO, Row, RowGroup, Threat
+from robustbench_cli.benchmarks.evaluation.statistics.intervals import mean_interval
+from robustbench_cli.benchmarks.evaluation.statistics.paired import compare_paired, holm
+
+__all__ = ["QueryBeatsGradient"]
+
+_LEVEL = 0.01
+"""The probability of a false alarm per group of rows, if the attacks are equally strong."""
+
+_SHARE = 0.05
+"""In a cascade, the share of the images left by the gradient attacks that an attack without gradients may break."""
+
+
+class QueryBeatsGradient(Check):
+    """An attack in a cascade ran only on the images that others left, so that it cannot be compared on the others."""
+
+    text: ClassVar[str] = (
+        "an attack by scores, decisions or transfer is stronger than the attacks by gradients: these are misled"
+    )
+    severity: ClassVar[Severity] = "broken"
+    raised_when: ClassVar[str] = (
+        "At a radius at which the robust accuracy is not near zero, an attack by scores, decisions or transfer leaves fewer images than the worst case over the attacks by "
+        "gradients, by a paired test (exact test of McNemar for deterministic models) at level 0.01 with Holm's correction for "
+        "all such attacks. In a cascade: it breaks more than 5 % of the images that the others left, by the lower end of the "
+        "95 % confidence interval."
+    )
+    why: ClassVar[str] = (
+        "An attack with gradients has more information and fewer needs. If it is the weaker one, the gradients are masked, or "
+        "it has too few steps or the wrong loss. A stronger attack without gradients is no bound on what an adaptive one finds."
+    )
+    remedy: ClassVar[str] = (
+        "Attack the cause: a differentiable approximation of the layer (BPDA), EOT, a loss of the margin; more steps and restarts."
+    )
+    source: ClassVar[str] = (
+        "Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security. ICML 2018, section 3.1; Carlini, Athalye, "
+        "Papernot et al.: On Evaluating Adversarial Robustness. arXiv 1902.06705"
+    )
+
+    def finding_in_rows(self, rows: RowGroup) -> Finding | None:
+        threats = [threat for threat in rows.untargeted if _needs_support(threat)]
+        pairs = [
+            (threat, row, gradients)
+            for threat in threats
+            if (gradients := [row for row in threat.rows if row.access == "gradients" and not row.cascade])
+            for row in threat.rows
+            if row.access not in {"gradients", "none"}
+        ]
+        compared = [(threat, row, threat.under(gradients)) for threat, row, gradients in pairs if not row.cascade]
+        p_values = holm([_p_value(row, base) for _, row, base in compared])
+        found = [(threat, row, base) for (threat, row, base), p in zip(compared, p_values, strict=True) if p < _LEVEL]
+        if found:
+            threat, row, base = min(found, key=lambda entry: entry[1].robust_accuracy - entry[2].robust_accuracy)
+            return self.finding(
+                f"at {threat.text} {row.attack} leaves {row.robust_accuracy:.3f}, and the attacks by gradients leave "
+                f"{base.robust_accuracy:.3f}",
+                robust_accuracy_without=row.robust_accuracy,
+                robust_accuracy_with=base.robust_accuracy,
+            )
+        return next(filter(None, map(self._in_cascade, threats)), None)
+
+    def _in_cascade(self, threat: Threat) -> Finding | None:
+        """A finding where the attacks of a cascade that use no gradients break many of the images that the others left."""
+        with_gradients = [row for row in threat.rows if row.access in {"gradients", "none"}]
+        later = [row for row in threat.rows if row.cascade and row not in with_gradients]
+        if not later or all(row.access == "none" for row in with_gradients):
+            return None
+        base = threat.under(with_gradients).right
+        left = base > 0
+        if not left.any():
+            return None
+        after = np.minimum.reduce([base, *(row.right for row in later)])
+        broken = (1 - after[left] / base[left]).astype(np.float64)
+        low, _ = mean_interval(broken)
+        if low <= _SHARE:
+            return None
+        return self.finding(
+            f"at {threat.text} {', '.join(row.attack for row in later)} breaks {broken.mean():.3f} of the {left.sum()} images "
+            "that the attacks by gradients left",
+            broken=float(broken.mean()),
+            left=int(left.sum()),
+        )
+
+
+def _needs_support(threat: Threat) -> bool:
+    """Whether the robust accuracy is at a radius and not near zero, where it cannot be overstated."""
+    return threat.eps is not None and threat.robust_accuracy > NEAR_ZERO * threat.clean_accuracy
+
+
+def _p_value(row: Row, base: Threat) -> float:
+    """The p-value of a stronger attack; 1 if it is the weaker one."""
+    comparison = compare_paired(base.judged, row.judged)
+    return comparison.p_value if comparison.difference > 0 else 1.0
