@@ -220,6 +220,8 @@ class Registry:
             location, colon, attribute = name.rpartition(":")
             if not colon:
                 raise UserError(f"unknown {self.kind} '{name}': {did_you_mean(name, self.names(), kind=self.kind)}")
+            if suggestion := self._other_prefix(name):
+                raise UserError(f"unknown {self.kind} '{name}': {suggestion}")
         with isolated():
             module = _module_of_file(Path(location)) if location.endswith(".py") else _module(location)
         try:
@@ -231,6 +233,17 @@ class Registry:
             raise UserError(f"{location} has no '{attribute}': {did_you_mean(attribute, public)}") from None
         self._check(target, name)
         return module, target
+
+    def _other_prefix(self, name: str) -> str:
+        """The end of a message about a misspelled prefix, such as ``torchvison:resnet18``; empty if it names the user's code."""
+        prefix, _, argument = name.partition(":")
+        prefixes = self.families or (self.names() if self.argument is not None else ())
+        if not prefixes or re.fullmatch(r"[\w-]+", prefix) is None or importlib.util.find_spec(prefix) is not None:
+            return ""
+        suggestion = did_you_mean(prefix, prefixes)
+        if not suggestion.startswith("did you mean"):
+            return ""
+        return re.sub(r"'([\w-]+)'", lambda match: f"'{match[1]}:{argument}'", suggestion)
 
     def _check(self, target: Any, name: str) -> None:
         """Checks that an object is of this kind, and complete."""

@@ -82,7 +82,9 @@ _ALIASES: tuple[tuple[str, str], ...] = (
         "npz:FILE.npz",
         "numpy arrays array med-mnist path-mnist derma-mnist blood-mnist organ-mnist pneumonia-mnist emnist kmnist qmnist",
     ),
+    ("hf hf-hub", "huggingface hugging-face huggingface-hub hub hf-datasets"),
     # Models.
+    ("hf-hub", "hf"),
     ("wrn-28-10", "wideresnet-28-10 wide-resnet-28-10 wideresnet28 wideresnet wrn wide-resnet wrn-28"),
     ("wrn-34-10", "wideresnet-34-10 wide-resnet-34-10 wideresnet34 wrn-34"),
     ("wrn-70-16", "wideresnet-70-16 wide-resnet-70-16 wrn-70"),

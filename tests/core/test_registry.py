@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 import sys
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -12,6 +13,7 @@ import pytest
 from robustbench_cli.attacks import registry
 from robustbench_cli.attacks.cw_pgd import CWPGD
 from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.benchmarks.datasets import registry as datasets
 from robustbench_cli.benchmarks.models import registry as models
 from robustbench_cli.core import registry as module
 from robustbench_cli.core.errors import UserError
@@ -272,3 +274,27 @@ def test_the_argument_of_a_plug_in_has_no_slash(monkeypatch: pytest.MonkeyPatch)
     assert fresh.trusted("zoo:name", file="a.safetensors") == "zoo:name"
     with pytest.raises(UserError, match=r"a\.safetensors needs the code zoo:owner/name"):
         fresh.trusted("zoo:owner/name", file="a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("registry", "name", "suggestion"),
+    [
+        (models, "torchvison:resnet18", "'torchvision:resnet18'"),
+        (models, "tim:resnet18", "'timm:resnet18'"),
+        (models, "hf_hub:owner/net", "'hf-hub:owner/net'"),
+        (models, "huggingface:owner/net", "'hf-hub:owner/net'"),
+        (datasets, "webdatset:/data/a.tar", "'webdataset:/data/a.tar'"),
+        (datasets, "huggingface:mnist", "'hf:mnist'"),
+        (registry, "torchatacks:PGD", "'torchattacks:PGD'"),
+        (registry, "foolbx:LinfPGD", "'foolbox:LinfPGD'"),
+    ],
+)
+def test_a_misspelled_prefix(registry: Registry, name: str, suggestion: str) -> None:
+    """The whole name is suggested; what may be a user's own module is still looked for."""
+    assert refused(name, registry) == f"unknown {registry.kind} '{name}': did you mean {suggestion}?"
+
+
+@pytest.mark.parametrize("name", ["no_such_module:Mine", "tim.models:resnet18", "json:no_such_object"])
+def test_what_looks_like_a_users_module(name: str) -> None:
+    """It is no misspelled prefix."""
+    assert re.search("no module (no_such_module|tim)|json has no", refused(name, models))
