@@ -228,7 +228,9 @@ def _load_foreign(file: OpenedFile, path: Path, options: Mapping[str, Any]) -> t
     normalization = loaded.normalization(info.mean, info.std, path)
     message = loaded.message
     if set(normalization.values()) == {None}:
-        assumptions = replace(built.metadata, origin="").assumptions(normalization_is_given=False)
+        assumptions = replace(built.metadata, origin="").assumptions(
+            shape=info.shape, classes=info.classes, normalization_is_given=False
+        )
         message = f"{message + ';' if message else path} as {built.spec}: {assumptions}"
     mean, std = built.metadata.normalization(**normalization)
     info = info.model_copy(update={"mean": mean, "std": std, "model": built.spec, "config": built.config})

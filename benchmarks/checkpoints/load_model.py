@@ -71,7 +71,10 @@ def load_model(
         shape = shape or (None if size is None else (metadata.channels, *size))
         classes = classes or metadata.classes
         is_given = mean is not None or std is not None
-        metadata.note_assumptions(source.spec, normalization_is_given=is_given)
+        if shape is not None and classes is not None:
+            metadata.note_assumptions(
+                source.spec, shape=shape, classes=classes, normalization_is_given=is_given, size_is_chosen=True
+            )
     if shape is None or classes is None:
         raise UserError(
             f"model {spec} does not say its {'shape' if shape is None else 'classes'}: give shape and classes"

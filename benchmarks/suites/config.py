@@ -162,7 +162,8 @@ class FileEntry(_Located):
 class ModelConfig(BaseModel):
     """A model, with the normalization inside it; the data set's usual model where it has no name.
 
-    ``weights`` becomes a part of ``name``. ``class_names`` are a list, or a file with one name per line.
+    ``weights`` becomes a part of ``name``. ``class_names`` are a list, or a file with one name per line. ``classes`` is K,
+    where the data set only infers its number from the labels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -171,6 +172,7 @@ class ModelConfig(BaseModel):
     weights: str | None = None
     mean: Many[float] | None = None
     std: Many[float] | None = None
+    classes: Annotated[int, Field(strict=True, ge=2)] | None = None
     class_names: ClassNames | None = None
 
     @model_validator(mode="before")

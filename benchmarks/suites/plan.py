@@ -350,6 +350,7 @@ def _models(config: SuiteConfig, cache_for: CacheFor, seed: int) -> dict[str, li
                         mean=chosen.mean,
                         std=chosen.std,
                         class_names=chosen.class_names,
+                        classes=chosen.classes,
                         base=base,
                         defenses=specs,
                     )
@@ -416,7 +417,8 @@ def _base(
         name = entry.model or (model.name if model is not None else None)
         metadata = ModelMetadata() if name is not None else metadata_of(entry.checkpoint, None)
         published = metadata.classes
-        if published is not None and entry.classes is None:
+        classes = entry.classes or (model.classes if model is not None else None)
+        if published is not None and classes is None:
             require_classes(published, data, where=str(entry.checkpoint))
         require_class_order(metadata.class_names, data, where=str(entry.checkpoint))
         names = entry.class_names or (model.class_names if model is not None else None)
@@ -425,7 +427,7 @@ def _base(
             entry.checkpoint,
             named=named,
             model=name,
-            classes=entry.classes or published or data.classes,
+            classes=classes or published or data.classes,
             mean=entry.mean or (model.mean if model is not None else None),
             std=entry.std or (model.std if model is not None else None),
             shape=data.shape,

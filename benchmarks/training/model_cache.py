@@ -26,6 +26,7 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import (
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
+from robustbench_cli.benchmarks.datasets.base.options import split_name
 from robustbench_cli.benchmarks.datasets.base.preprocessing import size_hint
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.datasets.base.split import Split
@@ -89,6 +90,7 @@ class ModelCache:
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
         class_names: tuple[str, ...] | None = None,
+        classes: int | None = None,
         base: DefendedModel | None = None,
         defenses: tuple[MethodSpec, ...] = (),
     ) -> Training:
@@ -99,6 +101,7 @@ class ModelCache:
             mean: Per-channel mean of the normalization inside the model.
             std: Per-channel standard deviation of that normalization.
             class_names: The names of the classes, for a model that depends on them; the data set's where not given.
+            classes: K, where the data set only infers its number from the labels and there are more.
             base: The checkpoint to start from.
             defenses: In order; ``none`` is left out.
 
@@ -120,7 +123,7 @@ class ModelCache:
         if base is None:
             name = model or default_model(data.shape)
             config = config_for(name, class_names=class_names, data_names=data.class_names)
-            network = self._network(name, config, mean, std)
+            network = self._network(name, config, mean, std, classes=classes)
         else:
             network = _network_of(base, data)
         recipe = Recipe.from_parameters({"epochs": data.epochs, **self.recipe}, name="train")
@@ -146,25 +149,38 @@ class ModelCache:
         config: dict[str, Any],
         mean: tuple[float, ...] | None,
         std: tuple[float, ...] | None,
+        *,
+        classes: int | None,
     ) -> dict[str, Any]:
         """The fields of a training that follow from the name of a model; published weights bring a normalization.
 
         Raises:
-            UserError: The published weights are for other classes or channels than the data set has.
+            UserError: The published weights are for other classes or channels than the data set has, or ``classes`` differs
+                from theirs.
         """
+        data = self.data
         fields = {"model_source": models.source_of(model), "config": config, "mean": mean, "std": std}
         source = model_source(model, config=config or None)
+        if classes is not None and not data.allows_classes(classes):
+            raise UserError(f"--classes is {classes:,}, and {data.name} has {data.classes:,} classes: leave it out")
         if source is None or not source.trained:
-            return fields | {"model": model if source is None else source.spec}
-        data, metadata = self.data, source.metadata
+            model = model if source is None else source.spec
+            return fields | {"model": model, "classes": None if classes == data.classes else classes}
+        metadata = source.metadata
         require_fit(metadata, source.spec, shape=data.shape, classes=None)
         if metadata.classes is not None:
-            require_classes(metadata.classes, data, where=source.spec)
+            require_classes(metadata.classes, data, where=source.spec, declared=classes)
         require_class_order(metadata.class_names, data, where=source.spec)
-        is_given = mean is not None or std is not None
-        metadata.note_assumptions(source.spec, normalization_is_given=is_given)
+        outputs = metadata.classes or classes or data.classes
+        metadata.note_assumptions(
+            source.spec,
+            shape=data.shape,
+            classes=outputs,
+            normalization_is_given=mean is not None or std is not None,
+            size_is_chosen=bool(split_name(self.dataset)[1].keys() & {"image_size", "resize"}),
+        )
         mean, std = metadata.normalization(mean, std)
-        classes = None if metadata.classes == data.classes else metadata.classes
+        classes = None if outputs == data.classes else outputs
         known = {"model": source.spec, "weights": source.fingerprint, "classes": classes, "mean": mean, "std": std}
         return fields | known
 
@@ -290,17 +306,25 @@ class ModelCache:
         return correct.double().mean().item(), len(examples)
 
 
-def require_classes(classes: int, data: Dataset, *, where: str) -> None:
+def require_classes(classes: int, data: Dataset, *, where: str, declared: int | None = None) -> None:
     """Checks that published weights have as many classes as a data set.
 
     Args:
         classes: Of the weights.
-        data: The data set; where it only infers its number from the labels, the weights may have more.
+        data: The data set.
         where: The weights, for the message.
+        declared: The number of classes that the user gave, where the data set only infers its number from the labels.
 
     Raises:
-        UserError: The numbers differ.
+        UserError: The numbers differ, and the user has not declared that of the weights.
     """
+    if declared not in {None, classes}:
+        raise UserError(f"{where} has {classes:,} classes, not {declared:,}: give --classes {classes}, or leave it out")
+    if data.classes_inferred and classes > data.classes and declared is None:
+        raise UserError(
+            f"{where} has {classes:,} classes, and the labels of {data.name} reach only to {data.classes - 1:,}: if they are "
+            f"numbers of its classes, give --classes {classes}; else number them as the weights do"
+        )
     if not data.allows_classes(classes):
         raise UserError(
             f"{where} has {classes:,} classes, {data.name} has {data.classes:,}: give weights that were trained on "

@@ -106,15 +106,35 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, spec: s
     fitting = [candidate for candidate in candidates if not candidate.faults]
     if not fitting:
         nearest = max(candidates, key=lambda candidate: candidate.matches)
-        raise UserError(
-            f"{path} does not fit {spec}: {'; '.join(nearest.faults)}: check the model, the classes and the images' shape"
-        )
+        raise UserError(f"{path} does not fit {spec}: {'; '.join(nearest.faults)}: {_way_out(nearest, expected)}")
     best, *others = sorted(fitting, key=lambda candidate: candidate.rank)
     # Some files have the same network twice, as those of MadryLab's robustness.
     others = [other for other in others if not _same_tensors(other.tensors, best.tensors)]
     require_finite(best.tensors, path)
     model.load_state_dict(best.tensors, strict=True)
     return _with_normalization(best, state.beside, path).loaded(path, others)
+
+
+def _way_out(candidate: _Candidate, expected: Mapping[str, Tensor]) -> str:
+    """What to do about a candidate that does not fit: the option for the classes or the channels, if only these differ.
+
+    Args:
+        candidate: The nearest one.
+        expected: The state dict of the model.
+    """
+    shapes = [(tensor.shape, expected[name].shape) for name, tensor in candidate.tensors.items()]
+    differing = [(in_file, in_model) for in_file, in_model in shapes if in_file != in_model]
+    classes = {in_file[0] for in_file, in_model in differing if in_file[1:] == in_model[1:]}
+    first = [
+        in_file[1]
+        for in_file, in_model in differing
+        if len(in_file) == 4 and in_file[1] in {1, 3} and (in_file[0], *in_file[2:]) == (in_model[0], *in_model[2:])
+    ]
+    if candidate.missing or candidate.unexpected or len(first) > 1 or len(classes) > 1 or len(differing) > 3:
+        return "check the model, the classes and the images' shape"
+    options = [f"--channels {channels} for its images" for channels in first]
+    options += [f"--classes {number}" for number in classes]
+    return f"give {' and '.join(options)}" if options else "check the model, the classes and the images' shape"
 
 
 def _with_normalization(candidate: _Candidate, beside: Mapping[str, Tensor], path: Path) -> _Candidate:

@@ -34,7 +34,7 @@ class ModelArgs:
     Attributes:
         checkpoints: The files to start from.
         model: As the user named it.
-        classes: The number of classes of a foreign checkpoint.
+        classes: The number of classes of a foreign checkpoint, or of a model where the labels alone do not say it.
         mean: Per-channel mean of the normalization inside the model.
         std: Per-channel standard deviation of the normalization.
         class_names: The file with the names of the classes, for a model that depends on them.
@@ -99,8 +99,10 @@ class ModelArgs:
         return {
             "dataset": self.dataset_name(),
             "model": None
-            if self.checkpoints or {self.model, self.mean, self.std, self.class_names} == {None}
-            else ModelConfig(name=self.model, mean=self.mean, std=self.std, class_names=self._names()),
+            if self.checkpoints or {self.model, self.mean, self.std, self.classes, self.class_names} == {None}
+            else ModelConfig(
+                name=self.model, mean=self.mean, std=self.std, classes=self.classes, class_names=self._names()
+            ),
             "defenses": self._chains(parameters),
             "decision": self.decisions,
             "train": recipe,
@@ -112,9 +114,16 @@ class ModelArgs:
         Raises:
             UserError: The first checkpoint does not name its data set, or an option is not allowed.
         """
-        from robustbench_cli.benchmarks.datasets.base.options import with_options
+        from robustbench_cli.benchmarks.datasets.base.options import split_name, with_options
 
-        return with_options(self._plain_dataset_name(), self.data_options)
+        name = self._plain_dataset_name()
+        in_name = split_name(name)[1] if self.dataset is not None else {}
+        for key in in_name.keys() & self.data_options:
+            if in_name[key].lower() != (given := str(self.data_options[key]).lower()):
+                raise UserError(
+                    f"--{key.replace('_', '-')} {given} and {key}={in_name[key]} in the name of the data set differ: leave one out"
+                )
+        return with_options(name, self.data_options)
 
     def _plain_dataset_name(self) -> str:
         """The data set, without the options of the command line."""
@@ -236,7 +245,7 @@ _MODEL_OPTIONS = (
         "--classes",
         type=click.IntRange(min=2),
         group="Model",
-        help="Number of classes of a checkpoint that advdef did not write.",
+        help="Number of classes, where neither a checkpoint of advdef nor the data set says it.",
     ),
     help_page.option(
         "--class-names",

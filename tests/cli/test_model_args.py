@@ -62,6 +62,17 @@ def test_the_data_set_is_the_checkpoints(jpeg_checkpoint: Path) -> None:
     assert args(data_options=options).given == "--channels"
 
 
+def test_an_option_and_the_data_sets_name_agree() -> None:
+    """An option of the command line and one in ``--dataset`` are equal, or neither is silently left out."""
+    both = {"dataset": "digits?channels=3&image_size=16"}
+    assert args(**both, data_options={"image_size": "16"}).dataset_name() == "digits?channels=3&image_size=16"
+    assert args(**both, data_options={"resize": 20}).dataset_name() == "digits?channels=3&image_size=16&resize=20"
+    with pytest.raises(
+        UserError, match=r"^--image-size 32 and image_size=16 in the name of the data set differ: leave one"
+    ):
+        args(**both, data_options={"image_size": "32"}).dataset_name()
+
+
 def test_model_and_training_become_options_of_a_suite() -> None:
     """``--epochs`` overrides the number that ``--set`` gives; a model is only set where the user describes one."""
     options = args(epochs=3).suite_options({"train": {"epochs": 5, "batch_size": 7}})

@@ -6,8 +6,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TypeVar
 
-from robustbench_cli.benchmarks.datasets.base.preprocessing import Interpolation
-from robustbench_cli.core.errors import Notice
+from robustbench_cli.benchmarks.datasets.base.preprocessing import Interpolation, Shape, size_hint
+from robustbench_cli.core.errors import Choice, Notice
 
 __all__ = ["ModelMetadata"]
 
@@ -53,28 +53,37 @@ class ModelMetadata:
         """
         return (self.mean, self.std) if mean is None and std is None else (mean, std)
 
-    def note_assumptions(self, name: str, *, normalization_is_given: bool) -> None:
-        """Tells the user in one line what is assumed of the images.
+    def note_assumptions(
+        self, name: str, *, shape: Shape, classes: int, normalization_is_given: bool, size_is_chosen: bool
+    ) -> None:
+        """Tells the user in one line what runs and what is assumed of the images.
 
         Args:
             name: The model's name.
+            shape: See :meth:`assumptions`.
+            classes: See :meth:`assumptions`.
             normalization_is_given: See :meth:`assumptions`.
+            size_is_chosen: Whether the user chose the size. If not, another size than that of the weights is a warning.
         """
-        line = f"{name}: {self.assumptions(normalization_is_given=normalization_is_given)}"
-        warnings.warn(line, Notice, stacklevel=4)
+        line = self.assumptions(shape=shape, classes=classes, normalization_is_given=normalization_is_given)
+        is_a_choice = not size_is_chosen and self.image_size not in {None, shape[1:]}
+        warnings.warn(f"{name}: {line}", Choice if is_a_choice else Notice, stacklevel=4)
 
-    def assumptions(self, *, normalization_is_given: bool) -> str:
-        """What is assumed of the images, as the end of a one-line message.
+    def assumptions(self, *, shape: Shape, classes: int, normalization_is_given: bool) -> str:
+        """What runs and what is assumed of the images, as the end of a one-line message.
 
         Args:
+            shape: ``(C, H, W)`` of the images that the network gets.
+            classes: K of the network.
             normalization_is_given: Whether the user gave a mean and a standard deviation.
 
-        >>> ModelMetadata(classes=10, mean=(0.5,), std=(0.25,)).assumptions(normalization_is_given=False)
-        '10 classes, normalized by mean 0.5 and std 0.25'
+        >>> ModelMetadata(mean=(0.5,), std=(0.25,)).assumptions(shape=(1, 8, 8), classes=10, normalization_is_given=False)
+        '10 classes, images of 8 x 8, normalized by mean 0.5 and std 0.25'
         """
-        parts = [] if self.classes is None else [f"{self.classes:,} classes"]
-        if self.image_size is not None:
-            parts.append(f"images of {self.image_size[0]} x {self.image_size[1]}")
+        parts = [f"{classes:,} classes", f"images of {shape[1]} x {shape[2]}"]
+        if self.image_size not in {None, shape[1:]}:
+            hint = size_hint((shape[0], *self.image_size), shape).removeprefix(", or bring the images to it with ")
+            parts[-1] += f" (the weights are for {self.image_size[0]} x {self.image_size[1]}: give {hint} to resize)"
         if normalization_is_given:
             parts.append("normalized by the given mean and std")
         elif self.mean is not None and self.std is not None:

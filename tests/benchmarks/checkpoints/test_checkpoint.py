@@ -291,7 +291,8 @@ def test_a_foreign_safetensors_file(tmp_path: Path) -> None:
     assert read_info(path) is None
     images = torch.rand(6, *SHAPE)
     with pytest.warns(
-        Notice, match=r"a\.safetensors as small-cnn: no normalization known, so none is applied: give --mean"
+        Notice,
+        match=r"a\.safetensors as small-cnn: 4 classes, images of 8 x 8, no normalization known, so none is applied: give --mean",
     ):
         loaded = load_checkpoint(path, model="small-cnn", classes=4, shape=SHAPE)
     assert torch.equal(loaded.model(images), network.eval()(images))
@@ -405,7 +406,8 @@ def test_a_folder_of_the_hub(tmp_path: Path) -> None:
     save_for_hf(theirs, tmp_path, safe_serialization=True)
     images = torch.rand(2, 1, 32, 32)
     with pytest.warns(
-        Notice, match=r"as timm:test_resnet: 5 classes, images of 160 x 160, normalized by mean 0\.5 and"
+        Notice,
+        match=r"as timm:test_resnet: 5 classes, images of 32 x 32 \(the weights are for 160 x 160: .*, normalized by mean 0\.5",
     ):
         loaded = load_checkpoint(tmp_path, shape=(1, 32, 32))
     torch.testing.assert_close(loaded.model(images), theirs((images - 0.5) / 0.5))

@@ -21,7 +21,7 @@ from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.training import model_cache
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.benchmarks.training.train import cached_checkpoint
-from robustbench_cli.core.errors import Notice, UserError
+from robustbench_cli.core.errors import Choice, Notice, UserError
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.training.trainer import Trainer
 
@@ -276,17 +276,36 @@ def test_published_weights_follow_the_hub(cache: MakeCache, hub: FakeHub, tmp_pa
 
 @pytest.mark.filterwarnings("ignore::robustbench_cli.core.errors.Notice")
 def test_published_weights_keep_their_classes(cache: MakeCache, hub: FakeHub, tmp_path: Path) -> None:
-    """They may be more than the labels reach, but not other than the data set says."""
+    """They may be more than the labels reach if the user says so, but not other than the data set says."""
     save_for_hf(timm.create_model("test_resnet", num_classes=5, in_chans=1), tmp_path / "saved")
     hub.publish("owner/net", tmp_path / "saved")
     prepared = cache(npz(tmp_path / "few.npz", classes=None, largest=2))
-    assert prepared.trained(prepared.training(model="hf-hub:owner/net")).classes == 5
+    assert prepared.trained(prepared.training(model="hf-hub:owner/net", classes=5)).classes == 5
+    with pytest.raises(
+        UserError, match=r"5 classes, and the labels of npz:.*few\.npz reach only to 2: .* give --classes 5"
+    ):
+        prepared.training(model="hf-hub:owner/net")
+    with pytest.raises(UserError, match="hf-hub:owner/net has 5 classes, not 4: give --classes 5"):
+        prepared.training(model="hf-hub:owner/net", classes=4)
     for name, classes, largest in (("three.npz", 3, 2), ("many.npz", None, 7)):
         other = cache(npz(tmp_path / name, classes=classes, largest=largest))
         with pytest.raises(
             UserError, match=rf"hf-hub:owner/net has 5 classes, npz:.*{name} has {largest + 1}: give weights"
         ):
             other.training(model="hf-hub:owner/net")
+
+
+def test_classes_that_the_labels_do_not_reach(cache: MakeCache, tmp_path: Path) -> None:
+    """A new model has as many as the user says, unless the data set says another number."""
+    arrays = {"images": np.zeros((3, 8, 8), dtype=np.uint8), "labels": np.arange(3)}
+    np.savez(tmp_path / "few.npz", **arrays, **{f"train_{key}": array for key, array in arrays.items()})
+    inferred = cache(f"npz:{tmp_path / 'few.npz'}")
+    assert inferred.untrained(inferred.training(model="small-cnn", classes=7)).classes == 7
+    assert inferred.training(model="small-cnn", classes=3) == inferred.training(model="small-cnn")
+    with pytest.raises(UserError, match=r"--classes is 2, and npz:.* has 3 classes: leave it out"):
+        inferred.training(model="small-cnn", classes=2)
+    with pytest.raises(UserError, match="--classes is 20, and digits has 10 classes: leave it out"):
+        cache().training(classes=20)
 
 
 @pytest.mark.filterwarnings("ignore::robustbench_cli.core.errors.Notice")
@@ -309,10 +328,18 @@ def test_what_is_assumed_of_published_weights_is_said(cache: MakeCache, hub: Fak
     save_for_hf(timm.create_model("test_resnet", num_classes=5, in_chans=1), tmp_path / "saved")
     hub.publish("owner/net", tmp_path / "saved")
     prepared = cache(npz(tmp_path / "data.npz", classes=5, largest=4))
-    with pytest.warns(
-        Notice, match=r"hf-hub:owner/net: 5 classes, images of 160 x 160, normalized by mean 0\.5 .*@1111"
-    ):
+    line = r"5 classes, images of 32 x 32 \(the weights are for 160 x 160: give --image-size 160 to resize\), normal.*@1111"
+    with pytest.warns(Choice, match=f"hf-hub:owner/net: {line}"):
         prepared.training(model="hf-hub:owner/net")
+    chosen = cache(f"{prepared.dataset}?image_size=160")
+    with pytest.warns(
+        Notice, match="hf-hub:owner/net: 5 classes, images of 160 x 160, normalized by mean 0.5"
+    ) as warned:
+        chosen.training(model="hf-hub:owner/net")
+    chosen = cache(f"{prepared.dataset}?image_size=96")
+    with pytest.warns(Notice, match="images of 96 x 96") as warned_of_a_choice:
+        chosen.training(model="hf-hub:owner/net")
+    assert {warning.category for warning in [*warned, *warned_of_a_choice]} == {Notice}
     with pytest.warns(Notice, match="normalized by the given mean and std"):
         given = prepared.training(model="hf-hub:owner/net", mean=(0.0,), std=(1.0,))
     assert (given.mean, given.std) == ((0.0,), (1.0,))

@@ -59,6 +59,25 @@ def test_another_architecture_is_named(tmp_path: Path) -> None:
     assert same(dict(model.state_dict()), dict(network().state_dict()))
 
 
+def convolutional(channels: int, classes: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
+
+
+@pytest.mark.parametrize(
+    ("channels", "classes", "way_out"),
+    [
+        (3, 10, "give --channels 3 for its images"),
+        (1, 100, "give --classes 100"),
+        (3, 100, "give --channels 3 for its images and --classes 100"),
+        (5, 10, "check the model, the classes and the images' shape"),
+    ],
+)
+def test_other_channels_or_classes(channels: int, classes: int, way_out: str) -> None:
+    """The line names the option, if nothing else differs."""
+    with pytest.raises(UserError, match=f": {way_out}$"):
+        fill(convolutional(1, 10), convolutional(channels, classes).state_dict(), Path("a.pt"), spec="x")
+
+
 def scaled(factor: float) -> dict[str, Tensor]:
     """The network's state dict with every weight times a factor, so that one is told from another."""
     return {name: tensor * int(factor) for name, tensor in network().state_dict().items()}
