@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from robustbench_cli.attacks.base.inputs import checked_keywords
 from robustbench_cli.benchmarks.checkpoints.checkpoint import load_checkpoint
-from robustbench_cli.benchmarks.models.base.build import build_model, is_trained
+from robustbench_cli.benchmarks.models.base.build import Numbers, build_model, is_trained
 from robustbench_cli.benchmarks.models.base.names import with_weights
 from robustbench_cli.benchmarks.models.base.source import config_for, model_source
 from robustbench_cli.benchmarks.weights.weights_file import SUFFIXES
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.python_messages import speaks_python
 
 __all__ = ["load_model"]
 
 
 @checked_keywords
+@speaks_python
 def load_model(
     name: str | Path,
     *,
@@ -64,19 +67,32 @@ def load_model(
             f"model {spec} has no weights: name them, as in weights='DEFAULT', or use build_model for fresh ones"
         )
     config = config_for(spec, class_names=class_names, data_names=None)
-    source = model_source(spec, config=config or None)
+    return _published(spec, shape=shape, classes=classes, normalization=(mean, std), config=config or None)
+
+
+def _published(
+    spec: str,
+    *,
+    shape: tuple[int, int, int] | None,
+    classes: int | None,
+    normalization: tuple[Numbers | None, Numbers | None],
+    config: dict[str, Any] | None,
+) -> nn.Module:
+    """A model with its published weights; the shape and the classes are those of the weights where not given."""
+    mean, std = normalization
+    source = model_source(spec, config=config)
     if source is not None:
         metadata = source.metadata
         size = metadata.image_size
         shape = shape or (None if size is None else (metadata.channels, *size))
         classes = classes or metadata.classes
-        is_given = mean is not None or std is not None
-        if shape is not None and classes is not None:
-            metadata.note_assumptions(
-                source.spec, shape=shape, classes=classes, normalization_is_given=is_given, size_is_chosen=True
-            )
     if shape is None or classes is None:
         raise UserError(
             f"model {spec} does not say its {'shape' if shape is None else 'classes'}: give shape and classes"
         )
-    return build_model(spec, shape=shape, classes=classes, mean=mean, std=std, config=config or None).eval()
+    if source is not None:
+        is_given = mean is not None or std is not None
+        metadata.note_assumptions(
+            source.spec, shape=shape, classes=classes, normalization_is_given=is_given, size_is_chosen=True
+        )
+    return build_model(spec, shape=shape, classes=classes, mean=mean, std=std, config=config).eval()

@@ -87,3 +87,10 @@ def test_what_has_no_weights(name: str, options: dict[str, Any], message: str) -
     """A fresh network is not returned as if it were trained, and no argument is ignored."""
     with pytest.raises(UserError, match=message):
         load_model(name, **options)
+
+
+def test_messages_name_keywords(tmp_path: Path) -> None:
+    """Nobody types options in Python."""
+    torch.save(nn.Conv2d(3, 4, 3).state_dict(), tmp_path / "file.pt")
+    with pytest.raises(UserError, match=r"give its model and classes and shape, with mean and std where"):
+        load_model(tmp_path / "file.pt")

@@ -26,8 +26,7 @@ IMAGENET = ModelMetadata(
         (
             ModelMetadata(classes=5, image_size=(64, 64), normalizes=True),
             False,
-            "10 classes, images of 224 x 160 (the weights are for 64 x 64: give --image-size 64 to resize), "
-            + "normalized by the network itself",
+            "10 classes, images of 224 x 160 (the weights are for 64 x 64: give --image-size 64 to resize), normalized by the network itself",
         ),
         (
             ModelMetadata(classes=10),
