@@ -239,6 +239,11 @@ def _occurs(name: str) -> Callable[[pd.DataFrame], bool]:
     return lambda table: name in table.columns and bool(table[name].notna().any())
 
 
+def _is_attacked(table: pd.DataFrame) -> bool:
+    """Whether a row is of an attack; where images are only corrupted, columns of attacks are empty or say the same twice."""
+    return bool((table["attack"] != "none").any()) or not _occurs("corruption")(table)
+
+
 def _threat(row: Record) -> str:
     """The norm and the radius; no attack has neither."""
     return "-" if row["attack"] == "none" else f"{row['norm']} {row['eps'] or 'any'}"
@@ -263,7 +268,7 @@ COLUMNS: tuple[Column, ...] = (
         "text",
         lambda row: row.eps,
         identity="always",
-        shown=Shown("threat", 40, text=_threat),
+        shown=Shown("threat", 40, text=_threat, when=_is_attacked),
     ),
     Column(
         "targeted",
@@ -277,7 +282,7 @@ COLUMNS: tuple[Column, ...] = (
         "text",
         lambda row: "" if row.is_worst_case else str(row.cell.eot),
         identity="always",
-        shown=Shown("eot", 41),
+        shown=Shown("eot", 41, when=_is_attacked),
     ),
     Column("n", "count", lambda row: row.cell.n, identity="always", shown=Shown("n", 32, in_title=True)),
     Column("repeats", "count", lambda row: row.cell.repeats, identity="always"),
@@ -287,7 +292,9 @@ COLUMNS: tuple[Column, ...] = (
         "share",
         _measured("clean_accuracy"),
         gate="higher",
-        shown=Shown("clean", 50, interval=("clean_accuracy_low", "clean_accuracy_high"), hide_interval=1),
+        shown=Shown(
+            "clean", 50, interval=("clean_accuracy_low", "clean_accuracy_high"), hide_interval=1, when=_is_attacked
+        ),
     ),
     Column("clean_accuracy_low", "share", _measured("clean_accuracy_low"), gate="higher"),
     Column("clean_accuracy_high", "share", _measured("clean_accuracy_high"), gate="higher"),
@@ -319,9 +326,11 @@ COLUMNS: tuple[Column, ...] = (
         "share",
         _measured("attack_success_rate"),
         gate="lower",
-        shown=Shown("success", 60, hide=7),
+        shown=Shown("success", 60, hide=7, when=_is_attacked),
     ),
-    Column("mean_l2", "distance", _measured("mean_l2"), gate="higher", shown=Shown("l2", 61, hide=4)),
+    Column(
+        "mean_l2", "distance", _measured("mean_l2"), gate="higher", shown=Shown("l2", 61, hide=4, when=_is_attacked)
+    ),
     Column("mean_linf", "distance", _measured("mean_linf"), gate="higher"),
     Column(
         "des",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustbench_cli.benchmarks.reports import formats
-from robustbench_cli.benchmarks.reports.columns import title_columns
+from robustbench_cli.benchmarks.reports.columns import shown_columns, title_columns
 from robustbench_cli.benchmarks.reports.readable import ambiguous_files, hiding_order, readable
 from robustbench_cli.cli import console
 from robustbench_cli.cli.catalog import flag_texts
@@ -270,6 +270,9 @@ def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
             "+ before an attack: it ran only on images that the attacks before it in its suite did not break (in every draw "
             "of a randomized defense), and its row counts the broken ones too"
         )
+    headers = {entry.name for entry in shown_columns(table)}
+    if {"corruption", "clean_accuracy"} <= headers:
+        caption.append("clean under a corruption: of the corrupted images before the attack")
     if {"mean_corruption_accuracy", "mce"} <= {*table.columns} and table["mean_corruption_accuracy"].notna().any():
         caption += [_MEAN] if table["mce"].isna().all() else []
     caption += quick_look(table)

@@ -64,6 +64,9 @@ def test_the_suite(advdef: Advdef, here: Path, checkpoint: Path) -> None:
     assert gated.err.splitlines()[-1] == (
         "advdef: error: digits small-cnn none mean(15 of 75) none: mce 1 is above 0.01"
     )
+    # Nothing is attacked: the table has no columns of attacks, and fits a narrow terminal with its intervals.
+    header = next(line for line in ungated.out.splitlines() if "defense" in line)
+    assert header.split() == ["defense", "corruption", "severity", "attack", "robust", "passes"]
     normalized = rows(advdef("report", "--corruption-baseline", "a.csv", "--format", "csv").out)
     assert float(normalized[-1]["mce"]) == pytest.approx(1)
     assert normalized[-1]["mce_baseline"] == "a.csv"
@@ -96,6 +99,8 @@ def test_an_attack_after_a_corruption(advdef: Advdef, here: Path, checkpoint: Pa
         under_fog = by_key["fog", severity, "none"]
         assert by_key["fog", severity, "pgd(steps=3)"]["clean_accuracy"] == under_fog["robust_accuracy"]
         assert (under_fog["norm"], under_fog["eps"], under_fog["flags"]) == ("linf", "0", "")
+    shown = advdef("report", "--where", "corruption=fog").out
+    assert "clean under a corruption: of the corrupted images before the attack" in shown
     planned = advdef("sweep", "suite.yaml", "--dry-run").out
     assert "corruption" in planned and "fog" in planned
 
