@@ -88,64 +88,73 @@ def defense_efficiencies(
     >>> score.score, score.loss, score.loss_within_interval
     (6.0, 10.0, False)
     """
-    scores: list[DefenseEfficiency | None] = [None] * len(pairs)
-    indices: defaultdict[int, list[int]] = defaultdict(list)
+    # Pairs with one undefended model come one after another: what they have in common is computed once.
+    can_succeed = {id(model): bool(model.possible.any()) for pair in pairs for model in pair}
+    of_model: defaultdict[int, list[int]] = defaultdict(list)
     for index, pair in enumerate(pairs):
-        if all(model.possible.any() for model in pair):
-            indices[len(pair[0].clean)].append(index)
-    for images, same_size in indices.items():
-        weights = _resampling_weights(images, resamples, seed)
-        for start in range(0, len(same_size), _PAIRS_AT_ONCE):
-            batch = same_size[start : start + _PAIRS_AT_ONCE]
-            for index, score in zip(batch, _efficiencies([pairs[index] for index in batch], weights), strict=True):
+        if all(can_succeed[id(model)] for model in pair):
+            of_model[id(pair[0])].append(index)
+    of_size: defaultdict[int, list[int]] = defaultdict(list)
+    for indices in of_model.values():
+        of_size[len(pairs[indices[0]][0].clean)] += indices
+    scores: list[DefenseEfficiency | None] = [None] * len(pairs)
+    for indices in of_size.values():
+        for start in range(0, len(indices), _PAIRS_AT_ONCE):
+            batch = indices[start : start + _PAIRS_AT_ONCE]
+            of_batch = _efficiencies([pairs[index] for index in batch], resamples, seed)
+            for index, score in zip(batch, of_batch, strict=True):
                 scores[index] = score
     return scores
 
 
 @lru_cache(maxsize=1)
-def _resampling_weights(images: int, resamples: int, seed: int) -> Floats:
+def _resampling_weights(images: int, resamples: int, seed: int, precision: type[np.floating[Any]]) -> NDArray[Any]:
     """``(images, 1 + resamples)``: how often each sample has each image. The first sample is the images themselves."""
     weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
-    return np.vstack([np.ones(images), weights]).T
+    return np.vstack([np.ones(images), weights]).T.astype(precision)
 
 
-def _efficiencies(pairs: Sequence[tuple[SuccessCounts, SuccessCounts]], weights: Floats) -> Iterator[DefenseEfficiency]:
+def _sums(counts: Counts, resamples: int, seed: int) -> Floats:
+    """``(M, 1 + resamples)``: the sums of ``(M, N)`` counts over each sample, exact."""
+    images = counts.shape[1]
+    # Where they are small, they are exact in the faster type too.
+    precision = np.float32 if int(counts.max()) * images < 2**24 else np.float64
+    return (counts.astype(precision) @ _resampling_weights(images, resamples, seed, precision)).astype(np.float64)
+
+
+def _efficiencies(
+    pairs: Sequence[tuple[SuccessCounts, SuccessCounts]], resamples: int, seed: int
+) -> Iterator[DefenseEfficiency]:
     """The scores of some pairs of models with the same number of images, which have possible successes."""
-    # Many pairs have a model in common, and attacks on one model have the clean images in common: what is equal is computed
-    # once.
+    models = {id(model): model for pair in pairs for model in pair}
+    # Attacks on one model have the clean images in common: what is equal is computed once.
     counts = _Distinct[Counts]()
-    rates = _Distinct[tuple[int, int]]()
-    losses = _Distinct[tuple[tuple[int, int], ...]]()
-
-    def sums(of_images: Counts) -> int:
-        return counts.index(of_images.tobytes(), of_images)
-
-    def rate(model: SuccessCounts) -> int:
-        key = sums(model.succeeded), sums(model.possible)
-        return rates.index(key, key)
-
-    def loss(pair: tuple[SuccessCounts, SuccessCounts]) -> int:
-        key = tuple((sums(model.clean), model.draws) for model in pair)
-        return losses.index(key, key)
-
-    indices = [(rate(undefended), rate(defended), loss((undefended, defended))) for undefended, defended in pairs]
-    before, after, lost = np.array(indices).T
-    distinct = np.stack(counts.values)
-    # The sums over each sample, exact; where they are small also in the faster type.
-    precision = np.float32 if int(distinct.max()) * len(weights) < 2**24 else np.float64
-    of_samples = (distinct.astype(precision) @ weights.astype(precision)).astype(np.float64)
-    succeeded, possible = np.array(rates.values).T
+    rows = {
+        key: [counts.index(part.tobytes(), part) for part in (model.succeeded, model.possible, model.clean)]
+        for key, model in models.items()
+    }
+    losses = _Distinct[tuple[int, int, int, int]]()
+    lost = []
+    for base, own in pairs:
+        loss = rows[id(base)][2], base.draws, rows[id(own)][2], own.draws
+        lost.append(losses.index(loss, loss))
+    of_samples = _sums(np.stack(counts.values), resamples, seed)
+    succeeded, possible, _ = np.array([*rows.values()]).T
     # A sample without a possible success has no rate: NaN.
     with np.errstate(invalid="ignore"):
         of_rates = 100 * of_samples[succeeded] / of_samples[possible]
     of_losses = np.stack(
         [
             # Over the common denominator, so that a loss of nothing is exactly 0.
-            100 * (of_samples[clean] * draws - of_samples[defended] * own) / (own * draws * len(weights))
-            for (clean, own), (defended, draws) in losses.values
+            100
+            * (of_samples[before] * draws - of_samples[after] * of_base)
+            / (of_base * draws * len(pairs[0][0].clean))
+            for before, of_base, after, draws in losses.values
         ]
     )
     loss_within_interval = np.quantile(of_losses[:, 1:], 0.025, axis=1) <= 0
+    position = {key: index for index, key in enumerate(rows)}
+    before, after = ([position[id(pair[side])] for pair in pairs] for side in (0, 1))
     scores = of_rates[before] - of_rates[after]
     scores /= np.maximum(of_losses, LOSS_FLOOR)[lost]
     # NumPy leaves samples without a possible success out one score at a time; there are hardly ever any.
