@@ -89,7 +89,7 @@ class Outcomes:
 
     def broken(self) -> NDArray[np.bool_]:
         """``(N,)``: whether all draws, those that score and those that select, misclassify the worst candidate."""
-        return np.asarray((self.worst() != self.labels[..., None, :]).all(axis=-2) & (self.least_survival() <= 0))
+        return np.asarray(~self.worst_right.any(axis=-2) & (self.least_survival() <= 0))
 
     def joined(self, rows: Integers, later: Outcomes) -> Outcomes:
         """These outcomes after a later attack on some of the images, with the worst case of both for these images.
@@ -136,6 +136,11 @@ class Outcomes:
         chosen = np.concatenate([self.survival, self.clean_survival[..., None, :]], axis=-2).argmin(axis=-2)
         return np.take_along_axis(candidates, chosen[..., None, None, :], axis=-3)[..., 0, :, :]
 
+    @cached_property
+    def worst_right(self) -> NDArray[np.bool_]:
+        """``(R, N)``: whether each image's worst candidate is classified correctly."""
+        return np.equal(self.worst(), self.labels[..., None, :])
+
     def success(self) -> SuccessCounts:
         """The attack's successes and its possible successes on each image; the quotient of their sums is the rate.
 
@@ -152,7 +157,7 @@ class Outcomes:
             reached = self.perturbed == self.targets[..., None, :]
             succeeded, possible = reached.sum(axis=(-3, -2), dtype=small), np.full_like(clean, targets * draws)
         else:
-            succeeded = (right & (self.worst() != self.labels[..., None, :])).sum(axis=-2, dtype=small)
+            succeeded = (right & ~self.worst_right).sum(axis=-2, dtype=small)
             possible = clean
         return SuccessCounts(succeeded=succeeded, possible=possible, clean=clean, draws=draws)
 
@@ -269,11 +274,10 @@ def _select(outcomes: Outcomes, rows: Integers) -> Outcomes:
 
 def summarize(outcomes: Outcomes) -> dict[str, float]:
     """The figures of a row, by column; NaN where there is nothing to measure."""
-    labels = outcomes.labels
-    worst = outcomes.worst()
+    right = outcomes.worst_right
     interval = passes_interval if outcomes.draws_shared else images_interval
     clean_low, clean_high = interval(outcomes.clean_right)
-    robust_low, robust_high = interval(worst == labels)
+    robust_low, robust_high = interval(right)
     counts = outcomes.success()
     succeeded, possible = int(counts.succeeded.sum()), int(counts.possible.sum())
     broken = _broken_shares(outcomes)
@@ -281,11 +285,11 @@ def summarize(outcomes: Outcomes) -> dict[str, float]:
         "clean_accuracy": float(outcomes.clean_right.mean()),
         "clean_accuracy_low": clean_low,
         "clean_accuracy_high": clean_high,
-        "robust_accuracy": float((worst == labels).mean()),
+        "robust_accuracy": float(right.mean()),
         "robust_accuracy_low": robust_low,
         "robust_accuracy_high": robust_high,
-        "robust_accuracy_vote": float(_most_votes(worst, labels).mean()),
-        "robust_accuracy_every_draw": float((worst == labels).all(axis=0).mean()),
+        "robust_accuracy_vote": float(_most_votes(outcomes.worst(), outcomes.labels).mean()),
+        "robust_accuracy_every_draw": float(right.all(axis=0).mean()),
         "attack_success_rate": succeeded / possible if possible else float("nan"),
         "mean_l2": _weighted_mean(outcomes.l2, broken),
         "mean_linf": _weighted_mean(outcomes.linf, broken),

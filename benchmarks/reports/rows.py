@@ -77,12 +77,11 @@ def missing_rows(requested: Sequence[RequestedCell]) -> pd.DataFrame:
 
 def _table(sources: Sequence[RowSource]) -> pd.DataFrame:
     """The table of rows, with all columns."""
-    values = {
-        entry.name: [math.nan if value is None else value for value in map(entry.value, sources)]
-        for entry in columns.COLUMNS
-        if entry.value is not None
-    }
-    return typed(pd.DataFrame(values))
+    names, values = zip(*((entry.name, entry.value) for entry in columns.COLUMNS if entry.value), strict=True)
+    # Row by row: what a row is made from is in the processor's cache then.
+    rows = [[math.nan if (content := value(source)) is None else content for value in values] for source in sources]
+    by_column = zip(*rows, strict=True) if rows else [()] * len(names)
+    return typed(pd.DataFrame(dict(zip(names, by_column, strict=True))))
 
 
 def _threat(cell: Cell) -> Hashable:

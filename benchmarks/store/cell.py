@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import marshal
 import sys
 from collections.abc import Mapping
 from functools import cache, cached_property
 from typing import Annotated, Any, Literal, Self
 from weakref import WeakValueDictionary
 
-from pydantic import AfterValidator, Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from robustbench_cli.attacks.base.gradients.draws import Draws
 from robustbench_cli.attacks.base.norm import Norm
@@ -49,12 +57,15 @@ def content_hash(identity: Mapping[str, Any]) -> str:
 _SharedText = Annotated[str, AfterValidator(sys.intern)]
 
 
-def _shared_spec(data: Any, validate: ValidatorFunctionWrapHandler) -> MethodSpec:
-    """The instance for a method, the same for all equal ones; equal data are validated once."""
+def _shared_spec(data: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> MethodSpec:
+    """The instance for a method, the same for all equal ones; equal data of files are validated once."""
     if isinstance(data, MethodSpec):
         return data.shared()
-    # Unlike equality, the text tells 1 from 1.0 and from True.
-    content = repr(data)
+    if info.mode != "json":
+        made: MethodSpec = validate(data).shared()
+        return made
+    # Unlike equality, these bytes tell 1 from 1.0 and from True. In version 2 they depend on nothing but the values.
+    content = marshal.dumps(data, 2)
     spec = _specs.get(content)
     if spec is None:
         spec = validate(data).shared()
@@ -62,7 +73,7 @@ def _shared_spec(data: Any, validate: ValidatorFunctionWrapHandler) -> MethodSpe
     return spec
 
 
-_specs: WeakValueDictionary[str, MethodSpec] = WeakValueDictionary()
+_specs: WeakValueDictionary[bytes, MethodSpec] = WeakValueDictionary()
 """The methods that were validated, by their data."""
 
 _SharedSpec = Annotated[MethodSpec, WrapValidator(_shared_spec)]
@@ -90,6 +101,15 @@ def _defaults(kind: type[Cell]) -> dict[str, Any]:
     """The defaults of the fields that are part of a cell's identity only where they have another value."""
     fields = kind.model_fields.items()
     return {name: field.default for name, field in fields if not field.is_required() and name not in _NOT_HASHED}
+
+
+@cache
+def _hashed(kind: type[Cell]) -> tuple[str, ...]:
+    """The fields whose values, all of them numbers or texts, are part of a cell's identity as they are."""
+    return tuple(name for name in kind.model_fields if name not in _NOT_HASHED)
+
+
+_NO_DEFAULT = object()
 
 
 class Cell(EvaluationOptions, _Evaluated):
@@ -135,10 +155,12 @@ class Cell(EvaluationOptions, _Evaluated):
         differ from their defaults, and the paths of a user's files. Fields at their defaults are not part of it either,
         so that a new field with a default leaves the identities of existing cells as they are.
         """
-        content = self.model_dump(mode="json", exclude=_NOT_HASHED)
-        for name, default in _defaults(type(self)).items():
-            if content[name] == default:
-                del content[name]
+        defaults = _defaults(type(self))
+        content = {
+            name: value
+            for name in _hashed(type(self))
+            if (value := getattr(self, name)) != defaults.get(name, _NO_DEFAULT)
+        }
         if self.corruption is not None:
             content["corruption"] = self.corruption.identity
         text = canonical_json({**content, "version": 1, "attack": None, "defenses": None})

@@ -16,6 +16,7 @@ from robustbench_cli.benchmarks.store.records import (
     RequestedCell,
     Result,
     encoded,
+    read_bytes,
     read_record,
     sha256,
 )
@@ -268,7 +269,7 @@ class Store:
         """
         file = self._outcomes_file(result)
         try:
-            content = file.read_bytes()
+            content = read_bytes(file)
         except OSError as error:
             reason = f"cannot be read ({error.strerror})"
         else:

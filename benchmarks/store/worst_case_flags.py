@@ -148,10 +148,11 @@ def _clearly_breaks(attacks: Outcomes, number: int, others: Sequence[int], *, an
         right = _right(attacks)
         left, remaining = right[others].min(axis=0), right[number]
     # The interval is for shares in [0, 1]; a difference of two shares is in [-1, 1].
-    low, _ = mean_interval((left - remaining + 1) / 2)
-    return bool(2 * low - 1 > _BROKEN_THROUGH * left.mean())
+    shares, least = (left - remaining + 1) / 2, _BROKEN_THROUGH * left.mean()
+    # It contains the mean, and takes longer than all the rest.
+    return bool(2 * shares.mean() - 1 > least and 2 * mean_interval(shares)[0] - 1 > least)
 
 
 def _right(outcomes: Outcomes) -> Floats:
     """``(..., N)``, the share of draws in which an image's worst candidate is classified correctly."""
-    return np.asarray((outcomes.worst() == outcomes.labels[..., None, :]).mean(axis=-2, dtype=np.float64))
+    return np.asarray(outcomes.worst_right.mean(axis=-2, dtype=np.float64))

@@ -144,13 +144,8 @@ def _refuse_different(name: str, kinds: Sequence[object]) -> None:
             raise BadArraysError(f"{name} differ: {kinds[0]} and {kind}")
 
 
-class _Packed(NamedTuple):
-    """A member of an archive: its content as it is in the archive, how it is compressed, its size and its checksum."""
-
-    content: bytes
-    compression: int
-    size: int
-    crc: int
+_Packed = tuple[bytes, int, int, int]
+"""A member of an archive: its content as it is in the archive, how it is compressed, its size and its checksum."""
 
 
 def _small_content(file: IO[bytes]) -> bytes | None:
@@ -184,48 +179,62 @@ def _small_members(content: bytes) -> dict[str, _Packed] | None:
         if not is_plain or size > _CHUNK or compressed > _CHUNK:
             return None
         start += _MEMBER.size
-        name = content[start : start + name_length].decode("ascii")
+        name = _array_name(content[start : start + name_length])
         start += name_length + extra_length + comment_length
-        if name.endswith(_SUFFIX):
+        if name is not None:
             name_length, extra_length = _LENGTHS.unpack_from(content, offset)
             first = offset + _LENGTHS.size + name_length + extra_length
-            packed = _Packed(content[first : first + compressed], compression, size, crc)
-            members[name.removesuffix(_SUFFIX)] = packed
+            members[name] = content[first : first + compressed], compression, size, crc
     return members
+
+
+@lru_cache(maxsize=256)
+def _array_name(member: bytes) -> str | None:
+    """The name of the array in a member; ``None`` if the member is something else."""
+    name = member.decode("ascii")
+    return name.removesuffix(_SUFFIX) if name.endswith(_SUFFIX) else None
 
 
 def _small_array(packed: _Packed, name: str) -> Array:
     """A small array of an archive."""
-    decode = _cached_decoded if packed.size <= _CACHED else _decoded
-    values, shape, dtype, order = decode(packed, name)
-    return np.ndarray(shape, dtype, bytearray(values), order=order)
+    content = _unpacked(packed)
+    shape, order, dtype, start = _checked_header(content, name, len(content))
+    return np.ndarray(shape, dtype, bytearray(content[start:]), order=order)
 
 
 def _stacked(members: Sequence[_Packed], name: str) -> Array:
     """A small array of several archives; without a copy for each of them."""
-    decode = _cached_decoded if members[0].size <= _CACHED else _decoded
-    decoded = [decode(packed, name) for packed in members]
-    _, shape, dtype, order = decoded[0]
-    _refuse_different(f"'{name}'", [entry[1:] for entry in decoded])
-    content = bytearray().join(values for values, *_ in decoded)
+    contents = [_unpacked(packed) for packed in members]
+    shape, order, dtype, start = _checked_header(contents[0], name, len(contents[0]))
+    header = contents[0][:start]
+    if all(len(content) == len(contents[0]) and content.startswith(header) for content in contents):
+        values = bytearray().join([memoryview(content)[start:] for content in contents])
+    else:
+        headers = [_checked_header(content, name, len(content)) for content in contents]
+        _refuse_different(f"'{name}'", [entry[:3] for entry in headers])
+        values = bytearray().join([content[start:] for content, (*_, start) in zip(contents, headers, strict=True)])
     if order == "C":
-        return np.ndarray((len(members), *shape), dtype, content)
-    stacked = np.ndarray((len(members), *shape[::-1]), dtype, content)
+        return np.ndarray((len(members), *shape), dtype, values)
+    stacked = np.ndarray((len(members), *shape[::-1]), dtype, values)
     return stacked.transpose(0, *range(stacked.ndim - 1, 0, -1))
 
 
-def _decoded(packed: _Packed, name: str) -> tuple[bytes, tuple[int, ...], np.dtype[Any], Literal["C", "F"]]:
-    """The values of a small array as bytes, its shape, its type and its order."""
+def _unpacked(packed: _Packed) -> bytes:
+    """The content of a small member; that of a member that many files have is unpacked once."""
+    _, _, size, _ = packed
+    return _cached_unpacked(packed) if size <= _CACHED else _checked_unpacked(packed)
+
+
+def _checked_unpacked(packed: _Packed) -> bytes:
     content, compression, size, crc = packed
     if compression == zipfile.ZIP_DEFLATED:
         content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
     if len(content) != size or zlib.crc32(content) != crc:
         raise zipfile.BadZipFile
-    shape, order, dtype, offset = _checked_header(content, name, size)
-    return content[offset:], shape, dtype, order
+    return content
 
 
-_cached_decoded = lru_cache(maxsize=256)(_decoded)
+_cached_unpacked = lru_cache(maxsize=256)(_checked_unpacked)
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Array:

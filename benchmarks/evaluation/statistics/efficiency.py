@@ -119,7 +119,8 @@ def _sums(counts: Counts, resamples: int, seed: int) -> Floats:
     images = counts.shape[1]
     # Where they are small, they are exact in the faster type too.
     precision = np.float32 if int(counts.max()) * images < 2**24 else np.float64
-    return (counts.astype(precision) @ _resampling_weights(images, resamples, seed, precision)).astype(np.float64)
+    sums = counts.astype(precision) @ _resampling_weights(images, resamples, seed, precision)
+    return np.asarray(sums, dtype=np.float64)
 
 
 def _efficiencies(

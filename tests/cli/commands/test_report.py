@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -381,13 +383,18 @@ def test_each_record_is_read_once(
     words = ("--checkpoint", checkpoint.name, "--n", "20", "--attack", "fgsm", "--attack", "pgd", "-q")
     assert advdef("attack", *words, "--eps", "0.05", "--eps", "0.1", "--eps", "0.2").code == 0
     read: Counter[str] = Counter()
-    read_bytes = Path.read_bytes
+    originals = os.open, io.open
 
-    def counted(path: Path) -> bytes:
-        read[path.suffix] += path.parent.name == "cells"
-        return read_bytes(path)
+    def counted(original: Callable[..., Any]) -> Callable[..., Any]:
+        def opened(path: Any, *arguments: Any, **options: Any) -> Any:
+            if isinstance(path, str | Path):
+                read[Path(path).suffix] += Path(path).parent.name == "cells"
+            return original(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "read_bytes", counted)
+        return opened
+
+    for module, original in zip((os, io), originals, strict=True):
+        monkeypatch.setattr(module, "open", counted(original))
     ended = advdef("report", "--format", "csv")
     assert (ended.code, ended.out.count("worst-case")) == (0, 3)
-    assert read == {".json": 6, ".npz": 6}
+    assert (read[".json"], read[".npz"]) == (6, 6)
