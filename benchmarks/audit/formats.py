@@ -25,6 +25,9 @@ def _lines(group: AuditedRows) -> list[str]:
     lines = [f"{group.title}: {group.headline}"]
     lines += [f"  {figures}" for figures in _figures(group)]
     lines += [f"  {finding.severity}: {finding.check}: {finding.evidence}" for finding in group.findings]
+    if group.passed:
+        budget = "" if group.budget is None else f" (in the model with the budget {group.budget})"
+        lines.append(f"  {len(group.passed)} checks found nothing{budget}")
     return lines + [f"  left out: {line}" for line in _left_out(group)]
 
 
@@ -69,7 +72,7 @@ def _markdown(groups: Sequence[AuditedRows]) -> str:
 
 
 def _junit(groups: Sequence[AuditedRows]) -> str:
-    """A test suite for each group: a case that passes or one that fails for each finding, and skipped checks."""
+    """A test suite for each group with a case for each check: it passes, fails with a finding, or is skipped."""
     root = ET.Element("testsuites", name="advdef audit")
     for group in groups:
         title = escaped_for_terminal(group.title)
@@ -77,7 +80,7 @@ def _junit(groups: Sequence[AuditedRows]) -> str:
             root,
             "testsuite",
             name=title,
-            tests=str(max(1, len(group.findings)) + len(group.left_out)),
+            tests=str(len(group.passed) + len(group.findings) + len(group.left_out)),
             failures=str(len(group.findings)),
             errors="0",
             skipped=str(len(group.left_out)),
@@ -87,8 +90,8 @@ def _junit(groups: Sequence[AuditedRows]) -> str:
             case = ET.SubElement(suite, "testcase", classname=title, name=escaped_for_terminal(finding.check), time="0")
             evidence = escaped_for_terminal(finding.evidence)
             ET.SubElement(case, "failure", message=evidence, type=finding.severity).text = evidence
-        if not group.findings:
-            ET.SubElement(suite, "testcase", classname=title, name=group.verdict, time="0")
+        for name in group.passed:
+            ET.SubElement(suite, "testcase", classname=title, name=escaped_for_terminal(name), time="0")
         for entry in group.left_out:
             case = ET.SubElement(suite, "testcase", classname=title, name=escaped_for_terminal(entry.check), time="0")
             ET.SubElement(case, "skipped", message=escaped_for_terminal(entry.reason))

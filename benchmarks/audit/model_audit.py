@@ -260,9 +260,10 @@ def audit(
     images = images.to(match_model(images[:1], model).dtype)
     with probe_of(model, images, labels, options) as probe:
         plan = ModelAuditPlan.of(probe)
-        found = [run_check(check, probe) for check in plan.checks]
+        found = {check.name: run_check(check, probe) for check in plan.checks}
     return Audited(
-        findings=by_severity(finding for finding in found if finding is not None),
+        findings=by_severity(finding for finding in found.values() if finding is not None),
+        passed=tuple(sorted(name for name, finding in found.items() if finding is None)),
         left_out=tuple(plan.left_out),
         budget=budget,
     )

@@ -100,7 +100,8 @@ def _judged(
         audited=_budget(newest),
     )
     findings = _flag_findings(group, results)
-    for check in checks.load_checks_at("finding_in_rows"):
+    of_rows = checks.load_checks_at("finding_in_rows")
+    for check in of_rows:
         found = checks.finding_or_failure(check, lambda check=check: check.finding_in_rows(group))  # type: ignore[misc]
         findings += [found] if found is not None else []
     return AuditedRows(
@@ -114,6 +115,7 @@ def _judged(
         n=len(group.labels),
         threats=tuple(_figures(threat) for threat in group.threats),
         findings=by_severity([*findings, *_findings_of(newest)]),
+        passed=_passed([*findings, *_findings_of(newest)], [check.name for check in of_rows], newest),
         left_out=_left_out(newest),
         budget=group.audited,
     )
@@ -131,6 +133,7 @@ def _without_rows(records: Sequence[CheckRecord]) -> AuditedRows:
         norm=target.norm,
         n=target.n,
         findings=by_severity(_findings_of(newest)),
+        passed=_passed(_findings_of(newest), (), newest),
         left_out=_left_out(newest),
         budget=_budget(newest),
     )
@@ -228,6 +231,12 @@ def _budget(records: Sequence[CheckRecord]) -> Budget | None:
 
 def _findings_of(records: Sequence[CheckRecord]) -> list[Finding]:
     return [record.finding for record in records if record.finding is not None]
+
+
+def _passed(findings: Sequence[Finding], of_rows: Sequence[str], records: Sequence[CheckRecord]) -> tuple[str, ...]:
+    """The names of the checks that ran and found nothing: those of rows, and those of the model."""
+    ran = {*of_rows, *(record.check for record in records if not record.left_out)}
+    return tuple(sorted(ran - {finding.check for finding in findings}))
 
 
 def _left_out(records: Sequence[CheckRecord]) -> tuple[LeftOut, ...]:

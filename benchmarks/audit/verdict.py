@@ -44,6 +44,7 @@ class Audited(BaseModel):
     Attributes:
         findings: The findings, the severest first.
         left_out: The checks that did not run.
+        passed: The names of the checks that ran and found nothing.
         budget: The budget of the checks in the model; ``None`` where the model was not run.
         verdict: See :data:`Verdict`.
     """
@@ -52,6 +53,7 @@ class Audited(BaseModel):
 
     findings: tuple[Finding, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    passed: tuple[str, ...] = ()
     budget: Budget | None = None
 
     @computed_field  # type: ignore[prop-decorator]

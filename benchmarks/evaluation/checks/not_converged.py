@@ -15,9 +15,6 @@ __all__ = ["NotConverged"]
 _LEVEL = 0.01
 """The probability of a false alarm if both attacks are equally strong."""
 
-_LEAST = 0.02
-"""The smallest fall of the accuracy that is flagged."""
-
 
 class NotConverged(Check):
     """The longer attack has other random starts too. Both are scored on the same held-out draws."""
@@ -25,8 +22,8 @@ class NotConverged(Check):
     text: ClassVar[str] = "twice the steps and more restarts break clearly more images: the attack had not converged"
     severity: ClassVar[Severity] = "suspicious"
     raised_when: ClassVar[str] = (
-        "PGD with twice the steps and three restarts lowers the robust accuracy of the baseline PGD by 2 points or more, and "
-        "a paired test (the exact test of McNemar for deterministic models) rejects equality at level 0.01."
+        "PGD with twice the steps and three restarts leaves less than the 95 % confidence interval of the baseline PGD's robust "
+        "accuracy, and a paired test (the exact test of McNemar for deterministic models) rejects equality at level 0.01."
     )
     why: ClassVar[str] = (
         "The accuracy under an attack that has not converged is an artifact of its budget: more steps lower it further. A "
@@ -49,7 +46,7 @@ class NotConverged(Check):
             for outcomes in (probe.baseline.outcomes, probe.evaluate(attack).outcomes)
         )
         comparison = compare_paired(before, after)
-        if comparison.difference < _LEAST or comparison.p_value >= _LEVEL:
+        if after.accuracy >= before.interval(0.95)[0] or comparison.p_value >= _LEVEL:
             return None
         return self.finding(
             f"PGD with {attack.steps} steps and {attack.restarts} restarts lowers the robust accuracy of PGD with "

@@ -29,10 +29,10 @@ class QueryBeatsGradient(Check):
     )
     severity: ClassVar[Severity] = "broken"
     raised_when: ClassVar[str] = (
-        "At a radius at which the robust accuracy is not near zero, an attack by scores, decisions or transfer leaves fewer images than the worst case over the attacks by "
-        "gradients, by a paired test (exact test of McNemar for deterministic models) at level 0.01 with Holm's correction for "
-        "all such attacks. In a cascade: it breaks more than 5 % of the images that the others left, by the lower end of the "
-        "95 % confidence interval."
+        "At a radius at which the robust accuracy is not near zero, an attack by scores, decisions or transfer leaves fewer "
+        "images than the worst case over the attacks by gradients, by a paired test (the exact test of McNemar for deterministic "
+        "models) at level 0.01 with Holm's correction for all such attacks. In a cascade: it breaks more than 5 % of the images "
+        "that the others left, by the lower end of the 95 % confidence interval."
     )
     why: ClassVar[str] = (
         "An attack with gradients has more information and fewer needs. If it is the weaker one, the gradients are masked, or "

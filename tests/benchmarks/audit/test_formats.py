@@ -47,6 +47,7 @@ GROUPS = [
         defense="hrs",
         norm="l2",
         n=4,
+        passed=("few-images", "no-eot"),
         budget="standard",
     ),
 ]
@@ -60,7 +61,11 @@ def test_the_text_has_the_verdict_the_figures_and_the_evidence() -> None:
     assert lines[2].startswith("  broken: zero-gradient: at eps 8/255: ")
     assert lines[3] == "  suspicious: few-images: too few"
     assert lines[4] == "  left out: not-converged (it needs the budget standard)"
-    assert lines[5:] == ["", "digits, m, hrs, l2, 4 images: consistent"]
+    assert lines[5:] == [
+        "",
+        "digits, m, hrs, l2, 4 images: consistent",
+        "  2 checks found nothing (in the model with the budget standard)",
+    ]
     assert all(line.isprintable() for line in lines)
 
 

@@ -52,6 +52,7 @@ def test_an_honest_model_is_consistent(model: nn.Sequential, images: Tensor) -> 
     audited = audit(model, images, model(images).argmax(1), eps="8/255", budget="quick")
     assert (audited.verdict, audited.findings, audited.budget) == ("consistent", (), "quick")
     assert repr(audited).startswith("Audited: consistent")
+    assert {"zero-gradient", "no-gradients"} < {*audited.passed}
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -61,6 +62,7 @@ def test_a_masked_gradient_is_broken(model: nn.Sequential, images: Tensor) -> No
     audited = audit(OneHot(model), images, model(images).argmax(1), eps=0.1, budget="quick")
     assert audited.verdict == "broken"
     assert "zero-gradient" in {finding.check for finding in audited.findings}
+    assert "zero-gradient" not in audited.passed
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from robustbench_cli.benchmarks.audit.records import CheckRecord, audited_flags, write
 from robustbench_cli.benchmarks.audit.row_groups import access_of, audit_store
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
+from robustbench_cli.benchmarks.evaluation import checks
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.store import Store
@@ -45,6 +46,7 @@ def test_flags_of_rows_are_findings(
     assert group.headline == f"{group.verdict} (the model was not run)"
     if flag:
         assert found[flag].evidence.startswith("at eps 0.0313725 (pgd): ")
+    assert {*group.passed} == {check.name for check in checks.load_checks_at("finding_in_rows")}
     (threat,) = group.threats
     assert (threat.robust_accuracy, threat.attacks) == (0.4, ("pgd", "square"))
 
@@ -99,6 +101,7 @@ def test_the_largest_budget_decides(store: Store, records: list[CheckRecord], ve
     (group,) = audit_store(store, damaged=fail)
     assert (group.verdict, group.budget) == (verdict, budget)
     assert group.title == "digits, small-cnn, none, linf, 4 images"
+    assert group.passed == (() if verdict == "broken" else ("unstable",))
 
 
 def test_what_the_model_shows_speaks_against_its_rows(
