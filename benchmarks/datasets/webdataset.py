@@ -166,11 +166,12 @@ def _examples(path: Path, *, stop: bool) -> Iterator[tuple[Picture, str | None]]
         if link is None and (label is None or not _is_label(label)):
             continue
         if stop:
-            fault = f"{label} is a label without an image" if link is None else f"{link} is a link or sparse"
-            raise UserError(
-                f"{fault}: give the image as .{', .'.join(IMAGES)}, no link and not sparse, or leave it out with "
-                "on_bad_image=skip"
+            fault = (
+                f"{label} is a label without an image: give the image as .{', .'.join(IMAGES)}"
+                if link is None
+                else f"{link} is a link or sparse: store the image itself"
             )
+            raise UserError(f"{fault}, or leave it out with --on-bad-image skip")
         yield _NoImage(f"the image of {label}" if link is None else str(link)), None
 
 
