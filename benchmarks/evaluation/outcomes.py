@@ -16,7 +16,7 @@ from robustbench_cli.benchmarks.datasets.base.arrays import Array, read_arrays, 
 from robustbench_cli.benchmarks.evaluation.statistics.efficiency import SuccessCounts
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, images_interval, passes_interval
 
-__all__ = ["Outcomes", "summarize", "worst_case"]
+__all__ = ["Outcomes", "most_votes", "summarize", "worst_case"]
 
 Integers = NDArray[np.int64]
 
@@ -173,6 +173,14 @@ class Outcomes:
         """
         return cls(**{name: np.stack([getattr(outcomes, name) for outcomes in attacks]) for name in _DIMENSIONS})
 
+    def of_attack(self, number: int) -> Outcomes:
+        """The outcomes of one of several stacked attacks.
+
+        Args:
+            number: Its place among them.
+        """
+        return replace(self, **{name: np.asarray(getattr(self, name)[number]) for name in _DIMENSIONS})
+
     def worst_attack(self, *, nearest: bool = False) -> Outcomes:
         """The per-image worst case over stacked attacks: the outcomes of the attack whose worst candidate survives least.
 
@@ -189,7 +197,7 @@ class Outcomes:
 
         # The clean predictions come from the same attack, since they saw the same draws.
         picked = {name: pick(name) for name in _OF_IMAGES if getattr(self, name).size}
-        return replace(_of_attack(self, 0), **picked)
+        return replace(self.of_attack(0), **picked)
 
     def to_bytes(self) -> bytes:
         """The ``.npz`` file."""
@@ -263,11 +271,6 @@ def worst_case(attacks: Sequence[Outcomes], *, nearest: bool = False) -> Outcome
     return Outcomes.stacked(attacks).worst_attack(nearest=nearest)
 
 
-def _of_attack(stacked: Outcomes, number: int) -> Outcomes:
-    """The outcomes of one of several stacked attacks."""
-    return replace(stacked, **{name: np.asarray(getattr(stacked, name)[number]) for name in _DIMENSIONS})
-
-
 def _select(outcomes: Outcomes, rows: Integers) -> Outcomes:
     return replace(outcomes, **{name: getattr(outcomes, name)[..., rows] for name in _OF_IMAGES})
 
@@ -288,7 +291,7 @@ def summarize(outcomes: Outcomes) -> dict[str, float]:
         "robust_accuracy": float(right.mean()),
         "robust_accuracy_low": robust_low,
         "robust_accuracy_high": robust_high,
-        "robust_accuracy_vote": float(_most_votes(outcomes.worst(), outcomes.labels).mean()),
+        "robust_accuracy_vote": float(most_votes(outcomes.worst(), outcomes.labels).mean()),
         "robust_accuracy_every_draw": float(right.all(axis=0).mean()),
         "attack_success_rate": succeeded / possible if possible else float("nan"),
         "mean_l2": _weighted_mean(outcomes.l2, broken),
@@ -306,8 +309,13 @@ def _broken_shares(outcomes: Outcomes) -> Floats:
     return np.asarray(broken.mean(axis=1), dtype=np.float64)
 
 
-def _most_votes(predictions: Integers, labels: Integers) -> NDArray[np.bool_]:
-    """``(N,)``: whether more draws vote for the label than for any other answer; a rejection or failure is an answer too."""
+def most_votes(predictions: Integers, labels: Integers) -> NDArray[np.bool_]:
+    """``(N,)``: whether more draws vote for the label than for any other answer; a rejection or failure is an answer too.
+
+    Args:
+        predictions: ``(R, N)``.
+        labels: ``(N,)``.
+    """
     answers = np.arange(NO_NUMBER, max(int(predictions.max(initial=0)), int(labels.max(initial=0))) + 1)
     votes = (predictions[:, :, None] == answers).sum(axis=0)
     is_label = answers == labels[:, None]

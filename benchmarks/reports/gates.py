@@ -106,8 +106,12 @@ def parse_limit(text: str, *, gate: Gate) -> Limit:
     return limit
 
 
-def parse_conditions(conditions: Sequence[str]) -> dict[str, list[str]]:
+def parse_conditions(conditions: Sequence[str], *, option: str = "--where") -> dict[str, list[str]]:
     """Reads ``KEY=VALUE`` conditions into the values allowed for each column.
+
+    Args:
+        conditions: The conditions.
+        option: The option that they are of, for messages.
 
     Raises:
         UserError: A key is not a column, or a value is missing.
@@ -116,9 +120,9 @@ def parse_conditions(conditions: Sequence[str]) -> dict[str, list[str]]:
     for condition in conditions:
         key, equals, value = (part.strip() for part in condition.partition("="))
         if key not in column_names():
-            raise UserError(f"--where '{condition}': unknown column '{key}': {did_you_mean(key, column_names())}")
+            raise UserError(f"{option} '{condition}': unknown column '{key}': {did_you_mean(key, column_names())}")
         if not equals:
-            raise UserError(f"--where '{condition}': give KEY=VALUE, such as defense=hrs")
+            raise UserError(f"{option} '{condition}': give KEY=VALUE, such as defense=hrs")
         allowed[key].append(value)
     return dict(allowed)
 
@@ -149,12 +153,15 @@ def select_cells(table: pd.DataFrame, allowed: Mapping[str, Sequence[str]]) -> p
     return select(table, {key: values for key, values in allowed.items() if key != "attack" or not every_attack})
 
 
-def unmet(tables: Sequence[pd.DataFrame], allowed: Mapping[str, Sequence[str]]) -> list[str]:
+def unmet(
+    tables: Sequence[pd.DataFrame], allowed: Mapping[str, Sequence[str]], *, option: str = "--where"
+) -> list[str]:
     """Explains the conditions that no row of some tables fits.
 
     Args:
         tables: The tables.
         allowed: See :func:`select`.
+        option: The option that the conditions are of, for messages.
 
     Returns:
         A line for each value that no row has, with the values that exist. If rows have each value but none has them all,
@@ -167,13 +174,13 @@ def unmet(tables: Sequence[pd.DataFrame], allowed: Mapping[str, Sequence[str]]) 
         listed = ", ".join(f"'{value}'" for value in existing[:20])
         listed += f" and {len(existing) - 20} more" if existing[20:] else ""
         lines += [
-            f"--where '{name}={value}' fits no row: {f'there is {listed}' if existing else f'no row has a {name}'}"
+            f"{option} '{name}={value}' fits no row: {f'there is {listed}' if existing else f'no row has a {name}'}"
             for value in values
             if not _fits(entries, [value]).any()
         ]
     if not lines and allowed and all(select(table, allowed).empty for table in tables):
         conditions = " and ".join(f"{name}={' or '.join(values)}" for name, values in allowed.items())
-        lines.append(f"--where: no row has {conditions}: leave one of them out to see what there is")
+        lines.append(f"{option}: no row has {conditions}: leave one of them out to see what there is")
     return lines
 
 

@@ -14,6 +14,7 @@ from robustbench_cli.benchmarks.reports.columns import shown_columns, title_colu
 from robustbench_cli.benchmarks.reports.readable import ambiguous_files, hiding_order, readable
 from robustbench_cli.cli import console
 from robustbench_cli.cli.catalog import flag_texts
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.escaping import escaped_for_terminal
 
 if TYPE_CHECKING:
@@ -24,14 +25,15 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.execution.status import CellState
 
 __all__ = [
+    "Readable",
     "aligned",
     "cell_states",
     "for_terminal",
-    "of_texts",
     "plain",
     "print_and_write",
     "quick_look",
     "require_writable_table",
+    "show_other",
     "write",
 ]
 
@@ -217,41 +219,80 @@ def for_terminal(table: pd.DataFrame) -> RenderableType:
     return _fitted(drawing, hiding_order(table))
 
 
-def of_texts(
-    headers: Sequence[str],
-    numeric: Sequence[bool],
-    lines: Sequence[Sequence[str]],
-    *,
-    hideable: Sequence[str] = (),
-    title: str = "",
-    caption: Sequence[str] = (),
-    sections: Sequence[str] = (),
-) -> RenderableType:
-    """Draws a table of texts; a narrow terminal hides some columns.
+@dataclass(frozen=True, kw_only=True)
+class Readable:
+    """A table as texts for people.
 
-    Args:
+    Attributes:
         headers: The headers.
         numeric: Whether each column is right-justified.
         lines: The texts of the rows.
-        hideable: The headers of columns that may be hidden, the least important first.
+        hideable: The headers of columns that a narrow terminal may hide, the least important first.
         title: The line above.
         caption: The lines below.
         sections: A label for each row; a blank line separates rows with different labels.
     """
 
-    def drawing(hidden: Sequence[str]) -> _Drawing:
-        shown = [index for index, header in enumerate(headers) if header not in hidden]
-        without = [f"hidden (terminal too narrow): {', '.join(hidden)}"] if hidden else []
-        return _Drawing(
-            headers=[headers[index] for index in shown],
-            numeric=[numeric[index] for index in shown],
-            lines=[plain(*(line[index] for index in shown)) for line in lines],
-            title=title,
-            caption=[*caption, *without],
-            sections=sections,
-        )
+    headers: Sequence[str]
+    numeric: Sequence[bool]
+    lines: Sequence[Sequence[str]]
+    hideable: Sequence[str] = ()
+    title: str = ""
+    caption: Sequence[str] = ()
+    sections: Sequence[str] = ()
 
-    return _fitted(drawing, hideable)
+    def drawn(self) -> RenderableType:
+        """The table for a terminal."""
+
+        def drawing(hidden: Sequence[str]) -> _Drawing:
+            shown = [index for index, header in enumerate(self.headers) if header not in hidden]
+            without = [f"hidden (terminal too narrow): {', '.join(hidden)}"] if hidden else []
+            return _Drawing(
+                headers=[self.headers[index] for index in shown],
+                numeric=[self.numeric[index] for index in shown],
+                lines=[plain(*(line[index] for index in shown)) for line in self.lines],
+                title=self.title,
+                caption=[*map(escaped_for_terminal, self.caption), *without],
+                sections=self.sections,
+            )
+
+        return _fitted(drawing, self.hideable)
+
+
+def show_other(
+    option: str, table: pd.DataFrame, shown: Readable, *, output_format: str, outputs: Sequence[Path]
+) -> None:
+    """Prints a table that an option shows in place of the results, and writes it to files.
+
+    Args:
+        option: The option.
+        table: The table for CSV and JSON.
+        shown: The same for a terminal and Markdown.
+        output_format: ``table``, or the format of a file.
+        outputs: The files.
+
+    Raises:
+        UserError: The format is for the table of results alone, or a file cannot be written.
+    """
+    from robustbench_cli.core.atomic_write import write_atomically
+
+    def text(name: str) -> str:
+        if name == "markdown":
+            return formats.markdown(shown.headers, shown.numeric, shown.lines)
+        if name not in {entry.name for entry in formats.FORMATS if entry.any_table}:
+            raise UserError(f"{option} has no format {name}: give table, csv, json or markdown")
+        return formats.as_text(table, name)
+
+    contents = [text(formats.format_of_file(path)) for path in outputs]
+    if output_format == "table":
+        console.report(shown.drawn())
+    else:
+        console.report(text(output_format))
+        for line in shown.caption:
+            console.note(line)
+    for path, content in zip(outputs, contents, strict=True):
+        write_atomically(path, content.encode())
+        console.note(f"wrote {path}")
 
 
 _MEAN = "for the paper's mean corruption error (mCE): advdef report --corruption-baseline alexnet|FILE.csv"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,11 @@ import click
 
 from robustbench_cli.benchmarks.corruptions import BENCHMARK
 from robustbench_cli.benchmarks.reports import formats
+from robustbench_cli.benchmarks.reports.compared_columns import COMPARED, is_hash
 from robustbench_cli.benchmarks.reports.gate_options import GATES
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
+from robustbench_cli.cli.judged_tables import show_comparisons, show_protocols
 from robustbench_cli.cli.leaderboard import show_standings
 from robustbench_cli.cli.options import command, option, output_file, output_format, stores_or_default
 from robustbench_cli.core.errors import UserError
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
+    from robustbench_cli.benchmarks.reports.rows import Together
     from robustbench_cli.benchmarks.store.cell import Cell
     from robustbench_cli.benchmarks.store.records import RequestedCell, Result
     from robustbench_cli.benchmarks.store.store import Store
@@ -63,6 +67,23 @@ def _gate_options(*, baseline: bool) -> Callable[[Callable[..., None]], Callable
     "cifar100-linf or imagenet-linf; of the suite corruptions cifar10-, cifar100- or imagenet-corruptions.",
 )
 @option(
+    "--compare",
+    "comparison",
+    multiple=True,
+    metavar="COLUMN|A B",
+    group="Rows",
+    help="Show paired tests of robust accuracies on the same images, in place of the table: of all pairs of rows that differ in "
+    "COLUMN (defense, model, checkpoint, attack, eot or seed), or of the rows A and B (defense=none defense=hrs, or cells).",
+)
+@option(
+    "--protocols",
+    "by_protocol",
+    is_flag=True,
+    group="Rows",
+    help="Show the accuracies of randomized models under each protocol that papers use (expected, one draw, vote, best of k, every "
+    "draw), in place of the table.",
+)
+@option(
     "--corruption-baseline",
     metavar="alexnet|FILE.csv",
     group="Rows",
@@ -83,6 +104,8 @@ def report(
     stores: tuple[Path, ...],
     conditions: tuple[str, ...],
     leaderboard: str | None,
+    comparison: tuple[str, ...],
+    by_protocol: bool,
     corruption_baseline: str | None,
     output_format: str,
     outputs: tuple[Path, ...],
@@ -107,13 +130,12 @@ def report(
         raise UserError("--baseline FILE.csv and --max-drop COLUMN=VALUE need each other: give both")
     if strict and baseline is None:
         raise UserError("--strict is for rows that a --baseline does not have: give one, or leave it out")
+    stores, comparison = _second_row(stores, comparison)
+    show = _shown(leaderboard, comparison, by_protocol=by_protocol)
     earlier = None if baseline is None else gates.read_baseline(baseline)
     allowed = gates.parse_conditions(conditions)
     content = _Content.of([Store(path) for path in stores_or_default(stores)], allowed, corruption_baseline)
-    if leaderboard is None:
-        _show(content.table, output_format, outputs)
-    else:
-        show_standings(leaderboard, content.table, content.results, output_format, outputs)
+    show(content, output_format, outputs)
     for line in content.conflicts:
         console.warn(line)
     verdicts = [gates.compare(content.table, limit) for gate, limit in limits if not gate.baseline]
@@ -131,6 +153,20 @@ def report(
         console.note(f"passed: {', '.join(f'{gate.option} {text}' for gate, text in values)}")
 
 
+def _second_row(stores: tuple[Path, ...], comparison: tuple[str, ...]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """The stores and the rows to compare: the word after ``--compare A`` is the row B, unless it is a folder.
+
+    Args:
+        stores: The arguments of the command.
+        comparison: The values of ``--compare``.
+    """
+    if len(comparison) != 1 or comparison[0] in COMPARED:
+        return stores, comparison
+    rows = [path for path in stores if "=" in str(path) or is_hash(str(path))]
+    rows = [path for path in rows if not path.exists()]
+    return tuple(path for path in stores if path not in rows), (*comparison, *map(str, rows))
+
+
 _MAX_LINES = 20
 """The largest number of lines that name missing cells."""
 
@@ -142,12 +178,14 @@ class _Content:
     Attributes:
         table: The rows that the user selects.
         results: All results whose files are intact, those of other rows included.
+        read: Reads the outcomes of some of them.
         missing: A line for each damaged file, failed cell and missing cell among them.
         conflicts: A line for each of the rows that contradicts a certificate.
     """
 
     table: pd.DataFrame
     results: list[Result]
+    read: Callable[[Sequence[Result]], Together | None]
     missing: list[str]
     conflicts: list[str]
 
@@ -205,6 +243,7 @@ class _Content:
         return cls(
             table,
             intact,
+            partial(read_together, store_of=lambda result: results[result.cell.id][1], damaged=lambda _: None),
             [*damaged, *(failure_line(failure) for failure in failures), *_missing_lines(absent)],
             [line for cell, line in conflicts.items() if cell in present],
         )
@@ -315,6 +354,26 @@ def _corruption_order(cell: Cell) -> tuple[Any, ...]:
         return -1, "", 0
     name = cell.corruption.name
     return BENCHMARK.index(name) if name in BENCHMARK else len(BENCHMARK), str(cell.corruption_label), cell.severity
+
+
+def _shown(
+    leaderboard: str | None, comparison: Sequence[str], *, by_protocol: bool
+) -> Callable[[_Content, str, Sequence[Path]], None]:
+    """What prints the content of the stores in a format and writes it to files: the table, or what takes its place.
+
+    Raises:
+        UserError: Several options want to take the place of the table.
+    """
+    if sum((leaderboard is not None, bool(comparison), by_protocol)) > 1:
+        raise UserError("--leaderboard, --compare and --protocols each take the place of the table: give one of them")
+    if leaderboard is not None:
+        return lambda content, name, outputs: show_standings(leaderboard, content.table, content.results, name, outputs)
+    if comparison or by_protocol:
+        show = partial(show_comparisons, comparison) if comparison else show_protocols
+        return lambda content, name, outputs: show(
+            content.table, content.results, content.read, output_format=name, outputs=outputs
+        )
+    return lambda content, name, outputs: _show(content.table, name, outputs)
 
 
 def _show(table: pd.DataFrame, name: str, outputs: Sequence[Path]) -> None:

@@ -1,0 +1,262 @@
+"""Compares rows on the same images: pairs of rows, their tests with Holm's correction, and the table of these."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from robustbench_cli.benchmarks.evaluation.statistics.paired import PairedComparison, compare_paired, holm
+from robustbench_cli.benchmarks.reports.columns import WORST_CASE, column_names
+from robustbench_cli.benchmarks.reports.compared_columns import COMPARED, is_hash
+from robustbench_cli.benchmarks.reports.gates import parse_conditions, select, unmet
+from robustbench_cli.benchmarks.reports.judged_rows import JudgedRow
+from robustbench_cli.benchmarks.reports.readable import records
+from robustbench_cli.core.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["ComparedRows", "comparisons_table", "parse_comparison", "readable_comparisons"]
+
+_PROTOCOL: Mapping[str, Callable[[JudgedRow], Any]] = {
+    "images": lambda row: (row.cells[0].data, row.row["corruption"], row.row["severity"]),
+    "norm": lambda row: row.cells[0].norm,
+    "eps": lambda row: row.cells[0].eps,
+    "targeted": lambda row: row.cells[0].targeted,
+    "accounting": lambda row: row.cells[0].accounting,
+}
+"""What compared rows must have in common."""
+
+_OPTION = "--compare"
+
+
+@dataclass(frozen=True)
+class ComparedRows:
+    """What ``--compare`` asks for.
+
+    Attributes:
+        texts: What the user wrote: one column, or two selections of rows.
+        selections: The values allowed for each column, of either side; empty for a column.
+    """
+
+    texts: tuple[str, ...]
+    selections: tuple[Mapping[str, Sequence[str]], ...] = ()
+
+    @property
+    def varied(self) -> set[str]:
+        """The columns in which the two rows of a pair may differ."""
+        named = {name for selection in self.selections for name in selection} or {*self.texts}
+        return {*COMPARED} if "cell" in named else named
+
+
+def parse_comparison(texts: Sequence[str]) -> ComparedRows:
+    """Reads the values of ``--compare``.
+
+    Args:
+        texts: A column of :data:`COMPARED`; or two selections, each ``KEY=VALUE``, several joined by commas, or a cell's hash.
+
+    Raises:
+        UserError: They are something else.
+    """
+    if len(texts) == 1 and texts[0] in COMPARED:
+        return ComparedRows((texts[0],))
+    if len(texts) == 1 and re.fullmatch(r"\w+", texts[0]) and not is_hash(texts[0]):
+        raise UserError(f"{_OPTION} '{texts[0]}': {did_you_mean(texts[0], COMPARED)}")
+    if len(texts) != 2:
+        raise UserError(
+            f"{_OPTION} {' '.join(texts)}: give a column, such as defense, for all pairs, or two rows, such as defense=none "
+            "defense=hrs"
+        )
+    return ComparedRows(tuple(texts), tuple(_selection(text) for text in texts))
+
+
+def _selection(text: str) -> Mapping[str, Sequence[str]]:
+    """The values allowed for each column by one side of a comparison."""
+    if is_hash(text):
+        return {"cell": [text]}
+    # A comma inside the brackets of a label is no end of a condition.
+    names = "|".join(map(re.escape, column_names()))
+    return parse_conditions(re.split(rf",(?=(?:{names})=)(?![^()]*\))", text), option=_OPTION)
+
+
+def comparisons_table(compared: ComparedRows, rows: Sequence[JudgedRow]) -> pd.DataFrame:
+    """Compares pairs of rows; see :func:`~.paired.compare_paired`.
+
+    Args:
+        compared: What the user asks for.
+        rows: The rows that the user selects, with their judged draws.
+
+    Returns:
+        One row per pair. ``a`` and ``b`` name what differs, ``difference`` is the robust accuracy of ``a`` minus that of ``b``,
+        ``p_holm`` is corrected for all pairs of the table, and ``differ`` says whether it is below 5 %.
+
+    Raises:
+        UserError: A selection fits no row, or no two rows have the same images, radius and protocol.
+    """
+    import pandas as pd
+
+    pairs = list(_pairs(compared, rows))
+    tests = [compare_paired(first.robust, second.robust) for first, second in pairs]
+    corrected = holm([test.p_value for test in tests])
+    lines = [
+        _line(first, second, test, p_holm)
+        for (first, second), test, p_holm in zip(pairs, tests, corrected, strict=True)
+    ]
+    # As objects, whole numbers stay whole where others are missing.
+    return pd.DataFrame(lines, dtype=object)
+
+
+def _pairs(compared: ComparedRows, rows: Sequence[JudgedRow]) -> Iterator[tuple[JudgedRow, JudgedRow]]:
+    """The pairs of rows to compare."""
+    if not rows:
+        raise UserError(f"{_OPTION}: there is no row to compare")
+    if compared.selections:
+        sides = [_selected(selection, rows) for selection in compared.selections]
+        candidates = [(first, second) for first, second in itertools.product(*sides) if first is not second]
+    else:
+        (name,) = compared.texts
+        candidates = [pair for pair in itertools.combinations(rows, 2) if pair[0].row[name] != pair[1].row[name]]
+        if not candidates:
+            raise UserError(
+                f"{_OPTION} {name}: all rows have the {name} '{rows[0].row[name]}': there is no pair to compare"
+            )
+    differences = [_difference(first, second, compared.varied) for first, second in candidates]
+    pairs = [pair for pair, difference in zip(candidates, differences, strict=True) if difference is None]
+    if not pairs:
+        reason = differences[0] if differences else "both select the same row"
+        raise UserError(f"{_OPTION} {' '.join(compared.texts)}: no two rows can be compared: {reason}")
+    seen: set[frozenset[str]] = set()
+    for first, second in pairs:
+        ends = frozenset((first.row["cell"], second.row["cell"]))
+        if ends not in seen:
+            seen.add(ends)
+            yield first, second
+
+
+def _selected(selection: Mapping[str, Sequence[str]], rows: Sequence[JudgedRow]) -> list[JudgedRow]:
+    """The rows that one side of a comparison selects.
+
+    Raises:
+        UserError: There are none.
+    """
+    import pandas as pd
+
+    table = pd.DataFrame([row.row for row in rows])
+    if "cell" in selection:
+        (start,) = selection["cell"]
+        fitting = [row for row in rows if str(row.row["cell"]).startswith(start)]
+    else:
+        fitting = [rows[index] for index in select(table, selection).index]
+    if not fitting:
+        raise UserError(unmet([table], selection, option=_OPTION)[0])
+    return fitting
+
+
+def _difference(first: JudgedRow, second: JudgedRow, varied: set[str]) -> str | None:
+    """In what two rows differ that must be the same; ``None`` where they can be compared."""
+    for name, value in _PROTOCOL.items():
+        if value(first) != value(second):
+            return "the images differ" if name == "images" else f"{name} is {first.row[name]} and {second.row[name]}"
+    # Another defense is another checkpoint, and its attacks take other draws.
+    for name in {"defense", "model", "attack", "seed"} - varied:
+        if first.row[name] != second.row[name]:
+            return f"{name} is {first.row[name]} and {second.row[name]}"
+    same_model = first.cells[0].checkpoint == second.cells[0].checkpoint
+    if not (same_model or varied & {"defense", "model", "checkpoint", "seed"}):
+        return "the checkpoints differ"
+    if not same_model and first.row["attack"] != second.row["attack"]:
+        return f"two models under different attacks, {first.row['attack']} and {second.row['attack']}"
+    return None
+
+
+def _line(first: JudgedRow, second: JudgedRow, test: PairedComparison, p_holm: float) -> dict[str, Any]:
+    """A row of the table of comparisons."""
+    rows = first.row, second.row
+    names = _names(first, second)
+    shared = ("dataset", "model", "defense", "attack", "norm", "eps", "targeted", "corruption", "severity", "n", "seed")
+    return {
+        **{name: rows[0][name] if rows[0][name] == rows[1][name] else None for name in shared},
+        **dict(zip("ab", names, strict=True)),
+        **{f"{side}_robust_accuracy": row["robust_accuracy"] for side, row in zip("ab", rows, strict=True)},
+        "difference": test.difference,
+        "difference_low": test.low,
+        "difference_high": test.high,
+        "a_only": test.first_only,
+        "b_only": test.second_only,
+        "test": test.test,
+        "p_value": test.p_value,
+        "p_holm": p_holm,
+        "differ": p_holm <= 0.05,
+        **{f"{side}_repeats": row["repeats"] for side, row in zip("ab", rows, strict=True)},
+        **{f"{side}_attacks": ";".join(_attacks(row)) for side, row in zip("ab", (first, second), strict=True)},
+        **{f"{side}_flags": row["flags"] for side, row in zip("ab", rows, strict=True)},
+        **{f"{side}_cell": row["cell"] for side, row in zip("ab", rows, strict=True)},
+    }
+
+
+def _attacks(row: JudgedRow) -> list[str]:
+    """The attacks behind a row."""
+    return [cell.attack_label for cell in row.cells]
+
+
+def _names(first: JudgedRow, second: JudgedRow) -> list[str]:
+    """What tells the two rows of a pair apart; what follows from the defense is left out."""
+    differing = [name for name in ("model", "defense", "attack", "seed") if first.row[name] != second.row[name]]
+    differing = differing or [name for name in ("checkpoint", "eot") if first.row[name] != second.row[name]] or ["cell"]
+    return [" ".join(str(row.row[name]) for name in differing) for row in (first, second)]
+
+
+_SHOWN = ("model", "defense", "attack", "threat", "corruption", "severity", "seed")
+"""The columns before the two names, where they differ among the pairs."""
+
+
+def readable_comparisons(table: pd.DataFrame) -> tuple[list[str], list[list[str]], list[str]]:
+    """The headers, the texts of the rows and the lines below a table of comparisons, for people.
+
+    Args:
+        table: See :func:`comparisons_table`.
+    """
+    rows = [row | {"threat": f"{row['norm']} {row['eps'] or 'any'}"} for row in records(table)]
+    shown = [name for name in _SHOWN if len({str(row[name]) for row in rows}) > 1]
+    headers = [*shown, "a", "b", "robust a", "robust b", "a - b", "only a", "only b", "p", "p (Holm)", ""]
+    lines = [
+        [
+            *("-" if row[name] is None else str(row[name]) for name in shown),
+            *(row["a"], row["b"]),
+            *(f"{100 * row[f'{side}_robust_accuracy']:.1f}" for side in "ab"),
+            f"{100 * row['difference']:+.1f} [{100 * row['difference_low']:.1f},{100 * row['difference_high']:.1f}]",
+            *(f"{row[name]:.4g}" for name in ("a_only", "b_only")),
+            *(_p_value(row[name]) for name in ("p_value", "p_holm")),
+            "differ" if row["differ"] else "",
+        ]
+        for row in rows
+    ]
+    return headers, lines, list(_caption(rows))
+
+
+def _p_value(value: float) -> str:
+    """A p-value to two digits, never rounded down to 0."""
+    return "<1e-12" if value < 1e-12 else f"{value:.2g}" if value < 1e-3 else f"{value:.3f}"
+
+
+def _caption(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The lines below a table of comparisons."""
+    tests = {
+        "mcnemar": "p: exact McNemar test of the images that only one model gets right",
+        "sign-flip": "p: exact sign-flip test of the images' differences, over images and draws",
+        "two-level": "p: over images and draws that all images of a pass share",
+        "none": "p is 1 where the only draw is one that all images share: give more --repeats",
+    }
+    yield from (text for name, text in tests.items() if any(row["test"] == name for row in rows))
+    pairs = "the pair" if len(rows) == 1 else f"all {len(rows)} pairs"
+    yield f"a - b: points of robust accuracy with 95 % interval; p (Holm): corrected for {pairs}; differ: below 5 %"
+    if any(row["attack"] == WORST_CASE and row["a_attacks"] != row["b_attacks"] for row in rows):
+        yield "worst cases over different attacks are compared: see a_attacks and b_attacks in --format csv"
+    flagged = sorted(
+        {flag for row in rows for side in "ab" for flag in str(row[f"{side}_flags"] or "").split(";")} - {""}
+    )
+    if flagged:
+        yield f"flagged rows are among them ({', '.join(flagged)}): their robust accuracy may be overstated, and so a difference"

@@ -1,0 +1,100 @@
+"""Reads the judged draws behind rows of the table, for what compares or counts them in another way."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, most_votes
+from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
+from robustbench_cli.benchmarks.reports.columns import RowSource
+from robustbench_cli.benchmarks.reports.readable import records
+from robustbench_cli.benchmarks.reports.rows import Together, model_and_threat
+from robustbench_cli.benchmarks.store.cell import Cell
+from robustbench_cli.benchmarks.store.records import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["JudgedRow", "judged_rows"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedRow:
+    """A row of the table with what is behind it.
+
+    Attributes:
+        row: The row by column.
+        cells: Its cell, or those that a worst case combines.
+        clean: Whether the clean images are right, for each draw.
+        robust: Whether the worst candidates are right, for each draw.
+        clean_vote: ``(N,)``, whether the vote of all draws on the clean image is right.
+        robust_vote: ``(N,)``, the same for the worst candidate.
+    """
+
+    row: Mapping[str, Any]
+    cells: Sequence[Cell]
+    clean: JudgedDraws
+    robust: JudgedDraws
+    clean_vote: NDArray[np.bool_]
+    robust_vote: NDArray[np.bool_]
+
+
+def judged_rows(
+    table: pd.DataFrame, results: Sequence[Result], read: Callable[[Sequence[Result]], Together | None]
+) -> list[JudgedRow]:
+    """The rows of a table with their judged draws, in the table's order.
+
+    Means over corruptions have no draws of their own, and are left out.
+
+    Args:
+        table: The rows that the user selects.
+        results: All results of the stores.
+        read: Reads the outcomes of some results; see :func:`~.rows.rows`.
+    """
+    rows = {str(row["cell"]): row for row in records(table)}
+    groups: defaultdict[Hashable, list[Result]] = defaultdict(list)
+    for result in results:
+        if not result.was_skipped:
+            groups[model_and_threat(result.cell)].append(result)
+    judged: dict[str, JudgedRow] = {}
+    for group in groups.values():
+        ids = {result.cell.id for result in group} | {_worst_case_id(group)}
+        together = read(group) if ids & {*rows} else None
+        if together is not None:
+            judged.update(_judged(rows, *together))
+    return [judged[cell] for cell in rows if cell in judged]
+
+
+def _worst_case_id(group: Sequence[Result]) -> str:
+    return RowSource(group[0].cell, group[0].eps, results=group).id
+
+
+def _judged(
+    rows: Mapping[str, Mapping[str, Any]], group: Sequence[Result], attacks: Outcomes
+) -> Iterator[tuple[str, JudgedRow]]:
+    """The judged rows of one model and threat that are among ``rows``, by their cells' hashes."""
+    for number, result in enumerate(group):
+        if result.cell.id in rows:
+            yield result.cell.id, _judged_row(rows[result.cell.id], [result.cell], attacks.of_attack(number))
+    worst = _worst_case_id(group)
+    if len(group) > 1 and worst in rows:
+        outcomes = attacks.worst_attack(nearest=group[0].cell.eps is None)
+        yield worst, _judged_row(rows[worst], [result.cell for result in group], outcomes)
+
+
+def _judged_row(row: Mapping[str, Any], cells: Sequence[Cell], outcomes: Outcomes) -> JudgedRow:
+    labels, worst, shared = outcomes.labels, outcomes.worst(), bool(outcomes.draws_shared)
+    return JudgedRow(
+        row=row,
+        cells=cells,
+        clean=JudgedDraws(right=outcomes.clean_right, shared=shared),
+        robust=JudgedDraws(right=worst == labels, shared=shared),
+        clean_vote=most_votes(outcomes.clean, labels),
+        robust_vote=most_votes(worst, labels),
+    )

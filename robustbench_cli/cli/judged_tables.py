@@ -1,0 +1,107 @@
+"""Shows what the stored draws of rows tell: ``advdef report --compare`` and ``advdef report --protocols``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robustbench_cli.cli import tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from robustbench_cli.benchmarks.reports.rows import Together
+    from robustbench_cli.benchmarks.store.records import Result
+
+    Read = Callable[[Sequence[Result]], Together | None]
+
+__all__ = ["show_comparisons", "show_protocols"]
+
+
+def show_comparisons(
+    texts: Sequence[str],
+    table: pd.DataFrame,
+    results: Sequence[Result],
+    read: Read,
+    *,
+    output_format: str,
+    outputs: Sequence[Path],
+) -> None:
+    """Prints the comparisons of rows in a format, and writes them to files.
+
+    Args:
+        texts: The values of ``--compare``.
+        table: The rows that the user selects.
+        results: The stored results.
+        read: Reads the outcomes of some results; see :func:`~.reports.rows.rows`.
+        output_format: ``table``, or the format of a file.
+        outputs: The files.
+
+    Raises:
+        UserError: The values of ``--compare`` fit no rows that can be compared, or the format is for other tables.
+    """
+    from robustbench_cli.benchmarks.reports.comparisons import (
+        comparisons_table,
+        parse_comparison,
+        readable_comparisons,
+    )
+    from robustbench_cli.benchmarks.reports.judged_rows import judged_rows
+
+    compared = comparisons_table(parse_comparison(texts), judged_rows(table, results, read))
+    headers, lines, caption = readable_comparisons(compared)
+    tables.show_other(
+        "--compare",
+        compared,
+        tables.Readable(
+            headers=headers,
+            numeric=[header in {"robust a", "robust b", "only a", "only b", "p", "p (Holm)"} for header in headers],
+            lines=lines,
+            hideable=("only a", "only b", "p"),
+            title="robust accuracy of pairs of rows on the same images",
+            caption=caption,
+        ),
+        output_format=output_format,
+        outputs=outputs,
+    )
+
+
+def show_protocols(
+    table: pd.DataFrame,
+    results: Sequence[Result],
+    read: Read,
+    *,
+    output_format: str,
+    outputs: Sequence[Path],
+) -> None:
+    """Prints the accuracies of each row under the protocols for randomized models, and writes them to files.
+
+    Args:
+        table: The rows that the user selects.
+        results: The stored results.
+        read: Reads the outcomes of some results; see :func:`~.reports.rows.rows`.
+        output_format: ``table``, or the format of a file.
+        outputs: The files.
+
+    Raises:
+        UserError: No row has several draws, or the format is for other tables.
+    """
+    from robustbench_cli.benchmarks.reports.judged_rows import judged_rows
+    from robustbench_cli.benchmarks.reports.protocol_rows import protocols_table, readable_protocols
+
+    counted = protocols_table(judged_rows(table, results, read))
+    headers, lines, sections, caption = readable_protocols(counted)
+    tables.show_other(
+        "--protocols",
+        counted,
+        tables.Readable(
+            headers=headers,
+            numeric=[header in {"clean", "robust"} for header in headers],
+            lines=lines,
+            title="accuracy under the protocols for randomized models, from the same draws",
+            caption=caption,
+            sections=sections,
+        ),
+        output_format=output_format,
+        outputs=outputs,
+    )
