@@ -238,8 +238,8 @@ def readable_comparisons(table: pd.DataFrame) -> tuple[list[str], list[list[str]
 
 
 def _p_value(value: float) -> str:
-    """A p-value to two digits, never rounded down to 0."""
-    return "<1e-12" if value < 1e-12 else f"{value:.2g}" if value < 1e-3 else f"{value:.3f}"
+    """A p-value to two digits; the smallest are not known to more."""
+    return "<1e-9" if value < 1e-9 else f"{value:.2g}" if value < 1e-3 else f"{value:.3f}"
 
 
 def _caption(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

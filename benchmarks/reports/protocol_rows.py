@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.benchmarks.evaluation.statistics.protocols import PROTOCOLS, draw_variance, protocols
@@ -14,13 +15,35 @@ from robustbench_cli.core.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["protocols_table", "readable_protocols"]
+__all__ = ["ReadableProtocols", "protocols_table", "readable_protocols"]
 
 _ROW = ("dataset", "model", "defense", "attack", "norm", "eps", "targeted", "eot", "n", "repeats", "seed")
 """The columns that say which row a group is of."""
 
-_ON_CURVE = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
-"""The numbers of submissions that a terminal shows, and the largest."""
+_ON_CURVE = (2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""The numbers of submissions that a terminal shows. One is the expectation, and the number of draws is every draw."""
+
+_SHOWN = ("dataset", "model", "defense", "attack", "threat", "n", "repeats", "seed")
+"""The columns of a row that a terminal shows: above the table where all rows share them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadableProtocols:
+    """A table of protocols as texts.
+
+    Attributes:
+        headers: The headers.
+        lines: The texts of the rows.
+        title: What all rows share.
+        caption: The sources of the protocols.
+        sections: The cell of each row.
+    """
+
+    headers: list[str]
+    lines: list[list[str]]
+    title: str
+    caption: list[str]
+    sections: list[str]
 
 
 def protocols_table(rows: Sequence[JudgedRow]) -> pd.DataFrame:
@@ -62,37 +85,40 @@ def _lines(row: JudgedRow) -> Iterator[dict[str, Any]]:
                 for end, value in (("", entry.accuracy), ("_low", entry.low), ("_high", entry.high))
             },
             "draw_variance": None if math.isnan(variance) else variance,
-            "meaning": PROTOCOLS[of_robust.name],
+            "meaning": PROTOCOLS[of_robust.name].text,
             "cell": row.row["cell"],
         }
 
 
-def readable_protocols(table: pd.DataFrame) -> tuple[list[str], list[list[str]], list[str], list[str]]:
-    """The headers, the texts of the rows, their sections and the lines below a table of protocols, for people.
+def readable_protocols(table: pd.DataFrame) -> ReadableProtocols:
+    """A table of protocols for people.
 
     Args:
         table: See :func:`protocols_table`.
     """
-    rows = [row for row in records(table) if row["k"] is None or row["k"] in {*_ON_CURVE, row["repeats"]}]
-    shown = [name for name in ("model", "defense", "attack", "threat", "seed") if _differs(name, rows)]
+    rows = [
+        row | {"threat": f"{row['norm']} {row['eps'] or 'any'}"}
+        for row in records(table)
+        if row["k"] is None or (row["k"] in _ON_CURVE and row["k"] < row["repeats"])
+    ]
+    shown = [name for name in _SHOWN if len({str(row[name]) for row in rows}) > 1]
+    title = ", ".join(f"{name} {rows[0][name]}" for name in _SHOWN if name not in shown)
     lines = [
         [
-            *(_threat(row) if name == "threat" else str(row[name]) for name in shown),
+            *(str(row[name]) for name in shown),
             row["protocol"] if row["k"] is None else f"best of {row['k']}",
             *(_accuracy(row, kind) for kind in ("clean", "robust")),
+            row["meaning"],
         ]
         for row in rows
     ]
-    caption = [f"{name}: {text}" for name, text in PROTOCOLS.items()]
-    return [*shown, "protocol", "clean", "robust"], lines, [row["cell"] for row in rows], caption
-
-
-def _threat(row: dict[str, Any]) -> str:
-    return f"{row['norm']} {row['eps'] or 'any'}"
-
-
-def _differs(name: str, rows: Sequence[dict[str, Any]]) -> bool:
-    return len({_threat(row) if name == "threat" else str(row[name]) for row in rows}) > 1
+    return ReadableProtocols(
+        headers=[*shown, "protocol", "clean", "robust", "meaning"],
+        lines=lines,
+        title=title,
+        caption=[f"{name}: {meaning.source}" for name, meaning in PROTOCOLS.items()],
+        sections=[row["cell"] for row in rows],
+    )
 
 
 def _accuracy(row: dict[str, Any], kind: str) -> str:

@@ -90,17 +90,18 @@ def show_protocols(
     from robustbench_cli.benchmarks.reports.protocol_rows import protocols_table, readable_protocols
 
     counted = protocols_table(judged_rows(table, results, read))
-    headers, lines, sections, caption = readable_protocols(counted)
+    shown = readable_protocols(counted)
     tables.show_other(
         "--protocols",
         counted,
         tables.Readable(
-            headers=headers,
-            numeric=[header in {"clean", "robust"} for header in headers],
-            lines=lines,
-            title="accuracy under the protocols for randomized models, from the same draws",
-            caption=caption,
-            sections=sections,
+            headers=shown.headers,
+            numeric=[header in {"n", "repeats", "seed", "clean", "robust"} for header in shown.headers],
+            lines=shown.lines,
+            hideable=("meaning",),
+            title=shown.title,
+            caption=shown.caption,
+            sections=shown.sections,
         ),
         output_format=output_format,
         outputs=outputs,

@@ -12,24 +12,49 @@ from numpy.typing import NDArray
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, images_interval, mean_interval
 from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
 
-__all__ = ["PROTOCOLS", "Protocol", "ProtocolName", "all_right", "draw_variance", "protocols"]
+__all__ = ["PROTOCOLS", "Meaning", "Protocol", "ProtocolName", "all_right", "draw_variance", "protocols"]
 
 ProtocolName = Literal["expected", "one-draw", "vote", "best-of-k", "every-draw"]
 """How the draws of one image are counted; see :data:`PROTOCOLS`."""
 
-PROTOCOLS: dict[ProtocolName, str] = {
-    "expected": "expected accuracy of one submission with fresh draws, the robust_accuracy of every table; the goal of attacks "
-    "with EOT (Athalye, Carlini and Wagner, ICML 2018)",
-    "one-draw": "a single evaluation, one draw frozen for each image (one for all images where they share draws), as AutoAttack "
-    "'rand' counts (Croce and Hein, ICML 2020) and as studies with fixed randomness do (Yuezhang and Wei, arXiv 2505.22839); an "
-    "attacker who knows the draw is stronger: --eot frozen",
-    "vote": "majority vote over all draws, another model with as many passes for each answer (Cohen, Rosenfeld and Kolter, ICML "
-    "2019; Kassis, Hengartner and Yu, arXiv 2411.16598)",
-    "best-of-k": "the attacker submits the same image k times and needs one success (Lucas et al., arXiv 2302.13464: persistent "
-    "attackers; resubmission in arXiv 2411.16598)",
-    "every-draw": "correct under each of the draws, best of k with k the number of draws: falls with every further draw",
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a protocol counts.
+
+    Attributes:
+        text: What it counts, for a table.
+        source: Who uses it.
+    """
+
+    text: str
+    source: str
+
+
+PROTOCOLS: dict[ProtocolName, Meaning] = {
+    "expected": Meaning(
+        "one submission, fresh draws: robust_accuracy",
+        "the goal of attacks with EOT (Athalye, Carlini and Wagner, ICML 2018)",
+    ),
+    "one-draw": Meaning(
+        "a single evaluation, one draw per image",
+        "AutoAttack's version rand (Croce and Hein, ICML 2020); with the draw frozen, Yuezhang and Wei (arXiv 2505.22839). An "
+        "attacker who knows the draw is stronger: --eot frozen",
+    ),
+    "vote": Meaning(
+        "majority of all draws: another, dearer model",
+        "Cohen, Rosenfeld and Kolter (ICML 2019); Kassis, Hengartner and Yu (arXiv 2411.16598)",
+    ),
+    "best-of-k": Meaning(
+        "k submissions of one image, none succeeds",
+        "persistent attackers, Lucas et al. (arXiv 2302.13464); resubmission, Kassis, Hengartner and Yu (arXiv 2411.16598)",
+    ),
+    "every-draw": Meaning(
+        "right in each draw: falls with more draws",
+        "best of k with k the number of draws",
+    ),
 }
-"""The protocols, from the mildest attacker to the most persistent, with what each means and who uses it."""
+"""The protocols, from the mildest attacker to the most persistent."""
 
 
 @dataclass(frozen=True, kw_only=True)
