@@ -41,12 +41,12 @@ class _Commands(click.Group):
     """The files of ``robustbench_cli/cli/commands``. Each is imported for its own command, and for the help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+        return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(commands.__path__))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
-        module = importlib.import_module(f"{commands.__name__}.{cmd_name}")
+        module = importlib.import_module(f"{commands.__name__}.{cmd_name.replace('-', '_')}")
         defined = [value for value in vars(module).values() if isinstance(value, click.Command)]
         return next(command for command in defined if command.name == cmd_name)
 

@@ -27,6 +27,7 @@ GROUPS = (
     "Certificate",
     "Audit",
     "Task",
+    "Plan",
     "Rows",
     "Gates",
     "Store",

@@ -21,8 +21,7 @@ class ComparisonPlan:
         accuracy: The higher accuracy, in (0, 1].
         difference: By how much the other is lower, in (0, accuracy].
         disagreement: The share of images on which one draw of one model is right and one draw of the other is wrong; by
-            default as if both were independent, which is the most that images allow that are as hard for one model as for the
-            other.
+            default that of independent answers. Where one model's hard images are hard for the other too, it is less.
         draw_variance: The share of an answer's variance that comes from the draws; see
             :func:`~.protocols.draw_variance`. 0 for a deterministic model.
         level: The probability of a difference where there is none.
@@ -74,10 +73,14 @@ class ComparisonPlan:
         return min(self.accuracy + self.lower, 2 - self.accuracy - self.lower)
 
     @property
+    def assumed_disagreement(self) -> float:
+        """The disagreement, given or of independent answers."""
+        return self.independent_disagreement if self.disagreement is None else self.disagreement
+
+    @property
     def one_draw_variance(self) -> float:
         """The variance of an image's difference, with one draw of each model."""
-        disagreement = self.independent_disagreement if self.disagreement is None else self.disagreement
-        return disagreement - self.difference**2
+        return self.assumed_disagreement - self.difference**2
 
     def variance(self, repeats: int) -> float:
         """The variance of an image's difference.
@@ -139,7 +142,7 @@ def mcnemar_power(plan: ComparisonPlan, images: int) -> float:
     from scipy.special import bdtr
     from scipy.stats import binom
 
-    disagreement = plan.one_draw_variance + plan.difference**2
+    disagreement = plan.assumed_disagreement
     center, half = images * disagreement, 8 * math.sqrt(images * disagreement) + 1
     differing = np.arange(max(0, math.floor(center - half)), min(images, math.ceil(center + half)) + 1)
     # The most wins of one model with which the test says that the other is better; -1 where no number is small enough.
