@@ -14,6 +14,7 @@ from robustbench_cli.benchmarks.datasets.base.dataset import SplitName
 from robustbench_cli.benchmarks.datasets.base.pictures import Example, Pictures, shuffled
 from robustbench_cli.benchmarks.datasets.base.preprocessing import UNCHANGED, Preprocessing
 from robustbench_cli.core.errors import UserError, did_you_mean, one_line
+from robustbench_cli.core.hub_probe import why_unreachable
 from robustbench_cli.core.libraries import require_library
 from robustbench_cli.core.regular_file import open_regular
 
@@ -117,9 +118,10 @@ class HuggingFace(Pictures):
         # A folder is named like a repository: a path says which one is meant.
         keywords = {} if Path(path).expanduser().is_dir() else {"revision": revision or None}
         fault: Exception = ValueError("no split")
+        is_unreachable = bool(keywords) and _is_unreachable(path)
         for split in splits:
             try:
-                with _quiet(datasets):
+                with _quiet(datasets), _offline(datasets, is_unreachable):
                     return datasets.load_dataset(str(Path(path).expanduser()), self._config, split=split, **keywords)
             except Exception as error:  # noqa: BLE001 - the library raises errors of many kinds
                 fault = error
@@ -194,6 +196,35 @@ def _quiet(datasets: Any) -> Iterator[None]:
     finally:
         if shown:
             datasets.enable_progress_bars()
+
+
+def _is_unreachable(repository: str) -> bool:
+    """Whether the Hub gives no answer about a data set."""
+    hub = require_library("huggingface_hub", extra="datasets", needed_by="data set hf")
+    try:
+        return why_unreachable(hub, repository, "README.md", repo_type="dataset") is not None
+    except Exception:  # noqa: BLE001 - any answer is one; the library datasets has the right message
+        return False
+
+
+@contextmanager
+def _offline(datasets: Any, is_offline: bool) -> Iterator[None]:
+    """Lets the libraries of the Hub use only their caches: without a network they try again for half a minute.
+
+    Args:
+        datasets: The library.
+        is_offline: Whether to do so.
+    """
+    hub = require_library("huggingface_hub", extra="datasets", needed_by="data set hf")
+    settings = (hub.constants, datasets.config)
+    before = [module.HF_HUB_OFFLINE for module in settings]
+    try:
+        for module in settings:
+            module.HF_HUB_OFFLINE = is_offline or module.HF_HUB_OFFLINE
+        yield
+    finally:
+        for module, value in zip(settings, before, strict=True):
+            module.HF_HUB_OFFLINE = value
 
 
 def _way_out(error: Exception) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from robustbench_cli.benchmarks.models.base.hub import HubRepository
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
 from robustbench_cli.benchmarks.models.base.source import ModelSource, missing_class_names, not_downloaded
 from robustbench_cli.benchmarks.weights.fill import LoadedWeights
@@ -21,6 +22,10 @@ from robustbench_cli.core.errors import UserError, did_you_mean, one_line
 from robustbench_cli.core.libraries import require_library
 
 __all__ = ["OpenCLIP"]
+
+
+_HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""OpenCLIP's names for weights on the Hub where its table names none."""
 
 
 class OpenCLIP(ModelSource):
@@ -128,12 +133,23 @@ class OpenCLIP(ModelSource):
             raise UserError(f"{self.spec} needs weights: give --weights NAME ({known}) or --checkpoint FILE")
         try:
             with _quiet():
-                path = Path(self._library.download_pretrained(self._pretrained_config))
+                path = self._downloaded()
+        except UserError as error:
+            raise UserError(f"the weights of {self.spec}: {error}") from None
         except Exception as error:
             raise not_downloaded(f"the weights of {self.spec}", error, instead="give --checkpoint FILE") from error
         # Our reader refuses a file that would run code.
         read_tensors(read_bytes(path), path)
         return self._classifier(path)
+
+    def _downloaded(self) -> Path:
+        """The file of the weights: OpenCLIP's own download, or the Hub's without its repetitions where it cannot be reached."""
+        folder, _, filename = self._pretrained_config.get("hf_hub", "").rpartition("/")
+        if not folder:
+            return Path(self._library.download_pretrained(self._pretrained_config))
+        # OpenCLIP's names for the weights, in its order.
+        names = (f"{Path(filename).stem}.safetensors", filename) if filename else _HUB_FILES
+        return HubRepository(folder).first(names)
 
     def from_file(
         self, tensors: Mapping[str, Tensor], path: Path, *, shape: tuple[int, int, int], classes: int

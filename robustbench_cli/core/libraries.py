@@ -29,4 +29,6 @@ def require_library(module: str, *, needed_by: str, extra: str = "", install: st
         if isinstance(error, ModuleNotFoundError) and error.name == name:
             command = install or f"pip install 'advdef[{extra}]'"
             raise UserError(f"{needed_by} needs {name}: install it with {command}") from None
-        raise UserError(f"{needed_by} needs {name}, which cannot be imported: {one_line(error)}") from error
+        # Older libraries import a part of setuptools that version 81 has removed.
+        hint = ": install it with pip install 'setuptools<81'" if getattr(error, "name", "") == "pkg_resources" else ""
+        raise UserError(f"{needed_by} needs {name}, which cannot be imported: {one_line(error)}{hint}") from error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,12 @@ def test_a_library_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UserError, match=r"net needs half_installed, which cannot be imported: .*no_such_requirement"):
         require_library("half_installed", extra="zoo", needed_by="net")
+
+
+def test_a_library_of_before_setuptools_81(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RobustBench is one; the line has the command."""
+    (tmp_path / "older_library.py").write_text("import pkg_resources")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pkg_resources", None)
+    with pytest.raises(UserError, match=r"pkg_resources.*: install it with pip install 'setuptools<81'$"):
+        require_library("older_library", extra="zoo", needed_by="net")

@@ -11,6 +11,7 @@ from typing import Any
 
 from robustbench_cli.benchmarks.weights.folder import INDEXES, WEIGHT_FILES, shard_names
 from robustbench_cli.core.errors import UserError, one_line
+from robustbench_cli.core.hub_probe import why_unreachable
 from robustbench_cli.core.libraries import require_library
 
 __all__ = ["HubRepository"]
@@ -87,6 +88,23 @@ class HubRepository:
                 return index.parent
         raise self._no_weights((filename,) if filename is not None else (*WEIGHT_FILES, *INDEXES))
 
+    def first(self, filenames: Sequence[str]) -> Path:
+        """The first of some files that the repository has; one in the cache comes before one that has to be downloaded.
+
+        Args:
+            filenames: Their names.
+
+        Raises:
+            UserError: As for :meth:`file`, or the repository has none of them.
+        """
+        hub = require_library("huggingface_hub", extra="hub", needed_by=str(self))
+        cached = [name for name in filenames if isinstance(hub.try_to_load_from_cache(self.name, name), str)]
+        for name in cached or filenames:
+            file = self.file(name)
+            if file is not None:
+                return file
+        raise self._no_weights(filenames)
+
     def _no_weights(self, filenames: Sequence[str]) -> UserError:
         return UserError(f"{self} has no weights that can be read ({', '.join(filenames)})")
 
@@ -106,12 +124,8 @@ class HubRepository:
 
     def _require_reachable(self, hub: Any, filename: str) -> None:
         """Asks the Hub once for a file that is not in the cache: a download would try again and again for half a minute."""
-        url = hub.hf_hub_url(self.name, filename, revision=self.revision)
-        try:
-            hub.get_hf_file_metadata(url)
-        except (hub.errors.HfHubHTTPError, hub.errors.EntryNotFoundError):
-            raise
-        except Exception as error:
+        error = why_unreachable(hub, self.name, filename, revision=self.revision)
+        if error is not None:
             raise hub.errors.LocalEntryNotFoundError(one_line(error)) from error
 
     @contextmanager

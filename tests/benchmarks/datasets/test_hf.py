@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -162,3 +163,20 @@ def test_what_cannot_be_loaded_has_one_line(tmp_path: Path, monkeypatch: pytest.
         UserError, match=r"data set hf needs datasets: install it with pip install 'advdef\[datasets\]'"
     ):
         HuggingFace("owner/name")
+
+
+def test_without_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line at once: nothing waits to try again, and the settings of the libraries stay."""
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("time.sleep", None)
+    with pytest.raises(
+        UserError, match=r"^hf:owner/data cannot be loaded \(.*\): connect to the network, or give a folder"
+    ):
+        HuggingFace("owner/data")
+    assert not constants.HF_HUB_OFFLINE
+    assert not datasets.config.HF_HUB_OFFLINE

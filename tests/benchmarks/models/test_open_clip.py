@@ -3,8 +3,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
@@ -20,6 +21,9 @@ from robustbench_cli.benchmarks.models.open_clip import OpenCLIP
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
 from robustbench_cli.benchmarks.weights.weights_file import read_bytes, read_tensors
 from robustbench_cli.core.errors import Notice, UserError
+
+if TYPE_CHECKING:
+    from ..fake_hub import FakeHub
 
 NAMES = ["cat", "dog", "red bus"]
 CONFIG = {"class_names": NAMES}
@@ -203,8 +207,32 @@ def test_what_does_not_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         raise ConnectionError("no network")
 
     monkeypatch.setattr(open_clip, "download_pretrained", offline)
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-clip", {"far": {"url": "https://host/net.pt"}})
     with pytest.raises(UserError, match=r"cannot be downloaded \(ConnectionError: no network\): go online, or give"):
-        OpenCLIP("ViT-B-32@laion2b_e16", config=CONFIG).pretrained(shape=(3, 224, 224))
+        OpenCLIP("tiny-clip@far", config=CONFIG).pretrained(shape=SHAPE)
+
+
+def test_weights_on_the_hub(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of OpenCLIP's names that a repository has; without the network those in the cache, or one line at once."""
+    path, model = saved("tiny-clip", tmp_path)
+    hub.files["owner/clip", "open_clip_pytorch_model.bin"] = path.read_bytes()
+    facts = {"hf_hub": "owner/clip/", "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    monkeypatch.setitem(
+        open_clip.pretrained._PRETRAINED, "tiny-clip", {"there": facts, "far": {"hf_hub": "owner/no/a.bin"}}
+    )
+    images = torch.rand(2, *SHAPE)
+    model.visual.image_mean, model.visual.image_std = facts["mean"], facts["std"]
+    logits = expected("tiny-clip", model, images)
+    for template in (None, "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"):
+        if template is not None:
+            monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        network = OpenCLIP("tiny-clip@there", config=CONFIG).pretrained(shape=SHAPE).eval()
+        torch.testing.assert_close(network(images), logits, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr("time.sleep", None)
+    with pytest.raises(
+        UserError, match=r"^the weights of open-clip:tiny-clip@far: hf-hub:owner/no: the Hub cannot be reached"
+    ):
+        OpenCLIP("tiny-clip@far", config=CONFIG).pretrained(shape=SHAPE)
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
