@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from robustbench_cli.attacks.base.models.measured_model import Measurements
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.evaluation.partial_results import PartialResults
 
@@ -25,6 +26,8 @@ class RunContext:
         partial_results: Stores the result of each batch, and returns those of an interrupted call with the same
             arguments.
         progress: Called after each batch with the number of images done.
+        measurements: What earlier evaluations have measured of the model; by default nothing. Share it between evaluations
+            only if nothing changes the model in the meantime.
     """
 
     device: torch.device | str | None = None
@@ -32,3 +35,4 @@ class RunContext:
     earlier: Outcomes | None = None
     partial_results: PartialResults | None = None
     progress: Callable[[int], None] = lambda _: None
+    measurements: Measurements = field(default_factory=Measurements)

@@ -312,7 +312,7 @@ def _prepared(
             fresh.to(device).to(memory_format=layouts[model]).eval().requires_grad_(False)
         probe = probe.to(device)
         classes = _checked_classes(model, probe, labels, size)
-        attacked = measured = MeasuredModel(model, probe, size)
+        attacked = measured = context.measurements.of(model, probe, size, layouts[model])
         if followed is not model:
             _checked_classes(followed, probe, labels, size, classes=classes, name="the surrogate")
             measured = MeasuredModel(followed, probe, size)
@@ -321,8 +321,9 @@ def _prepared(
 
 
 def _checked_classes(model: nn.Module, probe: Tensor, labels: Tensor, size: BatchSize, **expected: Any) -> int:
-    """The classes of a model that passes :func:`.check_model` on as many of the images as fit the batch size."""
-    return size.retry_smaller(len(probe), lambda: check_model(model, probe[: size.rows], labels, **expected))
+    """The classes of a model that passes :func:`.check_model` on a few images, no more than fit the batch size."""
+    few = probe[:4]
+    return size.retry_smaller(len(few), lambda: check_model(model, few[: size.rows], labels, **expected))
 
 
 def _search(setup: Setup, fresh: nn.Module | None, images: DeviceImages, labels: Tensor) -> AttackSearch:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.base.library import ForeignAttack
+from robustbench_cli.attacks.base.models.measured_model import Measurements
 from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.attacks.base.threat import distance, per_image
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
@@ -42,7 +44,17 @@ from robustbench_cli.core.atomic_write import display_path
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
 from robustbench_cli.core.isolation import isolate_passes
 
-__all__ = ["compute_if_free", "images_stored", "is_done", "lease_name", "rerun", "work", "work_if_free"]
+__all__ = [
+    "compute_if_free",
+    "has_search",
+    "images_stored",
+    "is_done",
+    "is_foreign",
+    "lease_name",
+    "rerun",
+    "work",
+    "work_if_free",
+]
 
 _EARLIER_FAILED = ", which this cell continues, failed: "
 
@@ -158,6 +170,25 @@ def is_done(job: Job) -> bool:
         job: The job.
     """
     return _is_stored(Store(job.store), job) and _has_images(job)
+
+
+def has_search(job: Job) -> bool:
+    """Whether the store has the search of a minimal-norm attack, from which a job's result is read without any pass.
+
+    Args:
+        job: The job.
+    """
+    attack: type[Attack] = attacks.load(job.cell.attack.name)
+    return attack.minimal_norm and _search_is_done(_search_job(job))
+
+
+def is_foreign(job: Job) -> bool:
+    """Whether the attack of a job is one of another library.
+
+    Args:
+        job: The job.
+    """
+    return issubclass(attacks.load(job.cell.attack.name), ForeignAttack)
 
 
 def images_stored(job: Job) -> int:
@@ -348,8 +379,9 @@ def _evaluation(job: Job, attack: Attack, progress: Callable[[int], None]) -> di
     limit_threads(tuple(examples.images.shape[1:]))
     if examples.sha256 != cell.data:
         raise UserError(f"the images of {cell.dataset} have changed since the command began: give the command again")
+    model, measurements = _model(job.checkpoint, json.dumps(job.loading), cell.checkpoint)
     return {
-        "model": _model(job.checkpoint, json.dumps(job.loading), cell.checkpoint),
+        "model": model,
         "images": examples.images,
         "labels": examples.labels,
         "attack": attack,
@@ -360,6 +392,7 @@ def _evaluation(job: Job, attack: Attack, progress: Callable[[int], None]) -> di
             earlier=None if job.previous is None else _outcomes_of(job.previous),
             partial_results=_partial_results(job, attack),
             progress=progress,
+            measurements=measurements,
         ),
     }
 
@@ -373,7 +406,7 @@ def _save_images(job: Job, computed: _Computed) -> None:
     clean = levels(examples.images)
     perturbed = _images_to_save(job, folder, computed, examples.images, clean)
     predictions = predict(
-        _model(job.checkpoint, json.dumps(job.loading), cell.checkpoint),
+        _model(job.checkpoint, json.dumps(job.loading), cell.checkpoint)[0],
         perturbed / 255,
         repeats=cell.repeats,
         seed=cell.seed,
@@ -484,9 +517,9 @@ def _loaded_examples(dataset: str, data_dir: Path | None, n: int, corruption: st
 
 
 @lru_cache(maxsize=1)
-def _model(checkpoint: Path, loading: str, identity: str) -> nn.Module:
-    """A defended model whose passes leave the process as it was; the latest one stays loaded."""
-    return isolate_passes(load_defended_model(checkpoint, json.loads(loading), identity))
+def _model(checkpoint: Path, loading: str, identity: str) -> tuple[nn.Module, Measurements]:
+    """A defended model whose passes leave the process as it was, and its measurements; the latest one stays loaded."""
+    return isolate_passes(load_defended_model(checkpoint, json.loads(loading), identity)), Measurements()
 
 
 def _reason(error: BaseException) -> str:

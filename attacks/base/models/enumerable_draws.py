@@ -33,7 +33,9 @@ class EnumerableDraws(Protocol):
 
 
 @torch.no_grad()
-def cost_of_all_draws(model: nn.Module, images: Tensor, *, size: BatchSize | None = None) -> float | None:
+def cost_of_all_draws(
+    model: nn.Module, images: Tensor, *, size: BatchSize | None = None, wrong: bool | None = None
+) -> float | None:
     """The cost of all draws of a model per image, if its enumeration is complete and right.
 
     The enumeration is incomplete if another layer inside the model also draws. Two enumerations then differ, which is
@@ -43,11 +45,14 @@ def cost_of_all_draws(model: nn.Module, images: Tensor, *, size: BatchSize | Non
         model: In ``eval()`` mode.
         images: ``(N, C, H, W)`` in [0, 1], N >= 1; the first two are used.
         size: The batch size; all draws of one image always run as one batch.
+        wrong: The result of :func:`enumeration_is_wrong`, if it is known.
 
     Returns:
         Forward passes of one draw; ``None`` if the model cannot enumerate its draws.
     """
-    if not isinstance(model, EnumerableDraws) or enumeration_is_wrong(model, images, size=size):
+    if not isinstance(model, EnumerableDraws):
+        return None
+    if enumeration_is_wrong(model, images, size=size) if wrong is None else wrong:
         return None
     first, second = (_all_draws(model, images[:2], size or BatchSize()) for _ in range(2))
     same = bool((_difference(first, second) <= rounding(first).unsqueeze(-1)).all())

@@ -56,8 +56,8 @@ def move(
     Args:
         model: The model whose parameters and buffers move.
         device: The target device.
-        images: ``(N, C, H, W)`` in [0, 1], N >= 1, on any device, for a trial pass. A batch of one image does not
-            reveal every layout problem.
+        images: ``(N, C, H, W)`` in [0, 1], N >= 1, on any device; a trial pass uses the first two. A batch of one image
+            does not reveal every layout problem.
         layout: The layout of the weights.
         size: The batch size; halved where the memory is too small for the trial pass.
 
@@ -65,10 +65,10 @@ def move(
         The layout in which the model runs.
     """
     model.to(device)
-    tensors, rows = _tensors(model), size or BatchSize()
+    tensors, rows, probe = _tensors(model), size or BatchSize(), images[:2]
 
     def trial_pass() -> None:
-        part = images[: rows.rows].detach()
+        part = probe[: rows.rows].detach()
         # A model may write into its input, so it gets a copy.
         leaf = part.to(device, copy=True, memory_format=layout).requires_grad_()
         model(leaf.clone())
@@ -76,7 +76,7 @@ def move(
     try:
         model.to(memory_format=layout)
         with frozen(model), torch.enable_grad(), preserve_generators():
-            rows.retry_smaller(len(images), trial_pass)
+            rows.retry_smaller(len(probe), trial_pass)
     except (RuntimeError, UserError) as error:
         tensors.restore()
         if not is_out_of_memory(error):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from robustbench_cli.attacks.base.losses import margin, unmasked_classes, unmask
 from robustbench_cli.attacks.base.rng import Random, seeded
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["lazy_noise", "measure_noise", "measured_noise"]
+__all__ = ["measure_noise", "measured_noise", "noise_of"]
 
 _SAFETY = 4.0
 """A factor for what eight images do not show: two logits move in opposite directions, other images, other batches."""
@@ -32,40 +31,33 @@ def measured_noise(source: GradientSource) -> float | None:
     return None if source.noise is None else source.noise()
 
 
-def lazy_noise(source: GradientSource, images: Tensor) -> Callable[[], float]:
-    """A function that measures the noise of a source at its first call, without counting the passes.
+def noise_of(source: GradientSource, images: Tensor) -> float:
+    """Measures the noise of a source, without counting the passes.
 
     A GPU may compute the logits that come with a gradient in another precision, so these are measured as well.
 
     Args:
         source: If its draws are a sample, its noise is 0: no two passes are comparable.
         images: ``(N, C, H, W)`` in [0, 1], N >= 1; the first eight are used.
-
-    Returns:
-        The function; later calls return the first result.
     """
+    if not source.exhaustive:
+        return 0.0
 
     def with_gradient(images: Tensor) -> Tensor:
         # Any labels will do: only the logits count.
         labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         return source.gradient(images, labels, lambda logits, labels: -margin(logits, labels))[0]
 
-    @cache
-    def noise() -> float:
-        if not source.exhaustive:
-            return 0.0
-        passes = source.forwards, source.backwards
-        try:
-            with seeded(0):
-                return measure_noise([source.logits, *([with_gradient] if images.is_cuda else [])], images)
-        except UserError:
-            # The model has no gradient, so only its scores are measured.
-            with seeded(0):
-                return measure_noise([source.logits], images)
-        finally:
-            source.forwards, source.backwards = passes
-
-    return noise
+    passes = source.forwards, source.backwards
+    try:
+        with seeded(0):
+            return measure_noise([source.logits, *([with_gradient] if images.is_cuda else [])], images)
+    except UserError:
+        # The model has no gradient, so only its scores are measured.
+        with seeded(0):
+            return measure_noise([source.logits], images)
+    finally:
+        source.forwards, source.backwards = passes
 
 
 @torch.no_grad()

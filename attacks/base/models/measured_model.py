@@ -1,30 +1,34 @@
-"""A model with the measured properties of its draws, which makes its gradient sources."""
+"""A model with its measured properties, which makes its gradient sources."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.draws import Draws, EOTChoice, resolve_eot
 from robustbench_cli.attacks.base.gradients.eot import gradient_source
 from robustbench_cli.attacks.base.gradients.source import GradientSource
-from robustbench_cli.attacks.base.models.enumerable_draws import cost_of_all_draws
-from robustbench_cli.attacks.base.models.logit_noise import lazy_noise
+from robustbench_cli.attacks.base.models.enumerable_draws import cost_of_all_draws, enumeration_is_wrong
+from robustbench_cli.attacks.base.models.logit_noise import noise_of
 from robustbench_cli.attacks.base.models.passes import BatchSize, single_pass
 from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.attacks.base.models.probes import cut_at_edges, fails_in_bf16, is_randomized
 from robustbench_cli.attacks.base.models.row_draws import RowDraws
 
-__all__ = ["MeasuredModel"]
+__all__ = ["MeasuredModel", "Measurements"]
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredModel:
-    """A model and the measured properties of its draws; a defense's own description may be wrong.
+    """A model and its measured properties; a defense's own description may be wrong.
 
     Each property is measured at its first use and then cached.
 
@@ -33,54 +37,79 @@ class MeasuredModel:
             :func:`~robustbench_cli.attacks.base.models.freezing.frozen`).
         images: ``(N, C, H, W)`` in [0, 1], N >= 1, for the measurements; the first eight are used.
         size: The batch size, shared with the gradient sources.
+        known: What has been measured, by the name of the measurement and its parameters.
     """
 
     model: nn.Module
     images: Tensor
     size: BatchSize = field(default_factory=BatchSize)
+    known: dict[Hashable, Any] = field(default_factory=dict)
 
-    @cached_property
+    def once(self, key: Hashable, measure: Callable[[], Value]) -> Value:
+        """A measurement, which is made at its first use.
+
+        Args:
+            key: Its name and its parameters.
+            measure: Makes it.
+        """
+        if key not in self.known:
+            self.known[key] = measure()
+        return cast("Value", self.known[key])
+
+    @property
     def randomized(self) -> bool:
         """See :func:`~robustbench_cli.attacks.base.models.probes.is_randomized`."""
-        return is_randomized(self.model, self.images, size=self.size)
+        return self.once("randomized", lambda: is_randomized(self.model, self.images, size=self.size))
 
-    @cached_property
+    @property
     def row_draws(self) -> RowDraws | None:
         """Ties the draws to images; ``None`` for a deterministic model."""
         if not self.randomized:
             return None
-        # It passes three rows at once.
-        return self.size.retry_smaller(3, lambda: RowDraws(self.model, self.images, batch_size=self.size.rows))
+
+        def classify() -> RowDraws:
+            # It passes three rows at once.
+            return self.size.retry_smaller(3, lambda: RowDraws(self.model, self.images, batch_size=self.size.rows))
+
+        return self.once("row_draws", classify)
 
     @property
     def rows_share_draws(self) -> bool:
         """Whether the rows of a pass share one draw, so that copies of an image in a batch are not independent draws."""
         return self.row_draws is not None and self.row_draws.unit == "pass"
 
-    @cached_property
+    @property
+    def enumeration_is_wrong(self) -> bool:
+        """See :func:`~robustbench_cli.attacks.base.models.enumerable_draws.enumeration_is_wrong`."""
+        return self.once("enumeration", lambda: enumeration_is_wrong(self.model, self.images, size=self.size))
+
+    @property
     def cost_of_all_draws(self) -> float | None:
         """See :func:`~robustbench_cli.attacks.base.models.enumerable_draws.cost_of_all_draws`."""
-        return cost_of_all_draws(self.model, self.images, size=self.size)
 
-    @cached_property
+        def measure() -> float | None:
+            return cost_of_all_draws(self.model, self.images, size=self.size, wrong=self.enumeration_is_wrong)
+
+        return self.once("cost_of_all_draws", measure)
+
+    @property
     def cut_at_edges(self) -> bool:
         """See :func:`~robustbench_cli.attacks.base.models.probes.cut_at_edges`."""
-        return cut_at_edges(self.model, self.images, size=self.size)
+        return self.once("cut_at_edges", lambda: cut_at_edges(self.model, self.images, size=self.size))
 
-    @cached_property
+    @property
     def fails_in_bf16(self) -> bool:
         """See :func:`~robustbench_cli.attacks.base.models.probes.fails_in_bf16`."""
-        return fails_in_bf16(self.model, self.images, size=self.size)
+        return self.once("fails_in_bf16", lambda: fails_in_bf16(self.model, self.images, size=self.size))
 
     def of_copy(self, model: nn.Module) -> MeasuredModel:
         """The same measurements for a copy of the model, without any pass through it."""
-        copied = MeasuredModel(model, self.images, self.size)
-        vars(copied).update(
-            randomized=self.randomized,
-            row_draws=self.row_draws and self.row_draws.of_copy(model),
-            cost_of_all_draws=self.cost_of_all_draws,
-        )
-        return copied
+        known: dict[Hashable, Any] = {
+            "randomized": self.randomized,
+            "row_draws": self.row_draws and self.row_draws.of_copy(model),
+            "cost_of_all_draws": self.cost_of_all_draws,
+        }
+        return MeasuredModel(model, self.images, self.size, known)
 
     @contextmanager
     def seeded(self, keys: Tensor, seed: int) -> Iterator[Callable[[Tensor], Tensor]]:
@@ -122,9 +151,10 @@ class MeasuredModel:
             precision = "tf32"
         if precision == "tf32" and self.images.device.type == "cpu":
             precision = "float32"
+        draws = self.eot(eot)
         source = gradient_source(
             self.model,
-            eot=self.eot(eot),
+            eot=draws,
             randomized=self.randomized,
             seed=seed,
             row_draws=self.row_draws,
@@ -136,5 +166,34 @@ class MeasuredModel:
         )
         if precision != "bf16":
             # In bf16, the logits that come with a gradient are rounded to their type, which rounding() knows.
-            source.noise = lazy_noise(source, self.images)
+            key = ("noise", draws, precision, seed if draws == "frozen" else None)
+            source.noise = lambda: self.once(key, lambda: noise_of(source, self.images))
         return source
+
+
+class Measurements:
+    """The measurements of the latest model, for the next evaluation of the same model on the same images.
+
+    Whoever shares them between evaluations vouches that nothing changes the model in the meantime.
+    """
+
+    def __init__(self) -> None:
+        self._latest: tuple[MeasuredModel, torch.memory_format] | None = None
+
+    def of(self, model: nn.Module, images: Tensor, size: BatchSize, layout: torch.memory_format) -> MeasuredModel:
+        """A measured model, with what is known of it.
+
+        Args:
+            model: See :class:`MeasuredModel`.
+            images: See :class:`MeasuredModel`.
+            size: See :class:`MeasuredModel`.
+            layout: The memory layout of the weights, on which rounding depends.
+        """
+        if self._latest is not None:
+            latest, its_layout = self._latest
+            same_images = latest.images.device == images.device and torch.equal(latest.images, images)
+            if latest.model is model and its_layout == layout and same_images:
+                return replace(latest, size=size)
+        measured = MeasuredModel(model, images, size)
+        self._latest = (measured, layout)
+        return measured

@@ -32,10 +32,12 @@ def cut_at_edges(model: nn.Module, images: Tensor, *, size: BatchSize | None = N
 
     Args:
         model: In ``eval()`` mode.
-        images: ``(N, C, H, W)`` in [0, 1], N >= 1; the first eight are used, with every pixel rounded to 0 or 1.
+        images: ``(N, C, H, W)`` in [0, 1], N >= 1. The first two are used, with every pixel rounded to 0 or 1, the second
+            one as its negative: so both edges are tried where all images are dark or bright.
         size: The batch size.
     """
-    edges, rows = images[:8].round(), size or BatchSize()
+    rounded, rows = images[:2].round(), size or BatchSize()
+    edges = torch.cat([rounded[:1], 1 - rounded[-1:]])
 
     def cut() -> bool:
         inside = _has_slope(model, edges.clamp(EDGE_OFFSET, 1 - EDGE_OFFSET), rows)
@@ -99,12 +101,12 @@ def fails_in_bf16(model: nn.Module, images: Tensor, *, size: BatchSize | None = 
 def is_randomized(model: nn.Module, images: Tensor, *, size: BatchSize | None = None) -> bool:
     """Whether the logits of the same image differ between passes by more than float rounding.
 
-    Randomness is measured and not declared, so a defense cannot hide it by mistake. The probe compares two passes that
-    contain every image several times. Two rows alone may happen to draw the same option of a switch.
+    Randomness is measured and not declared, so a defense cannot hide it by mistake. The probe compares two passes of at
+    least eight rows. Two rows alone may happen to draw the same option of a switch.
 
-    Rows that share one draw per pass may still agree in both passes. So the probe repeats the pass. If the model changes
-    the state of a reachable generator, it makes 30 more passes: a model that switches between two paths is then missed
-    with a probability of 1e-9. Otherwise it makes eight more, since the model may have a generator of its own.
+    Rows that share one draw per pass may still agree in both passes. So the probe passes single rows as well. If the model
+    changes the state of a reachable generator, it makes 30 such passes: a model that switches between two paths is then
+    missed with a probability of 1e-9. Otherwise it makes eight, since the model may have a generator of its own.
 
     Args:
         model: In ``eval()`` mode.
@@ -112,7 +114,7 @@ def is_randomized(model: nn.Module, images: Tensor, *, size: BatchSize | None = 
         size: The batch size.
     """
     probe, size = images[:8], size or BatchSize()
-    copies = math.ceil(16 / len(probe))
+    copies = math.ceil(8 / len(probe))
     rows = probe.repeat(copies, *[1] * (probe.dim() - 1))
     states = _all_generator_states()
     logits = torch.cat([logits_of(model, rows, size) for _ in range(2)]).unflatten(0, (2 * copies, len(probe)))
@@ -120,9 +122,10 @@ def is_randomized(model: nn.Module, images: Tensor, *, size: BatchSize | None = 
     if bool(((logits - logits[0]).abs() > tolerance).any()):
         return True
     repeats = 8 if _all_generator_states() == states else 30
-    first = probe[:1]
+    numbers = (number % len(probe) for number in range(repeats))
     return any(
-        bool(((logits_of(model, first, size) - logits[0, :1]).abs() > tolerance[:1]).any()) for _ in range(repeats)
+        bool(((logits_of(model, probe[row, None], size) - logits[0, row]).abs() > tolerance[row]).any())
+        for row in numbers
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from robustbench_cli.attacks.base.models.enumerable_draws import enumeration_is_wrong
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.moments import EvaluatedModels
@@ -31,5 +30,4 @@ class OtherDraws(Check):
     position: ClassVar[int] = 70
 
     def raised_by_models(self, models: EvaluatedModels) -> bool:
-        attacked = models.setup.attacked
-        return enumeration_is_wrong(attacked.model, attacked.images, size=attacked.size)
+        return models.setup.attacked.enumeration_is_wrong

@@ -10,7 +10,7 @@ from torch import Tensor
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.measurements import logits_differ
 from robustbench_cli.benchmarks.evaluation.checks.base.moments import AttackedBatch
-from robustbench_cli.benchmarks.evaluation.checks.base.same_predictions import IMAGES, SamePredictions
+from robustbench_cli.benchmarks.evaluation.checks.base.same_predictions import SamePredictions
 
 __all__ = ["Remembers", "remembers"]
 
@@ -35,10 +35,10 @@ class Remembers(SamePredictions):
     )
     position: ClassVar[int] = 60
 
-    def raised_by_batch(self, batch: AttackedBatch) -> bool:
+    def differs(self, batch: AttackedBatch) -> bool:
         if batch.fresh is None:
             return False
-        images, indices = batch.candidates.worst[:IMAGES], batch.indices[:IMAGES]
+        images, indices = batch.checked_images
         return remembers(batch.scorer.logits, batch.fresh.logits, images, indices, noise=batch.scorer.noise)
 
 

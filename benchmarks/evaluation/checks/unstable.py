@@ -8,9 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Severity
-from robustbench_cli.benchmarks.evaluation.checks.base.measurements import logits_differ
+from robustbench_cli.benchmarks.evaluation.checks.base.measurements import logits_differ, logits_in_halves
 from robustbench_cli.benchmarks.evaluation.checks.base.moments import AttackedBatch
-from robustbench_cli.benchmarks.evaluation.checks.base.same_predictions import IMAGES, SamePredictions
+from robustbench_cli.benchmarks.evaluation.checks.base.same_predictions import SamePredictions
 
 __all__ = ["Unstable", "is_unstable"]
 
@@ -23,7 +23,7 @@ class Unstable(SamePredictions):
     )
     severity: ClassVar[Severity] = "broken"
     raised_when: ClassVar[str] = (
-        "The logits of an image change when the batch is reversed, halved, or passes a second time, at the same draws."
+        "The logits of an image change when it passes a second time, in half a batch and in reverse order, at the same draws."
     )
     why: ClassVar[str] = (
         "The prediction depends on the other images or on the number of queries. The attack optimizes against one "
@@ -35,9 +35,9 @@ class Unstable(SamePredictions):
     )
     position: ClassVar[int] = 50
 
-    def raised_by_batch(self, batch: AttackedBatch) -> bool:
-        scorer = batch.scorer
-        return is_unstable(scorer.logits, batch.candidates.worst[:IMAGES], batch.indices[:IMAGES], noise=scorer.noise)
+    def differs(self, batch: AttackedBatch) -> bool:
+        images, indices = batch.checked_images
+        return is_unstable(batch.scorer.logits, images, indices, noise=batch.scorer.noise)
 
 
 def is_unstable(
@@ -45,7 +45,7 @@ def is_unstable(
 ) -> bool:
     """Whether a model's logits of an image depend on the other images of the batch, or change in a second pass.
 
-    The images pass a second time in reverse order, and then every other image passes alone.
+    The images pass a second time in two halves, in the opposite order.
 
     Args:
         logits: Gives the logits ``(R, N, K)`` of images ``(N, C, H, W)`` with indices ``(N,)``, at the draws of these
@@ -54,7 +54,4 @@ def is_unstable(
         indices: ``(N,)``.
         noise: The tolerance of a logit; see :func:`~robustbench_cli.attacks.base.losses.rounding`.
     """
-    first = logits(images, indices)
-    reversed_batch = logits(images.flip(0), indices.flip(0)).flip(1)
-    half = logits(images[::2], indices[::2])
-    return logits_differ(first, reversed_batch, noise) or logits_differ(first[:, ::2], half, noise)
+    return logits_differ(logits(images, indices), logits_in_halves(logits, images, indices), noise)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import math
+from collections.abc import Iterator
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +25,17 @@ __all__ = ["WrongGradient", "gradient_is_wrong"]
 _STEPS = (0.002, 0.01)
 _DIRECTIONS = 4
 _DRAWS = 8
+
+_ENOUGH = (0.6, 2.5)
+"""The smallest correlation of a right gradient with the differences, and the largest ratio of their sizes."""
+
+_CLEAR = (0.9, 1.5)
+"""The same for a gradient that a few directions and draws show to be right. Among eight unrelated numbers, a correlation of 0.9
+has a probability of 1e-3.
+"""
+
+_FEW_VALUES, _FEW_DRAWS = 8, 4
+"""The directions over all images, and the draws, that are tried first."""
 
 
 class WrongGradient(Check):
@@ -68,7 +81,7 @@ class WrongGradient(Check):
         return (
             models.setup.follows_gradients
             and models.followed_is_repeatable
-            and gradient_is_wrong(followed, followed.images)
+            and followed.once(self.name, lambda: gradient_is_wrong(followed, followed.images))
         )
 
 
@@ -79,7 +92,8 @@ def gradient_is_wrong(measured: MeasuredModel, images: Tensor) -> bool:
     measured. Over all images and directions, the differences and the gradient's predictions must have a correlation of at
     least 0.6 and the same size within a factor of 2.5, at one of the two steps at least. Fashion-MNIST networks, plainly
     or noisily trained, have 0.9 to 1 and 0.87 to 1.07 at 0.01. A network behind a quantizer with a small straight-through
-    path has at most 0.5 and at least 10, one with a negated gradient -0.96.
+    path has at most 0.5 and at least 10, one with a negated gradient -0.96. A few directions come first; if these have a
+    correlation of at least 0.9 and the same size within a factor of 1.5, no more are needed.
 
     A layer whose gradient is that of a surrogate (:class:`~robustbench_cli.attacks.base.gradients.bpda.BPDALayer`) has no
     slope to compare with. Such a model is measured with the surrogates in place of the layers. In addition, each layer and
@@ -120,7 +134,7 @@ def _surrogate_disagrees(measured: MeasuredModel, images: Tensor) -> bool:
         for hook in hooks:
             hook.remove()
     with torch.no_grad(), preserve_generators():
-        return any(_disagree(*_changes(layer, inputs)) for layer, inputs in calls)
+        return any(_are_alike(*_changes(layer, inputs), *_ENOUGH) is False for layer, inputs in calls)
 
 
 def _changes(layer: BPDALayer, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,39 +147,75 @@ def _changes(layer: BPDALayer, inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _gradient_disagrees(measured: MeasuredModel, images: Tensor) -> bool:
-    halves, draws, directions = (2, _DRAWS, 1) if measured.randomized else (1, 1, _DIRECTIONS)
-    repeated = images.repeat(directions, 1, 1, 1)
-    rows = repeated.repeat(halves * draws, 1, 1, 1)
-    mean_logits = model_logits(measured, rows).unflatten(0, (-1, len(images))).mean(0)
-    largest = mean_logits.topk(2).indices.repeat(len(rows) // len(images), 1)
-    gradient = gap_gradients(measured, rows, largest)
-    if gradient is None or not bool(gradient.any()):
+    if measured.randomized:
+        few, all_of_them = _Effort(2, _FEW_DRAWS, 1), _Effort(2, _DRAWS, 1)
+    else:
+        few, all_of_them = _Effort(1, 1, math.ceil(_FEW_VALUES / len(images))), _Effort(1, 1, _DIRECTIONS)
+    if few.directions < _DIRECTIONS and any(alike is True for alike in _comparisons(measured, images, few, _CLEAR)):
         return False
-    random = Random.of(0, repeated)
+    return all(alike is False for alike in _comparisons(measured, images, all_of_them, _ENOUGH))
 
-    def disagree(step: float) -> bool:
+
+class _Effort(NamedTuple):
+    """How thoroughly a gradient is compared.
+
+    Attributes:
+        halves: The halves of the draws; 1 for a deterministic model.
+        draws: The draws in each half.
+        directions: The directions in which each image moves.
+    """
+
+    halves: int
+    draws: int
+    directions: int
+
+
+def _comparisons(
+    measured: MeasuredModel, images: Tensor, effort: _Effort, bounds: tuple[float, float]
+) -> Iterator[bool | None]:
+    """Whether the differences and the gradient's predictions are alike, for each step; see :func:`_are_alike`."""
+    halves, draws, directions = effort
+    # Every draw of a randomized model needs the same two classes.
+    pairs = model_logits(measured, images).topk(2).indices.repeat(halves * draws, 1) if measured.randomized else None
+    gaps = gap_gradients(measured, images.repeat(halves * draws, 1, 1, 1), pairs)
+    if gaps is None or not bool(gaps.gradients.any()):
+        yield None
+        return
+    rows = images.repeat(directions * halves * draws, 1, 1, 1)
+    gradients, pairs = gaps.gradients.repeat(directions, 1, 1, 1), gaps.pairs.repeat(directions, 1)
+    random = Random.of(0, images.repeat(directions, 1, 1, 1))
+    for step in _STEPS:
         signs = random.signs(images.shape[1:]).to(rows).repeat(halves * draws, 1, 1, 1)
         above, below = (rows + step * signs).clamp(0, 1), (rows - step * signs).clamp(0, 1)
-        gaps_above, gaps_below = (class_gaps(model_logits(measured, ends), largest) for ends in (above, below))
-        predicted = (gradient * (above - below)).flatten(1).double().sum(1)
-        pair = (gaps_above - gaps_below, predicted)
-        return _disagree(*(changes.double().view(halves, draws, -1).mean(1) for changes in pair))
+        gaps_above, gaps_below = (class_gaps(model_logits(measured, ends), pairs) for ends in (above, below))
+        predicted = (gradients * (above - below)).flatten(1).double().sum(1)
+        changes = (gaps_above - gaps_below, predicted)
+        differences, predictions = (change.double().view(halves, draws, -1).mean(1) for change in changes)
+        yield _are_alike(differences, predictions, *bounds)
 
-    return all(disagree(step) for step in _STEPS)
 
+def _are_alike(differences: Tensor, predicted: Tensor, correlation: float, factor: float) -> bool | None:
+    """Whether measured and predicted changes, each ``(halves, n)``, have the same direction and size.
 
-def _disagree(differences: Tensor, predicted: Tensor) -> bool:
-    """Whether measured and predicted changes, each ``(halves, n)``, differ too much in direction or in size."""
+    Args:
+        differences: The measured changes.
+        predicted: The changes that the gradient predicts.
+        correlation: Their smallest correlation.
+        factor: The largest ratio of their sizes.
+
+    Returns:
+        ``None`` where nothing changes by more than noise.
+    """
     # Changes below the attack's own rounding are no disagreement.
     largest = torch.maximum(differences.abs().max(), predicted.abs().max())
     if not bool(largest.isfinite()) or bool(largest == 0):
-        return False
+        return None
     differences, predicted = differences / largest, predicted / largest
     # With one half, the first is also the last.
     measured_size, predicted_size = differences[0] @ differences[-1], (predicted[0] @ predicted[-1]).clamp_min(0)
     if len(differences) > 1 and bool(measured_size <= 0):
-        return False
+        return None
     common = (differences[0] @ predicted[-1] + predicted[0] @ differences[-1]) / 2
-    correlated = 0.6 * (measured_size * predicted_size).sqrt() <= common
-    sizes_differ = (measured_size > 2.5**2 * predicted_size) | (predicted_size > 2.5**2 * measured_size)
-    return bool(~correlated | sizes_differ)
+    correlated = correlation * (measured_size * predicted_size).sqrt() <= common
+    sizes_differ = (measured_size > factor**2 * predicted_size) | (predicted_size > factor**2 * measured_size)
+    return bool(correlated & ~sizes_differ)

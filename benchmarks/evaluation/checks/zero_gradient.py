@@ -33,7 +33,11 @@ Fashion-MNIST networks have 0 to 0.001. A network that clips its input inside th
 0.6.
 """
 
-_DIRECTIONS = 8
+_CLEARLY_SEEING = 0.03
+"""The same share below which a few directions are enough."""
+
+_DIRECTIONS, _FEW_ROWS = 8, 16
+"""The directions in which each image moves, and the images and directions that are tried first."""
 
 
 class ZeroGradient(Check):
@@ -65,7 +69,7 @@ class ZeroGradient(Check):
             return False
         threat, followed = batch.threat, batch.setup.followed
         step = min(_LARGEST_STEP, float(threat.eps.max())) if threat.norm == "linf" else _LARGEST_STEP
-        return gradient_is_blind(followed, followed.images, step)
+        return followed.once((self.name, step), lambda: gradient_is_blind(followed, followed.images, step))
 
     def applies(self, evaluation: FinishedEvaluation) -> bool:
         without_gradient = sum(batch.without_gradient for batch in evaluation.batches)
@@ -78,7 +82,8 @@ def gradient_is_blind(measured: MeasuredModel, images: Tensor, step: float) -> b
 
     A gradient attack never moves such pixels. Each image moves along random signs, once in its pixels with a zero gradient
     and once in all others; the gap between the two largest logits is measured. A model with a
-    :class:`~robustbench_cli.attacks.base.gradients.bpda.SelectionLayer` layer is never blind in this sense.
+    :class:`~robustbench_cli.attacks.base.gradients.bpda.SelectionLayer` layer is never blind in this sense. Two directions
+    settle a clear case, eight any other.
 
     Args:
         measured: The model, :func:`repeatable <~.base.measurements.is_repeatable>`.
@@ -88,19 +93,27 @@ def gradient_is_blind(measured: MeasuredModel, images: Tensor, step: float) -> b
     if any(isinstance(module, SelectionLayer) for module in measured.model.modules()):
         return False
     with use_surrogates(measured.model), override_layers(measured.model, Decision, approximating=True):
-        rows = images.clamp(EDGE_OFFSET, 1 - EDGE_OFFSET).repeat(_DIRECTIONS, 1, 1, 1)
-        logits = model_logits(measured, rows)
-        largest = logits[: len(images)].topk(2).indices.repeat(_DIRECTIONS, 1)
-        gradient = gap_gradients(measured, rows, largest)
-        if gradient is None or bool(gradient.all()):
+        # Each direction at a draw of its own, where there are draws.
+        draws = _DIRECTIONS if measured.randomized else 1
+        inside = images.clamp(EDGE_OFFSET, 1 - EDGE_OFFSET)
+        gaps = gap_gradients(measured, inside.repeat(draws, 1, 1, 1))
+        if gaps is None or bool(gaps.gradients.all()):
             return False
-        signs = Random.of(0, rows).signs(images.shape[1:]).to(rows)
+        rows = inside.repeat(_DIRECTIONS, 1, 1, 1)
+        pairs = gaps.pairs.repeat(_DIRECTIONS // draws, 1)
+        unseen_pixels = (gaps.gradients == 0).repeat(_DIRECTIONS // draws, 1, 1, 1)
+        moves = step * Random.of(0, rows).signs(images.shape[1:]).to(rows)
 
         def change(pixels: Tensor) -> Tensor:
-            moves = step * signs * pixels
-            ends = ((rows + sign * moves).clamp(0, 1) for sign in (1, -1))
-            above, below = (class_gaps(model_logits(measured, end), largest).double() for end in ends)
+            part = slice(len(pixels))
+            ends = ((rows[part] + sign * moves[part] * pixels).clamp(0, 1) for sign in (1, -1))
+            above, below = (class_gaps(model_logits(measured, end), pairs[part]).double() for end in ends)
             return (above - below).square().mean().sqrt()
 
-        unseen, seen = change(gradient == 0), change(gradient != 0)
-    return bool(unseen.isfinite() & seen.isfinite() & (unseen > _BLIND * seen) & (unseen > rounding(logits).median()))
+        def exceeds(share: float, pixels: Tensor) -> bool:
+            unseen, seen = change(pixels), change(~pixels)
+            matters = (unseen > share * seen) & (unseen > rounding(gaps.logits).median())
+            return bool(unseen.isfinite() & seen.isfinite() & matters)
+
+        few = unseen_pixels[: max(_FEW_ROWS, 2 * len(images))]
+        return exceeds(_CLEARLY_SEEING, few) and exceeds(_BLIND, unseen_pixels)

@@ -13,6 +13,7 @@ from robustbench_cli.attacks.apgd_dlr import APGDDLR
 from robustbench_cli.attacks.apgd_t import APGDT
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack, MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.models.measured_model import Measurements
 from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.attacks.base.models.special_labels import NO_NUMBER
 from robustbench_cli.attacks.base.norm import Norm
@@ -29,6 +30,7 @@ from robustbench_cli.benchmarks.evaluation.context import RunContext
 from robustbench_cli.benchmarks.evaluation.evaluate import Evaluation, evaluate
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions, Targeted
 from robustbench_cli.benchmarks.evaluation.outcomes import summarize
+from robustbench_cli.benchmarks.evaluation.pass_settings import pass_settings
 from robustbench_cli.core.errors import UserError
 
 
@@ -339,6 +341,27 @@ def test_passes_are_counted(network: Network, targeted: Targeted) -> None:
     ((rows, rows_with_gradient),) = unreported
     assert rows < 30 * len(IMAGES)
     assert rows_with_gradient < 5 * len(IMAGES)
+
+
+def test_checks_and_measurements_cost_few_passes(network: Network) -> None:
+    """The rows and passes of ten images beyond those that the evaluation counts; the next one of the same model needs fewer."""
+    rows: list[int] = []
+    network.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    images, labels, measurements = IMAGES[:10], labels_of(network)[:10], Measurements()
+    # The memory layout is measured once per architecture and machine.
+    pass_settings(network, images[:8], torch.device("cpu"), "float32")
+    costs = []
+    for seed in (0, 1):
+        rows.clear()
+        result = evaluate(
+            network, images, labels, attack=PGD(steps=5), eps=1e-4, seed=seed, measurements=measurements, device="cpu"
+        )
+        assert result.flags == ()
+        costs.append((sum(rows) - result.forwards, len(rows)))
+    assert costs[0][0] <= 150
+    assert costs[1][0] <= 70
+    # Forty steps would make 35 more.
+    assert costs[1][1] <= 60 - 35
 
 
 @pytest.mark.parametrize("targeted", ["next", "random", "least-likely", "all"])

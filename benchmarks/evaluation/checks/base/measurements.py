@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,17 +15,23 @@ from robustbench_cli.attacks.base.models.precision import full_float32
 from robustbench_cli.attacks.base.models.row_draws import row_keys
 from robustbench_cli.attacks.base.rng import preserve_generators, seed_from, seed_generators
 
-__all__ = ["class_gaps", "gap_gradients", "is_repeatable", "logits_differ", "model_logits"]
+__all__ = ["Gaps", "class_gaps", "gap_gradients", "is_repeatable", "logits_differ", "logits_in_halves", "model_logits"]
 
 
 def is_repeatable(measured: MeasuredModel) -> bool:
-    """Whether two passes with the same seed give the same logits, up to rounding.
+    """Whether two passes with the same seed give the same logits, up to rounding; measured once.
 
     Args:
-        measured: The model, with the images of the two passes.
+        measured: The model, with the images of the two passes. Four are enough for a model that is deterministic by
+            other measurements.
     """
-    first, second = (model_logits(measured, measured.images) for _ in range(2))
-    return not bool(((first - second).abs() > rounding(first).unsqueeze(-1)).any())
+
+    def measure() -> bool:
+        images = measured.images if measured.randomized else measured.images[:4]
+        first, second = (model_logits(measured, images) for _ in range(2))
+        return not bool(((first - second).abs() > rounding(first).unsqueeze(-1)).any())
+
+    return measured.once("repeatable", measure)
 
 
 def logits_differ(first: Tensor, second: Tensor, noise: float | None) -> bool:
@@ -36,6 +43,27 @@ def logits_differ(first: Tensor, second: Tensor, noise: float | None) -> bool:
         noise: The tolerance of a logit; see :func:`~robustbench_cli.attacks.base.losses.rounding`.
     """
     return bool(((first - second).abs() > 2 * rounding(first, noise).unsqueeze(-1)).any())
+
+
+def logits_in_halves(logits: Callable[[Tensor, Tensor], Tensor], images: Tensor, indices: Tensor) -> Tensor:
+    """The logits of images in other batches: every other image, then the rest, both in the opposite order.
+
+    Args:
+        logits: Gives the logits ``(R, N, K)`` of images ``(N, C, H, W)`` with indices ``(N,)``, at the draws of these
+            indices.
+        images: ``(N, C, H, W)`` in [0, 1].
+        indices: ``(N,)``.
+
+    Returns:
+        ``(R, N, K)``, in the order of the images.
+    """
+    first = logits(images[::2].flip(0), indices[::2].flip(0)).flip(1)
+    if len(images) == 1:
+        return first
+    second = logits(images[1::2].flip(0), indices[1::2].flip(0)).flip(1)
+    joined = first.new_empty(len(first), len(images), first.shape[2])
+    joined[:, ::2], joined[:, 1::2] = first, second
+    return joined
 
 
 def model_logits(measured: MeasuredModel, rows: Tensor) -> Tensor:
@@ -61,31 +89,46 @@ def model_logits(measured: MeasuredModel, rows: Tensor) -> Tensor:
         return measured.size.retry_smaller(len(rows), compute)
 
 
-def gap_gradients(measured: MeasuredModel, rows: Tensor, pairs: Tensor) -> Tensor | None:
+class Gaps(NamedTuple):
+    """The gaps between two logits of each row, with their gradients.
+
+    Attributes:
+        logits: ``(N, K)``.
+        pairs: ``(N, 2)``, the two classes of each row.
+        gradients: ``(N, C, H, W)``, the input gradient of the first logit minus the second.
+    """
+
+    logits: Tensor
+    pairs: Tensor
+    gradients: Tensor
+
+
+def gap_gradients(measured: MeasuredModel, rows: Tensor, pairs: Tensor | None = None) -> Gaps | None:
     """The input gradients of the gap between two logits, at the draws of one fixed seed.
 
     Args:
         measured: The model.
         rows: ``(N, C, H, W)`` in [0, 1].
-        pairs: ``(N, 2)``, the two classes of each row.
+        pairs: ``(N, 2)``, the two classes of each row; by default those with the row's two largest logits.
 
     Returns:
-        ``(N, C, H, W)``; ``None`` if the logits have no graph.
+        ``None`` if the logits have no graph.
     """
     keys = row_keys(torch.arange(len(rows), device=rows.device))
 
-    def compute() -> Tensor | None:
-        gradients = []
+    def compute() -> Gaps | None:
+        parts = []
         for part in measured.size.slices(len(rows)):
             leaf = rows[part].clone().requires_grad_()
             with _at_fixed_draws(measured, keys[part]) as model:
-                gaps = class_gaps(model(leaf), pairs[part])
-                if not gaps.requires_grad:
+                logits = model(leaf)
+                if not logits.requires_grad:
                     return None
-                gaps.sum().backward()
+                chosen = logits.detach().topk(2).indices if pairs is None else pairs[part]
+                class_gaps(logits, chosen).sum().backward()
             assert leaf.grad is not None
-            gradients.append(leaf.grad.nan_to_num(0, 0, 0))
-        return torch.cat(gradients)
+            parts.append(Gaps(logits.detach(), chosen, leaf.grad.nan_to_num(0, 0, 0)))
+        return Gaps(*map(torch.cat, zip(*parts, strict=True)))
 
     with torch.enable_grad(), full_float32(rows.device), preserve_generators():
         return measured.size.retry_smaller(len(rows), compute)

@@ -9,7 +9,11 @@ from functools import cached_property
 from torch import Tensor
 
 from robustbench_cli.attacks.base.threat import Threat
-from robustbench_cli.benchmarks.evaluation.checks.base.measurements import is_repeatable
+from robustbench_cli.benchmarks.evaluation.checks.base.measurements import (
+    is_repeatable,
+    logits_differ,
+    logits_in_halves,
+)
 from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
 from robustbench_cli.benchmarks.evaluation.scoring import Candidates, Scorer
 from robustbench_cli.benchmarks.evaluation.setup import Setup
@@ -18,6 +22,9 @@ __all__ = ["AttackedBatch", "EvaluatedModels", "FinishedEvaluation"]
 
 _NEAR = 0.03
 """The radius in which gradients are checked where the threat has no radius."""
+
+_CHECKED = 64
+"""The perturbed images of a batch that are checked."""
 
 
 @dataclass(kw_only=True)
@@ -49,6 +56,20 @@ class AttackedBatch:
         """Whether the attack followed gradients that can be checked: those of a model whose draws the seed controls."""
         follows = self.setup.follows_gradients and self.followed_images is not None
         return follows and is_repeatable(self.setup.followed)
+
+    @property
+    def checked_images(self) -> tuple[Tensor, Tensor]:
+        """Some of the perturbed images and their indices in the data slice, for checks of each image's predictions."""
+        return self.candidates.worst[:_CHECKED], self.indices[:_CHECKED]
+
+    @cached_property
+    def agrees_with_fresh_copy(self) -> bool:
+        """Whether a fresh copy of the model gives the same predictions, also in other batches."""
+        if self.fresh is None:
+            return False
+        images, indices = self.checked_images
+        halves = logits_in_halves(self.fresh.logits, images, indices)
+        return not logits_differ(self.scorer.logits(images, indices), halves, self.scorer.noise)
 
     @property
     def threat(self) -> Threat:

@@ -46,10 +46,11 @@ def test_logits_and_gradients_are_those_of_the_same_draws(sigma: float) -> None:
     logits = model_logits(measured, IMAGES)
     assert torch.equal(logits, model_logits(measured, IMAGES))
     assert torch.equal(class_gaps(logits, pairs), logits[:, 0] - logits[:, 2])
-    gradients = gap_gradients(measured, IMAGES, pairs)
-    assert gradients is not None
+    gaps = gap_gradients(measured, IMAGES, pairs)
+    assert gaps is not None
+    assert torch.equal(gaps.logits, logits)
     expected = (model.weights[:, 0] - model.weights[:, 2]).detach().expand(6, -1)
-    assert torch.allclose(gradients.flatten(1), expected)
+    assert torch.allclose(gaps.gradients.flatten(1), expected)
     assert torch.allclose(
         (logits - IMAGES.flatten(1) @ model.weights.detach()).abs().max() > 0, torch.tensor(sigma > 0)
     )
