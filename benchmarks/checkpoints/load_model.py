@@ -13,7 +13,7 @@ from robustbench_cli.benchmarks.checkpoints.checkpoint import load_checkpoint
 from robustbench_cli.benchmarks.models.base.build import Numbers, build_model, is_trained
 from robustbench_cli.benchmarks.models.base.names import with_weights
 from robustbench_cli.benchmarks.models.base.source import config_for, model_source
-from robustbench_cli.benchmarks.weights.weights_file import SUFFIXES
+from robustbench_cli.benchmarks.weights.file_names import SUFFIXES
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.python_messages import speaks_python
 

@@ -34,6 +34,9 @@ length.
 _ON_OTHER_MODELS = frozenset({"non-adaptive", "transfer"})
 """Attacks that follow the gradients of another model than the attacked one."""
 
+_WITHOUT_GRADIENTS_TOO = ("torchattacks:AutoAttack", "art:AutoAttack")
+"""Attacks of other libraries that follow gradients and, unless a version is chosen that does not, search without them."""
+
 QUICK_LOOK = (
     "quick look: the only attacks here follow the model's own gradients, so the robust accuracy may be overstated where "
     "these mislead: run --suite standard (for a randomized defense --suite randomized)"
@@ -90,8 +93,8 @@ def blinded(results: Sequence[Result], attacks: Outcomes, worst: Outcomes) -> bo
 def is_quick_look(results: Sequence[Result], *, clean: float, robust: float) -> bool:
     """Whether the attacks are too similar to support the robust accuracy that they leave.
 
-    They are if all of them follow gradients: a misleading gradient that no check finds misleads all of them. A robust
-    accuracy near zero (:data:`~.row_group.NEAR_ZERO`) needs no support.
+    They are if all of them only follow gradients: a misleading gradient that no check finds misleads all of them. A
+    robust accuracy near zero (:data:`~.row_group.NEAR_ZERO`) needs no support.
 
     Args:
         results: The results of the attacks of one model and threat model.
@@ -99,7 +102,14 @@ def is_quick_look(results: Sequence[Result], *, clean: float, robust: float) -> 
         robust: The robust accuracy of their worst case.
     """
     needs_support = robust > NEAR_ZERO * clean and results[0].cell.eps != 0
-    return needs_support and all(result.backwards > 0 for result in results)
+    return needs_support and all(_only_follows_gradients(result) for result in results)
+
+
+def _only_follows_gradients(result: Result) -> bool:
+    """Whether an attack does nothing but follow gradients."""
+    attack = result.cell.attack
+    searches_too = attack.name in _WITHOUT_GRADIENTS_TOO and attack.parameters.get("version") != "rand"
+    return result.backwards > 0 and not searches_too
 
 
 def _follows_the_model(result: Result) -> bool:

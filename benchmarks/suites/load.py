@@ -19,24 +19,18 @@ from robustbench_cli.benchmarks.suites.config import (
     ModelConfig,
     SuiteConfig,
 )
+from robustbench_cli.benchmarks.suites.names import BUILTIN, is_file_name, require_known
 from robustbench_cli.core.errors import UserError, did_you_mean
 from robustbench_cli.core.strict_yaml import YamlFile, open_yaml_file
 
-__all__ = ["read_suite", "suite_names"]
-
-_BUILTIN = Path(__file__).parent / "builtin"
-
-
-def suite_names() -> list[str]:
-    """The names of the built-in suites, sorted."""
-    return sorted(path.stem for path in _BUILTIN.glob("*.yaml"))
+__all__ = ["read_suite"]
 
 
 def read_suite(name: str) -> SuiteConfig:
     """Reads a suite and every suite that it extends or names.
 
     Args:
-        name: One of :func:`suite_names`, or the path of a ``.yaml`` file. Paths in a file's ``extends`` and ``suite``
+        name: One of :func:`.names.suite_names`, or the path of a ``.yaml`` file. Paths in a file's ``extends`` and ``suite``
             are relative to its folder.
 
     Raises:
@@ -47,11 +41,8 @@ def read_suite(name: str) -> SuiteConfig:
 
 def _read(name: str, folder: Path, parents: tuple[Path, ...]) -> SuiteConfig:
     """Reads a suite that the files ``parents`` lead to, outermost first."""
-    path = folder / name if name.endswith((".yaml", ".yml")) else _BUILTIN / f"{name}.yaml"
-    if path.parent == _BUILTIN and path.stem not in suite_names():
-        raise UserError(
-            f"unknown suite '{name}': {did_you_mean(name, suite_names(), kind='suite')} (or give the path of a .yaml file)"
-        )
+    require_known(name)
+    path = folder / name if is_file_name(name) else BUILTIN / f"{name}.yaml"
     file = open_yaml_file(path)
     # Two paths may lead to the same file.
     if any(path.samefile(parent) for parent in parents):

@@ -20,11 +20,11 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from robustbench_cli.core.errors import UserError, did_you_mean, one_line
+from robustbench_cli.benchmarks.weights.file_names import SUFFIXES, require_existing
+from robustbench_cli.core.errors import UserError, one_line
 
 __all__ = [
     "MOST_CHANNELS",
-    "SUFFIXES",
     "StateDict",
     "key_rank",
     "read_bytes",
@@ -34,9 +34,6 @@ __all__ = [
     "require_finite",
     "shortened",
 ]
-
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-"""How the names of files of weights end."""
 
 _KEYS = (
     *(
@@ -99,9 +96,7 @@ def read_bytes(path: Path) -> bytes:
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a file of weights ({', '.join(SUFFIXES)})")
-    if not path.is_file():
-        near = [file.name for file in path.parent.glob("*") if file.suffix in SUFFIXES]
-        raise UserError(f"no checkpoint {path}: {did_you_mean(path.name, near)}")
+    require_existing(path)
     data = path.read_bytes()
     if not data:
         raise UserError(f"{path} is empty: save or download it again")

@@ -13,6 +13,7 @@ import typing
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from robustbench_cli.benchmarks.suites import names as suites
 from robustbench_cli.cli import console
 from robustbench_cli.core.class_source import ClassSource, read_class, read_exported
 
@@ -85,12 +86,26 @@ def names(kind: str) -> list[str]:
         kind: One of :data:`KINDS`.
     """
     if kind == "suite":
-        from robustbench_cli.benchmarks.suites.load import suite_names
-
-        return suite_names()
+        return suites.suite_names()
     registry = _registry_of(kind)
     outside = [name for other, name in _OUTSIDE_REGISTRIES if other == kind]
     return sorted([*registry.names(), *(f"{family}:" for family in registry.families), *outside])
+
+
+def require_known(kind: str, name: str) -> None:
+    """Refuses, without an import of torch, a name that leads to nothing.
+
+    Args:
+        kind: One of :data:`KINDS`.
+        name: As the user wrote it.
+
+    Raises:
+        UserError: It is neither a name of the kind nor the path of a user's own.
+    """
+    if kind == "suite":
+        suites.require_known(name)
+    elif (kind, name) not in _OUTSIDE_REGISTRIES:
+        _registry_of(kind).require_known(name)
 
 
 def flag_texts(flags: Collection[str]) -> dict[str, str]:

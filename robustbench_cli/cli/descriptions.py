@@ -12,8 +12,13 @@ if TYPE_CHECKING:
 __all__ = ["describe_cell", "describe_outcome", "duration", "failure_line", "missing_line"]
 
 
-def describe_outcome(outcome: Result | Failure) -> str:
-    """The result or failure of a job in a few words."""
+def describe_outcome(outcome: Result | Failure, *, reused: bool = False) -> str:
+    """The result or failure of a job in a few words.
+
+    Args:
+        outcome: The result or failure.
+        reused: Whether an earlier search had the result: its time is not that of this job.
+    """
     from robustbench_cli.benchmarks.store.records import Failure
 
     if isinstance(outcome, Failure):
@@ -21,11 +26,11 @@ def describe_outcome(outcome: Result | Failure) -> str:
     if outcome.was_skipped:
         return "skipped: no earlier attack had masked gradients, or another attack broke through"
     summary = outcome.summary
+    accuracies = f"clean {summary['clean_accuracy']:.3f}, robust {summary['robust_accuracy']:.3f}"
+    if reused:
+        return f"{accuracies}, read from the search of an earlier cell"
     rate = (outcome.forwards + outcome.backwards) / max(outcome.seconds, 1e-3)
-    return (
-        f"clean {summary['clean_accuracy']:.3f}, robust {summary['robust_accuracy']:.3f}, {outcome.seconds:.1f} s, "
-        f"{rate:,.0f} passes/s"
-    )
+    return f"{accuracies}, {outcome.seconds:.1f} s, {rate:,.0f} passes/s"
 
 
 def duration(seconds: float) -> str:

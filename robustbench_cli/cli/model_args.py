@@ -11,8 +11,9 @@ import click
 
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
 from robustbench_cli.benchmarks.models.base.names import read_class_names, with_weights
+from robustbench_cli.benchmarks.weights.file_names import require_existing
 from robustbench_cli.cli import help_page
-from robustbench_cli.cli.completion import complete_names
+from robustbench_cli.cli.completion import NameOf
 from robustbench_cli.cli.option_sets import OptionSet
 from robustbench_cli.cli.param_types import OneOf, decimal
 from robustbench_cli.core.errors import UserError
@@ -232,7 +233,7 @@ _MODEL_OPTIONS = (
         "--model",
         metavar="SPEC",
         group="Model",
-        shell_complete=complete_names("model"),
+        type=NameOf("model"),
         help="Model to build, such as 'paper-cnn' or 'torchvision:resnet18'.",
     ),
     help_page.option(
@@ -272,7 +273,7 @@ _MODEL_OPTIONS = (
         "--dataset",
         metavar="NAME",
         group="Data",
-        shell_complete=complete_names("dataset"),
+        type=NameOf("dataset"),
         help=f"Data set.  [default: the checkpoint's, or {DEFAULT_DATASET}]",
     ),
     help_page.option(
@@ -281,7 +282,7 @@ _MODEL_OPTIONS = (
         multiple=True,
         metavar="NAME",
         group="Defense",
-        shell_complete=complete_names("defense"),
+        type=NameOf("defense"),
         help="Defense around the model; several compose in order.",
     ),
     help_page.option(
@@ -325,6 +326,8 @@ def model_options(
 
     def build(*, checkpoints: Any, model: str | None, weights: str | None, **values: Any) -> ModelArgs:
         files = checkpoints if isinstance(checkpoints, tuple) else (checkpoints,) if checkpoints else ()
+        for file in files:
+            require_existing(file)
         if weights is not None:
             if files:
                 raise UserError(f"--weights {weights} and --checkpoint {files[0]} both give weights: leave one out")

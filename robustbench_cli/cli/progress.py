@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from robustbench_cli.cli import console
@@ -48,29 +48,44 @@ class JobProgress:
     Args:
         progress: Where they are shown.
         jobs: All jobs that run.
+        searched: The names of the searches that the store has; see
+            :func:`~robustbench_cli.benchmarks.execution.worker.lease_name`.
     """
 
-    def __init__(self, progress: console.Progress, jobs: Sequence[Job]) -> None:
+    def __init__(self, progress: console.Progress, jobs: Sequence[Job], *, searched: Collection[str] = ()) -> None:
         self.results: dict[str, Result] = {}
         self.failures: list[Failure] = []
         self._progress = progress
         self._cells = progress.add("cells", total=len(jobs)) if jobs else None
         self._running: dict[str, console.Bar] = {}
         self._pace = _Pace(jobs)
+        self._searched = set(searched)
 
     def progress(self, job: Job, done: int) -> None:
         """Shows how many images of a running job are done."""
+        from robustbench_cli.benchmarks.execution.worker import is_foreign
+
+        name = describe_cell(job)
         if job.cell.id not in self._running:
-            self._running[job.cell.id] = self._progress.add(describe_cell(job), total=job.cell.n)
+            self._running[job.cell.id] = self._progress.add(name, total=job.cell.n)
+            if is_foreign(job):
+                self._progress.finished(f"{name}: started; an attack of another library reports progress by batch only")
+        elif is_foreign(job) and done < job.cell.n:
+            self._progress.finished(f"{name}: {done} of {job.cell.n} images done")
         self._running[job.cell.id].update(completed=done)
 
     def finished(self, job: Job, outcome: Result | Failure) -> None:
         """Shows the result or failure of a job."""
+        from robustbench_cli.benchmarks.execution.worker import lease_name
         from robustbench_cli.benchmarks.store.records import Failure
 
         if job.cell.id in self._running:
             self._running.pop(job.cell.id).remove()
-        self._pace.finished(job, outcome)
+        search = lease_name(job)
+        reused = search in self._searched
+        if not isinstance(outcome, Failure):
+            self._searched.add(search)
+        self._pace.finished(job, outcome, reused=reused)
         if self._cells is not None:
             self._cells.advance()
             self._cells.update(text=f"cells, {self._pace.rate:,.0f} passes/s")
@@ -78,7 +93,7 @@ class JobProgress:
             self.failures.append(outcome)
         else:
             self.results[job.cell.id] = outcome
-        self._progress.finished(f"{describe_cell(job)}: {describe_outcome(outcome)}{self._pace}")
+        self._progress.finished(f"{describe_cell(job)}: {describe_outcome(outcome, reused=reused)}{self._pace}")
 
 
 class _Pace:
@@ -98,10 +113,10 @@ class _Pace:
         self._started = self._latest = time.monotonic()
         self._passes = 0
 
-    def finished(self, job: Job, outcome: Result | Failure) -> None:
-        """Counts a job that has ended."""
+    def finished(self, job: Job, outcome: Result | Failure, *, reused: bool) -> None:
+        """Counts a job that has ended; the passes of a reused search were made before."""
         # A failure has no count of passes.
-        self._passes += getattr(outcome, "forwards", 0) + getattr(outcome, "backwards", 0)
+        self._passes += 0 if reused else getattr(outcome, "forwards", 0) + getattr(outcome, "backwards", 0)
         now = time.monotonic()
         name = job.cell.attack.name
         self._left[name] -= 1

@@ -19,6 +19,8 @@ from robustbench_cli.cli.progress import JobProgress, TrainingBars
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from robustbench_cli.benchmarks.execution.job import Job, JobOptions
     from robustbench_cli.benchmarks.store.records import Failure, Result
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
@@ -69,7 +71,7 @@ def run_suite(
     select: Callable[[list[Job]], list[Job]] = lambda jobs: jobs,
     save_images: Path | None = None,
     output: Path | None = None,
-) -> None:
+) -> pd.DataFrame:
     """Runs every cell of a suite that the store does not have, and reports all of them.
 
     Args:
@@ -81,6 +83,9 @@ def run_suite(
         select: Chooses the jobs to run.
         save_images: The folder for the adversarial images.
         output: The file for the table.
+
+    Returns:
+        The rows.
 
     Raises:
         CellsFailed: A cell failed.
@@ -102,13 +107,14 @@ def run_suite(
         _request(jobs, common.store)
         missing = _missing(selected, common.store)
         _note_idle_processes(missing, len(devices), split=split)
-        shown = JobProgress(progress, missing)
+        shown = JobProgress(progress, missing, searched=_searched(missing))
         (engine or local.run)(missing, finished=shown.finished, progress=shown.progress)
     results, failures = _results(common, selected, shown)
     warn_of_small_datasets(config, {job.cell.dataset: job.cell.n for job in jobs})
     _warn_of_chance(planned, results)
-    _report(common.store, results, failures, output)
+    table = _report(common.store, results, failures, output)
     raise_failures(failures)
+    return table
 
 
 def in_processes(devices: Sequence[str], *, timeout: float | None = None) -> Engine | None:
@@ -266,6 +272,13 @@ def _missing(jobs: Sequence[Job], store: Path) -> list[Job]:
     return missing
 
 
+def _searched(jobs: Sequence[Job]) -> set[str]:
+    """The names of the searches of minimal-norm attacks that the store has, though not their results at these radii."""
+    from robustbench_cli.benchmarks.execution.worker import has_search, lease_name
+
+    return {lease_name(job) for job in jobs if has_search(job)}
+
+
 def _note_idle_processes(jobs: Sequence[Job], processes: int, *, split: bool) -> None:
     """Notes that a command has more processes than work that can be shared."""
     from robustbench_cli.benchmarks.evaluation.partial_results import LEAST_SHARED, shared_batch
@@ -381,8 +394,8 @@ def _warn_of_chance(planned: Plan, results: Sequence[Result]) -> None:
             )
 
 
-def _report(store: Path, results: Sequence[Result], failures: Sequence[Failure], output: Path | None) -> None:
-    """Prints the table of results, and writes it to a file where one is named."""
+def _report(store: Path, results: Sequence[Result], failures: Sequence[Failure], output: Path | None) -> pd.DataFrame:
+    """Prints the table of results, writes it to a file where one is named, and returns it."""
     from robustbench_cli.benchmarks.audit.records import audited_flags
     from robustbench_cli.benchmarks.reports.rows import rows
     from robustbench_cli.benchmarks.store.store import Store, read_together
@@ -393,6 +406,7 @@ def _report(store: Path, results: Sequence[Result], failures: Sequence[Failure],
     audited = audited_flags([store], damaged=lambda error: console.warn(str(error)))
     table = rows(results, partial(read_together, store_of=lambda _: stored), audited)
     tables.print_and_write(table, tables.for_terminal(table), output)
+    return table
 
 
 def raise_failures(failures: Sequence[Failure]) -> None:

@@ -147,6 +147,22 @@ class Registry:
             return installed, argument
         return None, None
 
+    def require_known(self, name: str) -> None:
+        """Refuses, without an import, a name from the user that leads to nothing.
+
+        Args:
+            name: A name that :meth:`load` or :meth:`find` will get.
+
+        Raises:
+            UserError: It is neither an installed name nor of the form of a path.
+        """
+        if self._split(name)[0] is not None:
+            return
+        if ":" not in name:
+            raise UserError(f"unknown {self.kind} '{name}': {did_you_mean(name, self.names(), kind=self.kind)}")
+        if suggestion := self._other_prefix(name):
+            raise UserError(f"unknown {self.kind} '{name}': {suggestion}")
+
     def name_of(self, target: type) -> str:
         """The name that loads a class again: that of its file, of an entry point, or ``module:object``."""
         for name, module in self._files.items():
@@ -217,11 +233,8 @@ class Registry:
         if name in self._entry_points:
             location, attribute = self._entry_points[name].module, self._entry_points[name].attr
         else:
-            location, colon, attribute = name.rpartition(":")
-            if not colon:
-                raise UserError(f"unknown {self.kind} '{name}': {did_you_mean(name, self.names(), kind=self.kind)}")
-            if suggestion := self._other_prefix(name):
-                raise UserError(f"unknown {self.kind} '{name}': {suggestion}")
+            self.require_known(name)
+            location, _, attribute = name.rpartition(":")
         with isolated():
             module = _module_of_file(Path(location)) if location.endswith(".py") else _module(location)
         try:

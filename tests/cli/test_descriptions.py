@@ -49,6 +49,9 @@ def test_an_outcome_is_described_by_its_figures() -> None:
     summary = {"clean_accuracy": 0.9, "robust_accuracy": 0.125}
     outcome: Any = SimpleNamespace(was_skipped=False, summary=summary, forwards=300, backwards=100, seconds=2.0)
     assert describe_outcome(outcome) == "clean 0.900, robust 0.125, 2.0 s, 200 passes/s"
+    assert (
+        describe_outcome(outcome, reused=True) == "clean 0.900, robust 0.125, read from the search of an earlier cell"
+    )
     skipped: Any = SimpleNamespace(was_skipped=True)
     assert describe_outcome(skipped).startswith("skipped: ")
     failure = Failure(cell=cell(), eps="0.1", error="out of memory")

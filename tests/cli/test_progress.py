@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.store.records import Failure
 from robustbench_cli.cli import console, progress
 from robustbench_cli.cli.progress import JobProgress, TrainingBars
@@ -49,3 +52,25 @@ def test_the_time_left_is_that_of_cells_of_the_same_attack(lines: list[str], mon
     ]
     assert shown.results == {jobs[0].cell.id: result}
     assert shown.failures == [failure]
+
+
+def test_an_attack_of_another_library_is_announced(lines: list[str]) -> None:
+    """It shows no progress within a batch, so a line says when it starts, and one follows each batch but the last."""
+    spec = MethodSpec(name="torchattacks:PGD")
+    job: Any = SimpleNamespace(cell=small_cell(attack=spec), eps="0.1")
+    shown = JobProgress(console.Progress(None), [job])
+    for done in (0, 2, 4):
+        shown.progress(job, done)
+    start, batch = lines
+    assert start.startswith("none torchattacks:PGD linf eps 0.1: started; ")
+    assert batch == "none torchattacks:PGD linf eps 0.1: 2 of 4 images done"
+
+
+def test_a_search_is_timed_once(advdef: Callable[..., Any], tmp_path: Path) -> None:
+    """A minimal-norm attack searches once for all radii: also a later command shows no time for what it reads."""
+    attack = ("attack", "--attack", "deepfool", "--epochs", "1", "--n", "20", "--store", str(tmp_path / "runs"))
+    first = advdef(*attack, "--eps", "0.1", "--eps", "0.2").err.splitlines()
+    timed = [" passes/s; " in line for line in first if "robust" in line]
+    assert timed == [True, False]
+    (later,) = [line for line in advdef(*attack, "--eps", "0.3").err.splitlines() if "robust" in line]
+    assert "read from the search of an earlier cell; 1 of 1" in later

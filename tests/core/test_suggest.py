@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torchvision
 
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.norm import NORMS
@@ -161,3 +162,9 @@ def test_distance_counts_a_swap_as_one_error() -> None:
     """Two swapped letters are one error, like a missing, additional or wrong letter."""
     for slip in ("smalll-cnn", "smal-cnn", "smlal-cnn", "smoll-cnn"):
         assert did_you_mean(slip, ["small-cnn", "paper-cnn"]) == "did you mean 'small-cnn'?"
+
+
+def test_the_networks_of_torchvision_are_known_without_its_import() -> None:
+    """Its source files and its registry list the same classifiers."""
+    for name in torchvision.models.list_models(module=torchvision.models):
+        assert f"'torchvision:{name}'" in did_you_mean(name, ["torchvision"], kind="model")

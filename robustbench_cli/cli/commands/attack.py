@@ -10,7 +10,8 @@ import click
 
 from robustbench_cli.attacks.base.norm import NORMS
 from robustbench_cli.cli import console
-from robustbench_cli.cli.completion import complete_names
+from robustbench_cli.cli.completion import NameOf, complete_names
+from robustbench_cli.cli.gate_args import GateArgs, gate_options
 from robustbench_cli.cli.grid_args import grid_options
 from robustbench_cli.cli.model_args import ModelArgs, model_options
 from robustbench_cli.cli.options import (
@@ -45,7 +46,7 @@ __all__ = ["attack"]
     multiple=True,
     metavar="NAME",
     group="Attack",
-    shell_complete=complete_names("attack", prefix="eot-"),
+    type=NameOf("attack", prefix="eot-"),
     help="Attack: a name of 'advdef list attacks'; 'eot-NAME' is NAME with --eot 10.  [default: pgd, cw-pgd and cw]",
 )
 @option(
@@ -53,7 +54,7 @@ __all__ = ["attack"]
     "suite_name",
     metavar="NAME",
     group="Attack",
-    shell_complete=complete_names("suite"),
+    type=NameOf("suite"),
     help="Attacks of a suite: a name of 'advdef list suites', or a .yaml file.",
 )
 @option(
@@ -100,11 +101,13 @@ __all__ = ["attack"]
     group="Output",
     help="Save the adversarial images to this folder (8 bits, .npz and .png), and score them again as saved.",
 )
+@gate_options
 @process_options(split=True)
 @computing
 def attack(
     common: Common,
     processes: ProcessArgs,
+    gates: GateArgs,
     args: ModelArgs,
     attacks: tuple[str, ...],
     suite_name: str | None,
@@ -122,7 +125,7 @@ def attack(
     """Attack a defended model and print its accuracy.
 
     Without a checkpoint the model is trained first, once, and kept in the cache folder. Without --attack: pgd, cw-pgd
-    and cw, each adapted to the defense. Cells in the store are not computed again.
+    and cw, each adapted to the defense. Cells in the store are not computed again. Gates judge every row of the table.
     """
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
     from robustbench_cli.benchmarks.suites.grid import attack_class
@@ -143,7 +146,7 @@ def attack(
         eps=eps,
         **grid,
     )
-    run_suite(
+    table = run_suite(
         common,
         config,
         devices=devices,
@@ -152,6 +155,7 @@ def attack(
         save_images=save_images,
         output=output,
     )
+    gates.judge(table)
 
 
 def _suite_groups(name: str) -> list[AttackGroup]:

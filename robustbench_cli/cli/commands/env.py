@@ -24,10 +24,28 @@ _LIBRARIES = (
     "scikit-learn",
     "pandas",
     "pydantic",
+    "PyYAML",
     "safetensors",
+    "pillow",
     "click",
     "rich",
+    "platformdirs",
 )
+
+_OPTIONAL = (
+    "timm",
+    "huggingface_hub",
+    "open_clip_torch",
+    "datasets",
+    "webdataset",
+    "robustbench",
+    "torchattacks",
+    "foolbox",
+    "adversarial-robustness-toolbox",
+    "accelerate",
+    "ray",
+)
+"""The distributions of extras, of model zoos and of other libraries' attacks, by their names on the package index."""
 
 
 @command("env")
@@ -61,6 +79,7 @@ def _describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
+        "optional libraries": {name: _version(name) for name in _OPTIONAL},
         "devices": ["cpu", *(f"cuda:{index} {torch.cuda.get_device_name(index)}" for index in cuda)],
         "cuda": f"{torch.version.cuda or 'none'} in torch, {len(cuda) or 'no'} device{'' if len(cuda) == 1 else 's'} here",
         "cpus": os.cpu_count(),

@@ -14,9 +14,8 @@ import click
 from robustbench_cli.benchmarks.corruptions import BENCHMARK
 from robustbench_cli.benchmarks.reports import formats
 from robustbench_cli.benchmarks.reports.compared_columns import COMPARED, is_hash
-from robustbench_cli.benchmarks.reports.gate_options import GATES
 from robustbench_cli.cli import console, tables
-from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
+from robustbench_cli.cli.gate_args import GateArgs, gate_options
 from robustbench_cli.cli.judged_tables import show_comparisons, show_protocols
 from robustbench_cli.cli.leaderboard import show_standings
 from robustbench_cli.cli.options import command, option, output_file, output_format, stores_or_default
@@ -35,18 +34,6 @@ __all__ = ["report"]
 
 Damaged = Callable[[UserError], None]
 """Takes the error of a damaged file."""
-
-
-def _gate_options(*, baseline: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds the options of the gates with a baseline, or of those without."""
-
-    def add(function: Callable[..., None]) -> Callable[..., None]:
-        for gate in reversed([gate for gate in GATES if gate.baseline == baseline]):
-            declare = option(gate.option, multiple=True, metavar="COLUMN=VALUE", group="Gates", help=gate.help)
-            function = declare(function)
-        return function
-
-    return add
 
 
 @command("report")
@@ -91,15 +78,7 @@ def _gate_options(*, baseline: bool) -> Callable[[Callable[..., None]], Callable
 )
 @output_format("table", *formats.format_names())
 @output_file(multiple=True)
-@_gate_options(baseline=False)
-@option(
-    "--baseline",
-    type=click.Path(dir_okay=False, path_type=Path),
-    group="Gates",
-    help="Compare with the rows of this .csv file.",
-)
-@_gate_options(baseline=True)
-@option("--strict", is_flag=True, group="Gates", help="Exit with 3 if the baseline lacks a row of the table.")
+@gate_options
 def report(
     stores: tuple[Path, ...],
     conditions: tuple[str, ...],
@@ -109,48 +88,26 @@ def report(
     corruption_baseline: str | None,
     output_format: str,
     outputs: tuple[Path, ...],
-    baseline: Path | None,
-    strict: bool,
-    **gate_values: tuple[str, ...],
+    gates: GateArgs,
 ) -> None:
     """Print the table of one or more stores (default: ADVDEF_STORE, or ./advdef-runs), and judge it by gates.
 
     The exit code is 3, with a line for each cause, if cells failed or are missing, if a file is damaged, or if a gate
     judges a value that a row does not have. The complete rows are printed all the same.
     """
-    from robustbench_cli.benchmarks.reports import gates
+    from robustbench_cli.benchmarks.reports.gates import parse_conditions
     from robustbench_cli.benchmarks.store.store import Store
 
     for path in outputs:
         tables.require_writable_table(path)
-    values = [(gate, text) for gate in GATES for text in gate_values[gate.parameter]]
-    limits = [(gate, gates.parse_limit(text, gate=gate)) for gate, text in values]
-    changes = [limit for gate, limit in limits if gate.baseline]
-    if bool(changes) != (baseline is not None):
-        raise UserError("--baseline FILE.csv and --max-drop COLUMN=VALUE need each other: give both")
-    if strict and baseline is None:
-        raise UserError("--strict is for rows that a --baseline does not have: give one, or leave it out")
     stores, comparison = _second_row(stores, comparison)
     show = _shown(leaderboard, comparison, by_protocol=by_protocol)
-    earlier = None if baseline is None else gates.read_baseline(baseline)
-    allowed = gates.parse_conditions(conditions)
+    allowed = parse_conditions(conditions)
     content = _Content.of([Store(path) for path in stores_or_default(stores)], allowed, corruption_baseline)
     show(content, output_format, outputs)
     for line in content.conflicts:
         console.warn(line)
-    verdicts = [gates.compare(content.table, limit) for gate, limit in limits if not gate.baseline]
-    missing = content.missing
-    if earlier is not None:
-        before = gates.select(earlier, allowed)
-        verdicts += [gates.compare_with_baseline(content.table, before, limit) for limit in changes]
-        without = gates.without_baseline(content.table, before)
-        missing += without if strict else []
-        for line in () if strict else without:
-            console.warn(line)
-    missing += [line for verdict in verdicts for line in verdict.missing]
-    _judge([line for verdict in verdicts for line in verdict.broken], missing)
-    if verdicts:
-        console.note(f"passed: {', '.join(f'{gate.option} {text}' for gate, text in values)}")
+    gates.judge(content.table, allowed=allowed, missing=content.missing)
 
 
 def _second_row(stores: tuple[Path, ...], comparison: tuple[str, ...]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
@@ -387,16 +344,3 @@ def _show(table: pd.DataFrame, name: str, outputs: Sequence[Path]) -> None:
     for path in outputs:
         tables.write(table, path)
         console.note(f"wrote {path}")
-
-
-def _judge(broken: Sequence[str], missing: Sequence[str]) -> None:
-    """Ends the command with the exit code of its gates.
-
-    Raises:
-        CellsFailed: A row is missing or cannot be judged.
-        GateFailed: A row breaks a limit.
-    """
-    if missing:
-        raise CellsFailed([*missing, *broken])
-    if broken:
-        raise GateFailed(broken)

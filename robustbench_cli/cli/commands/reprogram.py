@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.cli import console
-from robustbench_cli.cli.completion import complete_names
+from robustbench_cli.cli.completion import NameOf
 from robustbench_cli.cli.model_args import ModelArgs, model_options
 from robustbench_cli.cli.options import (
     Common,
@@ -42,7 +42,7 @@ __all__ = ["reprogram"]
     "suite_name",
     metavar="NAME|FILE.yaml",
     group="Model",
-    shell_complete=complete_names("suite"),
+    type=NameOf("suite"),
     help="Models of a suite, instead of --checkpoint or --model.",
 )
 @option(
@@ -50,7 +50,7 @@ __all__ = ["reprogram"]
     metavar="NAME",
     required=True,
     group="Task",
-    shell_complete=complete_names("dataset"),
+    type=NameOf("dataset"),
     help="Data set that the model is reprogrammed to classify.",
 )
 @option(

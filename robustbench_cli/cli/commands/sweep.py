@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from robustbench_cli.cli import console, tables
-from robustbench_cli.cli.completion import complete_names
+from robustbench_cli.cli.completion import NameOf
 from robustbench_cli.cli.options import Common, ProcessArgs, command, computing, option, output_file, process_options
 from robustbench_cli.cli.param_types import SHARD, OneOf
 from robustbench_cli.core.errors import UserError
@@ -28,7 +28,7 @@ __all__ = ["sweep"]
 
 
 @command("sweep")
-@click.argument("suite", metavar="SUITE|FILE.yaml", shell_complete=complete_names("suite"))
+@click.argument("suite", metavar="SUITE|FILE.yaml", type=NameOf("suite"))
 @option("--dry-run", is_flag=True, group="Run", help="Print the cells, their state and their cost; compute nothing.")
 @option(
     "--status",

@@ -39,7 +39,8 @@ def attack(make_cell: MakeCell, make_outcomes: MakeOutcomes, make_result: MakeRe
 
     def one(left: int | Sequence[int], *flags: str, name: str = "pgd", gradients: bool = True, **words: Any) -> Run:
         draws, distance = words.pop("repeats", 1), words.pop("distance", 0.05)
-        cell = make_cell(n=IMAGES, repeats=draws, attack=MethodSpec(name=name), **words)
+        spec = MethodSpec(name=name, parameters=words.pop("parameters", {}))
+        cell = make_cell(n=IMAGES, repeats=draws, attack=spec, **words)
         standing = range(left) if isinstance(left, int) else left
         clean = [draws * (image < CLEAN) for image in range(IMAGES)]
         outcomes = make_outcomes(
@@ -189,3 +190,14 @@ def test_attacks_that_all_follow_gradients_vouch_for_nothing_that_they_leave(
     """Beside one without gradients they do, and where next to nothing is left, or nothing may be changed."""
     results = [attack(0, gradients=each, eps=eps).result for each in gradients]
     assert is_quick_look(results, clean=0.86, robust=robust) == quick
+
+
+@pytest.mark.parametrize("library", ["torchattacks", "art"])
+@pytest.mark.parametrize(("attack_name", "version", "quick"), [("AutoAttack", "standard", False), ("PGD", "", True)])
+def test_an_ensemble_of_another_library_supports_its_figure(
+    attack: MakeRun, library: str, attack_name: str, version: str, quick: bool
+) -> None:
+    """AutoAttack's standard version searches without gradients as well; its version for randomized models does not."""
+    name, parameters = f"{library}:{attack_name}", {"version": version} if version else {}
+    assert is_quick_look([attack(0, name=name, parameters=parameters).result], clean=0.86, robust=0.5) == quick
+    assert is_quick_look([attack(0, name=name, parameters={"version": "rand"}).result], clean=0.86, robust=0.5)

@@ -9,7 +9,8 @@ from torch import nn
 from robustbench_cli.attacks import registry
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
-from robustbench_cli.benchmarks.suites.load import read_suite, suite_names
+from robustbench_cli.benchmarks.suites.load import read_suite
+from robustbench_cli.benchmarks.suites.names import suite_names
 from robustbench_cli.core.errors import UserError
 
 from .conftest import GRID

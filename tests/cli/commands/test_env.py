@@ -4,13 +4,18 @@ import json
 import os
 import platform
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from robustbench_cli import __version__
+
+
+def is_installed(distribution: str) -> bool:
+    """Whether a module of a distribution can be imported."""
+    return distribution in {name for names in packages_distributions().values() for name in names}
 
 
 def test_a_bug_report_has_what_it_needs(advdef: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,6 +28,9 @@ def test_a_bug_report_has_what_it_needs(advdef: Callable[..., Any], monkeypatch:
     assert told["python"] == platform.python_version()
     assert told["libraries"]["torch"] == version("torch")
     assert "not installed" not in told["libraries"].values()
+    assert told["optional libraries"]["timm"] == version("timm")
+    absent = {name for name, found in told["optional libraries"].items() if found == "not installed"}
+    assert absent == {name for name in told["optional libraries"] if not is_installed(name)}
     assert told["devices"][0] == "cpu"
     assert told["cache folder"] == str(Path(os.environ["XDG_CACHE_HOME"]) / "advdef")
     assert told["environment"]["ADVDEF_DEVICE"] == "cpu"

@@ -12,7 +12,7 @@ import pytest
 from robustbench_cli import attacks, defenses
 from robustbench_cli.benchmarks import corruptions, datasets, models
 from robustbench_cli.benchmarks.evaluation import checks
-from robustbench_cli.benchmarks.suites.load import suite_names
+from robustbench_cli.benchmarks.suites.names import suite_names
 from robustbench_cli.cli.catalog import card
 
 NAMES = {
