@@ -35,8 +35,8 @@ class Remembers(SamePredictions):
     )
     position: ClassVar[int] = 60
 
-    def differs(self, batch: AttackedBatch) -> bool:
-        if batch.fresh is None:
+    def raised_by_batch(self, batch: AttackedBatch) -> bool:
+        if batch.fresh is None or batch.agrees_with_fresh_copy:
             return False
         images, indices = batch.checked_images
         return remembers(batch.scorer.logits, batch.fresh.logits, images, indices, noise=batch.scorer.noise)

@@ -35,7 +35,9 @@ class Unstable(SamePredictions):
     )
     position: ClassVar[int] = 50
 
-    def differs(self, batch: AttackedBatch) -> bool:
+    def raised_by_batch(self, batch: AttackedBatch) -> bool:
+        if batch.agrees_with_fresh_copy:
+            return False
         images, indices = batch.checked_images
         return is_unstable(batch.scorer.logits, images, indices, noise=batch.scorer.noise)
 
