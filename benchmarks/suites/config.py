@@ -16,8 +16,8 @@ from robustbench_cli.attacks.base.gradients.draws import EOTChoice
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.corruptions import SEVERITIES
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
-from robustbench_cli.benchmarks.datasets.base.options import DatasetOptions, OnBadImage, with_options
-from robustbench_cli.benchmarks.datasets.base.preprocessing import Crop, Interpolation
+from robustbench_cli.benchmarks.datasets.base.choices import Crop, Interpolation, OnBadImage
+from robustbench_cli.benchmarks.datasets.base.options import DatasetOptions, with_options
 from robustbench_cli.benchmarks.evaluation.options import Accounting, GridOptions
 from robustbench_cli.benchmarks.models.base.names import read_class_names, with_weights
 from robustbench_cli.benchmarks.store.cell import OnlyIf

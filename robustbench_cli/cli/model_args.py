@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from robustbench_cli.benchmarks.datasets import DEFAULT_DATASET
+from robustbench_cli.benchmarks.datasets.base.choices import Channels, Crop, Interpolation, OnBadImage
 from robustbench_cli.benchmarks.models.base.names import read_class_names, with_weights
 from robustbench_cli.benchmarks.weights.file_names import require_existing
 from robustbench_cli.cli import help_page
@@ -203,25 +204,25 @@ _DATA_OPTIONS = OptionSet(
         ),
         help_page.option(
             "--crop",
-            type=OneOf(("center", "none")),
+            type=OneOf(get_args(Crop)),
             group="Data",
             help="Crop the center, or scale the whole image whatever its proportions.  [default: center]",
         ),
         help_page.option(
             "--interpolation",
-            type=OneOf(("bilinear", "bicubic", "nearest")),
+            type=OneOf(get_args(Interpolation)),
             group="Data",
             help="Filter of the resizing.  [default: bilinear]",
         ),
         help_page.option(
             "--channels",
-            type=OneOf(("1", "3")),
+            type=OneOf([str(number) for number in get_args(Channels)]),
             group="Data",
             help="Channels of the images: 3 for gray images and a color model, 1 converts color images to gray.",
         ),
         help_page.option(
             "--on-bad-image",
-            type=OneOf(("stop", "skip")),
+            type=OneOf(get_args(OnBadImage)),
             group="Data",
             help="Whether an image file that cannot be read is an error, or is skipped.  [default: stop]",
         ),

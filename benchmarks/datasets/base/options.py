@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict
+from typing import TypedDict
 from urllib.parse import quote, unquote
 
 from robustbench_cli.benchmarks.datasets import registry
-from robustbench_cli.benchmarks.datasets.base.preprocessing import Crop, Interpolation, Preprocessing
+from robustbench_cli.benchmarks.datasets.base.choices import Crop, Interpolation, OnBadImage
+from robustbench_cli.benchmarks.datasets.base.preprocessing import Preprocessing
 
 __all__ = [
     "PREPROCESSING",
     "DatasetOptions",
-    "OnBadImage",
     "split_name",
     "takes_model_size",
     "trusted",
     "with_model_size",
     "with_options",
 ]
-
-OnBadImage = Literal["stop", "skip"]
 
 _QUERY = re.compile(r"[a-z_]+=[^&]*(&[a-z_]+=[^&]*)*")
 

@@ -16,8 +16,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from robustbench_cli.benchmarks.datasets.base.choices import OnBadImage
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset, SplitName
-from robustbench_cli.benchmarks.datasets.base.options import OnBadImage
 from robustbench_cli.benchmarks.datasets.base.preprocessing import MOST_VALUES, UNCHANGED, Preprocessing, Shape
 from robustbench_cli.benchmarks.datasets.base.split import Split
 from robustbench_cli.core.cores import usable_cores

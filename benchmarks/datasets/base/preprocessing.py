@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
 
+from robustbench_cli.benchmarks.datasets.base.choices import Channels, Crop, Interpolation
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,17 +19,11 @@ __all__ = [
     "LUMA",
     "MOST_VALUES",
     "UNCHANGED",
-    "Channels",
-    "Crop",
-    "Interpolation",
     "Preprocessing",
     "Shape",
     "size_hint",
 ]
 
-Crop = Literal["center", "none"]
-Interpolation = Literal["bilinear", "bicubic", "nearest"]
-Channels = Literal[1, 3]
 Shape = tuple[int, int, int]
 """``(C, H, W)``."""
 

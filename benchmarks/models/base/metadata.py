@@ -6,7 +6,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TypeVar
 
-from robustbench_cli.benchmarks.datasets.base.preprocessing import Interpolation, Shape, size_hint
+from robustbench_cli.benchmarks.datasets.base.choices import Interpolation
+from robustbench_cli.benchmarks.datasets.base.preprocessing import Shape, size_hint
 from robustbench_cli.core.errors import Choice, Notice
 
 __all__ = ["ModelMetadata"]

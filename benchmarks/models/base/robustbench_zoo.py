@@ -10,10 +10,9 @@ from importlib import resources
 
 from torch import nn
 
-from robustbench_cli.benchmarks.datasets.base.preprocessing import Interpolation
-from robustbench_cli.benchmarks.models import registry
+from robustbench_cli.benchmarks.datasets.base.choices import Interpolation
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
-from robustbench_cli.benchmarks.models.base.source import model_source
+from robustbench_cli.benchmarks.models.base.source import bare_network
 from robustbench_cli.benchmarks.models.base.wide_resnet import wide_resnet
 from robustbench_cli.core.errors import UserError, did_you_mean
 
@@ -90,13 +89,7 @@ class ZooEntry:
             return wide_resnet(
                 self.network, depth=depth, width=width, shape=shape, classes=self.classes, argument=wide[3]
             )
-        source = model_source(self.network)
-        if source is not None:
-            return source.untrained(shape=shape, classes=self.classes)
-        target, argument = registry.find(self.network)
-        options = {} if argument is None else {"argument": argument}
-        network: nn.Module = target(shape=shape, classes=self.classes, **options)
-        return network
+        return bare_network(self.network, shape=shape, classes=self.classes)
 
 
 @cache

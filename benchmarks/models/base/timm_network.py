@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from torch import Tensor, nn
 
-from robustbench_cli.benchmarks.datasets.base.preprocessing import Interpolation
+from robustbench_cli.benchmarks.datasets.base.choices import Interpolation
 from robustbench_cli.benchmarks.models.base.metadata import ModelMetadata
 from robustbench_cli.core.errors import UserError, did_you_mean
 from robustbench_cli.core.libraries import require_library
