@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping
 from functools import cache, cached_property
 from typing import Annotated, Any, Literal, Self
-from weakref import WeakValueDictionary
 
 from pydantic import (
     AfterValidator,
@@ -69,12 +68,17 @@ def _shared_spec(data: Any, validate: ValidatorFunctionWrapHandler, info: Valida
     spec = _specs.get(content)
     if spec is None:
         spec = validate(data).shared()
+        if len(_specs) == _MOST_SPECS:
+            _specs.clear()
         _specs[content] = spec
     return spec
 
 
-_specs: WeakValueDictionary[bytes, MethodSpec] = WeakValueDictionary()
-"""The methods that were validated, by their data."""
+_MOST_SPECS = 1024
+"""A store has thousands of cells and few methods, but its files say how many."""
+
+_specs: dict[bytes, MethodSpec] = {}
+"""Methods that were validated, by their data. ``store verify`` forgets each cell before it reads the next one."""
 
 _SharedSpec = Annotated[MethodSpec, WrapValidator(_shared_spec)]
 
