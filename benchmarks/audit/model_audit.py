@@ -96,6 +96,8 @@ def probe_of(
         UserError: The model does not give logits for these images, or the radius is not allowed.
     """
     PGD().threat(images[:1], norm=options.norm, eps=options.eps, targeted=False)
+    if options.eps == 0:
+        raise UserError("eps is 0, where nothing can be attacked: give a radius above 0, such as 8/255")
     fresh = _copy_of(model)
 
     def run(attack: Attack, images: Tensor, labels: Tensor, **keywords: Any) -> Attacked:

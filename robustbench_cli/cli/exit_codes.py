@@ -69,7 +69,7 @@ class CellsFailed(EndWithLines):
     code = CELLS_FAILED
 
 
-_RESUMED = ("attack", "certify", "demo", "reprogram", "sweep", "train")
+_RESUMED = ("attack", "audit", "certify", "demo", "reprogram", "sweep", "train")
 """The commands that resume when they are run again."""
 
 

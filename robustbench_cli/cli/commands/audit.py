@@ -193,6 +193,7 @@ def _of_models(
         group
         for identity in identities
         for group in audit_store(Store(common.store), damaged=damaged, checkpoint=identity)
+        if group.norm == norm
     ]
 
 
@@ -264,9 +265,10 @@ def _run_missing(probe: ModelProbe, target: AuditTarget, store: Path, shown: con
     if len(missing) < len(plan.checks):
         console.note(f"{name}: {len(plan.checks) - len(missing)}/{len(plan.checks)} checks cached in {store}")
     if missing:
-        expected = duration(plan.passes * seconds_per_pass(probe))
+        expected = duration(max(1.0, plan.passes * seconds_per_pass(probe)))
         console.note(
-            f"{name}: {len(missing)} checks on {len(probe)} images, at most {plan.passes:,} passes, some {expected}"
+            f"{name}: {len(missing)} checks on {len(probe)} images, at most {plan.passes:,} passes, "
+            f"up to {expected}"
         )
     bar = shown.add(name, total=len(missing))
     for check in missing:

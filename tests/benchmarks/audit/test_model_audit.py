@@ -71,6 +71,7 @@ def test_a_masked_gradient_is_broken(model: nn.Sequential, images: Tensor) -> No
         ({"budget": "large"}, "no budget 'large'"),
         ({"norm": "l0"}, "l0"),
         ({"eps": -1}, "eps"),
+        ({"eps": 0}, "eps is 0"),
         ({"eps": 0.1, "seed": -1}, "seed"),
         ({"eps": 0.1, "steps": 3}, "steps"),
     ],

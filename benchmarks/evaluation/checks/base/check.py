@@ -90,7 +90,7 @@ class Check:
         Returns:
             The finding, made by :meth:`finding`; ``None`` if nothing speaks against the model.
         """
-        return self.finding(self.text) if self.name in probe.baseline.flags else None
+        return self.finding(f"under {probe.baseline_name}: {self.text}") if self.name in probe.baseline.flags else None
 
     def passes(self, probe: ModelProbe) -> int:
         """The cost of :meth:`finding_in_model`, announced before it runs, without what ``needs`` names.

@@ -204,7 +204,18 @@ class ModelProbe:
         """The attack of the baseline: PGD, or Square for a model without gradients."""
         if self.without_gradients:
             return Square(queries=self.effort(200, 1000, 5000))
-        return PGD(steps=self.effort(20, 40, 100))
+        return PGD(steps=self._steps)
+
+    @property
+    def _steps(self) -> int:
+        return self.effort(20, 40, 100)
+
+    @property
+    def baseline_name(self) -> str:
+        """The baseline attack in a few words."""
+        attack = self.baseline_attack
+        effort = f"{attack.queries} queries" if isinstance(attack, Square) else f"{self._steps} steps"
+        return f"{type(attack).__name__} with {effort}"
 
     @cached_property
     def baseline(self) -> Attacked:
