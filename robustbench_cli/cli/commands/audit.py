@@ -267,8 +267,7 @@ def _run_missing(probe: ModelProbe, target: AuditTarget, store: Path, shown: con
     if missing:
         expected = duration(max(1.0, plan.passes * seconds_per_pass(probe)))
         console.note(
-            f"{name}: {len(missing)} checks on {len(probe)} images, at most {plan.passes:,} passes, "
-            f"up to {expected}"
+            f"{name}: {len(missing)} checks on {len(probe)} images, at most {plan.passes:,} passes, up to {expected}"
         )
     bar = shown.add(name, total=len(missing))
     for check in missing:
