@@ -252,13 +252,12 @@ def _contradictions(store: Path, pairs: Sequence[tuple[Result, Outcomes]], damag
         return {}
     # They import torch.
     from robustbench_cli.benchmarks.certification.certify import stored as certified
-    from robustbench_cli.benchmarks.reports.certificate_conflicts import certificate_of, contradiction
+    from robustbench_cli.benchmarks.reports.certificate_conflicts import certificates_of, contradiction
 
     models = list(certified(store, damaged=damaged))
     lines = {}
     for result, outcomes in pairs:
-        model = certificate_of(result.cell, models)
-        line = None if model is None else contradiction(result.cell, outcomes, model)
-        if line is not None:
-            lines[result.cell.id] = line
+        for model in certificates_of(result.cell, models):
+            if line := contradiction(result.cell, outcomes, model):
+                lines[result.cell.id] = line
     return lines

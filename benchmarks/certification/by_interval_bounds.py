@@ -136,6 +136,7 @@ class Intervals:
 
     norm: ClassVar[Norm] = "linf"
     record: ClassVar[type[CertifiedRadius]] = CertifiedRadius
+    name: ClassVar[str] = "intervals"
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -68,6 +68,7 @@ class Smoothing:
 
     norm: ClassVar[Norm] = "l2"
     record: ClassVar[type[VoteCounts]] = VoteCounts
+    name: ClassVar[str] = "smoothing"
 
     sigma: float
     n0: int = 100

@@ -45,7 +45,7 @@ class CertifiedAccuracy(BaseModel):
         defense: The label of the defenses.
         norm: The norm of the radius.
         eps: The radius.
-        sigma: See :class:`~.by_smoothing.Smoothing`. It is ``None`` for interval bounds, like the next four.
+        sigma: See :class:`~.by_smoothing.Smoothing`. It is ``None`` without smoothing, like the next four.
         n0: See :class:`~.by_smoothing.Smoothing`.
         samples: See :class:`~.by_smoothing.Smoothing`.
         alpha: See :func:`~.by_smoothing.certificates`.
@@ -61,6 +61,7 @@ class CertifiedAccuracy(BaseModel):
         seconds: Wall time.
         device: The device that began the certification.
         cell: The content hash.
+        method: The name of the procedure: ``smoothing``, ``intervals``, ``linear`` or ``branch-and-bound``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,6 +88,7 @@ class CertifiedAccuracy(BaseModel):
     seconds: float
     device: str
     cell: str
+    method: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ class CertifiedModel:
         """The certificate of each image.
 
         Args:
-            alpha: The chance in (0, 1) that a certificate of smoothing is wrong. Interval bounds do not use it.
+            alpha: The chance in (0, 1) that a certificate of smoothing is wrong. Proofs do not use it.
 
         Raises:
             UserError: alpha is not in (0, 1).
@@ -131,9 +133,9 @@ class CertifiedModel:
         certificates = self.certificates(alpha=alpha)
         figures = {
             **self.described,
-            **self.procedure.parameters,
-            **({"alpha": alpha} if isinstance(self.procedure, Smoothing) else {}),
+            **({"alpha": alpha, **self.procedure.parameters} if isinstance(self.procedure, Smoothing) else {}),
             "norm": self.procedure.norm,
+            "method": self.procedure.name,
             "n": len(self.labels),
             "average_certified_radius": float((certificates.radius * (certificates.predicted == self.labels)).mean()),
             "abstained": float((certificates.predicted < 0).mean()),
@@ -155,7 +157,7 @@ class CertificationOptions:
 
     Attributes:
         procedure: How the model is certified.
-        seed: The seed of all draws; interval bounds have none.
+        seed: The seed of all draws; only smoothing has any.
         device: The device to compute on.
         batch_size: Rows per forward pass; ``None`` to choose it for the device.
     """

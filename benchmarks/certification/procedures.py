@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from robustbench_cli.benchmarks.certification.by_interval_bounds import CertifiedRadius, Intervals
-from robustbench_cli.benchmarks.certification.by_smoothing import Smoothing, VoteCounts
+from torch import Tensor, nn
 
-__all__ = ["CERTIFICATE_FLAGS", "ImageRecord", "Procedure", "identity_of", "procedure_of"]
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.benchmarks.certification.bounds.network import Network
+from robustbench_cli.benchmarks.certification.by_branch_and_bound import SMALL, BranchAndBound, splittable
+from robustbench_cli.benchmarks.certification.by_interval_bounds import CertifiedRadius, Intervals
+from robustbench_cli.benchmarks.certification.by_linear_relaxation import LinearRelaxation
+from robustbench_cli.benchmarks.certification.by_smoothing import Smoothing, VoteCounts
+from robustbench_cli.core.errors import UserError
+from robustbench_cli.defenses.base.surgery.interval_bounds import is_boundable
+
+__all__ = ["CERTIFICATE_FLAGS", "ImageRecord", "Procedure", "choose", "identity_of", "procedure_of"]
 
 CERTIFICATE_FLAGS = {
     "no-noise-training": "the model was not trained with noise on its images, so few images can be certified: train it with "
@@ -18,8 +27,10 @@ CERTIFICATE_FLAGS = {
 }
 """The flags of a certified model, with the text of the table's legend."""
 
-Procedure = Smoothing | Intervals
+Procedure = Smoothing | Intervals | LinearRelaxation
 """How a model is certified."""
+
+_KINDS: tuple[type[Procedure], ...] = (Smoothing, Intervals, LinearRelaxation, BranchAndBound)
 
 ImageRecord = VoteCounts | CertifiedRadius
 """The stored result of one image."""
@@ -30,17 +41,75 @@ def identity_of(procedure: Procedure, seed: int) -> dict[str, Any]:
 
     Args:
         procedure: How the model is certified.
-        seed: The seed of the draws; interval bounds have none.
+        seed: The seed of the draws; only smoothing has any.
     """
     if isinstance(procedure, Smoothing):
         return {"smoothing": procedure.parameters, "seed": seed}
-    return {"intervals": procedure.parameters}
+    return {procedure.name: procedure.parameters}
 
 
 def procedure_of(identity: dict[str, Any]) -> Procedure:
     """The procedure that a stored identity names: the inverse of :func:`identity_of`.
 
     Raises:
-        UserError: A parameter of the smoothing is out of range.
+        UserError: A parameter is out of range.
+        ValueError: It names no procedure.
     """
-    return Smoothing(**identity["smoothing"]) if "smoothing" in identity else Intervals()
+    (kind,) = (kind for kind in _KINDS if kind.name in identity)
+    return kind(**identity[kind.name])
+
+
+def choose(
+    method: str,
+    model: nn.Module,
+    images: Tensor,
+    *,
+    eps: Sequence[float],
+    norm: Norm = "linf",
+    branches: int | None = None,
+) -> Procedure:
+    """The deterministic procedure of a method.
+
+    ``auto`` is the strongest that a model allows: branch and bound for networks of up to :data:`~.by_branch_and_bound.SMALL`
+    ReLU inputs; linear relaxation for others; interval bounds for networks whose layers only these know, and where no
+    radius is to be tried.
+
+    Args:
+        method: ``auto``, or the name of a procedure.
+        model: It may be untrained.
+        images: ``(N, C, H, W)`` in [0, 1], N >= 1.
+        eps: The radii to try; interval bounds find the largest radius instead.
+        norm: The norm of the radii; interval bounds know linf only.
+        branches: See :class:`~.by_branch_and_bound.BranchAndBound`; ``None`` for its default.
+
+    Raises:
+        UserError: The model cannot be certified by this method, or a value does not fit the method.
+    """
+    if method == "auto":
+        method = _strongest(model, images, eps=eps, norm=norm, split=branches is not None)
+    if branches is not None and method != "branch-and-bound":
+        raise UserError(f"--branches is for --method branch-and-bound, not {method}: leave it out")
+    procedure: Procedure
+    if method == "intervals":
+        if norm != "linf":
+            raise UserError(f"interval bounds are in linf, not in {norm}: give --method linear")
+        procedure = Intervals()
+    elif method == "linear":
+        procedure = LinearRelaxation(eps=eps, norm=norm)
+    else:
+        procedure = BranchAndBound(eps=eps, norm=norm, **({} if branches is None else {"branches": branches}))
+    procedure.require(model, images)
+    return procedure
+
+
+def _strongest(model: nn.Module, images: Tensor, *, eps: Sequence[float], norm: Norm, split: bool) -> str:
+    """The method that ``auto`` selects; ``split`` asks for branch and bound of networks of any size."""
+    if norm == "linf" and not any(eps) and not split:
+        return "intervals"
+    try:
+        neurons = splittable(Network(model, images))
+    except UserError:
+        if norm == "linf" and not split and is_boundable(model):
+            return "intervals"
+        return "linear"
+    return "branch-and-bound" if split or 0 < neurons <= SMALL else "linear"

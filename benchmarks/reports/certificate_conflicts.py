@@ -1,21 +1,32 @@
-"""Compares attacks with certificates: the certified accuracy at a cell's radius, and contradictions between the two."""
+"""Compares attacks with certificates: the images certified at a cell's radius, and contradictions between the two."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
-from robustbench_cli.benchmarks.certification.by_interval_bounds import Intervals
+from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.benchmarks.certification.by_smoothing import Smoothing
 from robustbench_cli.benchmarks.certification.certify import CertifiedModel
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
+from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.core.errors import UserError
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.randomized_smoothing import RandomizedSmoothing
 
-__all__ = ["ALPHA", "LEVEL", "certificate_of", "certified_accuracy", "contradiction"]
+__all__ = [
+    "ALPHA",
+    "LEVEL",
+    "ContradictedProofError",
+    "certificates_of",
+    "certified_images",
+    "contradiction",
+    "is_proof",
+]
 
 ALPHA = 0.001
 """The largest probability that a certificate by smoothing is wrong, in a comparison with attacks."""
@@ -24,8 +35,12 @@ LEVEL = 0.001
 """The significance level of a contradiction between attacks and a certificate by smoothing."""
 
 
-def certificate_of(cell: Cell, models: Sequence[CertifiedModel]) -> CertifiedModel | None:
-    """The certificate of the model that a cell attacks; of several, the one with the most images.
+class ContradictedProofError(RuntimeError):
+    """An attack broke an image whose prediction is proven: one of the two is wrong."""
+
+
+def certificates_of(cell: Cell, models: Sequence[CertifiedModel]) -> list[CertifiedModel]:
+    """The certificates of the model that a cell attacks: all proofs, and the certificate by smoothing with the most images.
 
     A certificate by smoothing holds only for a cell whose defense is the same smoothing and whose decision rule is one
     draw or the vote. A corrupted image is another image than the certified one. A user's own defense is skipped, since a
@@ -36,15 +51,20 @@ def certificate_of(cell: Cell, models: Sequence[CertifiedModel]) -> CertifiedMod
         models: The certificates.
     """
     if cell.corruption is not None:
-        return None
-    sigma = _sigma(cell)
+        return []
     same = [
-        model
-        for model in models
-        if (model.checkpoint, model.described["dataset"]) == (cell.checkpoint, cell.dataset)
-        and (isinstance(model.procedure, Intervals) or model.procedure.sigma == sigma)
+        model for model in models if (model.checkpoint, model.described["dataset"]) == (cell.checkpoint, cell.dataset)
     ]
-    return max(same, key=lambda model: len(model.labels), default=None)
+    proofs = [model for model in same if is_proof(model)]
+    sigma = _sigma(cell) if len(proofs) < len(same) else None
+    smoothed = [model for model in same if not is_proof(model) and model.procedure.parameters["sigma"] == sigma]
+    # Each further one would add its chance of being wrong.
+    return proofs + ([max(smoothed, key=lambda model: len(model.labels))] if smoothed else [])
+
+
+def is_proof(model: CertifiedModel) -> bool:
+    """Whether a certificate holds for certain, unlike one by smoothing."""
+    return not isinstance(model.procedure, Smoothing)
 
 
 def _sigma(cell: Cell) -> float | None:
@@ -66,16 +86,27 @@ def _smoothing(cell: Cell) -> RandomizedSmoothing | None:
     return smoothing if isinstance(smoothing, RandomizedSmoothing) else None
 
 
-def certified_accuracy(cell: Cell, model: CertifiedModel) -> float:
-    """The certified accuracy at a cell's radius; NaN where the certificate is in another norm.
+def certified_images(
+    cell: Cell, labels: NDArray[np.int64], models: Sequence[CertifiedModel]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which images are certified at a cell's radius by one of several certificates.
 
     Args:
         cell: The cell.
-        model: The certificate; see :func:`certificate_of`.
+        labels: ``(N,)`` the true classes of its images.
+        models: Its certificates; see :func:`certificates_of`. One in another norm, or of other images, does not count.
+
+    Returns:
+        ``(N,)``: the images that some certificate has, and those of them that are certified.
     """
-    if cell.norm != model.procedure.norm or cell.eps is None:
-        return float("nan")
-    return float(model.certificates(alpha=ALPHA).certified(model.labels, cell.eps).mean())
+    known, certified = np.zeros((2, len(labels)), dtype=np.bool_)
+    for model in models:
+        common = min(len(labels), len(model.labels))
+        is_same = cell.norm == model.procedure.norm and np.array_equal(labels[:common], model.labels[:common])
+        if is_same and cell.eps is not None:
+            known[:common] = True
+            certified[:common] |= model.certificates(alpha=ALPHA).certified(model.labels, cell.eps)[:common]
+    return known, certified
 
 
 def contradiction(cell: Cell, outcomes: Outcomes, model: CertifiedModel) -> str | None:
@@ -85,13 +116,13 @@ def contradiction(cell: Cell, outcomes: Outcomes, model: CertifiedModel) -> str 
     another class than the certified one. If a certificate by smoothing is right, a draw predicts the certified class
     with probability 1/2 or more. So all R draws are wrong with a probability of at most ``q^R``, where ``q`` is the
     probability that a vote has no majority for the class. The certificate itself is wrong with probability
-    :data:`ALPHA`. A binomial test at level :data:`LEVEL` compares the count with both. A certificate by intervals is a
+    :data:`ALPHA`. A binomial test at level :data:`LEVEL` compares the count with both. A certificate of another kind is a
     proof, which no image may contradict.
 
     Args:
         cell: The cell.
         outcomes: The cell's outcomes.
-        model: The certificate; see :func:`certificate_of`.
+        model: The certificate; see :func:`certificates_of`.
 
     Returns:
         One line; ``None`` without a contradiction.
@@ -101,7 +132,9 @@ def contradiction(cell: Cell, outcomes: Outcomes, model: CertifiedModel) -> str 
         return None
     certificates = model.certificates(alpha=ALPHA)
     predicted, radius = certificates.predicted[:common], certificates.radius[:common]
-    distance = outcomes.linf if model.procedure.norm == "linf" else outcomes.l2
+    distance = _distance(cell, outcomes, model.procedure.norm)
+    if distance is None:
+        return None
     inside = (predicted >= 0) & (distance[:, :common] < radius * (1 - 1e-6))
     broken = inside & (outcomes.perturbed[:, :, :common] != predicted).all(axis=1)
     count, tried = int(broken.any(axis=0).sum()), int(inside.any(axis=0).sum())
@@ -112,8 +145,8 @@ def contradiction(cell: Cell, outcomes: Outcomes, model: CertifiedModel) -> str 
         "radius, by"
     )
     cause = "the certificate or the attack's row is wrong"
-    if isinstance(model.procedure, Intervals):
-        return f"{finding} intervals in linf, which is impossible: {cause}"
+    if not isinstance(model.procedure, Smoothing):
+        return f"{finding} {model.procedure.name} in {model.procedure.norm}, which is impossible: {cause}"
     # Such an attack selects images on the very draws that are counted.
     if cell.accounting == "single-draw":
         return None
@@ -122,6 +155,13 @@ def contradiction(cell: Cell, outcomes: Outcomes, model: CertifiedModel) -> str 
         return None
     expected = f"at most {chance * tried:.2g} are expected"
     return f"{finding} smoothing in l2 at sigma {model.procedure.sigma:g}, where {expected}: {cause}"
+
+
+def _distance(cell: Cell, outcomes: Outcomes, norm: Norm) -> Floats | None:
+    """``(T, N)`` the perturbations in a norm; ``None`` where the outcomes do not have it."""
+    if norm == cell.norm:
+        return outcomes.distance
+    return {"linf": outcomes.linf, "l2": outcomes.l2}.get(norm)
 
 
 def _chance(cell: Cell, outcomes: Outcomes, *, attempts: int) -> float:

@@ -420,6 +420,12 @@ COLUMNS: tuple[Column, ...] = (
         None,
         shown=Shown("certified", 54, when=lambda table: "certified_accuracy" in table.columns),
     ),
+    Column(
+        "certified_gap",
+        "share",
+        None,
+        shown=Shown("gap", 54, hide=7, when=lambda table: "certified_gap" in table.columns),
+    ),
 )
 """The columns, in the order of the CSV file."""
 

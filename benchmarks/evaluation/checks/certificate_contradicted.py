@@ -18,7 +18,8 @@ class CertificateContradicted(Check):
     severity: ClassVar[Severity] = "broken"
     raised_when: ClassVar[str] = (
         "The store has a certificate of the model, and a perturbed image inside the certified radius of its image is "
-        "misclassified: by interval bounds for one image, by smoothing for more images than chance allows at level 0.001."
+        "misclassified: one image if the certificate is a proof, more images than chance allows at level 0.001 if it is by "
+        "smoothing."
     )
     why: ClassVar[str] = "A certificate and an attack that contradict each other cannot both be right."
     remedy: ClassVar[str] = (

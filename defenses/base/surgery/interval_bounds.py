@@ -10,7 +10,15 @@ from torch.nn import functional
 
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["is_monotone", "require_boundable", "worst_logits"]
+__all__ = [
+    "is_boundable",
+    "is_monotone",
+    "magnitude",
+    "propagate",
+    "require_boundable",
+    "rounding_errors",
+    "worst_logits",
+]
 
 _MONOTONE = (
     *(nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh),
@@ -49,6 +57,15 @@ def require_boundable(model: nn.Module) -> None:
             monotone.
     """
     _bounded_layers(model)
+
+
+def is_boundable(model: nn.Module) -> bool:
+    """Whether a model passes :func:`require_boundable`."""
+    try:
+        _bounded_layers(model)
+    except UserError:
+        return False
+    return True
 
 
 def _bounded_layers(model: nn.Module) -> list[nn.Module]:
@@ -119,7 +136,7 @@ def worst_logits(
     radius = eps.view(-1, *[1] * (images.dim() - 1)).to(images) if isinstance(eps, Tensor) else eps
     low, high = (images - radius).clamp(0, 1), (images + radius).clamp(0, 1)
     for layer in layers[:-1]:
-        low, high = _propagate(layer, low, high, unit_roundoff)
+        low, high = propagate(layer, low, high, unit_roundoff)
     center, half_width = (high + low) / 2, (high - low) / 2
     # (N, K, features): row j maps the features to Z_j - Z_y.
     differences = last.weight - last.weight[labels].unsqueeze(1)
@@ -129,13 +146,20 @@ def worst_logits(
     if not unit_roundoff:
         return upper
     relative = _sum_error(last, unit_roundoff)
-    errors = functional.linear(relative * _magnitude(low, high), last.weight.abs(), _scaled_abs(last.bias, relative))
+    errors = functional.linear(relative * magnitude(low, high), last.weight.abs(), _scaled_abs(last.bias, relative))
     index = labels.unsqueeze(1)
     return (upper + errors + errors.gather(1, index)).scatter(1, index, 0.0)
 
 
-def _propagate(layer: nn.Module, low: Tensor, high: Tensor, unit_roundoff: float) -> tuple[Tensor, Tensor]:
-    """The bounds of a layer's outputs from those of its inputs; see :func:`worst_logits`."""
+def propagate(layer: nn.Module, low: Tensor, high: Tensor, unit_roundoff: float) -> tuple[Tensor, Tensor]:
+    """The bounds of a layer's outputs from those of its inputs; see :func:`worst_logits`.
+
+    Args:
+        layer: A layer of a network that passes :func:`require_boundable`.
+        low: Lower bounds of its inputs.
+        high: Upper bounds of its inputs.
+        unit_roundoff: See :func:`worst_logits`.
+    """
     if isinstance(layer, nn.Dropout | nn.Dropout2d):
         return low, high
     if not _is_affine(layer):
@@ -151,9 +175,9 @@ def _propagate_monotone(layer: nn.Module, low: Tensor, high: Tensor, unit_roundo
     lowest, highest = both.chunk(2)
     if not unit_roundoff:
         return lowest, highest
-    errors = 4 * unit_roundoff * _magnitude(lowest, highest)
+    errors = 4 * unit_roundoff * magnitude(lowest, highest)
     if isinstance(layer, nn.AvgPool2d | nn.AdaptiveAvgPool2d):
-        errors = errors + unit_roundoff * low[0, 0].numel() * layer(_magnitude(low, high))
+        errors = errors + unit_roundoff * low[0, 0].numel() * layer(magnitude(low, high))
     return lowest - errors, highest + errors
 
 
@@ -170,7 +194,7 @@ def _propagate_batch_norm(
     scale, shift, bias = (vector.view(1, -1, 1, 1) for vector in (scale, shift, bias))
     center, half_width = center * scale + shift + bias, half_width * scale.abs()
     if unit_roundoff:
-        magnitudes = _magnitude(low, high) * scale.abs() + shift.abs() + bias.abs()
+        magnitudes = magnitude(low, high) * scale.abs() + shift.abs() + bias.abs()
         half_width = half_width + 8 * unit_roundoff * magnitudes
     return center - half_width, center + half_width
 
@@ -182,16 +206,34 @@ def _propagate_affine(
     center, bias_error = layer(center), None
     if unit_roundoff:
         relative = _sum_error(layer, unit_roundoff)
-        half_width, bias_error = half_width + relative * _magnitude(low, high), _scaled_abs(layer.bias, relative)
-    if isinstance(layer, nn.Linear):
-        half_width = functional.linear(half_width, layer.weight.abs(), bias_error)
-    else:
-        # It handles the padding mode.
-        half_width = layer._conv_forward(half_width, layer.weight.abs(), bias_error)  # noqa: SLF001
+        half_width, bias_error = half_width + relative * magnitude(low, high), _scaled_abs(layer.bias, relative)
+    half_width = _apply_abs(layer, half_width, bias_error)
     return center - half_width, center + half_width
 
 
-def _magnitude(low: Tensor, high: Tensor) -> Tensor:
+def _apply_abs(layer: nn.Linear | nn.Conv2d, inputs: Tensor, bias: Tensor | None) -> Tensor:
+    """A layer with the absolute values of its weights, and another bias."""
+    if isinstance(layer, nn.Linear):
+        return functional.linear(inputs, layer.weight.abs(), bias)
+    # It handles the padding mode.
+    outputs: Tensor = layer._conv_forward(inputs, layer.weight.abs(), bias)  # noqa: SLF001
+    return outputs
+
+
+def rounding_errors(layer: nn.Linear | nn.Conv2d, low: Tensor, high: Tensor, unit_roundoff: float) -> Tensor:
+    """Bounds of the rounding errors of an affine layer's outputs; :func:`propagate` includes them.
+
+    Args:
+        layer: The layer.
+        low: Lower bounds of its inputs.
+        high: Upper bounds of its inputs.
+        unit_roundoff: See :func:`worst_logits`.
+    """
+    relative = _sum_error(layer, unit_roundoff)
+    return _apply_abs(layer, relative * magnitude(low, high), _scaled_abs(layer.bias, relative))
+
+
+def magnitude(low: Tensor, high: Tensor) -> Tensor:
     """The largest absolute value between the bounds."""
     return torch.maximum(low.abs(), high.abs())
 

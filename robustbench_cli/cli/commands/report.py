@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
+    from robustbench_cli.benchmarks.reports.certified_columns import Contradictions
     from robustbench_cli.benchmarks.reports.rows import Together
     from robustbench_cli.benchmarks.store.cell import Cell
     from robustbench_cli.benchmarks.store.records import RequestedCell, Result
@@ -107,7 +108,20 @@ def report(
     show(content, output_format, outputs)
     for line in content.conflicts:
         console.warn(line)
+    if content.impossible:
+        _refuse_contradicted_proofs(content.impossible)
     gates.judge(content.table, allowed=allowed, missing=content.missing)
+
+
+def _refuse_contradicted_proofs(lines: Sequence[str]) -> NoReturn:
+    """Ends the command as an internal error.
+
+    Raises:
+        ContradictedProofError: Always.
+    """
+    from robustbench_cli.benchmarks.reports.certificate_conflicts import ContradictedProofError
+
+    raise ContradictedProofError("; ".join(lines))
 
 
 def _second_row(stores: tuple[Path, ...], comparison: tuple[str, ...]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
@@ -137,7 +151,8 @@ class _Content:
         results: All results whose files are intact, those of other rows included.
         read: Reads the outcomes of some of them.
         missing: A line for each damaged file, failed cell and missing cell among them.
-        conflicts: A line for each of the rows that contradicts a certificate.
+        conflicts: A line for each of the rows that contradicts a certificate by smoothing.
+        impossible: A line for each of the rows that contradicts a proof.
     """
 
     table: pd.DataFrame
@@ -145,6 +160,7 @@ class _Content:
     read: Callable[[Sequence[Result]], Together | None]
     missing: list[str]
     conflicts: list[str]
+    impossible: list[str]
 
     @classmethod
     def of(
@@ -184,7 +200,7 @@ class _Content:
         if corruption_baseline is not None:
             errors = read_corruption_baseline(corruption_baseline)
             table = with_corruption_errors(table, errors, name=corruption_baseline)
-        conflicts = _add_certified_accuracy(table, [results[result.cell.id] for result in intact], stores, collect)
+        conflicts = _add_certified_columns(table, [results[result.cell.id] for result in intact], stores, collect)
         failures = [
             failure for store in stores for failure in store.failures(damaged=collect) if failure.cell.id not in results
         ]
@@ -202,7 +218,8 @@ class _Content:
             intact,
             partial(read_together, store_of=lambda result: results[result.cell.id][1], damaged=lambda _: None),
             [*damaged, *(failure_line(failure) for failure in failures), *_missing_lines(absent)],
-            [line for cell, line in conflicts.items() if cell in present],
+            [] if conflicts is None else _of_cells(conflicts.of_smoothing, present),
+            [] if conflicts is None else _of_cells(conflicts.of_proofs, present),
         )
 
 
@@ -260,42 +277,25 @@ def _missing_lines(absent: Sequence[RequestedCell]) -> list[str]:
     return lines
 
 
-def _add_certified_accuracy(
-    table: pd.DataFrame, results: Sequence[tuple[Result, Store]], stores: Sequence[Store], collect: Damaged
-) -> dict[str, str]:
-    """Adds the column ``certified_accuracy`` where the stores hold a certificate of an attacked model.
+def _of_cells(lines: Mapping[str, str], cells: Collection[str]) -> list[str]:
+    return [line for cell, line in lines.items() if cell in cells]
 
-    Returns:
-        For each cell whose attack broke images that are certified, a line that says so.
-    """
+
+def _add_certified_columns(
+    table: pd.DataFrame, results: Sequence[tuple[Result, Store]], stores: Sequence[Store], collect: Damaged
+) -> Contradictions | None:
+    """Adds the columns of certificates where the stores hold any, and returns what speaks against these."""
     from robustbench_cli.benchmarks.store.store import CERTIFICATION
 
     folders = {store.path for store in stores if (store.path / CERTIFICATION).is_dir()}
     if not folders:
-        return {}
+        return None
     from robustbench_cli.benchmarks.certification.certify import stored
-    from robustbench_cli.benchmarks.reports.certificate_conflicts import (
-        certificate_of,
-        certified_accuracy,
-        contradiction,
-    )
+    from robustbench_cli.benchmarks.reports.certified_columns import add_certified_columns
 
     models = [model for folder in sorted(folders) for model in stored(folder, damaged=collect)]
-    accuracies: dict[str, float] = {}
-    lines: dict[str, str] = {}
-    for result, store in results:
-        cell = result.cell
-        model = certificate_of(cell, models)
-        accuracies[cell.id] = math.nan if model is None else certified_accuracy(cell, model)
-        if model is not None and (line := contradiction(cell, store.outcomes_of(result), model)):
-            lines[cell.id] = line
-    if not all(map(math.isnan, accuracies.values())):
-        values: list[float] = []
-        for cell_id in table["cell"]:
-            # A worst case has no cell of its own, and comes after its attacks.
-            values.append(accuracies[cell_id] if cell_id in accuracies else values[-1])
-        table["certified_accuracy"] = values
-    return lines
+    cells = [(result.cell, partial(store.outcomes_of, result)) for result, store in results]
+    return add_certified_columns(table, cells, models)
 
 
 def _order(cell: Cell) -> tuple[Any, ...]:

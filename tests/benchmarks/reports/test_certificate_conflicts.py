@@ -11,12 +11,19 @@ import pytest
 from scipy import stats
 
 from robustbench_cli.benchmarks.certification.by_interval_bounds import CertifiedRadius, Intervals
+from robustbench_cli.benchmarks.certification.by_linear_relaxation import LinearRelaxation
 from robustbench_cli.benchmarks.certification.by_smoothing import Smoothing, VoteCounts
 from robustbench_cli.benchmarks.certification.certify import CertifiedModel
+from robustbench_cli.benchmarks.certification.procedures import Procedure
 from robustbench_cli.benchmarks.checkpoints.defended_model import method_spec
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
-from robustbench_cli.benchmarks.reports.certificate_conflicts import certificate_of, certified_accuracy, contradiction
+from robustbench_cli.benchmarks.reports.certificate_conflicts import (
+    certificates_of,
+    certified_images,
+    contradiction,
+    is_proof,
+)
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.defenses import registry as defenses
 
@@ -115,9 +122,12 @@ def test_chance_alone_is_seldom_told(make_cell: Callable[..., Cell], decision: s
 def test_which_certificate_speaks_of_a_cell(make_cell: Callable[..., Cell]) -> None:
     """That of the same model, data set and noise, of the most images; none of another rule, noise or defense."""
     few = model_of([1000])
-    assert certificate_of(cell_of(make_cell), [few, SURE, few]) is SURE
-    assert certificate_of(cell_of(make_cell, parameters={"decision": "one-draw"}), [few]) is few
-    assert certificate_of(cell_of(make_cell, defense="macer"), [few]) is few
+    assert certificates_of(cell_of(make_cell), [few, SURE, few]) == [SURE]
+    assert certificates_of(cell_of(make_cell, parameters={"decision": "one-draw"}), [few]) == [few]
+    assert certificates_of(cell_of(make_cell, defense="macer"), [few]) == [few]
+    proofs = [proven_model(0.1), proven_model(0.2)]
+    assert certificates_of(cell_of(make_cell), [few, *proofs, SURE]) == [*proofs, SURE]
+    assert [is_proof(model) for model in (few, *proofs)] == [False, True, True]
     for changes in (
         {"parameters": {"decision": "mean"}},
         {"parameters": {"sigma": 0.5}},
@@ -127,11 +137,27 @@ def test_which_certificate_speaks_of_a_cell(make_cell: Callable[..., Cell]) -> N
         {"defenses": ()},
         {"defenses": (MethodSpec(name="gone.py:Mine", parameters={"sigma": 0.25, "decision": "vote"}),)},
     ):
-        assert certificate_of(cell_of(make_cell, **changes), [few]) is None
+        assert certificates_of(cell_of(make_cell, **changes), [few]) == []
 
 
-def test_certified_accuracy_at_the_radius_of_a_cell(make_cell: Callable[..., Cell]) -> None:
-    """The share of images that are certified there; nothing in another norm or at any distance."""
+def certified_accuracy(cell: Cell, *models: CertifiedModel) -> float:
+    """Over the images that a certificate has; NaN without any."""
+    known, certified = certified_images(cell, np.zeros(IMAGES, dtype=np.int64), models)
+    assert not (certified & ~known).any()
+    return float(certified.sum() / known.sum()) if known.any() else math.nan
+
+
+def proven_model(radius: float, images: int = IMAGES, procedure: Procedure | None = None) -> CertifiedModel:
+    """A proof of the same radius for all images."""
+    return model_of(
+        [0] * images,
+        procedure=procedure or Intervals(),
+        images=[CertifiedRadius(index=place, predicted=0, radius=radius, seconds=0) for place in range(images)],
+    )
+
+
+def test_images_certified_at_the_radius_of_a_cell(make_cell: Callable[..., Cell]) -> None:
+    """Those with a radius as large; nothing in another norm, at any distance, or of other images."""
     # 700 of 1000 draws bound the probability by 0.653 from below, so the radius is below 0.25 * 0.4 and above 0.25 *
     # 0.38.
     model = model_of([1000, 1000, 700, 400])
@@ -139,17 +165,23 @@ def test_certified_accuracy_at_the_radius_of_a_cell(make_cell: Callable[..., Cel
     assert accuracies == [0.75, 0.75, 0.5, 0.5, 0.0]
     assert math.isnan(certified_accuracy(cell_of(make_cell, norm="linf"), model))
     assert math.isnan(certified_accuracy(cell_of(make_cell, eps=None), model))
+    assert math.isnan(certified_accuracy(cell_of(make_cell), replace(model, labels=np.array([1, 0, 0, 0]))))
+
+
+def test_several_certificates_add_up(make_cell: Callable[..., Cell]) -> None:
+    """An image is certified if one of them certifies it."""
+    cell = make_cell(defenses=(), norm="linf", eps=0.1)
+    assert certified_accuracy(cell, proven_model(0.05), proven_model(0.1, images=15)) == 0.25
+    assert certified_accuracy(cell, proven_model(0.05)) == 0
+    other = proven_model(0.5, procedure=LinearRelaxation(eps=(0.5,), norm="l2"))
+    assert certified_accuracy(cell, proven_model(0.05), other) == 0
 
 
 def test_a_proof_is_contradicted_by_one_image(make_cell: Callable[..., Cell]) -> None:
     """Of a certificate by intervals one image that falls nearer in linf is told, whatever the norm; one beyond is not."""
-    proven = model_of(
-        [0] * IMAGES,
-        procedure=Intervals(),
-        images=[CertifiedRadius(index=place, predicted=0, radius=0.05, seconds=0) for place in range(IMAGES)],
-    )
+    proven = proven_model(0.05)
     cell = make_cell(defenses=(), norm="linf", eps=0.04, n=IMAGES, repeats=1)
-    assert certificate_of(cell, [proven]) is proven
+    assert certificates_of(cell, [proven]) == [proven]
     assert certified_accuracy(cell, proven) == 1
     assert certified_accuracy(make_cell(defenses=(), norm="linf", eps=0.06), proven) == 0
     assert math.isnan(certified_accuracy(make_cell(defenses=(), norm="l2", eps=0.04), proven))
@@ -160,6 +192,10 @@ def test_a_proof_is_contradicted_by_one_image(make_cell: Callable[..., Cell]) ->
     assert told is not None
     assert "1 of 60 images were broken inside their certified radius, by intervals in linf" in told
     assert contradiction(cell, outcomes_of(predictions, 0.05), proven) is None
+    in_l1 = proven_model(0.05, procedure=LinearRelaxation(eps=(0.05,), norm="l1"))
+    assert contradiction(cell, outcomes_of(predictions, 0.04), in_l1) is None
+    attacked = make_cell(defenses=(), norm="l1", eps=0.04, n=IMAGES, repeats=1)
+    assert "by linear in l1, which is impossible" in str(contradiction(attacked, outcomes_of(predictions, 0.04), in_l1))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +211,7 @@ def test_a_store_does_not_choose_what_code_runs(
         (tmp_path / f"{file}.py").write_text("raise SystemExit('code that a cell names has run')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    assert certificate_of(cell_of(make_cell, defenses=(MethodSpec(name=name),)), [SURE]) is None
+    assert certificates_of(cell_of(make_cell, defenses=(MethodSpec(name=name),)), [SURE]) == []
 
 
 @pytest.mark.parametrize(
@@ -185,6 +221,6 @@ def test_a_store_does_not_choose_what_code_runs(
 def test_parameters_that_a_cell_lacks(make_cell: Callable[..., Cell], parameters: dict[str, Any], fits: bool) -> None:
     """Those of an older version have their defaults; of others, no certificate is known."""
     cell = cell_of(make_cell, defenses=(MethodSpec(name="randomized-smoothing", parameters=parameters),))
-    assert (certificate_of(cell, [SURE]) is SURE) is fits
+    assert certificates_of(cell, [SURE]) == ([SURE] if fits else [])
     predictions = np.full((10, IMAGES), 3)
     assert contradiction(cell, outcomes_of(predictions, 0.5), SURE) is not None

@@ -67,21 +67,70 @@ def test_too_few_samples_for_any_certificate(advdef: Advdef, here: Path, checkpo
     assert "100.0" in ended.out
 
 
-def test_without_sigma_interval_bounds_certify_the_network(advdef: Advdef, here: Path) -> None:
-    """In linf, at quarters of the usual radius; the report shows it beside the attacks of the same model."""
+def test_without_sigma_the_network_itself_is_certified(advdef: Advdef, here: Path) -> None:
+    """In linf, at quarters of the usual radius; the report shows it beside the attacks of the same model, with the gap."""
     model = ("--defense", "ibp", "--set", "ibp.eps=0.02", "--epochs", "8", "-q")
-    ended = advdef("certify", *model, "--n", "40", "-o", "table.csv")
+    ended = advdef("certify", *model, "--n", "30", "-o", "table.csv")
     assert ended.code == 0, ended
-    assert "n 40, interval bounds" in ended.out
+    assert "n 30, method linear" in ended.out
     assert "linf radius" in ended.out
     rows = list(csv.DictReader((here / "table.csv").read_text().splitlines()))
     assert [float(row["eps"]) for row in rows] == pytest.approx([0, 0.0375, 0.075, 0.1125, 0.15])
-    assert {(row["norm"], row["sigma"], row["alpha"], row["flags"]) for row in rows} == {("linf", "", "", "")}
-    assert advdef("attack", *model, "--attack", "pgd", "--eps", "0.0375", "--n", "40").code == 0
+    assert {(row["norm"], row["method"], row["alpha"], row["flags"]) for row in rows} == {("linf", "linear", "", "")}
+    assert advdef("attack", *model, "--attack", "pgd", "--eps", "0.0375", "--n", "30").code == 0
     ended = advdef("report", "--format", "csv")
     (attacked,) = csv.DictReader(ended.out.splitlines())
-    assert float(attacked["certified_accuracy"]) == pytest.approx(float(rows[1]["certified_accuracy"]))
-    assert float(attacked["certified_accuracy"]) <= float(attacked["robust_accuracy"])
+    certified, robust = float(attacked["certified_accuracy"]), float(attacked["robust_accuracy"])
+    assert certified == pytest.approx(float(rows[1]["certified_accuracy"]))
+    assert certified <= robust
+    assert float(attacked["certified_gap"]) == pytest.approx(robust - certified)
+    assert advdef("certify", *model, "--n", "30", "--method", "intervals", "-o", "intervals.csv").code == 0
+    intervals = list(csv.DictReader((here / "intervals.csv").read_text().splitlines()))
+    for row, other in zip(rows[1:], intervals[1:], strict=True):
+        assert float(row["certified_accuracy"]) >= float(other["certified_accuracy"])
+
+
+def test_a_contradicted_proof_is_an_internal_error(advdef: Advdef, here: Path) -> None:
+    """The report prints its table, and ends with exit code 4 and one line."""
+    model = ("--defense", "none", "--epochs", "3", "-q")
+    assert advdef("certify", *model, "--n", "6", "--eps", "0.2", "--method", "linear").code == 0
+    assert advdef("attack", *model, "--attack", "pgd", "--eps", "0.2", "--n", "6").code == 0
+    assert advdef("report", "-q").code == 0
+    (path,) = (here / "advdef-runs" / "certification").glob("*.jsonl")
+    header = json.loads(path.with_name(path.name.replace(".images.jsonl", ".json")).read_text())
+    lines = []
+    for index, label in enumerate(header["labels"]):
+        body = json.dumps({"place": index, "predicted": label, "radius": 0.2000005, "seconds": 0}).encode()
+        lines.append(hashlib.sha256(body).hexdigest()[:16].encode() + b" " + body + b"\n")
+    path.write_bytes(b"".join(lines))
+    ended = advdef("report", "-q")
+    assert ended.code == 4
+    assert "certified" in ended.out
+    assert ended.err.count("\n") == 1
+    assert "of 6 images were broken inside their certified radius, by linear in linf, which is impossible" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "linear", "--eps", "0"), "the method linear tries given radii: give an --eps above 0"),
+        (("--method", "crown"), "unknown method 'crown' (choose from auto, intervals, linear, branch-and-bound)"),
+        (("--norm", "l2"), "no default eps for l2: pass --eps"),
+        (("--norm", "l2", "--method", "intervals", "--eps", "1"), "interval bounds are in linf, not in l2"),
+        (("--sigma", "0.25", "--norm", "l2"), "--norm is for a certificate of the model itself"),
+        (("--sigma", "0.25", "--method", "linear"), "--method is for a certificate of the model itself"),
+        (("--branches", "0", "--eps", "0.1"), "branches is 0: give a number of subproblems, at least 1"),
+        (("--branches", "9", "--method", "linear"), "--branches is for --method branch-and-bound, not linear"),
+    ],
+)
+def test_a_usage_error_of_methods(
+    advdef: Advdef, here: Path, checkpoint: Path, options: tuple[str, ...], message: str
+) -> None:
+    """It is one line with exit code 2."""
+    ended = advdef("certify", "--checkpoint", str(checkpoint), *options)
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert message in ended.err
 
 
 @pytest.mark.parametrize("option", [("--n0", "10"), ("--samples", "10"), ("--alpha", "0.1")])
@@ -92,12 +141,15 @@ def test_options_of_smoothing_need_sigma(advdef: Advdef, here: Path, checkpoint:
     assert f"{option[0]} is for a smoothed model: give --sigma SIGMA" in ended.err
 
 
-def test_a_model_without_interval_bounds(advdef: Advdef, here: Path) -> None:
+def test_a_model_without_bounds(advdef: Advdef, here: Path) -> None:
     """It is one line that names the layer, before anything is trained."""
     ended = advdef("certify", "--defense", "jpeg", "--epochs", "1")
     assert ended.code == 2
     assert ended.err.count("\n") == 1
-    assert "the model's logits cannot be bounded by intervals: its layer 0 is a Codec; " in ended.err
+    assert (
+        "the model's logits cannot be bounded by linear relaxation: its layer 0 is a Codec, whose forward pass cannot be "
+        in ended.err
+    )
     assert ended.err.endswith("; or give --sigma SIGMA, such as 0.25, which certifies any model\n")
 
 

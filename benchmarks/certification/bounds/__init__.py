@@ -1,0 +1,1 @@
+"""Linear bounds of a network's values over a ball of images."""
