@@ -13,6 +13,7 @@ import torch
 from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.comparison.contest import Contest, Entry, distances, robust_accuracy, unbroken
 from robustbench_cli.benchmarks.comparison.costs import certify_overhead, hrs_forward, pgd_overhead
+from robustbench_cli.benchmarks.comparison.coverage import compare_coverage
 from robustbench_cli.benchmarks.comparison.models import (
     ADVERSARIAL,
     DROPOUT,
@@ -62,10 +63,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m robustbench_cli.benchmarks.comparison", description=__doc__)
     parser.add_argument(
         "what",
-        choices=("costs", "peers", "autoattack", "single", "minimal-norm", "trained"),
+        choices=("costs", "peers", "autoattack", "single", "minimal-norm", "trained", "coverage"),
         help="costs: the cost of our own; peers: PGD and C&W beside other libraries'; autoattack: the standard suite beside "
         "the official AutoAttack; single: beside single attacks of torchattacks, Foolbox and ART; minimal-norm: our "
-        "minimal-norm attacks beside Foolbox's, torchattacks' and adv_lib's; trained: adversarial training beside ART's",
+        "minimal-norm attacks beside Foolbox's, torchattacks' and adv_lib's; trained: adversarial training beside ART's; "
+        "coverage: simulated evaluations, how often intervals, paired tests and early gates err",
     )
     parser.add_argument("--turns", type=int, default=3, help="repetitions of a timed run (3)")
     parser.add_argument("--images", type=int, default=500, help="test images, except for minimal-norm (500)")
@@ -84,7 +86,11 @@ def main() -> None:
     parser.add_argument("--trainers", nargs="+", choices=TRAINERS, default=TRAINERS, help="the trainers (all)")
     parser.add_argument("--epochs", type=int, default=5, help="training epochs (5)")
     parser.add_argument("--train-images", type=int, default=10_000, help="training images (10000)")
+    parser.add_argument("--simulations", type=int, default=1000, help="simulated evaluations for coverage (1000)")
     options = parser.parse_args()
+    if options.what == "coverage":
+        compare_coverage(images=options.images, simulations=options.simulations)
+        return
     threads = torch.get_num_threads()
     timed = "1 thread, processor seconds" if threads == 1 else f"{threads} threads, wall-clock seconds"
     print(f"torch {torch.__version__}, {platform.machine()}, {timed}; ratios: median (lowest to highest) of the turns")
