@@ -71,7 +71,7 @@ def audit_store(store: Store, *, damaged: Damaged, checkpoint: str | None = None
 def _group_of(cell: Cell) -> Hashable:
     """Equal for the cells of one model, data slice and norm."""
     corruption = None if cell.corruption is None else cell.corruption.canonical_identity
-    return cell.checkpoint, cell.data, corruption, cell.norm
+    return cell.checkpoint, cell.judged_images, corruption, cell.norm
 
 
 def _judged(

@@ -40,6 +40,12 @@ from robustbench_cli.benchmarks.evaluation.checks import raised_flags, row_flags
 from robustbench_cli.benchmarks.evaluation.checks.base.moments import EvaluatedModels, FinishedEvaluation
 from robustbench_cli.benchmarks.evaluation.context import RunContext
 from robustbench_cli.benchmarks.evaluation.device_images import DeviceImages
+from robustbench_cli.benchmarks.evaluation.early_stopping import (
+    LOOK_EVERY,
+    StoppingRule,
+    in_random_order,
+    summarize_sample,
+)
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
 from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult, division, shared_batch
@@ -74,8 +80,10 @@ class Evaluation:
         precision: The precision of the attack's gradients: ``"float32"``, also for an attack without gradients; ``"tf32"``,
             on a GPU; or ``"bf16"``.
         perturbed: ``(N, C, H, W)``, on the CPU: the perturbed image of the target that the deployed rule survives least.
-            It is the clean image where a minimal-norm attack found nothing within the radius, and where an earlier attack
-            had broken the image.
+            It is the clean image where a minimal-norm attack found nothing within the radius, where an earlier attack had
+            broken the image, and where the evaluation stopped before it.
+        is_sample: Whether the images were attacked in random order until the accuracy was decided, so that the outcomes are
+            those of the attacked images in this order.
     """
 
     outcomes: Outcomes
@@ -85,11 +93,12 @@ class Evaluation:
     seconds: float
     precision: Precision
     perturbed: Tensor
+    is_sample: bool = False
 
     @property
     def summary(self) -> dict[str, float]:
         """The figures of the table's row, by column; see :func:`~.outcomes.summarize`."""
-        return summarize(self.outcomes)
+        return (summarize_sample if self.is_sample else summarize)(self.outcomes)
 
 
 def evaluate(
@@ -128,7 +137,11 @@ def evaluate(
         raise UserError(f"attack is {attack!r}: give an attack with its parameters, such as PGD(steps=40)")
     options, context = _settings(attack, options, context, keywords)
     images, labels, context = _checked_inputs(model, images, labels, context)
-    unbroken = _unbroken(len(images), context)
+    unbroken, is_sample = _unbroken(len(images), context), options.stop_when_decided is not None
+    if is_sample:
+        if context.earlier is not None:
+            raise UserError("stop_when_decided needs all images: leave out earlier, the outcomes of another attack")
+        unbroken = in_random_order(unbroken, options.seed)
     with _prepared(model, images, labels, attack=attack, options=options, context=context) as search:
         batches, resumed_seconds = _search_batches(search, images, unbroken, context)
         flags, precision = _flags(search.setup, batches), search.source.precision
@@ -147,6 +160,7 @@ def evaluate(
         seconds=time.perf_counter() - started + resumed_seconds,
         precision=precision,
         perturbed=perturbed,
+        is_sample=is_sample,
     )
 
 
@@ -175,7 +189,8 @@ def attack_free_batches(
         take: Takes a batch for the body of a ``with``, and gives whether this process may attack it.
 
     Returns:
-        Whether the results of all batches are stored. A single batch is left to :func:`evaluate`, and counts as stored.
+        Whether the results of all batches are stored. A single batch is left to :func:`evaluate`, and counts as stored, and
+        so is an evaluation that may stop after any batch.
 
     Raises:
         UserError: See :func:`evaluate`; or a result cannot be stored.
@@ -185,7 +200,7 @@ def attack_free_batches(
     assert stored is not None
     batches = division(len(unbroken), shared_batch(len(unbroken), _images_at_once(images)), stored.batches)
     missing = [batch for batch in batches if not stored.has(batch, unbroken[batch])]
-    if len(batches) <= 1:
+    if len(batches) <= 1 or options.stop_when_decided is not None:
         context.progress(0)
         return True
     with ExitStack() as stack:
@@ -379,7 +394,10 @@ def _search_batches(
     stored = context.partial_results
     results: list[BatchResult] = []
     resumed_seconds = 0.0
-    for batch in division(len(unbroken), _images_at_once(images), () if stored is None else stored.batches):
+    limit = search.setup.options.stop_when_decided
+    rule = StoppingRule(limit, len(unbroken))
+    at_once = _images_at_once(images) if limit is None else LOOK_EVERY
+    for batch in division(len(unbroken), at_once, () if stored is None else stored.batches):
         indices = unbroken[batch]
         result = None if stored is None else stored.read(batch, indices, images[indices].cpu())
         if result is not None:
@@ -393,6 +411,8 @@ def _search_batches(
                     stored.write(batch, result)
         results.append(result)
         context.progress(len(images) - len(unbroken) + batch.stop)
+        if rule.is_decided(result):
+            break
     return results, resumed_seconds
 
 

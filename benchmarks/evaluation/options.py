@@ -56,6 +56,11 @@ class GridOptions(BaseModel):
         "tf32",
         description="precision of the gradients of fixed-radius attacks on a GPU; images are scored in full float32",
     )
+    stop_when_decided: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="attack images in random order, and stop once the robust accuracy of all is at least this limit, or below it, "
+        "with an error of at most 5 %",
+    )
 
     @property
     def is_targeted(self) -> bool:

@@ -43,14 +43,14 @@ def certificates_of(cell: Cell, models: Sequence[CertifiedModel]) -> list[Certif
     """The certificates of the model that a cell attacks: all proofs, and the certificate by smoothing with the most images.
 
     A certificate by smoothing holds only for a cell whose defense is the same smoothing and whose decision rule is one
-    draw or the vote. A corrupted image is another image than the certified one. A user's own defense is skipped, since a
-    store must not select the code that runs.
+    draw or the vote. A corrupted image is another image than the certified one, and a cell that stops early has its own
+    order of images. A user's own defense is skipped, since a store must not select the code that runs.
 
     Args:
         cell: The cell.
         models: The certificates.
     """
-    if cell.corruption is not None:
+    if cell.corruption is not None or cell.stop_when_decided is not None:
         return []
     same = [
         model for model in models if (model.checkpoint, model.described["dataset"]) == (cell.checkpoint, cell.dataset)

@@ -91,6 +91,12 @@ class RowSource:
         cells = "".join(sorted(result.cell.id for result in self.results))
         return hashlib.sha256(cells.encode()).hexdigest()[:20]
 
+    @property
+    def n(self) -> int:
+        """The number of images that were attacked."""
+        judged = self.summary.get("n")
+        return self.cell.n if judged is None else round(judged)
+
     def of_result(self, name: str) -> Any:
         """An attribute of the first result; ``None`` without one."""
         return getattr(self.results[0], name) if self.results else None
@@ -284,7 +290,7 @@ COLUMNS: tuple[Column, ...] = (
         identity="always",
         shown=Shown("eot", 41, when=_is_attacked),
     ),
-    Column("n", "count", lambda row: row.cell.n, identity="always", shown=Shown("n", 32, in_title=True)),
+    Column("n", "count", lambda row: row.n, identity="always", shown=Shown("n", 32, in_title=True)),
     Column("repeats", "count", lambda row: row.cell.repeats, identity="always"),
     Column("seed", "count", lambda row: row.cell.seed, identity="always", shown=Shown("seed", 34, in_title=True)),
     Column(
@@ -399,6 +405,13 @@ COLUMNS: tuple[Column, ...] = (
         shown=Shown("severity", 16, when=_occurs("corruption")),
     ),
     Column("accounting", "text", lambda row: row.cell.accounting, identity="later"),
+    Column(
+        "stop_when_decided",
+        "number",
+        lambda row: row.cell.stop_when_decided,
+        identity="later",
+        shown=Shown("decided at", 42, when=_occurs("stop_when_decided")),
+    ),
     Column("mean_corruption_accuracy", "share", lambda _: None, gate="higher", only="means"),
     Column(
         "mce",

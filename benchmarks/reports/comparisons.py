@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["ComparedRows", "comparisons_table", "parse_comparison", "readable_comparisons"]
 
 _PROTOCOL: Mapping[str, Callable[[JudgedRow], Any]] = {
-    "images": lambda row: (row.cells[0].data, row.row["corruption"], row.row["severity"]),
+    "images": lambda row: (row.cells[0].judged_images, row.row["corruption"], row.row["severity"]),
     "norm": lambda row: row.cells[0].norm,
     "eps": lambda row: row.cells[0].eps,
     "targeted": lambda row: row.cells[0].targeted,

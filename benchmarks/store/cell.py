@@ -145,6 +145,14 @@ class Cell(EvaluationOptions, _Evaluated):
         return self
 
     @property
+    def judged_images(self) -> str:
+        """Equal for cells whose outcomes are of the same images in the same order.
+
+        A cell that stops when its accuracy is decided has a sample of its own.
+        """
+        return self.data if self.stop_when_decided is None else f"{self.data} {self.id}"
+
+    @property
     def evaluation_options(self) -> EvaluationOptions:
         """The options of its evaluation alone."""
         return EvaluationOptions.model_construct(

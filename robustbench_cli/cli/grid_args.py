@@ -46,12 +46,17 @@ def _type(field: FieldInfo) -> click.ParamType[Any]:
     # A pydantic FieldInfo among the metadata holds constraints of its own.
     metadata = [entry for entry in (*field.metadata, *getattr(annotation, "__metadata__", ())) if entry is not None]
     constraints = [constraint for entry in metadata for constraint in (getattr(entry, "metadata", None) or [entry])]
-    least = next((entry.ge for entry in constraints if isinstance(entry, annotated_types.Ge)), None)
+    bounds: dict[str, Any] = {}
+    for entry in constraints:
+        if isinstance(entry, annotated_types.Ge):
+            bounds["min"] = entry.ge
+        elif isinstance(entry, annotated_types.Le):
+            bounds["max"] = entry.le
     base = get_args(annotation)[0] if get_args(annotation) else annotation
     if base is int:
-        return click.IntRange(min=least if isinstance(least, int) else None)
+        return click.IntRange(**bounds)
     if base is float:
-        return click.FLOAT
+        return click.FloatRange(**bounds)
     return click.STRING
 
 

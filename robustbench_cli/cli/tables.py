@@ -317,6 +317,11 @@ def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
     if {"mean_corruption_accuracy", "mce"} <= {*table.columns} and table["mean_corruption_accuracy"].notna().any():
         caption += [_MEAN] if table["mce"].isna().all() else []
     caption += quick_look(table)
+    if "stop_when_decided" in table.columns and table["stop_when_decided"].notna().any():
+        caption.append(
+            "decided at: n images, in random order, were attacked until the accuracy of all was known to reach this limit or not; the "
+            "interval of the robust accuracy holds at any stopping time"
+        )
     if "des" not in hidden and table["clean_accuracy_loss_within_interval"].eq(True).any():
         caption.append("~ in des: the loss of clean accuracy is not statistically significant")
     return caption + without

@@ -132,6 +132,8 @@ def attack(
     from robustbench_cli.cli.parameters import distribute
     from robustbench_cli.cli.session import in_processes, run_suite
 
+    if save_images is not None and grid["stop_when_decided"] is not None:
+        raise UserError("--save-images saves all images, and --stop-when-decided leaves some out: give one of them")
     devices = processes.devices(common)
     if attacks and suite_name:
         raise UserError("--attack and --suite both choose the attacks: give one of them")

@@ -913,3 +913,29 @@ def test_a_norm_that_another_librarys_attack_lacks_is_an_error(advdef: Advdef, h
     assert error_line(advdef(*command)).startswith(
         "torchattacks:PGD does not support the norm l2 (it supports linf); for l2 use "
     )
+
+
+def test_a_gate_may_be_decided_early(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """The row says how many images were attacked; it is a cell of its own, and what cannot stop early is refused."""
+    command = ("attack", "--checkpoint", "model.safetensors", "--eps", "0.3", "--n", "300", "-q")
+    stop = ("--attack", "fgsm", "--attack", "pgd", "--stop-when-decided", "0.9")
+    ended = advdef(*command, *stop, "--fail-under", "robust_accuracy=0.9", "-o", "table.csv")
+    assert ended.code == 1, ended.err
+    found = list(csv.DictReader(StringIO((here / "table.csv").read_text())))
+    # The two attacks stop at images of their own, so that they have no worst case.
+    assert [(row["attack"], row["n"], row["stop_when_decided"]) for row in found] == [
+        ("pgd", "50", "0.9"),
+        ("fgsm", "50", "0.9"),
+    ]
+    assert (
+        advdef("report", "--compare", "attack").err.strip().endswith("no two rows can be compared: the images differ")
+    )
+    for words, line in [
+        (("--attack", "cw-linf"), "stop_when_decided is for attacks within a radius, and cw-linf searches once"),
+        (("--suite", "standard"), "stop_when_decided judges each attack alone"),
+        (("--attack", "pgd", "--save-images", "images"), "--save-images saves all images"),
+    ]:
+        refused = advdef(*command, *words, "--stop-when-decided", "0.9")
+        assert (refused.code, len(refused.err.splitlines())) == (2, 1), refused.err
+        assert line in refused.err
+    assert advdef(*command, "--attack", "pgd", "--stop-when-decided", "40").code == 2

@@ -1,0 +1,80 @@
+"""Stops an evaluation once it is decided whether the robust accuracy reaches a limit."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustbench_cli.attacks.base.rng import seed_from
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
+from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
+from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats
+from robustbench_cli.benchmarks.evaluation.statistics.sequential import SequentialGate, confidence_sequence
+
+__all__ = ["LOOK_EVERY", "StoppingRule", "in_random_order", "summarize_sample"]
+
+LOOK_EVERY = 50
+"""The number of images that are attacked between two looks at the accuracy."""
+
+_POPULATION = 10**9
+"""The number of images of the population that an interval is for: without an end, in practice."""
+
+
+def in_random_order(indices: Tensor, seed: int) -> Tensor:
+    """The images of an evaluation in the random order that a :class:`StoppingRule` needs.
+
+    Args:
+        indices: ``(N,)``, of the images.
+        seed: The seed of the evaluation.
+    """
+    order = np.random.default_rng(seed_from(seed, "order of the images")).permutation(len(indices))
+    return indices[torch.from_numpy(order)]
+
+
+class StoppingRule:
+    """Decides after each batch whether the robust accuracy of all images reaches a limit, with an error of at most 5 %.
+
+    See :class:`~.statistics.sequential.SequentialGate`. The accuracy is that of the evaluated images, if all of them were
+    attacked.
+
+    Args:
+        limit: The limit of the robust accuracy; ``None`` never stops.
+        number: The number of all images.
+    """
+
+    def __init__(self, limit: float | None, number: int) -> None:
+        self._gate = None if limit is None else SequentialGate(limit, number)
+
+    def is_decided(self, batch: BatchResult) -> bool:
+        """Takes the next batch in the random order, and says whether the evaluation may stop.
+
+        Args:
+            batch: Its outcomes.
+        """
+        return self._gate is not None and self._gate.update(_shares(Outcomes(**batch.outcomes)).tolist()) is not None
+
+
+def _shares(outcomes: Outcomes) -> Floats:
+    """``(N,)``: the share of draws in which each image's worst candidate is right."""
+    return np.asarray((outcomes.worst() == outcomes.labels).mean(axis=0), dtype=np.float64)
+
+
+def summarize_sample(outcomes: Outcomes) -> dict[str, float]:
+    """The figures of a row whose images were attacked in random order until a decision; see :func:`~.outcomes.summarize`.
+
+    Whoever stops when the figures suit has looked at them many times. So the interval of the robust accuracy is the
+    confidence sequence, which holds at any stopping time, for a population of any size. If all images of a pass share one
+    draw, it holds for the draws that were made. ``n`` is the number of images that were attacked.
+
+    Args:
+        outcomes: Of the attacked images, in the order in which they were.
+    """
+    low, high = 0.0, 1.0
+    for low, high in confidence_sequence(_shares(outcomes), _POPULATION):  # noqa: B007 - the last one counts
+        pass
+    return summarize(outcomes) | {
+        "robust_accuracy_low": low,
+        "robust_accuracy_high": high,
+        "n": float(len(outcomes.labels)),
+    }
