@@ -924,8 +924,8 @@ def test_a_gate_may_be_decided_early(advdef: Advdef, here: Path, checkpoint: Pat
     found = list(csv.DictReader(StringIO((here / "table.csv").read_text())))
     # The two attacks stop at images of their own, so that they have no worst case.
     assert [(row["attack"], row["n"], row["stop_when_decided"]) for row in found] == [
-        ("pgd", "50", "0.9"),
         ("fgsm", "50", "0.9"),
+        ("pgd", "50", "0.9"),
     ]
     assert (
         advdef("report", "--compare", "attack").err.strip().endswith("no two rows can be compared: the images differ")
