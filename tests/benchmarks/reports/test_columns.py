@@ -78,9 +78,9 @@ def test_gates_judge_measured_values_in_the_right_direction() -> None:
 def test_older_tables_lack_the_normalization() -> None:
     """A comparison uses mean and std, and the corruption, only where both tables have them."""
     names = identity_columns()
-    assert names[-5:] == ["mean", "std", "corruption", "severity", "accounting"]
-    assert identity_columns(available=[]) == names[:-5]
-    assert identity_columns(available=["std"]) == [*names[:-5], "std"]
+    assert names[-6:] == ["mean", "std", "corruption", "severity", "accounting", "stop_when_decided"]
+    assert identity_columns(available=[]) == names[:-6]
+    assert identity_columns(available=["std"]) == [*names[:-6], "std"]
 
 
 def test_a_cell_without_a_result_has_only_what_describes_it(make_cell: MakeCell) -> None:
