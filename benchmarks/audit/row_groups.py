@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,22 +50,33 @@ def audit_store(store: Store, *, damaged: Damaged, checkpoint: str | None = None
     for record in stored(store.path, damaged=damaged):
         if checkpoint in {None, record.target.checkpoint}:
             records[model_of_record(record)].append(record)
-    members: dict[Hashable, list[tuple[Result, Outcomes]]] = defaultdict(list)
+    members: dict[Hashable, list[Result]] = defaultdict(list)
     for result in store.unverified(damaged=damaged):
         if checkpoint in {None, result.cell.checkpoint} and not result.was_skipped:
-            try:
-                members[_group_of(result.cell)].append((result, store.outcomes_of(result)))
-            except UserError as error:
-                damaged(error)
-    lines = _contradictions(store.path, [pair for pairs in members.values() for pair in pairs], damaged)
+            members[_group_of(result.cell)].append(result)
+    contradiction = _contradictions(store.path, damaged)
     groups, with_rows = [], set()
-    for pairs in members.values():
-        pairs.sort(key=lambda pair: pair[0].cell.attack_label)
-        key = model_of_cell(pairs[0][0].cell)
-        with_rows.add(key)
-        groups.append(_judged(pairs, records.get(key, []), lines))
+    for results in members.values():
+        # The outcomes of one group at a time are in memory.
+        pairs = _with_outcomes(store, results, damaged)
+        if pairs:
+            key = model_of_cell(pairs[0][0].cell)
+            with_rows.add(key)
+            lines = {result.cell.id: contradiction(result, outcomes) for result, outcomes in pairs}
+            groups.append(_judged(pairs, records.get(key, []), {cell: line for cell, line in lines.items() if line}))
     groups += [_without_rows(of_model) for key, of_model in records.items() if key not in with_rows]
     return sorted(groups, key=lambda group: (group.dataset, group.model, group.defense, group.title))
+
+
+def _with_outcomes(store: Store, results: Iterable[Result], damaged: Damaged) -> list[tuple[Result, Outcomes]]:
+    """The results whose outcomes are intact, with these, in the order of their attacks."""
+    pairs = []
+    for result in sorted(results, key=lambda result: result.cell.attack_label):
+        try:
+            pairs.append((result, store.outcomes_of(result)))
+        except UserError as error:
+            damaged(error)
+    return pairs
 
 
 def _group_of(cell: Cell) -> Hashable:
@@ -246,18 +257,18 @@ def _left_out(records: Sequence[CheckRecord]) -> tuple[LeftOut, ...]:
     return tuple(left_out[check] for check in sorted(left_out))
 
 
-def _contradictions(store: Path, pairs: Sequence[tuple[Result, Outcomes]], damaged: Damaged) -> dict[str, str]:
-    """A line for each cell whose attack broke images inside their certified radius."""
+def _contradictions(store: Path, damaged: Damaged) -> Callable[[Result, Outcomes], str | None]:
+    """A function that describes how the attack of a row broke images inside their certified radius, if it did."""
     if not (store / CERTIFICATION).is_dir():
-        return {}
+        return lambda *_: None
     # They import torch.
     from robustbench_cli.benchmarks.certification.certify import stored as certified
     from robustbench_cli.benchmarks.reports.certificate_conflicts import certificates_of, contradiction
 
     models = list(certified(store, damaged=damaged))
-    lines = {}
-    for result, outcomes in pairs:
-        for model in certificates_of(result.cell, models):
-            if line := contradiction(result.cell, outcomes, model):
-                lines[result.cell.id] = line
-    return lines
+
+    def line(result: Result, outcomes: Outcomes) -> str | None:
+        lines = (contradiction(result.cell, outcomes, model) for model in certificates_of(result.cell, models))
+        return next(filter(None, lines), None)
+
+    return line

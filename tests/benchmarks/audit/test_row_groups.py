@@ -7,11 +7,14 @@ import pytest
 
 from robustbench_cli.benchmarks.audit.records import CheckRecord, audited_flags, write
 from robustbench_cli.benchmarks.audit.row_groups import access_of, audit_store
+from robustbench_cli.benchmarks.certification.by_interval_bounds import CertifiedRadius, Intervals
+from robustbench_cli.benchmarks.certification.procedures import identity_of
+from robustbench_cli.benchmarks.certification.records import CertificationFiles, CertificationHeader
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.evaluation import checks
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding
-from robustbench_cli.benchmarks.store.cell import Cell
-from robustbench_cli.benchmarks.store.store import Store
+from robustbench_cli.benchmarks.store.cell import Cell, content_hash
+from robustbench_cli.benchmarks.store.store import CERTIFICATION, Store
 from robustbench_cli.core.errors import UserError
 
 from ..conftest import MakeCell, MakeOutcomes, MakeResult
@@ -155,3 +158,27 @@ def test_a_damaged_row_is_named_and_the_others_are_judged(
     (group,) = audit_store(store, damaged=errors.append)
     assert len(group.threats) == 1
     assert [str(lost) in str(error) for error in errors] == [True]
+
+
+@pytest.mark.parametrize(("radius", "broken"), [(0.2, True), (0.05, False)])
+def test_a_certificate_in_the_store_is_compared_with_the_rows(
+    store: Store,
+    make_cell: MakeCell,
+    make_outcomes: MakeOutcomes,
+    make_result: MakeResult,
+    radius: float,
+    broken: bool,
+) -> None:
+    """An image that is broken at 0.1 cannot be certified up to 0.2."""
+    cell = make_cell(eps=0.1)
+    publish(store, make_result(cell, make_outcomes(clean=[1] * 4, robust=[0] * 4, distance=0.1)))
+    identity = {"version": 1, "checkpoint": cell.checkpoint, "data": cell.data, **identity_of(Intervals(), 0)}
+    files = CertificationFiles(store.path / CERTIFICATION, content_hash(identity), CertifiedRadius)
+    described = {"dataset": cell.dataset}
+    files.begin(CertificationHeader(identity=identity, described=described, labels=[0] * 4, versions={}))
+    for index in range(4):
+        files.add(CertifiedRadius(index=index, predicted=0, radius=radius, seconds=0))
+    (group,) = audit_store(store, damaged=fail)
+    found = [finding for finding in group.findings if finding.check == "certificate-contradicted"]
+    assert bool(found) == broken
+    assert all("4 of 4 images were broken inside their certified radius" in finding.evidence for finding in found)
