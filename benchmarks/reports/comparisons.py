@@ -101,9 +101,10 @@ def comparisons_table(compared: ComparedRows, rows: Sequence[JudgedRow]) -> pd.D
     pairs = list(_pairs(compared, rows))
     tests = [compare_paired(first.robust, second.robust) for first, second in pairs]
     corrected = holm([test.p_value for test in tests])
+    names = _names(pairs)
     lines = [
-        _line(first, second, test, p_holm)
-        for (first, second), test, p_holm in zip(pairs, tests, corrected, strict=True)
+        _line(first, second, test, p_holm) | dict(zip("ab", named, strict=True))
+        for (first, second), named, test, p_holm in zip(pairs, names, tests, corrected, strict=True)
     ]
     # As objects, whole numbers stay whole where others are missing.
     return pd.DataFrame(lines, dtype=object)
@@ -175,11 +176,10 @@ def _difference(first: JudgedRow, second: JudgedRow, varied: set[str]) -> str | 
 def _line(first: JudgedRow, second: JudgedRow, test: PairedComparison, p_holm: float) -> dict[str, Any]:
     """A row of the table of comparisons."""
     rows = first.row, second.row
-    names = _names(first, second)
-    shared = ("dataset", "model", "defense", "attack", "norm", "eps", "targeted", "corruption", "severity", "n", "seed")
     return {
-        **{name: rows[0][name] if rows[0][name] == rows[1][name] else None for name in shared},
-        **dict(zip("ab", names, strict=True)),
+        **{name: rows[0][name] if rows[0][name] == rows[1][name] else None for name in _SHARED},
+        "a": None,
+        "b": None,
         **{f"{side}_robust_accuracy": row["robust_accuracy"] for side, row in zip("ab", rows, strict=True)},
         "difference": test.difference,
         "difference_low": test.low,
@@ -202,19 +202,36 @@ def _attacks(row: JudgedRow) -> list[str]:
     return [cell.attack_label for cell in row.cells]
 
 
-def _names(first: JudgedRow, second: JudgedRow) -> list[str]:
-    """What tells the two rows of a pair apart; what follows from the defense is left out."""
-    differing = [name for name in ("model", "defense", "attack", "seed") if first.row[name] != second.row[name]]
-    differing = differing or [name for name in ("checkpoint", "eot") if first.row[name] != second.row[name]] or ["cell"]
-    return [" ".join(str(row.row[name]) for name in differing) for row in (first, second)]
+def _names(pairs: Sequence[tuple[JudgedRow, JudgedRow]]) -> list[list[str]]:
+    """What tells the two rows of each pair apart, with the draws and the cell where several pairs have the same names."""
+    told = []
+    for first, second in pairs:
+        differing = [name for name in ("model", "defense", "attack", "seed") if first.row[name] != second.row[name]]
+        differing = differing or [name for name in ("checkpoint", "eot") if first.row[name] != second.row[name]]
+        told.append([" ".join(str(row.row[name]) for name in differing) for row in (first, second)])
+    for further in ("eot", "cell"):
+        keys = [
+            (*names, *(str(row.row[name]) for row in pair for name in _SHARED))
+            for names, pair in zip(told, pairs, strict=True)
+        ]
+        for names, pair, count in zip(told, pairs, [keys.count(key) for key in keys], strict=True):
+            if count > 1 or names[0] == names[1]:
+                names[:] = [
+                    f"{name} {further} {str(row.row[further])[:8]}".strip()
+                    for name, row in zip(names, pair, strict=True)
+                ]
+    return told
 
 
-_SHOWN = ("model", "defense", "attack", "threat", "corruption", "severity", "seed")
-"""The columns before the two names, where they differ among the pairs."""
+_SHARED = ("dataset", "model", "defense", "attack", "norm", "eps", "targeted", "corruption", "severity", "n", "seed")
+"""The columns that a table of comparisons has where both rows agree in them."""
+
+_SHOWN = ("dataset", "model", "defense", "attack", "threat", "corruption", "severity", "seed", "n")
+"""The columns before the two names where they differ among the pairs, and above the table where they do not."""
 
 
-def readable_comparisons(table: pd.DataFrame) -> tuple[list[str], list[list[str]], list[str]]:
-    """The headers, the texts of the rows and the lines below a table of comparisons, for people.
+def readable_comparisons(table: pd.DataFrame) -> tuple[str, list[str], list[list[str]], list[str]]:
+    """The line above a table of comparisons, its headers, the texts of its rows and the lines below it, for people.
 
     Args:
         table: See :func:`comparisons_table`.
@@ -234,7 +251,9 @@ def readable_comparisons(table: pd.DataFrame) -> tuple[list[str], list[list[str]
         ]
         for row in rows
     ]
-    return headers, lines, list(_caption(rows))
+    alike = [(name, rows[0][name]) for name in _SHOWN if name not in shown and rows[0][name] is not None]
+    title = ", ".join(f"{name} {value}" for name, value in alike)
+    return title, headers, lines, list(_caption(rows))
 
 
 def _p_value(value: float) -> str:

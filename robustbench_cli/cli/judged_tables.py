@@ -49,7 +49,7 @@ def show_comparisons(
     from robustbench_cli.benchmarks.reports.judged_rows import judged_rows
 
     compared = comparisons_table(parse_comparison(texts), judged_rows(table, results, read))
-    headers, lines, caption = readable_comparisons(compared)
+    title, headers, lines, caption = readable_comparisons(compared)
     tables.show_other(
         "--compare",
         compared,
@@ -58,7 +58,7 @@ def show_comparisons(
             numeric=[header in {"robust a", "robust b", "only a", "only b", "p", "p (Holm)"} for header in headers],
             lines=lines,
             hideable=("only a", "only b", "p"),
-            title="robust accuracy of pairs of rows on the same images",
+            title=title,
             caption=caption,
         ),
         output_format=output_format,

@@ -111,6 +111,18 @@ def test_pairs_agree_in_all_else(stored: Stored) -> None:
     assert found[2]["a_attacks"] == "pgd;fgsm"
 
 
+def test_pairs_of_the_same_names_are_told_apart(stored: Stored) -> None:
+    """By the draws of the attacks, and by the cells."""
+    stored.add(45, last=True, defenses=(HRS,), eot=10)
+    found = stored.compare("defense=none", "defense=hrs")
+    assert [(row["a"], row["b"]) for row in found] == [
+        ("none eot 1", "hrs(channels=[5,5]) eot 1"),
+        ("none eot 1", "hrs(channels=[5,5]) eot 10"),
+    ]
+    (row,) = stored.compare("eot")
+    assert (row["a"], row["b"], row["attack"]) == ("1", "10", "pgd")
+
+
 def test_attacks_on_one_model(stored: Stored) -> None:
     """They may be compared, and two models under different attacks may not."""
     stored.add(20, attack=FGSM)
@@ -157,7 +169,10 @@ def test_what_fits_no_pair_is_named(stored: Stored, texts: tuple[str, ...], reas
 def test_the_table_for_people(stored: Stored) -> None:
     """Points with intervals, the tests by name, and what speaks against a row."""
     stored.add(60, draws=5, defenses=(MethodSpec(name="rse", parameters={}),), result={"flags": ("no-eot",)})
-    headers, lines, caption = readable_comparisons(comparisons_table(parse_comparison(["defense"]), stored.rows()))
+    title, headers, lines, caption = readable_comparisons(
+        comparisons_table(parse_comparison(["defense"]), stored.rows())
+    )
+    assert title == "dataset digits, model small-cnn, attack pgd, threat linf 0.0313725, seed 0, n 100"
     assert headers == ["a", "b", "robust a", "robust b", "a - b", "only a", "only b", "p", "p (Holm)", ""]
     assert lines[0][:7] == ["none", "jpeg", "30.0", "50.0", "-20.0 [-27.5,-12.0]", "0", "20"]
     assert lines[0][-1] == "differ"
