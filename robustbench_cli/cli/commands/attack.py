@@ -132,8 +132,7 @@ def attack(
     from robustbench_cli.cli.parameters import distribute
     from robustbench_cli.cli.session import in_processes, run_suite
 
-    if save_images is not None and grid["stop_when_decided"] is not None:
-        raise UserError("--save-images saves all images, and --stop-when-decided leaves some out: give one of them")
+    _check_early_decision(grid["stop_when_decided"], gates, save_images)
     devices = processes.devices(common)
     if attacks and suite_name:
         raise UserError("--attack and --suite both choose the attacks: give one of them")
@@ -158,6 +157,24 @@ def attack(
         output=output,
     )
     gates.judge(table)
+
+
+def _check_early_decision(limit: float | None, gates: GateArgs, save_images: Path | None) -> None:
+    """Warns of gates that ``--stop-when-decided`` does not decide.
+
+    Raises:
+        UserError: All images are to be saved.
+    """
+    if limit is None:
+        return
+    if save_images is not None:
+        raise UserError("--save-images saves all images, and --stop-when-decided leaves some out: give one of them")
+    for gate, text, judged in gates.limits:
+        if (gate.option, judged.column, judged.value) != ("--fail-under", "robust_accuracy", limit):
+            console.warn(
+                f"{gate.option} {text} is judged on the images that --stop-when-decided {limit:g} needs, which may be few: it decides "
+                f"only --fail-under robust_accuracy={limit:g}"
+            )
 
 
 def _suite_groups(name: str) -> list[AttackGroup]:

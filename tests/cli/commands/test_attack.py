@@ -921,6 +921,9 @@ def test_a_gate_may_be_decided_early(advdef: Advdef, here: Path, checkpoint: Pat
     stop = ("--attack", "fgsm", "--attack", "pgd", "--stop-when-decided", "0.9")
     ended = advdef(*command, *stop, "--fail-under", "robust_accuracy=0.9", "-o", "table.csv")
     assert ended.code == 1, ended.err
+    assert "decides only" not in ended.err
+    other = advdef(*command, *stop, "--fail-under", "robust_accuracy=0.1")
+    assert "it decides only --fail-under robust_accuracy=0.9" in other.err
     found = list(csv.DictReader(StringIO((here / "table.csv").read_text())))
     # The two attacks stop at images of their own, so that they have no worst case.
     assert [(row["attack"], row["n"], row["stop_when_decided"]) for row in found] == [
