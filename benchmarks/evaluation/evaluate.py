@@ -137,11 +137,7 @@ def evaluate(
         raise UserError(f"attack is {attack!r}: give an attack with its parameters, such as PGD(steps=40)")
     options, context = _settings(attack, options, context, keywords)
     images, labels, context = _checked_inputs(model, images, labels, context)
-    unbroken, is_sample = _unbroken(len(images), context), options.stop_when_decided is not None
-    if is_sample:
-        if context.earlier is not None:
-            raise UserError("stop_when_decided needs all images: leave out earlier, the outcomes of another attack")
-        unbroken = in_random_order(unbroken, options.seed)
+    unbroken, is_sample = _to_attack(len(images), options, context), options.stop_when_decided is not None
     with _prepared(model, images, labels, attack=attack, options=options, context=context) as search:
         batches, resumed_seconds = _search_batches(search, images, unbroken, context)
         flags, precision = _flags(search.setup, batches), search.source.precision
@@ -240,6 +236,20 @@ def _unbroken(count: int, context: RunContext) -> Tensor:
     if context.earlier is None:
         return torch.arange(count)
     return torch.from_numpy(~context.earlier.broken()).nonzero()[:, 0]
+
+
+def _to_attack(count: int, options: EvaluationOptions, context: RunContext) -> Tensor:
+    """``(M,)``, the indices of the images to attack, in the order in which they are attacked.
+
+    Raises:
+        UserError: An evaluation that may stop early continues another attack.
+    """
+    unbroken = _unbroken(count, context)
+    if options.stop_when_decided is None:
+        return unbroken
+    if context.earlier is not None:
+        raise UserError("stop_when_decided needs all images: leave out earlier, the outcomes of another attack")
+    return in_random_order(unbroken, options.seed)
 
 
 def _settings(

@@ -30,9 +30,9 @@ def sections(text: str) -> dict[str, list[str]]:
 
 
 def test_attack_has_the_groups_of_the_contract(advdef: Callable[..., Any]) -> None:
-    """Model, Data, Defense, Attack, Output and Run, in this order, each with its options."""
+    """Model, Data, Defense, Attack, Gates, Output and Run, in this order, each with its options."""
     found = sections(advdef("attack", "--help").out)
-    assert list(found) == ["Model", "Data", "Defense", "Attack", "Output", "Run"]
+    assert list(found) == ["Model", "Data", "Defense", "Attack", "Gates", "Output", "Run"]
     assert {"checkpoint", "model", "mean", "std"} <= {*found["Model"]}
     preprocessing = {"image-size", "resize", "crop", "interpolation", "channels", "on-bad-image"}
     assert {"dataset", "n", "data-dir", "corruption", "severity", *preprocessing} == {*found["Data"]}
