@@ -171,6 +171,7 @@ class ModelAuditPlan:
         needs = {need for check in run for need in check.needs}
         shared = probe.passes_of(probe.baseline_attack) if "baseline" in needs else 0
         shared += probe.trace_passes if "trace" in needs else 0
+        shared += len(probe) if "logits" in needs else 0
         return cls(run, left_out, shared + sum(check.passes(probe) for check in run))
 
 

@@ -22,6 +22,7 @@ from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.attacks.square import Square
 from robustbench_cli.benchmarks.checkpoints.repeats import resolve_repeats
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget
+from robustbench_cli.benchmarks.evaluation.checks.base.measurements import model_logits
 from robustbench_cli.benchmarks.evaluation.cost import passes
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.core.errors import UserError
@@ -221,6 +222,11 @@ class ModelProbe:
     def baseline(self) -> Attacked:
         """The evaluation of :attr:`baseline_attack` on all images."""
         return self.evaluate(self.baseline_attack)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """``(N, K)``: the logits of the images, at one draw each."""
+        return model_logits(self.measured, self.images)
 
     @cached_property
     def correct(self) -> Tensor:
