@@ -17,7 +17,7 @@ from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import Result
 from robustbench_cli.benchmarks.store.store import CERTIFICATION, Store
-from robustbench_cli.benchmarks.store.worst_case_flags import worst_case_flags
+from robustbench_cli.benchmarks.store.worst_case_flags import only_follows_gradients, worst_case_flags
 from robustbench_cli.core.class_source import read_exported
 from robustbench_cli.core.errors import UserError
 
@@ -156,6 +156,7 @@ def _row(result: Result, outcomes: Outcomes) -> Row:
         cell=cell.id,
         attack=cell.attack_label,
         access=access_of(result),
+        only_gradients=only_follows_gradients(result),
         minimal_norm=_constant(cell.attack.name, "minimal_norm", default=cell.eps is None),
         cascade=cell.cascade,
         eps=cell.eps,

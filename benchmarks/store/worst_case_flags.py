@@ -15,7 +15,7 @@ from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, mean_interval
 from robustbench_cli.benchmarks.store.records import Result
 
-__all__ = ["BLINDED", "QUICK_LOOK", "SET_UP", "blinded", "is_quick_look", "worst_case_flags"]
+__all__ = ["BLINDED", "QUICK_LOOK", "SET_UP", "blinded", "is_quick_look", "only_follows_gradients", "worst_case_flags"]
 
 BLINDED = frozenset({"zero-gradient", "wrong-gradient"})
 """Flags of an attack whose gradients the model masked: the attack was blinded."""
@@ -102,11 +102,15 @@ def is_quick_look(results: Sequence[Result], *, clean: float, robust: float) -> 
         robust: The robust accuracy of their worst case.
     """
     needs_support = robust > NEAR_ZERO * clean and results[0].cell.eps != 0
-    return needs_support and all(_only_follows_gradients(result) for result in results)
+    return needs_support and all(only_follows_gradients(result) for result in results)
 
 
-def _only_follows_gradients(result: Result) -> bool:
-    """Whether an attack does nothing but follow gradients."""
+def only_follows_gradients(result: Result) -> bool:
+    """Whether an attack does nothing but follow gradients.
+
+    Args:
+        result: The result of the attack.
+    """
     attack = result.cell.attack
     searches_too = attack.name in _WITHOUT_GRADIENTS_TOO and attack.parameters.get("version") != "rand"
     return result.backwards > 0 and not searches_too

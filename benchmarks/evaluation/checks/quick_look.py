@@ -19,7 +19,7 @@ class QuickLook(Check):
     )
     severity: ClassVar[Severity] = "suspicious"
     raised_when: ClassVar[str] = (
-        "At a radius, every stored attack follows gradients, the robust accuracy is above a tenth of the clean accuracy, and "
+        "At a radius, every stored attack only follows gradients, the robust accuracy is above a tenth of the clean accuracy, and "
         "no audit of the model with --budget standard or thorough is stored."
     )
     why: ClassVar[str] = (
@@ -42,7 +42,7 @@ class QuickLook(Check):
             for threat in rows.untargeted
             if threat.eps != 0
             and threat.robust_accuracy > NEAR_ZERO * threat.clean_accuracy
-            and all(row.access == "gradients" for row in threat.rows)
+            and all(row.only_gradients for row in threat.rows)
         ]
         if not unsupported:
             return None

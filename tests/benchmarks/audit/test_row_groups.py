@@ -145,6 +145,32 @@ def test_the_access_of_an_attack_is_known_without_an_import(
     assert access_of(result) == access
 
 
+@pytest.mark.parametrize(
+    ("attack", "version", "found"),
+    [
+        ("torchattacks:AutoAttack", "standard", False),
+        ("torchattacks:AutoAttack", "rand", True),
+        ("torchattacks:PGD", None, True),
+        ("pgd", None, True),
+    ],
+)
+def test_an_attack_that_also_searches_is_no_quick_look(
+    store: Store,
+    make_cell: MakeCell,
+    make_outcomes: MakeOutcomes,
+    make_result: MakeResult,
+    attack: str,
+    version: str | None,
+    found: bool,
+) -> None:
+    """AutoAttack's standard version has Square in it; its version for randomized models follows gradients only."""
+    parameters = {} if version is None else {"version": version}
+    cell: Cell = make_cell(attack=MethodSpec(name=attack, parameters=parameters))
+    publish(store, make_result(cell, make_outcomes(clean=[1] * 500, robust=[1] * 200 + [0] * 300), backwards=5))
+    (group,) = audit_store(store, damaged=fail)
+    assert ("quick-look" in {finding.check for finding in group.findings}) == found
+
+
 def test_a_damaged_row_is_named_and_the_others_are_judged(
     store: Store, make_cell: MakeCell, make_outcomes: MakeOutcomes, make_result: MakeResult
 ) -> None:

@@ -35,6 +35,7 @@ class Row:
         cell: The cell's hash.
         attack: The attack's label.
         access: See :data:`Access`.
+        only_gradients: Whether the attack does nothing but follow gradients, of this model or of another one.
         minimal_norm: Whether the attack searches for the smallest perturbation; its outcomes are read at ``eps``.
         cascade: Whether the attack ran only on the images that earlier attacks left. Its outcomes include those of
             these attacks.
@@ -53,6 +54,7 @@ class Row:
     cell: str
     attack: str
     access: Access
+    only_gradients: bool
     minimal_norm: bool = False
     cascade: bool = False
     eps: float | None

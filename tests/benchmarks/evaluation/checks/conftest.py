@@ -75,7 +75,9 @@ def make_row() -> MakeRow:
     def make(outcomes: Outcomes, eps: float | None = 0.1, **changes: Any) -> Row:
         usual: dict[str, Any] = {"cell": f"{changes} {eps}", "attack": "pgd", "access": "gradients"}
         text = "" if eps is None else f"{eps:g}"
-        return Row(outcomes=outcomes, eps=eps, eps_text=text, **usual | changes)
+        values = usual | changes
+        values.setdefault("only_gradients", values["access"] == "gradients")
+        return Row(outcomes=outcomes, eps=eps, eps_text=text, **values)
 
     return make
 
