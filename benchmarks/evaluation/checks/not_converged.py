@@ -8,7 +8,8 @@ from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Need, Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
-from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws, compare_paired
+from robustbench_cli.benchmarks.evaluation.checks.base.row_group import judged
+from robustbench_cli.benchmarks.evaluation.statistics.paired import compare_paired
 
 __all__ = ["NotConverged"]
 
@@ -41,10 +42,7 @@ class NotConverged(Check):
 
     def finding_in_model(self, probe: ModelProbe) -> Finding | None:
         attack = _longer(probe)
-        before, after = (
-            JudgedDraws(right=outcomes.worst() == outcomes.labels, shared=bool(outcomes.draws_shared))
-            for outcomes in (probe.baseline.outcomes, probe.evaluate(attack).outcomes)
-        )
+        before, after = (judged(outcomes) for outcomes in (probe.baseline.outcomes, probe.evaluate(attack).outcomes))
         comparison = compare_paired(before, after)
         if after.accuracy >= before.interval(0.95)[0] or comparison.p_value >= _LEVEL:
             return None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Severity
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Need, Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO, Row, RowGroup, Threat
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import mean_interval
 from robustbench_cli.benchmarks.evaluation.statistics.paired import compare_paired, holm
+
+if TYPE_CHECKING:
+    from robustbench_cli.attacks.square import Square
+    from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
 
 __all__ = ["QueryBeatsGradient"]
 
@@ -21,8 +25,15 @@ _SHARE = 0.05
 """In a cascade, the share of the images left by the gradient attacks that an attack without gradients may break."""
 
 
+_ALLOWED = 0.1
+"""The share of the images left by the baseline PGD that Square may break: a margin loss breaks some that the cross-entropy leaves."""
+
+
 class QueryBeatsGradient(Check):
-    """An attack in a cascade ran only on the images that others left, so that it cannot be compared on the others."""
+    """An attack in a cascade ran only on the images that others left, so that it cannot be compared on the others.
+
+    In a model, Square runs on images that the baseline PGD left.
+    """
 
     text: ClassVar[str] = (
         "an attack by scores, decisions or transfer is stronger than the attacks by gradients: these are misled"
@@ -32,7 +43,9 @@ class QueryBeatsGradient(Check):
         "At a radius at which the robust accuracy is not near zero, an attack by scores, decisions or transfer leaves fewer "
         "images than the worst case over the attacks by gradients, by a paired test (the exact test of McNemar for deterministic "
         "models) at level 0.01 with Holm's correction for all such attacks. In a cascade: it breaks more than 5 % of the images "
-        "that the others left, by the lower end of the 95 % confidence interval."
+        "that the others left, by the lower end of the 95 % confidence interval. In a model: Square breaks more than 10 % of the "
+        "images that the baseline PGD left, by an exact binomial test at level 0.001; or for a randomized model, it leaves fewer "
+        "of the same images, by a paired test at that level."
     )
     why: ClassVar[str] = (
         "An attack with gradients has more information and fewer needs. If it is the weaker one, the gradients are masked, or "
@@ -45,6 +58,9 @@ class QueryBeatsGradient(Check):
         "Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security. ICML 2018, section 3.1; Carlini, Athalye, "
         "Papernot et al.: On Evaluating Adversarial Robustness. arXiv 1902.06705"
     )
+
+    budget: ClassVar[Budget] = "standard"
+    needs: ClassVar[tuple[Need, ...]] = ("gradients", "baseline")
 
     def finding_in_rows(self, rows: RowGroup) -> Finding | None:
         threats = [threat for threat in rows.untargeted if _needs_support(threat)]
@@ -68,6 +84,20 @@ class QueryBeatsGradient(Check):
             )
         return next(filter(None, map(self._in_cascade, threats)), None)
 
+    def finding_in_model(self, probe: ModelProbe) -> Finding | None:
+        from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import second_attack
+
+        attack = _square(probe)
+        stronger = second_attack(probe, attack, images=_images(probe), allowed=_ALLOWED)
+        if stronger is None:
+            return None
+        return self.finding(
+            f"Square with {attack.queries} queries {stronger.evidence}", severity=self.severity, **stronger.figures
+        )
+
+    def passes(self, probe: ModelProbe) -> int:
+        return probe.passes_of(_square(probe), _images(probe))
+
     def _in_cascade(self, threat: Threat) -> Finding | None:
         """A finding where the attacks of a cascade that use no gradients break many of the images that the others left."""
         with_gradients = [row for row in threat.rows if row.access in {"gradients", "none"}]
@@ -89,6 +119,16 @@ class QueryBeatsGradient(Check):
             broken=float(broken.mean()),
             left=int(left.sum()),
         )
+
+
+def _square(probe: ModelProbe) -> Square:
+    from robustbench_cli.attacks.square import Square
+
+    return Square(queries=probe.effort(100, 400, 1000))
+
+
+def _images(probe: ModelProbe) -> int:
+    return min(len(probe), probe.effort(50, 100, 300))
 
 
 def _needs_support(threat: Threat) -> bool:

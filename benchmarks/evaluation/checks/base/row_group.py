@@ -18,10 +18,12 @@ from robustbench_cli.benchmarks.evaluation.outcomes import Integers, Outcomes
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, images_interval, passes_interval
 from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
 
-__all__ = ["NEAR_ZERO", "Access", "Row", "RowGroup", "Threat"]
+__all__ = ["NEAR_ZERO", "Access", "Row", "RowGroup", "Threat", "judged"]
 
 NEAR_ZERO = 0.1
 """A robust accuracy of at most this share of the clean accuracy is near zero: it can be overstated by little."""
+
+_ALL = slice(None)
 
 Access = Literal["gradients", "scores", "decisions", "transfer", "none"]
 """What an attack uses of the model: its gradients, its logits, its predicted classes, only another model, or nothing."""
@@ -76,7 +78,7 @@ class Row:
     @property
     def judged(self) -> JudgedDraws:
         """Whether the images are classified correctly under the attack, for paired tests."""
-        return _judged(self.outcomes)
+        return judged(self.outcomes)
 
     @property
     def robust_accuracy(self) -> float:
@@ -116,7 +118,7 @@ class Threat:
     @property
     def judged(self) -> JudgedDraws:
         """Whether the images are classified correctly in the worst case, for paired tests."""
-        return _judged(self.worst)
+        return judged(self.worst)
 
     def under(self, rows: Iterable[Row]) -> Threat:
         """The threat under some of its attacks alone.
@@ -221,5 +223,12 @@ def _right(outcomes: Outcomes) -> Floats:
     return np.asarray((outcomes.worst() == outcomes.labels).mean(axis=0), dtype=np.float64)
 
 
-def _judged(outcomes: Outcomes) -> JudgedDraws:
-    return JudgedDraws(right=outcomes.worst() == outcomes.labels, shared=bool(outcomes.draws_shared))
+def judged(outcomes: Outcomes, images: slice = _ALL) -> JudgedDraws:
+    """Whether images are classified correctly under an attack, for paired tests.
+
+    Args:
+        outcomes: The outcomes of the attack.
+        images: Some of its images.
+    """
+    right = outcomes.worst() == outcomes.labels
+    return JudgedDraws(right=right[:, images], shared=bool(outcomes.draws_shared))

@@ -3,11 +3,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from robustbench_cli.benchmarks.evaluation.checks.query_beats_gradient import QueryBeatsGradient
 
 from ...conftest import MakeOutcomes
-from .conftest import MakeRow, MakeRows
+from .conftest import MakeProbe, MakeRow, MakeRows
 
 CHECK = QueryBeatsGradient("query-beats-gradient")
 
@@ -90,3 +92,25 @@ def test_without_a_comparison_nothing_is_found(
         [make_row(weak, access="none"), make_row(strong, **query, cascade=True)],
     ):
         assert CHECK.finding_in_rows(make_rows(*rows)) is None
+
+
+@pytest.mark.parametrize(("quantized", "found"), [(True, True), (False, False)])
+def test_square_in_the_model_finds_what_a_masked_gradient_hides(
+    make_probe: MakeProbe, quantized: bool, found: bool
+) -> None:
+    """A threshold on the mean of the pixels, behind a quantizer without a gradient or behind nothing."""
+
+    class Threshold(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen = (10 * images).round() / 10 + 0 * images if quantized else images
+            lead = seen.mean((1, 2, 3)) - 0.5
+            return torch.stack([lead, -lead], 1)
+
+    images = 0.5 + 0.15 * torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(60, dtype=torch.int64)
+    probe = make_probe(Threshold(), images, labels, eps=0.1 if quantized else 0.07, budget="standard")
+    assert probe.baseline.summary["robust_accuracy"] > 0.3
+    finding = CHECK.finding_in_model(probe)
+    assert (finding is not None) == found
+    if finding is not None:
+        assert finding.evidence.startswith("Square with 400 queries breaks ")

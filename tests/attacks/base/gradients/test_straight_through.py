@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.base.gradients.straight_through import StraightThrough
+
+
+class Function(nn.Module):
+    """A function as a model."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.function(values)
+
+
+class Reversed(torch.autograd.Function):
+    """Doubles its input, and turns the gradient around."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(values)
+        return 2 * values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return -2 * gradient
+
+
+class WithSetup(torch.autograd.Function):
+    """The same with a context of its own."""
+
+    @staticmethod
+    def forward(values: Tensor) -> Tensor:  # type: ignore[override]
+        return 2 * values
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return -2 * gradient
+
+
+def without_gradient(values: Tensor) -> Tensor:
+    with torch.no_grad():
+        return 3 * values
+
+
+CASES: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    "round": (lambda values: (3 * values).round() / 3, 1),
+    "sign": (lambda values: values.sign(), 1),
+    "detach": (lambda values: 3 * values.detach(), 3),
+    "no_grad": (without_gradient, 3),
+    "data": (lambda values: 3 * values.data, 3),
+    "backward": (lambda values: Reversed.apply(values), 2),
+    "setup_context": (lambda values: WithSetup.apply(values), 2),
+    # The sigmoid of the width 0.1 has the slope 2.5 where both sides are equal.
+    "above": (lambda values: (values >= 0.5).float(), 2.5),
+    "below": (lambda values: (values < 0.5).to(torch.float32), -2.5),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_gradient_passes_and_the_outputs_stay(name: str) -> None:
+    """The derivative is that of the identity, of the function itself or of a sigmoid (closed forms)."""
+    function, slope = CASES[name]
+    values = torch.full((2, 3), 0.5, requires_grad=True)
+    model = StraightThrough(Function(function))
+    outputs = model(values)
+    assert torch.equal(outputs, function(values))
+    (gradient,) = torch.autograd.grad(outputs.sum(), values)
+    torch.testing.assert_close(gradient, torch.full((2, 3), float(slope)))
+    assert model.replaced > 0
+
+
+def test_a_one_hot_class_has_the_gradient_of_the_softmax() -> None:
+    """The Jacobian of the softmax, in closed form."""
+    values = torch.tensor([[0.3, 1.0, -0.5]], requires_grad=True)
+    model = StraightThrough(Function(lambda logits: nn.functional.one_hot(logits.argmax(1), 3).float()))
+    outputs = model(values)
+    assert outputs.tolist() == [[0, 1, 0]]
+    (gradient,) = torch.autograd.grad(outputs[0, 1], values)
+    shares = values.detach().softmax(1)
+    torch.testing.assert_close(gradient, shares[:, 1:2] * (torch.tensor([[0.0, 1.0, 0.0]]) - shares))
+
+
+def test_a_plain_network_is_left_as_it_is() -> None:
+    """Nothing is replaced, neither the logits nor the gradient change."""
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.GELU(), nn.Flatten(), nn.Linear(36, 5))
+    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    leaf = images.clone().requires_grad_()
+    model = StraightThrough(network)
+    (own,) = torch.autograd.grad(network(leaf).square().sum(), leaf)
+    (gradient,) = torch.autograd.grad(model(leaf).square().sum(), leaf)
+    assert torch.equal(own, gradient)
+    assert model.replaced == 0
+
+
+def test_without_gradients_nothing_is_replaced() -> None:
+    """As where an attack only asks for logits."""
+    model = StraightThrough(Function(lambda values: Reversed.apply(values.round())))
+    with torch.no_grad():
+        assert model(torch.tensor([0.7])).tolist() == [2.0]
+    assert model.replaced == 0
+
+
+def test_custom_functions_are_restored_after_an_error() -> None:
+    """Their own backward pass counts again outside of the model."""
+
+    def fail(values: Tensor) -> Tensor:
+        raise ValueError("no")
+
+    values = torch.ones(1, requires_grad=True)
+    with pytest.raises(ValueError, match="no"):
+        StraightThrough(Function(fail))(values)
+    (gradient,) = torch.autograd.grad(Reversed.apply(values), values)
+    assert gradient.item() == -2
