@@ -27,7 +27,7 @@ LIBRARIES := foolbox torchattacks adversarial-robustness-toolbox cleverhans pyau
 WITHOUT_THEIRS := adv-lib
 COMPARE := -m robustbench_cli.benchmarks.comparison
 
-.PHONY: help demo test coverage lint format types wheel benchmark gpu peers autoattack minimal-norm trained clean
+.PHONY: help demo test coverage lint format types wheel benchmark gpu peers autoattack minimal-norm exact trained clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ autoattack: $(PEERS_INSTALLED)  ## measure the standard suite beside the officia
 
 minimal-norm: $(PEERS_INSTALLED)  ## measure the minimal-norm attacks beside Foolbox's, torchattacks' and adv_lib's
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) minimal-norm
+
+exact: $(INSTALLED)  ## compare the attacks with the exact distances of small networks
+	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(BIN)/python $(COMPARE) exact
 
 trained: $(PEERS_INSTALLED)  ## measure adversarial training beside ART's
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) trained

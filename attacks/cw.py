@@ -18,6 +18,7 @@ from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.adam import update_moments
 from robustbench_cli.attacks.base.search.linearization import nearest_plane, step_to_plane
 from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, Shortfall, norms, slopes
+from robustbench_cli.attacks.base.search.targeted_restarts import TARGETED_RESTARTS, TargetedRestarts
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
 __all__ = ["CW"]
@@ -76,6 +77,7 @@ class CW(MinimalNormAttack):
         True,
         description="stop early on an image whose objective stops improving, or that a constant improves by less than 1 %",
     )
+    targeted_restarts: int = Field(0, ge=0, description=TARGETED_RESTARTS)
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal.of(source, confidence=self.confidence, targeted=threat.targeted)
@@ -116,6 +118,7 @@ class CW(MinimalNormAttack):
                 # A little beyond the boundary, so that rounding does not undo the success.
                 step = step_to_plane(images, plane.slope, plane.value_at(images, points), "l2")
                 smallest.evaluate(torch.add(images, step, alpha=1 + 1e-4).clamp_(0, 1))
+        TargetedRestarts(count=self.targeted_restarts, threat=threat).run(source, images, labels, smallest, random)
         smallest.shorten()
         return smallest.images
 

@@ -20,6 +20,7 @@ from robustbench_cli.attacks.base.search.minimal_norm import (
     slopes,
     without_blocked_pixels,
 )
+from robustbench_cli.attacks.base.search.targeted_restarts import TARGETED_RESTARTS, TargetedRestarts
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
 __all__ = ["DDN"]
@@ -48,6 +49,7 @@ class DDN(MinimalNormAttack):
         gt=0,
         description="length of the first step relative to the norm of the perturbation; decays to a hundredth",
     )
+    targeted_restarts: int = Field(0, ge=0, description=TARGETED_RESTARTS)
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal.of(source, targeted=threat.targeted)
@@ -73,5 +75,6 @@ class DDN(MinimalNormAttack):
             factor = length / norms(stepped, "l2").clamp_min_(torch.finfo(images.dtype).tiny)
             iterates = torch.addcmul(images, stepped, per_image(factor, images)).clamp_(0, 1)
         best.evaluate(iterates)
+        TargetedRestarts(count=self.targeted_restarts, threat=threat).run(source, images, labels, best, random)
         best.shorten()
         return best.images

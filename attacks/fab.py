@@ -16,6 +16,7 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.linearization import Plane, nearest_plane, step_to_plane
 from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, Shortfall, norms
+from robustbench_cli.attacks.base.search.targeted_restarts import TARGETED_RESTARTS, TargetedRestarts
 from robustbench_cli.attacks.base.threat import Threat, per_image, random_in_ball
 
 __all__ = ["FAB"]
@@ -60,6 +61,7 @@ class FAB(MinimalNormAttack):
         description="number of other classes considered, the most likely ones first",
         json_schema_extra={"formerly": "classes"},
     )
+    targeted_restarts: int = Field(0, ge=0, description=TARGETED_RESTARTS)
 
     def min_classes(self, *, targeted: bool) -> int:
         return 2 if targeted else self.n_target_classes + 1
@@ -72,6 +74,7 @@ class FAB(MinimalNormAttack):
                 nearest_plane, source, labels=labels, goal=goal, classes=self.n_target_classes, norm=threat.norm
             )
             self._search(images, start, plane, threat.norm, best)
+        TargetedRestarts(count=self.targeted_restarts, threat=threat).run(source, images, labels, best, random)
         best.shorten()
         return best.images
 

@@ -10,6 +10,7 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.linearization import Plane, plane_of_goal
 from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, Shortfall
+from robustbench_cli.attacks.base.search.targeted_restarts import TargetedRestarts
 from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.fab import FAB
 
@@ -37,6 +38,7 @@ class FABT(FAB):
                 # Targets that take turns get the draws that they would have together.
                 source.queries = before
                 best.keep_nearest_of(self._towards(source, images, start, labels, targets, part, threat.norm))
+        TargetedRestarts(count=self.targeted_restarts, threat=threat).run(source, images, labels, best, random)
         best.shorten()
         return best.images
 

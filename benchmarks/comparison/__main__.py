@@ -14,6 +14,7 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
 from robustbench_cli.benchmarks.comparison.contest import Contest, Entry, distances, robust_accuracy, unbroken
 from robustbench_cli.benchmarks.comparison.costs import certify_overhead, hrs_forward, pgd_overhead
 from robustbench_cli.benchmarks.comparison.coverage import compare_coverage
+from robustbench_cli.benchmarks.comparison.exact_networks import compare_exact
 from robustbench_cli.benchmarks.comparison.models import (
     ADVERSARIAL,
     DROPOUT,
@@ -63,10 +64,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m robustbench_cli.benchmarks.comparison", description=__doc__)
     parser.add_argument(
         "what",
-        choices=("costs", "peers", "autoattack", "single", "minimal-norm", "trained", "coverage"),
+        choices=("costs", "peers", "autoattack", "single", "minimal-norm", "exact", "trained", "coverage"),
         help="costs: the cost of our own; peers: PGD and C&W beside other libraries'; autoattack: the standard suite beside "
         "the official AutoAttack; single: beside single attacks of torchattacks, Foolbox and ART; minimal-norm: our "
-        "minimal-norm attacks beside Foolbox's, torchattacks' and adv_lib's; trained: adversarial training beside ART's; "
+        "minimal-norm attacks beside Foolbox's, torchattacks' and adv_lib's; exact: minimal-norm and standard beside the exact "
+        "distances of small networks; trained: adversarial training beside ART's; "
         "coverage: simulated evaluations, how often intervals, paired tests and early gates err",
     )
     parser.add_argument("--turns", type=int, default=3, help="repetitions of a timed run (3)")
@@ -74,6 +76,8 @@ def main() -> None:
     parser.add_argument(
         "--cw-images", type=int, default=50, help="correctly classified test images for minimal-norm (50)"
     )
+    parser.add_argument("--exact-images", type=int, default=60, help="correctly classified test images for exact (60)")
+    parser.add_argument("--seconds", type=float, default=60, help="time limit for the exact distance of an image (60)")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="the other libraries (all)")
     parser.add_argument(
         "--models",
@@ -102,6 +106,8 @@ def main() -> None:
         compare_single(options.models, images=options.images)
     elif options.what == "minimal-norm":
         compare_minimal_norm(options.models, options.norms, images=options.cw_images)
+    elif options.what == "exact":
+        compare_exact(images=options.exact_images, seconds=options.seconds)
     elif options.what == "trained":
         training, test = training_images(options.train_images), test_images(options.images)
         compare_trainers(options.trainers, training, test, epochs=options.epochs, turns=options.turns)

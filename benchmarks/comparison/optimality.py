@@ -19,7 +19,7 @@ from robustbench_cli.benchmarks.comparison.peers import Run, foolbox_run
 from robustbench_cli.benchmarks.comparison.tables import markdown
 from robustbench_cli.benchmarks.suites.load import read_suite
 
-__all__ = ["NORMS", "compare_minimal_norm", "local_optimality"]
+__all__ = ["NORMS", "Counted", "compare_minimal_norm", "local_optimality", "suite_attacks"]
 
 NORMS: tuple[Norm, ...] = ("l2", "linf", "l1", "l0")
 OUTSIDE_THE_SUITE = ("deepfool", "superdeepfool")
@@ -68,8 +68,14 @@ def compare_minimal_norm(models: Sequence[str], norms: Sequence[Norm], *, images
     for label, defended in trained(models).items():
         right = correctly_classified(defended, examples, most=images)
         for norm in norms:
-            suite = _suite(norm)
-            attacks = {**suite, **_outside_the_suite(norm), **_foolbox(norm), **_torchattacks(norm), **_adv_lib(norm)}
+            suite = suite_attacks(norm)
+            attacks = {
+                **suite,
+                **_outside_the_suite(norm),
+                **_foolbox(norm),
+                **_torchattacks(norm),
+                **_adv_lib(norm),
+            }
             lengths, passes = {}, {}
             for name, attack in attacks.items():
                 model = Counted(defended.load()).eval()
@@ -122,8 +128,12 @@ def _table(by_attack: Mapping[str, Tensor], passes: Mapping[str, str]) -> str:
     return markdown(("attack", "fooled", "median distance", "local optimality", "passes per image"), rows)
 
 
-def _suite(norm: Norm) -> dict[str, Run]:
-    """The attacks of the minimal-norm suite that support the norm."""
+def suite_attacks(norm: Norm) -> dict[str, Run]:
+    """The attacks of the minimal-norm suite that support a norm, by name and parameters.
+
+    Args:
+        norm: The norm of the distance.
+    """
     runs = {}
     for member in read_suite("minimal-norm").entries:
         name = member.name or ""

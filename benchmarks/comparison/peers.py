@@ -93,7 +93,7 @@ class AutoAttackBudget:
         eps: The radius.
     """
 
-    norm: Literal["linf", "l2"]
+    norm: Literal["linf", "l2", "l1"]
     eps: float
 
     def __str__(self) -> str:
@@ -319,7 +319,7 @@ class AutoAttack(Library):
     def autoattack(self, model: Any, images: Tensor, labels: Tensor, budget: AutoAttackBudget) -> Tensor:
         import pyautoattack
 
-        norm = {"linf": "Linf", "l2": "L2"}[budget.norm]
+        norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[budget.norm]
         attack = pyautoattack.AutoAttack(model, norm=norm, eps=budget.eps, seed=0, device=images.device)
         perturbed: Tensor = attack.run_standard_evaluation(images, labels, batch_size=BATCH)[0]
         return perturbed

@@ -227,6 +227,8 @@ class BestPerturbation:
     Attributes:
         images: ``(N, C, H, W)``, the perturbed images; the image itself without a success.
         distance: ``(N,)`` of the images' type; infinite without a success.
+        norm: The norm that is minimized.
+        goal: The condition for a success.
     """
 
     halvings: ClassVar[int] = 10
@@ -246,8 +248,8 @@ class BestPerturbation:
         self._rows, self._copies = rows, copies
         self._originals = images
         self._labels = labels
-        self._norm = norm
-        self._goal = goal
+        self.norm = norm
+        self.goal = goal
         self._streak = Streak(source, images)
         self._one = images.new_ones(())
         self._calls = 0
@@ -269,7 +271,7 @@ class BestPerturbation:
         largest = shortfall.largest()
         fooled = largest < 0
         success = self._streak.offer(fooled)
-        lengths = norms(iterates - self._originals, self._norm) if lengths is None else lengths
+        lengths = norms(iterates - self._originals, self.norm) if lengths is None else lengths
         self._keep_smaller(iterates, success, lengths)
         if success is fooled:
             return torch.copysign(self._one, largest)
@@ -277,14 +279,14 @@ class BestPerturbation:
 
     def evaluate(self, iterates: Tensor) -> None:
         """Offers iterates ``(N, C, H, W)`` at which the attack takes no gradient."""
-        self.offer(iterates, self._goal.measure(self._logits(iterates), self._labels))
+        self.offer(iterates, self.goal.measure(self._logits(iterates), self._labels))
 
     def _logits(self, images: Tensor) -> Tensor:
         return self._source.logits(images, rows=self._rows, copies=self._copies)
 
     def shortfall(self, logits: Tensor, tolerance: Tensor) -> Shortfall:
         """How far logits ``(D, N, K)`` of a known tolerance ``(D, N)`` are from the goal."""
-        return Shortfall(self._goal.shortfall(logits, self._labels.expand(len(logits), -1)), tolerance, logits)
+        return Shortfall(self.goal.shortfall(logits, self._labels.expand(len(logits), -1)), tolerance, logits)
 
     def next_radius(self, radius: Tensor, first: Tensor, verdict: Tensor, gamma: float) -> Tensor:
         """Shrinks the radius of each image after a success and widens it otherwise, up to the smallest perturbation.
@@ -319,7 +321,7 @@ class BestPerturbation:
             perturbed: ``(N, C, H, W)``.
             success: ``(N,)`` bool: which of them are successes.
         """
-        self._keep_smaller(perturbed, success, norms(perturbed - self._originals, self._norm))
+        self._keep_smaller(perturbed, success, norms(perturbed - self._originals, self.norm))
 
     def keep_nearest_of(self, copies: BestPerturbation) -> None:
         """Adds the smallest perturbations of other searches, of which each image has the same number of adjacent rows."""
@@ -357,7 +359,7 @@ class BestPerturbation:
 
         An l0 perturbation stays as it is, since its length does not depend on the size of the changes.
         """
-        if self._norm == "l0" or not bool(self.succeeded().any()):
+        if self.norm == "l0" or not bool(self.succeeded().any()):
             return
         if self._source.exhaustive:
             self._bisect()
@@ -375,7 +377,7 @@ class BestPerturbation:
         for _ in range(self.halvings):
             middle = (low + high) / 2
             candidates = self._scaled(middle)
-            reached = self._goal.reached(self._logits(candidates), self._labels)
+            reached = self.goal.reached(self._logits(candidates), self._labels)
             low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
             shortest = torch.where(per_image(reached, candidates), candidates, shortest)
         self.start_from(shortest, self.succeeded())
@@ -388,10 +390,10 @@ class BestPerturbation:
         for tenths in range(15, 4, -1):
             candidates = self._scaled(torch.full_like(self.distance, tenths / 10))
             for _ in range(Streak.steps):
-                unfailed = unfailed & self._goal.reached(self._logits(candidates), self._labels)
+                unfailed = unfailed & self.goal.reached(self._logits(candidates), self._labels)
             chosen = torch.where(per_image(unfailed, candidates), candidates, chosen)
         self.images = torch.where(per_image(succeeded, chosen), chosen, self.images)
-        lengths = norms(self.images - self._originals, self._norm)
+        lengths = norms(self.images - self._originals, self.norm)
         self.distance = torch.where(succeeded, lengths, self.distance)
 
 

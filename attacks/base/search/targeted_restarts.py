@@ -1,0 +1,143 @@
+"""Restarts of a minimal-norm search: towards several classes, from the image and from random points far from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.rng import Random
+from robustbench_cli.attacks.base.search.adaptive_radius import AdaptiveRadius, diameter
+from robustbench_cli.attacks.base.search.linearization import by_boundary_distance
+from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Shortfall
+from robustbench_cli.attacks.base.search.polish import polish
+from robustbench_cli.attacks.base.threat import FeasibleSet, Threat
+
+__all__ = ["TARGETED_RESTARTS", "TargetedRestarts"]
+
+TARGETED_RESTARTS = (
+    "number of further searches for a smaller perturbation, of 20 gradients for each class: the first from the image towards "
+    "nine classes, the others from random points towards five"
+)
+"""The description of the parameter of that name."""
+
+_FIRST_CLASSES, _CLASSES = 9, 5
+"""The number of classes of the first restart, which are those with the largest logits, and of the others."""
+
+_SHRINK = 0.97
+"""The first radius of a restart, relative to the smallest perturbation so far."""
+
+_SEARCH = AdaptiveRadius(steps=20, step_size=0.5, gamma=0.05, gamma_final=0.001)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetedRestarts:
+    """Searches for smaller perturbations than the smallest one so far, near other local minima of the distance.
+
+    A run that begins at the image follows one class boundary to one local minimum. Each restart runs towards several
+    classes at the same time. The first restart begins at the image and runs towards the nine classes with the largest
+    logits. The others run towards the five of them with the nearest linearized boundaries. They begin at random points of
+    the box, projected onto a ball that is a little smaller than the smallest perturbation so far. These points are far
+    apart from each other. Each run takes 20 steps of
+    :class:`~robustbench_cli.attacks.base.search.adaptive_radius.AdaptiveRadius` down the margin to its class. A
+    :func:`~robustbench_cli.attacks.base.search.polish.polish` follows.
+
+    Attributes:
+        count: The number of restarts.
+        threat: The norm, and whether the labels are the classes to reach; then they are the only targets.
+    """
+
+    count: int
+    threat: Threat
+
+    def run(
+        self, source: GradientSource, images: Tensor, labels: Tensor, best: BestPerturbation, random: Random
+    ) -> None:
+        """Adds the smallest perturbations of all restarts to ``best``.
+
+        Args:
+            source: Computes the gradients.
+            images: ``(N, C, H, W)`` in [0, 1].
+            labels: ``(N,)``.
+            best: The smallest perturbations so far.
+            random: A stream of random numbers for each image.
+        """
+        if not self.count:
+            return
+        targets = labels[:, None] if self.threat.targeted else self._nearest_classes(source, images, labels)
+        for restart in range(self.count):
+            radius = (_SHRINK * best.distance).clamp_max(diameter(images, self.threat.norm))
+            start = images
+            if restart:
+                ball = FeasibleSet(images, Threat(norm=self.threat.norm, eps=radius))
+                start = ball.project(random.uniform(images.shape[1:]).to(images))
+            chosen = targets[:, : _CLASSES if restart else _FIRST_CLASSES]
+            before, searches = source.queries, []
+            for part in source.size.slices(chosen.shape[1], cost=source.cost * len(images)):
+                # Classes that take turns get the draws and the radii that they would have together.
+                source.queries = before
+                runs = _Runs(source, images, labels, self.threat, chosen, part)
+                searches.append(runs.search(best, start, radius))
+            for search in searches:
+                best.keep_nearest_of(search)
+            if source.exhaustive:
+                # The next restart begins at a smaller radius.
+                best.shorten()
+        polish(source, images, labels, best)
+
+    def _nearest_classes(self, source: GradientSource, images: Tensor, labels: Tensor) -> Tensor:
+        """``(N, T)``, the classes of the first restart, those with the nearest linearized boundaries first."""
+        others = source.logits(images).mean(0).scatter(1, labels[:, None], -torch.inf)
+        likeliest = others.topk(min(_FIRST_CLASSES, others.shape[1] - 1), dim=1).indices
+        classes = torch.cat([labels[:, None], likeliest], 1)
+        return by_boundary_distance(source, images, classes, self.threat.norm)[:, 1:]
+
+
+class _Runs:
+    """A restart towards the targets ``part`` of ``(N, T)``, with a row for each image and target."""
+
+    def __init__(
+        self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, targets: Tensor, part: slice
+    ) -> None:
+        chosen = targets[:, part]
+        self._source, self._threat = source, threat
+        self._count = chosen.shape[1]
+        self._images, self._labels, self._targets = self._repeated(images), self._repeated(labels), chosen.flatten()
+        self._rows = self._repeated(torch.arange(len(images), device=images.device))
+        self._copies = torch.arange(part.start, part.stop, device=images.device).repeat(len(images))
+
+    def _repeated(self, values: Tensor) -> Tensor:
+        """``(N * count, ...)`` of ``(N, ...)``: the rows of one image are adjacent."""
+        return values.repeat_interleave(self._count, 0)
+
+    def search(self, best: BestPerturbation, start: Tensor, radius: Tensor) -> BestPerturbation:
+        """The smallest perturbations of each row, where they are smaller than ``best``; else those of ``best``.
+
+        Args:
+            best: The smallest perturbations of the N images so far.
+            start: ``(N, C, H, W)``.
+            radius: ``(N,)``, the first radii.
+        """
+        smallest = BestPerturbation(
+            self._source,
+            self._images,
+            self._labels,
+            best.norm,
+            best.goal,
+            rows=self._rows,
+            copies=self._copies,
+        )
+        smallest.start_from(self._repeated(best.images), self._repeated(best.succeeded()))
+
+        towards = replace(best.goal, targeted=True)
+
+        def gradient_at(iterates: Tensor) -> tuple[Shortfall, Tensor, Tensor]:
+            missing, gradient = towards.gradient(
+                self._source, iterates, self._targets, rows=self._rows, copies=self._copies
+            )
+            return smallest.shortfall(missing.logits, missing.tolerance), missing.mean(), gradient
+
+        _SEARCH.descend(self._repeated(start), self._images, self._repeated(radius), gradient_at, smallest)
+        return smallest
