@@ -18,7 +18,7 @@ from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.adam import update_moments
 from robustbench_cli.attacks.base.search.linearization import nearest_plane, step_to_plane
 from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, Shortfall, norms, slopes
-from robustbench_cli.attacks.base.search.targeted_restarts import TARGETED_RESTARTS, TargetedRestarts
+from robustbench_cli.attacks.base.search.targeted_restarts import TargetedRestarts, targeted_restarts_field
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
 __all__ = ["CW"]
@@ -77,7 +77,7 @@ class CW(MinimalNormAttack):
         True,
         description="stop early on an image whose objective stops improving, or that a constant improves by less than 1 %",
     )
-    targeted_restarts: int = Field(0, ge=0, description=TARGETED_RESTARTS)
+    targeted_restarts: int = targeted_restarts_field()
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal.of(source, confidence=self.confidence, targeted=threat.targeted)

@@ -20,7 +20,7 @@ from robustbench_cli.attacks.base.search.minimal_norm import (
     slopes,
     without_blocked_pixels,
 )
-from robustbench_cli.attacks.base.search.targeted_restarts import TARGETED_RESTARTS, TargetedRestarts
+from robustbench_cli.attacks.base.search.targeted_restarts import TargetedRestarts, targeted_restarts_field
 from robustbench_cli.attacks.base.threat import Threat, per_image
 
 __all__ = ["CWLinf"]
@@ -61,7 +61,7 @@ class CWLinf(MinimalNormAttack):
         description="relative decrease of tau at the first step; decays to a hundredth of that",
         json_schema_extra={"formerly": "decrease"},
     )
-    targeted_restarts: int = Field(0, ge=0, description=TARGETED_RESTARTS)
+    targeted_restarts: int = targeted_restarts_field()
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal.of(source, confidence=self.confidence, targeted=threat.targeted)

@@ -16,7 +16,7 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.linearization import Plane, nearest_plane, step_to_plane
 from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, Shortfall, norms
-from robustbench_cli.attacks.base.search.targeted_restarts import TARGETED_RESTARTS, TargetedRestarts
+from robustbench_cli.attacks.base.search.targeted_restarts import TargetedRestarts, targeted_restarts_field
 from robustbench_cli.attacks.base.threat import Threat, per_image, random_in_ball
 
 __all__ = ["FAB"]
@@ -61,7 +61,7 @@ class FAB(MinimalNormAttack):
         description="number of other classes considered, the most likely ones first",
         json_schema_extra={"formerly": "classes"},
     )
-    targeted_restarts: int = Field(0, ge=0, description=TARGETED_RESTARTS)
+    targeted_restarts: int = targeted_restarts_field()
 
     def min_classes(self, *, targeted: bool) -> int:
         return 2 if targeted else self.n_target_classes + 1

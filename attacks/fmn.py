@@ -14,7 +14,7 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.adaptive_radius import AdaptiveRadius, diameter
 from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, Shortfall
-from robustbench_cli.attacks.base.search.targeted_restarts import TARGETED_RESTARTS, TargetedRestarts
+from robustbench_cli.attacks.base.search.targeted_restarts import TargetedRestarts, targeted_restarts_field
 from robustbench_cli.attacks.base.threat import Threat
 
 __all__ = ["FMN"]
@@ -49,7 +49,7 @@ class FMN(MinimalNormAttack):
     )
     gamma: float = Field(0.05, gt=0, lt=1, description="relative change of the radius at the first step")
     gamma_final: float = Field(0.001, gt=0, lt=1, description="relative change of the radius at the last step")
-    targeted_restarts: int = Field(0, ge=0, description=TARGETED_RESTARTS)
+    targeted_restarts: int = targeted_restarts_field()
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal.of(source, targeted=threat.targeted)

@@ -15,7 +15,7 @@ from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.search.adam import update_moments
 from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, Goal, norms
-from robustbench_cli.attacks.base.search.targeted_restarts import TARGETED_RESTARTS, TargetedRestarts
+from robustbench_cli.attacks.base.search.targeted_restarts import TargetedRestarts, targeted_restarts_field
 from robustbench_cli.attacks.base.threat import Threat, per_image, scale_by_largest
 
 __all__ = ["SigmaZero"]
@@ -41,7 +41,7 @@ class SigmaZero(MinimalNormAttack):
     sigma: float = Field(1e-3, gt=0, description="smoothing of the l0 approximation; smaller is sharper")
     threshold: float = Field(0.3, ge=0, le=1, description="initial sparsity threshold: smaller changes are set to zero")
     threshold_step: float = Field(0.01, gt=0, description="change of the threshold at the first step")
-    targeted_restarts: int = Field(0, ge=0, description=TARGETED_RESTARTS)
+    targeted_restarts: int = targeted_restarts_field()
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         goal = Goal.of(source, targeted=threat.targeted)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from robustbench_cli.attacks.base.gradients.source import GradientSource
@@ -15,13 +17,7 @@ from robustbench_cli.attacks.base.search.minimal_norm import BestPerturbation, S
 from robustbench_cli.attacks.base.search.polish import polish
 from robustbench_cli.attacks.base.threat import FeasibleSet, Threat
 
-__all__ = ["TARGETED_RESTARTS", "TargetedRestarts"]
-
-TARGETED_RESTARTS = (
-    "number of further searches for a smaller perturbation, of 20 gradients for each class: the first from the image towards "
-    "nine classes, the others from random points towards five"
-)
-"""The description of the parameter of that name."""
+__all__ = ["TargetedRestarts", "targeted_restarts_field"]
 
 _FIRST_CLASSES, _CLASSES = 9, 5
 """The number of classes of the first restart, which are those with the largest logits, and of the others."""
@@ -30,6 +26,18 @@ _SHRINK = 0.97
 """The first radius of a restart, relative to the smallest perturbation so far."""
 
 _SEARCH = AdaptiveRadius(steps=20, step_size=0.5, gamma=0.05, gamma_final=0.001)
+
+
+def targeted_restarts_field() -> Any:
+    """The field ``targeted_restarts`` of an attack: the number of :class:`TargetedRestarts`, 0 by default."""
+    return Field(
+        0,
+        ge=0,
+        description="number of further searches for a smaller perturbation, of 20 gradients for each class: the first from "
+        "the image towards nine classes, the others from random points towards five",
+        # Cells without restarts are older than the field.
+        exclude_if=lambda count: count == 0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
