@@ -100,8 +100,10 @@ def probe_of(
         raise UserError("eps is 0, where nothing can be attacked: give a radius above 0, such as 8/255")
     fresh = _copy_of(model)
 
-    def run(attack: Attack, images: Tensor, labels: Tensor, **keywords: Any) -> Attacked:
-        attacked = (None if fresh is None else _copy_of(fresh)) or model
+    def run(
+        attack: Attack, images: Tensor, labels: Tensor, *, other: nn.Module | None = None, **keywords: Any
+    ) -> Attacked:
+        attacked = other or (None if fresh is None else _copy_of(fresh)) or model
         return evaluate(
             attacked,
             images,

@@ -95,7 +95,7 @@ class ModelProbe:
         seed: The seed of everything that is random.
         budget: See :data:`~.finding.Budget`.
         run: Evaluates ``run(attack, images, labels, **options)`` on this model, as
-            :func:`~robustbench_cli.benchmarks.evaluation.evaluate.evaluate` does.
+            :func:`~robustbench_cli.benchmarks.evaluation.evaluate.evaluate` does, or on another with ``other=model``.
         fresh: A copy of the model that has answered no query; ``None`` where it cannot be copied.
         training: Returns the training images and labels; ``None`` where they are not known.
     """
