@@ -17,7 +17,7 @@ from robustbench_cli.benchmarks.certification.bounds.rows import Rows
 
 __all__ = ["Ball", "Relaxation", "margin_rows", "relax"]
 
-REFINEMENT_LIMIT = 2 * 10**11
+REFINEMENT_LIMIT = 2 * 10**10
 """The most multiply-additions for the bounds of one layer of one image. Beyond, the layer keeps its interval bounds."""
 
 _COEFFICIENTS = {"cpu": 2**20, "cuda": 2**25}
