@@ -129,12 +129,9 @@ def _shape(values: Tensor) -> Shape:
 
 
 class _Tracer(fx.Tracer):
-    """Keeps layers with random draws whole, and remembers the innermost module that cannot be traced."""
+    """Remembers the innermost module that cannot be traced."""
 
     untraceable: str | None = None
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, StochasticLayer) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -153,6 +150,10 @@ class _Reader:
         for name, module in model.named_modules():
             if module._forward_pre_hooks or module._forward_hooks:  # noqa: SLF001
                 raise _unbounded(f"{f'its layer {name}' if name else 'it'} has hooks, which may change its output")
+            if isinstance(module, StochasticLayer):
+                raise _unbounded(
+                    f"{f'its layer {name}' if name else 'it'} is a {type(module).__name__}, which draws at random"
+                )
         self.network, self.model = network, model
         self.device = images.device
         self.numbers: dict[fx.Node, int] = {}

@@ -139,7 +139,7 @@ def test_what_cannot_be_bounded(layers: list[nn.Module], reason: str) -> None:
 def test_random_layers_and_hooks_are_refused() -> None:
     """A layer that draws has no fixed function, and a hook may change an output."""
     noisy = nn.Sequential(NoiseInjection().randomize(nn.Identity(), IMAGES), *HEAD)
-    with pytest.raises(UserError, match=r"its layer 0.* is a NoiseLayer"):
+    with pytest.raises(UserError, match=r"its layer 0.* is a NoiseLayer, which draws at random"):
         Network(noisy.eval(), IMAGES)
     hooked = nn.Sequential(nn.ReLU(), *HEAD)
     hooked[0].register_forward_hook(lambda *_: None)
