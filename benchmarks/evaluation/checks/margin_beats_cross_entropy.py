@@ -23,7 +23,7 @@ class MarginBeatsCrossEntropy(Check):
     """The margin of the logits does not saturate where the softmax does."""
 
     text: ClassVar[str] = (
-        "PGD on the margin breaks many of the images that PGD on the cross-entropy left: the cross-entropy saturates"
+        "the margin breaks many of the images that PGD on the cross-entropy left: the cross-entropy saturates"
     )
     severity: ClassVar[Severity] = "suspicious"
     raised_when: ClassVar[str] = (
