@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Severity
-from robustbench_cli.benchmarks.evaluation.checks.base.row_group import RowGroup, Threat
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Need, Severity
+from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO, RowGroup, Threat, judged
+from robustbench_cli.benchmarks.evaluation.outcomes import Integers
+
+if TYPE_CHECKING:
+    from robustbench_cli.attacks.cw_pgd import CWPGD
+    from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
 
 __all__ = ["AboveChance"]
 
@@ -17,13 +22,18 @@ _GRAY = 0.5
 
 
 class AboveChance(Check):
-    """At such a radius the best possible attack leaves the images of one class."""
+    """At such a radius the best possible attack leaves the images of one class.
+
+    In a model, PGD on the margin runs with a ball that holds every image.
+    """
 
     text: ClassVar[str] = "above chance at a radius at which every image can become the same: the attack failed"
     severity: ClassVar[Severity] = "broken"
     raised_when: ClassVar[str] = (
         "In linf at a radius of 0.5 or more, or under a minimal-norm attack at any distance on a deterministic model, the lower "
-        "end of the 95 % confidence interval of the robust accuracy is above the share of the most frequent class."
+        "end of the 95 % confidence interval of the robust accuracy is above the share of the most frequent class. "
+        "In a model: PGD on the margin at the distance between the black and the white image leaves such a robust accuracy, and "
+        "more than a tenth of the clean accuracy."
     )
     why: ClassVar[str] = (
         "In linf, a radius of 0.5 turns every image into the same gray one, which has one prediction. An attack that leaves "
@@ -37,8 +47,11 @@ class AboveChance(Check):
         "do not reach 100 % success)"
     )
 
+    budget: ClassVar[Budget] = "standard"
+    needs: ClassVar[tuple[Need, ...]] = ("gradients",)
+
     def finding_in_rows(self, rows: RowGroup) -> Finding | None:
-        chance = float(np.unique(rows.labels, return_counts=True)[1].max() / len(rows.labels))
+        chance = _chance(rows.labels)
         for threat in rows.untargeted:
             low, _ = threat.interval
             if _is_unbounded(threat, rows) and low > chance:
@@ -49,6 +62,46 @@ class AboveChance(Check):
                     chance=chance,
                 )
         return None
+
+    def finding_in_model(self, probe: ModelProbe) -> Finding | None:
+        import torch
+
+        radius = _largest(probe)
+        outcomes = probe.evaluate(_attack(probe), torch.arange(_images(probe)), eps=radius).outcomes
+        attacked, chance = judged(outcomes), _chance(outcomes.labels)
+        low, _ = attacked.interval(0.95)
+        if low <= chance or attacked.accuracy <= NEAR_ZERO * outcomes.clean_right.mean():
+            return None
+        return self.finding(
+            f"at eps {radius:g}, from where every image can become any other, PGD on the margin leaves {attacked.accuracy:.3f}, and "
+            f"the most frequent class has {chance:.3f} of the images",
+            robust_accuracy=attacked.accuracy,
+            chance=chance,
+        )
+
+    def passes(self, probe: ModelProbe) -> int:
+        return probe.passes_of(_attack(probe), _images(probe))
+
+
+def _chance(labels: Integers) -> float:
+    """The share of the most frequent class."""
+    return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+
+
+def _attack(probe: ModelProbe) -> CWPGD:
+    from robustbench_cli.attacks.cw_pgd import CWPGD
+
+    return CWPGD(steps=probe.effort(20, 40, 100))
+
+
+def _images(probe: ModelProbe) -> int:
+    return min(len(probe), probe.effort(50, 100, 200))
+
+
+def _largest(probe: ModelProbe) -> float:
+    """The distance between the black and the white image."""
+    pixels = probe.images[0].numel()
+    return float({"linf": 1, "l2": pixels**0.5, "l1": pixels}[probe.norm])
 
 
 def _is_unbounded(threat: Threat, rows: RowGroup) -> bool:

@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 from robustbench_cli.benchmarks.evaluation.checks.above_chance import AboveChance
 
 from ...conftest import MakeOutcomes
-from .conftest import MakeRow, MakeRows
+from .conftest import MakeProbe, MakeRow, MakeRows
 
 
 @pytest.mark.parametrize(
@@ -58,3 +60,24 @@ def test_a_randomized_model_may_have_no_perturbation_that_fools_every_draw(
     outcomes = replace(outcomes, labels=labels, clean=right, perturbed=right[None])
     found = AboveChance("above-chance").finding_in_rows(make_rows(make_row(outcomes, None)))
     assert (found is not None) == (draws == 1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_in_the_model_the_ball_holds_every_image(make_probe: MakeProbe, norm: str, masked: bool) -> None:
+    """A linear model is broken on each, unless its gradient is hidden."""
+
+    class Model(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen = (2 * images).round() / 2 + 0 * images if masked else images
+            lead = seen[:, 0, :8].mean((1, 2)) - seen[:, 0, 8:].mean((1, 2))
+            return torch.stack([lead, -lead], 1)
+
+    labels = torch.arange(60) % 2
+    images = torch.full((60, 1, 16, 16), 0.3)
+    images[labels == 0, :, :8] = 0.6
+    images[labels == 1, :, 8:] = 0.6
+    found = AboveChance("above-chance").finding_in_model(make_probe(Model(), images, labels, norm=norm))
+    assert (found is not None) == masked
+    if found is not None:
+        assert found.figures["robust_accuracy"] > found.figures["chance"] == 0.5
