@@ -74,9 +74,9 @@ def test_in_the_model_the_ball_holds_every_image(make_probe: MakeProbe, norm: st
             return torch.stack([lead, -lead], 1)
 
     labels = torch.arange(60) % 2
-    images = torch.full((60, 1, 16, 16), 0.3)
-    images[labels == 0, :, :8] = 0.6
-    images[labels == 1, :, 8:] = 0.6
+    images = torch.full((60, 1, 16, 16), 0.2)
+    images[labels == 0, :, :8] = 0.8
+    images[labels == 1, :, 8:] = 0.8
     found = AboveChance("above-chance").finding_in_model(make_probe(Model(), images, labels, norm=norm))
     assert (found is not None) == masked
     if found is not None:
