@@ -9,12 +9,15 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 import yaml
+
+from robustbench_cli.benchmarks.reports.columns import identity_columns
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -37,17 +40,23 @@ def commands() -> list[list[str]]:
 
 
 def command_named(name: str) -> click.Command:
-    module = importlib.import_module(f"robustbench_cli.cli.commands.{name}")
+    module = importlib.import_module(f"robustbench_cli.cli.commands.{name.replace('-', '_')}")
     (command,) = (item for item in vars(module).values() if isinstance(item, click.Command) and item.name == name)
     return command
 
 
 @pytest.mark.parametrize("words", commands(), ids=shlex.join)
 def test_a_command_of_the_pages_parses(words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Command, options and values are those of the program; files that a page speaks of are not looked for."""
+    """Command, options and values are those of the program; the files and folders that a page speaks of are made."""
     monkeypatch.chdir(tmp_path)
-    for word in words:
-        if re.fullmatch(r"[\w-]+\.(safetensors|pt|yaml|csv)", word):
+    for option, word in pairwise(words):
+        if option == "--checkpoint" and re.fullmatch(r"[\w-]+", word):
+            Path(word).mkdir()
+        elif re.fullmatch(r"[\w-]+\.csv", word):
+            Path(word).write_text(
+                ",".join([*identity_columns(available=()), "robust_accuracy"]) + "\n", encoding="utf-8"
+            )
+        elif re.fullmatch(r"[\w-]+\.(safetensors|pth?|yaml)", word):
             Path(word).touch()
     name, *arguments = words
     command = command_named(name)
