@@ -29,6 +29,16 @@ TESTED_ELSEWHERE = {
         f"benchmarks/corruptions/{path.name}": "test_every_corruption.py compares all with imagecorruptions"
         for path in (ROOT / "benchmarks/corruptions").glob("[!_]*.py")
     },
+    **{
+        f"benchmarks/comparison/gallery/{path.parent.name}/{path.name}": "make gallery runs all, test_examine.py some"
+        for folder in ("broken", "honest")
+        for path in (ROOT / "benchmarks/comparison/gallery" / folder).glob("[!_]*.py")
+    },
+    "benchmarks/comparison/gallery/base/broken_defense.py": "test_examine.py makes broken defenses",
+    "benchmarks/comparison/gallery/base/honest_model.py": "test_confusion.py trains a model",
+    "benchmarks/comparison/gallery/base/l2_adversarial_training.py": "make gallery trains an honest model by it",
+    "benchmarks/comparison/gallery/base/networks.py": "test_confusion.py trains one of the networks",
+    "benchmarks/comparison/gallery/base/other_tools.py": "make gallery runs it beside AutoAttack, which no test has",
     "benchmarks/corruptions/base/pillow.py": "test_every_corruption.py compares the two corruptions that use it",
     "benchmarks/datasets/cifar10_c.py": "test_corrupted.py reads made-up files of it",
     "benchmarks/datasets/cifar100_c.py": "test_corrupted.py reads made-up files of it",

@@ -1,0 +1,1 @@
+"""What the models of the gallery are built from, and what looks at them."""

@@ -1,0 +1,1 @@
+"""Defenses that deceive in one known way, one file each."""

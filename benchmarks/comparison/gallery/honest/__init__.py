@@ -1,0 +1,1 @@
+"""Models whose robust accuracy is what an attack finds, one file each."""

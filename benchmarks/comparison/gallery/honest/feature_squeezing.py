@@ -1,0 +1,9 @@
+"""Feature squeezing with its surrogate for BPDA."""
+
+from __future__ import annotations
+
+from robustbench_cli.benchmarks.comparison.gallery.base.honest_model import HonestModel
+
+__all__ = ["MODEL"]
+
+MODEL = HonestModel(defense="feature-squeezing")

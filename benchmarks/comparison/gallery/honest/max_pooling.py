@@ -1,0 +1,9 @@
+"""Plain training of ``small-cnn``, which has max-pooling."""
+
+from __future__ import annotations
+
+from robustbench_cli.benchmarks.comparison.gallery.base.honest_model import HonestModel
+
+__all__ = ["MODEL"]
+
+MODEL = HonestModel()
