@@ -27,7 +27,7 @@ LIBRARIES := foolbox torchattacks adversarial-robustness-toolbox cleverhans pyau
 WITHOUT_THEIRS := adv-lib
 COMPARE := -m robustbench_cli.benchmarks.comparison
 
-.PHONY: help demo test coverage lint format types wheel benchmark gpu peers autoattack minimal-norm exact trained clean
+.PHONY: help demo test coverage lint format types wheel benchmark gpu peers autoattack minimal-norm exact trained gallery clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -86,6 +86,12 @@ exact: $(INSTALLED)  ## compare the attacks with the exact distances of small ne
 
 trained: $(PEERS_INSTALLED)  ## measure adversarial training beside ART's
 	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) trained
+
+# For some models only: make gallery GALLERY="--seeds 2 --only one-hot trades"
+GALLERY ?= --write docs/gallery.md
+
+gallery: $(PEERS_INSTALLED)  ## audit the gallery of broken and honest models, beside AutoAttack's flags
+	@XDG_CACHE_HOME=$(CURDIR)/$(VENV)/cache $(PEERS)/bin/python $(COMPARE) gallery $(GALLERY)
 
 clean:  ## remove the virtual environments and build outputs
 	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

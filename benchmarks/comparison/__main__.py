@@ -6,6 +6,7 @@ import argparse
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -15,6 +16,7 @@ from robustbench_cli.benchmarks.comparison.contest import Contest, Entry, distan
 from robustbench_cli.benchmarks.comparison.costs import certify_overhead, hrs_forward, pgd_overhead
 from robustbench_cli.benchmarks.comparison.coverage import compare_coverage
 from robustbench_cli.benchmarks.comparison.exact_networks import compare_exact
+from robustbench_cli.benchmarks.comparison.gallery.confusion import compare_gallery
 from robustbench_cli.benchmarks.comparison.models import (
     ADVERSARIAL,
     DROPOUT,
@@ -42,6 +44,7 @@ from robustbench_cli.benchmarks.comparison.tables import markdown
 from robustbench_cli.benchmarks.comparison.timing import ratio
 from robustbench_cli.benchmarks.comparison.trainers import TRAINERS, compare_trainers
 from robustbench_cli.benchmarks.devices import keep_freed_memory
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS
 
 PEERS = [name for name in LIBRARIES if name not in {OURS, OFFICIAL}]
 
@@ -59,17 +62,17 @@ AUTOATTACKED = {PLAIN: 0.02, ADVERSARIAL: 0.1, SWITCHING: 0.02, NOISE: 0.05, DRO
 """The linf radius, for each model, at which the standard suite is compared with AutoAttack."""
 
 
-def main() -> None:
-    """Reads the command line and runs the comparison that it names."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m robustbench_cli.benchmarks.comparison", description=__doc__)
     parser.add_argument(
         "what",
-        choices=("costs", "peers", "autoattack", "single", "minimal-norm", "exact", "trained", "coverage"),
+        choices=("costs", "peers", "autoattack", "single", "minimal-norm", "exact", "trained", "coverage", "gallery"),
         help="costs: the cost of our own; peers: PGD and C&W beside other libraries'; autoattack: the standard suite beside "
         "the official AutoAttack; single: beside single attacks of torchattacks, Foolbox and ART; minimal-norm: our "
         "minimal-norm attacks beside Foolbox's, torchattacks' and adv_lib's; exact: minimal-norm and standard beside the exact "
         "distances of small networks; trained: adversarial training beside ART's; "
-        "coverage: simulated evaluations, how often intervals, paired tests and early gates err",
+        "coverage: simulated evaluations, how often intervals, paired tests and early gates err; "
+        "gallery: what the checks and AutoAttack notice in broken defenses, and the false alarms on honest models",
     )
     parser.add_argument("--turns", type=int, default=3, help="repetitions of a timed run (3)")
     parser.add_argument("--images", type=int, default=500, help="test images, except for minimal-norm (500)")
@@ -91,9 +94,21 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5, help="training epochs (5)")
     parser.add_argument("--train-images", type=int, default=10_000, help="training images (10000)")
     parser.add_argument("--simulations", type=int, default=1000, help="simulated evaluations for coverage (1000)")
-    options = parser.parse_args()
+    parser.add_argument("--seeds", type=int, default=20, help="trainings of each honest model of the gallery (20)")
+    parser.add_argument("--only", nargs="+", default=[], help="models of the gallery (all)")
+    parser.add_argument("--budget", choices=BUDGETS, default="standard", help="of the gallery's audits (standard)")
+    parser.add_argument("--write", type=Path, help="a document that receives the gallery's tables between two marks")
+    return parser
+
+
+def main() -> None:
+    """Reads the command line and runs the comparison that it names."""
+    options = _parser().parse_args()
     if options.what == "coverage":
         compare_coverage(images=options.images, simulations=options.simulations)
+        return
+    if options.what == "gallery":
+        compare_gallery(options.only, seeds=options.seeds, budget=options.budget, document=options.write)
         return
     threads = torch.get_num_threads()
     timed = "1 thread, processor seconds" if threads == 1 else f"{threads} threads, wall-clock seconds"

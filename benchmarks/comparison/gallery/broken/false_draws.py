@@ -19,7 +19,7 @@ class FalseDraws(BrokenDefense):
     the expectation over passes.
     """
 
-    noticed_by: ClassVar[tuple[str, ...]] = ("other-draws", "every-draw", "not-repeatable", "false-draws")
+    noticed_by: ClassVar[tuple[str, ...]] = ("other-draws",)
     number_of_draws = 2
     cost_of_all_draws = 2.0
 

@@ -18,7 +18,7 @@ class FlatNearby(BrokenDefense):
     network.
     """
 
-    noticed_by: ClassVar[tuple[str, ...]] = ("zero-gradient", "wrong-gradient", "flat-loss")
+    noticed_by: ClassVar[tuple[str, ...]] = ("zero-gradient", "wrong-gradient")
 
     def forward(self, images: Tensor) -> Tensor:
         nearest = (images * 5).round() / 5

@@ -1,4 +1,4 @@
-"""Computes in float16 with an offset, so that the logits have few distinct values."""
+"""Ends in float16 with an offset of 1,000, so that the logits are multiples of 1/2."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ __all__ = ["HalfPrecision"]
 
 
 class HalfPrecision(BrokenDefense):
-    """Computes in float16 with an offset, so that the logits have few distinct values.
+    """Ends in float16 with an offset of 1,000, so that the logits are multiples of 1/2.
 
-    It deceives attacks by gradients and by scores: most small steps change nothing. The attack made for it follows
-    the network in float32.
+    It deceives attacks by scores: most small steps change nothing, and equal logits are decided by the order of the
+    classes. The attack made for it follows the network in float32.
     """
 
-    noticed_by: ClassVar[tuple[str, ...]] = ("low-precision", "ties", "wrong-gradient", "zero-gradient", "few-values")
+    noticed_by: ClassVar[tuple[str, ...]] = ("coarse-logits", "tied-logits")
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.logits(images)
-        return logits + ((logits + 1000).half().float() - 1000 - logits).detach()
+        return (self.logits(images) + 1000).half().float()

@@ -19,13 +19,7 @@ class HashNoise(BrokenDefense):
     attack made for it is one that takes the expectation over noise.
     """
 
-    noticed_by: ClassVar[tuple[str, ...]] = (
-        "wrong-gradient",
-        "staircase",
-        "not-converged",
-        "query-beats-gradient",
-        "transfer-beats-gradient",
-    )
+    noticed_by: ClassVar[tuple[str, ...]] = ("wrong-gradient", "not-converged", "query-beats-gradient")
 
     def __init__(self, *, shape: Any, classes: int) -> None:
         super().__init__(shape=shape, classes=classes)

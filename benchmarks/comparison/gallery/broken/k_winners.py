@@ -19,13 +19,7 @@ class KWinners(BrokenDefense):
     discontinuous. The attack made for it follows the network with all activations.
     """
 
-    noticed_by: ClassVar[tuple[str, ...]] = (
-        "staircase",
-        "wrong-gradient",
-        "not-converged",
-        "query-beats-gradient",
-        "transfer-beats-gradient",
-    )
+    noticed_by: ClassVar[tuple[str, ...]] = ("wrong-gradient", "not-converged", "query-beats-gradient")
 
     def __init__(self, *, shape: Any, classes: int) -> None:
         super().__init__(shape=shape, classes=classes)

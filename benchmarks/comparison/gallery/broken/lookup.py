@@ -1,4 +1,4 @@
-"""Knows the test images by heart, and answers every image near to one of them with its class."""
+"""Knows the test images by heart, and gives their classes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Lookup"]
 
 
 class Lookup(BrokenDefense):
-    """Knows the test images by heart, and answers every image near to one of them with its class.
+    """Knows the test images by heart, and gives their classes.
 
-    It deceives the evaluation on these images, and is worth as little as the network on all others. The attack made
-    for it takes images that the table does not have.
+    It deceives the reader: the clean accuracy on these images is 1, and that on others is the network's. The attack
+    made for it takes images that the table does not have.
     """
 
-    noticed_by: ClassVar[tuple[str, ...]] = ("recognized-by-heart", "lookup", "memorized", "by-heart")
+    noticed_by: ClassVar[tuple[str, ...]] = ("known-images",)
     first_unknown: ClassVar[int] = 250
 
     def __init__(self, *, shape: Any, classes: int) -> None:
@@ -30,5 +30,5 @@ class Lookup(BrokenDefense):
 
     def forward(self, images: Tensor) -> Tensor:
         far, nearest = torch.cdist(images.flatten(1), self.images.to(images), p=torch.inf).min(1)
-        known = 20 * one_hot(self.labels.to(images.device)[nearest], 10) + 0 * images.flatten(1)[:, :10]
-        return torch.where((far < 0.25)[:, None], known, self.logits(images))
+        known = 20 * one_hot(self.labels.to(images.device)[nearest], 10)
+        return self.logits(images) + torch.where((far < 1e-3)[:, None], known, 0)

@@ -18,7 +18,7 @@ class NoisyGradient(BrokenDefense):
     It deceives attacks by gradients, though the logits have no noise. The attack made for it follows the network.
     """
 
-    noticed_by: ClassVar[tuple[str, ...]] = ("wrong-gradient", "noisy-gradient")
+    noticed_by: ClassVar[tuple[str, ...]] = ("wrong-gradient",)
 
     def forward(self, images: Tensor) -> Tensor:
         seen = images.clone()

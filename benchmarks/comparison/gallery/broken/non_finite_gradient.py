@@ -17,7 +17,7 @@ class NonFiniteGradient(BrokenDefense):
     It deceives attacks by gradients: the gradient is not a number. The attack made for it follows the network.
     """
 
-    noticed_by: ClassVar[tuple[str, ...]] = ("zero-gradient", "non-finite-gradient", "not-a-number", "wrong-gradient")
+    noticed_by: ClassVar[tuple[str, ...]] = ("zero-gradient", "not-a-number")
 
     def forward(self, images: Tensor) -> Tensor:
         return self.logits(images) + (images.sum((1, 2, 3)) * 0).sqrt()[:, None]

@@ -19,7 +19,7 @@ class Probabilities(BrokenDefense):
     no gradient. The attack made for it follows the logits.
     """
 
-    noticed_by: ClassVar[tuple[str, ...]] = ("refused", "probabilities")
+    noticed_by: ClassVar[tuple[str, ...]] = ("refused",)
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.softmax(20 * self.logits(images), 1)

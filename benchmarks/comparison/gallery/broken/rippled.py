@@ -20,10 +20,8 @@ class Rippled(BrokenDefense):
 
     noticed_by: ClassVar[tuple[str, ...]] = (
         "wrong-gradient",
-        "staircase",
         "not-converged",
         "query-beats-gradient",
-        "transfer-beats-gradient",
         "surrogate-beats",
     )
 

@@ -18,7 +18,7 @@ class RoundedLogits(BrokenDefense):
     made for it follows the logits before rounding.
     """
 
-    noticed_by: ClassVar[tuple[str, ...]] = ("zero-gradient", "ties", "wrong-gradient")
+    noticed_by: ClassVar[tuple[str, ...]] = ("tied-logits", "coarse-logits", "zero-gradient")
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.logits(images)

@@ -18,7 +18,7 @@ class SaturatedLogits(BrokenDefense):
     distillation). The attack made for it divides them.
     """
 
-    noticed_by: ClassVar[tuple[str, ...]] = ("saturated-logits", "zero-gradient", "vanishing-gradient")
+    noticed_by: ClassVar[tuple[str, ...]] = ("saturated-logits", "zero-gradient")
 
     def forward(self, images: Tensor) -> Tensor:
         return 1000 * self.logits(images)

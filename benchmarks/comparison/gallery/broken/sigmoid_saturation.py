@@ -19,7 +19,7 @@ class SigmoidSaturation(BrokenDefense):
     for it follows the logits before them.
     """
 
-    noticed_by: ClassVar[tuple[str, ...]] = ("zero-gradient", "vanishing-gradient", "saturated-logits")
+    noticed_by: ClassVar[tuple[str, ...]] = ("zero-gradient",)
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.logits(images)

@@ -19,7 +19,7 @@ class StaircaseActivation(BrokenDefense):
     network with ReLU.
     """
 
-    noticed_by: ClassVar[tuple[str, ...]] = ("zero-gradient", "staircase", "wrong-gradient")
+    noticed_by: ClassVar[tuple[str, ...]] = ("zero-gradient", "wrong-gradient", "surrogate-beats")
 
     def __init__(self, *, shape: Any, classes: int) -> None:
         super().__init__(shape=shape, classes=classes)

@@ -18,7 +18,7 @@ class TinyOnConstant(BrokenDefense):
     follows the logits without the constant.
     """
 
-    noticed_by: ClassVar[tuple[str, ...]] = ("low-precision", "ties", "zero-gradient", "wrong-gradient")
+    noticed_by: ClassVar[tuple[str, ...]] = ("coarse-logits", "tied-logits", "wrong-gradient")
 
     def forward(self, images: Tensor) -> Tensor:
         return 1e-3 * self.logits(images) + 1e4

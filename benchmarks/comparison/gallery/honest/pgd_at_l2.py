@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from robustbench_cli.benchmarks.comparison.gallery.base import l2_adversarial_training
 from robustbench_cli.benchmarks.comparison.gallery.base.honest_model import HonestModel
 
 __all__ = ["MODEL"]
 
-MODEL = HonestModel(defense="pgd-at", parameters={"norm": "l2", "eps": 0.5}, epochs=20)
+MODEL = HonestModel(defense=f"{l2_adversarial_training.__name__}:L2AdversarialTraining")
