@@ -124,7 +124,13 @@ def _rows(probe: ModelProbe) -> tuple[Row, ...]:
 
 def _row(attacked: Attacked, attack: str, access: Access, eps: float) -> Row:
     return Row(
-        cell=f"{attack} {eps}", attack=attack, access=access, eps=eps, eps_text=f"{eps:g}", outcomes=attacked.outcomes
+        cell=f"{attack} {eps}",
+        attack=attack,
+        access=access,
+        only_gradients=access == "gradients",
+        eps=eps,
+        eps_text=f"{eps:g}",
+        outcomes=attacked.outcomes,
     )
 
 
