@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from robustbench_cli.attacks.base.models.decision import can_reject
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Need, Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.measurements import model_logits
@@ -41,6 +42,9 @@ class TiedLogits(Check):
         for logits, which in ((probe.logits, "clean"), (perturbed, "perturbed")):
             largest = logits == logits.max(1, keepdim=True).values
             tied = largest.gather(1, probe.labels[:, None])[:, 0] & (largest.sum(1) > 1)
+            if can_reject(probe.model):
+                # Equal logits are a rejection.
+                tied &= ~largest.all(1)
             count = int(tied.sum())
             if count >= _LEAST and count > _SHARE * len(probe):
                 return self.finding(f"{count} of {len(probe)} {which} images are tied", tied=count, n=len(probe))

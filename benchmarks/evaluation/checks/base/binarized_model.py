@@ -39,16 +39,17 @@ def last_layer(model: nn.Module, images: Tensor) -> str | None:
     ]
     try:
         with torch.enable_grad(), preserve_generators():
-            logits = model(images.clone().requires_grad_())
+            leaf = images.clone().requires_grad_()
+            logits = model(leaf)
     finally:
         for handle in handles:
             handle.remove()
-    names = [
-        name
-        for name, (features, output) in passes.items()
-        if features.ndim == 2 and features.requires_grad and torch.equal(output, logits)
-    ]
-    return names[-1] if names else None
+    for name, (features, output) in reversed(passes.items()):
+        if features.ndim == 2 and torch.equal(output, logits):
+            # The parameters may have a graph where the images have none.
+            followed = features.requires_grad and torch.autograd.grad(features.sum(), leaf, allow_unused=True)[0]
+            return name if isinstance(followed, Tensor) else None
+    return None
 
 
 class Features(nn.Module):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.models.decision import RejectionLayer
 from robustbench_cli.benchmarks.evaluation.checks.tied_logits import TiedLogits
 
 from .conftest import MakeProbe
@@ -44,3 +45,15 @@ def test_ties_that_an_attack_makes_are_found(make_probe: MakeProbe) -> None:
     found = TiedLogits("tied-logits").finding_in_model(probe)
     assert found is not None
     assert "perturbed" in found.evidence
+
+
+def test_rejections_are_no_ties(make_probe: MakeProbe, network: nn.Module, images: Tensor) -> None:
+    """A detector rejects an image by equal logits."""
+
+    class Rejecting(RejectionLayer):
+        def forward(self, logits: Tensor) -> Tensor:
+            return logits * (torch.arange(len(logits)) % 2)[:, None]
+
+    probe = make_probe(nn.Sequential(network, Rejecting()), images, torch.zeros(8, dtype=torch.int64))
+    assert (probe.logits == 0).all(1).sum() == 4
+    assert TiedLogits("tied-logits").finding_in_model(probe) is None

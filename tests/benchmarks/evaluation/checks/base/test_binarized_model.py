@@ -52,6 +52,8 @@ def test_the_last_layer_is_the_one_whose_output_is_that_of_the_model(network: nn
             return logits
 
     assert last_layer(Cut(), images) is None
+    assert last_layer(Cut().requires_grad_(), images) is None
+    network.requires_grad_(False)
 
 
 def test_each_row_has_the_classifier_of_the_nearest_image(network: nn.Module, images: Tensor) -> None:
