@@ -41,7 +41,7 @@ __all__ = [
     "is_given",
     "option",
     "option_names",
-    "output_file",
+    "output_files",
     "output_format",
     "process_options",
     "repeats_option",
@@ -320,22 +320,21 @@ def output_format(*formats: str) -> Decorator:
     )
 
 
-def output_file(*, any_table: bool = False, multiple: bool = False) -> Decorator:
-    """Adds ``-o``, the file of the table; it arrives as ``output``.
+def output_files(*, any_table: bool = False) -> Decorator:
+    """Adds ``-o``, the files of the table; they arrive as ``outputs``.
 
     Args:
         any_table: Whether the table has other columns than the table of results.
-        multiple: Whether several files may be given; they arrive as ``outputs``.
     """
     *endings, last = file_endings(any_table=any_table)
     return option(
         "-o",
         "--output",
-        "outputs" if multiple else "output",
-        multiple=multiple,
+        "outputs",
+        multiple=True,
         type=click.Path(dir_okay=False, path_type=Path),
         group="Output",
-        help=f"Write the table to a {', '.join(endings)} or {last} file too.",
+        help=f"Write the table to a {', '.join(endings)} or {last} file too; repeatable.",
     )
 
 

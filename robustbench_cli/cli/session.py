@@ -70,7 +70,7 @@ def run_suite(
     split: bool = False,
     select: Callable[[list[Job]], list[Job]] = lambda jobs: jobs,
     save_images: Path | None = None,
-    output: Path | None = None,
+    outputs: Sequence[Path] = (),
 ) -> pd.DataFrame:
     """Runs every cell of a suite that the store does not have, and reports all of them.
 
@@ -82,7 +82,7 @@ def run_suite(
         split: Whether several processes may compute one cell.
         select: Chooses the jobs to run.
         save_images: The folder for the adversarial images.
-        output: The file for the table.
+        outputs: The files for the table.
 
     Returns:
         The rows.
@@ -93,8 +93,7 @@ def run_suite(
     from robustbench_cli.benchmarks.execution.engines import local
     from robustbench_cli.benchmarks.suites.plan import plan
 
-    if output is not None:
-        tables.require_writable_table(output)
+    tables.require_writable_tables(outputs)
     with console.progress() as progress:
         planned = plan(config, cache_for=cache_for(common, progress), seed=common.seed)
         _require_writable(common.store, save_images)
@@ -112,7 +111,7 @@ def run_suite(
     results, failures = _results(common, selected, shown)
     warn_of_small_datasets(config, {job.cell.dataset: job.cell.n for job in jobs})
     _warn_of_chance(planned, results)
-    table = _report(common.store, results, failures, output)
+    table = _report(common.store, results, failures, outputs)
     raise_failures(failures)
     return table
 
@@ -394,8 +393,10 @@ def _warn_of_chance(planned: Plan, results: Sequence[Result]) -> None:
             )
 
 
-def _report(store: Path, results: Sequence[Result], failures: Sequence[Failure], output: Path | None) -> pd.DataFrame:
-    """Prints the table of results, writes it to a file where one is named, and returns it."""
+def _report(
+    store: Path, results: Sequence[Result], failures: Sequence[Failure], outputs: Sequence[Path]
+) -> pd.DataFrame:
+    """Prints the table of results, writes it to the files that are named, and returns it."""
     from robustbench_cli.benchmarks.audit.records import audited_flags
     from robustbench_cli.benchmarks.reports.rows import rows
     from robustbench_cli.benchmarks.store.store import Store, read_together
@@ -405,7 +406,7 @@ def _report(store: Path, results: Sequence[Result], failures: Sequence[Failure],
     stored = Store(store)
     audited = audited_flags([store], damaged=lambda error: console.warn(str(error)))
     table = rows(results, partial(read_together, store_of=lambda _: stored), audited)
-    tables.print_and_write(table, tables.for_terminal(table), output)
+    tables.print_and_write(table, tables.for_terminal(table), outputs)
     return table
 
 

@@ -32,27 +32,27 @@ __all__ = [
     "plain",
     "print_and_write",
     "quick_look",
-    "require_writable_table",
+    "require_writable_tables",
     "show_other",
     "write",
 ]
 
 
-def print_and_write(table: pd.DataFrame, drawn: RenderableType, output: Path | None) -> None:
-    """Prints a table, and writes it to a file too where the user names one.
+def print_and_write(table: pd.DataFrame, drawn: RenderableType, outputs: Sequence[Path]) -> None:
+    """Prints a table, and writes it to the files that the user names.
 
     Args:
         table: The rows.
         drawn: The table as it is printed.
-        output: The file.
+        outputs: The files.
 
     Raises:
-        UserError: The file's ending is unknown, or the file cannot be written.
+        UserError: The ending of a file is unknown, or a file cannot be written.
     """
     console.report(drawn)
-    if output is not None:
-        write(table, output)
-        console.note(f"wrote {output}")
+    for path in outputs:
+        write(table, path)
+        console.note(f"wrote {path}")
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
@@ -70,20 +70,21 @@ def write(table: pd.DataFrame, path: Path) -> None:
     write_atomically(path, formats.as_text(table, formats.format_of_file(path)).encode())
 
 
-def require_writable_table(path: Path, *, any_table: bool = False) -> None:
-    """Checks, before anything is computed, that a table can be written; creates the folder.
+def require_writable_tables(paths: Sequence[Path], *, any_table: bool = False) -> None:
+    """Checks, before anything is computed, that a table can be written; creates the folders.
 
     Args:
-        path: The file.
+        paths: The files.
         any_table: Whether the table has other columns than the table of results.
 
     Raises:
-        UserError: The ending is unknown, or the folder cannot be written.
+        UserError: An ending is unknown, or a folder cannot be written.
     """
     from robustbench_cli.core.atomic_write import ensure_writable
 
-    formats.format_of_file(path, any_table=any_table)
-    ensure_writable(path.parent)
+    for path in paths:
+        formats.format_of_file(path, any_table=any_table)
+        ensure_writable(path.parent)
 
 
 def plain(*values: object) -> list[str]:

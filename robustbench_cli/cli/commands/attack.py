@@ -23,7 +23,7 @@ from robustbench_cli.cli.options import (
     first_images,
     is_given,
     option,
-    output_file,
+    output_files,
     process_options,
 )
 from robustbench_cli.cli.param_types import EPS, SETTING, OneOf, Setting
@@ -94,7 +94,7 @@ __all__ = ["attack"]
 @eot_option
 @grid_options
 @first_images("Number of test images, from the first on.")
-@output_file()
+@output_files()
 @option(
     "--save-images",
     type=click.Path(file_okay=False, path_type=Path),
@@ -118,7 +118,7 @@ def attack(
     eps: tuple[Eps, ...],
     eot: Draws | None,
     n: int,
-    output: Path | None,
+    outputs: tuple[Path, ...],
     save_images: Path | None,
     **grid: Any,
 ) -> None:
@@ -154,7 +154,7 @@ def attack(
         engine=in_processes(devices),
         split=processes.split and bool(devices),
         save_images=save_images,
-        output=output,
+        outputs=outputs,
     )
     gates.judge(table)
 

@@ -16,7 +16,7 @@ from robustbench_cli.cli.options import (
     first_images,
     is_given,
     option,
-    output_file,
+    output_files,
     warn_of_fewer_images,
 )
 from robustbench_cli.cli.param_types import EPS, SETTING, OneOf, Setting
@@ -112,7 +112,7 @@ ALPHA = 0.001
     "[default with --sigma: multiples of sigma / 2; in linf: quarters of the data set's usual radius]",
 )
 @first_images("Number of test images, from the first on.", default=500)
-@output_file(any_table=True)
+@output_files(any_table=True)
 @computing
 def certify(
     common: Common,
@@ -127,7 +127,7 @@ def certify(
     alpha: float | None,
     eps: tuple[Eps, ...],
     n: int,
-    output: Path | None,
+    outputs: tuple[Path, ...],
 ) -> None:
     """Certify a model and print its certified accuracy: a lower bound that no attack can break.
 
@@ -151,8 +151,7 @@ def certify(
         {"method": method if is_given("method") else None, "norm": norm, "branches": branches},
     )
     alpha = ALPHA if alpha is None else alpha
-    if output is not None:
-        tables.require_writable_table(output, any_table=True)
+    tables.require_writable_tables(outputs, any_table=True)
     parameters = distribute(settings, args.settable())
     dataset = args.dataset_name()
     loaded = load_dataset(dataset, data_dir=common.data_dir)
@@ -167,7 +166,7 @@ def certify(
     models = _certify_all(common, config, dataset, data, choice)
     rows = [model.rows(radii, alpha=alpha) for model in models]
     records = [row.model_dump(mode="json") for model_rows in rows for row in model_rows]
-    tables.print_and_write(pd.DataFrame(records), _table(rows), output)
+    tables.print_and_write(pd.DataFrame(records), _table(rows), outputs)
 
 
 def _certify_all(

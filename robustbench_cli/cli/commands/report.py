@@ -18,7 +18,7 @@ from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.gate_args import GateArgs, gate_options
 from robustbench_cli.cli.judged_tables import show_comparisons, show_protocols
 from robustbench_cli.cli.leaderboard import show_standings
-from robustbench_cli.cli.options import command, option, output_file, output_format, stores_or_default
+from robustbench_cli.cli.options import command, option, output_files, output_format, stores_or_default
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ Damaged = Callable[[UserError], None]
     help="Add the mean corruption error (mce): errors divided by those of AlexNet (ImageNet) or of the model in this table.",
 )
 @output_format("table", *formats.format_names())
-@output_file(multiple=True)
+@output_files()
 @gate_options
 def report(
     stores: tuple[Path, ...],
@@ -99,8 +99,7 @@ def report(
     from robustbench_cli.benchmarks.reports.gates import parse_conditions
     from robustbench_cli.benchmarks.store.store import Store
 
-    for path in outputs:
-        tables.require_writable_table(path)
+    tables.require_writable_tables(outputs)
     stores, comparison = _second_row(stores, comparison)
     show = _shown(leaderboard, comparison, by_protocol=by_protocol)
     allowed = parse_conditions(conditions)

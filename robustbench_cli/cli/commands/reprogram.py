@@ -16,7 +16,7 @@ from robustbench_cli.cli.options import (
     first_images,
     is_given,
     option,
-    output_file,
+    output_files,
     repeats_option,
     warn_of_fewer_images,
 )
@@ -64,7 +64,7 @@ __all__ = ["reprogram"]
 @eot_option
 @first_images("Number of test images of the task, from the first on.")
 @repeats_option
-@output_file(any_table=True)
+@output_files(any_table=True)
 @computing
 def reprogram(
     common: Common,
@@ -75,7 +75,7 @@ def reprogram(
     eot: Draws | None,
     n: int,
     repeats: int | None,
-    output: Path | None,
+    outputs: tuple[Path, ...],
 ) -> None:
     """Reprogram a defended model to solve another task, and print its accuracy on that task.
 
@@ -89,11 +89,10 @@ def reprogram(
     from robustbench_cli.benchmarks.reprogramming.program import Reprogramming, ReprogrammingOptions
     from robustbench_cli.benchmarks.reprogramming.run import reprogram_model
     from robustbench_cli.cli.parameters import distribute
-    from robustbench_cli.cli.tables import print_and_write, require_writable_table
+    from robustbench_cli.cli.tables import print_and_write, require_writable_tables
     from robustbench_cli.core.atomic_write import ensure_writable
 
-    if output is not None:
-        require_writable_table(output, any_table=True)
+    require_writable_tables(outputs, any_table=True)
     ensure_writable(common.store)
     if suite_name is not None and args.given:
         raise UserError(f"--suite names the models too: leave out {args.given}")
@@ -120,7 +119,7 @@ def reprogram(
     if is_given("n"):
         warn_of_fewer_images(n, max((row.n for row in rows), default=n), task)
     table = pd.DataFrame([row.model_dump(mode="json", exclude={"versions"}) for row in rows])
-    print_and_write(table, _table(rows), output)
+    print_and_write(table, _table(rows), outputs)
 
 
 def _distinct_models(

@@ -10,7 +10,7 @@ import click
 
 from robustbench_cli.benchmarks.reports import formats
 from robustbench_cli.cli import tables
-from robustbench_cli.cli.options import command, option, output_file, output_format
+from robustbench_cli.cli.options import command, option, output_files, output_format
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +77,7 @@ _SHARE = click.FloatRange(min=0, max=1)
     help="Number of pairs that are compared, for Holm's correction of the level of 5 %.",
 )
 @output_format("table", *formats.format_names())
-@output_file(multiple=True)
+@output_files()
 def sample_size(
     difference: float,
     accuracy: float,
@@ -96,8 +96,7 @@ def sample_size(
     """
     from robustbench_cli.benchmarks.evaluation.statistics.sample_size import ComparisonPlan
 
-    for path in outputs:
-        tables.require_writable_table(path)
+    tables.require_writable_tables(outputs)
     plan = ComparisonPlan(
         accuracy=accuracy,
         difference=difference,

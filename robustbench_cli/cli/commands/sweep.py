@@ -12,7 +12,7 @@ import click
 
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.completion import NameOf
-from robustbench_cli.cli.options import Common, ProcessArgs, command, computing, option, output_file, process_options
+from robustbench_cli.cli.options import Common, ProcessArgs, command, computing, option, output_files, process_options
 from robustbench_cli.cli.param_types import SHARD, OneOf
 from robustbench_cli.core.errors import UserError
 
@@ -68,7 +68,7 @@ __all__ = ["sweep"]
     group="Run",
     help="Time limit per cell, in seconds.",
 )
-@output_file()
+@output_files()
 @computing
 def sweep(
     common: Common,
@@ -80,7 +80,7 @@ def sweep(
     engine_name: Literal["local", "ray"],
     existing: Literal["skip", "rerun", "error"],
     timeout: float | None,
-    output: Path | None,
+    outputs: tuple[Path, ...],
 ) -> None:
     """Run every cell of a suite: models, defenses, attacks, radii and seeds.
 
@@ -95,8 +95,7 @@ def sweep(
     config = read_suite(suite)
     select = partial(_selected, shard, existing, common.store, split=processes.split)
     if dry_run or status:
-        if output is not None:
-            tables.require_writable_table(output)
+        tables.require_writable_tables(outputs)
         _report_status(common, config, shard, dry_run=dry_run)
     else:
         run_suite(
@@ -106,7 +105,7 @@ def sweep(
             engine=engine,
             split=processes.split,
             select=select,
-            output=output,
+            outputs=outputs,
         )
 
 

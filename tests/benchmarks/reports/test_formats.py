@@ -23,7 +23,7 @@ def test_one_entry_adds_a_format_everywhere(tmp_path: Path, monkeypatch: pytest.
     assert formats.format_names()[-1] == "tsv"
     assert file_endings()[-2:] == [".tsv", ".tab"]
     assert as_text(TABLE, "tsv").startswith("name\tshare\t")
-    tables.require_writable_table(tmp_path / "new" / "a.TAB")
+    tables.require_writable_tables([tmp_path / "new" / "a.TAB"])
     tables.write(TABLE, tmp_path / "a.tsv")
     assert (tmp_path / "a.tsv").read_text() == as_text(TABLE, "tsv")
 
