@@ -39,6 +39,7 @@ from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, B
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import Attacked, ModelProbe
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
 from robustbench_cli.benchmarks.evaluation.pass_settings import measured_on
+from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
 from robustbench_cli.benchmarks.models.base.build import check_model
 from robustbench_cli.core.errors import UserError, did_you_mean
 
@@ -213,14 +214,24 @@ def seconds_per_pass(probe: ModelProbe) -> float:
     return (time.perf_counter() - started) / passes
 
 
-def run_check(check: Check, probe: ModelProbe) -> Finding | None:
+def run_check(
+    check: Check, probe: ModelProbe, *, keep: Callable[[JudgedDraws], None] = lambda _: None
+) -> Finding | None:
     """What a check finds in a model; its error is a finding too.
 
     Args:
         check: The check.
         probe: The model and the images.
+        keep: Called with what the check keeps for comparisons with rows; see :meth:`~.check.Check.outcomes_for_rows`.
     """
-    return finding_or_failure(check, lambda: check.finding_in_model(probe))
+
+    def look() -> Finding | None:
+        outcomes = check.outcomes_for_rows(probe)
+        if outcomes is not None:
+            keep(outcomes)
+        return check.finding_in_model(probe)
+
+    return finding_or_failure(check, look)
 
 
 @checked_keywords

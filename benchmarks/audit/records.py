@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget, Finding
+from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
 from robustbench_cli.benchmarks.store.cell import Cell, content_hash
 from robustbench_cli.benchmarks.store.records import encoded, read_record
 from robustbench_cli.benchmarks.store.store import AUDITS, stale_temporary_files
@@ -20,6 +24,7 @@ from robustbench_cli.core.errors import UserError
 __all__ = [
     "AuditTarget",
     "CheckRecord",
+    "StoredDraws",
     "audited_flags",
     "latest",
     "leftovers",
@@ -66,6 +71,54 @@ class AuditTarget(BaseModel):
     budget: Budget
 
 
+class StoredDraws(BaseModel):
+    """What an attack of an audit left, packed for a file.
+
+    Attributes:
+        attack: The attack, in a few words.
+        draws: R, the number of draws.
+        images: N, the number of images.
+        shared: Whether all images of a pass share one draw.
+        right: Base64 of R x N bits: whether the image is classified correctly in the draw.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attack: str
+    draws: Annotated[int, Field(ge=1)]
+    images: Annotated[int, Field(ge=1)]
+    shared: bool
+    right: str
+
+    @model_validator(mode="after")
+    def _check_size(self) -> Self:
+        if len(base64.b64decode(self.right, validate=True)) != -(-self.draws * self.images // 8):
+            raise ValueError(f"right does not have the bits of {self.draws} draws of {self.images} images")
+        return self
+
+    @classmethod
+    def of(cls, attack: str, judged: JudgedDraws) -> StoredDraws:
+        """Packs the outcomes of an attack.
+
+        Args:
+            attack: The attack, in a few words.
+            judged: Whether the images are classified correctly.
+
+        >>> judged = JudgedDraws(right=np.array([[True, False, True]]))
+        >>> StoredDraws.of("PGD", judged).judged().right
+        array([[ True, False,  True]])
+        """
+        draws, images = judged.right.shape
+        bits = base64.b64encode(np.packbits(judged.right).tobytes()).decode()
+        return cls(attack=attack, draws=draws, images=images, shared=judged.shared, right=bits)
+
+    def judged(self) -> JudgedDraws:
+        """Unpacks the outcomes."""
+        packed = np.frombuffer(base64.b64decode(self.right), dtype=np.uint8)
+        bits = np.unpackbits(packed, count=self.draws * self.images).astype(bool)
+        return JudgedDraws(right=bits.reshape(self.draws, self.images), shared=self.shared)
+
+
 class CheckRecord(BaseModel):
     """What one check found in a model.
 
@@ -74,6 +127,8 @@ class CheckRecord(BaseModel):
         check: The name of the check.
         finding: What it found; ``None`` if nothing speaks against the model.
         left_out: Why it did not run; empty if it ran.
+        outcomes: What it stores for comparisons with rows; see
+            :meth:`~robustbench_cli.benchmarks.evaluation.checks.base.check.Check.outcomes_for_rows`.
         seconds: Wall time.
         device: The device's name.
         versions: The versions of the software that ran it.
@@ -85,6 +140,7 @@ class CheckRecord(BaseModel):
     check: str
     finding: Finding | None = None
     left_out: str = ""
+    outcomes: StoredDraws | None = None
     seconds: float = 0.0
     device: str
     versions: dict[str, str]

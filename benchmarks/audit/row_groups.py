@@ -12,7 +12,7 @@ from robustbench_cli.benchmarks.audit.records import CheckRecord, latest, model_
 from robustbench_cli.benchmarks.audit.verdict import AuditedRows, LeftOut, ThreatFigures, by_severity
 from robustbench_cli.benchmarks.evaluation import checks
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget, Finding, Severity
-from robustbench_cli.benchmarks.evaluation.checks.base.row_group import Access, Row, RowGroup, Threat
+from robustbench_cli.benchmarks.evaluation.checks.base.row_group import Access, AuditedDraws, Row, RowGroup, Threat
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import Result
@@ -109,6 +109,7 @@ def _judged(
         rows=tuple(_row(result, outcomes) for result, outcomes in pairs),
         contradictions=[lines[cell_id] for cell_id in results if cell_id in lines],
         audited=_budget(newest),
+        audits=_audits(newest, cell),
     )
     findings = _flag_findings(group, results)
     of_rows = checks.load_checks_at("finding_in_rows")
@@ -239,6 +240,24 @@ def _budget(records: Sequence[CheckRecord]) -> Budget | None:
     """The largest budget of checks that ran; ``None`` if none did."""
     budgets = [BUDGETS.index(record.target.budget) for record in records if not record.left_out]
     return BUDGETS[max(budgets)] if budgets else None
+
+
+def _audits(records: Sequence[CheckRecord], cell: Cell) -> list[AuditedDraws]:
+    """What audits of the model left of the first images of a cell's slice."""
+    if cell.stop_when_decided is not None:
+        # The outcomes of a sample are in another order.
+        return []
+    return [
+        AuditedDraws(
+            check=record.check,
+            attack=record.outcomes.attack,
+            eps=record.target.eps,
+            seed=record.target.seed,
+            draws=record.outcomes.judged(),
+        )
+        for record in records
+        if record.outcomes is not None and (record.target.n != cell.n or record.target.data == cell.data)
+    ]
 
 
 def _findings_of(records: Sequence[CheckRecord]) -> list[Finding]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.audit.verdict import AuditedRows
     from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
     from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
+    from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
 
 __all__ = ["audit"]
 
@@ -272,8 +273,11 @@ def _run_missing(probe: ModelProbe, target: AuditTarget, store: Path, shown: con
     bar = shown.add(name, total=len(missing))
     for check in missing:
         started = time.perf_counter()
-        finding = run_check(check, probe)
-        records.write(store, record(check=check.name, finding=finding, seconds=time.perf_counter() - started))
+        kept: list[JudgedDraws] = []
+        finding = run_check(check, probe, keep=kept.append)
+        outcomes = records.StoredDraws.of(probe.baseline_name, kept[0]) if kept else None
+        seconds = time.perf_counter() - started
+        records.write(store, record(check=check.name, finding=finding, outcomes=outcomes, seconds=seconds))
         bar.advance()
     for entry in plan.left_out:
         records.write(store, record(check=entry.check, left_out=entry.reason))

@@ -3,10 +3,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from robustbench_cli.benchmarks.audit.records import AuditTarget, CheckRecord, leftovers, read, stored, take, write
+from robustbench_cli.benchmarks.audit.records import (
+    AuditTarget,
+    CheckRecord,
+    StoredDraws,
+    leftovers,
+    read,
+    stored,
+    take,
+    write,
+)
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding
+from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
 from robustbench_cli.core.errors import UserError
 
 
@@ -76,3 +87,16 @@ def test_a_merge_copies_what_is_missing(tmp_path: Path) -> None:
     assert take(tmp_path / "a", tmp_path / "b", damaged=fail) == 0
     assert len(list(stored(tmp_path / "a", damaged=fail))) == 2
     assert leftovers(tmp_path / "a", older_than=0) == []
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (10, 13), (3, 1)])
+def test_outcomes_are_stored_bit_for_bit(tmp_path: Path, shape: tuple[int, int]) -> None:
+    """Whatever their number of draws and images; other numbers than those of the bits are refused."""
+    right = np.random.default_rng(0).random(shape) < 0.5
+    kept = StoredDraws.of("PGD", JudgedDraws(right=right, shared=True))
+    write(tmp_path, record().model_copy(update={"outcomes": kept}))
+    (read_back,) = stored(tmp_path, damaged=fail)
+    assert read_back.outcomes is not None
+    np.testing.assert_array_equal(read_back.outcomes.judged().right, right)
+    with pytest.raises(ValueError, match="does not have the bits"):
+        StoredDraws.model_validate(kept.model_dump() | {"images": shape[1] + 8})

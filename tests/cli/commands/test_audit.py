@@ -120,3 +120,14 @@ def test_what_the_model_shows_is_in_every_report(
     assert "results of checks, 0 damaged" in advdef("store", "verify").out
     assert "results of checks from advdef-runs" in advdef("store", "merge", "advdef-runs", "other").out
     assert "no-gradients: as a test wants it" in advdef("audit", "other").out
+
+
+def test_rows_weaker_than_the_audit_are_named(advdef: Run, here: Path, checkpoint: Path) -> None:
+    """One query of Square breaks less than PGD, on the images that both attacked; the store alone shows it afterwards."""
+    weak = ("attack", "--checkpoint", "model.safetensors", "--attack", "square", "--set", "square.queries=1", "-q")
+    assert advdef(*weak, "--n", "200").code == 0
+    line = "weaker-than-audit: at eps 0.15 PGD with 20 steps in the audit leaves "
+    assert line in advdef(*QUICK).out
+    shown = advdef("audit").out
+    assert f"  broken: {line}" in shown
+    assert " of 40 images, and the attacks of the rows leave " in shown

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         FinishedEvaluation,
     )
     from robustbench_cli.benchmarks.evaluation.checks.base.row_group import RowGroup
+    from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
 
 __all__ = ["Check"]
 
@@ -102,6 +103,14 @@ class Check:
             Passes of one image through the model with one draw; a forward and a backward pass count one each.
         """
         return 0
+
+    def outcomes_for_rows(self, probe: ModelProbe) -> JudgedDraws | None:
+        """What an audit of the model stores beside the finding, for :meth:`finding_in_rows` to compare rows with.
+
+        Args:
+            probe: The model and the images.
+        """
+        return None
 
     def finding(self, evidence: str, *, severity: Severity | None = None, **figures: float) -> Finding:
         """A finding of this check.

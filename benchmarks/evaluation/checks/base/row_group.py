@@ -18,7 +18,7 @@ from robustbench_cli.benchmarks.evaluation.outcomes import Integers, Outcomes
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, images_interval, passes_interval
 from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
 
-__all__ = ["NEAR_ZERO", "Access", "Row", "RowGroup", "Threat", "judged"]
+__all__ = ["NEAR_ZERO", "Access", "AuditedDraws", "Row", "RowGroup", "Threat", "judged"]
 
 NEAR_ZERO = 0.1
 """A robust accuracy of at most this share of the clean accuracy is near zero: it can be overstated by little."""
@@ -152,6 +152,25 @@ class Threat:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class AuditedDraws:
+    """What an audit of the model left of the first images of the same data set; see :meth:`~.check.Check.outcomes_for_rows`.
+
+    Attributes:
+        check: The check that stored it.
+        attack: The attack, in a few words.
+        eps: The radius.
+        seed: The seed.
+        draws: Whether the images are classified correctly under this attack.
+    """
+
+    check: str
+    attack: str
+    eps: float
+    seed: int
+    draws: JudgedDraws
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class RowGroup:
     """All stored rows of one model, data slice and norm.
 
@@ -166,6 +185,7 @@ class RowGroup:
         rows: The rows.
         contradictions: A line for each row that breaks images inside their certified radius.
         audited: The largest budget with which the model was audited; ``None`` if it was not.
+        audits: What audits of the model left of the first images.
     """
 
     dataset: str
@@ -178,6 +198,7 @@ class RowGroup:
     rows: tuple[Row, ...]
     contradictions: Sequence[str] = ()
     audited: Budget | None = None
+    audits: Sequence[AuditedDraws] = ()
 
     @cached_property
     def threats(self) -> list[Threat]:
