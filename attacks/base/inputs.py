@@ -143,7 +143,7 @@ def checked_images(images: object, *, what: str = "the images") -> Tensor:
 
 
 def into_the_box(low: float, high: float) -> str:
-    """How pixels outside [0, 1] are brought into it, for messages.
+    """What to do about pixels outside [0, 1], as the end of a message.
 
     Args:
         low: The lowest pixel.

@@ -1,4 +1,4 @@
-"""Simulated evaluations: how often intervals hold the truth, and how often tests and gates err."""
+"""Simulated evaluations: how often intervals contain the true accuracy, and how often tests and gates err."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ _PAIRS = (*KINDS, Kind("deterministic and randomized", _mixed))
 
 
 def coverage(kind: Kind, accuracy: float, *, images: int, simulations: int) -> float:
-    """The share of simulated evaluations whose 95 % interval holds the true accuracy.
+    """The share of simulated evaluations whose 95 % interval contains the true accuracy.
 
     Args:
         kind: The model.

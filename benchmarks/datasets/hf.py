@@ -203,7 +203,7 @@ def _is_unreachable(repository: str) -> bool:
     hub = require_library("huggingface_hub", extra="datasets", needed_by="data set hf")
     try:
         return why_unreachable(hub, repository, "README.md", repo_type="dataset") is not None
-    except Exception:  # noqa: BLE001 - any answer is one; the library datasets has the right message
+    except Exception:  # noqa: BLE001 - an error is an answer too; the library datasets has its message
         return False
 
 

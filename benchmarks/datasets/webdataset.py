@@ -85,14 +85,14 @@ class WebDataset(Pictures):
 
 
 def _shards(pattern: str) -> list[Path]:
-    """The archives that a pattern names, in its order: ``{00..12}`` is a range, ``{a,b}`` a list, ``*`` any, ``::`` an "and"."""
+    """The archives that a pattern names, in its order: ``{00..12}`` is a range, ``{a,b}`` a list, ``*`` any text, and ``::`` joins patterns."""
     names = [name for part in pattern.split("::") for name in _expanded(part, pattern)]
     # A file that two patterns find is one archive.
     return [*dict.fromkeys(path for name in names for path in _files(Path(name).expanduser()))]
 
 
 def _expanded(part: str, pattern: str) -> list[str]:
-    """What a pattern with braces stands for."""
+    """The paths of a pattern, with its braces expanded."""
     parts = []
     count = 1
     # Every second part is what was between braces.
@@ -146,7 +146,7 @@ class _NoImage:
 
 
 def _examples(path: Path, *, stop: bool) -> Iterator[tuple[Picture, str | None]]:
-    """The images of an archive and their labels as text; ``None`` where there is no image, unless that is to ``stop``."""
+    """The images of an archive and their labels as text; ``None`` where there is no image, which is an error with ``stop``."""
     for stem, group in itertools.groupby(members(path), key=lambda member: _split(member.name)[0]):
         files: dict[str, TarMember] = {}
         others: dict[str, TarMember] = {}

@@ -18,7 +18,7 @@ LOOK_EVERY = 50
 """The number of images that are attacked between two looks at the accuracy."""
 
 _POPULATION = 10**9
-"""The number of images of the population that an interval is for: without an end, in practice."""
+"""The size of the population that an interval is about: infinite, in practice."""
 
 
 def in_random_order(indices: Tensor, seed: int) -> Tensor:
@@ -63,7 +63,7 @@ def _shares(outcomes: Outcomes) -> Floats:
 def summarize_sample(outcomes: Outcomes) -> dict[str, float]:
     """The figures of a row whose images were attacked in random order until a decision; see :func:`~.outcomes.summarize`.
 
-    Whoever stops when the figures suit has looked at them many times. So the interval of the robust accuracy is the
+    A usual interval is wrong after many looks at the accuracy. So the interval of the robust accuracy is the
     confidence sequence, which holds at any stopping time, for a population of any size. If all images of a pass share one
     draw, it holds for the draws that were made. ``n`` is the number of images that were attacked.
 

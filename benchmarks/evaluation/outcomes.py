@@ -177,7 +177,7 @@ class Outcomes:
         """The outcomes of one of several stacked attacks.
 
         Args:
-            number: Its place among them.
+            number: Its index among them.
         """
         return replace(self, **{name: np.asarray(getattr(self, name)[number]) for name in _DIMENSIONS})
 

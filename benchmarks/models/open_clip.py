@@ -143,7 +143,7 @@ class OpenCLIP(ModelSource):
         return self._classifier(path)
 
     def _downloaded(self) -> Path:
-        """The file of the weights: OpenCLIP's own download, or the Hub's without its repetitions where it cannot be reached."""
+        """The file of the weights: OpenCLIP's own download, or that of the Hub, which is asked only once whether it can be reached."""
         folder, _, filename = self._pretrained_config.get("hf_hub", "").rpartition("/")
         if not folder:
             return Path(self._library.download_pretrained(self._pretrained_config))

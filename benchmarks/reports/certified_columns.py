@@ -29,7 +29,7 @@ __all__ = ["Contradictions", "add_certified_columns"]
 
 @dataclass
 class Contradictions:
-    """What attacks say against certificates: a line for each cell and certificate.
+    """Attacks that contradict certificates: a line for each such cell.
 
     Attributes:
         of_proofs: Those of proofs, which no attack can contradict.

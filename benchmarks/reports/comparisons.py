@@ -204,23 +204,23 @@ def _attacks(row: JudgedRow) -> list[str]:
 
 def _names(pairs: Sequence[tuple[JudgedRow, JudgedRow]]) -> list[list[str]]:
     """What tells the two rows of each pair apart, with the draws and the cell where several pairs have the same names."""
-    told = []
+    labels = []
     for first, second in pairs:
         differing = [name for name in ("model", "defense", "attack", "seed") if first.row[name] != second.row[name]]
         differing = differing or [name for name in ("checkpoint", "eot") if first.row[name] != second.row[name]]
-        told.append([" ".join(str(row.row[name]) for name in differing) for row in (first, second)])
+        labels.append([" ".join(str(row.row[name]) for name in differing) for row in (first, second)])
     for further in ("eot", "cell"):
         keys = [
             (*names, *(str(row.row[name]) for row in pair for name in _SHARED))
-            for names, pair in zip(told, pairs, strict=True)
+            for names, pair in zip(labels, pairs, strict=True)
         ]
-        for names, pair, count in zip(told, pairs, [keys.count(key) for key in keys], strict=True):
+        for names, pair, count in zip(labels, pairs, [keys.count(key) for key in keys], strict=True):
             if count > 1 or names[0] == names[1]:
                 names[:] = [
                     f"{name} {further} {str(row.row[further])[:8]}".strip()
                     for name, row in zip(names, pair, strict=True)
                 ]
-    return told
+    return labels
 
 
 _SHARED = ("dataset", "model", "defense", "attack", "norm", "eps", "targeted", "corruption", "severity", "n", "seed")

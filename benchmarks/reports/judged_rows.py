@@ -1,4 +1,4 @@
-"""Reads the judged draws behind rows of the table, for what compares or counts them in another way."""
+"""Reads the draws behind the rows of the table, for comparisons and for the protocols of randomized models."""
 
 from __future__ import annotations
 

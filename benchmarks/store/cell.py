@@ -75,7 +75,7 @@ def _shared_spec(data: Any, validate: ValidatorFunctionWrapHandler, info: Valida
 
 
 _MOST_SPECS = 1024
-"""A store has thousands of cells and few methods, but its files say how many."""
+"""The most methods that are kept: a store has few, but a file from elsewhere can name any number."""
 
 _specs: dict[bytes, MethodSpec] = {}
 """Methods that were validated, by their data. ``store verify`` forgets each cell before it reads the next one."""

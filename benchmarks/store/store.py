@@ -62,7 +62,7 @@ _COPIED_AT_ONCE, _COPIED_BYTES = 64, 2**26
 """How many results, and about how many bytes, are copied before the disk is waited for."""
 
 _PARSED_AT_ONCE, _PARSED_BYTES = 16, 2**20
-"""How many outcomes are verified together, and the bytes of a file that is not put off."""
+"""The most outcomes that are verified together, and the size in bytes above which one is verified at once."""
 
 CellRecord = TypeVar("CellRecord", Result, Failure)
 

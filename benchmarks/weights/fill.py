@@ -30,7 +30,7 @@ _STD = re.compile(r"_?((?:\w+_)?)(?:std|stds|stddev|sd|sds|sigma)")
 _MEASURES = re.compile(r"(?:^|_)(?:acc|accuracy|auroc|confmat|criterion|f1|loss|metrics?)(?:_|\d|$)")
 """Modules that only a training or its protocol uses: Lightning saves them beside the network."""
 _MOST_CANDIDATES = 100
-"""Copies of the network in one state dict that are compared, so that the time does not grow with the square of their number."""
+"""The most copies of the network in one state dict that are compared: the time grows with the square of their number."""
 
 
 class LoadedWeights(NamedTuple):

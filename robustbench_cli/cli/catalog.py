@@ -93,7 +93,7 @@ def names(kind: str) -> list[str]:
 
 
 def require_known(kind: str, name: str) -> None:
-    """Refuses, without an import of torch, a name that leads to nothing.
+    """Refuses an unknown name, without an import of torch.
 
     Args:
         kind: One of :data:`KINDS`.
@@ -154,7 +154,7 @@ def _summarized(kind: str, name: str) -> dict[str, Any]:
 
 
 def _group(corruption: str) -> str:
-    """Whether a corruption is one of the benchmark, over which means are, or an extra one."""
+    """Whether a corruption is one of the benchmark, whose mean is reported, or an extra one."""
     from robustbench_cli.benchmarks.corruptions import BENCHMARK
 
     return "benchmark" if corruption in BENCHMARK else "extra"

@@ -14,7 +14,7 @@ Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem[s
 
 
 class NameOf(click.ParamType[str]):
-    """The name of a thing of a kind; one that leads to nothing is refused at once.
+    """The name of an attack, a suite or the like; an unknown one is refused at once.
 
     Args:
         kind: One of :data:`~.catalog.KINDS`.
@@ -29,10 +29,10 @@ class NameOf(click.ParamType[str]):
         self._complete = complete_names(kind, prefix=prefix)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Checks that the name leads to something; its options after a ``?`` are checked later.
+        """Checks that the name is known; its options after a ``?`` are checked later.
 
         Raises:
-            UserError: It does not.
+            UserError: It is not.
         """
         from robustbench_cli.cli.catalog import names, require_known
 

@@ -1,4 +1,4 @@
-"""Shows what the stored draws of rows tell: ``advdef report --compare`` and ``advdef report --protocols``."""
+"""Shows tables from the stored draws of rows: ``advdef report --compare`` and ``advdef report --protocols``."""
 
 from __future__ import annotations
 

@@ -314,7 +314,7 @@ def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
         )
     headers = {entry.name for entry in shown_columns(table)}
     if {"corruption", "clean_accuracy"} <= headers:
-        caption.append("clean under a corruption: of the corrupted images before the attack")
+        caption.append("clean in a row with a corruption: the accuracy on the corrupted images, before the attack")
     if {"mean_corruption_accuracy", "mce"} <= {*table.columns} and table["mean_corruption_accuracy"].notna().any():
         caption += [_MEAN] if table["mce"].isna().all() else []
     caption += quick_look(table)

@@ -1,4 +1,4 @@
-"""Messages of the command line in the words of Python: keywords for options."""
+"""Messages of the command line for Python callers: keywords in place of options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 def in_python_words(message: str) -> str:
-    """A message with keywords for options.
+    """A message with keywords in place of options.
 
     Args:
         message: As the command line prints it.

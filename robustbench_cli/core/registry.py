@@ -148,7 +148,7 @@ class Registry:
         return None, None
 
     def require_known(self, name: str) -> None:
-        """Refuses, without an import, a name from the user that leads to nothing.
+        """Refuses an unknown name from the user, without an import.
 
         Args:
             name: A name that :meth:`load` or :meth:`find` will get.

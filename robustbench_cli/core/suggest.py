@@ -169,7 +169,7 @@ def did_you_mean(name: str, candidates: Iterable[str], *, kind: str | None = Non
         candidates: The known names.
         kind: What the name should stand for (``attack``, ``defense``, ``model``, ``dataset``, ``suite``). It adds
             suggestions that are not plain names: a path, or the option for another kind.
-        lead: What comes before all known names; where they are those in a user's file, "it has ".
+        lead: The text before the list of all known names, such as "it has " for the names in a file.
 
     >>> did_you_mean("pdg", ["cw", "pgd"])
     "did you mean 'pgd'?"

@@ -33,7 +33,7 @@ _SET_GRAD_ENABLED = torch._C._set_grad_enabled  # noqa: SLF001
 _NO_SETUP = torch.autograd.Function.setup_context
 
 _WIDTH = 0.1
-"""The width of the sigmoid in whose place a comparison stands."""
+"""The width of the sigmoid whose derivative a comparison gets, in the units of the compared values."""
 
 _SOFT = "_advdef_differentiable"
 """The attribute of a tensor of bools or integers that holds a differentiable approximation of it."""

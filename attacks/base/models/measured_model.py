@@ -174,7 +174,7 @@ class MeasuredModel:
 class Measurements:
     """The measurements of the latest model, for the next evaluation of the same model on the same images.
 
-    Whoever shares them between evaluations vouches that nothing changes the model in the meantime.
+    A caller that shares them between evaluations must not change the model in the meantime.
     """
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ _SEARCH = AdaptiveRadius(steps=40, step_size=0.3, gamma=0.05, gamma_final=0.0005
 
 
 def polish(source: GradientSource, images: Tensor, labels: Tensor, best: BestPerturbation) -> None:
-    """Makes the smallest perturbations smaller, by 45 gradients at most.
+    """Makes the smallest perturbations smaller, with at most 45 gradients.
 
     The boundary of a ReLU network is piecewise linear. The nearest point of it is often at a kink, and there the steps of
     gradient attacks zigzag between the pieces. Two searches do not:
@@ -59,7 +59,7 @@ def _project_onto_mean_planes(source: GradientSource, images: Tensor, labels: Te
     for step in range(1, _PLANES + 1):
         shortfall, plane = plane_of_goal(source, points, labels, best.goal)
         best.offer(points, shortfall)
-        # Planes on whose other side the image lies, all scaled to the value 1 at the image.
+        # A plane counts if the image has not crossed it. Each is scaled to the value 1 at the image.
         at_image = plane.value_at(images, points)
         usable = at_image > 0
         scaled = plane.slope * per_image(torch.where(usable, 1 / at_image, 0), images).to(images.dtype)

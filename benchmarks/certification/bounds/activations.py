@@ -29,7 +29,7 @@ class Lines:
     Attributes:
         low_slope: ``(N, C, H, W)``; ``(N, C, K, H, W)`` for a pool of K inputs.
         low_shift: ``(N, C, H, W)``; ``None`` where it is 0.
-        high_slope: As the slope.
+        high_slope: As ``low_slope``.
         high_shift: ``(N, C, H, W)``.
         multiplier: ``(N, C, H, W)`` added to the coefficients of each input that branch and bound assumes to be positive
             or negative; see :meth:`Nonlinear.back_through`. ``None`` without such assumptions.
@@ -140,7 +140,7 @@ class Curve:
         value: The function.
         slope: Its derivative.
         bends: Where the second derivative changes its sign, in ascending order.
-        roundoffs: How many roundoffs of the larger of input and output the model's value may be wrong by.
+        roundoffs: The largest error of the model's value, in unit roundoffs of the larger of input and output.
     """
 
     value: Callable[[Tensor], Tensor]

@@ -108,8 +108,8 @@ class Relaxation:
 
         The functions are carried back operation by operation; each step bounds them from below. Rounding errors of the
         model, in single precision, are bounded along: an error of at most ``e`` changes a function with the coefficient
-        ``a`` by ``|a| e``. The bounds themselves are computed in double precision, whose rounding is less than a
-        millionth of that, by which the errors are enlarged.
+        ``a`` by ``|a| e``. The bounds themselves are computed in double precision. Its rounding is less than a
+        millionth of the model's, so the errors are enlarged by a millionth.
 
         Args:
             rows: M functions.

@@ -1,4 +1,4 @@
-"""The flag of an accuracy above chance at a radius at which every image can become any other."""
+"""The flag of an accuracy above chance at a radius at which all images can become the same."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class AboveChance(Check):
     )
     why: ClassVar[str] = (
         "In linf, a radius of 0.5 turns every image into the same gray one, which has one prediction. An attack that leaves "
-        "more does not find what is there, at smaller radii neither."
+        "more misses adversarial images, and may miss them at smaller radii too."
     )
     remedy: ClassVar[str] = (
         "Look for the cause in the other flags; use more steps, and attacks by scores and decisions."
@@ -105,7 +105,7 @@ def _largest(probe: ModelProbe) -> float:
 
 
 def _is_unbounded(threat: Threat, rows: RowGroup) -> bool:
-    """Whether some perturbation inside the threat model fools any model that is no better than chance on one image."""
+    """Whether all images can become the same inside the threat model, so that no model is better than chance."""
     if all(row.access == "none" for row in threat.rows):
         return False
     if threat.eps is None:

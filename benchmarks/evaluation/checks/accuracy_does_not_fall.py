@@ -15,7 +15,9 @@ _LEVEL = 0.01
 """The probability of a false alarm per group of rows, if the accuracies at two radii are equal."""
 
 _FLAT = 0.1
-"""The share of the fall up to a radius, and of the accuracy there, by which the accuracy falls at least up to its double."""
+"""The least fall from a radius to its double, as a share of the smaller of two: the accuracy at the radius, and the fall from the
+clean accuracy to it.
+"""
 
 
 class AccuracyDoesNotFall(Check):
@@ -30,7 +32,7 @@ class AccuracyDoesNotFall(Check):
         "95 % confidence interval, and stays above a tenth of the clean accuracy: then they are suspicious."
     )
     why: ClassVar[str] = (
-        "A ball contains all smaller ones, so the true robust accuracy never rises with the radius. One that stays on a level "
+        "A ball contains all smaller ones, so the true robust accuracy never rises with the radius. A flat one "
         "shows that the attack makes no use of the larger ball: its gradients vanish or mislead farther out, or its steps are "
         "too short."
     )
@@ -86,7 +88,7 @@ def _p_value_of_a_rise(smaller: Threat, larger: Threat) -> float:
 
 
 def _is_flat(smaller: Threat, larger: Threat) -> bool:
-    """Whether the accuracy stays on a level between two radii, after it fell from the clean accuracy to the first."""
+    """Whether the accuracy is flat between two radii, after it fell from the clean accuracy to the first."""
     assert smaller.eps is not None
     assert larger.eps is not None
     clean, before, after = smaller.clean_accuracy, smaller.robust_accuracy, larger.robust_accuracy

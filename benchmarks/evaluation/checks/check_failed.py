@@ -16,7 +16,7 @@ class CheckFailed(Check):
     text: ClassVar[str] = "a check of this row failed with an error: run with -v to see it"
     severity: ClassVar[Severity] = "suspicious"
     raised_when: ClassVar[str] = "Another check ends with an error."
-    why: ClassVar[str] = "What the check would have found is unknown, so the row is not vouched for."
+    why: ClassVar[str] = "What the check would have found is unknown."
     remedy: ClassVar[str] = (
         "Run the command with -v to see the error. A model that fails on some images or without a graph is a usual "
         "cause."

@@ -13,7 +13,7 @@ from robustbench_cli.benchmarks.evaluation.checks.base.row_group import RowGroup
 __all__ = ["ClassNeverPredicted"]
 
 _LEAST = 10
-"""The images of a class from which on a model that learned it predicts it for one of them."""
+"""The fewest images of a class that decide: a model that learned the class predicts it for at least one of them."""
 
 
 class ClassNeverPredicted(Check):

@@ -33,7 +33,7 @@ class CoarseLogits(Check):
     )
     why: ClassVar[str] = (
         "Small changes of an image change nothing in such outputs. Attacks by scores have no progress to follow, and gradients "
-        "through the rounding are zero or replaced. In half precision, the perturbations that attacks try first are lost."
+        "through the rounding are zero or replaced. Half precision rounds away the small perturbations that attacks try first."
     )
     remedy: ClassVar[str] = (
         "Give the logits before the rounding, in float32. If the deployed model is coarse, attack it with a differentiable "

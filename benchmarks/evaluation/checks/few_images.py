@@ -22,8 +22,8 @@ class FewImages(Check):
     )
     severity: ClassVar[Severity] = "suspicious"
     raised_when: ClassVar[str] = (
-        "The 95 % confidence interval of a robust accuracy is wider than 10 points. At an accuracy of 50 % that is so below "
-        "some 380 images."
+        "The 95 % confidence interval of a robust accuracy is wider than 10 points. At an accuracy of 50 %, 10 "
+        "points need some 380 images."
     )
     why: ClassVar[str] = (
         "Differences between defenses are often a few points. An interval of this width contains them, so the row decides "

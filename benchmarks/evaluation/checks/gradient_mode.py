@@ -1,4 +1,4 @@
-"""The flag of a model that computes otherwise while gradients are recorded."""
+"""The flag of a model that gives other logits while gradients are recorded."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class KnownImages(Check):
     """
 
     text: ClassVar[str] = (
-        "the logits jump between clean images and images that differ by a few gray levels: the model knows the images by heart"
+        "the logits jump between clean images and images that differ by a few gray levels: the model recognizes the images"
     )
     severity: ClassVar[Severity] = "broken"
     raised_when: ClassVar[str] = (

@@ -30,7 +30,7 @@ class NoisyGradient(Check):
     """Two gradients with independent draws have the signal in common, and not the noise."""
 
     text: ClassVar[str] = (
-        "two gradients at the same images point elsewhere: the attack follows noise, and needs more draws"
+        "two gradients at the same images have different directions: the attack follows noise, and needs more draws"
     )
     severity: ClassVar[Severity] = "suspicious"
     raised_when: ClassVar[str] = (
@@ -58,7 +58,7 @@ class NoisyGradient(Check):
         first, second = (
             _gradients(source.gradient(probe.images[rows], probe.labels[rows], cross_entropy)[1]) for _ in range(2)
         )
-        # A gradient of zero is the concern of another check.
+        # The check zero-gradient reports gradients of zero.
         some = first.any(dim=1) & second.any(dim=1)
         cosines = torch.cosine_similarity(first[some], second[some])
         if len(cosines) < 2:

@@ -24,13 +24,12 @@ _LEVEL = 0.01
 _SHARE = 0.05
 """In a cascade, the share of the images left by the gradient attacks that an attack without gradients may break."""
 
-
 _ALLOWED = 0.1
 """The share of the images left by the baseline PGD that Square may break: a margin loss breaks some that the cross-entropy leaves."""
 
 
 class QueryBeatsGradient(Check):
-    """An attack in a cascade ran only on the images that others left, so that it cannot be compared on the others.
+    """An attack in a cascade ran only on the images that earlier attacks left, so it is compared on these alone.
 
     In a model, Square runs on images that the baseline PGD left.
     """
@@ -48,8 +47,8 @@ class QueryBeatsGradient(Check):
         "of the same images, by a paired test at that level."
     )
     why: ClassVar[str] = (
-        "An attack with gradients has more information and fewer needs. If it is the weaker one, the gradients are masked, or "
-        "it has too few steps or the wrong loss. A stronger attack without gradients is no bound on what an adaptive one finds."
+        "An attack with gradients has more information. If it is the weaker one, the gradients are masked, or "
+        "it has too few steps or the wrong loss. An adaptive attack may break still more than the one without gradients."
     )
     remedy: ClassVar[str] = (
         "Attack the cause: a differentiable approximation of the layer (BPDA), EOT, a loss of the margin; more steps and restarts."
@@ -132,7 +131,7 @@ def _images(probe: ModelProbe) -> int:
 
 
 def _needs_support(threat: Threat) -> bool:
-    """Whether the robust accuracy is at a radius and not near zero, where it cannot be overstated."""
+    """Whether a threat has a radius, and a robust accuracy that is not near zero and so can be overstated."""
     return threat.eps is not None and threat.robust_accuracy > NEAR_ZERO * threat.clean_accuracy
 
 

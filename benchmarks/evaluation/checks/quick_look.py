@@ -12,7 +12,7 @@ __all__ = ["QuickLook"]
 
 
 class QuickLook(Check):
-    """An audit of the model beyond the quick one vouches for its rows too."""
+    """A standard or thorough audit of the model replaces attacks without gradients."""
 
     text: ClassVar[str] = (
         "all attacks follow the model's own gradients, so the robust accuracy may be overstated where these mislead"

@@ -24,8 +24,8 @@ _INTERVAL = 1 / 16
 _HALVINGS = 10
 
 _STEEPER = 32
-"""The factor by which the slope grows over the halvings at a jump: the square root of the 1,024 by which a single jump makes it
-grow. Networks of ReLU, GELU, SiLU, max-pooling and batch norm have at most 2; quantizers and k-winner-take-all 200 to 7,000.
+"""The least growth of the slope over the halvings that counts as a jump. At a single jump the slope grows by 1,024; this is the
+square root. Networks of ReLU, GELU, SiLU, max-pooling and batch norm have at most 2; quantizers and k-winner-take-all 200 to 7,000.
 """
 
 _SHARE = 0.25
@@ -35,7 +35,7 @@ _IMAGES, _LINES = 16, 2
 
 
 class Staircase(Check):
-    """A continuous function changes by half as much over half an interval, on average; a jump stays as it is."""
+    """A continuous function changes by half as much over half an interval, on average; a jump keeps its size."""
 
     text: ClassVar[str] = (
         "the logits jump as the image moves: a gradient says nothing of the jumps, so it leads nowhere"

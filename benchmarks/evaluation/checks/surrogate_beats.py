@@ -50,7 +50,7 @@ class SurrogateBeats(Check):
         surrogate = StraightThrough(probe.model)
         try:
             stronger = self._stronger(probe, surrogate)
-        # Replaced operations may not work together, in any way.
+        # The replaced operations may fail together in any way.
         except Exception:
             _logger.debug("the model has no straight-through surrogate", exc_info=True)
             return None

@@ -34,7 +34,7 @@ Fashion-MNIST networks have 0 to 0.001. A network that clips its input inside th
 """
 
 _CLEARLY_SEEING = 0.03
-"""The same share below which a few directions are enough."""
+"""The share below which a few directions show that the gradient is not blind."""
 
 _DIRECTIONS, _FEW_ROWS = 8, 16
 """The directions in which each image moves, and the images and directions that are tried first."""
@@ -82,8 +82,8 @@ def gradient_is_blind(measured: MeasuredModel, images: Tensor, step: float) -> b
 
     A gradient attack never moves such pixels. Each image moves along random signs, once in its pixels with a zero gradient
     and once in all others; the gap between the two largest logits is measured. A model with a
-    :class:`~robustbench_cli.attacks.base.gradients.bpda.SelectionLayer` layer is never blind in this sense. Two directions
-    settle a clear case, eight any other.
+    :class:`~robustbench_cli.attacks.base.gradients.bpda.SelectionLayer` layer is never blind in this sense. A few
+    directions settle a clear case, eight any other.
 
     Args:
         measured: The model, :func:`repeatable <~.base.measurements.is_repeatable>`.

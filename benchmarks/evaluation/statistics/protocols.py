@@ -42,7 +42,7 @@ PROTOCOLS: dict[ProtocolName, Meaning] = {
         "attacker who knows the draw is stronger: --eot frozen",
     ),
     "vote": Meaning(
-        "majority of all draws: another, dearer model",
+        "majority of all draws: another, costlier model",
         "Cohen, Rosenfeld and Kolter (ICML 2019); Kassis, Hengartner and Yu (arXiv 2411.16598)",
     ),
     "best-of-k": Meaning(
@@ -157,7 +157,7 @@ def _passes_half_width(right: NDArray[np.bool_], k: int) -> float:
 
 
 def draw_variance(judged: JudgedDraws) -> float:
-    """The share of an answer's variance that comes from the draws and not from the images, which a planner asks for.
+    """The share of an answer's variance that comes from the draws and not from the images; see :class:`~.sample_size.ComparisonPlan`.
 
     The variance of a draw on a random image is ``p (1 - p)``; within an image it is ``c (R - c) / (R (R - 1))``, unbiased.
 

@@ -20,7 +20,9 @@ from robustbench_cli.core.isolation import isolated
 __all__ = ["require_plausible_size"]
 
 _MOST_TIMES = 16
-"""A defense may leave this share of its base network's weights: depthwise separable convolutions leave a fifth."""
+"""The most numbers of a network for one number in its file. A defense may leave a part of its base network's weights: depthwise
+separable convolutions leave a fifth.
+"""
 
 _ALWAYS_ALLOWED = 2**24
 """Numbers, 64 MB: index tables and masks that a transformer computes and no file has."""
@@ -39,7 +41,7 @@ def require_plausible_size(build: Callable[[], nn.Module], tensors: Mapping[str,
 
     Raises:
         UserError: The network has far more numbers than the file, or far more parts than any network; or ``build`` raises it.
-            The message of another failure is left to the real build.
+            Other failures are left to the real build.
     """
     held = sum(tensor.numel() for tensor in tensors.values())
     # Some networks compute with numbers that have no values on the device meta.
@@ -49,7 +51,7 @@ def require_plausible_size(build: Callable[[], nn.Module], tensors: Mapping[str,
                 build()
         except UserError:
             raise
-        except Exception:  # noqa: BLE001, S112 - the message of a failure is left to the real build
+        except Exception:  # noqa: BLE001, S112 - the real build raises it again
             continue
         else:
             return

@@ -25,7 +25,7 @@ _LARGEST_SIDE = 1536
 
 _MOST_CLASSES = 1_000_000
 _LARGEST_ARGUMENT = 100_000
-"""Of what a network is built with: its width, its depth. Timm makes a list as long as the depth before the first layer."""
+"""The largest number in a config, such as a width or a depth. Timm makes a list as long as the depth before the first layer."""
 
 
 def timm_library(needed_by: str) -> Any:
@@ -185,7 +185,7 @@ class TimmNetwork:
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """The sizes of all numbers in JSON."""
+    """The absolute values of all numbers in JSON."""
     for item in value.values() if isinstance(value, dict) else value:
         if isinstance(item, dict | list):
             yield from _numbers(item)

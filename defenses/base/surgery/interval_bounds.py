@@ -156,9 +156,12 @@ def propagate(layer: nn.Module, low: Tensor, high: Tensor, unit_roundoff: float)
 
     Args:
         layer: A layer of a network that passes :func:`require_boundable`.
-        low: Lower bounds of its inputs.
-        high: Upper bounds of its inputs.
+        low: ``(N, ...)``, lower bounds of its inputs.
+        high: ``(N, ...)``, upper bounds of its inputs.
         unit_roundoff: See :func:`worst_logits`.
+
+    Returns:
+        The lower and the upper bounds of its outputs.
     """
     if isinstance(layer, nn.Dropout | nn.Dropout2d):
         return low, high
@@ -225,9 +228,12 @@ def rounding_errors(layer: nn.Linear | nn.Conv2d, low: Tensor, high: Tensor, uni
 
     Args:
         layer: The layer.
-        low: Lower bounds of its inputs.
-        high: Upper bounds of its inputs.
+        low: ``(N, ...)``, lower bounds of its inputs.
+        high: ``(N, ...)``, upper bounds of its inputs.
         unit_roundoff: See :func:`worst_logits`.
+
+    Returns:
+        A bound for each output, of the shape of the outputs.
     """
     relative = _sum_error(layer, unit_roundoff)
     return _apply_abs(layer, relative * magnitude(low, high), _scaled_abs(layer.bias, relative))

@@ -15,7 +15,7 @@ __all__ = ["BinarizedModel", "Features", "Readout", "fit_readout", "last_layer"]
 _NORMS = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}
 
 _SHRINKAGE = 0.1
-"""The part of the mean variance that is added to the variance in each direction; few points show no small variances."""
+"""The part of the mean variance that is added to the variance in each direction; few points do not show how large the small variances are."""
 
 _SCALE = 5.0
 """The logit of a mean inner point. The cross-entropy does not vanish there."""

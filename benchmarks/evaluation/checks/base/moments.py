@@ -24,7 +24,7 @@ _NEAR = 0.03
 """The radius in which gradients are checked where the threat has no radius."""
 
 _CHECKED = 64
-"""The perturbed images of a batch that are checked."""
+"""The most perturbed images of a batch that are checked."""
 
 
 @dataclass(kw_only=True)

@@ -21,7 +21,7 @@ from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
 __all__ = ["NEAR_ZERO", "Access", "AuditedDraws", "Row", "RowGroup", "Threat", "judged"]
 
 NEAR_ZERO = 0.1
-"""A robust accuracy of at most this share of the clean accuracy is near zero: it can be overstated by little."""
+"""A robust accuracy of at most this share of the clean accuracy is near zero: it can hardly be overstated."""
 
 _ALL = slice(None)
 
