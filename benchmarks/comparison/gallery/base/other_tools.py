@@ -34,7 +34,7 @@ class _Messages(logging.Handler):
 
 
 def autoattack_flags(model: nn.Module, images: Tensor, labels: Tensor, *, eps: float) -> tuple[str, ...] | None:
-    """The flags of AutoAttack, which looks while APGD-CE (one restart) and Square (1,000 queries) run.
+    """The flags of AutoAttack, which looks while APGD-CE (one restart), APGD-T (one target) and Square (1,000 queries) run.
 
     Args:
         model: Images in [0, 1] to logits.
@@ -50,9 +50,11 @@ def autoattack_flags(model: nn.Module, images: Tensor, labels: Tensor, *, eps: f
     import pyautoattack
 
     attack = pyautoattack.AutoAttack(
-        copy.deepcopy(model), norm="Linf", eps=eps, seed=0, version="custom", attacks=["apgd-ce", "square"]
+        copy.deepcopy(model), norm="Linf", eps=eps, seed=0, version="custom", attacks=["apgd-ce", "apgd-t", "square"]
     )
     attack.apgd.n_restarts, attack.square.n_queries = 1, _QUERIES
+    # AutoAttack looks for zero gradients under the DLR loss only. It does so before the first step, so one target is enough.
+    attack.apgd_targeted.n_target_classes = 1
     handler, logger = _Messages(), logging.getLogger(_LOGGER)
     logger.addHandler(handler)
     try:
