@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from robustbench_cli.attacks.base.norm import Norm
+from robustbench_cli.benchmarks.evaluation.checks import FAILED
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget, Finding
 from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
 from robustbench_cli.benchmarks.store.cell import Cell, content_hash
@@ -28,9 +29,8 @@ __all__ = [
     "audited_flags",
     "latest",
     "leftovers",
-    "model_of_cell",
-    "model_of_record",
     "read",
+    "records_of_cells",
     "stored",
     "take",
     "write",
@@ -137,13 +137,19 @@ class CheckRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     target: AuditTarget
-    check: str
+    check: Annotated[str, Field(pattern=r"^[^;\s]+$")]
     finding: Finding | None = None
     left_out: str = ""
     outcomes: StoredDraws | None = None
     seconds: float = 0.0
     device: str
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        if self.finding is not None and self.finding.check not in {self.check, FAILED}:
+            raise ValueError(f"the finding is of the check {self.finding.check}, not of {self.check}")
+        return self
 
     @cached_property
     def id(self) -> str:
@@ -154,11 +160,15 @@ class CheckRecord(BaseModel):
 def record_id(target: AuditTarget, check: str) -> str:
     """The content hash of a record. Names and paths that do not change the result are not part of it.
 
+    The name of the data set is: it joins an audit with rows of other numbers of images.
+
     Args:
         target: What is audited.
         check: The name of the check.
     """
-    identity = target.model_dump(mode="json", include={"data", "checkpoint", "norm", "eps", "seed", "budget"})
+    identity = target.model_dump(
+        mode="json", include={"dataset", "data", "checkpoint", "norm", "eps", "seed", "budget"}
+    )
     return content_hash({**identity, "check": check, "version": 1})
 
 
@@ -216,44 +226,76 @@ def audited_flags(stores: Iterable[Path], *, damaged: Callable[[UserError], None
     Returns:
         A function from a cell to the names of the checks that speak against its model, in alphabetical order.
     """
-    records: dict[Hashable, list[CheckRecord]] = defaultdict(list)
-    for store in stores:
-        for record in stored(store, damaged=damaged):
-            records[model_of_record(record)].append(record)
-    flags = {
-        key: tuple(sorted({record.finding.check for record in latest(of_model) if record.finding is not None}))
-        for key, of_model in records.items()
-    }
-    return lambda cell: flags.get(model_of_cell(cell), ())
+    of_cell = records_of_cells(record for store in stores for record in stored(store, damaged=damaged))
+    known: dict[Hashable, tuple[str, ...]] = {}
+
+    def flags(cell: Cell) -> tuple[str, ...]:
+        key = cell.checkpoint, cell.norm, cell.dataset, cell.data, cell.corruption is None
+        if key not in known:
+            raised = {record.finding.check for record in latest(of_cell(cell)) if record.finding is not None}
+            known[key] = tuple(sorted(raised))
+        return known[key]
+
+    return flags
 
 
-def model_of_cell(cell: Cell) -> Hashable:
-    """Equal for a cell and the audits of its model; a model is audited on images without a corruption.
+def records_of_cells(records: Iterable[CheckRecord]) -> Callable[[Cell], list[CheckRecord]]:
+    """A function from a cell to the records of audits of its model, on its data set and in its norm.
+
+    The data set has the same name, or the same images under another name. A model is audited on images without a corruption,
+    so a corrupted cell has no records.
 
     Args:
-        cell: The cell.
+        records: The records.
     """
-    return None if cell.corruption is not None else (cell.checkpoint, cell.dataset, cell.norm)
+    by_data: dict[Hashable, dict[str, CheckRecord]] = defaultdict(dict)
+    for record in records:
+        target = record.target
+        for data in (("name", target.dataset), ("sha256", target.data)):
+            by_data[target.checkpoint, target.norm, data][record.id] = record
 
+    def find(cell: Cell) -> list[CheckRecord]:
+        if cell.corruption is not None:
+            return []
+        names = ("name", cell.dataset), ("sha256", cell.data)
+        same_name, same_data = (by_data.get((cell.checkpoint, cell.norm, data), {}) for data in names)
+        return list((same_name | same_data).values())
 
-def model_of_record(record: CheckRecord) -> Hashable:
-    """See :func:`model_of_cell`."""
-    return record.target.checkpoint, record.target.dataset, record.target.norm
+    return find
 
 
 def latest(records: Sequence[CheckRecord]) -> list[CheckRecord]:
-    """For each check and radius the record of the largest budget, and of these the one with the most images.
+    """For each check and radius the record that counts.
+
+    That is a finding, unless a run of the check with at least its budget and its images, and more of one of them, found
+    nothing. Another seed or fewer images do not clear a model. Of several such records the one of the largest budget, and of
+    these the one with the most images, counts.
 
     Args:
         records: The records of one model.
     """
-    chosen: dict[tuple[str, float], CheckRecord] = {}
-    for record in sorted(records, key=lambda record: (BUDGETS.index(record.target.budget), record.target.n, record.id)):
-        key = record.check, record.target.eps
-        # A check that did not run in a larger budget says nothing against what it found in a smaller one.
-        if not (record.left_out and key in chosen):
-            chosen[key] = record
-    return list(chosen.values())
+    by_check: dict[tuple[str, float], list[CheckRecord]] = defaultdict(list)
+    for record in records:
+        by_check[record.check, record.target.eps].append(record)
+    chosen = []
+    for of_check in by_check.values():
+        ran = [record for record in of_check if not record.left_out]
+        findings = [
+            record for record in ran if record.finding is not None and not any(_exceeds(other, record) for other in ran)
+        ]
+        chosen.append(max(findings or ran or of_check, key=lambda record: (*_size(record), record.id)))
+    return chosen
+
+
+def _exceeds(record: CheckRecord, other: CheckRecord) -> bool:
+    """Whether a record is of no smaller budget and of no fewer images than another, and of more of one of them."""
+    (budget, images), (others_budget, others_images) = _size(record), _size(other)
+    return budget >= others_budget and images >= others_images and (budget, images) != (others_budget, others_images)
+
+
+def _size(record: CheckRecord) -> tuple[int, int]:
+    """The rank of a record's budget, and the number of its images."""
+    return BUDGETS.index(record.target.budget), record.target.n
 
 
 def take(store: Path, other: Path, *, damaged: Callable[[UserError], None]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from robustbench_cli.attacks import registry as attacks
-from robustbench_cli.benchmarks.audit.records import CheckRecord, latest, model_of_cell, model_of_record, stored
+from robustbench_cli.benchmarks.audit.records import CheckRecord, latest, records_of_cells, stored
 from robustbench_cli.benchmarks.audit.verdict import AuditedRows, LeftOut, ThreatFigures, by_severity
 from robustbench_cli.benchmarks.evaluation import checks
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget, Finding, Severity
@@ -46,25 +46,30 @@ def audit_store(store: Store, *, damaged: Damaged, checkpoint: str | None = None
     Raises:
         UserError: The folder is no store.
     """
-    records: dict[Hashable, list[CheckRecord]] = defaultdict(list)
-    for record in stored(store.path, damaged=damaged):
-        if checkpoint in {None, record.target.checkpoint}:
-            records[model_of_record(record)].append(record)
+    records = [
+        record for record in stored(store.path, damaged=damaged) if checkpoint in {None, record.target.checkpoint}
+    ]
+    of_cell = records_of_cells(records)
     members: dict[Hashable, list[Result]] = defaultdict(list)
     for result in store.unverified(damaged=damaged):
         if checkpoint in {None, result.cell.checkpoint} and not result.was_skipped:
             members[_group_of(result.cell)].append(result)
     contradiction = _contradictions(store.path, damaged)
-    groups, with_rows = [], set()
+    groups: list[AuditedRows] = []
+    without_rows = {record.id: record for record in records}
     for results in members.values():
         # The outcomes of one group at a time are in memory.
         pairs = _with_outcomes(store, results, damaged)
         if pairs:
-            key = model_of_cell(pairs[0][0].cell)
-            with_rows.add(key)
+            of_model = {record.id: record for result, _ in pairs for record in of_cell(result.cell)}
+            for record_id in of_model:
+                without_rows.pop(record_id, None)
             lines = {result.cell.id: contradiction(result, outcomes) for result, outcomes in pairs}
-            groups.append(_judged(pairs, records.get(key, []), {cell: line for cell, line in lines.items() if line}))
-    groups += [_without_rows(of_model) for key, of_model in records.items() if key not in with_rows]
+            groups.append(_judged(pairs, list(of_model.values()), {cell: line for cell, line in lines.items() if line}))
+    models: dict[Hashable, list[CheckRecord]] = defaultdict(list)
+    for record in without_rows.values():
+        models[record.target.checkpoint, record.target.dataset, record.target.norm].append(record)
+    groups += map(_without_rows, models.values())
     return sorted(groups, key=lambda group: (group.dataset, group.model, group.defense, group.title))
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "eot_option",
     "first_images",
     "is_given",
+    "is_on_command_line",
     "option",
     "option_names",
     "output_files",
@@ -355,6 +356,15 @@ def is_given(name: str) -> bool:
         name: The parameter.
     """
     return _source(name) not in {None, ParameterSource.DEFAULT}
+
+
+def is_on_command_line(name: str) -> bool:
+    """Whether the user set a parameter of the running command on the command line itself.
+
+    Args:
+        name: The parameter.
+    """
+    return _source(name) is ParameterSource.COMMANDLINE
 
 
 def warn_of_fewer_images(n: int, available: int, dataset: str, *, location: str = "") -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.evaluation.checks.base.moments import FinishedEvaluation
 
 __all__ = [
+    "FAILED",
     "IN_EVALUATION",
     "finding_or_failure",
     "load_checks",
@@ -36,7 +37,8 @@ registry = Registry(kind="check", package=__name__, base=f"{__name__}.base.check
 IN_EVALUATION = ("raised_by_batch", "raised_by_models", "applies")
 """The methods of a check that run in every evaluation."""
 
-_FAILED = "check-failed"
+FAILED = "check-failed"
+"""The check whose finding is that another check ended with an error."""
 
 
 def load_checks() -> list[Check]:
@@ -89,7 +91,7 @@ def finding_or_failure(check: Check, look: Callable[[], Finding | None]) -> Find
         return look()
     except Exception as error:
         _logger.warning("the check %s failed", check.name, exc_info=True)
-        return registry.load(_FAILED)(_FAILED).finding(f"{check.name} failed: {one_line(error)}")  # type: ignore[no-any-return]
+        return registry.load(FAILED)(FAILED).finding(f"{check.name} failed: {one_line(error)}")  # type: ignore[no-any-return]
 
 
 def raised_flags(moment: Callable[[Check], bool]) -> set[str]:
@@ -107,7 +109,7 @@ def raised_flags(moment: Callable[[Check], bool]) -> set[str]:
                 flags.add(check.name)
         except Exception:
             _logger.warning("the check %s failed", check.name, exc_info=True)
-            flags.add(_FAILED)
+            flags.add(FAILED)
     return flags
 
 

@@ -20,6 +20,7 @@ from robustbench_cli.cli.options import (
     command,
     computing,
     is_given,
+    is_on_command_line,
     option,
     output_format,
     stores_or_default,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
     from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
     from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
+    from robustbench_cli.benchmarks.store.store import Store
 
 __all__ = ["audit"]
 
@@ -44,6 +46,9 @@ _N: dict[Budget, int] = {"quick": 100, "standard": 500, "thorough": 1000}
 
 _OF_MODELS = ("budget", "norm", "eps", "n", "settings")
 """The options that only an audit of a model has."""
+
+_OF_RUNS = ("seed", "device", "batch_size")
+"""Options of all commands that compute, which an audit of a store does not."""
 
 
 @command("audit")
@@ -104,9 +109,15 @@ def audit(
             f"the store {store_to_judge} is judged without running a model, and {given} is for a model: give one of them, and "
             f"--store {store_to_judge} for the folder of the results"
         )
-    missing: list[str] = []
+    unused = [name for name in _OF_RUNS if is_on_command_line(name)] if not given else []
+    if store_to_judge is not None and is_on_command_line("store"):
+        unused.append("store")
+    if unused:
+        raise UserError(
+            f"--{unused[0].replace('_', '-')} changes nothing: an audit of a store runs no model; leave it out"
+        )
     if given:
-        groups = _of_models(common, args, settings, budget, norm, eps, n)
+        groups, missing = _of_models(common, args, settings, budget, norm, eps, n)
     else:
         groups, missing = _of_store(store_to_judge or stores_or_default(())[0])
     console.report(FORMATS[output_format](groups))
@@ -115,18 +126,25 @@ def audit(
 
 def _of_store(path: Path) -> tuple[list[AuditedRows], list[str]]:
     """The groups of a store, and a line for each damaged file, failed cell and missing cell."""
-    from robustbench_cli.benchmarks.audit.row_groups import audit_store
     from robustbench_cli.benchmarks.store.store import Store
-    from robustbench_cli.cli.descriptions import failure_line, missing_line
 
-    store = Store(path)
-    lines: list[str] = []
-    collect = lambda error: lines.append(str(error))  # noqa: E731
-    groups = audit_store(store, damaged=collect)
-    lines += [failure_line(failure) for failure in store.failures(damaged=collect)]
-    lines += [missing_line(entry) for entry in store.missing(damaged=collect).values()]
+    groups, lines = _judged_rows(Store(path))
     if not groups and not lines:
         raise UserError(f"{path} has no results: run 'advdef attack --store {path}' first")
+    return groups, lines
+
+
+def _judged_rows(store: Store, *, checkpoint: str | None = None) -> tuple[list[AuditedRows], list[str]]:
+    """The groups of a store, or of one model in it, and a line for each damaged file, failed cell and missing cell."""
+    from robustbench_cli.benchmarks.audit.row_groups import audit_store
+    from robustbench_cli.cli.descriptions import failure_line, missing_line
+
+    lines: list[str] = []
+    collect = lambda error: lines.append(str(error))  # noqa: E731
+    groups = audit_store(store, damaged=collect, checkpoint=checkpoint)
+    of_model = lambda entry: checkpoint in {None, entry.cell.checkpoint}  # noqa: E731
+    lines += map(failure_line, filter(of_model, store.failures(damaged=collect)))
+    lines += map(missing_line, filter(of_model, store.missing(damaged=collect).values()))
     return groups, list(dict.fromkeys(lines))
 
 
@@ -157,11 +175,10 @@ def _of_models(
     norm: Norm,
     eps: Eps | None,
     n: int | None,
-) -> list[AuditedRows]:
-    """Audits the models of the command line, and judges them with their rows in the store."""
+) -> tuple[list[AuditedRows], list[str]]:
+    """Audits the models of the command line, and judges them with their rows in the store; see :func:`_judged_rows`."""
     from robustbench_cli.attacks.base.eps import parse_eps
     from robustbench_cli.benchmarks.audit.model_audit import NORMS as AUDITED
-    from robustbench_cli.benchmarks.audit.row_groups import audit_store
     from robustbench_cli.benchmarks.datasets.base.load import load_dataset
     from robustbench_cli.benchmarks.store.store import Store
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
@@ -186,16 +203,13 @@ def _of_models(
         for model in models:
             _run(common, model, dataset, budget=budget, norm=norm, eps=radius, n=n or _N[budget], shown=shown)
 
-    def damaged(error: UserError) -> None:
-        console.warn(str(error))
-
-    identities = dict.fromkeys(model.identity for model in models)
-    return [
-        group
-        for identity in identities
-        for group in audit_store(Store(common.store), damaged=damaged, checkpoint=identity)
-        if group.norm == norm
-    ]
+    groups: list[AuditedRows] = []
+    missing: dict[str, None] = {}
+    for identity in dict.fromkeys(model.identity for model in models):
+        of_model, lines = _judged_rows(Store(common.store), checkpoint=identity)
+        groups += [group for group in of_model if group.norm == norm]
+        missing |= dict.fromkeys(lines)
+    return groups, list(missing)
 
 
 def _run(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ from robustbench_cli.benchmarks.audit.records import (
     AuditTarget,
     CheckRecord,
     StoredDraws,
+    latest,
     leftovers,
     read,
+    records_of_cells,
     stored,
     take,
     write,
@@ -56,11 +59,18 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_names_and_paths_are_no_part_of_the_identity() -> None:
-    """What changes the result is."""
-    same = [record(path="other.safetensors"), record(dataset="other"), record(eps_text="1/10")]
-    other = [record(budget="standard"), record(eps=0.2), record(seed=1), record(data="e" * 64), record("unstable")]
+    """What changes the result is, and the data set's name, by which rows of other images are found."""
+    same = [record(path="other.safetensors"), record(eps_text="1/10")]
+    other = [
+        record(dataset="other"),
+        record(budget="standard"),
+        record(eps=0.2),
+        record(seed=1),
+        record(data="e" * 64),
+        record("unstable"),
+    ]
     assert {one.id for one in same} == {record().id}
-    assert len({record().id, *(one.id for one in other)}) == 6
+    assert len({record().id, *(one.id for one in other)}) == 7
 
 
 @pytest.mark.parametrize("damage", ["content", "name"])
@@ -87,6 +97,55 @@ def test_a_merge_copies_what_is_missing(tmp_path: Path) -> None:
     assert take(tmp_path / "a", tmp_path / "b", damaged=fail) == 0
     assert len(list(stored(tmp_path / "a", damaged=fail))) == 2
     assert leftovers(tmp_path / "a", older_than=0) == []
+
+
+def clear(**changes: Any) -> CheckRecord:
+    """A record of a check that ran and found nothing."""
+    return record(**changes).model_copy(update={"finding": None})
+
+
+@pytest.mark.parametrize(
+    ("later", "cleared"),
+    [
+        ({"budget": "thorough"}, True),
+        ({"n": 8}, True),
+        ({"budget": "thorough", "n": 1}, False),
+        ({"n": 2}, False),
+        ({"seed": 1}, False),
+    ],
+)
+def test_only_a_larger_run_clears_a_finding(later: dict[str, Any], *, cleared: bool) -> None:
+    """Neither fewer images in a larger budget nor another seed does, in any order of the records."""
+    for records in ([record(), clear(**later)], [clear(**later), record()]):
+        assert [one.finding is None for one in latest(records)] == [cleared]
+
+
+def test_a_run_that_was_left_out_clears_nothing() -> None:
+    """However large it was."""
+    left_out = clear(budget="thorough", n=100).model_copy(update={"left_out": "no gradients"})
+    assert [one.finding is None for one in latest([record(), left_out])] == [False]
+
+
+def test_the_same_images_under_another_name_have_the_same_audit() -> None:
+    """And other images under the same name; a model is not audited on corrupted images."""
+    found = records_of_cells([record()])
+
+    def cell(dataset: str, data: str, corruption: object = None) -> Any:
+        return SimpleNamespace(checkpoint="c" * 64, norm="linf", dataset=dataset, data=data, corruption=corruption)
+
+    assert len(found(cell("digits", "d" * 64))) == 1
+    assert len(found(cell("./digits", "d" * 64))) == 1
+    assert len(found(cell("digits", "e" * 64))) == 1
+    assert found(cell("./digits", "e" * 64)) == []
+    assert found(cell("digits", "d" * 64, corruption="fog")) == []
+
+
+def test_a_finding_of_another_check_is_damage() -> None:
+    """A file must not lend a finding to another name, or write several flags into one."""
+    with pytest.raises(ValueError, match="the finding is of the check unstable, not of no-eot"):
+        CheckRecord.model_validate(record("unstable").model_dump() | {"check": "no-eot"})
+    with pytest.raises(ValueError, match="check"):
+        CheckRecord.model_validate(record().model_dump() | {"check": "no-eot;mine", "finding": None})
 
 
 @pytest.mark.parametrize("shape", [(1, 8), (10, 13), (3, 1)])

@@ -59,6 +59,16 @@ def test_a_row_that_is_missing_ends_with_three(advdef: Run, here: Path, checkpoi
     assert "--strict: " in ended.err
 
 
+def test_an_audit_of_a_model_whose_rows_are_damaged_ends_with_three(advdef: Run, here: Path, checkpoint: Path) -> None:
+    """As that of the store does: rows that are not judged are no consistent ones."""
+    assert advdef(*ATTACK, *SHORT, "--n", "20").code == 0
+    damaged = next(iter((here / "advdef-runs" / "cells").glob("*.npz")))
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    ended = advdef(*QUICK)
+    assert ended.code == 3
+    assert str(damaged.name) in ended.err
+
+
 @pytest.mark.parametrize("form", ["json", "markdown", "junit"])
 def test_each_format_is_printed_alone(advdef: Run, here: Path, checkpoint: Path, form: str) -> None:
     """Stdout has the report and nothing else."""
@@ -79,6 +89,8 @@ def test_each_format_is_printed_alone(advdef: Run, here: Path, checkpoint: Path,
         (("audit",), "no store at"),
         (("audit", "nowhere"), "no store at nowhere"),
         (("audit", "nowhere", "--budget", "quick"), "judged without running a model, and --budget is for a model"),
+        (("audit", "nowhere", "--seed", "3"), "--seed changes nothing"),
+        (("audit", "nowhere", "--store", "elsewhere"), "--store changes nothing"),
         (("audit", "nowhere", "--checkpoint", "model.safetensors"), "and --checkpoint is for a model"),
         (("audit", "--checkpoint", "nothing.safetensors"), "nothing.safetensors"),
         (("audit", "--checkpoint", "model.safetensors", "--norm", "l2"), "no default eps for l2: give --eps"),
