@@ -43,13 +43,19 @@ from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
 from robustbench_cli.benchmarks.models.base.build import check_model
 from robustbench_cli.core.errors import UserError, did_you_mean
 
-__all__ = ["NORMS", "AuditOptions", "ModelAuditPlan", "audit", "probe_of", "run_check", "seconds_per_pass"]
+__all__ = ["NORMS", "AuditOptions", "ModelAuditPlan", "audit", "expected_seconds", "passes_of", "probe_of", "run_check"]
 
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 """The norms in which a model can be audited: those of the baseline attack."""
 
-_TIMED = 32
-"""The most images of the passes that are timed."""
+_TIMED = 128
+"""The most images of the passes that are timed: as many as make the batches of an attack."""
+
+_SECONDS_PER_CHECK = 0.025
+"""What a check takes besides its passes, as measured on the digits."""
+
+_SHARE_OF_PASSES = 0.6
+"""The usual share of the passes that are left where attacks stop on broken images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,11 +177,21 @@ class ModelAuditPlan:
                 left_out.append(LeftOut(check=check.name, reason=reason))
             else:
                 run.append(check)
-        needs = {need for check in run for need in check.needs}
-        shared = probe.passes_of(probe.baseline_attack) if "baseline" in needs else 0
-        shared += probe.trace_passes if "trace" in needs else 0
-        shared += len(probe) if "logits" in needs else 0
-        return cls(run, left_out, shared + sum(check.passes(probe) for check in run))
+        return cls(run, left_out, passes_of(run, probe))
+
+
+def passes_of(checks: Sequence[Check], probe: ModelProbe) -> int:
+    """The cost of some checks with what they share, if no attack stops early; see :attr:`ModelAuditPlan.passes`.
+
+    Args:
+        checks: The checks.
+        probe: The model and the images.
+    """
+    needs = {need for check in checks for need in check.needs}
+    shared = probe.passes_of(probe.baseline_attack) if "baseline" in needs else 0
+    shared += probe.trace_passes if "trace" in needs else 0
+    shared += len(probe) if "logits" in needs else 0
+    return shared + sum(check.passes(probe) for check in checks)
 
 
 def _obstacle(check: Check, probe: ModelProbe) -> str:
@@ -189,12 +205,19 @@ def _obstacle(check: Check, probe: ModelProbe) -> str:
     return ""
 
 
-def seconds_per_pass(probe: ModelProbe) -> float:
-    """The time of one pass of one image with one draw, from a timed forward and backward pass.
+def expected_seconds(probe: ModelProbe, checks: Sequence[Check], passes: int) -> float:
+    """The expected time of some checks, from timed forward and backward passes of a batch.
 
     Args:
         probe: The model and the images.
+        checks: The checks.
+        passes: Their passes, if no attack stopped early.
     """
+    return len(checks) * _SECONDS_PER_CHECK + _SHARE_OF_PASSES * passes * _seconds_per_pass(probe)
+
+
+def _seconds_per_pass(probe: ModelProbe) -> float:
+    """The time of one pass of one image with one draw, in a batch."""
     rows = torch.arange(min(_TIMED, len(probe)), device=probe.images.device)
     source = probe.source(rows)
 
@@ -209,9 +232,12 @@ def seconds_per_pass(probe: ModelProbe) -> float:
         return round(source.forwards + source.backwards - before)
 
     once()
-    started = time.perf_counter()
-    passes = once()
-    return (time.perf_counter() - started) / passes
+    times = []
+    for _ in range(2):
+        started = time.perf_counter()
+        passes = once()
+        times.append((time.perf_counter() - started) / passes)
+    return min(times)
 
 
 def run_check(

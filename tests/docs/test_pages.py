@@ -17,6 +17,8 @@ import click
 import pytest
 import yaml
 
+from robustbench_cli.benchmarks.evaluation.checks import IN_EVALUATION, load_checks
+from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.reports.columns import identity_columns
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +108,27 @@ def test_every_attack_and_defense_is_on_its_page(kind: str, advdef: Any) -> None
     assert table is not None
     shown = {name for name in re.findall(r"`([a-z][a-z0-9-]*:?)`", table[1]) if name != "torch.fx"}
     assert names - {"reprogramming"} == shown
+
+
+def table_of_checks() -> str:
+    """The table of all checks on the page of audits."""
+    lines = [
+        "| check | severity | in every evaluation | stored rows | in the model, from |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for check in sorted(load_checks(), key=lambda check: check.name):
+        overrides = {name for name in dir(Check) if getattr(type(check), name) is not getattr(Check, name)}
+        raised = not overrides.isdisjoint(IN_EVALUATION)
+        rows = "yes" if "finding_in_rows" in overrides else ""
+        model = check.budget if raised or "finding_in_model" in overrides else ""
+        lines.append(f"| `{check.name}` | {check.severity} | {'yes' if raised else ''} | {rows} | {model} |")
+    return "\n".join(lines)
+
+
+def test_every_check_is_on_the_page_of_audits() -> None:
+    """With its severity, when it looks, and the smallest budget; the message shows the table that belongs on the page."""
+    table = table_of_checks()
+    assert table in (ROOT / "docs/audit.md").read_text(encoding="utf-8"), table
 
 
 def test_pictures_are_small() -> None:

@@ -268,7 +268,7 @@ def _run(
 def _run_missing(probe: ModelProbe, target: AuditTarget, store: Path, shown: console.Progress) -> None:
     """Runs the checks of an audit that the store does not have, and stores what they find."""
     from robustbench_cli.benchmarks.audit import records
-    from robustbench_cli.benchmarks.audit.model_audit import ModelAuditPlan, run_check, seconds_per_pass
+    from robustbench_cli.benchmarks.audit.model_audit import ModelAuditPlan, expected_seconds, passes_of, run_check
     from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
     from robustbench_cli.benchmarks.devices import device_name
     from robustbench_cli.cli.descriptions import duration
@@ -280,10 +280,10 @@ def _run_missing(probe: ModelProbe, target: AuditTarget, store: Path, shown: con
     if len(missing) < len(plan.checks):
         console.note(f"{name}: {len(plan.checks) - len(missing)}/{len(plan.checks)} checks cached in {store}")
     if missing:
-        expected = duration(max(1.0, plan.passes * seconds_per_pass(probe)))
-        console.note(
-            f"{name}: {len(missing)} checks on {len(probe)} images, at most {plan.passes:,} passes, up to {expected}"
-        )
+        passes = passes_of(missing, probe)
+        seconds = expected_seconds(probe, missing, passes)
+        expected = "less than a second" if seconds < 1 else f"about {duration(seconds)}"
+        console.note(f"{name}: {len(missing)} checks on {len(probe)} images, at most {passes:,} passes, {expected}")
     bar = shown.add(name, total=len(missing))
     for check in missing:
         started = time.perf_counter()

@@ -12,9 +12,9 @@ from robustbench_cli.benchmarks.audit.model_audit import (
     AuditOptions,
     ModelAuditPlan,
     audit,
+    expected_seconds,
     probe_of,
     run_check,
-    seconds_per_pass,
 )
 from robustbench_cli.benchmarks.evaluation.checks import load_checks_at
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget
@@ -125,7 +125,7 @@ def test_the_time_of_a_pass_is_measured(model: nn.Sequential, images: Tensor) ->
     seconds = []
     for network in (model, wide):
         with probe_of(network, images, torch.zeros(20, dtype=torch.int64), options) as probe:
-            seconds.append(min(seconds_per_pass(probe) for _ in range(3)))
+            seconds.append(min(expected_seconds(probe, [], 1000) for _ in range(3)))
     assert 0 < seconds[0] < seconds[1]
 
 
