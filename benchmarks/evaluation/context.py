@@ -1,4 +1,4 @@
-"""How an evaluation runs: where, in which batches, and what it resumes from. None of this changes the result."""
+"""How an evaluation runs: where, in which batches, and what it resumes from. None of this changes a result."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class RunContext:
             one. The images that it broke are not attacked again, and count as broken.
         partial_results: Stores the result of each batch, and returns those of an interrupted call with the same
             arguments.
+        allow_no_gradients: Whether an attack that the model gives no gradients counts as having broken nothing, with the flag
+            ``no-gradients``, because other attacks of its cascade need none. Otherwise it is an error.
         progress: Called after each batch with the number of images done.
         measurements: What earlier evaluations have measured of the model; by default nothing. Share it between evaluations
             only if nothing changes the model in the meantime.
@@ -34,5 +36,6 @@ class RunContext:
     batch_size: int | None = None
     earlier: Outcomes | None = None
     partial_results: PartialResults | None = None
+    allow_no_gradients: bool = False
     progress: Callable[[int], None] = lambda _: None
     measurements: Measurements = field(default_factory=Measurements)

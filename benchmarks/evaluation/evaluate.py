@@ -342,7 +342,7 @@ def _prepared(
             _checked_classes(followed, probe, labels, size, classes=classes, name="the surrogate")
             measured = MeasuredModel(followed, probe, size)
         setup = Setup(attack=attack, options=options, attacked=attacked, followed=measured, classes=classes)
-        yield _search(setup, fresh, DeviceImages(images, device), labels)
+        yield _search(setup, fresh, DeviceImages(images, device), labels, context)
 
 
 def _checked_classes(model: nn.Module, probe: Tensor, labels: Tensor, size: BatchSize, **expected: Any) -> int:
@@ -351,7 +351,9 @@ def _checked_classes(model: nn.Module, probe: Tensor, labels: Tensor, size: Batc
     return size.retry_smaller(len(few), lambda: check_model(model, few[: size.rows], labels, **expected))
 
 
-def _search(setup: Setup, fresh: nn.Module | None, images: DeviceImages, labels: Tensor) -> AttackSearch:
+def _search(
+    setup: Setup, fresh: nn.Module | None, images: DeviceImages, labels: Tensor, context: RunContext
+) -> AttackSearch:
     """The search of an attack, with the gradient sources and the scorer that it needs."""
     attack, options, attacked, followed = setup.attack, setup.options, setup.attacked, setup.followed
     scorer = Scorer(
@@ -371,6 +373,7 @@ def _search(setup: Setup, fresh: nn.Module | None, images: DeviceImages, labels:
         target_source=source if followed is attacked else attacked.source("auto"),
         scorer=scorer,
         fresh=None if fresh is None else scorer.of_copy(fresh),
+        allow_no_gradients=context.allow_no_gradients,
     )
 
 

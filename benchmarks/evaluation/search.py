@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_cli.attacks.base.attack import Attack
-from robustbench_cli.attacks.base.gradients.source import GradientSource
+from robustbench_cli.attacks.base.gradients.source import GradientSource, NoGradientError
 from robustbench_cli.attacks.base.models.precision import gradient_precision
 from robustbench_cli.attacks.base.rng import Random, seed_from, seed_generators
 from robustbench_cli.attacks.base.threat import distance, project_exactly, reset_outside
@@ -42,6 +42,7 @@ class AttackSearch:
         target_source: The gradient source of the attacked model, which chooses target classes.
         scorer: The deployed decision rule.
         fresh: The deployed rule of a copy of the model that has answered no query yet; ``None`` where there is no copy.
+        allow_no_gradients: See :class:`~.context.RunContext`.
     """
 
     images: DeviceImages
@@ -51,6 +52,7 @@ class AttackSearch:
     target_source: GradientSource
     scorer: Scorer
     fresh: Scorer | None
+    allow_no_gradients: bool
 
     def run(self, indices: Tensor) -> BatchResult:
         """Attacks a batch.
@@ -64,7 +66,7 @@ class AttackSearch:
         started, passes = time.perf_counter(), self._passes()
         images = self.images.batch(indices)
         indices, labels = indices.to(images.device), self.labels[indices].to(images.device)
-        candidates, left_the_ball = self._candidates(indices, images, labels)
+        candidates, left_the_ball, without_gradients = self._candidates(indices, images, labels)
         forwards, backwards, without_gradient = self._passes() - passes
         batch = AttackedBatch(
             setup=self.setup,
@@ -73,6 +75,7 @@ class AttackSearch:
             followed_images=self.source.recent_points,
             candidates=candidates,
             left_the_ball=left_the_ball,
+            without_gradients=without_gradients,
             scorer=self.scorer,
             fresh=self.fresh,
         )
@@ -95,8 +98,12 @@ class AttackSearch:
             forwards += self.target_source.forwards
         return np.array([forwards, self.source.backwards, self.source.zero_gradient_share * self.source.backwards])
 
-    def _candidates(self, indices: Tensor, images: Tensor, labels: Tensor) -> tuple[Candidates, bool]:
-        """Runs the attack once per target and scores its images; and whether any of these left the threat model."""
+    def _candidates(self, indices: Tensor, images: Tensor, labels: Tensor) -> tuple[Candidates, bool, bool]:
+        """Runs the attack once per target and scores its images.
+
+        Returns:
+            The scored images; whether any of these left the threat model; whether the attack had no gradients to follow.
+        """
         attack, options = self.setup.attack, self.setup.options
         threat = attack.threat(images, norm=options.norm, eps=options.eps, targeted=options.is_targeted)
         search_threat = attack.search_threat(threat)
@@ -122,20 +129,25 @@ class AttackSearch:
             rounded=None if self.setup.single_draw else rounded,
             minimal_norm=attack.minimal_norm,
         )
-        left_the_ball = False
+        left_the_ball = without_gradients = False
         for number, goal in enumerate(targets if len(targets) else labels[None]):
             # An attack may draw from torch's own generators: it draws the same numbers in every run.
             seed_generators(seed_from(options.seed, "draws of the attack", int(indices[0]), number))
             self.source.bind_draws(seed_from(options.seed, "attack", number), indices)
             # Entered here, the precision need not change in each step.
             with gradient_precision(self.source.precision, images.device):
-                returned = attack.run(self.source, images, goal, search_threat, random)
+                try:
+                    returned = attack.run(self.source, images, goal, search_threat, random)
+                except NoGradientError:
+                    if not self.allow_no_gradients:
+                        raise
+                    returned, without_gradients = images, True
             proposed = _checked_images(returned, images, attack)
             inside = project_exactly(proposed, images, search_threat)
             # The comparison is false for NaN.
             left_the_ball |= not bool(distance(inside, proposed, "linf").max() <= _TOLERANCE)
             candidates.add(reset_outside(inside, images, threat))
-        return candidates, left_the_ball
+        return candidates, left_the_ball, without_gradients
 
 
 def _checked_images(proposed: object, images: Tensor, attack: Attack) -> Tensor:

@@ -41,6 +41,8 @@ class Job(JobOptions):
         cell: What to run.
         eps: The radius as the user wrote it.
         previous: The job of ``cell.after``, which leaves its broken images to this one.
+        allow_no_gradients: Whether the cell breaks nothing where its attack needs gradients and the model gives none, because
+            another attack of its cascade needs none. Otherwise it fails.
         checkpoint: The checkpoint's file.
         loading: Keywords of ``load_checkpoint`` for a foreign checkpoint.
         mean: Per-channel mean of the normalization inside the model.
@@ -52,6 +54,7 @@ class Job(JobOptions):
     cell: Cell
     eps: str
     previous: Job | None = None
+    allow_no_gradients: bool = False
     checkpoint: Path
     loading: dict[str, Any]
     mean: tuple[float, ...] | None = None

@@ -57,7 +57,7 @@ __all__ = [
     "work_if_free",
 ]
 
-_EARLIER_FAILED = ", which this cell continues, failed: "
+_EARLIER_FAILED = ", which this cell continues, failed"
 
 
 def work(job: Job, *, progress: Callable[[int], None] = lambda _: None) -> Result | Failure:
@@ -300,8 +300,9 @@ def _condition_holds(job: Job) -> bool:
     outcomes: list[Outcomes] = []
     earlier = job.previous
     while earlier is not None and earlier.cell.eps == job.cell.eps:
-        results.append(Store(job.store).result(earlier.cell.id))
+        # A cell that failed has no result.
         outcomes.append(_outcomes_of(earlier))
+        results.append(Store(job.store).result(earlier.cell.id))
         earlier = earlier.previous
     if not results:
         return False
@@ -392,6 +393,7 @@ def _evaluation(job: Job, attack: Attack, progress: Callable[[int], None]) -> di
             batch_size=job.batch_size,
             earlier=None if job.previous is None else _outcomes_of(job.previous),
             partial_results=_partial_results(job, attack),
+            allow_no_gradients=job.allow_no_gradients,
             progress=progress,
             measurements=measurements,
         ),
@@ -453,11 +455,11 @@ def _outcomes_of(job: Job) -> Outcomes:
     """
     result = work(job)
     if isinstance(result, Failure):
-        # The first failure of a chain names the cause; the later ones repeat its message.
+        # The first failure of a chain has the reason; the later ones name the cell.
         raise UserError(
             result.error
-            if _EARLIER_FAILED in result.error
-            else f"the cell {result.cell.id} ({result.cell.attack.label}){_EARLIER_FAILED}{result.error}"
+            if result.error.endswith(_EARLIER_FAILED)
+            else f"the cell {result.cell.id} ({result.cell.attack.label}){_EARLIER_FAILED}"
         )
     return Store(job.store).outcomes(job.cell.id)
 

@@ -17,8 +17,8 @@ from robustbench_cli.benchmarks.store.records import Result
 
 __all__ = ["BLINDED", "QUICK_LOOK", "SET_UP", "blinded", "is_quick_look", "only_follows_gradients", "worst_case_flags"]
 
-BLINDED = frozenset({"zero-gradient", "wrong-gradient"})
-"""Flags of an attack whose gradients the model masked: the attack was blinded."""
+BLINDED = frozenset({"zero-gradient", "wrong-gradient", "no-gradients"})
+"""Flags of an attack whose gradients the model masked or does not give: the attack was blinded."""
 
 SET_UP = frozenset({"no-eot", "every-draw", "few-classes", "left-the-ball"})
 """Flags of an attack whose own set-up was too weak."""

@@ -80,6 +80,7 @@ def attack_choices(entry: AttackEntry, *, named: Collection[str] = ()) -> list[A
                     any_precision=attack.access == "gradients" and not attack.minimal_norm,
                     surrogate=next(iter(surrogates.values()), None),
                     only_if=entry.only_if,
+                    needs_gradients=attack.access == "gradients",
                 )
             )
         return choices

@@ -41,6 +41,7 @@ class AttackChoice:
         surrogate: The model whose gradients it follows in place of the attacked model's.
         limited: Whether the suite restricts its norms, so that it does not run in another one.
         only_if: The condition under which it runs in a cascade.
+        needs_gradients: Whether it follows gradients.
     """
 
     spec: MethodSpec
@@ -52,6 +53,7 @@ class AttackChoice:
     surrogate: DefendedModel | None = None
     limited: bool = False
     only_if: OnlyIf | None = None
+    needs_gradients: bool = True
 
     def draws(self, defended: DefendedModel) -> int | Literal["exact", "frozen"]:
         """The draws per gradient when it attacks a model: of its surrogate, where it has one."""
@@ -436,6 +438,7 @@ def _jobs_of_model(
             cell=cell,
             eps="" if eps is None else eps.text,
             previous=previous,
+            allow_no_gradients=suite.cascade and not all(choice.needs_gradients for choice in suite.attacks),
             checkpoint=defended.path,
             loading=defended.loading,
             mean=defended.mean,

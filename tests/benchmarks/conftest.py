@@ -152,7 +152,14 @@ def jobs(tmp_path: Path, defended: DefendedModel) -> Callable[..., list[Job]]:
         choices = []
         for spec in specs:
             kind: Any = attacks.load(spec.name)
-            choices.append(AttackChoice(spec=spec, norms=kind.norms, minimal_norm=kind.minimal_norm))
+            choices.append(
+                AttackChoice(
+                    spec=spec,
+                    norms=kind.norms,
+                    minimal_norm=kind.minimal_norm,
+                    needs_gradients=kind.access == "gradients",
+                )
+            )
         norm = usual_norm([choice.norms for choice in choices])
         radii = [parse_eps(text) for text in eps]
         n = changes.get("n", ATTACKED)

@@ -21,7 +21,7 @@ from robustbench_cli.attacks.base.models.probes import EDGE_OFFSET
 from robustbench_cli.attacks.base.models.row_draws import row_keys
 from robustbench_cli.core.errors import UserError
 
-__all__ = ["GradientSource", "PassOptions"]
+__all__ = ["GradientSource", "NoGradientError", "PassOptions"]
 
 _RECENT = 8
 """The number of points in :attr:`GradientSource.recent_points`."""
@@ -30,6 +30,10 @@ _NO_GRADIENT = (
     "the model has no gradient: its logits are cut off from its input (detach, no_grad); use an attack on its scores "
     "(square, nes, spsa) or on its decisions (hopskipjump)"
 )
+
+
+class NoGradientError(UserError):
+    """The model gives no gradient to its input."""
 
 
 class PassOptions(TypedDict, total=False):
@@ -306,7 +310,7 @@ class GradientSource(ABC):
             with torch.autocast(leaf.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 logits = model(leaf)
             if not logits.requires_grad:
-                raise UserError(_NO_GRADIENT)
+                raise NoGradientError(_NO_GRADIENT)
         detached = logits.detach()
         repeated = labels if draws == 1 else labels.repeat(draws, *[1] * (labels.dim() - 1))
         slopes, values = slope_and_value(loss, detached.flatten(0, 1).to(leaf.dtype), repeated)
@@ -340,7 +344,7 @@ class GradientSource(ABC):
         if graph is None:
             return None
         if not graph[1].requires_grad:
-            raise UserError(_NO_GRADIENT)
+            raise NoGradientError(_NO_GRADIENT)
         self.forwards += self.cost * len(images)
         self._note_query(images)
         return graph

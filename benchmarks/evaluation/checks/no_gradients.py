@@ -7,6 +7,7 @@ from typing import ClassVar
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Need, Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
+from robustbench_cli.benchmarks.evaluation.checks.base.moments import AttackedBatch
 
 __all__ = ["NoGradients"]
 
@@ -16,7 +17,10 @@ class NoGradients(Check):
 
     text: ClassVar[str] = "the model gives no input gradients: only attacks by scores and decisions can be run"
     severity: ClassVar[Severity] = "suspicious"
-    raised_when: ClassVar[str] = "The logits have no graph to the input, or the backward pass ends with an error."
+    raised_when: ClassVar[str] = (
+        "The logits have no graph to the input, or the backward pass ends with an error. In a cascade, an attack that needs "
+        "gradients then breaks nothing, and those that need none run."
+    )
     why: ClassVar[str] = (
         "Attacks by scores and decisions find less than attacks by gradients with the same number of passes, so the robust "
         "accuracy may be overstated."
@@ -29,6 +33,9 @@ class NoGradients(Check):
         "Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security. ICML 2018, section 4.1"
     )
     needs: ClassVar[tuple[Need, ...]] = ()
+
+    def raised_by_batch(self, batch: AttackedBatch) -> bool:
+        return batch.without_gradients
 
     def finding_in_model(self, probe: ModelProbe) -> Finding | None:
         reason = probe.without_gradients

@@ -13,6 +13,10 @@ from robustbench_cli.benchmarks.evaluation.checks.base.moments import AttackedBa
 __all__ = ["Unchanged"]
 
 
+_EXPLAINED = ("not-a-number", "no-gradients")
+"""Flags that say why an attack changed nothing."""
+
+
 class Unchanged(Check):
     """The attack returned all images as they were, at a radius that allows changes."""
 
@@ -32,6 +36,6 @@ class Unchanged(Check):
         return torch.equal(batch.candidates.worst, batch.images)
 
     def applies(self, evaluation: FinishedEvaluation) -> bool:
-        if evaluation.setup.options.eps == 0 or "not-a-number" in evaluation.raised:
+        if evaluation.setup.options.eps == 0 or not evaluation.raised.isdisjoint(_EXPLAINED):
             return False
         return super().applies(evaluation) and all(self.name in batch.flags for batch in evaluation.batches)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +212,7 @@ def test_out_of_memory_names_the_batch_size(
 def test_of_cells_that_build_on_each_other_the_first_says_why(
     jobs: Callable[..., list[Job]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last of several radii names the cell that failed and its reason, and none between them."""
+    """The last of several radii names the cell that failed, which has the reason, and none between them."""
 
     def refused(*_: Any, **__: Any) -> None:
         raise UserError("the reason")
@@ -221,7 +221,68 @@ def test_of_cells_that_build_on_each_other_the_first_says_why(
     first, _, last = jobs(spec("pgd", steps=1), eps=("0.1", "0.2", "0.3"))
     failure = work(last)
     assert isinstance(failure, Failure)
-    assert failure.error == f"the cell {first.cell.id} (pgd(steps=1)), which this cell continues, failed: the reason"
+    assert failure.error == f"the cell {first.cell.id} (pgd(steps=1)), which this cell continues, failed"
+    of_first = work(first)
+    assert isinstance(of_first, Failure)
+    assert of_first.error == "the reason"
+
+
+@pytest.fixture
+def cut_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The model of every job gives no gradients."""
+
+    class Cut(torch.nn.Module):
+        def __init__(self, network: torch.nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                logits: torch.Tensor = self.network(images)
+            return logits
+
+    load = worker.load_defended_model
+    worker._model.cache_clear()
+    monkeypatch.setattr(worker, "load_defended_model", lambda *arguments: Cut(load(*arguments)))
+    yield
+    worker._model.cache_clear()
+
+
+@pytest.mark.usefixtures("cut_model")
+def test_a_cascade_goes_on_where_the_model_gives_no_gradients(jobs: Callable[..., list[Job]]) -> None:
+    """Attacks by gradients break nothing and are flagged; Square is as strong as alone, and the worst case says it."""
+    square = spec("square", queries=200)
+    first, second, last = map(
+        done, jobs(spec("pgd", steps=3), spec("fmn", steps=3), square, eps=("0.2",), cascade=True)
+    )
+    alone = done(jobs(square, eps=("0.2",))[0])
+    assert first.flags == second.flags == ("no-gradients",)
+    assert first.summary["robust_accuracy"] == second.summary["robust_accuracy"] == first.summary["clean_accuracy"]
+    assert last.summary["robust_accuracy"] == alone.summary["robust_accuracy"] < first.summary["robust_accuracy"]
+
+
+@pytest.mark.usefixtures("cut_model")
+@pytest.mark.parametrize("attacks", [("pgd",), ("pgd", "fgsm")])
+def test_a_model_without_gradients_needs_an_attack_without_them(
+    jobs: Callable[..., list[Job]], attacks: tuple[str, ...]
+) -> None:
+    """Without one the cells fail: an accuracy that nothing attacked is no robust accuracy."""
+    outcomes = [work(job) for job in jobs(*map(spec, attacks), eps=("0.1",), cascade=True)]
+    assert all(isinstance(outcome, Failure) for outcome in outcomes)
+
+
+def test_a_condition_on_a_failed_cell_names_it(jobs: Callable[..., list[Job]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no result of it to read."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise UserError("the reason")
+
+    monkeypatch.setattr(worker, "evaluate", refused)
+    first, last = jobs(spec("pgd", steps=1), spec("square"), eps=("0.1",), cascade=True)
+    cell = last.cell.model_copy(update={"only_if": "gradients_masked"})
+    failure = work(last.model_copy(update={"cell": cell}))
+    assert isinstance(failure, Failure)
+    assert failure.error == f"the cell {first.cell.id} (pgd(steps=1)), which this cell continues, failed"
 
 
 def test_what_has_changed_since_is_not_run(jobs: Callable[..., list[Job]], cache: Callable[..., ModelCache]) -> None:

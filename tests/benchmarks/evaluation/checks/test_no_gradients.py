@@ -4,7 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.attacks.base.gradients.source import NoGradientError
+from robustbench_cli.attacks.fmn import FMN
+from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.evaluation.checks.no_gradients import NoGradients
+from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
 
 from .conftest import MakeProbe
 
@@ -53,3 +57,17 @@ def test_a_model_without_gradients_is_found(
 def test_a_network_has_gradients(make_probe: MakeProbe, network: nn.Module, images: Tensor) -> None:
     """Nothing is found."""
     assert NoGradients("no-gradients").finding_in_model(make_probe(network, images)) is None
+
+
+@pytest.mark.parametrize("attack", [PGD(steps=2), FMN(steps=2)])
+def test_an_attack_without_gradients_breaks_nothing_where_another_needs_none(
+    network: nn.Module, images: Tensor, attack: PGD | FMN
+) -> None:
+    """Its row has the clean accuracy and this flag alone; elsewhere it is an error."""
+    labels = network(images).argmax(1)
+    labels[0] = (labels[0] + 1) % 2
+    found = evaluate(Cut(network), images, labels, attack=attack, eps=0.1, allow_no_gradients=True)
+    assert found.flags == ("no-gradients",)
+    assert found.summary["robust_accuracy"] == found.summary["clean_accuracy"] == 1 - 1 / len(images)
+    with pytest.raises(NoGradientError, match="use an attack on its scores"):
+        evaluate(Cut(network), images, labels, attack=attack, eps=0.1)
