@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,12 @@ from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.datasets.base.split import Split
 from robustbench_cli.benchmarks.devices import current, keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.models import registry as models
-from robustbench_cli.benchmarks.models.base.build import default_model, require_fit
+from robustbench_cli.benchmarks.models.base.build import build_untrained, default_model, is_trained, require_fit
 from robustbench_cli.benchmarks.models.base.source import config_for, model_source
 from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.training.train import Training, cached_checkpoint, train, untrained
 from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.isolation import isolated
 from robustbench_cli.defenses.base.decision_rules import DecisionRule
 from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
@@ -67,6 +68,7 @@ class ModelCache:
         begin: Called with a label and a file before each training.
         wait: Called with a label before waiting for another process that is training it.
         progress: Called after each epoch.
+        own_weights: The sha256 of the weights of the user's models that were built already, by their names.
     """
 
     dataset: str
@@ -77,6 +79,7 @@ class ModelCache:
     begin: Callable[[str, Path], None] = lambda *_: None
     wait: Callable[[str], None] = lambda _: None
     progress: Callable[[TrainingProgress], None] = lambda _: None
+    own_weights: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def data(self) -> Dataset:
@@ -165,7 +168,14 @@ class ModelCache:
             raise UserError(f"--classes is {classes:,}, and {data.name} has {data.classes:,} classes: leave it out")
         if source is None or not source.trained:
             model = model if source is None else source.spec
-            return fields | {"model": model, "classes": None if classes == data.classes else classes}
+            weights = (
+                self._own_weights(model, classes or data.classes) if source is None and is_trained(model) else None
+            )
+            return fields | {
+                "model": model,
+                "weights": weights,
+                "classes": None if classes == data.classes else classes,
+            }
         metadata = source.metadata
         require_fit(metadata, source.spec, shape=data.shape, classes=None)
         if metadata.classes is not None:
@@ -183,6 +193,26 @@ class ModelCache:
         classes = None if outputs == data.classes else outputs
         known = {"model": source.spec, "weights": source.fingerprint, "classes": classes, "mean": mean, "std": std}
         return fields | known
+
+    def _own_weights(self, model: str, classes: int) -> str:
+        """The sha256 of the weights that a user's model brings: their file may change while the code stays the same.
+
+        Args:
+            model: As the user named it.
+            classes: K.
+
+        Raises:
+            UserError: The model cannot be built.
+        """
+        if model not in self.own_weights:
+            with seeded(0), isolated():
+                network = build_untrained(model, shape=self.data.shape, classes=classes)
+            digest = hashlib.sha256()
+            for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            self.own_weights[model] = digest.hexdigest()
+        return self.own_weights[model]
 
     def trained(self, training: Training, path: Path | None = None) -> DefendedModel:
         """A defended model, trained now unless its checkpoint exists or another process is training it.

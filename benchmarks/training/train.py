@@ -22,8 +22,15 @@ from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel,
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec, defense_label
 from robustbench_cli.benchmarks.datasets.base.dataset import Dataset
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
-from robustbench_cli.benchmarks.models.base.build import build_model, build_untrained, example_images, is_trained
+from robustbench_cli.benchmarks.models.base.build import (
+    build_model,
+    build_untrained,
+    example_images,
+    is_trained,
+    says_if_trained,
+)
 from robustbench_cli.benchmarks.models.base.source import model_source
+from robustbench_cli.core.errors import UserError
 from robustbench_cli.core.isolation import isolated
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.defense import Defense
@@ -236,15 +243,43 @@ def untrained(training: Training, *, data_dir: Path | None = None) -> tuple[nn.M
         data_dir: The folder of downloaded data sets.
 
     Raises:
-        UserError: The data set or the model cannot be loaded, or a defense cannot be built.
+        UserError: The data set or the model cannot be loaded, a defense cannot be built, or the training would replace
+            weights that the constructor of the user's model has loaded.
     """
     dataset = load_dataset(training.dataset, data_dir=data_dir)
     with seeded(0):
         # Published weights are not downloaded for a plan.
         model, chain = _begin(training, dataset, build_untrained)
+        if len(chain) > len(training.defenses) and not says_if_trained(training.model):
+            _require_random_weights(training, dataset, model)
         for defense in chain:
             model = defense.protect(model, example_images(dataset.shape)[:1])
     return model.eval(), _info(training, dataset, {})
+
+
+def _require_random_weights(training: Training, dataset: Dataset, model: nn.Module) -> None:
+    """Checks that another seed gives a user's network other weights.
+
+    Args:
+        training: The training, which begins with that of the network itself.
+        dataset: Its data set.
+        model: The network, built from another seed than 1.
+
+    Raises:
+        UserError: All weights are the same, and some are not constant, as the initial ones of normalizations are.
+    """
+    weights = [
+        weight for weight in model.parameters() if weight.numel() and not bool((weight == weight.flatten()[0]).all())
+    ]
+    if not weights:
+        return
+    with seeded(1):
+        other, _ = _begin(training, dataset, build_untrained)
+    if all(map(torch.equal, model.parameters(), other.parameters())):
+        raise UserError(
+            f"{training.model} has the same weights from every seed, as if it loaded them itself: set trained = True on it to "
+            "use them as they are, or trained = False to train it further"
+        )
 
 
 def _begin(training: Training, dataset: Dataset, build: Callable[..., nn.Module]) -> tuple[nn.Module, list[Defense]]:

@@ -40,6 +40,7 @@ __all__ = [
     "is_trained",
     "normalized",
     "require_fit",
+    "says_if_trained",
 ]
 
 
@@ -371,6 +372,23 @@ def is_trained(spec: str) -> bool:
         return source.trained
     target, _ = registry.find(spec)
     return bool(getattr(unwrapped(target), "trained", isinstance(target, nn.Module)))
+
+
+def says_if_trained(spec: str) -> bool:
+    """Whether it is known without building a model whether its weights are trained.
+
+    It is not for a class or a function of the user without an attribute ``trained``: it may load weights of its own.
+
+    Args:
+        spec: As :func:`build_model` takes it.
+
+    Raises:
+        UserError: The model is unknown.
+    """
+    if model_source(spec) is not None or registry.module_of(spec.partition(":")[0]) is not None:
+        return True
+    target = unwrapped(registry.find(spec)[0])
+    return hasattr(target, "trained") or isinstance(target, nn.Module)
 
 
 def example_images(shape: tuple[int, int, int]) -> Tensor:

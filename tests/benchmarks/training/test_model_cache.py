@@ -20,7 +20,7 @@ from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.training import model_cache
 from robustbench_cli.benchmarks.training.model_cache import ModelCache
-from robustbench_cli.benchmarks.training.train import cached_checkpoint
+from robustbench_cli.benchmarks.training.train import Training, cached_checkpoint
 from robustbench_cli.core.errors import Choice, Notice, UserError
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.training.trainer import Trainer
@@ -52,14 +52,81 @@ def test_what_is_trained_is_not_trained_again(cache: MakeCache) -> None:
 def test_a_network_of_the_user_is_not_built_twice_before_its_training(
     cache: MakeCache, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Once for the plan and once for the training itself."""
+    """Once for the hash of its own weights, once for the plan and once for the training itself."""
     code = "def net(classes):\n    print('built')\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\nnet.trained = True"
     (tmp_path / "user.py").write_text(f"from torch import nn\n{code}\n")
     prepared = cache()
     training = prepared.training(model=f"{tmp_path / 'user.py'}:net")
     prepared.untrained(training)
     prepared._train(training, tmp_path / "trained.safetensors")
-    assert capfd.readouterr().out.count("built") == 2
+    assert capfd.readouterr().out.count("built") == 3
+
+
+LOADS = """
+import torch
+from pathlib import Path
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
+        self.load_state_dict(torch.load(Path(__file__).with_name("weights.pt")))
+
+class Further(Net):
+    trained = False
+
+class Ready(Net):
+    trained = True
+
+class Backbone(nn.Sequential):
+    def __init__(self):
+        super().__init__(Net(), nn.Linear(10, 10))
+
+class Zeros(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 10))
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+"""
+
+
+def _weights_of_a_user(folder: Path, seed: int) -> torch.nn.Module:
+    """Weights in the file that the models of ``LOADS`` read."""
+    torch.manual_seed(seed)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10), torch.nn.BatchNorm1d(10))
+    torch.save(network.state_dict(), folder / "weights.pt")
+    return network
+
+
+def test_weights_that_a_model_of_the_user_loads_itself_are_not_trained_over(cache: MakeCache, tmp_path: Path) -> None:
+    """A class must say whether to train them; new layers and constant initial weights are trained without a word."""
+    (tmp_path / "user.py").write_text(LOADS)
+    _weights_of_a_user(tmp_path, 0)
+    prepared = cache()
+
+    def training(name: str, *defenses: MethodSpec) -> Training:
+        return prepared.training(model=f"{tmp_path / 'user.py'}:{name}", defenses=defenses)
+
+    for start in (prepared.untrained, prepared.trained):
+        with pytest.raises(
+            UserError, match=r"user\.py:Net has the same weights from every seed, .* set trained = True"
+        ):
+            start(training("Net"))
+    for name in ("Further", "Ready", "Backbone", "Zeros"):
+        prepared.untrained(training(name))
+    # Adversarial training starts from them whether or not they count as trained.
+    prepared.untrained(training("Net", method_spec(defenses, "pgd-at", {}).spec))
+
+
+def test_new_weights_in_the_file_of_a_user_are_a_new_model(cache: MakeCache, tmp_path: Path) -> None:
+    """The model that is attacked has the weights that its constructor loads now, not those of an earlier run."""
+    (tmp_path / "user.py").write_text(LOADS)
+    for seed in (0, 1, 0):
+        network = _weights_of_a_user(tmp_path, seed)
+        prepared = cache()
+        assert same(
+            tensors(prepared.trained(prepared.training(model=f"{tmp_path / 'user.py'}:Ready"))), network.state_dict()
+        )
 
 
 @pytest.mark.parametrize("rule", [{"decision": "deterministic"}, {"decision": "vote", "draws": 3}])
