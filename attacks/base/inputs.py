@@ -36,9 +36,9 @@ __all__ = [
     "checked_norm",
     "checked_radii",
     "device_of",
-    "into_the_box",
     "match_model",
     "parse_radius",
+    "range_hint",
     "require_classes",
 ]
 
@@ -138,11 +138,11 @@ def checked_images(images: object, *, what: str = "the images") -> Tensor:
     if math.isnan(low):
         raise UserError(f"{what} hold NaN: every pixel must be a number in [0, 1]")
     if low < 0 or high > 1:
-        raise UserError(f"{what} reach from {low:.9g} to {high:.9g}: {into_the_box(low, high)}")
+        raise UserError(f"{what} reach from {low:.9g} to {high:.9g}: {range_hint(low, high)}")
     return tensor
 
 
-def into_the_box(low: float, high: float) -> str:
+def range_hint(low: float, high: float) -> str:
     """What to do about pixels outside [0, 1], as the end of a message.
 
     Args:

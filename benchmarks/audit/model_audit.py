@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,7 +36,7 @@ from robustbench_cli.benchmarks.evaluation.checks import IN_EVALUATION, finding_
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget, Finding
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import Attacked, ModelProbe
-from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
+from robustbench_cli.benchmarks.evaluation.evaluate import copy_of, evaluate
 from robustbench_cli.benchmarks.evaluation.pass_settings import measured_on
 from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
 from robustbench_cli.benchmarks.models.base.build import check_model
@@ -105,12 +104,12 @@ def probe_of(
     PGD().threat(images[:1], norm=options.norm, eps=options.eps, targeted=False)
     if options.eps == 0:
         raise UserError("eps is 0, where nothing can be attacked: give a radius above 0, such as 8/255")
-    fresh = _copy_of(model)
+    fresh = copy_of(model)
 
     def run(
         attack: Attack, images: Tensor, labels: Tensor, *, other: nn.Module | None = None, **keywords: Any
     ) -> Attacked:
-        attacked = other or (None if fresh is None else _copy_of(fresh)) or model
+        attacked = other or (None if fresh is None else copy_of(fresh)) or model
         return evaluate(
             attacked,
             images,
@@ -139,14 +138,6 @@ def probe_of(
             fresh=fresh,
             training=training,
         )
-
-
-def _copy_of(model: nn.Module) -> nn.Module | None:
-    """A copy of a model with all of its state; ``None`` where it cannot be copied."""
-    try:
-        return copy.deepcopy(model)
-    except Exception:  # noqa: BLE001 - a user's model may hold anything, and its copy may raise anything
-        return None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,11 @@ from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import Result
 from robustbench_cli.benchmarks.store.store import CERTIFICATION, Store
-from robustbench_cli.benchmarks.store.worst_case_flags import only_follows_gradients, worst_case_flags
+from robustbench_cli.benchmarks.store.worst_case_flags import (
+    ON_OTHER_MODELS,
+    only_follows_gradients,
+    worst_case_flags,
+)
 from robustbench_cli.core.class_source import read_exported
 from robustbench_cli.core.errors import UserError
 
@@ -27,9 +31,6 @@ Value = TypeVar("Value")
 
 Damaged = Callable[[UserError], None]
 """Takes the error of a damaged file."""
-
-_ON_OTHER_MODELS = {"transfer", "non-adaptive"}
-"""Attacks that follow the gradients of another model than the attacked one."""
 
 
 def audit_store(store: Store, *, damaged: Damaged, checkpoint: str | None = None) -> list[AuditedRows]:
@@ -187,7 +188,7 @@ def access_of(result: Result) -> Access:
     attack = result.cell.attack
     if attack.name == "none":
         return "none"
-    if attack.name in _ON_OTHER_MODELS or attack.surrogates:
+    if attack.name in ON_OTHER_MODELS or attack.surrogates:
         return "transfer"
     by_passes: Access = "gradients" if result.backwards else "scores"
     return _constant(attack.name, "access", default=by_passes)

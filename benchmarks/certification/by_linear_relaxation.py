@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -70,7 +70,7 @@ class Problem:
     def select(self, index: Tensor) -> Problem:
         """The problem of some of the images."""
         images, labels, tolerances = self.images[index], self.labels[index], self.tolerances[index]
-        return Problem(self.model, self.network, images, labels, tolerances, self.eps, self.norm, self.size)
+        return replace(self, images=images, labels=labels, tolerances=tolerances)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,14 @@ class LinearRelaxation:
                 rows = images[batch].to(device)
                 logits = logits_of(model, rows, size)
                 problem = Problem(
-                    *(model, network, rows, logits.argmax(1), rounding(logits)), 0.0, self.norm, BatchSize()
+                    model=model,
+                    network=network,
+                    images=rows,
+                    labels=logits.argmax(1),
+                    tolerances=rounding(logits),
+                    eps=0.0,
+                    norm=self.norm,
+                    size=BatchSize(),
                 )
                 radii = self._radii(problem)
                 seconds = (time.perf_counter() - started) / len(rows)
@@ -180,7 +187,7 @@ class LinearRelaxation:
         remaining = torch.arange(len(radii), device=radii.device)
         for eps in map(enlarged, self.eps):
             part = problem.select(remaining)
-            remaining = remaining[self.proven(Problem(**{**vars(part), "eps": eps}))]
+            remaining = remaining[self.proven(replace(part, eps=eps))]
             radii[remaining] = eps
             if not len(remaining):
                 break

@@ -15,13 +15,13 @@ from robustbench_cli.benchmarks.models.base.names import with_weights
 from robustbench_cli.benchmarks.models.base.source import config_for, model_source
 from robustbench_cli.benchmarks.weights.file_names import SUFFIXES
 from robustbench_cli.core.errors import UserError
-from robustbench_cli.core.python_messages import speaks_python
+from robustbench_cli.core.python_messages import names_keywords
 
 __all__ = ["load_model"]
 
 
 @checked_keywords
-@speaks_python
+@names_keywords
 def load_model(
     name: str | Path,
     *,

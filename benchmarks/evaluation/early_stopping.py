@@ -9,7 +9,6 @@ from torch import Tensor
 from robustbench_cli.attacks.base.rng import seed_from
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
 from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
-from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats
 from robustbench_cli.benchmarks.evaluation.statistics.sequential import SequentialGate, confidence_sequence
 
 __all__ = ["LOOK_EVERY", "StoppingRule", "in_random_order", "summarize_sample"]
@@ -52,12 +51,9 @@ class StoppingRule:
         Args:
             batch: Its outcomes.
         """
-        return self._gate is not None and self._gate.update(_shares(Outcomes(**batch.outcomes)).tolist()) is not None
-
-
-def _shares(outcomes: Outcomes) -> Floats:
-    """``(N,)``: the share of draws in which each image's worst candidate is right."""
-    return np.asarray((outcomes.worst() == outcomes.labels).mean(axis=0), dtype=np.float64)
+        return (
+            self._gate is not None and self._gate.update(Outcomes(**batch.outcomes).right_shares.tolist()) is not None
+        )
 
 
 def summarize_sample(outcomes: Outcomes) -> dict[str, float]:
@@ -71,7 +67,7 @@ def summarize_sample(outcomes: Outcomes) -> dict[str, float]:
         outcomes: Of the attacked images, in the order in which they were.
     """
     low, high = 0.0, 1.0
-    for low, high in confidence_sequence(_shares(outcomes), _POPULATION):  # noqa: B007 - the last one counts
+    for low, high in confidence_sequence(outcomes.right_shares, _POPULATION):  # noqa: B007 - the last one counts
         pass
     return summarize(outcomes) | {
         "robust_accuracy_low": low,

@@ -318,7 +318,7 @@ def _prepared(
     followed = attack.queried_model(model)
     probe = images[_spread_over_classes(labels, 8)]
     # Copied before the first query: what the model remembers of other evaluations is not deployed either.
-    fresh = _copy_of(model)
+    fresh = copy_of(model)
     with ExitStack() as stack:
         stack.enter_context(current(device))
         stack.enter_context(torch.inference_mode(mode=False))
@@ -377,8 +377,12 @@ def _search(
     )
 
 
-def _copy_of(model: nn.Module) -> nn.Module | None:
-    """A copy of a model with all of its state; ``None`` where it cannot be copied."""
+def copy_of(model: nn.Module) -> nn.Module | None:
+    """A copy of a model with all of its state; ``None`` where it cannot be copied.
+
+    Args:
+        model: The model.
+    """
     try:
         return copy.deepcopy(model)
     except Exception:  # noqa: BLE001 - a user's model may hold anything, and its copy may raise anything

@@ -141,6 +141,11 @@ class Outcomes:
         """``(R, N)``: whether each image's worst candidate is classified correctly."""
         return np.equal(self.worst(), self.labels[..., None, :])
 
+    @cached_property
+    def right_shares(self) -> Floats:
+        """``(N,)``: the share of draws in which each image's worst candidate is classified correctly."""
+        return np.asarray(self.worst_right.mean(axis=-2), dtype=np.float64)
+
     def success(self) -> SuccessCounts:
         """The attack's successes and its possible successes on each image; the quotient of their sums is the rate.
 

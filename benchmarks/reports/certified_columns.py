@@ -93,7 +93,7 @@ def add_certified_columns(
         for model in certificates:
             if line := contradiction(cell, outcomes, model):
                 (contradictions.of_proofs if is_proof(model) else contradictions.of_smoothing)[cell.id] = line
-        right = np.equal(outcomes.worst(), outcomes.labels).mean(axis=0)
+        right = outcomes.right_shares
         mine = _Compared(right, *certified_images(cell, outcomes.labels, certificates))
         group = model_and_threat(cell)
         compared[cell.id], groups[cell.id] = mine, group

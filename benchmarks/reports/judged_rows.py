@@ -94,7 +94,7 @@ def _judged_row(row: Mapping[str, Any], cells: Sequence[Cell], outcomes: Outcome
         row=row,
         cells=cells,
         clean=JudgedDraws(right=outcomes.clean_right, shared=shared),
-        robust=JudgedDraws(right=worst == labels, shared=shared),
+        robust=JudgedDraws(right=outcomes.worst_right, shared=shared),
         clean_vote=most_votes(outcomes.clean, labels),
         robust_vote=most_votes(worst, labels),
     )

@@ -12,10 +12,19 @@ import numpy as np
 
 from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
-from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, mean_interval
+from robustbench_cli.benchmarks.evaluation.statistics.intervals import mean_interval
 from robustbench_cli.benchmarks.store.records import Result
 
-__all__ = ["BLINDED", "QUICK_LOOK", "SET_UP", "blinded", "is_quick_look", "only_follows_gradients", "worst_case_flags"]
+__all__ = [
+    "BLINDED",
+    "ON_OTHER_MODELS",
+    "QUICK_LOOK",
+    "SET_UP",
+    "blinded",
+    "is_quick_look",
+    "only_follows_gradients",
+    "worst_case_flags",
+]
 
 BLINDED = frozenset({"zero-gradient", "wrong-gradient", "no-gradients"})
 """Flags of an attack whose gradients the model masked or does not give: the attack was blinded."""
@@ -31,7 +40,7 @@ _NEARER = 0.75
 length.
 """
 
-_ON_OTHER_MODELS = frozenset({"non-adaptive", "transfer"})
+ON_OTHER_MODELS = frozenset({"non-adaptive", "transfer"})
 """Attacks that follow the gradients of another model than the attacked one."""
 
 _WITHOUT_GRADIENTS_TOO = ("torchattacks:AutoAttack", "art:AutoAttack")
@@ -119,12 +128,12 @@ def only_follows_gradients(result: Result) -> bool:
 def _follows_the_model(result: Result) -> bool:
     """Whether an attack followed the gradients of the attacked model itself."""
     attack = result.cell.attack
-    return result.backwards > 0 and attack.name not in _ON_OTHER_MODELS and not attack.surrogates
+    return result.backwards > 0 and attack.name not in ON_OTHER_MODELS and not attack.surrogates
 
 
 def _is_near_zero(results: Sequence[Result], worst: Outcomes) -> bool:
     """Whether the robust accuracy is near zero; never without a radius, where the distances are the result."""
-    return results[0].cell.eps is not None and bool(_right(worst).mean() <= NEAR_ZERO * worst.clean_right.mean())
+    return results[0].cell.eps is not None and bool(worst.right_shares.mean() <= NEAR_ZERO * worst.clean_right.mean())
 
 
 def _broken_through(results: Sequence[Result], attacks: Outcomes, flag: str) -> bool:
@@ -159,14 +168,9 @@ def _clearly_breaks(attacks: Outcomes, number: int, others: Sequence[int], *, an
         nearest, own = distances[others].min(axis=0), distances[number]
         remaining = np.where(np.isfinite(own) & (own <= _NEARER * nearest), 0.0, left)
     else:
-        right = _right(attacks)
+        right = attacks.right_shares
         left, remaining = right[others].min(axis=0), right[number]
     # The interval is for shares in [0, 1]; a difference of two shares is in [-1, 1].
     shares, least = (left - remaining + 1) / 2, _BROKEN_THROUGH * left.mean()
     # It contains the mean, and takes longer than all the rest.
     return bool(2 * shares.mean() - 1 > least and 2 * mean_interval(shares)[0] - 1 > least)
-
-
-def _right(outcomes: Outcomes) -> Floats:
-    """``(..., N)``, the share of draws in which an image's worst candidate is classified correctly."""
-    return np.asarray(outcomes.worst_right.mean(axis=-2, dtype=np.float64))

@@ -10,21 +10,21 @@ from typing import ParamSpec, TypeVar
 
 from robustbench_cli.core.errors import Notice, UserError
 
-__all__ = ["in_python_words", "speaks_python"]
+__all__ = ["names_keywords", "with_keywords"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def in_python_words(message: str) -> str:
+def with_keywords(message: str) -> str:
     """A message with keywords in place of options.
 
     Args:
         message: As the command line prints it.
 
-    >>> in_python_words("give --mean and --std, or --class-names FILE")
+    >>> with_keywords("give --mean and --std, or --class-names FILE")
     'give mean and std, or class_names'
-    >>> in_python_words("it has 10 classes: give --classes 10")
+    >>> with_keywords("it has 10 classes: give --classes 10")
     'it has 10 classes: give classes=10'
     """
     message = re.sub(r", as in (--\S+ [^\s,]+ ?)+", "", message)
@@ -34,7 +34,7 @@ def in_python_words(message: str) -> str:
     return re.sub(r"(?<!\S)--([a-z][a-z-]*)(?: FILE| NAME)?", lambda option: option[1].replace("-", "_"), message)
 
 
-def speaks_python(function: Callable[P, R]) -> Callable[P, R]:
+def names_keywords(function: Callable[P, R]) -> Callable[P, R]:
     """Decorates a function that only Python calls: its errors and notices name keywords where they name options.
 
     Args:
@@ -48,11 +48,11 @@ def speaks_python(function: Callable[P, R]) -> Callable[P, R]:
             try:
                 result = function(*args, **kwargs)
             except UserError as error:
-                raise UserError(in_python_words(str(error))) from error.__cause__
+                raise UserError(with_keywords(str(error))) from error.__cause__
         for warning in caught:
             text = str(warning.message)
             is_ours = issubclass(warning.category, Notice)
-            warnings.warn(in_python_words(text) if is_ours else text, warning.category, stacklevel=2)
+            warnings.warn(with_keywords(text) if is_ours else text, warning.category, stacklevel=2)
         return result
 
     return called

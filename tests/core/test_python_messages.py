@@ -5,7 +5,7 @@ import warnings
 import pytest
 
 from robustbench_cli.core.errors import Notice, UserError
-from robustbench_cli.core.python_messages import in_python_words, speaks_python
+from robustbench_cli.core.python_messages import names_keywords, with_keywords
 
 
 @pytest.mark.parametrize(
@@ -19,13 +19,13 @@ from robustbench_cli.core.python_messages import in_python_words, speaks_python
 )
 def test_options_become_keywords(message: str, words: str) -> None:
     """With their values; other dashes stay."""
-    assert in_python_words(message) == words
+    assert with_keywords(message) == words
 
 
 def test_errors_and_notices_of_a_function() -> None:
     """Each once, of its own kind, and where the function was called; another library's warnings stay as they are."""
 
-    @speaks_python
+    @names_keywords
     def function(number: int) -> int:
         """Returns its argument."""
         warnings.warn("give --mean", Notice, stacklevel=2)

@@ -50,8 +50,6 @@ class Lines:
 class Nonlinear(Operation):
     """An operation that needs bounds of its inputs."""
 
-    exact = False
-
     @abstractmethod
     def loose(self, box: Box) -> Tensor:
         """The inputs ``(N, C, H, W)`` for which tighter bounds would tighten the lines."""

@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -46,10 +46,7 @@ class Operation(ABC):
     Attributes:
         inputs: The numbers of the operations whose values it takes; number 0 is the image.
         shape: The shape of its values.
-        exact: Whether bounds of independent inputs give exact bounds of each output.
     """
-
-    exact: ClassVar[bool] = True
 
     def __init__(self, inputs: Sequence[int], shape: Shape) -> None:
         self.inputs = tuple(inputs)
@@ -101,11 +98,6 @@ class Affine(Operation):
             self._stride, self._dilation = _pair(layer.stride), _pair(layer.dilation)
             self._padding = _pair((0, 0) if layer.padding == "valid" else _reversed_padding(layer))
             self._matrix = self.layer.weight.permute(0, 2, 3, 1).flatten(1).contiguous()
-
-    @property
-    def weight(self) -> Tensor:
-        """``(outputs, inputs)``, or that of the convolution."""
-        return self.layer.weight
 
     def box(self, *boxes: Box) -> Box:
         (box,) = boxes
@@ -258,8 +250,6 @@ class Add(Operation):
         shape: The shape of its values.
         sign: 1 for the sum, -1 for the difference.
     """
-
-    exact = False
 
     def __init__(self, inputs: Sequence[int], shape: Shape, sign: int) -> None:
         super().__init__(inputs, shape)

@@ -22,6 +22,7 @@ __all__ = [
     "Preprocessing",
     "Shape",
     "size_hint",
+    "size_options",
 ]
 
 Shape = tuple[int, int, int]
@@ -215,7 +216,7 @@ UNCHANGED = Preprocessing()
 
 
 def size_hint(model: Shape, data: Shape) -> str:
-    """The options that bring images to a model's shape, as the end of a message, after a comma; empty where none do.
+    """The :func:`size_options` as the end of a message, after a comma; empty where there are none.
 
     Args:
         model: The shape that the model takes.
@@ -223,7 +224,21 @@ def size_hint(model: Shape, data: Shape) -> str:
 
     >>> size_hint((3, 32, 32), (1, 28, 28))
     ', or bring the images to it with --channels 3 --image-size 32'
-    >>> size_hint((5, 8, 8), (1, 8, 8))
+    """
+    options = size_options(model, data)
+    return options and f", or bring the images to it with {options}"
+
+
+def size_options(model: Shape, data: Shape) -> str:
+    """The options that bring images to a model's shape; empty where none do.
+
+    Args:
+        model: The shape that the model takes.
+        data: The shape of the data set's images.
+
+    >>> size_options((3, 32, 32), (1, 28, 28))
+    '--channels 3 --image-size 32'
+    >>> size_options((5, 8, 8), (1, 8, 8))
     ''
     """
     options = []
@@ -233,7 +248,7 @@ def size_hint(model: Shape, data: Shape) -> str:
         options.append(f"--channels {model[0]}")
     if model[1:] != data[1:]:
         options.append(f"--image-size {_text(model[1:])}")
-    return f", or bring the images to it with {' '.join(options)}" if options else ""
+    return " ".join(options)
 
 
 def _text(size: tuple[int, int]) -> str:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from robustbench_cli.attacks.base.inputs import into_the_box
+from robustbench_cli.attacks.base.inputs import range_hint
 from robustbench_cli.core.errors import UserError
 
 __all__ = ["Split", "TensorSplit", "check_images"]
@@ -28,7 +28,7 @@ def check_images(images: Tensor, *, where: str) -> None:
         raise UserError(f"{where} hold NaN: every pixel must be a number in [0, 1]")
     low, high = images.min().item(), images.max().item()
     if low < 0 or high > 1:
-        raise UserError(f"{where} reach from {low:.9g} to {high:.9g}: {into_the_box(low, high)}")
+        raise UserError(f"{where} reach from {low:.9g} to {high:.9g}: {range_hint(low, high)}")
 
 
 class Split(ABC):

@@ -45,18 +45,14 @@ class MarginBeatsCrossEntropy(Check):
     needs: ClassVar[tuple[Need, ...]] = ("gradients", "baseline")
 
     def finding_in_model(self, probe: ModelProbe) -> Finding | None:
-        stronger = second_attack(probe, _attack(probe), images=_images(probe), allowed=_ALLOWED)
+        stronger = second_attack(probe, _attack(probe), images=probe.second_attack_images, allowed=_ALLOWED)
         if stronger is None:
             return None
         return self.finding(f"PGD on the margin {stronger.evidence}", severity=self.severity, **stronger.figures)
 
     def passes(self, probe: ModelProbe) -> int:
-        return probe.passes_of(_attack(probe), _images(probe))
+        return probe.passes_of(_attack(probe), probe.second_attack_images)
 
 
 def _attack(probe: ModelProbe) -> CWPGD:
     return CWPGD(steps=probe.effort(20, 40, 100))
-
-
-def _images(probe: ModelProbe) -> int:
-    return min(len(probe), probe.effort(50, 100, 300))

@@ -87,7 +87,7 @@ class QueryBeatsGradient(Check):
         from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import second_attack
 
         attack = _square(probe)
-        stronger = second_attack(probe, attack, images=_images(probe), allowed=_ALLOWED)
+        stronger = second_attack(probe, attack, images=probe.second_attack_images, allowed=_ALLOWED)
         if stronger is None:
             return None
         return self.finding(
@@ -95,7 +95,7 @@ class QueryBeatsGradient(Check):
         )
 
     def passes(self, probe: ModelProbe) -> int:
-        return probe.passes_of(_square(probe), _images(probe))
+        return probe.passes_of(_square(probe), probe.second_attack_images)
 
     def _in_cascade(self, threat: Threat) -> Finding | None:
         """A finding where the attacks of a cascade that use no gradients break many of the images that the others left."""
@@ -124,10 +124,6 @@ def _square(probe: ModelProbe) -> Square:
     from robustbench_cli.attacks.square import Square
 
     return Square(queries=probe.effort(100, 400, 1000))
-
-
-def _images(probe: ModelProbe) -> int:
-    return min(len(probe), probe.effort(50, 100, 300))
 
 
 def _needs_support(threat: Threat) -> bool:

@@ -65,15 +65,11 @@ class SurrogateBeats(Check):
         surrogate(images)
         if not surrogate.replaced:
             return None
-        return second_attack(probe, _attack(probe, surrogate), images=_images(probe), allowed=_ALLOWED)
+        return second_attack(probe, _attack(probe, surrogate), images=probe.second_attack_images, allowed=_ALLOWED)
 
     def passes(self, probe: ModelProbe) -> int:
-        return 1 + probe.passes_of(_attack(probe, None), _images(probe))
+        return 1 + probe.passes_of(_attack(probe, None), probe.second_attack_images)
 
 
 def _attack(probe: ModelProbe, surrogate: StraightThrough | None) -> PGDOnSurrogate:
     return PGDOnSurrogate(steps=probe.effort(20, 40, 100), surrogate=surrogate)
-
-
-def _images(probe: ModelProbe) -> int:
-    return min(len(probe), probe.effort(50, 100, 300))

@@ -52,21 +52,17 @@ class TransferBeatsGradient(Check):
 
     def finding_in_model(self, probe: ModelProbe) -> Finding | None:
         surrogate = _trained(probe)
-        stronger = second_attack(probe, _attack(probe, surrogate), images=_images(probe), allowed=_ALLOWED)
+        stronger = second_attack(probe, _attack(probe, surrogate), images=probe.second_attack_images, allowed=_ALLOWED)
         if stronger is None:
             return None
         return self.finding(f"PGD on another network {stronger.evidence}", severity=self.severity, **stronger.figures)
 
     def passes(self, probe: ModelProbe) -> int:
-        return probe.passes_of(_attack(probe, None), _images(probe))
+        return probe.passes_of(_attack(probe, None), probe.second_attack_images)
 
 
 def _attack(probe: ModelProbe, surrogate: nn.Module | None) -> PGDOnSurrogate:
     return PGDOnSurrogate(steps=20, surrogate=surrogate)
-
-
-def _images(probe: ModelProbe) -> int:
-    return min(len(probe), probe.effort(50, 100, 300))
 
 
 def _trained(probe: ModelProbe) -> nn.Module:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from robustbench_cli.benchmarks.datasets.base.choices import Interpolation
-from robustbench_cli.benchmarks.datasets.base.preprocessing import Shape, size_hint
+from robustbench_cli.benchmarks.datasets.base.preprocessing import Shape, size_options
 from robustbench_cli.core.errors import Choice, Notice
 
 __all__ = ["ModelMetadata"]
@@ -83,8 +83,8 @@ class ModelMetadata:
         """
         parts = [f"{classes:,} classes", f"images of {shape[1]} x {shape[2]}"]
         if self.image_size not in {None, shape[1:]}:
-            hint = size_hint((shape[0], *self.image_size), shape).removeprefix(", or bring the images to it with ")
-            parts[-1] += f" (the weights are for {self.image_size[0]} x {self.image_size[1]}: give {hint} to resize)"
+            options = size_options((shape[0], *self.image_size), shape)
+            parts[-1] += f" (the weights are for {self.image_size[0]} x {self.image_size[1]}: give {options} to resize)"
         if normalization_is_given:
             parts.append("normalized by the given mean and std")
         elif self.mean is not None and self.std is not None:

@@ -44,6 +44,9 @@ __all__ = ["audit"]
 _N: dict[Budget, int] = {"quick": 100, "standard": 500, "thorough": 1000}
 """The number of images of each budget."""
 
+_TRAINING_IMAGES = 10_000
+"""The most training images that the checks may look at."""
+
 _OF_MODELS = ("budget", "norm", "eps", "n", "settings")
 """The options that only an audit of a model has."""
 
@@ -296,7 +299,3 @@ def _run_missing(probe: ModelProbe, target: AuditTarget, store: Path, shown: con
     for entry in plan.left_out:
         records.write(store, record(check=entry.check, left_out=entry.reason))
     bar.remove()
-
-
-_TRAINING_IMAGES = 10_000
-"""The most training images that the checks may look at."""

@@ -21,6 +21,8 @@ __all__ = ["sample_size"]
 
 _SHARE = click.FloatRange(min=0, max=1)
 
+_COUNTS = ("images_paired", "draws_paired", "images_unpaired")
+
 
 @command("sample-size")
 @option(
@@ -118,9 +120,6 @@ def sample_size(
         ],
     )
     tables.show_other("sample-size", table, shown, output_format=output_format, outputs=outputs)
-
-
-_COUNTS = ("images_paired", "draws_paired", "images_unpaired")
 
 
 def _table(plan: ComparisonPlan, repeats: Sequence[int]) -> pd.DataFrame:

@@ -130,6 +130,11 @@ class ModelProbe:
         """One of three values, by the budget."""
         return (quick, standard, thorough)[BUDGETS.index(self.budget)]
 
+    @property
+    def second_attack_images(self) -> int:
+        """The number of images on which an attack beside the baseline runs, by the budget."""
+        return min(len(self), self.effort(50, 100, 300))
+
     def source(self, rows: Tensor | None = None, *, eot: EOTChoice = "auto") -> GradientSource:
         """A new gradient source in full float32, whose draws are bound to images.
 

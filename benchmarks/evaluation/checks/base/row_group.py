@@ -73,7 +73,7 @@ class Row:
     @cached_property
     def right(self) -> Floats:
         """``(N,)``: the share of draws in which the image's worst candidate is classified correctly."""
-        return _right(self.outcomes)
+        return self.outcomes.right_shares
 
     @property
     def judged(self) -> JudgedDraws:
@@ -113,7 +113,7 @@ class Threat:
     @cached_property
     def right(self) -> Floats:
         """``(N,)``: the share of draws in which the image is classified correctly in the worst case."""
-        return _right(self.worst)
+        return self.worst.right_shares
 
     @property
     def judged(self) -> JudgedDraws:
@@ -143,7 +143,7 @@ class Threat:
         """The 95 % confidence interval of :attr:`robust_accuracy`, as in the table."""
         worst = self.worst
         interval = passes_interval if worst.draws_shared else images_interval
-        return interval(worst.worst() == worst.labels)
+        return interval(worst.worst_right)
 
     @property
     def text(self) -> str:
@@ -240,10 +240,6 @@ class RowGroup:
         return {spec.name: spec.parameters for spec in self.defenses}
 
 
-def _right(outcomes: Outcomes) -> Floats:
-    return np.asarray((outcomes.worst() == outcomes.labels).mean(axis=0), dtype=np.float64)
-
-
 def judged(outcomes: Outcomes, images: slice = _ALL) -> JudgedDraws:
     """Whether images are classified correctly under an attack, for paired tests.
 
@@ -251,5 +247,4 @@ def judged(outcomes: Outcomes, images: slice = _ALL) -> JudgedDraws:
         outcomes: The outcomes of the attack.
         images: Some of its images.
     """
-    right = outcomes.worst() == outcomes.labels
-    return JudgedDraws(right=right[:, images], shared=bool(outcomes.draws_shared))
+    return JudgedDraws(right=outcomes.worst_right[:, images], shared=bool(outcomes.draws_shared))

@@ -60,7 +60,7 @@ def second_attack(probe: ModelProbe, attack: Attack, *, images: int, allowed: fl
         ``None`` where it does not, and where the baseline leaves next to nothing.
     """
     outcomes = probe.baseline.outcomes
-    right = outcomes.worst() == outcomes.labels
+    right = outcomes.worst_right
     if right.mean() <= NEAR_ZERO * outcomes.clean_right.mean():
         return None
     if probe.randomized:

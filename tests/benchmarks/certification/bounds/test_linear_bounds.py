@@ -109,7 +109,7 @@ def interval_margins(relaxation: Relaxation, labels: Tensor) -> Tensor:
     layer = relaxation.network.operations[-1]
     box = relaxation.boxes[layer.inputs[0]]
     rows, image = margin_rows(relaxation.network, labels)
-    coefficients = rows.coefficients.flatten(1) @ layer.weight
+    coefficients = rows.coefficients.flatten(1) @ layer.layer.weight
     low, high = box.low.flatten(1)[image], box.high.flatten(1)[image]
     lowest = (
         torch.minimum(coefficients * low, coefficients * high).sum(1) + rows.coefficients.flatten(1) @ layer.layer.bias
