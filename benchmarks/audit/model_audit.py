@@ -53,7 +53,7 @@ _TIMED = 128
 _SECONDS_PER_CHECK = 0.025
 """What a check takes besides its passes, as measured on the digits."""
 
-_SHARE_OF_PASSES = 0.6
+_SHARE_OF_PASSES = 0.4
 """The usual share of the passes that are left where attacks stop on broken images."""
 
 
