@@ -277,8 +277,11 @@ def _check_card(entry: dict[str, Any]) -> dict[str, Any]:
     return {"kind": "check", "name": entry["name"], "summary": entry["text"], "description": description, **page}
 
 
-def _cost(attack: type[Attack]) -> dict[str, int] | None:
-    """Passes per unbroken image of ten classes; ``None`` if they are unknown or a parameter has no default."""
+def _cost(attack: type[Attack]) -> dict[str, Any] | None:
+    """Passes per unbroken image of ten classes; ``None`` if they are unknown or a parameter has no default.
+
+    For an attack that does no targeted restarts by default, ``restarted`` has those with two.
+    """
     from dataclasses import asdict
 
     from robustbench_cli.attacks.base.attack import Attack
@@ -287,7 +290,13 @@ def _cost(attack: type[Attack]) -> dict[str, int] | None:
     if not issubclass(attack, Attack) or any(entry.is_required() for entry in attack.model_fields.values()):
         return None
     cost = passes(attack())
-    return None if cost is None else asdict(cost)
+    if cost is None:
+        return None
+    restarts = attack.model_fields.get("targeted_restarts")
+    if restarts is None or restarts.default:
+        return asdict(cost)
+    restarted = passes(attack.from_parameters({"targeted_restarts": 2}, name=attack.__name__))
+    return asdict(cost) | ({} if restarted is None else {"restarted": asdict(restarted)})
 
 
 def _parameter(name: str, field: FieldInfo) -> dict[str, Any]:

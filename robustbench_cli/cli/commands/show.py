@@ -78,13 +78,21 @@ def _facts(entry: dict[str, Any]) -> dict[str, Any]:
     if entry["kind"] == "training":
         facts["written"] = "--set train.KEY=VALUE"
     if "cost" in entry:
-        forwards, backwards = entry["cost"]["forwards"], entry["cost"]["backwards"]
-        facts["cost"] = (
-            f"up to {forwards} forward / {backwards} backward passes per unbroken image of ten classes, times K with --eot K"
-        )
+        facts["cost"] = _cost_line(entry["cost"])
     if entry.get("parameters") == []:
         facts["parameters"] = "none"
     return facts | _suite_facts(entry)
+
+
+def _cost_line(cost: dict[str, Any]) -> str:
+    """The passes of an attack."""
+    line = (
+        f"up to {cost['forwards']} forward / {cost['backwards']} backward passes per unbroken image of ten classes, times K with "
+        "--eot K"
+    )
+    if restarted := cost.get("restarted"):
+        line += f"; {restarted['forwards']} / {restarted['backwards']} with targeted_restarts=2"
+    return line
 
 
 def _suite_facts(entry: dict[str, Any]) -> dict[str, Any]:
