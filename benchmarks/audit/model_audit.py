@@ -34,7 +34,7 @@ from robustbench_cli.benchmarks.audit.verdict import Audited, LeftOut, by_severi
 from robustbench_cli.benchmarks.devices import current
 from robustbench_cli.benchmarks.evaluation.checks import IN_EVALUATION, finding_or_failure, load_checks_at
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget, Finding
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget, Finding, UndecidedError
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import Attacked, ModelProbe
 from robustbench_cli.benchmarks.evaluation.evaluate import copy_of, evaluate
 from robustbench_cli.benchmarks.evaluation.pass_settings import measured_on
@@ -233,13 +233,16 @@ def _seconds_per_pass(probe: ModelProbe) -> float:
 
 def run_check(
     check: Check, probe: ModelProbe, *, keep: Callable[[JudgedDraws], None] = lambda _: None
-) -> Finding | None:
+) -> Finding | LeftOut | None:
     """What a check finds in a model; its error is a finding too.
 
     Args:
         check: The check.
         probe: The model and the images.
         keep: Called with what the check keeps for comparisons with rows; see :meth:`~.check.Check.outcomes_for_rows`.
+
+    Returns:
+        Why it was left out, where it cannot decide; ``None`` if nothing speaks against the model.
     """
 
     def look() -> Finding | None:
@@ -248,7 +251,10 @@ def run_check(
             keep(outcomes)
         return check.finding_in_model(probe)
 
-    return finding_or_failure(check, look)
+    try:
+        return finding_or_failure(check, look)
+    except UndecidedError as undecided:
+        return LeftOut(check=check.name, reason=str(undecided))
 
 
 @checked_keywords
@@ -295,9 +301,9 @@ def audit(
         plan = ModelAuditPlan.of(probe)
         found = {check.name: run_check(check, probe) for check in plan.checks}
     return Audited(
-        findings=by_severity(finding for finding in found.values() if finding is not None),
+        findings=by_severity(finding for finding in found.values() if isinstance(finding, Finding)),
         passed=tuple(sorted(name for name, finding in found.items() if finding is None)),
-        left_out=tuple(plan.left_out),
+        left_out=(*plan.left_out, *(entry for entry in found.values() if isinstance(entry, LeftOut))),
         budget=budget,
     )
 

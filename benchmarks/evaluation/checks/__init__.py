@@ -11,6 +11,7 @@ from collections.abc import Callable
 from importlib.abc import InspectLoader
 from typing import TYPE_CHECKING
 
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import UndecidedError
 from robustbench_cli.core.errors import one_line
 from robustbench_cli.core.registry import Registry
 
@@ -86,9 +87,14 @@ def finding_or_failure(check: Check, look: Callable[[], Finding | None]) -> Find
     Args:
         check: The check.
         look: Calls the method of the check.
+
+    Raises:
+        UndecidedError: The check cannot decide.
     """
     try:
         return look()
+    except UndecidedError:
+        raise
     except Exception as error:
         _logger.warning("the check %s failed", check.name, exc_info=True)
         return registry.load(FAILED)(FAILED).finding(f"{check.name} failed: {one_line(error)}")  # type: ignore[no-any-return]

@@ -21,7 +21,7 @@ from robustbench_cli.benchmarks.evaluation.checks.base.binarized_model import (
     last_layer,
 )
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Severity
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Severity, UndecidedError
 from robustbench_cli.benchmarks.evaluation.checks.base.measurements import is_repeatable, model_logits
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import Attacked, ModelProbe
 
@@ -93,9 +93,9 @@ class Binarization(Check):
 
     def finding_in_model(self, probe: ModelProbe) -> Finding | None:
         if not is_repeatable(probe.measured):
-            return None
+            raise UndecidedError("the seed does not control the draws of the model")
         test = binarization_test(probe)
-        if test is None or _probability(test) >= _LEVEL:
+        if _probability(test) >= _LEVEL:
             return None
         return self.finding(
             f"{probe.baseline_name} breaks {test.broken} of {test.images} images that have an adversarial point by construction "
@@ -128,23 +128,23 @@ def _probability(test: BinarizationTest) -> float:
     return float(bdtr(test.broken, test.images, _EXPECTED))
 
 
-def binarization_test(probe: ModelProbe) -> BinarizationTest | None:
+def binarization_test(probe: ModelProbe) -> BinarizationTest:
     """Runs the test with the baseline attack of a probe.
 
     Args:
         probe: The model and the images.
 
-    Returns:
-        ``None`` if there are fewer than eight images whose points a linear classifier of the features can tell apart.
+    Raises:
+        UndecidedError: There are fewer than eight images whose points a linear classifier of the features can tell apart.
     """
     numbers = _separate_images(probe)
     model = copy.deepcopy(probe.fresh) if probe.fresh is not None else probe.model
-    features = Features(model, last_layer(model, probe.images[:2])).eval()
+    features = Features(model, last_layer(model, probe.images[:8])).eval()
     measured = MeasuredModel(features, probe.measured.images, probe.measured.size)
     built = [(number, *_build(probe, measured, number)) for number in numbers]
     built = [entry for entry in built if entry[1].separates]
     if len(built) < _LEAST:
-        return None
+        raise UndecidedError(_too_few(len(built), len(numbers)))
     images = probe.images[[entry[0] for entry in built]]
     binarized = BinarizedModel(features, images, probe.norm, [entry[1] for entry in built]).eval()
     boundary, random = torch.stack([entry[2] for entry in built]), torch.stack([entry[3] for entry in built])
@@ -158,7 +158,7 @@ def binarization_test(probe: ModelProbe) -> BinarizationTest | None:
     result = run(images, attack=True).outcomes
     usable = ((run(boundary, attack=False).outcomes.clean == 1).mean(0) > 0.5) & ((result.clean == 0).mean(0) > 0.5)
     if usable.sum() < _LEAST:
-        return None
+        raise UndecidedError(_too_few(int(usable.sum()), len(numbers)))
     shares = (result.worst() == 1).mean(0)[usable]
     random_shares = (run(random, attack=False).outcomes.clean == 1).mean(0)[usable]
     return BinarizationTest(
@@ -167,6 +167,10 @@ def binarization_test(probe: ModelProbe) -> BinarizationTest | None:
         success_rate=float(shares.mean()),
         random_success_rate=float(random_shares.mean()),
     )
+
+
+def _too_few(usable: int, tried: int) -> str:
+    return f"a linear classifier of the features tells the points of {usable} of {tried} images apart, and {_LEAST} are needed"
 
 
 def _separate_images(probe: ModelProbe) -> list[int]:

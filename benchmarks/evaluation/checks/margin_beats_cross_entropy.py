@@ -8,7 +8,7 @@ from robustbench_cli.attacks.cw_pgd import CWPGD
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Need, Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
-from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import second_attack
+from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import second_attack, second_attack_passes
 
 __all__ = ["MarginBeatsCrossEntropy"]
 
@@ -51,7 +51,7 @@ class MarginBeatsCrossEntropy(Check):
         return self.finding(f"PGD on the margin {stronger.evidence}", severity=self.severity, **stronger.figures)
 
     def passes(self, probe: ModelProbe) -> int:
-        return probe.passes_of(_attack(probe), probe.second_attack_images)
+        return second_attack_passes(probe, _attack(probe), images=probe.second_attack_images)
 
 
 def _attack(probe: ModelProbe) -> CWPGD:

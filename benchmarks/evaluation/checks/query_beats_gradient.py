@@ -44,7 +44,7 @@ class QueryBeatsGradient(Check):
         "models) at level 0.01 with Holm's correction for all such attacks. In a cascade: it breaks more than 5 % of the images "
         "that the others left, by the lower end of the 95 % confidence interval. In a model: Square breaks more than 10 % of the "
         "images that the baseline PGD left, by an exact binomial test at level 0.001; or for a randomized model, it leaves fewer "
-        "of the same images, by a paired test at that level."
+        "of the same images, by a paired test at that level; it stops after 50 images of which it does not."
     )
     why: ClassVar[str] = (
         "An attack with gradients has more information. If it is the weaker one, the gradients are masked, or "
@@ -95,7 +95,9 @@ class QueryBeatsGradient(Check):
         )
 
     def passes(self, probe: ModelProbe) -> int:
-        return probe.passes_of(_square(probe), probe.second_attack_images)
+        from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import second_attack_passes
+
+        return second_attack_passes(probe, _square(probe), images=probe.second_attack_images)
 
     def _in_cascade(self, threat: Threat) -> Finding | None:
         """A finding where the attacks of a cascade that use no gradients break many of the images that the others left."""

@@ -9,7 +9,12 @@ from robustbench_cli.attacks.base.gradients.straight_through import StraightThro
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
-from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import PGDOnSurrogate, Stronger, second_attack
+from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import (
+    PGDOnSurrogate,
+    Stronger,
+    second_attack,
+    second_attack_passes,
+)
 
 __all__ = ["SurrogateBeats"]
 
@@ -68,7 +73,7 @@ class SurrogateBeats(Check):
         return second_attack(probe, _attack(probe, surrogate), images=probe.second_attack_images, allowed=_ALLOWED)
 
     def passes(self, probe: ModelProbe) -> int:
-        return 1 + probe.passes_of(_attack(probe, None), probe.second_attack_images)
+        return 1 + second_attack_passes(probe, _attack(probe, None), images=probe.second_attack_images)
 
 
 def _attack(probe: ModelProbe, surrogate: StraightThrough | None) -> PGDOnSurrogate:

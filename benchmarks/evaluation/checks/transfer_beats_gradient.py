@@ -12,7 +12,11 @@ from robustbench_cli.attacks.base.rng import seed_from, seed_generators
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Need, Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
-from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import PGDOnSurrogate, second_attack
+from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import (
+    PGDOnSurrogate,
+    second_attack,
+    second_attack_passes,
+)
 
 __all__ = ["TransferBeatsGradient"]
 
@@ -58,7 +62,7 @@ class TransferBeatsGradient(Check):
         return self.finding(f"PGD on another network {stronger.evidence}", severity=self.severity, **stronger.figures)
 
     def passes(self, probe: ModelProbe) -> int:
-        return probe.passes_of(_attack(probe, None), probe.second_attack_images)
+        return second_attack_passes(probe, _attack(probe, None), images=probe.second_attack_images)
 
 
 def _attack(probe: ModelProbe, surrogate: nn.Module | None) -> PGDOnSurrogate:

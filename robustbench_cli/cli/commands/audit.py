@@ -272,6 +272,7 @@ def _run_missing(probe: ModelProbe, target: AuditTarget, store: Path, shown: con
     """Runs the checks of an audit that the store does not have, and stores what they find."""
     from robustbench_cli.benchmarks.audit import records
     from robustbench_cli.benchmarks.audit.model_audit import ModelAuditPlan, expected_seconds, passes_of, run_check
+    from robustbench_cli.benchmarks.audit.verdict import LeftOut
     from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
     from robustbench_cli.benchmarks.devices import device_name
     from robustbench_cli.cli.descriptions import duration
@@ -291,10 +292,11 @@ def _run_missing(probe: ModelProbe, target: AuditTarget, store: Path, shown: con
     for check in missing:
         started = time.perf_counter()
         kept: list[JudgedDraws] = []
-        finding = run_check(check, probe, keep=kept.append)
+        found = run_check(check, probe, keep=kept.append)
         outcomes = records.StoredDraws.of(probe.baseline_name, kept[0]) if kept else None
         seconds = time.perf_counter() - started
-        records.write(store, record(check=check.name, finding=finding, outcomes=outcomes, seconds=seconds))
+        result = {"left_out": found.reason} if isinstance(found, LeftOut) else {"finding": found}
+        records.write(store, record(check=check.name, **result, outcomes=outcomes, seconds=seconds))
         bar.advance()
     for entry in plan.left_out:
         records.write(store, record(check=entry.check, left_out=entry.reason))

@@ -17,7 +17,7 @@ from robustbench_cli.benchmarks.audit.model_audit import (
     run_check,
 )
 from robustbench_cli.benchmarks.evaluation.checks import load_checks_at
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding
 from robustbench_cli.benchmarks.evaluation.checks.not_converged import NotConverged
 from robustbench_cli.core.errors import UserError
 
@@ -144,5 +144,13 @@ def test_an_error_of_a_check_loses_no_audit(
         assert isinstance(probe.baseline_attack, PGD)
         (check,) = [check for check in load_checks_at("finding_in_model") if check.name == "not-converged"]
         found = run_check(check, probe)
-    assert found is not None
+    assert isinstance(found, Finding)
     assert (found.check, found.evidence) == ("check-failed", "not-converged failed: RuntimeError: no way")
+
+
+def test_a_check_that_cannot_decide_is_left_out(model: nn.Sequential, images: Tensor) -> None:
+    """With the reason: of seven images the binarization test can use fewer than eight."""
+    audited = audit(model, images[:7], model(images[:7]).argmax(1), eps=0.01)
+    (entry,) = [entry for entry in audited.left_out if entry.check == "binarization"]
+    assert entry.reason.endswith("of 7 images apart, and 8 are needed")
+    assert "binarization" not in audited.passed

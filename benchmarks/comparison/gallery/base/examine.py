@@ -84,7 +84,7 @@ def audited(
     options = AuditOptions(norm="linf", eps=EPS, budget=budget, seed=seed, device=torch.device("cpu"))
     try:
         with probe_of(model, images, labels, options, training=training) as probe:
-            found = [run_check(check, probe) for check in ModelAuditPlan.of(probe).checks]
+            results = [run_check(check, probe) for check in ModelAuditPlan.of(probe).checks]
             group = RowGroup(
                 dataset="digits", model="gallery", checkpoint="", norm="linf", rows=_rows(probe), audited=budget
             )
@@ -92,12 +92,12 @@ def audited(
     except UserError as error:
         refused = Finding(check=_REFUSED, severity="broken", evidence=one_line(error))
         return Audited({_REFUSED: refused}, float("nan"))
-    found += [
+    results += [
         finding_or_failure(check, lambda check=check: check.finding_in_rows(group))  # type: ignore[misc]
         for check in load_checks_at("finding_in_rows")
         if check.name != _OF_THE_SLICE
     ]
-    return Audited({finding.check: finding for finding in found if finding is not None}, baseline)
+    return Audited({found.check: found for found in results if isinstance(found, Finding)}, baseline)
 
 
 def images_for(model: nn.Module, images: Tensor) -> int:

@@ -21,16 +21,28 @@ _SCALE = 5.0
 """The logit of a mean inner point. The cross-entropy does not vanish there."""
 
 
+_PASSES = 4
+"""The passes in which the last layer must be the same."""
+
+
 def last_layer(model: nn.Module, images: Tensor) -> str | None:
-    """The name of the linear layer whose output is the output of the model.
+    """The name of the linear layer whose output is the output of the model in several passes.
 
     Args:
         model: The model.
-        images: ``(N, C, H, W)``, a few.
+        images: ``(N, C, H, W)``, a few. A model that selects the layer of each row at random, such as HRS, takes several
+            layers for these.
 
     Returns:
         ``None`` if there is none, or if its input has no graph to the images.
     """
+    with preserve_generators():
+        names = {_last_layer_of_a_pass(model, images) for _ in range(_PASSES)}
+    return names.pop() if len(names) == 1 else None
+
+
+def _last_layer_of_a_pass(model: nn.Module, images: Tensor) -> str | None:
+    """See :func:`last_layer`."""
     passes: dict[str, tuple[Tensor, Tensor]] = {}
     handles = [
         module.register_forward_hook(lambda _, args, output, name=name: passes.update({name: (args[0], output)}))
@@ -38,7 +50,7 @@ def last_layer(model: nn.Module, images: Tensor) -> str | None:
         if isinstance(module, nn.Linear)
     ]
     try:
-        with torch.enable_grad(), preserve_generators():
+        with torch.enable_grad():
             leaf = images.clone().requires_grad_()
             logits = model(leaf)
     finally:

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
-__all__ = ["BUDGETS", "Budget", "Finding", "Need", "Severity"]
+__all__ = ["BUDGETS", "Budget", "Finding", "Need", "Severity", "UndecidedError"]
 
 Severity = Literal["suspicious", "broken"]
 """``"broken"``: the robust accuracy is not to be believed. ``"suspicious"``: it may be overstated."""
@@ -21,6 +21,10 @@ Need = Literal["baseline", "gradients", "logits", "trace", "training"]
 """What a check uses of a :class:`~.model_probe.ModelProbe` besides the model: the evaluation of the baseline attack, input
 gradients, the logits of the images, the trace of a gradient attack, or the training images.
 """
+
+
+class UndecidedError(Exception):
+    """Raised by a check that cannot decide; its message is the reason. The check counts as left out, not as passed."""
 
 
 class Finding(BaseModel):

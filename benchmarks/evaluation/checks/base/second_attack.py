@@ -14,7 +14,10 @@ from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelP
 from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO, judged
 from robustbench_cli.benchmarks.evaluation.statistics.paired import compare_paired
 
-__all__ = ["PGDOnSurrogate", "Stronger", "second_attack"]
+__all__ = ["PGDOnSurrogate", "Stronger", "second_attack", "second_attack_passes"]
+
+_FIRST_PART = 50
+"""The images of a randomized model after which a second attack stops unless it breaks more on them."""
 
 _LEVEL = 0.001
 """The probability of a false alarm, if the second attack breaks no more than what is allowed."""
@@ -48,7 +51,9 @@ def second_attack(probe: ModelProbe, attack: Attack, *, images: int, allowed: fl
     On a deterministic model it runs on images that the baseline left. An exact binomial test at level 0.001 asks whether it
     breaks more than ``allowed`` of them. On a randomized model the images that the baseline left in some draws are a biased
     selection, so it runs on the first images whether they are broken or not, and a paired test at level 0.001 on the same
-    held-out draws asks whether it leaves less.
+    held-out draws asks whether it leaves less. First it runs on 50 images, and stops there if it does not leave less. This
+    adds no false alarm, and it misses few of the gaps that the test can find: of 100 images the second attack must break 11 to 13
+    more, and none of these is among 50 with a probability below 0.001.
 
     Args:
         probe: The model and the images.
@@ -64,10 +69,13 @@ def second_attack(probe: ModelProbe, attack: Attack, *, images: int, allowed: fl
     if right.mean() <= NEAR_ZERO * outcomes.clean_right.mean():
         return None
     if probe.randomized:
-        rows = torch.arange(min(images, len(probe)))
-        before, after = judged(outcomes, slice(len(rows))), judged(probe.evaluate(attack, rows).outcomes)
-        comparison = compare_paired(before, after)
-        if comparison.difference <= 0 or comparison.p_value >= _LEVEL:
+        count = min(images, len(probe))
+        for rows in map(torch.arange, _parts(probe, count)):
+            before, after = judged(outcomes, slice(len(rows))), judged(probe.evaluate(attack, rows).outcomes)
+            comparison = compare_paired(before, after)
+            if comparison.difference <= 0:
+                return None
+        if comparison.p_value >= _LEVEL:
             return None
         return Stronger(
             f"leaves {after.accuracy:.3f} of {len(rows)} images, and {probe.baseline_name} leaves {before.accuracy:.3f}",
@@ -82,6 +90,22 @@ def second_attack(probe: ModelProbe, attack: Attack, *, images: int, allowed: fl
         f"breaks {broken} of {len(rows)} images that {probe.baseline_name} left",
         {"broken": broken, "left": len(rows)},
     )
+
+
+def second_attack_passes(probe: ModelProbe, attack: Attack, *, images: int) -> int:
+    """The cost of :func:`second_attack`; see :meth:`~.check.Check.passes`.
+
+    Args:
+        probe: The model and the images.
+        attack: The second attack.
+        images: The most images on which it runs.
+    """
+    return sum(probe.passes_of(attack, count) for count in _parts(probe, min(images, len(probe))))
+
+
+def _parts(probe: ModelProbe, images: int) -> list[int]:
+    """The numbers of images on which a second attack runs one after the other."""
+    return [_FIRST_PART, images] if probe.randomized and images > _FIRST_PART else [images]
 
 
 def _upper_tail(successes: int, trials: int, share: float) -> float:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -54,6 +56,26 @@ def test_the_last_layer_is_the_one_whose_output_is_that_of_the_model(network: nn
     assert last_layer(Cut(), images) is None
     assert last_layer(Cut().requires_grad_(), images) is None
     network.requires_grad_(False)
+
+
+def test_a_layer_that_not_every_pass_ends_with_is_not_the_last_one(network: nn.Module, images: Tensor) -> None:
+    """Nor is one that some rows take only; the generators are as they were."""
+
+    class Switching(nn.Module):
+        def __init__(self, *, rows: bool) -> None:
+            super().__init__()
+            self.networks, self.rows = nn.ModuleList([network, copy.deepcopy(network)]), rows
+
+        def forward(self, images: Tensor) -> Tensor:
+            first, second = (chosen(images) for chosen in self.networks)
+            drawn = torch.rand((len(images), 1) if self.rows else ()) < 0.5
+            return first.where(drawn, 2 * second)
+
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    assert last_layer(Switching(rows=True), images) is None
+    assert last_layer(Switching(rows=False), images) is None
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_each_row_has_the_classifier_of_the_nearest_image(network: nn.Module, images: Tensor) -> None:

@@ -9,7 +9,11 @@ from robustbench_cli.attacks.base.gradients.source import GradientSource
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.attacks.base.threat import Threat
 from robustbench_cli.attacks.pgd import PGD
-from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import PGDOnSurrogate, second_attack
+from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import (
+    PGDOnSurrogate,
+    second_attack,
+    second_attack_passes,
+)
 
 from ..conftest import MakeProbe
 
@@ -67,6 +71,44 @@ def test_draws_are_compared_on_the_same_images(make_probe: MakeProbe, std: float
 
     probe = make_probe(Noisy(), IMAGES, LABELS, eps=0.1, budget="quick")
     assert (second_attack(probe, Knowing(known=100), images=50, allowed=0.1) is not None) == stronger
+
+
+class Coarse(nn.Module):
+    """Two classes by one noisy pixel, without a gradient."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixel = images[:, 0, 0, 0] + 0.02 * torch.randn(len(images))
+        return torch.stack([pixel - 0.45, 0.45 - pixel], 1).sign().detach() + 0 * images.sum((1, 2, 3))[:, None]
+
+
+@pytest.mark.parametrize(("known", "stronger"), [(8, False), (14, True)])
+def test_the_smallest_gap_that_is_found_on_a_randomized_model(
+    make_probe: MakeProbe, known: int, stronger: bool
+) -> None:
+    """Of 100 images; a sign test needs 11 images for a p-value below 0.001, and the interval of the difference 13."""
+    probe = make_probe(Coarse(), IMAGES, LABELS, eps=0.1, budget="quick")
+    assert (second_attack(probe, Knowing(known=known), images=100, allowed=0.1) is not None) == stronger
+
+
+def test_an_attack_that_is_no_better_on_the_first_images_stops(
+    make_probe: MakeProbe,
+) -> None:
+    """The announced cost is that of both parts."""
+    probe = make_probe(Coarse(), IMAGES, LABELS, eps=0.1, budget="quick")
+    sizes: list[int] = []
+
+    class Counting(Knowing):
+        def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
+            sizes.append(len(images))
+            return super().run(source, images, labels, threat, random)
+
+    for known, expected in ((0, 50), (12, 150)):
+        sizes.clear()
+        second_attack(probe, Counting(known=known), images=100, allowed=0.1)
+        assert sum(sizes) == expected
+    attack = PGD(steps=5)
+    assert second_attack_passes(probe, attack, images=100) == probe.passes_of(attack, 150)
+    assert second_attack_passes(probe, attack, images=40) == probe.passes_of(attack, 40)
 
 
 def test_the_surrogate_gives_the_gradients(make_probe: MakeProbe) -> None:
