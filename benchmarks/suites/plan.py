@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,9 +45,14 @@ from robustbench_cli.benchmarks.suites.suite import (
     unsupported_norm,
     usual_norm,
 )
-from robustbench_cli.benchmarks.training.model_cache import ModelCache, require_class_order, require_classes
+from robustbench_cli.benchmarks.training.model_cache import (
+    ModelCache,
+    numbering_hint,
+    require_class_order,
+    require_classes,
+)
 from robustbench_cli.benchmarks.training.train import Training
-from robustbench_cli.core.errors import UserError, did_you_mean
+from robustbench_cli.core.errors import Notice, UserError, did_you_mean
 from robustbench_cli.defenses import registry as defenses
 from robustbench_cli.defenses.base.decision_rules import DecisionRule
 from robustbench_cli.defenses.base.training.recipe import Recipe
@@ -423,16 +429,22 @@ def _base(
         require_class_order(metadata.class_names, data, where=str(entry.checkpoint))
         names = entry.class_names or (model.class_names if model is not None else None)
         config = config_for(name, class_names=names, data_names=data.class_names)
-        return open_defended_model(
-            entry.checkpoint,
-            named=named,
-            model=name,
-            classes=classes or published or data.classes,
-            mean=entry.mean or (model.mean if model is not None else None),
-            std=entry.std or (model.std if model is not None else None),
-            shape=data.shape,
+        arguments: dict[str, Any] = {
+            "model": name,
+            "classes": classes or published or data.classes,
+            "mean": entry.mean or (model.mean if model is not None else None),
+            "std": entry.std or (model.std if model is not None else None),
+            "shape": data.shape,
             **({"config": config} if config else {}),
-        )
+        }
+        if classes is not None and classes > data.classes and (hint := numbering_hint(data)):
+            message = f"{entry.checkpoint} has {classes:,} classes, {data.name} has {data.classes:,}{hint}"
+            warnings.warn(message, Notice, stacklevel=2)
+        try:
+            return open_defended_model(entry.checkpoint, named=named, **arguments)
+        except UserError as error:
+            # --classes alone would let the weights meet labels that are numbered otherwise.
+            raise UserError(f"{error}{numbering_hint(data)}") if "give --classes" in str(error) else error from None
 
 
 def _decision_rules(config: SuiteConfig) -> list[DecisionRule | None]:

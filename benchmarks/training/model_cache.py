@@ -32,7 +32,13 @@ from robustbench_cli.benchmarks.datasets.base.slice import first_examples
 from robustbench_cli.benchmarks.datasets.base.split import Split
 from robustbench_cli.benchmarks.devices import current, keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.models import registry as models
-from robustbench_cli.benchmarks.models.base.build import build_untrained, default_model, is_trained, require_fit
+from robustbench_cli.benchmarks.models.base.build import (
+    build_untrained,
+    default_model,
+    is_trained,
+    require_fit,
+    says_if_trained,
+)
 from robustbench_cli.benchmarks.models.base.source import config_for, model_source
 from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.training.train import Training, cached_checkpoint, train, untrained
@@ -43,7 +49,7 @@ from robustbench_cli.defenses.base.training.processes import Processes
 from robustbench_cli.defenses.base.training.recipe import Recipe
 from robustbench_cli.defenses.base.training.trainer import TrainingProgress
 
-__all__ = ["TRAINING_PAUSE", "ModelCache", "require_class_order", "require_classes"]
+__all__ = ["TRAINING_PAUSE", "ModelCache", "numbering_hint", "require_class_order", "require_classes"]
 
 HASHED_IMAGES = 1000
 """The number of training images that are hashed; reading all images of a folder could take minutes."""
@@ -141,10 +147,26 @@ class ModelCache:
         )
         # A data set that nothing is learned from need not have training examples.
         return (
-            training.model_copy(update={"data": _hash_of(data.split("train"))})
+            training.model_copy(update={"data": _hash_of(self._examples_for(training))})
             if training.learns_after(None)
             else training
         )
+
+    def _examples_for(self, training: Training) -> Split:
+        """The training examples.
+
+        Raises:
+            UserError: The model cannot be built, or there are no training examples.
+        """
+        try:
+            return self.data.split("train")
+        except UserError as error:
+            # An error of the user's own model comes before what its training lacks.
+            untrained(training, data_dir=self.data_dir)
+            if training.base is not None or is_trained(training.model):
+                raise
+            hint = "" if says_if_trained(training.model) else ", or set trained = True on a model that loads its own"
+            raise UserError(f"{error}; to attack weights that exist, give --checkpoint{hint}") from error
 
     def _network(
         self,
@@ -353,13 +375,32 @@ def require_classes(classes: int, data: Dataset, *, where: str, declared: int | 
     if data.classes_inferred and classes > data.classes and declared is None:
         raise UserError(
             f"{where} has {classes:,} classes, and the labels of {data.name} reach only to {data.classes - 1:,}: if they are "
-            f"numbers of its classes, give --classes {classes}; else number them as the weights do"
+            f"numbers of its classes, give --classes {classes}; else number them as the weights do{numbering_hint(data)}"
         )
     if not data.allows_classes(classes):
         raise UserError(
             f"{where} has {classes:,} classes, {data.name} has {data.classes:,}: give weights that were trained on "
-            f"{data.classes:,} classes, or the data set of theirs"
+            f"{data.classes:,} classes, or the data set of theirs{numbering_hint(data)}"
         )
+
+
+def numbering_hint(data: Dataset) -> str:
+    """How a data set numbers its classes, as the end of a message about a model with another number of them.
+
+    Args:
+        data: The data set; of one whose classes have fixed numbers, such as ``cifar10``, nothing is said.
+    """
+    if data.classes_inferred:
+        lowest = int(data.split("test").labels.min())
+        return f"; its labels are {lowest} to {data.classes - 1}, and labels begin at 0" if lowest == 1 else ""
+    if not data.name.startswith("imagefolder") or not data.class_names:
+        return ""
+    numbers = ", ".join(f"{name} {number}" for number, name in enumerate(data.class_names[:3]))
+    more = ", …" if len(data.class_names) > 3 else ""
+    return (
+        f"; {data.name} numbers its classes in alphabetical order ({numbers}{more}): if the model numbers them otherwise, "
+        "give a labels.csv with its numbers"
+    )
 
 
 def require_class_order(names: Sequence[str], data: Dataset, *, where: str) -> None:

@@ -29,6 +29,8 @@ _MEAN = re.compile(r"_?((?:\w+_)?)(?:mean|means|mu)")
 _STD = re.compile(r"_?((?:\w+_)?)(?:std|stds|stddev|sd|sds|sigma)")
 _MEASURES = re.compile(r"(?:^|_)(?:acc|accuracy|auroc|confmat|criterion|f1|loss|metrics?)(?:_|\d|$)")
 """Modules that only a training or its protocol uses: Lightning saves them beside the network."""
+_POSITIONS = re.compile(r"pos_embed|position_embed|relative_position")
+"""Parameters of vision transformers whose shapes depend on the size of the images."""
 _MOST_CANDIDATES = 100
 """The most copies of the network in one state dict that are compared: the time grows with the square of their number."""
 
@@ -122,6 +124,10 @@ def _way_out(candidate: _Candidate, expected: Mapping[str, Tensor]) -> str:
         candidate: The nearest one.
         expected: The state dict of the model.
     """
+    wrong = [name for name, tensor in candidate.tensors.items() if tensor.shape != expected[name].shape]
+    complete = not (candidate.missing or candidate.unexpected)
+    if complete and wrong and all(_POSITIONS.search(name) for name in wrong):
+        return "its position embeddings are for images of another size: give --image-size, the one of its training"
     shapes = [(tensor.shape, expected[name].shape) for name, tensor in candidate.tensors.items()]
     differing = [(in_file, in_model) for in_file, in_model in shapes if in_file != in_model]
     classes = {in_file[0] for in_file, in_model in differing if in_file[1:] == in_model[1:]}
@@ -130,7 +136,7 @@ def _way_out(candidate: _Candidate, expected: Mapping[str, Tensor]) -> str:
         for in_file, in_model in differing
         if len(in_file) == 4 and in_file[1] in {1, 3} and (in_file[0], *in_file[2:]) == (in_model[0], *in_model[2:])
     ]
-    only_these = not (candidate.missing or candidate.unexpected or len(differing) > 3)
+    only_these = complete and len(differing) <= 3
     options = [f"--channels {channels} for its images" for channels in first]
     options += [f"--classes {number}" for number in classes]
     if options and only_these and len(first) <= 1 and len(classes) <= 1:

@@ -245,7 +245,9 @@ def _as_dataset(name: str, known: Sequence[str]) -> str | None:
     """A path to data with its prefix."""
     if name.casefold().endswith(".npz") and "npz" in known:
         return f"'npz:{name}'"
-    if ("/" in name or name in {".", "..", "~"}) and "imagefolder" in known:
+    if name.casefold().endswith(".tar") and "webdataset" in known:
+        return f"'webdataset:{name}'"
+    if ("/" in name or name in {".", "..", "~"} or Path(name).is_dir()) and "imagefolder" in known:
         return f"'imagefolder:{name}'"
     return None
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torchvision
 
@@ -104,6 +106,15 @@ def test_names_of_other_libraries(kind: str, name: str, suggestion: str) -> None
     with pytest.raises(UserError) as refusal:
         REGISTRIES[kind].load(name)
     assert str(refusal.value) == f"unknown {kind} '{name}': did you mean {suggestion}?"
+
+
+def test_data_files_of_the_user_get_their_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder without a slash in its name is one where it exists."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flat").mkdir()
+    for name, meant in (("flat", "imagefolder:flat"), ("val-000.tar", "webdataset:val-000.tar")):
+        with pytest.raises(UserError, match=f"did you mean '{meant}'"):
+            datasets.load(name)
 
 
 @pytest.mark.parametrize("name", ["capsule-network", "neural_ode"])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -76,6 +77,15 @@ def test_other_channels_or_classes(channels: int, classes: int, way_out: str) ->
     """The line names the option, if nothing else differs."""
     with pytest.raises(UserError, match=f": {way_out}$"):
         fill(convolutional(1, 10), convolutional(channels, classes).state_dict(), Path("a.pt"), spec="x")
+
+
+def test_position_embeddings_of_another_image_size() -> None:
+    """Where a vision transformer of timm differs in nothing else, the line names the image size."""
+    small, large = (timm.create_model("test_vit", img_size=size).state_dict() for size in (32, 64))
+    model = timm.create_model("test_vit", img_size=32)
+    with pytest.raises(UserError, match=": its position embeddings are for images of another size: give --image-size"):
+        fill(model, large, Path("a.pt"), spec="x")
+    assert not fill(model, small, Path("a.pt"), spec="x").message
 
 
 def scaled(factor: float) -> dict[str, Tensor]:
