@@ -25,8 +25,7 @@ __all__ = ["show"]
 @click.argument("kind", type=OneOf(SHOWN), metavar="|".join(SHOWN))
 @click.argument("name", required=False, metavar="NAME", shell_complete=complete_shown_name)
 @output_format("table", "json")
-@click.pass_context
-def show(context: click.Context, kind: str, name: str | None, output_format: str) -> None:
+def show(kind: str, name: str | None, output_format: str) -> None:
     """Show every parameter, its default, the norms and the source paper of NAME.
 
     NAME is a name of "advdef list", package.module:object or path/to/file.py:object. "advdef show training" takes no name:
@@ -37,7 +36,7 @@ def show(context: click.Context, kind: str, name: str | None, output_format: str
             raise UserError(f"advdef show training takes no name: leave out '{name}'")
         name = "train"
     if name is None:
-        raise click.MissingParameter(ctx=context, param=context.command.params[1])
+        raise UserError(f"advdef show {kind}: give NAME, a name of 'advdef list {kind}s'")
     entry = card(kind, name)
     if output_format == "json":
         console.report(json.dumps(entry, indent=2))

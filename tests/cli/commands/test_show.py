@@ -136,7 +136,7 @@ def test_the_condition_of_an_attack_is_told(advdef: Callable[..., Any]) -> None:
             "advdef show: unknown kind 'paper' (choose from attack, defense, dataset, model, corruption, suite, check, training)",
         ),
         (["training", "hrs"], "advdef show training takes no name: leave out 'hrs'"),
-        (["attack"], "advdef show: give NAME"),
+        (["check"], "advdef show check: give NAME, a name of 'advdef list checks'"),
     ],
 )
 def test_names_that_are_unknown(advdef: Callable[..., Any], words: list[str], line: str) -> None:
