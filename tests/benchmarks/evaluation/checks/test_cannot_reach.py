@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustbench_cli.attacks.apgd_ce import APGDCE
+from robustbench_cli.attacks.base.attack import Attack
+from robustbench_cli.attacks.ddn import DDN
+from robustbench_cli.attacks.fgsm import FGSM
+from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.attacks.square import Square
+from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
+
+SHORT = PGD(steps=10, step_size=2 / 255, random_start=False)
+
+
+class Firm(nn.Module):
+    """A network that is always sure of class 0 by far, and gives gradients."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 0.01 * self.network(images) + 100 * nn.functional.one_hot(torch.zeros(len(images)).long(), 10)
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm", "eps", "raised"),
+    [
+        # Ten steps of 2/255 move a pixel by at most 20/255 = 0.078.
+        (SHORT, "linf", 0.1, True),
+        (SHORT, "linf", 0.078, False),
+        (SHORT, "linf", 0.0, False),
+        (SHORT, "l2", 1.0, True),
+        (SHORT, "l2", 0.1, False),
+        (PGD(steps=5), "linf", 0.1, False),
+        (PGD(steps=5), "linf", 2 / 255, False),
+        (PGD(steps=5), "l2", 2.0, False),
+        (FGSM(), "linf", 0.1, False),
+        (APGDCE(steps=5), "linf", 0.1, False),
+        (APGDCE(steps=5), "l2", 2.0, False),
+        (Square(queries=20), "linf", 0.1, False),
+        (DDN(steps=3), "l2", 2.0, False),
+    ],
+)
+def test_steps_that_are_too_short_for_the_radius_are_flagged(
+    network: nn.Module, images: Tensor, attack: Attack, norm: str, eps: float, raised: bool
+) -> None:
+    """By how far the steps can go together, on a model that nothing breaks."""
+    found = evaluate(Firm(network), images, torch.zeros(8).long(), attack=attack, norm=norm, eps=eps)
+    assert found.summary["robust_accuracy"] == 1
+    assert ("cannot-reach" in found.flags) == raised
+
+
+def test_an_attack_that_stops_on_broken_images_is_not_flagged(network: nn.Module, images: Tensor) -> None:
+    """Every image falls after a step or two of many."""
+    found = evaluate(network, images, network(images).argmax(1), attack=PGD(steps=40, early_stopping=True), eps=0.3)
+    assert found.summary["robust_accuracy"] == 0
+    assert "cannot-reach" not in found.flags
