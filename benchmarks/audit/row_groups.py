@@ -12,13 +12,21 @@ from robustbench_cli.benchmarks.audit.records import CheckRecord, latest, record
 from robustbench_cli.benchmarks.audit.verdict import AuditedRows, LeftOut, ThreatFigures, by_severity
 from robustbench_cli.benchmarks.evaluation import checks
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget, Finding, Severity
-from robustbench_cli.benchmarks.evaluation.checks.base.row_group import Access, AuditedDraws, Row, RowGroup, Threat
+from robustbench_cli.benchmarks.evaluation.checks.base.row_group import (
+    NEAR_ZERO,
+    Access,
+    AuditedDraws,
+    Row,
+    RowGroup,
+    Threat,
+)
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.store.cell import Cell
 from robustbench_cli.benchmarks.store.records import Result
 from robustbench_cli.benchmarks.store.store import CERTIFICATION, Store
 from robustbench_cli.benchmarks.store.worst_case_flags import (
     ON_OTHER_MODELS,
+    SET_UP,
     only_follows_gradients,
     worst_case_flags,
 )
@@ -217,12 +225,18 @@ def _figures(threat: Threat) -> ThreatFigures:
 
 
 def _flag_findings(group: RowGroup, results: Mapping[str, Result]) -> list[Finding]:
-    """The flags of the worst case of each threat, as findings; see :func:`~.worst_case_flags.worst_case_flags`."""
+    """The flags of the worst case of each threat, as findings; see :func:`~.worst_case_flags.worst_case_flags`.
+
+    The set-up of an attack speaks against the distances that it found without a radius, but not against a robust accuracy near
+    zero, which is what a verdict is about.
+    """
     raised: dict[str, list[str]] = {}
     for threat in group.threats:
         of_threat = [results[row.cell] for row in threat.rows]
         stacked = Outcomes.stacked([row.outcomes for row in threat.rows])
         for flag in worst_case_flags(of_threat, stacked, threat.worst):
+            if flag in SET_UP and threat.interval[1] <= NEAR_ZERO * threat.clean_accuracy:
+                continue
             attacks_with = [row.attack for row in threat.rows if flag in row.flags]
             raised.setdefault(flag, []).append(f"{threat.text} ({', '.join(attacks_with)})")
     return [_of_flag(flag, f"at {'; '.join(where)}") for flag, where in raised.items()]

@@ -66,6 +66,24 @@ def test_a_flag_that_a_stronger_attack_answers_is_none_of_the_group(
     assert group.verdict == "consistent"
 
 
+@pytest.mark.parametrize(("left", "verdict"), [(0, "consistent"), (60, "suspicious")])
+def test_the_set_up_of_an_attack_does_not_count_near_zero(
+    store: Store,
+    make_cell: MakeCell,
+    make_outcomes: MakeOutcomes,
+    make_result: MakeResult,
+    left: int,
+    verdict: str,
+) -> None:
+    """Not at any distance either, where the flag of the row speaks against the distances."""
+    outcomes = make_outcomes(clean=[1] * 500, robust=[1] * left + [0] * (500 - left))
+    attack = MethodSpec(name="cw", parameters={"steps": 100})
+    publish(store, make_result(make_cell(eps=None, norm="l2", attack=attack), outcomes, flags=("every-draw",)))
+    (group,) = audit_store(store, damaged=fail)
+    assert [finding.check for finding in group.findings if finding.check == "every-draw"] == ["every-draw"] * bool(left)
+    assert group.verdict == verdict
+
+
 def test_rows_are_grouped_by_model_data_and_norm(
     store: Store, make_cell: MakeCell, make_outcomes: MakeOutcomes, make_result: MakeResult
 ) -> None:

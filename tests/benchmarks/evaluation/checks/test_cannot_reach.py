@@ -23,7 +23,7 @@ class Firm(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        return 0.01 * self.network(images) + 100 * nn.functional.one_hot(torch.zeros(len(images)).long(), 10)
+        return 0.01 * self.network(images) + 5 * nn.functional.one_hot(torch.zeros(len(images)).long(), 10)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,6 @@ def test_steps_that_are_too_short_for_the_radius_are_flagged(
 
 def test_an_attack_that_stops_on_broken_images_is_not_flagged(network: nn.Module, images: Tensor) -> None:
     """Every image falls after a step or two of many."""
-    found = evaluate(network, images, network(images).argmax(1), attack=PGD(steps=40, early_stopping=True), eps=0.3)
+    found = evaluate(network, images, network(images).argmax(1), attack=PGD(steps=40), eps=0.3)
     assert found.summary["robust_accuracy"] == 0
     assert "cannot-reach" not in found.flags
