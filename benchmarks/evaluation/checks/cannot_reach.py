@@ -8,7 +8,7 @@ import numpy as np
 
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Severity
-from robustbench_cli.benchmarks.evaluation.checks.base.moments import AttackedBatch
+from robustbench_cli.benchmarks.evaluation.checks.base.moments import AttackedBatch, FinishedEvaluation
 
 __all__ = ["CannotReach"]
 
@@ -30,7 +30,7 @@ class CannotReach(Check):
     raised_when: ClassVar[str] = (
         "A fixed-radius attack moves at least 5 images of a batch that it does not break, and none of them further than "
         "0.9 of eps (less one of 255 levels) in linf, or half of eps in l2 and l1. Images that it left as they were do not "
-        "count."
+        "count. Nor does an attack that left the ball, or met zero gradients, which are flags of their own."
     )
     why: ClassVar[str] = "The attack searched a smaller ball than the row says, so the accuracy is too high."
     remedy: ClassVar[str] = (
@@ -51,3 +51,7 @@ class CannotReach(Check):
         moved = arrays["distance"][(arrays["survival"].min(axis=0) >= 0.5) & (arrays["distance"] > 0)]
         least = _NEAR * options.eps - _LEVEL if norm == "linf" else _NEAR_IN_SUMS * options.eps
         return len(moved) >= _FEWEST and bool(np.max(moved) < least)
+
+    def applies(self, evaluation: FinishedEvaluation) -> bool:
+        zero = "zero-gradient" in evaluation.raised or any(batch.without_gradient for batch in evaluation.batches)
+        return super().applies(evaluation) and not zero and "left-the-ball" not in evaluation.raised
