@@ -32,7 +32,6 @@ class NoGradients(Check):
     source: ClassVar[str] = (
         "Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security. ICML 2018, section 4.1"
     )
-    position: ClassVar[int] = 15
     needs: ClassVar[tuple[Need, ...]] = ()
 
     def raised_by_batch(self, batch: AttackedBatch) -> bool:
