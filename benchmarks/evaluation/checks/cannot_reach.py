@@ -30,7 +30,7 @@ class CannotReach(Check):
     raised_when: ClassVar[str] = (
         "A fixed-radius attack moves at least 5 images of a batch that it does not break, and none of them further than "
         "0.9 of eps (less one of 255 levels) in linf, or half of eps in l2 and l1. Images that it left as they were do not "
-        "count. Nor does an attack that left the ball, or met zero gradients, which are flags of their own."
+        "count. Nor does an attack that left the ball, or met no or zero gradients, which are flags of their own."
     )
     why: ClassVar[str] = "The attack searched a smaller ball than the row says, so the accuracy is too high."
     remedy: ClassVar[str] = (
@@ -53,5 +53,6 @@ class CannotReach(Check):
         return len(moved) >= _FEWEST and bool(np.max(moved) < least)
 
     def applies(self, evaluation: FinishedEvaluation) -> bool:
-        zero = "zero-gradient" in evaluation.raised or any(batch.without_gradient for batch in evaluation.batches)
-        return super().applies(evaluation) and not zero and "left-the-ball" not in evaluation.raised
+        explained = {"left-the-ball", "no-gradients", "zero-gradient"} & evaluation.raised
+        zero = any(batch.without_gradient for batch in evaluation.batches)
+        return super().applies(evaluation) and not explained and not zero
