@@ -27,6 +27,7 @@ from robustbench_cli.attacks.base.inputs import (
     parse_radius,
 )
 from robustbench_cli.attacks.base.losses import cross_entropy
+from robustbench_cli.attacks.base.models.freezing import copy_of
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.attacks.base.rng import preserve_generators
 from robustbench_cli.attacks.pgd import PGD
@@ -36,7 +37,7 @@ from robustbench_cli.benchmarks.evaluation.checks import IN_EVALUATION, finding_
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget, Finding, UndecidedError
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import Attacked, ModelProbe
-from robustbench_cli.benchmarks.evaluation.evaluate import copy_of, evaluate
+from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
 from robustbench_cli.benchmarks.evaluation.pass_settings import measured_on
 from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
 from robustbench_cli.benchmarks.models.base.build import check_model

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
-from robustbench_cli.attacks.base.models.measured_model import Measurements
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.evaluation.partial_results import PartialResults
 
@@ -28,8 +27,6 @@ class RunContext:
         allow_no_gradients: Whether an attack that the model gives no gradients counts as having broken nothing, with the flag
             ``no-gradients``, because other attacks of its cascade need none. Otherwise it is an error.
         progress: Called after each batch with the number of images done.
-        measurements: What earlier evaluations have measured of the model; by default nothing. Share it between evaluations
-            only if nothing changes the model in the meantime.
     """
 
     device: torch.device | str | None = None
@@ -38,4 +35,3 @@ class RunContext:
     partial_results: PartialResults | None = None
     allow_no_gradients: bool = False
     progress: Callable[[int], None] = lambda _: None
-    measurements: Measurements = field(default_factory=Measurements)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -29,7 +28,7 @@ from robustbench_cli.attacks.base.inputs import (
     match_model,
     parse_radius,
 )
-from robustbench_cli.attacks.base.models.freezing import frozen_on
+from robustbench_cli.attacks.base.models.freezing import copy_of, frozen_on
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.models.precision import Precision
@@ -337,7 +336,7 @@ def _prepared(
             fresh.to(device).to(memory_format=layouts[model]).eval().requires_grad_(False)
         probe = probe.to(device)
         classes = _checked_classes(model, probe, labels, size)
-        attacked = measured = context.measurements.of(model, probe, size, layouts[model])
+        attacked = measured = MeasuredModel(model, probe, size)
         if followed is not model:
             _checked_classes(followed, probe, labels, size, classes=classes, name="the surrogate")
             measured = MeasuredModel(followed, probe, size)
@@ -375,18 +374,6 @@ def _search(
         fresh=None if fresh is None else scorer.of_copy(fresh),
         allow_no_gradients=context.allow_no_gradients,
     )
-
-
-def copy_of(model: nn.Module) -> nn.Module | None:
-    """A copy of a model with all of its state; ``None`` where it cannot be copied.
-
-    Args:
-        model: The model.
-    """
-    try:
-        return copy.deepcopy(model)
-    except Exception:  # noqa: BLE001 - a user's model may hold anything, and its copy may raise anything
-        return None
 
 
 def _images_at_once(images: Tensor) -> int:

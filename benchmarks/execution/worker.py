@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.base.library import ForeignAttack
-from robustbench_cli.attacks.base.models.measured_model import Measurements
+from robustbench_cli.attacks.base.models.freezing import copy_of
 from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.attacks.base.threat import distance, per_image
 from robustbench_cli.benchmarks.checkpoints.checkpoint import versions
@@ -381,9 +381,8 @@ def _evaluation(job: Job, attack: Attack, progress: Callable[[int], None]) -> di
     limit_threads(tuple(examples.images.shape[1:]))
     if examples.sha256 != cell.data:
         raise UserError(f"the images of {cell.dataset} have changed since the command began: give the command again")
-    model, measurements = _model(job.checkpoint, json.dumps(job.loading), cell.checkpoint)
     return {
-        "model": model,
+        "model": _model(job),
         "images": examples.images,
         "labels": examples.labels,
         "attack": attack,
@@ -395,7 +394,6 @@ def _evaluation(job: Job, attack: Attack, progress: Callable[[int], None]) -> di
             partial_results=_partial_results(job, attack),
             allow_no_gradients=job.allow_no_gradients,
             progress=progress,
-            measurements=measurements,
         ),
     }
 
@@ -409,7 +407,7 @@ def _save_images(job: Job, computed: _Computed) -> None:
     clean = levels(examples.images)
     perturbed = _images_to_save(job, folder, computed, examples.images, clean)
     predictions = predict(
-        _model(job.checkpoint, json.dumps(job.loading), cell.checkpoint)[0],
+        _model(job),
         perturbed / 255,
         repeats=cell.repeats,
         seed=cell.seed,
@@ -520,10 +518,18 @@ def _loaded_examples(dataset: str, data_dir: Path | None, n: int, corruption: st
     return corrupted_examples(load_dataset(dataset, data_dir=data_dir), n, spec, seed=seed)
 
 
+def _model(job: Job) -> nn.Module:
+    """A defended model whose passes leave the process as it was, without the state that earlier cells left in it."""
+    model = copy_of(_loaded(job.checkpoint, json.dumps(job.loading), job.cell.checkpoint))
+    if model is None:
+        model = load_defended_model(job.checkpoint, job.loading, job.cell.checkpoint)
+    return isolate_passes(model)
+
+
 @lru_cache(maxsize=1)
-def _model(checkpoint: Path, loading: str, identity: str) -> tuple[nn.Module, Measurements]:
-    """A defended model whose passes leave the process as it was, and its measurements; the latest one stays loaded."""
-    return isolate_passes(load_defended_model(checkpoint, json.loads(loading), identity)), Measurements()
+def _loaded(checkpoint: Path, loading: str, identity: str) -> nn.Module:
+    """A defended model that answers no query; the latest one stays loaded."""
+    return load_defended_model(checkpoint, json.loads(loading), identity)
 
 
 def _reason(error: BaseException) -> str:

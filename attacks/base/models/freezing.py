@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,22 @@ from robustbench_cli.attacks.base.models.passes import BatchSize
 from robustbench_cli.attacks.base.rng import preserve_generators
 from robustbench_cli.core.errors import UserError, is_out_of_memory, one_line
 
-__all__ = ["frozen", "frozen_on", "move", "override_layers"]
+__all__ = ["copy_of", "frozen", "frozen_on", "move", "override_layers"]
 
 _logger = logging.getLogger(__name__)
+
+
+def copy_of(model: nn.Module) -> nn.Module | None:
+    """A copy of a model with all of its state; ``None`` where it cannot be copied.
+
+    Args:
+        model: The model.
+    """
+    try:
+        copied = copy.deepcopy(model)
+    except Exception:  # noqa: BLE001 - a user's model may hold anything, and its copy may raise anything
+        return None
+    return None if copied is model else copied
 
 
 @contextmanager

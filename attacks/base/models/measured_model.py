@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, cast
 
-import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.gradients.draws import Draws, EOTChoice, resolve_eot
@@ -21,7 +20,7 @@ from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.attacks.base.models.probes import cut_at_edges, fails_in_bf16, is_randomized
 from robustbench_cli.attacks.base.models.row_draws import RowDraws
 
-__all__ = ["MeasuredModel", "Measurements"]
+__all__ = ["MeasuredModel"]
 
 Value = TypeVar("Value")
 
@@ -169,31 +168,3 @@ class MeasuredModel:
             key = ("noise", draws, precision, seed if draws == "frozen" else None)
             source.noise = lambda: self.once(key, lambda: noise_of(source, self.images))
         return source
-
-
-class Measurements:
-    """The measurements of the latest model, for the next evaluation of the same model on the same images.
-
-    A caller that shares them between evaluations must not change the model in the meantime.
-    """
-
-    def __init__(self) -> None:
-        self._latest: tuple[MeasuredModel, torch.memory_format] | None = None
-
-    def of(self, model: nn.Module, images: Tensor, size: BatchSize, layout: torch.memory_format) -> MeasuredModel:
-        """A measured model, with what is known of it.
-
-        Args:
-            model: See :class:`MeasuredModel`.
-            images: See :class:`MeasuredModel`.
-            size: See :class:`MeasuredModel`.
-            layout: The memory layout of the weights, on which rounding depends.
-        """
-        if self._latest is not None:
-            latest, its_layout = self._latest
-            same_images = latest.images.device == images.device and torch.equal(latest.images, images)
-            if latest.model is model and its_layout == layout and same_images:
-                return replace(latest, size=size)
-        measured = MeasuredModel(model, images, size)
-        self._latest = (measured, layout)
-        return measured

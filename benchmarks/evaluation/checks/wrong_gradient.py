@@ -81,7 +81,7 @@ class WrongGradient(Check):
         return (
             models.setup.follows_gradients
             and models.followed_is_repeatable
-            and followed.once(self.name, lambda: gradient_is_wrong(followed, followed.images))
+            and gradient_is_wrong(followed, followed.images)
         )
 
 

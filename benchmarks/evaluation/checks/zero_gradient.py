@@ -69,7 +69,7 @@ class ZeroGradient(Check):
             return False
         threat, followed = batch.threat, batch.setup.followed
         step = min(_LARGEST_STEP, float(threat.eps.max())) if threat.norm == "linf" else _LARGEST_STEP
-        return followed.once((self.name, step), lambda: gradient_is_blind(followed, followed.images, step))
+        return gradient_is_blind(followed, followed.images, step)
 
     def applies(self, evaluation: FinishedEvaluation) -> bool:
         without_gradient = sum(batch.without_gradient for batch in evaluation.batches)

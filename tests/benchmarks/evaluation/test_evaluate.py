@@ -13,7 +13,6 @@ from robustbench_cli.attacks.apgd_dlr import APGDDLR
 from robustbench_cli.attacks.apgd_t import APGDT
 from robustbench_cli.attacks.base.attack import FixedRadiusAttack, MinimalNormAttack
 from robustbench_cli.attacks.base.gradients.source import GradientSource
-from robustbench_cli.attacks.base.models.measured_model import Measurements
 from robustbench_cli.attacks.base.models.precision import Precision
 from robustbench_cli.attacks.base.models.special_labels import NO_NUMBER
 from robustbench_cli.attacks.base.norm import Norm
@@ -344,24 +343,16 @@ def test_passes_are_counted(network: Network, targeted: Targeted) -> None:
 
 
 def test_checks_and_measurements_cost_few_passes(network: Network) -> None:
-    """The rows and passes of ten images beyond those that the evaluation counts; the next one of the same model needs fewer."""
+    """The rows of ten images beyond those that the evaluation counts."""
     rows: list[int] = []
     network.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
-    images, labels, measurements = IMAGES[:10], labels_of(network)[:10], Measurements()
+    images, labels = IMAGES[:10], labels_of(network)[:10]
     # The memory layout is measured once per architecture and machine.
     pass_settings(network, images[:8], torch.device("cpu"), "float32")
-    costs = []
-    for seed in (0, 1):
-        rows.clear()
-        result = evaluate(
-            network, images, labels, attack=PGD(steps=5), eps=1e-4, seed=seed, measurements=measurements, device="cpu"
-        )
-        assert result.flags == ()
-        costs.append((sum(rows) - result.forwards, len(rows)))
-    assert costs[0][0] <= 150
-    assert costs[1][0] <= 70
-    # Forty steps would make 35 more.
-    assert costs[1][1] <= 60 - 35
+    rows.clear()
+    result = evaluate(network, images, labels, attack=PGD(steps=5), eps=1e-4, device="cpu")
+    assert result.flags == ()
+    assert sum(rows) - result.forwards <= 150
 
 
 @pytest.mark.parametrize("targeted", ["next", "random", "least-likely", "all"])

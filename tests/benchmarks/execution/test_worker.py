@@ -14,7 +14,12 @@ from robustbench_cli.attacks import registry as attacks
 from robustbench_cli.attacks.base.threat import distance
 from robustbench_cli.attacks.di_fgsm import DIFGSM
 from robustbench_cli.attacks.transfer import Transfer
-from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel, load_defended_model
+from robustbench_cli.benchmarks.checkpoints.checkpoint import CheckpointInfo, save_checkpoint
+from robustbench_cli.benchmarks.checkpoints.defended_model import (
+    DefendedModel,
+    load_defended_model,
+    open_defended_model,
+)
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import first_examples
@@ -29,6 +34,7 @@ from robustbench_cli.benchmarks.execution import worker
 from robustbench_cli.benchmarks.execution.engines import local
 from robustbench_cli.benchmarks.execution.job import Job
 from robustbench_cli.benchmarks.execution.worker import is_done, lease_name, rerun, work, work_if_free
+from robustbench_cli.benchmarks.models.base.build import build_model
 from robustbench_cli.benchmarks.store.leases import Leases
 from robustbench_cli.benchmarks.store.records import Failure, Result
 from robustbench_cli.benchmarks.store.store import PARTIAL_RESULTS, SEARCHES, Store
@@ -50,6 +56,24 @@ class Broken(FixedRadiusAttack):
         if "MENDED" not in os.environ:
             raise RuntimeError("no\\nway")
         return images
+"""
+
+TIRED = """
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, *, shape, classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, classes))
+        self.rows = 0
+
+    def forward(self, images):
+        self.rows += len(images)
+        return super().forward(images if self.rows < 400 else images.round())
+
+class Alone(Net):
+    def __deepcopy__(self, memo):
+        raise TypeError
 """
 
 
@@ -82,6 +106,26 @@ def test_a_job_is_run_once(jobs: Callable[..., list[Job]], evaluations: list[Any
     first = done(job)
     assert done(job) == first
     assert len(evaluations) == 1
+
+
+@pytest.mark.parametrize("name", ["Net", "Alone"])
+def test_no_cell_sees_what_earlier_cells_left_in_the_model(
+    name: str, jobs: Callable[..., list[Job]], tmp_path: Path
+) -> None:
+    """A model that hides its gradient after 400 rows gives the same result first and later, also where it cannot be copied."""
+    (tmp_path / "own.py").write_text(TIRED)
+    own, path = f"{tmp_path / 'own.py'}:{name}", tmp_path / "own.safetensors"
+    info = CheckpointInfo(model=own, shape=(1, 8, 8), classes=10)
+    torch.manual_seed(0)
+    save_checkpoint(path, build_model(own, shape=(1, 8, 8), classes=10), info)
+    defended = open_defended_model(path, named=[own])
+    asked = jobs(spec("pgd", steps=3), spec("pgd", steps=20), subject=defended, n=100)
+    together = [done(job) for job in asked]
+    for job, result in zip(asked, together, strict=True):
+        worker._loaded.cache_clear()
+        alone = done(job.model_copy(update={"store": tmp_path / "alone"}))
+        assert (result.flags, result.summary) == (alone.flags, alone.summary)
+        assert "remembers" in result.flags or name == "Alone"
 
 
 def test_a_result_is_that_of_its_outcomes(jobs: Callable[..., list[Job]], defended: DefendedModel) -> None:

@@ -6,7 +6,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_cli.attacks.base.models.freezing import frozen, frozen_on, move, override_layers
+from robustbench_cli.attacks.base.models.freezing import copy_of, frozen, frozen_on, move, override_layers
+
+
+def test_a_copy_shares_no_state_or_is_none() -> None:
+    """What a copy learns, the model does not know; a model that raises or gives itself has no copy."""
+
+    class Shared(nn.Identity):
+        def __deepcopy__(self, memo: object) -> Shared:
+            return self
+
+    class Refusing(nn.Identity):
+        def __deepcopy__(self, memo: object) -> Refusing:
+            raise TypeError
+
+    model = nn.BatchNorm1d(2)
+    copied = copy_of(model)
+    assert copied is not None
+    copied(torch.rand(4, 2))
+    assert copied.num_batches_tracked == 1
+    assert model.num_batches_tracked == 0
+    assert copy_of(Shared()) is None
+    assert copy_of(Refusing()) is None
 
 
 def test_a_frozen_model_is_still_and_comes_back() -> None:

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.losses import margin
-from robustbench_cli.attacks.base.models.measured_model import MeasuredModel, Measurements
-from robustbench_cli.attacks.base.models.passes import BatchSize
+from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.core.errors import UserError
 
 IMAGES = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -79,28 +78,6 @@ def test_a_model_is_measured_once() -> None:
     for _ in range(3):
         measured.source("auto")
     assert len(passes) == number > 0
-
-
-def test_measurements_are_shared_only_where_nothing_differs() -> None:
-    """The same model, images and layout need no further passes; anything else is measured anew."""
-    passes: list[Any] = []
-
-    def counting() -> nn.Module:
-        model = nn.Flatten()
-        model.register_forward_hook(lambda *_: passes.append(1))
-        return model
-
-    def measure(model: nn.Module, images: Tensor, layout: torch.memory_format = torch.contiguous_format) -> int:
-        before = len(passes)
-        measured = measurements.of(model, images, BatchSize(4), layout)
-        assert (measured.model, measured.size.rows, measured.randomized) == (model, 4, False)
-        return len(passes) - before
-
-    measurements, model = Measurements(), counting()
-    assert measure(model, IMAGES) > 0
-    assert measure(model, IMAGES.clone()) == 0
-    for others in ((counting(), IMAGES), (model, IMAGES.flip(0)), (model, IMAGES, torch.channels_last)):
-        assert measure(*others) > 0
 
 
 class Cut(nn.Module):
