@@ -86,12 +86,13 @@ def with_corruption_means(table: pd.DataFrame) -> pd.DataFrame:
     A mean is over the 15 corruptions of the benchmark, other ones are left out. Each corruption counts as much as any other,
     and its severities count equally. The ends of a confidence interval are means of ends: the same images and draws are
     behind all rows, so their errors may add up. ``mean_corruption_accuracy`` is of the attack ``none`` alone: under another
-    attack the mean is a robust accuracy. ``mce`` needs a baseline; see :func:`with_corruption_errors`.
+    attack the mean is a robust accuracy. ``mce`` needs a baseline; see :func:`with_corruption_errors`. Cells that stopped when
+    they were decided have no mean: how many images each attacked depends on its outcomes.
 
     Args:
         table: The rows of cells and of per-image worst cases.
     """
-    rows = table[table["corruption"].isin(BENCHMARK)]
+    rows = table[table["corruption"].isin(BENCHMARK) & table["stop_when_decided"].isna()]
     means: dict[tuple[int, int], dict[str, Any]] = {}
     for _, members in rows.groupby(["dataset", "model", *_KEY], dropna=False, sort=False):
         if len(members) > 1:

@@ -323,6 +323,8 @@ def _legend(table: pd.DataFrame, hidden: Sequence[str]) -> list[str]:
             "decided at: n images, in random order, were attacked until the accuracy of all was known to reach this limit or not; the "
             "interval of the robust accuracy holds at any stopping time"
         )
+        if "corruption" in table.columns and table.loc[table["stop_when_decided"].notna(), "corruption"].notna().any():
+            caption.append("no mean over corruptions: how many images were attacked depends on the outcomes")
     if "des" not in hidden and table["clean_accuracy_loss_within_interval"].eq(True).any():
         caption.append("~ in des: the loss of clean accuracy is not statistically significant")
     return caption + without

@@ -50,13 +50,23 @@ ALWAYS = ("gaussian-noise", "worst-case", "linf 0.15", "exact", "93.8", "27.9")
 """The texts that tell rows apart, and the two accuracies."""
 
 
-def drawn(width: int | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def drawn(width: int | None, monkeypatch: pytest.MonkeyPatch, table: pd.DataFrame = TABLE) -> list[str]:
     """The lines of the table on a terminal of a width, or in a pipe."""
     monkeypatch.setattr(console, "width", lambda: width)
     on = Console(width=width or 1000, legacy_windows=False)
     with on.capture() as captured:
-        on.print(tables.for_terminal(TABLE), crop=False)
+        on.print(tables.for_terminal(table), crop=False)
     return captured.get().splitlines()
+
+
+@pytest.mark.parametrize(("corruption", "told"), [("fog", True), (None, False)])
+def test_a_mean_that_is_missing_is_explained(
+    corruption: str | None, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells under corruptions that stopped when they were decided have no mean."""
+    table = TABLE.assign(corruption=corruption, severity=1, stop_when_decided=0.4)
+    text = "\n".join(drawn(None, monkeypatch, table))
+    assert ("no mean over corruptions: how many images were attacked depends on the outcomes" in text) == told
 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 100, 120, 200, None])

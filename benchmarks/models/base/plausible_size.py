@@ -14,7 +14,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from robustbench_cli.core.errors import UserError
+from robustbench_cli.core.errors import UserError, is_out_of_memory, lacks_resources
 from robustbench_cli.core.isolation import isolated
 
 __all__ = ["require_plausible_size"]
@@ -51,8 +51,10 @@ def require_plausible_size(build: Callable[[], nn.Module], tensors: Mapping[str,
                 build()
         except UserError:
             raise
-        except Exception:  # noqa: BLE001, S112 - the real build raises it again
-            continue
+        except Exception as error:
+            # The real build would fail as well, after as long a time.
+            if lacks_resources(error) or is_out_of_memory(error):
+                raise
         else:
             return
 

@@ -25,7 +25,11 @@ _LARGEST_SIDE = 1536
 
 _MOST_CLASSES = 1_000_000
 _LARGEST_ARGUMENT = 100_000
-"""The largest number in a config, such as a width or a depth. Timm makes a list as long as the depth before the first layer."""
+"""The largest number in a config, such as a width or a depth, and the largest sum of a list. Timm makes a list as long as the depth
+before the first layer."""
+
+_LONGEST_LIST = 100
+"""The most items of a list in a network's arguments, such as the depths of its stages."""
 
 
 def timm_library(needed_by: str) -> Any:
@@ -84,6 +88,7 @@ class TimmNetwork:
             raise UserError(
                 f"{where}: its config.json builds a network with the number {max(_numbers(model_args)):,}: it is damaged"
             )
+        _require_short_lists(model_args, where)
         # The library's own arguments choose files and weights, which a file may not.
         forbidden = sorted(set(model_args) & _own_arguments(where))
         if forbidden:
@@ -191,6 +196,22 @@ def _numbers(value: Any) -> Iterator[float]:
             yield from _numbers(item)
         elif isinstance(item, int | float):
             yield abs(item)
+
+
+def _require_short_lists(value: Any, where: str) -> None:
+    """Checks the lists in JSON: timm adds up the depths of the stages before the first layer.
+
+    Raises:
+        UserError: One is longer, or has a larger sum, than that of any network.
+    """
+    for item in value.values() if isinstance(value, dict) else value:
+        if isinstance(item, list) and (len(item) > _LONGEST_LIST or not sum(_numbers(item)) <= _LARGEST_ARGUMENT):
+            raise UserError(
+                f"{where}: its config.json builds a network from a list of {len(item):,} items with the sum "
+                f"{sum(_numbers(item)):,}: it is damaged"
+            )
+        if isinstance(item, dict | list):
+            _require_short_lists(item, where)
 
 
 def _interpolation(name: object) -> Interpolation:

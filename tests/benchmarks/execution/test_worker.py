@@ -286,10 +286,10 @@ def cut_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             return logits
 
     load = worker.load_defended_model
-    worker._model.cache_clear()
+    worker._loaded.cache_clear()
     monkeypatch.setattr(worker, "load_defended_model", lambda *arguments: Cut(load(*arguments)))
     yield
-    worker._model.cache_clear()
+    worker._loaded.cache_clear()
 
 
 @pytest.mark.usefixtures("cut_model")

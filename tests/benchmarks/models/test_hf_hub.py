@@ -105,6 +105,18 @@ def test_shards(hub: FakeHub, tmp_path: Path) -> None:
             {"architecture": "test_vit", "model_args": {"depth": [10**8]}},
             "builds a network with the number 100,000,000",
         ),
+        (
+            {"architecture": "test_vit", "model_args": {"deeper": [{"depths": [100_000] * 2}]}},
+            "from a list of 1 items with the sum 200,000",
+        ),
+        (
+            {"architecture": "test_vit", "model_args": {"depths": [float("nan"), 9]}},
+            "from a list of 2 items with the sum nan",
+        ),
+        (
+            {"architecture": "test_vit", "model_args": {"depths": [1] * 101}},
+            "from a list of 101 items with the sum 101",
+        ),
         ({"architecture": "test_resnet", "num_classes": 1_000_001}, "1,000,000 classes are built"),
         ({"architecture": "test_resnet", "pretrained_cfg": {"input_size": [3, 5000, 9]}}, "images of 5000 x 9"),
         ({"architecture": "test_resnet", "pretrained_cfg": {"crop_pct": 1e-308}}, "crop_pct 1e-308"),

@@ -175,6 +175,12 @@ def test_accountings_have_means_of_their_own(table: Table) -> None:
     assert made["corruption"].iloc[-1] == "mean(2 of 75)"
 
 
+def test_cells_that_stopped_early_have_no_mean(table: Table) -> None:
+    """Their numbers of images depend on their outcomes."""
+    assert table(ONE, stop_when_decided=0.5)["corruption"].tolist() == ["fog", "frost"]
+    assert table(ONE)["corruption"].tolist() == ["fog", "frost", "mean(2 of 75)"]
+
+
 def test_files_have_whole_severities(table: Table) -> None:
     """3 and not 3.0, empty and null where there is none."""
     made = table([(None, 1, 9), ("fog", 3, 8)])

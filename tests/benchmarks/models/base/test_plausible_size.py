@@ -57,3 +57,17 @@ def test_building_leaves_no_trace() -> None:
         raise RuntimeError("no such layer")
 
     require_plausible_size(fails, {}, FILE)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: you tried to allocate 9 bytes")])
+def test_memory_that_ran_out_is_not_asked_for_again(error: Exception) -> None:
+    """The network is built once, and its error comes out."""
+    built: list[int] = []
+
+    def fails() -> nn.Module:
+        built.append(1)
+        raise error
+
+    with pytest.raises(type(error)):
+        require_plausible_size(fails, {}, FILE)
+    assert built == [1]
