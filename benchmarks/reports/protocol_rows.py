@@ -108,15 +108,14 @@ def readable_protocols(table: pd.DataFrame) -> ReadableProtocols:
             *(str(row[name]) for name in shown),
             row["protocol"] if row["k"] is None else f"best of {row['k']}",
             *(_accuracy(row, kind) for kind in ("clean", "robust")),
-            row["meaning"],
         ]
         for row in rows
     ]
     return ReadableProtocols(
-        headers=[*shown, "protocol", "clean", "robust", "meaning"],
+        headers=[*shown, "protocol", "clean", "robust"],
         lines=lines,
         title=title,
-        caption=[f"{name}: {meaning.source}" for name, meaning in PROTOCOLS.items()],
+        caption=[f"{name}: {meaning.text} ({meaning.source})" for name, meaning in PROTOCOLS.items()],
         sections=[row["cell"] for row in rows],
     )
 

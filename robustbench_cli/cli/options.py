@@ -117,7 +117,7 @@ class Command(click.Command):
                 is_flag=True,
                 expose_value=False,
                 callback=_quiet,
-                help="Show no progress and no notes; warnings and errors stay.",
+                help="Show no progress and no notes; warnings, errors and the notes of a table stay.",
             ),
             Option(
                 ["-v", "--verbose"],

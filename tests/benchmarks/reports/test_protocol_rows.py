@@ -37,7 +37,7 @@ def test_the_table_for_people_shows_a_part_of_the_curve() -> None:
     shown = readable_protocols(
         protocols_table([judged_row(right, defense="hrs"), judged_row(right[:2], defense="rse")])
     )
-    assert shown.headers == ["defense", "repeats", "protocol", "clean", "robust", "meaning"]
+    assert shown.headers == ["defense", "repeats", "protocol", "clean", "robust"]
     assert [line[2] for line in shown.lines if line[0] == "hrs"] == [
         *("expected", "one-draw", "vote"),
         *(f"best of {k}" for k in (2, 3, 5, 10)),
