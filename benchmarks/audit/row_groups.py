@@ -184,7 +184,14 @@ def _row(result: Result, outcomes: Outcomes) -> Row:
         flags=result.flags,
         forwards=result.forwards,
         backwards=result.backwards,
+        stopped_interval=_stopped_interval(result),
     )
+
+
+def _stopped_interval(result: Result) -> tuple[float, float] | None:
+    """The stored interval of a row that stopped once its limit was decided."""
+    low, high = (result.summary[f"robust_accuracy_{end}"] for end in ("low", "high"))
+    return None if result.cell.stop_when_decided is None or low is None or high is None else (low, high)
 
 
 def access_of(result: Result) -> Access:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Need, Severity
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Need, Severity, UndecidedError
 from robustbench_cli.benchmarks.evaluation.checks.base.measurements import gap_gradients, is_repeatable, model_logits
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
 
@@ -42,7 +42,7 @@ class GradientMode(Check):
 
     def finding_in_model(self, probe: ModelProbe) -> Finding | None:
         if not is_repeatable(probe.measured):
-            return None
+            raise UndecidedError("the seed does not control the draws of the model")
         images = probe.images[:_CHECKED]
         gaps = gap_gradients(probe.measured, images)
         if gaps is None:

@@ -12,7 +12,7 @@ from robustbench_cli.attacks.base.losses import rounding
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.base.rng import Random
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Need, Severity
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Need, Severity, UndecidedError
 from robustbench_cli.benchmarks.evaluation.checks.base.measurements import class_gaps, model_logits
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
 
@@ -60,9 +60,8 @@ class Staircase(Check):
     needs: ClassVar[tuple[Need, ...]] = ()
 
     def finding_in_model(self, probe: ModelProbe) -> Finding | None:
-        # A single draw may jump where the mean over the draws is smooth.
         if probe.randomized:
-            return None
+            raise UndecidedError("a single draw of a randomized model may jump where the mean over the draws is smooth")
         images = probe.images[:_IMAGES].repeat(_LINES, 1, 1, 1)
         moves = probe.eps * Random.of(probe.seed, images).signs(images.shape[1:]).to(images)
         with use_surrogates(probe.model):

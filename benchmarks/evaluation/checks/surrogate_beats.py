@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from robustbench_cli.attacks.base.gradients.straight_through import StraightThrough
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
-from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Severity
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Severity, UndecidedError
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
 from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import (
     PGDOnSurrogate,
@@ -15,6 +15,7 @@ from robustbench_cli.benchmarks.evaluation.checks.base.second_attack import (
     second_attack,
     second_attack_passes,
 )
+from robustbench_cli.core.errors import one_line
 
 __all__ = ["SurrogateBeats"]
 
@@ -56,9 +57,11 @@ class SurrogateBeats(Check):
         try:
             stronger = self._stronger(probe, surrogate)
         # The replaced operations may fail together in any way.
-        except Exception:
+        except Exception as error:
             _logger.debug("the model has no straight-through surrogate", exc_info=True)
-            return None
+            raise UndecidedError(
+                f"its operations do not run with a straight-through gradient: {one_line(error)}"
+            ) from error
         if stronger is None:
             return None
         return self.finding(

@@ -51,6 +51,8 @@ class Row:
         flags: The flags that the evaluation raised.
         forwards: Images passed forward through the model.
         backwards: Images passed backward to the input.
+        stopped_interval: The interval of the robust accuracy of a row that stopped once its limit was decided: a confidence
+            sequence, since a usual interval is wrong after many looks. ``None`` for other rows.
     """
 
     cell: str
@@ -69,6 +71,7 @@ class Row:
     flags: tuple[str, ...] = ()
     forwards: int = 0
     backwards: int = 0
+    stopped_interval: tuple[float, float] | None = None
 
     @cached_property
     def right(self) -> Floats:
@@ -141,6 +144,10 @@ class Threat:
     @cached_property
     def interval(self) -> tuple[float, float]:
         """The 95 % confidence interval of :attr:`robust_accuracy`, as in the table."""
+        # The rows of another sample are in another group.
+        for row in self.rows:
+            if row.stopped_interval is not None:
+                return row.stopped_interval
         worst = self.worst
         interval = passes_interval if worst.draws_shared else images_interval
         return interval(worst.worst_right)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustbench_cli.benchmarks.evaluation.checks.base.finding import UndecidedError
 from robustbench_cli.benchmarks.evaluation.checks.surrogate_beats import SurrogateBeats
 
 from .conftest import MakeProbe
@@ -78,3 +79,18 @@ def test_a_model_that_no_surrogate_can_replace_raises_nothing(make_probe: MakePr
 
     probe = make_probe(Listed(), images, LABELS, eps=0.2)
     assert SurrogateBeats("surrogate-beats").finding_in_model(probe) is None
+
+
+def test_a_surrogate_that_cannot_run_is_no_pass(make_probe: MakeProbe, images: Tensor) -> None:
+    """A change in place after detach is allowed in the model, and not in the surrogate."""
+
+    class InPlace(Cut):
+        def forward(self, images: Tensor) -> Tensor:
+            kept = images.detach()
+            kept.mul_(1.0)
+            logits: Tensor = super().forward(images)
+            return logits + 0 * kept.sum()
+
+    probe = make_probe(InPlace("quantizer"), images, LABELS, eps=0.2)
+    with pytest.raises(UndecidedError, match="do not run with a straight-through gradient"):
+        SurrogateBeats("surrogate-beats").finding_in_model(probe)

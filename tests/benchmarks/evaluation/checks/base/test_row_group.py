@@ -42,3 +42,12 @@ def test_the_worst_case_is_taken_image_by_image(
     assert threat.robust_accuracy == pytest.approx(1.75 / 4)
     assert threat.clean_accuracy == 1
     assert threat.interval[0] < 1.75 / 4 < threat.interval[1]
+
+
+def test_a_row_that_stopped_early_has_its_own_interval(
+    make_outcomes: MakeOutcomes, make_row: MakeRow, make_rows: MakeRows
+) -> None:
+    """That of many looks at the accuracy, which is stored with the row."""
+    outcomes = make_outcomes(clean=[1] * 4, robust=[1, 1, 0, 0])
+    (threat,) = make_rows(make_row(outcomes, stopped_interval=(0.1, 0.9))).threats
+    assert threat.interval == (0.1, 0.9)
