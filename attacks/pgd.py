@@ -110,6 +110,9 @@ class PGD(FixedRadiusAttack):
         """The factor of :meth:`_step_sizes` at a step: it falls linearly from 2 towards 0, or is 1 for a constant step size."""
         return 2 * (1 - step / self.steps) if self.step_size is None else 1
 
+    def reach(self) -> float | None:
+        return None if self.step_size is None else self.steps * self.step_size
+
     def _step_sizes(self, feasible: FeasibleSet) -> Tensor:
         """``(N, 1, 1, 1)``: the constant step size, or the radii."""
         radii = feasible.threat.eps

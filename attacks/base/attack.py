@@ -174,6 +174,10 @@ class Attack(Settings, ABC):
         """
         return self.minimal_norm
 
+    def reach(self) -> float | None:
+        """The sum of the attack's step sizes, the longest way from its start; ``None`` where the steps follow ``eps``."""
+        return None
+
     def min_classes(self, *, targeted: bool) -> int:
         """The smallest number of classes for which the attack works as its paper says.
 

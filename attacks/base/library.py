@@ -142,6 +142,9 @@ class Library(ABC):
             )
 
 
+_STEPS = (("alpha", "steps"), ("eps_step", "max_iter"), ("abs_stepsize", "steps"))
+"""The parameters with the step size and the number of steps in torchattacks, ART and Foolbox."""
+
 _NEAR_THE_RADIUS = 0.9
 """The share of the radius that a fixed-radius attack is expected to reach on some image."""
 
@@ -167,6 +170,13 @@ class ForeignAttack(Attack):
 
     def needs_full_precision(self) -> bool:
         return True
+
+    def reach(self) -> float | None:
+        for step_size, steps in _STEPS:
+            size, number = getattr(self, step_size, None), getattr(self, steps, None)
+            if isinstance(size, int | float) and isinstance(number, int | float):
+                return float(size * number)
+        return None
 
     def run(self, source: GradientSource, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         perturbed = images.clone()

@@ -309,10 +309,14 @@ def _note_cascades(planned: Plan) -> None:
 
 
 def _results(common: Common, jobs: Sequence[Job], shown: JobProgress) -> tuple[list[Result], list[Failure]]:
-    """The results of jobs, computed now or stored before, in their order; and the failures."""
+    """The results of jobs in their order, computed now or stored before; and the failures.
+
+    A result has the names that this command gives to its images and weights.
+    """
     from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages
     from robustbench_cli.benchmarks.store.records import Failure
     from robustbench_cli.benchmarks.store.store import Store
+    from robustbench_cli.core.atomic_write import display_path
 
     store, failures = Store(common.store), list(shown.failures)
     failed = {failure.cell.id for failure in failures}
@@ -325,10 +329,14 @@ def _results(common: Common, jobs: Sequence[Job], shown: JobProgress) -> tuple[l
             accuracy = SavedImages.read(job.images, job.cell.id).robust_accuracy
             console.note(f"{file}: {describe_cell(job)}: robust {accuracy:.3f} in 8 bits")
         try:
-            results.append(shown.results.get(job.cell.id) or store.result(job.cell.id))
+            result = shown.results.get(job.cell.id) or store.result(job.cell.id)
         except UserError as error:
             # A damaged result must not hide the others.
             failures.append(Failure(cell=job.cell, eps=job.eps, error=str(error)))
+            continue
+        # The same images and weights may have had other names when they were attacked.
+        names = {"cell": job.cell, "eps": job.eps, "checkpoint": display_path(job.checkpoint)}
+        results.append(result.model_copy(update=names))
     return results, failures
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from robustbench_cli.cli import console
 from robustbench_cli.cli.exit_codes import CellsFailed, GateFailed
 from robustbench_cli.cli.gate_args import GateArgs
 
@@ -22,10 +23,13 @@ def table(*accuracies: float) -> pd.DataFrame:
     return pd.DataFrame([ROW | {"robust_accuracy": accuracy} for accuracy in accuracies])
 
 
-def test_every_row_is_judged_unrounded() -> None:
+def test_every_row_is_judged_unrounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the limit passes, a billionth below fails and is named, and a missing figure cannot be judged."""
     gates = GateArgs.from_options(baseline=None, strict=False, **NO_LIMITS | {"fail_under": ("robust_accuracy=0.4",)})
+    passed: list[str] = []
+    monkeypatch.setattr(console, "note", passed.append)
     gates.judge(table(0.4, 0.5))
+    assert passed == ["passed: --fail-under robust_accuracy=0.4"]
     with pytest.raises(
         GateFailed, match=r"^digits small-cnn none pgd linf eps 0\.1: robust_accuracy 0\.4 is below 0\.4$"
     ):

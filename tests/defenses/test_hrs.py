@@ -327,8 +327,8 @@ def test_later_channels_meet_every_path(
 
     def look(progress: TrainingProgress) -> None:
         if progress.name.startswith("block 2"):
-            # Plus the four images that determine the memory layout.
-            assert sum(rows.values()) == len(train) + 4
+            # Plus the images that determine the memory layout.
+            assert sum(rows.values()) == len(train) + 2
             assert min(rows.values()) > len(train) / 4
         rows.clear()
 

@@ -19,7 +19,7 @@ _NEAR, _NEAR_IN_SUMS = 0.9, 0.5
 """The share of the radius that some image must move, in linf; and in l2 and l1, where the box stops many pixels."""
 
 _LEVEL = 1 / 255
-"""An image rounded to 8 bits may lose as much."""
+"""An image rounded to 8 bits may lose or move as much."""
 
 
 class CannotReach(Check):
@@ -29,7 +29,7 @@ class CannotReach(Check):
     severity: ClassVar[Severity] = "suspicious"
     raised_when: ClassVar[str] = (
         "A fixed-radius attack moves at least 5 images of a batch that it does not break, and none of them further than "
-        "0.9 of eps (less one of 255 levels) in linf, or half of eps in l2 and l1. Images that it left as they were do not "
+        "0.9 of eps (less one of 255 levels) in linf, or half of eps in l2 and l1; or the sum of its steps is shorter. Images that it left as they were do not "
         "count. Nor does an attack that left the ball, or met no or zero gradients, which are flags of their own."
     )
     why: ClassVar[str] = "The attack searched a smaller ball than the row says, so the accuracy is too high."
@@ -48,9 +48,12 @@ class CannotReach(Check):
             return False
         arrays = batch.candidates.arrays()
         # A randomized model counts as broken at half of its draws, at which an attack may stop.
-        moved = arrays["distance"][(arrays["survival"].min(axis=0) >= 0.5) & (arrays["distance"] > 0)]
+        is_moved = arrays["linf"] > _LEVEL
+        moved = arrays["distance"][(arrays["survival"].min(axis=0) >= 0.5) & is_moved]
         least = _NEAR * options.eps - _LEVEL if norm == "linf" else _NEAR_IN_SUMS * options.eps
-        return len(moved) >= _FEWEST and bool(np.max(moved) < least)
+        # From a random start some pixels are near the surface at once, so the steps themselves are looked at too.
+        reach = attack.reach()
+        return len(moved) >= _FEWEST and (bool(np.max(moved) < least) or (reach is not None and reach < least))
 
     def applies(self, evaluation: FinishedEvaluation) -> bool:
         explained = {"left-the-ball", "no-gradients", "zero-gradient"} & evaluation.raised

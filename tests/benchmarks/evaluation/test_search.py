@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.attacks.base.models.measured_model import MeasuredModel
 from robustbench_cli.attacks.pgd import PGD
+from robustbench_cli.benchmarks.evaluation.context import RunContext
 from robustbench_cli.benchmarks.evaluation.device_images import DeviceImages
 from robustbench_cli.benchmarks.evaluation.evaluate import _search
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions
@@ -39,7 +40,7 @@ def search(**options: Any) -> AttackSearch:
         followed=measured,
         classes=3,
     )
-    return _search(setup, None, DeviceImages(IMAGES, torch.device("cpu")), LABELS)
+    return _search(setup, None, DeviceImages(IMAGES, torch.device("cpu")), LABELS, RunContext())
 
 
 def test_a_batch_counts_its_own_passes() -> None:

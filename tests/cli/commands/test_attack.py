@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,6 +130,21 @@ def test_the_table_is_all_of_stdout(advdef: Advdef, here: Path, checkpoint: Path
     assert lines[4].split()[:4] == ["none", "fgsm", "linf", "0.15"]
     assert len(ended.err.splitlines()) == 1
     assert ended.err.startswith("none fgsm linf eps 0.15: clean ")
+
+
+def test_a_reused_row_has_the_names_of_the_command(advdef: Advdef, here: Path, checkpoint: Path) -> None:
+    """The same images under another name are not attacked again, and the table names what the user gave."""
+    images = first_examples(load_dataset("digits").split("test"), 20)
+    for name in ("a", "b"):
+        np.savez(here / f"{name}.npz", images=images.images.numpy(), labels=images.labels.numpy())
+    shutil.copy("model.safetensors", "moved.safetensors")
+    options = ("--n", "20", "--eps", "0.1", "--attack", "fgsm", "-o", "table.csv")
+    assert advdef("attack", "--checkpoint", "model.safetensors", "--dataset", "npz:a.npz", *options).code == 0
+    again = advdef("attack", "--checkpoint", "moved.safetensors", "--dataset", "npz:b.npz", *options)
+    assert again.code == 0, again.err
+    (row,) = table(here / "table.csv")
+    assert (row["dataset"], row["checkpoint"]) == ("npz:b.npz", "moved.safetensors")
+    assert len(list((here / "advdef-runs" / "cells").glob("*.json"))) == 1
 
 
 def test_the_csv_has_the_columns_of_the_contract(advdef: Advdef, here: Path, checkpoint: Path) -> None:

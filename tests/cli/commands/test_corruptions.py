@@ -100,7 +100,7 @@ def test_an_attack_after_a_corruption(advdef: Advdef, here: Path, checkpoint: Pa
         assert by_key["fog", severity, "pgd(steps=3)"]["clean_accuracy"] == under_fog["robust_accuracy"]
         assert (under_fog["norm"], under_fog["eps"], under_fog["flags"]) == ("linf", "0", "")
     shown = advdef("report", "--where", "corruption=fog").out
-    assert "clean under a corruption: of the corrupted images before the attack" in shown
+    assert "clean in a row with a corruption: the accuracy on the corrupted images, before the attack" in shown
     planned = advdef("sweep", "suite.yaml", "--dry-run").out
     assert "corruption" in planned and "fog" in planned
 

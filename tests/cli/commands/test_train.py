@@ -131,7 +131,12 @@ def test_training_starts_from_a_foreign_checkpoint(advdef: Advdef, here: Path, c
     options = ("--checkpoint", "theirs.pth", "--model", "small-cnn", "--classes", "10", "--dataset", "digits")
     ended = advdef("train", *options, "--defense", "gaussian-noise", "--epochs", "1", "-o", "ours.safetensors")
     assert ended.code == 0
-    assert ended.err.count("theirs.pth: took 'state_dict'; as small-cnn: no normalization known") == 1
+    assert (
+        ended.err.count(
+            "theirs.pth: took 'state_dict'; as small-cnn: 10 classes, images of 8 x 8, no normalization known"
+        )
+        == 1
+    )
     assert advdef("attack", "--checkpoint", "ours.safetensors", "--attack", "fgsm", "--n", "20").code == 0
 
 

@@ -32,6 +32,8 @@ class Firm(nn.Module):
         # Ten steps of 2/255 move a pixel by at most 20/255 = 0.078.
         (SHORT, "linf", 0.1, True),
         (SHORT, "linf", 0.078, False),
+        (PGD(steps=10, step_size=2 / 255), "linf", 0.1, True),
+        (PGD(steps=10, step_size=2 / 255), "linf", 0.078, False),
         (SHORT, "linf", 0.0, False),
         (SHORT, "l2", 1.0, True),
         (SHORT, "l2", 0.1, False),
