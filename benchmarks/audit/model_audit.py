@@ -39,7 +39,7 @@ from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, B
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import Attacked, ModelProbe
 from robustbench_cli.benchmarks.evaluation.evaluate import evaluate
 from robustbench_cli.benchmarks.evaluation.pass_settings import measured_on
-from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
+from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
 from robustbench_cli.benchmarks.models.base.build import check_model
 from robustbench_cli.core.errors import UserError, did_you_mean
 
@@ -233,7 +233,7 @@ def _seconds_per_pass(probe: ModelProbe) -> float:
 
 
 def run_check(
-    check: Check, probe: ModelProbe, *, keep: Callable[[JudgedDraws], None] = lambda _: None
+    check: Check, probe: ModelProbe, *, keep: Callable[[ScoredDraws], None] = lambda _: None
 ) -> Finding | LeftOut | None:
     """What a check finds in a model; its error is a finding too.
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from robustbench_cli.attacks.base.norm import Norm
 from robustbench_cli.benchmarks.evaluation.checks import FAILED
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import BUDGETS, Budget, Finding
-from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
+from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
 from robustbench_cli.benchmarks.store.cell import Cell, content_hash
 from robustbench_cli.benchmarks.store.records import encoded, read_record
 from robustbench_cli.benchmarks.store.store import AUDITS, stale_temporary_files
@@ -97,26 +97,26 @@ class StoredDraws(BaseModel):
         return self
 
     @classmethod
-    def of(cls, attack: str, judged: JudgedDraws) -> StoredDraws:
+    def of(cls, attack: str, scored: ScoredDraws) -> StoredDraws:
         """Packs the outcomes of an attack.
 
         Args:
             attack: The attack, in a few words.
-            judged: Whether the images are classified correctly.
+            scored: Whether the images are classified correctly.
 
-        >>> judged = JudgedDraws(right=np.array([[True, False, True]]))
-        >>> StoredDraws.of("PGD", judged).judged().right
+        >>> scored = ScoredDraws(right=np.array([[True, False, True]]))
+        >>> StoredDraws.of("PGD", scored).scored().right
         array([[ True, False,  True]])
         """
-        draws, images = judged.right.shape
-        bits = base64.b64encode(np.packbits(judged.right).tobytes()).decode()
-        return cls(attack=attack, draws=draws, images=images, shared=judged.shared, right=bits)
+        draws, images = scored.right.shape
+        bits = base64.b64encode(np.packbits(scored.right).tobytes()).decode()
+        return cls(attack=attack, draws=draws, images=images, shared=scored.shared, right=bits)
 
-    def judged(self) -> JudgedDraws:
+    def scored(self) -> ScoredDraws:
         """Unpacks the outcomes."""
         packed = np.frombuffer(base64.b64decode(self.right), dtype=np.uint8)
         bits = np.unpackbits(packed, count=self.draws * self.images).astype(bool)
-        return JudgedDraws(right=bits.reshape(self.draws, self.images), shared=self.shared)
+        return ScoredDraws(right=bits.reshape(self.draws, self.images), shared=self.shared)
 
 
 class CheckRecord(BaseModel):

@@ -96,7 +96,7 @@ def _with_outcomes(store: Store, results: Iterable[Result], damaged: Damaged) ->
 def _group_of(cell: Cell) -> Hashable:
     """Equal for the cells of one model, data slice and norm."""
     corruption = None if cell.corruption is None else cell.corruption.canonical_identity
-    return cell.checkpoint, cell.judged_images, corruption, cell.norm
+    return cell.checkpoint, cell.scored_images, corruption, cell.norm
 
 
 def _judged(
@@ -280,7 +280,7 @@ def _audits(records: Sequence[CheckRecord], cell: Cell) -> list[AuditedDraws]:
             attack=record.outcomes.attack,
             eps=record.target.eps,
             seed=record.target.seed,
-            draws=record.outcomes.judged(),
+            draws=record.outcomes.scored(),
         )
         for record in records
         if record.outcomes is not None and (record.target.n != cell.n or record.target.data == cell.data)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_cli.benchmarks.comparison.tables import markdown
-from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws, compare_paired
+from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws, compare_paired
 from robustbench_cli.benchmarks.evaluation.statistics.sequential import SequentialGate
 
 __all__ = ["ACCURACIES", "KINDS", "Kind", "compare_coverage", "coverage", "false_alarms", "gate_errors"]
@@ -47,10 +47,10 @@ class Kind:
     draw: Callable[[np.random.Generator, float, int], tuple[Bools, Bools]]
     shared: bool = False
 
-    def judged(self, rng: np.random.Generator, accuracy: float, images: int) -> tuple[JudgedDraws, JudgedDraws]:
+    def scored(self, rng: np.random.Generator, accuracy: float, images: int) -> tuple[ScoredDraws, ScoredDraws]:
         """Two evaluated models with this accuracy, on the same images."""
         first, second = self.draw(rng, accuracy, images)
-        return JudgedDraws(right=first, shared=self.shared), JudgedDraws(right=second, shared=self.shared)
+        return ScoredDraws(right=first, shared=self.shared), ScoredDraws(right=second, shared=self.shared)
 
 
 def _beta(spread: float, draws: int) -> Callable[[np.random.Generator, float, int], tuple[Bools, Bools]]:
@@ -105,7 +105,7 @@ def coverage(kind: Kind, accuracy: float, *, images: int, simulations: int) -> f
     rng = np.random.default_rng(round(1000 * accuracy))
     held = 0
     for _ in range(simulations):
-        low, high = kind.judged(rng, accuracy, images)[0].interval(0.95)
+        low, high = kind.scored(rng, accuracy, images)[0].interval(0.95)
         held += low <= accuracy <= high
     return held / simulations
 
@@ -121,7 +121,7 @@ def false_alarms(kind: Kind, accuracy: float, *, images: int, simulations: int) 
     """
     rng = np.random.default_rng(round(1000 * accuracy))
     return float(
-        np.mean([compare_paired(*kind.judged(rng, accuracy, images)).p_value <= 0.05 for _ in range(simulations)])
+        np.mean([compare_paired(*kind.scored(rng, accuracy, images)).p_value <= 0.05 for _ in range(simulations)])
     )
 
 

@@ -94,8 +94,8 @@ class RowSource:
     @property
     def n(self) -> int:
         """The number of images that were attacked."""
-        judged = self.summary.get("n")
-        return self.cell.n if judged is None else round(judged)
+        scored = self.summary.get("n")
+        return self.cell.n if scored is None else round(scored)
 
     def of_result(self, name: str) -> Any:
         """An attribute of the first result; ``None`` without one."""

@@ -12,8 +12,8 @@ from robustbench_cli.benchmarks.evaluation.statistics.paired import PairedCompar
 from robustbench_cli.benchmarks.reports.columns import WORST_CASE, column_names
 from robustbench_cli.benchmarks.reports.compared_columns import COMPARED, is_hash
 from robustbench_cli.benchmarks.reports.gates import parse_conditions, select, unmet
-from robustbench_cli.benchmarks.reports.judged_rows import JudgedRow
 from robustbench_cli.benchmarks.reports.readable import records
+from robustbench_cli.benchmarks.reports.scored_rows import ScoredRow
 from robustbench_cli.core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ComparedRows", "comparisons_table", "parse_comparison", "readable_comparisons"]
 
-_PROTOCOL: Mapping[str, Callable[[JudgedRow], Any]] = {
-    "images": lambda row: (row.cells[0].judged_images, row.row["corruption"], row.row["severity"]),
+_PROTOCOL: Mapping[str, Callable[[ScoredRow], Any]] = {
+    "images": lambda row: (row.cells[0].scored_images, row.row["corruption"], row.row["severity"]),
     "norm": lambda row: row.cells[0].norm,
     "eps": lambda row: row.cells[0].eps,
     "targeted": lambda row: row.cells[0].targeted,
@@ -82,12 +82,12 @@ def _selection(text: str) -> Mapping[str, Sequence[str]]:
     return parse_conditions(re.split(rf",(?=(?:{names})=)(?![^()]*\))", text), option=_OPTION)
 
 
-def comparisons_table(compared: ComparedRows, rows: Sequence[JudgedRow]) -> pd.DataFrame:
+def comparisons_table(compared: ComparedRows, rows: Sequence[ScoredRow]) -> pd.DataFrame:
     """Compares pairs of rows; see :func:`~.paired.compare_paired`.
 
     Args:
         compared: What the user asks for.
-        rows: The rows that the user selects, with their judged draws.
+        rows: The rows that the user selects, with their scored draws.
 
     Returns:
         One row per pair. ``a`` and ``b`` name what differs, ``difference`` is the robust accuracy of ``a`` minus that of ``b``,
@@ -110,7 +110,7 @@ def comparisons_table(compared: ComparedRows, rows: Sequence[JudgedRow]) -> pd.D
     return pd.DataFrame(lines, dtype=object)
 
 
-def _pairs(compared: ComparedRows, rows: Sequence[JudgedRow]) -> Iterator[tuple[JudgedRow, JudgedRow]]:
+def _pairs(compared: ComparedRows, rows: Sequence[ScoredRow]) -> Iterator[tuple[ScoredRow, ScoredRow]]:
     """The pairs of rows to compare."""
     if not rows:
         raise UserError(f"{_OPTION}: there is no row to compare")
@@ -137,7 +137,7 @@ def _pairs(compared: ComparedRows, rows: Sequence[JudgedRow]) -> Iterator[tuple[
             yield first, second
 
 
-def _selected(selection: Mapping[str, Sequence[str]], rows: Sequence[JudgedRow]) -> list[JudgedRow]:
+def _selected(selection: Mapping[str, Sequence[str]], rows: Sequence[ScoredRow]) -> list[ScoredRow]:
     """The rows that one side of a comparison selects.
 
     Raises:
@@ -156,7 +156,7 @@ def _selected(selection: Mapping[str, Sequence[str]], rows: Sequence[JudgedRow])
     return fitting
 
 
-def _difference(first: JudgedRow, second: JudgedRow, varied: set[str]) -> str | None:
+def _difference(first: ScoredRow, second: ScoredRow, varied: set[str]) -> str | None:
     """In what two rows differ that must be the same; ``None`` where they can be compared."""
     for name, value in _PROTOCOL.items():
         if value(first) != value(second):
@@ -173,7 +173,7 @@ def _difference(first: JudgedRow, second: JudgedRow, varied: set[str]) -> str | 
     return None
 
 
-def _line(first: JudgedRow, second: JudgedRow, test: PairedComparison, p_holm: float) -> dict[str, Any]:
+def _line(first: ScoredRow, second: ScoredRow, test: PairedComparison, p_holm: float) -> dict[str, Any]:
     """A row of the table of comparisons."""
     rows = first.row, second.row
     return {
@@ -197,12 +197,12 @@ def _line(first: JudgedRow, second: JudgedRow, test: PairedComparison, p_holm: f
     }
 
 
-def _attacks(row: JudgedRow) -> list[str]:
+def _attacks(row: ScoredRow) -> list[str]:
     """The attacks behind a row."""
     return [cell.attack_label for cell in row.cells]
 
 
-def _names(pairs: Sequence[tuple[JudgedRow, JudgedRow]]) -> list[list[str]]:
+def _names(pairs: Sequence[tuple[ScoredRow, ScoredRow]]) -> list[list[str]]:
     """What tells the two rows of each pair apart, with the draws and the cell where several pairs have the same names."""
     labels = []
     for first, second in pairs:

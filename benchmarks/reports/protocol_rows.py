@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.benchmarks.evaluation.statistics.protocols import PROTOCOLS, draw_variance, protocols
-from robustbench_cli.benchmarks.reports.judged_rows import JudgedRow
 from robustbench_cli.benchmarks.reports.readable import records
+from robustbench_cli.benchmarks.reports.scored_rows import ScoredRow
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ class ReadableProtocols:
     sections: list[str]
 
 
-def protocols_table(rows: Sequence[JudgedRow]) -> pd.DataFrame:
+def protocols_table(rows: Sequence[ScoredRow]) -> pd.DataFrame:
     """The accuracies under all protocols; see :func:`~.statistics.protocols.protocols`.
 
     Args:
-        rows: The rows that the user selects, with their judged draws.
+        rows: The rows that the user selects, with their scored draws.
 
     Returns:
         A row for each protocol and number of submissions ``k`` of each randomized row. ``draw_variance`` is the share of the
@@ -70,7 +70,7 @@ def protocols_table(rows: Sequence[JudgedRow]) -> pd.DataFrame:
     return pd.DataFrame([line for row in randomized for line in _lines(row)], dtype=object)
 
 
-def _lines(row: JudgedRow) -> Iterator[dict[str, Any]]:
+def _lines(row: ScoredRow) -> Iterator[dict[str, Any]]:
     """The rows of one group."""
     variance = draw_variance(row.robust)
     clean, robust = protocols(row.clean, row.clean_vote), protocols(row.robust, row.robust_vote)

@@ -86,7 +86,7 @@ def _table(sources: Sequence[RowSource]) -> pd.DataFrame:
 
 def _threat(cell: Cell) -> Hashable:
     corruption = None if cell.corruption is None else cell.corruption.canonical_identity
-    return cell.judged_images, corruption, cell.norm, cell.eps, cell.targeted, cell.seed
+    return cell.scored_images, corruption, cell.norm, cell.eps, cell.targeted, cell.seed
 
 
 def model_and_threat(cell: Cell) -> Hashable:

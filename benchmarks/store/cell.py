@@ -145,7 +145,7 @@ class Cell(EvaluationOptions, _Evaluated):
         return self
 
     @property
-    def judged_images(self) -> str:
+    def scored_images(self) -> str:
         """Equal for cells whose outcomes are of the same images in the same order.
 
         A cell that stops when its accuracy is decided has a sample of its own.

@@ -8,7 +8,7 @@ import numpy as np
 
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Need, Severity
-from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO, RowGroup, Threat, judged
+from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO, RowGroup, Threat, scored
 from robustbench_cli.benchmarks.evaluation.outcomes import Integers
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class AboveChance(Check):
 
         radius = _largest(probe)
         outcomes = probe.evaluate(_attack(probe), torch.arange(_images(probe)), eps=radius).outcomes
-        attacked, chance = judged(outcomes), _chance(outcomes.labels)
+        attacked, chance = scored(outcomes), _chance(outcomes.labels)
         low, _ = attacked.interval(0.95)
         if low <= chance or attacked.accuracy <= NEAR_ZERO * outcomes.clean_right.mean():
             return None

@@ -83,7 +83,7 @@ def _under_common_attacks(smaller: Threat, larger: Threat) -> tuple[Threat, Thre
 
 
 def _p_value_of_a_rise(smaller: Threat, larger: Threat) -> float:
-    comparison = compare_paired(larger.judged, smaller.judged)
+    comparison = compare_paired(larger.scored, smaller.scored)
     return comparison.p_value if comparison.difference > 0 else 1.0
 
 
@@ -94,5 +94,5 @@ def _is_flat(smaller: Threat, larger: Threat) -> bool:
     clean, before, after = smaller.clean_accuracy, smaller.robust_accuracy, larger.robust_accuracy
     if larger.eps < 2 * smaller.eps or after <= NEAR_ZERO * clean:
         return False
-    highest = compare_paired(smaller.judged, larger.judged).high
+    highest = compare_paired(smaller.scored, larger.scored).high
     return highest < _FLAT * min(before, clean - before)

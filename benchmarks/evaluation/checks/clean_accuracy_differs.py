@@ -7,7 +7,7 @@ from typing import ClassVar
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.row_group import Row, RowGroup
-from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws, compare_paired
+from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws, compare_paired
 
 __all__ = ["CleanAccuracyDiffers"]
 
@@ -42,7 +42,7 @@ class CleanAccuracyDiffers(Check):
 
     def finding_in_rows(self, rows: RowGroup) -> Finding | None:
         pairs = [(other, _clean(row), _clean(other)) for row, other in _comparable(rows)]
-        pairs += [(row, _clean(row), row.judged) for row in rows.rows if row.eps == 0 and row.targeted == "no"]
+        pairs += [(row, _clean(row), row.scored) for row in rows.rows if row.eps == 0 and row.targeted == "no"]
         for row, first, second in pairs:
             if compare_paired(first, second).p_value < _LEVEL / len(pairs):
                 return self.finding(
@@ -54,9 +54,9 @@ class CleanAccuracyDiffers(Check):
         return None
 
 
-def _clean(row: Row) -> JudgedDraws:
+def _clean(row: Row) -> ScoredDraws:
     """Whether the clean images are classified correctly."""
-    return JudgedDraws(right=row.outcomes.clean_right, shared=bool(row.outcomes.draws_shared))
+    return ScoredDraws(right=row.outcomes.clean_right, shared=bool(row.outcomes.draws_shared))
 
 
 def _comparable(rows: RowGroup) -> list[tuple[Row, Row]]:

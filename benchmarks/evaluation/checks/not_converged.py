@@ -10,7 +10,7 @@ from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Need, Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
-from robustbench_cli.benchmarks.evaluation.checks.base.row_group import judged
+from robustbench_cli.benchmarks.evaluation.checks.base.row_group import scored
 from robustbench_cli.benchmarks.evaluation.statistics.paired import compare_paired
 
 __all__ = ["NotConverged"]
@@ -50,7 +50,7 @@ class NotConverged(Check):
     def finding_in_model(self, probe: ModelProbe) -> Finding | None:
         attack = _longer(probe)
         rows = torch.arange(_images(probe))
-        before, after = judged(probe.baseline.outcomes, slice(len(rows))), judged(probe.evaluate(attack, rows).outcomes)
+        before, after = scored(probe.baseline.outcomes, slice(len(rows))), scored(probe.evaluate(attack, rows).outcomes)
         comparison = compare_paired(before, after)
         if after.accuracy >= before.interval(0.95)[0] or comparison.p_value >= _LEVEL:
             return None

@@ -135,5 +135,5 @@ def _needs_support(threat: Threat) -> bool:
 
 def _p_value(row: Row, base: Threat) -> float:
     """The p-value of a stronger attack; 1 if it is the weaker one."""
-    comparison = compare_paired(base.judged, row.judged)
+    comparison = compare_paired(base.scored, row.scored)
     return comparison.p_value if comparison.difference > 0 else 1.0

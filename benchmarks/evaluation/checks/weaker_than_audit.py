@@ -11,9 +11,9 @@ from robustbench_cli.benchmarks.evaluation.checks.base.row_group import (
     AuditedDraws,
     RowGroup,
     Threat,
-    judged,
+    scored,
 )
-from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws, PairedComparison, compare_paired, holm
+from robustbench_cli.benchmarks.evaluation.statistics.paired import PairedComparison, ScoredDraws, compare_paired, holm
 
 if TYPE_CHECKING:
     from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
@@ -52,8 +52,8 @@ class WeakerThanAudit(Check):
         # The rows are not known here: outcomes_for_rows is what this check does in a model.
         return None
 
-    def outcomes_for_rows(self, probe: ModelProbe) -> JudgedDraws | None:
-        return judged(probe.baseline.outcomes)
+    def outcomes_for_rows(self, probe: ModelProbe) -> ScoredDraws | None:
+        return scored(probe.baseline.outcomes)
 
     def finding_in_rows(self, rows: RowGroup) -> Finding | None:
         compared = [
@@ -68,7 +68,7 @@ class WeakerThanAudit(Check):
             return None
         threat, audit, pair = max(found, key=lambda entry: entry[2].difference)
         number = _common(threat, audit)
-        of_rows, of_audit = judged(threat.worst, slice(number)).accuracy, _first(audit, number).accuracy
+        of_rows, of_audit = scored(threat.worst, slice(number)).accuracy, _first(audit, number).accuracy
         return self.finding(
             f"at {threat.text} {audit.attack} in the audit leaves {of_audit:.3f} of {number} images, and the attacks of the rows "
             f"leave {of_rows:.3f}",
@@ -82,7 +82,7 @@ class WeakerThanAudit(Check):
 def _is_comparable(threat: Threat, audit: AuditedDraws) -> bool:
     """Whether both are of the same radius, seed and kind of counting, and the rows leave something."""
     return (
-        (threat.eps, threat.seed, len(threat.judged.right)) == (audit.eps, audit.seed, len(audit.draws.right))
+        (threat.eps, threat.seed, len(threat.scored.right)) == (audit.eps, audit.seed, len(audit.draws.right))
         and threat.rows[0].accounting == "expected"
         and threat.robust_accuracy > NEAR_ZERO * threat.clean_accuracy
     )
@@ -93,10 +93,10 @@ def _common(threat: Threat, audit: AuditedDraws) -> int:
     return min(len(threat.right), len(audit.draws.shares))
 
 
-def _first(audit: AuditedDraws, number: int) -> JudgedDraws:
-    return JudgedDraws(right=audit.draws.right[:, :number], shared=audit.draws.shared)
+def _first(audit: AuditedDraws, number: int) -> ScoredDraws:
+    return ScoredDraws(right=audit.draws.right[:, :number], shared=audit.draws.shared)
 
 
 def _compared(threat: Threat, audit: AuditedDraws) -> PairedComparison:
     number = _common(threat, audit)
-    return compare_paired(judged(threat.worst, slice(number)), _first(audit, number))
+    return compare_paired(scored(threat.worst, slice(number)), _first(audit, number))

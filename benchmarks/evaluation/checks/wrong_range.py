@@ -12,7 +12,7 @@ from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Need, Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.measurements import model_logits
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
-from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws, compare_paired
+from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws, compare_paired
 
 __all__ = ["WrongRange"]
 
@@ -47,9 +47,9 @@ class WrongRange(Check):
     def finding_in_model(self, probe: ModelProbe) -> Finding | None:
         count = _images(probe)
         images, labels = probe.images[:count], probe.labels[:count]
-        before = _judged(probe.logits[:count], labels)
+        before = _scored(probe.logits[:count], labels)
         for name, convert in _RANGES.items():
-            after = _judged(model_logits(probe.measured, convert(images)), labels)
+            after = _scored(model_logits(probe.measured, convert(images)), labels)
             comparison = compare_paired(before, after)
             if after.accuracy > before.accuracy and comparison.p_value < _LEVEL / len(_RANGES):
                 return self.finding(
@@ -68,10 +68,10 @@ def _images(probe: ModelProbe) -> int:
     return min(len(probe), probe.effort(50, 200, 500))
 
 
-def _judged(logits: Tensor, labels: Tensor) -> JudgedDraws:
+def _scored(logits: Tensor, labels: Tensor) -> ScoredDraws:
     # NaN is no class.
     right = (logits.argmax(1) == labels) & ~logits.isnan().any(1)
-    return JudgedDraws(right=right[None].cpu().numpy(), shared=False)
+    return ScoredDraws(right=right[None].cpu().numpy(), shared=False)
 
 
 def _normalized(images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, images_interval, passes_interval
 
-__all__ = ["JudgedDraws", "PairedComparison", "PairedTest", "compare_paired", "holm", "sign_flip_test"]
+__all__ = ["PairedComparison", "PairedTest", "ScoredDraws", "compare_paired", "holm", "sign_flip_test"]
 
 PairedTest = Literal["mcnemar", "sign-flip", "two-level", "none"]
 """The test behind a p-value: see :func:`compare_paired`; ``"none"`` where a single shared draw allows no test."""
@@ -26,7 +26,7 @@ _LEAST_P_VALUE = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedDraws:
+class ScoredDraws:
     """Whether a model is right, for each draw and image.
 
     Attributes:
@@ -81,7 +81,7 @@ class PairedComparison:
     second_only: float
 
 
-def compare_paired(first: JudgedDraws, second: JudgedDraws) -> PairedComparison:
+def compare_paired(first: ScoredDraws, second: ScoredDraws) -> PairedComparison:
     """Tests whether two models have the same accuracy on the population of images and draws.
 
     Two deterministic models: the exact test of McNemar (Psychometrika 12, 1947), a sign test on the images on which they
@@ -98,8 +98,8 @@ def compare_paired(first: JudgedDraws, second: JudgedDraws) -> PairedComparison:
         first: The first model.
         second: The second model, on the same N images.
 
-    >>> robust = JudgedDraws(right=np.array([[True] * 60 + [False] * 40]))
-    >>> weak = JudgedDraws(right=np.array([[True] * 45 + [False] * 55]))
+    >>> robust = ScoredDraws(right=np.array([[True] * 60 + [False] * 40]))
+    >>> weak = ScoredDraws(right=np.array([[True] * 45 + [False] * 55]))
     >>> compared = compare_paired(robust, weak)
     >>> compared.test, f"{compared.difference:.2f} [{compared.low:.2f}, {compared.high:.2f}] p {compared.p_value:.1e}"
     ('mcnemar', '0.15 [0.08, 0.22] p 6.1e-05')
@@ -118,7 +118,7 @@ def compare_paired(first: JudgedDraws, second: JudgedDraws) -> PairedComparison:
     )
 
 
-def _p_value(first: JudgedDraws, second: JudgedDraws) -> tuple[float, PairedTest]:
+def _p_value(first: ScoredDraws, second: ScoredDraws) -> tuple[float, PairedTest]:
     """The p-value of two models' equality, and its test."""
     if first.is_single_pass or second.is_single_pass:
         return 1.0, "none"
@@ -134,7 +134,7 @@ def _p_value(first: JudgedDraws, second: JudgedDraws) -> tuple[float, PairedTest
     return _interval_p_value(first, second, of_images), "two-level" if first.shared or second.shared else "sign-flip"
 
 
-def _interval_p_value(first: JudgedDraws, second: JudgedDraws, least: float) -> float:
+def _interval_p_value(first: ScoredDraws, second: ScoredDraws, least: float) -> float:
     """One minus the confidence at which the interval of the difference reaches 0, or ``least`` if that is larger."""
 
     def holds_zero(p_value: float) -> bool:
@@ -182,7 +182,7 @@ def sign_flip_test(differences: NDArray[np.int64]) -> float:
     return min(1.0, max(_LEAST_P_VALUE, 2 * tail))
 
 
-def _difference_interval(first: JudgedDraws, second: JudgedDraws, *, confidence: float = 0.95) -> tuple[float, float]:
+def _difference_interval(first: ScoredDraws, second: ScoredDraws, *, confidence: float = 0.95) -> tuple[float, float]:
     """The confidence interval of the difference of two accuracies; see :func:`compare_paired`."""
     models = first, second
     correlation = _correlation(first.shares, second.shares)

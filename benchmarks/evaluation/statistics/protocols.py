@@ -1,4 +1,4 @@
-"""The accuracies of a randomized model under the protocols that papers use, from the same judged draws."""
+"""The accuracies of a randomized model under the protocols that papers use, from the same scored draws."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, images_interval, mean_interval
-from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
+from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
 
 __all__ = ["PROTOCOLS", "Meaning", "Protocol", "ProtocolName", "all_right", "draw_variance", "protocols"]
 
@@ -76,18 +76,18 @@ class Protocol:
     high: float
 
 
-def protocols(judged: JudgedDraws, vote: NDArray[np.bool_]) -> list[Protocol]:
+def protocols(scored: ScoredDraws, vote: NDArray[np.bool_]) -> list[Protocol]:
     """The accuracies under all :data:`PROTOCOLS`, with a curve over k.
 
     Where all images of a pass share one draw, the intervals of the expectation and of the curve count the passes as a second
     sample, and those of one draw, of the vote and of every draw hold for the draws that were made.
 
     Args:
-        judged: ``(R, N)`` draws.
+        scored: ``(R, N)`` draws.
         vote: ``(N,)``, whether the majority vote over the R draws is right.
 
     >>> draws = np.array([[True] * 100, [True] * 80 + [False] * 20])
-    >>> for entry in protocols(JudgedDraws(right=draws), draws.all(axis=0)):
+    >>> for entry in protocols(ScoredDraws(right=draws), draws.all(axis=0)):
     ...     print(f"{entry.name} {entry.k} {entry.accuracy:.2f} [{entry.low:.2f}, {entry.high:.2f}]")
     expected None 0.90 [0.85, 0.93]
     one-draw None 1.00 [0.96, 1.00]
@@ -96,30 +96,30 @@ def protocols(judged: JudgedDraws, vote: NDArray[np.bool_]) -> list[Protocol]:
     best-of-k 2 0.80 [0.71, 0.87]
     every-draw None 0.80 [0.71, 0.87]
     """
-    every = np.all(judged.right, axis=0, keepdims=True)
+    every = np.all(scored.right, axis=0, keepdims=True)
     counted: list[tuple[ProtocolName, NDArray[np.bool_]]] = [
-        ("one-draw", judged.right[:1]),
+        ("one-draw", scored.right[:1]),
         ("vote", vote[None]),
         ("every-draw", every),
     ]
-    low, high = judged.interval(0.95)
-    entries = [Protocol(name="expected", k=None, accuracy=judged.accuracy, low=low, high=high)]
+    low, high = scored.interval(0.95)
+    entries = [Protocol(name="expected", k=None, accuracy=scored.accuracy, low=low, high=high)]
     for name, right in counted:
         low, high = images_interval(right)
         entries.append(Protocol(name=name, k=None, accuracy=float(right.mean()), low=low, high=high))
-    entries[3:3] = _curve(judged)
+    entries[3:3] = _curve(scored)
     return entries
 
 
-def _curve(judged: JudgedDraws) -> Iterator[Protocol]:
+def _curve(scored: ScoredDraws) -> Iterator[Protocol]:
     """Best of k for each k that the draws allow, one to R."""
-    draws = len(judged.right)
+    draws = len(scored.right)
     for k in range(1, draws + 1):
-        shares = all_right(judged.right.sum(axis=0), draws, k)
+        shares = all_right(scored.right.sum(axis=0), draws, k)
         accuracy = float(shares.mean())
         low, high = mean_interval(shares)
-        if judged.shared:
-            half = _passes_half_width(judged.right, k)
+        if scored.shared:
+            half = _passes_half_width(scored.right, k)
             low = max(0.0, accuracy - float(np.hypot(accuracy - low, half)))
             high = min(1.0, accuracy + float(np.hypot(high - accuracy, half)))
         yield Protocol(name="best-of-k", k=k, accuracy=accuracy, low=low, high=high)
@@ -156,23 +156,23 @@ def _passes_half_width(right: NDArray[np.bool_], k: int) -> float:
     return float(stdtrit(passes - 1, 0.975) * np.sqrt(variance))
 
 
-def draw_variance(judged: JudgedDraws) -> float:
+def draw_variance(scored: ScoredDraws) -> float:
     """The share of an answer's variance that comes from the draws and not from the images; see :class:`~.sample_size.ComparisonPlan`.
 
     The variance of a draw on a random image is ``p (1 - p)``; within an image it is ``c (R - c) / (R (R - 1))``, unbiased.
 
     Args:
-        judged: ``(R, N)`` draws.
+        scored: ``(R, N)`` draws.
 
     Returns:
         From 0, where each image is always right or always wrong, to 1, where all images are alike; NaN for a single draw, or
         where all or no draws are right.
 
-    >>> draw_variance(JudgedDraws(right=np.array([[True] * 9 + [False], [True] * 8 + [False] * 2]))).__round__(3)
+    >>> draw_variance(ScoredDraws(right=np.array([[True] * 9 + [False], [True] * 8 + [False] * 2]))).__round__(3)
     0.392
     """
-    draws, accuracy = len(judged.right), judged.accuracy
+    draws, accuracy = len(scored.right), scored.accuracy
     if draws < 2 or not 0 < accuracy < 1:
         return float("nan")
-    within = float((judged.shares * (1 - judged.shares)).mean()) * draws / (draws - 1)
+    within = float((scored.shares * (1 - scored.shares)).mean()) * draws / (draws - 1)
     return min(1.0, within / (accuracy * (1 - accuracy)))

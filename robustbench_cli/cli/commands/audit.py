@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.audit.verdict import AuditedRows
     from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
     from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
-    from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
+    from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
     from robustbench_cli.benchmarks.store.store import Store
 
 __all__ = ["audit"]
@@ -291,7 +291,7 @@ def _run_missing(probe: ModelProbe, target: AuditTarget, store: Path, shown: con
     bar = shown.add(name, total=len(missing))
     for check in missing:
         started = time.perf_counter()
-        kept: list[JudgedDraws] = []
+        kept: list[ScoredDraws] = []
         found = run_check(check, probe, keep=kept.append)
         outcomes = records.StoredDraws.of(probe.baseline_name, kept[0]) if kept else None
         seconds = time.perf_counter() - started

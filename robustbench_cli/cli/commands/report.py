@@ -16,9 +16,9 @@ from robustbench_cli.benchmarks.reports import formats
 from robustbench_cli.benchmarks.reports.compared_columns import COMPARED, is_hash
 from robustbench_cli.cli import console, tables
 from robustbench_cli.cli.gate_args import GateArgs, gate_options
-from robustbench_cli.cli.judged_tables import show_comparisons, show_protocols
 from robustbench_cli.cli.leaderboard import show_standings
 from robustbench_cli.cli.options import command, option, output_files, output_format, stores_or_default
+from robustbench_cli.cli.scored_tables import show_comparisons, show_protocols
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from robustbench_cli.benchmarks.audit.records import (
     write,
 )
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding
-from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
+from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
 from robustbench_cli.core.errors import UserError
 
 
@@ -152,10 +152,10 @@ def test_a_finding_of_another_check_is_damage() -> None:
 def test_outcomes_are_stored_bit_for_bit(tmp_path: Path, shape: tuple[int, int]) -> None:
     """Whatever their number of draws and images; other numbers than those of the bits are refused."""
     right = np.random.default_rng(0).random(shape) < 0.5
-    kept = StoredDraws.of("PGD", JudgedDraws(right=right, shared=True))
+    kept = StoredDraws.of("PGD", ScoredDraws(right=right, shared=True))
     write(tmp_path, record().model_copy(update={"outcomes": kept}))
     (read_back,) = stored(tmp_path, damaged=fail)
     assert read_back.outcomes is not None
-    np.testing.assert_array_equal(read_back.outcomes.judged().right, right)
+    np.testing.assert_array_equal(read_back.outcomes.scored().right, right)
     with pytest.raises(ValueError, match="does not have the bits"):
         StoredDraws.model_validate(kept.model_dump() | {"images": shape[1] + 8})

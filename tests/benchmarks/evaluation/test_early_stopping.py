@@ -59,9 +59,9 @@ def test_a_close_case_attacks_most_images_with_the_same_outcomes() -> None:
     whole = stopped(160, None, noise=0.02, repeats=5)
     sample = stopped(160, whole.summary["robust_accuracy"], noise=0.02, repeats=5)
     order = in_random_order(torch.arange(IMAGES), 0).numpy()
-    judged = len(sample.outcomes.labels)
-    assert judged > IMAGES / 2
-    assert np.array_equal(sample.outcomes.worst(), whole.outcomes.worst()[:, order[:judged]])
+    scored = len(sample.outcomes.labels)
+    assert scored > IMAGES / 2
+    assert np.array_equal(sample.outcomes.worst(), whole.outcomes.worst()[:, order[:scored]])
 
 
 def test_the_order_is_random_and_of_the_seed() -> None:

@@ -9,8 +9,8 @@ from scipy import stats
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.reports.comparisons import comparisons_table, parse_comparison, readable_comparisons
-from robustbench_cli.benchmarks.reports.judged_rows import JudgedRow, judged_rows
 from robustbench_cli.benchmarks.reports.rows import rows
+from robustbench_cli.benchmarks.reports.scored_rows import ScoredRow, scored_rows
 from robustbench_cli.core.errors import UserError
 
 from ..conftest import MakeCell, MakeOutcomes, MakeResult
@@ -37,14 +37,14 @@ class Stored:
         outcomes = make_outcomes(clean=[draws] * 100, robust=robust[::-1] if last else robust, draws=draws)
         self._stored.append((make_result(make_cell(**cell), outcomes, **result or {})[0], outcomes))
 
-    def rows(self) -> list[JudgedRow]:
+    def rows(self) -> list[ScoredRow]:
         outcomes = {result.cell.id: outcomes for result, outcomes in self._stored}
 
         def read(group: Any) -> Any:
             return group, Outcomes.stacked([outcomes[result.cell.id] for result in group])
 
         results = [result for result, _ in self._stored]
-        return judged_rows(rows(results, read), results, read)
+        return scored_rows(rows(results, read), results, read)
 
     def compare(self, *texts: str) -> list[dict[str, Any]]:
         table = comparisons_table(parse_comparison(texts), self.rows())

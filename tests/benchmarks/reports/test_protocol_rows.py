@@ -5,25 +5,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
-from robustbench_cli.benchmarks.reports.judged_rows import JudgedRow
+from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
 from robustbench_cli.benchmarks.reports.protocol_rows import protocols_table, readable_protocols
+from robustbench_cli.benchmarks.reports.scored_rows import ScoredRow
 from robustbench_cli.core.errors import UserError
 
 
-def judged_row(right: Any, **row: Any) -> JudgedRow:
+def scored_row(right: Any, **row: Any) -> ScoredRow:
     right = np.atleast_2d(np.asarray(right, dtype=bool))
-    draws = JudgedDraws(right=right)
+    draws = ScoredDraws(right=right)
     votes = 2 * right.sum(axis=0) > len(right)
     names = ("dataset", "model", "defense", "attack", "norm", "eps", "targeted", "eot", "n", "seed", "cell")
     usual = dict.fromkeys(names, "x") | {"repeats": len(right)}
-    return JudgedRow(row=usual | row, cells=[], clean=draws, robust=draws, clean_vote=votes, robust_vote=votes)
+    return ScoredRow(row=usual | row, cells=[], clean=draws, robust=draws, clean_vote=votes, robust_vote=votes)
 
 
 def test_each_randomized_row_is_a_group() -> None:
     """With the expectation, a single draw, the vote, the curve and every draw; a deterministic model has none."""
     right = np.random.default_rng(0).random((12, 50)) < 0.8
-    table = protocols_table([judged_row(right, cell="a"), judged_row([True, False]), judged_row(right[:2], cell="b")])
+    table = protocols_table([scored_row(right, cell="a"), scored_row([True, False]), scored_row(right[:2], cell="b")])
     assert table["cell"].value_counts(sort=False).to_dict() == {"a": 4 + 12, "b": 4 + 2}
     first = table[table["cell"] == "a"].set_index("protocol")
     assert first.loc["expected", "robust_accuracy"] == right.mean()
@@ -35,7 +35,7 @@ def test_each_randomized_row_is_a_group() -> None:
 def test_the_table_for_people_shows_a_part_of_the_curve() -> None:
     right = np.random.default_rng(0).random((12, 50)) < 0.8
     shown = readable_protocols(
-        protocols_table([judged_row(right, defense="hrs"), judged_row(right[:2], defense="rse")])
+        protocols_table([scored_row(right, defense="hrs"), scored_row(right[:2], defense="rse")])
     )
     assert shown.headers == ["defense", "repeats", "protocol", "clean", "robust"]
     assert [line[2] for line in shown.lines if line[0] == "hrs"] == [
@@ -50,4 +50,4 @@ def test_the_table_for_people_shows_a_part_of_the_curve() -> None:
 
 def test_deterministic_rows_alone_are_refused() -> None:
     with pytest.raises(UserError, match="--protocols: no row has several draws"):
-        protocols_table([judged_row([True, False])])
+        protocols_table([scored_row([True, False])])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         FinishedEvaluation,
     )
     from robustbench_cli.benchmarks.evaluation.checks.base.row_group import RowGroup
-    from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
+    from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
 
 __all__ = ["Check"]
 
@@ -104,7 +104,7 @@ class Check:
         """
         return 0
 
-    def outcomes_for_rows(self, probe: ModelProbe) -> JudgedDraws | None:
+    def outcomes_for_rows(self, probe: ModelProbe) -> ScoredDraws | None:
         """What an audit of the model stores beside the finding, for :meth:`finding_in_rows` to compare rows with.
 
         Args:

@@ -16,9 +16,9 @@ from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget
 from robustbench_cli.benchmarks.evaluation.options import Accounting
 from robustbench_cli.benchmarks.evaluation.outcomes import Integers, Outcomes
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import Floats, images_interval, passes_interval
-from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
+from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
 
-__all__ = ["NEAR_ZERO", "Access", "AuditedDraws", "Row", "RowGroup", "Threat", "judged"]
+__all__ = ["NEAR_ZERO", "Access", "AuditedDraws", "Row", "RowGroup", "Threat", "scored"]
 
 NEAR_ZERO = 0.1
 """A robust accuracy of at most this share of the clean accuracy is near zero: it can hardly be overstated."""
@@ -79,9 +79,9 @@ class Row:
         return self.outcomes.right_shares
 
     @property
-    def judged(self) -> JudgedDraws:
+    def scored(self) -> ScoredDraws:
         """Whether the images are classified correctly under the attack, for paired tests."""
-        return judged(self.outcomes)
+        return scored(self.outcomes)
 
     @property
     def robust_accuracy(self) -> float:
@@ -119,9 +119,9 @@ class Threat:
         return self.worst.right_shares
 
     @property
-    def judged(self) -> JudgedDraws:
+    def scored(self) -> ScoredDraws:
         """Whether the images are classified correctly in the worst case, for paired tests."""
-        return judged(self.worst)
+        return scored(self.worst)
 
     def under(self, rows: Iterable[Row]) -> Threat:
         """The threat under some of its attacks alone.
@@ -174,7 +174,7 @@ class AuditedDraws:
     attack: str
     eps: float
     seed: int
-    draws: JudgedDraws
+    draws: ScoredDraws
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -247,11 +247,11 @@ class RowGroup:
         return {spec.name: spec.parameters for spec in self.defenses}
 
 
-def judged(outcomes: Outcomes, images: slice = _ALL) -> JudgedDraws:
+def scored(outcomes: Outcomes, images: slice = _ALL) -> ScoredDraws:
     """Whether images are classified correctly under an attack, for paired tests.
 
     Args:
         outcomes: The outcomes of the attack.
         images: Some of its images.
     """
-    return JudgedDraws(right=outcomes.worst_right[:, images], shared=bool(outcomes.draws_shared))
+    return ScoredDraws(right=outcomes.worst_right[:, images], shared=bool(outcomes.draws_shared))

@@ -11,7 +11,7 @@ from torch import nn
 from robustbench_cli.attacks.base.attack import Attack
 from robustbench_cli.attacks.pgd import PGD
 from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
-from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO, judged
+from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO, scored
 from robustbench_cli.benchmarks.evaluation.statistics.paired import compare_paired
 
 __all__ = ["PGDOnSurrogate", "Stronger", "second_attack", "second_attack_passes"]
@@ -71,7 +71,7 @@ def second_attack(probe: ModelProbe, attack: Attack, *, images: int, allowed: fl
     if probe.randomized:
         count = min(images, len(probe))
         for rows in map(torch.arange, _parts(probe, count)):
-            before, after = judged(outcomes, slice(len(rows))), judged(probe.evaluate(attack, rows).outcomes)
+            before, after = scored(outcomes, slice(len(rows))), scored(probe.evaluate(attack, rows).outcomes)
             comparison = compare_paired(before, after)
             if comparison.difference <= 0:
                 return None
@@ -82,7 +82,7 @@ def second_attack(probe: ModelProbe, attack: Attack, *, images: int, allowed: fl
             {"robust_accuracy_second": after.accuracy, "robust_accuracy": before.accuracy},
         )
     rows = torch.from_numpy(right.all(axis=0)).nonzero()[:images, 0]
-    left = judged(probe.evaluate(attack, rows).outcomes)
+    left = scored(probe.evaluate(attack, rows).outcomes)
     broken = round(len(rows) * (1 - left.accuracy))
     if _upper_tail(broken, len(rows), allowed) >= _LEVEL:
         return None

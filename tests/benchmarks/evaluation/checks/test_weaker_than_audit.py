@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustbench_cli.benchmarks.evaluation.checks.base.row_group import AuditedDraws
 from robustbench_cli.benchmarks.evaluation.checks.weaker_than_audit import WeakerThanAudit
-from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
+from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
 
 from ...conftest import MakeOutcomes
 from .conftest import MakeProbe, MakeRow, MakeRows
@@ -22,7 +22,7 @@ def audit(right: int, *, images: int = N, draws: int = 1, **changes: Any) -> Aud
     """An audit whose attack left the first images."""
     left = np.tile(np.arange(images) < right, (draws, 1))
     usual: dict[str, Any] = {"check": CHECK.name, "attack": "PGD with 40 steps", "eps": 0.1, "seed": 0}
-    return AuditedDraws(draws=JudgedDraws(right=left), **usual | changes)
+    return AuditedDraws(draws=ScoredDraws(right=left), **usual | changes)
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,15 @@ from scipy import stats
 
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import images_interval, passes_interval
 from robustbench_cli.benchmarks.evaluation.statistics.paired import (
-    JudgedDraws,
+    ScoredDraws,
     compare_paired,
     holm,
     sign_flip_test,
 )
 
 
-def judged(right: Any, *, shared: bool = False) -> JudgedDraws:
-    return JudgedDraws(right=np.atleast_2d(np.asarray(right, dtype=bool)), shared=shared)
+def scored(right: Any, *, shared: bool = False) -> ScoredDraws:
+    return ScoredDraws(right=np.atleast_2d(np.asarray(right, dtype=bool)), shared=shared)
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 20))
@@ -29,7 +29,7 @@ def test_two_deterministic_models_have_mcnemars_exact_test(wins: int, losses: in
     """It is scipy's binomial test on the images on which they differ."""
     ties += not wins + losses
     first, second = [True] * wins + [False] * losses, [False] * wins + [True] * losses
-    compared = compare_paired(judged([*first, *[True] * ties]), judged([*second, *[True] * ties]))
+    compared = compare_paired(scored([*first, *[True] * ties]), scored([*second, *[True] * ties]))
     expected = stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
     assert (compared.p_value, compared.test) == (pytest.approx(expected, rel=1e-9), "mcnemar")
     assert (compared.first_only, compared.second_only) == (wins, losses)
@@ -61,7 +61,7 @@ def test_the_interval_is_newcombes() -> None:
     both, first_only, second_only, none = 36, 12, 2, 6
     first = [True] * (both + first_only) + [False] * (second_only + none)
     second = [True] * both + [False] * first_only + [True] * second_only + [False] * none
-    compared = compare_paired(judged(first), judged(second))
+    compared = compare_paired(scored(first), scored(second))
     number = both + first_only + second_only + none
     ends = [stats.binomtest(sum(model), number).proportion_ci(method="wilson") for model in (first, second)]
     means = [sum(model) / number for model in (first, second)]
@@ -91,12 +91,12 @@ def test_equal_models_are_seldom_said_to_differ(kind: str, accuracy: float) -> N
     rng = np.random.default_rng(round(10 * accuracy))
     images, draws = 150, 10
 
-    def of_shares(shares: np.ndarray[Any, Any], number: int) -> JudgedDraws:
-        return judged(rng.random((number, images)) < shares)
+    def of_shares(shares: np.ndarray[Any, Any], number: int) -> ScoredDraws:
+        return scored(rng.random((number, images)) < shares)
 
-    def with_shared_draws(difficulty: np.ndarray[Any, Any]) -> JudgedDraws:
+    def with_shared_draws(difficulty: np.ndarray[Any, Any]) -> ScoredDraws:
         passes, noise = 0.3 * rng.standard_normal((draws, 1)), 0.5 * rng.standard_normal((draws, images))
-        return judged(difficulty + passes + noise > 0, shared=True)
+        return scored(difficulty + passes + noise > 0, shared=True)
 
     compared = []
     for _ in range(SIMULATED):
@@ -120,7 +120,7 @@ def test_a_difference_is_found() -> None:
     found = []
     for _ in range(100):
         shares = rng.beta(0.3, 0.3, 1000)
-        first, second = (judged(rng.random((10, 1000)) < own) for own in (shares, np.maximum(0, shares - 0.06)))
+        first, second = (scored(rng.random((10, 1000)) < own) for own in (shares, np.maximum(0, shares - 0.06)))
         found.append(compare_paired(first, second).p_value)
     assert alarms(found) >= 95
 
@@ -130,12 +130,12 @@ def test_shared_draws_make_a_difference_less_sure() -> None:
     rng = np.random.default_rng(3)
     first = (rng.random((5, 1)) < 0.5) & (rng.random((5, 400)) < 0.9)
     second = rng.random((5, 400)) < 0.3
-    alone = compare_paired(judged(first), judged(second))
-    passes = compare_paired(judged(first, shared=True), judged(second, shared=True))
+    alone = compare_paired(scored(first), scored(second))
+    passes = compare_paired(scored(first, shared=True), scored(second, shared=True))
     assert alone.p_value <= 1e-4
     assert passes.p_value > 0.05
     assert (alone.test, passes.test) == ("sign-flip", "two-level")
-    single = compare_paired(judged(first[:1], shared=True), judged(second))
+    single = compare_paired(scored(first[:1], shared=True), scored(second))
     assert (single.p_value, single.test) == (1.0, "none")
 
 
@@ -143,15 +143,15 @@ def test_a_significant_difference_has_an_interval_without_zero() -> None:
     """For randomized models the test and the interval agree."""
     rng = np.random.default_rng(4)
     for _ in range(100):
-        first, second = (judged(rng.random((4, 60)) < share) for share in (0.6, 0.5))
+        first, second = (scored(rng.random((4, 60)) < share) for share in (0.6, 0.5))
         compared = compare_paired(first, second)
         assert compared.p_value > 0.05 or not compared.low <= 0 <= compared.high
 
 
 def test_the_interval_of_a_model_is_that_of_its_row() -> None:
     right = np.random.default_rng(5).random((10, 50)) < 0.7
-    assert judged(right).interval(0.95) == images_interval(right)
-    assert judged(right, shared=True).interval(0.95) == passes_interval(right)
+    assert scored(right).interval(0.95) == images_interval(right)
+    assert scored(right, shared=True).interval(0.95) == passes_interval(right)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))

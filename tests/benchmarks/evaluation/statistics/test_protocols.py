@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
+from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
 from robustbench_cli.benchmarks.evaluation.statistics.protocols import (
     PROTOCOLS,
     Protocol,
@@ -21,7 +21,7 @@ from robustbench_cli.benchmarks.evaluation.statistics.protocols import (
 
 def entries(right: Any, *, shared: bool = False) -> list[Protocol]:
     votes = 2 * np.sum(right, axis=0) > len(right)
-    return protocols(JudgedDraws(right=np.asarray(right, dtype=bool), shared=shared), votes)
+    return protocols(ScoredDraws(right=np.asarray(right, dtype=bool), shared=shared), votes)
 
 
 @given(st.integers(1, 8).flatmap(lambda draws: st.tuples(st.lists(st.booleans(), min_size=draws, max_size=draws))))
@@ -105,4 +105,4 @@ def test_the_variance_of_draws_is_a_share_of_all_variance(shares: tuple[float, .
     """``E q (1 - q) / p (1 - p)``, within what 200,000 draws leave of it; images alike have only their draws' variance."""
     rng = np.random.default_rng(3)
     right = rng.random((5, 40_000)) < np.resize(shares, 40_000)
-    assert draw_variance(JudgedDraws(right=right)) == pytest.approx(expected, abs=0.01)
+    assert draw_variance(ScoredDraws(right=right)) == pytest.approx(expected, abs=0.01)

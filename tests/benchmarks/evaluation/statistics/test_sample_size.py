@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws, compare_paired
+from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws, compare_paired
 from robustbench_cli.benchmarks.evaluation.statistics.sample_size import ComparisonPlan, images_needed, mcnemar_power
 from robustbench_cli.core.errors import UserError
 
@@ -69,7 +69,7 @@ def test_the_planned_power_is_had(draws: int) -> None:
     found = 0
     for _ in range(200):
         chosen = rng.integers(number, size=images)
-        models = [JudgedDraws(right=rng.random((draws, images)) < values[chosen]) for values in (shares, other)]
+        models = [ScoredDraws(right=rng.random((draws, images)) < values[chosen]) for values in (shares, other)]
         found += compare_paired(*models).p_value <= 0.05
     assert stats.binomtest(found, 200, 0.8).pvalue > 1e-6
 

@@ -46,9 +46,9 @@ def show_comparisons(
         parse_comparison,
         readable_comparisons,
     )
-    from robustbench_cli.benchmarks.reports.judged_rows import judged_rows
+    from robustbench_cli.benchmarks.reports.scored_rows import scored_rows
 
-    compared = comparisons_table(parse_comparison(texts), judged_rows(table, results, read))
+    compared = comparisons_table(parse_comparison(texts), scored_rows(table, results, read))
     title, headers, lines, caption = readable_comparisons(compared)
     tables.show_other(
         "--compare",
@@ -86,10 +86,10 @@ def show_protocols(
     Raises:
         UserError: No row has several draws, or the format is for other tables.
     """
-    from robustbench_cli.benchmarks.reports.judged_rows import judged_rows
     from robustbench_cli.benchmarks.reports.protocol_rows import protocols_table, readable_protocols
+    from robustbench_cli.benchmarks.reports.scored_rows import scored_rows
 
-    counted = protocols_table(judged_rows(table, results, read))
+    counted = protocols_table(scored_rows(table, results, read))
     shown = readable_protocols(counted)
     tables.show_other(
         "--protocols",

@@ -6,8 +6,8 @@ import numpy as np
 
 from robustbench_cli.benchmarks.checkpoints.method_spec import MethodSpec
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
-from robustbench_cli.benchmarks.reports.judged_rows import judged_rows
 from robustbench_cli.benchmarks.reports.rows import Together, rows
+from robustbench_cli.benchmarks.reports.scored_rows import scored_rows
 from robustbench_cli.benchmarks.store.records import Result
 
 from ..conftest import MakeCell, MakeOutcomes, MakeResult
@@ -28,15 +28,15 @@ def test_each_row_has_the_draws_that_its_accuracies_are_of(
 
     results = [result for result, _ in stored.values()]
     table = rows(results, read)
-    judged = judged_rows(table, results, read)
-    assert [row.row["cell"] for row in judged] == list(table["cell"])
-    assert [len(row.cells) for row in judged] == [1, 1, 2, 1]
-    for row in judged:
+    scored = scored_rows(table, results, read)
+    assert [row.row["cell"] for row in scored] == list(table["cell"])
+    assert [len(row.cells) for row in scored] == [1, 1, 2, 1]
+    for row in scored:
         assert row.robust.accuracy == row.row["robust_accuracy"]
         assert row.clean.accuracy == row.row["clean_accuracy"]
         assert row.robust_vote.mean() == row.row["robust_accuracy_vote"]
         assert np.all(row.clean_vote)
     # Worst case: 3, 0, 0 and 2 of 4 draws.
-    assert judged[2].robust.shares.tolist() == [0.75, 0.0, 0.0, 0.5]
-    one = judged_rows(table[table["attack"] == "fgsm"], results, read)
+    assert scored[2].robust.shares.tolist() == [0.75, 0.0, 0.0, 0.5]
+    one = scored_rows(table[table["attack"] == "fgsm"], results, read)
     assert [row.row["attack"] for row in one] == ["fgsm"]

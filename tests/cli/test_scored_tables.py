@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .judged_store import HRS, JPEG, add
+from .scored_store import HRS, JPEG, add
 
 Advdef = Callable[..., Any]
 

@@ -1,4 +1,4 @@
-"""A store with judged draws that a test makes up: nothing is trained or attacked."""
+"""A store with scored draws that a test makes up: nothing is trained or attacked."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, most_votes
-from robustbench_cli.benchmarks.evaluation.statistics.paired import JudgedDraws
+from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
 from robustbench_cli.benchmarks.reports.columns import RowSource
 from robustbench_cli.benchmarks.reports.readable import records
 from robustbench_cli.benchmarks.reports.rows import Together, model_and_threat
@@ -21,11 +21,11 @@ from robustbench_cli.benchmarks.store.records import Result
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["JudgedRow", "judged_rows"]
+__all__ = ["ScoredRow", "scored_rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedRow:
+class ScoredRow:
     """A row of the table with what is behind it.
 
     Attributes:
@@ -39,16 +39,16 @@ class JudgedRow:
 
     row: Mapping[str, Any]
     cells: Sequence[Cell]
-    clean: JudgedDraws
-    robust: JudgedDraws
+    clean: ScoredDraws
+    robust: ScoredDraws
     clean_vote: NDArray[np.bool_]
     robust_vote: NDArray[np.bool_]
 
 
-def judged_rows(
+def scored_rows(
     table: pd.DataFrame, results: Sequence[Result], read: Callable[[Sequence[Result]], Together | None]
-) -> list[JudgedRow]:
-    """The rows of a table with their judged draws, in the table's order.
+) -> list[ScoredRow]:
+    """The rows of a table with their scored draws, in the table's order.
 
     Means over corruptions have no draws of their own, and are left out.
 
@@ -62,39 +62,39 @@ def judged_rows(
     for result in results:
         if not result.was_skipped:
             groups[model_and_threat(result.cell)].append(result)
-    judged: dict[str, JudgedRow] = {}
+    scored: dict[str, ScoredRow] = {}
     for group in groups.values():
         ids = {result.cell.id for result in group} | {_worst_case_id(group)}
         together = read(group) if ids & {*rows} else None
         if together is not None:
-            judged.update(_judged(rows, *together))
-    return [judged[cell] for cell in rows if cell in judged]
+            scored.update(_scored(rows, *together))
+    return [scored[cell] for cell in rows if cell in scored]
 
 
 def _worst_case_id(group: Sequence[Result]) -> str:
     return RowSource(group[0].cell, group[0].eps, results=group).id
 
 
-def _judged(
+def _scored(
     rows: Mapping[str, Mapping[str, Any]], group: Sequence[Result], attacks: Outcomes
-) -> Iterator[tuple[str, JudgedRow]]:
-    """The judged rows of one model and threat that are among ``rows``, by their cells' hashes."""
+) -> Iterator[tuple[str, ScoredRow]]:
+    """The scored rows of one model and threat that are among ``rows``, by their cells' hashes."""
     for number, result in enumerate(group):
         if result.cell.id in rows:
-            yield result.cell.id, _judged_row(rows[result.cell.id], [result.cell], attacks.of_attack(number))
+            yield result.cell.id, _scored_row(rows[result.cell.id], [result.cell], attacks.of_attack(number))
     worst = _worst_case_id(group)
     if len(group) > 1 and worst in rows:
         outcomes = attacks.worst_attack(nearest=group[0].cell.eps is None)
-        yield worst, _judged_row(rows[worst], [result.cell for result in group], outcomes)
+        yield worst, _scored_row(rows[worst], [result.cell for result in group], outcomes)
 
 
-def _judged_row(row: Mapping[str, Any], cells: Sequence[Cell], outcomes: Outcomes) -> JudgedRow:
+def _scored_row(row: Mapping[str, Any], cells: Sequence[Cell], outcomes: Outcomes) -> ScoredRow:
     labels, worst, shared = outcomes.labels, outcomes.worst(), bool(outcomes.draws_shared)
-    return JudgedRow(
+    return ScoredRow(
         row=row,
         cells=cells,
-        clean=JudgedDraws(right=outcomes.clean_right, shared=shared),
-        robust=JudgedDraws(right=outcomes.worst_right, shared=shared),
+        clean=ScoredDraws(right=outcomes.clean_right, shared=shared),
+        robust=ScoredDraws(right=outcomes.worst_right, shared=shared),
         clean_vote=most_votes(outcomes.clean, labels),
         robust_vote=most_votes(worst, labels),
     )
