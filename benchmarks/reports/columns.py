@@ -149,8 +149,8 @@ class Column:
         gate: Which values are better, where a gate may judge the column.
         identity: Whether rows of two tables are the same comparison only if they agree in it. ``"later"``: and earlier
             versions of the program wrote tables without it.
-        only: The rows that have it, where not all do: those of defended models, or the means over corruptions without
-            an attack.
+        only: The rows that a gate judges by it, where not all: those of defended models, the means over corruptions
+            without an attack, or those with a radius. An accuracy under a minimal-norm attack at any distance has none.
         shown: Its form in the terminal; ``None`` where it is only in files.
     """
 
@@ -159,7 +159,7 @@ class Column:
     value: Callable[[RowSource], Any] | None
     gate: Literal["higher", "lower"] | None = None
     identity: Literal["always", "later"] | None = None
-    only: Literal["defended", "means"] | None = None
+    only: Literal["defended", "means", "radius"] | None = None
     shown: Shown | None = None
 
     def text(self, record: Record, *, interval: bool = True) -> str:
@@ -309,15 +309,17 @@ COLUMNS: tuple[Column, ...] = (
         "share",
         _measured("robust_accuracy"),
         gate="higher",
+        only="radius",
         shown=Shown("robust", 51, interval=("robust_accuracy_low", "robust_accuracy_high"), hide_interval=2),
     ),
-    Column("robust_accuracy_low", "share", _measured("robust_accuracy_low"), gate="higher"),
-    Column("robust_accuracy_high", "share", _measured("robust_accuracy_high"), gate="higher"),
+    Column("robust_accuracy_low", "share", _measured("robust_accuracy_low"), gate="higher", only="radius"),
+    Column("robust_accuracy_high", "share", _measured("robust_accuracy_high"), gate="higher", only="radius"),
     Column(
         "robust_accuracy_vote",
         "share",
         _measured("robust_accuracy_vote"),
         gate="higher",
+        only="radius",
         shown=Shown("vote", 52, hide=6, when=_is_randomized),
     ),
     Column(
@@ -325,6 +327,7 @@ COLUMNS: tuple[Column, ...] = (
         "share",
         _measured("robust_accuracy_every_draw"),
         gate="higher",
+        only="radius",
         shown=Shown("every", 53, hide=5, when=_is_randomized),
     ),
     Column(
@@ -332,6 +335,7 @@ COLUMNS: tuple[Column, ...] = (
         "share",
         _measured("attack_success_rate"),
         gate="lower",
+        only="radius",
         shown=Shown("success", 60, hide=7, when=_is_attacked),
     ),
     Column(

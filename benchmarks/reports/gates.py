@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -67,10 +67,12 @@ class Verdict:
     Attributes:
         broken: A line for each row that breaks the limit.
         missing: A line for each row that cannot be judged.
+        left_out: The indices of the rows at any distance, which an accuracy under attack does not judge.
     """
 
     broken: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    left_out: list[Any] = field(default_factory=list)
 
 
 def parse_limit(text: str, *, gate: Gate) -> Limit:
@@ -251,31 +253,38 @@ def compare(table: pd.DataFrame, limit: Limit) -> Verdict:
         table: The rows.
         limit: A lower limit, or an upper one where lower values are better.
     """
-    verdict = Verdict()
+    only = column(limit.column).only
+    rows = {index: row for index, row in table.iterrows() if _is_judged(row, only)}
+    verdict = Verdict(left_out=[index for index in table.index if index not in rows] if only == "radius" else [])
     if table.empty:
         option = gate_with(upper=limit.is_upper, baseline=False).option
         verdict.missing.append(f"{option} {limit.column}={limit.value:g}: there is no row to judge")
-    only = column(limit.column).only
-    if only == "means" and not any(_has_value(row, only) for _, row in table.iterrows()):
-        verdict.missing.append(
-            f"{limit.column}: there is no mean over corruptions without an attack to judge: run --suite corruptions"
-        )
+    elif not rows and only in _NO_ROW:
+        verdict.missing.append(f"{limit.column}: {_NO_ROW[only]}")
     hint = ": give --corruption-baseline alexnet or FILE.csv" if limit.column == "mce" else ""
-    for _, row in table.iterrows():
+    for row in rows.values():
         value = row[limit.column]
         if pd.isna(value):
-            if _has_value(row, only):
-                verdict.missing.append(f"{_name(row)}: there is no {limit.column} to judge{hint}")
+            verdict.missing.append(f"{_name(row)}: there is no {limit.column} to judge{hint}")
         elif _worse(value, limit.value, limit) > _ROUNDING:
             side = "above" if limit.is_upper else "below"
             verdict.broken.append(f"{_name(row)}: {limit.column} {value:.6g} is {side} {limit.value:g}")
     return verdict
 
 
-def _has_value(row: pd.Series, only: Literal["defended", "means"] | None) -> bool:
-    """Whether a row is one of those that have a column."""
+_NO_ROW = {
+    "means": "there is no mean over corruptions without an attack to judge: run --suite corruptions",
+    "radius": "there is no row with a radius to judge: attack with --norm and --eps, or judge mean_l2",
+}
+"""What is missing where no row is one of :attr:`~.columns.Column.only`. Not each table has a defended model."""
+
+
+def _is_judged(row: pd.Series, only: str | None) -> bool:
+    """Whether a gate judges a row; see :attr:`~.columns.Column.only`."""
     if only == "means":
         return not pd.isna(row["mean_corruption_accuracy"])
+    if only == "radius":
+        return row["attack"] == "none" or (not pd.isna(row["eps"]) and row["eps"] != "")
     return only is None or row["defense"] != "none"
 
 

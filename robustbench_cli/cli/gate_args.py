@@ -95,6 +95,12 @@ class GateArgs:
                 console.warn(line)
         missing += [line for verdict in verdicts for line in verdict.missing]
         broken = [line for verdict in verdicts for line in verdict.broken]
+        left_out = {index for verdict in verdicts for index in verdict.left_out}
+        if left_out:
+            rows = "1 row" if len(left_out) == 1 else f"{len(left_out)} rows"
+            console.note(
+                f"{rows} at any distance left out of gates: without a radius, an accuracy under attack says nothing"
+            )
         if missing:
             raise CellsFailed([*missing, *broken])
         if broken:

@@ -38,6 +38,19 @@ def test_every_row_is_judged_unrounded(monkeypatch: pytest.MonkeyPatch) -> None:
         gates.judge(table(float("nan"), 0.1))
 
 
+def test_rows_at_any_distance_are_counted_in_one_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two gates leave out the same row; without another row there is nothing to judge."""
+    limits = {"fail_under": ("robust_accuracy=0.4",), "fail_over": ("attack_success_rate=0.6",)}
+    gates = GateArgs.from_options(baseline=None, strict=False, **NO_LIMITS | limits)
+    rows = table(0.5, 0.0).assign(eps=["0.1", ""], attack=["pgd", "cw"], attack_success_rate=[0.5, 1.0])
+    notes: list[str] = []
+    monkeypatch.setattr(console, "note", notes.append)
+    gates.judge(rows)
+    assert [line.partition(":")[0] for line in notes] == ["1 row at any distance left out of gates", "passed"]
+    with pytest.raises(CellsFailed, match="attack_success_rate: there is no row with a radius to judge"):
+        gates.judge(rows.iloc[1:])
+
+
 def test_missing_rows_end_a_command_without_gates_too() -> None:
     """With exit code 3; without any, nothing is judged."""
     gates = GateArgs.from_options(baseline=None, strict=False, **NO_LIMITS)

@@ -125,7 +125,8 @@ def attack(
     """Attack a defended model and print its accuracy.
 
     Without a checkpoint the model is trained first, once, and kept in the cache folder. Without --attack: pgd, cw-pgd
-    and cw, each adapted to the defense. Cells in the store are not computed again. Gates judge every row of the table.
+    and cw, each adapted to the defense. Cells in the store are not computed again. Gates judge every row of the
+    table, but accuracies under attack only where there is a radius.
     """
     from robustbench_cli.benchmarks.suites.config import SuiteConfig
     from robustbench_cli.benchmarks.suites.grid import attack_class

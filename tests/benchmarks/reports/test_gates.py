@@ -88,6 +88,25 @@ def test_what_is_missing_cannot_be_judged() -> None:
     assert compare(table(), Limit("des", 2)).missing == ["--fail-under des=2: there is no row to judge"]
 
 
+def test_an_accuracy_under_attack_is_judged_at_a_radius() -> None:
+    """At any distance a minimal-norm attack breaks nearly all images; clean accuracies and distances are judged there too."""
+    rows = table(
+        {}, {"attack": "cw", "eps": "", "robust_accuracy": 0.0, "clean_accuracy": 0.3}, {"attack": "none", "eps": ""}
+    )
+    assert compare(rows, Limit("robust_accuracy", 0.5)) == Verdict(left_out=[1])
+    assert [row.partition(":")[0] for row in compare(rows, Limit("robust_accuracy", 0.6)).broken] == [
+        "digits small-cnn none pgd linf eps 8/255",
+        "digits small-cnn none none",
+    ]
+    assert compare(rows.iloc[1:2], Limit("clean_accuracy", 0.4)).broken == [
+        "digits small-cnn none cw linf: clean_accuracy 0.3 is below 0.4"
+    ]
+    (line,) = compare(rows.iloc[1:2], Limit("robust_accuracy", 0.0)).missing
+    assert line == (
+        "robust_accuracy: there is no row with a radius to judge: attack with --norm and --eps, or judge mean_l2"
+    )
+
+
 def test_a_drop_is_compared_unrounded() -> None:
     """From 0.8 to 0.78 is a drop by 0.02 and no more, whatever floating point says; to 0.7799 is more."""
     before = table({"robust_accuracy": 0.8})
