@@ -12,7 +12,7 @@ from robustbench_cli.benchmarks.evaluation.statistics.paired import PairedCompar
 from robustbench_cli.benchmarks.reports.columns import WORST_CASE, column_names
 from robustbench_cli.benchmarks.reports.compared_columns import COMPARED, is_hash
 from robustbench_cli.benchmarks.reports.gates import parse_conditions, select, unmet
-from robustbench_cli.benchmarks.reports.readable import records
+from robustbench_cli.benchmarks.reports.readable import ReadableTable, records
 from robustbench_cli.benchmarks.reports.scored_rows import ScoredRow
 from robustbench_cli.core.errors import UserError, did_you_mean
 
@@ -230,8 +230,8 @@ _SHOWN = ("dataset", "model", "defense", "attack", "threat", "corruption", "seve
 """The columns before the two names where they differ among the pairs, and above the table where they do not."""
 
 
-def readable_comparisons(table: pd.DataFrame) -> tuple[str, list[str], list[list[str]], list[str]]:
-    """The line above a table of comparisons, its headers, the texts of its rows and the lines below it, for people.
+def readable_comparisons(table: pd.DataFrame) -> ReadableTable:
+    """A table of comparisons for people.
 
     Args:
         table: See :func:`comparisons_table`.
@@ -252,8 +252,14 @@ def readable_comparisons(table: pd.DataFrame) -> tuple[str, list[str], list[list
         for row in rows
     ]
     alike = [(name, rows[0][name]) for name in _SHOWN if name not in shown and rows[0][name] is not None]
-    title = ", ".join(f"{name} {value}" for name, value in alike)
-    return title, headers, lines, list(_caption(rows))
+    return ReadableTable(
+        headers=headers,
+        numeric=[header in {"robust a", "robust b", "only a", "only b", "p", "p (Holm)"} for header in headers],
+        lines=lines,
+        hideable=("only a", "only b", "p"),
+        title=", ".join(f"{name} {value}" for name, value in alike),
+        caption=list(_caption(rows)),
+    )
 
 
 def _p_value(value: float) -> str:

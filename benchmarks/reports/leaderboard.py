@@ -17,7 +17,7 @@ from robustbench_cli.benchmarks.corruptions import BENCHMARK, SEVERITIES
 from robustbench_cli.benchmarks.datasets.base.options import split_name
 from robustbench_cli.benchmarks.reports.columns import RowSource
 from robustbench_cli.benchmarks.reports.corruption_means import MEAN
-from robustbench_cli.benchmarks.reports.readable import records
+from robustbench_cli.benchmarks.reports.readable import ReadableTable, records
 from robustbench_cli.benchmarks.reports.rows import model_and_threat
 from robustbench_cli.benchmarks.store.records import Result
 from robustbench_cli.core.errors import UserError, did_you_mean
@@ -380,11 +380,13 @@ def _line(board: Leaderboard, place: str, entry: Entry) -> dict[str, Any]:
     }
 
 
-def readable_standings(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """The headers and the texts of :func:`standings_table` for people; the first four columns are numeric but the second.
+def readable_standings(board: Leaderboard, found: Sequence[Standing], table: pd.DataFrame) -> ReadableTable:
+    """The table of standings for people.
 
     Args:
-        table: The table.
+        board: The leaderboard.
+        found: The standings.
+        table: Their table; see :func:`standings_table`.
     """
     lines = []
     for row in records(table):
@@ -404,4 +406,15 @@ def readable_standings(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]
                 *(row[key] or "-" for key in ("architecture", "venue", "paper")),
             ]
         )
-    return ["rank", "model", "clean", "robust", "architecture", "venue", "paper"], lines
+    order = "mean accuracy over corruptions" if board.norm is None else "lowest known robust accuracy"
+    source = f"{board.source}, {board.date}: the {len(board.entries)} models of its zoo, by {order}"
+    headers = ["rank", "model", "clean", "robust", "architecture", "venue", "paper"]
+    return ReadableTable(
+        headers=headers,
+        numeric=[header in {"rank", "clean", "robust"} for header in headers],
+        lines=lines,
+        hideable=("paper", "venue", "architecture"),
+        title=f"{board.name} ({board.protocol}, n {board.n})",
+        caption=[source, *dict.fromkeys(note for standing in found for note in standing.notes)],
+        sections=list(table["cell"]),
+    )

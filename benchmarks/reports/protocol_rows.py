@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from robustbench_cli.benchmarks.evaluation.statistics.protocols import PROTOCOLS, draw_variance, protocols
-from robustbench_cli.benchmarks.reports.readable import records
+from robustbench_cli.benchmarks.reports.readable import ReadableTable, records
 from robustbench_cli.benchmarks.reports.scored_rows import ScoredRow
 from robustbench_cli.core.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ReadableProtocols", "protocols_table", "readable_protocols"]
+__all__ = ["protocols_table", "readable_protocols"]
 
 _ROW = ("dataset", "model", "defense", "attack", "norm", "eps", "targeted", "eot", "n", "repeats", "seed")
 """The columns that say which row a group is of."""
@@ -25,25 +24,6 @@ _ON_CURVE = (2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 _SHOWN = ("dataset", "model", "defense", "attack", "threat", "n", "repeats", "seed")
 """The columns of a row that a terminal shows: above the table where all rows share them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadableProtocols:
-    """A table of protocols as texts.
-
-    Attributes:
-        headers: The headers.
-        lines: The texts of the rows.
-        title: What all rows share.
-        caption: The sources of the protocols.
-        sections: The cell of each row.
-    """
-
-    headers: list[str]
-    lines: list[list[str]]
-    title: str
-    caption: list[str]
-    sections: list[str]
 
 
 def protocols_table(rows: Sequence[ScoredRow]) -> pd.DataFrame:
@@ -90,7 +70,7 @@ def _lines(row: ScoredRow) -> Iterator[dict[str, Any]]:
         }
 
 
-def readable_protocols(table: pd.DataFrame) -> ReadableProtocols:
+def readable_protocols(table: pd.DataFrame) -> ReadableTable:
     """A table of protocols for people.
 
     Args:
@@ -111,8 +91,10 @@ def readable_protocols(table: pd.DataFrame) -> ReadableProtocols:
         ]
         for row in rows
     ]
-    return ReadableProtocols(
-        headers=[*shown, "protocol", "clean", "robust"],
+    headers = [*shown, "protocol", "clean", "robust"]
+    return ReadableTable(
+        headers=headers,
+        numeric=[header in {"n", "repeats", "seed", "clean", "robust"} for header in headers],
         lines=lines,
         title=title,
         caption=[f"{name}: {meaning.text} ({meaning.source})" for name, meaning in PROTOCOLS.items()],

@@ -1,9 +1,10 @@
-"""The table of results as text for people: which columns it has, and the text of every row."""
+"""Tables as texts for people: the columns of the table of results and the texts of its rows, and any other table."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,30 @@ from robustbench_cli.benchmarks.reports.columns import Column, shown_columns
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ambiguous_files", "hiding_order", "readable", "records"]
+__all__ = ["ReadableTable", "ambiguous_files", "hiding_order", "readable", "records"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadableTable:
+    """A table other than that of results, as texts.
+
+    Attributes:
+        headers: The headers.
+        numeric: Whether each column is right-justified.
+        lines: The texts of the rows.
+        hideable: The headers of columns that a narrow terminal may hide, the least important first.
+        title: The line above.
+        caption: The lines below.
+        sections: A label for each row; a blank line separates rows with different labels.
+    """
+
+    headers: Sequence[str]
+    numeric: Sequence[bool]
+    lines: Sequence[Sequence[str]]
+    hideable: Sequence[str] = ()
+    title: str = ""
+    caption: Sequence[str] = ()
+    sections: Sequence[str] = ()
 
 
 def readable(table: pd.DataFrame, hidden: Collection[str] = ()) -> tuple[list[Column], list[list[str]]]:

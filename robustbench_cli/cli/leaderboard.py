@@ -43,18 +43,7 @@ def show_standings(
     board = read_leaderboard(name)
     found, refused = standings(board, table, results, {suite: _attacks(suite) for suite in SUITES})
     standing_table = standings_table(board, found)
-    headers, lines = readable_standings(standing_table)
-    order = "mean accuracy over corruptions" if board.norm is None else "lowest known robust accuracy"
-    source = f"{board.source}, {board.date}: the {len(board.entries)} models of its zoo, by {order}"
-    shown = tables.Readable(
-        headers=headers,
-        numeric=[header in {"rank", "clean", "robust"} for header in headers],
-        lines=lines,
-        hideable=("paper", "venue", "architecture"),
-        title=f"{board.name} ({board.protocol}, n {board.n})",
-        caption=[source, *dict.fromkeys(note for standing in found for note in standing.notes)],
-        sections=list(standing_table["cell"]),
-    )
+    shown = readable_standings(board, found, standing_table)
     tables.show_other("--leaderboard", standing_table, shown, output_format=output_format, outputs=outputs)
     for line in refused:
         console.warn(line)

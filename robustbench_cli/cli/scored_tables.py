@@ -49,20 +49,8 @@ def show_comparisons(
     from robustbench_cli.benchmarks.reports.scored_rows import scored_rows
 
     compared = comparisons_table(parse_comparison(texts), scored_rows(table, results, read))
-    title, headers, lines, caption = readable_comparisons(compared)
     tables.show_other(
-        "--compare",
-        compared,
-        tables.Readable(
-            headers=headers,
-            numeric=[header in {"robust a", "robust b", "only a", "only b", "p", "p (Holm)"} for header in headers],
-            lines=lines,
-            hideable=("only a", "only b", "p"),
-            title=title,
-            caption=caption,
-        ),
-        output_format=output_format,
-        outputs=outputs,
+        "--compare", compared, readable_comparisons(compared), output_format=output_format, outputs=outputs
     )
 
 
@@ -90,19 +78,4 @@ def show_protocols(
     from robustbench_cli.benchmarks.reports.scored_rows import scored_rows
 
     counted = protocols_table(scored_rows(table, results, read))
-    shown = readable_protocols(counted)
-    tables.show_other(
-        "--protocols",
-        counted,
-        tables.Readable(
-            headers=shown.headers,
-            numeric=[header in {"n", "repeats", "seed", "clean", "robust"} for header in shown.headers],
-            lines=shown.lines,
-            hideable=("meaning",),
-            title=shown.title,
-            caption=shown.caption,
-            sections=shown.sections,
-        ),
-        output_format=output_format,
-        outputs=outputs,
-    )
+    tables.show_other("--protocols", counted, readable_protocols(counted), output_format=output_format, outputs=outputs)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from robustbench_cli.benchmarks.reports import formats
 from robustbench_cli.benchmarks.reports.columns import shown_columns, title_columns
-from robustbench_cli.benchmarks.reports.readable import ambiguous_files, hiding_order, readable
+from robustbench_cli.benchmarks.reports.readable import ReadableTable, ambiguous_files, hiding_order, readable
 from robustbench_cli.cli import console
 from robustbench_cli.cli.catalog import flag_texts
 from robustbench_cli.core.errors import UserError
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.execution.status import CellState
 
 __all__ = [
-    "Readable",
     "aligned",
     "cell_states",
     "for_terminal",
@@ -220,48 +219,26 @@ def for_terminal(table: pd.DataFrame) -> RenderableType:
     return _fitted(drawing, hiding_order(table))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Readable:
-    """A table as texts for people.
+def _drawn(table: ReadableTable) -> RenderableType:
+    """A table for a terminal."""
 
-    Attributes:
-        headers: The headers.
-        numeric: Whether each column is right-justified.
-        lines: The texts of the rows.
-        hideable: The headers of columns that a narrow terminal may hide, the least important first.
-        title: The line above.
-        caption: The lines below.
-        sections: A label for each row; a blank line separates rows with different labels.
-    """
+    def drawing(hidden: Sequence[str]) -> _Drawing:
+        shown = [index for index, header in enumerate(table.headers) if header not in hidden]
+        without = [f"hidden (terminal too narrow): {', '.join(hidden)}"] if hidden else []
+        return _Drawing(
+            headers=[table.headers[index] for index in shown],
+            numeric=[table.numeric[index] for index in shown],
+            lines=[plain(*(line[index] for index in shown)) for line in table.lines],
+            title=table.title,
+            caption=[*map(escaped_for_terminal, table.caption), *without],
+            sections=table.sections,
+        )
 
-    headers: Sequence[str]
-    numeric: Sequence[bool]
-    lines: Sequence[Sequence[str]]
-    hideable: Sequence[str] = ()
-    title: str = ""
-    caption: Sequence[str] = ()
-    sections: Sequence[str] = ()
-
-    def drawn(self) -> RenderableType:
-        """The table for a terminal."""
-
-        def drawing(hidden: Sequence[str]) -> _Drawing:
-            shown = [index for index, header in enumerate(self.headers) if header not in hidden]
-            without = [f"hidden (terminal too narrow): {', '.join(hidden)}"] if hidden else []
-            return _Drawing(
-                headers=[self.headers[index] for index in shown],
-                numeric=[self.numeric[index] for index in shown],
-                lines=[plain(*(line[index] for index in shown)) for line in self.lines],
-                title=self.title,
-                caption=[*map(escaped_for_terminal, self.caption), *without],
-                sections=self.sections,
-            )
-
-        return _fitted(drawing, self.hideable)
+    return _fitted(drawing, table.hideable)
 
 
 def show_other(
-    option: str, table: pd.DataFrame, shown: Readable, *, output_format: str, outputs: Sequence[Path]
+    option: str, table: pd.DataFrame, shown: ReadableTable, *, output_format: str, outputs: Sequence[Path]
 ) -> None:
     """Prints a table that an option shows in place of the results, and writes it to files.
 
@@ -286,7 +263,7 @@ def show_other(
 
     contents = [text(formats.format_of_file(path)) for path in outputs]
     if output_format == "table":
-        console.report(shown.drawn())
+        console.report(_drawn(shown))
     else:
         console.report(text(output_format))
         for line in shown.caption:

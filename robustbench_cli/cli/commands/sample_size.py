@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustbench_cli.benchmarks.reports import formats
+from robustbench_cli.benchmarks.reports.readable import ReadableTable
 from robustbench_cli.cli import tables
 from robustbench_cli.cli.options import command, option, output_files, output_format
 
@@ -108,7 +109,7 @@ def sample_size(
         power=power,
     )
     table = _table(plan, repeats or ((1, 2, 5, 10, 20, 50) if draw_variance else (1,)))
-    shown = tables.Readable(
+    shown = ReadableTable(
         headers=["repeats", "images, paired", "draws, paired", "images, unpaired"],
         numeric=[True] * 4,
         lines=[[f"{value:,}" for value in row] for row in table[["repeats", *_COUNTS]].to_numpy().tolist()],

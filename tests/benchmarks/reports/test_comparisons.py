@@ -169,14 +169,12 @@ def test_what_fits_no_pair_is_named(stored: Stored, texts: tuple[str, ...], reas
 def test_the_table_for_people(stored: Stored) -> None:
     """Points with intervals, the tests by name, and what speaks against a row."""
     stored.add(60, draws=5, defenses=(MethodSpec(name="rse", parameters={}),), result={"flags": ("no-eot",)})
-    title, headers, lines, caption = readable_comparisons(
-        comparisons_table(parse_comparison(["defense"]), stored.rows())
-    )
-    assert title == "dataset digits, model small-cnn, attack pgd, threat linf 0.0313725, seed 0, n 100"
-    assert headers == ["a", "b", "robust a", "robust b", "a - b", "only a", "only b", "p", "p (Holm)", ""]
-    assert lines[0][:7] == ["none", "jpeg", "30.0", "50.0", "-20.0 [-27.5,-12.0]", "0", "20"]
-    assert lines[0][-1] == "differ"
-    assert caption[0].startswith("p: exact McNemar")
-    assert caption[1].startswith("p: exact sign-flip")
-    assert "corrected for all 6 pairs" in caption[2]
-    assert caption[3].startswith("flagged rows are among them (no-eot)")
+    shown = readable_comparisons(comparisons_table(parse_comparison(["defense"]), stored.rows()))
+    assert shown.title == "dataset digits, model small-cnn, attack pgd, threat linf 0.0313725, seed 0, n 100"
+    assert shown.headers == ["a", "b", "robust a", "robust b", "a - b", "only a", "only b", "p", "p (Holm)", ""]
+    assert shown.lines[0][:7] == ["none", "jpeg", "30.0", "50.0", "-20.0 [-27.5,-12.0]", "0", "20"]
+    assert shown.lines[0][-1] == "differ"
+    assert shown.caption[0].startswith("p: exact McNemar")
+    assert shown.caption[1].startswith("p: exact sign-flip")
+    assert "corrected for all 6 pairs" in shown.caption[2]
+    assert shown.caption[3].startswith("flagged rows are among them (no-eot)")

@@ -141,10 +141,10 @@ def test_the_neighbors_are_shown(evaluated: Evaluated) -> None:
     assert list(table["model"]) == [*models[above - 3 : above], "wrn-28-10", *models[above : above + 3]]
     assert table["cell"].nunique() == 1
     assert pd.isna(table["rank_low"][0])
-    headers, lines = readable_standings(table)
-    assert headers[:4] == ["rank", "model", "clean", "robust"]
-    assert lines[3][0] == f"{found[0].rank} [{found[0].rank_low},{found[0].rank_high}]"
-    assert lines[3][1] == "> wrn-28-10"
+    shown = readable_standings(board, found, table)
+    assert shown.headers[:4] == ["rank", "model", "clean", "robust"]
+    assert shown.lines[3][0] == f"{found[0].rank} [{found[0].rank_low},{found[0].rank_high}]"
+    assert shown.lines[3][1] == "> wrn-28-10"
 
 
 def test_the_best_and_the_worst_have_neighbors_on_one_side(evaluated: Evaluated) -> None:
@@ -254,8 +254,9 @@ def test_a_mean_over_corruptions_has_a_rank(corrupted: Corrupted) -> None:
     robust = [entry.robust for entry in read_leaderboard("cifar10-corruptions").entries]
     assert (standing.rank, refused) == (1 + sum(value > 88.6 for value in robust), [])
     assert standing.rank_low < standing.rank < standing.rank_high
-    table = standings_table(read_leaderboard("cifar10-corruptions"), [standing])
-    (line,) = [line for line in readable_standings(table)[1] if line[1] == "> wrn-28-10"]
+    board = read_leaderboard("cifar10-corruptions")
+    shown = readable_standings(board, [standing], standings_table(board, [standing]))
+    (line,) = [line for line in shown.lines if line[1] == "> wrn-28-10"]
     assert line[2:4] == ["-", f"88.60 [{line[3].partition('[')[2]}"]
 
 
