@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -29,15 +30,15 @@ __all__ = ["Contradictions", "add_certified_columns"]
 
 @dataclass
 class Contradictions:
-    """Attacks that contradict certificates: a line for each such cell.
+    """Attacks that contradict certificates: by cell, a line for each such certificate.
 
     Attributes:
         of_proofs: Those of proofs, which no attack can contradict.
         of_smoothing: Those of certificates by smoothing, each of which may be wrong by chance.
     """
 
-    of_proofs: dict[str, str] = field(default_factory=dict)
-    of_smoothing: dict[str, str] = field(default_factory=dict)
+    of_proofs: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    of_smoothing: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
 class _Compared(NamedTuple):
@@ -92,7 +93,7 @@ def add_certified_columns(
         outcomes = read()
         for model in certificates:
             if line := contradiction(cell, outcomes, model):
-                (contradictions.of_proofs if is_proof(model) else contradictions.of_smoothing)[cell.id] = line
+                (contradictions.of_proofs if is_proof(model) else contradictions.of_smoothing)[cell.id].append(line)
         right = outcomes.right_shares
         mine = _Compared(right, *certified_images(cell, outcomes.labels, certificates))
         group = model_and_threat(cell)

@@ -276,8 +276,8 @@ def _missing_lines(absent: Sequence[RequestedCell]) -> list[str]:
     return lines
 
 
-def _of_cells(lines: Mapping[str, str], cells: Collection[str]) -> list[str]:
-    return [line for cell, line in lines.items() if cell in cells]
+def _of_cells(lines: Mapping[str, Sequence[str]], cells: Collection[str]) -> list[str]:
+    return [line for cell, of_cell in lines.items() if cell in cells for line in of_cell]
 
 
 def _add_certified_columns(

@@ -113,9 +113,10 @@ def test_rows_without_a_certificate(attacked: Callable[..., Cell]) -> None:
 def test_contradictions_of_both_kinds(make_cell: MakeCell, attacked: Callable[..., Cell]) -> None:
     """A broken image that is proven is impossible; broken votes may be chance."""
     cell = attacked()
-    _, contradictions = add([cell], [outcomes_of([0, 4])], model_of(RADII))
+    _, contradictions = add([cell], [outcomes_of([0, 4])], model_of(RADII), model_of(RADII))
     assert [*contradictions.of_proofs] == [cell.id]
-    assert "1 of 3 images were broken" in contradictions.of_proofs[cell.id]
+    # One line for each of the two proofs.
+    assert ["1 of 3 images were broken" in line for line in contradictions.of_proofs[cell.id]] == [True, True]
     assert contradictions.of_smoothing == {}
     smoothed = replace(
         model_of([0.0] * 60),
