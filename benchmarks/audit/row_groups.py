@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -128,7 +129,7 @@ def _judged(
     findings = _flag_findings(group, results)
     of_rows = checks.load_checks_at("finding_in_rows")
     for check in of_rows:
-        found = checks.finding_or_failure(check, lambda check=check: check.finding_in_rows(group))  # type: ignore[misc]
+        found = checks.finding_or_failure(check, partial(check.finding_in_rows, group))
         findings += [found] if found is not None else []
     return AuditedRows(
         dataset=group.dataset,

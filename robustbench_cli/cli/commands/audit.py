@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from robustbench_cli.benchmarks.checkpoints.defended_model import DefendedModel
     from robustbench_cli.benchmarks.evaluation.checks.base.model_probe import ModelProbe
     from robustbench_cli.benchmarks.evaluation.statistics.paired import ScoredDraws
+    from robustbench_cli.benchmarks.store.records import Failure, RequestedCell
     from robustbench_cli.benchmarks.store.store import Store
 
 __all__ = ["audit"]
@@ -143,9 +144,14 @@ def _judged_rows(store: Store, *, checkpoint: str | None = None) -> tuple[list[A
     from robustbench_cli.cli.descriptions import failure_line, missing_line
 
     lines: list[str] = []
-    collect = lambda error: lines.append(str(error))  # noqa: E731
+
+    def collect(error: UserError) -> None:
+        lines.append(str(error))
+
+    def of_model(entry: Failure | RequestedCell) -> bool:
+        return checkpoint in {None, entry.cell.checkpoint}
+
     groups = audit_store(store, damaged=collect, checkpoint=checkpoint)
-    of_model = lambda entry: checkpoint in {None, entry.cell.checkpoint}  # noqa: E731
     lines += map(failure_line, filter(of_model, store.failures(damaged=collect)))
     lines += map(missing_line, filter(of_model, store.missing(damaged=collect).values()))
     return groups, list(dict.fromkeys(lines))
