@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from robustbench_cli.benchmarks.audit.verdict import AuditedRows
 from robustbench_cli.core.escaping import escaped_for_markdown, escaped_for_terminal
 
-__all__ = ["FORMATS", "as_text"]
+__all__ = ["FORMATS"]
 
 
-def as_text(groups: Sequence[AuditedRows]) -> str:
+def _text(groups: Sequence[AuditedRows]) -> str:
     """An audit for a terminal: for each group its verdict, its figures, the evidence and what was left out.
 
     Args:
@@ -100,7 +100,7 @@ def _junit(groups: Sequence[AuditedRows]) -> str:
 
 
 FORMATS: Mapping[str, Callable[[Sequence[AuditedRows]], str]] = {
-    "table": as_text,
+    "table": _text,
     "json": _json,
     "markdown": _markdown,
     "junit": _junit,

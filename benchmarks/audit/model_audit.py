@@ -148,12 +148,10 @@ class ModelAuditPlan:
     Attributes:
         checks: Those that run.
         left_out: Those that do not, and why.
-        passes: Their cost: passes of one image through the model with one draw, forward and backward.
     """
 
     checks: Sequence[Check]
     left_out: Sequence[LeftOut]
-    passes: int
 
     @classmethod
     def of(cls, probe: ModelProbe) -> ModelAuditPlan:
@@ -169,15 +167,18 @@ class ModelAuditPlan:
                 left_out.append(LeftOut(check=check.name, reason=reason))
             else:
                 run.append(check)
-        return cls(run, left_out, passes_of(run, probe))
+        return cls(run, left_out)
 
 
 def passes_of(checks: Sequence[Check], probe: ModelProbe) -> int:
-    """The cost of some checks with what they share, if no attack stops early; see :attr:`ModelAuditPlan.passes`.
+    """The cost of some checks with what they share, if no attack stops early.
 
     Args:
         checks: The checks.
         probe: The model and the images.
+
+    Returns:
+        Passes of one image through the model with one draw, forward and backward.
     """
     needs = {need for check in checks for need in check.needs}
     shared = probe.passes_of(probe.baseline_attack) if "baseline" in needs else 0

@@ -9,19 +9,12 @@ from pydantic import BaseModel, ConfigDict, computed_field
 
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding
 
-__all__ = ["VERDICTS", "Audited", "AuditedRows", "LeftOut", "ThreatFigures", "Verdict", "by_severity"]
+__all__ = ["Audited", "AuditedRows", "LeftOut", "ThreatFigures", "Verdict", "by_severity"]
 
 Verdict = Literal["consistent", "suspicious", "broken"]
 """``"consistent"``: no check that ran speaks against the robust accuracy. ``"suspicious"``: it may be overstated.
 ``"broken"``: it is not to be believed.
 """
-
-VERDICTS: dict[Verdict, str] = {
-    "consistent": "no check that ran speaks against the robust accuracy",
-    "suspicious": "the robust accuracy may be overstated",
-    "broken": "the robust accuracy is not to be believed",
-}
-"""The verdicts and their meaning."""
 
 
 class LeftOut(BaseModel):

@@ -13,6 +13,7 @@ from robustbench_cli.benchmarks.audit.model_audit import (
     ModelAuditPlan,
     audit,
     expected_seconds,
+    passes_of,
     probe_of,
     run_check,
 )
@@ -102,7 +103,14 @@ def test_what_does_not_fit_the_budget_is_left_out(model: nn.Sequential, images: 
     assert reasons["not-converged"] == "it needs the budget standard"
     assert thorough.left_out == []
     assert {check.name for check in thorough.checks} == {*reasons, *(check.name for check in quick.checks)}
-    assert quick.passes < thorough.passes
+
+
+def test_a_larger_budget_costs_more(model: nn.Sequential, images: Tensor) -> None:
+    """In passes, with what the checks share."""
+    options = AuditOptions(norm="linf", eps=0.1, budget="thorough", device=torch.device("cpu"))
+    with probe_of(model, images, torch.zeros(20, dtype=torch.int64), options) as probe:
+        checks = ModelAuditPlan.of(probe).checks
+        assert 0 < passes_of([check for check in checks if check.budget == "quick"], probe) < passes_of(checks, probe)
 
 
 def test_checks_that_need_gradients_are_left_out_without(model: nn.Sequential, images: Tensor) -> None:
