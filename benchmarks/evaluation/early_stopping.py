@@ -11,7 +11,7 @@ from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
 from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult
 from robustbench_cli.benchmarks.evaluation.statistics.sequential import SequentialGate, confidence_sequence
 
-__all__ = ["LOOK_EVERY", "StoppingRule", "in_random_order", "summarize_sample"]
+__all__ = ["LOOK_EVERY", "StoppingRule", "in_random_order", "summarize_row"]
 
 LOOK_EVERY = 50
 """The number of images that are attacked between two looks at the accuracy."""
@@ -56,20 +56,23 @@ class StoppingRule:
         )
 
 
-def summarize_sample(outcomes: Outcomes) -> dict[str, float]:
-    """The figures of a row whose images were attacked in random order until a decision; see :func:`~.outcomes.summarize`.
+def summarize_row(outcomes: Outcomes, *, is_sample: bool) -> dict[str, float]:
+    """The figures of an evaluation; see :func:`~.outcomes.summarize`.
 
-    A usual interval is wrong after many looks at the accuracy. So the interval of the robust accuracy is the
-    confidence sequence, which holds at any stopping time, for a population of any size. If all images of a pass share one
-    draw, it holds for the draws that were made. ``n`` is the number of images that were attacked.
+    If the images were attacked in random order until a decision, a usual interval is wrong after many looks at the accuracy.
+    So the interval of the robust accuracy is the confidence sequence, which holds at any stopping time, for a population
+    of any size. If all images of a pass share one draw, it holds for the draws that were made. ``n`` is the number of images
+    that were attacked.
 
     Args:
-        outcomes: Of the attacked images, in the order in which they were.
+        outcomes: Of the attacked images; of a sample, in the order in which they were attacked.
+        is_sample: Whether they were attacked in random order until a decision.
     """
-    low, high = 0.0, 1.0
-    for low, high in confidence_sequence(outcomes.right_shares, _POPULATION):  # noqa: B007 - the last one counts
-        pass
-    return summarize(outcomes) | {
+    figures = summarize(outcomes)
+    if not is_sample:
+        return figures
+    *_, (low, high) = confidence_sequence(outcomes.right_shares, _POPULATION)
+    return figures | {
         "robust_accuracy_low": low,
         "robust_accuracy_high": high,
         "n": float(len(outcomes.labels)),

@@ -43,10 +43,10 @@ from robustbench_cli.benchmarks.evaluation.early_stopping import (
     LOOK_EVERY,
     StoppingRule,
     in_random_order,
-    summarize_sample,
+    summarize_row,
 )
 from robustbench_cli.benchmarks.evaluation.options import EvaluationOptions
-from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.evaluation.partial_results import BatchResult, division, shared_batch
 from robustbench_cli.benchmarks.evaluation.pass_settings import measured_on, pass_settings
 from robustbench_cli.benchmarks.evaluation.scoring import Scorer
@@ -96,8 +96,8 @@ class Evaluation:
 
     @property
     def summary(self) -> dict[str, float]:
-        """The figures of the table's row, by column; see :func:`~.outcomes.summarize`."""
-        return (summarize_sample if self.is_sample else summarize)(self.outcomes)
+        """The figures of the table's row, by column; see :func:`~.early_stopping.summarize_row`."""
+        return summarize_row(self.outcomes, is_sample=self.is_sample)
 
 
 def evaluate(

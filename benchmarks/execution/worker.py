@@ -31,9 +31,9 @@ from robustbench_cli.benchmarks.datasets.base.load import load_dataset
 from robustbench_cli.benchmarks.datasets.base.slice import Slice
 from robustbench_cli.benchmarks.devices import current, device_name, keep_freed_memory, limit_threads
 from robustbench_cli.benchmarks.evaluation.context import RunContext
-from robustbench_cli.benchmarks.evaluation.early_stopping import summarize_sample
+from robustbench_cli.benchmarks.evaluation.early_stopping import summarize_row
 from robustbench_cli.benchmarks.evaluation.evaluate import attack_free_batches, evaluate, predict
-from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes, summarize
+from robustbench_cli.benchmarks.evaluation.outcomes import Outcomes
 from robustbench_cli.benchmarks.evaluation.partial_results import PartialResults
 from robustbench_cli.benchmarks.evaluation.saved_images import SavedImages, levels, rounded
 from robustbench_cli.benchmarks.execution.job import Job
@@ -475,8 +475,7 @@ def _publish_failure(store: Store, failure: Failure) -> Failure:
 def _publish(job: Job, store: Store, computed: _Computed) -> Result:
     """Stores the result of a job, and removes its partial results."""
     content = computed.outcomes.to_bytes()
-    is_sample = job.cell.stop_when_decided is not None
-    summary = (summarize_sample if is_sample else summarize)(computed.outcomes)
+    summary = summarize_row(computed.outcomes, is_sample=job.cell.stop_when_decided is not None)
     result = Result(
         cell=job.cell,
         eps=job.eps,
