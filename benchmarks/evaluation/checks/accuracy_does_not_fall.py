@@ -51,7 +51,8 @@ class AccuracyDoesNotFall(Check):
             for larger in rows.untargeted[number + 1 :]
             if (common := _under_common_attacks(smaller, larger)) is not None
         ]
-        p_values = holm([_p_value_of_a_rise(*pair) for pair in pairs])
+        rises = [compare_paired(larger.scored, smaller.scored) for smaller, larger in pairs]
+        p_values = holm([rise.p_value_of_a_lead for rise in rises])
         for (smaller, larger), p_value in zip(pairs, p_values, strict=True):
             if p_value < _LEVEL:
                 return self._found(smaller, larger, "rises", severity="broken")
@@ -80,11 +81,6 @@ def _under_common_attacks(smaller: Threat, larger: Threat) -> tuple[Threat, Thre
         return None
     first, second = (threat.under(row for row in threat.rows if row.attack in common) for threat in (smaller, larger))
     return first, second
-
-
-def _p_value_of_a_rise(smaller: Threat, larger: Threat) -> float:
-    comparison = compare_paired(larger.scored, smaller.scored)
-    return comparison.p_value if comparison.difference > 0 else 1.0
 
 
 def _is_flat(smaller: Threat, larger: Threat) -> bool:

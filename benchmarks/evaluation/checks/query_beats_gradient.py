@@ -8,7 +8,7 @@ import numpy as np
 
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Need, Severity
-from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO, Row, RowGroup, Threat
+from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO, RowGroup, Threat
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import mean_interval
 from robustbench_cli.benchmarks.evaluation.statistics.paired import compare_paired, holm
 
@@ -71,7 +71,7 @@ class QueryBeatsGradient(Check):
             if row.access not in {"gradients", "none"}
         ]
         compared = [(threat, row, threat.under(gradients)) for threat, row, gradients in pairs if not row.cascade]
-        p_values = holm([_p_value(row, base) for _, row, base in compared])
+        p_values = holm([compare_paired(base.scored, row.scored).p_value_of_a_lead for _, row, base in compared])
         found = [(threat, row, base) for (threat, row, base), p in zip(compared, p_values, strict=True) if p < _LEVEL]
         if found:
             threat, row, base = min(found, key=lambda entry: entry[1].robust_accuracy - entry[2].robust_accuracy)
@@ -131,9 +131,3 @@ def _square(probe: ModelProbe) -> Square:
 def _needs_support(threat: Threat) -> bool:
     """Whether a threat has a radius, and a robust accuracy that is not near zero and so can be overstated."""
     return threat.eps is not None and threat.robust_accuracy > NEAR_ZERO * threat.clean_accuracy
-
-
-def _p_value(row: Row, base: Threat) -> float:
-    """The p-value of a stronger attack; 1 if it is the weaker one."""
-    comparison = compare_paired(base.scored, row.scored)
-    return comparison.p_value if comparison.difference > 0 else 1.0

@@ -62,7 +62,7 @@ class WeakerThanAudit(Check):
             for audit in rows.audits
             if audit.check == self.name and _is_comparable(threat, audit)
         ]
-        p_values = holm([pair.p_value if pair.difference > 0 else 1.0 for _, _, pair in compared])
+        p_values = holm([pair.p_value_of_a_lead for _, _, pair in compared])
         found = [entry for entry, p_value in zip(compared, p_values, strict=True) if p_value < _LEVEL]
         if not found:
             return None

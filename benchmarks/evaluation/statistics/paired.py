@@ -80,6 +80,11 @@ class PairedComparison:
     first_only: float
     second_only: float
 
+    @property
+    def p_value_of_a_lead(self) -> float:
+        """The p-value where the first accuracy is the higher one; 1 elsewhere."""
+        return self.p_value if self.difference > 0 else 1.0
+
 
 def compare_paired(first: ScoredDraws, second: ScoredDraws) -> PairedComparison:
     """Tests whether two models have the same accuracy on the population of images and draws.
