@@ -8,7 +8,7 @@ import numpy as np
 
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Budget, Finding, Need, Severity
-from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO, RowGroup, Threat
+from robustbench_cli.benchmarks.evaluation.checks.base.row_group import RowGroup, Threat
 from robustbench_cli.benchmarks.evaluation.statistics.intervals import mean_interval
 from robustbench_cli.benchmarks.evaluation.statistics.paired import compare_paired, holm
 
@@ -62,7 +62,7 @@ class QueryBeatsGradient(Check):
     needs: ClassVar[tuple[Need, ...]] = ("gradients", "baseline")
 
     def finding_in_rows(self, rows: RowGroup) -> Finding | None:
-        threats = [threat for threat in rows.untargeted if _needs_support(threat)]
+        threats = [threat for threat in rows.untargeted if threat.eps is not None and not threat.is_near_zero]
         pairs = [
             (threat, row, gradients)
             for threat in threats
@@ -126,8 +126,3 @@ def _square(probe: ModelProbe) -> Square:
     from robustbench_cli.attacks.square import Square
 
     return Square(queries=probe.effort(100, 400, 1000))
-
-
-def _needs_support(threat: Threat) -> bool:
-    """Whether a threat has a radius, and a robust accuracy that is not near zero and so can be overstated."""
-    return threat.eps is not None and threat.robust_accuracy > NEAR_ZERO * threat.clean_accuracy

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Severity
-from robustbench_cli.benchmarks.evaluation.checks.base.row_group import NEAR_ZERO, RowGroup
+from robustbench_cli.benchmarks.evaluation.checks.base.row_group import RowGroup
 
 __all__ = ["QuickLook"]
 
@@ -41,7 +41,7 @@ class QuickLook(Check):
             threat
             for threat in rows.untargeted
             if threat.eps != 0
-            and threat.robust_accuracy > NEAR_ZERO * threat.clean_accuracy
+            and not threat.is_near_zero
             and all(row.only_gradients for row in threat.rows)
         ]
         if not unsupported:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 from robustbench_cli.benchmarks.evaluation.checks.base.check import Check
 from robustbench_cli.benchmarks.evaluation.checks.base.finding import Finding, Severity
 from robustbench_cli.benchmarks.evaluation.checks.base.row_group import (
-    NEAR_ZERO,
     AuditedDraws,
     RowGroup,
     Threat,
@@ -84,7 +83,7 @@ def _is_comparable(threat: Threat, audit: AuditedDraws) -> bool:
     return (
         (threat.eps, threat.seed, len(threat.scored.right)) == (audit.eps, audit.seed, len(audit.draws.right))
         and threat.rows[0].accounting == "expected"
-        and threat.robust_accuracy > NEAR_ZERO * threat.clean_accuracy
+        and not threat.is_near_zero
     )
 
 

@@ -141,6 +141,11 @@ class Threat:
         """The robust accuracy of the worst case."""
         return float(self.right.mean())
 
+    @property
+    def is_near_zero(self) -> bool:
+        """Whether the robust accuracy can hardly be overstated; see :data:`NEAR_ZERO`."""
+        return self.robust_accuracy <= NEAR_ZERO * self.clean_accuracy
+
     @cached_property
     def interval(self) -> tuple[float, float]:
         """The 95 % confidence interval of :attr:`robust_accuracy`, as in the table."""
